@@ -1,0 +1,125 @@
+"""Two servers and a crypto provider: found where they are, or started on this machine, and connected."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+
+from actors import ActorSystem, ChildProcess, ConnectFailed
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
+from protocols.errors import ClusterError, WorkerUnreachable
+from protocols.hosting import Addresses
+from protocols.worker import Worker
+
+START_WITHIN = 60.0
+"""Seconds that a worker may take to start: two with compiled kernels at hand, more when they are compiled for the first time."""
+
+
+class Cluster:
+    """Two compute servers and a crypto provider, no two of which may collude.
+
+    As a context manager it connects to each worker, and starts as a process of this machine those that nobody answers for (if
+    `auto_managed`); these end with the block. A client needs no block: it passes the cluster to `connect`.
+
+    Args:
+        servers: the two servers.
+        crypto_provider: the third worker; it deals randomness and sees no masked value.
+        auto_managed: start local workers that are not running.
+        timeout: default deadline of a message in seconds.
+
+    Raises:
+        ClusterError: not two servers, or one worker in two roles.
+
+    Example:
+        >>> async with Cluster(Worker("localhost:4000"), Worker("localhost:4001"), crypto_provider=Worker("localhost:4002")) as cluster:
+        ...     ...
+    """
+
+    def __init__(self, *servers: Worker, crypto_provider: Worker, auto_managed: bool = True, timeout: float = 30.0) -> None:
+        if len(servers) != 2:
+            raise ClusterError(
+                f"{len(servers)} servers were given; the protocol runs between exactly two, with a crypto provider beside them"
+            )
+        self.workers = (servers[0], servers[1], crypto_provider)
+        fixed = [worker.url for worker in self.workers if not worker.port_is_free_choice]
+        if len(set(fixed)) != len(fixed):
+            raise ClusterError(
+                "the two servers and the crypto provider must be three different workers: one that is two of them learns all"
+            )
+        self.auto_managed = auto_managed
+        self.timeout = timeout
+        self._stack = contextlib.AsyncExitStack()
+        self._links: Links | None = None
+
+    @property
+    def addresses(self) -> Addresses:
+        """The urls of the workers, real ports included once they run."""
+        first, second, provider = (worker.url for worker in self.workers)
+        return Addresses((first, second), provider)
+
+    @property
+    def links(self) -> Links:
+        """The connections to the workers.
+
+        Raises:
+            ClusterError: outside of the `async with` block.
+        """
+        if self._links is None:
+            raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
+        return self._links
+
+    async def __aenter__(self) -> Cluster:
+        async with contextlib.AsyncExitStack() as stack:
+            system = await stack.enter_async_context(ActorSystem(timeout=self.timeout))
+            await asyncio.gather(*(self._find(worker, system, stack) for worker in self.workers))
+            self._links = await connected(system, self.addresses)
+            self._stack = stack.pop_all()
+        return self
+
+    async def _find(self, worker: Worker, system: ActorSystem, stack: contextlib.AsyncExitStack) -> None:
+        """Leaves a running worker alone, and starts one that is not."""
+        try:
+            if not worker.port_is_free_choice:
+                await system.connect(f"{worker.url}/server", ComputeServer)
+                return
+            reason = "its port is not chosen yet"
+        except ConnectFailed as error:
+            reason = str(error)
+        if not (self.auto_managed and worker.local):
+            raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
+        child = await ChildProcess.start("protocols.worker_process", worker.address, ready_within=START_WITHIN)
+        stack.push_async_callback(child.stop)
+        worker.url = child.address
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._links = None
+        await self._stack.aclose()
+
+    def __repr__(self) -> str:
+        return f"Cluster({', '.join(worker.url for worker in self.workers)})"
+
+
+class Links:
+    """Typed references to the three workers of a cluster."""
+
+    def __init__(self, servers: tuple[ComputeServer, ComputeServer], provider: CryptoProvider) -> None:
+        self.servers = servers
+        self.provider = provider
+
+
+async def connected(system: ActorSystem, addresses: Addresses) -> Links:
+    """Connects to all three workers.
+
+    Raises:
+        WorkerUnreachable: one of them does not answer, or is not a worker of confide.
+    """
+    try:
+        first, second, provider = await asyncio.gather(
+            *(system.connect(f"{url}/server", ComputeServer) for url in addresses.servers),
+            system.connect(f"{addresses.crypto_provider}/provider", CryptoProvider),
+        )
+    except ConnectFailed as error:
+        raise WorkerUnreachable(f"{error}; is the cluster running?") from None
+    return Links((first, second), provider)

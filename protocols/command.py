@@ -1,0 +1,67 @@
+"""The command `confide`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors import ActorError, ActorSystem
+from protocols.compute_server import ComputeServer
+from protocols.errors import ProtocolError
+from protocols.worker import Worker
+
+app = typer.Typer(help="Learn and predict together without showing each other anything.", no_args_is_help=True, add_completion=False)
+console = Console()
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Prints an error the way a person wants it: one line, no traceback."""
+    Console(stderr=True).print(f"[red]{error}[/]")
+    return typer.Exit(1)
+
+
+@app.command()
+def worker(address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")]) -> None:
+    """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be."""
+    from protocols import worker_process
+
+    try:
+        asyncio.run(worker_process.run(Worker(address).address, with_parent=False))
+    except (ActorError, ProtocolError) as error:
+        raise fail(error) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def status(addresses: Annotated[list[str], typer.Argument(help="host:port of each worker")]) -> None:
+    """Ask workers whether they are there, and which models they host."""
+    table = Table("worker", "state", "models")
+    reached = asyncio.run(_states([Worker(address) for address in addresses]))
+    for address, (there, text) in zip(addresses, reached, strict=True):
+        table.add_row(address, "[green]ready[/]" if there else "[red]unreachable[/]", text)
+    console.print(table)
+    if not all(there for there, _ in reached):
+        raise typer.Exit(1)
+
+
+async def _states(workers: list[Worker]) -> list[tuple[bool, str]]:
+    async with ActorSystem(timeout=5.0) as system:
+        return await asyncio.gather(*(_state(system, worker) for worker in workers))
+
+
+async def _state(system: ActorSystem, worker: Worker) -> tuple[bool, str]:
+    try:
+        server = await system.connect(f"{worker.url}/server", ComputeServer)
+        return True, ", ".join(await server.names()) or "none"
+    except ActorError as error:
+        return False, str(error)
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app()

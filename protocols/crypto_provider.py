@@ -1,0 +1,362 @@
+"""The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
+
+It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `stop`), clients (`request`, `more`),
+and the servers (`settle`): none carries anything that depends on a weight, an input or an answer.
+
+Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from actors import Actor, ActorError, message
+from protocols import dealer, inference
+from protocols.compute_server import ComputeServer
+from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
+from protocols.exchange import Ring
+from protocols.hosting import Addresses, Hosting, Terms
+from protocols.keystream import fresh_key
+from protocols.linear import weight_masks
+from protocols.pool import Chunk, Pool
+from protocols.program import Program
+from protocols.requests import Part, Request, Requests
+from protocols.ticket import Reveal, SignedTicket, Ticket, identifier, sign
+
+CHUNK_BYTES = 12 << 20
+LARGEST_CHUNK = 64
+MEMORY = 256 << 20
+"""Bytes of randomness that a server holds ahead for one model, unless the owner says otherwise."""
+
+log = logging.getLogger(__name__)
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What the owner needs to share a model: its capability, and both halves of the one-time masks of the weights."""
+
+    owner: bytes
+    weight_keys: tuple[bytes, bytes]
+
+    def __repr__(self) -> str:
+        return "Opening(...)"
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """How an owner wants to be served: terms, memory for randomness in bytes, examples dealt ahead, seconds that a ticket lives."""
+
+    terms: Terms
+    memory: int = MEMORY
+    ahead: int = 0
+    ticket_lifetime: float = 60.0
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """One ticket and the mask of its inputs, (examples, *input_shape), for the client's eyes only."""
+
+    ticket: SignedTicket
+    input_mask: npt.NDArray[np.uint64]
+
+    def __repr__(self) -> str:
+        return f"Granted({self.ticket.ticket.examples} examples)"
+
+
+class Grants(msgspec.Struct, frozen=True):
+    """The tickets of a request that are ready; `left` examples are still to be granted."""
+
+    request: bytes
+    granted: list[Granted]
+    left: int
+
+
+class _Shared:
+    """One shared model at the provider."""
+
+    def __init__(self, name: str, program: Program, addresses: Addresses, servers: tuple[ComputeServer, ComputeServer]) -> None:
+        self.name, self.program, self.servers = name, program, servers
+        model, link, owner = identifier(), identifier(), identifier()
+        self.hostings = tuple(
+            Hosting(name, program, party, addresses, model, identifier(), owner, link, fresh_key(), fresh_key()) for party in (0, 1)
+        )
+        halves = [weight_masks(hosting.weight_key, program.weights) for hosting in self.hostings]
+        self.weight_masks = [a + b for a, b in zip(*halves, strict=True)]
+        self.requests = Requests(name)
+        self.pools: dict[Reveal, Pool] = {}
+        self.lifetime = 60.0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.lost: WorkerLost | None = None
+
+    @property
+    def owner(self) -> bytes:
+        return self.hostings[0].owner
+
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        return self.hostings[0].ticket_key, self.hostings[1].ticket_key
+
+    def program_for(self, reveal: Reveal) -> Program:
+        return self.program.for_label() if reveal == "label" else self.program
+
+
+class CryptoProvider(Actor):
+    """Deals randomness to two servers and tickets to clients."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Shared] = {}
+        self._opening: set[str] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dealer")
+
+    async def stopped(self) -> None:
+        """Ends what runs in the background."""
+        tasks = [*self._background, *(task for shared in self._models.values() for task in shared.tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(_quietly(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _shared(self, name: str) -> _Shared:
+        if name not in self._models:
+            shared = ", ".join(sorted(self._models)) or "none"
+            raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
+        return self._models[name]
+
+    def _owned(self, name: str, owner: bytes) -> _Shared:
+        shared = self._shared(name)
+        if shared.owner != owner:
+            raise NotOwner(f"model {name!r} was shared by somebody else; only its owner may do this")
+        return shared
+
+    # The owner's messages.
+
+    @message(reentrant=True)
+    async def open(self, name: str, program: Program, addresses: Addresses) -> Opening:
+        """Begins to share a model: tells both servers, and gives the owner the masks of the weights."""
+        if name in self._models or name in self._opening:
+            raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
+        self._opening.add(name)
+        try:
+            first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in addresses.servers]
+            shared = _Shared(name, program, addresses, (first, second))
+            await self._host(shared)
+            self._models[name] = shared
+        finally:
+            self._opening.discard(name)
+        shared.tasks += [asyncio.create_task(self._watch(shared, party)) for party in (0, 1)]
+        return Opening(shared.owner, (shared.hostings[0].weight_key, shared.hostings[1].weight_key))
+
+    async def _host(self, shared: _Shared) -> None:
+        hosted: list[int] = []
+        try:
+            for party, server in enumerate(shared.servers):
+                await server.host(shared.hostings[party])
+                hosted.append(party)
+        except BaseException:
+            for party in hosted:
+                self._later(shared.servers[party].retire(shared.hostings[party].authority))
+            raise
+
+    async def _watch(self, shared: _Shared, party: int) -> None:
+        ended = await self.system.watch(shared.servers[party])
+        shared.lost = WorkerLost(f"server {party} of model {shared.name!r} is gone: {ended.reason}; the model must be shared again")
+        for pool in shared.pools.values():
+            await pool.fail(shared.lost)
+        async with shared.requests.changed:
+            shared.requests.changed.notify_all()
+
+    @message(reentrant=True)
+    async def serve(self, name: str, owner: bytes, allowance: Allowance) -> None:
+        """Allows requests and begins to deal ahead."""
+        shared = self._owned(name, owner)
+        shared.lifetime = allowance.ticket_lifetime
+        for reveal in allowance.terms.reveal:
+            await self._supply(shared, reveal, allowance)
+        for reveal in set(shared.pools) - set(allowance.terms.reveal):
+            await shared.pools[reveal].rest()
+        shared.requests.allow(allowance.terms.num_requests)
+
+    async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
+        size = inference.layout(shared.program_for(reveal)).bytes_per_example
+        capacity = allowance.memory // len(allowance.terms.reveal) // size
+        if capacity < 1:
+            raise TooLarge(
+                f"one example of model {shared.name!r} needs {size >> 20} MiB of randomness at a server, and {allowance.memory >> 20} MiB "
+                f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve with more memory"
+            )
+        chunk = _chunk_size(size, capacity)
+        ahead = allowance.ahead or chunk
+        if reveal in shared.pools:
+            await shared.pools[reveal].resume(ahead)
+            return
+
+        async def deal(examples: int) -> Chunk:
+            return await self._deal(shared, reveal, examples)
+
+        pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead)
+        shared.tasks.append(asyncio.create_task(pool.run()))
+
+    async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
+        """Fresh keys, the dealer's mathematics in a thread, then both servers at once."""
+        keys, chunk = (fresh_key(), fresh_key()), identifier()
+        work = (dealer.deal, shared.program_for(reveal), shared.weight_masks, keys, examples)
+        dealing = await asyncio.get_running_loop().run_in_executor(self._thread, *work)
+        halves: tuple[Ring | None, Ring | None] = (None, dealing.dealt)
+        try:
+            await asyncio.gather(
+                *(
+                    server.deal(hosting.authority, reveal, chunk, key, examples, half)
+                    for server, hosting, key, half in zip(shared.servers, shared.hostings, keys, halves, strict=True)
+                )
+            )
+        except ActorError as error:
+            raise WorkerLost(f"a server of model {shared.name!r} did not take its randomness: {error}") from None
+        return Chunk(chunk, dealing.input_mask)
+
+    @message(reentrant=True)
+    async def answered(self, name: str, owner: bytes, after: int) -> int:
+        """Waits until more than `after` requests have been answered, or a server is lost; returns how many have been."""
+        shared = self._owned(name, owner)
+        requests = shared.requests
+        async with requests.changed:
+            await requests.changed.wait_for(lambda: requests.answered > after or shared.lost or name not in self._models)
+        if shared.lost is not None:
+            raise shared.lost
+        if name not in self._models:
+            raise UnknownModel(f"model {name!r} has been stopped")
+        return requests.answered
+
+    @message(reentrant=True)
+    async def prepared(self, name: str, owner: bytes, reveal: Reveal) -> int:
+        """How many examples are dealt ahead for a kind of answer, ready at both servers."""
+        pool = self._owned(name, owner).pools.get(reveal)
+        return pool.available if pool else 0
+
+    @message(reentrant=True)
+    async def stop(self, name: str, owner: bytes) -> None:
+        """Forgets a model, here and at the servers."""
+        shared = self._owned(name, owner)
+        del self._models[name]
+        for task in shared.tasks:
+            task.cancel()
+        for pool in shared.pools.values():
+            await pool.fail(UnknownModel(f"model {name!r} has been stopped"))
+        async with shared.requests.changed:
+            shared.requests.changed.notify_all()
+        retiring = (server.retire(hosting.authority) for server, hosting in zip(shared.servers, shared.hostings, strict=True))
+        for outcome in await asyncio.gather(*retiring, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.warning("model %r could not be retired at a server: %s", name, outcome)
+
+    # The clients' messages.
+
+    @message(reentrant=True)
+    async def request(self, name: str, examples: int, reveal: Reveal) -> Grants:
+        """Begins a request and returns its first tickets, as soon as there are any."""
+        shared = self._shared(name)
+        if reveal not in shared.pools:
+            raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {sorted(shared.pools)})")
+        if examples < 1:
+            raise ValueError(f"{examples} examples were asked for; at least one is needed")
+        request = shared.requests.open(examples, reveal)
+        if not shared.requests.left:
+            for pool in shared.pools.values():
+                await pool.rest()
+        try:
+            return await self._grant(shared, request)
+        except BaseException:
+            await shared.requests.close(request)
+            raise
+
+    @message(reentrant=True)
+    async def more(self, name: str, request: bytes) -> Grants:
+        """The next tickets of a request."""
+        shared = self._shared(name)
+        found = shared.requests.get(request)
+        if found is None or found.granted == found.examples:
+            raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
+        return await self._grant(shared, found)
+
+    async def _grant(self, shared: _Shared, request: Request) -> Grants:
+        if shared.lost is not None:
+            raise shared.lost
+        grants = await shared.pools[request.reveal].take(request.examples - request.granted)
+        granted = []
+        for grant in grants:
+            ticket = Ticket(
+                shared.hostings[0].model,
+                request.identifier,
+                len(request.parts),
+                request.reveal,
+                grant.chunk,
+                grant.start,
+                grant.stop,
+            )
+            part = Part(ticket)
+            part.expiry = asyncio.get_running_loop().call_later(shared.lifetime, self._expire, shared, request, part)
+            request.parts.append(part)
+            request.granted += ticket.examples
+            granted.append(Granted(sign(ticket, shared.keys), grant.input_mask))
+        return Grants(request.identifier, granted, request.examples - request.granted)
+
+    # The servers' messages, and what becomes of tickets.
+
+    @message(reentrant=True)
+    async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
+        """A server tells how a part of a request ended there."""
+        for shared in self._models.values():
+            if shared.hostings[party].authority == authority:
+                found = shared.requests.get(request)
+                if found is not None and 0 <= part < len(found.parts):
+                    await self._ended(shared, found, found.parts[part], party, answered)
+                return
+
+    def _expire(self, shared: _Shared, request: Request, part: Part) -> None:
+        self._later(self._withdraw(shared, request, part))
+
+    async def _withdraw(self, shared: _Shared, request: Request, part: Part) -> None:
+        """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
+        request.examples = min(request.examples, request.granted)  # nobody is waiting for the rest any more
+        for party, server in enumerate(shared.servers):
+            if party not in part.ended and await server.withdraw(shared.hostings[party].authority, part.ticket):
+                await self._ended(shared, request, part, party, False)
+
+    async def _ended(self, shared: _Shared, request: Request, part: Part, party: int, answered: bool) -> None:
+        if part.settled:
+            return
+        part.ended[party] = answered
+        if not part.settled:
+            if not answered:
+                self._later(self._withdraw(shared, request, part))
+            return
+        if part.expiry is not None:
+            part.expiry.cancel()
+        await shared.pools[request.reveal].settle(part.ticket.examples)
+        if request.settled and not await shared.requests.close(request):
+            for server, hosting in zip(shared.servers, shared.hostings, strict=True):
+                await server.give_back(hosting.authority, request.identifier)
+
+
+async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+    """Runs a message nobody waits for; a lost worker is reported by those who watch it."""
+    try:
+        await work
+    except (ActorError, ProtocolError) as error:
+        log.info("a message in the background failed: %s", error)
+
+
+def _chunk_size(size: int, capacity: int) -> int:
+    """The largest power of two of examples that fits `CHUNK_BYTES`, half the capacity, and `LARGEST_CHUNK`."""
+    most = max(1, min(CHUNK_BYTES // size, capacity // 2, LARGEST_CHUNK))
+    return 1 << (most.bit_length() - 1)

@@ -1,0 +1,102 @@
+"""What can go wrong in `protocols`.
+
+ProtocolError
+ +-- EncodingError            a number that fixed point cannot hold: NaN, infinity, too large
+ +-- SharingError             shares that do not belong together, a party count or modulus that makes no sense
+ +-- ProgramError             a program that is not well formed
+ +-- ModelError               a Keras model that cannot be shared
+ |    +-- UnsupportedLayer    a layer, or a setting of one, that has no private form
+ |    +-- WindowError         a layer whose sums may leave the fixed-point window
+ +-- InputError               an input of a query that was refused before anything was sent
+ +-- ClusterError             workers that do not form a cluster, or cannot be reached
+ |    +-- WorkerUnreachable   nobody answers at a worker's address, and it could not be started there
+ |    +-- WorkerLost          a worker went away while it was needed
+ +-- ServingError             a request that the workers refuse
+      +-- UnknownModel        no model of that name is shared there
+      +-- NameTaken           a model of that name is shared already, by somebody else or by you
+      +-- NotOwner            the caller is not the one who shared the model
+      +-- NotServed           the model is shared but not served now, or not with this kind of answer
+      +-- QuotaSpent          the number of requests that the owner allowed has been reached
+      +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
+      +-- TooLarge            a model or request that does not fit the memory set aside for it
+
+`compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
+"""
+
+from __future__ import annotations
+
+
+class ProtocolError(Exception):
+    """The root of all errors of `protocols`."""
+
+
+class EncodingError(ProtocolError, ValueError):
+    """A number cannot be held in fixed point."""
+
+
+class SharingError(ProtocolError, ValueError):
+    """Shares do not fit together, or cannot be made as asked."""
+
+
+class ProgramError(ProtocolError, ValueError):
+    """A program is not well formed."""
+
+
+class ModelError(ProtocolError, ValueError):
+    """A Keras model cannot be shared."""
+
+
+class UnsupportedLayer(ModelError):
+    """A layer, or a setting of a layer, has no private form. The message names the layer, its class, why, and what to use."""
+
+
+class WindowError(ModelError):
+    """The sums of a layer may leave the fixed-point window. The message names the layer and the bound."""
+
+
+class InputError(ProtocolError, ValueError):
+    """An input of a query was refused before anything was sent."""
+
+
+class ClusterError(ProtocolError):
+    """The workers do not form a cluster, or cannot be reached."""
+
+
+class WorkerUnreachable(ClusterError):
+    """Nobody answers at a worker's address, and no worker could be started there."""
+
+
+class WorkerLost(ClusterError):
+    """A worker went away, or did not answer in time, while it was needed."""
+
+
+class ServingError(ProtocolError):
+    """The workers refuse a request."""
+
+
+class UnknownModel(ServingError):
+    """No model of that name is shared at this worker."""
+
+
+class NameTaken(ServingError):
+    """A model of that name is shared there already."""
+
+
+class NotOwner(ServingError):
+    """The caller is not the one who shared the model."""
+
+
+class NotServed(ServingError):
+    """The model is not served now, or not with this kind of answer."""
+
+
+class QuotaSpent(ServingError):
+    """All the requests that the owner allowed have been answered or are under way."""
+
+
+class TicketRefused(ServingError):
+    """A ticket is forged, was used before, has expired, or belongs to another model."""
+
+
+class TooLarge(ServingError):
+    """A model or a request does not fit the memory set aside for it."""

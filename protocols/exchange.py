@@ -1,0 +1,116 @@
+"""Protocols as coroutines without I/O: one await of `exchange` is one round.
+
+A protocol is an `async def` that awaits only `exchange`, `together`, or another protocol. It never touches an event loop: whoever runs
+it (the simulator of the tests, or a compute server) receives a `Round`, delivers its messages, and sends the answers back in.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Ring = npt.NDArray[np.uint64]
+Received = dict[int, list[Ring]]
+T = TypeVar("T")
+Protocol = Coroutine[Any, Any, T]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a protocol wants from the network: arrays to send to each party, and how many it awaits from each."""
+
+    messages: Mapping[int, list[Ring]] = field(repr=False)
+    awaiting: Mapping[int, int]
+
+    @property
+    def bytes_sent(self) -> int:
+        """The payload of the round in bytes, all receivers together."""
+        return sum(array.nbytes for arrays in self.messages.values() for array in arrays)
+
+
+@dataclass(frozen=True)
+class Party:
+    """One of the two servers, as its own protocol sees itself: party 0 adds the public constants."""
+
+    index: int
+
+    @property
+    def other(self) -> int:
+        """The number of the other server."""
+        return 1 - self.index
+
+
+@types.coroutine
+def _ask(request: Round) -> Generator[Round, Received, Received]:
+    return (yield request)
+
+
+async def exchange(messages: Mapping[int, Ring], *, awaiting: set[int]) -> dict[int, Ring]:
+    """Sends one array to each party named in `messages` and receives one from each party in `awaiting`.
+
+    **Rounds**: 1. **Bytes**: those of the arrays.
+    """
+    received = await _ask(Round({to: [array] for to, array in messages.items()}, dict.fromkeys(awaiting, 1)))
+    return {sender: arrays[0] for sender, arrays in received.items()}
+
+
+async def together(*protocols: Protocol[T]) -> list[T]:
+    """Runs protocols side by side, each round of one in the same message as a round of the others; returns their results in order.
+
+    All parties must name the same protocols in the same order. **Rounds**: the largest of theirs. **Bytes**: the sum.
+    """
+    results: dict[int, T] = {}
+    waiting: dict[int, Round] = {}
+    answers: dict[int, Received | None] = dict.fromkeys(range(len(protocols)))
+    try:
+        while True:
+            for i, answer in answers.items():
+                try:
+                    waiting[i] = protocols[i].send(answer)
+                except StopIteration as stop:
+                    results[i] = stop.value
+            if not waiting:
+                return [results[i] for i in range(len(protocols))]
+            answers = dict(_apart(waiting, await _ask(_merged(waiting))))
+            waiting.clear()
+    finally:
+        for protocol in protocols:
+            protocol.close()
+
+
+def _merged(waiting: Mapping[int, Round]) -> Round:
+    messages: dict[int, list[Ring]] = {}
+    awaiting: dict[int, int] = {}
+    for request in waiting.values():
+        for to, arrays in request.messages.items():
+            messages.setdefault(to, []).extend(arrays)
+        for sender, count in request.awaiting.items():
+            awaiting[sender] = awaiting.get(sender, 0) + count
+    return Round(messages, awaiting)
+
+
+def _apart(waiting: Mapping[int, Round], received: Received) -> Generator[tuple[int, Received], None, None]:
+    used = dict.fromkeys(received, 0)
+    for i, request in waiting.items():
+        share: Received = {}
+        for sender, count in request.awaiting.items():
+            share[sender] = received[sender][used[sender] : used[sender] + count]
+            used[sender] += count
+        yield i, share
+
+
+async def open_sum(me: Party, share: Ring) -> Ring:
+    """X = x_0 + x_1 modulo 2^64, known to both. **Rounds**: 1. **Bytes**: 8 an element and direction. **Leaks**: x, to both servers."""
+    received = await exchange({me.other: share}, awaiting={me.other})
+    return share + received[me.other]
+
+
+async def open_bits(me: Party, share: Ring) -> Ring:
+    """The XOR of two packed bit shares, known to both. **Rounds**: 1. **Bytes**: those of the array. **Leaks**: the bits, to both."""
+    received = await exchange({me.other: share}, awaiting={me.other})
+    return share ^ received[me.other]

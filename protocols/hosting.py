@@ -1,0 +1,174 @@
+"""What a server keeps of one shared model, and the words in which it is told."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from protocols import inference
+from protocols.errors import NotServed, QuotaSpent, TooLarge
+from protocols.exchange import Party, Ring
+from protocols.linear import WeightShares, weight_masks
+from protocols.material import Material, dealt_words, own_words
+from protocols.program import Program
+from protocols.stock import Stock
+from protocols.ticket import REVEALS, Reveal, Ticket
+
+MODEL_LIMIT = 1 << 32
+"""The most bytes of masked weights of one model at one server."""
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where the three workers of a cluster are: urls of nodes, without the actor's name."""
+
+    servers: tuple[str, str]
+    crypto_provider: str
+
+
+class Hosting(msgspec.Struct, frozen=True):
+    """What the crypto provider tells a server when a model is shared.
+
+    The four identifiers are capabilities: whoever knows one may do what it is for, and each is told only to those who should.
+
+    Attributes:
+        name: the model's name, known to everybody.
+        program: its public half.
+        party: which server this is.
+        addresses: of the cluster.
+        model: in every ticket; names the model to clients.
+        authority: known to the provider and this server; needed to deal and to withdraw.
+        owner: known to the owner; needed to load, serve and stop.
+        link: known to both servers; names the model between them.
+        weight_key: from which this server expands its half of the weights' masks.
+        ticket_key: verifies tickets.
+    """
+
+    name: str
+    program: Program
+    party: int
+    addresses: Addresses
+    model: bytes
+    authority: bytes
+    owner: bytes
+    link: bytes
+    weight_key: bytes
+    ticket_key: bytes
+
+    def __repr__(self) -> str:
+        return f"Hosting({self.name!r}, party={self.party})"
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What an owner allows: how many more requests, and which kinds of answer."""
+
+    num_requests: int
+    reveal: tuple[Reveal, ...] = REVEALS
+
+
+class Handshake(msgspec.Struct, frozen=True):
+    """What anybody may know of a shared model."""
+
+    name: str
+    model: bytes
+    program: Program
+    reveal: tuple[Reveal, ...]
+
+
+class HostedModel:
+    """One model at one server: its shares, its stock of randomness, and how often it may still be asked."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self.hosting = hosting
+        self.me = Party(hosting.party)
+        programs: dict[Reveal, Program] = {"logits": hosting.program}
+        if hosting.program.label is not None:
+            programs["label"] = hosting.program.for_label()
+        self.programs = programs
+        self.stocks: dict[Reveal, Stock] = {reveal: Stock() for reveal in programs}
+        self.reveal: tuple[Reveal, ...] = ()
+        self._weights: WeightShares | None = None
+        self._allowed = 0
+        self._requests: set[bytes] = set()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.hosting.name
+
+    @property
+    def weights(self) -> WeightShares:
+        """This server's shares of the weights.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        if self._weights is None:
+            raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
+        return self._weights
+
+    def load(self, masked: list[Ring]) -> None:
+        """Takes the masked weights of the owner, once."""
+        shapes = [tuple(shape) for shape in self.hosting.program.weights]
+        if [w.shape for w in masked] != shapes:
+            raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
+        if sum(w.nbytes for w in masked) > MODEL_LIMIT:
+            raise TooLarge(f"model {self.name!r} needs more than {MODEL_LIMIT >> 20} MiB of weights")
+        self._weights = WeightShares.of(self.me, masked, weight_masks(self.hosting.weight_key, shapes))
+
+    def serve(self, terms: Terms) -> None:
+        """Allows `terms.num_requests` requests more."""
+        self.reveal = terms.reveal
+        self._allowed = len(self._requests) + terms.num_requests
+
+    def admit(self, ticket: Ticket) -> None:
+        """Counts a request.
+
+        Raises:
+            NotServed: this kind of answer is not served.
+            QuotaSpent: the owner allowed no more.
+        """
+        if ticket.reveal not in self.reveal:
+            raise NotServed(f"model {self.name!r} does not answer with {ticket.reveal!r}; it serves {list(self.reveal)}")
+        if ticket.request not in self._requests and len(self._requests) >= self._allowed:
+            raise QuotaSpent(f"model {self.name!r} has been asked as often as its owner allowed")
+        self._requests.add(ticket.request)
+
+    def give_back(self, request: bytes) -> None:
+        """A request that got no answer does not count."""
+        self._requests.discard(request)
+
+    def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
+        """Expands and prepares a chunk: the work ahead of any request. Slow; runs in a thread.
+
+        Args:
+            reveal: for which kind of answer.
+            key: this server's key of the chunk.
+            examples: how many it serves.
+            dealt: what the provider dealt to party 1; party 0 expands its own.
+        """
+        program = self.programs[reveal]
+        plan = inference.layout(program)
+        if dealt is None:
+            dealt = dealt_words(key, plan, examples)
+        elif dealt.shape != (plan.dealt * examples,):
+            raise ValueError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
+        elif not dealt.flags.writeable:
+            dealt = dealt.copy()
+        material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
+        inference.prepare(program, self.weights, material)
+        return material
+
+    def dealt_bytes(self, ticket: Ticket) -> int:
+        """How many bytes the provider sent ahead for a ticket: everything to party 1, a key to party 0."""
+        return 8 * inference.layout(self.programs[ticket.reveal]).dealt * ticket.examples if self.me.index else 0
+
+    def check_input(self, ticket: Ticket, m: Ring) -> None:
+        """Refuses masked examples that do not fit the ticket."""
+        expected = (ticket.examples, *self.hosting.program.input_shape)
+        if m.dtype != np.uint64 or m.shape != expected:
+            raise ValueError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
+
+    @property
+    def handshake(self) -> Handshake:
+        """What a client is told."""
+        return Handshake(self.name, self.hosting.model, self.hosting.program, self.reveal)

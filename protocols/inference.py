@@ -1,0 +1,133 @@
+"""One server's part in evaluating a program on a masked input: what is made ahead, and the protocol itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from protocols import argmax, linear, local, selection
+from protocols.exchange import Party, Protocol, Ring, open_sum, together
+from protocols.linear import WeightShares
+from protocols.material import Field, Layout, Material
+from protocols.program import Argmax, AsShare, Conv2D, Dense, Input, Open, Program, Select, Truncate, Value, infer
+from protocols.schedule import INTERACTIVE, stages
+
+
+@lru_cache(maxsize=64)
+def layout(program: Program) -> Layout:
+    """The correlated randomness that one evaluation of the program consumes for each example."""
+    values = infer(program)
+    return Layout((position, entry) for position in range(len(program.ops)) for entry in _fields(program, position, values))
+
+
+def _fields(program: Program, position: int, values: tuple[Value, ...]) -> list[Field]:
+    op, size = program.ops[position], values[position].size
+    match op:
+        case Input() | Open():
+            return [Field("lambda", size)]
+        case Dense() | Conv2D():
+            return [Field("gamma", size, dealt=True)]
+        case Truncate():
+            return selection.truncate_fields(size)
+        case Select():
+            return selection.select_fields(op, size)
+        case Argmax():
+            return argmax.fields(op, size)
+        case _:
+            return []
+
+
+def wire_masks(program: Program, mask: Callable[[int], Ring]) -> Iterator[tuple[int, Ring]]:
+    """The mask lambda of every wire of a program as (position, (examples, *shape)), from those of its inputs and openings."""
+    masks: dict[int, Ring] = {}
+    values = infer(program)
+    for position, op in enumerate(program.ops):
+        if values[position].kind != "wire":
+            continue
+        if isinstance(op, Input | Open):
+            field = mask(position)
+            masks[position] = field.reshape(len(field), *values[position].shape)
+        else:
+            masks[position] = local.apply(op, [masks[x] for x in local.operands(op)], constant=False)
+        yield position, masks[position]
+
+
+def prepare(program: Program, weights: WeightShares, material: Material) -> None:
+    """Turns every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
+    masks = dict(wire_masks(program, lambda position: material(position, "lambda")))
+    for position, op in enumerate(program.ops):
+        if isinstance(op, Dense | Conv2D):
+            linear.prepare(op, masks[op.x], weights, material(position, "gamma"))
+
+
+async def evaluate(me: Party, program: Program, weights: WeightShares, material: Material, m: Ring) -> Ring:
+    """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
+
+    **Rounds**: 3 a `Select`, 1 a `Truncate` or `Open`; those that do not wait for each other share rounds. The output is not opened:
+    an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
+
+    Adversary: semi-honest, no two parties collude. **Leaks** to the servers: nothing but the program and the number of examples.
+    """
+    run = _Run(me, program, weights, material, m)
+    for group in stages(program):
+        if isinstance(program.ops[group[0]], INTERACTIVE):
+            results = await together(*(run.interactive(position) for position in group))
+        else:
+            results = [run.alone(position) for position in group]
+        run.values.update(zip(group, results, strict=True))
+    output = run.values[len(program.ops) - 1]
+    return output.reshape(len(output), -1)
+
+
+class _Run:
+    """The values of one evaluation at one server: a share, or for a wire the masked value; masks of wires are kept beside it."""
+
+    def __init__(self, me: Party, program: Program, weights: WeightShares, material: Material, m: Ring) -> None:
+        self.me, self.program, self.weights, self.material = me, program, weights, material
+        self.shapes = infer(program)
+        self.values: dict[int, Ring] = {}
+        self._m = m
+
+    def alone(self, position: int) -> Ring:
+        """An operation without communication. A group of these may use each other's results, so they are stored at once."""
+        op = self.program.ops[position]
+        match op:
+            case Input():
+                value = self._m
+            case Dense() | Conv2D():
+                constant = self.material(position, "gamma")
+                z = linear.evaluate(op, self.values[op.x], self.weights, constant)
+                value = z.reshape(len(constant), *self.shapes[position].shape)
+            case AsShare(x):
+                value = (self.values[x] if self.me.index == 0 else np.uint64(0)) - self._mask(x)
+            case _:
+                shared = self.shapes[position].kind == "share"
+                constant_here = self.me.index == 0 or not shared
+                value = local.apply(op, [self.values[x] for x in local.operands(op)], constant=constant_here)
+        self.values[position] = value
+        return value
+
+    def _mask(self, position: int) -> Ring:
+        masks = wire_masks(self.program, lambda at: self.material(at, "lambda"))
+        return next(mask for at, mask in masks if at == position)
+
+    async def interactive(self, position: int) -> Ring:
+        """An operation that needs messages."""
+        op = self.program.ops[position]
+        assert isinstance(op, Open | Truncate | Select | Argmax)
+        x = self.values[op.x]
+        result = await self._protocol(op, np.ascontiguousarray(x).reshape(len(x), -1), position)
+        return result if isinstance(op, Argmax) else result.reshape(x.shape)
+
+    def _protocol(self, op: Open | Truncate | Select | Argmax, flat: Ring, position: int) -> Protocol[Ring]:
+        match op:
+            case Open():
+                return open_sum(self.me, flat + self.material(position, "lambda"))
+            case Truncate():
+                return selection.truncate(self.me, op, flat, self.material, position)
+            case Select():
+                return selection.select(self.me, op, flat, self.material, position)
+            case Argmax():
+                return argmax.argmax(self.me, op, flat, self.material, position)

@@ -1,0 +1,60 @@
+"""The arithmetic that must be fast, compiled by numba, or in plain numpy where numba cannot be imported.
+
+Start reading at `reference.py`, which says what every kernel computes; `matmul.py` has the tile that makes it fast. Kernels trust
+their arguments: `protocols.ring` and `protocols.fixed_point` check shapes and types before they call one.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+try:
+    from protocols.kernels.comparison import (
+        bit_planes,
+        block_shares,
+        deal_blocks,
+        deal_node,
+        deal_selection,
+        node_shares,
+        selection,
+    )
+    from protocols.kernels.convolution import conv2d, sum_pool
+    from protocols.kernels.elementwise import decode, encode
+    from protocols.kernels.matmul import matmul
+
+    COMPILED = True
+except ImportError as error:
+    warnings.warn(
+        f"the ring kernels run in plain numpy, 10 to 100 times slower, because numba could not be imported ({error});"
+        " install numba in a version that supports this numpy",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    from protocols.kernels.reference import conv2d, decode, encode, matmul, sum_pool
+    from protocols.kernels.reference_comparison import (
+        bit_planes,
+        block_shares,
+        deal_blocks,
+        deal_node,
+        deal_selection,
+        node_shares,
+        selection,
+    )
+
+    COMPILED = False
+
+__all__ = [
+    "COMPILED",
+    "bit_planes",
+    "block_shares",
+    "conv2d",
+    "deal_blocks",
+    "deal_node",
+    "deal_selection",
+    "decode",
+    "encode",
+    "matmul",
+    "node_shares",
+    "selection",
+    "sum_pool",
+]

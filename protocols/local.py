@@ -1,0 +1,53 @@
+"""Operations that each holder of a value runs alone: they are linear, so they act on masks, masked values and shares alike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocols import ring
+from protocols.errors import ProgramError
+from protocols.exchange import Ring
+from protocols.program import AnyOp, Combine, Concatenate, Multiply, Pad, Reshape, SumPool
+
+LOCAL = (Reshape, Pad, SumPool, Concatenate, Combine, Multiply)
+"""The operations of this file; their operands are in `x` or `xs`."""
+
+
+def operands(op: AnyOp) -> tuple[int, ...]:
+    """The positions of the values that an operation reads."""
+    return tuple(getattr(op, "xs", ())) or ((op.x,) if hasattr(op, "x") else ())
+
+
+def apply(op: AnyOp, values: list[Ring], *, constant: bool) -> Ring:
+    """The linear operation `op` on arrays (examples, *shape); the public constant is added only where `constant` is set.
+
+    Shares of party 0 and masked values take the constant; shares of party 1 and masks do not.
+    """
+    match op:
+        case Reshape(_, shape):
+            return values[0].reshape(len(values[0]), *shape)
+        case Pad(_, padding):
+            return np.pad(values[0], ((0, 0), *padding, (0, 0)))
+        case SumPool(_, size, strides, padding):
+            return ring.sum_pool(values[0], size, strides=strides, padding=padding)
+        case Concatenate(_, axis):
+            return np.concatenate(values, axis + 1)
+        case Multiply(_, factors, shape):
+            return np.multiply(values[0], _words(factors).reshape(shape))
+        case Combine(_, factors, offset):
+            return _combined(values, _words(factors), offset if constant else 0)
+        case _:
+            raise ProgramError(f"{type(op).__name__} is not a local operation")
+
+
+def _words(factors: tuple[int, ...]) -> Ring:
+    return np.array(factors, np.int64).view(np.uint64)
+
+
+def _combined(values: list[Ring], factors: Ring, offset: int) -> Ring:
+    total = values[0] * factors[0]
+    for value, factor in zip(values[1:], factors[1:], strict=True):
+        total += value * factor
+    if offset:
+        total += np.uint64(offset % 2**64)
+    return total

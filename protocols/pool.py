@@ -1,0 +1,144 @@
+"""The provider's supply of randomness for one model and one kind of answer: dealt ahead, granted once, first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from protocols.exchange import Ring
+
+DEALERS = 2
+"""How many chunks of one pool are dealt at once, so that computing one overlaps sending another."""
+
+
+@dataclass
+class Chunk:
+    """A chunk that both servers have on stock; `granted` of its examples have been given away."""
+
+    identifier: bytes
+    input_mask: Ring = field(repr=False)
+    granted: int = 0
+
+    @property
+    def left(self) -> int:
+        """Examples not granted yet."""
+        return len(self.input_mask) - self.granted
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A range of a chunk, given to one request, with the mask of its inputs."""
+
+    chunk: bytes
+    start: int
+    stop: int
+    input_mask: Ring = field(repr=False)
+
+
+class Pool:
+    """Keeps `target` examples ready, and never more than `capacity` dealt and not yet used up.
+
+    Args:
+        deal: deals a chunk of so many examples to both servers and returns when it is on stock there.
+        chunk: examples of a chunk.
+        capacity: the most examples that the servers hold for this pool; at least one chunk.
+        ahead: how many are dealt ahead before anybody asks.
+    """
+
+    def __init__(self, deal: Callable[[int], Awaitable[Chunk]], *, chunk: int, capacity: int, ahead: int) -> None:
+        self._deal = deal
+        self._chunk = chunk
+        self._capacity = max(capacity, chunk)
+        self._target = min(ahead, self._capacity)
+        self._needed = 0
+        self._ready: deque[Chunk] = deque()
+        self._dealing = 0
+        self._outstanding = 0
+        self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()
+        self._failure: Exception | None = None
+
+    @property
+    def available(self) -> int:
+        """Examples that can be granted at once."""
+        return sum(chunk.left for chunk in self._ready)
+
+    async def run(self) -> None:
+        """Deals until cancelled, or until a server is lost."""
+        try:
+            async with asyncio.TaskGroup() as dealers:
+                for _ in range(DEALERS):
+                    dealers.create_task(self._dealer())
+        except* Exception as group:
+            await self.fail(group.exceptions[0])
+
+    async def _dealer(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(self._short)
+                self._dealing += self._chunk
+            try:
+                chunk = await self._deal(self._chunk)
+            finally:
+                self._dealing -= self._chunk
+            async with self._changed:
+                self._ready.append(chunk)
+                self._changed.notify_all()
+
+    def _short(self) -> bool:
+        ahead = self.available + self._dealing
+        return ahead < max(self._target, self._needed) and ahead + self._outstanding + self._chunk <= self._capacity
+
+    async def take(self, examples: int) -> list[Grant]:
+        """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there."""
+        async with self._turn, self._changed:
+            self._needed = min(examples, self._capacity)
+            self._target = max(self._target, min(2 * examples, self._capacity))
+            self._changed.notify_all()
+            try:
+                await self._changed.wait_for(lambda: self._ready or self._failure)
+            finally:
+                self._needed = 0
+            if self._failure is not None:
+                raise self._failure
+            grants = self._granted(examples)
+            self._changed.notify_all()
+            return grants
+
+    def _granted(self, examples: int) -> list[Grant]:
+        grants = []
+        while examples and self._ready:
+            chunk = self._ready[0]
+            start, stop = chunk.granted, chunk.granted + min(examples, chunk.left)
+            grants.append(Grant(chunk.identifier, start, stop, chunk.input_mask[start:stop]))
+            chunk.granted = stop
+            examples -= stop - start
+            if not chunk.left:
+                self._ready.popleft()
+        self._outstanding += sum(grant.stop - grant.start for grant in grants)
+        return grants
+
+    async def settle(self, examples: int) -> None:
+        """So many granted examples have been used up, or withdrawn."""
+        async with self._changed:
+            self._outstanding -= examples
+            self._changed.notify_all()
+
+    async def rest(self) -> None:
+        """No request is to come: deals no more ahead."""
+        async with self._changed:
+            self._target = 0
+
+    async def resume(self, ahead: int) -> None:
+        """Requests are to come: deals ahead again."""
+        async with self._changed:
+            self._target = min(ahead, self._capacity)
+            self._changed.notify_all()
+
+    async def fail(self, error: Exception) -> None:
+        """Nothing more can be dealt: everybody who waits gets the error."""
+        async with self._changed:
+            self._failure = error
+            self._changed.notify_all()

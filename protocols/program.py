@@ -1,0 +1,365 @@
+"""A model as a program over masked wires: the public half of a shared model.
+
+A program says which operations run, on which shapes, with which fixed-point windows. It holds no weight: weights are shared
+separately and named by their index. Everybody who takes part knows the program (owner, servers, crypto provider, client), so it must
+say nothing that is not meant to be known; the window of a layer is public and tells the order of magnitude of its sums.
+
+Values are numbered by the position of the operation that made them. A value is one of two kinds:
+
+- a **wire**: m = x + lambda is known to both servers, lambda is shared between them and known to the crypto provider;
+- a **share**: x = x_0 + x_1 modulo 2^64, one half at each server.
+
+Bilinear operations take a wire and give a share; non-linear ones take a share and give a share; `Open` turns a share into a wire;
+the local ones (reshape, pad, sums) keep the kind. This file knows no Keras, no network and no randomness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from protocols.errors import ProgramError
+
+Shape = tuple[int, ...]
+Kind = Literal["wire", "share"]
+Pair = tuple[int, int]
+
+RING_BITS = 64
+MAX_ELEMENTS = 1 << 31
+"""The largest number of ring elements that one value of one example may have."""
+
+
+class Op(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An operation of a program. Its position in the program is the number of the value that it makes."""
+
+
+class Input(Op, frozen=True):
+    """The client's example, masked by the client: a wire."""
+
+
+class Open(Op, frozen=True):
+    """Turns share `x` into a wire: both servers open x + lambda. Rounds: 1. Bytes: 8 an element and direction."""
+
+    x: int
+
+
+class AsShare(Op, frozen=True):
+    """Turns wire `x` into a share without communication: m - lambda_0 and -lambda_1."""
+
+    x: int
+
+
+class Dense(Op, frozen=True):
+    """Z = X W (+ b) over the last axis of wire `x`; W has shape (inputs, units), b (units,), both shared."""
+
+    x: int
+    weight: int
+    bias: int | None = None
+
+
+class Conv2D(Op, frozen=True):
+    """Z = X * W (+ b): wire `x` (H, W, C), kernel (kh, kw, C / groups, filters), cross-correlation as in Keras, channels last.
+
+    `padding` is ((top, bottom), (left, right)) zeros. Depthwise convolution is `groups` = C with filters ordered by input channel.
+    """
+
+    x: int
+    weight: int
+    bias: int | None = None
+    strides: Pair = (1, 1)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+class Truncate(Op, frozen=True):
+    """t = floor(x / 2^drop) + u, u in {0, 1} random: unbiased stochastic rounding of share `x` (section 2.3, step 2). Rounds: 1.
+
+    Holds for |x| <= 2^(drop + window - 1) - 2^(drop + 1).
+    """
+
+    x: int
+    drop: int
+    window: int
+
+
+class Select(Op, frozen=True):
+    """y = D * (positive * t + step) + (1 - D) * negative * t with t as in `Truncate` and D = [t >= 0]. Rounds: 3.
+
+    ReLU is (1, 0, 0); LeakyReLU is (2^q, a, 0); a threshold theta is x - theta with step theta. Same precondition as `Truncate`.
+    """
+
+    x: int
+    drop: int
+    window: int
+    positive: int = 1
+    negative: int = 0
+    step: int = 0
+
+
+class Reshape(Op, frozen=True):
+    """The elements of `x` in row-major order, in another shape (without the batch axis)."""
+
+    x: int
+    shape: Shape
+
+
+class Pad(Op, frozen=True):
+    """Zeros around the first two axes of `x` (H, W, C): `padding` is ((top, bottom), (left, right))."""
+
+    x: int
+    padding: tuple[Pair, Pair]
+
+
+class SumPool(Op, frozen=True):
+    """Sums over windows of `x` (H, W, C), zeros outside. An average pool is this with the division in the public scale."""
+
+    x: int
+    size: Pair
+    strides: Pair
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+
+
+class Concatenate(Op, frozen=True):
+    """The values `xs`, all of one kind, joined along `axis` (0 is the first axis after the batch)."""
+
+    xs: tuple[int, ...]
+    axis: int
+
+
+class Combine(Op, frozen=True):
+    """sum_i factors[i] * xs[i] + constant with public integers, over values of one kind and shape."""
+
+    xs: tuple[int, ...]
+    factors: tuple[int, ...]
+    constant: int = 0
+
+
+class Multiply(Op, frozen=True):
+    """`x` times a public table of integers `factors`, of shape `shape`, broadcast over the example as numpy does."""
+
+    x: int
+    factors: tuple[int, ...]
+    shape: Shape
+
+
+class Argmax(Op, frozen=True):
+    """One-hot bits of the largest of the elements of share `x` (n,), ties to the lower index, XOR-shared (section 2.5).
+
+    Differences are compared after dropping `drop` bits; 0 makes the comparison exact.
+    """
+
+    x: int
+    drop: int
+    window: int
+
+
+AnyOp = Input | Open | AsShare | Dense | Conv2D | Truncate | Select | Reshape | Pad | SumPool | Concatenate | Combine | Multiply | Argmax
+
+
+class Value(msgspec.Struct, frozen=True):
+    """What is known of a value before it runs: its shape without the batch axis, and its kind."""
+
+    shape: Shape
+    kind: Kind
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Program(msgspec.Struct, frozen=True):
+    """The public half of a model.
+
+    Attributes:
+        ops: the operations in order; every operand is an earlier position; the first is `Input`, the last gives the output.
+        weights: the shape of each shared weight tensor.
+        input_shape: of one example, without the batch axis.
+        input_scale: the real number that the integer 1 of the input stands for.
+        input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it.
+        output_scale: the real number that the integer 1 of the output stands for.
+        label: how the largest output is found without opening the outputs, or None where the output is not a vector.
+    """
+
+    ops: tuple[AnyOp, ...]
+    weights: tuple[Shape, ...]
+    input_shape: Shape
+    input_scale: float
+    input_range: tuple[float, float]
+    output_scale: float
+    label: Argmax | None = None
+
+    @property
+    def output_shape(self) -> Shape:
+        return infer(self)[-1].shape
+
+    def for_label(self) -> Program:
+        """The same program with the arg max as its last operation.
+
+        Raises:
+            ProgramError: the output is not a vector of at least two classes.
+        """
+        if self.label is None:
+            raise ProgramError(
+                f"the label of an output of shape {self.output_shape} was asked for: a label needs a vector of classes; "
+                "ask for reveal='logits'"
+            )
+        return msgspec.structs.replace(self, ops=(*self.ops, self.label), label=None)
+
+
+def infer(program: Program) -> tuple[Value, ...]:
+    """Shapes and kinds of all values of a program, checked: the one place that says whether a program is well formed.
+
+    Raises:
+        ProgramError: an operand is not an earlier value, has the wrong kind or shape, or a window does not fit the ring.
+    """
+    values: list[Value] = []
+    for position, op in enumerate(program.ops):
+        try:
+            values.append(_value(op, position, program, values))
+        except (ProgramError, IndexError, ValueError) as error:
+            raise ProgramError(f"operation {position} ({type(op).__name__}): {error}") from None
+        if not all(n > 0 for n in values[-1].shape) or values[-1].size > MAX_ELEMENTS:
+            raise ProgramError(f"operation {position} ({type(op).__name__}): a value of shape {values[-1].shape} is not possible")
+    if not values or values[-1].kind != "share":
+        raise ProgramError("a program must end in a share: its output depends on nothing secret")
+    return tuple(values)
+
+
+def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> Value:
+    def operand(x: int, kind: Kind | None = None) -> Value:
+        if not 0 <= x < position:
+            raise ProgramError(f"operand {x} is not an earlier value")
+        if kind is not None and values[x].kind != kind:
+            raise ProgramError(f"operand {x} is a {values[x].kind}, a {kind} is needed")
+        return values[x]
+
+    if isinstance(op, Input) != (position == 0):
+        raise ProgramError("the input is the first operation, and only that")
+    match op:
+        case Input():
+            return Value(program.input_shape, "wire")
+        case Open(x):
+            return Value(operand(x, "share").shape, "wire")
+        case AsShare(x):
+            return Value(operand(x, "wire").shape, "share")
+        case Dense():
+            return _dense(op, program, operand(op.x, "wire"))
+        case Conv2D():
+            return _conv(op, program, operand(op.x, "wire"))
+        case Truncate(x, drop, window) | Select(x, drop, window):
+            _check_window(drop, window)
+            return operand(x, "share")
+        case Argmax(x, drop, window):
+            _check_window(drop, window)
+            value = operand(x, "share")
+            if len(value.shape) != 1 or value.size < 2:
+                raise ProgramError(f"an arg max needs a vector of at least two elements, not shape {value.shape}")
+            return value
+        case _:
+            return _local(op, operand)
+
+
+def _check_window(drop: int, window: int) -> None:
+    if not (drop >= 0 and window >= 2 and drop + window <= RING_BITS - 1):
+        raise ProgramError(f"drop {drop} + window {window} must stay below {RING_BITS - 1} bits")
+
+
+def _weight(program: Program, index: int, dimensions: int) -> Shape:
+    if not 0 <= index < len(program.weights):
+        raise ProgramError(f"there is no weight {index}")
+    shape = program.weights[index]
+    if len(shape) != dimensions or any(n < 1 for n in shape):
+        raise ProgramError(f"weight {index} has shape {shape}, {dimensions} dimensions are needed")
+    return shape
+
+
+def _check_bias(program: Program, index: int | None, units: int) -> None:
+    if index is not None and _weight(program, index, 1) != (units,):
+        raise ProgramError(f"bias {index} has shape {program.weights[index]}, ({units},) is needed")
+
+
+def _dense(op: Dense, program: Program, x: Value) -> Value:
+    inputs, units = _weight(program, op.weight, 2)
+    if not x.shape or x.shape[-1] != inputs:
+        raise ProgramError(f"an input of shape {x.shape} does not fit a weight of shape {(inputs, units)}")
+    _check_bias(program, op.bias, units)
+    return Value((*x.shape[:-1], units), "share")
+
+
+def _conv(op: Conv2D, program: Program, x: Value) -> Value:
+    kh, kw, channels, filters = _weight(program, op.weight, 4)
+    if len(x.shape) != 3 or op.groups < 1 or x.shape[2] != channels * op.groups or filters % op.groups:
+        raise ProgramError(f"an input of shape {x.shape} does not fit {op.groups} groups of a kernel {(kh, kw, channels, filters)}")
+    _check_bias(program, op.bias, filters)
+    return Value((*_windows(x.shape, (kh, kw), op.strides, op.padding, op.dilation), filters), "share")
+
+
+def _windows(shape: Shape, size: Pair, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair = (1, 1)) -> Pair:
+    """How many windows fit: floor((n + before + after - dilation * (size - 1) - 1) / stride) + 1 an axis."""
+    if min(*size, *strides, *dilation) < 1 or min(*padding[0], *padding[1]) < 0:
+        raise ProgramError("sizes, strides and dilations are at least 1, paddings at least 0")
+    h, w = (
+        (n + sum(pad) - step * (k - 1) - 1) // stride + 1
+        for n, k, stride, pad, step in zip(shape[:2], size, strides, padding, dilation, strict=True)
+    )
+    return h, w
+
+
+def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
+    match op:
+        case Reshape(x, shape):
+            value = operand(x)
+            if math.prod(shape) != value.size or any(n < 1 for n in shape):
+                raise ProgramError(f"{value.shape} cannot be reshaped to {shape}")
+            return Value(shape, value.kind)
+        case Pad(x, padding):
+            value = operand(x)
+            if len(value.shape) != 3 or min(*padding[0], *padding[1]) < 0:
+                raise ProgramError(f"a value of shape {value.shape} cannot be padded by {padding}")
+            h, w, c = value.shape
+            return Value((h + sum(padding[0]), w + sum(padding[1]), c), value.kind)
+        case SumPool(x, size, strides, padding):
+            value = operand(x)
+            if len(value.shape) != 3:
+                raise ProgramError(f"a pool needs (height, width, channels), not shape {value.shape}")
+            return Value((*_windows(value.shape, size, strides, padding), value.shape[2]), value.kind)
+        case Concatenate(xs, axis):
+            return _concatenated([operand(x) for x in xs], axis)
+        case Combine(xs, factors):
+            first = _same_kind([operand(x) for x in xs])
+            if len(factors) != len(xs) or any(operand(x).shape != first.shape for x in xs):
+                raise ProgramError("combined values need one shape and one factor each")
+            return first
+        case Multiply(x, factors, shape):
+            value = operand(x)
+            padded = (1,) * (len(value.shape) - len(shape)) + tuple(shape)
+            if len(factors) != math.prod(shape) or len(padded) != len(value.shape):
+                raise ProgramError(f"{len(factors)} factors of shape {shape} do not fit a value of shape {value.shape}")
+            if any(a not in (1, b) for a, b in zip(padded, value.shape, strict=True)):
+                raise ProgramError(f"factors of shape {shape} cannot be broadcast to {value.shape}")
+            return value
+        case _:
+            raise ProgramError("unknown operation")
+
+
+def _same_kind(values: list[Value]) -> Value:
+    if not values:
+        raise ProgramError("at least one operand is needed")
+    if any(value.kind != values[0].kind for value in values):
+        raise ProgramError("wires and shares cannot be mixed; use AsShare")
+    return values[0]
+
+
+def _concatenated(values: list[Value], axis: int) -> Value:
+    first = _same_kind(values)
+    if not 0 <= axis < len(first.shape):
+        raise ProgramError(f"axis {axis} does not exist in shape {first.shape}")
+    for value in values:
+        if (*value.shape[:axis], *value.shape[axis + 1 :]) != (*first.shape[:axis], *first.shape[axis + 1 :]):
+            raise ProgramError(f"{value.shape} and {first.shape} cannot be joined along axis {axis}")
+    length = sum(value.shape[axis] for value in values)
+    return Value((*first.shape[:axis], length, *first.shape[axis + 1 :]), first.kind)

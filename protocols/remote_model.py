@@ -1,0 +1,226 @@
+"""The client's side: asks a shared model without showing it the input, and without seeing the model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError, ActorSystem
+from protocols.cluster import Cluster, Links, connected
+from protocols.compute_server import Answer, ComputeServer
+from protocols.concurrency import at_once, settled
+from protocols.conjunction import unpack
+from protocols.crypto_provider import Granted, Grants
+from protocols.errors import ClusterError, InputError, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.fixed_point import decode, encode
+from protocols.hosting import Handshake
+from protocols.program import Program
+from protocols.run import Cost
+from protocols.ticket import REVEALS, Reveal
+
+PARTS_AT_ONCE = 8
+"""How many parts of one request the servers work on at the same time."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last query cost.
+
+    Attributes:
+        examples: how many were asked for.
+        seconds: from the call to the answer.
+        rounds: messages each way between the servers, one after the other.
+        servers: rounds, and bytes of payload sent, received and dealt ahead, of each server, all parts together.
+        uploaded: bytes of masked input sent, to both servers together.
+        downloaded: bytes received: tickets' masks and shares of the answer.
+    """
+
+    examples: int
+    seconds: float
+    rounds: int
+    servers: tuple[Cost, Cost]
+    uploaded: int
+    downloaded: int
+
+
+class RemoteModel:
+    """A model shared by somebody else. Made by `connect`.
+
+    Attributes:
+        name: the model's name.
+        last: what the last query cost, or None.
+    """
+
+    def __init__(self, handshake: Handshake, links: Links) -> None:
+        self.name = handshake.name
+        self.program: Program = handshake.program
+        self.last: Report | None = None
+        self._links = links
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """As in Keras: (None, *shape of one example)."""
+        return (None, *self.program.input_shape)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """As in Keras: (None, *shape of one answer)."""
+        return (None, *self.program.output_shape)
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """The closed range in which inputs must lie."""
+        return self.program.input_range
+
+    async def query(
+        self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0
+    ) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+        """Asks the model.
+
+        Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
+        both servers; (4) add their shares of the answer.
+
+        Args:
+            examples: (n, *input_shape) real numbers within `input_range`.
+            reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
+            timeout: seconds for the whole query; None for no limit.
+
+        Returns:
+            (n, *output_shape) float64, or (n,) int64 labels.
+
+        Raises:
+            InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
+            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more).
+            WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
+
+        **Leaks** to the servers and the provider: that this client asks, how many examples, and `reveal`. Nothing of input or answer.
+        """
+        x = self._encoded(examples)
+        if reveal not in REVEALS:
+            raise ValueError(f"reveal={reveal!r}; it is one of {REVEALS}")
+        if reveal == "label" and self.program.label is None:
+            raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout):
+                parts = await self._ask(x, reveal)
+        except TimeoutError:
+            raise WorkerLost(f"model {self.name!r} did not answer within {timeout:g} s; ask again") from None
+        except ActorError as error:
+            raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
+        self.last = _report(x, parts, time.perf_counter() - started)
+        return np.concatenate([self._opened(answers, reveal) for _, answers in parts])
+
+    def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        x = np.asarray(examples)
+        if x.dtype.kind not in "fiub":
+            raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
+        if x.shape[1:] != self.program.input_shape or not x.size:
+            hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
+            raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
+        x = x.astype(np.float64)
+        low, high = self.program.input_range
+        outside = ~((x >= low) & (x <= high))
+        if outside.any():
+            what = "NaN or infinite" if not np.isfinite(x).all() else "outside of the range"
+            raise InputError(
+                f"{int(outside.sum())} of {x.size} values are {what}; model {self.name!r} answers for values from {low:g} to {high:g}. "
+                "Scale the input as for training"
+            )
+        return encode(x, self.program.input_scale)
+
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+        """All parts of a request, in order; each is sent as soon as its ticket is there."""
+        grants = await self._links.provider.request(self.name, len(x), reveal)
+        if not grants.left and len(grants.granted) == 1:
+            return [(grants.granted[0], await self._part(x, grants.granted[0]))]
+        slots = asyncio.Semaphore(PARTS_AT_ONCE)
+        granted: list[Granted] = []
+        tasks: list[asyncio.Task[tuple[Answer, Answer]]] = []
+        start = 0
+        try:
+            async for grant in self._grants(grants):
+                await slots.acquire()
+                stop = start + grant.ticket.ticket.examples
+                granted.append(grant)
+                tasks.append(asyncio.create_task(self._part(x[start:stop], grant)))
+                tasks[-1].add_done_callback(lambda _: slots.release())
+                start = stop
+        finally:
+            answers = await settled(tasks)
+        return list(zip(granted, answers, strict=True))
+
+    async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
+        while True:
+            for granted in grants.granted:
+                yield granted
+            if not grants.left:
+                return
+            grants = await self._links.provider.more(self.name, grants.request)
+
+    async def _part(self, x: npt.NDArray[np.uint64], granted: Granted) -> tuple[Answer, Answer]:
+        """M = x + lambda to both servers; their answers."""
+        m = x + granted.input_mask
+        first, second = (server.with_options(timeout=None) for server in self._links.servers)
+        answers = await at_once(first.answer(granted.ticket, m), second.answer(granted.ticket, m))
+        return answers[0], answers[1]
+
+    def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+        first, second = (answer.share for answer in answers)
+        if reveal == "logits":
+            return decode(first + second, self.program.output_scale).reshape(len(first), *self.program.output_shape)
+        one_hot = unpack(first ^ second, self.program.output_shape[0])
+        if not (one_hot.sum(axis=1) == 1).all():
+            raise ProtocolError("the servers' shares do not add up to one label; one of them is faulty")
+        return one_hot.argmax(axis=1)
+
+
+def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, Answer]]], seconds: float) -> Report:
+    costs = [[answers[server].cost for _, answers in parts] for server in (0, 1)]
+    first, second = (
+        Cost(max(c.rounds for c in side), sum(c.sent for c in side), sum(c.received for c in side), sum(c.dealt for c in side))
+        for side in costs
+    )
+    masks = sum(granted.input_mask.nbytes for granted, _ in parts)
+    shares = sum(answer.share.nbytes for _, answers in parts for answer in answers)
+    return Report(len(x), seconds, first.rounds, (first, second), 2 * x.nbytes, masks + shares)
+
+
+@contextlib.asynccontextmanager
+async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[RemoteModel]:
+    """Connects to a shared model; the cluster need not be ours, nor inside its block.
+
+    Args:
+        cluster: where the model is shared.
+        name: the model's name; may be left out if only one is shared there.
+
+    Raises:
+        WorkerUnreachable: a worker does not answer.
+        UnknownModel: no such model is shared there, or several are and none was named.
+        ClusterError: the servers do not agree on what they host.
+
+    Example:
+        >>> async with connect(cluster, "mnist") as remote:
+        ...     logits = await remote.query(images)
+    """
+    async with ActorSystem(timeout=cluster.timeout) as system:
+        links = await connected(system, cluster.addresses)
+        first, second = await at_once(*(_described(server, name) for server in links.servers))
+        if first != second:
+            raise ClusterError("the two servers host different models under this name; are they of one cluster?")
+        yield RemoteModel(first, links)
+
+
+async def _described(server: ComputeServer, name: str | None) -> Handshake:
+    if name is None:
+        names = await server.names()
+        if len(names) != 1:
+            raise UnknownModel(f"{len(names)} models are shared there ({', '.join(names) or 'none'}); say which one")
+        name = names[0]
+    return await server.describe(name)

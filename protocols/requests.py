@@ -1,0 +1,96 @@
+"""The provider's account of the requests for one model: how many may be made, which are under way, which were answered."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from protocols.errors import QuotaSpent
+from protocols.ticket import Reveal, Ticket, identifier
+
+
+@dataclass
+class Part:
+    """One ticket of a request: how it ended at each server, as far as known."""
+
+    ticket: Ticket
+    ended: dict[int, bool] = field(default_factory=dict)
+    expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Both servers have said how it ended."""
+        return len(self.ended) == 2
+
+    @property
+    def answered(self) -> bool:
+        """Both servers have released their share."""
+        return self.settled and all(self.ended.values())
+
+
+@dataclass
+class Request:
+    """A request of one client: `examples` in all, cut into parts as randomness becomes ready."""
+
+    examples: int
+    reveal: Reveal
+    identifier: bytes = field(default_factory=identifier)
+    granted: int = 0
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def settled(self) -> bool:
+        """Everything that was granted has ended at both servers, and nothing is left to grant."""
+        return self.granted == self.examples and all(part.settled for part in self.parts)
+
+
+class Requests:
+    """The requests of one model. `allowed` counts those that were answered or are under way."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._allowed = 0
+        self._open: dict[bytes, Request] = {}
+        self.answered = 0
+        self.changed = asyncio.Condition()
+
+    @property
+    def left(self) -> int:
+        """How many more requests may be made."""
+        return self._allowed - self.answered - len(self._open)
+
+    @property
+    def under_way(self) -> list[Request]:
+        """Those that have not ended."""
+        return list(self._open.values())
+
+    def allow(self, num_requests: int) -> None:
+        """So many more from now on."""
+        self._allowed = self.answered + len(self._open) + num_requests
+
+    def open(self, examples: int, reveal: Reveal) -> Request:
+        """Begins a request.
+
+        Raises:
+            QuotaSpent: the owner allowed no more.
+        """
+        if self.left < 1:
+            raise QuotaSpent(
+                f"model {self._name!r} has been asked as often as its owner allowed ({self._allowed} requests); ask the owner to serve more"
+            )
+        request = Request(examples, reveal)
+        self._open[request.identifier] = request
+        return request
+
+    def get(self, identifier: bytes) -> Request | None:
+        """A request under way."""
+        return self._open.get(identifier)
+
+    async def close(self, request: Request) -> bool:
+        """Ends a request; True if a part of it was answered, so that it counts."""
+        async with self.changed:
+            self._open.pop(request.identifier, None)
+            counts = any(part.answered for part in request.parts)
+            self.answered += counts
+            self.changed.notify_all()
+        return counts

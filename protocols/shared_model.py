@@ -1,0 +1,184 @@
+"""The owner's side: secret-shares a Keras model among the servers of a cluster, and serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy.typing as npt
+
+from actors import ActorError
+from protocols.cluster import Cluster
+from protocols.crypto_provider import MEMORY, Allowance, Opening
+from protocols.errors import UnknownModel, WorkerLost
+from protocols.exchange import Ring
+from protocols.hosting import Terms
+from protocols.linear import weight_masks
+from protocols.program import Program
+from protocols.ticket import REVEALS, Reveal
+
+if TYPE_CHECKING:
+    import keras
+
+    from protocols.lowering import Layer
+
+
+class SharedModel:
+    """A model that nobody holds: each server has a share of it. Made by `share`.
+
+    Attributes:
+        name: under which clients find it.
+        program: its public half.
+        layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated.
+    """
+
+    def __init__(self, name: str, program: Program, layers: tuple[Layer, ...], cluster: Cluster, opening: Opening) -> None:
+        self.name, self.program, self.layers = name, program, layers
+        self._links = cluster.links
+        self._opening = opening
+        self._answered = 0
+        self._stopped = False
+
+    async def serve(
+        self,
+        num_requests: int,
+        *,
+        reveal: Collection[Reveal] | None = None,
+        memory: int = MEMORY,
+        ahead: int = 0,
+        ticket_lifetime: float = 60.0,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> None:
+        """Lets clients ask, and returns once `num_requests` requests have been answered.
+
+        Servers and crypto provider each enforce the number. A request that got no answer (a client that vanished) does not count.
+
+        Args:
+            num_requests: at least 1; each may have any number of examples.
+            reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
+                more about the model than labels do.
+            memory: bytes of randomness that each server may hold ahead.
+            ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
+            ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
+            on_answer: called with the number of requests answered so far, at each answer.
+
+        Raises:
+            WorkerLost: a worker went away; the model has to be shared again.
+            ServingError: the model was stopped, or does not fit the memory.
+            ValueError: `num_requests` is below 1, or `reveal` names no kind of answer of this model.
+        """
+        terms = Terms(_at_least_one(num_requests), self._kinds(reveal))
+        allowance = Allowance(terms, memory, ahead, ticket_lifetime)
+        until = self._answered + num_requests
+        try:
+            await asyncio.gather(*(server.serve(self._opening.owner, terms) for server in self._links.servers))
+            await self._links.provider.serve(self.name, self._opening.owner, allowance)
+            waiting = self._links.provider.with_options(timeout=None)
+            while self._answered < until:
+                answered = await waiting.answered(self.name, self._opening.owner, self._answered)
+                for number in range(self._answered + 1, answered + 1):
+                    if on_answer is not None:
+                        on_answer(number)
+                self._answered = answered
+        except ActorError as error:
+            raise WorkerLost(f"model {self.name!r} is served no more: {error}") from None
+
+    def _kinds(self, reveal: Collection[Reveal] | None) -> tuple[Reveal, ...]:
+        possible = REVEALS if self.program.label is not None else ("logits",)
+        chosen = possible if reveal is None else tuple(kind for kind in possible if kind in reveal)
+        if not chosen or (reveal is not None and set(reveal) - set(possible)):
+            raise ValueError(f"reveal={list(reveal or [])} was asked for; this model can give {list(possible)}")
+        return chosen
+
+    async def prepared(self, reveal: Reveal = "logits") -> int:
+        """For how many examples randomness is ready at both servers."""
+        return await self._links.provider.prepared(self.name, self._opening.owner, reveal)
+
+    async def stop(self) -> None:
+        """Removes the model from all workers; requests under way fail. Does nothing the second time."""
+        if self._stopped:
+            return
+        self._stopped = True
+        try:
+            await self._links.provider.stop(self.name, self._opening.owner)
+        except UnknownModel:
+            pass
+        except ActorError as error:
+            raise WorkerLost(f"model {self.name!r} could not be removed: {error}") from None
+
+    async def __aenter__(self) -> SharedModel:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self.stop()
+        except WorkerLost:
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        return f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape})"
+
+
+def _at_least_one(num_requests: int) -> int:
+    if num_requests < 1:
+        raise ValueError(f"num_requests={num_requests}; at least 1 is needed")
+    return num_requests
+
+
+async def share(
+    model: keras.Model,
+    cluster: Cluster,
+    name: str | None = None,
+    *,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    calibration: npt.ArrayLike | None = None,
+    margin: float = 2.0,
+) -> SharedModel:
+    """Secret-shares a Keras model among the servers of a running cluster.
+
+    Steps: (1) turn the model into a program and integers; refuse what cannot be private or could overflow; (2) get one-time masks from the
+    crypto provider; (3) send W + lambda_W to both servers. Afterwards the owner's process may forget the model.
+
+    Args:
+        model: a built Keras 3 model, Sequential or functional.
+        cluster: inside its `async with` block.
+        name: under which clients find it; the model's own name if None.
+        input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it.
+        calibration: sample inputs (n, *input_shape) for models that are too deep for a proof.
+        margin: how much larger than on the samples a sum may become before it would wrap around.
+
+    **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
+    Nothing of the weights, to anybody, as long as no two of the three workers collude.
+
+    Raises:
+        UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
+        WindowError: a layer could overflow the fixed point; the message names it.
+        NameTaken: a model of that name is shared there already.
+        WorkerLost: a worker went away.
+    """
+    from protocols.lowering import lower
+
+    lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin)
+    links = cluster.links
+    chosen = name or model.name
+    try:
+        opening = await links.provider.open(chosen, lowered.program, cluster.addresses)
+        shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening)
+        masked = _masked(lowered.weights, opening, lowered.program)
+        try:
+            await asyncio.gather(*(server.load(opening.owner, masked) for server in links.servers))
+        except BaseException:
+            await shared.stop()
+            raise
+    except ActorError as error:
+        raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
+    return shared
+
+
+def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:
+    """M_W = W + lambda_{W,0} + lambda_{W,1}."""
+    halves = [weight_masks(key, program.weights) for key in opening.weight_keys]
+    return [w + a + b for w, a, b in zip(weights, *halves, strict=True)]

@@ -1,0 +1,88 @@
+"""One-time permissions: which examples of which chunk of randomness a request may use, signed by the crypto provider.
+
+A ticket names a range of examples of a chunk. The provider issues each range once; a server consumes it before it sends anything; keys of
+chunks live in memory only. So no mask is used twice: not by a retry, not after a crash of any of the three.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, hmac
+
+from protocols.errors import TicketRefused
+
+Reveal = Literal["logits", "label"]
+REVEALS: tuple[Reveal, ...] = ("logits", "label")
+IDENTIFIER_BYTES = 16
+
+
+def identifier() -> bytes:
+    """A fresh name that nobody can guess: 16 bytes from the operating system."""
+    return os.urandom(IDENTIFIER_BYTES)
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """The permission to run the program of `model` on `examples` examples with the randomness of one range of one chunk.
+
+    Attributes:
+        model: identifier of the shared model.
+        request: identifier of the client's request; one request may need several tickets.
+        part: which part of the request this is, from 0.
+        reveal: what the client learns.
+        chunk: identifier of the chunk of randomness.
+        start: first example of the chunk that is used.
+        stop: one past the last.
+    """
+
+    model: bytes
+    request: bytes
+    part: int
+    reveal: Reveal
+    chunk: bytes
+    start: int
+    stop: int
+
+    @property
+    def examples(self) -> int:
+        """How many examples it allows."""
+        return self.stop - self.start
+
+    @property
+    def run(self) -> bytes:
+        """The name of the computation that it allows."""
+        return self.request + self.part.to_bytes(4, "big")
+
+
+class SignedTicket(msgspec.Struct, frozen=True):
+    """A ticket with one HMAC-SHA256 for each server, under the key that this server shares with the provider."""
+
+    ticket: Ticket
+    tags: tuple[bytes, bytes]
+
+
+def _mac(key: bytes, ticket: Ticket) -> hmac.HMAC:
+    mac = hmac.HMAC(key, hashes.SHA256())
+    mac.update(msgspec.msgpack.encode(ticket))
+    return mac
+
+
+def sign(ticket: Ticket, keys: tuple[bytes, bytes]) -> SignedTicket:
+    """Signs a ticket for both servers."""
+    return SignedTicket(ticket, (_mac(keys[0], ticket).finalize(), _mac(keys[1], ticket).finalize()))
+
+
+def check(signed: SignedTicket, key: bytes, party: int) -> Ticket:
+    """The ticket, if the provider made it for server `party`.
+
+    Raises:
+        TicketRefused: the tag is not the provider's.
+    """
+    try:
+        _mac(key, signed.ticket).verify(signed.tags[party])
+    except InvalidSignature:
+        raise TicketRefused("the ticket was not issued by the crypto provider of this model; ask it for a new one") from None
+    return signed.ticket

@@ -1,0 +1,212 @@
+"""One-time use: tickets, the servers' stock, the provider's pool and its account of requests."""
+
+import asyncio
+
+import msgspec
+import numpy as np
+import pytest
+
+from protocols.errors import QuotaSpent, TicketRefused, WorkerLost
+from protocols.material import Material
+from protocols.pool import Chunk, Pool
+from protocols.requests import Part, Requests
+from protocols.stock import Stock
+from protocols.ticket import Ticket, check, identifier, sign
+
+KEYS = (b"a" * 32, b"b" * 32)
+
+
+def ticket(start: int = 0, stop: int = 1, chunk: bytes = b"chunk", request: bytes = b"request", part: int = 0) -> Ticket:
+    return Ticket(b"model", request, part, "logits", chunk, start, stop)
+
+
+class TestTicket:
+    def test_each_server_accepts_its_own_tag(self):
+        signed = sign(ticket(), KEYS)
+        assert check(signed, KEYS[0], 0) == check(signed, KEYS[1], 1) == ticket()
+
+    @pytest.mark.parametrize("change", [{"stop": 2}, {"start": 1}, {"part": 1}, {"reveal": "label"}, {"chunk": b"other"}, {"model": b"m"}])
+    def test_a_changed_ticket_is_refused(self, change):
+        signed = msgspec.structs.replace(sign(ticket(), KEYS), ticket=msgspec.structs.replace(ticket(), **change))
+        with pytest.raises(TicketRefused, match="not issued by the crypto provider"):
+            check(signed, KEYS[0], 0)
+
+    def test_the_tag_for_one_server_is_no_tag_for_the_other(self):
+        with pytest.raises(TicketRefused):
+            check(sign(ticket(), KEYS), KEYS[0], 1)
+
+
+def stocked(examples: int) -> Stock:
+    stock = Stock()
+    fields = {(0, "lambda"): np.arange(examples * 2, dtype=np.uint64).reshape(examples, 2)}
+    stock.add(b"chunk", Material(fields, 0, examples))
+    return stock
+
+
+class TestStock:
+    def test_a_range_leaves_once(self):
+        stock = stocked(4)
+        assert stock.take(ticket(1, 3))(0, "lambda").tolist() == [[2, 3], [4, 5]]
+        assert stock.examples == 2
+        for start, stop in ((1, 3), (0, 2), (2, 4), (0, 4)):
+            with pytest.raises(TicketRefused, match="used before"):
+                stock.take(ticket(start, stop))
+        assert stock.take(ticket(3, 4)).examples == 1
+
+    @pytest.mark.parametrize(("start", "stop"), [(0, 5), (-1, 1), (2, 2), (3, 1)])
+    def test_a_range_that_does_not_exist_is_refused(self, start, stop):
+        with pytest.raises(TicketRefused):
+            stocked(4).take(ticket(start, stop))
+
+    def test_a_chunk_of_another_life_of_the_server_is_refused(self):
+        with pytest.raises(TicketRefused, match="another run of the server"):
+            Stock().take(ticket())
+
+    def test_what_was_withdrawn_never_leaves_and_what_left_cannot_be_withdrawn(self):
+        stock = stocked(2)
+        assert stock.withdraw(ticket(0, 1))
+        with pytest.raises(TicketRefused):
+            stock.take(ticket(0, 1))
+        stock.take(ticket(1, 2))
+        assert not stock.withdraw(ticket(1, 2))
+        assert stock.examples == 0
+
+
+class Dealer:
+    """Deals at once, or when told to; counts."""
+
+    def __init__(self) -> None:
+        self.dealt = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.broken: Exception | None = None
+
+    async def __call__(self, examples: int) -> Chunk:
+        await self.gate.wait()
+        if self.broken:
+            raise self.broken
+        self.dealt += examples
+        return Chunk(identifier(), np.zeros((examples, 1), np.uint64))
+
+
+async def drained(pool: Pool) -> None:
+    """Takes what is there."""
+    while pool.available:
+        await pool.take(4)
+    await idle()
+
+
+async def idle() -> None:
+    """Lets everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def pool():
+    dealer = Dealer()
+    pool = Pool(dealer, chunk=4, capacity=16, ahead=4)
+    task = asyncio.create_task(pool.run())
+    await idle()
+    yield pool, dealer
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class TestPool:
+    async def test_deals_ahead_and_no_more(self, pool):
+        pool, dealer = pool
+        assert (pool.available, dealer.dealt) == (4, 4)
+
+    async def test_grants_never_overlap(self, pool):
+        pool, _ = pool
+        seen = set()
+        for _ in range(12):
+            for grant in await pool.take(3):
+                for example in range(grant.start, grant.stop):
+                    assert (grant.chunk, example) not in seen
+                    seen.add((grant.chunk, example))
+                await pool.settle(grant.stop - grant.start)
+        assert len(seen) > 24
+
+    async def test_never_more_than_the_capacity_is_dealt_and_not_settled(self, pool):
+        pool, dealer = pool
+        taken = 0
+        while taken < 16:
+            taken += sum(grant.stop - grant.start for grant in await pool.take(16 - taken))
+        await idle()
+        assert dealer.dealt == 16
+        waiting = asyncio.create_task(pool.take(1))
+        await idle()
+        assert not waiting.done()
+        await pool.settle(4)
+        assert (await waiting)[0].stop == 1
+
+    async def test_first_come_first_served(self, pool):
+        pool, dealer = pool
+        await pool.take(4)
+        await idle()
+        dealer.gate.clear()
+        await drained(pool)
+        await pool.settle(8)
+        order = []
+
+        async def ask(name: str) -> None:
+            await pool.take(1)
+            order.append(name)
+
+        tasks = [asyncio.create_task(ask(name)) for name in "abc"]
+        await idle()
+        dealer.gate.set()
+        await asyncio.gather(*tasks)
+        assert order == ["a", "b", "c"]
+
+    async def test_a_lost_server_reaches_everybody_who_waits(self, pool):
+        pool, dealer = pool
+        dealer.broken = WorkerLost("gone")
+        await pool.take(4)
+        await drained(pool)
+        with pytest.raises(WorkerLost, match="gone"):
+            await pool.take(1)
+
+    async def test_rest_stops_dealing_ahead_but_serves_who_waits(self, pool):
+        pool, dealer = pool
+        await pool.rest()
+        await pool.take(4)
+        await idle()
+        assert dealer.dealt in (4, 8, 12)
+        assert (await pool.take(2))[0].stop > 0
+
+
+class TestRequests:
+    def answered(self, request):
+        request.parts = [Part(ticket(), {0: True, 1: True})]
+        request.granted = request.examples
+
+    async def test_no_more_than_allowed(self):
+        requests = Requests("mnist")
+        with pytest.raises(QuotaSpent, match="0 requests"):
+            requests.open(1, "logits")
+        requests.allow(2)
+        first, _ = requests.open(1, "logits"), requests.open(1, "logits")
+        with pytest.raises(QuotaSpent, match=r"'mnist' .*2 requests"):
+            requests.open(1, "logits")
+        self.answered(first)
+        assert await requests.close(first)
+        assert (requests.answered, requests.left) == (1, 0)
+
+    async def test_a_request_without_an_answer_does_not_count(self):
+        requests = Requests("mnist")
+        requests.allow(1)
+        request = requests.open(1, "logits")
+        request.parts = [Part(ticket(), {0: True, 1: False})]
+        assert not await requests.close(request)
+        assert (requests.answered, requests.left) == (0, 1)
+
+    async def test_a_request_with_one_answered_part_counts(self):
+        requests = Requests("mnist")
+        requests.allow(1)
+        request = requests.open(2, "logits")
+        request.parts = [Part(ticket(), {0: True, 1: False}), Part(ticket(part=1), {0: True, 1: True})]
+        assert await requests.close(request)
+        assert requests.left == 0
