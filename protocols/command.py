@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors import ActorError, ActorSystem
+from protocols import worker_process
 from protocols.compute_server import ComputeServer
 from protocols.errors import ProtocolError
 from protocols.worker import Worker
@@ -27,8 +28,6 @@ def fail(error: Exception) -> typer.Exit:
 @app.command()
 def worker(address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")]) -> None:
     """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be."""
-    from protocols import worker_process
-
     try:
         asyncio.run(worker_process.run(Worker(address).address, with_parent=False))
     except (ActorError, ProtocolError) as error:

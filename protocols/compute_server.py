@@ -96,7 +96,7 @@ class ComputeServer(Actor):
     @message(reentrant=True)
     async def host(self, hosting: Hosting) -> None:
         """Makes room for a model and connects to the other server."""
-        from protocols.crypto_provider import CryptoProvider
+        from protocols.crypto_provider import CryptoProvider  # noqa: PLC0415  the two actors know each other
 
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
@@ -224,13 +224,18 @@ class ComputeServer(Actor):
 
     @message(reentrant=True)
     def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
-        """One round of a computation."""
-        self._by("link", link).inboxes.put(channel, number, arrays)
+        """One round of a computation; of a model that has been stopped meanwhile, nothing."""
+        for entry in self._linked(link):
+            entry.inboxes.put(channel, number, arrays)
 
     @message(reentrant=True)
     def give_up(self, link: bytes, channel: bytes) -> None:
         """The other server will send no more for a computation."""
-        self._by("link", link).inboxes.fail(channel, WorkerLost("the other server gave this request up"))
+        for entry in self._linked(link):
+            entry.inboxes.fail(channel, WorkerLost("the other server gave this request up"))
+
+    def _linked(self, link: bytes) -> list[_Entry]:
+        return [entry for entry in self._entries.values() if entry.model.hosting.link == link]
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

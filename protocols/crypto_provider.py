@@ -23,7 +23,7 @@ from protocols import dealer, inference
 from protocols.compute_server import ComputeServer
 from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.hosting import Addresses, Hosting, Terms
+from protocols.hosting import Addresses, Hosting, Terms, check_program
 from protocols.keystream import fresh_key
 from protocols.linear import weight_masks
 from protocols.pool import Chunk, Pool
@@ -146,6 +146,7 @@ class CryptoProvider(Actor):
         """Begins to share a model: tells both servers, and gives the owner the masks of the weights."""
         if name in self._models or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
+        check_program(program)
         self._opening.add(name)
         try:
             first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in addresses.servers]
@@ -210,8 +211,9 @@ class CryptoProvider(Actor):
     async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
         """Fresh keys, the dealer's mathematics in a thread, then both servers at once."""
         keys, chunk = (fresh_key(), fresh_key()), identifier()
-        work = (dealer.deal, shared.program_for(reveal), shared.weight_masks, keys, examples)
-        dealing = await asyncio.get_running_loop().run_in_executor(self._thread, *work)
+        dealing = await asyncio.get_running_loop().run_in_executor(
+            self._thread, dealer.deal, shared.program_for(reveal), shared.weight_masks, keys, examples
+        )
         halves: tuple[Ring | None, Ring | None] = (None, dealing.dealt)
         try:
             await asyncio.gather(
@@ -273,11 +275,7 @@ class CryptoProvider(Actor):
         if not shared.requests.left:
             for pool in shared.pools.values():
                 await pool.rest()
-        try:
-            return await self._grant(shared, request)
-        except BaseException:
-            await shared.requests.close(request)
-            raise
+        return await self._grant(shared, request)
 
     @message(reentrant=True)
     async def more(self, name: str, request: bytes) -> Grants:
@@ -291,7 +289,12 @@ class CryptoProvider(Actor):
     async def _grant(self, shared: _Shared, request: Request) -> Grants:
         if shared.lost is not None:
             raise shared.lost
-        grants = await shared.pools[request.reveal].take(request.examples - request.granted)
+        try:
+            grants = await shared.pools[request.reveal].take(request.examples - request.granted)
+        except BaseException:  # the client has gone, or the pool is lost
+            request.give_up()
+            self._later(self._closed(shared, request))
+            raise
         granted = []
         for grant in grants:
             ticket = Ticket(
@@ -327,7 +330,6 @@ class CryptoProvider(Actor):
 
     async def _withdraw(self, shared: _Shared, request: Request, part: Part) -> None:
         """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
-        request.examples = min(request.examples, request.granted)  # nobody is waiting for the rest any more
         for party, server in enumerate(shared.servers):
             if party not in part.ended and await server.withdraw(shared.hostings[party].authority, part.ticket):
                 await self._ended(shared, request, part, party, False)
@@ -336,6 +338,8 @@ class CryptoProvider(Actor):
         if part.settled:
             return
         part.ended[party] = answered
+        if not answered:
+            request.give_up()
         if not part.settled:
             if not answered:
                 self._later(self._withdraw(shared, request, part))
@@ -343,7 +347,21 @@ class CryptoProvider(Actor):
         if part.expiry is not None:
             part.expiry.cancel()
         await shared.pools[request.reveal].settle(part.ticket.examples)
-        if request.settled and not await shared.requests.close(request):
+        if request.idle and not request.settled:
+            asyncio.get_running_loop().call_later(shared.lifetime, self._abandon, shared, request, request.granted)
+        await self._closed(shared, request)
+
+    def _abandon(self, shared: _Shared, request: Request, granted: int) -> None:
+        """The client has not come back for the rest of its tickets."""
+        if request.granted == granted:
+            request.give_up()
+            self._later(self._closed(shared, request))
+
+    async def _closed(self, shared: _Shared, request: Request) -> None:
+        """Closes a request that has ended; one that got no answer does not count, here and at the servers."""
+        if not request.settled or shared.requests.get(request.identifier) is None:
+            return
+        if not await shared.requests.close(request):
             for server, hosting in zip(shared.servers, shared.hostings, strict=True):
                 await server.give_back(hosting.authority, request.identifier)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
@@ -10,7 +12,7 @@ from protocols.errors import NotServed, QuotaSpent, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
-from protocols.program import Program
+from protocols.program import Program, infer
 from protocols.stock import Stock
 from protocols.ticket import REVEALS, Reveal, Ticket
 
@@ -23,6 +25,19 @@ class Addresses(msgspec.Struct, frozen=True):
 
     servers: tuple[str, str]
     crypto_provider: str
+
+
+def check_program(program: Program) -> None:
+    """Refuses a program that is not well formed or too large, before anything is allocated for it.
+
+    Raises:
+        ProgramError: it is not well formed.
+        TooLarge: its weights need more than `MODEL_LIMIT` bytes.
+    """
+    infer(program)
+    size = 8 * sum(math.prod(shape) for shape in program.weights)
+    if size > MODEL_LIMIT:
+        raise TooLarge(f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed")
 
 
 class Hosting(msgspec.Struct, frozen=True):
@@ -78,6 +93,7 @@ class HostedModel:
     """One model at one server: its shares, its stock of randomness, and how often it may still be asked."""
 
     def __init__(self, hosting: Hosting) -> None:
+        check_program(hosting.program)
         self.hosting = hosting
         self.me = Party(hosting.party)
         programs: dict[Reveal, Program] = {"logits": hosting.program}
@@ -111,8 +127,6 @@ class HostedModel:
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
             raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
-        if sum(w.nbytes for w in masked) > MODEL_LIMIT:
-            raise TooLarge(f"model {self.name!r} needs more than {MODEL_LIMIT >> 20} MiB of weights")
         self._weights = WeightShares.of(self.me, masked, weight_masks(self.hosting.weight_key, shapes))
 
     def serve(self, terms: Terms) -> None:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from protocols import cluster as asynchronous
@@ -104,7 +105,7 @@ class KerasHook:
     _installed: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        import keras
+        import keras  # noqa: PLC0415  only who hooks Keras needs it
 
         self._model = keras.Model
         if KerasHook._installed:
@@ -178,8 +179,6 @@ class Client:
 
     def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits") -> npt.NDArray[Any]:
         """The model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis."""
-        import numpy as np
-
         if self._loop is None or self._remote is None:
             raise ClusterError("not connected; call connect_to_model(cluster) first")
         x = np.asarray(image)

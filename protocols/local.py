@@ -33,7 +33,8 @@ def apply(op: AnyOp, values: list[Ring], *, constant: bool) -> Ring:
         case Concatenate(_, axis):
             return np.concatenate(values, axis + 1)
         case Multiply(_, factors, shape):
-            return np.multiply(values[0], _words(factors).reshape(shape))
+            product: Ring = values[0] * _words(factors).reshape(shape)
+            return product
         case Combine(_, factors, offset):
             return _combined(values, _words(factors), offset if constant else 0)
         case _:

@@ -52,6 +52,7 @@ class Pool:
         self._chunk = chunk
         self._capacity = max(capacity, chunk)
         self._target = min(ahead, self._capacity)
+        self._resting = False
         self._needed = 0
         self._ready: deque[Chunk] = deque()
         self._dealing = 0
@@ -95,7 +96,8 @@ class Pool:
         """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there."""
         async with self._turn, self._changed:
             self._needed = min(examples, self._capacity)
-            self._target = max(self._target, min(2 * examples, self._capacity))
+            if not self._resting:
+                self._target = max(self._target, min(2 * examples, self._capacity))
             self._changed.notify_all()
             try:
                 await self._changed.wait_for(lambda: self._ready or self._failure)
@@ -129,12 +131,12 @@ class Pool:
     async def rest(self) -> None:
         """No request is to come: deals no more ahead."""
         async with self._changed:
-            self._target = 0
+            self._resting, self._target = True, 0
 
     async def resume(self, ahead: int) -> None:
         """Requests are to come: deals ahead again."""
         async with self._changed:
-            self._target = min(ahead, self._capacity)
+            self._resting, self._target = False, min(ahead, self._capacity)
             self._changed.notify_all()
 
     async def fail(self, error: Exception) -> None:

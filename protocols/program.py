@@ -168,6 +168,7 @@ class Value(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
+        """Elements of one example."""
         return math.prod(self.shape)
 
 
@@ -194,6 +195,7 @@ class Program(msgspec.Struct, frozen=True):
 
     @property
     def output_shape(self) -> Shape:
+        """Of one answer, without the batch axis."""
         return infer(self)[-1].shape
 
     def for_label(self) -> Program:

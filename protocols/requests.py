@@ -39,9 +39,18 @@ class Request:
     parts: list[Part] = field(default_factory=list)
 
     @property
+    def idle(self) -> bool:
+        """Everything that was granted has ended at both servers."""
+        return all(part.settled for part in self.parts)
+
+    @property
     def settled(self) -> bool:
-        """Everything that was granted has ended at both servers, and nothing is left to grant."""
-        return self.granted == self.examples and all(part.settled for part in self.parts)
+        """It is idle, and nothing is left to grant."""
+        return self.idle and self.granted == self.examples
+
+    def give_up(self) -> None:
+        """Nobody waits for the examples that were not granted yet."""
+        self.examples = self.granted
 
 
 class Requests:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 
 from actors import ActorError
+from protocols import inference
 from protocols.cluster import Cluster
 from protocols.crypto_provider import MEMORY, Allowance, Opening
 from protocols.errors import UnknownModel, WorkerLost
@@ -92,6 +93,11 @@ class SharedModel:
             raise ValueError(f"reveal={list(reveal or [])} was asked for; this model can give {list(possible)}")
         return chosen
 
+    @property
+    def bytes_per_example(self) -> int:
+        """Bytes of randomness that a server holds for one example until it is asked for."""
+        return inference.layout(self.program).bytes_per_example
+
     async def prepared(self, reveal: Reveal = "logits") -> int:
         """For how many examples randomness is ready at both servers."""
         return await self._links.provider.prepared(self.name, self._opening.owner, reveal)
@@ -159,7 +165,7 @@ async def share(
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
-    from protocols.lowering import lower
+    from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
 
     lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin)
     links = cluster.links

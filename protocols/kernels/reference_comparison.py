@@ -29,7 +29,9 @@ def _unpacked(words: Ring, elements: int) -> Ring:
 
 
 def _monomial(planes: list[Ring], subset: int) -> Ring:
-    return np.bitwise_and.reduce([plane for j, plane in enumerate(planes) if subset >> j & 1])
+    chosen = [plane for j, plane in enumerate(planes) if subset >> j & 1]
+    product: Ring = np.bitwise_and.reduce(chosen)
+    return product
 
 
 def deal_blocks(r: Ring, sizes: Table, dealt: Ring) -> None:

@@ -29,6 +29,8 @@ from protocols.program import (
 )
 
 RANGE = (-1.0, 1.0)
+ROUNDING = 64 * 400 * 40
+"""What rounding can do to a logit of the tutorial's CNN with weights up to 400: far below the logits themselves."""
 
 
 def signed(x: np.ndarray) -> np.ndarray:
@@ -70,7 +72,7 @@ class TestTutorial:
         y = signed(transcript.results[0] + transcript.results[1])
         expected = signed(evaluate(deployment.program, deployment.weights, x))
         assert y.shape == (2, 10)
-        assert np.abs(y - expected).max() < 64 * 400 * 40
+        assert np.abs(y - expected).max() < ROUNDING
 
     def test_twelve_rounds_and_the_bytes_of_the_design(self):
         _, _, transcript = self.run(tutorial(), 1)
@@ -79,12 +81,15 @@ class TestTutorial:
         plan = inference.layout(tutorial())
         assert 8 * plan.dealt < 260_000
 
-    def test_the_label_needs_four_more_rounds_and_is_exact(self):
-        deployment, x, transcript = self.run(tutorial().for_label(), 3)
+    def test_the_label_needs_four_more_rounds_and_is_that_of_the_largest_logit(self):
+        deployment, x, transcript = self.run(tutorial().for_label(), 8)
         assert transcript.rounds == 16
-        one_hot = transcript.results[0] ^ transcript.results[1]
-        expected = evaluate(tutorial(), deployment.weights, x)
-        assert one_hot.tolist() == [[1 << int(row.argmax())] for row in signed(expected)]
+        one_hot = (transcript.results[0] ^ transcript.results[1])[:, 0]
+        assert (np.bitwise_count(one_hot) == 1).all()
+        logits = signed(evaluate(tutorial(), deployment.weights, x))
+        chosen = logits[np.arange(8), [int(bits).bit_length() - 1 for bits in one_hot]]
+        assert (logits.max(axis=1) - chosen < 2 * ROUNDING).all()
+        assert len(set(one_hot.tolist())) > 1
 
 
 def linear_programs():
@@ -125,17 +130,17 @@ def graph() -> Program:
         Select(4, 6, 20, 5, -2, 9),
         Combine((5, 6), (2, -3), -4),
         SumPool(7, (2, 2), (1, 2), ((0, 1), (1, 0))),
-        Multiply(8, (1, 2, 3), (3, 1)),
+        Multiply(8, (1, 2), (2, 1)),
         Concatenate((8, 9), 2),
         AsShare(2),
         SumPool(11, (5, 5), (1, 1)),
         Reshape(12, (2,)),
-        Reshape(10, (5 * 3 * 8,)),
+        Reshape(10, (4 * 2 * 8,)),
         Concatenate((13, 14), 0),
         Open(15),
         Dense(16, 3, 4),
     )
-    weights = ((2, 2, 2, 4), (4,), (2, 2, 2, 4), (122, 3), (3,))
+    weights = ((2, 2, 2, 4), (4,), (2, 2, 2, 4), (66, 3), (3,))
     return Program(ops, weights, (4, 4, 2), 1.0, RANGE, 1.0)
 
 
@@ -146,7 +151,7 @@ def test_all_local_operations_on_wires_and_shares():
     transcript = Deployment(program, weights).run(x)
     y = signed(transcript.results[0] + transcript.results[1])
     low, high = (signed(evaluate(program, weights, x, rounding=lambda shape, bit=bit: np.full(shape, bit, np.uint64))) for bit in (0, 1))
-    spread = 122 * 300 * 40  # every rounded value may differ by one, times factors, times weights
+    spread = 66 * 300 * 40  # every rounded value may differ by one, times factors, times weights
     assert (np.abs(y - (low + high) // 2) <= spread).all()
     assert transcript.rounds == 4  # truncation beside selection, then one opening
 

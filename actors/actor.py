@@ -1,0 +1,110 @@
+"""What an actor is: a class whose methods marked with `@message` can be called from outside, one message at a time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+
+if TYPE_CHECKING:
+    from actors.system import ActorSystem
+
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MARK = "__actor_message__"
+RESERVED = frozenset({"with_options", "started", "stopped", "system", "me"})
+
+
+class Actor:
+    """State that only its own handlers touch. Subclass it, mark what may be called from outside with `@message`, and spawn it.
+
+    `__init__` need not call `super().__init__()`. Two hooks may be overridden: `started` runs before the first message and may raise to
+    refuse; `stopped` runs when this instance ends, for whatever reason.
+
+    Attributes:
+        system: the system that the actor lives in; set before `__init__` runs.
+        me: a reference to the actor itself, to send to others; set before `__init__` runs.
+
+    Example:
+        >>> class Counter(Actor):
+        ...     def __init__(self, start: int = 0) -> None:
+        ...         self.total = start
+        ...
+        ...     @message
+        ...     async def add(self, n: int) -> int:
+        ...         self.total += n
+        ...         return self.total
+    """
+
+    system: ActorSystem
+    me: Self
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, member in vars(cls).items():
+            if hasattr(member, MARK):
+                _check_message(cls, name, member)
+            elif any(hasattr(vars(base).get(name), MARK) for base in cls.__mro__[1:]):
+                raise TypeError(f"{cls.__qualname__}.{name} overrides a message; mark it with @message too")
+
+    async def started(self) -> None:
+        """Runs before the first message. An exception here counts as a crash."""
+
+    async def stopped(self) -> None:
+        """Runs when this instance has ended: stopped, crashed, or with its system."""
+
+    def with_options(self, *, timeout: float | None | EllipsisType = ..., one_way: bool | None = None) -> Self:
+        """Declared here for type checkers only: `spawn` and `connect` return references, which have it. See `ActorRef.with_options`."""
+        raise TypeError("with_options belongs to references; within an actor use self.me.with_options(...)")
+
+
+def _check_message(cls: type, name: str, function: Any) -> None:
+    where = f"{cls.__qualname__}.{name}"
+    if name.startswith("_") or name in RESERVED:
+        raise TypeError(f"{where} cannot be a message: names with a leading underscore and {sorted(RESERVED)} are not callable from outside")
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{where}: a message has a fixed list of arguments, and {parameter} is open-ended; use a list or dict argument")
+        if parameter.annotation is parameter.empty:
+            raise TypeError(f"{where}: argument {parameter.name!r} needs an annotation, which is checked on arrival; Any takes plain values")
+
+
+class _Mark(Protocol):
+    @overload
+    def __call__(self, handler: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[A, P], R], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
+
+
+@overload
+def message(handler: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
+@overload
+def message(handler: Callable[Concatenate[A, P], R], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
+@overload
+def message(*, reentrant: bool = False) -> _Mark: ...
+def message(handler: Any = None, /, *, reentrant: bool = False) -> Any:
+    """Marks a method of an actor as callable from outside.
+
+    The annotations of the method are its schema: arguments and result are checked against them where they arrive. An `async def`
+    handler runs in a task of its own. A plain `def` handler runs straight away, without a task, and must not block.
+
+    Args:
+        handler: the method, when used without parentheses.
+        reentrant: False: one message at a time, in order of arrival. True: the handler starts when the message arrives and may overlap
+            others at each `await`.
+
+    Returns:
+        The method itself. On a reference it is awaitable whether it is `async def` or `def`, and so it is declared for type checkers.
+
+    Raises:
+        TypeError: when the class is made, if an argument has no annotation, or the name is not allowed.
+    """
+
+    def mark(function: Any) -> Any:
+        setattr(function, MARK, reentrant)
+        return function
+
+    return mark if handler is None else mark(handler)

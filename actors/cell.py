@@ -1,0 +1,223 @@
+"""A running actor: its instance, its mailbox, the tasks of its handlers, and what happens when it crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from actors.actor import Actor
+from actors.errors import ActorStopped, CallCancelled, Crash
+from actors.mailbox import Envelope, Mailbox
+from actors.schema import Message
+from actors.supervision import Restart, RestartBudget
+
+log = logging.getLogger(__name__)
+
+STOP_WITHIN = 5.0
+"""Seconds that a cancelled handler may take to end before it is left behind."""
+
+
+class Cell:
+    """One actor of a system.
+
+    Its life: `start` builds the instance; messages come in through `accept`; a crash replaces the instance while messages wait, or
+    ends the actor; `stop` ends it. Once it has ended, `ended` holds the reason.
+
+    Args:
+        label: what errors call it.
+        build: makes an instance.
+        messages: by name.
+    """
+
+    def __init__(
+        self, label: str, build: Callable[[], Actor], messages: dict[str, Message], *, capacity: int, restart: Restart
+    ) -> None:
+        self.label = label
+        self.messages = messages
+        self.mailbox = Mailbox(capacity)
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._build = build
+        self._budget = RestartBudget(restart)
+        self._actor: Actor | None = None
+        self._busy = False
+        self._closing = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._recovery: asyncio.Task[None] | None = None
+
+    # Life.
+
+    async def start(self) -> None:
+        """Builds the instance and lets messages in.
+
+        Raises:
+            Exception: whatever the constructor or `started` raised, if the policy allows no further try.
+        """
+        while True:
+            try:
+                actor = self._build()
+                await actor.started()
+                break
+            except Exception:
+                if not self._budget.spend(asyncio.get_running_loop().time()):
+                    raise
+        self._actor = actor
+        self._take_turns()
+
+    async def stop(self, reason: str) -> None:
+        """Ends the actor; messages that have not been answered fail with `ActorStopped`. A handler may stop its own actor."""
+        if self._closing:
+            await asyncio.shield(self.ended)
+            return
+        self._closing = reason
+        if self._recovery is not None and self._recovery is not asyncio.current_task():
+            self._recovery.cancel()
+            await asyncio.wait([self._recovery])
+        await self._end(self._detach())
+
+    def _detach(self) -> Actor | None:
+        actor, self._actor = self._actor, None
+        return actor
+
+    async def _end(self, actor: Actor | None) -> None:
+        for envelope in self.mailbox.drain():
+            envelope.fail(self._gone())
+        await self._retire(actor)
+        for envelope in self.mailbox.drain():
+            envelope.fail(self._gone())
+        if not self.ended.done():
+            self.ended.set_result(self._closing)
+
+    async def _retire(self, actor: Actor | None) -> None:
+        """Cancels the handlers of an instance, then tells it."""
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_WITHIN)
+            if late:
+                log.warning("%s: %d handlers did not end within %g s of being cancelled", self.label, len(late), STOP_WITHIN)
+        if actor is not None:
+            await self._told(actor.stopped())
+
+    async def _told(self, hook: Awaitable[None]) -> None:
+        try:
+            await hook
+        except Exception:
+            log.exception("%s: its hook `stopped` failed", self.label)
+
+    def _gone(self) -> ActorStopped:
+        return ActorStopped(f"{self.label} has ended: {self._closing}" if self._closing else f"{self.label} crashed and was restarted")
+
+    def _crashed(self, error: Crash) -> None:
+        actor = self._detach()
+        if actor is not None and not self._closing:
+            self._recovery = asyncio.create_task(self._recover(actor, error))
+
+    async def _recover(self, actor: Actor, error: Crash) -> None:
+        await self._retire(actor)
+        self._busy = False
+        reason: Exception = error
+        if self._budget.spend(asyncio.get_running_loop().time()):
+            try:
+                await self.start()
+                return
+            except Exception as again:
+                reason = again
+        self._closing = f"it crashed: {type(reason).__name__}: {reason}"
+        await self._end(None)
+
+    # Messages.
+
+    def accept(self, envelope: Envelope) -> None:
+        """Takes a message; never waits. Runs it now if it can."""
+        if self._closing:
+            envelope.fail(self._gone())
+            return
+        message = envelope.message
+        if message.reentrant and not message.asynchronous and self._actor is not None:
+            self._run_now(envelope, self._actor)
+        elif self.mailbox.put(envelope):
+            self._admitted(envelope)
+
+    def cancel(self, envelope: Envelope) -> None:
+        """The sender does not want an answer any more."""
+        envelope.cancelled = True
+        if envelope.begun and envelope.task is not None:
+            envelope.task.cancel()
+        elif envelope.task is None:
+            if self.mailbox.discard(envelope):
+                self._make_room()
+            envelope.fail(CallCancelled(f"{envelope.message.label} was cancelled before it began"))
+
+    def _admitted(self, envelope: Envelope) -> None:
+        envelope.admitted()
+        if envelope.message.reentrant and self._actor is not None:
+            self._start(envelope, self._actor)
+        else:
+            self.mailbox.wait_for_turn(envelope)
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        while self._actor is not None and not self._busy:
+            envelope = self.mailbox.next_in_turn()
+            if envelope is None:
+                return
+            if envelope.message.asynchronous:
+                self._busy = not envelope.message.reentrant
+                self._start(envelope, self._actor)
+            else:
+                self._busy = True
+                self._run_now(envelope, self._actor)
+                self._busy = False
+                self._make_room()
+
+    def _make_room(self) -> None:
+        admitted = self.mailbox.ended()
+        if admitted is not None:
+            self._admitted(admitted)
+
+    def _run_now(self, envelope: Envelope, actor: Actor) -> None:
+        """Runs a plain `def` handler."""
+        try:
+            value = envelope.message.invoke(actor, envelope.arguments)
+        except Exception as error:
+            self._failed(envelope, actor, error)
+        else:
+            envelope.reply(value)
+
+    def _start(self, envelope: Envelope, actor: Actor) -> None:
+        task = envelope.task = asyncio.create_task(self._run(envelope, actor))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._finished(envelope, task))
+
+    async def _run(self, envelope: Envelope, actor: Actor) -> None:
+        """Runs an `async def` handler. Its task is cancelled only once it has begun."""
+        if envelope.cancelled:
+            return
+        envelope.begun = True
+        try:
+            value = await envelope.message.invoke(actor, envelope.arguments)
+        except Exception as error:
+            self._failed(envelope, actor, error)
+        else:
+            envelope.reply(value)
+
+    def _failed(self, envelope: Envelope, actor: Actor, error: Exception) -> None:
+        if isinstance(error, Crash) and actor is self._actor:
+            self._crashed(error)
+        envelope.fail(error)
+
+    def _finished(self, envelope: Envelope, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or not envelope.begun:
+            envelope.fail(self._interrupted(envelope))
+        if not envelope.message.reentrant:
+            self._busy = False
+        self._make_room()
+        self._take_turns()
+
+    def _interrupted(self, envelope: Envelope) -> Exception:
+        if self._closing or self._actor is None:
+            return self._gone()
+        return CallCancelled(f"{envelope.message.label} of {self.label} was cancelled")

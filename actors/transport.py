@@ -1,0 +1,42 @@
+"""What a reference needs from the system that its actor lives in, whether that is this one or another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from actors.schema import Message
+
+
+class Transport(Protocol):
+    """A way to the actors of one system. `memory.py` and `dialed.py` (over `peer.py`) implement it.
+
+    Both keep the order in which messages to one actor are begun, copy what they carry, make the sender wait while the actor's mailbox
+    is full, and stop the handler when the awaiting task is cancelled.
+    """
+
+    @property
+    def address(self) -> str:
+        """Of the system, `ws://host:port`; empty if it cannot be reached by an address."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Default deadline of a call, in seconds."""
+        ...
+
+    async def call(self, target: str, message: Message, arguments: tuple[Any, ...]) -> Any:
+        """Sends a message and waits for its result."""
+        ...
+
+    async def send(self, target: str, message: Message, arguments: tuple[Any, ...]) -> None:
+        """Sends a message; waits for room only. A failure goes to `on_error` of this system."""
+        ...
+
+    async def watch(self, target: str) -> str:
+        """Waits until the actor has ended; returns the reason."""
+        ...
+
+    async def stop(self, target: str) -> None:
+        """Ends the actor."""
+        ...

@@ -1,0 +1,151 @@
+"""What a program computes, in the clear: slow, obviously right, and the oracle of every test.
+
+Integers modulo 2^64 in plain numpy; none of the kernels of this package. Where the protocols need a sum to stay inside its window, this
+raises, so that tests find windows that are too small.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from protocols.errors import WindowError
+from protocols.exchange import Ring
+from protocols.program import (
+    AnyOp,
+    Argmax,
+    AsShare,
+    Combine,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Input,
+    Multiply,
+    Open,
+    Pad,
+    Program,
+    Reshape,
+    Select,
+    SumPool,
+    Truncate,
+)
+
+Rounding = Callable[[tuple[int, ...]], Ring]
+"""Gives the random bit u of each rounded value, 0 or 1, for a shape."""
+
+
+def evaluate(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Rounding | None = None) -> Ring:
+    """The output (examples, *output_shape) of a program for integers `x` (examples, *input_shape); see `trace`."""
+    return trace(program, weights, x, rounding=rounding)[-1]
+
+
+def trace(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Rounding | None = None) -> list[Ring]:
+    """Every value of a program, in order.
+
+    Args:
+        program: what to compute.
+        weights: its weights as integers, in the shapes of `program.weights`.
+        x: encoded examples.
+        rounding: the random bits of truncation; all zero (rounding down) if None.
+
+    Raises:
+        WindowError: a sum left its window: |Z| > 2^(drop + w - 1) - 2^(drop + 1).
+    """
+    values: list[Ring] = []
+    for position, op in enumerate(program.ops):
+        values.append(_value(op, position, values, weights, x, rounding or _down))
+    return values
+
+
+def _down(shape: tuple[int, ...]) -> Ring:
+    return np.zeros(shape, np.uint64)
+
+
+def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring], x: Ring, rounding: Rounding) -> Ring:
+    match op:
+        case Input():
+            return x
+        case Open(a) | AsShare(a):
+            return values[a]
+        case Dense(a, weight, bias):
+            return _biased(np.tensordot(values[a], weights[weight], 1), weights, bias)
+        case Conv2D(a):
+            return _biased(_convolved(op, values[a], weights[op.weight]), weights, op.bias)
+        case Truncate(a, drop, window):
+            return _truncated(values[a], drop, window, position, rounding)
+        case Select(a, drop, window):
+            return _selected(op, _truncated(values[a], drop, window, position, rounding))
+        case Argmax(a):
+            return _one_hot(values[a])
+        case _:
+            return _local(op, values)
+
+
+def _biased(z: Ring, weights: Sequence[Ring], bias: int | None) -> Ring:
+    return z if bias is None else z + weights[bias]
+
+
+def _convolved(op: Conv2D, x: Ring, kernel: Ring) -> Ring:
+    padded = np.pad(x, ((0, 0), *op.padding, (0, 0)))
+    kh, kw, channels, filters = kernel.shape
+    h, w = (
+        (n - step * (k - 1) - 1) // stride + 1
+        for n, k, stride, step in zip(padded.shape[1:3], (kh, kw), op.strides, op.dilation, strict=True)
+    )
+    out = np.zeros((len(x), h, w, filters), np.uint64)
+    each = filters // op.groups
+    for group, i, j in itertools.product(range(op.groups), range(kh), range(kw)):
+        rows = slice(i * op.dilation[0], i * op.dilation[0] + (h - 1) * op.strides[0] + 1, op.strides[0])
+        columns = slice(j * op.dilation[1], j * op.dilation[1] + (w - 1) * op.strides[1] + 1, op.strides[1])
+        patch = padded[:, rows, columns, group * channels : (group + 1) * channels]
+        out[..., group * each : (group + 1) * each] += np.tensordot(patch, kernel[i, j, :, group * each : (group + 1) * each], 1)
+    return out
+
+
+def _truncated(z: Ring, drop: int, window: int, position: int, rounding: Rounding) -> Ring:
+    signed = z.view(np.int64)
+    limit = (1 << (drop + window - 1)) - (1 << (drop + 1))
+    largest = max(int(signed.max(initial=0)), -int(signed.min(initial=0)))
+    if largest > limit:
+        raise WindowError(f"operation {position}: a sum of {largest} is outside of its window, which ends at {limit}")
+    exact = signed & np.int64((1 << drop) - 1) == 0
+    return (signed >> np.int64(drop)).view(np.uint64) + np.where(exact, np.uint64(0), rounding(z.shape))
+
+
+def _selected(op: Select, t: Ring) -> Ring:
+    positive, negative, step = (np.uint64(value % 2**64) for value in (op.positive, op.negative, op.step))
+    return np.where(t.view(np.int64) >= 0, positive * t + step, negative * t)
+
+
+def _one_hot(z: Ring) -> Ring:
+    return np.eye(z.shape[1], dtype=np.uint64)[z.view(np.int64).argmax(axis=1)]
+
+
+def _local(op: AnyOp, values: list[Ring]) -> Ring:
+    match op:
+        case Reshape(a, shape):
+            return values[a].reshape(len(values[a]), *shape)
+        case Pad(a, padding):
+            return np.pad(values[a], ((0, 0), *padding, (0, 0)))
+        case SumPool(a):
+            return _summed(op, values[a])
+        case Concatenate(xs, axis):
+            return np.concatenate([values[a] for a in xs], axis + 1)
+        case Combine(xs, factors, constant):
+            total = np.full_like(values[xs[0]], constant % 2**64)
+            for a, factor in zip(xs, factors, strict=True):
+                total += values[a] * np.uint64(factor % 2**64)
+            return total
+        case Multiply(a, factors, shape):
+            product: Ring = values[a] * np.array([factor % 2**64 for factor in factors], np.uint64).reshape(shape)
+            return product
+        case _:
+            raise TypeError(f"unknown operation {type(op).__name__}")
+
+
+def _summed(op: SumPool, x: Ring) -> Ring:
+    channels = x.shape[3]
+    ones = np.ones((*op.size, 1, channels), np.uint64)
+    return _convolved(Conv2D(op.x, 0, strides=op.strides, padding=op.padding, groups=channels), x, ones)

@@ -1,0 +1,305 @@
+"""The whole flow with real processes over real websockets: owner, two servers, crypto provider, clients."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from protocols import Cluster, Worker, connect, share
+from protocols.errors import (
+    ClusterError,
+    InputError,
+    NameTaken,
+    NotServed,
+    QuotaSpent,
+    UnknownModel,
+    UnsupportedLayer,
+    WorkerLost,
+    WorkerUnreachable,
+)
+
+TOLERANCE = 0.005
+
+
+async def finish(task: asyncio.Task) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_three_requests_and_no_fourth(cluster, model, images, expected):
+    answered = []
+    async with await share(model, cluster, name="small") as shared:
+        serving = asyncio.create_task(shared.serve(3, on_answer=answered.append))
+        async with connect(cluster, "small") as remote:
+            assert (remote.input_shape, remote.output_shape) == ((None, 8, 8, 1), (None, 4))
+            one = await until_served(remote, images[:1])
+            many = await remote.query(images)
+            labels = await remote.query(images, reveal="label")
+            await serving
+            with pytest.raises(QuotaSpent, match="3 requests"):
+                await remote.query(images[:1])
+        np.testing.assert_allclose(one, expected[:1], atol=TOLERANCE)
+        np.testing.assert_allclose(many, expected, atol=TOLERANCE)
+        certain = np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2] > 2 * TOLERANCE
+        assert certain.sum() > 20
+        np.testing.assert_array_equal(labels[certain], expected.argmax(axis=1)[certain])
+        assert answered == [1, 2, 3]
+        assert one.dtype == np.float64
+        assert labels.dtype == np.int64
+
+
+async def until_served(remote, x, **options):
+    """The first query of a client that may be quicker than the owner's `serve`."""
+    for _ in range(200):
+        try:
+            return await remote.query(x, **options)
+        except NotServed:
+            await asyncio.sleep(0.01)
+    raise AssertionError("never served")
+
+
+@pytest.fixture
+async def served(cluster, model):
+    """A model served to anybody, and a client's connection."""
+    async with await share(model, cluster, name="small") as shared:
+        serving = asyncio.create_task(shared.serve(1000))
+        async with connect(cluster, "small") as remote:
+            await until_served(remote, np.zeros((1, 8, 8, 1)))
+            yield cluster, shared, remote
+        await finish(serving)
+
+
+async def test_many_clients_get_their_own_answers(served, images, expected):
+    cluster, _, _ = served
+
+    async def ask(start: int) -> np.ndarray:
+        async with connect(cluster, "small") as remote:
+            return np.concatenate([await remote.query(images[i : i + 3]) for i in range(start, 36, 6)])
+
+    answers = await asyncio.gather(*(ask(start) for start in (0, 3, 6, 9)))
+    for start, answer in zip((0, 3, 6, 9), answers, strict=True):
+        rows = np.concatenate([np.arange(i, i + 3) for i in range(start, 36, 6)])
+        np.testing.assert_allclose(answer, expected[rows], atol=TOLERANCE)
+
+
+async def test_the_report_has_rounds_and_bytes(served, images):
+    _, _, remote = served
+    await remote.query(images[:1])
+    report = remote.last
+    assert report.rounds == 4
+    assert report.servers[0].sent == report.servers[1].received
+    assert report.servers[1].dealt > 0 == report.servers[0].dealt
+    assert report.uploaded == 2 * 8 * 64
+    await remote.query(images[:5], reveal="label")
+    assert remote.last.rounds == 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (np.zeros((1, 8, 8)), r"\('n', 8, 8, 1\)"),
+        (np.zeros((8, 8, 1)), "add a batch axis"),
+        (np.zeros((0, 8, 8, 1)), "n >= 1"),
+        (np.full((1, 8, 8, 1), np.nan), "64 of 64 values are NaN or infinite"),
+        (np.full((1, 8, 8, 1), np.inf), "NaN or infinite"),
+        (np.full((1, 8, 8, 1), 255.0), "from 0 to 1"),
+        (np.full((1, 8, 8, 1), "a"), "dtype <U1"),
+        (np.zeros((1, 8, 8, 1), complex), "dtype complex128"),
+    ],
+)
+async def test_bad_input_is_refused_before_anything_is_sent(served, images, bad, complaint):
+    _, _, remote = served
+    before = remote.last
+    with pytest.raises(InputError, match=complaint):
+        await remote.query(bad)
+    assert remote.last is before
+    await remote.query(images[:1])
+
+
+async def test_unknown_model_and_other_names(served):
+    cluster, _, _ = served
+    with pytest.raises(UnknownModel, match=r"'other' is shared here \(shared: small\)"):
+        async with connect(cluster, "other"):
+            pass
+    async with connect(cluster) as only:
+        assert only.name == "small"
+
+
+async def test_two_owners_cannot_share_one_name(served, model):
+    cluster, _, _ = served
+    with pytest.raises(NameTaken, match="'small'"):
+        await share(model, cluster, name="small")
+
+
+async def test_stopping_frees_the_name_and_ends_serving(cluster, model, images):
+    shared = await share(model, cluster, name="again")
+    serving = asyncio.create_task(shared.serve(5))
+    async with connect(cluster, "again") as remote:
+        await until_served(remote, images[:1])
+        await shared.stop()
+        with pytest.raises(UnknownModel, match="stopped|shared here"):
+            await serving
+        with pytest.raises(UnknownModel):
+            await remote.query(images[:1])
+    async with await share(model, cluster, name="again"):
+        pass
+    await shared.stop()
+
+
+async def test_only_the_kinds_of_answer_that_the_owner_allows(cluster, model, images):
+    async with await share(model, cluster, name="labels") as shared, connect(cluster, "labels") as remote:
+        with pytest.raises(NotServed):
+            await remote.query(images[:1])
+        serving = asyncio.create_task(shared.serve(2, reveal=["label"]))
+        assert (await until_served(remote, images[:2], reveal="label")).shape == (2,)
+        with pytest.raises(NotServed, match="logits"):
+            await remote.query(images[:1])
+        await finish(serving)
+        with pytest.raises(ValueError, match="at least 1"):
+            await shared.serve(0)
+        with pytest.raises(ValueError, match="can give"):
+            await shared.serve(1, reveal=["probabilities"])
+
+
+async def test_a_request_larger_than_the_memory_is_cut_into_parts(cluster, model, images, expected):
+    async with await share(model, cluster, name="lean") as shared:
+        serving = asyncio.create_task(shared.serve(1, memory=1 << 17, reveal=["logits"]))
+        async with connect(cluster, "lean") as remote:
+            answer = await until_served(remote, np.concatenate([images] * 5))
+            await serving
+        np.testing.assert_allclose(answer, np.concatenate([expected] * 5), atol=TOLERANCE)
+
+
+async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
+    async with await share(model, cluster, name="patient") as shared:
+        serving = asyncio.create_task(shared.serve(1, ticket_lifetime=0.05))
+        provider = cluster.links.provider
+        while True:
+            try:
+                await provider.request("patient", 3, "logits")
+                break
+            except NotServed:
+                await asyncio.sleep(0.01)
+        async with connect(cluster, "patient") as remote:
+            for _ in range(200):
+                try:
+                    answer = await remote.query(images[:1])
+                    break
+                except QuotaSpent:
+                    await asyncio.sleep(0.01)
+            assert answer.shape == (1, 4)
+        await serving
+
+
+async def test_a_ticket_works_once(served, images):
+    from protocols.errors import TicketRefused
+
+    cluster, _, remote = served
+    grants = await cluster.links.provider.request("small", 1, "logits")
+    m = grants.granted[0].input_mask
+    servers = cluster.links.servers
+    await asyncio.gather(*(server.answer(grants.granted[0].ticket, m) for server in servers))
+    for server in servers:
+        with pytest.raises(TicketRefused, match="used before"):
+            await server.answer(grants.granted[0].ticket, m)
+    await remote.query(images[:1])
+
+
+async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(served, images, expected):
+    cluster, _, remote = served
+    grants = await cluster.links.provider.request("small", 1, "logits")
+    half = asyncio.create_task(cluster.links.servers[0].answer(grants.granted[0].ticket, grants.granted[0].input_mask))
+    np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
+    await finish(half)
+    np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
+
+
+async def test_masked_input_of_a_wrong_shape_does_not_cost_the_ticket(served):
+    cluster, _, _ = served
+    grants = await cluster.links.provider.request("small", 1, "logits")
+    ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
+    with pytest.raises(ValueError, match="the ticket is for"):
+        await cluster.links.servers[0].answer(ticket, np.concatenate([m, m]))
+    answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
+    assert answers[0].share.shape == (1, 4)
+
+
+async def test_unsupported_layers_are_refused_before_anything_is_shared(cluster):
+    import keras
+    from keras import layers
+
+    model = keras.Sequential([layers.Input((8,)), layers.Dense(3, activation="sigmoid", name="odd")])
+    with pytest.raises(UnsupportedLayer, match="odd"):
+        await share(model, cluster, name="odd")
+    with pytest.raises(UnknownModel):
+        async with connect(cluster, "odd"):
+            pass
+
+
+def test_a_cluster_needs_two_servers_and_a_third_party():
+    a, b = Worker("localhost:4000"), Worker("localhost:4001")
+    with pytest.raises(ClusterError, match="exactly two"):
+        Cluster(a, crypto_provider=b)
+    with pytest.raises(ClusterError, match="three different workers"):
+        Cluster(a, b, crypto_provider=Worker("127.0.0.1:4001"))
+    with pytest.raises(ClusterError, match="expected 'host:port'"):
+        Worker("localhost")
+
+
+async def test_nobody_answers():
+    first, second, third = (Worker(f"localhost:{port}") for port in (9, 10, 11))
+    with pytest.raises(WorkerUnreachable, match="confide worker 127.0.0.1"):
+        async with Cluster(first, second, crypto_provider=third, auto_managed=False):
+            pass
+    with pytest.raises(WorkerUnreachable, match="is the cluster running"):
+        async with connect(Cluster(first, second, crypto_provider=third), "mnist"):
+            pass
+
+
+async def test_share_outside_of_the_block(model):
+    cluster = Cluster(*(Worker(f"localhost:{port}") for port in (9, 10)), crypto_provider=Worker("localhost:11"))
+    with pytest.raises(ClusterError, match="async with cluster"):
+        await share(model, cluster)
+
+
+class TestLoss:
+    """Workers that are killed: an error that says who, soon; everything else goes on; nothing is left running."""
+
+    @pytest.fixture
+    async def doomed(self, model):
+        workers = [Worker("localhost:0") for _ in range(3)]
+        async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+            async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+                serving = asyncio.create_task(shared.serve(1000))
+                await until_served(remote, np.zeros((1, 8, 8, 1)))
+                yield cluster, remote, serving
+                await finish(serving)
+
+    @pytest.mark.parametrize("victim", [0, 1])
+    async def test_a_server_dies(self, doomed, images, victim):
+        cluster, remote, serving = doomed
+        cluster.children[victim].kill()
+        with pytest.raises(WorkerLost):
+            await remote.query(images[:1], timeout=20)
+        with pytest.raises(WorkerLost, match="shared again|served no more"):
+            await serving
+
+    async def test_a_server_dies_in_the_middle_of_a_large_request(self, doomed, images):
+        cluster, remote, _ = doomed
+        asking = asyncio.create_task(remote.query(np.concatenate([images] * 200), timeout=20))
+        await asyncio.sleep(0.05)
+        cluster.children[1].kill()
+        with pytest.raises(WorkerLost):
+            await asking
+
+    async def test_the_provider_dies(self, doomed, images):
+        cluster, remote, serving = doomed
+        grants = await cluster.links.provider.request("small", 1, "logits")
+        cluster.children[2].kill()
+        with pytest.raises(WorkerLost):
+            await remote.query(images[:1], timeout=20)
+        with pytest.raises(WorkerLost):
+            await serving
+        ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
+        answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
+        assert answers[1].share.shape == (1, 4)  # what was granted before is still answered
