@@ -1,0 +1,80 @@
+"""Typed actors over asyncio: programs that talk, in one process or over WebSocket, in the same way.
+
+Start reading in `actor.py` (what an actor is), then `system.py` (where it lives). How a message travels: `reference.py`, `schema.py`,
+then `memory.py` or `dialed.py`, `peer.py`, `wire.py`, `websocket.py`; how it is handled: `mailbox.py`, `cell.py`. This package knows
+nothing of machine learning or cryptographic protocols.
+"""
+
+from actors.actor import Actor, message
+from actors.errors import (
+    ActorError,
+    ActorNotFound,
+    ActorStopped,
+    AddressInUse,
+    BadAddress,
+    CallCancelled,
+    CallTimeout,
+    ChildFailed,
+    CodeNotTrusted,
+    ConnectFailed,
+    ConnectionLost,
+    Crash,
+    InsecureAddress,
+    LinkError,
+    Malformed,
+    MessageRejected,
+    NameTaken,
+    OneWayFailed,
+    Overrun,
+    RemoteError,
+    SystemClosed,
+    TooLarge,
+    Truncated,
+    UnknownType,
+    VersionMismatch,
+    WireError,
+)
+from actors.portable import portable_error
+from actors.processes import ChildProcess, exit_with_parent, started_by_parent
+from actors.reference import ActorRef
+from actors.supervision import Restart, Terminated
+from actors.system import ActorSystem
+
+__all__ = [
+    "Actor",
+    "ActorError",
+    "ActorNotFound",
+    "ActorRef",
+    "ActorStopped",
+    "ActorSystem",
+    "AddressInUse",
+    "BadAddress",
+    "CallCancelled",
+    "CallTimeout",
+    "ChildFailed",
+    "ChildProcess",
+    "CodeNotTrusted",
+    "ConnectFailed",
+    "ConnectionLost",
+    "Crash",
+    "InsecureAddress",
+    "LinkError",
+    "Malformed",
+    "MessageRejected",
+    "NameTaken",
+    "OneWayFailed",
+    "Overrun",
+    "RemoteError",
+    "Restart",
+    "SystemClosed",
+    "Terminated",
+    "TooLarge",
+    "Truncated",
+    "UnknownType",
+    "VersionMismatch",
+    "WireError",
+    "exit_with_parent",
+    "message",
+    "portable_error",
+    "started_by_parent",
+]

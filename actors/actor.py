@@ -56,7 +56,7 @@ class Actor:
     async def stopped(self) -> None:
         """Runs when this instance has ended: stopped, crashed, or with its system."""
 
-    def with_options(self, *, timeout: float | None | EllipsisType = ..., one_way: bool | None = None) -> Self:
+    def with_options(self, *, timeout: float | EllipsisType | None = ..., one_way: bool | None = None) -> Self:
         """Declared here for type checkers only: `spawn` and `connect` return references, which have it. See `ActorRef.with_options`."""
         raise TypeError("with_options belongs to references; within an actor use self.me.with_options(...)")
 
@@ -64,17 +64,23 @@ class Actor:
 def _check_message(cls: type, name: str, function: Any) -> None:
     where = f"{cls.__qualname__}.{name}"
     if name.startswith("_") or name in RESERVED:
-        raise TypeError(f"{where} cannot be a message: names with a leading underscore and {sorted(RESERVED)} are not callable from outside")
+        raise TypeError(
+            f"{where} cannot be a message: names with a leading underscore and {sorted(RESERVED)} are not callable from outside"
+        )
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{where}: a message has a fixed list of arguments, and {parameter} is open-ended; use a list or dict argument")
         if parameter.annotation is parameter.empty:
-            raise TypeError(f"{where}: argument {parameter.name!r} needs an annotation, which is checked on arrival; Any takes plain values")
+            raise TypeError(
+                f"{where}: argument {parameter.name!r} needs an annotation, which is checked on arrival; Any takes plain values"
+            )
 
 
 class _Mark(Protocol):
     @overload
-    def __call__(self, handler: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
+    def __call__(
+        self, handler: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /
+    ) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(self, handler: Callable[Concatenate[A, P], R], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
 

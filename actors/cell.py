@@ -26,23 +26,35 @@ class Cell:
 
     Args:
         label: what errors call it.
+        class_name: of the actor.
         build: makes an instance.
         messages: by name.
+        forget: is told the reason when the actor has ended.
     """
 
     def __init__(
-        self, label: str, build: Callable[[], Actor], messages: dict[str, Message], *, capacity: int, restart: Restart
+        self,
+        label: str,
+        class_name: str,
+        build: Callable[[], Actor],
+        messages: dict[str, Message],
+        *,
+        capacity: int,
+        restart: Restart,
+        forget: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.label = label
+        self.class_name = class_name
         self.messages = messages
         self.mailbox = Mailbox(capacity)
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._build = build
+        self._forget = forget
         self._budget = RestartBudget(restart)
         self._actor: Actor | None = None
-        self._busy = False
         self._closing = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._current: Envelope | None = None
+        self._running: dict[asyncio.Task[None], Envelope] = {}
         self._recovery: asyncio.Task[None] | None = None
 
     # Life.
@@ -61,6 +73,9 @@ class Cell:
             except Exception:
                 if not self._budget.spend(asyncio.get_running_loop().time()):
                     raise
+        if self._closing:
+            await self._told(actor.stopped())
+            raise self._gone()
         self._actor = actor
         self._take_turns()
 
@@ -86,13 +101,14 @@ class Cell:
         for envelope in self.mailbox.drain():
             envelope.fail(self._gone())
         if not self.ended.done():
+            self._forget(self._closing)
             self.ended.set_result(self._closing)
 
     async def _retire(self, actor: Actor | None) -> None:
         """Cancels the handlers of an instance, then tells it."""
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = [task for task in self._running if task is not asyncio.current_task()]
         for task in tasks:
-            task.cancel()
+            self.cancel(self._running[task])
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=STOP_WITHIN)
             if late:
@@ -116,7 +132,7 @@ class Cell:
 
     async def _recover(self, actor: Actor, error: Crash) -> None:
         await self._retire(actor)
-        self._busy = False
+        self._current = None
         reason: Exception = error
         if self._budget.spend(asyncio.get_running_loop().time()):
             try:
@@ -138,47 +154,51 @@ class Cell:
         if message.reentrant and not message.asynchronous and self._actor is not None:
             self._run_now(envelope, self._actor)
         elif self.mailbox.put(envelope):
-            self._admitted(envelope)
+            self._place(envelope)
+            self._take_turns()
 
     def cancel(self, envelope: Envelope) -> None:
         """The sender does not want an answer any more."""
-        envelope.cancelled = True
         if envelope.begun and envelope.task is not None:
             envelope.task.cancel()
-        elif envelope.task is None:
+        elif envelope.task is not None:
+            envelope.cancelled = True
+        elif not envelope.begun:
             if self.mailbox.discard(envelope):
                 self._make_room()
-            envelope.fail(CallCancelled(f"{envelope.message.label} was cancelled before it began"))
+                self._take_turns()
+            envelope.fail(CallCancelled(f"{envelope.message.label} of {self.label} was cancelled before it began"))
 
-    def _admitted(self, envelope: Envelope) -> None:
+    def _place(self, envelope: Envelope) -> None:
+        """Starts an admitted message, or puts it where it waits for its turn."""
         envelope.admitted()
         if envelope.message.reentrant and self._actor is not None:
             self._start(envelope, self._actor)
         else:
             self.mailbox.wait_for_turn(envelope)
-            self._take_turns()
 
     def _take_turns(self) -> None:
-        while self._actor is not None and not self._busy:
+        while self._actor is not None and self._current is None:
             envelope = self.mailbox.next_in_turn()
             if envelope is None:
                 return
             if envelope.message.asynchronous:
-                self._busy = not envelope.message.reentrant
+                self._current = None if envelope.message.reentrant else envelope
                 self._start(envelope, self._actor)
             else:
-                self._busy = True
+                self._current = envelope
                 self._run_now(envelope, self._actor)
-                self._busy = False
+                self._current = None
                 self._make_room()
 
     def _make_room(self) -> None:
         admitted = self.mailbox.ended()
         if admitted is not None:
-            self._admitted(admitted)
+            self._place(admitted)
 
     def _run_now(self, envelope: Envelope, actor: Actor) -> None:
         """Runs a plain `def` handler."""
+        envelope.begun = True
         try:
             value = envelope.message.invoke(actor, envelope.arguments)
         except Exception as error:
@@ -188,32 +208,34 @@ class Cell:
 
     def _start(self, envelope: Envelope, actor: Actor) -> None:
         task = envelope.task = asyncio.create_task(self._run(envelope, actor))
-        self._tasks.add(task)
-        task.add_done_callback(lambda task: self._finished(envelope, task))
+        self._running[task] = envelope
 
     async def _run(self, envelope: Envelope, actor: Actor) -> None:
-        """Runs an `async def` handler. Its task is cancelled only once it has begun."""
-        if envelope.cancelled:
-            return
+        """Runs an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
         envelope.begun = True
         try:
+            if envelope.cancelled:
+                raise asyncio.CancelledError
             value = await envelope.message.invoke(actor, envelope.arguments)
+        except asyncio.CancelledError:
+            envelope.fail(self._interrupted(envelope))
         except Exception as error:
             self._failed(envelope, actor, error)
         else:
             envelope.reply(value)
+        finally:
+            self._finished(envelope)
 
     def _failed(self, envelope: Envelope, actor: Actor, error: Exception) -> None:
         if isinstance(error, Crash) and actor is self._actor:
             self._crashed(error)
         envelope.fail(error)
 
-    def _finished(self, envelope: Envelope, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or not envelope.begun:
-            envelope.fail(self._interrupted(envelope))
-        if not envelope.message.reentrant:
-            self._busy = False
+    def _finished(self, envelope: Envelope) -> None:
+        if envelope.task is not None:
+            del self._running[envelope.task]
+        if self._current is envelope:
+            self._current = None
         self._make_room()
         self._take_turns()
 

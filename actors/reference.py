@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from actors.deadline import Expired
 from actors.errors import CallTimeout
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class ActorRef:
     __slots__ = ("_name", "_one_way", "_timeout", "_transport")
     _messages: tuple[str, ...] | None = None
 
-    def __init__(self, transport: Transport, name: str, *, timeout: float | None | EllipsisType = ..., one_way: bool = False) -> None:
+    def __init__(self, transport: Transport, name: str, *, timeout: float | EllipsisType | None = ..., one_way: bool = False) -> None:
         self._transport = transport
         self._name = name
         self._timeout = transport.timeout if isinstance(timeout, EllipsisType) else timeout
         self._one_way = one_way
 
-    def with_options(self, *, timeout: float | None | EllipsisType = ..., one_way: bool | None = None) -> Self:
+    def with_options(self, *, timeout: float | EllipsisType | None = ..., one_way: bool | None = None) -> Self:
         """The same reference with other options.
 
         Args:
@@ -53,21 +53,15 @@ class ActorRef:
 
     async def _call(self, message: Message, arguments: tuple[Any, ...]) -> Any:
         try:
-            async with asyncio.timeout(self._timeout) as deadline:
-                return await self._transport.call(self._name, message, arguments)
-        except TimeoutError:
-            if deadline.expired():
-                raise self._late(message) from None
-            raise
+            return await self._transport.call(self._name, message, arguments, self._timeout)
+        except Expired:
+            raise self._late(message) from None
 
     async def _send(self, message: Message, arguments: tuple[Any, ...]) -> None:
         try:
-            async with asyncio.timeout(self._timeout) as deadline:
-                await self._transport.send(self._name, message, arguments)
-        except TimeoutError:
-            if deadline.expired():
-                raise self._late(message) from None
-            raise
+            await self._transport.send(self._name, message, arguments, self._timeout)
+        except Expired:
+            raise self._late(message) from None
 
     def _late(self, message: Message) -> CallTimeout:
         what = "was not accepted" if self._one_way else "did not answer"

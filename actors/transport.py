@@ -25,12 +25,12 @@ class Transport(Protocol):
         """Default deadline of a call, in seconds."""
         ...
 
-    async def call(self, target: str, message: Message, arguments: tuple[Any, ...]) -> Any:
-        """Sends a message and waits for its result."""
+    async def call(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> Any:
+        """Sends a message and waits for its result; `Expired` after `timeout` seconds."""
         ...
 
-    async def send(self, target: str, message: Message, arguments: tuple[Any, ...]) -> None:
-        """Sends a message; waits for room only. A failure goes to `on_error` of this system."""
+    async def send(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> None:
+        """Sends a message; waits for room only, `Expired` after `timeout` seconds. A failure goes to `on_error` of this system."""
         ...
 
     async def watch(self, target: str) -> str:

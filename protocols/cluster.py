@@ -8,6 +8,7 @@ from types import TracebackType
 
 from actors import ActorSystem, ChildProcess, ConnectFailed
 from protocols.compute_server import ComputeServer
+from protocols.concurrency import at_once
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
@@ -22,6 +23,10 @@ class Cluster:
 
     As a context manager it connects to each worker, and starts as a process of this machine those that nobody answers for (if
     `auto_managed`); these end with the block. A client needs no block: it passes the cluster to `connect`.
+
+    Attributes:
+        workers: the three workers, the crypto provider last.
+        children: the processes that this cluster has started, by the number of the worker.
 
     Args:
         servers: the two servers.
@@ -52,6 +57,7 @@ class Cluster:
         self.timeout = timeout
         self._stack = contextlib.AsyncExitStack()
         self._links: Links | None = None
+        self.children: dict[int, ChildProcess] = {}
 
     @property
     def addresses(self) -> Addresses:
@@ -73,13 +79,14 @@ class Cluster:
     async def __aenter__(self) -> Cluster:
         async with contextlib.AsyncExitStack() as stack:
             system = await stack.enter_async_context(ActorSystem(timeout=self.timeout))
-            await asyncio.gather(*(self._find(worker, system, stack) for worker in self.workers))
+            await asyncio.gather(*(self._find(number, system, stack) for number in range(3)))
             self._links = await connected(system, self.addresses)
             self._stack = stack.pop_all()
         return self
 
-    async def _find(self, worker: Worker, system: ActorSystem, stack: contextlib.AsyncExitStack) -> None:
+    async def _find(self, number: int, system: ActorSystem, stack: contextlib.AsyncExitStack) -> None:
         """Leaves a running worker alone, and starts one that is not."""
+        worker = self.workers[number]
         try:
             if not worker.port_is_free_choice:
                 await system.connect(f"{worker.url}/server", ComputeServer)
@@ -91,10 +98,12 @@ class Cluster:
             raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
         child = await ChildProcess.start("protocols.worker_process", worker.address, ready_within=START_WITHIN)
         stack.push_async_callback(child.stop)
+        self.children[number] = child
         worker.url = child.address
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._links = None
+        self.children.clear()
         await self._stack.aclose()
 
     def __repr__(self) -> str:
@@ -116,8 +125,8 @@ async def connected(system: ActorSystem, addresses: Addresses) -> Links:
         WorkerUnreachable: one of them does not answer, or is not a worker of confide.
     """
     try:
-        first, second, provider = await asyncio.gather(
-            *(system.connect(f"{url}/server", ComputeServer) for url in addresses.servers),
+        (first, second), provider = await asyncio.gather(
+            at_once(*(system.connect(f"{url}/server", ComputeServer) for url in addresses.servers)),
             system.connect(f"{addresses.crypto_provider}/provider", CryptoProvider),
         )
     except ConnectFailed as error:

@@ -42,13 +42,12 @@ def apply(op: AnyOp, values: list[Ring], *, constant: bool) -> Ring:
 
 
 def _words(factors: tuple[int, ...]) -> Ring:
-    return np.array(factors, np.int64).view(np.uint64)
+    words: Ring = np.array(factors, np.int64).view(np.uint64)
+    return words
 
 
 def _combined(values: list[Ring], factors: Ring, offset: int) -> Ring:
-    total = values[0] * factors[0]
-    for value, factor in zip(values[1:], factors[1:], strict=True):
+    total = np.full_like(values[0], offset % 2**64)
+    for value, factor in zip(values, factors, strict=True):
         total += value * factor
-    if offset:
-        total += np.uint64(offset % 2**64)
     return total

@@ -120,7 +120,9 @@ def _selected(op: Select, t: Ring) -> Ring:
 
 
 def _one_hot(z: Ring) -> Ring:
-    return np.eye(z.shape[1], dtype=np.uint64)[z.view(np.int64).argmax(axis=1)]
+    one_hot = np.zeros_like(z)
+    one_hot[np.arange(len(z)), z.view(np.int64).argmax(axis=1)] = 1
+    return one_hot
 
 
 def _local(op: AnyOp, values: list[Ring]) -> Ring:

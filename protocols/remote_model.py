@@ -178,7 +178,7 @@ class RemoteModel:
         one_hot = unpack(first ^ second, self.program.output_shape[0])
         if not (one_hot.sum(axis=1) == 1).all():
             raise ProtocolError("the servers' shares do not add up to one label; one of them is faulty")
-        return one_hot.argmax(axis=1).astype(np.int64)
+        return np.asarray(one_hot.argmax(axis=1), np.int64)
 
 
 def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, Answer]]], seconds: float) -> Report:

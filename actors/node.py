@@ -1,0 +1,20 @@
+"""A process that runs code for the one who started it: `python -m actors.node ws://HOST:PORT`. Use `ActorSystem.start_node`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from actors.processes import exit_with_parent, started_by_parent
+from actors.system import ActorSystem
+
+
+async def serve(address: str) -> None:
+    """Listens until the parent ends."""
+    async with ActorSystem(listen=address, trust=[started_by_parent()]) as system:
+        print(f"ready {system.address}", flush=True)
+        await exit_with_parent()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))

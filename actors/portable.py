@@ -1,0 +1,98 @@
+"""Errors that cross from one process to another without pickle: by the name of a registered class, with plain arguments."""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from typing import TypeVar
+
+import msgspec
+
+from actors import errors
+from actors.errors import RemoteError
+
+E = TypeVar("E", bound=type[BaseException])
+Plain = None | bool | int | float | str
+
+TRACEBACK_LIMIT = 16_000
+"""Characters of a traceback that are sent."""
+
+_BUILTINS = (
+    "ArithmeticError AssertionError AttributeError BufferError EOFError FileExistsError FileNotFoundError FloatingPointError "
+    "IndexError InterruptedError IsADirectoryError KeyError LookupError MemoryError NotADirectoryError NotImplementedError OSError "
+    "OverflowError PermissionError ProcessLookupError RecursionError ReferenceError RuntimeError TimeoutError TypeError ValueError "
+    "ZeroDivisionError ConnectionError ConnectionAbortedError ConnectionRefusedError ConnectionResetError BrokenPipeError"
+)
+_registered: dict[str, type[BaseException]] = {}
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """An error on the wire: qualified name of its class, its arguments, its message, and its traceback as text (without values)."""
+
+    class_name: str
+    arguments: list[Plain]
+    text: str
+    traceback: str
+
+
+def portable_error(cls: E) -> E:
+    """Registers a class of errors that keeps its class when it crosses from one process to another.
+
+    The class is made again from its arguments `args`, so it must be possible to call it with them. Arguments that are no None, bool, int,
+    float or str are replaced by the name of their type. It must be registered in both processes, which importing its module does.
+
+    Example:
+        >>> @portable_error
+        ... class OutOfStock(Exception):
+        ...     pass
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Exception)):
+        raise TypeError(f"{cls!r} is not a class of exceptions; only these can be portable errors")
+    _registered[_name(cls)] = cls
+    return cls
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def to_wire(error: BaseException) -> Failure:
+    """An error as it is sent."""
+    if isinstance(error, RemoteError):  # passes through as it came
+        return Failure(error.class_name, [], error.text, error.traceback)
+    lines = "".join(traceback.format_exception(error))
+    return Failure(_name(type(error)), [_plain(argument) for argument in error.args], _text(error), lines[-TRACEBACK_LIMIT:])
+
+
+def _plain(value: object) -> Plain:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else f"<{type(value).__name__}>"
+
+
+def _text(error: BaseException) -> str:
+    if len(error.args) == 1 and isinstance(error.args[0], str):
+        return str(error)
+    return str(error) if all(_plain(argument) is argument for argument in error.args) else f"<{type(error).__name__}>"
+
+
+def from_wire(failure: Failure, where: str) -> BaseException:
+    """An error as it is raised at the caller: of its own class if that is registered here, otherwise a `RemoteError`.
+
+    Args:
+        failure: what arrived.
+        where: the message and the address of the actor, for the note with the traceback.
+    """
+    cls = _registered.get(failure.class_name)
+    error: BaseException
+    try:
+        error = RemoteError(failure.class_name, failure.text, failure.traceback) if cls is None else cls(*failure.arguments)
+    except Exception:  # a class that its own arguments do not make again
+        error = RemoteError(failure.class_name, failure.text, failure.traceback)
+    error.add_note(f"raised by {where}; traceback there:\n{failure.traceback}")
+    return error
+
+
+for _error in [getattr(builtins, name) for name in _BUILTINS.split()] + list(vars(errors).values()):
+    if isinstance(_error, type) and issubclass(_error, Exception):
+        portable_error(_error)

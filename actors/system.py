@@ -1,0 +1,371 @@
+"""The actors of one process: where they are spawned and found, and how they are reached from elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl as tls
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from websockets.asyncio.server import Server
+
+from actors import shipping, websocket
+from actors.actor import Actor
+from actors.address import NAME, Address, parse_actor
+from actors.cell import Cell
+from actors.dialed import Dialed
+from actors.directory import Found
+from actors.errors import ActorNotFound, ActorStopped, LinkError, NameTaken, OneWayFailed, SystemClosed
+from actors.memory import Memory
+from actors.peer import Peer, one_way_failed
+from actors.reference import ActorRef
+from actors.schema import messages_of, reference_type
+from actors.supervision import NEVER, Restart, Terminated
+from actors.websocket import Link
+
+A = TypeVar("A", bound=Actor)
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 1024
+"""How many actors that have ended are remembered, so that calls to them say why."""
+
+
+def _log_error(error: OneWayFailed) -> None:
+    log.error("%s", error, exc_info=error.__cause__)
+
+
+class ActorSystem:
+    """Spawns actors in this process and reaches those of others. An async context manager; leaving it ends all that it began.
+
+    Args:
+        listen: `ws://host:port` or `wss://host:port` to be reached at; port 0 chooses one. None: only answers over connections that this
+            system opened, and only for actors whose references it has sent.
+        timeout: default deadline of calls in seconds; None for none.
+        trust: secrets whose holders may run code here (`spawn_on`, `run_on`). Empty: nobody may.
+        secrets: address of a node -> secret to run code there. `start_node` adds its own.
+        mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait.
+        message_limit: largest message that is taken, in bytes.
+        ssl: certificate of this system, for listening on wss.
+        connect_ssl: whom to trust when connecting to wss; None for the authorities that the operating system trusts.
+        allow_plaintext: permit `ws://` to and from other machines.
+        advertise: the address that others reach this system at, if it is not the one it listens on.
+        on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
+
+    Example:
+        >>> async with ActorSystem() as system:
+        ...     counter = await system.spawn(Counter, start=1, name="counter")
+        ...     print(await counter.add(3))
+    """
+
+    def __init__(
+        self,
+        listen: str | None = None,
+        *,
+        timeout: float | None = 30.0,
+        trust: Collection[bytes] = (),
+        secrets: Mapping[str, bytes] | None = None,
+        mailbox: int = 1024,
+        message_limit: int = 1 << 30,
+        ssl: tls.SSLContext | None = None,
+        connect_ssl: tls.SSLContext | None = None,
+        allow_plaintext: bool = False,
+        advertise: str | None = None,
+        on_error: Callable[[OneWayFailed], None] = _log_error,
+    ) -> None:
+        self.timeout = timeout
+        self.secrets = dict(secrets or {})
+        self._listen = Address.parse(listen) if listen is not None else None
+        if self._listen is not None:
+            self._listen.check_encryption(allow_plaintext)
+        self._advertise = str(Address.parse(advertise)) if advertise else ""
+        self._trust = tuple(trust)
+        self._mailbox, self._limit = mailbox, message_limit
+        self._ssl, self._connect_ssl, self._allow_plaintext = ssl, connect_ssl, allow_plaintext
+        self._on_error = on_error
+        self._address = ""
+        self._open = False
+        self._server: Server | None = None
+        self._cells: dict[str, Cell] = {}
+        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._numbers: dict[str, int] = {}
+        self._memory = Memory(self.cell, self.report, timeout=timeout)
+        self._dialed: dict[str, Dialed] = {}
+        self._links: dict[asyncio.Task[None], Link] = {}
+
+    @property
+    def address(self) -> str:
+        """Where this system is reached, with the real port; empty if it does not listen."""
+        return self._address
+
+    # Life.
+
+    async def __aenter__(self) -> Self:
+        self._open = True
+        if self._listen is not None:
+            self._server, port = await websocket.listen(self._listen, self, limit=self._limit, tls=self._ssl, run=self._run_link)
+            own = Address(self._listen.secure, self._listen.host, port)
+            self._address = self._memory.address = self._advertise or str(own)
+        if self._trust:
+            await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open = False
+        if self._server is not None:
+            self._server.close(close_connections=False)
+        for cell in reversed(list(self._cells.values())):
+            await cell.stop("its system was closed")
+        links = dict(self._links)
+        await asyncio.gather(*(link.close("the system was closed") for link in links.values()))
+        if links:
+            await asyncio.wait(links)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    async def serve_forever(self) -> None:
+        """Waits until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        installed = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not this platform
+                loop.add_signal_handler(number, told.set)
+                installed.append(number)
+        try:
+            await told.wait()
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    # Actors.
+
+    async def spawn(
+        self,
+        actor: type[A],
+        /,
+        *args: Any,
+        name: str | None = None,
+        restart: Restart | None = None,
+        mailbox: int | None = None,
+        **kwargs: Any,
+    ) -> A:
+        """Starts an actor in this process.
+
+        Args:
+            actor: its class.
+            *args: for its constructor, as they are. After a crash it is built from them again.
+            name: for others to find it by; letters, digits, '.', '_', '-'. None: made from the class.
+            restart: how often it is rebuilt after a crash; None: never.
+            mailbox: how many messages may be under way to it before senders wait.
+            **kwargs: for its constructor, too.
+
+        Returns:
+            A reference to it. It is declared as `A`, so that type checkers know its messages; at run time it is an `ActorRef` that has
+            the messages of the actor, and `with_options`, and nothing else.
+
+        Raises:
+            NameTaken: an actor of that name lives here.
+            TypeError: the class is not an actor, or an annotation of a message cannot be sent.
+            Exception: whatever its constructor or `started` raised.
+        """
+        messages = messages_of(actor)
+        name = self._free_name(actor, name)
+        ref = reference_type(actor)(self._memory, name)
+
+        def build() -> Actor:
+            instance = actor.__new__(actor)
+            instance.system, instance.me = self, cast(Any, ref)
+            instance.__init__(*args, **kwargs)  # type: ignore[misc]
+            return instance
+
+        cell = self._cells[name] = Cell(
+            f"{actor.__name__} {str(ref)!r}",
+            actor.__qualname__,
+            build,
+            messages,
+            capacity=mailbox or self._mailbox,
+            restart=restart or NEVER,
+            forget=lambda reason: self._forget(name, reason),
+        )
+        self._ended.pop(name, None)
+        try:
+            await cell.start()
+        except BaseException as error:
+            await cell.stop(f"it did not start: {type(error).__name__}: {error}")
+            raise
+        return cast(A, ref)
+
+    def _free_name(self, actor: type[Actor], name: str | None) -> str:
+        if not self._open:
+            raise SystemClosed(
+                f"{actor.__name__} cannot be spawned: the system is not open; use it inside 'async with ActorSystem() as system:'"
+            )
+        if name is None:
+            stem = actor.__name__.strip("_").lower()
+            while name is None or name in self._cells:
+                self._numbers[stem] = self._numbers.get(stem, 0) + 1
+                name = f"{stem}-{self._numbers[stem]}"
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} cannot be the name of an actor; use letters, digits, '.', '_' and '-', and begin with one of the first two"
+            )
+        if name in self._cells:
+            raise NameTaken(f"an actor named {name!r} lives in this system already; choose another name or stop it first")
+        return name
+
+    def _forget(self, name: str, reason: str) -> None:
+        del self._cells[name]
+        self._ended[name] = reason
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    async def connect(self, address: str, actor: type[A]) -> A:
+        """A reference to an actor elsewhere.
+
+        Opens the connection if there is none yet, and checks that the actor is there and answers the messages of `actor`.
+
+        Args:
+            address: `ws://host:port/name`.
+            actor: its class, or a base class that declares the messages.
+
+        Raises:
+            ActorNotFound: nobody of that name is there, or it does not answer all the messages.
+            ConnectFailed: nobody listens there.
+            InsecureAddress: plaintext to another machine.
+            BadAddress: the address cannot be understood.
+        """
+        where, name = parse_actor(address)
+        ref = self.reference(str(where), name)
+        found = await self._found(ref, name)
+        missing = sorted(set(messages_of(actor)) - set(found.messages))
+        if missing:
+            raise ActorNotFound(
+                f"the actor at {address} is a {found.class_name}, which answers {', '.join(found.messages) or 'nothing'}; "
+                f"{actor.__qualname__} needs {', '.join(missing)}"
+            )
+        return cast(A, reference_type(actor)(ref._transport, name))
+
+    async def _found(self, ref: ActorRef, name: str) -> Found:
+        if isinstance(ref._transport, Dialed):
+            return await ref._transport.find(name)
+        cell = self.cell(name)
+        return Found(cell.class_name, list(cell.messages), cell.mailbox.capacity)
+
+    async def watch(self, ref: Actor | ActorRef) -> Terminated:
+        """Waits until an actor has ended, or its connection is lost.
+
+        Returns:
+            The reference and the reason. For an actor that has ended already, at once.
+        """
+        watched = _ref(ref)
+        try:
+            reason = await watched._transport.watch(watched._name)
+        except (ActorNotFound, ActorStopped, LinkError) as error:
+            reason = str(error)
+        return Terminated(ref, reason)
+
+    async def stop(self, ref: Actor | ActorRef) -> None:
+        """Ends an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
+
+        Raises:
+            ActorNotFound, ActorStopped: it is not there (any more).
+            MessageRejected: it belongs to another system.
+        """
+        stopped = _ref(ref)
+        address = stopped._transport.address
+        if address in self.secrets and address != self._address:
+            await shipping.stop_on(self, address, stopped._name)
+        else:
+            await stopped._transport.stop(stopped._name)
+
+    # Code on other nodes.
+
+    @contextlib.asynccontextmanager
+    async def start_node(self, address: str = "ws://127.0.0.1:0", *, ready_within: float = 20.0) -> AsyncIterator[str]:
+        """Starts a process that runs code for this system only; yields its address, and ends it with the block."""
+        async with shipping.started_node(self.secrets, address, ready_within=ready_within) as node:
+            yield node
+
+    async def spawn_on(self, node: str, actor: type[A], /, *args: Any, name: str | None = None, **kwargs: Any) -> A:
+        """Starts an actor on a node that trusts this system; class and arguments are sent there as code (cloudpickle).
+
+        Raises:
+            CodeNotTrusted: the node does not trust this system.
+            NameTaken: an actor of that name lives there.
+        """
+        where = await shipping.spawn_on(self, node, actor, args, kwargs, name=name)
+        return await self.connect(where, actor)
+
+    async def run_on(self, node: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Runs a function on a node that trusts this system, in a thread there unless it is `async`; returns its result, a plain value.
+
+        Raises:
+            CodeNotTrusted: the node does not trust this system.
+        """
+        return await shipping.run_on(self, node, function, args, kwargs)
+
+    # What connections need from their system (`peer.Home`).
+
+    def cell(self, name: str) -> Cell:
+        """The running actor of a name.
+
+        Raises:
+            ActorNotFound, ActorStopped: it is not there (any more).
+        """
+        cell = self._cells.get(name)
+        if cell is not None:
+            return cell
+        if name in self._ended:
+            raise ActorStopped(f"actor {name!r}{self._here()} has ended: {self._ended[name]}")
+        raise ActorNotFound(f"no actor named {name!r} lives{self._here() or ' in this system'}")
+
+    def _here(self) -> str:
+        return f" at {self._address}" if self._address else ""
+
+    def reference(self, address: str, name: str) -> ActorRef:
+        """An untyped reference to an actor of the system at `address`; empty for this system."""
+        if address in ("", self._address):
+            return ActorRef(self._memory, name)
+        where = Address.parse(address)
+        where.check_encryption(self._allow_plaintext)
+        key = str(where)
+        if key not in self._dialed:
+            self._dialed[key] = Dialed(key, lambda: self._dial(where), timeout=self.timeout)
+        return ActorRef(self._dialed[key], name)
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Tells `on_error` of a message without reply that failed."""
+        try:
+            self._on_error(one_way_failed(what, error))
+        except Exception:
+            log.exception("on_error failed")
+
+    async def _dial(self, where: Address) -> Peer:
+        if not self._open:
+            raise SystemClosed(f"{where} cannot be reached: this system is not open")
+        return await websocket.dial(where, self, limit=self._limit, tls=self._connect_ssl, keep=self._keep)
+
+    def _keep(self, link: Link) -> None:
+        task = asyncio.create_task(link.run())
+        self._links[task] = link
+        task.add_done_callback(lambda task: self._links.pop(task))
+
+    async def _run_link(self, link: Link) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._links[task] = link
+        try:
+            await link.run()
+        finally:
+            del self._links[task]
+
+
+def _ref(ref: Actor | ActorRef) -> ActorRef:
+    if not isinstance(ref, ActorRef):
+        raise TypeError(f"a {type(ref).__qualname__} is not a reference to an actor; within an actor use self.me")
+    return ref

@@ -1,0 +1,313 @@
+"""Frames to bytes and bytes to frames. No event loop, no socket: bytes come in any pieces, and frames come out.
+
+A frame is `u32 length of the header (little-endian) + header (MessagePack) + the raw bytes of its arrays, one after the other`.
+The first frame on a connection is a `Hello`. Sizes, dtypes, shapes and depth are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
+from actors.portable import Failure
+from actors.values import DTYPES, Array
+
+PROTOCOL = "confide-actors"
+VERSION = 1
+HEADER_LIMIT = 16 << 20
+"""Bytes of a header. Arrays do not count; long bytes and text do."""
+MAX_DIMENSIONS = 32
+MAX_ARRAYS = 1 << 16
+
+_LENGTH = struct.Struct("<I")
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """What is sent in one piece."""
+
+
+class Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A value: its body, (dtype, shape) of its arrays, and (address, name) of its references.
+
+    The address of a reference is "" if the actor lives in the system that sends the frame and can be reached through this connection
+    only, and "." if it lives in the system that receives it.
+    """
+
+    body: msgspec.Raw
+    arrays: list[tuple[str, tuple[int, ...]]] = []
+    refs: list[tuple[str, str]] = []
+
+
+class Hello(Frame, frozen=True, tag=0):
+    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes."""
+
+    protocol: str
+    version: int
+    limit: int
+
+
+class Call(Frame, frozen=True, tag=1):
+    """Run a handler and answer with `Reply` or `Failed` under the same `id`. Exactly one answer comes, cancelled or not."""
+
+    id: int
+    target: str
+    method: str
+    payload: Payload
+
+
+class OneWay(Frame, frozen=True, tag=2):
+    """Run a handler; answer with `Credit` later, and with `Report` if it failed."""
+
+    target: str
+    method: str
+    payload: Payload
+
+
+class Reply(Frame, frozen=True, tag=3):
+    """The result of a call."""
+
+    id: int
+    payload: Payload
+
+
+class Failed(Frame, frozen=True, tag=4):
+    """The error of a call."""
+
+    id: int
+    failure: Failure
+
+
+class Cancel(Frame, frozen=True, tag=5):
+    """The caller does not want the result any more."""
+
+    id: int
+
+
+class Credit(Frame, frozen=True, tag=6):
+    """So many more messages may be sent to an actor, beyond those that calls give back with their answer."""
+
+    target: str
+    count: int
+
+
+class Report(Frame, frozen=True, tag=7):
+    """A message without reply failed."""
+
+    target: str
+    method: str
+    failure: Failure
+
+
+class Packet(NamedTuple):
+    """A frame, and the arrays of its payload."""
+
+    frame: Frame
+    arrays: list[Array]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report)
+
+
+class Encoded(NamedTuple):
+    """A frame as bytes: the header with its length, and views of the arrays' bytes."""
+
+    header: bytes
+    buffers: list[memoryview]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.header) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def joined(self) -> Encoded:
+        """The same bytes in one piece that shares no memory with the arrays."""
+        return Encoded(b"".join((self.header, *self.buffers)), []) if self.buffers else self
+
+    def detach(self) -> None:
+        """From now on it shares no memory with the arrays."""
+        self.buffers[:] = [memoryview(bytes(buffer)) for buffer in self.buffers]
+
+
+def encode(packet: Packet) -> Encoded:
+    """A frame as bytes.
+
+    Args:
+        packet: its arrays are in C order and little-endian, in the order of the specifications in its payload.
+
+    Raises:
+        TooLarge: the header is larger than `HEADER_LIMIT`.
+    """
+    header = bytearray(4)
+    _encoder.encode_into(packet.frame, header, 4)
+    length = len(header) - 4
+    if length > HEADER_LIMIT:
+        raise TooLarge(f"a header of {length} bytes; at most {HEADER_LIMIT} can be sent. Put long bytes into a uint8 array")
+    _LENGTH.pack_into(header, 0, length)
+    return Encoded(bytes(header), [_bytes_of(array) for array in packet.arrays if array.size])
+
+
+def specification(array: Array) -> tuple[str, tuple[int, ...]]:
+    """(dtype, shape) as in a payload."""
+    return array.dtype.str, array.shape
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """The memory of a C-ordered array. Reshaping first, since a 0-d array has no byte view."""
+    return memoryview(array.reshape(-1).view(np.uint8).data)
+
+
+class FrameReader:
+    """Finds frames in a stream of bytes.
+
+    Args:
+        limit: the largest frame in bytes, arrays included.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pending = bytearray()  # of a header that is not complete
+        self._frame: Frame | None = None  # whose arrays are not complete
+        self._arrays: list[Array] = []
+        self._holes: list[memoryview] = []  # memory of the arrays that is still to be filled, in reverse
+        self._greeted = False
+
+    def feed(self, piece: bytes) -> Iterator[Packet]:
+        """Takes the next bytes; yields the frames that are complete now.
+
+        Raises:
+            Malformed, UnknownType, TooLarge, VersionMismatch: nothing can be read after that.
+        """
+        view = memoryview(piece)
+        while view:
+            if self._frame is None:
+                view = self._read_header(view)
+            if self._frame is not None:
+                view = self._fill(view)
+                if not self._holes:
+                    packet = Packet(self._frame, self._arrays)
+                    self._frame, self._arrays = None, []
+                    yield packet
+
+    def end(self) -> None:
+        """The stream, or a message of it, ends here.
+
+        Raises:
+            Truncated: in the middle of a frame.
+        """
+        if self._pending or self._frame is not None:
+            missing = sum(hole.nbytes for hole in self._holes)
+            what = (
+                f"{missing} bytes of its arrays are missing" if self._frame is not None else f"after {len(self._pending)} bytes of a header"
+            )
+            raise Truncated(f"a message ends within a frame: {what}")
+
+    def _read_header(self, view: memoryview) -> memoryview:
+        """Takes what it can of a header; parses it if it is complete. Returns the rest."""
+        if self._pending:
+            wanted = max(4, self._wanted()) - len(self._pending)
+            self._pending += view[:wanted]
+            view = view[wanted:]
+            if len(self._pending) < 4 or len(self._pending) < self._wanted():
+                return view
+            whole, self._pending = memoryview(bytes(self._pending)), bytearray()
+            self._begin(whole[4:])
+            return view
+        if len(view) >= 4:
+            length = self._header_length(view)
+            if len(view) >= 4 + length:
+                self._begin(view[4 : 4 + length])
+                return view[4 + length :]
+        self._pending += view
+        return view[:0]
+
+    def _wanted(self) -> int:
+        """Bytes of the pending header, length included; 0 while that is unknown."""
+        return 4 + self._header_length(memoryview(self._pending)) if len(self._pending) >= 4 else 0
+
+    def _header_length(self, view: memoryview) -> int:
+        length: int = _LENGTH.unpack_from(view)[0]
+        if length > min(HEADER_LIMIT, self._limit):
+            raise TooLarge(f"a header of {length} bytes was announced; at most {min(HEADER_LIMIT, self._limit)} are taken")
+        return length
+
+    def _begin(self, header: memoryview) -> None:
+        """Parses a header and makes room for the arrays of the frame."""
+        frame = _parse(header)
+        if not self._greeted:
+            _check_greeting(frame)
+            self._greeted = True
+        elif isinstance(frame, Hello):
+            raise Malformed("a second greeting on the same connection")
+        self._frame = frame
+        if isinstance(frame, (Call, OneWay, Reply)) and frame.payload.arrays:
+            sizes = _check_arrays(frame.payload.arrays, self._limit - len(header))
+            self._arrays = [np.empty(shape, DTYPES[dtype]) for dtype, shape in frame.payload.arrays]
+            self._holes = [_bytes_of(array) for array, size in zip(self._arrays, sizes, strict=True) if size][::-1]
+
+    def _fill(self, view: memoryview) -> memoryview:
+        """Copies bytes into the arrays of the frame; returns the rest."""
+        while self._holes and len(view):
+            hole = self._holes.pop()
+            count = min(len(hole), len(view))
+            hole[:count] = view[:count]
+            view = view[count:]
+            if count < len(hole):
+                self._holes.append(hole[count:])
+        return view
+
+
+def _parse(header: memoryview) -> Frame:
+    try:
+        return _decoder.decode(header)
+    except msgspec.ValidationError as error:
+        if str(error).startswith("Invalid value") and str(error).endswith("`$[0]`"):
+            raise UnknownType(f"a frame of an unknown kind: {error}") from None
+        raise Malformed(f"a header that is none: {error}") from None
+    except RecursionError:
+        raise Malformed("a header that is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"a header that is none: {error}") from None
+
+
+def _check_greeting(frame: Frame) -> None:
+    if not isinstance(frame, Hello):
+        raise Malformed(f"the first frame is a {type(frame).__name__}; a Hello was expected")
+    if (frame.protocol, frame.version) != (PROTOCOL, VERSION):
+        raise VersionMismatch(
+            f"the other side speaks {frame.protocol[:40]!r} version {frame.version}; here it is {PROTOCOL!r} version {VERSION}"
+        )
+
+
+def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int) -> list[int]:
+    """The sizes of announced arrays in bytes."""
+    if len(specifications) > MAX_ARRAYS:
+        raise TooLarge(f"{len(specifications)} arrays were announced; at most {MAX_ARRAYS} are taken in one frame")
+    sizes = []
+    for dtype, shape in specifications:
+        if dtype not in DTYPES:
+            raise UnknownType(f"an array of dtype {dtype[:20]!r} was announced; known are {', '.join(DTYPES)}")
+        if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
+            raise Malformed(f"an array with {len(shape)} axes was announced, or with a negative one; at most {MAX_DIMENSIONS} are taken")
+        if math.prod(max(length, 1) for length in shape) > limit:
+            raise TooLarge(f"an array of shape {shape} was announced; at most {limit} bytes are taken")
+        sizes.append(math.prod(shape) * DTYPES[dtype].itemsize)
+    if sum(sizes) > limit:
+        raise TooLarge(f"arrays of {sum(sizes)} bytes were announced; at most {limit} are taken")
+    return sizes
+
+
+def hello(limit: int) -> Packet:
+    """The greeting of this side."""
+    return Packet(Hello(PROTOCOL, VERSION, limit), [])
+
+
+def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
+    """A value ready to be put into a frame."""
+    return Payload(msgspec.Raw(body), [specification(array) for array in arrays], refs)

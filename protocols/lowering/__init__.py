@@ -1,0 +1,71 @@
+"""A Keras model becomes a program and integers, at the owner, in the clear.
+
+Reading order: `keras_graph.py` reads the model with the rules of `layers.py` (and says no with `refusals.py`) into the plain nodes of
+`network.py`; `folding.py` joins what is linear; `emission.py` chooses scales and windows, with the bounds of `intervals.py`.
+Keras is imported when a model is lowered, not before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import ModelError
+from protocols.exchange import Ring
+from protocols.lowering.emission import Layer, write
+from protocols.lowering.folding import fold
+from protocols.lowering.keras_graph import read
+from protocols.lowering.network import Real
+from protocols.program import Program, infer
+
+__all__ = ["Layer", "Lowered", "lower"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model as it will be shared: what everybody may know, what nobody will, and how each layer's sums are held."""
+
+    program: Program
+    weights: list[Ring] = field(repr=False)
+    layers: tuple[Layer, ...]
+
+
+def lower(
+    model: Any, *, input_range: tuple[float, float] = (0.0, 1.0), calibration: npt.ArrayLike | None = None, margin: float = 2.0
+) -> Lowered:
+    """Lowers a built Keras 3 model.
+
+    Args:
+        model: Sequential or functional, one input, one output, channels last.
+        input_range: (low, high) of the inputs; windows are proved for it.
+        calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
+        margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
+            gives a wrong answer: choose samples that cover what clients send.
+
+    Raises:
+        ModelError: not a model that can be read; weights or samples that are not finite.
+        UnsupportedLayer: a layer has no private form.
+        WindowError: a layer's sums may leave the fixed point.
+    """
+    low, high = (float(bound) for bound in input_range)
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ModelError(f"input_range={input_range}; two finite numbers, the smaller first, are needed")
+    if not margin >= 1:
+        raise ModelError(f"margin={margin}; at least 1 is needed")
+    nodes = read(model)
+    samples = None if calibration is None else _samples(calibration, nodes[0].shape, (low, high))
+    program, weights, layers = write(fold(nodes), (low, high), samples, margin)
+    infer(program)
+    return Lowered(program, weights, layers)
+
+
+def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...], input_range: tuple[float, float]) -> Real:
+    samples = np.asarray(calibration, np.float64)
+    if samples.shape[1:] != shape or not len(samples):
+        raise ModelError(f"calibration samples of shape {samples.shape} were given; {('n', *shape)} with n >= 1 is needed")
+    if not ((samples >= input_range[0]) & (samples <= input_range[1])).all():
+        raise ModelError(f"calibration samples lie outside of input_range={input_range}, or are not finite")
+    return samples

@@ -1,0 +1,140 @@
+"""A network in the owner's hands: a list of plain nodes with real weights, between Keras and the program.
+
+A node names its inputs by their position in the list. Weights are float64, layouts those of Keras with channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.program import Pair, Shape
+
+Real = npt.NDArray[np.float64]
+Padding = tuple[Pair, Pair]
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """An operation: from which layer it comes, what it reads, and the shape of what it gives (without the batch axis)."""
+
+    layer: str
+    kind: str
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Start(Node):
+    """The input of the model."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Node):
+    """x * kernel + bias; kernel (kh, kw, channels / groups, filters)."""
+
+    kernel: Real
+    bias: Real | None
+    strides: Pair = (1, 1)
+    padding: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    @property
+    def multiplications(self) -> int:
+        """How many an example needs."""
+        return int(np.prod(self.shape[:2])) * self.kernel.size
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(Node):
+    """x kernel + bias over the last axis; kernel (inputs, units)."""
+
+    kernel: Real
+    bias: Real | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """scale * x + shift with private values, one for each channel of the last axis."""
+
+    scale: Real
+    shift: Real
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rescale(Node):
+    """scale * x + offset with public numbers."""
+
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Node):
+    """Means over windows; where `padding` reaches into a window, over the part that lies inside."""
+
+    size: Pair
+    strides: Pair
+    padding: Padding = NO_PADDING
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rectify(Node):
+    """slope * (x - threshold) below the threshold, x above, never more than `maximum`."""
+
+    slope: float = 0.0
+    threshold: float = 0.0
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shaped(Node):
+    """The same elements in another shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Padded(Node):
+    """Zeros around height and width."""
+
+    padding: Padding
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Joined(Node):
+    """Values joined along an axis (0 is the first after the batch)."""
+
+    axis: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(Node):
+    """A sum with signs."""
+
+    signs: tuple[int, ...]
+
+
+def windows(shape: Sequence[int], size: Pair, strides: Pair, padding: Padding = NO_PADDING, dilation: Pair = (1, 1)) -> Pair:
+    """How many windows fit along height and width."""
+    h, w = (
+        (n + sum(pad) - step * (k - 1) - 1) // stride + 1
+        for n, k, stride, pad, step in zip(shape[:2], size, strides, padding, dilation, strict=True)
+    )
+    return h, w
+
+
+def same_padding(shape: Sequence[int], size: Pair, strides: Pair, dilation: Pair = (1, 1)) -> Padding:
+    """TensorFlow's 'same': ceil(n / stride) windows, the odd zero at the end."""
+    (top, left), (bottom, right) = zip(
+        *(_same(n, step * (k - 1) + 1, stride) for n, k, stride, step in zip(shape[:2], size, strides, dilation, strict=True)), strict=True
+    )
+    return (top, bottom), (left, right)
+
+
+def _same(n: int, reach: int, stride: int) -> Pair:
+    total = max(0, (-(-n // stride) - 1) * stride + reach - n)
+    return total // 2, total - total // 2
