@@ -55,6 +55,8 @@ class Cell:
         self._closing = ""
         self._current: Envelope | None = None
         self._running: dict[asyncio.Task[None], Envelope] = {}
+        self._held: list[Envelope] = []  # plain `def` reentrant messages that came during a restart
+        self._leaving: Actor | None = None  # an instance that has crashed and was not told yet
         self._recovery: asyncio.Task[None] | None = None
 
     # Life.
@@ -77,7 +79,11 @@ class Cell:
             await self._told(actor.stopped())
             raise self._gone()
         self._actor = actor
-        self._take_turns()
+        held, self._held = self._held, []
+        for envelope in held:
+            self.accept(envelope)
+        for envelope in self.mailbox.all_in_turn():
+            self._place(envelope)
 
     async def stop(self, reason: str) -> None:
         """Ends the actor; messages that have not been answered fail with `ActorStopped`. A handler may stop its own actor."""
@@ -88,24 +94,23 @@ class Cell:
         if self._recovery is not None and self._recovery is not asyncio.current_task():
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
-        await self._end(self._detach())
+        await self._end(self._detach() or self._leaving)
 
     def _detach(self) -> Actor | None:
         actor, self._actor = self._actor, None
         return actor
 
     async def _end(self, actor: Actor | None) -> None:
-        for envelope in self.mailbox.drain():
+        for envelope in [*self.mailbox.drain(), *self._held]:
             envelope.fail(self._gone())
         await self._retire(actor)
-        for envelope in self.mailbox.drain():
-            envelope.fail(self._gone())
         if not self.ended.done():
             self._forget(self._closing)
             self.ended.set_result(self._closing)
 
     async def _retire(self, actor: Actor | None) -> None:
         """Cancels the handlers of an instance, then tells it."""
+        self._leaving = actor
         tasks = [task for task in self._running if task is not asyncio.current_task()]
         for task in tasks:
             self.cancel(self._running[task])
@@ -113,6 +118,7 @@ class Cell:
             _, late = await asyncio.wait(tasks, timeout=STOP_WITHIN)
             if late:
                 log.warning("%s: %d handlers did not end within %g s of being cancelled", self.label, len(late), STOP_WITHIN)
+        self._leaving = None
         if actor is not None:
             await self._told(actor.stopped())
 
@@ -151,11 +157,13 @@ class Cell:
             envelope.fail(self._gone())
             return
         message = envelope.message
-        if message.reentrant and not message.asynchronous and self._actor is not None:
-            self._run_now(envelope, self._actor)
+        if message.reentrant and not message.asynchronous:
+            if self._actor is None:
+                self._held.append(envelope)
+            else:
+                self._run_now(envelope, self._actor)
         elif self.mailbox.put(envelope):
             self._place(envelope)
-            self._take_turns()
 
     def cancel(self, envelope: Envelope) -> None:
         """The sender does not want an answer any more."""
@@ -164,37 +172,45 @@ class Cell:
         elif envelope.task is not None:
             envelope.cancelled = True
         elif not envelope.begun:
-            if self.mailbox.discard(envelope):
+            if envelope in self._held:
+                self._held.remove(envelope)
+            elif self.mailbox.discard(envelope):
                 self._make_room()
-                self._take_turns()
             envelope.fail(CallCancelled(f"{envelope.message.label} of {self.label} was cancelled before it began"))
 
     def _place(self, envelope: Envelope) -> None:
         """Starts an admitted message, or puts it where it waits for its turn."""
         envelope.admitted()
-        if envelope.message.reentrant and self._actor is not None:
-            self._start(envelope, self._actor)
-        else:
+        actor, free = self._actor, self._current is None and not self.mailbox.in_turn
+        if actor is None or not (envelope.message.reentrant or free):
             self.mailbox.wait_for_turn(envelope)
+        elif envelope.message.asynchronous:
+            self._start(envelope, actor)
+        else:
+            self._run_in_turn(envelope, actor)
+            self._take_turns()
 
     def _take_turns(self) -> None:
+        """Begins what waits for its turn, until a handler takes longer."""
         while self._actor is not None and self._current is None:
             envelope = self.mailbox.next_in_turn()
             if envelope is None:
                 return
             if envelope.message.asynchronous:
-                self._current = None if envelope.message.reentrant else envelope
                 self._start(envelope, self._actor)
             else:
-                self._current = envelope
-                self._run_now(envelope, self._actor)
-                self._current = None
-                self._make_room()
+                self._run_in_turn(envelope, self._actor)
 
     def _make_room(self) -> None:
         admitted = self.mailbox.ended()
         if admitted is not None:
             self._place(admitted)
+
+    def _run_in_turn(self, envelope: Envelope, actor: Actor) -> None:
+        self._current = envelope  # what it makes room for waits, rather than runs within it
+        self._run_now(envelope, actor)
+        self._make_room()
+        self._current = None
 
     def _run_now(self, envelope: Envelope, actor: Actor) -> None:
         """Runs a plain `def` handler."""
@@ -207,6 +223,8 @@ class Cell:
             envelope.reply(value)
 
     def _start(self, envelope: Envelope, actor: Actor) -> None:
+        if not envelope.message.reentrant:
+            self._current = envelope
         task = envelope.task = asyncio.create_task(self._run(envelope, actor))
         self._running[task] = envelope
 

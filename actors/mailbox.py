@@ -46,14 +46,18 @@ class Envelope(ABC):
 
 
 class Mailbox:
-    """Keeps count and order; runs nothing."""
+    """Keeps count and order; runs nothing.
+
+    Attributes:
+        in_turn: admitted messages that wait for their turn.
+    """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"mailbox={capacity}: a mailbox holds at least one message")
         self.capacity = capacity
         self._load = 0
-        self._turn: deque[Envelope] = deque()
+        self.in_turn: deque[Envelope] = deque()
         self._room: deque[Envelope] = deque()
 
     def put(self, envelope: Envelope) -> bool:
@@ -66,11 +70,17 @@ class Mailbox:
 
     def wait_for_turn(self, envelope: Envelope) -> None:
         """An admitted message that cannot run yet."""
-        self._turn.append(envelope)
+        self.in_turn.append(envelope)
 
     def next_in_turn(self) -> Envelope | None:
         """The message that may run now."""
-        return self._turn.popleft() if self._turn else None
+        return self.in_turn.popleft() if self.in_turn else None
+
+    def all_in_turn(self) -> list[Envelope]:
+        """Takes out all admitted messages that have not begun; they stay admitted."""
+        waiting = list(self.in_turn)
+        self.in_turn.clear()
+        return waiting
 
     def ended(self) -> Envelope | None:
         """An admitted message has ended; returns the one that is admitted in its place."""
@@ -85,15 +95,15 @@ class Mailbox:
         if envelope in self._room:
             self._room.remove(envelope)
             return False
-        if envelope in self._turn:
-            self._turn.remove(envelope)
+        if envelope in self.in_turn:
+            self.in_turn.remove(envelope)
             return True
         return False
 
     def drain(self) -> Iterator[Envelope]:
         """Takes out every message that has not begun."""
-        while self._turn:
+        while self.in_turn:
             self._load -= 1
-            yield self._turn.popleft()
+            yield self.in_turn.popleft()
         while self._room:
             yield self._room.popleft()

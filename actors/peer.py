@@ -178,7 +178,7 @@ class Peer:
         if target not in self._windows:
             self._window(target)
             return await asyncio.shield(self._found[target])
-        found: Found = await self.call(DIRECTORY, messages_of(Directory)["find"], (target,), self.timeout)
+        found: Found = await self.call(DIRECTORY, messages_of(Directory)["find"], (target,), None)
         return found
 
     def _window(self, target: str) -> SendWindow[_Sent]:
@@ -194,7 +194,7 @@ class Peer:
     async def _ask(self, target: str) -> Found:
         window = self._windows[target]
         try:
-            found: Found = await self.call(DIRECTORY, messages_of(Directory)["find"], (target,), self.timeout)
+            found: Found = await self.call(DIRECTORY, messages_of(Directory)["find"], (target,), None)
         except ActorError as error:
             self._windows.pop(target, None)
             self._fail(window.drain(), error)

@@ -20,7 +20,7 @@ from actors.address import NAME, Address, parse_actor
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
-from actors.errors import ActorNotFound, ActorStopped, LinkError, NameTaken, OneWayFailed, SystemClosed
+from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, NameTaken, OneWayFailed, SystemClosed
 from actors.memory import Memory
 from actors.peer import Peer, one_way_failed
 from actors.reference import ActorRef
@@ -237,12 +237,19 @@ class ActorSystem:
         Raises:
             ActorNotFound: nobody of that name is there, or it does not answer all the messages.
             ConnectFailed: nobody listens there.
+            CallTimeout: somebody does, and did not answer within the default deadline.
             InsecureAddress: plaintext to another machine.
             BadAddress: the address cannot be understood.
         """
         where, name = parse_actor(address)
         ref = self.reference(str(where), name)
-        found = await self._found(ref, name)
+        try:
+            async with asyncio.timeout(self.timeout) as deadline:
+                found = await self._found(ref, name)
+        except TimeoutError:
+            if deadline.expired():
+                raise CallTimeout(f"{where} did not say within {self.timeout:g} s whether {name!r} is there") from None
+            raise
         missing = sorted(set(messages_of(actor)) - set(found.messages))
         if missing:
             raise ActorNotFound(
@@ -266,7 +273,7 @@ class ActorSystem:
         watched = _ref(ref)
         try:
             reason = await watched._transport.watch(watched._name)
-        except (ActorNotFound, ActorStopped, LinkError) as error:
+        except (ActorNotFound, ActorStopped, CallTimeout, LinkError) as error:
             reason = str(error)
         return Terminated(ref, reason)
 

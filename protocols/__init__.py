@@ -1,8 +1,8 @@
 """What several parties can compute without seeing it.
 
-Start reading at `program.py` (what is computed), `exchange.py` (how a protocol is written),
-`linear.py` and `selection.py` (the protocols
-themselves), `dealer.py` (the third party's mathematics); then `shared_model.py` and `remote_model.py` for the flow. README.md has a picture.
+Start reading at `program.py` (what is computed), `exchange.py` (how a protocol is written), `linear.py` and `selection.py` (the
+protocols themselves), `dealer.py` (the third party's mathematics); then `shared_model.py` and `remote_model.py` for the flow. README.md
+has a picture.
 
 Importing this package imports neither TensorFlow nor Keras.
 """

@@ -1,7 +1,7 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
 It holds one share of each model and of each input. Its messages come from four sides: the crypto provider (`host`, `deal`, `withdraw`,
-`give_back`, `retire`), the model's owner (`load`, `serve`), clients (`describe`, `answer`), and the other server (`deliver`, `give_up`).
+`give_back`, `retire`), the model's owner (`load`, `serve`, `remove`), clients (`describe`, `answer`), and the other server (`deliver`, `give_up`).
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
 examples; nothing of weights, inputs, values in between, or answers.
@@ -133,8 +133,11 @@ class ComputeServer(Actor):
 
     @message(reentrant=True)
     async def retire(self, authority: bytes) -> None:
-        """Forgets a model: shares, randomness, and requests under way."""
-        entry = self._by("authority", authority)
+        """Forgets a model that could not be shared completely."""
+        self._forget(self._by("authority", authority))
+
+    def _forget(self, entry: _Entry) -> None:
+        """Shares, randomness, and requests under way."""
         del self._entries[entry.model.name]
         self._close(entry, UnknownModel(f"model {entry.model.name!r} has been stopped"))
 
@@ -155,6 +158,13 @@ class ComputeServer(Actor):
     async def serve(self, owner: bytes, terms: Terms) -> None:
         """Allows requests."""
         self._by("owner", owner).model.serve(terms)
+
+    @message(reentrant=True)
+    async def remove(self, name: str, owner: bytes) -> None:
+        """Forgets a model."""
+        entry = self._by("owner", owner)
+        if entry.model.name == name:
+            self._forget(entry)
 
     # The clients' messages.
 

@@ -1,6 +1,6 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
 
-It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `stop`), clients (`request`, `more`),
+It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`),
 and the servers (`settle`): none carries anything that depends on a weight, an input or an answer.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
@@ -246,8 +246,8 @@ class CryptoProvider(Actor):
         return pool.available if pool else 0
 
     @message(reentrant=True)
-    async def stop(self, name: str, owner: bytes) -> None:
-        """Forgets a model, here and at the servers."""
+    async def remove(self, name: str, owner: bytes) -> None:
+        """Forgets a model; who waits for it is told."""
         shared = self._owned(name, owner)
         del self._models[name]
         for task in shared.tasks:
@@ -256,10 +256,6 @@ class CryptoProvider(Actor):
             await pool.fail(UnknownModel(f"model {name!r} has been stopped"))
         async with shared.requests.changed:
             shared.requests.changed.notify_all()
-        retiring = (server.retire(hosting.authority) for server, hosting in zip(shared.servers, shared.hostings, strict=True))
-        for outcome in await asyncio.gather(*retiring, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                log.warning("model %r could not be retired at a server: %s", name, outcome)
 
     # The clients' messages.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
-from actors import ActorError
+from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols import inference
 from protocols.cluster import Cluster
 from protocols.crypto_provider import MEMORY, Allowance, Opening
@@ -103,16 +103,22 @@ class SharedModel:
         return await self._links.provider.prepared(self.name, self._opening.owner, reveal)
 
     async def stop(self) -> None:
-        """Removes the model from all workers; requests under way fail. Does nothing the second time."""
+        """Removes the model from all workers; requests under way fail. Does nothing the second time.
+
+        A worker that is gone has forgotten the model already: that is no error.
+
+        Raises:
+            WorkerLost: a worker is there and does not answer.
+        """
         if self._stopped:
             return
         self._stopped = True
-        try:
-            await self._links.provider.stop(self.name, self._opening.owner)
-        except UnknownModel:
-            pass
-        except ActorError as error:
-            raise WorkerLost(f"model {self.name!r} could not be removed: {error}") from None
+        removals = (worker.remove(self.name, self._opening.owner) for worker in (self._links.provider, *self._links.servers))
+        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+            if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
+                raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
+                raise outcome
 
     async def __aenter__(self) -> SharedModel:
         return self
