@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Expired(Exception):  # noqa: N818 (never leaves this package: references make it a CallTimeout)
+class Expired(Exception):  # never leaves this package: references make it a CallTimeout
     """The deadline passed."""
 
 

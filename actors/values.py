@@ -50,7 +50,7 @@ class _Packing:
             self.arrays.append(_ordered(value, self.copy))
             return msgpack.Ext(ARRAY, (len(self.arrays) - 1).to_bytes(4, "big"))
         if isinstance(value, ActorRef):
-            self.refs.append(value)
+            self.refs.append(ActorRef(value._transport, value._name))  # its class and options stay behind
             return msgpack.Ext(REFERENCE, (len(self.refs) - 1).to_bytes(4, "big"))
         if isinstance(value, np.generic) and isinstance(value.item(), (bool, int, float)):
             return value.item()

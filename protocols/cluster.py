@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from ssl import SSLContext
 from types import TracebackType
 
 from actors import ActorSystem, ChildProcess, ConnectFailed
@@ -33,6 +34,8 @@ class Cluster:
         crypto_provider: the third worker; it deals randomness and sees no masked value.
         auto_managed: start local workers that are not running.
         timeout: default deadline of a message in seconds.
+        ssl: whom to trust, and our own certificate, for workers at wss:// addresses.
+        allow_plaintext: permit ws:// to other machines. Whoever can read both servers' links then learns everything.
 
     Raises:
         ClusterError: not two servers, or one worker in two roles.
@@ -42,7 +45,15 @@ class Cluster:
         ...     ...
     """
 
-    def __init__(self, *servers: Worker, crypto_provider: Worker, auto_managed: bool = True, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        *servers: Worker,
+        crypto_provider: Worker,
+        auto_managed: bool = True,
+        timeout: float = 30.0,
+        ssl: SSLContext | None = None,
+        allow_plaintext: bool = False,
+    ) -> None:
         if len(servers) != 2:
             raise ClusterError(
                 f"{len(servers)} servers were given; the protocol runs between exactly two, with a crypto provider beside them"
@@ -54,10 +65,14 @@ class Cluster:
                 "the two servers and the crypto provider must be three different workers: one that is two of them learns all"
             )
         self.auto_managed = auto_managed
-        self.timeout = timeout
+        self._timeout, self._ssl, self._allow_plaintext = timeout, ssl, allow_plaintext
         self._stack = contextlib.AsyncExitStack()
         self._links: Links | None = None
         self.children: dict[int, ChildProcess] = {}
+
+    def system(self) -> ActorSystem:
+        """A new actor system that can reach the workers."""
+        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=self._allow_plaintext)
 
     @property
     def addresses(self) -> Addresses:
@@ -78,7 +93,7 @@ class Cluster:
 
     async def __aenter__(self) -> Cluster:
         async with contextlib.AsyncExitStack() as stack:
-            system = await stack.enter_async_context(ActorSystem(timeout=self.timeout))
+            system = await stack.enter_async_context(self.system())
             await asyncio.gather(*(self._find(number, system, stack) for number in range(3)))
             self._links = await connected(system, self.addresses)
             self._stack = stack.pop_all()

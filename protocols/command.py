@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from ssl import SSLError
 from typing import Annotated
 
 import typer
@@ -12,7 +14,7 @@ from rich.table import Table
 from actors import ActorError, ActorSystem
 from protocols import worker_process
 from protocols.compute_server import ComputeServer
-from protocols.errors import ProtocolError
+from protocols.errors import ClusterError, ProtocolError
 from protocols.worker import Worker
 
 app = typer.Typer(help="Learn and predict together without showing each other anything.", no_args_is_help=True, add_completion=False)
@@ -25,15 +27,36 @@ def fail(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
+Pem = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
+
+
 @app.command()
-def worker(address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")]) -> None:
-    """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be."""
+def worker(
+    address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")],
+    certificate: Pem = None,
+    key: Pem = None,
+    authority: Pem = None,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="listen in the clear beyond this machine")] = False,
+) -> None:
+    """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be.
+
+    With --certificate, --key and --authority (PEM files) it is reached at wss:// and both sides show certificates.
+    """
     try:
-        asyncio.run(worker_process.run(Worker(address).address, with_parent=False))
-    except (ActorError, ProtocolError) as error:
+        encryption = _encryption(certificate, key, authority, allow_plaintext)
+        asyncio.run(worker_process.run(Worker(address).address, encryption, with_parent=False))
+    except (ActorError, ProtocolError, SSLError) as error:
         raise fail(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _encryption(certificate: Path | None, key: Path | None, authority: Path | None, allow_plaintext: bool) -> worker_process.Encryption:
+    if certificate is None and key is None and authority is None:
+        return worker_process.Encryption(allow_plaintext=allow_plaintext)
+    if certificate is None or key is None or authority is None:
+        raise ClusterError("TLS needs all three of --certificate, --key and --authority")
+    return worker_process.mutual(certificate, key, authority)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
 It holds one share of each model and of each input. Its messages come from four sides: the crypto provider (`host`, `deal`, `withdraw`,
-`give_back`, `retire`), the model's owner (`load`, `serve`, `remove`), clients (`describe`, `answer`), and the other server (`deliver`, `give_up`).
+`give_back`, `retire`), the model's owner (`load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and the other server
+(`deliver`, `give_up`).
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
 examples; nothing of weights, inputs, values in between, or answers.

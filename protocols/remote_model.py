@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError, ActorSystem
+from actors import ActorError
 from protocols.cluster import Cluster, Links, connected
 from protocols.compute_server import Answer, ComputeServer
 from protocols.concurrency import at_once, settled
@@ -209,7 +209,7 @@ async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[Re
         >>> async with connect(cluster, "mnist") as remote:
         ...     logits = await remote.query(images)
     """
-    async with ActorSystem(timeout=cluster.timeout) as system:
+    async with cluster.system() as system:
         links = await connected(system, cluster.addresses)
         first, second = await at_once(*(_described(server, name) for server in links.servers))
         if first != second:

@@ -63,6 +63,9 @@ class SignedTicket(msgspec.Struct, frozen=True):
     ticket: Ticket
     tags: tuple[bytes, bytes]
 
+    def __repr__(self) -> str:
+        return f"SignedTicket({self.ticket.examples} examples, {self.ticket.reveal})"
+
 
 def _mac(key: bytes, ticket: Ticket) -> hmac.HMAC:
     mac = hmac.HMAC(key, hashes.SHA256())

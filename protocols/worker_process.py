@@ -6,18 +6,52 @@ It offers both roles, and prints `ready ADDRESS` when it can be reached and its 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLContext
 
 from actors import ActorSystem, exit_with_parent
-from protocols import kernels
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 
 
-async def run(address: str, *, with_parent: bool) -> None:
-    """Serves until told to stop; with a parent, no longer than the parent lives."""
-    assert kernels.COMPILED is not None  # importing them compiled them
-    async with ActorSystem(listen=f"ws://{address}") as system:
+@dataclass(frozen=True)
+class Encryption:
+    """How a worker is reached and reaches others: its own certificate, and whom it trusts. Without one, in the clear on loopback only."""
+
+    listen: SSLContext | None = None
+    connect: SSLContext | None = None
+    allow_plaintext: bool = False
+
+
+def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
+    """TLS with certificates on both sides, signed by one authority (PEM files)."""
+    listen = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
+    connect = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(authority))
+    for context in (listen, connect):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(certificate, key)
+    listen.verify_mode = ssl.CERT_REQUIRED
+    return Encryption(listen, connect)
+
+
+async def run(address: str, encryption: Encryption, *, with_parent: bool) -> None:
+    """Serves until told to stop; with a parent, no longer than the parent lives.
+
+    Args:
+        address: host:port; port 0 chooses one.
+        encryption: in the clear, or TLS.
+        with_parent: started by a cluster.
+    """
+    scheme = "ws" if encryption.listen is None else "wss"
+    async with ActorSystem(
+        listen=f"{scheme}://{address}",
+        ssl=encryption.listen,
+        connect_ssl=encryption.connect,
+        allow_plaintext=encryption.allow_plaintext,
+    ) as system:
         await system.spawn(ComputeServer, name="server")
         await system.spawn(CryptoProvider, name="provider")
         print(f"ready {system.address}", flush=True)
@@ -28,4 +62,4 @@ async def run(address: str, *, with_parent: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], with_parent=True))
+    asyncio.run(run(sys.argv[1], Encryption(), with_parent=True))

@@ -1,0 +1,119 @@
+"""The crypto provider receives nothing that depends on an input, a weight or an answer: everything that it is sent is recorded, twice."""
+
+import asyncio
+import inspect
+from typing import get_type_hints
+
+import msgspec
+import numpy as np
+import pytest
+
+from actors import ActorSystem, message
+from protocols import Cluster, Worker, connect, share
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
+
+
+class Recorder(CryptoProvider):
+    """Writes down the arguments of every message before it is handled."""
+
+    def __init__(self, log: list) -> None:
+        super().__init__()
+        self.log = log
+
+
+def _recording(name: str):
+    handler = getattr(CryptoProvider, name)
+
+    async def record(self, *arguments):
+        self.log.append((name, arguments))
+        return await handler(self, *arguments)
+
+    record.__name__, record.__qualname__, record.__module__ = name, f"Recorder.{name}", handler.__module__
+    record.__annotations__ = get_type_hints(handler, include_extras=True)
+    record.__signature__ = inspect.signature(handler)
+    return message(reentrant=True)(record)
+
+
+MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle"]
+
+
+def canonical(log: list, addresses: list[str]) -> list:
+    """The log with random identifiers numbered by first appearance, sorted where servers race each other."""
+    seen: dict[bytes, int] = {}
+
+    def plain(value):
+        if isinstance(value, bytes):
+            return f"identifier {seen.setdefault(value, len(seen))}, {len(value)} bytes"
+        if isinstance(value, msgspec.Struct):
+            return [type(value).__name__, *(plain(getattr(value, field)) for field in value.__struct_fields__)]
+        if isinstance(value, tuple | list):
+            return [plain(one) for one in value]
+        if isinstance(value, str) and value in addresses:
+            return f"address {addresses.index(value)}"
+        assert isinstance(value, str | int | float | bool | None), type(value)
+        return value
+
+    return sorted((name, str(plain(arguments))) for name, arguments in log)
+
+
+async def recorded(model, images) -> tuple[list, np.ndarray]:
+    """Everything the provider was sent while a model was shared, asked, and removed; and the answers."""
+    log: list = []
+    async with (
+        ActorSystem(listen="ws://127.0.0.1:0") as first,
+        ActorSystem(listen="ws://127.0.0.1:0") as second,
+        ActorSystem(listen="ws://127.0.0.1:0") as third,
+    ):
+        for system in (first, second):
+            await system.spawn(ComputeServer, name="server")
+            await system.spawn(CryptoProvider, name="provider")
+        await third.spawn(ComputeServer, name="server")
+        await third.spawn(RecordingProvider, log, name="provider")
+        workers = [Worker(system.address) for system in (first, second, third)]
+        async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+            assert not cluster.children
+            async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+                serving = asyncio.create_task(shared.serve(2))
+                while not await shared.prepared("label"):
+                    await asyncio.sleep(0)
+                answers = await remote.query(images[:3])
+                await remote.query(images[:3], reveal="label")
+                await serving
+        # `prepared` is this test's own waiting; how many answers one wait of the owner sees is a matter of timing
+        counted = [(name, arguments) for name, arguments in log if name not in ("prepared", "answered")]
+        return canonical(counted, [worker.url for worker in workers]), answers
+
+
+RecordingProvider = type("RecordingProvider", (Recorder,), {name: _recording(name) for name in MESSAGES})
+
+
+def test_every_message_of_the_provider_is_recorded():
+    handlers = {name for name in vars(CryptoProvider) if not name.startswith("_") and name != "stopped"}
+    assert handlers == set(MESSAGES)
+
+
+@pytest.fixture
+def other_model(model):
+    """Other weights, same program."""
+    import keras
+
+    other = keras.models.clone_model(model)
+    other.set_weights([np.roll(w, 1, axis=-1) for w in model.get_weights()])
+    return other
+
+
+async def test_nothing_depends_on_inputs(model, images):
+    first, answers = await recorded(model, images)
+    second, others = await recorded(model, 1 - images)
+    assert not np.allclose(answers, others, atol=0.01)
+    assert first == second
+
+
+async def test_nothing_depends_on_weights(model, other_model, images):
+    first, answers = await recorded(model, images)
+    second, others = await recorded(other_model, images)
+    assert not np.allclose(answers, others, atol=0.01)
+    if first != second:  # the program is public; it may differ in the windows, which follow the weights
+        first, second = ([(n, a.partition("Program")[0]) for n, a in log] for log in (first, second))
+    assert first == second
