@@ -247,6 +247,8 @@ class Cell:
     def _failed(self, envelope: Envelope, actor: Actor, error: Exception) -> None:
         if isinstance(error, Crash) and actor is self._actor:
             self._crashed(error)
+        if isinstance(error, StopIteration):  # no future takes it
+            error = RuntimeError(f"{envelope.message.label} raised StopIteration")
         envelope.fail(error)
 
     def _finished(self, envelope: Envelope) -> None:

@@ -16,7 +16,7 @@ from actors.cell import Cell
 from actors.credit import ReceiveWindow, SendWindow
 from actors.deadline import Expired, within
 from actors.directory import DIRECTORY, DIRECTORY_WINDOW, Directory, Found
-from actors.errors import ActorError, ActorNotFound, ConnectionLost, Malformed, MessageRejected, OneWayFailed
+from actors.errors import ActorError, ActorNotFound, ConnectionLost, Malformed, MessageRejected, OneWayFailed, TooLarge
 from actors.mailbox import Envelope
 from actors.memory import Memory
 from actors.portable import from_wire, to_wire
@@ -184,7 +184,7 @@ class Peer:
     def _window(self, target: str) -> SendWindow[_Sent]:
         """The window of an actor. It is asked for when the first message to the actor is sent; messages wait in it meanwhile."""
         if self.closed is not None:
-            raise self.closed
+            raise _again(self.closed)
         if target not in self._windows:
             self._windows[target] = SendWindow()
             self._found[target] = asyncio.create_task(self._ask(target))
@@ -205,7 +205,10 @@ class Peer:
     def _encoded(self, form: Form, values: tuple[Any, ...], kind: Callable[..., Frame], *fields: Any) -> Encoded:
         packed = form.pack(values)
         refs = [self._export(ref) for ref in packed.refs]
-        encoded = encode(Packet(kind(*fields, payload(packed.body, packed.arrays, refs)), packed.arrays))
+        try:
+            encoded = encode(Packet(kind(*fields, payload(packed.body, packed.arrays, refs)), packed.arrays))
+        except TooLarge as error:
+            raise MessageRejected(f"{form.label}: {error}") from None
         if encoded.size > self.limit:
             raise MessageRejected(f"{form.label}: a message of {encoded.size} bytes; {self.label} takes at most {self.limit}")
         return encoded.joined() if encoded.size <= SMALL else encoded
@@ -413,12 +416,12 @@ class Peer:
             self._report_uncertain(error)
         await self._directory.stop("its connection was lost")
 
-    def _fail(self, sent: Iterable[_Sent], error: Exception) -> None:
+    def _fail(self, sent: Iterable[_Sent], error: ActorError) -> None:
         for one in sent:
             if one.number is not None:
                 self._calls.pop(one.number, None)
             if not one.done.done():
-                one.done.set_exception(error)
+                one.done.set_exception(_again(error))
 
     def _report_uncertain(self, error: ConnectionLost) -> None:
         for target, count in self._uncredited.items():
@@ -456,6 +459,11 @@ class _IncomingOneWay(Envelope):
 
     def fail(self, error: BaseException) -> None:
         self._peer._one_way_ended(self._target, self.message.name, self._window, error)
+
+
+def _again(error: ActorError) -> ActorError:
+    """The same error for one more caller: each adds its own traceback."""
+    return type(error)(*error.args)
 
 
 def one_way_failed(what: str, error: BaseException) -> OneWayFailed:

@@ -15,7 +15,9 @@ E = TypeVar("E", bound=type[BaseException])
 Plain = None | bool | int | float | str
 
 TRACEBACK_LIMIT = 16_000
-"""Characters of a traceback that are sent."""
+TEXT_LIMIT = 64_000
+ARGUMENTS_LIMIT = 16
+"""What is sent of an error: characters of its traceback, of its message and each argument, and how many arguments."""
 
 _BUILTINS = (
     "ArithmeticError AssertionError AttributeError BufferError EOFError FileExistsError FileNotFoundError FloatingPointError "
@@ -60,20 +62,28 @@ def to_wire(error: BaseException) -> Failure:
     """An error as it is sent."""
     if isinstance(error, RemoteError):  # passes through as it came
         return Failure(error.class_name, [], error.text, error.traceback)
-    lines = "".join(traceback.format_exception(error))
-    return Failure(_name(type(error)), [_plain(argument) for argument in error.args], _text(error), lines[-TRACEBACK_LIMIT:])
+    lines = _clean("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:])
+    arguments = [_plain(argument) for argument in error.args[:ARGUMENTS_LIMIT]]
+    return Failure(_name(type(error)), arguments, _text(error), lines)
 
 
 def _plain(value: object) -> Plain:
+    if isinstance(value, str):
+        return _clean(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-        return str(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else f"<{type(value).__name__}>"
+        return "<a large int>"
+    return value if value is None or isinstance(value, (bool, int, float)) else f"<{type(value).__name__}>"
+
+
+def _clean(text: str) -> str:
+    """Text that can be encoded, of bounded length."""
+    return text[:TEXT_LIMIT].encode(errors="replace").decode()
 
 
 def _text(error: BaseException) -> str:
-    if len(error.args) == 1 and isinstance(error.args[0], str):
-        return str(error)
-    return str(error) if all(_plain(argument) is argument for argument in error.args) else f"<{type(error).__name__}>"
+    """The message of an error, unless it would show an argument that is not sent."""
+    shown = all(isinstance(argument, (str, bool, int, float, type(None))) for argument in error.args)
+    return _clean(str(error)) if shown else f"<{type(error).__name__}>"
 
 
 def from_wire(failure: Failure, where: str) -> BaseException:

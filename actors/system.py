@@ -107,11 +107,11 @@ class ActorSystem:
     # Life.
 
     async def __aenter__(self) -> Self:
-        self._open = True
         if self._listen is not None:
             self._server, port = await websocket.listen(self._listen, self, limit=self._limit, tls=self._ssl, run=self._run_link)
             own = Address(self._listen.secure, self._listen.host, port)
             self._address = self._memory.address = self._advertise or str(own)
+        self._open = True
         if self._trust:
             await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
         return self
@@ -189,7 +189,7 @@ class ActorSystem:
             actor.__qualname__,
             build,
             messages,
-            capacity=mailbox or self._mailbox,
+            capacity=self._mailbox if mailbox is None else mailbox,
             restart=restart or NEVER,
             forget=lambda reason: self._forget(name, reason),
         )
@@ -364,6 +364,9 @@ class ActorSystem:
         task.add_done_callback(lambda task: self._links.pop(task))
 
     async def _run_link(self, link: Link) -> None:
+        if not self._open:
+            await link.close("the system was closed")
+            return
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._links[task] = link
         try:

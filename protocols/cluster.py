@@ -7,7 +7,7 @@ import contextlib
 from ssl import SSLContext
 from types import TracebackType
 
-from actors import ActorSystem, ChildProcess, ConnectFailed
+from actors import ActorSystem, ChildFailed, ChildProcess, ConnectFailed
 from protocols.compute_server import ComputeServer
 from protocols.concurrency import at_once
 from protocols.crypto_provider import CryptoProvider
@@ -111,7 +111,10 @@ class Cluster:
             reason = str(error)
         if not (self.auto_managed and worker.local):
             raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
-        child = await ChildProcess.start("protocols.worker_process", worker.address, ready_within=START_WITHIN)
+        try:
+            child = await ChildProcess.start("protocols.worker_process", worker.address, ready_within=START_WITHIN)
+        except ChildFailed as error:
+            raise WorkerUnreachable(f"{worker}: {reason}; and no worker could be started there: {error}") from None
         stack.push_async_callback(child.stop)
         self.children[number] = child
         worker.url = child.address

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
 
-from actors import ActorSystem, exit_with_parent
+from actors import ActorError, ActorSystem, exit_with_parent
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 
@@ -62,4 +62,7 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool) -> Non
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], Encryption(), with_parent=True))
+    try:
+        asyncio.run(run(sys.argv[1], Encryption(), with_parent=True))
+    except ActorError as error:
+        sys.exit(str(error))

@@ -140,7 +140,7 @@ def reply(*arrays):
         (header(5), Malformed, "length 2"),
         (header(5, "x"), Malformed, "Expected `int`"),
         (header(5, 1)[:-1] + b"\xc1", Malformed, "a header that is none"),
-        (struct.pack("<I", 0), Truncated, "header"),
+        (struct.pack("<I", 0), Malformed, "truncated"),
         (struct.pack("<I", HEADER_LIMIT + 1), TooLarge, "header of 16777217 bytes"),
         (header(0, PROTOCOL, VERSION, 1), Malformed, "second greeting"),
         (reply(("|O", (1,))), UnknownType, r"dtype '\|O'"),

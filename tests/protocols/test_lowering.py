@@ -1,4 +1,4 @@
-"""Keras models as programs: equal to Keras, inside their windows at the corners of the input range, and refused by name where they cannot be."""
+"""Keras models as programs: equal to Keras, inside their windows at the corners of the input range, or refused by name."""
 
 import keras
 import numpy as np
@@ -13,7 +13,6 @@ from protocols.lowering import lower
 from protocols.lowering.emission import GOOD_WINDOW
 from protocols.plaintext import evaluate
 from protocols.program import Conv2D, Dense, Open, Select, Truncate, infer
-
 
 
 def sequential(shape, *stack, seed=0):

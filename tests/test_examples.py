@@ -1,0 +1,60 @@
+"""Every example runs, prints what it promises, and leaves nothing behind."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=100, cwd=EXAMPLES)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo():
+    shown = run("demo.py")
+    assert shown.count("Actual:") == 3
+    assert "bytes sent online" in shown
+    assert "3 of 3" in shown
+
+
+def test_sharing_by_hand():
+    shown = run("sharing_by_hand.py")
+    assert "together: 77777" in shown
+    assert "added share by share: 133" in shown
+    assert "five parties: 77777" in shown
+
+
+def test_counter():
+    assert run("counter.py").splitlines() == ["here: 4", "over a websocket: 42"]
+
+
+async def test_serve_and_client_in_two_terminals():
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        addresses = []
+        async for line in owner.stdout:
+            if line.startswith(b"serving"):
+                addresses = line.decode().split()[-3:]
+                break
+        shown = await asyncio.to_thread(run, "client.py", *addresses, "--images", "5", "6", "7")
+        assert shown.count("Actual:") == 3
+        rest = (await owner.stdout.read()).decode()
+        assert rest.splitlines() == [f"answered request {n}" for n in (1, 2, 3)]
+        assert await owner.wait() == 0
+    finally:
+        if owner.returncode is None:
+            owner.kill()
+            await owner.wait()
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.glob("*.py")))
+def test_every_example_says_what_it_is(name):
+    assert (EXAMPLES / name).read_text().startswith('"""')
