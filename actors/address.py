@@ -53,6 +53,14 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def wildcard(self) -> bool:
+        """Whether it stands for all addresses of this machine, so that nobody can connect to it by that."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def check_encryption(self, allow_plaintext: bool) -> None:
         """Refuses plaintext that leaves this machine.
 

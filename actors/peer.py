@@ -49,13 +49,23 @@ class Home(Protocol):
     """What a connection needs from its own system."""
 
     @property
-    def address(self) -> str:
-        """Where it listens; empty if it does not."""
+    def listens(self) -> bool:
+        """Whether anybody may connect, and so may reach all its actors."""
+        ...
+
+    @property
+    def advertised(self) -> str:
+        """The address that others reach it at; empty if there is none."""
         ...
 
     @property
     def timeout(self) -> float | None:
         """Default deadline."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """The transport to its own actors."""
         ...
 
     def cell(self, name: str) -> Cell:
@@ -243,10 +253,9 @@ class Peer:
     def _export(self, ref: ActorRef) -> tuple[str, str]:
         """How a reference is written to the other side."""
         transport = ref._transport
-        if isinstance(transport, Memory):
-            if not self._home.address:
-                self._exported.add(ref._name)
-            return self._home.address, ref._name
+        if transport is self._home.memory:
+            self._exported.add(ref._name)
+            return self._home.advertised, ref._name
         if transport is self or (self.address and transport.address == self.address):
             return ".", ref._name
         if not transport.address:
@@ -263,7 +272,7 @@ class Peer:
 
     def _reachable(self, name: str) -> Cell:
         """The actor of a name, as far as the other side may know of it."""
-        if not (self._home.address or name in self._exported):
+        if not (self._home.listens or name in self._exported):
             raise ActorNotFound(f"no actor named {name!r} can be reached over this connection")
         return self._home.cell(name)
 
@@ -397,6 +406,12 @@ class Peer:
             self._put(Credit(target, credit))
 
     # The end of the connection.
+
+    async def answered(self) -> None:
+        """Waits until all that the other side has asked for is answered. Call it when the actors have ended."""
+        tasks = [envelope.task for _, envelope in self._running.values() if envelope.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def lost(self, why: str, *, orderly: bool) -> None:
         """The connection has ended: everything under way over it fails, and what it asked for is cancelled."""

@@ -83,7 +83,7 @@ class Shipyard(Actor):
     async def stop(self, nonce: bytes, proof: bytes, name: str) -> None:
         """Ends an actor."""
         self._check(nonce, proof, "stop", name, b"")
-        await self.system._memory.stop(name)
+        await self.system.memory.stop(name)
 
     def _check(self, nonce: bytes, proof: bytes, purpose: str, name: str, code: bytes) -> None:
         known = self._nonces.pop(nonce, 0) is None

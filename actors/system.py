@@ -23,6 +23,7 @@ from actors.directory import Found
 from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, NameTaken, OneWayFailed, SystemClosed
 from actors.memory import Memory
 from actors.peer import Peer, one_way_failed
+from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
 from actors.schema import messages_of, reference_type
 from actors.supervision import NEVER, Restart, Terminated
@@ -55,7 +56,8 @@ class ActorSystem:
         ssl: certificate of this system, for listening on wss.
         connect_ssl: whom to trust when connecting to wss; None for the authorities that the operating system trusts.
         allow_plaintext: permit `ws://` to and from other machines.
-        advertise: the address that others reach this system at, if it is not the one it listens on.
+        advertise: the address that others reach this system at, if it is not the one it listens on. A system that listens on all
+            addresses (0.0.0.0) and advertises none is reached, through references that it sends, over the same connection only.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
     Example:
@@ -84,8 +86,10 @@ class ActorSystem:
         self._listen = Address.parse(listen) if listen is not None else None
         if self._listen is not None:
             self._listen.check_encryption(allow_plaintext)
-        self._advertise = str(Address.parse(advertise)) if advertise else ""
+        self.advertised = str(Address.parse(advertise)) if advertise else ""
         self._trust = tuple(trust)
+        if any(len(secret) < SECRET_BYTES for secret in self._trust):
+            raise ValueError(f"trust: a secret has at least {SECRET_BYTES} random bytes; secrets.token_bytes makes one")
         self._mailbox, self._limit = mailbox, message_limit
         self._ssl, self._connect_ssl, self._allow_plaintext = ssl, connect_ssl, allow_plaintext
         self._on_error = on_error
@@ -95,22 +99,29 @@ class ActorSystem:
         self._cells: dict[str, Cell] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._numbers: dict[str, int] = {}
-        self._memory = Memory(self.cell, self.report, timeout=timeout)
+        self.memory = Memory(self.cell, self.report, timeout=timeout)
         self._dialed: dict[str, Dialed] = {}
         self._links: dict[asyncio.Task[None], Link] = {}
 
     @property
     def address(self) -> str:
-        """Where this system is reached, with the real port; empty if it does not listen."""
+        """Where this system listens, with the real port; empty if it does not listen."""
         return self._address
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody may connect."""
+        return self._listen is not None
 
     # Life.
 
     async def __aenter__(self) -> Self:
         if self._listen is not None:
             self._server, port = await websocket.listen(self._listen, self, limit=self._limit, tls=self._ssl, run=self._run_link)
-            own = Address(self._listen.secure, self._listen.host, port)
-            self._address = self._memory.address = self._advertise or str(own)
+            self._address = str(Address(self._listen.secure, self._listen.host, port))
+            if not (self.advertised or self._listen.wildcard):
+                self.advertised = self._address
+            self.memory.address = self.advertised
         self._open = True
         if self._trust:
             await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
@@ -176,7 +187,7 @@ class ActorSystem:
         """
         messages = messages_of(actor)
         name = self._free_name(actor, name)
-        ref = reference_type(actor)(self._memory, name)
+        ref = reference_type(actor)(self.memory, name)
 
         def build() -> Actor:
             instance = actor.__new__(actor)
@@ -286,7 +297,7 @@ class ActorSystem:
         """
         stopped = _ref(ref)
         address = stopped._transport.address
-        if address in self.secrets and address != self._address:
+        if address in self.secrets and stopped._transport is not self.memory:
             await shipping.stop_on(self, address, stopped._name)
         else:
             await stopped._transport.stop(stopped._name)
@@ -337,8 +348,8 @@ class ActorSystem:
 
     def reference(self, address: str, name: str) -> ActorRef:
         """An untyped reference to an actor of the system at `address`; empty for this system."""
-        if address in ("", self._address):
-            return ActorRef(self._memory, name)
+        if address in ("", self._address, self.advertised):
+            return ActorRef(self.memory, name)
         where = Address.parse(address)
         where.check_encryption(self._allow_plaintext)
         key = str(where)

@@ -162,10 +162,11 @@ class Link:
                 self._writer.abandon(self.peer.closed)
 
     async def close(self, why: str) -> None:
-        """Writes what waits, then ends the connection."""
+        """Answers and writes what waits, then ends the connection."""
         self._why = f"closed by this side: {why}"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):
+                await self.peer.answered()
                 await self._writer.flush()
         await self._socket.close(1001, why)
 
@@ -219,7 +220,7 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
     try:
         socket = await connect(
             str(address),
-            ssl=tls if address.secure else None,
+            ssl=(tls or ssl.create_default_context()) if address.secure else None,
             compression=None,
             proxy=None,
             max_size=(limit + WHOLE, WHOLE + FRAGMENT),

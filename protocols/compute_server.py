@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,10 +28,8 @@ from protocols.hosting import Handshake, HostedModel, Hosting, Terms
 from protocols.keystream import derive
 from protocols.material import Material
 from protocols.run import Cost, Inboxes, drive
+from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, check
-
-if TYPE_CHECKING:
-    from protocols.crypto_provider import CryptoProvider
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -51,7 +49,7 @@ class Answer(msgspec.Struct, frozen=True):
 class _Entry:
     """A hosted model with its links to the other server and the provider."""
 
-    def __init__(self, model: HostedModel, peer: ComputeServer, provider: CryptoProvider, patience: float) -> None:
+    def __init__(self, model: HostedModel, peer: ComputeServer, provider: Settlement, patience: float) -> None:
         self.model = model
         self.peer = peer.with_options(one_way=True)
         self.provider = provider.with_options(one_way=True)
@@ -97,13 +95,11 @@ class ComputeServer(Actor):
     @message(reentrant=True)
     async def host(self, hosting: Hosting) -> None:
         """Makes room for a model and connects to the other server."""
-        from protocols.crypto_provider import CryptoProvider  # noqa: PLC0415  the two actors know each other
-
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
         model = HostedModel(hosting)
         peer = await self.system.connect(f"{hosting.addresses.servers[model.me.other]}/server", ComputeServer)
-        provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", CryptoProvider)
+        provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", Settlement)
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
         entry = self._entries[hosting.name] = _Entry(model, peer, provider, self._patience)

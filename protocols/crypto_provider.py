@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, message
+from actors import ActorError, message
 from protocols import dealer, inference
 from protocols.compute_server import ComputeServer
 from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
@@ -29,6 +29,7 @@ from protocols.linear import weight_masks
 from protocols.pool import Chunk, Pool
 from protocols.program import Program
 from protocols.requests import Part, Request, Requests
+from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, identifier, sign
 
 CHUNK_BYTES = 12 << 20
@@ -105,7 +106,7 @@ class _Shared:
         return self.program.for_label() if reveal == "label" else self.program
 
 
-class CryptoProvider(Actor):
+class CryptoProvider(Settlement):
     """Deals randomness to two servers and tickets to clients."""
 
     def __init__(self) -> None:
@@ -354,12 +355,15 @@ class CryptoProvider(Actor):
             self._later(self._closed(shared, request))
 
     async def _closed(self, shared: _Shared, request: Request) -> None:
-        """Closes a request that has ended; one that got no answer does not count, here and at the servers."""
+        """Closes a request that has ended. One that got no answer does not count: the servers are told first, so that none of them
+        refuses the next request.
+        """
         if not request.settled or shared.requests.get(request.identifier) is None:
             return
-        if not await shared.requests.close(request):
+        if not request.answered:
             for server, hosting in zip(shared.servers, shared.hostings, strict=True):
                 await server.give_back(hosting.authority, request.identifier)
+        await shared.requests.close(request)
 
 
 async def _quietly(work: Coroutine[Any, Any, Any]) -> None:

@@ -71,6 +71,11 @@ class Cluster:
         self.cluster = asynchronous.Cluster(Worker(first), Worker(second), crypto_provider=Worker(crypto_provider))
         self._loop: _Loop | None = None
 
+    @property
+    def addresses(self) -> list[str]:
+        """host:port of each worker, real ports included once they run."""
+        return [worker.address for worker in self.cluster.workers]
+
     def start(self) -> None:
         """Connects to the workers, and starts those on this machine that are not running."""
         if self._loop is not None:

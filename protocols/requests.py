@@ -48,6 +48,11 @@ class Request:
         """It is idle, and nothing is left to grant."""
         return self.idle and self.granted == self.examples
 
+    @property
+    def answered(self) -> bool:
+        """At least a part of it was answered, so that it counts."""
+        return any(part.answered for part in self.parts)
+
     def give_up(self) -> None:
         """Nobody waits for the examples that were not granted yet."""
         self.examples = self.granted
@@ -67,11 +72,6 @@ class Requests:
     def left(self) -> int:
         """How many more requests may be made."""
         return self._allowed - self.answered - len(self._open)
-
-    @property
-    def under_way(self) -> list[Request]:
-        """Those that have not ended."""
-        return list(self._open.values())
 
     def allow(self, num_requests: int) -> None:
         """So many more from now on."""
@@ -95,11 +95,9 @@ class Requests:
         """A request under way."""
         return self._open.get(identifier)
 
-    async def close(self, request: Request) -> bool:
-        """Ends a request; True if a part of it was answered, so that it counts."""
+    async def close(self, request: Request) -> None:
+        """Ends a request."""
         async with self.changed:
             self._open.pop(request.identifier, None)
-            counts = any(part.answered for part in request.parts)
-            self.answered += counts
+            self.answered += request.answered
             self.changed.notify_all()
-        return counts
