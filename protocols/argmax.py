@@ -8,6 +8,8 @@ Adversary: semi-honest. **Leaks** nothing to the servers; the label to whoever g
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from protocols import comparison, conjunction
@@ -18,11 +20,10 @@ from protocols.program import Argmax
 
 
 def levels(classes: int) -> list[tuple[int, int]]:
-    """(groups, fan-in) of each level of ANDs: equal fan-ins of at most 4 over classes - 1 factors a class, padded with ones."""
-    factors, depth = classes - 1, 0
-    while conjunction.LARGEST_FAN_IN**depth < factors:
-        depth += 1
-    fan_in = max(1, next(f for f in range(1, conjunction.LARGEST_FAN_IN + 1) if f**depth >= factors)) if depth else 1
+    """(groups, fan-in) of each level of ANDs over classes - 1 factors a class: equal fan-ins of at most 4, as few levels as that allows."""
+    factors = classes - 1
+    depth = next(d for d in itertools.count() if conjunction.LARGEST_FAN_IN**d >= factors)
+    fan_in = next(f for f in itertools.count(1) if f**depth >= factors)
     tree = []
     while factors > 1:
         factors = -(-factors // fan_in)
@@ -33,8 +34,10 @@ def levels(classes: int) -> list[tuple[int, int]]:
 def fields(op: Argmax, classes: int) -> list[Field]:
     """The comparison of every pair, then the masks and products of each level of ANDs."""
     pairs = classes * (classes - 1) // 2
-    tree = [entry for level, (groups, fan_in) in enumerate(levels(classes)) for entry in conjunction.fields(groups, fan_in, str(level))]
-    return [Field("r", pairs), *comparison.fields(pairs, op.window), *tree]
+    fields = [Field("r", pairs), *comparison.fields(pairs, op.window)]
+    for level, (groups, fan_in) in enumerate(levels(classes)):
+        fields += conjunction.fields(groups, fan_in, str(level))
+    return fields
 
 
 async def argmax(me: Party, op: Argmax, z: Ring, material: Material, position: int) -> Ring:

@@ -1,0 +1,90 @@
+"""What a server checks by itself, whatever provider and clients say."""
+
+import numpy as np
+import pytest
+
+from protocols import hosting, inference
+from protocols.errors import NotServed, ProgramError, QuotaSpent, TooLarge
+from protocols.hosting import Addresses, HostedModel, Hosting, Terms
+from protocols.program import Argmax, Dense, Input, Program
+from protocols.ticket import Ticket
+
+PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(1, 0, 20))
+
+
+def hosted(party: int = 0, program: Program = PROGRAM) -> HostedModel:
+    secrets = [bytes([i]) * 16 for i in range(6)]
+    return HostedModel(Hosting("small", program, party, Addresses(("a", "b"), "c"), *secrets))
+
+
+def ticket(request: bytes, reveal: str = "logits", examples: int = 1) -> Ticket:
+    return Ticket(b"model", request, 0, reveal, b"chunk", 0, examples)
+
+
+def test_the_quota_is_the_server_s_own():
+    model = hosted()
+    model.serve(Terms(2))
+    for request in (b"one", b"two", b"one"):  # another part of a request counts once
+        model.admit(ticket(request))
+    with pytest.raises(QuotaSpent, match="as often as its owner allowed"):
+        model.admit(ticket(b"three"))
+    model.give_back(b"two")
+    model.admit(ticket(b"three"))
+    model.serve(Terms(1))
+    model.admit(ticket(b"four"))
+    with pytest.raises(QuotaSpent):
+        model.admit(ticket(b"five"))
+
+
+def test_nothing_is_answered_before_serving_nor_in_a_way_that_is_not_served():
+    model = hosted()
+    with pytest.raises(NotServed, match="serves \\[\\]"):
+        model.admit(ticket(b"one"))
+    model.serve(Terms(2, ("label",)))
+    model.admit(ticket(b"one", "label"))
+    with pytest.raises(NotServed, match="'logits'"):
+        model.admit(ticket(b"two"))
+
+
+def test_weights_must_be_there_and_fit():
+    model = hosted()
+    with pytest.raises(NotServed, match="has not sent its weights"):
+        _ = model.weights
+    with pytest.raises(ValueError, match=r"\(2, 3\).* the program has"):
+        model.load([np.zeros((2, 3), np.uint64)])
+    model.load([np.zeros((3, 2), np.uint64)])
+    assert [w.shape for w in model.weights.share] == [(3, 2)]
+
+
+def test_dealt_randomness_must_have_the_size_of_the_program():
+    model = hosted(1)
+    model.load([np.zeros((3, 2), np.uint64)])
+    words = inference.layout(PROGRAM).dealt
+    with pytest.raises(ValueError, match=f"{words} words were dealt for 2 examples, {2 * words} are needed"):
+        model.prepared("logits", bytes(16), 2, np.zeros(words, np.uint64))
+    given = np.zeros(2 * words, np.uint64)
+    given.flags.writeable = False
+    assert model.prepared("logits", bytes(16), 2, given).examples == 2
+
+
+@pytest.mark.parametrize("m", [np.zeros((2, 3), np.uint64), np.zeros((1, 4), np.uint64), np.zeros((1, 3), np.int64), np.zeros((1, 3))])
+def test_masked_examples_must_fit_the_ticket(m):
+    with pytest.raises(ValueError, match=r"the ticket is for \(1, 3\) uint64"):
+        hosted().check_input(ticket(b"one"), m)
+
+
+def test_programs_are_checked_before_anything_is_allocated(monkeypatch):
+    with pytest.raises(ProgramError, match="does not fit a weight"):
+        hosted(0, Program((Input(), Dense(0, 0)), ((4, 2),), (3,), 1.0, (0.0, 1.0), 1.0))
+    with pytest.raises(ProgramError, match="is not possible"):
+        hosted(0, Program((Input(), Dense(0, 0)), ((1, 1 << 40),), (1,), 1.0, (0.0, 1.0), 1.0))
+    monkeypatch.setattr(hosting, "MODEL_LIMIT", 40)
+    with pytest.raises(TooLarge, match="MiB of shared weights"):
+        hosted()
+
+
+def test_secrets_stay_out_of_reprs():
+    model = hosted()
+    model.load([np.full((3, 2), 123456789, np.uint64)])
+    assert "123456789" not in repr(model.weights) + repr(model.hosting) + repr(model)
+    assert "\\x01" not in repr(model.hosting)
