@@ -8,6 +8,7 @@ or approximates anything: it computes on integers modulo 2^64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar, cast
 
 import numba
@@ -19,6 +20,10 @@ def compiled(*signatures: str) -> Callable[[F], F]:
     """Compiles a function for the given numba signatures, at import."""
 
     def decorate(function: F) -> F:
-        return cast(F, numba.njit(list(signatures), cache=True, nogil=True, error_model="numpy")(function))
+        compile_ = partial(numba.njit, list(signatures), nogil=True, error_model="numpy")
+        try:
+            return cast(F, compile_(cache=True)(function))
+        except RuntimeError:  # no folder to keep it in can be written: compile it again in each process
+            return cast(F, compile_(cache=False)(function))
 
     return decorate
