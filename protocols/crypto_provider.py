@@ -219,7 +219,7 @@ class CryptoProvider(Settlement):
         try:
             await asyncio.gather(
                 *(
-                    server.deal(hosting.authority, reveal, chunk, key, examples, half)
+                    server.with_options(timeout=None).deal(hosting.authority, reveal, chunk, key, examples, half)
                     for server, hosting, key, half in zip(shared.servers, shared.hostings, keys, halves, strict=True)
                 )
             )

@@ -61,7 +61,8 @@ class RemoteModel:
         self.name = handshake.name
         self.program: Program = handshake.program
         self.last: Report | None = None
-        self._links = links
+        self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
+        self._servers = [server.with_options(timeout=None) for server in links.servers]
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -137,7 +138,7 @@ class RemoteModel:
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
-        grants = await self._links.provider.request(self.name, len(x), reveal)
+        grants = await self._provider.request(self.name, len(x), reveal)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0]))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -162,14 +163,13 @@ class RemoteModel:
                 yield granted
             if not grants.left:
                 return
-            grants = await self._links.provider.more(self.name, grants.request)
+            grants = await self._provider.more(self.name, grants.request)
 
     async def _part(self, x: npt.NDArray[np.uint64], granted: Granted) -> tuple[Answer, Answer]:
         """M = x + lambda to both servers; their answers."""
         m = x + granted.input_mask
-        first, second = (server.with_options(timeout=None) for server in self._links.servers)
-        answers = await at_once(first.answer(granted.ticket, m), second.answer(granted.ticket, m))
-        return answers[0], answers[1]
+        first, second = await at_once(*(server.answer(granted.ticket, m) for server in self._servers))
+        return first, second
 
     def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
         first, second = (answer.share for answer in answers)
