@@ -13,6 +13,7 @@ from protocols.concurrency import at_once
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
+from protocols.presence import Presence
 from protocols.worker import Worker
 
 START_WITHIN = 60.0
@@ -68,6 +69,7 @@ class Cluster:
         self._timeout, self._ssl, self._allow_plaintext = timeout, ssl, allow_plaintext
         self._stack = contextlib.AsyncExitStack()
         self._links: Links | None = None
+        self._presence: Presence | None = None
         self.children: dict[int, ChildProcess] = {}
 
     def system(self) -> ActorSystem:
@@ -91,11 +93,23 @@ class Cluster:
             raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
         return self._links
 
+    @property
+    def presence(self) -> Presence:
+        """What tells the crypto provider that this process is here.
+
+        Raises:
+            ClusterError: outside of the `async with` block.
+        """
+        if self._presence is None:
+            raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
+        return self._presence
+
     async def __aenter__(self) -> Cluster:
         async with contextlib.AsyncExitStack() as stack:
             system = await stack.enter_async_context(self.system())
             await asyncio.gather(*(self._find(number, system, stack) for number in range(3)))
             self._links = await connected(system, self.addresses)
+            self._presence = await system.spawn(Presence)
             self._stack = stack.pop_all()
         return self
 
@@ -120,7 +134,7 @@ class Cluster:
         worker.url = child.address
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._links = None
+        self._links = self._presence = None
         self.children.clear()
         await self._stack.aclose()
 

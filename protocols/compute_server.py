@@ -130,7 +130,7 @@ class ComputeServer(Actor):
 
     @message(reentrant=True)
     async def retire(self, authority: bytes) -> None:
-        """Forgets a model that could not be shared completely."""
+        """Forgets a model that could not be shared completely, or whose owner is gone."""
         self._forget(self._by("authority", authority))
 
     def _forget(self, entry: _Entry) -> None:

@@ -27,6 +27,7 @@ from protocols.hosting import Addresses, Hosting, Terms, check_program
 from protocols.keystream import fresh_key
 from protocols.linear import weight_masks
 from protocols.pool import Chunk, Pool
+from protocols.presence import Presence
 from protocols.program import Program
 from protocols.requests import Part, Request, Requests
 from protocols.settlement import Settlement
@@ -143,8 +144,11 @@ class CryptoProvider(Settlement):
     # The owner's messages.
 
     @message(reentrant=True)
-    async def open(self, name: str, program: Program, addresses: Addresses) -> Opening:
-        """Begins to share a model: tells both servers, and gives the owner the masks of the weights."""
+    async def open(self, name: str, program: Program, addresses: Addresses, presence: Presence) -> Opening:
+        """Begins to share a model: tells both servers, and gives the owner the masks of the weights.
+
+        The model is removed when its owner is gone: when `presence` ends, or the connection to it.
+        """
         if name in self._models or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
         check_program(program)
@@ -157,6 +161,7 @@ class CryptoProvider(Settlement):
         finally:
             self._opening.discard(name)
         shared.tasks += [asyncio.create_task(self._watch(shared, party)) for party in (0, 1)]
+        shared.tasks.append(asyncio.create_task(self._watch_owner(shared, presence)))
         return Opening(shared.owner, (shared.hostings[0].weight_key, shared.hostings[1].weight_key))
 
     async def _host(self, shared: _Shared) -> None:
@@ -177,6 +182,13 @@ class CryptoProvider(Settlement):
             await pool.fail(shared.lost)
         async with shared.requests.changed:
             shared.requests.changed.notify_all()
+
+    async def _watch_owner(self, shared: _Shared, presence: Presence) -> None:
+        ended = await self.system.watch(presence)
+        log.info("the owner of model %r is gone: %s", shared.name, ended.reason)
+        for server, hosting in zip(shared.servers, shared.hostings, strict=True):
+            self._later(server.retire(hosting.authority))
+        self._later(self._removed(shared))
 
     @message(reentrant=True)
     async def serve(self, name: str, owner: bytes, allowance: Allowance) -> None:
@@ -233,10 +245,10 @@ class CryptoProvider(Settlement):
         shared = self._owned(name, owner)
         requests = shared.requests
         async with requests.changed:
-            await requests.changed.wait_for(lambda: requests.answered > after or shared.lost or name not in self._models)
+            await requests.changed.wait_for(lambda: requests.answered > after or shared.lost or self._models.get(name) is not shared)
         if shared.lost is not None:
             raise shared.lost
-        if name not in self._models:
+        if self._models.get(name) is not shared:
             raise UnknownModel(f"model {name!r} has been stopped")
         return requests.answered
 
@@ -249,12 +261,16 @@ class CryptoProvider(Settlement):
     @message(reentrant=True)
     async def remove(self, name: str, owner: bytes) -> None:
         """Forgets a model; who waits for it is told."""
-        shared = self._owned(name, owner)
-        del self._models[name]
+        await self._removed(self._owned(name, owner))
+
+    async def _removed(self, shared: _Shared) -> None:
+        if self._models.get(shared.name) is not shared:
+            return
+        del self._models[shared.name]
         for task in shared.tasks:
             task.cancel()
         for pool in shared.pools.values():
-            await pool.fail(UnknownModel(f"model {name!r} has been stopped"))
+            await pool.fail(UnknownModel(f"model {shared.name!r} has been stopped"))
         async with shared.requests.changed:
             shared.requests.changed.notify_all()
 

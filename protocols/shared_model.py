@@ -177,7 +177,7 @@ async def share(
     links = cluster.links
     chosen = name or model.name
     try:
-        opening = await links.provider.open(chosen, lowered.program, cluster.addresses)
+        opening = await links.provider.open(chosen, lowered.program, cluster.addresses, cluster.presence)
         shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening)
         masked = _masked(lowered.weights, opening, lowered.program)
         try:

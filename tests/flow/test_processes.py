@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocols import Cluster, Worker, connect, share
-from protocols.errors import ClusterError, NotServed, WorkerUnreachable
+from protocols.errors import ClusterError, NameTaken, NotServed, WorkerUnreachable
 
 
 @contextlib.asynccontextmanager
@@ -121,6 +121,37 @@ async def test_something_else_on_the_port():
         with pytest.raises(WorkerUnreachable, match=rf"127\.0\.0\.1:{port}"):
             async with Cluster(taken, Worker("localhost:0"), crypto_provider=Worker("localhost:0")):
                 pass
+
+
+CRASHING = """
+import asyncio, sys, numpy as np, keras
+from keras import layers
+from protocols import Cluster, Worker, share
+async def main():
+    model = keras.Sequential([layers.Input((8,)), layers.Dense(3)])
+    first, second, third = map(Worker, sys.argv[1:])
+    async with Cluster(first, second, crypto_provider=third) as cluster, await share(model, cluster, name="small") as shared:
+        print("shared", flush=True)
+        await shared.serve(5)
+asyncio.run(main())
+"""
+
+
+async def test_a_crashed_owner_frees_its_name_and_its_shares(model, images, expected):
+    async with started() as first, started() as second, started() as third:
+        command = [sys.executable, "-c", CRASHING, first, second, third]
+        devnull = asyncio.subprocess.DEVNULL
+        owner = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=devnull)
+        assert await owner.stdout.readline() == b"shared\n"
+        owner.kill()
+        await owner.wait()
+        cluster = Cluster(Worker(first), Worker(second), crypto_provider=Worker(third))
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(NameTaken):
+                    result = await answer(cluster, model, images)
+                    break
+        np.testing.assert_allclose(result, expected[:4], atol=0.005)
 
 
 OWNER = """
