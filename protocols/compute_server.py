@@ -99,7 +99,8 @@ class ComputeServer(Actor):
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
         model = HostedModel(hosting)
         peer = await self.system.connect(f"{hosting.addresses.servers[model.me.other]}/server", ComputeServer)
-        provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", Settlement)  # type: ignore[type-abstract]  # the provider implements it
+        settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
+        provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", settlement)
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
         entry = self._entries[hosting.name] = _Entry(model, peer, provider, self._patience)

@@ -91,6 +91,7 @@ class _Shared:
         self.weight_masks = [a + b for a, b in zip(*halves, strict=True)]
         self.requests = Requests(name)
         self.pools: dict[Reveal, Pool] = {}
+        self.reveal: tuple[Reveal, ...] = ()
         self.lifetime = 60.0
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
@@ -199,6 +200,7 @@ class CryptoProvider(Settlement):
             await self._supply(shared, reveal, allowance)
         for reveal in set(shared.pools) - set(allowance.terms.reveal):
             await shared.pools[reveal].rest()
+        shared.reveal = allowance.terms.reveal
         shared.requests.allow(allowance.terms.num_requests)
 
     async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
@@ -280,8 +282,8 @@ class CryptoProvider(Settlement):
     async def request(self, name: str, examples: int, reveal: Reveal) -> Grants:
         """Begins a request and returns its first tickets, as soon as there are any."""
         shared = self._shared(name)
-        if reveal not in shared.pools:
-            raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {sorted(shared.pools)})")
+        if reveal not in shared.reveal:
+            raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
             raise ValueError(f"{examples} examples were asked for; at least one is needed")
         request = shared.requests.open(examples, reveal)

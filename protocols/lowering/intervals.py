@@ -36,6 +36,10 @@ class Interval:
         """The largest absolute value on the samples."""
         return float(np.abs(self.samples).max(initial=0.0))
 
+    def expected(self, margin: float) -> float:
+        """The largest absolute value by proof, or `margin` times that on the samples if there are any and that is less."""
+        return min(self.largest, margin * self.largest_sample + 1) if len(self.samples) else self.largest
+
     def mapped(self, function: Callable[[Real], Real]) -> Interval:
         """An increasing function, element for element or moving elements, of arrays (n, *shape)."""
         return Interval(function(self.low[None])[0], function(self.high[None])[0], function(self.samples))
@@ -45,7 +49,7 @@ class Interval:
         centre, radius = (self.low + self.high) / 2, (self.high - self.low) / 2
         middle, reach = function(centre[None], weight)[0], function(radius[None], np.abs(weight))[0]
         offset = 0.0 if bias is None else bias
-        reach = reach + SLACK * (np.abs(middle) + reach) + 1
+        reach = reach + SLACK * (np.abs(middle) + np.abs(offset) + reach) + 1
         return Interval(middle - reach + offset, middle + reach + offset, function(self.samples, weight) + offset)
 
     def clipped(self, largest: float) -> Interval:
