@@ -1,4 +1,4 @@
-"""Bytes that break the rules, sent to workers that serve: the connection they came over is closed with a reason, everything else goes on."""
+"""Bytes that break the rules, sent to workers that serve: their connection is closed with a reason, everything else goes on."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect as dial
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosedError
 
 from protocols import connect, share
 
@@ -20,16 +20,21 @@ GARBAGE = {
 }
 
 
+async def drained(connection) -> None:
+    """Reads until the end; the worker's own greeting may still arrive."""
+    async for _ in connection:
+        pass
+
+
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_garbage_closes_one_connection_only(busy, name):
     cluster, remote, images, expected = busy
     for worker in cluster.workers:
         async with dial(worker.url, proxy=None) as stranger:
             await stranger.send(GARBAGE[name])
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    await stranger.recv()
-            assert stranger.close_code not in (1000, 1006)
+            with pytest.raises(ConnectionClosedError):
+                await drained(stranger)
+            assert stranger.close_code in (1002, 1003, 1007, 1009)
             assert stranger.close_reason
     np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=0.005)
 
