@@ -8,6 +8,7 @@ ProtocolError
  |    +-- UnsupportedLayer    a layer, or a setting of one, that has no private form
  |    +-- WindowError         a layer whose sums may leave the fixed-point window
  +-- InputError               an input of a query that was refused before anything was sent
+ +-- AggregationError         a secure aggregation that cannot go on: too few owners, a forged, replayed or inconsistent message
  +-- ClusterError             workers that do not form a cluster, or cannot be reached
  |    +-- WorkerUnreachable   nobody answers at a worker's address, and it could not be started there
  |    +-- WorkerLost          a worker went away while it was needed
@@ -56,6 +57,10 @@ class WindowError(ModelError):
 
 class InputError(ProtocolError, ValueError):
     """An input of a query was refused before anything was sent."""
+
+
+class AggregationError(ProtocolError):
+    """A secure aggregation cannot be set up, or an owner or the server refuses to go on with it. The message says why."""
 
 
 class ClusterError(ProtocolError):

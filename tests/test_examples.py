@@ -30,6 +30,12 @@ def test_sharing_by_hand():
     assert "five parties: 77777" in shown
 
 
+def test_secure_average():
+    learned, expected = run("secure_average.py").splitlines()[-2:]
+    assert learned.partition("[")[2] == expected.partition("[")[2]
+    assert "the weighted mean" in learned
+
+
 def test_counter():
     assert run("counter.py").splitlines() == ["here: 4", "over a websocket: 42"]
 

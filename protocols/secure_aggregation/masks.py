@@ -1,0 +1,60 @@
+"""Keys between two owners, and the masks that grow from them: X25519, HKDF-SHA256, AES-CTR, AES-GCM, all bound to the session."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocols.errors import AggregationError
+from protocols.keystream import KeyStream, derive
+
+Vector = npt.NDArray[np.uint64]
+CHUNK = 1 << 14
+"""Words of a mask that are made at once: small enough for the cache."""
+
+
+def agreed(private: X25519PrivateKey, public: bytes, session: bytes, purpose: str) -> bytes:
+    """32 bytes that only two owners know, for one session and one purpose."""
+    try:
+        secret = private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise AggregationError("an advertised key is not a public key") from None
+    return HKDF(hashes.SHA256(), 32, salt=session, info=purpose.encode()).derive(secret)
+
+
+def add_mask(vector: Vector, seed: bytes, *, sign: int = 1) -> None:
+    """Adds (or with `sign` = -1 subtracts) the key stream of a seed to a vector, in place, without making all of it."""
+    stream, buffer = KeyStream(derive(seed, "mask")), np.empty(CHUNK, np.uint64)
+    for start in range(0, len(vector), CHUNK):
+        part = vector[start : start + CHUNK]
+        mask = buffer[: len(part)]
+        stream.fill(mask)
+        (np.add if sign > 0 else np.subtract)(part, mask, out=part)
+
+
+def _context(session: bytes, sender: int, receiver: int) -> bytes:
+    return session + sender.to_bytes(4, "big") + receiver.to_bytes(4, "big")
+
+
+def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes) -> bytes:
+    """AES-256-GCM from one owner to another. The key serves two messages of a session, one each way, told apart by the nonce."""
+    context = _context(session, sender, receiver)
+    return AESGCM(key).encrypt(context[-8:] + bytes(4), plain, context)
+
+
+def unseal(key: bytes, session: bytes, sender: int, receiver: int, sealed: bytes) -> bytes:
+    """The plaintext.
+
+    Raises:
+        AggregationError: it was not sealed by that sender for that receiver in this session.
+    """
+    context = _context(session, sender, receiver)
+    try:
+        return AESGCM(key).decrypt(context[-8:] + bytes(4), sealed, context)
+    except InvalidTag:
+        raise AggregationError(f"the shares from owner {sender} were altered, or are of another session") from None

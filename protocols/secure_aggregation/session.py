@@ -1,0 +1,182 @@
+"""What everybody in one secure aggregation agrees on: who takes part, the thresholds, the graph, and the words that are exchanged.
+
+The graph is a k-regular ring over an order that follows from the session's identifier and the roster, so that the server cannot choose
+who masks with whom (Bell et al., CCS 2020, section 3, with the order fixed by a hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import AggregationError
+
+COMPLETE = 32
+"""Up to so many owners everybody masks with everybody."""
+SMALLEST_COHORT = 3
+"""A sum over fewer owners would show one owner's vector to another."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The public parameters of a session.
+
+    Attributes:
+        label: what is aggregated, e.g. the run and round; no two sessions may have the same.
+        roster: the Ed25519 public keys (32 bytes) of the owners who may take part, in order; an owner's number is its position.
+        length: elements of a vector.
+        threshold: how many neighbours can reconstruct a secret: more than two thirds of them, so that a server cannot get both secrets of
+            one owner by telling different neighbours different things.
+        cohort: the fewest owners whose sum may be opened.
+        degree: how many owners each owner masks with; even, or one less than the number of owners.
+    """
+
+    label: str
+    roster: tuple[bytes, ...]
+    length: int
+    threshold: int
+    cohort: int
+    degree: int
+
+    def __post_init__(self) -> None:
+        n = len(self.roster)
+        if len(set(self.roster)) != n:
+            raise AggregationError("an owner is on the roster twice")
+        if not SMALLEST_COHORT <= self.cohort <= n:
+            raise AggregationError(f"a cohort of {self.cohort} of {n} owners; from {SMALLEST_COHORT} to all of them is needed")
+        if not (2 <= self.degree < n and (self.degree % 2 == 0 or self.degree == n - 1)):
+            raise AggregationError(f"degree {self.degree} among {n} owners; an even number below {n}, or {n - 1}, is needed")
+        if not 2 * self.degree < 3 * self.threshold <= 3 * self.degree:
+            raise AggregationError(
+                f"threshold {self.threshold} of {self.degree}; more than two thirds are needed, so that nobody's secrets can both be had"
+            )
+        if self.length < 1:
+            raise AggregationError(f"vectors of {self.length} elements; at least one is needed")
+
+    @cached_property
+    def identifier(self) -> bytes:
+        """A hash of everything above: bound into every key, signature and ciphertext."""
+        return hashlib.sha256(b"confide secure aggregation 1" + msgspec.msgpack.encode(self._fields())).digest()
+
+    def _fields(self) -> list[object]:
+        return [self.label, list(self.roster), self.length, self.threshold, self.cohort, self.degree]
+
+    @cached_property
+    def _order(self) -> list[int]:
+        def place(u: int) -> bytes:
+            return hashlib.sha256(self.identifier + self.roster[u]).digest()
+
+        return sorted(range(len(self.roster)), key=place)
+
+    def neighbours(self, u: int) -> list[int]:
+        """Whom owner u shares with and masks with, itself not included, in increasing order."""
+        n, at = len(self.roster), self._order.index(u)
+        if self.degree == n - 1:
+            return [v for v in range(n) if v != u]
+        reach = self.degree // 2
+        return sorted(self._order[(at + step) % n] for step in range(-reach, reach + 1) if step)
+
+
+def terms(label: str, roster: Sequence[bytes], length: int, *, degree: int | None = None, cohort: int | None = None) -> Terms:
+    """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
+    n = len(roster)
+    if degree is None:
+        degree = n - 1 if n <= COMPLETE else 2 * math.ceil(2 * math.log2(n))
+    threshold = 2 * degree // 3 + 1
+    smallest = max(SMALLEST_COHORT, -(-2 * n // 3)) if cohort is None else cohort
+    return Terms(label, tuple(roster), length, threshold, smallest, degree)
+
+
+class Advertisement(msgspec.Struct, frozen=True):
+    """Round 0, owner to all: two X25519 public keys, for shares and for masks, signed with the session and the owner's number."""
+
+    owner: int
+    share_key: bytes
+    mask_key: bytes
+    signature: bytes
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """Round 1, owner to neighbours: by neighbour, AES-256-GCM of the shares of both secrets."""
+
+    owner: int
+    sealed: dict[int, bytes]
+
+
+class Masked(msgspec.Struct, frozen=True):
+    """Round 2, owner to server: the masked vector."""
+
+    owner: int
+    vector: npt.NDArray[np.uint64]
+
+    def __repr__(self) -> str:
+        return f"Masked(owner={self.owner})"
+
+
+class Confirmation(msgspec.Struct, frozen=True):
+    """Round 3, owner to all: a signature on the set of owners whose vectors the server says it has."""
+
+    owner: int
+    signature: bytes
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """Round 4, owner to server: for each neighbour a share of its own mask (it survived) or of its mask key (it did not); never both."""
+
+    owner: int
+    own_masks: dict[int, npt.NDArray[np.uint64]]
+    mask_keys: dict[int, npt.NDArray[np.uint64]]
+
+    def __repr__(self) -> str:
+        return f"Opened(owner={self.owner})"
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Real vectors as integers modulo 2^64 so that their weighted sum cannot overflow.
+
+    x is clipped to [-clip, clip], multiplied by the owner's weight and rounded to multiples of 2^-bits. Overflow is impossible because the
+    constructor demands owners * weight * clip * 2^bits < 2^62. The error of the weighted mean is at most 2^-(bits + 1) times the owners over
+    the total weight, plus that of float64.
+    """
+
+    clip: float
+    most_weight: int
+    owners: int
+    bits: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.clip < math.inf and self.most_weight >= 1 and self.owners >= 1):
+            raise AggregationError(f"clip {self.clip}, weight {self.most_weight}, {self.owners} owners; all must be positive and finite")
+        bits = 61 - math.ceil(math.log2(self.clip * self.most_weight * self.owners))
+        if bits < 20:
+            raise AggregationError(
+                f"sums of {self.owners} x {self.most_weight} x {self.clip} leave only {bits} fractional bits; 20 are needed"
+            )
+        object.__setattr__(self, "bits", min(bits, 40))
+
+    def encode(self, x: npt.NDArray[np.floating], weight: int) -> npt.NDArray[np.uint64]:
+        """The weighted vector, and the weight itself as last element, so that weights are hidden as well.
+
+        Raises:
+            AggregationError: a value is not finite, or the weight is out of range.
+        """
+        if not 1 <= weight <= self.most_weight:
+            raise AggregationError(f"a weight from 1 to {self.most_weight} is needed")
+        if not np.isfinite(x).all():
+            raise AggregationError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
+        scaled = np.rint(x.astype(np.float64).clip(-self.clip, self.clip) * (weight * 2.0**self.bits)).astype(np.int64)
+        return np.append(scaled, weight).view(np.uint64)
+
+    def mean(self, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+        """The weighted mean from the sum of encoded vectors."""
+        signed = total.view(np.int64)
+        mean: npt.NDArray[np.float64] = signed[:-1] / (float(signed[-1]) * 2.0**self.bits)
+        return mean
