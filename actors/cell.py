@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from actors.actor import Actor
 from actors.errors import ActorStopped, CallCancelled, Crash
@@ -14,6 +16,8 @@ from actors.supervision import Restart, RestartBudget
 
 log = logging.getLogger(__name__)
 
+TURNS = 32
+"""Messages of one actor that may be handled before others get a chance to run."""
 STOP_WITHIN = 5.0
 """Seconds that a cancelled handler may take to end before it is left behind."""
 
@@ -47,7 +51,8 @@ class Cell:
         self.class_name = class_name
         self.messages = messages
         self.mailbox = Mailbox(capacity)
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
         self._build = build
         self._forget = forget
         self._budget = RestartBudget(restart)
@@ -73,7 +78,7 @@ class Cell:
                 await actor.started()
                 break
             except Exception:
-                if not self._budget.spend(asyncio.get_running_loop().time()):
+                if not self._budget.spend(self._loop.time()):
                     raise
         if self._closing:
             await self._told(actor.stopped())
@@ -140,7 +145,7 @@ class Cell:
         await self._retire(actor)
         self._current = None
         reason: Exception = error
-        if self._budget.spend(asyncio.get_running_loop().time()):
+        if self._budget.spend(self._loop.time()):
             try:
                 await self.start()
                 return
@@ -167,10 +172,10 @@ class Cell:
 
     def cancel(self, envelope: Envelope) -> None:
         """The sender does not want an answer any more."""
-        if envelope.begun and envelope.task is not None:
-            envelope.task.cancel()
-        elif envelope.task is not None:
+        if envelope.task is not None:
             envelope.cancelled = True
+            if envelope.begun and self._running.get(envelope.task) is envelope:
+                envelope.task.cancel()
         elif not envelope.begun:
             if envelope in self._held:
                 self._held.remove(envelope)
@@ -192,14 +197,19 @@ class Cell:
 
     def _take_turns(self) -> None:
         """Begins what waits for its turn, until a handler takes longer."""
-        while self._actor is not None and self._current is None:
+        actor = self._actor
+        envelope = self._next_asynchronous(actor) if actor is not None else None
+        if actor is not None and envelope is not None:
+            self._start(envelope, actor)
+
+    def _next_asynchronous(self, actor: Actor) -> Envelope | None:
+        """Runs the plain `def` handlers that are next; returns the first other message, if its turn has come."""
+        while self._actor is actor and self._current is None:
             envelope = self.mailbox.next_in_turn()
-            if envelope is None:
-                return
-            if envelope.message.asynchronous:
-                self._start(envelope, self._actor)
-            else:
-                self._run_in_turn(envelope, self._actor)
+            if envelope is None or envelope.message.asynchronous:
+                return envelope
+            self._run_in_turn(envelope, actor)
+        return None
 
     def _make_room(self) -> None:
         admitted = self.mailbox.ended()
@@ -223,10 +233,28 @@ class Cell:
             envelope.reply(value)
 
     def _start(self, envelope: Envelope, actor: Actor) -> None:
-        if not envelope.message.reentrant:
+        if envelope.message.reentrant:
+            task = self._loop.create_task(self._run(envelope, actor))
+        else:
             self._current = envelope
-        task = envelope.task = asyncio.create_task(self._run(envelope, actor))
+            task = self._loop.create_task(self._run_turns(envelope, actor))
+        envelope.task = task
         self._running[task] = envelope
+
+    async def _run_turns(self, envelope: Envelope, actor: Actor) -> None:
+        """Runs one message after the other in one task: no loop iteration is spent between them."""
+        task = cast("asyncio.Task[None]", envelope.task)
+        for turn in itertools.count(1):
+            await self._run(envelope, actor)
+            while envelope.cancelled and task.cancelling():
+                task.uncancel()
+            following = self._next_asynchronous(actor)
+            if following is None:
+                return
+            envelope = self._current = self._running[task] = following
+            envelope.task = task
+            if turn % TURNS == 0:
+                await asyncio.sleep(0)
 
     async def _run(self, envelope: Envelope, actor: Actor) -> None:
         """Runs an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
@@ -237,6 +265,8 @@ class Cell:
             value = await envelope.message.invoke(actor, envelope.arguments)
         except asyncio.CancelledError:
             envelope.fail(self._interrupted(envelope))
+            if not envelope.cancelled and cast("asyncio.Task[None]", envelope.task).cancelling():
+                raise  # not by us: the event loop is being closed
         except Exception as error:
             self._failed(envelope, actor, error)
         else:
@@ -257,7 +287,6 @@ class Cell:
         if self._current is envelope:
             self._current = None
         self._make_room()
-        self._take_turns()
 
     def _interrupted(self, envelope: Envelope) -> Exception:
         if self._closing or self._actor is None:

@@ -1,8 +1,8 @@
 """Child processes that never outlive their parent.
 
 A child is started as `python -m module args...`, in a session of its own so that Ctrl-C in a terminal goes to the parent only. Its
-standard input stays open as long as the parent lives: the first line is a secret, and the end of it tells the child to end. Its
-standard output says `ready ADDRESS` when it can be used.
+standard input stays open as long as the parent lives: the first line is a secret and the number of the parent, and the end of it tells
+the child to end. Its standard output says `ready ADDRESS` when it can be used.
 """
 
 from __future__ import annotations
@@ -16,16 +16,57 @@ import select
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from actors.errors import ChildFailed
 
 TAIL = 40
 """Lines of a child's output that are kept for error messages."""
 LINE_LIMIT = 1 << 16
+LOOK_EVERY = 1.0
+"""Seconds between two looks whether the parent is still there."""
+SILENT_WITHIN = 2.0
+"""Seconds after its end that a child's output may still take to arrive."""
 SECRET_BYTES = 32
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """What a child writes, line by line, and its end."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[str] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.silent: asyncio.Future[None] = loop.create_future()
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self._partial = {1: b"", 2: b""}
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, rest = (self._partial[fd] + data).split(b"\n")
+        self._partial[fd] = rest[-LINE_LIMIT:]
+        for line in lines:
+            self._hear(fd, line)
+
+    def _hear(self, fd: int, line: bytes) -> None:
+        text = line[-LINE_LIMIT:].decode(errors="replace").rstrip()
+        if fd == 1 and text.startswith("ready ") and not self.ready.done():
+            self.ready.set_result(text.removeprefix("ready "))
+        elif text:
+            self.tail.append(text)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd in self._partial:
+            self._hear(fd, self._partial.pop(fd))
+        if not self._partial and not self.silent.done():
+            self.silent.set_result(None)
+        if fd == 1 and not self.ready.done():
+            self.ready.set_exception(EOFError())
+            self.ready.exception()  # there may be nobody who waits for it
+
+    def process_exited(self) -> None:
+        self.exited.set_result(None)
 
 
 class ChildProcess:
@@ -36,14 +77,12 @@ class ChildProcess:
         secret: 32 random bytes that it was told, and nobody else.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, name: str, transport: asyncio.SubprocessTransport, output: _Output) -> None:
         self.address = ""
         self.secret = secrets.token_bytes(SECRET_BYTES)
-        self._process = process
         self._name = name
-        self._tail: deque[str] = deque(maxlen=TAIL)
-        self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._draining = [asyncio.create_task(self._drain_output()), asyncio.create_task(self._drain_errors())]
+        self._transport = transport
+        self._output = output
 
     @staticmethod
     async def start(module: str, *args: str, ready_within: float = 20.0) -> ChildProcess:
@@ -51,18 +90,15 @@ class ChildProcess:
 
         Args:
             module: run as `__main__` by the same Python.
-            args: its command line.
+            *args: its command line.
             ready_within: seconds until it must have said `ready`.
 
         Raises:
             ChildFailed: it ended, or was late; with the last lines that it wrote.
         """
-        pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", module, *args)
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, limit=LINE_LIMIT
-        )
-        child = ChildProcess(process, f"python -m {' '.join((module, *args))}")
+        transport, output = await asyncio.get_running_loop().subprocess_exec(_Output, *command, start_new_session=True)
+        child = ChildProcess(f"python -m {' '.join((module, *args))}", transport, output)
         try:
             await child._await_ready(ready_within)
         except BaseException:
@@ -71,81 +107,54 @@ class ChildProcess:
         return child
 
     async def _await_ready(self, within: float) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError):  # it ended at once; said below
-            self._process.stdin.write(self.secret.hex().encode() + b"\n")
-            await self._process.stdin.drain()
+        self._stdin.write(f"{self.secret.hex()} {os.getpid()}\n".encode())
         try:
             async with asyncio.timeout(within):
-                self.address = await self._ready
+                self.address = await self._output.ready
         except TimeoutError:
             raise self._failed(f"did not say 'ready ADDRESS' within {within:g} s") from None
         except EOFError:
-            await self._process.wait()
-            await asyncio.wait(self._draining)
-            raise self._failed(f"ended with code {self._process.returncode} before it was ready") from None
+            await asyncio.wait([self._output.exited, self._output.silent], timeout=SILENT_WITHIN)
+            raise self._failed(f"ended with code {self.returncode} before it was ready") from None
 
     def _failed(self, what: str) -> ChildFailed:
         return ChildFailed(f"{self._name}: {what}; its last lines:\n{self.tail or '(it wrote nothing)'}")
 
-    async def _drain_output(self) -> None:
-        assert self._process.stdout is not None
-        async for line in _lines(self._process.stdout):
-            if line.startswith("ready ") and not self._ready.done():
-                self._ready.set_result(line.removeprefix("ready ").strip())
-            else:
-                self._tail.append(line)
-        if not self._ready.done():
-            self._ready.set_exception(EOFError())
-            self._ready.exception()
-
-    async def _drain_errors(self) -> None:
-        assert self._process.stderr is not None
-        async for line in _lines(self._process.stderr):
-            self._tail.append(line)
+    @property
+    def _stdin(self) -> asyncio.WriteTransport:
+        return cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
 
     @property
     def tail(self) -> str:
         """The last lines that it wrote to its standard output and error."""
-        return "\n".join(self._tail)
+        return "\n".join(self._output.tail)
 
     @property
     def returncode(self) -> int | None:
         """None while it runs; negative: the number of the signal that ended it."""
-        return self._process.returncode
+        return self._transport.get_returncode()
 
     @property
     def pid(self) -> int:
         """Its number."""
-        return self._process.pid
+        return self._transport.get_pid()
 
     async def wait(self) -> int:
         """Waits until it has ended; returns its `returncode`."""
-        return await self._process.wait()
+        await asyncio.shield(self._output.exited)
+        return cast(int, self.returncode)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Ends it: closes its standard input, after `grace` seconds terminates it, after as long again kills it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        for insist in (self._process.terminate, self._process.kill):
-            if not await self._ended(grace):
+        self._stdin.close()
+        for insist in (self._transport.terminate, self._transport.kill):
+            await asyncio.wait([self._output.exited], timeout=grace)
+            if self.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     insist()
-        await self._process.wait()
-        await asyncio.wait(self._draining, timeout=grace or 1.0)  # a grandchild may hold them open
-        for task in self._draining:
-            task.cancel()
-        await asyncio.wait(self._draining)
-        with contextlib.suppress(ConnectionError):
-            await self._process.stdin.wait_closed()
-
-    async def _ended(self, grace: float) -> bool:
-        try:
-            async with asyncio.timeout(grace):
-                await self._process.wait()
-        except TimeoutError:
-            return False
-        return True
+        await self.wait()
+        await asyncio.wait([self._output.silent], timeout=SILENT_WITHIN)  # a grandchild may hold its pipes open
+        self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,63 +166,72 @@ class ChildProcess:
         return f"<ChildProcess {self._name}, pid {self.pid}, returncode {self.returncode}>"
 
 
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:  # longer than the limit; the rest comes as the next line
-            continue
-        if not line:
-            return
-        yield line.decode(errors="replace").rstrip()
-
-
 # The child's side.
 
 
 @functools.cache
+def _told() -> tuple[bytes, int]:
+    """What the parent of this process told it: a secret, and its own number. Blocks until it is there."""
+    line = bytearray()
+    while (byte := os.read(0, 1)) not in (b"", b"\n") and len(line) <= LINE_LIMIT:
+        line += byte
+    try:
+        secret, parent = line.decode().split()
+        told = bytes.fromhex(secret), int(parent)
+    except ValueError:
+        told = b"", 0
+    if len(told[0]) != SECRET_BYTES:
+        raise ChildFailed("no secret came on standard input; this program is started by a ChildProcess of another one")
+    return told
+
+
 def started_by_parent() -> bytes:
-    """The secret that the parent of this process told it: the first line of standard input.
+    """The secret that the parent of this process told it: in the first line of standard input.
 
     Reads standard input without a buffer, and blocks until the line is there. Call it before anything else reads standard input.
 
     Raises:
         ChildFailed: there is no such line; this process was not started by a `ChildProcess`.
     """
-    line = bytearray()
-    while (byte := os.read(0, 1)) not in (b"", b"\n") and len(line) <= 2 * SECRET_BYTES:
-        line += byte
-    try:
-        secret = bytes.fromhex(line.decode())
-    except ValueError:
-        secret = b""
-    if len(secret) != SECRET_BYTES:
-        raise ChildFailed("no secret came on standard input; this program is started by a ChildProcess of another one")
-    return secret
+    return _told()[0]
 
 
 async def exit_with_parent(grace: float = 5.0) -> None:
     """Returns when the parent has closed standard input or has died, however it died. Then end the program.
 
     If it has not ended `grace` seconds later, it is ended. That also holds while the event loop is busy or blocked.
+
+    Raises:
+        ChildFailed: this process was not started by a `ChildProcess`.
     """
-    started_by_parent()
+    _, parent = _told()
     loop, gone = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed: we are ending already
             loop.call_soon_threadsafe(gone.set)
 
-    threading.Thread(target=_watch_parent, args=(os.getppid(), tell, grace), daemon=True, name="parent").start()
+    threading.Thread(target=_watch_parent, args=(parent, tell, grace), daemon=True, name="parent").start()
     await gone.wait()
 
 
 def _watch_parent(parent: int, tell: Callable[[], None], grace: float) -> None:
-    """Waits for the end of standard input; also looks whether the parent has changed, in case somebody else holds the pipe open."""
-    while os.getppid() == parent:
-        readable, _, _ = select.select([0], [], [], 1.0)
+    """Waits for the end of standard input; also looks for the parent, in case somebody else holds the pipe open."""
+    adopted_by = os.getppid()  # the parent, or what started us for it, or init if the parent has died already
+    while os.getppid() == adopted_by and (adopted_by == parent or _lives(parent)):
+        readable, _, _ = select.select([0], [], [], LOOK_EVERY)
         if readable and not os.read(0, 4096):
             break
     tell()
     threading.Event().wait(grace)
     os._exit(1)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and somebody else's
+        return True
+    return True

@@ -7,35 +7,28 @@ import contextlib
 import logging
 import signal
 import ssl as tls
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from websockets.asyncio.server import Server
-
-from actors import shipping, websocket
+from actors import shipping
 from actors.actor import Actor
-from actors.address import NAME, Address, parse_actor
+from actors.address import Address, parse_actor
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
-from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, NameTaken, OneWayFailed, SystemClosed
+from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, OneWayFailed, SystemClosed
 from actors.memory import Memory
-from actors.peer import Peer, one_way_failed
+from actors.names import Names
+from actors.network import Network
 from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
 from actors.schema import messages_of, reference_type
 from actors.supervision import NEVER, Restart, Terminated
-from actors.websocket import Link
 
 A = TypeVar("A", bound=Actor)
-R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-REMEMBERED = 1024
-"""How many actors that have ended are remembered, so that calls to them say why."""
 
 
 def _log_error(error: OneWayFailed) -> None:
@@ -83,25 +76,20 @@ class ActorSystem:
     ) -> None:
         self.timeout = timeout
         self.secrets = dict(secrets or {})
-        self._listen = Address.parse(listen) if listen is not None else None
-        if self._listen is not None:
-            self._listen.check_encryption(allow_plaintext)
         self.advertised = str(Address.parse(advertise)) if advertise else ""
+        self._listen = Address.parse(listen) if listen is not None else None
         self._trust = tuple(trust)
         if any(len(secret) < SECRET_BYTES for secret in self._trust):
             raise ValueError(f"trust: a secret has at least {SECRET_BYTES} random bytes; secrets.token_bytes makes one")
-        self._mailbox, self._limit = mailbox, message_limit
-        self._ssl, self._connect_ssl, self._allow_plaintext = ssl, connect_ssl, allow_plaintext
+        self._mailbox = mailbox
         self._on_error = on_error
         self._address = ""
         self._open = False
-        self._server: Server | None = None
-        self._cells: dict[str, Cell] = {}
-        self._ended: OrderedDict[str, str] = OrderedDict()
-        self._numbers: dict[str, int] = {}
+        self._names = Names()
         self.memory = Memory(self.cell, self.report, timeout=timeout)
-        self._dialed: dict[str, Dialed] = {}
-        self._links: dict[asyncio.Task[None], Link] = {}
+        self._network = Network(
+            self, self._listen, limit=message_limit, server_tls=ssl, client_tls=connect_ssl, allow_plaintext=allow_plaintext
+        )
 
     @property
     def address(self) -> str:
@@ -116,12 +104,10 @@ class ActorSystem:
     # Life.
 
     async def __aenter__(self) -> Self:
-        if self._listen is not None:
-            self._server, port = await websocket.listen(self._listen, self, limit=self._limit, tls=self._ssl, run=self._run_link)
-            self._address = str(Address(self._listen.secure, self._listen.host, port))
-            if not (self.advertised or self._listen.wildcard):
-                self.advertised = self._address
-            self.memory.address = self.advertised
+        self._address = await self._network.open()
+        if not (self.advertised or self._listen is None or self._listen.wildcard):
+            self.advertised = self._address
+        self.memory.address = self.advertised
         self._open = True
         if self._trust:
             await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
@@ -129,16 +115,10 @@ class ActorSystem:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open = False
-        if self._server is not None:
-            self._server.close(close_connections=False)
-        for cell in reversed(list(self._cells.values())):
+        self._network.stop_listening()
+        for cell in self._names.youngest_first():
             await cell.stop("its system was closed")
-        links = dict(self._links)
-        await asyncio.gather(*(link.close("the system was closed") for link in links.values()))
-        if links:
-            await asyncio.wait(links)
-        if self._server is not None:
-            await self._server.wait_closed()
+        await self._network.close()
 
     async def serve_forever(self) -> None:
         """Waits until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
@@ -185,8 +165,10 @@ class ActorSystem:
             TypeError: the class is not an actor, or an annotation of a message cannot be sent.
             Exception: whatever its constructor or `started` raised.
         """
+        if not self._open:
+            raise SystemClosed(f"{actor.__name__} cannot be spawned: use the system inside 'async with ActorSystem() as system:'")
         messages = messages_of(actor)
-        name = self._free_name(actor, name)
+        name = self._names.free(name, actor.__name__)
         ref = reference_type(actor)(self.memory, name)
 
         def build() -> Actor:
@@ -195,46 +177,22 @@ class ActorSystem:
             instance.__init__(*args, **kwargs)  # type: ignore[misc]
             return instance
 
-        cell = self._cells[name] = Cell(
+        cell = Cell(
             f"{actor.__name__} {str(ref)!r}",
             actor.__qualname__,
             build,
             messages,
             capacity=self._mailbox if mailbox is None else mailbox,
             restart=restart or NEVER,
-            forget=lambda reason: self._forget(name, reason),
+            forget=lambda reason: self._names.forget(name, reason),
         )
-        self._ended.pop(name, None)
+        self._names.add(name, cell)
         try:
             await cell.start()
         except BaseException as error:
             await cell.stop(f"it did not start: {type(error).__name__}: {error}")
             raise
         return cast(A, ref)
-
-    def _free_name(self, actor: type[Actor], name: str | None) -> str:
-        if not self._open:
-            raise SystemClosed(
-                f"{actor.__name__} cannot be spawned: the system is not open; use it inside 'async with ActorSystem() as system:'"
-            )
-        if name is None:
-            stem = actor.__name__.strip("_").lower()
-            while name is None or name in self._cells:
-                self._numbers[stem] = self._numbers.get(stem, 0) + 1
-                name = f"{stem}-{self._numbers[stem]}"
-        if not NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} cannot be the name of an actor; use letters, digits, '.', '_' and '-', and begin with one of the first two"
-            )
-        if name in self._cells:
-            raise NameTaken(f"an actor named {name!r} lives in this system already; choose another name or stop it first")
-        return name
-
-    def _forget(self, name: str, reason: str) -> None:
-        del self._cells[name]
-        self._ended[name] = reason
-        while len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
 
     async def connect(self, address: str, actor: type[A]) -> A:
         """A reference to an actor elsewhere.
@@ -336,54 +294,22 @@ class ActorSystem:
         Raises:
             ActorNotFound, ActorStopped: it is not there (any more).
         """
-        cell = self._cells.get(name)
-        if cell is not None:
-            return cell
-        if name in self._ended:
-            raise ActorStopped(f"actor {name!r}{self._here()} has ended: {self._ended[name]}")
-        raise ActorNotFound(f"no actor named {name!r} lives{self._here() or ' in this system'}")
-
-    def _here(self) -> str:
-        return f" at {self._address}" if self._address else ""
+        return self._names.find(name, f"at {self._address}" if self._address else "in this system")
 
     def reference(self, address: str, name: str) -> ActorRef:
         """An untyped reference to an actor of the system at `address`; empty for this system."""
         if address in ("", self._address, self.advertised):
             return ActorRef(self.memory, name)
-        where = Address.parse(address)
-        where.check_encryption(self._allow_plaintext)
-        key = str(where)
-        if key not in self._dialed:
-            self._dialed[key] = Dialed(key, lambda: self._dial(where), timeout=self.timeout)
-        return ActorRef(self._dialed[key], name)
+        return ActorRef(self._network.to(Address.parse(address)), name)
 
     def report(self, what: str, error: BaseException) -> None:
         """Tells `on_error` of a message without reply that failed."""
         try:
-            self._on_error(one_way_failed(what, error))
+            failed = OneWayFailed(f"{what} failed: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self._on_error(failed)
         except Exception:
             log.exception("on_error failed")
-
-    async def _dial(self, where: Address) -> Peer:
-        if not self._open:
-            raise SystemClosed(f"{where} cannot be reached: this system is not open")
-        return await websocket.dial(where, self, limit=self._limit, tls=self._connect_ssl, keep=self._keep)
-
-    def _keep(self, link: Link) -> None:
-        task = asyncio.create_task(link.run())
-        self._links[task] = link
-        task.add_done_callback(lambda task: self._links.pop(task))
-
-    async def _run_link(self, link: Link) -> None:
-        if not self._open:
-            await link.close("the system was closed")
-            return
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._links[task] = link
-        try:
-            await link.run()
-        finally:
-            del self._links[task]
 
 
 def _ref(ref: Actor | ActorRef) -> ActorRef:

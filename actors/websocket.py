@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from actors.address import Address
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, TooLarge, WireError
-from actors.peer import Home, Peer
+from actors.home import Home
+from actors.peer import Peer
 from actors.wire import Encoded, FrameReader, encode, hello
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class Link:
         self._why = f"closed by this side: {why}"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):
-                await self.peer.answered()
+                await self.peer.incoming.settled()
                 await self._writer.flush()
         await self._socket.close(1001, why)
 
@@ -185,9 +186,7 @@ class Link:
 
     async def _refuse(self, error: WireError) -> None:
         self._why = f"refused here: {type(error).__name__}: {error}"
-        if not self.peer.greeted.done():
-            self.peer.greeted.set_exception(error)
-            self.peer.greeted.exception()
+        self.peer.refused(error)
         log.warning("%s: %s; the connection is closed", self.peer.label, error)
         code = 1009 if isinstance(error, TooLarge) else 1002
         await self._socket.close(code, f"{type(error).__name__}: {error}".encode()[:120].decode(errors="ignore"))

@@ -15,93 +15,15 @@ import msgspec
 import numpy as np
 
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.portable import Failure
+from actors.frames import PROTOCOL, VERSION, AnyFrame, Call, Frame, Hello, OneWay, Payload, Reply
 from actors.values import DTYPES, Array
 
-PROTOCOL = "confide-actors"
-VERSION = 1
 HEADER_LIMIT = 16 << 20
 """Bytes of a header. Arrays do not count; long bytes and text do."""
 MAX_DIMENSIONS = 32
 MAX_ARRAYS = 1 << 16
 
 _LENGTH = struct.Struct("<I")
-
-
-class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """What is sent in one piece."""
-
-
-class Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A value: its body, (dtype, shape) of its arrays, and (address, name) of its references.
-
-    The address of a reference is "" if the actor lives in the system that sends the frame and can be reached through this connection
-    only, and "." if it lives in the system that receives it.
-    """
-
-    body: msgspec.Raw
-    arrays: list[tuple[str, tuple[int, ...]]] = []
-    refs: list[tuple[str, str]] = []
-
-
-class Hello(Frame, frozen=True, tag=0):
-    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes."""
-
-    protocol: str
-    version: int
-    limit: int
-
-
-class Call(Frame, frozen=True, tag=1):
-    """Run a handler and answer with `Reply` or `Failed` under the same `id`. Exactly one answer comes, cancelled or not."""
-
-    id: int
-    target: str
-    method: str
-    payload: Payload
-
-
-class OneWay(Frame, frozen=True, tag=2):
-    """Run a handler; answer with `Credit` later, and with `Report` if it failed."""
-
-    target: str
-    method: str
-    payload: Payload
-
-
-class Reply(Frame, frozen=True, tag=3):
-    """The result of a call."""
-
-    id: int
-    payload: Payload
-
-
-class Failed(Frame, frozen=True, tag=4):
-    """The error of a call."""
-
-    id: int
-    failure: Failure
-
-
-class Cancel(Frame, frozen=True, tag=5):
-    """The caller does not want the result any more."""
-
-    id: int
-
-
-class Credit(Frame, frozen=True, tag=6):
-    """So many more messages may be sent to an actor, beyond those that calls give back with their answer."""
-
-    target: str
-    count: int
-
-
-class Report(Frame, frozen=True, tag=7):
-    """A message without reply failed."""
-
-    target: str
-    method: str
-    failure: Failure
 
 
 class Packet(NamedTuple):
@@ -112,7 +34,7 @@ class Packet(NamedTuple):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report)
+_decoder: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(AnyFrame)
 
 
 class Encoded(NamedTuple):
@@ -124,7 +46,7 @@ class Encoded(NamedTuple):
     @property
     def size(self) -> int:
         """In bytes."""
-        return len(self.header) + sum(buffer.nbytes for buffer in self.buffers)
+        return len(self.header) + (sum(buffer.nbytes for buffer in self.buffers) if self.buffers else 0)
 
     def joined(self) -> Encoded:
         """The same bytes in one piece that shares no memory with the arrays."""

@@ -203,16 +203,16 @@ async def test_unknown_message_lists_the_known_ones(place):
 @pytest.mark.parametrize("bad", ["3", 3.5, None, [3], np.zeros(2)])
 async def test_wrong_argument_names_message_and_argument(place, bad):
     counter = await place.spawn(Counter)
-    with pytest.raises(MessageRejected, match="Counter.add: argument 'n': Expected `int`"):
+    with pytest.raises(MessageRejected, match=r"Counter.add: argument 'n': Expected `int`"):
         await counter.add(bad)
     assert await counter.peek() == 0
 
 
 async def test_wrong_result_is_said(place):
     counter = await place.spawn(Counter)
-    with pytest.raises(MessageRejected, match="Counter.wrong_result: result: Expected `int`, got `str`"):
+    with pytest.raises(MessageRejected, match=r"Counter.wrong_result: result: Expected `int`, got `str`"):
         await counter.wrong_result()
-    with pytest.raises(MessageRejected, match="a builtins.object cannot be sent"):
+    with pytest.raises(MessageRejected, match=r"a builtins.object cannot be sent"):
         await counter.unsendable_result()
     assert await counter.add(1) == 1
 
@@ -220,7 +220,7 @@ async def test_wrong_result_is_said(place):
 @pytest.mark.parametrize("bad", [object(), 1 << 64, -(1 << 63) - 1, np.array([object()]), np.array(["text"]), 1j, np.ma.masked_array([1])])
 async def test_what_cannot_be_sent_is_refused_at_the_sender(place, bad):
     mirror = await place.spawn(Mirror)
-    with pytest.raises(MessageRejected, match="Mirror.value"):
+    with pytest.raises(MessageRejected, match=r"Mirror.value"):
         await mirror.value([bad])
 
 
@@ -461,7 +461,7 @@ class Canceller(Actor):
 
 async def test_a_handler_that_cancels_itself(place):
     ref = await place.spawn(Canceller)
-    with pytest.raises(CallCancelled, match="Canceller.give_up"):
+    with pytest.raises(CallCancelled, match=r"Canceller.give_up"):
         await ref.give_up()
 
 
@@ -539,7 +539,7 @@ async def test_the_deadline_holds_while_waiting_for_room(place):
     ref, actor = await gate(place, mailbox=1)
     send = ref.with_options(one_way=True)
     await send.one_by_one("a")
-    with pytest.raises(CallTimeout, match="was not accepted within 0.01 s"):
+    with pytest.raises(CallTimeout, match=r"was not accepted within 0.01 s"):
         await send.with_options(timeout=0.01).one_by_one("b")
     with pytest.raises(CallTimeout, match="did not answer"):
         await ref.with_options(timeout=0.01).one_by_one("c")
@@ -728,10 +728,10 @@ async def test_watching_an_actor_that_is_not_there(place):
 
 async def test_connecting_to_nobody(place):
     if place.remote:
-        with pytest.raises(ActorNotFound, match="no actor named 'nobody' lives at ws://127.0.0.1:"):
+        with pytest.raises(ActorNotFound, match=r"no actor named 'nobody' lives at ws://127.0.0.1:"):
             await place.here.connect(f"{place.home.address}/nobody", Counter)
         counter = await place.spawn(Counter)
-        with pytest.raises(ActorNotFound, match="is a Counter, which answers add, .*; Gate needs at_once, one_by_one"):
+        with pytest.raises(ActorNotFound, match=r"is a Counter, which answers add, .*; Gate needs at_once, one_by_one"):
             await place.here.connect(str(counter), Gate)
 
 

@@ -34,9 +34,11 @@ from actors import (
     OneWayFailed,
     SystemClosed,
     VersionMismatch,
+    frames,
     message,
 )
-from actors.wire import PROTOCOL, VERSION, encode, hello
+from actors.frames import PROTOCOL, VERSION
+from actors.wire import encode, hello
 
 LIMIT = 1 << 20
 
@@ -104,6 +106,11 @@ def frame(*fields):
 HELLO = encode(hello(LIMIT)).header
 
 
+async def drained(connection):
+    while True:
+        await connection.recv()
+
+
 # A stranger who breaks the rules.
 
 
@@ -127,8 +134,7 @@ async def test_the_connection_that_breaks_the_rules_is_closed_and_nothing_else(s
     async with connect(server.address, compression=None) as stranger:
         await stranger.send(data)
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                await stranger.recv()
+            await drained(stranger)
     assert closed.value.rcvd.code == code
     assert closed.value.rcvd.reason.startswith(reason)
     assert await waiter.ping() == "pong"
@@ -141,8 +147,7 @@ async def test_overrunning_a_window_closes_the_connection(server):
         await stranger.send(HELLO + frame(1, 1, "", "find", [["small"], [], []]))
         await stranger.send(b"".join(frame(2, "small", "wait", [["x"], [], []]) for _ in range(3)))
         with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                await stranger.recv()
+            await drained(stranger)
     assert closed.value.rcvd.reason.startswith("Overrun: more than the 2 messages")
     assert await waiter.begun.get() == "x"
 
@@ -230,20 +235,20 @@ async def test_calls_under_way_fail_and_their_handlers_are_cancelled(server, cli
 
 async def cut(system):
     """Ends the only connection of a system without a word."""
-    [link] = system._links.values()
+    [link] = system._network._links.values()
     link._socket.transport.abort()
     await link._socket.wait_closed()
-    while system._links:
+    while system._network._links:
         await asyncio.sleep(0)
 
 
 async def test_one_connection_is_shared_and_reopened_once(server, client):
     waiter = await client.connect(f"{server.address}/waiter", Waiter)
     same = await client.connect(f"{server.address}/waiter", Waiter)
-    assert len(client._links) == 1
+    assert len(client._network._links) == 1
     await cut(client)
     assert await asyncio.gather(waiter.ping(), same.ping(), waiter.ping()) == ["pong"] * 3
-    assert len(client._links) == 1
+    assert len(client._network._links) == 1
 
 
 async def test_handlers_of_others_go_on(server, client):
@@ -285,6 +290,40 @@ async def test_messages_without_reply_that_may_be_lost_are_reported(server):
     assert isinstance(error.__cause__, ConnectionLost)
 
 
+async def test_large_messages_without_reply_fail_when_the_connection_is_lost(server, client):
+    waiter = await client.connect(f"{server.address}/waiter", Waiter)
+    [link] = client._network._links.values()
+    link._socket.transport.pause_reading()
+    [other_end] = server._network._links.values()
+    other_end._socket.transport.pause_reading()
+    x = np.zeros(LIMIT - 1000, np.uint8)
+    sends = [asyncio.create_task(waiter.with_options(one_way=True).echo(x)) for _ in range(20)]
+    await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+    assert not all(send.done() for send in sends)  # the socket is full
+    link._socket.transport.abort()
+    outcomes = await asyncio.gather(*sends, return_exceptions=True)
+    assert isinstance(outcomes[-1], ConnectionLost)
+    assert {type(outcome) for outcome in outcomes} <= {type(None), ConnectionLost}
+
+
+async def test_an_error_of_our_own_closes_the_connection(server, client, monkeypatch, caplog):
+    waiter = await client.connect(f"{server.address}/waiter", Waiter)
+    [link] = server._network._links.values()
+    call = asyncio.create_task(waiter.wait("a"))
+    await WAITERS[-1].begun.get()
+
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(link.peer._receivers, frames.Call, broken)
+    with pytest.raises(ConnectionLost, match="1011 an internal error here"):
+        await waiter.ping()
+    with pytest.raises(ConnectionLost):
+        await call
+    assert "a bug" in caplog.text
+    assert await waiter.ping() == "pong"
+
+
 async def test_what_was_sent_is_written_before_the_system_closes(server):
     actor = WAITERS[-1]
     async with ActorSystem() as client:
@@ -323,6 +362,9 @@ async def test_an_actor_of_a_system_that_does_not_listen_is_reached_over_its_con
     async with ActorSystem(listen="ws://127.0.0.1:0") as third:
         with pytest.raises(MessageRejected, match="lives in a system that does not listen"):
             await waiter.forward_to(await client.connect(str(await third.spawn(Waiter)), Waiter))
+    async with ActorSystem() as fourth:
+        with pytest.raises(MessageRejected, match="lives in a system that does not listen"):
+            await waiter.call_back(await fourth.spawn(Waiter))
     await cut(client)
     with pytest.raises(ConnectionLost):
         await waiter.ping_remembered()
@@ -370,7 +412,7 @@ async def test_a_port_in_use(server):
 
 
 async def test_plaintext_stays_on_this_machine(client):
-    with pytest.raises(InsecureAddress, match="ws://example.org:1 is not encrypted"):
+    with pytest.raises(InsecureAddress, match=r"ws://example.org:1 is not encrypted"):
         await client.connect("ws://example.org:1/waiter", Waiter)
     with pytest.raises(InsecureAddress, match="allow_plaintext=True"):
         ActorSystem(listen="ws://0.0.0.0:0")
@@ -382,7 +424,7 @@ async def test_plaintext_stays_on_this_machine(client):
 async def test_an_address_that_is_none(client):
     with pytest.raises(BadAddress, match="expected 'ws://host:port/name'"):
         await client.connect("ws://127.0.0.1:4000", Waiter)
-    with pytest.raises(BadAddress, match="cannot listen on ws://192.0.2.1:1"):
+    with pytest.raises(BadAddress, match=r"cannot listen on ws://192.0.2.1:1"):
         async with ActorSystem(listen="ws://192.0.2.1:1", allow_plaintext=True):
             pass
 
@@ -412,9 +454,7 @@ def certificates(tmp_path_factory):
         .sign(key, hashes.SHA256())
     )
     file = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     public = certificate.public_bytes(serialization.Encoding.PEM)
     file.write_bytes(private + public)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,0 +1,89 @@
+"""The kinds of frames that two systems exchange. `wire.py` turns them into bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from actors.portable import Failure
+
+PROTOCOL = "confide-actors"
+VERSION = 1
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """What is sent in one piece."""
+
+
+class Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A value: its body, (dtype, shape) of its arrays, and (address, name) of its references.
+
+    The address of a reference is "" if the actor lives in the system that sends the frame and can be reached through this connection
+    only, and "." if it lives in the system that receives it.
+    """
+
+    body: msgspec.Raw
+    arrays: list[tuple[str, tuple[int, ...]]] = []
+    refs: list[tuple[str, str]] = []
+
+
+class Hello(Frame, frozen=True, tag=0):
+    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes."""
+
+    protocol: str
+    version: int
+    limit: int
+
+
+class Call(Frame, frozen=True, tag=1):
+    """Run a handler and answer with `Reply` or `Failed` under the same `id`. Exactly one answer comes, cancelled or not."""
+
+    id: int
+    target: str
+    method: str
+    payload: Payload
+
+
+class OneWay(Frame, frozen=True, tag=2):
+    """Run a handler; answer with `Credit` later, and with `Report` if it failed."""
+
+    target: str
+    method: str
+    payload: Payload
+
+
+class Reply(Frame, frozen=True, tag=3):
+    """The result of a call."""
+
+    id: int
+    payload: Payload
+
+
+class Failed(Frame, frozen=True, tag=4):
+    """The error of a call."""
+
+    id: int
+    failure: Failure
+
+
+class Cancel(Frame, frozen=True, tag=5):
+    """The caller does not want the result any more."""
+
+    id: int
+
+
+class Credit(Frame, frozen=True, tag=6):
+    """So many more messages may be sent to an actor, beyond those that calls give back with their answer."""
+
+    target: str
+    count: int
+
+
+class Report(Frame, frozen=True, tag=7):
+    """A message without reply failed."""
+
+    target: str
+    method: str
+    failure: Failure
+
+
+AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report

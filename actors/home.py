@@ -1,0 +1,51 @@
+"""What a connection needs from the system at its own end, and from whoever writes its frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from actors.cell import Cell
+from actors.memory import Memory
+from actors.reference import ActorRef
+from actors.wire import Encoded
+
+Write = Callable[[Encoded, "asyncio.Future[None] | None"], None]
+"""Hands a frame over to be written in order; never waits. The future, if given, is done once its buffers are not needed any more."""
+
+
+class Home(Protocol):
+    """A system, as its connections see it."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody may connect, and so may reach all its actors."""
+        ...
+
+    @property
+    def advertised(self) -> str:
+        """The address that others reach it at; empty if there is none."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Default deadline of a call, in seconds."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """The transport to its own actors."""
+        ...
+
+    def cell(self, name: str) -> Cell:
+        """The actor of a name; raises `ActorNotFound` or `ActorStopped`."""
+        ...
+
+    def reference(self, address: str, name: str) -> ActorRef:
+        """A reference to an actor of the system at `address`, empty for this one."""
+        ...
+
+    def report(self, what: str, error: BaseException) -> None:
+        """A message without reply failed."""
+        ...

@@ -1,0 +1,114 @@
+"""The connections of one system: those it accepts, those it opens, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import cast
+
+from websockets.asyncio.server import Server
+
+from actors import websocket
+from actors.address import Address
+from actors.dialed import Dialed
+from actors.errors import SystemClosed
+from actors.home import Home
+from actors.peer import Peer
+from actors.websocket import Link
+
+WHY_CLOSED = "the system was closed"
+
+
+class Network:
+    """Opens when the system opens, closes when it closes.
+
+    Args:
+        home: the system.
+        listen: where others may connect, or None.
+        limit: the largest message that is taken, in bytes.
+        server_tls, client_tls: for wss.
+        allow_plaintext: permit `ws://` to and from other machines.
+
+    Raises:
+        InsecureAddress: plaintext to other machines that is not permitted.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        listen: Address | None,
+        *,
+        limit: int,
+        server_tls: ssl.SSLContext | None,
+        client_tls: ssl.SSLContext | None,
+        allow_plaintext: bool,
+    ) -> None:
+        if listen is not None:
+            listen.check_encryption(allow_plaintext)
+        self._home = home
+        self._listen = listen
+        self._limit = limit
+        self._server_tls, self._client_tls = server_tls, client_tls
+        self._allow_plaintext = allow_plaintext
+        self._open = False
+        self._server: Server | None = None
+        self._dialed: dict[str, Dialed] = {}
+        self._links: dict[asyncio.Task[None], Link] = {}
+
+    async def open(self) -> str:
+        """Listens, if it should; returns the address, with the real port."""
+        address = ""
+        if self._listen is not None:
+            self._server, port = await websocket.listen(self._listen, self._home, limit=self._limit, tls=self._server_tls, run=self._run)
+            address = str(Address(self._listen.secure, self._listen.host, port))
+        self._open = True
+        return address
+
+    def stop_listening(self) -> None:
+        """Accepts no new connections and opens none; those that are open go on."""
+        self._open = False
+        if self._server is not None:
+            self._server.close(close_connections=False)
+
+    async def close(self) -> None:
+        """Ends all connections, once what waits has been written."""
+        links = dict(self._links)
+        await asyncio.gather(*(link.close(WHY_CLOSED) for link in links.values()))
+        if links:
+            await asyncio.wait(links)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    def to(self, address: Address) -> Dialed:
+        """The transport to the system at an address; it connects when it is needed.
+
+        Raises:
+            InsecureAddress: plaintext to another machine that is not permitted.
+        """
+        address.check_encryption(self._allow_plaintext)
+        key = str(address)
+        if key not in self._dialed:
+            self._dialed[key] = Dialed(key, lambda: self._dial(address), timeout=self._home.timeout)
+        return self._dialed[key]
+
+    async def _dial(self, address: Address) -> Peer:
+        if not self._open:
+            raise SystemClosed(f"{address} cannot be reached: this system is not open")
+        return await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=self._keep)
+
+    def _keep(self, link: Link) -> None:
+        task = asyncio.create_task(link.run())
+        self._links[task] = link
+        task.add_done_callback(lambda task: self._links.pop(task))
+
+    async def _run(self, link: Link) -> None:
+        """Runs an accepted connection in the task that the server made for it."""
+        if not self._open:
+            await link.close(WHY_CLOSED)
+            return
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._links[task] = link
+        try:
+            await link.run()
+        finally:
+            del self._links[task]

@@ -1,0 +1,119 @@
+"""Classes of actors and the annotations of their messages: what is refused, and when."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from actors import Actor, ActorRef, message
+from actors.schema import messages_of, reference_type
+
+
+def test_messages_are_found_in_base_classes():
+    class Base(Actor):
+        @message
+        async def first(self) -> None: ...
+
+    class Derived(Base):
+        @message(reentrant=True)
+        def second(self, x: int) -> None: ...
+
+        async def other(self) -> None: ...
+
+    found = messages_of(Derived)
+    assert list(found) == ["first", "second"]
+    assert (found["first"].reentrant, found["first"].asynchronous) == (False, True)
+    assert (found["second"].reentrant, found["second"].asynchronous) == (True, False)
+    assert issubclass(reference_type(Derived), ActorRef)
+
+
+def test_an_override_is_marked_too():
+    class Base(Actor):
+        @message
+        async def first(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Derived.first overrides a message; mark it with @message too"):
+
+        class Derived(Base):
+            async def first(self) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["_hidden", "__init__", "with_options", "started", "stopped"])
+def test_names_that_cannot_be_messages(name):
+    with pytest.raises(TypeError, match="not callable from outside"):
+        type("Bad", (Actor,), {name: message(lambda self: None)})
+
+
+def test_arguments_are_annotated_and_counted():
+    with pytest.raises(TypeError, match="argument 'n' needs an annotation"):
+
+        class Bare(Actor):
+            @message
+            async def m(self, n): ...
+
+    with pytest.raises(TypeError, match=r"\*values.* is open-ended"):
+
+        class Open(Actor):
+            @message
+            async def m(self, *values: int) -> None: ...
+
+
+def test_types_that_cannot_be_sent_are_refused_by_name():
+    class Locked(Actor):
+        @message
+        async def m(self, first: int, lock: list[threading.Event]) -> None: ...
+
+    with pytest.raises(TypeError, match=r"argument 'lock' of .*Locked.m: a threading.Event cannot be sent"):
+        messages_of(Locked)
+
+    class Texts(Actor):
+        @message
+        async def m(self, x: npt.NDArray[np.str_]) -> None: ...
+
+    with pytest.raises(TypeError, match="arrays of str_ cannot be sent"):
+        messages_of(Texts)
+
+    class Ambiguous(Actor):
+        @message
+        async def m(self) -> int | np.ndarray: ...
+
+    with pytest.raises(TypeError, match=r"result of .*Ambiguous.m: .*custom type"):
+        messages_of(Ambiguous)
+
+
+def test_an_annotation_that_cannot_be_resolved():
+    class Lost(Actor):
+        @message
+        async def m(self, x: Nowhere) -> None: ...  # noqa: F821
+
+    with pytest.raises(TypeError, match="name 'Nowhere' is not defined; import or define it at the top of the module"):
+        messages_of(Lost)
+
+
+def test_arguments_are_bound_like_those_of_a_function():
+    class Many(Actor):
+        @message
+        async def m(self, a: int, b: str = "b", *, c: Any = None) -> None: ...
+
+        @message
+        async def nothing(self) -> None: ...
+
+    one = messages_of(Many)["m"]
+    assert one.bind((1,), {}) == (1, "b", None)
+    assert one.bind((1, "x"), {"c": 3}) == (1, "x", 3)
+    assert one.bind((), {"c": 3, "a": 1}) == (1, "b", 3)
+    assert messages_of(Many)["nothing"].bind((), {}) == ()
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        one.bind((1, "x", 3), {})
+
+
+def test_with_options_on_the_actor_itself():
+    class Plain(Actor):
+        pass
+
+    with pytest.raises(TypeError, match=r"use self.me.with_options"):
+        Plain().with_options()
