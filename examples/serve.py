@@ -8,9 +8,9 @@ import asyncio
 import sys
 
 import keras
-from train import MODEL, train
 
 from protocols import Cluster, Worker, share
+from train import MODEL, train
 
 ADDRESSES = ["localhost:4000", "localhost:4001", "localhost:4002"]
 

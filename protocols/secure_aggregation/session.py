@@ -142,9 +142,9 @@ class Opened(msgspec.Struct, frozen=True):
 class Quantisation:
     """Real vectors as integers modulo 2^64 so that their weighted sum cannot overflow.
 
-    x is clipped to [-clip, clip], multiplied by the owner's weight and rounded to multiples of 2^-bits. Overflow is impossible because the
-    constructor demands owners * weight * clip * 2^bits < 2^62. The error of the weighted mean is at most 2^-(bits + 1) times the owners over
-    the total weight, plus that of float64.
+    x is clipped to [-clip, clip], multiplied by the owner's weight and rounded to multiples of 2^-bits. Overflow is impossible: the
+    constructor demands owners * weight * clip * 2^bits < 2^62. The error of the weighted mean is at most 2^-(bits + 1) times the owners
+    over the total weight, plus that of float64.
     """
 
     clip: float
