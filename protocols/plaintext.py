@@ -51,7 +51,9 @@ def trace(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Round
         rounding: the random bits of truncation; all zero (rounding down) if None.
 
     Raises:
-        WindowError: a sum left its window: |Z| > 2^(drop + w - 1) - 2^(drop + 1).
+        WindowError: a sum, or a difference that an arg max compares, left its window: |Z| > 2^(drop + w - 1) - 2^(drop + 1).
+
+    The arg max is that of the exact values. A protocol that drops bits may choose another of those within 2^drop of the largest.
     """
     values: list[Ring] = []
     for position, op in enumerate(program.ops):
@@ -77,8 +79,8 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
             return _truncated(values[a], drop, window, position, rounding)
         case Select(a, drop, window):
             return _selected(op, _truncated(values[a], drop, window, position, rounding))
-        case Argmax(a):
-            return _one_hot(values[a])
+        case Argmax(a, drop, window):
+            return _one_hot(values[a], drop, window, position)
         case _:
             return _local(op, values)
 
@@ -106,10 +108,7 @@ def _convolved(op: Conv2D, x: Ring, kernel: Ring) -> Ring:
 
 def _truncated(z: Ring, drop: int, window: int, position: int, rounding: Rounding) -> Ring:
     signed = z.view(np.int64)
-    limit = (1 << (drop + window - 1)) - (1 << (drop + 1))
-    largest = max(int(signed.max(initial=0)), -int(signed.min(initial=0)))
-    if largest > limit:
-        raise WindowError(f"operation {position}: a sum of {largest} is outside of its window, which ends at {limit}")
+    _check_window(max(int(signed.max(initial=0)), -int(signed.min(initial=0))), drop, window, position)
     exact = signed & np.int64((1 << drop) - 1) == 0
     return (signed >> np.int64(drop)).view(np.uint64) + np.where(exact, np.uint64(0), rounding(z.shape))
 
@@ -119,9 +118,18 @@ def _selected(op: Select, t: Ring) -> Ring:
     return np.where(t.view(np.int64) >= 0, positive * t + step, negative * t)
 
 
-def _one_hot(z: Ring) -> Ring:
+def _check_window(largest: int, drop: int, window: int, position: int) -> None:
+    limit = (1 << (drop + window - 1)) - (1 << (drop + 1))
+    if largest > limit:
+        raise WindowError(f"operation {position}: a sum of {largest} is outside of its window, which ends at {limit}")
+
+
+def _one_hot(z: Ring, drop: int, window: int, position: int) -> Ring:
+    signed = z.view(np.int64)
+    for example in signed.tolist():
+        _check_window(max(example) - min(example), drop, window, position)
     one_hot = np.zeros_like(z)
-    one_hot[np.arange(len(z)), z.view(np.int64).argmax(axis=1)] = 1
+    one_hot[np.arange(len(z)), signed.argmax(axis=1)] = 1
     return one_hot
 
 

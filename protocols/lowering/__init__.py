@@ -1,7 +1,8 @@
 """A Keras model becomes a program and integers, at the owner, in the clear.
 
 Reading order: `keras_graph.py` reads the model with the rules of `layers.py` (and says no with `refusals.py`) into the plain nodes of
-`network.py`; `folding.py` joins what is linear; `emission.py` chooses scales and windows, with the bounds of `intervals.py`.
+`network.py`; `folding.py` joins what is linear; `emission.py` writes the program and chooses scales; `rounding.py` chooses windows, with
+the bounds of `intervals.py`.
 Keras is imported when a model is lowered, not before.
 """
 
@@ -15,10 +16,11 @@ import numpy.typing as npt
 
 from protocols.errors import ModelError
 from protocols.exchange import Ring
-from protocols.lowering.emission import Layer, write
+from protocols.lowering.emission import write
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
 from protocols.lowering.network import Real
+from protocols.lowering.rounding import Layer
 from protocols.program import Program, infer
 
 __all__ = ["Layer", "Lowered", "lower"]

@@ -1,6 +1,7 @@
 """Folds what is linear into the linear layer before it, in the clear: each fold saves rounds, bytes and multiplications.
 
-- Batch normalisation: W' = W s, b' = b s + t.
+- Batch normalisation after a linear layer: W' = W s, b' = b s + t.
+- Batch normalisation before a matrix product, or a convolution without zeros around: W' = s W, b' = b + t W.
 - An average pool of k x k after a convolution: the kernel convolved with a box and divided by k^2, strides multiplied; where that is not
   more work.
 - Zeros around a convolution's input: its padding.
@@ -42,6 +43,10 @@ def _joined(before: Node, node: Node) -> Node | None:
     match before, node:
         case Convolution() | Product(), Affine():
             return _scaled(before, node)
+        case Affine(), Product():
+            return _scaled_before(before, node, axes=0)
+        case Affine(), Convolution(padding=net.NO_PADDING, groups=1):
+            return _scaled_before(before, node, axes=(0, 1, 2))
         case Convolution(), AveragePool():
             return _pooled(before, node)
         case Padded(), Convolution():
@@ -56,6 +61,13 @@ def _joined(before: Node, node: Node) -> Node | None:
 def _scaled(before: Convolution | Product, node: Affine) -> Node:
     bias = node.shift if before.bias is None else before.bias * node.scale + node.shift
     return replace(before, kind=f"{before.kind} + {node.kind}", kernel=before.kernel * node.scale, bias=bias)
+
+
+def _scaled_before(before: Affine, node: Convolution | Product, *, axes: int | tuple[int, ...]) -> Node:
+    shifted: Real = (before.shift[:, None] * node.kernel).sum(axes)
+    bias = shifted if node.bias is None else node.bias + shifted
+    kind = f"{before.kind} + {node.kind}"
+    return replace(node, kind=kind, inputs=before.inputs, kernel=before.scale[:, None] * node.kernel, bias=bias)
 
 
 def _pooled(before: Convolution, node: AveragePool) -> Node | None:

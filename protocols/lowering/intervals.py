@@ -52,6 +52,11 @@ class Interval:
         reach = reach + SLACK * (np.abs(middle) + np.abs(offset) + reach) + 1
         return Interval(middle - reach + offset, middle + reach + offset, function(self.samples, weight) + offset)
 
+    def widened(self) -> Interval:
+        """With slack for the float64 arithmetic that made the bounds."""
+        slack = SLACK * np.maximum(np.abs(self.low), np.abs(self.high)) + 1
+        return Interval(self.low - slack, self.high + slack, self.samples)
+
     def clipped(self, largest: float) -> Interval:
         """Cut to [-largest, largest]."""
         return Interval(self.low.clip(-largest, largest), self.high.clip(-largest, largest), self.samples)
@@ -62,8 +67,7 @@ def combined(values: list[Interval], factors: list[int], constant: int) -> Inter
     low = sum((f * (v.low if f >= 0 else v.high) for v, f in zip(values, factors, strict=True)), np.float64(constant))
     high = sum((f * (v.high if f >= 0 else v.low) for v, f in zip(values, factors, strict=True)), np.float64(constant))
     samples = sum((f * v.samples for v, f in zip(values, factors, strict=True)), np.float64(constant))
-    slack = SLACK * np.maximum(np.abs(low), np.abs(high)) + 1
-    return Interval(np.asarray(low - slack), np.asarray(high + slack), np.asarray(samples))
+    return Interval(np.asarray(low), np.asarray(high), np.asarray(samples)).widened()
 
 
 def convolve(
@@ -84,9 +88,12 @@ def convolve(
 
 
 def sums(x: Real, *, size: Pair, strides: Pair, padding: Padding, grid: tuple[int, ...]) -> Real:
-    """Sums over windows of x (n, H, W, C)."""
+    """Sums over windows of x (n, H, W, C): along the columns of each window, then along its row of sums."""
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    columns = np.zeros((len(x), grid[0], *padded.shape[2:]))
+    for i in range(size[0]):
+        columns += padded[:, i : i + (grid[0] - 1) * strides[0] + 1 : strides[0]]
     out = np.zeros((len(x), *grid, x.shape[3]))
-    for i, j in itertools.product(range(size[0]), range(size[1])):
-        out += padded[:, i : i + (grid[0] - 1) * strides[0] + 1 : strides[0], j : j + (grid[1] - 1) * strides[1] + 1 : strides[1]]
+    for j in range(size[1]):
+        out += columns[:, :, j : j + (grid[1] - 1) * strides[1] + 1 : strides[1]]
     return out

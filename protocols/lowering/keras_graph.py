@@ -24,6 +24,8 @@ def read(model: Any) -> list[Node]:
         raise ModelError(f"a {type(model).__name__} was given; a keras.Model is needed")
     if not model.built or not getattr(model, "inputs", None):
         raise ModelError(f"model {model.name!r} has no graph; use Sequential with an Input layer, or the functional API, and build it")
+    if _own_call(model):
+        raise ModelError(f"model {model.name!r} computes with a call() of its own; use Sequential or the functional API without one")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
     reader = _Reader(keras.Model)
@@ -37,7 +39,14 @@ def _known(model: Any, tensor: Any) -> tuple[int, ...]:
     shape = tuple(tensor.shape[1:])
     if None in shape or not shape:
         raise ModelError(f"model {model.name!r} has inputs of shape {shape}; all axes but the batch must be known, at least one")
+    if "float" not in tensor.dtype:
+        raise ModelError(f"model {model.name!r} has {tensor.dtype} inputs; floating point is needed: keras.Input(shape, dtype='float32')")
     return tuple(int(n) for n in shape)
+
+
+def _own_call(model: Any) -> bool:
+    """Whether a class of the user's replaces what the graph says."""
+    return not type(model).call.__module__.startswith("keras.")
 
 
 class _Reader:
@@ -56,7 +65,7 @@ class _Reader:
             operation, node = _origin(current)
             missing = [one for one in node.input_tensors if id(one) not in known]
             if missing:
-                waiting += missing
+                waiting += reversed(missing)
             else:
                 known[id(current)] = self._applied(operation, current, [known[id(one)] for one in node.input_tensors])
         return known[id(tensor)]
@@ -67,6 +76,8 @@ class _Reader:
         rule = RULES.get(type(operation).__name__)
         if rule is None or not type(operation).__module__.startswith("keras.") or ".layers." not in type(operation).__module__:
             raise unknown(operation, sorted(RULES))
+        if getattr(operation, "quantization_mode", None) is not None:
+            raise refuse(operation, f"its weights are quantised to {operation.quantization_mode}", "the model before quantize()")
         position = rule(self.builder, operation, inputs)
         found, expected = self.builder.shape(position), tuple(tensor.shape[1:])
         if found != expected:
@@ -74,6 +85,8 @@ class _Reader:
         return position
 
     def _nested(self, model: Any, inputs: list[int]) -> int:
+        if not getattr(model, "inputs", None) or _own_call(model):
+            raise refuse(model, "a nested model with a call() of its own", "a nested Sequential or functional model")
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise refuse(model, "a nested model with several inputs or outputs", "its layers, directly")
         return self.value(model.outputs[0], {id(model.inputs[0]): inputs[0]})

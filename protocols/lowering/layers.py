@@ -68,7 +68,12 @@ def activated(b: Builder, layer: Any, x: int) -> int:
     """The activation of a layer, if it has one."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
-    if activation is None or name == "linear":
+    if activation is None:
+        return x
+    source = getattr(activation, "__module__", None) or ""
+    if not source.startswith(("keras.", "tensorflow.")):
+        raise refuse(layer, f"its activation {name!r} is a function of your own", ACTIVATIONS)
+    if name == "linear":
         return x
     settings = {"relu": {}, "relu6": {"maximum": 6.0}, "leaky_relu": {"slope": 0.2}}.get(name)
     if settings is None:
@@ -164,6 +169,19 @@ def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     return b.add(net.Affine, layer, inputs, shape, scale=scale, shift=shift)
 
 
+@lowers("Normalization")
+def normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """(x - mean) / max(sqrt(variance), epsilon) over the last axis, or with one mean and variance for all."""
+    from keras import config  # noqa: PLC0415  a layer of it is at hand
+
+    shape = b.shape(inputs[0])
+    if layer.invert or tuple(layer.axis) not in ((), (-1,), (len(shape),)):
+        raise refuse(layer, f"axis={layer.axis}, invert={layer.invert}", "axis=-1 or None, and invert=False")
+    mean, variance = (np.broadcast_to(_present(w).reshape(-1), shape[-1:]) for w in weights(layer, "mean", "variance"))
+    scale = 1 / np.maximum(np.sqrt(variance), config.epsilon())
+    return b.add(net.Affine, layer, inputs, shape, scale=scale, shift=-mean * scale)
+
+
 @lowers("AveragePooling2D")
 def average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows."""
@@ -185,6 +203,8 @@ def global_average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> i
 def relu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     """With threshold, slope below it, and maximum."""
     maximum = None if layer.max_value is None else float(layer.max_value)
+    if maximum is not None and layer.threshold > maximum:
+        raise refuse(layer, f"its threshold {layer.threshold} is above max_value {layer.max_value}", "a threshold up to max_value")
     settings = {"slope": float(layer.negative_slope), "threshold": float(layer.threshold), "maximum": maximum}
     return b.add(net.Rectify, layer, inputs, b.shape(inputs[0]), **settings)
 

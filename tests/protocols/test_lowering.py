@@ -10,7 +10,7 @@ from keras import layers
 from protocols.errors import ModelError, UnsupportedLayer, WindowError
 from protocols.fixed_point import decode, encode
 from protocols.lowering import lower
-from protocols.lowering.emission import GOOD_WINDOW
+from protocols.lowering.rounding import GOOD_WINDOW
 from protocols.plaintext import evaluate
 from protocols.program import Conv2D, Dense, Open, Select, Truncate, infer
 
@@ -193,6 +193,17 @@ BLOCKS = {
         layers.Activation("linear"),
     ],
     "reshape": lambda: [layers.Reshape((-1, 6)), layers.Dense(4, activation="relu"), layers.Reshape((2, 2, -1))],
+    "normalisation of inputs": lambda: [
+        layers.Normalization(mean=[0.5, 1.0], variance=[0.25, 4.0]),
+        layers.Conv2D(3, 3, padding="same"),
+        layers.ReLU(),
+    ],
+    "one normalisation for all": lambda: [layers.Normalization(axis=None, mean=0.5, variance=0.0), layers.Rescaling(1e-7), layers.Dense(2)],
+    "activations that are functions or layers": lambda: [
+        layers.Conv2D(3, 2, activation=keras.activations.relu),
+        layers.Dense(3, activation=keras.ops.leaky_relu),
+        layers.Dense(3, activation=keras.layers.ReLU(0.5, negative_slope=0.25)),
+    ],
     "rescaling": lambda: [layers.Rescaling(0.5, offset=-0.25), layers.Conv2D(2, 3), layers.LeakyReLU(0.3)],
 }
 
@@ -220,6 +231,39 @@ def test_a_residual_network_with_projections_and_shared_layers():
     assert kinds(lowered, Open).count(Open) == len({op.x for op in lowered.program.ops if isinstance(op, Open)})
 
 
+def test_one_value_on_two_scales_is_opened_once():
+    keras.utils.set_random_seed(1)
+    start = layers.Input((5,))
+    x = layers.Dense(6, activation="relu")(start)
+    y = layers.Add()([layers.Dense(3)(x), layers.Dense(3)(layers.Rescaling(0.3)(x))])
+    assert kinds(assert_same(keras.Model(start, y)), Open) == [Open]
+
+
+@pytest.mark.parametrize("layer", [layers.BatchNormalization, lambda: layers.Normalization(mean=[1.0, 2.0], variance=[4.0, 9.0])])
+@pytest.mark.parametrize("linear", [lambda: layers.Dense(3), lambda: layers.Conv2D(3, 2, strides=2, use_bias=False)])
+def test_what_normalises_the_inputs_of_a_linear_layer_folds_into_it(layer, linear):
+    lowered = assert_same(sequential((4, 4, 2), layer(), linear(), layers.ReLU(), layers.Flatten(), layers.Dense(2)))
+    assert kinds(lowered, Conv2D, Dense, Open) == [kinds(lowered, Conv2D, Dense)[0], Open, Dense]
+
+
+def test_mobile_blocks_with_linear_bottlenecks():
+    keras.utils.set_random_seed(4)
+    x = start = layers.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu6")(x)
+    for _ in range(3):
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.Conv2D(16, 1, use_bias=False)(x)))
+        y = layers.ReLU(6)(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+        x = layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(4, 1, use_bias=False)(y))])
+    model = keras.Model(start, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    assert {layer.source for layer in assert_same(model).layers} == {"proved"}
+
+
+def test_part_of_another_model():
+    whole = sequential((6, 6, 1), layers.Conv2D(2, 3, activation="relu", name="first"), layers.Flatten(), layers.Dense(3))
+    assert_same(keras.Model(whole.inputs[0], whole.get_layer("first").output))
+    assert_same(keras.Model(whole.get_layer("first").output, whole.outputs[0]))
+
+
 def test_a_deep_model_needs_calibration_and_then_works():
     # each layer's proof is looser than the last: random weights cancel, bounds do not
     stack = [layer for _ in range(9) for layer in (layers.Dense(64), layers.ReLU())]
@@ -240,6 +284,18 @@ def test_a_model_that_fits_neither_is_refused_by_layer():
         lower(model, calibration=np.ones((3, 4)))
 
 
+def relu(x):
+    """Not what its name says."""
+    return keras.ops.tanh(x)
+
+
+class Custom(keras.Model):
+    """Computes what no graph shows."""
+
+    def call(self, x):
+        return 2 * x
+
+
 REFUSED = {
     "softmax": (lambda: [layers.Flatten(), layers.Dense(3, activation="softmax", name="odd")], "labels stay the same"),
     "sigmoid": (lambda: [layers.Dense(3, activation="sigmoid", name="odd")], "'sigmoid' has no private form"),
@@ -249,6 +305,13 @@ REFUSED = {
     "layer normalisation": (lambda: [layers.LayerNormalization(name="odd")], "use instead: BatchNormalization"),
     "unknown": (lambda: [layers.UpSampling2D(name="odd")], "one of .*Conv2D"),
     "channels first": (lambda: [layers.Flatten(data_format="channels_first", name="odd")], "use instead: data_format='channels_last'"),
+    "a function of the user's": (lambda: [layers.Dense(3, activation=relu, name="odd")], "its activation 'relu' is a function of your own"),
+    "a threshold above the maximum": (lambda: [layers.ReLU(1.0, threshold=2.0, name="odd")], "a threshold up to max_value"),
+    "a call of the user's": (lambda: [Custom(name="odd")], "use instead: a nested Sequential or functional model"),
+    "normalisation of another axis": (
+        lambda: [layers.Normalization(axis=1, mean=[1.0] * 4, variance=[1.0] * 4, name="odd")],
+        "use instead: axis=-1 or None",
+    ),
     "axis": (lambda: [layers.BatchNormalization(axis=1, name="odd")], "axis=-1"),
 }
 
@@ -278,6 +341,35 @@ class TestModelsThatCannotBeRead:
         a, b = layers.Input((3,)), layers.Input((3,))
         with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
             lower(keras.Model([a, b], layers.Add()([a, b])))
+
+    def test_a_call_of_its_own(self):
+        class Doubled(keras.Model):
+            def call(self, x):
+                return 2 * super().call(x)
+
+        start = layers.Input((3,))
+        with pytest.raises(ModelError, match=r"computes with a call\(\) of its own"):
+            lower(Doubled(start, layers.Dense(2)(start)))
+
+    def test_a_training_step_of_its_own_does_not_matter(self):
+        class Trained(keras.Model):
+            def train_step(self, data):
+                raise NotImplementedError
+
+        start = layers.Input((3,))
+        assert_same(Trained(start, layers.Dense(2)(start)))
+
+    def test_inputs_that_are_not_real_numbers(self):
+        start = layers.Input((3,), dtype="int32")
+        with pytest.raises(ModelError, match="has int32 inputs; floating point is needed"):
+            lower(keras.Model(start, layers.Dense(2)(start)))
+
+    @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # Keras' own
+    def test_weights_that_are_quantised(self):
+        model = sequential((3,), layers.Dense(2, name="small"))
+        model.quantize("int8")
+        with pytest.raises(UnsupportedLayer, match=r"layer 'small' \(Dense\) cannot be shared: its weights are quantised to int8"):
+            lower(model)
 
     def test_nothing_to_compute(self):
         with pytest.raises(ModelError, match="gives its input back"):

@@ -1,0 +1,112 @@
+"""How a sum is rounded: how many bits are dropped, in which window, and why the window holds.
+
+A rounding keeps `FRACTION` fractional bits where its window stays within `GOOD_WINDOW` bits, fewer where sums are large, but at least
+`LEAST_FRACTION`, and more where sums are so small that the window would be less than `LEAST_WINDOW`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.errors import WindowError
+from protocols.lowering.intervals import Interval
+from protocols.lowering.network import Node
+
+FRACTION = 15
+LEAST_FRACTION = 13
+GOOD_WINDOW = 24
+LEAST_WINDOW = 17  # a comparison of 16 bits: four blocks
+LARGEST_WINDOW = 32
+LARGEST_ROUNDING = 62  # drop + window
+SUM_BITS = 60
+"""A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How the sums of one layer are held.
+
+    Attributes:
+        name: of the Keras layer.
+        kind: its class, and those that were folded into it.
+        bound: the largest sum, in real numbers, that the window was made for.
+        window: bits of the rounded value, its sign included.
+        drop: bits that are rounded away.
+        source: "proved" from the weights and the input range, or "calibrated" on samples.
+    """
+
+    name: str
+    kind: str
+    bound: float
+    window: int
+    drop: int
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A sum with the window in which it is rounded; `range` is what it is before, cut to what was calibrated."""
+
+    range: Interval
+    drop: int
+    window: int
+    source: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the protocols have such a window."""
+        return self.window <= LARGEST_WINDOW and self.drop + self.window <= LARGEST_ROUNDING
+
+    @property
+    def rounded(self) -> Interval:
+        """Of floor(x / 2^drop), and one more at most."""
+        low, high, samples = (bound * 2.0**-self.drop for bound in (self.range.low, self.range.high, self.range.samples))
+        return Interval(np.floor(low) - 1, np.floor(high) + 2, np.rint(samples))
+
+
+def hold(bounds: Interval, scale: float, node: Node, *, margin: float) -> Held:
+    """The window for rounding a sum of a public scale, by proof if that is good enough, otherwise from the samples.
+
+    Raises:
+        WindowError: neither the proof nor `margin` times the largest sum on the samples fits a window of `LARGEST_WINDOW` bits.
+    """
+    proved = _held(bounds, scale, "proved")
+    if proved.fits:
+        return proved
+    if not len(bounds.samples):
+        possible = 2.0 ** (min(LARGEST_WINDOW + proved.drop, LARGEST_ROUNDING) - 1) * scale
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): its sums are proved to stay below {bounds.largest * scale:.3g} only, the fixed point "
+            f"holds {possible:.3g}. Give sample inputs as calibration=, a smaller input_range, or use "
+            "BatchNormalization or weight constraints"
+        )
+    calibrated = _held(bounds.clipped(bounds.expected(margin)), scale, "calibrated")
+    if calibrated.fits:
+        return calibrated
+    raise WindowError(
+        f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums reach "
+        f"{calibrated.range.largest * scale:.3g}, which needs a window of {calibrated.window} bits; {LARGEST_WINDOW} are possible. "
+        "Use a smaller margin, or normalise the activations"
+    )
+
+
+def _held(bounds: Interval, scale: float, source: str) -> Held:
+    drop = dropped(bounds.largest, scale)
+    return Held(bounds, drop, window_bits(bounds.largest, drop), source)
+
+
+def dropped(largest: float, scale: float) -> int:
+    """How many bits are dropped from a sum of up to `largest`."""
+    finest, coarsest = (max(0, round(-math.log2(scale)) - fraction) for fraction in (FRACTION, LEAST_FRACTION))
+    while finest > 0 and window_bits(largest, finest) < LEAST_WINDOW:
+        finest -= 1
+    return next((drop for drop in range(finest, coarsest) if window_bits(largest, drop) <= GOOD_WINDOW), coarsest)
+
+
+def window_bits(largest: float, drop: int) -> int:
+    """The smallest w >= 3 with largest <= 2^(drop + w - 1) - 2^(drop + 1)."""
+    needed = largest + 2.0 ** (drop + 1)
+    return max(3, math.ceil(math.log2(needed) + 1e-9) - drop + 1)
