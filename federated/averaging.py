@@ -1,0 +1,188 @@
+"""Strategies that need the mean of the updates only: FedAvg, FedProx, and the server optimizers."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from federated.strategy import State, Strategy, check
+from federated.update import Array, LocalTraining, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvg(Strategy):
+    """The mean of the owners' weights is the new global model.
+
+    x_{t+1} = sum_i n_i x_i / sum_i n_i
+
+    With one local step on all data (`batch_size=None`) of plain SGD and full participation this is centralised SGD.
+
+    Args:
+        fraction, local_epochs, batch_size: C, E and B of the paper, see `Strategy`.
+
+    References:
+        McMahan et al., 2017, arXiv:1602.05629, Algorithm 1.
+    """
+
+    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+        """x_{t+1} = aggregate."""
+        return like(weights, aggregate), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedProx(FedAvg):
+    """FedAvg whose owners are held near the global model: each minimises F_i(w) + mu/2 ||w - w_t||^2.
+
+    Args:
+        mu: weight of the proximal term, at least 0; 0 is FedAvg.
+
+    References:
+        Li et al., 2020, arXiv:1812.06127, Algorithm 2.
+    """
+
+    mu: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("mu", self.mu, 0.0 <= self.mu < np.inf, "at least 0 and finite")
+
+    def local_training(self) -> LocalTraining:
+        """With the proximal term."""
+        return dataclasses.replace(super().local_training(), proximal=self.mu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvgM(Strategy):
+    """FedAvg with momentum at the server.
+
+    v_t = beta v_{t-1} + Delta_t,  x_{t+1} = x_t + eta v_t,  where Delta_t is the mean of the owners' weights minus x_t.
+
+    Args:
+        beta: momentum, in [0, 1).
+        eta: server learning rate, above 0. With beta=0 and eta=1 this is FedAvg.
+
+    References:
+        Hsu et al., 2019, arXiv:1909.06335, section 4.3.
+    """
+
+    beta: float = 0.9
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("beta", self.beta, 0.0 <= self.beta < 1.0, "in [0, 1)")
+        check("eta", self.eta, 0.0 < self.eta < np.inf, "above 0 and finite")
+
+    def initial(self, weights: Weights) -> State:
+        """v_{-1} = 0."""
+        return {"v": filled(weights, 0.0)}
+
+    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+        """One step of heavy-ball momentum along Delta_t."""
+        v = [self.beta * v + (a - x) for v, a, x in zip(state["v"], aggregate, weights, strict=True)]
+        return like(weights, [x + self.eta * v for x, v in zip(weights, v, strict=True)]), {"v": v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Adaptive(Strategy):
+    """Algorithm 2 of Reddi et al., 2021, but for the line that makes v_t.
+
+    Delta_t = mean of the owners' weights minus x_t;  m_t = beta_1 m_{t-1} + (1 - beta_1) Delta_t;
+    x_{t+1} = x_t + eta m_t / (sqrt(v_t) + tau);  m_{-1} = 0 and v_{-1} = tau^2. There is no bias correction.
+    """
+
+    eta: float = 0.01
+    beta_1: float = 0.9
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("eta", self.eta, 0.0 < self.eta < np.inf, "above 0 and finite")
+        check("beta_1", self.beta_1, 0.0 <= self.beta_1 < 1.0, "in [0, 1)")
+        check("tau", self.tau, 0.0 < self.tau < np.inf, "above 0 and finite")
+
+    @abc.abstractmethod
+    def _second_moment(self, v: Array, squared: Array) -> Array:
+        """v_t from v_{t-1} and Delta_t^2."""
+
+    def initial(self, weights: Weights) -> State:
+        """m_{-1} = 0, v_{-1} = tau^2."""
+        return {"m": filled(weights, 0.0), "v": filled(weights, self.tau**2)}
+
+    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+        """Lines 9 to 14 of Algorithm 2."""
+        delta = [a - x for a, x in zip(aggregate, weights, strict=True)]
+        m = [self.beta_1 * m + (1 - self.beta_1) * d for m, d in zip(state["m"], delta, strict=True)]
+        v = [self._second_moment(v, d * d) for v, d in zip(state["v"], delta, strict=True)]
+        new = [x + self.eta * m / (np.sqrt(v) + self.tau) for x, m, v in zip(weights, m, v, strict=True)]
+        return like(weights, new), {"m": m, "v": v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAdagrad(_Adaptive):
+    """Adagrad at the server: v_t = v_{t-1} + Delta_t^2.
+
+    Args:
+        eta: server learning rate, above 0.
+        beta_1: momentum, in [0, 1); 0 as in the paper.
+        tau: adaptivity, above 0; a smaller one adapts more.
+
+    References:
+        Reddi et al., 2021, arXiv:2003.00295, Algorithm 2.
+    """
+
+    beta_1: float = 0.0
+
+    def _second_moment(self, v: Array, squared: Array) -> Array:
+        return v + squared
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAdam(_Adaptive):
+    """Adam at the server: v_t = beta_2 v_{t-1} + (1 - beta_2) Delta_t^2.
+
+    Args:
+        eta: server learning rate, above 0.
+        beta_1, beta_2: decay of the first and second moment, in [0, 1).
+        tau: adaptivity, above 0; a smaller one adapts more.
+
+    References:
+        Reddi et al., 2021, arXiv:2003.00295, Algorithm 2.
+    """
+
+    beta_2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("beta_2", self.beta_2, 0.0 <= self.beta_2 < 1.0, "in [0, 1)")
+
+    def _second_moment(self, v: Array, squared: Array) -> Array:
+        return self.beta_2 * v + (1 - self.beta_2) * squared
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedYogi(FedAdam):
+    """Yogi at the server: v_t = v_{t-1} - (1 - beta_2) Delta_t^2 sign(v_{t-1} - Delta_t^2).
+
+    Args:
+        eta, beta_1, beta_2, tau: as in `FedAdam`.
+
+    References:
+        Reddi et al., 2021, arXiv:2003.00295, Algorithm 2.
+    """
+
+    def _second_moment(self, v: Array, squared: Array) -> Array:
+        return np.asarray(v - (1 - self.beta_2) * squared * np.sign(v - squared))
+
+
+def filled(weights: Weights, value: float) -> Weights:
+    """Float64 arrays of the same shapes, all `value`."""
+    return [np.full(array.shape, value, np.float64) for array in weights]
+
+
+def like(weights: Weights, values: Weights) -> Weights:
+    """The values, in the dtypes of the weights; always new arrays."""
+    return [value.astype(array.dtype) for array, value in zip(weights, values, strict=True)]

@@ -1,0 +1,53 @@
+"""What can go wrong in `federated`.
+
+FederatedError
+ +-- SettingError        a setting that makes no sense, alone or together with another (also a ValueError)
+ +-- DataError           data that cannot be split or trained on (also a ValueError)
+ +-- ModelRefused        a Keras model that cannot be sent to owners, or a blueprint that cannot be built (also a ValueError)
+ +-- UpdateRejected      an update that does not count: wrong shapes, not finite, an old round, a second one, late
+ +-- OwnerDropped        an owner gave no update in this round
+ +-- StepFailed          a strategy gave weights that cannot be used; the round fails
+ +-- FederationClosed    a federation was used outside of its `async with` block
+
+`UpdateRejected` and `OwnerDropped` cost one owner one round: they end up in the outcome of the round and are not raised to the user.
+"""
+
+from __future__ import annotations
+
+from actors import portable_error
+
+
+class FederatedError(Exception):
+    """The root of all errors of `federated`."""
+
+
+@portable_error
+class SettingError(FederatedError, ValueError):
+    """A setting makes no sense, alone or together with another."""
+
+
+@portable_error
+class DataError(FederatedError, ValueError):
+    """Data cannot be split, or not be trained on."""
+
+
+@portable_error
+class ModelRefused(FederatedError, ValueError):
+    """A Keras model cannot be sent to owners, or an owner cannot build it."""
+
+
+class UpdateRejected(FederatedError):
+    """An update does not count. The message says why, and shows no value of it."""
+
+
+@portable_error
+class OwnerDropped(FederatedError):
+    """An owner gave no update in this round."""
+
+
+class StepFailed(FederatedError):
+    """A strategy gave weights that cannot be used."""
+
+
+class FederationClosed(FederatedError):
+    """A federation was used outside of its `async with` block."""

@@ -1,0 +1,154 @@
+"""One round as a state machine: who was asked, who answered, and when it is over. It knows no network, no clock and no Keras.
+
+    WAITING --report--> REPORTED | REJECTED      WAITING --drop--> DROPPED      WAITING --deadline--> LATE
+
+A round is over when nobody is waited for, or too many are lost for the quorum to be reached. It has failed if fewer than the quorum
+have reported then.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from federated.errors import SettingError, UpdateRejected
+from federated.update import Array, Update, Weights
+
+LARGEST = 1e100
+"""Values above this are refused, so that no sum can overflow in float64."""
+
+
+class Standing(enum.Enum):
+    """Where an owner stands in a round."""
+
+    WAITING = "waiting"
+    REPORTED = "reported"
+    REJECTED = "rejected"
+    DROPPED = "dropped"
+    LATE = "late"
+
+
+class Round:
+    """The book-keeping of one round.
+
+    Args:
+        number: from 1 on.
+        sampled: names of the owners that are asked.
+        quorum: how many have to report, at least 1.
+        weights: the global ones, whose shapes and dtypes updates have to have.
+        deadline: on the clock that the `now` of the other calls is from; infinite for none.
+
+    Attributes:
+        standing: name -> where the owner stands.
+        reasons: name -> why it was dropped or rejected.
+        refused: one line for each update that was refused: owner and reason. A second update of an owner is in here only.
+
+    Raises:
+        SettingError: an owner is named twice, or nobody is asked.
+    """
+
+    def __init__(self, number: int, sampled: Sequence[str], *, quorum: int, weights: Weights, deadline: float = math.inf) -> None:
+        if not sampled or len(set(sampled)) < len(sampled):
+            raise SettingError(f"round {number} asks {list(sampled)}: at least one owner is needed, and each once")
+        self.number, self.quorum, self.deadline = number, quorum, deadline
+        self.standing = dict.fromkeys(sampled, Standing.WAITING)
+        self.reasons: dict[str, str] = {}
+        self.refused: list[str] = []
+        self._forms = [(array.shape, array.dtype) for array in weights]
+
+    # What happens.
+
+    def report(self, owner: str, update: Update, *, now: float) -> None:
+        """Takes in an update; when this returns, it counts.
+
+        Raises:
+            UpdateRejected: it does not count, and why. The round goes on.
+        """
+        self.tick(now)
+        standing = self.standing.get(owner)
+        if standing is not Standing.WAITING:
+            raise self._refuse(owner, _out_of_turn(self.number, standing))
+        fault = self._fault(update)
+        if fault is not None:
+            self.reject(owner, fault)
+            raise UpdateRejected(f"{owner}: {fault}")
+        self.standing[owner] = Standing.REPORTED
+
+    def reject(self, owner: str, reason: str) -> None:
+        """What an awaited owner sent cannot count."""
+        self._leave(owner, Standing.REJECTED, reason)
+        self._refuse(owner, reason)
+
+    def drop(self, owner: str, reason: str) -> None:
+        """An owner will not answer. Does nothing if it is not awaited (any more)."""
+        if self.standing.get(owner) is Standing.WAITING:
+            self._leave(owner, Standing.DROPPED, reason)
+
+    def tick(self, now: float) -> None:
+        """Time has passed: at the deadline, all that are awaited are late."""
+        if now >= self.deadline:
+            for owner in self.having(Standing.WAITING):
+                self.standing[owner] = Standing.LATE
+
+    # Where it stands.
+
+    def having(self, standing: Standing) -> list[str]:
+        """The owners that stand so, in the order in which they were sampled."""
+        return [owner for owner, one in self.standing.items() if one is standing]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that may come can change the outcome."""
+        waiting = len(self.having(Standing.WAITING))
+        return waiting == 0 or len(self.having(Standing.REPORTED)) + waiting < self.quorum
+
+    @property
+    def failure(self) -> str | None:
+        """Why the round failed; None if the quorum has reported."""
+        reported = len(self.having(Standing.REPORTED))
+        if reported >= self.quorum:
+            return None
+        lost = [f"{len(self.having(one))} {one.value}" for one in list(Standing)[2:] if self.having(one)]
+        return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'})"
+
+    def _fault(self, update: Update) -> str | None:
+        if update.round != self.number:
+            return f"its update is of round {update.round}, and this is round {self.number}"
+        if update.examples < 1:
+            return f"it says that it trained on {update.examples} examples; at least 1 is needed"
+        forms = [(array.shape, array.dtype) for array in update.weights]
+        if forms != self._forms:
+            return f"its weights are {_shown(forms)}; expected {_shown(self._forms)}"
+        for i, array in enumerate(update.weights):
+            if not _moderate(array):
+                return f"weight {i} of its update is not finite, or larger than {LARGEST:g}"
+        return next((f"its {name} is not finite" for name, value in update.metrics.items() if not math.isfinite(value)), None)
+
+    def _leave(self, owner: str, standing: Standing, reason: str) -> None:
+        self.standing[owner], self.reasons[owner] = standing, reason
+
+    def _refuse(self, owner: str, reason: str) -> UpdateRejected:
+        self.refused.append(f"{owner}: {reason}")
+        return UpdateRejected(self.refused[-1])
+
+
+def _out_of_turn(number: int, standing: Standing | None) -> str:
+    match standing:
+        case None:
+            return f"it was not asked in round {number}"
+        case Standing.LATE:
+            return f"its update came after the deadline of round {number}"
+        case _:
+            return f"it has {standing.value} in round {number} already: one update an owner counts"
+
+
+def _moderate(array: Array) -> bool:
+    """Whether all values are finite and of a size that can be summed; NaN compares false."""
+    return array.size == 0 or -LARGEST <= float(array.min()) <= float(array.max()) <= LARGEST
+
+
+def _shown(forms: list[tuple[tuple[int, ...], np.dtype[np.generic]]]) -> str:
+    return ", ".join(f"{dtype} {shape}" for shape, dtype in forms[:8]) + (f" and {len(forms) - 8} more" if len(forms) > 8 else "")

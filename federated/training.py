@@ -1,0 +1,150 @@
+"""Trains and evaluates a Keras model in one thread, one task after the other. The only file that runs Keras on an owner's data."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from federated import blueprint
+from federated.aggregation import MetricsMean
+from federated.data import Data
+from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
+
+if TYPE_CHECKING:
+    import keras
+
+R = TypeVar("R")
+
+
+class Trainer:
+    """One model, one thread, any number of data sets: owners in one process share a trainer, and so share the memory of a model.
+
+    The model is built from the blueprint of the first task, and again only when another blueprint comes. Before each task its weights
+    and the whole state of its optimizer are set, so that nothing passes from one task, or one owner, to the next.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
+        self._desk: _Desk | None = None
+
+    async def train(self, task: Task, data: Data, *, evaluates: bool, stream: int = 0) -> Update:
+        """Local training. When the caller is cancelled, it stops after the batch under way.
+
+        Args:
+            task: what to do.
+            data: to train on.
+            evaluates: whether the owner has evaluation data; only passed on.
+            stream: tells apart the random orders of owners that share a seed.
+
+        Raises:
+            ModelRefused: the blueprint cannot be built.
+            DataError: the data cannot be used.
+        """
+        return await self._run(lambda stop: self._set_desk(task).train(task, data, evaluates, stream, stop))
+
+    async def evaluate(self, task: Task, data: Data) -> Evaluation:
+        """The metrics of the weights of the task on the data."""
+        return await self._run(lambda stop: self._set_desk(task).evaluate(task, data, stop))
+
+    async def close(self) -> None:
+        """Stops what runs, and waits until the thread has ended."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self, work: Callable[[threading.Event], R]) -> R:
+        stop = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, stop)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+
+    def _set_desk(self, task: Task) -> _Desk:
+        key = (task.blueprint, task.training.proximal)
+        if self._desk is None or self._desk.key != key:
+            self._desk = None  # the old model goes before the new one comes
+            self._desk = _Desk(*key)
+        return self._desk
+
+
+class _Desk:
+    """A model that was built from a blueprint, with what is needed to begin anew."""
+
+    def __init__(self, plan: Blueprint, proximal: float) -> None:
+        self.key = (plan, proximal)
+        self.model = blueprint.build(plan)
+        self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
+        self._anchors = _hold(self.model, proximal) if proximal else []
+
+    def train(self, task: Task, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+        self._begin(task)
+        settings, metrics = task.training, {}
+        for epoch in range(settings.epochs):
+            metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
+            if stop.is_set():
+                break
+        return Update(task.round, self.model.get_weights(), data.count(), metrics, evaluates)
+
+    def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
+        if data.pair is None:
+            history = self.model.fit(data.source, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
+            return {name: float(values[-1]) for name, values in history.items()}
+        x, y = data.pair if settings.batch_size is None else data.shuffled(seed)
+        batch, metrics = settings.batch_size or len(x), MetricsMean()
+        for start in range(0, len(x), batch):  # fit() would first spend 50 ms on a pipeline, for each owner
+            if stop.is_set():
+                break
+            some = slice(start, start + batch)
+            metrics.add(self.model.train_on_batch(x[some], y[some], return_dict=True), len(x[some]))
+        return {name: float(value) for name, value in metrics.result().items()}
+
+    def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
+        self._begin(task)
+        given = (data.source,) if data.pair is None else data.pair
+        metrics = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
+        return Evaluation(task.round, data.count(), {name: float(value) for name, value in metrics.items()})
+
+    def _begin(self, task: Task) -> None:
+        self.model.set_weights(task.weights)
+        optimizer = self.model.optimizer
+        for variable, value in zip(optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        if task.training.learning_rate is not None:
+            optimizer.learning_rate = task.training.learning_rate
+        for anchor, variable in zip(self._anchors, self.model.trainable_variables, strict=False):
+            anchor.assign(variable)
+
+
+def _hold(model: keras.Model, mu: float) -> list[Any]:
+    """Adds mu/2 ||w - anchor||^2 to the loss, as a regularizer of each weight; returns the anchors."""
+    import keras  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    def term(anchor: Any, other: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+        def value(w: Any) -> Any:
+            near = 0.5 * mu * keras.ops.sum(keras.ops.square(w - anchor))
+            return near if other is None else near + other(w)
+
+        return value
+
+    anchors = [keras.Variable(variable, trainable=False) for variable in model.trainable_variables]
+    for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
+        variable.regularizer = term(anchor, variable.regularizer)
+    return anchors
+
+
+def _stopper(stop: threading.Event) -> Any:
+    import keras  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    class Stopper(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if stop.is_set():
+                self.model.stop_training = True
+
+        def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if stop.is_set():
+                self.model.stop_evaluating = True
+
+    return Stopper()

@@ -1,0 +1,87 @@
+"""What travels between the aggregator and an owner: tasks one way, updates and evaluations the other. Plain values and arrays only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Weights = list[Array]
+"""The arrays of `model.get_weights()`, in its order: float32 or float64."""
+
+
+@dataclass(frozen=True, repr=False)
+class Blueprint:
+    """A compiled Keras model without its weights, as text: no code travels.
+
+    Args:
+        architecture: JSON of `keras.saving.serialize_keras_object(model)`.
+        compilation: JSON of `model.get_compile_config()`: optimizer, loss, metrics.
+    """
+
+    architecture: str
+    compilation: str
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How an owner trains in one round.
+
+    Args:
+        epochs: passes over its data, at least 1.
+        batch_size: examples a step, at least 1; None: all of them in one step. Only for arrays: data sets come in batches already.
+        proximal: mu of the term mu/2 ||w - w_global||^2 that is added to the loss; 0 for none (Li et al., 2020, arXiv:1812.06127).
+        learning_rate: of the optimizer; None: as in the blueprint.
+        seed: of the order of the examples.
+    """
+
+    epochs: int = 1
+    batch_size: int | None = 32
+    proximal: float = 0.0
+    learning_rate: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Task:
+    """What an owner is asked to do in round `round`: start from `weights`, train as `training` says."""
+
+    round: int
+    blueprint: Blueprint
+    weights: list[Array]
+    training: LocalTraining
+
+
+@dataclass(frozen=True, repr=False)
+class Update:
+    """What an owner gives back.
+
+    Args:
+        round: that it belongs to.
+        weights: after training, same shapes and dtypes as those of the task.
+        examples: that it was trained on, at least 1.
+        metrics: name -> mean over the batches of the last local epoch, weighted by their sizes.
+        evaluates: whether the owner has evaluation data.
+    """
+
+    round: int
+    weights: list[Array]
+    examples: int
+    metrics: dict[str, float]
+    evaluates: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of given weights on an owner's evaluation data, over `examples` examples; 0 if it has none."""
+
+    round: int
+    examples: int
+    metrics: dict[str, float]
+
+
+def size(weights: Weights) -> int:
+    """Bytes of the arrays."""
+    return sum(array.nbytes for array in weights)
