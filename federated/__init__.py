@@ -4,7 +4,7 @@ Start reading in `federation.py` (the aggregator, what users write), then `round
 other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the updates. Importing this package does not import Keras.
 """
 
-from federated.aggregation import Aggregation, PlainMean, Tally
+from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 from federated.errors import (
     DataError,
@@ -17,6 +17,7 @@ from federated.errors import (
     UpdateRejected,
 )
 from federated.federation import Federation
+from federated.gathering import Gathering
 from federated.history import History
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
@@ -27,6 +28,7 @@ from federated.strategy import State, Strategy
 from federated.update import Evaluation, LocalTraining, Task, Update, Weights
 
 __all__ = [
+    "Aggregate",
     "Aggregation",
     "CoordinateMedian",
     "DataError",
@@ -41,6 +43,7 @@ __all__ = [
     "FederatedError",
     "Federation",
     "FederationClosed",
+    "Gathering",
     "History",
     "Krum",
     "LocalTraining",
@@ -56,7 +59,6 @@ __all__ = [
     "State",
     "StepFailed",
     "Strategy",
-    "Tally",
     "Task",
     "TrimmedMean",
     "Update",

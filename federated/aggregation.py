@@ -1,4 +1,4 @@
-"""How the updates of a round become one aggregate. This file knows no network, no Keras, and not what is done with the aggregate."""
+"""How the updates of a round become one aggregate: the interface, and the form in which the aggregator sees each update."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import numpy as np
+from federated.gathering import Gathering
+from federated.means import MetricsMean, RunningMean, Stack
+from federated.owner import Owner
+from federated.update import Weights
 
-from federated.update import Update, Weights
 
+@dataclass(frozen=True, repr=False)
+class Aggregate:
+    """What a round gave.
 
-class Tally(Protocol):
-    """The aggregate of one round in the making."""
+    Attributes:
+        weights: what `Strategy.step` gets, float64: the mean over the owners, or for strategies that need them the single updates.
+        metrics: of local training: name -> mean over the updates that count, weighted by examples.
+        examples: that the updates were trained on.
+        evaluators: owners whose update counts and that have evaluation data.
+    """
 
-    def add(self, owner: str, update: Update) -> None:
-        """Takes in an update that was checked."""
-
-    def result(self) -> Weights:
-        """The aggregate of at least one update, float64."""
+    weights: Weights
+    metrics: Mapping[str, float]
+    examples: int
+    evaluators: tuple[Owner, ...]
 
 
 class Aggregation(Protocol):
-    """Makes the tally of each round.
+    """How a round is aggregated.
 
     Attributes:
         hides_updates: whether nobody sees single updates.
@@ -30,8 +38,16 @@ class Aggregation(Protocol):
 
     hides_updates: ClassVar[bool]
 
-    def tally(self, weights: Weights, *, single_updates: bool) -> Tally:
-        """An empty one, for updates shaped as `weights`; `single_updates`: the result has them side by side."""
+    async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
+        """Asks the owners, and returns when the round is over.
+
+        Args:
+            gathering: the round: whom to ask what, and until when. What becomes of each owner is written into its book.
+            single_updates: the strategy needs them side by side. Never with an aggregation that hides them.
+
+        Returns:
+            None if fewer than the quorum have reported: then nothing is opened.
+        """
 
 
 @dataclass(frozen=True)
@@ -44,58 +60,20 @@ class PlainMean:
 
     hides_updates: ClassVar[bool] = False
 
-    def tally(self, weights: Weights, *, single_updates: bool) -> Tally:
-        """A `RunningMean`, or a `Stack` if the single updates are needed."""
-        return Stack() if single_updates else RunningMean(weights)
+    async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
+        """Takes updates in as they come."""
+        tally = Stack() if single_updates else RunningMean(gathering.task.weights)
+        metrics, evaluators = MetricsMean(), []
 
+        async def ask(owner: Owner) -> None:
+            update = await owner.train(gathering.task)
+            gathering.report(owner, update)
+            tally.add(owner.name, update)
+            metrics.add(update.metrics, update.examples)
+            if update.evaluates:
+                evaluators.append(owner)
 
-class RunningMean:
-    """A weighted sum in float64, and the sum of its weights. Memory: 8 bytes a parameter, whatever the number of owners."""
-
-    def __init__(self, weights: Weights) -> None:
-        self._sum = [np.zeros(array.shape) for array in weights]
-        self._examples = 0
-
-    def add(self, owner: str, update: Update) -> None:
-        """Adds n_i x_i."""
-        for total, array in zip(self._sum, update.weights, strict=True):
-            total += np.multiply(array, float(update.examples), dtype=np.float64)
-        self._examples += update.examples
-
-    def result(self) -> Weights:
-        """The mean."""
-        return [total / self._examples for total in self._sum]
-
-
-class Stack:
-    """All updates, in the order of the owners' names whatever the order of arrival."""
-
-    def __init__(self) -> None:
-        self._updates: dict[str, Weights] = {}
-
-    def add(self, owner: str, update: Update) -> None:
-        """Keeps the weights."""
-        self._updates[owner] = update.weights
-
-    def result(self) -> Weights:
-        """For each weight an array (owners, *shape)."""
-        rows = [self._updates[name] for name in sorted(self._updates)]
-        return [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
-
-
-class MetricsMean:
-    """Means of metrics, weighted by numbers of examples. A metric that some owners lack is the mean over those that have it."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, metrics: Mapping[str, float], examples: int) -> None:
-        """Takes in the metrics of one owner."""
-        for name, value in metrics.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = total + value * examples, count + examples
-
-    def result(self) -> dict[str, float]:
-        """Name -> mean; the loss first."""
-        means = {name: total / count for name, (total, count) in self._sums.items()}
-        return dict(sorted(means.items(), key=lambda item: item[0] != "loss"))
+        await gathering.ask(ask)
+        if gathering.book.failure is not None:
+            return None
+        return Aggregate(tally.result(), metrics.result(), metrics.examples, tuple(evaluators))

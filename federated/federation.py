@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Self, cast
 import numpy as np
 
 from actors import ActorSystem
-from federated.aggregation import Aggregation, PlainMean, Tally
+from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.averaging import FedAvg
-from federated.collection import Collection
 from federated.errors import FederationClosed, SettingError, StepFailed
+from federated.evaluation import evaluate
+from federated.gathering import Gathering
 from federated.global_model import GlobalModel
 from federated.history import History
-from federated.outcome import Outcome
+from federated.outcome import Outcome, concluded
 from federated.owner import Owner, RemoteOwner
 from federated.rounds import Round
 from federated.simulation import SimulatedOwners
@@ -169,14 +170,15 @@ class Federation:
         opened, now = self._opened(), asyncio.get_running_loop().time
         began = now()
         task = opened.task(self._number + 1, self._seed)
-        book = self._book(task, began)
-        tally = self.aggregation.tally(task.weights, single_updates=self.strategy.single_updates)
-        collection = Collection(book, tally)
-        await collection.gather(self._owners, task)
-        failure = book.failure or _stepped(opened, tally)
-        metrics = {} if failure else await self._metrics(collection, replace(task, weights=opened.weights))
+        gathering = Gathering(self._book(task, began), self._owners, task)
+        aggregate = await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
+        failure = gathering.book.failure or _stepped(opened, aggregate)
+        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, replace(task, weights=opened.weights))
         self._number += 1
-        self.history.append(collection.outcome(metrics, now() - began, failure))
+        examples = aggregate.examples if aggregate else 0
+        self.history.append(
+            concluded(gathering.book, metrics, examples=examples, seconds=now() - began, size=gathering.bytes, failure=failure)
+        )
         return self.history[-1]
 
     def _book(self, task: Task, now: float) -> Round:
@@ -185,8 +187,8 @@ class Federation:
         deadline = math.inf if self._deadline is None else now + self._deadline
         return Round(task.round, names, quorum=quorum, weights=task.weights, deadline=deadline)
 
-    async def _metrics(self, collection: Collection, task: Task) -> dict[str, float]:
-        return collection.metrics.result() | await collection.evaluate(task, deadline=self._deadline)
+    async def _metrics(self, aggregate: Aggregate, task: Task) -> dict[str, float]:
+        return {**aggregate.metrics, **await evaluate(aggregate.evaluators, task, deadline=self._deadline)}
 
 
 def sample(names: Sequence[str], fraction: float, *, seed: Sequence[int]) -> list[str]:
@@ -199,9 +201,12 @@ def _sampled(owners: int, fraction: float) -> int:
     return max(1, round(fraction * owners))
 
 
-def _stepped(model: GlobalModel, tally: Tally) -> str | None:
+def _stepped(model: GlobalModel, aggregate: Aggregate | None) -> str | None:
+    """Why the model could not be moved."""
+    if aggregate is None:
+        return "nothing was aggregated"
     try:
-        model.step(tally.result())
+        model.step(aggregate.weights)
     except StepFailed as error:
         return str(error)
     return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from federated.rounds import Round, Standing
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -48,3 +50,21 @@ class Outcome:
             shown = [f"{name} {value:.3f}" for name, value in self.metrics.items()]
             middle = [f"{len(self.reported)} of {len(self.sampled)} owners", *shown]
         return f"round {self.round}: {', '.join([*middle, f'{self.seconds:.1f} s', f'{self.bytes / 1e6:.1f} MB'])}"
+
+
+def concluded(book: Round, metrics: Mapping[str, float], *, examples: int, seconds: float, size: int, failure: str | None) -> Outcome:
+    """What came of a round, from its book."""
+    having, reasons = book.having, book.reasons
+    return Outcome(
+        round=book.number,
+        sampled=tuple(book.standing),
+        reported=tuple(having(Standing.REPORTED)),
+        late=tuple(having(Standing.LATE)),
+        dropped={name: reasons[name] for name in having(Standing.DROPPED)},
+        rejected={name: reasons[name] for name in having(Standing.REJECTED)},
+        metrics=metrics,
+        examples=examples,
+        seconds=seconds,
+        bytes=size,
+        failure=failure,
+    )

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from federated import blueprint
-from federated.aggregation import MetricsMean
 from federated.data import Data
+from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 
 if TYPE_CHECKING:

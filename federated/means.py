@@ -1,0 +1,63 @@
+"""Means that are made as values arrive, weighted by numbers of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from federated.update import Update, Weights
+
+
+class RunningMean:
+    """A weighted sum in float64, and the sum of its weights. Memory: 8 bytes a parameter, whatever the number of owners."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._sum = [np.zeros(array.shape) for array in weights]
+        self._examples = 0
+
+    def add(self, owner: str, update: Update) -> None:
+        """Adds n_i x_i."""
+        for total, array in zip(self._sum, update.weights, strict=True):
+            total += np.multiply(array, float(update.examples), dtype=np.float64)
+        self._examples += update.examples
+
+    def result(self) -> Weights:
+        """The mean."""
+        return [total / self._examples for total in self._sum]
+
+
+class Stack:
+    """All updates, in the order of the owners' names whatever the order of arrival."""
+
+    def __init__(self) -> None:
+        self._updates: dict[str, Weights] = {}
+
+    def add(self, owner: str, update: Update) -> None:
+        """Keeps the weights."""
+        self._updates[owner] = update.weights
+
+    def result(self) -> Weights:
+        """For each weight an array (owners, *shape)."""
+        rows = [self._updates[name] for name in sorted(self._updates)]
+        return [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
+
+
+class MetricsMean:
+    """Means of metrics, weighted by numbers of examples. A metric that some owners lack is the mean over those that have it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+        self.examples = 0
+
+    def add(self, metrics: Mapping[str, float], examples: int) -> None:
+        """Takes in the metrics of one owner."""
+        self.examples += examples
+        for name, value in metrics.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value * examples, count + examples
+
+    def result(self) -> dict[str, float]:
+        """Name -> mean; the loss first."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        return dict(sorted(means.items(), key=lambda item: item[0] != "loss"))
