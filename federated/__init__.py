@@ -5,23 +5,29 @@ other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the 
 """
 
 from federated.aggregation import Aggregate, Aggregation, PlainMean
-from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
+from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import (
     DataError,
     FederatedError,
     FederationClosed,
     ModelRefused,
     OwnerDropped,
+    OwnerLate,
+    RunExists,
     SettingError,
     StepFailed,
     UpdateRejected,
 )
+from federated.fedbuff import FedBuff
 from federated.federation import Federation
 from federated.gathering import Gathering
 from federated.history import History
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
+from federated.process_engine import ProcessEngine
+from federated.ray_engine import RayEngine
 from federated.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
@@ -33,18 +39,22 @@ __all__ = [
     "CoordinateMedian",
     "DataError",
     "DataOwner",
+    "Engine",
     "Evaluation",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedProx",
+    "FedSGD",
     "FedYogi",
     "FederatedError",
     "Federation",
     "FederationClosed",
     "Gathering",
     "History",
+    "Holding",
     "Krum",
     "LocalTraining",
     "ModelRefused",
@@ -52,14 +62,19 @@ __all__ = [
     "Outcome",
     "Owner",
     "OwnerDropped",
+    "OwnerLate",
     "Part",
     "PlainMean",
+    "ProcessEngine",
+    "RayEngine",
+    "RunExists",
     "SettingError",
     "SimulatedOwners",
     "State",
     "StepFailed",
     "Strategy",
     "Task",
+    "ThreadEngine",
     "TrimmedMean",
     "Update",
     "UpdateRejected",

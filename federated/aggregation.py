@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from federated.gathering import Gathering
 from federated.means import MetricsMean, RunningMean, Stack
 from federated.owner import Owner
-from federated.update import Weights
+from federated.update import Task, Update, Weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,13 +17,13 @@ class Aggregate:
     """What a round gave.
 
     Attributes:
-        weights: what `Strategy.step` gets, float64: the mean over the owners, or for strategies that need them the single updates.
+        delta: what `Strategy.step` gets, float64: the mean over the owners, or for strategies that need them the single updates.
         metrics: of local training: name -> mean over the updates that count, weighted by examples.
         examples: that the updates were trained on.
         evaluators: owners whose update counts and that have evaluation data.
     """
 
-    weights: Weights
+    delta: Weights
     metrics: Mapping[str, float]
     examples: int
     evaluators: tuple[Owner, ...]
@@ -34,9 +34,11 @@ class Aggregation(Protocol):
 
     Attributes:
         hides_updates: whether nobody sees single updates.
+        asynchronous: whether updates can be from owners who were asked at different times.
     """
 
     hides_updates: ClassVar[bool]
+    asynchronous: ClassVar[bool]
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Asks the owners, and returns when the round is over.
@@ -54,26 +56,30 @@ class Aggregation(Protocol):
 class PlainMean:
     """The aggregator sees each update, and averages them by their number of examples.
 
-    sum_i n_i x_i / sum_i n_i, summed in float64 as the updates arrive; none is kept. For strategies that need the single updates all
+    sum_i n_i Delta_i / sum_i n_i, summed in float64 as the updates arrive; none is kept. For strategies that need the single updates all
     are kept until the round ends.
     """
 
     hides_updates: ClassVar[bool] = False
+    asynchronous: ClassVar[bool] = True
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Takes updates in as they come."""
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
         metrics, evaluators = MetricsMean(), []
 
-        async def ask(owner: Owner) -> None:
-            update = await owner.train(gathering.task)
+        def take(owner: Owner, update: Update, factor: float) -> None:
             gathering.report(owner, update)
-            tally.add(owner.name, update)
+            tally.add(owner.name, update, factor)
             metrics.add(update.metrics, update.examples)
             if update.evaluates:
                 evaluators.append(owner)
 
-        await gathering.ask(ask)
+        await gathering.ask(_train, take)
         if gathering.book.failure is not None:
             return None
         return Aggregate(tally.result(), metrics.result(), metrics.examples, tuple(evaluators))
+
+
+async def _train(owner: Owner, task: Task) -> Update:
+    return await owner.train(task)

@@ -16,7 +16,7 @@ from federated.update import Array, LocalTraining, Weights
 class FedAvg(Strategy):
     """The mean of the owners' weights is the new global model.
 
-    x_{t+1} = sum_i n_i x_i / sum_i n_i
+    x_{t+1} = sum_i n_i x_i / sum_i n_i = x_t + Delta_t,  where Delta_t = sum_i n_i (x_i - x_t) / sum_i n_i
 
     With one local step on all data (`batch_size=None`) of plain SGD and full participation this is centralised SGD.
 
@@ -27,9 +27,9 @@ class FedAvg(Strategy):
         McMahan et al., 2017, arXiv:1602.05629, Algorithm 1.
     """
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
-        """x_{t+1} = aggregate."""
-        return like(weights, aggregate), state
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """x_{t+1} = x_t + Delta_t."""
+        return moved(weights, delta), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,41 @@ class FedProx(FedAvg):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FedSGD(Strategy):
+    """Owners give gradients, not weights: one step of SGD on all of them together.
+
+    x_{t+1} = x_t - eta sum_i n_i g_i / sum_i n_i,  g_i the gradient of the loss of owner i at x_t.
+
+    Args:
+        eta: learning rate of the step, above 0. The optimizer of the model is not used.
+        batch_size: examples that each g_i is over, drawn anew each round; None for all, as in the paper.
+
+    References:
+        McMahan et al., 2017, arXiv:1602.05629, section 2.
+    """
+
+    batch_size: int | None = None
+    eta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("eta", self.eta, 0.0 < self.eta < np.inf, "above 0 and finite")
+        check("local_epochs", self.local_epochs, self.local_epochs == 1, "1: a gradient is of one point; use FedAvg to train longer")
+
+    def local_training(self) -> LocalTraining:
+        """Gradients, please."""
+        return dataclasses.replace(super().local_training(), gradient=True)
+
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """One step of SGD; `delta` is minus the mean gradient."""
+        return moved(weights, [self.eta * d for d in delta]), state
+
+
+@dataclass(frozen=True, kw_only=True)
 class FedAvgM(Strategy):
     """FedAvg with momentum at the server.
 
-    v_t = beta v_{t-1} + Delta_t,  x_{t+1} = x_t + eta v_t,  where Delta_t is the mean of the owners' weights minus x_t.
+    v_t = beta v_{t-1} + Delta_t,  x_{t+1} = x_t + eta v_t,  with Delta_t as in `FedAvg`.
 
     Args:
         beta: momentum, in [0, 1).
@@ -80,17 +111,17 @@ class FedAvgM(Strategy):
         """v_{-1} = 0."""
         return {"v": filled(weights, 0.0)}
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """One step of heavy-ball momentum along Delta_t."""
-        v = [self.beta * v + (a - x) for v, a, x in zip(state["v"], aggregate, weights, strict=True)]
-        return like(weights, [x + self.eta * v for x, v in zip(weights, v, strict=True)]), {"v": v}
+        v = [self.beta * v + d for v, d in zip(state["v"], delta, strict=True)]
+        return moved(weights, [self.eta * each for each in v]), {"v": v}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Adaptive(Strategy):
     """Algorithm 2 of Reddi et al., 2021, but for the line that makes v_t.
 
-    Delta_t = mean of the owners' weights minus x_t;  m_t = beta_1 m_{t-1} + (1 - beta_1) Delta_t;
+    m_t = beta_1 m_{t-1} + (1 - beta_1) Delta_t;
     x_{t+1} = x_t + eta m_t / (sqrt(v_t) + tau);  m_{-1} = 0 and v_{-1} = tau^2. There is no bias correction.
     """
 
@@ -112,13 +143,12 @@ class _Adaptive(Strategy):
         """m_{-1} = 0, v_{-1} = tau^2."""
         return {"m": filled(weights, 0.0), "v": filled(weights, self.tau**2)}
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """Lines 9 to 14 of Algorithm 2."""
-        delta = [a - x for a, x in zip(aggregate, weights, strict=True)]
         m = [self.beta_1 * m + (1 - self.beta_1) * d for m, d in zip(state["m"], delta, strict=True)]
         v = [self._second_moment(v, d * d) for v, d in zip(state["v"], delta, strict=True)]
-        new = [x + self.eta * m / (np.sqrt(v) + self.tau) for x, m, v in zip(weights, m, v, strict=True)]
-        return like(weights, new), {"m": m, "v": v}
+        by = [self.eta * m / (np.sqrt(v) + self.tau) for m, v in zip(m, v, strict=True)]
+        return moved(weights, by), {"m": m, "v": v}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +213,6 @@ def filled(weights: Weights, value: float) -> Weights:
     return [np.full(array.shape, value, np.float64) for array in weights]
 
 
-def like(weights: Weights, values: Weights) -> Weights:
-    """The values, in the dtypes of the weights; always new arrays."""
-    return [value.astype(array.dtype) for array, value in zip(weights, values, strict=True)]
+def moved(weights: Weights, by: Weights) -> Weights:
+    """The sums, in the dtypes of the weights; always new arrays."""
+    return [np.add(x, d, dtype=np.float64).astype(x.dtype) for x, d in zip(weights, by, strict=True)]

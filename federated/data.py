@@ -38,7 +38,7 @@ class Data:
             DataError: it is empty, or without end.
         """
         if self._count is None:
-            self._count = sum(_batch_length(batch) for batch in self._batches())
+            self._count = sum(_batch_length(batch) for batch in self.batches())
         if self._count == 0:
             raise DataError("the data set is empty: at least one example is needed")
         return self._count
@@ -49,7 +49,8 @@ class Data:
         order = np.random.default_rng(seed).permutation(len(self.pair[0]))
         return self.pair[0][order], self.pair[1][order]
 
-    def _batches(self) -> Iterable[Any]:
+    def batches(self) -> Iterable[Any]:
+        """The batches (x, y) of a data set, once. For data sets only."""
         cardinality = getattr(self.source, "cardinality", None)
         if cardinality is not None:
             if int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY

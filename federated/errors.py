@@ -6,10 +6,13 @@ FederatedError
  +-- ModelRefused        a Keras model that cannot be sent to owners, or a blueprint that cannot be built (also a ValueError)
  +-- UpdateRejected      an update that does not count: wrong shapes, not finite, an old round, a second one, late
  +-- OwnerDropped        an owner gave no update in this round
+ +-- OwnerLate           an owner has not answered in time
+ +-- RunExists           a run folder has a run already, or one of other settings (also a ValueError)
  +-- StepFailed          a strategy gave weights that cannot be used; the round fails
  +-- FederationClosed    a federation was used outside of its `async with` block
 
-`UpdateRejected` and `OwnerDropped` cost one owner one round: they end up in the outcome of the round and are not raised to the user.
+`UpdateRejected`, `OwnerDropped` and `OwnerLate` cost one owner one round: they end up in the outcome of the round and are not raised
+to the user.
 """
 
 from __future__ import annotations
@@ -45,8 +48,17 @@ class OwnerDropped(FederatedError):
     """An owner gave no update in this round."""
 
 
+@portable_error
+class OwnerLate(FederatedError):
+    """An owner has not answered in time."""
+
+
 class StepFailed(FederatedError):
     """A strategy gave weights that cannot be used."""
+
+
+class RunExists(FederatedError, ValueError):
+    """A run folder has a run already, or one of other settings."""
 
 
 class FederationClosed(FederatedError):

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
-import numpy as np
-
 from actors import ActorSystem
+from federated import compatibility
 from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.averaging import FedAvg
+from federated.buffer import Buffer, Pipeline
+from federated.callbacks import Callbacks
+from federated.compatibility import sampled
 from federated.errors import FederationClosed, SettingError, StepFailed
 from federated.evaluation import evaluate
+from federated.fedbuff import FedBuff
 from federated.gathering import Gathering
 from federated.global_model import GlobalModel
 from federated.history import History
 from federated.outcome import Outcome, concluded
 from federated.owner import Owner, RemoteOwner
+from federated.progress import live
 from federated.rounds import Round
+from federated.run_folder import Checkpoint, RunFolder
+from federated.sampling import sample
 from federated.simulation import SimulatedOwners
 from federated.strategy import Strategy, check
 from federated.update import Task
@@ -36,18 +43,22 @@ class Federation:
 
     A round: (1) a fraction of the owners is sampled; (2) each gets the global weights, trains, and answers; (3) the updates that are
     in order are aggregated as they come; (4) when all have answered, or the deadline passes, the strategy makes the new global weights;
-    (5) owners that reported and have evaluation data evaluate them. With fewer updates than the quorum the global model stays as it is.
+    (5) owners that reported and have evaluation data evaluate them; (6) the run folder, if there is one, gets the new state. With fewer
+    updates than the quorum the global model stays as it is. With `FedBuff` rounds are asynchronous: see there.
 
     **Leaks** with `PlainMean`: the aggregator sees the update of each owner. Nobody else sees anything but the global weights.
 
     Args:
         model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once.
-        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`.
+        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or any objects that are an `Owner`.
         strategy: who trains, how, and how the weights change.
         aggregation: how updates become one.
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
         seed: of the sampling and of the order of examples, at least 0.
+        folder: where the run is written after each round, so that it survives this process; None: nowhere.
+        resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins.
+        progress: show how far a round is, if standard error is a terminal.
         system: a running actor system to reach owners through, for instance one with certificates; None: one of its own.
 
     Attributes:
@@ -55,6 +66,7 @@ class Federation:
 
     Raises:
         SettingError: settings that make no sense, or not together.
+        RunExists: on entering: the folder has a run that is not to be resumed, or one with other settings.
 
     Example:
         >>> federation = Federation(model=build_model, owners=simulated_owners(partition(x, y, owners=20)), strategy=FedAvg())
@@ -73,29 +85,42 @@ class Federation:
         quorum: float = 0.5,
         deadline: float | None = 600.0,
         seed: int = 0,
+        folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        progress: bool = True,
         system: ActorSystem | None = None,
     ) -> None:
         self.strategy, self.aggregation = strategy or FedAvg(), aggregation or PlainMean()
         check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
         check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
         check("seed", seed, seed >= 0, "at least 0")
-        _check_owners(owners, self.strategy)
-        _check_together(self.strategy, self.aggregation)
+        if resume and folder is None:
+            raise SettingError("resume=True needs the folder of the run: give folder=")
+        compatibility.check_owners(owners, self.strategy)
+        compatibility.check_together(self.strategy, self.aggregation)
         self.history = History()
-        self._number = 0
-        self._build, self._given, self._system = model, owners, system
+        self._build, self._given, self._system, self._progress = model, owners, system, progress
         self._quorum, self._deadline, self._seed = quorum, deadline, seed
+        self._folder, self._resume = folder, resume
         self._owners: dict[str, Owner] = {}
         self._global: GlobalModel | None = None
+        self._run: RunFolder | None = None
+        self._resumed: Checkpoint | None = None
+        self._had = 0
+        self._pipeline: Pipeline | None = None
         self._scope: contextlib.AsyncExitStack | None = None
 
     # Life.
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as scope:
-            self._owners = {owner.name: owner for owner in await self._reach(scope)}
             if self._global is None:
-                self._global = GlobalModel(self._build, self.strategy)
+                self._begin()
+            self._owners = {owner.name: owner for owner in await self._reach(scope)}
+            if isinstance(self.strategy, FedBuff):
+                concurrency = min(self.strategy.concurrency, len(self._owners))
+                self._pipeline = Pipeline(self._owners, concurrency=concurrency, deadline=self._deadline, seed=self._seed)
+                scope.push_async_callback(self._pipeline.close)
             self._scope = scope.pop_all()
         return self
 
@@ -104,9 +129,21 @@ class Federation:
         if scope is not None:
             await scope.aclose()
 
+    def _begin(self) -> None:
+        """Makes the global model, and gives it the state of a run that is resumed."""
+        model = GlobalModel(self._build, self.strategy, self._seed)
+        if self._folder is not None:
+            self._run = RunFolder(self._folder, resume=self._resume)
+            self._resumed = self._run.load(model.digest)
+        if self._resumed is not None:
+            model.restore(self._resumed)
+            self.history.extend(self._resumed.history)
+            self._had = len(self.history)
+        self._global = model
+
     async def _reach(self, scope: contextlib.AsyncExitStack) -> list[Owner]:
         if isinstance(self._given, SimulatedOwners):
-            scope.push_async_callback(self._given.close)
+            await scope.enter_async_context(self._given)
         system = self._system
         if system is None and any(isinstance(owner, str) for owner in self._given):
             system = await scope.enter_async_context(ActorSystem())
@@ -131,19 +168,23 @@ class Federation:
     async def rounds(self, n: int) -> AsyncIterator[Outcome]:
         """Plays n rounds more; gives the outcome of each when it is over. A failed round is an outcome, too.
 
+        In a resumed run, rounds that are in the folder already are not played again: the same script goes on where it was killed.
+
         Raises:
             SettingError: n is below 1.
             FederationClosed: outside of `async with`.
         """
-        check("n", n, n >= 1, "at least 1")
-        for _ in range(n):
-            yield await self._round()
+        for _ in range(self._to_play(n)):
+            outcome = await self._round()
+            self._save()
+            yield outcome
 
     async def run(self, *, rounds: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> History:
         """Plays rounds with Keras' callbacks, a round being an epoch; stops early if one of them says so.
 
         The metrics of a round are the logs of its epoch. A failed round has none: `on_epoch_end` is not called for it. A learning rate
-        that a callback gives to the optimizer of `model` is that of the owners from the next round on.
+        that a callback gives to the optimizer of `model` is that of the owners from the next round on. In a resumed run callbacks
+        remember what they had found; rounds that were played are not played again.
 
         Returns:
             All outcomes, those of earlier runs, too.
@@ -152,53 +193,66 @@ class Federation:
             SettingError: rounds is below 1.
             FederationClosed: outside of `async with`.
         """
-        check("rounds", rounds, rounds >= 1, "at least 1")
-        model = self._opened().model
-        with _told(callbacks, model, rounds) as told:
-            for epoch in range(rounds):
-                told.on_epoch_begin(epoch)
-                outcome = await self._round()
-                if outcome.failure is None:
-                    told.on_epoch_end(epoch, dict(outcome.metrics))
+        due = self._to_play(rounds)
+        model, resumed = self._opened().model, self._resumed
+        with Callbacks(callbacks, model, len(self.history) + due, resumed.callbacks if resumed else ()) as told:
+            model.stop_training = resumed is not None and resumed.stopped
+            for _ in range(due):
                 if model.stop_training:
                     break
+                told.begin(len(self.history) + 1)
+                outcome = await self._round()
+                if outcome.failure is None:
+                    told.end(outcome.round, outcome.metrics)
+                self._save(told, stopped=model.stop_training)
+        self._save(told, stopped=model.stop_training)  # a callback may have put the best weights back
+        self._resumed = None
         return self.history
+
+    def _to_play(self, rounds: int) -> int:
+        """Of so many rounds that are asked for, those that a resumed run does not have yet."""
+        check("rounds", rounds, rounds >= 1, "at least 1")
+        if self._scope is None:
+            raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
+        there = min(rounds, self._had)
+        self._had -= there
+        return rounds - there
+
+    def _save(self, told: Callbacks | None = None, *, stopped: bool = False) -> None:
+        if self._run is not None:
+            self._run.save(self._opened().checkpoint(self.history, told.memories() if told else (), stopped=stopped))
 
     async def _round(self) -> Outcome:
         if self._scope is None:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
         opened, now = self._opened(), asyncio.get_running_loop().time
         began = now()
-        task = opened.task(self._number + 1, self._seed)
-        gathering = Gathering(self._book(task, began), self._owners, task)
-        aggregate = await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
+        task = opened.task(len(self.history) + 1)
+        with live(task.round, show=self._progress) as progress:
+            gathering = self._gathering(task, began, progress)
+            aggregate = await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
         failure = gathering.book.failure or _stepped(opened, aggregate)
         metrics = {} if aggregate is None or failure else await self._metrics(aggregate, replace(task, weights=opened.weights))
-        self._number += 1
         examples = aggregate.examples if aggregate else 0
         self.history.append(
             concluded(gathering.book, metrics, examples=examples, seconds=now() - began, size=gathering.bytes, failure=failure)
         )
         return self.history[-1]
 
-    def _book(self, task: Task, now: float) -> Round:
-        names = sample(list(self._owners), self.strategy.fraction, seed=[self._seed, task.round])
-        quorum = max(math.ceil(self._quorum * len(names)), self.strategy.least_updates)
+    def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
         deadline = math.inf if self._deadline is None else now + self._deadline
-        return Round(task.round, names, quorum=quorum, weights=task.weights, deadline=deadline)
+        names = list(self._owners)
+        if self._pipeline is not None and isinstance(self.strategy, FedBuff):
+            enough = self.strategy.buffer
+            book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough)
+            return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
+        chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
+        quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates)
+        book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
+        return Gathering(book, self._owners, task, progress=progress)
 
     async def _metrics(self, aggregate: Aggregate, task: Task) -> dict[str, float]:
         return {**aggregate.metrics, **await evaluate(aggregate.evaluators, task, deadline=self._deadline)}
-
-
-def sample(names: Sequence[str], fraction: float, *, seed: Sequence[int]) -> list[str]:
-    """A fraction of the names, at least one, without repetition, in their order: a function of the seed."""
-    chosen = np.random.default_rng(seed).choice(len(names), _sampled(len(names), fraction), replace=False)
-    return [names[i] for i in sorted(chosen)]
-
-
-def _sampled(owners: int, fraction: float) -> int:
-    return max(1, round(fraction * owners))
 
 
 def _stepped(model: GlobalModel, aggregate: Aggregate | None) -> str | None:
@@ -206,41 +260,7 @@ def _stepped(model: GlobalModel, aggregate: Aggregate | None) -> str | None:
     if aggregate is None:
         return "nothing was aggregated"
     try:
-        model.step(aggregate.weights)
+        model.step(aggregate.delta)
     except StepFailed as error:
         return str(error)
     return None
-
-
-@contextlib.contextmanager
-def _told(callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, rounds: int) -> Iterator[keras.callbacks.CallbackList]:
-    """Keras' callbacks between the beginning and the end of training."""
-    import keras  # noqa: PLC0415  is loaded already: there is a model
-
-    model.stop_training = False
-    told = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=rounds, verbose=0)
-    told.on_train_begin()
-    try:
-        yield told
-    finally:
-        told.on_train_end()
-
-
-def _check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) -> None:
-    names = [owner if isinstance(owner, str) else owner.name for owner in owners]
-    if isinstance(owners, str) or not names or len(set(names)) < len(names):
-        raise SettingError(f"owners={owners!r}: a list of at least one owner is needed, and each once")
-    sampled = _sampled(len(names), strategy.fraction)
-    if sampled < strategy.least_updates:
-        raise SettingError(
-            f"{type(strategy).__name__} needs {strategy.least_updates} updates a round, and {sampled} of {len(names)} owners are asked: "
-            f"add owners, or raise fraction={strategy.fraction}"
-        )
-
-
-def _check_together(strategy: Strategy, aggregation: Aggregation) -> None:
-    if strategy.single_updates and aggregation.hides_updates:
-        raise SettingError(
-            f"{type(strategy).__name__} compares the updates of single owners, which {type(aggregation).__name__} hides from everybody: "
-            f"use PlainMean, or a strategy that needs the mean only"
-        )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from actors import MessageRejected
-from federated.errors import UpdateRejected
+from federated.errors import OwnerLate, UpdateRejected
 from federated.owner import Owner
 from federated.rounds import Round
 from federated.update import Task, Update, size
+
+R = TypeVar("R")
+Work = Callable[[Owner, Task], Awaitable[R]]
+Take = Callable[[Owner, R, float], None]
 
 
 class Gathering:
@@ -21,39 +25,54 @@ class Gathering:
         book: who was asked, who answered.
         task: what they are asked.
         bytes: of weights, sent and received.
+
+    Args:
+        progress: called whenever something became of an owner.
     """
 
-    def __init__(self, book: Round, owners: Mapping[str, Owner], task: Task) -> None:
+    def __init__(self, book: Round, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[Round], None]) -> None:
         self.book, self.task = book, task
-        self._owners = {name: owners[name] for name in book.standing}
         self.bytes = 0
+        self._owners, self._progress = owners, progress
 
-    async def ask(self, work: Callable[[Owner], Awaitable[None]]) -> None:
-        """Does the work for each owner that was sampled, all at once, until the round is over; what is under way then is cancelled.
+    async def ask(self, work: Work[R], take: Take[R]) -> None:
+        """Asks each sampled owner, all at once, until the round is over; what is under way then is cancelled.
 
         An owner whose work fails is dropped, or rejected if what it sent was out of order. That costs it this round, and nothing more.
+
+        Args:
+            work: what an owner is asked, by a task. It may take long.
+            take: counts what came of it, with a factor in (0, 1], here 1: less for what comes from an earlier round.
         """
         over = asyncio.Event()
 
         async def ask(owner: Owner) -> None:
-            self.bytes += size(self.task.weights)
-            try:
-                await work(owner)
-            except UpdateRejected:
-                pass  # the book has it
-            except MessageRejected as error:
-                self.book.reject(owner.name, str(error))
-            except Exception as error:
-                self.book.drop(owner.name, f"{type(error).__name__}: {error}")
+            with self.noting(owner.name):
+                take(owner, await work(owner, self.task), 1.0)
             if self.book.over:
                 over.set()
 
-        async with at_work(ask(owner) for owner in self._owners.values()):
+        async with at_work(ask(self._owners[name]) for name in self.book.standing):
             try:
                 async with asyncio.timeout_at(self.book.deadline):
                     await over.wait()
             except TimeoutError:
                 self.book.tick(self.book.deadline)
+
+    @contextlib.contextmanager
+    def noting(self, owner: str) -> Iterator[None]:
+        """Writes what goes wrong with an owner into the book."""
+        try:
+            yield
+        except UpdateRejected:
+            pass  # the book has it
+        except MessageRejected as error:
+            self.book.reject(owner, str(error))
+        except OwnerLate:
+            self.book.late(owner)
+        except Exception as error:
+            self.book.drop(owner, f"{type(error).__name__}: {error}")
+        self._progress(self.book)
 
     def report(self, owner: Owner, update: Update) -> None:
         """Takes in an update; when this returns, it counts.
@@ -61,8 +80,12 @@ class Gathering:
         Raises:
             UpdateRejected: it does not.
         """
-        self.bytes += size(update.weights)
-        self.book.report(owner.name, update, now=asyncio.get_running_loop().time())
+        self.bytes += size(self.task.weights) + size(update.delta)
+        self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
+
+    def _asked(self, owner: str) -> int:
+        """The round in which the owner was asked."""
+        return self.task.round
 
 
 @contextlib.asynccontextmanager

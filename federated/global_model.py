@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated import blueprint
+from federated.averaging import moved
 from federated.errors import StepFailed
+from federated.outcome import Outcome
+from federated.run_folder import Checkpoint, digest
 from federated.strategy import Strategy
 from federated.update import Task, Weights
 
@@ -26,21 +29,23 @@ class GlobalModel:
     Args:
         build: makes the compiled model.
         strategy: its steps.
+        seed: of what owners do by chance.
 
     Attributes:
         model: the model itself; who changes its weights between rounds changes the global ones.
+        digest: of model, strategy and seed.
 
     Raises:
         ModelRefused: the model cannot be sent to owners.
     """
 
-    def __init__(self, build: Callable[[], keras.Model], strategy: Strategy) -> None:
+    def __init__(self, build: Callable[[], keras.Model], strategy: Strategy, seed: int) -> None:
         self.model = build()
         self._blueprint = blueprint.draw(self.model)
-        self._strategy = strategy
+        self._strategy, self._seed = strategy, seed
+        self.digest = digest(self._blueprint, strategy, seed)
         trainable = {id(variable) for variable in self.model.trainable_variables}
-        moved = [strategy.single_updates or id(variable) in trainable for variable in self.model.weights]
-        self._moved = [i for i, one in enumerate(moved) if one]
+        self._moved = [i for i, variable in enumerate(self.model.weights) if strategy.single_updates or id(variable) in trainable]
         self._state = strategy.initial([self.weights[i] for i in self._moved])
 
     @property
@@ -48,26 +53,37 @@ class GlobalModel:
         """A copy of the global weights."""
         return list(self.model.get_weights())
 
-    def task(self, number: int, seed: int) -> Task:
+    def task(self, number: int) -> Task:
         """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
-        training = dataclasses.replace(self._strategy.local_training(), seed=seed, learning_rate=self._learning_rate())
+        training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
         return Task(number, self._blueprint, self.weights, training)
 
-    def step(self, aggregate: Weights) -> None:
-        """Moves the weights.
+    def step(self, delta: Weights) -> None:
+        """Moves the weights by what the owners' updates are together, see `Strategy.step`.
 
         Raises:
             StepFailed: the strategy gave weights of other shapes, or that are not finite. The model and the state stay as they were.
         """
         old = self.weights
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            new = [value.astype(array.dtype) if len(self._moved) < len(old) else array for array, value in zip(old, aggregate, strict=True)]
-            moved, state = self._strategy.step([old[i] for i in self._moved], [aggregate[i] for i in self._moved], self._state)
-        for i, array in zip(self._moved, moved, strict=True):
-            new[i] = array
+            stepped, state = self._strategy.step([old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
+            others = sorted(set(range(len(old))) - set(self._moved))
+            averaged = moved([old[i] for i in others], [delta[i] for i in others])
+        new = [array for _, array in sorted(zip([*self._moved, *others], [*stepped, *averaged], strict=True), key=lambda pair: pair[0])]
         self._check(old, new)
         self.model.set_weights(new)
         self._state = state
+
+    def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
+        """All that the next round depends on."""
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint of this model and strategy."""
+        self.model.set_weights(checkpoint.weights)
+        self._state = checkpoint.state
+        if checkpoint.learning_rate is not None:
+            self.model.optimizer.learning_rate = checkpoint.learning_rate
 
     def _check(self, old: Weights, new: Weights) -> None:
         for i, (before, after) in enumerate(zip(old, new, strict=True)):

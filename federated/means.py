@@ -16,10 +16,10 @@ class RunningMean:
         self._sum = [np.zeros(array.shape) for array in weights]
         self._examples = 0
 
-    def add(self, owner: str, update: Update) -> None:
-        """Adds n_i x_i."""
-        for total, array in zip(self._sum, update.weights, strict=True):
-            total += np.multiply(array, float(update.examples), dtype=np.float64)
+    def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
+        """Adds n_i Delta_i, the latter times a factor."""
+        for total, array in zip(self._sum, update.delta, strict=True):
+            total += np.multiply(array, factor * update.examples, dtype=np.float64)
         self._examples += update.examples
 
     def result(self) -> Weights:
@@ -33,9 +33,9 @@ class Stack:
     def __init__(self) -> None:
         self._updates: dict[str, Weights] = {}
 
-    def add(self, owner: str, update: Update) -> None:
-        """Keeps the weights."""
-        self._updates[owner] = update.weights
+    def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
+        """Keeps the arrays, times a factor."""
+        self._updates[owner] = update.delta if factor == 1.0 else [factor * array for array in update.delta]
 
     def result(self) -> Weights:
         """For each weight an array (owners, *shape)."""

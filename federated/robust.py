@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from federated.averaging import like
+from federated.averaging import moved
 from federated.errors import SettingError
 from federated.strategy import State, Strategy, check
 from federated.update import Array, Weights
@@ -15,7 +15,7 @@ from federated.update import Array, Weights
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateMedian(Strategy):
-    """Each coordinate becomes the median of the owners'.
+    """Each coordinate moves by the median of the owners'.
 
     Stands fewer than half of the owners. The numbers of examples are not used: they are claims, too.
 
@@ -25,14 +25,14 @@ class CoordinateMedian(Strategy):
 
     single_updates: ClassVar[bool] = True
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """The median over the owners' axis."""
-        return like(weights, [np.median(stack, axis=0) for stack in aggregate]), state
+        return moved(weights, [np.median(stack, axis=0) for stack in delta]), state
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(Strategy):
-    """Each coordinate becomes the mean of the owners' without the largest and the smallest.
+    """Each coordinate moves by the mean of the owners' without the largest and the smallest.
 
     Args:
         beta: share of the owners that is cut off at each end, in [0, 0.5): floor(beta n) of n updates. As many are withstood.
@@ -48,17 +48,17 @@ class TrimmedMean(Strategy):
         super().__post_init__()
         check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """The mean of what is left of each sorted coordinate."""
-        cut = int(self.beta * len(aggregate[0]))
-        return like(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in aggregate]), state
+        cut = int(self.beta * len(delta[0]))
+        return moved(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in delta]), state
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiKrum(Strategy):
     """The mean of the m updates that are nearest to their neighbours.
 
-    score(i) = sum of ||x_i - x_j||^2 over the n - f - 2 updates j nearest to i;  the m lowest scores are averaged.
+    score(i) = sum of ||Delta_i - Delta_j||^2 over the n - f - 2 updates j nearest to i;  the m lowest scores are averaged.
 
     Args:
         f: owners that may send anything, at least 0; 2 f + 3 updates are needed.
@@ -82,18 +82,18 @@ class MultiKrum(Strategy):
         """2 f + 3."""
         return 2 * self.f + 3
 
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """The mean over the chosen updates; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 2 f + 3 updates.
         """
-        n = len(aggregate[0])
+        n = len(delta[0])
         if n < self.least_updates:
             raise SettingError(f"{n} updates and f={self.f}: Krum needs 2 f + 3 = {self.least_updates}; wait for more owners or lower f")
-        scores = _scores(squared_distances(aggregate), n - self.f - 2)
+        scores = _scores(squared_distances(delta), n - self.f - 2)
         chosen = np.argsort(scores, kind="stable")[: min(self.m, n - self.f - 2)]
-        return like(weights, [stack[chosen].mean(axis=0) for stack in aggregate]), state
+        return moved(weights, [stack[chosen].mean(axis=0) for stack in delta]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class Krum(MultiKrum):
 
 
 def squared_distances(stacks: Weights) -> Array:
-    """||x_i - x_j||^2 for all pairs of updates, over all arrays together: (n, n) float64."""
+    """||Delta_i - Delta_j||^2 for all pairs of updates, over all arrays together: (n, n) float64."""
     n = len(stacks[0])
     distances = np.zeros((n, n))
     for i in range(n):  # n arrays of differences at a time, not n^2

@@ -2,8 +2,8 @@
 
     WAITING --report--> REPORTED | REJECTED      WAITING --drop--> DROPPED      WAITING --deadline--> LATE
 
-A round is over when nobody is waited for, or too many are lost for the quorum to be reached. It has failed if fewer than the quorum
-have reported then.
+A round is over when nobody is waited for, or enough have reported, or too many are lost for the quorum. It has failed if fewer than
+the quorum have reported then.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Round:
         quorum: how many have to report, at least 1.
         weights: the global ones, whose shapes and dtypes updates have to have.
         deadline: on the clock that the `now` of the other calls is from; infinite for none.
+        enough: the round is over when so many have reported; None: all are waited for.
 
     Attributes:
         standing: name -> where the owner stands.
@@ -50,19 +51,29 @@ class Round:
         SettingError: an owner is named twice, or nobody is asked.
     """
 
-    def __init__(self, number: int, sampled: Sequence[str], *, quorum: int, weights: Weights, deadline: float = math.inf) -> None:
+    def __init__(
+        self, number: int, sampled: Sequence[str], *, quorum: int, weights: Weights, deadline: float = math.inf, enough: int | None = None
+    ) -> None:
         if not sampled or len(set(sampled)) < len(sampled):
             raise SettingError(f"round {number} asks {list(sampled)}: at least one owner is needed, and each once")
         self.number, self.quorum, self.deadline = number, quorum, deadline
+        self._enough = len(sampled) if enough is None else enough
         self.standing = dict.fromkeys(sampled, Standing.WAITING)
+        self._count = dict.fromkeys(Standing, 0) | {Standing.WAITING: len(sampled)}
         self.reasons: dict[str, str] = {}
         self.refused: list[str] = []
         self._forms = [(array.shape, array.dtype) for array in weights]
 
     # What happens.
 
-    def report(self, owner: str, update: Update, *, now: float) -> None:
+    def report(self, owner: str, update: Update, *, now: float, of: int | None = None) -> None:
         """Takes in an update; when this returns, it counts.
+
+        Args:
+            owner: who sent it.
+            update: what it sent.
+            now: the time.
+            of: the round in which the owner was asked, which the update has to name; None: this one.
 
         Raises:
             UpdateRejected: it does not count, and why. The round goes on.
@@ -71,27 +82,33 @@ class Round:
         standing = self.standing.get(owner)
         if standing is not Standing.WAITING:
             raise self._refuse(owner, _out_of_turn(self.number, standing))
-        fault = self._fault(update)
+        fault = self._fault(update, self.number if of is None else of)
         if fault is not None:
             self.reject(owner, fault)
             raise UpdateRejected(f"{owner}: {fault}")
-        self.standing[owner] = Standing.REPORTED
+        self._becomes(owner, Standing.REPORTED)
 
     def reject(self, owner: str, reason: str) -> None:
-        """What an awaited owner sent cannot count."""
-        self._leave(owner, Standing.REJECTED, reason)
-        self._refuse(owner, reason)
+        """What an awaited owner sent cannot count. Does nothing if it is not awaited (any more)."""
+        if self.standing.get(owner) is Standing.WAITING:
+            self._leave(owner, Standing.REJECTED, reason)
+            self._refuse(owner, reason)
 
     def drop(self, owner: str, reason: str) -> None:
         """An owner will not answer. Does nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
             self._leave(owner, Standing.DROPPED, reason)
 
+    def late(self, owner: str) -> None:
+        """An owner will not answer in time. Does nothing if it is not awaited (any more)."""
+        if self.standing.get(owner) is Standing.WAITING:
+            self._becomes(owner, Standing.LATE)
+
     def tick(self, now: float) -> None:
         """Time has passed: at the deadline, all that are awaited are late."""
         if now >= self.deadline:
             for owner in self.having(Standing.WAITING):
-                self.standing[owner] = Standing.LATE
+                self.late(owner)
 
     # Where it stands.
 
@@ -100,35 +117,52 @@ class Round:
         return [owner for owner, one in self.standing.items() if one is standing]
 
     @property
+    def waiting(self) -> int:
+        """How many are awaited."""
+        return self._count[Standing.WAITING]
+
+    @property
+    def summary(self) -> str:
+        """Like `12 of 20 owners, 1 dropped`."""
+        lost = [f"{self._count[one]} {one.value}" for one in list(Standing)[2:] if self._count[one]]
+        return ", ".join([f"{self._count[Standing.REPORTED]} of {len(self.standing)} owners", *lost])
+
+    @property
     def over(self) -> bool:
         """Whether nothing that may come can change the outcome."""
-        waiting = len(self.having(Standing.WAITING))
-        return waiting == 0 or len(self.having(Standing.REPORTED)) + waiting < self.quorum
+        waiting, reported = self._count[Standing.WAITING], self._count[Standing.REPORTED]
+        return waiting == 0 or reported + waiting < self.quorum or reported >= self._enough
 
     @property
     def failure(self) -> str | None:
         """Why the round failed; None if the quorum has reported."""
-        reported = len(self.having(Standing.REPORTED))
+        reported = self._count[Standing.REPORTED]
         if reported >= self.quorum:
             return None
-        lost = [f"{len(self.having(one))} {one.value}" for one in list(Standing)[2:] if self.having(one)]
+        lost = [f"{self._count[one]} {one.value}" for one in list(Standing)[2:] if self._count[one]]
         return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'})"
 
-    def _fault(self, update: Update) -> str | None:
-        if update.round != self.number:
-            return f"its update is of round {update.round}, and this is round {self.number}"
+    def _fault(self, update: Update, number: int) -> str | None:
+        if update.round != number:
+            return f"its update is of round {update.round}, and it was asked in round {number}"
         if update.examples < 1:
             return f"it says that it trained on {update.examples} examples; at least 1 is needed"
-        forms = [(array.shape, array.dtype) for array in update.weights]
+        forms = [(array.shape, array.dtype) for array in update.delta]
         if forms != self._forms:
-            return f"its weights are {_shown(forms)}; expected {_shown(self._forms)}"
-        for i, array in enumerate(update.weights):
+            return f"its arrays are {_shown(forms)}; expected {_shown(self._forms)}"
+        for i, array in enumerate(update.delta):
             if not _moderate(array):
-                return f"weight {i} of its update is not finite, or larger than {LARGEST:g}"
+                return f"array {i} of its update is not finite, or larger than {LARGEST:g}"
         return next((f"its {name} is not finite" for name, value in update.metrics.items() if not math.isfinite(value)), None)
 
     def _leave(self, owner: str, standing: Standing, reason: str) -> None:
-        self.standing[owner], self.reasons[owner] = standing, reason
+        self._becomes(owner, standing)
+        self.reasons[owner] = reason
+
+    def _becomes(self, owner: str, standing: Standing) -> None:
+        self._count[self.standing[owner]] -= 1
+        self._count[standing] += 1
+        self.standing[owner] = standing
 
     def _refuse(self, owner: str, reason: str) -> UpdateRejected:
         self.refused.append(f"{owner}: {reason}")

@@ -15,7 +15,7 @@ State = dict[str, Weights]
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy(abc.ABC):
-    """Who trains, how, and what the aggregate does to the global weights.
+    """Who trains, how, and what the owners' updates do to the global weights.
 
     Args:
         fraction: of the owners that are asked each round, in (0, 1]; at least one is.
@@ -23,14 +23,14 @@ class Strategy(abc.ABC):
         batch_size: examples a local step, at least 1; None for all in one step.
 
     Attributes:
-        single_updates: False: the aggregate is the mean over the owners, each array of it shaped as the global one. True: `step` needs
-            the single updates; each array has one more axis in front, the owners. Then an aggregation that hides them cannot be used.
+        single_updates: False: `step` gets the mean over the owners, each array of it shaped as the global one. True: it needs the single
+            updates; each array has one more axis in front, the owners. Then an aggregation that hides them cannot be used.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
         ... class HalfWay(Strategy):
-        ...     def step(self, weights, aggregate, state):
-        ...         return [((w + a) / 2).astype(w.dtype) for w, a in zip(weights, aggregate, strict=True)], state
+        ...     def step(self, weights, delta, state):
+        ...         return [(x + d / 2).astype(x.dtype) for x, d in zip(weights, delta, strict=True)], state
     """
 
     single_updates: ClassVar[bool] = False
@@ -58,12 +58,12 @@ class Strategy(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def step(self, weights: Weights, aggregate: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
         """One step of the server. Pure: it changes none of its arguments.
 
         Args:
             weights: the global ones, float32 or float64.
-            aggregate: of the owners' weights, float64, see `single_updates`.
+            delta: what owners have added to these in training: the mean of it or all of it (`single_updates`), float64.
             state: as the last step gave it.
 
         Returns:

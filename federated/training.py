@@ -8,7 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from federated import blueprint
+import numpy as np
+
+from federated import blueprint, gradient
 from federated.data import Data
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
@@ -76,17 +78,26 @@ class _Desk:
     def __init__(self, plan: Blueprint, proximal: float) -> None:
         self.key = (plan, proximal)
         self.model = blueprint.build(plan)
+        self._generators = seed_generators(self.model)
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
 
     def train(self, task: Task, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
-        self._begin(task)
+        self._begin(task, stream)
+        if task.training.gradient:
+            delta, examples, metrics = gradient.descent(self.model, task, data, stream, stop)
+        else:
+            metrics = self._fit(task, data, stream, stop)
+            delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
+        return Update(task.round, delta, examples, metrics, evaluates)
+
+    def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}
         for epoch in range(settings.epochs):
             metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
-        return Update(task.round, self.model.get_weights(), data.count(), metrics, evaluates)
+        return metrics
 
     def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
         if data.pair is None:
@@ -102,18 +113,21 @@ class _Desk:
         return {name: float(value) for name, value in metrics.result().items()}
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
-        self._begin(task)
+        self._begin(task, 0)
         given = (data.source,) if data.pair is None else data.pair
         metrics = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         return Evaluation(task.round, data.count(), {name: float(value) for name, value in metrics.items()})
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: Task, stream: int) -> None:
         self.model.set_weights(task.weights)
         optimizer = self.model.optimizer
         for variable, value in zip(optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         if task.training.learning_rate is not None:
             optimizer.learning_rate = task.training.learning_rate
+        for number, generator in enumerate(self._generators):  # Dropout and its like: a function of the seed, whatever came before
+            state = np.random.default_rng([task.training.seed, task.round, stream, number]).integers(1 << 31, size=2)
+            generator.state.assign(state)
         for anchor, variable in zip(self._anchors, self.model.trainable_variables, strict=False):
             anchor.assign(variable)
 
@@ -148,3 +162,10 @@ def _stopper(stop: threading.Event) -> Any:
                 self.model.stop_evaluating = True
 
     return Stopper()
+
+
+def seed_generators(model: keras.Model) -> list[Any]:
+    """Where the layers of a model take their randomness from, in the order of its layers."""
+    layers = model._flatten_layers()  # Keras has no public way to layers within layers
+    found = [getattr(layer, "seed_generator", None) for layer in layers]
+    return list({id(one): one for one in found if one is not None}.values())

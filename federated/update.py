@@ -32,6 +32,7 @@ class LocalTraining:
     Args:
         epochs: passes over its data, at least 1.
         batch_size: examples a step, at least 1; None: all of them in one step. Only for arrays: data sets come in batches already.
+        gradient: give the gradient of the loss at the weights of the task, instead of training.
         proximal: mu of the term mu/2 ||w - w_global||^2 that is added to the loss; 0 for none (Li et al., 2020, arXiv:1812.06127).
         learning_rate: of the optimizer; None: as in the blueprint.
         seed: of the order of the examples.
@@ -39,6 +40,7 @@ class LocalTraining:
 
     epochs: int = 1
     batch_size: int | None = 32
+    gradient: bool = False
     proximal: float = 0.0
     learning_rate: float | None = None
     seed: int = 0
@@ -60,14 +62,15 @@ class Update:
 
     Args:
         round: that it belongs to.
-        weights: after training, same shapes and dtypes as those of the task.
+        delta: what training added to the weights of the task, same shapes and dtypes; with `gradient`, minus the gradient (and what the
+            forward pass added to weights that are not trained, the statistics of BatchNormalization).
         examples: that it was trained on, at least 1.
         metrics: name -> mean over the batches of the last local epoch, weighted by their sizes.
         evaluates: whether the owner has evaluation data.
     """
 
     round: int
-    weights: list[Array]
+    delta: list[Array]
     examples: int
     metrics: dict[str, float]
     evaluates: bool = False

@@ -33,7 +33,7 @@ def test_the_running_mean_keeps_no_update():
     tally = RunningMean([np.zeros(2, np.float32)])
     sent = update([1.0, 2.0])
     tally.add("a", sent)
-    sent.weights[0][:] = 99
+    sent.delta[0][:] = 99
     assert tally.result()[0].tolist() == [1.0, 2.0]
 
 

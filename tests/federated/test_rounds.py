@@ -17,7 +17,7 @@ def begun(sampled=FIVE, quorum=3, deadline=10.0):
 
 
 def update(**changes):
-    fields = {"round": 4, "weights": [np.ones((2, 3), np.float32), np.ones(3, np.float32)], "examples": 5, "metrics": {"loss": 0.5}}
+    fields = {"round": 4, "delta": [np.ones((2, 3), np.float32), np.ones(3, np.float32)], "examples": 5, "metrics": {"loss": 0.5}}
     return Update(**fields | changes)
 
 
@@ -66,14 +66,14 @@ def test_every_way_in_which_five_owners_can_end(quorum):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"round": 3}, "of round 3, and this is round 4"),
+        ({"round": 3}, "of round 3, and it was asked in round 4"),
         ({"examples": 0}, "0 examples"),
         ({"examples": -5}, "-5 examples"),
-        ({"weights": weights()[:1]}, r"its weights are float32 \(2, 3\); expected float32 \(2, 3\), float32 \(3,\)"),
-        ({"weights": weights(np.ones((3, 2), np.float32))}, r"float32 \(3, 2\)"),
-        ({"weights": weights(dtype=np.float64)}, "float64"),
-        ({"weights": weights(value=np.nan)}, "weight 0 of its update is not finite"),
-        ({"weights": weights(value=-np.inf)}, "weight 0 of its update is not finite"),
+        ({"delta": weights()[:1]}, r"its arrays are float32 \(2, 3\); expected float32 \(2, 3\), float32 \(3,\)"),
+        ({"delta": weights(np.ones((3, 2), np.float32))}, r"float32 \(3, 2\)"),
+        ({"delta": weights(dtype=np.float64)}, "float64"),
+        ({"delta": weights(value=np.nan)}, "array 0 of its update is not finite"),
+        ({"delta": weights(value=-np.inf)}, "array 0 of its update is not finite"),
         ({"metrics": {"loss": math.nan}}, "its loss is not finite"),
     ],
 )
@@ -93,13 +93,13 @@ def test_one_nan_among_many_values():
     book, array = begun(), np.ones((2, 3), np.float32)
     array[1, 2] = np.nan
     with pytest.raises(UpdateRejected, match="not finite"):
-        book.report("a", update(weights=weights(array)), now=1.0)
+        book.report("a", update(delta=weights(array)), now=1.0)
 
 
 def test_values_whose_sum_could_overflow():
     book = Round(4, ["a"], quorum=1, weights=[np.zeros(1)])
     with pytest.raises(UpdateRejected, match="larger than 1e"):
-        book.report("a", update(weights=[np.array([1e101])]), now=1.0)
+        book.report("a", update(delta=[np.array([1e101])]), now=1.0)
 
 
 def test_a_second_update_is_refused_and_the_first_counts():

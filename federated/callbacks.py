@@ -1,0 +1,71 @@
+"""Keras' callbacks over rounds, a round being an epoch; and what they remember, so that a resumed run has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Callbacks:
+    """Keras' callbacks between the beginning and the end of training; a context manager.
+
+    Args:
+        callbacks: the user's.
+        model: the global model.
+        rounds: how many there will be.
+        memories: what each callback remembered when the run was interrupted; none if it was not.
+    """
+
+    def __init__(
+        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, rounds: int, memories: Sequence[Mapping[str, Any]]
+    ) -> None:
+        import keras  # noqa: PLC0415  is loaded already: there is a model
+
+        self._each, self._memories = list(callbacks), memories
+        self._all = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=rounds, verbose=0)
+        self._fresh: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._all.on_train_begin()
+        self._fresh = [_plain(callback) for callback in self._each]
+        for callback, memory in zip(self._each, self._memories, strict=False):
+            vars(callback).update(memory)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._all.on_train_end()
+
+    def begin(self, number: int) -> None:
+        """Before round `number`, from 1 on."""
+        self._all.on_epoch_begin(number - 1)
+
+    def end(self, number: int, metrics: Mapping[str, float]) -> None:
+        """After it."""
+        self._all.on_epoch_end(number - 1, dict(metrics))
+
+    def memories(self) -> tuple[dict[str, Any], ...]:
+        """What each callback remembers: what has changed in it since the beginning, as far as it is plain."""
+        now = [_plain(callback) for callback in self._each]
+        return tuple(_changed(fresh, one) for fresh, one in zip(self._fresh, now, strict=True))
+
+
+def _plain(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Attributes that are numbers, texts, or lists of arrays."""
+    found = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
+    return {name: value for name, value in found.items() if not name.startswith("_") and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, np.ndarray) for one in value)
+    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and np.isfinite(value))
+
+
+def _changed(fresh: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in now.items() if isinstance(value, list) or name not in fresh or fresh[name] != value}

@@ -1,0 +1,51 @@
+"""Which owners, strategies and aggregations go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federated.aggregation import Aggregation
+from federated.errors import SettingError
+from federated.fedbuff import FedBuff
+from federated.owner import Owner
+from federated.strategy import Strategy
+
+
+def sampled(owners: int, strategy: Strategy) -> int:
+    """How many owners are asked in a round; in an asynchronous one, from how many it takes updates."""
+    return owners if isinstance(strategy, FedBuff) else max(1, round(strategy.fraction * owners))
+
+
+def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) -> None:
+    """Refuses owners that are none, or the same, or too few for the strategy.
+
+    Raises:
+        SettingError: they are.
+    """
+    names = [] if isinstance(owners, str) else [owner if isinstance(owner, str) else owner.name for owner in owners]
+    if not names or len(set(names)) < len(names):
+        raise SettingError(f"owners={owners!r}: a list of at least one owner is needed, and each once")
+    asked = sampled(len(names), strategy)
+    if asked < strategy.least_updates:
+        raise SettingError(
+            f"{type(strategy).__name__} needs {strategy.least_updates} updates a round, and {asked} of {len(names)} owners are asked: "
+            f"add owners, or change the settings of {type(strategy).__name__}"
+        )
+
+
+def check_together(strategy: Strategy, aggregation: Aggregation) -> None:
+    """Refuses a strategy that needs what the aggregation hides.
+
+    Raises:
+        SettingError: it does.
+    """
+    if strategy.single_updates and aggregation.hides_updates:
+        raise SettingError(
+            f"{type(strategy).__name__} compares the updates of single owners, which {type(aggregation).__name__} hides from everybody: "
+            f"use PlainMean, or a strategy that needs the mean only"
+        )
+    if isinstance(strategy, FedBuff) and not aggregation.asynchronous:
+        raise SettingError(
+            f"FedBuff takes updates of owners who were asked at different times, and {type(aggregation).__name__} needs all of them at "
+            f"once: use PlainMean or SharedAggregation, or a strategy with rounds"
+        )

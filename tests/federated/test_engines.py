@@ -1,0 +1,105 @@
+"""One contract for all engines: wherever owners train, the result is the same, and nothing is left behind."""
+
+import asyncio
+import os
+import signal
+
+import keras
+import numpy as np
+import psutil
+import pytest
+
+from federated import FedAvg, Federation, ProcessEngine, RayEngine, SettingError, ThreadEngine, partition, simulated_owners
+
+ENGINES = {
+    "thread": ThreadEngine,
+    "processes": lambda: ProcessEngine(2),
+    "ray": lambda: RayEngine(workers=2, cores=0.5),
+}
+
+
+def model(build):
+    def make():
+        keras.utils.set_random_seed(1)
+        return build([keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.5), keras.layers.Dense(3)])
+
+    return make
+
+
+async def played(build, examples, engine, rounds=2, **settings):
+    owners = simulated_owners(partition(*examples, owners=5), evaluation=[examples] * 5, engine=engine, **settings)
+    federation = Federation(model=model(build), owners=owners, strategy=FedAvg(batch_size=4))
+    async with federation:
+        return [outcome async for outcome in federation.rounds(rounds)], federation.model
+
+
+@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+async def test_the_same_result_as_in_one_thread(build, examples, name):
+    expected, reference = await played(build, examples, ThreadEngine(), dropouts={2: ["owner-3"]})
+    before = set(psutil.Process().children(recursive=True))
+    outcomes, found = await played(build, examples, ENGINES[name](), dropouts={2: ["owner-3"]})
+    assert [o.reported for o in outcomes] == [o.reported for o in expected]
+    for one, other in zip(outcomes, expected, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+    for a, b in zip(found.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=10)
+    assert not alive
+
+
+async def test_a_process_that_dies_costs_its_owners_a_round(build, examples):
+    engine = ProcessEngine(2)
+    owners = simulated_owners(partition(*examples, owners=4), engine=engine)
+    before = set(psutil.Process().children())
+    federation = Federation(model=model(build), owners=owners, strategy=FedAvg(batch_size=4), quorum=0.25)
+    async with federation:
+        await anext(federation.rounds(1))
+        victim, *_ = set(psutil.Process().children()) - before
+        os.kill(victim.pid, signal.SIGKILL)
+        outcomes = [outcome async for outcome in federation.rounds(3)]
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert len(outcomes[0].reported) < 4
+    assert any("of the pool is gone" in reason for reason in outcomes[0].dropped.values())
+    assert len(outcomes[-1].reported) == 4, "the process was started anew"
+
+
+async def test_thousands_of_owners_have_no_thread_and_no_model_each(build, examples):
+    owners = simulated_owners(partition(np.tile(examples[0], (50, 1)), np.tile(examples[1], 50), owners=2000))
+    threads = len(psutil.Process().threads())
+    federation = Federation(model=build, owners=owners, strategy=FedAvg(fraction=0.05, batch_size=None))
+    async with federation:
+        outcome = await anext(federation.rounds(1))
+        assert len(psutil.Process().threads()) < threads + 20
+    assert len(outcome.reported) == 100
+
+
+def test_settings_that_make_no_sense():
+    with pytest.raises(SettingError, match="processes=0"):
+        ProcessEngine(0)
+    with pytest.raises(SettingError, match="workers=0"):
+        RayEngine(workers=0)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SettingError, match=r"pip install 'confide\[ray\]'"):
+        RayEngine()
+
+
+async def test_cancelling_stops_the_owners(build, examples):
+    owners = simulated_owners([examples] * 4)
+    federation = Federation(model=build, owners=owners, strategy=FedAvg(local_epochs=10**6, batch_size=5), deadline=0.5)
+    async with federation:
+        outcome = await anext(federation.rounds(1))
+    assert len(outcome.late) == 4
+    await asyncio.sleep(0)
