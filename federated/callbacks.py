@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -56,9 +57,11 @@ class Callbacks:
 
 
 def _plain(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """Attributes that are numbers, texts, or lists of arrays."""
+    """Attributes that are numbers, texts, or lists of arrays; not its settings, which are given anew."""
+    made = [vars(kind)["__init__"] for kind in type(callback).__mro__ if "__init__" in vars(kind)]
+    settings = {name for init in made for name in inspect.signature(init).parameters}
     found = {name: value.item() if isinstance(value, np.generic) else value for name, value in vars(callback).items()}
-    return {name: value for name, value in found.items() if not name.startswith("_") and _is_plain(value)}
+    return {name: value for name, value in found.items() if not name.startswith("_") and name not in settings and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
