@@ -215,4 +215,5 @@ def filled(weights: Weights, value: float) -> Weights:
 
 def moved(weights: Weights, by: Weights) -> Weights:
     """The sums, in the dtypes of the weights; always new arrays."""
-    return [np.add(x, d, dtype=np.float64).astype(x.dtype) for x, d in zip(weights, by, strict=True)]
+    pairs = zip(weights, by, strict=True)
+    return [np.add(x, d, out=np.empty_like(x), dtype=np.float64, casting="same_kind") for x, d in pairs]  # rounded once, no copy

@@ -231,8 +231,8 @@ class Federation:
         with live(task.round, show=self._progress) as progress:
             gathering = self._gathering(task, began, progress)
             aggregate = await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
-        failure = gathering.book.failure or _stepped(opened, aggregate)
-        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, replace(task, weights=opened.weights))
+        failure = gathering.book.failure or _stepped(opened, task, aggregate)
+        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task)
         examples = aggregate.examples if aggregate else 0
         self.history.append(
             concluded(gathering.book, metrics, examples=examples, seconds=now() - began, size=gathering.bytes, failure=failure)
@@ -252,15 +252,18 @@ class Federation:
         return Gathering(book, self._owners, task, progress=progress)
 
     async def _metrics(self, aggregate: Aggregate, task: Task) -> dict[str, float]:
-        return {**aggregate.metrics, **await evaluate(aggregate.evaluators, task, deadline=self._deadline)}
+        if not aggregate.evaluators:
+            return dict(aggregate.metrics)
+        moved = replace(task, weights=self._opened().weights)
+        return {**aggregate.metrics, **await evaluate(aggregate.evaluators, moved, deadline=self._deadline)}
 
 
-def _stepped(model: GlobalModel, aggregate: Aggregate | None) -> str | None:
+def _stepped(model: GlobalModel, task: Task, aggregate: Aggregate | None) -> str | None:
     """Why the model could not be moved."""
     if aggregate is None:
         return "nothing was aggregated"
     try:
-        model.step(aggregate.delta)
+        model.step(task.weights, aggregate.delta)
     except StepFailed as error:
         return str(error)
     return None

@@ -58,13 +58,12 @@ class GlobalModel:
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
         return Task(number, self._blueprint, self.weights, training)
 
-    def step(self, delta: Weights) -> None:
-        """Moves the weights by what the owners' updates are together, see `Strategy.step`.
+    def step(self, old: Weights, delta: Weights) -> None:
+        """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
 
         Raises:
             StepFailed: the strategy gave weights of other shapes, or that are not finite. The model and the state stay as they were.
         """
-        old = self.weights
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
             stepped, state = self._strategy.step([old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
             others = sorted(set(range(len(old))) - set(self._moved))

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from federated.update import Update, Weights
+from federated.update import Array, Update, Weights
+
+CHUNK = 1 << 14
+"""Products that are made at once: few enough to stay in the cache."""
 
 
 class RunningMean:
@@ -14,17 +17,25 @@ class RunningMean:
 
     def __init__(self, weights: Weights) -> None:
         self._sum = [np.zeros(array.shape) for array in weights]
+        self._product = np.empty(CHUNK)
         self._examples = 0
 
     def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
         """Adds n_i Delta_i, the latter times a factor."""
         for total, array in zip(self._sum, update.delta, strict=True):
-            total += np.multiply(array, factor * update.examples, dtype=np.float64)
+            self._add(total.reshape(-1), array.reshape(-1), factor * update.examples)
         self._examples += update.examples
 
+    def _add(self, total: Array, array: Array, factor: float) -> None:
+        for start in range(0, len(total), CHUNK):
+            part = array[start : start + CHUNK]
+            total[start : start + CHUNK] += np.multiply(part, factor, out=self._product[: len(part)], dtype=np.float64)
+
     def result(self) -> Weights:
-        """The mean."""
-        return [total / self._examples for total in self._sum]
+        """The mean. Nothing can be added after that."""
+        for total in self._sum:
+            total /= self._examples
+        return self._sum
 
 
 class Stack:
