@@ -40,6 +40,20 @@ def test_counter():
     assert run("counter.py").splitlines() == ["here: 4", "over a websocket: 42"]
 
 
+def test_a_federated_round_by_hand():
+    *owners, together = [float(word.rstrip("%")) for word in run("federated_round_by_hand.py").split() if word.endswith("%")][1:]
+    assert len(owners) == 3
+    assert together > max(owners)
+
+
+def test_a_hundred_owners():
+    shown = run("hundred_owners.py")
+    assert "round 40:" in shown
+    federated, central = [float(word.strip("%;")) for word in shown.splitlines()[-1].split() if "%" in word]
+    assert federated > 95
+    assert federated > central - 1.5
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
