@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from actors import ActorSystem
 from federated import compatibility
@@ -18,6 +18,7 @@ from federated.averaging import FedAvg
 from federated.buffer import Buffer, Pipeline
 from federated.callbacks import Callbacks
 from federated.compatibility import sampled
+from federated.data import Data
 from federated.errors import FederationClosed, SettingError, StepFailed
 from federated.evaluation import evaluate
 from federated.fedbuff import FedBuff
@@ -43,8 +44,9 @@ class Federation:
 
     A round: (1) a fraction of the owners is sampled; (2) each gets the global weights, trains, and answers; (3) the updates that are
     in order are aggregated as they come; (4) when all have answered, or the deadline passes, the strategy makes the new global weights;
-    (5) owners that reported and have evaluation data evaluate them; (6) the run folder, if there is one, gets the new state. With fewer
-    updates than the quorum the global model stays as it is. With `FedBuff` rounds are asynchronous: see there.
+    (5) owners that reported and have evaluation data evaluate them, and so does the aggregator if it has; (6) the run folder, if there is
+    one, gets the new state. With fewer updates than the quorum the global model stays as it is. With `FedBuff` rounds are asynchronous:
+    see there.
 
     **Leaks** with `PlainMean`: the aggregator sees the update of each owner. Nobody else sees anything but the global weights.
 
@@ -56,6 +58,7 @@ class Federation:
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
         seed: of the sampling and of the order of examples, at least 0.
+        evaluation: data of the aggregator's own, (x, y) or a data set, to evaluate each new global model on; None: none.
         folder: where the run is written after each round, so that it survives this process; None: nowhere.
         resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins.
         progress: show how far a round is, if standard error is a terminal.
@@ -85,6 +88,7 @@ class Federation:
         quorum: float = 0.5,
         deadline: float | None = 600.0,
         seed: int = 0,
+        evaluation: Any = None,
         folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
         progress: bool = True,
@@ -102,6 +106,7 @@ class Federation:
         self._build, self._given, self._system, self._progress = model, owners, system, progress
         self._quorum, self._deadline, self._seed = quorum, deadline, seed
         self._folder, self._resume = folder, resume
+        self._evaluation = None if evaluation is None else Data(evaluation)
         self._owners: dict[str, Owner] = {}
         self._global: GlobalModel | None = None
         self._run: RunFolder | None = None
@@ -252,10 +257,13 @@ class Federation:
         return Gathering(book, self._owners, task, progress=progress)
 
     async def _metrics(self, aggregate: Aggregate, task: Task) -> dict[str, float]:
-        if not aggregate.evaluators:
-            return dict(aggregate.metrics)
-        moved = replace(task, weights=self._opened().weights)
-        return {**aggregate.metrics, **await evaluate(aggregate.evaluators, moved, deadline=self._deadline)}
+        metrics = dict(aggregate.metrics)
+        if aggregate.evaluators:
+            moved = replace(task, weights=self._opened().weights)
+            metrics |= await evaluate(aggregate.evaluators, moved, deadline=self._deadline)
+        if self._evaluation is not None:
+            metrics |= await asyncio.to_thread(self._opened().evaluate, self._evaluation)
+        return metrics
 
 
 def _stepped(model: GlobalModel, task: Task, aggregate: Aggregate | None) -> str | None:

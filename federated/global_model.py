@@ -10,6 +10,7 @@ import numpy as np
 
 from federated import blueprint
 from federated.averaging import moved
+from federated.data import Data
 from federated.errors import StepFailed
 from federated.outcome import Outcome
 from federated.run_folder import Checkpoint, digest
@@ -72,6 +73,12 @@ class GlobalModel:
         self._check(old, new)
         self.model.set_weights(new)
         self._state = state
+
+    def evaluate(self, data: Data) -> dict[str, float]:
+        """`test_` and the name of the metric -> its value on the aggregator's data."""
+        given = (data.source,) if data.pair is None else data.pair
+        values = self.model.evaluate(*given, verbose=0, return_dict=True)
+        return {f"test_{name}": float(values[name]) for name in sorted(values, key=lambda name: name != "loss")}
 
     def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
         """All that the next round depends on."""

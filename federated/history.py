@@ -33,11 +33,12 @@ class History(list[Outcome]):
                 writer.writerow([*map(_cell, (getattr(outcome, name) for name in COLUMNS)), *(outcome.metrics.get(m, "") for m in metrics)])
 
     def plot(self, path: str | PathLike[str] | None = None, *, metrics: Sequence[str] | None = None) -> Figure:
-        """Draws metrics over rounds: a panel for each, with local training (`loss`) and evaluation (`val_loss`). Failed rounds are marked.
+        """Draws metrics over rounds: a panel for each, with local training (`loss`), the owners' evaluation (`val_loss`) and the
+        aggregator's (`test_loss`). Failed rounds are marked.
 
         Args:
             path: where to write the picture; its ending says the format. None: nowhere.
-            metrics: which, without `val_`; None: all.
+            metrics: which, without `val_` or `test_`; None: all.
 
         Returns:
             The figure, to go on with; it belongs to no window.
@@ -46,7 +47,7 @@ class History(list[Outcome]):
             SettingError: matplotlib is not installed, no round has succeeded, or a metric is not there.
             OSError: the file cannot be written.
         """
-        known = list(dict.fromkeys(name.removeprefix("val_") for outcome in self for name in outcome.metrics))
+        known = list(dict.fromkeys(name.removeprefix("val_").removeprefix("test_") for outcome in self for name in outcome.metrics))
         names = known if metrics is None else list(metrics)
         missing = [name for name in names if name not in known]
         if missing or not names:
@@ -59,7 +60,7 @@ class History(list[Outcome]):
         return figure
 
     def _draw(self, axes: Any, name: str) -> None:
-        for key, label in [(name, "local training"), (f"val_{name}", "evaluation")]:
+        for key, label in [(name, "local training"), (f"val_{name}", "evaluation by owners"), (f"test_{name}", "evaluation here")]:
             points = [(outcome.round, outcome.metrics[key]) for outcome in self if key in outcome.metrics]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=label)

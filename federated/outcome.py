@@ -20,7 +20,7 @@ class Outcome:
         dropped: name -> why it gave no update.
         rejected: name -> why its update does not count.
         metrics: name -> mean over the owners, weighted by examples. Names as Keras has them: `loss` and others are from local training,
-            `val_loss` and others of the new global model on the owners' evaluation data.
+            `val_loss` and others of the new global model on the owners' evaluation data, `test_loss` and others on the aggregator's.
         examples: that the reported updates were trained on.
         seconds: that the round took.
         bytes: of weights, sent and received; what a connection adds is not counted.

@@ -101,6 +101,13 @@ async def test_evaluation_data_stays_and_its_metrics_are_means(build, examples):
     assert outcome.metrics["val_accuracy"] == pytest.approx((10 * values[0]["accuracy"] + 30 * values[1]["accuracy"]) / 40)
 
 
+async def test_the_aggregator_evaluates_on_data_of_its_own(build, examples):
+    federation, (_, outcome) = await played(2, model=build, owners=simulated_owners(parts_of(examples)), evaluation=examples)
+    values = federation.model.evaluate(*examples, verbose=0, return_dict=True)
+    assert outcome.metrics["test_loss"] == pytest.approx(values["loss"], rel=1e-5)
+    assert outcome.metrics["test_accuracy"] == pytest.approx(values["accuracy"])
+
+
 async def test_data_sets_of_tensorflow_and_keras(build, examples):
     import tensorflow as tf
 

@@ -50,7 +50,7 @@ def test_a_plot(tmp_path):
     loss, accuracy = figure.axes
     assert [(line.get_label(), line.get_xydata().tolist()) for line in loss.lines[:2]] == [
         ("local training", [[1, 0.5], [3, 0.25]]),
-        ("evaluation", [[1, 0.75]]),
+        ("evaluation by owners", [[1, 0.75]]),
     ]
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("round", "accuracy")
     assert [axes.get_ylabel() for axes in History(ROUNDS).plot(metrics=["accuracy"]).axes] == ["accuracy"]
