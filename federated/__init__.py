@@ -17,18 +17,21 @@ from federated.errors import (
     RunExists,
     SettingError,
     StepFailed,
+    UpdateHeldBack,
     UpdateRejected,
 )
 from federated.fedbuff import FedBuff
 from federated.federation import Federation
 from federated.gathering import Gathering
 from federated.history import History
+from federated.masker import Hiding, Masker, OwnMasker, Prepared
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
 from federated.process_engine import ProcessEngine
 from federated.ray_engine import RayEngine
 from federated.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
+from federated.secure_aggregation import SecureAggregation
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
 from federated.update import Evaluation, LocalTraining, Task, Update, Weights
@@ -53,21 +56,26 @@ __all__ = [
     "Federation",
     "FederationClosed",
     "Gathering",
+    "Hiding",
     "History",
     "Holding",
     "Krum",
     "LocalTraining",
+    "Masker",
     "ModelRefused",
     "MultiKrum",
     "Outcome",
+    "OwnMasker",
     "Owner",
     "OwnerDropped",
     "OwnerLate",
     "Part",
     "PlainMean",
+    "Prepared",
     "ProcessEngine",
     "RayEngine",
     "RunExists",
+    "SecureAggregation",
     "SettingError",
     "SimulatedOwners",
     "State",
@@ -77,6 +85,7 @@ __all__ = [
     "ThreadEngine",
     "TrimmedMean",
     "Update",
+    "UpdateHeldBack",
     "UpdateRejected",
     "Weights",
     "partition",

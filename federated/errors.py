@@ -5,6 +5,7 @@ FederatedError
  +-- DataError           data that cannot be split or trained on (also a ValueError)
  +-- ModelRefused        a Keras model that cannot be sent to owners, or a blueprint that cannot be built (also a ValueError)
  +-- UpdateRejected      an update that does not count: wrong shapes, not finite, an old round, a second one, late
+ +-- UpdateHeldBack      an owner does not give its update: a value is too large to be aggregated without being seen
  +-- OwnerDropped        an owner gave no update in this round
  +-- OwnerLate           an owner has not answered in time
  +-- RunExists           a run folder has a run already, or one of other settings (also a ValueError)
@@ -41,6 +42,11 @@ class ModelRefused(FederatedError, ValueError):
 
 class UpdateRejected(FederatedError):
     """An update does not count. The message says why, and shows no value of it."""
+
+
+@portable_error
+class UpdateHeldBack(FederatedError):
+    """An owner does not give its update. The message shows no value of it."""
 
 
 @portable_error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -59,6 +60,32 @@ class Gathering:
             except TimeoutError:
                 self.book.tick(self.book.deadline)
 
+    async def stage(self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float) -> dict[str, R]:
+        """Asks owners all at once for one step of several, and waits for each until the deadline.
+
+        Args:
+            names: whom.
+            work: what.
+            deadline: on the clock of the event loop.
+
+        Returns:
+            What came, by owner. Who failed, or was late, is in the book.
+        """
+        answers: dict[str, R] = {}
+
+        async def ask(name: str) -> None:
+            with self.noting(name):
+                answers[name] = await work(name, self._owners[name])
+
+        asked = list(names)
+        async with at_work(ask(name) for name in asked) as tasks:
+            if tasks:
+                await asyncio.wait(tasks, timeout=None if deadline == math.inf else deadline - asyncio.get_running_loop().time())
+        for name in asked:
+            if name not in answers:
+                self.book.late(name)
+        return {name: answers[name] for name in asked if name in answers}
+
     @contextlib.contextmanager
     def noting(self, owner: str) -> Iterator[None]:
         """Writes what goes wrong with an owner into the book."""
@@ -73,6 +100,24 @@ class Gathering:
         except Exception as error:
             self.book.drop(owner, f"{type(error).__name__}: {error}")
         self._progress(self.book)
+
+    def owner(self, name: str) -> Owner:
+        """The owner of a name."""
+        return self._owners[name]
+
+    def count(self, name: str, received: int) -> None:
+        """Takes in an update that nobody sees, of so many bytes.
+
+        Raises:
+            UpdateRejected: it does not count.
+        """
+        self.bytes += size(self.task.weights) + received
+        self.book.count(name)
+
+    def give_up(self, reason: str) -> None:
+        """Drops all that are awaited: the round has failed."""
+        for name in self.book.standing:
+            self.book.drop(name, reason)
 
     def report(self, owner: Owner, update: Update) -> None:
         """Takes in an update; when this returns, it counts.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Collection
+from typing import Any, Protocol, runtime_checkable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import Actor, ActorSystem, message
 from federated.data import Data
+from federated.errors import SettingError
+from federated.masker import Hiding, Masker, OwnMasker, Prepared
 from federated.training import Trainer
 from federated.update import Evaluation, Task, Update
+from protocols.secure_aggregation import Terms
+from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
 
 
 class Owner(Protocol):
@@ -24,6 +31,25 @@ class Owner(Protocol):
         """The metrics of the weights of the task on the owner's evaluation data."""
 
 
+@runtime_checkable
+class MaskingOwner(Owner, Protocol):
+    """An owner that can take part in secure aggregation."""
+
+    async def masker(self) -> Masker:
+        """Its side of it."""
+
+
+async def masker(owner: Owner) -> Masker:
+    """The owner's side of a secure aggregation.
+
+    Raises:
+        SettingError: it has none.
+    """
+    if not isinstance(owner, MaskingOwner):
+        raise SettingError(f"{type(owner).__name__} has no masker(): SecureAggregation needs owners that mask; give it an OwnMasker")
+    return await owner.masker()
+
+
 class DataOwner(Actor):
     """Holds data, and trains the models that it is sent.
 
@@ -36,6 +62,9 @@ class DataOwner(Actor):
     Args:
         data: (x, y) arrays, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
         evaluation: the same, to evaluate global models on; None: this owner evaluates nothing.
+        identity: its long-term key for secure aggregation; None: a new one for as long as the actor lives.
+        roster: public keys (32 bytes) of the owners that it aggregates with; None: whomever the aggregator names, see `OwnMasker`.
+        least_cohort: the smallest number of owners among which it hides its updates, at least 3.
 
     Raises:
         DataError: the data is none of these, or is empty.
@@ -46,10 +75,19 @@ class DataOwner(Actor):
         ...     await system.serve_forever()
     """
 
-    def __init__(self, data: Any, evaluation: Any = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        evaluation: Any = None,
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Collection[bytes] | None = None,
+        least_cohort: int = SMALLEST_COHORT,
+    ) -> None:
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
         self._trainer = Trainer()
+        self._masker = OwnMasker(self._trained, identity=identity, roster=roster, least=least_cohort)
 
     @message
     async def train(self, task: Task) -> Update:
@@ -60,6 +98,9 @@ class DataOwner(Actor):
             DataError: the data set is empty or without end.
             ValueError: the weights do not fit the blueprint, or the data does not fit the model.
         """
+        return await self._trained(task)
+
+    async def _trained(self, task: Task) -> Update:
         return await self._trainer.train(task, self._data, evaluates=self._evaluation is not None)
 
     @message
@@ -68,6 +109,46 @@ class DataOwner(Actor):
         if self._evaluation is None:
             return Evaluation(task.round, 0, {})
         return await self._trainer.evaluate(task, self._evaluation)
+
+    # Secure aggregation, see `Masker`.
+
+    @message
+    async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
+        """Trains, and keeps the update.
+
+        Raises:
+            UpdateHeldBack: it cannot be hidden.
+        """
+        return await self._masker.prepare(task, hiding)
+
+    @message
+    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+        """Begins a session.
+
+        Raises:
+            AggregationError: terms that this owner does not agree to.
+        """
+        return await self._masker.advertise(ticket, terms)
+
+    @message
+    async def share(self, session: bytes, advertisements: list[Advertisement]) -> Shares:
+        """Shares the secrets of the session."""
+        return await self._masker.share(session, advertisements)
+
+    @message
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+        """Gives the masked update."""
+        return await self._masker.mask(session, sealed)
+
+    @message
+    async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
+        """Signs whose sum it is."""
+        return await self._masker.confirm(session, survivors)
+
+    @message
+    async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
+        """Helps to open the sum."""
+        return await self._masker.unmask(session, confirmations)
 
     async def stopped(self) -> None:
         """Ends the thread."""
@@ -87,6 +168,10 @@ class RemoteOwner:
     async def evaluate(self, task: Task) -> Evaluation:
         """See `DataOwner.evaluate`."""
         return await (await self._reach()).evaluate(task)
+
+    async def masker(self) -> Masker:
+        """The owner itself."""
+        return await self._reach()
 
     async def _reach(self) -> DataOwner:
         return (await self._system.connect(self.name, DataOwner)).with_options(timeout=None)

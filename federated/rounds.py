@@ -88,6 +88,17 @@ class Round:
             raise UpdateRejected(f"{owner}: {fault}")
         self._becomes(owner, Standing.REPORTED)
 
+    def count(self, owner: str) -> None:
+        """Takes in an update that nobody sees; when this returns, it counts.
+
+        Raises:
+            UpdateRejected: it does not count, and why. The round goes on.
+        """
+        standing = self.standing.get(owner)
+        if standing is not Standing.WAITING:
+            raise self._refuse(owner, _out_of_turn(self.number, standing))
+        self._becomes(owner, Standing.REPORTED)
+
     def reject(self, owner: str, reason: str) -> None:
         """What an awaited owner sent cannot count. Does nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
@@ -115,6 +126,10 @@ class Round:
     def having(self, standing: Standing) -> list[str]:
         """The owners that stand so, in the order in which they were sampled."""
         return [owner for owner, one in self.standing.items() if one is standing]
+
+    def awaits(self, owner: str) -> bool:
+        """Whether nothing has become of an owner yet."""
+        return self.standing.get(owner) is Standing.WAITING
 
     @property
     def waiting(self) -> int:

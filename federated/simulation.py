@@ -10,6 +10,7 @@ import numpy as np
 
 from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import OwnerDropped, OwnerLate, SettingError
+from federated.masker import Masker, OwnMasker
 from federated.strategy import check
 from federated.update import Evaluation, Task, Update
 
@@ -22,6 +23,7 @@ class SimulatedOwner:
 
     def __init__(self, name: str, index: int, crowd: SimulatedOwners) -> None:
         self.name, self._index, self._crowd = name, index, crowd
+        self._masker: OwnMasker | None = None
 
     def __repr__(self) -> str:
         return f"SimulatedOwner({self.name!r})"
@@ -34,6 +36,12 @@ class SimulatedOwner:
         """
         self._crowd.check(task.round, self._index)
         return await self._crowd.engine.train(self._index, task)
+
+    async def masker(self) -> Masker:
+        """Its side of a secure aggregation, as real as that of any other owner."""
+        if self._masker is None:
+            self._masker = OwnMasker(self.train)
+        return self._masker
 
     async def evaluate(self, task: Task) -> Evaluation:
         """Evaluates; 0 examples if it has no evaluation data."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
@@ -13,9 +16,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from protocols.errors import AggregationError
 from protocols.keystream import KeyStream, derive
 
-Vector = npt.NDArray[np.uint64]
-CHUNK = 1 << 14
-"""Words of a mask that are made at once: small enough for the cache."""
+Vector = npt.NDArray[np.unsignedinteger[Any]]
+"""Integers modulo 2^32 or 2^64."""
+CHUNK = 1 << 17
+"""Bytes of a mask that are made at once: small enough for the cache."""
 
 
 def agreed(private: X25519PrivateKey, public: bytes, session: bytes, purpose: str) -> bytes:
@@ -27,14 +31,16 @@ def agreed(private: X25519PrivateKey, public: bytes, session: bytes, purpose: st
     return HKDF(hashes.SHA256(), 32, salt=session, info=purpose.encode()).derive(secret)
 
 
-def add_mask(vector: Vector, seed: bytes, *, sign: int = 1) -> None:
-    """Adds (or with `sign` = -1 subtracts) the key stream of a seed to a vector, in place, without making all of it."""
-    stream, buffer = KeyStream(derive(seed, "mask")), np.empty(CHUNK, np.uint64)
-    for start in range(0, len(vector), CHUNK):
-        part = vector[start : start + CHUNK]
-        mask = buffer[: len(part)]
-        stream.fill(mask)
-        (np.add if sign > 0 else np.subtract)(part, mask, out=part)
+def add_masks(vector: Vector, signs: Mapping[bytes, int]) -> None:
+    """Adds (or with sign -1 subtracts) the key streams of seeds to a vector, in place, all of them to one part of it after the other."""
+    streams = [(KeyStream(derive(seed, "mask")), np.add if sign > 0 else np.subtract) for seed, sign in signs.items()]
+    buffer = np.empty(CHUNK // 8, np.uint64)
+    mask = buffer.view(vector.dtype)
+    for start in range(0, len(vector), len(mask)):
+        part = vector[start : start + len(mask)]
+        for stream, combine in streams:
+            stream.fill(buffer)
+            combine(part, mask[: len(part)], out=part)
 
 
 def _context(session: bytes, sender: int, receiver: int) -> bytes:

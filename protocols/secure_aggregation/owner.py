@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocols.errors import AggregationError
 from protocols.secure_aggregation import shamir
-from protocols.secure_aggregation.masks import Vector, add_mask, agreed, seal, unseal
+from protocols.secure_aggregation.masks import Vector, add_masks, agreed, seal, unseal
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")
@@ -101,25 +101,27 @@ class Owner:
 
         Args:
             sealed: what each neighbour that shared has sealed for this owner.
-            vector: (length,) uint64, encoded.
+            vector: (length,) integers of the word of the terms, encoded.
 
         Raises:
             AggregationError: shares from strangers, too few, or a vector of another shape.
         """
         self._enter("mask")
-        if vector.shape != (self.terms.length,) or vector.dtype != np.uint64:
-            raise AggregationError(f"a vector of shape {vector.shape} and dtype {vector.dtype}; ({self.terms.length},) uint64 is needed")
+        if vector.shape != (self.terms.length,) or vector.dtype != self.terms.dtype:
+            expected = f"({self.terms.length},) {self.terms.dtype}"
+            raise AggregationError(f"a vector of shape {vector.shape} and dtype {vector.dtype}; {expected} is needed")
         strangers = set(sealed) - (set(self._neighbours) & set(self._advertised))
         if strangers:
             raise AggregationError(f"shares arrived from {sorted(strangers)}, who are no neighbours of this owner or have not advertised")
         if len(sealed) < self.terms.threshold:
             raise AggregationError(f"{len(sealed)} neighbours have shared, {self.terms.threshold} are needed")
         self._sealed = dict(sealed)
-        y = vector.copy()
-        add_mask(y, self._own_mask)
+        signs = {self._own_mask: 1}
         for v in sealed:
             seed = agreed(self._mask_key, self._advertised[v].mask_key, self.terms.identifier, "mask")
-            add_mask(y, seed, sign=1 if v > self.number else -1)
+            signs[seed] = 1 if v > self.number else -1
+        y = vector.copy()
+        add_masks(y, signs)
         return Masked(self.number, y)
 
     def confirm(self, survivors: Sequence[int]) -> Confirmation:

@@ -5,16 +5,17 @@ It learns the sum and who took part. Owners that send nothing, twice, or nonsens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocols.errors import AggregationError, SharingError
 from protocols.secure_aggregation import shamir
-from protocols.secure_aggregation.masks import Vector, add_mask, agreed
+from protocols.secure_aggregation.masks import Vector, add_masks, agreed
 from protocols.secure_aggregation.owner import checked
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
+from protocols.secure_aggregation.shamir import Field
 
 
 class Server:
@@ -30,7 +31,7 @@ class Server:
         self._advertised: dict[int, Advertisement] = {}
         self._sealed: dict[int, dict[int, bytes]] = {}
         self._masked: set[int] = set()
-        self._sum = np.zeros(terms.length, np.uint64)
+        self._sum: Vector = np.zeros(terms.length, terms.dtype)
 
     def advertisements(self, received: Sequence[Advertisement]) -> list[Advertisement]:
         """Round 0 -> what every owner that advertised is told."""
@@ -40,12 +41,14 @@ class Server:
             except AggregationError as error:
                 self.left_out[one.owner] = str(error)
         self._enough(len(self._advertised), "advertised their keys")
+        self._enough_neighbours(self._advertised, "advertised their keys")
         return list(self._advertised.values())
 
     def shares(self, received: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
         """Round 1 -> for each owner that shared, what its neighbours have sealed for it."""
         self._sealed = {one.owner: one.sealed for one in received if one.owner in self._advertised}
         self._enough(len(self._sealed), "shared their secrets")
+        self._enough_neighbours(self._sealed, "shared their secrets")
         return {u: {v: box[u] for v, box in self._sealed.items() if u in box and v in self.terms.neighbours(u)} for u in self._sealed}
 
     def add(self, masked: Masked) -> None:
@@ -56,12 +59,11 @@ class Server:
         """
         if masked.owner not in self._sealed or masked.owner in self._masked:
             raise AggregationError(f"a vector of owner {masked.owner} was not expected: it has not shared, or has sent one before")
-        if masked.vector.shape != self._sum.shape or masked.vector.dtype != np.uint64:
-            raise AggregationError(
-                f"owner {masked.owner} sent {masked.vector.shape} {masked.vector.dtype}, {self._sum.shape} uint64 is needed"
-            )
+        if masked.vector.shape != self._sum.shape or masked.vector.dtype != self._sum.dtype:
+            expected = f"{self._sum.shape} {self._sum.dtype}"
+            raise AggregationError(f"owner {masked.owner} sent {masked.vector.shape} {masked.vector.dtype}, {expected} is needed")
         self._masked.add(masked.owner)
-        self._sum += masked.vector
+        np.add(self._sum, masked.vector, out=self._sum)
 
     def survivors(self) -> list[int]:
         """After round 2 -> the set that every owner in it is asked to confirm."""
@@ -81,31 +83,40 @@ class Server:
             AggregationError: too few shares of a secret.
         """
         opened = [one for one in {one.owner: one for one in received}.values() if one.owner in self._masked]
+        signs = {}
         for u in sorted(self._masked):
-            add_mask(self._sum, self._secret(u, {one.owner: one.own_masks[u] for one in opened if u in one.own_masks}), sign=-1)
+            signs[self._secret(u, {one.owner: one.own_masks[u] for one in opened if u in one.own_masks})] = -1
         for v in sorted(set(self._sealed) - self._masked):
-            self._remove(v, {one.owner: one.mask_keys[v] for one in opened if v in one.mask_keys})
+            signs |= self._left(v, {one.owner: one.mask_keys[v] for one in opened if v in one.mask_keys})
+        add_masks(self._sum, signs)
         return self._sum
 
-    def _remove(self, dropped: int, shares: dict[int, Vector]) -> None:
-        """Takes the masks between an owner that dropped out after sharing and its surviving neighbours out of the sum."""
+    def _left(self, dropped: int, shares: dict[int, Field]) -> dict[bytes, int]:
+        """The masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
         partners = [u for u in self.terms.neighbours(dropped) if u in self._masked and u in self._sealed[dropped]]
         if not partners:
-            return
+            return {}
         key = X25519PrivateKey.from_private_bytes(self._secret(dropped, shares))
         if key.public_key().public_bytes_raw() != self._advertised[dropped].mask_key:
             raise AggregationError(f"the shares of owner {dropped} give another key than it has advertised")
-        for u in partners:
-            seed = agreed(key, self._advertised[u].mask_key, self.terms.identifier, "mask")
-            add_mask(self._sum, seed, sign=-1 if dropped > u else 1)
+        seeds = {u: agreed(key, self._advertised[u].mask_key, self.terms.identifier, "mask") for u in partners}
+        return {seed: -1 if dropped > u else 1 for u, seed in seeds.items()}
 
-    def _secret(self, owner: int, shares: dict[int, Vector]) -> bytes:
+    def _secret(self, owner: int, shares: dict[int, Field]) -> bytes:
         neighbours = self.terms.neighbours(owner)
         numbered = {neighbours.index(u): share for u, share in shares.items() if u in neighbours}
         try:
             return shamir.combine(numbered, threshold=self.terms.threshold)
         except SharingError as error:
             raise AggregationError(f"a secret of owner {owner} cannot be reconstructed: {error}") from None
+
+    def _enough_neighbours(self, present: Collection[int], what: str) -> None:
+        fewest = min(sum(v in present for v in self.terms.neighbours(u)) for u in present)
+        if fewest < self.terms.threshold:
+            raise AggregationError(
+                f"an owner has {fewest} neighbours that have {what}, {self.terms.threshold} are needed: "
+                "the round is given up, nothing is opened"
+            )
 
     def _enough(self, count: int, what: str) -> None:
         if count < self.terms.cohort:

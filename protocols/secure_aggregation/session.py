@@ -10,14 +10,20 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import AggregationError
+from protocols.secure_aggregation.masks import Vector
 
+LEAST_BITS = 19
+"""Fractional bits for an error below 1e-6."""
+MOST_BITS = 40
 COMPLETE = 32
 """Up to so many owners everybody masks with everybody."""
 SMALLEST_COHORT = 3
@@ -36,6 +42,7 @@ class Terms:
             one owner by telling different neighbours different things.
         cohort: the fewest owners whose sum may be opened.
         degree: how many owners each owner masks with; even, or one less than the number of owners.
+        word: bits of an element, 32 or 64: sums are modulo 2^word.
     """
 
     label: str
@@ -44,6 +51,7 @@ class Terms:
     threshold: int
     cohort: int
     degree: int
+    word: int = 64
 
     def __post_init__(self) -> None:
         n = len(self.roster)
@@ -57,6 +65,8 @@ class Terms:
             raise AggregationError(
                 f"threshold {self.threshold} of {self.degree}; more than two thirds are needed, so that nobody's secrets can both be had"
             )
+        if self.word not in (32, 64):
+            raise AggregationError(f"elements of {self.word} bits; 32 or 64 are needed")
         if self.length < 1:
             raise AggregationError(f"vectors of {self.length} elements; at least one is needed")
 
@@ -66,7 +76,12 @@ class Terms:
         return hashlib.sha256(b"confide secure aggregation 1" + msgspec.msgpack.encode(self._fields())).digest()
 
     def _fields(self) -> list[object]:
-        return [self.label, list(self.roster), self.length, self.threshold, self.cohort, self.degree]
+        return [self.label, list(self.roster), self.length, self.threshold, self.cohort, self.degree, self.word]
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Of the elements of a vector."""
+        return word_type(self.word)
 
     @cached_property
     def _order(self) -> list[int]:
@@ -84,14 +99,21 @@ class Terms:
         return sorted(self._order[(at + step) % n] for step in range(-reach, reach + 1) if step)
 
 
-def terms(label: str, roster: Sequence[bytes], length: int, *, degree: int | None = None, cohort: int | None = None) -> Terms:
+def word_type(word: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Unsigned integers of 32 or 64 bits."""
+    return np.dtype(np.uint32 if word == 32 else np.uint64)
+
+
+def terms(
+    label: str, roster: Sequence[bytes], length: int, *, degree: int | None = None, cohort: int | None = None, word: int = 64
+) -> Terms:
     """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
     n = len(roster)
     if degree is None:
         degree = n - 1 if n <= COMPLETE else 2 * math.ceil(2 * math.log2(n))
     threshold = 2 * degree // 3 + 1
     smallest = max(SMALLEST_COHORT, -(-2 * n // 3)) if cohort is None else cohort
-    return Terms(label, tuple(roster), length, threshold, smallest, degree)
+    return Terms(label, tuple(roster), length, threshold, smallest, degree, word)
 
 
 class Advertisement(msgspec.Struct, frozen=True):
@@ -114,7 +136,7 @@ class Masked(msgspec.Struct, frozen=True):
     """Round 2, owner to server: the masked vector."""
 
     owner: int
-    vector: npt.NDArray[np.uint64]
+    vector: np.ndarray[Any, np.dtype[Any]]
 
     def __repr__(self) -> str:
         return f"Masked(owner={self.owner})"
@@ -140,43 +162,76 @@ class Opened(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Quantisation:
-    """Real vectors as integers modulo 2^64 so that their weighted sum cannot overflow.
+    """Real vectors as integers modulo 2^word so that their weighted sum cannot overflow.
 
-    x is clipped to [-clip, clip], multiplied by the owner's weight and rounded to multiples of 2^-bits. Overflow is impossible: the
-    constructor demands owners * weight * clip * 2^bits < 2^62. The error of the weighted mean is at most 2^-(bits + 1) times the owners
-    over the total weight, plus that of float64.
+    x in [-clip, clip] is multiplied by the owner's weight and rounded to multiples of 2^-bits. Overflow is impossible: bits is the largest
+    number with owners * most_weight * clip * 2^bits <= 2^(word - 1) - owners. The error of the weighted mean is at most
+    2^-(bits + 1) * owners / (total weight) <= 2^-(bits + 1) <= 1e-6, plus that of float64.
+
+    Args:
+        clip: the largest absolute value, above 0.
+        most_weight: the largest weight; weights are integers from 1 on.
+        owners: how many at most.
+
+    Attributes:
+        word: 32 if at least `LEAST_BITS` fractional bits are left there, else 64.
+        bits: fractional bits.
+
+    Raises:
+        AggregationError: with 64 bits, too, fewer than `LEAST_BITS` would be left.
     """
 
     clip: float
     most_weight: int
     owners: int
+    word: int = field(init=False)
     bits: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not (0 < self.clip < math.inf and self.most_weight >= 1 and self.owners >= 1):
             raise AggregationError(f"clip {self.clip}, weight {self.most_weight}, {self.owners} owners; all must be positive and finite")
-        bits = 61 - math.ceil(math.log2(self.clip * self.most_weight * self.owners))
-        if bits < 20:
+        largest = Fraction(self.clip) * self.most_weight * self.owners
+        for word in (32, 64):
+            bits = _most_bits(largest, 2 ** (word - 1) - self.owners)
+            fits = bits >= LEAST_BITS and self.owners * self.most_weight < 2 ** (word - 1)
+            if fits:
+                break
+        else:
             raise AggregationError(
-                f"sums of {self.owners} x {self.most_weight} x {self.clip} leave only {bits} fractional bits; 20 are needed"
+                f"sums of {self.owners} x {self.most_weight} x {self.clip} leave only {bits} fractional bits; {LEAST_BITS} are needed"
             )
-        object.__setattr__(self, "bits", min(bits, 40))
+        object.__setattr__(self, "word", word)
+        object.__setattr__(self, "bits", min(bits, MOST_BITS))
 
-    def encode(self, x: npt.NDArray[np.floating], weight: int) -> npt.NDArray[np.uint64]:
+    def encode(self, x: npt.NDArray[np.floating], weight: int) -> Vector:
         """The weighted vector, and the weight itself as last element, so that weights are hidden as well.
 
         Raises:
-            AggregationError: a value is not finite, or the weight is out of range.
+            AggregationError: a value is not finite or larger than `clip`, or the weight is out of range. No value is in the message.
         """
         if not 1 <= weight <= self.most_weight:
-            raise AggregationError(f"a weight from 1 to {self.most_weight} is needed")
-        if not np.isfinite(x).all():
-            raise AggregationError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
-        scaled = np.rint(x.astype(np.float64).clip(-self.clip, self.clip) * (weight * 2.0**self.bits)).astype(np.int64)
-        return np.append(scaled, weight).view(np.uint64)
+            raise AggregationError(f"a weight that is not from 1 to {self.most_weight}")
+        if not (len(x) == 0 or (-self.clip <= x.min() and x.max() <= self.clip)):  # NaN compares false
+            raise AggregationError(f"a value is not finite, or larger than clip={self.clip:g}: raise clip, or lower the learning rate")
+        scaled = np.multiply(x, weight * 2.0**self.bits, dtype=np.float64)
+        encoded = np.empty(len(x) + 1, np.int32 if self.word == 32 else np.int64)
+        np.rint(scaled, out=scaled)
+        encoded[:-1] = scaled
+        encoded[-1] = weight
+        return encoded.view(word_type(self.word))
 
-    def mean(self, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    def mean(self, total: Vector) -> npt.NDArray[np.float64]:
         """The weighted mean from the sum of encoded vectors."""
-        signed = total.view(np.int64)
-        mean: npt.NDArray[np.float64] = signed[:-1] / (float(signed[-1]) * 2.0**self.bits)
+        signed = total.view(np.int32 if self.word == 32 else np.int64)
+        mean: npt.NDArray[np.float64] = np.divide(signed[:-1], float(signed[-1]) * 2.0**self.bits, dtype=np.float64)
         return mean
+
+    def weight(self, total: Vector) -> int:
+        """The sum of the weights."""
+        return int(total[-1])
+
+
+def _most_bits(largest: Fraction, limit: int) -> int:
+    """The largest b with largest * 2^b <= limit."""
+    bits = math.floor(math.log2(limit / largest))
+    return bits if largest * Fraction(2) ** bits <= limit else bits - 1

@@ -1,6 +1,7 @@
 """Secure aggregation: exact sums under every pattern of dropouts, and refusals of everything that a dishonest server could try."""
 
 import itertools
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from protocols.errors import AggregationError, SharingError
 from protocols.keystream import KeyStream
 from protocols.secure_aggregation import Owner, Quantisation, Server, Terms, shamir, terms
-from protocols.secure_aggregation.masks import add_mask
+from protocols.secure_aggregation.masks import add_masks
+from protocols.secure_aggregation.session import word_type
 
 LENGTH = 5
 STAGES = 5
@@ -279,22 +281,36 @@ class TestQuantisation:
         stream = KeyStream(seed.to_bytes(16, "little"))
         x = (stream.words((owners, 3)).astype(np.float64) / 2.0**63 - 1) * clip
         weights = (stream.words(owners) % np.uint64(most) + np.uint64(1)).astype(np.int64)
-        total = np.sum([scheme.encode(row, int(w)) for row, w in zip(x, weights, strict=True)], axis=0, dtype=np.uint64)
+        total = np.sum([scheme.encode(row, int(w)) for row, w in zip(x, weights, strict=True)], axis=0, dtype=word_type(scheme.word))
+        assert scheme.weight(total) == weights.sum()
         expected = (weights[:, None] * x).sum(axis=0) / weights.sum()
         bound = owners / weights.sum() * 2.0 ** -(scheme.bits + 1) + clip * 1e-12
         np.testing.assert_allclose(scheme.mean(total), expected, rtol=0, atol=bound)
 
     def test_the_largest_sum_does_not_overflow(self):
-        scheme = Quantisation(8.0, 1000, 100)
-        total = np.sum([scheme.encode(np.array([1e9, -1e9]), 1000) for _ in range(100)], axis=0, dtype=np.uint64)
-        np.testing.assert_allclose(scheme.mean(total), [8.0, -8.0])
+        for most, word in [(1000, 64), (1, 32)]:
+            scheme = Quantisation(8.0, most, 100)
+            assert scheme.word == word
+            total = np.sum([scheme.encode(np.array([8.0, -8.0]), most) for _ in range(100)], axis=0, dtype=word_type(word))
+            np.testing.assert_allclose(scheme.mean(total), [8.0, -8.0], rtol=1e-12)
+
+    @given(st.integers(1, 10**5), st.integers(1, 10**6), st.floats(0.001, 1000))
+    def test_bits_are_as_many_as_fit(self, owners, most, clip):
+        scheme = Quantisation(clip, most, owners)
+        largest = Fraction(clip) * most * owners
+        limit = 2 ** (scheme.word - 1) - owners
+        assert largest * Fraction(2) ** scheme.bits <= limit
+        assert scheme.bits == 40 or largest * Fraction(2) ** (scheme.bits + 1) > limit
+        assert 2.0 ** -(scheme.bits + 1) <= 1e-6
 
     def test_what_is_refused(self):
         scheme = Quantisation(1.0, 10, 3)
-        with pytest.raises(AggregationError, match="1 of 2 values are NaN"):
+        with pytest.raises(AggregationError, match="not finite, or larger than clip=1"):
             scheme.encode(np.array([np.nan, 0.0]), 1)
+        with pytest.raises(AggregationError, match="not finite, or larger than clip=1"):
+            scheme.encode(np.array([0.0, -1.01]), 1)
         for weight in (0, 11):
-            with pytest.raises(AggregationError, match="weight from 1 to 10"):
+            with pytest.raises(AggregationError, match="not from 1 to 10"):
                 scheme.encode(np.zeros(2), weight)
         with pytest.raises(AggregationError, match="fractional bits"):
             Quantisation(1e9, 10_000, 1000)
@@ -305,7 +321,7 @@ class TestQuantisation:
 def test_masks_cancel():
     x = vectors(1, 40_000)[0]
     y = x.copy()
-    add_mask(y, b"s" * 32)
+    add_masks(y, {b"s" * 32: 1})
     assert not (x == y).any()
-    add_mask(y, b"s" * 32, sign=-1)
+    add_masks(y, {b"s" * 32: -1})
     np.testing.assert_array_equal(x, y)

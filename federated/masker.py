@@ -1,0 +1,209 @@
+"""The owner's side of secure aggregation: what it has learned leaves it masked, and it answers no question that would take the mask off.
+
+The steps are those of `protocols.secure_aggregation.owner`; before them the owner trains, so that owners who do not come that far cost
+the others nothing. An owner keeps the keys of a session in memory only: after a crash it cannot answer for a session that it was in, so
+nobody can get from it a share of one kind before the crash and of the other kind after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federated.errors import UpdateHeldBack
+from federated.update import Task, Update
+from protocols.errors import AggregationError
+from protocols.secure_aggregation import Owner, Quantisation, Terms
+from protocols.secure_aggregation.masks import Vector
+from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
+
+AT_ONCE = 4
+"""Updates and sessions that an owner keeps; of more the oldest is forgotten."""
+LARGEST_METRIC = 1000.0
+"""Metrics are cut to this, so that their sums cannot overflow."""
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """How updates are made integers.
+
+    Args:
+        clip: the largest absolute value that an update may have.
+        most_examples: the largest number of examples that an owner may have.
+    """
+
+    clip: float
+    most_examples: int
+
+    def quantisation(self, owners: int) -> Quantisation:
+        """For so many owners."""
+        return Quantisation(self.clip, self.most_examples, owners)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An owner has trained and keeps what it has learned.
+
+    Args:
+        ticket: what it calls its update, 16 bytes.
+        identity: its Ed25519 public key, 32 bytes.
+        metrics: names of its metrics, in the order in which they are in the vector.
+        evaluates: whether it has evaluation data.
+    """
+
+    ticket: bytes
+    identity: bytes
+    metrics: tuple[str, ...]
+    evaluates: bool
+
+
+class Masker(Protocol):
+    """The steps of an owner, wherever it is. Each is done once in a session, in this order."""
+
+    async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
+        """Trains, and keeps the update."""
+
+    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+        """Begins a session for a prepared update."""
+
+    async def share(self, session: bytes, advertisements: list[Advertisement]) -> Shares:
+        """Shares the secrets of the session with the neighbours."""
+
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+        """Gives the masked update."""
+
+    async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
+        """Signs whose sum it is."""
+
+    async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
+        """For each neighbour a share of its own mask or of its mask key, never both."""
+
+
+class OwnMasker:
+    """The masker of an owner in this process.
+
+    Args:
+        train: makes the update.
+        identity: long-term key; None: a new one for as long as this object lives.
+        roster: public keys (32 bytes) of those whom this owner takes part with; None: whomever the aggregator names. Only with a roster
+            does the protocol withstand an aggregator that makes owners up; without one it has to be honest about who takes part.
+        least: the smallest cohort whose sum it helps to open, at least 3.
+    """
+
+    def __init__(
+        self,
+        train: Callable[[Task], Awaitable[Update]],
+        *,
+        identity: Ed25519PrivateKey | None = None,
+        roster: Collection[bytes] | None = None,
+        least: int = SMALLEST_COHORT,
+    ) -> None:
+        self._train = train
+        self._identity = identity or Ed25519PrivateKey.generate()
+        self._roster = None if roster is None else frozenset(roster)
+        self._least = max(least, SMALLEST_COHORT)
+        self._updates: dict[bytes, tuple[Update, Hiding]] = {}
+        self._sessions: dict[bytes, tuple[Owner, bytes]] = {}
+        self._used: set[bytes] = set()
+
+    @property
+    def public_identity(self) -> bytes:
+        """The Ed25519 public key, 32 bytes: what rosters list."""
+        return self._identity.public_key().public_bytes_raw()
+
+    async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
+        """See `Masker.prepare`.
+
+        Raises:
+            UpdateHeldBack: a value is too large or not finite, or there are too many examples. It says nothing of how large they are.
+        """
+        update = await self._train(task)
+        if not 1 <= update.examples <= hiding.most_examples:
+            raise UpdateHeldBack(f"this owner does not have from 1 to most_examples={hiding.most_examples} examples: raise most_examples")
+        if not all(array.size == 0 or -hiding.clip <= array.min() <= array.max() <= hiding.clip for array in update.delta):
+            raise UpdateHeldBack(f"a value of the update is not finite, or larger than clip={hiding.clip:g}: raise clip, or train less")
+        ticket = os.urandom(16)
+        _keep(self._updates, ticket, (update, hiding))
+        return Prepared(ticket, self.public_identity, tuple(update.metrics), update.evaluates)
+
+    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+        """See `Masker.advertise`.
+
+        Raises:
+            AggregationError: unknown ticket, or terms that this owner does not agree to.
+        """
+        update, hiding = self._update(ticket)
+        self._agree(terms, update, hiding)
+        owner = Owner(terms, self._identity)
+        self._used.add(terms.identifier)
+        _keep(self._sessions, terms.identifier, (owner, ticket))
+        return owner.advertise()
+
+    def _agree(self, terms: Terms, update: Update, hiding: Hiding) -> None:
+        length = sum(array.size for array in update.delta) + len(update.metrics) + 1
+        if terms.identifier in self._used:
+            raise AggregationError("this session has been held before: each has terms of its own")
+        if terms.cohort < self._least:
+            raise AggregationError(f"a cohort of {terms.cohort}: this owner hides among at least {self._least}")
+        if terms.length != length or terms.word != hiding.quantisation(len(terms.roster)).word:
+            raise AggregationError(f"vectors of {terms.length} elements of {terms.word} bits do not fit this owner's {length}")
+        strangers = set() if self._roster is None else set(terms.roster) - self._roster
+        if strangers:
+            raise AggregationError(f"{len(strangers)} of {len(terms.roster)} owners of the session are not on this owner's roster")
+
+    async def share(self, session: bytes, advertisements: list[Advertisement]) -> Shares:
+        """See `Masker.share`."""
+        owner, _ = self._session(session)
+        return await asyncio.to_thread(owner.share, advertisements)
+
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+        """See `Masker.mask`. An update is masked once: two sums that differ by one owner would show it.
+
+        Raises:
+            AggregationError: it was masked before, or shares do not fit.
+        """
+        owner, ticket = self._session(session)
+        update, hiding = self._update(ticket)
+        del self._updates[ticket]
+        return await asyncio.to_thread(lambda: owner.mask(sealed, encoded(update, hiding, len(owner.terms.roster))))
+
+    async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
+        """See `Masker.confirm`."""
+        owner, _ = self._session(session)
+        return owner.confirm(survivors)
+
+    async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
+        """See `Masker.unmask`."""
+        owner, _ = self._session(session)
+        opened = await asyncio.to_thread(owner.unmask, confirmations)
+        self._sessions.pop(session, None)
+        return opened
+
+    def _update(self, ticket: bytes) -> tuple[Update, Hiding]:
+        if ticket not in self._updates:
+            raise AggregationError("no update of that name is kept here: it was masked, or forgotten for newer ones")
+        return self._updates[ticket]
+
+    def _session(self, session: bytes) -> tuple[Owner, bytes]:
+        if session not in self._sessions:
+            raise AggregationError("this owner is in no such session (any more)")
+        return self._sessions[session]
+
+
+def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
+    """What is masked: the update and the metrics, times the number of examples, and that number."""
+    metrics = np.clip(np.nan_to_num(list(update.metrics.values())), -LARGEST_METRIC, LARGEST_METRIC) * (hiding.clip / LARGEST_METRIC)
+    values = np.concatenate([*(array.reshape(-1) for array in update.delta), metrics], dtype=np.float64)
+    return hiding.quantisation(owners).encode(values, update.examples)
+
+
+def _keep(kept: dict[bytes, Any], name: bytes, value: Any) -> None:
+    kept[name] = value
+    while len(kept) > AT_ONCE:
+        del kept[next(iter(kept))]
