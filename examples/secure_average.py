@@ -21,17 +21,17 @@ server = Server(session)
 owners = [Owner(session, identity) for identity in identities]
 
 advertised = server.advertisements([owner.advertise() for owner in owners])
-sealed = server.shares([owner.share(advertised) for owner in owners])
+sealed = server.shares([owner.share(advertised[owner.number]) for owner in owners])
 present = [owner for owner in owners if owner.number != VANISHED]
 for owner in present:
-    masked = owner.mask(sealed[owner.number], scheme.encode(VECTORS[owner.number], weight=EXAMPLES[owner.number]))
+    masked = owner.mask(sealed[owner.number], scheme.encode([VECTORS[owner.number]], weight=EXAMPLES[owner.number]))
     print(f"owner {owner.number} has {VECTORS[owner.number]}, the server sees {masked.vector[:2]} ...")
     server.add(masked)
 print(f"owner {VANISHED} has vanished")
 
 survivors = server.survivors()
 confirmed = server.confirmations([owner.confirm(survivors) for owner in present])
-total = server.total([owner.unmask(confirmed) for owner in present])
+total = server.total([owner.unmask(confirmed[owner.number]) for owner in present])
 
 weights = np.array([EXAMPLES[u] for u in survivors])
 print("the server learns the weighted mean:", scheme.mean(total).round(6))

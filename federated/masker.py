@@ -199,8 +199,7 @@ class OwnMasker:
 def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
     """What is masked: the update and the metrics, times the number of examples, and that number."""
     metrics = np.clip(np.nan_to_num(list(update.metrics.values())), -LARGEST_METRIC, LARGEST_METRIC) * (hiding.clip / LARGEST_METRIC)
-    values = np.concatenate([*(array.reshape(-1) for array in update.delta), metrics], dtype=np.float64)
-    return hiding.quantisation(owners).encode(values, update.examples)
+    return hiding.quantisation(owners).encode([*update.delta, metrics], update.examples)
 
 
 def _keep(kept: dict[bytes, Any], name: bytes, value: Any) -> None:

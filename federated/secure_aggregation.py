@@ -133,7 +133,7 @@ class _Session:
         server, session = self._server, self._id
         first = await self._step(self._names, lambda masker, name: masker.advertise(self._prepared[name].ticket, server.terms))
         advertised = server.advertisements(list(first.values()))
-        second = await self._step(first, lambda masker, _: masker.share(session, advertised))
+        second = await self._step(first, lambda masker, name: masker.share(session, advertised[self._numbers[name]]))
         self._sealed = server.shares(list(second.values()))
 
     async def open(self) -> Vector:
@@ -149,7 +149,7 @@ class _Session:
         self.survivors = [self._names[number] for number in survivors]
         fourth = await self._step(third, lambda masker, _: masker.confirm(session, survivors))
         confirmed = server.confirmations(list(fourth.values()))
-        fifth = await self._step(fourth, lambda masker, _: masker.unmask(session, confirmed))
+        fifth = await self._step(fourth, lambda masker, name: masker.unmask(session, confirmed[self._numbers[name]]))
         return await asyncio.to_thread(server.total, list(fifth.values()))
 
     async def _step(

@@ -10,7 +10,7 @@ Adversary: a server that lies about who advertised, dropped out or confirmed, an
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -76,14 +76,17 @@ class Owner:
     def share(self, advertisements: Sequence[Advertisement]) -> Shares:
         """Step 1: shares of both secrets for the neighbours that advertised.
 
+        Args:
+            advertisements: those of the neighbours.
+
         Raises:
-            AggregationError: a forged or doubled advertisement, or too few of them.
+            AggregationError: a forged or doubled advertisement, one of a stranger, or too few of them.
         """
         self._enter("share")
-        self._advertised = checked(self.terms, advertisements)
-        present = [v for v in self._neighbours if v in self._advertised]
-        if len(self._advertised) < self.terms.cohort or len(present) < self.terms.threshold:
-            raise AggregationError(f"{len(self._advertised)} owners are there, {len(present)} of them neighbours: too few to hide among")
+        self._advertised = checked(self.terms, advertisements, among=self._neighbours)
+        present = list(self._advertised)
+        if len(present) < self.terms.threshold:
+            raise AggregationError(f"{len(present)} neighbours are there, {self.terms.threshold} are needed: too few to hide among")
         own = shamir.split(self._own_mask, threshold=self.terms.threshold, shares=len(self._neighbours))
         key = shamir.split(self._mask_key.private_bytes_raw(), threshold=self.terms.threshold, shares=len(self._neighbours))
         sealed = {}
@@ -110,7 +113,7 @@ class Owner:
         if vector.shape != (self.terms.length,) or vector.dtype != self.terms.dtype:
             expected = f"({self.terms.length},) {self.terms.dtype}"
             raise AggregationError(f"a vector of shape {vector.shape} and dtype {vector.dtype}; {expected} is needed")
-        strangers = set(sealed) - (set(self._neighbours) & set(self._advertised))
+        strangers = set(sealed) - set(self._advertised)
         if strangers:
             raise AggregationError(f"shares arrived from {sorted(strangers)}, who are no neighbours of this owner or have not advertised")
         if len(sealed) < self.terms.threshold:
@@ -128,13 +131,13 @@ class Owner:
         """Step 3: signs the set of owners whose vectors the server says it has.
 
         Raises:
-            AggregationError: this owner is not among them, they are too few, or some have not advertised.
+            AggregationError: this owner is not among them, they are too few, or a neighbour among them has not shared.
         """
         self._enter("confirm")
         chosen = frozenset(survivors)
-        if self.number not in chosen or len(chosen) < self.terms.cohort or not chosen <= set(self._advertised):
+        if self.number not in chosen or len(chosen) < self.terms.cohort or not chosen <= set(range(len(self.terms.roster))):
             raise AggregationError(
-                f"a sum over {len(chosen)} owners was announced; at least {self.terms.cohort} that advertised are needed"
+                f"a sum over {len(chosen)} owners was announced; at least {self.terms.cohort} are needed, this one among them"
             )
         if not (chosen & set(self._neighbours)) <= set(self._sealed):
             raise AggregationError("a neighbour that has not shared was announced as part of the sum")
@@ -144,11 +147,14 @@ class Owner:
     def unmask(self, confirmations: Sequence[Confirmation]) -> Opened:
         """Step 4: for each neighbour one share: of its own mask if it is part of the sum, of its mask key if not.
 
+        Args:
+            confirmations: those of the neighbours.
+
         Raises:
-            AggregationError: not enough owners have signed the very set that this one has signed, or shares were altered.
+            AggregationError: not enough neighbours have signed the very set that this one has signed, or shares were altered.
         """
         self._enter("unmask")
-        verify_confirmations(self.terms, self._survivors, confirmations)
+        verify_confirmations(self.terms, self._survivors, confirmations, among=self._neighbours)
         own_masks, mask_keys = {}, {}
         for v, box in self._sealed.items():
             pair = msgspec.msgpack.decode(unseal(self._channel(v), self.terms.identifier, v, self.number, box), type=_Pair)
@@ -166,26 +172,26 @@ def advertised(terms: Terms, owner: int, share_key: bytes, mask_key: bytes) -> b
 
 def confirmed(terms: Terms, survivors: frozenset[int]) -> bytes:
     """What the signature of a confirmation covers."""
-    return b"confirm" + terms.identifier + b"".join(u.to_bytes(4, "big") for u in sorted(survivors))
+    return b"confirm" + terms.identifier + np.sort(np.fromiter(survivors, ">u4", len(survivors))).tobytes()
 
 
 def _verified(terms: Terms, owner: int, signature: bytes, message: bytes) -> None:
-    if not 0 <= owner < len(terms.roster):
-        raise AggregationError(f"owner {owner} is not on the roster")
     try:
         Ed25519PublicKey.from_public_bytes(terms.roster[owner]).verify(signature, message)
     except InvalidSignature:
         raise AggregationError(f"the signature of owner {owner} is forged, or of another session") from None
 
 
-def checked(terms: Terms, advertisements: Sequence[Advertisement]) -> dict[int, Advertisement]:
+def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Collection[int]) -> dict[int, Advertisement]:
     """Advertisements by owner.
 
     Raises:
-        AggregationError: one is forged, or an owner has two.
+        AggregationError: one is forged, or of somebody who is not among those expected, or an owner has two.
     """
     found: dict[int, Advertisement] = {}
     for one in advertisements:
+        if one.owner not in among:
+            raise AggregationError(f"owner {one.owner} advertised, and is not on the roster or no neighbour")
         _verified(terms, one.owner, one.signature, advertised(terms, one.owner, one.share_key, one.mask_key))
         if one.owner in found:
             raise AggregationError(f"owner {one.owner} advertised twice")
@@ -193,17 +199,17 @@ def checked(terms: Terms, advertisements: Sequence[Advertisement]) -> dict[int, 
     return found
 
 
-def verify_confirmations(terms: Terms, survivors: frozenset[int], confirmations: Sequence[Confirmation]) -> None:
-    """Checks that more than two thirds of the survivors, and at least the cohort, signed this very set.
+def verify_confirmations(terms: Terms, survivors: frozenset[int], confirmations: Sequence[Confirmation], *, among: Collection[int]) -> None:
+    """Checks that as many neighbours as can open a secret signed this very set (Bell et al., 2020, algorithm 3, round 5).
 
     Raises:
         AggregationError: a forged signature, one of a stranger, or too few.
     """
-    signers = set()
+    signers, message = set(), confirmed(terms, survivors)
     for one in confirmations:
-        if one.owner not in survivors:
-            raise AggregationError(f"owner {one.owner} confirmed a sum that it is no part of")
-        _verified(terms, one.owner, one.signature, confirmed(terms, survivors))
+        if one.owner not in survivors or one.owner not in among:
+            raise AggregationError(f"owner {one.owner} confirmed a sum that it is no part of, or is no neighbour")
+        _verified(terms, one.owner, one.signature, message)
         signers.add(one.owner)
-    if len(signers) < terms.cohort or 3 * len(signers) <= 2 * len(survivors):
-        raise AggregationError(f"{len(signers)} of {len(survivors)} owners have signed the same set; too few to open the sum")
+    if len(signers) < terms.threshold:
+        raise AggregationError(f"{len(signers)} neighbours have signed the same set, {terms.threshold} are needed; too few to open the sum")

@@ -5,7 +5,8 @@ It learns the sum and who took part. Owners that send nothing, twice, or nonsens
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -16,6 +17,8 @@ from protocols.secure_aggregation.masks import Vector, add_masks, agreed
 from protocols.secure_aggregation.owner import checked
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 from protocols.secure_aggregation.shamir import Field
+
+T = TypeVar("T")
 
 
 class Server:
@@ -33,16 +36,20 @@ class Server:
         self._masked: set[int] = set()
         self._sum: Vector = np.zeros(terms.length, terms.dtype)
 
-    def advertisements(self, received: Sequence[Advertisement]) -> list[Advertisement]:
-        """Round 0 -> what every owner that advertised is told."""
+    def advertisements(self, received: Sequence[Advertisement]) -> dict[int, list[Advertisement]]:
+        """Round 0 -> for each owner that advertised, what its neighbours have."""
+        everybody = range(len(self.terms.roster))
         for one in received:
             try:
-                self._advertised |= checked(self.terms, [one])
+                self._advertised |= checked(self.terms, [one], among=everybody)
             except AggregationError as error:
                 self.left_out[one.owner] = str(error)
         self._enough(len(self._advertised), "advertised their keys")
         self._enough_neighbours(self._advertised, "advertised their keys")
-        return list(self._advertised.values())
+        return {u: self._from_neighbours(u, self._advertised) for u in self._advertised}
+
+    def _from_neighbours(self, u: int, sent: Mapping[int, T]) -> list[T]:
+        return [sent[v] for v in self.terms.neighbours(u) if v in sent]
 
     def shares(self, received: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
         """Round 1 -> for each owner that shared, what its neighbours have sealed for it."""
@@ -70,11 +77,11 @@ class Server:
         self._enough(len(self._masked), "sent their vectors")
         return sorted(self._masked)
 
-    def confirmations(self, received: Sequence[Confirmation]) -> list[Confirmation]:
-        """Round 3 -> what every owner that confirmed is told."""
+    def confirmations(self, received: Sequence[Confirmation]) -> dict[int, list[Confirmation]]:
+        """Round 3 -> for each owner that confirmed, what its neighbours have signed."""
         found = {one.owner: one for one in received if one.owner in self._masked}
         self._enough(len(found), "confirmed the sum")
-        return list(found.values())
+        return {u: self._from_neighbours(u, found) for u in found}
 
     def total(self, received: Sequence[Opened]) -> Vector:
         """Round 4 -> the sum of the survivors' vectors.

@@ -24,6 +24,8 @@ from protocols.secure_aggregation.masks import Vector
 LEAST_BITS = 19
 """Fractional bits for an error below 1e-6."""
 MOST_BITS = 40
+CHUNK = 1 << 14
+"""Values that are rounded at once: few enough to stay in the cache."""
 COMPLETE = 32
 """Up to so many owners everybody masks with everybody."""
 SMALLEST_COHORT = 3
@@ -90,12 +92,16 @@ class Terms:
 
         return sorted(range(len(self.roster)), key=place)
 
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {u: place for place, u in enumerate(self._order)}
+
     def neighbours(self, u: int) -> list[int]:
         """Whom owner u shares with and masks with, itself not included, in increasing order."""
-        n, at = len(self.roster), self._order.index(u)
+        n = len(self.roster)
         if self.degree == n - 1:
             return [v for v in range(n) if v != u]
-        reach = self.degree // 2
+        at, reach = self._places[u], self.degree // 2
         return sorted(self._order[(at + step) % n] for step in range(-reach, reach + 1) if step)
 
 
@@ -203,22 +209,32 @@ class Quantisation:
         object.__setattr__(self, "word", word)
         object.__setattr__(self, "bits", min(bits, MOST_BITS))
 
-    def encode(self, x: npt.NDArray[np.floating], weight: int) -> Vector:
+    def encode(self, parts: Sequence[npt.NDArray[np.floating]], weight: int) -> Vector:
         """The weighted vector, and the weight itself as last element, so that weights are hidden as well.
+
+        Args:
+            parts: arrays that make up the vector, one behind the other.
+            weight: from 1 to `most_weight`.
 
         Raises:
             AggregationError: a value is not finite or larger than `clip`, or the weight is out of range. No value is in the message.
         """
         if not 1 <= weight <= self.most_weight:
             raise AggregationError(f"a weight that is not from 1 to {self.most_weight}")
-        if not (len(x) == 0 or (-self.clip <= x.min() and x.max() <= self.clip)):  # NaN compares false
+        if not all(x.size == 0 or (-self.clip <= x.min() and x.max() <= self.clip) for x in parts):  # NaN compares false
             raise AggregationError(f"a value is not finite, or larger than clip={self.clip:g}: raise clip, or lower the learning rate")
-        scaled = np.multiply(x, weight * 2.0**self.bits, dtype=np.float64)
-        encoded = np.empty(len(x) + 1, np.int32 if self.word == 32 else np.int64)
-        np.rint(scaled, out=scaled)
-        encoded[:-1] = scaled
+        encoded = np.empty(sum(x.size for x in parts) + 1, np.int32 if self.word == 32 else np.int64)
+        ends = np.cumsum([x.size for x in parts])
+        for x, end in zip(parts, ends, strict=True):
+            self._round(x.reshape(-1), weight, encoded[end - x.size : end])
         encoded[-1] = weight
         return encoded.view(word_type(self.word))
+
+    def _round(self, x: npt.NDArray[np.floating], weight: int, out: npt.NDArray[np.signedinteger[Any]]) -> None:
+        scaled = np.empty(CHUNK)
+        for start in range(0, len(x), CHUNK):
+            part = np.multiply(x[start : start + CHUNK], weight * 2.0**self.bits, out=scaled[: len(x) - start], dtype=np.float64)
+            out[start : start + CHUNK] = np.rint(part, out=part)
 
     def mean(self, total: Vector) -> npt.NDArray[np.float64]:
         """The weighted mean from the sum of encoded vectors."""

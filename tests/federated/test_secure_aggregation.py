@@ -285,18 +285,16 @@ async def test_an_update_is_masked_once_in_whatever_sessions():
     """Two sums with and without one owner would show its update."""
     owners = [masker() for _ in range(4)]
     tickets = [await prepared(own) for own in owners]
-    everybody = [own.public_identity for own in owners]
+    everybody, sessions = [own.public_identity for own in owners], []
     for number, roster in enumerate((everybody, everybody[:3])):
         agreed = terms(f"session {number}", roster, LENGTH, word=32, cohort=3)
         some = list(zip(owners, tickets, strict=True))[: len(roster)]
         advertised = [await own.advertise(ticket, agreed) for own, ticket in some]
-        shared = [await own.share(agreed.identifier, advertised) for own, _ in some]
-        sealed = {one.owner: one.sealed[0] for one in shared[1:]}
-        if number == 0:
-            await owners[0].mask(agreed.identifier, sealed)
-        else:
-            with pytest.raises(AggregationError, match="it was masked"):
-                await owners[0].mask(agreed.identifier, sealed)
+        shared = [await own.share(agreed.identifier, advertised[:i] + advertised[i + 1 :]) for i, (own, _) in enumerate(some)]
+        sessions.append((agreed.identifier, {one.owner: one.sealed[0] for one in shared[1:]}))
+    await owners[0].mask(*sessions[0])
+    with pytest.raises(AggregationError, match="it was masked"):
+        await owners[0].mask(*sessions[1])
 
 
 async def test_with_a_roster_an_owner_takes_part_with_nobody_else():

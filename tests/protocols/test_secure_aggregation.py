@@ -43,12 +43,12 @@ def run(agreed: Terms, owners: list[Owner], x: np.ndarray, last: list[int]) -> n
         return [owners[u] for u in sorted(among) if last[u] > stage]
 
     first = server.advertisements([owner.advertise() for owner in there(0, range(len(owners)))])
-    sealed = server.shares([owner.share(first) for owner in there(1, [one.owner for one in first])])
+    sealed = server.shares([owner.share(first[owner.number]) for owner in there(1, first)])
     for owner in there(2, sealed):
         server.add(owner.mask(sealed[owner.number], x[owner.number]))
     survivors = server.survivors()
     signed = server.confirmations([owner.confirm(survivors) for owner in there(3, survivors)])
-    return server.total([owner.unmask(signed) for owner in there(4, [one.owner for one in signed])])
+    return server.total([owner.unmask(signed[owner.number]) for owner in there(4, signed)])
 
 
 @pytest.mark.parametrize("first", range(STAGES + 1))
@@ -99,10 +99,11 @@ def to_stage(stage: int, n: int = 5):
     """A session that has come to a stage: (terms, owners, server, what the next step is given)."""
     agreed, owners = session(n, cohort=3)
     server, x = Server(agreed), vectors(n)
-    given_ = server.advertisements([owner.advertise() for owner in owners])
+    given_ = [owner.advertise() for owner in owners]
+    advertised = server.advertisements(given_)
     if stage == 1:
         return agreed, owners, server, given_
-    sealed = server.shares([owner.share(given_) for owner in owners])
+    sealed = server.shares([owner.share(advertised[owner.number]) for owner in owners])
     if stage == 2:
         return agreed, owners, server, sealed
     for owner in owners:
@@ -115,7 +116,7 @@ def to_stage(stage: int, n: int = 5):
 class TestAServerThatLies:
     def test_forged_advertisement(self):
         _, owners, _, given_ = to_stage(1)
-        forged = [msgspec.structs.replace(given_[1], mask_key=given_[2].mask_key), *given_[2:], given_[0]]
+        forged = [msgspec.structs.replace(given_[1], mask_key=given_[2].mask_key), *given_[2:]]
         with pytest.raises(AggregationError, match="signature of owner 1 is forged"):
             owners[0].share(forged)
 
@@ -123,22 +124,22 @@ class TestAServerThatLies:
         agreed, owners, _, given_ = to_stage(1)
         old = Owner(terms("yesterday", agreed.roster, LENGTH, cohort=3), identities(5)[1]).advertise()
         with pytest.raises(AggregationError, match="or of another session"):
-            owners[0].share([old, *given_[2:], given_[0]])
+            owners[0].share([old, *given_[2:]])
 
     def test_an_owner_twice(self):
         _, owners, _, given_ = to_stage(1)
         with pytest.raises(AggregationError, match="advertised twice"):
-            owners[0].share([*given_, given_[1]])
+            owners[0].share([*given_[1:], given_[1]])
 
     def test_a_stranger(self):
         _, owners, _, given_ = to_stage(1)
-        with pytest.raises(AggregationError, match="owner 9 is not on the roster"):
-            owners[0].share([*given_, msgspec.structs.replace(given_[1], owner=9)])
+        with pytest.raises(AggregationError, match="owner 9 advertised, and is not on the roster"):
+            owners[0].share([*given_[1:], msgspec.structs.replace(given_[1], owner=9)])
 
     def test_too_few_to_hide_among(self):
         _, owners, _, given_ = to_stage(1)
         with pytest.raises(AggregationError, match="too few to hide among"):
-            owners[0].share(given_[:2])
+            owners[0].share(given_[1:3])
 
     def test_shares_altered_or_swapped(self):
         _, owners, server, sealed = to_stage(2)
@@ -149,7 +150,7 @@ class TestAServerThatLies:
             server.add(owner.mask(sealed[owner.number], x[owner.number]))
         signed = [owner.confirm(server.survivors()) for owner in owners]
         with pytest.raises(AggregationError, match="were altered, or are of another session"):
-            owners[0].unmask(signed)
+            owners[0].unmask(signed[1:])
 
     def test_a_sum_without_this_owner_or_over_too_few(self):
         for announced in ([1, 2, 3], [0, 1]):
@@ -163,21 +164,21 @@ class TestAServerThatLies:
         told = [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]
         signed = [owner.confirm(told[owner.number]) for owner in owners]
         for owner in owners:
-            consistent = [one for one in signed if told[one.owner] == told[owner.number]]
+            consistent = [one for one in signed if told[one.owner] == told[owner.number] and one.owner != owner.number]
             with pytest.raises(AggregationError, match="too few to open the sum"):
                 owner.unmask(consistent)
 
     def test_a_forged_confirmation(self):
         _, owners, _, signed = to_stage(4)
         with pytest.raises(AggregationError, match="signature of owner 1 is forged"):
-            owners[0].unmask([signed[0], msgspec.structs.replace(signed[1], signature=signed[2].signature), *signed[2:]])
+            owners[0].unmask([msgspec.structs.replace(signed[1], signature=signed[2].signature), *signed[2:]])
 
     def test_a_step_asked_for_twice_or_out_of_order(self):
         _, owners, _, signed = to_stage(4)
-        opened = owners[0].unmask(signed)
+        opened = owners[0].unmask(signed[1:])
         assert set(opened.own_masks).isdisjoint(opened.mask_keys)
         with pytest.raises(AggregationError, match="unmask was asked for, nothing is due"):
-            owners[0].unmask(signed)
+            owners[0].unmask(signed[1:])
         _, owners, _, _ = to_stage(1)
         with pytest.raises(AggregationError, match="confirm was asked for, share is due"):
             owners[0].confirm([0, 1, 2])
@@ -211,8 +212,8 @@ def test_a_masked_vector_is_balanced_in_every_bit_and_differs_each_time():
         agreed, owners = session(5, length=20_000, cohort=3)
         first = [owner.advertise() for owner in owners]
         sealed = Server(agreed)
-        sealed.advertisements(first)
-        boxes = sealed.shares([owner.share(first) for owner in owners])
+        advertised = sealed.advertisements(first)
+        boxes = sealed.shares([owner.share(advertised[owner.number]) for owner in owners])
         views.append(owners[0].mask(boxes[0], np.zeros(20_000, np.uint64)).vector)
     assert not (views[0] == views[1]).any()
     for bit in range(64):
@@ -281,7 +282,9 @@ class TestQuantisation:
         stream = KeyStream(seed.to_bytes(16, "little"))
         x = (stream.words((owners, 3)).astype(np.float64) / 2.0**63 - 1) * clip
         weights = (stream.words(owners) % np.uint64(most) + np.uint64(1)).astype(np.int64)
-        total = np.sum([scheme.encode(row, int(w)) for row, w in zip(x, weights, strict=True)], axis=0, dtype=word_type(scheme.word))
+        total = np.sum(
+            [scheme.encode([row[:1], row[1:]], int(w)) for row, w in zip(x, weights, strict=True)], axis=0, dtype=word_type(scheme.word)
+        )
         assert scheme.weight(total) == weights.sum()
         expected = (weights[:, None] * x).sum(axis=0) / weights.sum()
         bound = owners / weights.sum() * 2.0 ** -(scheme.bits + 1) + clip * 1e-12
@@ -291,10 +294,10 @@ class TestQuantisation:
         for most, word in [(1000, 64), (1, 32)]:
             scheme = Quantisation(8.0, most, 100)
             assert scheme.word == word
-            total = np.sum([scheme.encode(np.array([8.0, -8.0]), most) for _ in range(100)], axis=0, dtype=word_type(word))
+            total = np.sum([scheme.encode([np.array([8.0, -8.0])], most) for _ in range(100)], axis=0, dtype=word_type(word))
             np.testing.assert_allclose(scheme.mean(total), [8.0, -8.0], rtol=1e-12)
 
-    @given(st.integers(1, 10**5), st.integers(1, 10**6), st.floats(0.001, 1000))
+    @given(st.integers(1, 10**4), st.integers(1, 10**6), st.floats(0.001, 100))
     def test_bits_are_as_many_as_fit(self, owners, most, clip):
         scheme = Quantisation(clip, most, owners)
         largest = Fraction(clip) * most * owners
@@ -306,12 +309,12 @@ class TestQuantisation:
     def test_what_is_refused(self):
         scheme = Quantisation(1.0, 10, 3)
         with pytest.raises(AggregationError, match="not finite, or larger than clip=1"):
-            scheme.encode(np.array([np.nan, 0.0]), 1)
+            scheme.encode([np.array([np.nan, 0.0])], 1)
         with pytest.raises(AggregationError, match="not finite, or larger than clip=1"):
-            scheme.encode(np.array([0.0, -1.01]), 1)
+            scheme.encode([np.array([0.0, -1.01])], 1)
         for weight in (0, 11):
             with pytest.raises(AggregationError, match="not from 1 to 10"):
-                scheme.encode(np.zeros(2), weight)
+                scheme.encode([np.zeros(2)], weight)
         with pytest.raises(AggregationError, match="fractional bits"):
             Quantisation(1e9, 10_000, 1000)
         with pytest.raises(AggregationError, match="positive and finite"):
