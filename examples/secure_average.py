@@ -6,7 +6,8 @@ Everything happens in this process, step by step, so that each message can be lo
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocols.secure_aggregation import Owner, Quantisation, Server, terms
+from protocols.quantisation import Quantisation
+from protocols.secure_aggregation import Owner, Server, terms
 
 VECTORS = np.array([[1.0, -2.0, 0.5], [3.0, 0.0, 0.25], [-1.0, 4.0, 0.0], [2.0, 2.0, -1.0], [5.0, 5.0, 5.0]])
 EXAMPLES = [100, 50, 200, 50, 400]

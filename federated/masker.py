@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federated.errors import UpdateHeldBack
 from federated.update import Task, Update
 from protocols.errors import AggregationError
-from protocols.secure_aggregation import Owner, Quantisation, Terms
-from protocols.secure_aggregation.masks import Vector
+from protocols.quantisation import Quantisation, Vector
+from protocols.secure_aggregation import Owner, Terms
 from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
 
 AT_ONCE = 4

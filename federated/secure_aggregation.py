@@ -18,8 +18,8 @@ from federated.owner import Owner, masker
 from federated.strategy import check
 from federated.update import Array, Weights
 from protocols.errors import AggregationError
+from protocols.quantisation import Vector
 from protocols.secure_aggregation import Server, Terms, terms
-from protocols.secure_aggregation.masks import Vector
 from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
 
 A = TypeVar("A", Advertisement, Shares, Masked, Confirmation, Opened)

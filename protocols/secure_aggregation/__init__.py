@@ -6,6 +6,6 @@ Nothing here knows a network or an event loop: messages go in and out as values.
 
 from protocols.secure_aggregation.owner import Owner
 from protocols.secure_aggregation.server import Server
-from protocols.secure_aggregation.session import Quantisation, Terms, terms
+from protocols.secure_aggregation.session import Terms, terms
 
-__all__ = ["Owner", "Quantisation", "Server", "Terms", "terms"]
+__all__ = ["Owner", "Server", "Terms", "terms"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -15,9 +13,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocols.errors import AggregationError
 from protocols.keystream import KeyStream, derive
+from protocols.quantisation import Vector
 
-Vector = npt.NDArray[np.unsignedinteger[Any]]
-"""Integers modulo 2^32 or 2^64."""
 CHUNK = 1 << 17
 """Bytes of a mask that are made at once: small enough for the cache."""
 

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocols.errors import AggregationError
+from protocols.quantisation import Vector
 from protocols.secure_aggregation import shamir
-from protocols.secure_aggregation.masks import Vector, add_masks, agreed, seal, unseal
+from protocols.secure_aggregation.masks import add_masks, agreed, seal, unseal
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")

@@ -12,8 +12,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocols.errors import AggregationError, SharingError
+from protocols.quantisation import Vector
 from protocols.secure_aggregation import shamir
-from protocols.secure_aggregation.masks import Vector, add_masks, agreed
+from protocols.secure_aggregation.masks import add_masks, agreed
 from protocols.secure_aggregation.owner import checked
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 from protocols.secure_aggregation.shamir import Field

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from protocols.errors import AggregationError, SharingError
 from protocols.keystream import KeyStream
-from protocols.secure_aggregation import Owner, Quantisation, Server, Terms, shamir, terms
+from protocols.quantisation import Quantisation, word_type
+from protocols.secure_aggregation import Owner, Server, Terms, shamir, terms
 from protocols.secure_aggregation.masks import add_masks
-from protocols.secure_aggregation.session import word_type
 
 LENGTH = 5
 STAGES = 5
