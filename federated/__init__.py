@@ -23,8 +23,10 @@ from federated.errors import (
 from federated.fedbuff import FedBuff
 from federated.federation import Federation
 from federated.gathering import Gathering
+from federated.giver import Giver, OwnGiver
+from federated.hiding import Hiding
 from federated.history import History
-from federated.masker import Hiding, Masker, OwnMasker, Prepared
+from federated.masker import Masker, OwnMasker, Prepared
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
@@ -32,6 +34,7 @@ from federated.process_engine import ProcessEngine
 from federated.ray_engine import RayEngine
 from federated.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
 from federated.secure_aggregation import SecureAggregation
+from federated.shared_aggregation import SharedAggregation
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
 from federated.update import Evaluation, LocalTraining, Task, Update, Weights
@@ -56,6 +59,7 @@ __all__ = [
     "Federation",
     "FederationClosed",
     "Gathering",
+    "Giver",
     "Hiding",
     "History",
     "Holding",
@@ -65,6 +69,7 @@ __all__ = [
     "ModelRefused",
     "MultiKrum",
     "Outcome",
+    "OwnGiver",
     "OwnMasker",
     "Owner",
     "OwnerDropped",
@@ -77,6 +82,7 @@ __all__ = [
     "RunExists",
     "SecureAggregation",
     "SettingError",
+    "SharedAggregation",
     "SimulatedOwners",
     "State",
     "StepFailed",

@@ -68,7 +68,7 @@ class PlainMean:
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
         metrics, evaluators = MetricsMean(), []
 
-        def take(owner: Owner, update: Update, factor: float) -> None:
+        async def take(owner: Owner, update: Update, factor: float) -> None:
             gathering.report(owner, update)
             tally.add(owner.name, update, factor)
             metrics.add(update.metrics, update.examples)

@@ -93,6 +93,11 @@ class Buffer(Gathering):
         self._pipeline, self._strategy = pipeline, strategy
         self._round_of: dict[str, int] = {}
 
+    @property
+    def at_once(self) -> bool:
+        """No: some began earlier."""
+        return False
+
     async def ask(self, work: Work[Any], take: Take[Any]) -> None:
         """See `Gathering.ask`; what is under way when the round is over goes on, for one of the next."""
         try:
@@ -100,15 +105,15 @@ class Buffer(Gathering):
                 while not self.book.over:
                     resting = set(self.book.standing) - set(self.book.having(Standing.WAITING))
                     self._pipeline.fill(self.task, work, without=resting)
-                    self._take(await self._pipeline.finished(), take)
+                    await self._take(await self._pipeline.finished(), take)
         except TimeoutError:
             self.book.tick(self.book.deadline)
 
-    def _take(self, asked: Asked, take: Take[Any]) -> None:
+    async def _take(self, asked: Asked, take: Take[Any]) -> None:
         name = asked.owner.name
         self._round_of[name] = asked.task.round
         with self.noting(name):
-            take(asked.owner, asked.work.result(), self._strategy.discount(self.task.round - asked.task.round))
+            await take(asked.owner, asked.work.result(), self._strategy.discount(self.task.round - asked.task.round))
 
     def _asked(self, owner: str) -> int:
         return self._round_of[owner]

@@ -16,7 +16,7 @@ from federated.update import Task, Update, size
 
 R = TypeVar("R")
 Work = Callable[[Owner, Task], Awaitable[R]]
-Take = Callable[[Owner, R, float], None]
+Take = Callable[[Owner, R, float], Awaitable[None]]
 
 
 class Gathering:
@@ -36,6 +36,11 @@ class Gathering:
         self.bytes = 0
         self._owners, self._progress = owners, progress
 
+    @property
+    def at_once(self) -> bool:
+        """Whether all updates begin at the weights of this round."""
+        return True
+
     async def ask(self, work: Work[R], take: Take[R]) -> None:
         """Asks each sampled owner, all at once, until the round is over; what is under way then is cancelled.
 
@@ -49,7 +54,7 @@ class Gathering:
 
         async def ask(owner: Owner) -> None:
             with self.noting(owner.name):
-                take(owner, await work(owner, self.task), 1.0)
+                await take(owner, await work(owner, self.task), 1.0)
             if self.book.over:
                 over.set()
 

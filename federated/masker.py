@@ -13,37 +13,17 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federated.errors import UpdateHeldBack
+from federated.hiding import Hiding
 from federated.update import Task, Update
 from protocols.errors import AggregationError
-from protocols.quantisation import Quantisation, Vector
+from protocols.quantisation import Vector
 from protocols.secure_aggregation import Owner, Terms
 from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
 
 AT_ONCE = 4
 """Updates and sessions that an owner keeps; of more the oldest is forgotten."""
-LARGEST_METRIC = 1000.0
-"""Metrics are cut to this, so that their sums cannot overflow."""
-
-
-@dataclass(frozen=True)
-class Hiding:
-    """How updates are made integers.
-
-    Args:
-        clip: the largest absolute value that an update may have.
-        most_examples: the largest number of examples that an owner may have.
-    """
-
-    clip: float
-    most_examples: int
-
-    def quantisation(self, owners: int) -> Quantisation:
-        """For so many owners."""
-        return Quantisation(self.clip, self.most_examples, owners)
 
 
 @dataclass(frozen=True)
@@ -124,10 +104,7 @@ class OwnMasker:
             UpdateHeldBack: a value is too large or not finite, or there are too many examples. It says nothing of how large they are.
         """
         update = await self._train(task)
-        if not 1 <= update.examples <= hiding.most_examples:
-            raise UpdateHeldBack(f"this owner does not have from 1 to most_examples={hiding.most_examples} examples: raise most_examples")
-        if not all(array.size == 0 or -hiding.clip <= array.min() <= array.max() <= hiding.clip for array in update.delta):
-            raise UpdateHeldBack(f"a value of the update is not finite, or larger than clip={hiding.clip:g}: raise clip, or train less")
+        hiding.check(update)
         ticket = os.urandom(16)
         _keep(self._updates, ticket, (update, hiding))
         return Prepared(ticket, self.public_identity, tuple(update.metrics), update.evaluates)
@@ -198,8 +175,7 @@ class OwnMasker:
 
 def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
     """What is masked: the update and the metrics, times the number of examples, and that number."""
-    metrics = np.clip(np.nan_to_num(list(update.metrics.values())), -LARGEST_METRIC, LARGEST_METRIC) * (hiding.clip / LARGEST_METRIC)
-    return hiding.quantisation(owners).encode([*update.delta, metrics], update.examples)
+    return hiding.quantisation(owners).encode([*update.delta, hiding.metrics(update)], update.examples)
 
 
 def _keep(kept: dict[bytes, Any], name: bytes, value: Any) -> None:

@@ -10,11 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from actors import Actor, ActorSystem, message
 from federated.data import Data
 from federated.errors import SettingError
-from federated.masker import Hiding, Masker, OwnMasker, Prepared
+from federated.giver import Drop, Given, Giver, OwnGiver
+from federated.hiding import Hiding
+from federated.masker import Masker, OwnMasker, Prepared
 from federated.training import Trainer
 from federated.update import Evaluation, Task, Update
 from protocols.secure_aggregation import Terms
 from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
+from protocols.sum_server import SumServer
 
 
 class Owner(Protocol):
@@ -37,6 +40,25 @@ class MaskingOwner(Owner, Protocol):
 
     async def masker(self) -> Masker:
         """Its side of it."""
+
+
+@runtime_checkable
+class GivingOwner(Owner, Protocol):
+    """An owner that can take part in the two-server aggregation."""
+
+    async def giver(self) -> Giver:
+        """Its side of it."""
+
+
+async def giver(owner: Owner) -> Giver:
+    """The owner's side of the two-server aggregation.
+
+    Raises:
+        SettingError: it has none.
+    """
+    if not isinstance(owner, GivingOwner):
+        raise SettingError(f"{type(owner).__name__} has no giver(): SharedAggregation needs owners that give halves; give it an OwnGiver")
+    return await owner.giver()
 
 
 async def masker(owner: Owner) -> Masker:
@@ -87,6 +109,7 @@ class DataOwner(Actor):
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
         self._trainer = Trainer()
+        self._giver = OwnGiver(self._trained)
         self._masker = OwnMasker(self._trained, identity=identity, roster=roster, least=least_cohort)
 
     @message
@@ -150,6 +173,18 @@ class DataOwner(Actor):
         """Helps to open the sum."""
         return await self._masker.unmask(session, confirmations)
 
+    # Two-server aggregation, see `Giver`.
+
+    @message
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+        """Trains, and hands each server its half of the update.
+
+        Raises:
+            UpdateHeldBack: it cannot be hidden.
+            AggregationError: a server refuses its half.
+        """
+        return await self._giver.give(task, hiding, drop, vectors, seeds)
+
     async def stopped(self) -> None:
         """Ends the thread."""
         await self._trainer.close()
@@ -170,6 +205,10 @@ class RemoteOwner:
         return await (await self._reach()).evaluate(task)
 
     async def masker(self) -> Masker:
+        """The owner itself."""
+        return await self._reach()
+
+    async def giver(self) -> Giver:
         """The owner itself."""
         return await self._reach()
 

@@ -62,6 +62,7 @@ class Round:
         self._count = dict.fromkeys(Standing, 0) | {Standing.WAITING: len(sampled)}
         self.reasons: dict[str, str] = {}
         self.refused: list[str] = []
+        self._failure: str | None = None
         self._forms = [(array.shape, array.dtype) for array in weights]
 
     # What happens.
@@ -148,9 +149,15 @@ class Round:
         waiting, reported = self._count[Standing.WAITING], self._count[Standing.REPORTED]
         return waiting == 0 or reported + waiting < self.quorum or reported >= self._enough
 
+    def fail(self, reason: str) -> None:
+        """The round has failed, whoever has reported."""
+        self._failure = reason
+
     @property
     def failure(self) -> str | None:
         """Why the round failed; None if the quorum has reported."""
+        if self._failure is not None:
+            return self._failure
         reported = self._count[Standing.REPORTED]
         if reported >= self.quorum:
             return None

@@ -13,7 +13,8 @@ import numpy as np
 
 from federated.aggregation import Aggregate
 from federated.gathering import Gathering
-from federated.masker import LARGEST_METRIC, Hiding, Masker, Prepared
+from federated.hiding import LARGEST_METRIC, Hiding
+from federated.masker import Masker, Prepared
 from federated.owner import Owner, masker
 from federated.strategy import check
 from federated.update import Array, Weights

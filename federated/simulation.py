@@ -10,6 +10,7 @@ import numpy as np
 
 from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import OwnerDropped, OwnerLate, SettingError
+from federated.giver import Giver, OwnGiver
 from federated.masker import Masker, OwnMasker
 from federated.strategy import check
 from federated.update import Evaluation, Task, Update
@@ -42,6 +43,10 @@ class SimulatedOwner:
         if self._masker is None:
             self._masker = OwnMasker(self.train)
         return self._masker
+
+    async def giver(self) -> Giver:
+        """Its side of the two-server aggregation."""
+        return OwnGiver(self.train)
 
     async def evaluate(self, task: Task) -> Evaluation:
         """Evaluates; 0 examples if it has no evaluation data."""

@@ -143,9 +143,10 @@ class Cluster:
 
 
 class Links:
-    """Typed references to the three workers of a cluster."""
+    """Typed references to the three workers of a cluster, and the actor system that reaches them."""
 
-    def __init__(self, servers: tuple[ComputeServer, ComputeServer], provider: CryptoProvider) -> None:
+    def __init__(self, system: ActorSystem, servers: tuple[ComputeServer, ComputeServer], provider: CryptoProvider) -> None:
+        self.system = system
         self.servers = servers
         self.provider = provider
 
@@ -163,4 +164,4 @@ async def connected(system: ActorSystem, addresses: Addresses) -> Links:
         )
     except ConnectFailed as error:
         raise WorkerUnreachable(f"{error}; is the cluster running?") from None
-    return Links((first, second), provider)
+    return Links(system, (first, second), provider)

@@ -1,6 +1,7 @@
 """A worker as a process of its own: `python -m protocols.worker_process HOST:PORT`.
 
-It offers both roles, and prints `ready ADDRESS` when it can be reached and its kernels are compiled. It never imports TensorFlow.
+It offers all roles: it computes, deals randomness, and sums. It
+prints `ready ADDRESS` when it can be reached and its kernels are compiled. It never imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ssl import SSLContext
 from actors import ActorError, ActorSystem, exit_with_parent
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
+from protocols.sum_server import SumServer
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool) -> Non
     ) as system:
         await system.spawn(ComputeServer, name="server")
         await system.spawn(CryptoProvider, name="provider")
+        await system.spawn(SumServer, name="sums")
         print(f"ready {system.address}", flush=True)
         if with_parent:
             await exit_with_parent()

@@ -32,6 +32,8 @@ MATHEMATICS = [
     "inference",
     "schedule",
     "errors",
+    "quantisation",
+    "shared_sums",
 ]
 
 

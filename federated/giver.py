@@ -1,0 +1,88 @@
+"""The owner's side of the two-server aggregation: it splits its update in two, and gives each server one half."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from federated.errors import UpdateHeldBack
+from federated.hiding import Hiding
+from federated.update import Task, Update
+from protocols.quantisation import Vector
+from protocols.shared_sums import halve
+from protocols.sum_server import SumServer, hand_in
+
+METRIC_SLOTS = 16
+"""Metrics that an update can have."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Where one update is handed in.
+
+    Args:
+        handle: of the session at the servers.
+        ticket: for this update.
+        owners: how many there can be in a sum.
+    """
+
+    handle: bytes
+    ticket: bytes
+    owners: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """An update was handed in.
+
+    Args:
+        metrics: names of its metrics, in the order in which they are in the vector.
+        evaluates: whether the owner has evaluation data.
+    """
+
+    metrics: tuple[str, ...]
+    evaluates: bool
+
+
+class Giver(Protocol):
+    """What an owner does, wherever it is."""
+
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+        """Trains, and hands each server its half of the update."""
+
+
+class OwnGiver:
+    """The giver of an owner in this process.
+
+    Args:
+        train: makes the update.
+    """
+
+    def __init__(self, train: Callable[[Task], Awaitable[Update]]) -> None:
+        self._train = train
+
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+        """See `Giver.give`.
+
+        Raises:
+            UpdateHeldBack: the update cannot be hidden: a value is too large, or it has too many metrics.
+            AggregationError: a server refuses its half.
+        """
+        update = await self._train(task)
+        hiding.check(update)
+        if len(update.metrics) > METRIC_SLOTS:
+            raise UpdateHeldBack(f"this owner has {len(update.metrics)} metrics; {METRIC_SLOTS} at most can be summed")
+        halves = await asyncio.to_thread(lambda: halve(encoded(update, hiding, drop.owners)))
+        await hand_in(vectors, seeds, drop.handle, drop.ticket, halves)
+        return Given(tuple(update.metrics), update.evaluates)
+
+
+def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
+    """The update, its metrics and zeros behind them, times the number of examples, and that number."""
+    slots = np.zeros(METRIC_SLOTS)
+    slots[: len(update.metrics)] = hiding.metrics(update)
+    return hiding.quantisation(owners).encode([*update.delta, slots], update.examples)

@@ -1,0 +1,49 @@
+"""How updates are made integers that can be summed without anybody seeing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from federated.errors import UpdateHeldBack
+from federated.update import Array, Update
+from protocols.quantisation import Quantisation
+
+LARGEST_METRIC = 1000.0
+"""Metrics are cut to this, so that their sums cannot overflow."""
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """How updates are made integers.
+
+    Args:
+        clip: the largest absolute value that an update may have.
+        most_examples: the largest number of examples that an owner may have.
+        headroom: the largest factor that vectors are multiplied by in the sum.
+    """
+
+    clip: float
+    most_examples: int
+    headroom: int = 1
+
+    def quantisation(self, owners: int) -> Quantisation:
+        """For so many owners."""
+        return Quantisation(self.clip, self.most_examples * self.headroom, owners)
+
+    def check(self, update: Update) -> None:
+        """Refuses an update that does not fit.
+
+        Raises:
+            UpdateHeldBack: a value is too large or not finite, or there are too many examples. It says nothing of how large they are.
+        """
+        if not 1 <= update.examples <= self.most_examples:
+            raise UpdateHeldBack(f"this owner does not have from 1 to most_examples={self.most_examples} examples: raise most_examples")
+        if not all(array.size == 0 or -self.clip <= array.min() <= array.max() <= self.clip for array in update.delta):
+            raise UpdateHeldBack(f"a value of the update is not finite, or larger than clip={self.clip:g}: raise clip, or train less")
+
+    def metrics(self, update: Update) -> Array:
+        """The metrics as values up to `clip`."""
+        values = np.nan_to_num(list(update.metrics.values()), nan=LARGEST_METRIC)
+        return np.asarray(values.clip(-LARGEST_METRIC, LARGEST_METRIC) * (self.clip / LARGEST_METRIC), np.float64)
