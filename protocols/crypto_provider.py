@@ -201,14 +201,14 @@ class CryptoProvider(Settlement):
         for reveal in set(shared.pools) - set(allowance.terms.reveal):
             await shared.pools[reveal].rest()
         shared.reveal = allowance.terms.reveal
-        shared.requests.allow(allowance.terms.num_requests)
+        shared.requests.allow(allowance.terms.total)
 
     async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
         size = inference.layout(shared.program_for(reveal)).bytes_per_example
         capacity = allowance.memory // len(allowance.terms.reveal) // size
         if capacity < 1:
             raise TooLarge(
-                f"one example of model {shared.name!r} needs {size >> 20} MiB of randomness at a server, and {allowance.memory >> 20} MiB "
+                f"one example of model {shared.name!r} needs {size:,} bytes of randomness at a server, and {allowance.memory:,} bytes "
                 f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve with more memory"
             )
         chunk = _chunk_size(size, capacity)
@@ -279,9 +279,11 @@ class CryptoProvider(Settlement):
     # The clients' messages.
 
     @message(reentrant=True)
-    async def request(self, name: str, examples: int, reveal: Reveal) -> Grants:
-        """Begins a request and returns its first tickets, as soon as there are any."""
+    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal) -> Grants:
+        """Begins a request and returns its first tickets, as soon as there are any. `model` is the identifier from the handshake."""
         shared = self._shared(name)
+        if shared.hostings[0].model != model:
+            raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:

@@ -54,11 +54,13 @@ class RemoteModel:
 
     Attributes:
         name: the model's name.
+        model: what tells it from other models that had this name before, or will.
         last: what the last query cost, or None.
     """
 
     def __init__(self, handshake: Handshake, links: Links) -> None:
         self.name = handshake.name
+        self.model = handshake.model
         self.program: Program = handshake.program
         self.last: Report | None = None
         self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
@@ -119,7 +121,10 @@ class RemoteModel:
         return np.concatenate([self._opened(answers, reveal) for _, answers in parts])
 
     def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        x = np.asarray(examples)
+        try:
+            x = np.asarray(examples)
+        except ValueError as error:
+            raise InputError(f"examples that are no array were given: {error}") from None
         if x.dtype.kind not in "fiub":
             raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
         if x.shape[1:] != self.program.input_shape or not x.size:
@@ -138,7 +143,7 @@ class RemoteModel:
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
-        grants = await self._provider.request(self.name, len(x), reveal)
+        grants = await self._provider.request(self.name, self.model, len(x), reveal)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0]))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)

@@ -73,9 +73,9 @@ class Requests:
         """How many more requests may be made."""
         return self._allowed - self.answered - len(self._open)
 
-    def allow(self, num_requests: int) -> None:
-        """So many more from now on."""
-        self._allowed = self.answered + len(self._open) + num_requests
+    def allow(self, total: int) -> None:
+        """So many in all, those that were answered or are under way included."""
+        self._allowed = total
 
     def open(self, examples: int, reveal: Reveal) -> Request:
         """Begins a request.

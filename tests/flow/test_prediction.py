@@ -1,6 +1,7 @@
 """The whole flow with real processes over real websockets: owner, two servers, crypto provider, clients."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -14,6 +15,8 @@ from protocols.errors import (
     NameTaken,
     NotServed,
     QuotaSpent,
+    TicketRefused,
+    TooLarge,
     UnknownModel,
     UnsupportedLayer,
     WorkerLost,
@@ -107,6 +110,7 @@ async def test_the_report_has_rounds_and_bytes(served, images):
         (np.full((1, 8, 8, 1), 255.0), "from 0 to 1"),
         (np.full((1, 8, 8, 1), "a"), "dtype <U1"),
         (np.zeros((1, 8, 8, 1), complex), "dtype complex128"),
+        ([[1, 2], [3]], "no array"),
     ],
 )
 async def test_bad_input_is_refused_before_anything_is_sent(served, images, bad, complaint):
@@ -161,6 +165,65 @@ async def test_only_the_kinds_of_answer_that_the_owner_allows(cluster, model, im
             await shared.serve(0)
         with pytest.raises(ValueError, match="can give"):
             await shared.serve(1, reveal=["probabilities"])
+        with pytest.raises(TypeError, match="not an integer"):
+            await shared.serve(1.5)
+        with pytest.raises(ValueError, match="ahead=-1"):
+            await shared.serve(1, ahead=-1)
+        with pytest.raises(ValueError, match="ticket_lifetime=0"):
+            await shared.serve(1, ticket_lifetime=0)
+        with pytest.raises(TooLarge, match="100 bytes are allowed"):
+            await shared.serve(1, memory=100)
+
+
+async def test_serving_can_be_interrupted_and_goes_on_with_as_many_more(cluster, model, images):
+    async with await share(model, cluster, name="resumed") as shared, connect(cluster, "resumed") as remote:
+        serving = asyncio.create_task(shared.serve(3))
+        await until_served(remote, images[:1])
+        await finish(serving)
+        await remote.query(images[:1])  # allowed before, answered while nobody waits
+        answered = []
+        again = asyncio.create_task(shared.serve(2, on_answer=answered.append))
+        while not again.done():
+            with contextlib.suppress(QuotaSpent):
+                await remote.query(images[:1])
+        assert len(answered) == 2
+        with pytest.raises(QuotaSpent, match=f"{answered[-1]} requests"):
+            await remote.query(images[:1])
+
+
+async def test_a_client_of_a_model_that_was_shared_anew_is_told(cluster, model, images):
+    import keras
+
+    larger = keras.models.clone_model(model)
+    larger.set_weights([40 * w for w in model.get_weights()])
+    shared = await share(model, cluster, name="anew")
+    async with connect(cluster, "anew") as remote:
+        await shared.stop()
+        async with await share(larger, cluster, name="anew") as other:
+            serving = asyncio.create_task(other.serve(1))
+            with pytest.raises(UnknownModel, match="shared anew"):
+                await remote.query(images[:1])
+            async with connect(cluster, "anew") as fresh:
+                np.testing.assert_allclose(await until_served(fresh, images[:1]), larger.predict(images[:1], verbose=0), atol=0.2)
+            await serving
+
+
+async def test_expired_tickets_do_not_eat_the_quota_of_the_servers(cluster, model, images):
+    async with await share(model, cluster, name="brief") as shared, connect(cluster, "brief") as remote:
+        serving = asyncio.create_task(shared.serve(1, ticket_lifetime=0.2, reveal=["logits"]))
+        granted = []
+        while len(granted) < 2:  # the second is granted only after the first has expired
+            with contextlib.suppress(NotServed, QuotaSpent):
+                granted += (await cluster.links.provider.request("brief", remote.model, 1, "logits")).granted
+            await asyncio.sleep(0.01)
+        for server in cluster.links.servers:
+            with pytest.raises(TicketRefused, match="withdrawn"):
+                await server.answer(granted[0].ticket, granted[0].input_mask)
+        async with asyncio.timeout(20):
+            while not serving.done():
+                with contextlib.suppress(QuotaSpent, TicketRefused, WorkerLost):
+                    assert (await remote.query(images[:1])).shape == (1, 4)
+                    await serving
 
 
 async def test_a_request_larger_than_the_memory_is_cut_into_parts(cluster, model, images, expected):
@@ -178,7 +241,7 @@ async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
         provider = cluster.links.provider
         while True:
             try:
-                await provider.request("patient", 3, "logits")
+                await provider.request("patient", (await cluster.links.servers[0].describe("patient")).model, 3, "logits")
                 break
             except NotServed:
                 await asyncio.sleep(0.01)
@@ -194,10 +257,8 @@ async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
 
 
 async def test_a_ticket_works_once(served, images):
-    from protocols.errors import TicketRefused
-
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     m = grants.granted[0].input_mask
     servers = cluster.links.servers
     await asyncio.gather(*(server.answer(grants.granted[0].ticket, m) for server in servers))
@@ -209,7 +270,7 @@ async def test_a_ticket_works_once(served, images):
 
 async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(served, images, expected):
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     half = asyncio.create_task(cluster.links.servers[0].answer(grants.granted[0].ticket, grants.granted[0].input_mask))
     np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
     await finish(half)
@@ -217,8 +278,8 @@ async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(ser
 
 
 async def test_masked_input_of_a_wrong_shape_does_not_cost_the_ticket(served):
-    cluster, _, _ = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    cluster, _, remote = served
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
     with pytest.raises(ValueError, match="the ticket is for"):
         await cluster.links.servers[0].answer(ticket, np.concatenate([m, m]))
@@ -299,7 +360,7 @@ class TestLoss:
 
     async def test_the_provider_dies(self, doomed, images):
         cluster, remote, serving = doomed
-        grants = await cluster.links.provider.request("small", 1, "logits")
+        grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
         os.kill(cluster.children[2].pid, signal.SIGKILL)
         with pytest.raises(WorkerLost):
             await remote.query(images[:1], timeout=20)
