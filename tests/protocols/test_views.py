@@ -1,9 +1,11 @@
 """What one server sees is uniform and independent of its own randomness, whatever the secrets are: bit by bit and pair by pair.
 
-The same example is evaluated many times, each time with fresh randomness, as the examples of one batch. Every bit that a server receives
-must then be balanced, and no two of them, nor one of them and a bit that the server knew before, may be correlated. Leaving a mask out,
-using one twice, or masking with something that the server knows breaks one of the two. Each limit is exceeded by chance with probability
-below 10^-11 a pair; the keys are fixed.
+The same example is evaluated many times, each time with fresh randomness, as the examples of one batch. What a server receives it can add
+to, or XOR with, what it sends in the same round: that opens values. Every bit of them must be balanced, and no two of them, nor one of
+them and a bit that the server held before, may be correlated. Leaving a mask out, using one twice, or masking with something that the
+server knows breaks one of the two. The shares that travel are uniform by themselves and would show none of this.
+
+Each limit is exceeded by chance with probability below 10^-11 a pair; the keys are fixed.
 """
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from deployment import Deployment, random_ring
 from protocols.program import Argmax, AsShare, Combine, Dense, Input, Open, Program, Select, Truncate
 
-RUNS = 1500
+RUNS = 1000
 LIMIT = 7 / np.sqrt(RUNS)
 
 PROGRAM = Program(
@@ -43,25 +45,32 @@ def bits(words: np.ndarray) -> np.ndarray:
     return np.unpackbits(flat, axis=1).astype(np.float32) * 2 - 1
 
 
-def view(party: int, secret: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a server receives, masked input included, and what it holds already: bits (runs, bits) each."""
+def view(party: int, secret: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """What a server receives and what it sends in the same rounds, masked input first; and what it holds already."""
     weights = [random_ring(shape, 300, f"w{i}{secret}") for i, shape in enumerate(PROGRAM.weights)]
     deployment = Deployment(PROGRAM, weights, f"{secret}")
     x = np.tile(random_ring((1, 2), secret, f"x{secret}"), (RUNS, 1))
-    received = [x + deployment.dealing(RUNS).input_mask, *deployment.run(x).seen_by(party)]
-    held = deployment.material(party, RUNS).fields.values()
-    return np.hstack([bits(array) for array in received]), np.hstack([bits(array) for array in held])
+    transcript = deployment.run(x)
+    m = x + deployment.dealing(RUNS).input_mask
+    received, sent = transcript.seen_by(party), transcript.seen_by(1 - party)
+    return [m, *received], [np.zeros_like(m), *sent], list(deployment.material(party, RUNS).fields.values())
 
 
-@pytest.mark.parametrize("party", [0, 1])
-@pytest.mark.parametrize("secret", [1, 500])
-def test_every_bit_that_a_server_receives_is_fresh(party, secret):
-    received, held = view(party, secret)
-    assert np.abs(received.mean(axis=0)).max() < LIMIT
-    among = received.T @ received / RUNS
+@pytest.fixture(scope="module", params=[(0, 1), (1, 500)], ids=["party 0, small secrets", "party 1, large secrets"])
+def seen(request):
+    received, sent, held = view(*request.param)
+    return received, sent, np.hstack([bits(array) for array in held])
+
+
+@pytest.mark.parametrize("opening", [np.add, np.bitwise_xor])
+def test_every_bit_that_is_opened_is_fresh(seen, opening):
+    received, sent, held = seen
+    opened = np.hstack([bits(opening(theirs, ours)) for theirs, ours in zip(received, sent, strict=True)])
+    assert np.abs(opened.mean(axis=0)).max() < LIMIT
+    among = opened.T @ opened / RUNS
     np.fill_diagonal(among, 0)
     assert np.abs(among).max() < LIMIT
-    assert np.abs(received.T @ held / RUNS).max() < LIMIT
+    assert np.abs(opened.T @ held / RUNS).max() < LIMIT
 
 
 def test_the_test_sees_a_mask_that_is_used_twice_or_known():
