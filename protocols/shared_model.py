@@ -14,7 +14,7 @@ from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols import inference
 from protocols.cluster import Cluster
 from protocols.crypto_provider import MEMORY, Allowance, Opening
-from protocols.errors import UnknownModel, WorkerLost
+from protocols.errors import NotOwner, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Terms
 from protocols.linear import weight_masks
@@ -113,7 +113,7 @@ class SharedModel:
     async def stop(self) -> None:
         """Removes the model from all workers; requests under way fail. Does nothing the second time.
 
-        A worker that is gone has forgotten the model already: that is no error.
+        A worker that is gone, or was started again, has forgotten the model already: that is no error.
 
         Raises:
             WorkerLost: a worker is there and does not answer.
@@ -125,7 +125,7 @@ class SharedModel:
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
                 raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
                 raise outcome
 
     async def __aenter__(self) -> SharedModel:

@@ -8,7 +8,10 @@ import signal
 import numpy as np
 import pytest
 
+from actors import ActorSystem, ChildProcess
 from protocols import Cluster, Worker, connect, share
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
 from protocols.errors import (
     ClusterError,
     InputError,
@@ -369,3 +372,57 @@ class TestLoss:
         ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
         answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
         assert answers[1].share.shape == (1, 4)  # what was granted before is still answered
+
+    async def test_a_server_that_is_started_again_knows_nothing_and_can_be_shared_with_again(self, model, images, expected):
+        """No ticket works after a crash, used or not; the same cluster serves the model once it is shared again."""
+        first, second, third = (Worker("localhost:0") for _ in range(3))
+        async with Cluster(first, second, crypto_provider=third) as cluster:
+            shared = await share(model, cluster, name="small")
+            serving = asyncio.create_task(shared.serve(1000))
+            async with connect(cluster, "small") as remote:
+                await until_served(remote, images[:1])
+                grants = [(await cluster.links.provider.request("small", remote.model, 1, "logits")).granted[0] for _ in range(2)]
+                used, unused = grants
+                servers = cluster.links.servers
+                await asyncio.gather(*(server.answer(used.ticket, used.input_mask) for server in servers))
+                os.kill(cluster.children[1].pid, signal.SIGKILL)
+                with pytest.raises(WorkerLost):
+                    await serving
+                async with await ChildProcess.start("protocols.worker_process", second.address, ready_within=30):
+                    with pytest.raises(TicketRefused, match="used before"):
+                        await servers[0].answer(used.ticket, used.input_mask)
+                    for granted in grants:
+                        with pytest.raises(UnknownModel):
+                            await servers[1].answer(granted.ticket, granted.input_mask)
+                    with pytest.raises(WorkerLost, match="shared again"):
+                        await remote.query(images[:1])
+                    await shared.stop()
+                    async with await share(model, cluster, name="small") as again, connect(cluster, "small") as anew:
+                        serving = asyncio.create_task(again.serve(1))
+                        np.testing.assert_allclose(await until_served(anew, images[:2]), expected[:2], atol=TOLERANCE)
+                        await serving
+                    with pytest.raises(UnknownModel):
+                        await servers[0].answer(unused.ticket, unused.input_mask)
+
+
+async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
+    """The servers wait as long as an answer may take, then the name is free."""
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(2)]
+        for system in systems:
+            await system.spawn(ComputeServer, 0.05, name="server")
+        addresses = [Worker(system.address) for system in systems]
+
+        async def names() -> set[str]:
+            return {name for system in systems for name in await (await system.connect(f"{system.address}/server", ComputeServer)).names()}
+
+        for _ in range(2):
+            async with ActorSystem(listen="ws://127.0.0.1:0") as provider:
+                for actor, name in ((ComputeServer, "server"), (CryptoProvider, "provider")):
+                    await provider.spawn(actor, name=name)
+                cluster = await stack.enter_async_context(Cluster(*addresses, crypto_provider=Worker(provider.address)))
+                await share(model, cluster, name="small")
+                assert await names() == {"small"}
+            async with asyncio.timeout(20):
+                while await names():
+                    await asyncio.sleep(0.01)
