@@ -114,7 +114,9 @@ class RemoteModel:
             async with asyncio.timeout(timeout):
                 parts = await self._ask(x, reveal)
         except TimeoutError:
-            raise WorkerLost(f"model {self.name!r} did not answer within {timeout:g} s; ask again") from None
+            raise WorkerLost(
+                f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
+            ) from None
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
         self.last = _report(x, parts, time.perf_counter() - started)
