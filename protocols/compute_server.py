@@ -112,13 +112,18 @@ class ComputeServer(Actor):
 
     async def _watch_provider(self, entry: _Entry, provider: Settlement) -> None:
         """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
-        is gone, too, and can stop nothing.
+        is gone, too, and can stop nothing. A connection that only broke is no loss.
         """
-        await self.system.watch(provider)
-        await asyncio.sleep(self._patience)
+        known = True
+        while known:
+            await self.system.watch(provider)
+            await asyncio.sleep(self._patience)
+            try:
+                known = await provider.knows(entry.model.hosting.authority)
+            except ActorError:
+                known = False
         if self._entries.get(entry.model.name) is entry:
-            del self._entries[entry.model.name]
-            entry.inboxes.fail_all(WorkerLost("the crypto provider is gone"))
+            self._forget(entry)
 
     @message(reentrant=True)
     async def deal(

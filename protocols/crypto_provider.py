@@ -1,7 +1,7 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
 
 It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`),
-and the servers (`settle`): none carries anything that depends on a weight, an input or an answer.
+and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
 """
@@ -299,19 +299,24 @@ class CryptoProvider(Settlement):
         """The next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
-        if found is None or found.granted == found.examples:
+        if found is None or found.granted >= found.examples:
             raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
+        if found.waiting:
+            raise TicketRefused(f"the tickets of this request for model {name!r} are being waited for already; ask once at a time")
         return await self._grant(shared, found)
 
     async def _grant(self, shared: _Shared, request: Request) -> Grants:
         if shared.lost is not None:
             raise shared.lost
+        request.waiting = True
         try:
             grants = await shared.pools[request.reveal].take(request.examples - request.granted)
         except BaseException:  # the client has gone, or the pool is lost
             request.give_up()
             self._later(self._closed(shared, request))
             raise
+        finally:
+            request.waiting = False
         granted = []
         for grant in grants:
             ticket = Ticket(
@@ -328,9 +333,14 @@ class CryptoProvider(Settlement):
             request.parts.append(part)
             request.granted += ticket.examples
             granted.append(Granted(sign(ticket, shared.keys), grant.input_mask))
-        return Grants(request.identifier, granted, request.examples - request.granted)
+        return Grants(request.identifier, granted, max(0, request.examples - request.granted))
 
     # The servers' messages, and what becomes of tickets.
+
+    @message(reentrant=True)
+    async def knows(self, authority: bytes) -> bool:
+        """A server asks whether a model is still shared."""
+        return any(authority == hosting.authority for shared in self._models.values() for hosting in shared.hostings)
 
     @message(reentrant=True)
     async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
@@ -370,7 +380,7 @@ class CryptoProvider(Settlement):
 
     def _abandon(self, shared: _Shared, request: Request, granted: int) -> None:
         """The client has not come back for the rest of its tickets."""
-        if request.granted == granted:
+        if request.granted == granted and not request.waiting:
             request.give_up()
             self._later(self._closed(shared, request))
 

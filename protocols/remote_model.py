@@ -119,6 +119,9 @@ class RemoteModel:
             ) from None
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
+        granted = sum(granted.ticket.ticket.examples for granted, _ in parts)
+        if granted != len(x):
+            raise ProtocolError(f"tickets for {granted} examples were granted, {len(x)} were asked for; the crypto provider is faulty")
         self.last = _report(x, parts, time.perf_counter() - started)
         return np.concatenate([self._opened(answers, reveal) for _, answers in parts])
 

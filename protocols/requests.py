@@ -37,6 +37,7 @@ class Request:
     identifier: bytes = field(default_factory=identifier)
     granted: int = 0
     parts: list[Part] = field(default_factory=list)
+    waiting: bool = False
 
     @property
     def idle(self) -> bool:
@@ -46,7 +47,7 @@ class Request:
     @property
     def settled(self) -> bool:
         """It is idle, and nothing is left to grant."""
-        return self.idle and self.granted == self.examples
+        return self.idle and not self.waiting and self.granted >= self.examples
 
     @property
     def answered(self) -> bool:

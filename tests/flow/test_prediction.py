@@ -238,6 +238,24 @@ async def test_a_request_larger_than_the_memory_is_cut_into_parts(cluster, model
         np.testing.assert_allclose(answer, np.concatenate([expected] * 5), atol=TOLERANCE)
 
 
+async def test_a_client_that_asks_for_tickets_twice_at_once_gets_no_more_than_its_request(cluster, model, images):
+    async with await share(model, cluster, name="greedy") as shared, connect(cluster, "greedy") as remote:
+        terms = {"memory": shared.bytes_per_example, "reveal": ["logits"], "ticket_lifetime": 0.2}  # one example at a time
+        serving = asyncio.create_task(shared.serve(1, **terms))
+        while not await shared.prepared():
+            await asyncio.sleep(0.01)
+        provider = cluster.links.provider
+        grants = await provider.request("greedy", remote.model, 2, "logits")
+        assert grants.left == 1
+        more = await asyncio.gather(*(provider.more("greedy", grants.request) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in more].count(TicketRefused) == 2
+        async with asyncio.timeout(20):
+            while not serving.done():  # all of it expires, so that the one request that is allowed can still be made
+                with contextlib.suppress(QuotaSpent, TicketRefused, WorkerLost):
+                    await remote.query(images[:1])
+                    await serving
+
+
 async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
     async with await share(model, cluster, name="patient") as shared:
         serving = asyncio.create_task(shared.serve(1, ticket_lifetime=0.05))

@@ -41,7 +41,7 @@ def _recording(name: str):
     return message(reentrant=True)(record)
 
 
-MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle"]
+MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle", "knows"]
 
 
 def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:
