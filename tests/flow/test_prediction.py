@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from actors import ActorSystem, ChildProcess
+from actors import ActorSystem, ChildProcess, message
 from protocols import Cluster, Worker, connect, share
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
@@ -444,3 +444,40 @@ async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
             async with asyncio.timeout(20):
                 while await names():
                     await asyncio.sleep(0.01)
+
+
+class Asked(CryptoProvider):
+    """Tells when a server has asked whether a model is still shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ASKED.append(asyncio.Queue())
+
+    @message(reentrant=True)
+    async def knows(self, authority: bytes) -> bool:
+        answer = await CryptoProvider.knows(self, authority)
+        ASKED[-1].put_nowait(answer)
+        return answer
+
+
+ASKED: list[asyncio.Queue] = []
+
+
+async def test_a_connection_to_the_provider_that_only_broke_costs_no_model(model, images, expected):
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
+        for system in systems:
+            await system.spawn(ComputeServer, 0.05, name="server")
+            await system.spawn(Asked, name="provider")
+        workers = [Worker(system.address) for system in systems]
+        cluster = await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
+        async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+            serving = asyncio.create_task(shared.serve(1))
+            for system in systems[:2]:
+                for link in list(system._network._links.values()):
+                    if link.peer.address == systems[2].address:
+                        link._socket.transport.abort()
+            assert await ASKED[-1].get()
+            assert await ASKED[-1].get()
+            np.testing.assert_allclose(await until_served(remote, images[:2]), expected[:2], atol=TOLERANCE)
+            await serving
