@@ -178,7 +178,15 @@ class CryptoProvider(Settlement):
 
     async def _watch(self, shared: _Shared, party: int) -> None:
         ended = await self.system.watch(shared.servers[party])
-        shared.lost = WorkerLost(f"server {party} of model {shared.name!r} is gone: {ended.reason}; the model must be shared again")
+        await self._lose(shared, f"server {party} of model {shared.name!r} is gone: {ended.reason}")
+
+    async def _supply_from(self, pool: Pool, shared: _Shared) -> None:
+        await pool.run()
+        await self._lose(shared, f"nothing more can be dealt for model {shared.name!r}: {pool.failure}")
+
+    async def _lose(self, shared: _Shared, why: str) -> None:
+        """Tells everybody who waits for a model that it is no more."""
+        shared.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
         for pool in shared.pools.values():
             await pool.fail(shared.lost)
         async with shared.requests.changed:
@@ -221,7 +229,7 @@ class CryptoProvider(Settlement):
             return await self._deal(shared, reveal, examples)
 
         pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead)
-        shared.tasks.append(asyncio.create_task(pool.run()))
+        shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
 
     async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
         """Fresh keys, the dealer's mathematics in a thread, then both servers at once."""

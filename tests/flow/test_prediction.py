@@ -25,6 +25,7 @@ from protocols.errors import (
     WorkerLost,
     WorkerUnreachable,
 )
+from protocols.hosting import HostedModel
 
 TOLERANCE = 0.005
 
@@ -463,21 +464,42 @@ class Asked(CryptoProvider):
 ASKED: list[asyncio.Queue] = []
 
 
-async def test_a_connection_to_the_provider_that_only_broke_costs_no_model(model, images, expected):
+@pytest.fixture
+async def at_home():
+    """Three workers in this process, to reach into: their systems, and the cluster."""
     async with contextlib.AsyncExitStack() as stack:
         systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
         for system in systems:
             await system.spawn(ComputeServer, 0.05, name="server")
             await system.spawn(Asked, name="provider")
         workers = [Worker(system.address) for system in systems]
-        cluster = await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
-        async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
-            serving = asyncio.create_task(shared.serve(1))
-            for system in systems[:2]:
-                for link in list(system._network._links.values()):
-                    if link.peer.address == systems[2].address:
-                        link._socket.transport.abort()
-            assert await ASKED[-1].get()
-            assert await ASKED[-1].get()
-            np.testing.assert_allclose(await until_served(remote, images[:2]), expected[:2], atol=TOLERANCE)
-            await serving
+        yield systems, await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
+
+
+async def test_a_connection_to_the_provider_that_only_broke_costs_no_model(at_home, model, images, expected):
+    systems, cluster = at_home
+    async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+        serving = asyncio.create_task(shared.serve(1))
+        for system in systems[:2]:
+            for link in list(system._network._links.values()):
+                if link.peer.address == systems[2].address:
+                    link._socket.transport.abort()
+        assert await ASKED[-1].get()
+        assert await ASKED[-1].get()
+        np.testing.assert_allclose(await until_served(remote, images[:2]), expected[:2], atol=TOLERANCE)
+        await serving
+
+
+async def test_an_owner_is_told_when_a_server_cannot_take_more_randomness(at_home, model, monkeypatch):
+    _, cluster = at_home
+
+    def full(*_):
+        raise MemoryError("no room for randomness")
+
+    monkeypatch.setattr(HostedModel, "prepared", full)
+    async with await share(model, cluster, name="small") as shared:
+        with pytest.raises(WorkerLost, match="no room for randomness"):
+            await shared.serve(1)
+        async with connect(cluster, "small") as remote:
+            with pytest.raises(WorkerLost, match="shared again"):
+                await remote.query(np.zeros((1, 8, 8, 1)))
