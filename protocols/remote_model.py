@@ -135,16 +135,19 @@ class RemoteModel:
         if x.shape[1:] != self.program.input_shape or not x.size:
             hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
             raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
-        x = x.astype(np.float64)
         low, high = self.program.input_range
-        outside = ~((x >= low) & (x <= high))
+        ends = np.array([low, high])
+        if x.dtype.kind == "f":  # 0.1 of float32 is a little above 0.1
+            with np.errstate(over="ignore"):
+                ends = ends.astype(x.dtype)
+        outside = ~((x >= ends[0]) & (x <= ends[1]) & np.isfinite(x))
         if outside.any():
             what = "NaN or infinite" if not np.isfinite(x).all() else "outside of the range"
             raise InputError(
                 f"{int(outside.sum())} of {x.size} values are {what}; model {self.name!r} answers for values from {low:g} to {high:g}. "
                 "Scale the input as for training"
             )
-        return encode(x, self.program.input_scale)
+        return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""

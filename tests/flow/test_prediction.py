@@ -111,6 +111,7 @@ async def test_the_report_has_rounds_and_bytes(served, images):
         (np.zeros((0, 8, 8, 1)), "n >= 1"),
         (np.full((1, 8, 8, 1), np.nan), "64 of 64 values are NaN or infinite"),
         (np.full((1, 8, 8, 1), np.inf), "NaN or infinite"),
+        (np.full((1, 8, 8, 1), -np.inf, np.float16), "NaN or infinite"),
         (np.full((1, 8, 8, 1), 255.0), "from 0 to 1"),
         (np.full((1, 8, 8, 1), "a"), "dtype <U1"),
         (np.zeros((1, 8, 8, 1), complex), "dtype complex128"),
@@ -124,6 +125,20 @@ async def test_bad_input_is_refused_before_anything_is_sent(served, images, bad,
         await remote.query(bad)
     assert remote.last is before
     await remote.query(images[:1])
+
+
+async def test_the_ends_of_the_range_are_inside_in_every_precision(cluster, model):
+    low, high = -0.1, 0.7
+    async with await share(model, cluster, name="ends", input_range=(low, high)) as shared, connect(cluster, "ends") as remote:
+        serving = asyncio.create_task(shared.serve(6, reveal=["logits"]))
+        for end in (low, high):
+            exact = await until_served(remote, np.full((1, 8, 8, 1), end))
+            for dtype in (np.float32, np.float16):
+                x = np.full((1, 8, 8, 1), end, dtype)
+                np.testing.assert_allclose(await remote.query(x), exact, atol=0.01)
+                with pytest.raises(InputError, match="64 of 64 values are outside"):
+                    await remote.query(np.nextafter(x, dtype(9 * end)))
+        await serving
 
 
 async def test_unknown_model_and_other_names(served):
