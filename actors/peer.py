@@ -24,6 +24,7 @@ class Peer:
     Args:
         home: the system at this end.
         write: takes the frames that go out.
+        answer: takes those that answer the other side, if they are to be counted apart.
         address: of the other system if it was dialed, otherwise empty.
         label: what errors call it.
 
@@ -32,7 +33,7 @@ class Peer:
         closed: why the connection has ended; None while it is open.
     """
 
-    def __init__(self, home: Home, write: Write, *, address: str, label: str) -> None:
+    def __init__(self, home: Home, write: Write, *, answer: Write | None = None, address: str, label: str) -> None:
         self.address = address
         self.label = label
         self.timeout = home.timeout
@@ -40,7 +41,7 @@ class Peer:
         self.closed: ConnectionLost | None = None
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
-        self.incoming = Incoming(self._crossing, write)
+        self.incoming = Incoming(self._crossing, answer or write)
         self._receivers: dict[type[Frame], Callable[[Any, Any], None]] = {
             Hello: self._on_hello,
             Call: self.incoming.on_call,

@@ -44,7 +44,8 @@ class ActorSystem:
         timeout: default deadline of calls in seconds; None for none.
         trust: secrets whose holders may run code here (`spawn_on`, `run_on`). Empty: nobody may.
         secrets: address of a node -> secret to run code there. `start_node` adds its own.
-        mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait.
+        mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait. It counts messages, not
+            bytes: over each connection up to `mailbox` * `message_limit` bytes may wait for one actor.
         message_limit: largest message that is taken, in bytes.
         ssl: certificate of this system, for listening on wss.
         connect_ssl: whom to trust when connecting to wss; None for the authorities that the operating system trusts.

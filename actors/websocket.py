@@ -20,7 +20,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from actors.address import Address
-from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, TooLarge, WireError
+from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, Malformed, TooLarge, WireError
 from actors.home import Home
 from actors.peer import Peer
 from actors.wire import Encoded, FrameReader, encode, hello
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FRAGMENT = 256 << 10
 WHOLE = 1 << 20
 """Bytes up to which a frame, or several together, leave as one WebSocket message in one piece."""
+UNREAD = 16 << 20
+"""Bytes of answers that may wait for somebody who asks and does not listen, before nothing more is read from them."""
 OPEN_WITHIN = 10.0
 CLOSE_WITHIN = 2.0
 PING_EVERY, PING_WITHIN = 20.0, 60.0
@@ -40,14 +42,32 @@ class Writer:
     """The frames of one connection that wait to be written, in order."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Encoded, asyncio.Future[None] | None]] = deque()
+        self._queue: deque[tuple[Encoded, asyncio.Future[None] | None, int]] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._flushed = asyncio.Event()
         self._flushed.set()
+        self._unread = 0
+        self._room = asyncio.Event()
+        self._room.set()
 
     def put(self, encoded: Encoded, written: asyncio.Future[None] | None = None) -> None:
         """Adds a frame; never waits. `written` is done once its buffers have been written."""
-        self._queue.append((encoded, written))
+        self._add(encoded, written, 0)
+
+    def put_answer(self, encoded: Encoded, written: asyncio.Future[None] | None = None) -> None:
+        """Adds a frame that answers the other side; counts towards `UNREAD` until it has been written.
+
+        Own messages do not count: two systems that send each other much at once would wait for each other.
+        """
+        self._add(encoded, written, encoded.size)
+
+    async def room(self) -> None:
+        """Waits until no more than `UNREAD` bytes of answers wait."""
+        await self._room.wait()
+
+    def _add(self, encoded: Encoded, written: asyncio.Future[None] | None, answer: int) -> None:
+        self._queue.append((encoded, written, answer))
+        self._count(answer)
         self._flushed.clear()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -63,6 +83,14 @@ class Writer:
                 await self._wake
         finally:
             self._flushed.set()
+            self._room.set()
+
+    def _count(self, answer: int) -> None:
+        self._unread += answer
+        if self._unread > UNREAD:
+            self._room.clear()
+        else:
+            self._room.set()
 
     async def flush(self) -> None:
         """Waits until everything has been written."""
@@ -70,30 +98,35 @@ class Writer:
 
     def abandon(self, error: Exception) -> None:
         """Nothing will be written any more."""
-        for _, written in self._queue:
+        for _, written, _ in self._queue:
             if written is not None and not written.done():
                 written.set_exception(error)
         self._queue.clear()
 
     async def _write_next(self, socket: Connection) -> None:
-        encoded, written = self._queue[0]
+        encoded, written, answer = self._queue[0]
         if not encoded.buffers and len(encoded.header) <= WHOLE:
-            await socket.send(self._together())
+            small, answers = self._together()
+            await socket.send(small)
+            self._count(-answers)
             return
         await socket.send(fragments(encoded) if encoded.size > WHOLE else encoded.joined().header)
         self._queue.popleft()
         encoded.buffers.clear()
+        self._count(-answer)
         if written is not None and not written.done():
             written.set_result(None)
 
-    def _together(self) -> bytes:
-        """The small frames that are next, as one."""
-        first = self._queue.popleft()[0].header
-        parts, size = [first], len(first)
+    def _together(self) -> tuple[bytes, int]:
+        """The small frames that are next, as one; and how many bytes of them are answers."""
+        first, _, answers = self._queue.popleft()
+        parts, size = [first.header], len(first.header)
         while self._queue and not self._queue[0][0].buffers and size + len(self._queue[0][0].header) <= WHOLE:
-            parts.append(self._queue.popleft()[0].header)
-            size += len(parts[-1])
-        return b"".join(parts) if len(parts) > 1 else first
+            frame, _, answer = self._queue.popleft()
+            parts.append(frame.header)
+            size += len(frame.header)
+            answers += answer
+        return b"".join(parts) if len(parts) > 1 else parts[0], answers
 
 
 def fragments(encoded: Encoded) -> Iterator[bytes | memoryview]:
@@ -138,7 +171,7 @@ class Link:
         self._why = ""
         host = socket.remote_address
         label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")
-        self.peer = Peer(home, self._writer.put, address=address, label=label)
+        self.peer = Peer(home, self._writer.put, answer=self._writer.put_answer, address=address, label=label)
 
     async def run(self) -> None:
         """Reads and writes until the connection ends, for whatever reason."""
@@ -173,12 +206,22 @@ class Link:
 
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
-        receive = self.peer.receive
+        try:
+            async with asyncio.timeout(OPEN_WITHIN):
+                while not self.peer.greeted.done():
+                    await self._read_message(reader)
+        except TimeoutError:
+            raise Malformed(f"no greeting came within {OPEN_WITHIN:g} s") from None
         while True:
-            async for piece in self._socket.recv_streaming(decode=False):
-                for packet in reader.feed(piece):
-                    receive(packet)
-            reader.end()
+            await self._read_message(reader)
+
+    async def _read_message(self, reader: FrameReader) -> None:
+        receive = self.peer.receive
+        async for piece in self._socket.recv_streaming(decode=False):
+            for packet in reader.feed(piece):
+                receive(packet)
+            await self._writer.room()
+        reader.end()
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):

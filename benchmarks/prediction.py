@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -195,7 +196,8 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="print the figures as JSON only")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, 500 images")
     arguments = parser.parse_args()
-    result = asyncio.run(measure(arguments.quick))
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the figures
+        result = asyncio.run(measure(arguments.quick))
     if arguments.json:
         print(json.dumps({"confide": result, "peers": PEERS}, indent=2))
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from ssl import SSLContext
 from types import TracebackType
+from typing import TypeVar
 
-from actors import ActorSystem, ChildFailed, ChildProcess, ConnectFailed
+from actors import Actor, ActorError, ActorNotFound, ActorSystem, ChildFailed, ChildProcess, ConnectFailed
 from protocols.compute_server import ComputeServer
 from protocols.concurrency import at_once
 from protocols.crypto_provider import CryptoProvider
@@ -15,6 +15,8 @@ from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
 from protocols.presence import Presence
 from protocols.worker import Worker
+
+A = TypeVar("A", bound=Actor)
 
 START_WITHIN = 60.0
 """Seconds that a worker may take to start: two with compiled kernels at hand, more when they are compiled for the first time."""
@@ -105,9 +107,12 @@ class Cluster:
         return self._presence
 
     async def __aenter__(self) -> Cluster:
+        if self._links is not None:
+            raise ClusterError("the cluster is running already; give each block a Cluster of its own")
         async with contextlib.AsyncExitStack() as stack:
             system = await stack.enter_async_context(self.system())
-            await asyncio.gather(*(self._find(number, system, stack) for number in range(3)))
+            stack.callback(self.children.clear)
+            await at_once(*(self._find(number, system, stack) for number in range(3)))
             self._links = await connected(system, self.addresses)
             self._presence = await system.spawn(Presence)
             self._stack = stack.pop_all()
@@ -123,6 +128,8 @@ class Cluster:
             reason = "its port is not chosen yet"
         except ConnectFailed as error:
             reason = str(error)
+        except ActorError as error:
+            raise _unreachable(worker.url, error) from None
         if not (self.auto_managed and worker.local):
             raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
         try:
@@ -135,7 +142,6 @@ class Cluster:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._links = self._presence = None
-        self.children.clear()
         await self._stack.aclose()
 
     def __repr__(self) -> str:
@@ -157,11 +163,20 @@ async def connected(system: ActorSystem, addresses: Addresses) -> Links:
     Raises:
         WorkerUnreachable: one of them does not answer, or is not a worker of confide.
     """
+    first, second = await at_once(*(_connected(system, f"{url}/server", ComputeServer) for url in addresses.servers))
+    provider = await _connected(system, f"{addresses.crypto_provider}/provider", CryptoProvider)
+    return Links(system, (first, second), provider)
+
+
+async def _connected(system: ActorSystem, address: str, actor: type[A]) -> A:
     try:
-        (first, second), provider = await asyncio.gather(
-            at_once(*(system.connect(f"{url}/server", ComputeServer) for url in addresses.servers)),
-            system.connect(f"{addresses.crypto_provider}/provider", CryptoProvider),
-        )
+        return await system.connect(address, actor)
     except ConnectFailed as error:
         raise WorkerUnreachable(f"{error}; is the cluster running?") from None
-    return Links(system, (first, second), provider)
+    except ActorError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: ActorError) -> WorkerUnreachable:
+    what = "whoever answers there is not a worker of confide" if isinstance(error, ActorNotFound) else "it cannot be used"
+    return WorkerUnreachable(f"{address}: {what}: {error}")

@@ -63,7 +63,10 @@ def _encryption(certificate: Path | None, key: Path | None, authority: Path | No
 def status(addresses: Annotated[list[str], typer.Argument(help="host:port of each worker")]) -> None:
     """Ask workers whether they are there, and which models they host."""
     table = Table("worker", "state", "models")
-    reached = asyncio.run(_states([Worker(address) for address in addresses]))
+    try:
+        reached = asyncio.run(_states([Worker(address) for address in addresses]))
+    except ProtocolError as error:
+        raise fail(error) from None
     for address, (there, text) in zip(addresses, reached, strict=True):
         table.add_row(address, "[green]ready[/]" if there else "[red]unreachable[/]", text)
     console.print(table)

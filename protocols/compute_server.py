@@ -54,7 +54,7 @@ class _Entry:
         self.peer = peer.with_options(one_way=True)
         self.provider = provider.with_options(one_way=True)
         self.inboxes = Inboxes(patience)
-        self.watch: asyncio.Task[None] | None = None
+        self.watches: list[asyncio.Task[None]] = []
 
 
 class ComputeServer(Actor):
@@ -104,11 +104,26 @@ class ComputeServer(Actor):
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
         entry = self._entries[hosting.name] = _Entry(model, peer, provider, self._patience)
-        entry.watch = asyncio.create_task(self._watch(entry, peer))
+        entry.watches = [asyncio.create_task(self._watch(entry, peer)), asyncio.create_task(self._watch_provider(entry, provider))]
 
     async def _watch(self, entry: _Entry, peer: ComputeServer) -> None:
         ended = await self.system.watch(peer)
         entry.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
+
+    async def _watch_provider(self, entry: _Entry, provider: Settlement) -> None:
+        """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
+        is gone, too, and can stop nothing. A connection that only broke is no loss.
+        """
+        known = True
+        while known:
+            await self.system.watch(provider)
+            await asyncio.sleep(self._patience)
+            try:
+                known = await provider.knows(entry.model.hosting.authority)
+            except ActorError:
+                known = False
+        if self._entries.get(entry.model.name) is entry:
+            self._forget(entry)
 
     @message(reentrant=True)
     async def deal(
@@ -142,8 +157,8 @@ class ComputeServer(Actor):
     def _close(self, entry: _Entry, reason: Exception) -> None:
         entry.inboxes.fail_all(reason)
         entry.inboxes.close()
-        if entry.watch is not None:
-            entry.watch.cancel()
+        for watch in entry.watches:
+            watch.cancel()
 
     # The owner's messages.
 
@@ -183,17 +198,17 @@ class ComputeServer(Actor):
     async def answer(self, signed: SignedTicket, m: npt.NDArray[np.uint64]) -> Answer:
         """This server's share of the answer for masked examples.
 
-        Steps: (1) verify the ticket; (2) check the shape; (3) count the request; (4) consume the randomness; (5) evaluate with the other
-        server; (6) tell the provider how it ended. Nothing is sent before (4).
+        Steps: (1) verify the ticket; (2) check the shape; (3) consume the randomness; (4) count the request; (5) evaluate with the other
+        server; (6) tell the provider how it ended. Nothing is sent before (4), and a ticket that is refused in (3) counts nowhere.
         """
         entry = self._by("model", signed.ticket.model)
         model = entry.model
         ticket = check(signed, model.hosting.ticket_key, model.me.index)
         model.check_input(ticket, m)
-        model.admit(ticket)
         material = model.stocks[ticket.reveal].take(ticket)
         answered = False
         try:
+            model.admit(ticket)
             share, cost = await self._evaluate(entry, ticket, material, m)
             answered = True
         finally:

@@ -1,7 +1,7 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
 
 It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`),
-and the servers (`settle`): none carries anything that depends on a weight, an input or an answer.
+and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
 """
@@ -178,7 +178,15 @@ class CryptoProvider(Settlement):
 
     async def _watch(self, shared: _Shared, party: int) -> None:
         ended = await self.system.watch(shared.servers[party])
-        shared.lost = WorkerLost(f"server {party} of model {shared.name!r} is gone: {ended.reason}; the model must be shared again")
+        await self._lose(shared, f"server {party} of model {shared.name!r} is gone: {ended.reason}")
+
+    async def _supply_from(self, pool: Pool, shared: _Shared) -> None:
+        await pool.run()
+        await self._lose(shared, f"nothing more can be dealt for model {shared.name!r}: {pool.failure}")
+
+    async def _lose(self, shared: _Shared, why: str) -> None:
+        """Tells everybody who waits for a model that it is no more."""
+        shared.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
         for pool in shared.pools.values():
             await pool.fail(shared.lost)
         async with shared.requests.changed:
@@ -201,14 +209,14 @@ class CryptoProvider(Settlement):
         for reveal in set(shared.pools) - set(allowance.terms.reveal):
             await shared.pools[reveal].rest()
         shared.reveal = allowance.terms.reveal
-        shared.requests.allow(allowance.terms.num_requests)
+        shared.requests.allow(allowance.terms.total)
 
     async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
         size = inference.layout(shared.program_for(reveal)).bytes_per_example
         capacity = allowance.memory // len(allowance.terms.reveal) // size
         if capacity < 1:
             raise TooLarge(
-                f"one example of model {shared.name!r} needs {size >> 20} MiB of randomness at a server, and {allowance.memory >> 20} MiB "
+                f"one example of model {shared.name!r} needs {size:,} bytes of randomness at a server, and {allowance.memory:,} bytes "
                 f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve with more memory"
             )
         chunk = _chunk_size(size, capacity)
@@ -221,7 +229,7 @@ class CryptoProvider(Settlement):
             return await self._deal(shared, reveal, examples)
 
         pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead)
-        shared.tasks.append(asyncio.create_task(pool.run()))
+        shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
 
     async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
         """Fresh keys, the dealer's mathematics in a thread, then both servers at once."""
@@ -279,9 +287,11 @@ class CryptoProvider(Settlement):
     # The clients' messages.
 
     @message(reentrant=True)
-    async def request(self, name: str, examples: int, reveal: Reveal) -> Grants:
-        """Begins a request and returns its first tickets, as soon as there are any."""
+    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal) -> Grants:
+        """Begins a request and returns its first tickets, as soon as there are any. `model` is the identifier from the handshake."""
         shared = self._shared(name)
+        if shared.hostings[0].model != model:
+            raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
@@ -297,19 +307,24 @@ class CryptoProvider(Settlement):
         """The next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
-        if found is None or found.granted == found.examples:
+        if found is None or found.granted >= found.examples:
             raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
+        if found.waiting:
+            raise TicketRefused(f"the tickets of this request for model {name!r} are being waited for already; ask once at a time")
         return await self._grant(shared, found)
 
     async def _grant(self, shared: _Shared, request: Request) -> Grants:
         if shared.lost is not None:
             raise shared.lost
+        request.waiting = True
         try:
             grants = await shared.pools[request.reveal].take(request.examples - request.granted)
         except BaseException:  # the client has gone, or the pool is lost
             request.give_up()
             self._later(self._closed(shared, request))
             raise
+        finally:
+            request.waiting = False
         granted = []
         for grant in grants:
             ticket = Ticket(
@@ -326,9 +341,14 @@ class CryptoProvider(Settlement):
             request.parts.append(part)
             request.granted += ticket.examples
             granted.append(Granted(sign(ticket, shared.keys), grant.input_mask))
-        return Grants(request.identifier, granted, request.examples - request.granted)
+        return Grants(request.identifier, granted, max(0, request.examples - request.granted))
 
     # The servers' messages, and what becomes of tickets.
+
+    @message(reentrant=True)
+    async def knows(self, authority: bytes) -> bool:
+        """A server asks whether a model is still shared."""
+        return any(authority == hosting.authority for shared in self._models.values() for hosting in shared.hostings)
 
     @message(reentrant=True)
     async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
@@ -368,7 +388,7 @@ class CryptoProvider(Settlement):
 
     def _abandon(self, shared: _Shared, request: Request, granted: int) -> None:
         """The client has not come back for the rest of its tickets."""
-        if request.granted == granted:
+        if request.granted == granted and not request.waiting:
             request.give_up()
             self._later(self._closed(shared, request))
 

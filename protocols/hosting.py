@@ -74,9 +74,9 @@ class Hosting(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What an owner allows: how many more requests, and which kinds of answer."""
+    """What an owner allows: how many requests in all since the model was shared, and which kinds of answer."""
 
-    num_requests: int
+    total: int
     reveal: tuple[Reveal, ...] = REVEALS
 
 
@@ -130,9 +130,9 @@ class HostedModel:
         self._weights = WeightShares.of(self.me, masked, weight_masks(self.hosting.weight_key, shapes))
 
     def serve(self, terms: Terms) -> None:
-        """Allows `terms.num_requests` requests more."""
+        """Allows `terms.total` requests in all, those that were answered before included."""
         self.reveal = terms.reveal
-        self._allowed = len(self._requests) + terms.num_requests
+        self._allowed = terms.total
 
     def admit(self, ticket: Ticket) -> None:
         """Counts a request.

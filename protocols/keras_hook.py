@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 
@@ -96,8 +97,13 @@ class Cluster:
         return self._loop.run(work)
 
     def stop(self) -> None:
-        """Ends the workers that `start` started. Does nothing if the cluster is not running."""
+        """Ends the workers that `start` started. What was shared through this cluster ends with its connection.
+
+        Does nothing if the cluster is not running.
+        """
         if self._loop is not None:
+            for model in [model for model, (cluster, _) in _shared.items() if cluster is self]:
+                del _shared[model]
             loop, self._loop = self._loop, None
             loop.run(self.cluster.__aexit__(None, None, None))
             loop.close()
@@ -132,14 +138,14 @@ class KerasHook:
         KerasHook._installed = False
 
 
-_shared: dict[int, tuple[Cluster, SharedModel]] = {}
-"""What each hooked model is shared as, by the identity of the model."""
+_shared: weakref.WeakKeyDictionary[Any, tuple[Cluster, SharedModel]] = weakref.WeakKeyDictionary()
+"""What each hooked model is shared as, as long as the model lives."""
 
 
 def _share(self: Any, cluster: Cluster, name: str | None = None, **settings: Any) -> None:
-    if id(self) in _shared:
+    if self in _shared:
         raise ServingError(f"model {self.name!r} is shared already; stop() it first")
-    _shared[id(self)] = (cluster, cluster.run(share(self, cluster.cluster, name, **settings)))
+    _shared[self] = (cluster, cluster.run(share(self, cluster.cluster, name, **settings)))
 
 
 def _serve(self: Any, num_requests: int = 5, **settings: Any) -> None:
@@ -152,15 +158,15 @@ def _serve(self: Any, num_requests: int = 5, **settings: Any) -> None:
 
 
 def _stop(self: Any) -> None:
-    cluster, shared = _of(self)
-    del _shared[id(self)]
-    cluster.run(shared.stop())
+    if self in _shared:
+        cluster, shared = _shared.pop(self)
+        cluster.run(shared.stop())
 
 
 def _of(model: Any) -> tuple[Cluster, SharedModel]:
-    if id(model) not in _shared:
+    if model not in _shared:
         raise ServingError(f"model {model.name!r} is not shared; call share(cluster) first")
-    return _shared[id(model)]
+    return _shared[model]
 
 
 class Client:

@@ -66,8 +66,13 @@ class Pool:
         """Examples that can be granted at once."""
         return sum(chunk.left for chunk in self._ready)
 
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing more is dealt."""
+        return self._failure
+
     async def run(self) -> None:
-        """Deals until cancelled, or until a server is lost."""
+        """Deals until cancelled, or until a chunk cannot be dealt."""
         try:
             async with asyncio.TaskGroup() as dealers:
                 for _ in range(DEALERS):

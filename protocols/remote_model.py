@@ -54,11 +54,13 @@ class RemoteModel:
 
     Attributes:
         name: the model's name.
+        model: what tells it from other models that had this name before, or will.
         last: what the last query cost, or None.
     """
 
     def __init__(self, handshake: Handshake, links: Links) -> None:
         self.name = handshake.name
+        self.model = handshake.model
         self.program: Program = handshake.program
         self.last: Report | None = None
         self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
@@ -112,33 +114,44 @@ class RemoteModel:
             async with asyncio.timeout(timeout):
                 parts = await self._ask(x, reveal)
         except TimeoutError:
-            raise WorkerLost(f"model {self.name!r} did not answer within {timeout:g} s; ask again") from None
+            raise WorkerLost(
+                f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
+            ) from None
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
+        granted = sum(granted.ticket.ticket.examples for granted, _ in parts)
+        if granted != len(x):
+            raise ProtocolError(f"tickets for {granted} examples were granted, {len(x)} were asked for; the crypto provider is faulty")
         self.last = _report(x, parts, time.perf_counter() - started)
         return np.concatenate([self._opened(answers, reveal) for _, answers in parts])
 
     def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        x = np.asarray(examples)
+        try:
+            x = np.asarray(examples)
+        except ValueError as error:
+            raise InputError(f"examples that are no array were given: {error}") from None
         if x.dtype.kind not in "fiub":
             raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
         if x.shape[1:] != self.program.input_shape or not x.size:
             hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
             raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
-        x = x.astype(np.float64)
         low, high = self.program.input_range
-        outside = ~((x >= low) & (x <= high))
+        ends = np.array([low, high])
+        if x.dtype.kind == "f":  # 0.1 of float32 is a little above 0.1
+            with np.errstate(over="ignore"):
+                ends = ends.astype(x.dtype)
+        outside = ~((x >= ends[0]) & (x <= ends[1]) & np.isfinite(x))
         if outside.any():
             what = "NaN or infinite" if not np.isfinite(x).all() else "outside of the range"
             raise InputError(
                 f"{int(outside.sum())} of {x.size} values are {what}; model {self.name!r} answers for values from {low:g} to {high:g}. "
                 "Scale the input as for training"
             )
-        return encode(x, self.program.input_scale)
+        return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
-        grants = await self._provider.request(self.name, len(x), reveal)
+        grants = await self._provider.request(self.name, self.model, len(x), reveal)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0]))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)

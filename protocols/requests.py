@@ -37,6 +37,7 @@ class Request:
     identifier: bytes = field(default_factory=identifier)
     granted: int = 0
     parts: list[Part] = field(default_factory=list)
+    waiting: bool = False
 
     @property
     def idle(self) -> bool:
@@ -46,7 +47,7 @@ class Request:
     @property
     def settled(self) -> bool:
         """It is idle, and nothing is left to grant."""
-        return self.idle and self.granted == self.examples
+        return self.idle and not self.waiting and self.granted >= self.examples
 
     @property
     def answered(self) -> bool:
@@ -73,9 +74,9 @@ class Requests:
         """How many more requests may be made."""
         return self._allowed - self.answered - len(self._open)
 
-    def allow(self, num_requests: int) -> None:
-        """So many more from now on."""
-        self._allowed = self.answered + len(self._open) + num_requests
+    def allow(self, total: int) -> None:
+        """So many in all, those that were answered or are under way included."""
+        self._allowed = total
 
     def open(self, examples: int, reveal: Reveal) -> Request:
         """Begins a request.

@@ -1,4 +1,4 @@
-"""What a server tells the crypto provider when a ticket has been used: the only message from the one to the other."""
+"""What a server says to the crypto provider: how a ticket ended, and, after a loss of their connection, whether a model is still shared."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ class Settlement(Actor):
     @abstractmethod
     async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
         """A part of a request has ended at a server: its share was released, or it was not and never will be."""
+
+    @message(reentrant=True)
+    @abstractmethod
+    async def knows(self, authority: bytes) -> bool:
+        """Whether the model of this authority is still shared. A provider that was started again knows none."""

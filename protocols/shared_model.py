@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols import inference
 from protocols.cluster import Cluster
 from protocols.crypto_provider import MEMORY, Allowance, Opening
-from protocols.errors import UnknownModel, WorkerLost
+from protocols.errors import NotOwner, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Terms
 from protocols.linear import weight_masks
@@ -55,6 +56,7 @@ class SharedModel:
         """Lets clients ask, and returns once `num_requests` requests have been answered.
 
         Servers and crypto provider each enforce the number. A request that got no answer (a client that vanished) does not count.
+        Cancelling this ends the waiting only: what was allowed is answered until `stop`.
 
         Args:
             num_requests: at least 1; each may have any number of examples.
@@ -68,12 +70,18 @@ class SharedModel:
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
             ServingError: the model was stopped, or does not fit the memory.
-            ValueError: `num_requests` is below 1, or `reveal` names no kind of answer of this model.
+            ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
+            TypeError: a number is not an integer.
         """
-        terms = Terms(_at_least_one(num_requests), self._kinds(reveal))
-        allowance = Allowance(terms, memory, ahead, ticket_lifetime)
-        until = self._answered + num_requests
+        requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
+        memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
+        if not ticket_lifetime > 0:
+            raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
         try:
+            self._answered = await self._links.provider.answered(self.name, self._opening.owner, -1)
+            until = self._answered + requests
+            terms = Terms(until, kinds)
+            allowance = Allowance(terms, memory, ahead, ticket_lifetime)
             await asyncio.gather(*(server.serve(self._opening.owner, terms) for server in self._links.servers))
             await self._links.provider.serve(self.name, self._opening.owner, allowance)
             waiting = self._links.provider.with_options(timeout=None)
@@ -88,10 +96,10 @@ class SharedModel:
 
     def _kinds(self, reveal: Collection[Reveal] | None) -> tuple[Reveal, ...]:
         possible = REVEALS if self.program.label is not None else ("logits",)
-        chosen = possible if reveal is None else tuple(kind for kind in possible if kind in reveal)
-        if not chosen or (reveal is not None and set(reveal) - set(possible)):
-            raise ValueError(f"reveal={list(reveal or [])} was asked for; this model can give {list(possible)}")
-        return chosen
+        wanted = possible if reveal is None else {reveal} if isinstance(reveal, str) else set(reveal)
+        if not wanted or set(wanted) - set(possible):
+            raise ValueError(f"reveal={reveal!r} was asked for; this model can give {list(possible)}")
+        return tuple(kind for kind in possible if kind in wanted)
 
     @property
     def bytes_per_example(self) -> int:
@@ -105,7 +113,7 @@ class SharedModel:
     async def stop(self) -> None:
         """Removes the model from all workers; requests under way fail. Does nothing the second time.
 
-        A worker that is gone has forgotten the model already: that is no error.
+        A worker that is gone, or was started again, has forgotten the model already: that is no error.
 
         Raises:
             WorkerLost: a worker is there and does not answer.
@@ -117,7 +125,7 @@ class SharedModel:
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
                 raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
                 raise outcome
 
     async def __aenter__(self) -> SharedModel:
@@ -134,10 +142,15 @@ class SharedModel:
         return f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape})"
 
 
-def _at_least_one(num_requests: int) -> int:
-    if num_requests < 1:
-        raise ValueError(f"num_requests={num_requests}; at least 1 is needed")
-    return num_requests
+def _whole(name: str, number: int, least: int) -> int:
+    """A setting of `serve`, checked before anything is sent."""
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name}={number!r} is not an integer") from None
+    if not least <= whole < 1 << 48:
+        raise ValueError(f"{name}={number}; at least {least} is needed, and less than 2^48")
+    return whole
 
 
 async def share(

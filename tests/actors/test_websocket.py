@@ -36,6 +36,7 @@ from actors import (
     VersionMismatch,
     frames,
     message,
+    websocket,
 )
 from actors.frames import PROTOCOL, VERSION
 from actors.wire import encode, hello
@@ -170,6 +171,59 @@ async def test_an_extension_that_stands_for_nothing(server):
         while b"MessageRejected" not in received:
             received += await stranger.recv()
         assert b"stands for no array" in received
+
+
+@pytest.mark.parametrize("data", [None, b""])
+async def test_a_connection_that_never_greets_is_closed(server, monkeypatch, data):
+    monkeypatch.setattr(websocket, "OPEN_WITHIN", 0.05)
+    async with connect(server.address, compression=None) as stranger:
+        if data is not None:
+            await stranger.send(data)
+        with pytest.raises(ConnectionClosed) as closed:
+            await drained(stranger)
+    assert closed.value.rcvd.reason.startswith("Malformed: no greeting came within")
+
+
+async def test_empty_messages_are_nothing(server):
+    async with connect(server.address, compression=None) as stranger:
+        for data in (b"", HELLO, b"", frame(1, 1, "", "find", [["waiter"], [], []]), b""):
+            await stranger.send(data)
+        received = await stranger.recv()
+        while b"Waiter" not in received:
+            received += await stranger.recv()
+
+
+async def test_somebody_who_asks_and_does_not_listen_fills_no_memory(server, client, monkeypatch):
+    """Every answer is there when they listen again, and others are served meanwhile."""
+    monkeypatch.setattr(websocket, "UNREAD", 1 << 20)
+    waiter = await client.connect(f"{server.address}/waiter", Waiter)
+    before = set(server._network._links)
+    size, count = 1 << 18, 200
+    async with connect(server.address, compression=None, max_queue=1, ping_interval=None) as stranger:
+        await stranger.send(HELLO + frame(1, 0, "", "find", [["waiter"], [], []]))
+        while b"Waiter" not in await stranger.recv():
+            pass
+        [task] = set(server._network._links) - before
+        writer = server._network._links[task]._writer
+        stranger.transport.pause_reading()
+        body = msgspec.Raw(msgspec.msgpack.encode([msgspec.msgpack.Ext(1, struct.pack("<I", 0))]))
+
+        async def ask() -> None:
+            for number in range(1, count + 1):
+                await stranger.send(frame(1, number, "waiter", "echo", [body, [["|u1", [size]]], []]) + bytes(size))
+
+        asking = asyncio.create_task(ask())
+        unsent = 0
+        for _ in range(500):
+            assert await waiter.ping() == "pong"
+            unsent = max(unsent, sum(encoded.size for encoded, *_ in writer._queue))
+        assert not asking.done()
+        assert size < unsent < 4 << 20
+        stranger.transport.resume_reading()
+        received = 0
+        while received < count * size:
+            received += len(await stranger.recv())
+        await asking
 
 
 async def test_web_pages_may_not_connect(server):

@@ -81,3 +81,15 @@ def test_sharing_twice_is_refused(hook, cluster, model):
     with pytest.raises(ServingError, match="shared already"):
         model.share(cluster)
     model.stop()
+
+
+def test_the_end_of_a_cluster_is_the_end_of_what_was_shared_there(hook, model):
+    cluster = keras_hook.Cluster("localhost:0", "localhost:0", "localhost:0")
+    cluster.start()
+    model.share(cluster)
+    cluster.stop()
+    model.stop()  # nothing is left to stop
+    cluster.start()
+    model.share(cluster)  # not taken for what was shared before
+    model.stop()
+    cluster.stop()

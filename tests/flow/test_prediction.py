@@ -1,24 +1,31 @@
 """The whole flow with real processes over real websockets: owner, two servers, crypto provider, clients."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
 import numpy as np
 import pytest
 
+from actors import ActorSystem, ChildProcess, message
 from protocols import Cluster, Worker, connect, share
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
 from protocols.errors import (
     ClusterError,
     InputError,
     NameTaken,
     NotServed,
     QuotaSpent,
+    TicketRefused,
+    TooLarge,
     UnknownModel,
     UnsupportedLayer,
     WorkerLost,
     WorkerUnreachable,
 )
+from protocols.hosting import HostedModel
 
 TOLERANCE = 0.005
 
@@ -104,9 +111,11 @@ async def test_the_report_has_rounds_and_bytes(served, images):
         (np.zeros((0, 8, 8, 1)), "n >= 1"),
         (np.full((1, 8, 8, 1), np.nan), "64 of 64 values are NaN or infinite"),
         (np.full((1, 8, 8, 1), np.inf), "NaN or infinite"),
+        (np.full((1, 8, 8, 1), -np.inf, np.float16), "NaN or infinite"),
         (np.full((1, 8, 8, 1), 255.0), "from 0 to 1"),
         (np.full((1, 8, 8, 1), "a"), "dtype <U1"),
         (np.zeros((1, 8, 8, 1), complex), "dtype complex128"),
+        ([[1, 2], [3]], "no array"),
     ],
 )
 async def test_bad_input_is_refused_before_anything_is_sent(served, images, bad, complaint):
@@ -116,6 +125,20 @@ async def test_bad_input_is_refused_before_anything_is_sent(served, images, bad,
         await remote.query(bad)
     assert remote.last is before
     await remote.query(images[:1])
+
+
+async def test_the_ends_of_the_range_are_inside_in_every_precision(cluster, model):
+    low, high = -0.1, 0.7
+    async with await share(model, cluster, name="ends", input_range=(low, high)) as shared, connect(cluster, "ends") as remote:
+        serving = asyncio.create_task(shared.serve(6, reveal=["logits"]))
+        for end in (low, high):
+            exact = await until_served(remote, np.full((1, 8, 8, 1), end))
+            for dtype in (np.float32, np.float16):
+                x = np.full((1, 8, 8, 1), end, dtype)
+                np.testing.assert_allclose(await remote.query(x), exact, atol=0.01)
+                with pytest.raises(InputError, match="64 of 64 values are outside"):
+                    await remote.query(np.nextafter(x, dtype(9 * end)))
+        await serving
 
 
 async def test_unknown_model_and_other_names(served):
@@ -161,6 +184,65 @@ async def test_only_the_kinds_of_answer_that_the_owner_allows(cluster, model, im
             await shared.serve(0)
         with pytest.raises(ValueError, match="can give"):
             await shared.serve(1, reveal=["probabilities"])
+        with pytest.raises(TypeError, match="not an integer"):
+            await shared.serve(1.5)
+        with pytest.raises(ValueError, match="ahead=-1"):
+            await shared.serve(1, ahead=-1)
+        with pytest.raises(ValueError, match="ticket_lifetime=0"):
+            await shared.serve(1, ticket_lifetime=0)
+        with pytest.raises(TooLarge, match="100 bytes are allowed"):
+            await shared.serve(1, memory=100)
+
+
+async def test_serving_can_be_interrupted_and_goes_on_with_as_many_more(cluster, model, images):
+    async with await share(model, cluster, name="resumed") as shared, connect(cluster, "resumed") as remote:
+        serving = asyncio.create_task(shared.serve(3))
+        await until_served(remote, images[:1])
+        await finish(serving)
+        await remote.query(images[:1])  # allowed before, answered while nobody waits
+        answered = []
+        again = asyncio.create_task(shared.serve(2, on_answer=answered.append))
+        while not again.done():
+            with contextlib.suppress(QuotaSpent):
+                await remote.query(images[:1])
+        assert len(answered) == 2
+        with pytest.raises(QuotaSpent, match=f"{answered[-1]} requests"):
+            await remote.query(images[:1])
+
+
+async def test_a_client_of_a_model_that_was_shared_anew_is_told(cluster, model, images):
+    import keras
+
+    larger = keras.models.clone_model(model)
+    larger.set_weights([40 * w for w in model.get_weights()])
+    shared = await share(model, cluster, name="anew")
+    async with connect(cluster, "anew") as remote:
+        await shared.stop()
+        async with await share(larger, cluster, name="anew") as other:
+            serving = asyncio.create_task(other.serve(1))
+            with pytest.raises(UnknownModel, match="shared anew"):
+                await remote.query(images[:1])
+            async with connect(cluster, "anew") as fresh:
+                np.testing.assert_allclose(await until_served(fresh, images[:1]), larger.predict(images[:1], verbose=0), atol=0.2)
+            await serving
+
+
+async def test_expired_tickets_do_not_eat_the_quota_of_the_servers(cluster, model, images):
+    async with await share(model, cluster, name="brief") as shared, connect(cluster, "brief") as remote:
+        serving = asyncio.create_task(shared.serve(1, ticket_lifetime=0.2, reveal=["logits"]))
+        granted = []
+        while len(granted) < 2:  # the second is granted only after the first has expired
+            with contextlib.suppress(NotServed, QuotaSpent):
+                granted += (await cluster.links.provider.request("brief", remote.model, 1, "logits")).granted
+            await asyncio.sleep(0.01)
+        for server in cluster.links.servers:
+            with pytest.raises(TicketRefused, match="withdrawn"):
+                await server.answer(granted[0].ticket, granted[0].input_mask)
+        async with asyncio.timeout(20):
+            while not serving.done():
+                with contextlib.suppress(QuotaSpent, TicketRefused, WorkerLost):
+                    assert (await remote.query(images[:1])).shape == (1, 4)
+                    await serving
 
 
 async def test_a_request_larger_than_the_memory_is_cut_into_parts(cluster, model, images, expected):
@@ -172,13 +254,31 @@ async def test_a_request_larger_than_the_memory_is_cut_into_parts(cluster, model
         np.testing.assert_allclose(answer, np.concatenate([expected] * 5), atol=TOLERANCE)
 
 
+async def test_a_client_that_asks_for_tickets_twice_at_once_gets_no_more_than_its_request(cluster, model, images):
+    async with await share(model, cluster, name="greedy") as shared, connect(cluster, "greedy") as remote:
+        terms = {"memory": shared.bytes_per_example, "reveal": ["logits"], "ticket_lifetime": 0.2}  # one example at a time
+        serving = asyncio.create_task(shared.serve(1, **terms))
+        while not await shared.prepared():
+            await asyncio.sleep(0.01)
+        provider = cluster.links.provider
+        grants = await provider.request("greedy", remote.model, 2, "logits")
+        assert grants.left == 1
+        more = await asyncio.gather(*(provider.more("greedy", grants.request) for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in more].count(TicketRefused) == 2
+        async with asyncio.timeout(20):
+            while not serving.done():  # all of it expires, so that the one request that is allowed can still be made
+                with contextlib.suppress(QuotaSpent, TicketRefused, WorkerLost):
+                    await remote.query(images[:1])
+                    await serving
+
+
 async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
     async with await share(model, cluster, name="patient") as shared:
         serving = asyncio.create_task(shared.serve(1, ticket_lifetime=0.05))
         provider = cluster.links.provider
         while True:
             try:
-                await provider.request("patient", 3, "logits")
+                await provider.request("patient", (await cluster.links.servers[0].describe("patient")).model, 3, "logits")
                 break
             except NotServed:
                 await asyncio.sleep(0.01)
@@ -194,10 +294,8 @@ async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
 
 
 async def test_a_ticket_works_once(served, images):
-    from protocols.errors import TicketRefused
-
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     m = grants.granted[0].input_mask
     servers = cluster.links.servers
     await asyncio.gather(*(server.answer(grants.granted[0].ticket, m) for server in servers))
@@ -209,7 +307,7 @@ async def test_a_ticket_works_once(served, images):
 
 async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(served, images, expected):
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     half = asyncio.create_task(cluster.links.servers[0].answer(grants.granted[0].ticket, grants.granted[0].input_mask))
     np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
     await finish(half)
@@ -217,8 +315,8 @@ async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(ser
 
 
 async def test_masked_input_of_a_wrong_shape_does_not_cost_the_ticket(served):
-    cluster, _, _ = served
-    grants = await cluster.links.provider.request("small", 1, "logits")
+    cluster, _, remote = served
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
     ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
     with pytest.raises(ValueError, match="the ticket is for"):
         await cluster.links.servers[0].answer(ticket, np.concatenate([m, m]))
@@ -299,7 +397,7 @@ class TestLoss:
 
     async def test_the_provider_dies(self, doomed, images):
         cluster, remote, serving = doomed
-        grants = await cluster.links.provider.request("small", 1, "logits")
+        grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
         os.kill(cluster.children[2].pid, signal.SIGKILL)
         with pytest.raises(WorkerLost):
             await remote.query(images[:1], timeout=20)
@@ -308,3 +406,115 @@ class TestLoss:
         ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
         answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
         assert answers[1].share.shape == (1, 4)  # what was granted before is still answered
+
+    async def test_a_server_that_is_started_again_knows_nothing_and_can_be_shared_with_again(self, model, images, expected):
+        """No ticket works after a crash, used or not; the same cluster serves the model once it is shared again."""
+        first, second, third = (Worker("localhost:0") for _ in range(3))
+        async with Cluster(first, second, crypto_provider=third) as cluster:
+            shared = await share(model, cluster, name="small")
+            serving = asyncio.create_task(shared.serve(1000))
+            async with connect(cluster, "small") as remote:
+                await until_served(remote, images[:1])
+                grants = [(await cluster.links.provider.request("small", remote.model, 1, "logits")).granted[0] for _ in range(2)]
+                used, unused = grants
+                servers = cluster.links.servers
+                await asyncio.gather(*(server.answer(used.ticket, used.input_mask) for server in servers))
+                os.kill(cluster.children[1].pid, signal.SIGKILL)
+                with pytest.raises(WorkerLost):
+                    await serving
+                async with await ChildProcess.start("protocols.worker_process", second.address, ready_within=30):
+                    with pytest.raises(TicketRefused, match="used before"):
+                        await servers[0].answer(used.ticket, used.input_mask)
+                    for granted in grants:
+                        with pytest.raises(UnknownModel):
+                            await servers[1].answer(granted.ticket, granted.input_mask)
+                    with pytest.raises(WorkerLost, match="shared again"):
+                        await remote.query(images[:1])
+                    await shared.stop()
+                    async with await share(model, cluster, name="small") as again, connect(cluster, "small") as anew:
+                        serving = asyncio.create_task(again.serve(1))
+                        np.testing.assert_allclose(await until_served(anew, images[:2]), expected[:2], atol=TOLERANCE)
+                        await serving
+                    with pytest.raises(UnknownModel):
+                        await servers[0].answer(unused.ticket, unused.input_mask)
+
+
+async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
+    """The servers wait as long as an answer may take, then the name is free."""
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(2)]
+        for system in systems:
+            await system.spawn(ComputeServer, 0.05, name="server")
+        addresses = [Worker(system.address) for system in systems]
+
+        async def names() -> set[str]:
+            return {name for system in systems for name in await (await system.connect(f"{system.address}/server", ComputeServer)).names()}
+
+        for _ in range(2):
+            async with ActorSystem(listen="ws://127.0.0.1:0") as provider:
+                for actor, name in ((ComputeServer, "server"), (CryptoProvider, "provider")):
+                    await provider.spawn(actor, name=name)
+                cluster = await stack.enter_async_context(Cluster(*addresses, crypto_provider=Worker(provider.address)))
+                await share(model, cluster, name="small")
+                assert await names() == {"small"}
+            async with asyncio.timeout(20):
+                while await names():
+                    await asyncio.sleep(0.01)
+
+
+class Asked(CryptoProvider):
+    """Tells when a server has asked whether a model is still shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ASKED.append(asyncio.Queue())
+
+    @message(reentrant=True)
+    async def knows(self, authority: bytes) -> bool:
+        answer = await CryptoProvider.knows(self, authority)
+        ASKED[-1].put_nowait(answer)
+        return answer
+
+
+ASKED: list[asyncio.Queue] = []
+
+
+@pytest.fixture
+async def at_home():
+    """Three workers in this process, to reach into: their systems, and the cluster."""
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
+        for system in systems:
+            await system.spawn(ComputeServer, 0.05, name="server")
+            await system.spawn(Asked, name="provider")
+        workers = [Worker(system.address) for system in systems]
+        yield systems, await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
+
+
+async def test_a_connection_to_the_provider_that_only_broke_costs_no_model(at_home, model, images, expected):
+    systems, cluster = at_home
+    async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+        serving = asyncio.create_task(shared.serve(1))
+        for system in systems[:2]:
+            for link in list(system._network._links.values()):
+                if link.peer.address == systems[2].address:
+                    link._socket.transport.abort()
+        assert await ASKED[-1].get()
+        assert await ASKED[-1].get()
+        np.testing.assert_allclose(await until_served(remote, images[:2]), expected[:2], atol=TOLERANCE)
+        await serving
+
+
+async def test_an_owner_is_told_when_a_server_cannot_take_more_randomness(at_home, model, monkeypatch):
+    _, cluster = at_home
+
+    def full(*_):
+        raise MemoryError("no room for randomness")
+
+    monkeypatch.setattr(HostedModel, "prepared", full)
+    async with await share(model, cluster, name="small") as shared:
+        with pytest.raises(WorkerLost, match="no room for randomness"):
+            await shared.serve(1)
+        async with connect(cluster, "small") as remote:
+            with pytest.raises(WorkerLost, match="shared again"):
+                await remote.query(np.zeros((1, 8, 8, 1)))

@@ -15,17 +15,23 @@ from protocols.crypto_provider import CryptoProvider
 
 
 class Recorder(CryptoProvider):
-    """Writes down the arguments of every message before it is handled."""
+    """Writes down the arguments of every message before it is handled, and what it gave away itself."""
 
-    def __init__(self, log: list) -> None:
+    def __init__(self, log: list, issued: set[bytes]) -> None:
         super().__init__()
-        self.log = log
+        self.log, self.issued = log, issued
+
+    def note(self) -> None:
+        for shared in self._models.values():
+            self.issued.update(value for hosting in shared.hostings for value in (hosting.model, hosting.authority, hosting.owner))
+            self.issued.update(shared.requests._open)
 
 
 def _recording(name: str):
     handler = getattr(CryptoProvider, name)
 
     async def record(self, *arguments):
+        self.note()
         self.log.append((name, arguments))
         return await handler(self, *arguments)
 
@@ -35,15 +41,19 @@ def _recording(name: str):
     return message(reentrant=True)(record)
 
 
-MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle"]
+MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle", "knows"]
 
 
-def canonical(log: list, addresses: list[str]) -> list:
-    """The log with random identifiers numbered by first appearance, sorted where servers race each other."""
+def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:
+    """The log with random identifiers numbered by first appearance, sorted where servers race each other.
+
+    Nothing hides among the identifiers: all of them are the provider's own, sent back to it.
+    """
     seen: dict[bytes, int] = {}
 
     def plain(value):
         if isinstance(value, bytes):
+            assert value in issued
             return f"identifier {seen.setdefault(value, len(seen))}, {len(value)} bytes"
         if isinstance(value, msgspec.Struct):
             return [type(value).__name__, *(plain(getattr(value, field)) for field in value.__struct_fields__)]
@@ -62,6 +72,7 @@ def canonical(log: list, addresses: list[str]) -> list:
 async def recorded(model, images) -> tuple[list, np.ndarray]:
     """Everything the provider was sent while a model was shared, asked, and removed; and the answers."""
     log: list = []
+    issued: set[bytes] = set()
     async with (
         ActorSystem(listen="ws://127.0.0.1:0") as first,
         ActorSystem(listen="ws://127.0.0.1:0") as second,
@@ -71,7 +82,7 @@ async def recorded(model, images) -> tuple[list, np.ndarray]:
             await system.spawn(ComputeServer, name="server")
             await system.spawn(CryptoProvider, name="provider")
         await third.spawn(ComputeServer, name="server")
-        await third.spawn(RecordingProvider, log, name="provider")
+        await third.spawn(RecordingProvider, log, issued, name="provider")
         workers = [Worker(system.address) for system in (first, second, third)]
         async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
             assert not cluster.children
@@ -84,7 +95,7 @@ async def recorded(model, images) -> tuple[list, np.ndarray]:
                 await serving
         # `prepared` is this test's own waiting; how many answers one wait of the owner sees is a matter of timing
         counted = [(name, arguments) for name, arguments in log if name not in ("prepared", "answered")]
-        return canonical(counted, [worker.url for worker in workers]), answers
+        return canonical(counted, issued, [worker.url for worker in workers]), answers
 
 
 RecordingProvider = type("RecordingProvider", (Recorder,), {name: _recording(name) for name in MESSAGES})

@@ -30,7 +30,7 @@ def test_the_quota_is_the_server_s_own():
         model.admit(ticket(b"three"))
     model.give_back(b"two")
     model.admit(ticket(b"three"))
-    model.serve(Terms(1))
+    model.serve(Terms(3))
     model.admit(ticket(b"four"))
     with pytest.raises(QuotaSpent):
         model.admit(ticket(b"five"))
