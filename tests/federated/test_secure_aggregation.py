@@ -173,6 +173,22 @@ async def test_what_is_sent_says_nothing_of_the_update():
         assert abs(np.mean(some) - 0.5) < 5 * 0.5 / np.sqrt(bits)
 
 
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_aggregator_that_dies_at_any_step_costs_that_round_only(step):
+    """What it leaves behind at the owners does not hold the next round up."""
+    updates = [learned(i) for i in range(5)]
+    owners = [Scripted(f"owner-{i}", update, hangs=step) for i, update in enumerate(updates)]
+    playing = asyncio.create_task(SecureAggregation().gather(gathering(owners), single_updates=False))
+    while not all(step in owner.asked for owner in owners):
+        await asyncio.sleep(0)
+    playing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await playing
+    for owner in owners:
+        owner.hangs = None
+    assert_mean(await SecureAggregation().gather(gathering(owners), single_updates=False), updates)
+
+
 # Owners that do not play along.
 
 
