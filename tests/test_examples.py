@@ -54,6 +54,14 @@ def test_a_hundred_owners():
     assert federated > central - 1.5
 
 
+def test_a_secure_federation():
+    shown = run("secure_federation.py")
+    assert shown.count("9 of 10 owners") == 8
+    masked, shared = [float(word.strip("%,")) for word in shown.splitlines()[-1].split() if "%" in word]
+    assert masked == pytest.approx(shared, abs=0.2)
+    assert masked > 85
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
