@@ -66,16 +66,31 @@ async def test_a_simulated_federation_learns_what_the_plain_one_learns(build, ex
     close(one, other, 1e-5)
 
 
-async def test_asynchronous_rounds_are_discounted_as_in_the_plain_form(build, examples):
-    parts = partition(*examples, owners=6)
-    strategy = FedBuff(buffer=3, concurrency=5, batch_size=5, staleness=1.0)  # factors 1, 1/2, 1/4 ... are exact in 1/256
-    plain, one = await played(build, simulated_owners(parts), 4, strategy)
+async def test_stale_updates_are_discounted_as_in_the_plain_form(build):
+    """Owners a, b and c are asked in round 1; c answers in round 2, when the others have been asked anew, and counts for half."""
+    moves = []
     async with cluster() as servers:
-        shared, other = await played(build, simulated_owners(parts), 4, strategy, aggregation=SharedAggregation(servers))
-    assert all(outcome.failure is None for outcome in shared)
-    assert {len(outcome.reported) for outcome in shared} == {3}
-    if [o.reported for o in plain] == [o.reported for o in shared]:  # the order of answers over a network is not that of a thread
-        close(one, other, 1e-2)
+        for aggregation in (PlainMean(), SharedAggregation(servers)):
+            go = asyncio.Event()
+            owners = [Scripted("a", 1.0), Scripted("b", 2.0), Scripted("c", 6.0, waits=go), Scripted("d", 3.0)]
+            strategy = FedBuff(buffer=3, concurrency=4, staleness=1.0)
+            federation = Federation(model=model(build), owners=owners, strategy=strategy, aggregation=aggregation)
+            async with federation:
+                first = await anext(federation.rounds(1))
+                for owner in owners[:2]:
+                    owner.go = asyncio.Event()  # only c and d answer at once from now on
+                go.set()
+                playing = asyncio.ensure_future(anext(federation.rounds(1)))
+                while "c" not in [owner.name for owner in owners if owner.answered and owner.go is go]:
+                    await asyncio.sleep(0)
+                owners[0].go.set()
+                second = await playing
+            assert set(first.reported) == {"a", "b", "d"}
+            assert set(second.reported) == {"a", "c", "d"}
+            start = model(build)().get_weights()
+            moves.append(federation.model.get_weights()[0].ravel()[0] - start[0].ravel()[0])
+    assert moves[0] == pytest.approx(2.0 + (1.0 + 6.0 / 2 + 3.0) / 3, abs=1e-5)
+    assert moves[1] == pytest.approx(moves[0], abs=1e-5)
 
 
 async def test_owners_over_websockets_and_two_federations_at_once(build, examples):
@@ -98,11 +113,16 @@ async def test_owners_over_websockets_and_two_federations_at_once(build, example
 class Scripted:
     """An owner that hands in a fixed update, or does something else."""
 
-    def __init__(self, name, update, fault=None):
+    def __init__(self, name, update, fault=None, waits=None):
         self.name, self.update, self.fault = name, update, fault
+        self.go, self.answered = waits or asyncio.Event(), False
+        if waits is None:
+            self.go.set()
         self.own = OwnGiver(self.train)
 
     async def train(self, task):
+        await self.go.wait()
+        self.answered = True
         return Update(task.round, [np.full_like(w, self.update) for w in task.weights], 2, {"loss": 1.0})
 
     async def evaluate(self, task):
