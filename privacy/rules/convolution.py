@@ -1,0 +1,51 @@
+"""Conv1D and Conv2D: a Dense layer at every output position, on the patch of the input that the position sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from privacy.rules.dense import before_activation, flat, lora
+from privacy.rules.gradients import ExampleGradients, Reshaped, Tensor, at_positions
+from privacy.rules.registry import Call, Layer, book_keeping
+
+
+def unusual(layer: Layer) -> str | None:
+    """Why a convolution needs the general path."""
+    if layer.groups != 1:
+        return f"it has {layer.groups} groups"
+    if layer.data_format != "channels_last":
+        return "its channels come first"
+    return lora(layer)
+
+
+@book_keeping(keras.layers.Conv1D, keras.layers.Conv2D, name="book-keeping on patches", unless=unusual)
+def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+    """z_t = patch_t W + b: as Dense at T positions, with the kernel (height, width, channels, filters) seen as a matrix."""
+    outputs, z = before_activation(layer, run, watch, x)
+    shape = [tf.TensorShape(layer.kernel.shape), tf.TensorShape([layer.filters])]
+
+    def gradients(dz: list[Tensor]) -> ExampleGradients:
+        found = at_positions(flat(patches(layer, x)), flat(dz[0]), bias=layer.use_bias)
+        into: list[Callable[[Tensor], Tensor]] = [lambda g: tf.reshape(g, [-1, *shape[0]]), lambda g: g]
+        return Reshaped(found, into[: 1 + layer.use_bias])
+
+    return outputs, Call([z], gradients)
+
+
+def patches(layer: Layer, x: Tensor) -> Tensor:
+    """What each output position sees: (B, *positions, size of the window * channels).
+
+    A convolution with the identity kernel: on the CPU less than half the time of `tf.image.extract_patches`.
+    """
+    window, channels = layer.kernel_size, x.shape[-1]
+    values = int(np.prod(window)) * channels
+    identity = tf.constant(np.eye(values, dtype=np.float32).reshape(*window, channels, values))
+    padding = layer.padding
+    if padding == "causal":
+        x, padding = tf.pad(x, [[0, 0], [layer.dilation_rate[0] * (window[0] - 1), 0], [0, 0]]), "valid"
+    return tf.nn.convolution(x, identity, strides=layer.strides, padding=padding.upper(), dilations=layer.dilation_rate)
