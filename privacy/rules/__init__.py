@@ -3,8 +3,8 @@
 Importing this package imports TensorFlow and registers every rule.
 """
 
-from privacy.rules import convolution, dense
+from privacy.rules import convolution, dense, depthwise, einsum, embedding, normalization
 from privacy.rules.registry import book_keeping, lookup
 
 __all__ = ["book_keeping", "lookup"]
-_ = (convolution, dense)
+_ = (convolution, dense, depthwise, einsum, embedding, normalization)  # imported for their rules

@@ -42,10 +42,17 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
 
     A convolution with the identity kernel: on the CPU less than half the time of `tf.image.extract_patches`.
     """
-    window, channels = layer.kernel_size, x.shape[-1]
-    values = int(np.prod(window)) * channels
-    identity = tf.constant(np.eye(values, dtype=np.float32).reshape(*window, channels, values))
-    padding = layer.padding
+    x, window, strides, dilations, padding = padded(layer, x)
+    values = int(np.prod(window)) * x.shape[-1]
+    identity = tf.constant(np.eye(values, dtype=np.float32).reshape(*window, x.shape[-1], values))
+    return tf.nn.conv2d(x, identity, strides, padding, dilations=dilations)
+
+
+def padded(layer: Layer, x: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
+    """The input, window, strides, dilations and padding of a convolution, as one of two dimensions."""
+    window, strides, dilations, padding = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
     if padding == "causal":
-        x, padding = tf.pad(x, [[0, 0], [layer.dilation_rate[0] * (window[0] - 1), 0], [0, 0]]), "valid"
-    return tf.nn.convolution(x, identity, strides=layer.strides, padding=padding.upper(), dilations=layer.dilation_rate)
+        x, padding = tf.pad(x, [[0, 0], [dilations[0] * (window[0] - 1), 0], [0, 0]]), "valid"
+    if len(window) == 1:  # the second dimension has one position; its stride is the first's, since depthwise kernels want them equal
+        x, window, strides, dilations = x[:, :, None], (*window, 1), strides * 2, (*dilations, 1)
+    return x, window, strides, dilations, padding.upper()
