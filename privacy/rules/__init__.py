@@ -3,8 +3,8 @@
 Importing this package imports TensorFlow and registers every rule.
 """
 
-from privacy.rules import convolution, dense, depthwise, einsum, embedding, normalization
+from privacy.rules import convolution, dense, depthwise, einsum, embedding, normalization, recurrent
 from privacy.rules.registry import book_keeping, lookup
 
 __all__ = ["book_keeping", "lookup"]
-_ = (convolution, dense, depthwise, einsum, embedding, normalization)  # imported for their rules
+_ = (convolution, dense, depthwise, einsum, embedding, normalization, recurrent)  # imported for their rules

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from privacy.rules.dense import before_activation, flat, lora
-from privacy.rules.gradients import ExampleGradients, Reshaped, Tensor, at_positions
+from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
 from privacy.rules.registry import Call, Layer, book_keeping
 
 
@@ -27,12 +27,11 @@ def unusual(layer: Layer) -> str | None:
 def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
     """z_t = patch_t W + b: as Dense at T positions, with the kernel (height, width, channels, filters) seen as a matrix."""
     outputs, z = before_activation(layer, run, watch, x)
-    shape = [tf.TensorShape(layer.kernel.shape), tf.TensorShape([layer.filters])]
+    kernel = layer.kernel.shape
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:
         found = at_positions(flat(patches(layer, x)), flat(dz[0]), bias=layer.use_bias)
-        into: list[Callable[[Tensor], Tensor]] = [lambda g: tf.reshape(g, [-1, *shape[0]]), lambda g: g]
-        return Reshaped(found, into[: 1 + layer.use_bias])
+        return Arranged([found], lambda g: [tf.reshape(g[0], [-1, *kernel]), *g[1:]])
 
     return outputs, Call([z], gradients)
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.dense import before_activation, flat, lora
-from privacy.rules.gradients import ExampleGradients, Reshaped, Tensor, at_positions
+from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
 from privacy.rules.registry import Call, Layer, book_keeping
 
 
@@ -43,14 +43,12 @@ def einsum_dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor]
         made_rows = tf.einsum(f"{made}->{''.join(positions + new)}", dz[0])
         found = at_positions(_matrix(rows, len(positions)), _matrix(made_rows, len(positions)), bias=layer.bias is not None)
 
-        def to_kernel(g: Tensor) -> Tensor:
-            full = tf.reshape(g, [-1, *(sizes[one] for one in summed + new)])
-            return tf.einsum(f"Z{''.join(summed + new)}->Z{kernel}", full)
+        def arrange(g: list[Tensor]) -> list[Tensor]:
+            full = tf.reshape(g[0], [-1, *(sizes[one] for one in summed + new)])
+            turned = tf.einsum(f"Z{''.join(summed + new)}->Z{kernel}", full)
+            return [turned, *(tf.reshape(bias, [-1, *layer.bias.shape]) for bias in g[1:])]
 
-        shapes: list[Callable[[Tensor], Tensor]] = [to_kernel]
-        if layer.bias is not None:
-            shapes.append(lambda g: tf.reshape(g, [-1, *layer.bias.shape]))
-        return Reshaped(found, shapes)
+        return Arranged([found], arrange)
 
     return outputs, Call([z], gradients)
 

@@ -112,29 +112,29 @@ class Ghost(ExampleGradients):
         return [kernel, tf.reduce_sum(self._dz, 1)] if self._bias else [kernel]
 
 
-class Reshaped(ExampleGradients):
-    """Other gradients, in the shapes that the variables have.
+class Arranged(ExampleGradients):
+    """Gradients in other shapes or parts, put into the shapes that the variables have.
 
     Args:
-        gradients: in other shapes, with the same elements.
-        shape: from what `gradients` gives for one variable to what the variable needs, keeping leading axes; one a variable.
+        parts: with the same elements as the variables, together.
+        arrange: from the tensors of all parts, in order, to one tensor a variable; it leaves the leading axis alone.
     """
 
-    def __init__(self, gradients: ExampleGradients, shape: Sequence[Callable[[Tensor], Tensor]]) -> None:
-        self._gradients, self._shape = gradients, shape
+    def __init__(self, parts: Sequence[ExampleGradients], arrange: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        self._parts, self._arrange = parts, arrange
 
     def squared_norms(self) -> Tensor:
-        """Those of the others: a reshape or a transpose keeps them."""
-        return self._gradients.squared_norms()
+        """Those of the parts together: no element is lost or counted twice."""
+        return tf.add_n([part.squared_norms() for part in self._parts])
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """The others', reshaped."""
-        total = self._gradients.weighted_sum(weights)
-        return [shape(tensor[None])[0] for shape, tensor in zip(self._shape, total, strict=True)]
+        """The parts', arranged."""
+        sums = [tensor[None] for part in self._parts for tensor in part.weighted_sum(weights)]
+        return [tensor[0] for tensor in self._arrange(sums)]
 
     def each(self) -> list[Tensor]:
-        """The others', reshaped."""
-        return [shape(tensor) for shape, tensor in zip(self._shape, self._gradients.each(), strict=True)]
+        """The parts', arranged."""
+        return self._arrange([tensor for part in self._parts for tensor in part.each()])
 
 
 def at_positions(x: Tensor, dz: Tensor, *, bias: bool) -> ExampleGradients:

@@ -79,7 +79,7 @@ def lookup(layer: Layer) -> tuple[Entry | None, str]:
             continue
         if type(layer).call is not cls.call:  # type: ignore[attr-defined]  # a Keras layer has it
             return None, f"it is a {cls.__name__} with a call of its own"
-        if any(not variable.trainable for variable in layer.variables):
+        if any(not variable.trainable for variable in layer.weights):
             return None, "some of its weights are frozen"
         hindrance = entry.hindrance(layer)
         return (entry, entry.name) if hindrance is None else (None, hindrance)

@@ -165,12 +165,34 @@ def test_layers_without_a_rule(layer, shape):
     check(one(layer(), shape), values((3, *shape)), path="each example alone")
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("options", [{}, {"return_sequences": True}, {"go_backwards": True}, {"use_bias": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"return_sequences": True}, {"go_backwards": True, "return_sequences": True}, {"use_bias": False}, {"activation": "relu", "unroll": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
-def test_recurrent_layers(kind, options, bidirectional):
-    layer = getattr(layers, kind)(3, **options)
-    check(one(layers.Bidirectional(layer) if bidirectional and not options.get("go_backwards") else layer, (4, 2)), values((3, 4, 2)))
+def test_recurrent_layers(kind, options):
+    check(one(getattr(layers, kind)(3, **options), (4, 2)), values((3, 4, 2)), path="book-keeping over time")
+
+
+@pytest.mark.parametrize("options", [{"reset_after": False}, {"zero_output_for_mask": True}], ids=str)
+def test_recurrent_layers_without_a_rule(options):
+    check(one(layers.GRU(3, **options), (4, 2)), values((3, 4, 2)), path="each example alone")
+
+
+def test_bidirectional_and_masked():
+    x = np.array([[1, 2, 0, 0], [3, 1, 2, 4], [4, 0, 0, 0]])
+    model = keras.Sequential([keras.Input((4,), dtype="int64"), layers.Embedding(5, 3, mask_zero=True), layers.Bidirectional(layers.LSTM(2)), layers.Dense(1)])
+    assert len(units(model)) == 4
+    check(model, x)
+
+
+def test_states_that_are_passed_on():
+    x = keras.Input((4, 2))
+    sequence, h, c = layers.LSTM(3, return_sequences=True, return_state=True)(x)
+    model = keras.Model(x, layers.LSTM(3)(sequence, initial_state=[h, c]))
+    assert {unit.path for unit in units(model)} == {"book-keeping over time"}
+    check(model, values((3, 4, 2)))
 
 
 def test_a_layer_that_is_used_twice():
