@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -12,6 +12,9 @@ import tensorflow as tf
 from privacy.rules.dense import before_activation, flat, lora
 from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
 from privacy.rules.registry import Call, Layer, book_keeping
+
+
+_IDENTITY_UP_TO: Final = 128  # values that a position sees
 
 
 def unusual(layer: Layer) -> str | None:
@@ -37,12 +40,15 @@ def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor],
 
 
 def patches(layer: Layer, x: Tensor) -> Tensor:
-    """What each output position sees: (B, *positions, size of the window * channels).
+    """What each output position sees: (B, height, width, size of the window * channels).
 
-    A convolution with the identity kernel: on the CPU less than half the time of `tf.image.extract_patches`.
+    By a convolution with the identity kernel, whose multiplications grow with the square of the values that a position sees, or by
+    `extract_patches`, which moves each value slowly: 2.1 against 6.3 ms at 64 values, 7.8 against 3.2 ms at 256 (two cores).
     """
     x, window, strides, dilations, padding = padded(layer, x)
     values = int(np.prod(window)) * x.shape[-1]
+    if values > _IDENTITY_UP_TO:
+        return tf.image.extract_patches(x, (1, *window, 1), (1, *strides, 1), (1, *dilations, 1), padding)
     identity = tf.constant(np.eye(values, dtype=np.float32).reshape(*window, x.shape[-1], values))
     return tf.nn.conv2d(x, identity, strides, padding, dilations=dilations)
 
