@@ -139,7 +139,13 @@ def accuracy(epochs: int = 40, batch_size: int = 512, learning_rate: float = 2.0
     x, x_test = (images[..., None].astype(np.float32) / 255 for images in (x, x_test))
     engine = PrivacyEngine(accountant="pld")
     model = engine.make_private_with_epsilon(
-        keras.Sequential(tutorial_cnn()), target_epsilon=3.0, target_delta=1e-5, epochs=epochs, batch_size=batch_size, examples=len(x), max_grad_norm=clip
+        keras.Sequential(tutorial_cnn()),
+        target_epsilon=3.0,
+        target_delta=1e-5,
+        epochs=epochs,
+        batch_size=batch_size,
+        examples=len(x),
+        max_grad_norm=clip,
     )
     model.compile(keras.optimizers.SGD(learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0)
@@ -162,7 +168,10 @@ def main() -> None:
         found.append(one)
         if not given.json:
             memory = f"   peak {one['plain_mb']:6.0f} MB {one['private_mb']:6.0f} MB" if given.memory else ""
-            print(f"{name:14} plain {one['plain_ms']:7.2f} ms  private {one['private_ms']:7.2f} ms  ratio {one['ratio']:5.2f} (aim {one['aim']}){memory}", flush=True)
+            print(
+                f"{name:14} plain {one['plain_ms']:7.2f} ms  private {one['private_ms']:7.2f} ms  ratio {one['ratio']:5.2f} (aim {one['aim']}){memory}",
+                flush=True,
+            )
     result = {"models": found, "digits": accuracy() if given.accuracy else None}
     if given.json:
         print(json.dumps(result, indent=2))

@@ -93,7 +93,9 @@ class AdaptiveClipping(FlatClipping):
         """
         sigma_b = self.stddev(batch_size)
         if 2 * sigma_b <= noise_multiplier:
-            raise SettingError(f"the count of clipped gradients has noise {sigma_b}: above noise_multiplier / 2 = {noise_multiplier / 2} is needed")
+            raise SettingError(
+                f"the count of clipped gradients has noise {sigma_b}: above noise_multiplier / 2 = {noise_multiplier / 2} is needed"
+            )
         return float((noise_multiplier**-2 - (2 * sigma_b) ** -2) ** -0.5)
 
     def next_clip(self, clip: float, noisy_sum: float, batch_size: int) -> float:

@@ -142,7 +142,9 @@ class PrivacyEngine:
         rows = [(unit.layer.name, type(unit.layer).__name__, unit.path, "" if unit.reason == unit.path else unit.reason) for unit in found]
         return "\n".join(f"{name:24} {kind:20} {path:26} {reason}".rstrip() for name, kind, path, reason in rows)
 
-    def _install(self, model: Any, z: float | Callable[[int], float], clip: float, clipping: str | Clipping, most: int | None, plan: Any) -> Any:
+    def _install(
+        self, model: Any, z: float | Callable[[int], float], clip: float, clipping: str | Clipping, most: int | None, plan: Any
+    ) -> Any:
         from privacy.training import PrivateTraining  # noqa: PLC0415  imports TensorFlow
         from privacy.validation import require  # noqa: PLC0415  imports TensorFlow
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from fractions import Fraction
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -46,9 +47,9 @@ class PoissonSampler:
 
     @property
     def probability(self) -> float:
-        """q, rounded up to the next float64: what the accountant has to be told."""
+        """q, rounded up where it is no float64: what the accountant has to be told."""
         q = self.batch_size / self.examples
-        return min(1.0, q if self.batch_size == q * self.examples else math.nextafter(q, 1.0))
+        return q if Fraction(q) >= Fraction(self.batch_size, self.examples) else math.nextafter(q, 1.0)
 
     def sample(self) -> NDArray[np.intp]:
         """The indices of the next batch, ascending; there may be none."""

@@ -117,6 +117,7 @@ class PrivateTraining:
             ModelRefused: a loss, optimizer or callback that cannot be private.
             BudgetSpent: more steps than were planned.
         """
+        self._check_compiled()
         if class_weight is not None or validation_split:
             raise SamplingRefused("class_weight and validation_split are not supported: give sample_weight and validation_data")
         data = Examples(x, y, sample_weight)
@@ -134,7 +135,11 @@ class PrivateTraining:
             if validation_data is None or (epoch + 1) % validation_freq:
                 return {}
             size, callbacks = validation_batch_size or sampler.batch_size, shown
-            pair = dict(zip(("x", "y", "sample_weight"), validation_data, strict=False)) if isinstance(validation_data, (tuple, list)) else {"x": validation_data}
+            pair = (
+                dict(zip(("x", "y", "sample_weight"), validation_data, strict=False))
+                if isinstance(validation_data, (tuple, list))
+                else {"x": validation_data}
+            )
             found = self.model.evaluate(**pair, batch_size=size, steps=validation_steps, callbacks=callbacks, return_dict=True)
             return {f"val_{name}": value for name, value in found.items()}
 
@@ -161,7 +166,6 @@ class PrivateTraining:
         if epochs:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         shown.on_train_end(logs)
-        model.reset_metrics()  # their state would be saved with the model
 
     def _one(self, step: PrivateStep, batches: _Batches) -> dict[str, Any]:
         """Samples, records, then computes one step."""
@@ -206,13 +210,16 @@ class PrivateTraining:
         if self.steps + steps > plan.steps:
             raise BudgetSpent(f"{steps} steps after {self.steps} were asked for: the noise was calibrated for {plan.steps} in all")
 
-    def _ready(self, data: Examples) -> PrivateStep:
-        """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
+    def _check_compiled(self) -> None:
         model = self.model
         if not model.compiled or model.loss is None:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
         if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise ModelRefused("LossScaleOptimizer skips steps by values without noise: use the optimizer inside it")
+
+    def _ready(self, data: Examples) -> PrivateStep:
+        """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
+        model = self.model
         if _layers(model) != self._layers or (self._variables and _variables(model) != self._variables):
             raise ModelChanged("layers or trainable weights changed after make_private: call make_private again")
         first = not self.units

@@ -14,8 +14,7 @@ import keras
 import tensorflow as tf
 
 from privacy.errors import ModelRefused
-from privacy.rules.general import is_seed
-from privacy.rules.registry import Layer
+from privacy.rules.registry import Layer, seeds
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ def require(found: tuple[Finding, ...]) -> None:
 def _of_model(model: keras.Model) -> Iterator[Finding]:
     for name in ("train_step", "compute_loss", "fit", "compute_metrics"):
         if name in ("train_step", "compute_loss") and getattr(type(model), name) is not getattr(keras.Model, name):
-            yield Finding(model.name, f"it has a {name} of its own, and only a sum of losses over examples can be clipped", f"remove {name}")
+            yield Finding(
+                model.name, f"it has a {name} of its own, and only a sum of losses over examples can be clipped", f"remove {name}"
+            )
     if model.built and not model.trainable_variables:
         yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
 
@@ -94,16 +95,23 @@ def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
         return [tf.identity(output[0]) for output in tf.nest.flatten(model(examples, training=True))]
 
     first, second = made_up(inputs, 0.25), made_up(inputs, 0.75)
+    run(second)
+    harmless = {id(variable) for variable in seeds(model)}
+    after = zip(model.non_trainable_variables, state, strict=True)
+    changed = [variable.path for variable, before in after if id(variable) not in harmless and _differ(variable.value, before)]
     one = run(first)
-    changed = [v.path for v, before in zip(model.non_trainable_variables, state, strict=True) if not is_seed(v) and _differ(v.value, before)]
     again, other = run(first), run(tf.nest.map_structure(lambda a, b: tf.concat([a[:1], b[1:]], 0), first, second))
     run(first)
     for variable, value in zip(model.non_trainable_variables, state, strict=True):
         variable.assign(value)
     if changed:
-        return (Finding(changed[0], "the forward pass stores something of the batch in it, without noise", "use a layer without such state"),)
+        return (
+            Finding(changed[0], "the forward pass stores something of the batch in it, without noise", "use a layer without such state"),
+        )
     if any(_differ(a, b) for a, b in zip(one, again, strict=True)):
-        return (Finding(model.name, "it is random beyond its seed generators, so that it cannot be checked", "use keras.random.SeedGenerator"),)
+        return (
+            Finding(model.name, "it is random beyond its seed generators, so that it cannot be checked", "use keras.random.SeedGenerator"),
+        )
     if any(_differ(a, b) for a, b in zip(one, other, strict=True)):
         return (Finding(model.name, "the output for one example depends on the others of its batch", "remove what mixes the batch axis"),)
     return ()

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer
+from privacy.rules.registry import Call, Layer, seeds
 
 
 def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
@@ -26,6 +26,7 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
     """
     theta = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
     state = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
+    generators = seeds(layer)
     leaves = tf.nest.flatten((args, kwargs))
     batched = [index for index, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
 
@@ -37,13 +38,13 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
         variables = [*layer.trainable_variables, *layer.non_trainable_variables]
         with keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope, unrolled(layer):
             outputs = run(*inputs, **options)
-        after = [scope.get_current_value(variable) for variable in layer.non_trainable_variables]
-        return tf.nest.map_structure(lambda y: tf.squeeze(y, 0), outputs), [value for value in after if is_seed(value)]
+            after = [tf.convert_to_tensor(scope.get_current_value(seed)) for seed in generators]
+        return tf.nest.map_structure(lambda y: tf.squeeze(y, 0), outputs), after
 
     rows = [leaves[index] for index in batched]
-    outputs, seeds = tf.vectorized_map(function, rows)
-    for variable, values in zip(filter(is_seed, layer.non_trainable_variables), seeds, strict=True):
-        variable.assign(values[0])
+    outputs, after = tf.vectorized_map(function, rows)
+    for seed, states in zip(generators, after, strict=True):
+        seed.assign(states[0])  # the same for all examples
     watched = [y for y in tf.nest.flatten(outputs) if y.dtype.is_floating]
     for y in watched:
         watch(y)
@@ -60,11 +61,6 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
         return Materialised(tf.vectorized_map(gradient, (rows, dy)))
 
     return outputs, Call(watched, gradients)
-
-
-def is_seed(value: Any) -> bool:
-    """Whether a variable or its value is the state of a Keras seed generator."""
-    return str(keras.backend.standardize_dtype(value.dtype)) == "uint32"
 
 
 @contextlib.contextmanager

@@ -18,14 +18,18 @@ def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor
     outputs = run(x)
     watch(outputs)
     centre = getattr(layer, "beta", None)
-    plain = [(variable, tf.zeros(variable.shape) if variable is centre else tf.ones(variable.shape)) for variable in layer.trainable_variables]
+    plain = [
+        (variable, tf.zeros(variable.shape) if variable is centre else tf.ones(variable.shape)) for variable in layer.trainable_variables
+    ]
     axes = _axes(layer, len(x.shape))
 
     def gradients(dy: list[Tensor]) -> ExampleGradients:
         with keras.StatelessScope(state_mapping=plain):
             normalised = run(x)
         parts = [dy[0] if variable is centre else dy[0] * normalised for variable, _ in plain]
-        return Materialised([tf.reshape(tf.reduce_sum(part, axes), [-1, *variable.shape]) for part, (variable, _) in zip(parts, plain, strict=True)])
+        return Materialised(
+            [tf.reshape(tf.reduce_sum(part, axes), [-1, *variable.shape]) for part, (variable, _) in zip(parts, plain, strict=True)]
+        )
 
     return outputs, Call([outputs], gradients)
 

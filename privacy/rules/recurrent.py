@@ -77,7 +77,14 @@ def gru(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwarg
 
 
 def _recurrent(
-    layer: Layer, run: Callable[..., Any], watch: Watch, step: Step, x: Tensor, initial_state: Any = None, mask: Any = None, training: bool = False
+    layer: Layer,
+    run: Callable[..., Any],
+    watch: Watch,
+    step: Step,
+    x: Tensor,
+    initial_state: Any = None,
+    mask: Any = None,
+    training: bool = False,
 ) -> tuple[Any, Call]:
     cell, twice = layer.cell, isinstance(layer, keras.layers.GRU)
     z = tf.tensordot(x, cell.kernel, 1)

@@ -31,7 +31,9 @@ class Call:
 class Rule(Protocol):
     """Runs a layer and records the call."""
 
-    def __call__(self, layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+    def __call__(
+        self, layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Call]:
         """Returns the outputs and the record.
 
         Args:
@@ -41,6 +43,12 @@ class Rule(Protocol):
             args: the arguments of the call.
             kwargs: its keyword arguments.
         """
+
+
+def seeds(layer: Layer) -> list[Any]:
+    """The states of the seed generators in a layer: in Keras, variables that are no weights."""
+    weights = {id(variable) for variable in layer.weights}
+    return [variable for variable in layer.non_trainable_variables if id(variable) not in weights]
 
 
 @dataclass(frozen=True)

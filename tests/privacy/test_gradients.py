@@ -45,7 +45,9 @@ def check(model, x, *, path=None, parts=None, loss="mse", y=None, seed=0):
     norms = np.linalg.norm(expected, axis=1)
     for clip in (1e6, float(np.median(norms)) or 1.0, 1e-3):
         wanted = clipped_sum(expected, clip)
-        np.testing.assert_allclose(private_sum(model, x, y, clip, parts=parts), wanted, atol=2e-5 * max(1.0, np.abs(wanted).max()), rtol=2e-4)
+        np.testing.assert_allclose(
+            private_sum(model, x, y, clip, parts=parts), wanted, atol=2e-5 * max(1.0, np.abs(wanted).max()), rtol=2e-4
+        )
 
 
 def values(shape, seed=0):
@@ -125,7 +127,13 @@ def test_normalization(layer):
 
 @pytest.mark.parametrize(
     ("equation", "output", "bias"),
-    [("abc,cd->abd", (None, 6), "d"), ("abc,cde->abde", (None, 2, 3), "de"), ("abc,cde->adbe", (2, None, 3), None), ("ab,bc->ac", 6, None), ("abcd,cde->abe", (None, 5), "e")],
+    [
+        ("abc,cd->abd", (None, 6), "d"),
+        ("abc,cde->abde", (None, 2, 3), "de"),
+        ("abc,cde->adbe", (2, None, 3), None),
+        ("ab,bc->ac", 6, None),
+        ("abcd,cde->abe", (None, 5), "e"),
+    ],
 )
 def test_einsum_dense(equation, output, bias):
     shape = {"ab": (4,), "abc": (3, 4), "abcd": (3, 2, 4)}[equation.split(",")[0]]
@@ -167,7 +175,13 @@ def test_layers_without_a_rule(layer, shape):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"return_sequences": True}, {"go_backwards": True, "return_sequences": True}, {"use_bias": False}, {"activation": "relu", "unroll": True}],
+    [
+        {},
+        {"return_sequences": True},
+        {"go_backwards": True, "return_sequences": True},
+        {"use_bias": False},
+        {"activation": "relu", "unroll": True},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
@@ -182,7 +196,9 @@ def test_recurrent_layers_without_a_rule(options):
 
 def test_bidirectional_and_masked():
     x = np.array([[1, 2, 0, 0], [3, 1, 2, 4], [4, 0, 0, 0]])
-    model = keras.Sequential([keras.Input((4,), dtype="int64"), layers.Embedding(5, 3, mask_zero=True), layers.Bidirectional(layers.LSTM(2)), layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((4,), dtype="int64"), layers.Embedding(5, 3, mask_zero=True), layers.Bidirectional(layers.LSTM(2)), layers.Dense(1)]
+    )
     assert len(units(model)) == 4
     check(model, x)
 
