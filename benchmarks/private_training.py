@@ -167,11 +167,9 @@ def main() -> None:
             one["plain_mb"], one["private_mb"] = peak(name, private=False), peak(name, private=True)
         found.append(one)
         if not given.json:
+            times = f"plain {one['plain_ms']:7.2f} ms  private {one['private_ms']:7.2f} ms  ratio {one['ratio']:5.2f} (aim {one['aim']})"
             memory = f"   peak {one['plain_mb']:6.0f} MB {one['private_mb']:6.0f} MB" if given.memory else ""
-            print(
-                f"{name:14} plain {one['plain_ms']:7.2f} ms  private {one['private_ms']:7.2f} ms  ratio {one['ratio']:5.2f} (aim {one['aim']}){memory}",
-                flush=True,
-            )
+            print(f"{name:14} {times}{memory}", flush=True)
     result = {"models": found, "digits": accuracy() if given.accuracy else None}
     if given.json:
         print(json.dumps(result, indent=2))

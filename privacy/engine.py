@@ -9,6 +9,7 @@ from privacy.accounting import Accountant, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
 from privacy.noise import GaussianNoise
+from privacy.plan import Plan, event
 from privacy.sampling import PoissonSampler, steps_per_epoch
 
 if TYPE_CHECKING:
@@ -91,19 +92,20 @@ class PrivacyEngine:
         `fit` must then get as many examples and the same batch size, and refuses a step beyond the plan.
 
         Args:
-            model, max_grad_norm, clipping, max_physical_batch_size: as for `make_private`.
+            model: as for `make_private`.
             target_epsilon: above 0.
             target_delta: between 0 and 1; well below 1 / examples means something.
             epochs: how often each example will be sampled, on average.
             batch_size: the expected size of a batch.
             examples: N.
+            max_grad_norm: as for `make_private`.
+            clipping: as for `make_private`.
+            max_physical_batch_size: as for `make_private`.
 
         Raises:
             SettingError, ModelRefused: as for `make_private`.
             SamplingRefused: there are fewer examples than a batch has.
         """
-        from privacy.training import Plan, event  # noqa: PLC0415  imports TensorFlow
-
         _positive("target_epsilon", target_epsilon)
         _positive("epochs", epochs)
         if not 0.0 < target_delta < 1.0:
@@ -143,7 +145,7 @@ class PrivacyEngine:
         return "\n".join(f"{name:24} {kind:20} {path:26} {reason}".rstrip() for name, kind, path, reason in rows)
 
     def _install(
-        self, model: Any, z: float | Callable[[int], float], clip: float, clipping: str | Clipping, most: int | None, plan: Any
+        self, model: Any, z: float | Callable[[int], float], clip: float, clipping: str | Clipping, most: int | None, plan: Plan | None
     ) -> Any:
         from privacy.training import PrivateTraining  # noqa: PLC0415  imports TensorFlow
         from privacy.validation import require  # noqa: PLC0415  imports TensorFlow

@@ -64,8 +64,12 @@ def _narrow(array: Any) -> Any:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
+def count(batch: Any) -> int:
+    """The number of examples of a batch."""
+    return len(tf.nest.flatten(batch)[0])
+
+
 def split(batch: Any, most: int | None) -> Sequence[Any]:
     """A batch in parts of at most `most` examples; no part where it is empty."""
-    count = len(tf.nest.flatten(batch)[0])
-    size = most or max(count, 1)
-    return [tf.nest.map_structure(lambda array, s=start: array[s : s + size], batch) for start in range(0, count, size)]
+    size = most or max(count(batch), 1)
+    return [tf.nest.map_structure(lambda array, s=start: array[s : s + size], batch) for start in range(0, count(batch), size)]

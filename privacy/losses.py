@@ -21,7 +21,8 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
 
     Args:
         model: compiled.
-        x, y: nests of arrays with leading axis B.
+        x: a nest of tensors with the leading axis B.
+        y: likewise.
         outputs: the model's, for x.
         weight: (B,) or None.
     """

@@ -71,6 +71,20 @@ def units(model: keras.Model) -> list[Unit]:
     return found
 
 
+def safe_units(model: keras.Model, inputs: Any) -> list[Unit]:
+    """As `units`, after a trial run; the whole model where something uses its weights past them.
+
+    Args:
+        model: built.
+        inputs: a nest of `tf.TensorSpec`.
+    """
+    found = units(model)
+    reasons: list[str | None] = []
+    trial = tf.function(lambda examples: reasons.append(strays(model, found, examples)), autograph=False)
+    trial.get_concrete_function(inputs)  # in a graph, where being inside of a loop can be seen
+    return found if reasons[0] is None else [whole(model, reasons[0])]
+
+
 def whole(model: keras.Model, reason: str) -> Unit:
     """The model as one unit."""
     return Unit(model, alone, "each example alone", reason)

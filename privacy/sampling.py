@@ -65,7 +65,7 @@ class PoissonSampler:
 
 def check(examples: int, batch_size: int) -> None:
     """Raises `SamplingRefused` where `examples` examples cannot be sampled in batches of `batch_size`."""
-    if not 1 <= batch_size:
+    if not batch_size >= 1:
         raise SamplingRefused(f"the batch size is {batch_size}: at least 1 is needed")
     if examples < batch_size:
         raise SamplingRefused(f"there are {examples} examples for a batch of {batch_size}: the data is shorter than its batch")

@@ -5,7 +5,7 @@ For a batch of any size (Abadi et al., 2016, arXiv:1607.00133, Algorithm 1; Bu e
 1. One forward pass, recorded; the loss of each example.
 2. One backward pass, to the recorded tensors and not to the weights; the norms of the per-example gradients.
 3. S = sum_i w_i g_i with the weights of the clipping rule.
-4. The optimizer gets (S + noise) / B, B the expected size of the batch, plus the gradient of the weights' regularizers, which knows no data.
+4. The optimizer gets (S + noise) / B, B the expected size of the batch, plus the gradient of the regularizers, which knows no data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PrivateStep:
         wrap = (lambda function: function) if eager else tf.function(reduce_retracing=True, autograph=False)
         self._fused, self._add, self._finish = wrap(self._fused_step), wrap(self._add_batch), wrap(self._finish_step)
 
-    def whole(self, batch: Any, clip: float, noise: Any, batch_size: int) -> tuple[dict[str, Tensor], Tensor]:
+    def whole(self, batch: Any, clip: float, noise: Any, batch_size: int) -> tuple[dict[str, Tensor], int]:
         """A step on a batch that is not empty.
 
         Args:
@@ -53,12 +53,15 @@ class PrivateStep:
         Returns:
             The metrics so far, and the number of examples that were not clipped.
         """
-        return self._fused(_unpack(batch), tf.constant(clip, tf.float32), tf.constant(noise), tf.constant(1.0 / batch_size, tf.float32))
+        scale = tf.constant(1.0 / batch_size, tf.float32)
+        metrics, unclipped = self._fused(_unpack(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
+        return metrics, int(unclipped)
 
-    def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], Tensor]:
-        """Adds a part of a batch to the sum for `finish`."""
+    def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
+        """Adds a part of a batch to the sum for `finish`; returns as `whole`."""
         self._prepare()
-        return self._add(_unpack(batch), tf.constant(clip, tf.float32))
+        metrics, unclipped = self._add(_unpack(batch), tf.constant(clip, tf.float32))
+        return metrics, int(unclipped)
 
     def finish(self, noise: Any, batch_size: int) -> None:
         """Ends a step whose parts were added; there may have been none."""
@@ -123,7 +126,7 @@ class PrivateStep:
 
     def _sums_of(self, found: list[tuple[Unit, ExampleGradients]], weights: list[Tensor], add: Callable[..., list[Tensor]]) -> list[Tensor]:
         """sum_i w_i g_i for each trainable variable of the model; zero where a layer was not called."""
-        sums = {}
+        sums: dict[int, Tensor] = {}
         for (unit, gradients), w in zip(found, weights, strict=True):
             sums.update(zip(map(id, unit.layer.trainable_variables), add(gradients, w), strict=True))
         return [sums[id(one)] if id(one) in sums else tf.zeros(one.shape) for one in self.variables]
@@ -149,4 +152,5 @@ def _masked(each: Tensor, weights: Tensor) -> Tensor:
 
 def _unpack(batch: Any) -> tuple[Any, Any, Any]:
     x, y, weight = (*batch, None)[:3]
-    return tf.nest.map_structure(tf.constant, (x, y)) + (None if weight is None else tf.constant(weight),)
+    x, y = tf.nest.map_structure(tf.constant, (x, y))
+    return x, y, None if weight is None else tf.constant(weight)

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
-import tensorflow as tf
 
 from privacy import validation
 from privacy.clipping import AdaptiveClipping, Clipping
-from privacy.errors import BudgetSpent, ModelChanged, ModelRefused, SamplingRefused, SettingError
-from privacy.examples import Examples, split
-from privacy.recording import Unit, strays, units, whole
-from privacy.sampling import PoissonSampler, steps_per_epoch
+from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
+from privacy.examples import Examples, count, split
+from privacy.plan import Plan, event
+from privacy.recording import Unit, safe_units
+from privacy.sampling import PoissonSampler
+from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
 
 if TYPE_CHECKING:
     from privacy.accounting import Accountant
     from privacy.noise import GaussianNoise
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `make_private_with_epsilon` calibrated the noise for."""
-
-    examples: int
-    batch_size: int
-    steps: int
 
 
 class PrivateTraining:
@@ -64,7 +55,7 @@ class PrivateTraining:
         self._multiplier, self._most = noise_multiplier, max_physical_batch_size
         self._layers, self._variables = _layers(model), _variables(model)
         self._step: PrivateStep | None = None
-        self._traced: tuple[Any, ...] = ()
+        self._traced: list[Any] = []
         model.__dict__.update(fit=self.fit, train_on_batch=self.train_on_batch, train_step=self.train_step)
 
     def train_on_batch(self, *_: Any, **__: Any) -> None:
@@ -100,21 +91,34 @@ class PrivateTraining:
         2. The step is recorded by the accountant.
         3. One private step (`PrivateStep`) with noise N(0, (z C)^2).
 
-        An epoch is ceil(N / batch_size) steps. Leaks: the weights after each step are what epsilon speaks of. The metrics of the training
-        examples, in the progress bar and in History, are exact: they are for whoever holds the examples, and epsilon says nothing of them.
+        Leaks: the weights after each step are what epsilon speaks of. The metrics of the training examples, in the progress bar and in
+        History, are exact: they are for whoever holds the examples, and epsilon says nothing of them.
 
         Args:
-            x, y: arrays (N, ...), or nests of them.
-            batch_size: the expected size of a batch, from 1 to N; 32, or the planned one.
-            sample_weight: (N,): the weight of each example's loss, before it is clipped.
+            x: an array (N, ...), or a nest of them.
+            y: the targets, likewise.
+            batch_size: the expected size of a batch, from 1 to N; by default the planned one, or 32.
+            epochs: of ceil(N / batch_size) steps each.
+            verbose: as in Keras.
+            callbacks: as in Keras, but for those that choose the model by, or write down, training metrics.
+            validation_split: refused.
+            validation_data: as in Keras; it is not protected.
             shuffle: has no meaning here: every step samples.
-            epochs, verbose, callbacks, validation_data, initial_epoch, steps_per_epoch: as in Keras, as are the others.
-            class_weight, validation_split: refused.
+            class_weight: refused.
+            sample_weight: (N,), the weight of each example's loss, before its gradient is clipped.
+            initial_epoch: as in Keras.
+            steps_per_epoch: instead of ceil(N / batch_size).
+            validation_steps: as in Keras.
+            validation_batch_size: as in Keras.
+            validation_freq: as in Keras, a number of epochs.
+
+        Returns:
+            What Keras returns.
 
         Raises:
             SamplingRefused: data that cannot be sampled, or not as planned.
             ModelChanged: another model than was made private.
-            ModelRefused: a loss, optimizer or callback that cannot be private.
+            ModelRefused: a layer, loss, optimizer or callback that cannot be private.
             BudgetSpent: more steps than were planned.
         """
         self._check_compiled()
@@ -122,44 +126,43 @@ class PrivateTraining:
             raise SamplingRefused("class_weight and validation_split are not supported: give sample_weight and validation_data")
         data = Examples(x, y, sample_weight)
         sampler = PoissonSampler(len(data), batch_size or (self.plan.batch_size if self.plan else 32))
-        count = steps_per_epoch or _steps(sampler)
-        self._afford(sampler, count * max(0, epochs - initial_epoch))
+        steps = steps_per_epoch or epoch_of(len(data), sampler.batch_size)
+        if self.plan is not None:
+            self.plan.check(sampler, self.steps, steps * max(0, epochs - initial_epoch))
+        validation.check_callbacks(callbacks)
         step = self._ready(data)
-        given = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
-        validation.check_callbacks(given.callbacks if given else tf.nest.flatten(callbacks or []))
-        shown = given or keras.callbacks.CallbackList(
-            callbacks, add_history=True, add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=count, model=self.model
+        shown = keras.callbacks.CallbackList(
+            callbacks, add_history=True, add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=steps, model=self.model
         )
 
         def validate(epoch: int) -> dict[str, float]:
             if validation_data is None or (epoch + 1) % validation_freq:
                 return {}
-            size, callbacks = validation_batch_size or sampler.batch_size, shown
-            pair = (
-                dict(zip(("x", "y", "sample_weight"), validation_data, strict=False))
-                if isinstance(validation_data, (tuple, list))
-                else {"x": validation_data}
-            )
-            found = self.model.evaluate(**pair, batch_size=size, steps=validation_steps, callbacks=callbacks, return_dict=True)
-            return {f"val_{name}": value for name, value in found.items()}
+            size = validation_batch_size or sampler.batch_size
+            return self._validate(validation_data, batch_size=size, steps=validation_steps, callbacks=shown)
 
-        self._epochs(range(initial_epoch, epochs), count, _Batches(data, sampler, self._most), step, shown, validate)
+        def once() -> dict[str, Any]:
+            return self._once(step, data, sampler)
+
+        self._epochs(range(initial_epoch, epochs), steps, once, validate, shown)
         return self.model.history
 
-    def _epochs(self, epochs: range, count: int, batches: _Batches, step: PrivateStep, shown: Any, validate: Callable[[int], Any]) -> None:
-        model, logs = self.model, {}
+    def _epochs(self, epochs: range, steps: int, once: Callable[[], Any], validate: Callable[[int], Any], shown: Any) -> None:
+        """The loop of `keras.Model.fit`."""
+        model, logs = self.model, dict[str, float]()
         model.stop_training = False
         shown.on_train_begin()
         for epoch in epochs:
             model.reset_metrics()
             shown.on_epoch_begin(epoch)
-            for index in range(count):
+            metrics: dict[str, Any] = {}
+            for index in range(steps):
                 shown.on_train_batch_begin(index)
-                metrics = self._one(step, batches)
+                metrics = once() or metrics  # an empty batch has none
                 shown.on_train_batch_end(index, metrics)
                 if model.stop_training:
                     break
-            logs = {name: float(value) for name, value in model.get_metrics_result().items()} | validate(epoch)
+            logs = {name: float(value) for name, value in metrics.items()} | validate(epoch)
             shown.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
@@ -167,29 +170,35 @@ class PrivateTraining:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         shown.on_train_end(logs)
 
-    def _one(self, step: PrivateStep, batches: _Batches) -> dict[str, Any]:
-        """Samples, records, then computes one step."""
-        multiplier = self._noise_multiplier(self.steps)
-        size = batches.sampler.batch_size
-        z = self.clipping.gradient_multiplier(multiplier, size) if isinstance(self.clipping, AdaptiveClipping) else multiplier
-        parts = batches.next()
-        self.accountant.record(event(batches.sampler.probability, multiplier))
+    def _validate(self, data: Any, **options: Any) -> dict[str, float]:
+        given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if isinstance(data, (tuple, list)) else {"x": data}
+        found = self.model.evaluate(**given, **options, return_dict=True)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler) -> dict[str, Any]:
+        """Samples, records, then computes one step; returns the metrics so far."""
+        z, size = self._noise_multiplier(self.steps), sampler.batch_size
+        adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
+        stddev = self.clip * (z if adaptive is None else adaptive.gradient_multiplier(z, size))
+        parts = split(data.take(sampler.sample()), self._most)
+        self.accountant.record(event(sampler.probability, z))
         self.steps += 1
-        noise = self.noise.normal(step.parameters, z * self.clip)
-        metrics: dict[str, Any] = {}
-        if len(parts) == 1:
-            metrics, unclipped = step.whole(parts[0], self.clip, noise, size)
-            above = int(unclipped) - len(tf.nest.flatten(parts[0])[0]) / 2
-        else:
-            above = 0.0
-            for part in parts:
-                metrics, unclipped = step.add(part, self.clip)
-                above += int(unclipped) - len(tf.nest.flatten(part)[0]) / 2
-            step.finish(noise, size)
-        if isinstance(self.clipping, AdaptiveClipping):
-            noisy = above + float(self.noise.normal(1, self.clipping.stddev(size))[0])
-            self.clip = self.clipping.next_clip(self.clip, noisy, size)
+        noise = self.noise.normal(step.parameters, stddev)
+        metrics, unclipped = step.whole(parts[0], self.clip, noise, size) if len(parts) == 1 else self._in_parts(step, parts, noise, size)
+        if adaptive is not None:
+            centred = unclipped - sum(map(count, parts)) / 2
+            self.clip = adaptive.next_clip(self.clip, centred + float(self.noise.normal(1, adaptive.stddev(size))[0]), size)
         return metrics
+
+    def _in_parts(self, step: PrivateStep, parts: Any, noise: Any, size: int) -> tuple[dict[str, Any], int]:
+        """A step on any number of parts, also none."""
+        metrics: dict[str, Any] = {}
+        unclipped = 0
+        for part in parts:
+            metrics, more = step.add(part, self.clip)
+            unclipped += more
+        step.finish(noise, size)
+        return metrics, unclipped
 
     def _noise_multiplier(self, step: int) -> float:
         value = float(self._multiplier(step) if callable(self._multiplier) else self._multiplier)
@@ -197,24 +206,10 @@ class PrivateTraining:
             raise SettingError(f"the noise multiplier of step {step} is {value}: above 0 and finite is needed")
         return value
 
-    def _afford(self, sampler: PoissonSampler, steps: int) -> None:
-        """Checks a fit against the plan."""
-        plan = self.plan
-        if plan is None:
-            return
-        if (sampler.examples, sampler.batch_size) != (plan.examples, plan.batch_size):
-            raise SamplingRefused(
-                f"{sampler.examples} examples in batches of {sampler.batch_size} were given: the noise was calibrated for {plan.examples} "
-                f"in batches of {plan.batch_size}"
-            )
-        if self.steps + steps > plan.steps:
-            raise BudgetSpent(f"{steps} steps after {self.steps} were asked for: the noise was calibrated for {plan.steps} in all")
-
     def _check_compiled(self) -> None:
-        model = self.model
-        if not model.compiled or model.loss is None:
+        if not self.model.compiled or self.model.loss is None:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
-        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise ModelRefused("LossScaleOptimizer skips steps by values without noise: use the optimizer inside it")
 
     def _ready(self, data: Examples) -> PrivateStep:
@@ -222,53 +217,22 @@ class PrivateTraining:
         model = self.model
         if _layers(model) != self._layers or (self._variables and _variables(model) != self._variables):
             raise ModelChanged("layers or trainable weights changed after make_private: call make_private again")
-        first = not self.units
-        if first:
-            self.units = self._inspect(data.inputs)
-            self._variables = _variables(model)
-        compiled = (model.optimizer, model.loss, *model.metrics)
-        if self._step is None or len(compiled) != len(self._traced) or any(a is not b for a, b in zip(compiled, self._traced, strict=True)):
+        if not self.units:
+            model(validation.made_up(data.inputs, 0.25))  # builds it
+            validation.require(validation.findings(model) + validation.probe(model, data.inputs))
+            self.units, self._variables = safe_units(model, data.inputs), _variables(model)
+        compiled = [model.optimizer, model.loss, *model.metrics]
+        if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)):
             model.optimizer.build(model.trainable_variables)
-            self._step, self._traced = PrivateStep(model, self.units, clipping=self.clipping, eager=model.run_eagerly), compiled
+            self._step = PrivateStep(model, self.units, clipping=self.clipping, eager=model.run_eagerly)
+            self._traced = compiled
         return self._step
-
-    def _inspect(self, inputs: Any) -> list[Unit]:
-        model = self.model
-        model(validation.made_up(inputs, 0.25))
-        validation.require(validation.findings(model) + validation.probe(model, inputs))
-        found = units(model)
-        reasons: list[str | None] = []
-        trial = tf.function(lambda examples: reasons.append(strays(model, found, examples)), autograph=False)
-        trial.get_concrete_function(inputs)
-        return found if reasons[0] is None else [whole(model, reasons[0])]
-
-
-class _Batches:
-    """Samples of the data, in parts that fit into memory."""
-
-    def __init__(self, data: Examples, sampler: PoissonSampler, most: int | None) -> None:
-        self.data, self.sampler, self.most = data, sampler, most
-
-    def next(self) -> Any:
-        return split(self.data.take(self.sampler.sample()), self.most)
-
-
-def event(probability: float, noise_multiplier: float) -> Any:
-    """What one step releases: a Gaussian sum over a Poisson sample."""
-    import dp_accounting  # noqa: PLC0415  takes a second
-
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
-    return gaussian if probability == 1.0 else dp_accounting.PoissonSampledDpEvent(probability, gaussian)
-
-
-def _steps(sampler: PoissonSampler) -> int:
-    return steps_per_epoch(sampler.examples, sampler.batch_size)
 
 
 def _layers(model: keras.Model) -> list[tuple[int, type]]:
-    return [(id(layer), type(layer)) for layer in model._flatten_layers()]
+    return [(id(layer), type(layer)) for layer in model._flatten_layers()]  # Keras has no public way to layers in layers
 
 
 def _variables(model: keras.Model) -> list[tuple[int, bool]]:
     """Empty as long as the model is not built."""
-    return [(id(variable), variable.trainable) for variable in model.variables] if model.built else []
+    return [(id(variable), variable.trainable) for variable in model.weights] if model.built else []

@@ -133,14 +133,15 @@ def _differ(a: Any, b: Any) -> bool:
     return not bool(tf.reduce_all(tf.abs(tf.cast(a, tf.float32) - tf.cast(b, tf.float32)) <= 1e-5))
 
 
-def check_callbacks(callbacks: list[Any]) -> None:
+def check_callbacks(callbacks: Any) -> None:
     """Refuses callbacks that let training metrics, which have no noise, out or steer what comes out.
 
     Raises:
         ModelRefused: naming the callback and the reason.
     """
     c = keras.callbacks
-    for callback in callbacks:
+    given = callbacks.callbacks if isinstance(callbacks, c.CallbackList) else callbacks if isinstance(callbacks, list) else [callbacks]
+    for callback in given:
         monitor = getattr(callback, "monitor", None)
         steers = isinstance(callback, (c.EarlyStopping, c.ReduceLROnPlateau)) or getattr(callback, "save_best_only", False)
         name = type(callback).__name__

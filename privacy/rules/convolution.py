@@ -13,7 +13,6 @@ from privacy.rules.dense import before_activation, flat, lora
 from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
 from privacy.rules.registry import Call, Layer, book_keeping
 
-
 _IDENTITY_UP_TO: Final = 128  # values that a position sees
 
 

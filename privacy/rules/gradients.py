@@ -1,7 +1,7 @@
 """Per-example gradients of one layer, in whatever form is cheapest to hold.
 
 For example i and the parameters theta of a layer, g_i = d loss_i / d theta. What training needs of them is ||g_i||^2 for all i and
-sum_i w_i g_i for weights w that depend on the norms; neither needs the g_i themselves. (Goodfellow, 2015, arXiv:1510.01799; Li et al., 2022,
+sum_i w_i g_i for weights w that depend on the norms; neither needs the g_i. (Goodfellow, 2015, arXiv:1510.01799; Li et al., 2022,
 arXiv:2110.05679, section 4; Bu et al., 2023, arXiv:2210.00038, section 3.) B is the number of examples.
 """
 

@@ -17,8 +17,8 @@ def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor
     """g_i = (sum_t x^_it dy_it, sum_t dy_it): one more evaluation gives x^, with gamma = 1 and beta = 0."""
     outputs = run(x)
     watch(outputs)
-    centre = getattr(layer, "beta", None)
-    plain = [
+    centre: Any = getattr(layer, "beta", None)
+    plain: list[tuple[Any, Tensor]] = [
         (variable, tf.zeros(variable.shape) if variable is centre else tf.ones(variable.shape)) for variable in layer.trainable_variables
     ]
     axes = _axes(layer, len(x.shape))

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from gradient_oracle import clipped_sum, each_gradient, flat_weights
 
+from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from privacy.clipping import FlatClipping
 from privacy.recording import strays, units, whole
 from privacy.step import PrivateStep
@@ -40,7 +40,7 @@ def check(model, x, *, path=None, parts=None, loss="mse", y=None, seed=0):
         variable.assign(random.normal(size=variable.shape).astype(np.float32) * 0.5)
     model.compile("sgd", loss)
     if path is not None:
-        assert [unit.path for unit in units(model)][0] == path
+        assert units(model)[0].path == path
     expected = each_gradient(model, x, y)
     norms = np.linalg.norm(expected, axis=1)
     for clip in (1e6, float(np.median(norms)) or 1.0, 1e-3):
