@@ -32,7 +32,9 @@ def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor],
     kernel = layer.kernel.shape
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:
-        found = at_positions(flat(patches(layer, x)), flat(dz[0]), bias=layer.use_bias)
+        with tf.control_dependencies(dz):  # else the patches of all layers would be held from the forward pass on
+            seen = patches(layer, x)
+        found = at_positions(flat(seen), flat(dz[0]), bias=layer.use_bias)
         return Arranged([found], lambda g: [tf.reshape(g[0], [-1, *kernel]), *g[1:]])
 
     return outputs, Call([z], gradients)

@@ -31,7 +31,9 @@ def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
     channels, multiplier, window = x.shape[-1], layer.depth_multiplier, int(np.prod(layer.kernel_size))
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:
-        seen = tf.reshape(patches(layer, x), [tf.shape(x)[0], -1, channels, window])
+        with tf.control_dependencies(dz):  # as in convolution.py
+            seen = patches(layer, x)
+        seen = tf.reshape(seen, [tf.shape(x)[0], -1, channels, window])
         d = tf.reshape(dz[0], [tf.shape(x)[0], -1, channels, multiplier])
         kernel = tf.einsum("btck,btcm->bkcm", seen, d)
         found = [tf.reshape(kernel, [-1, *layer.kernel.shape])]
