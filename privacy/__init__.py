@@ -1,4 +1,27 @@
 """How much a result reveals about one person: differentially private training and its accounting. Knows no network and no parties.
 
-Empty for now: the engine comes with a later release (see CHANGELOG.md).
+Start with `engine.py`. Nothing here imports TensorFlow before a model is made private.
 """
+
+from privacy.accounting import Accountant, calibrate
+from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
+from privacy.engine import PrivacyEngine
+from privacy.errors import BudgetSpent, ModelChanged, ModelRefused, PrivacyError, SamplingRefused, SettingError
+from privacy.noise import GaussianNoise
+
+__all__ = [
+    "Accountant",
+    "AdaptiveClipping",
+    "BudgetSpent",
+    "Clipping",
+    "FlatClipping",
+    "GaussianNoise",
+    "ModelChanged",
+    "ModelRefused",
+    "PerLayerClipping",
+    "PrivacyEngine",
+    "PrivacyError",
+    "SamplingRefused",
+    "SettingError",
+    "calibrate",
+]

@@ -62,6 +62,12 @@ def test_a_secure_federation():
     assert masked > 85
 
 
+def test_private_training():
+    last = run("private_training.py", "--epochs", "3").splitlines()[-2:]
+    assert float(last[0].split("accuracy ")[1].split(",")[0]) > 0.6
+    assert 2.9 < float(last[1].split("epsilon ")[1].split(",")[0]) <= 3.0
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -1,0 +1,75 @@
+"""Examples in memory, from which batches of any choice can be taken. Knows nothing of models and of privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from privacy.errors import SamplingRefused
+
+
+class Examples:
+    """A nest of arrays with the same leading axis.
+
+    Args:
+        x: inputs: an array (N, ...), or a list, tuple or dict of such.
+        y: targets, likewise.
+        weight: (N,) or None: the weight of each example's loss.
+
+    Raises:
+        SamplingRefused: not arrays (a `tf.data.Dataset` or a generator decides itself what is in a batch), or of different lengths.
+    """
+
+    def __init__(self, x: Any, y: Any, weight: Any = None) -> None:
+        if y is None:
+            raise SamplingRefused("y is missing: private training needs inputs and targets as arrays")
+        self._arrays = tf.nest.map_structure(_array, (x, y) if weight is None else (x, y, weight))
+        lengths = {len(array) for array in tf.nest.flatten(self._arrays)}
+        if len(lengths) != 1:
+            raise SamplingRefused(f"the arrays have {sorted(lengths)} examples: one number is needed")
+        if weight is not None and np.ndim(self._arrays[2]) != 1:
+            raise SamplingRefused(f"sample_weight has shape {np.shape(self._arrays[2])}: one weight an example, (N,), is needed")
+        self._length = lengths.pop()
+
+    def __len__(self) -> int:
+        return int(self._length)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} examples>"
+
+    def take(self, indices: Any) -> Any:
+        """(x, y) or (x, y, weight) of these examples."""
+        return tf.nest.map_structure(lambda array: _narrow(array[indices]), self._arrays)
+
+    @property
+    def inputs(self) -> Any:
+        """The specification of x, with an unknown number of examples."""
+        return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), _narrow(array[:0]).dtype), self._arrays[0])
+
+
+def _array(values: Any) -> Any:
+    if isinstance(values, (tf.data.Dataset, tf.RaggedTensor, tf.SparseTensor, str)) or not hasattr(values, "__array__"):
+        raise SamplingRefused(
+            f"{type(values).__name__} is not an array: each example has to be sampled by itself, with a probability that is accounted for. "
+            "Give numpy arrays (or nests of them)"
+        )
+    return values if isinstance(values, np.ndarray) else np.asarray(values)
+
+
+def _narrow(array: Any) -> Any:
+    """Float64 becomes float32, as in Keras."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def count(batch: Any) -> int:
+    """The number of examples of a batch."""
+    return len(tf.nest.flatten(batch)[0])
+
+
+def split(batch: Any, most: int | None) -> Sequence[Any]:
+    """A batch in parts of at most `most` examples; no part where it is empty."""
+    size = most or max(count(batch), 1)
+    return [tf.nest.map_structure(lambda array, s=start: array[s : s + size], batch) for start in range(0, count(batch), size)]

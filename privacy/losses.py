@@ -1,0 +1,77 @@
+"""The loss of each example: what the compiled loss gives for a batch of that example alone.
+
+That is the definition for every loss; it needs no guess of how a loss reduces. For a loss of Keras itself on one output it is computed
+without a loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from privacy.rules.gradients import Tensor
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
+
+def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor | None) -> Tensor:
+    """(B,) float32: the loss of each example, times its weight.
+
+    Args:
+        model: compiled.
+        x: a nest of tensors with the leading axis B.
+        y: likewise.
+        outputs: the model's, for x.
+        weight: (B,) or None.
+    """
+    loss = known(model)
+    if loss is None or tf.nest.is_nested(y) or tf.nest.is_nested(outputs) or getattr(outputs, "_keras_mask", None) is not None:
+        losses = _alone(model, x, y, outputs)
+    else:
+        values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
+        axes = list(range(1, len(values.shape)))
+        losses = tf.reduce_sum(values, axes) if loss.reduction == "sum" else tf.reduce_mean(values, axes)
+    return losses if weight is None else losses * tf.cast(weight, losses.dtype)
+
+
+def known(model: keras.Model) -> Any:
+    """The compiled loss as a `keras.losses.Loss` of Keras itself, which treats examples alone; else None."""
+    if model.loss is None or tf.nest.is_nested(model.loss) or model._compile_loss._user_loss_weights is not None:
+        return None  # Keras has no public way to the loss weights
+    loss = keras.losses.get(model.loss)
+    if not isinstance(loss, keras.losses.Loss):
+        return _wrapped(loss)
+    mine = type(loss).__module__.startswith("keras.") and loss.reduction in ("sum", *_MEANS) and hasattr(loss, "call")
+    return loss if mine and not _shared(loss) else None
+
+
+def _wrapped(function: Any) -> Any:
+    """A loss function of Keras as the loss of the same name."""
+    if not getattr(function, "__module__", "").startswith("keras."):
+        return None
+    name = "".join(part.capitalize() for part in function.__name__.split("_"))
+    found = getattr(keras.losses, name, None)
+    return None if found is None else found()
+
+
+def _shared(loss: Any) -> bool:
+    """Losses of Keras that look at a whole batch."""
+    return isinstance(loss, (keras.losses.CTC, keras.losses.Dice, keras.losses.Tversky))
+
+
+def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
+    """By `vectorized_map` over batches of one."""
+    masks = [getattr(output, "_keras_mask", None) for output in tf.nest.flatten(outputs)]
+    given = [mask for mask in masks if mask is not None]
+
+    def one(row: Any) -> Tensor:
+        x, y, outputs, known = tf.nest.map_structure(lambda leaf: leaf[None], row)
+        for output, mask in zip(tf.nest.flatten(outputs), masks, strict=True):
+            if mask is not None:
+                output._keras_mask = known.pop(0)
+        with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
+            return model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+
+    return tf.vectorized_map(one, (x, y, outputs, given))

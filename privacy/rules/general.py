@@ -1,0 +1,76 @@
+"""Layers without a rule: each example runs alone, all at once by `tf.vectorized_map`.
+
+The layer's function is evaluated on batches of one example, so whatever it does, examples cannot mix; the second evaluation that the
+gradients need starts from the same non-trainable state, so a random mask inside the layer is the same in both (and the same for all
+examples of a batch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
+from privacy.rules.registry import Call, Layer, seeds
+
+
+def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+    """g_i = the product of dy_i with the Jacobian of the layer at x_i.
+
+    1. y_i = f(theta, s, x_i) for each example, with the state s (the seeds of random layers) from before.
+    2. Later, from d loss / d y: g_i by automatic differentiation of f(theta, s, x_i), the same function of the same state.
+    """
+    theta = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
+    state = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
+    generators = seeds(layer)
+    leaves = tf.nest.flatten((args, kwargs))
+    batched = [index for index, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
+
+    def function(rows: list[Tensor]) -> tuple[Any, list[Tensor]]:
+        given = list(leaves)
+        for index, row in zip(batched, rows, strict=True):
+            given[index] = row[None]
+        inputs, options = tf.nest.pack_sequence_as((args, kwargs), given)
+        variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+        with keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope, unrolled(layer):
+            outputs = run(*inputs, **options)
+            after = [tf.convert_to_tensor(scope.get_current_value(seed)) for seed in generators]
+        return tf.nest.map_structure(lambda y: tf.squeeze(y, 0), outputs), after
+
+    rows = [leaves[index] for index in batched]
+    outputs, after = tf.vectorized_map(function, rows)
+    for seed, states in zip(generators, after, strict=True):
+        seed.assign(states[0])  # the same for all examples
+    watched = [y for y in tf.nest.flatten(outputs) if y.dtype.is_floating]
+    for y in watched:
+        watch(y)
+
+    def gradient(both: tuple[list[Tensor], list[Tensor]]) -> list[Tensor]:
+        rows, dy = both
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            y = [y for y in tf.nest.flatten(function(rows)[0]) if y.dtype.is_floating]
+        found: list[Tensor] = tape.gradient(y, theta, dy, tf.UnconnectedGradients.ZERO)
+        return found
+
+    def gradients(dy: list[Tensor]) -> ExampleGradients:
+        return Materialised(tf.vectorized_map(gradient, (rows, dy)))
+
+    return outputs, Call(watched, gradients)
+
+
+@contextlib.contextmanager
+def unrolled(layer: Layer) -> Iterator[None]:
+    """Recurrent layers inside run without a loop, which `vectorized_map` could not differentiate."""
+    loops = [inner for inner in layer._flatten_layers() if isinstance(inner, keras.layers.RNN) and not inner.unroll]
+    for inner in loops:
+        inner.__dict__["unroll"] = True
+    try:
+        yield
+    finally:
+        for inner in loops:
+            inner.__dict__["unroll"] = False

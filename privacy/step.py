@@ -1,0 +1,156 @@
+"""One differentially private step of a compiled model, as TensorFlow functions. Knows nothing of sampling and accounting.
+
+For a batch of any size (Abadi et al., 2016, arXiv:1607.00133, Algorithm 1; Bu et al., 2023, arXiv:2210.00038, Algorithm 1):
+
+1. One forward pass, recorded; the loss of each example.
+2. One backward pass, to the recorded tensors and not to the weights; the norms of the per-example gradients.
+3. S = sum_i w_i g_i with the weights of the clipping rule.
+4. The optimizer gets (S + noise) / B, B the expected size of the batch, plus the gradient of the regularizers, which knows no data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from privacy.clipping import Clipping
+from privacy.losses import each_loss
+from privacy.recording import Unit, recording
+from privacy.rules.gradients import ExampleGradients, Tensor
+
+
+class PrivateStep:
+    """The functions of one compiled model.
+
+    Args:
+        model: built and compiled, with a built optimizer.
+        units: how its weights are handled.
+        clipping: the rule.
+        eager: run without `tf.function`, for debugging.
+    """
+
+    def __init__(self, model: keras.Model, units: list[Unit], *, clipping: Clipping, eager: bool = False) -> None:
+        self.model, self.units, self.clipping = model, units, clipping
+        self.variables = list(model.trainable_variables)
+        self.parameters = sum(math.prod(variable.shape) for variable in self.variables)
+        self._sums: list[tf.Variable] = []
+        wrap = (lambda function: function) if eager else tf.function(reduce_retracing=True, autograph=False)
+        self._fused, self._add, self._finish = wrap(self._fused_step), wrap(self._add_batch), wrap(self._finish_step)
+
+    def whole(self, batch: Any, clip: float, noise: Any, batch_size: int) -> tuple[dict[str, Tensor], int]:
+        """A step on a batch that is not empty.
+
+        Args:
+            batch: (x, y) or (x, y, weight), nests of arrays with the same leading axis.
+            clip: C.
+            noise: (parameters,) float32, with its standard deviation.
+            batch_size: the expected one.
+
+        Returns:
+            The metrics so far, and the number of examples that were not clipped.
+        """
+        scale = tf.constant(1.0 / batch_size, tf.float32)
+        metrics, unclipped = self._fused(_unpack(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
+        return metrics, int(unclipped)
+
+    def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
+        """Adds a part of a batch to the sum for `finish`; returns as `whole`."""
+        self._prepare()
+        metrics, unclipped = self._add(_unpack(batch), tf.constant(clip, tf.float32))
+        return metrics, int(unclipped)
+
+    def finish(self, noise: Any, batch_size: int) -> None:
+        """Ends a step whose parts were added; there may have been none."""
+        self._prepare()
+        self._finish(tf.constant(noise), tf.constant(1.0 / batch_size, tf.float32))
+
+    def _prepare(self) -> None:
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
+
+    def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        sums, metrics, unclipped = self._clipped(batch, clip)
+        self._apply(sums, noise, scale)
+        return metrics, unclipped
+
+    def _add_batch(self, batch: Any, clip: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        sums, metrics, unclipped = self._clipped(batch, clip)
+        for total, part in zip(self._sums, sums, strict=True):
+            total.assign_add(part)
+        return metrics, unclipped
+
+    def _finish_step(self, noise: Tensor, scale: Tensor) -> None:
+        self._apply([tf.identity(total) for total in self._sums], noise, scale)
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+
+    def _apply(self, sums: list[Tensor], noise: Tensor, scale: Tensor) -> None:
+        gradients, start = [], 0
+        for total in sums:
+            size = math.prod(total.shape)
+            gradients.append((total + tf.reshape(noise[start : start + size], total.shape)) * scale)
+            start += size
+        self.model.optimizer.apply(self._regularized(gradients), self.variables)
+
+    def _regularized(self, gradients: list[Tensor]) -> list[Tensor]:
+        terms = [(index, variable) for index, variable in enumerate(self.variables) if variable.regularizer is not None]
+        with tf.GradientTape() as tape:
+            penalty = [variable.regularizer(variable) for _, variable in terms]
+        found = tape.gradient(penalty, [variable.value for _, variable in terms]) if terms else []
+        for (index, _), gradient in zip(terms, found, strict=True):
+            gradients[index] += gradient
+        return gradients
+
+    def _clipped(self, batch: Any, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
+        """Steps 1 to 3, the metrics, and how many examples were not clipped."""
+        x, y, weight = batch
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with recording(self.units, tape.watch) as record:
+                outputs = self.model(x, training=True)
+            losses = each_loss(self.model, x, y, outputs, weight)
+            total = tf.reduce_sum(losses)
+        found = record.gradients(tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        squared = [gradients.squared_norms() for _, gradients in found]
+        weights = self.clipping.weights(squared, clip)
+        unclipped = tf.math.count_nonzero(tf.add_n(squared) <= tf.square(clip))
+        sums = tf.cond(
+            tf.reduce_all([tf.reduce_all(tf.math.is_finite(norms)) for norms in squared]),
+            lambda: self._sums_of(found, weights, lambda gradients, w: gradients.weighted_sum(w)),
+            lambda: self._sums_of(found, weights, _finite_sum),
+        )
+        return sums, self._metrics(x, y, outputs, weight, losses), unclipped
+
+    def _sums_of(self, found: list[tuple[Unit, ExampleGradients]], weights: list[Tensor], add: Callable[..., list[Tensor]]) -> list[Tensor]:
+        """sum_i w_i g_i for each trainable variable of the model; zero where a layer was not called."""
+        sums: dict[int, Tensor] = {}
+        for (unit, gradients), w in zip(found, weights, strict=True):
+            sums.update(zip(map(id, unit.layer.trainable_variables), add(gradients, w), strict=True))
+        return [sums[id(one)] if id(one) in sums else tf.zeros(one.shape) for one in self.variables]
+
+    def _metrics(self, x: Any, y: Any, outputs: Any, weight: Tensor | None, losses: Tensor) -> dict[str, Tensor]:
+        """Updates the metrics as Keras' own step does."""
+        penalty = tf.add_n([variable.regularizer(variable) for variable in self.variables if variable.regularizer] or [0.0])
+        self.model.metrics[0].update_state(tf.reduce_mean(losses) + penalty, sample_weight=tf.shape(losses)[0])
+        if tf.nest.is_nested(outputs):
+            self.model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight)  # keeps the metric of each loss
+        metrics: dict[str, Tensor] = self.model.compute_metrics(x, y, outputs, sample_weight=weight)
+        return metrics
+
+
+def _finite_sum(gradients: ExampleGradients, weights: Tensor) -> list[Tensor]:
+    """sum_i w_i g_i without the examples of weight 0, whose gradients need not be finite."""
+    return [tf.tensordot(tf.ones_like(weights), _masked(each, weights), 1) for each in gradients.each()]
+
+
+def _masked(each: Tensor, weights: Tensor) -> Tensor:
+    return tf.math.multiply_no_nan(each, tf.reshape(weights, [-1] + [1] * (len(each.shape) - 1)))
+
+
+def _unpack(batch: Any) -> tuple[Any, Any, Any]:
+    x, y, weight = (*batch, None)[:3]
+    x, y = tf.nest.map_structure(tf.constant, (x, y))
+    return x, y, None if weight is None else tf.constant(weight)

@@ -1,0 +1,156 @@
+"""Which models can be trained privately, and why others cannot.
+
+What is bounded is the effect of one example on one gradient. It has no bound where an example reaches the outputs, or the stored state, of
+others, or where training computes something else than a sum over examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from privacy.errors import ModelRefused
+from privacy.rules.registry import Layer, seeds
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A layer, or the model, that cannot be private.
+
+    Args:
+        path: which.
+        reason: why.
+        replacement: what to use instead.
+    """
+
+    path: str
+    reason: str
+    replacement: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; {self.replacement}"
+
+
+def findings(model: keras.Model) -> tuple[Finding, ...]:
+    """What stands in the way of training `model` privately, in the order of its layers; none is good."""
+    found = [*_of_model(model)]
+    for layer in model._flatten_layers():  # nested ones too; Keras has no public way
+        found += [Finding(f"{layer.name} ({type(layer).__name__})", reason, instead) for reason, instead in _of_layer(layer)]
+    return tuple(found)
+
+
+def require(found: tuple[Finding, ...]) -> None:
+    """Raises `ModelRefused` with every finding."""
+    if found:
+        raise ModelRefused("this model cannot be private:\n" + "\n".join(f"  {one}" for one in found))
+
+
+def _of_model(model: keras.Model) -> Iterator[Finding]:
+    for name in ("train_step", "compute_loss", "fit", "compute_metrics"):
+        if name in ("train_step", "compute_loss") and getattr(type(model), name) is not getattr(keras.Model, name):
+            yield Finding(
+                model.name, f"it has a {name} of its own, and only a sum of losses over examples can be clipped", f"remove {name}"
+            )
+    if model.built and not model.trainable_variables:
+        yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
+
+
+def _of_layer(layer: Layer) -> Iterator[tuple[str, str]]:
+    layers = keras.layers
+    if isinstance(layer, layers.BatchNormalization) and layer.trainable:
+        instead = "use GroupNormalization or LayerNormalization, or freeze it (trainable = False)"
+        yield "it normalises each example by the others of its batch, and stores their mean and variance", instead
+    if isinstance(layer, layers.SpectralNormalization):
+        yield "it rewrites the kernel of its layer in the forward pass", "use the layer alone"
+    if isinstance(layer, layers.RNN) and layer.stateful:
+        yield "it is stateful: one batch reaches into the next", "use stateful=False"
+    if isinstance(layer, tuple(getattr(layers, name) for name in ("MixUp", "CutMix") if hasattr(layers, name))):
+        yield "it mixes examples", "augment each example alone"
+    if isinstance(layer, layers.ActivityRegularization) or getattr(layer, "activity_regularizer", None) is not None:
+        yield "its activity regularizer is a loss of the batch, not of an example", "regularize the weights instead"
+    if layer.compute_dtype != "float32" or layer.variable_dtype != "float32":
+        yield f"it computes in {layer.compute_dtype}; clipping is exact enough in float32 only", "use dtype='float32'"
+
+
+def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
+    """Runs a built model on made-up examples and looks whether they reach each other, or the stored state.
+
+    1. The same input twice from the same state must give the same outputs; else (unseeded randomness) nothing can be told, nor promised.
+    2. The second example is replaced: the output of the first must not change.
+    3. Non-trainable variables other than seeds must not change at all.
+
+    Args:
+        model: built.
+        inputs: a nest of specifications (shape with a leading None, dtype).
+    """
+    state = [tf.identity(variable.value) for variable in model.non_trainable_variables]
+
+    def run(examples: Any) -> list[Any]:
+        for variable, value in zip(model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+        return [tf.identity(output[0]) for output in tf.nest.flatten(model(examples, training=True))]
+
+    first, second = made_up(inputs, 0.25), made_up(inputs, 0.75)
+    run(second)
+    harmless = {id(variable) for variable in seeds(model)}
+    after = zip(model.non_trainable_variables, state, strict=True)
+    changed = [variable.path for variable, before in after if id(variable) not in harmless and _differ(variable.value, before)]
+    one = run(first)
+    again, other = run(first), run(tf.nest.map_structure(lambda a, b: tf.concat([a[:1], b[1:]], 0), first, second))
+    run(first)
+    for variable, value in zip(model.non_trainable_variables, state, strict=True):
+        variable.assign(value)
+    if changed:
+        return (
+            Finding(changed[0], "the forward pass stores something of the batch in it, without noise", "use a layer without such state"),
+        )
+    if any(_differ(a, b) for a, b in zip(one, again, strict=True)):
+        return (
+            Finding(model.name, "it is random beyond its seed generators, so that it cannot be checked", "use keras.random.SeedGenerator"),
+        )
+    if any(_differ(a, b) for a, b in zip(one, other, strict=True)):
+        return (Finding(model.name, "the output for one example depends on the others of its batch", "remove what mixes the batch axis"),)
+    return ()
+
+
+def made_up(specs: Any, value: float) -> Any:
+    """Two examples of a nest of specifications: waves around `value`; integers are 0 and 1."""
+
+    def tensor(spec: Any) -> Any:
+        shape = [2, *(4 if size is None else size for size in spec.shape[1:])]
+        if not spec.dtype.is_floating:
+            return tf.cast(tf.fill(shape, round(value)), spec.dtype)
+        return tf.cast(tf.reshape(tf.sin(tf.range(tf.reduce_prod(shape), dtype=tf.float32) * value), shape) + value, spec.dtype)
+
+    return tf.nest.map_structure(tensor, specs)
+
+
+def _differ(a: Any, b: Any) -> bool:
+    return not bool(tf.reduce_all(tf.abs(tf.cast(a, tf.float32) - tf.cast(b, tf.float32)) <= 1e-5))
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuses callbacks that let training metrics, which have no noise, out or steer what comes out.
+
+    Raises:
+        ModelRefused: naming the callback and the reason.
+    """
+    c = keras.callbacks
+    given = callbacks.callbacks if isinstance(callbacks, c.CallbackList) else callbacks if isinstance(callbacks, list) else [callbacks]
+    for callback in given:
+        monitor = getattr(callback, "monitor", None)
+        steers = isinstance(callback, (c.EarlyStopping, c.ReduceLROnPlateau)) or getattr(callback, "save_best_only", False)
+        name = type(callback).__name__
+        if steers and not str(monitor).startswith("val_"):
+            raise ModelRefused(
+                f"{name} chooses the model by {monitor!r}, a value of the training examples without noise: monitor a metric of "
+                "validation data that needs no protection ('val_...')"
+            )
+        if isinstance(callback, (c.CSVLogger, c.TensorBoard, c.RemoteMonitor)):
+            raise ModelRefused(f"{name} writes down training metrics, which have no noise: log `val_` metrics and engine.epsilon instead")
+        if isinstance(callback, c.BackupAndRestore):
+            raise ModelRefused(f"{name} resumes training that this engine's accountant has not seen: keep the process, or start anew")
