@@ -37,11 +37,14 @@ from federated.secure_aggregation import SecureAggregation
 from federated.shared_aggregation import SharedAggregation
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
-from federated.update import Evaluation, LocalTraining, Task, Update, Weights
+from federated.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
+from privacy import CentralGaussian, LocalGaussian
 
 __all__ = [
     "Aggregate",
     "Aggregation",
+    "Bound",
+    "CentralGaussian",
     "CoordinateMedian",
     "DataError",
     "DataOwner",
@@ -64,6 +67,7 @@ __all__ = [
     "History",
     "Holding",
     "Krum",
+    "LocalGaussian",
     "LocalTraining",
     "Masker",
     "ModelRefused",

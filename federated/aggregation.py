@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from federated.bounding import exceeds
 from federated.gathering import Gathering
 from federated.means import MetricsMean, RunningMean, Stack
 from federated.owner import Owner
@@ -69,6 +70,9 @@ class PlainMean:
         metrics, evaluators = MetricsMean(), []
 
         async def take(owner: Owner, update: Update, factor: float) -> None:
+            if gathering.task.training.bound is not None and exceeds(update, gathering.task.training.bound):
+                gathering.book.reject(owner.name, "its update is longer than the clip norm, or counts more than once")
+                return
             gathering.report(owner, update)
             tally.add(owner.name, update, factor)
             metrics.add(update.metrics, update.examples)

@@ -9,6 +9,7 @@ from federated.errors import SettingError
 from federated.fedbuff import FedBuff
 from federated.owner import Owner
 from federated.strategy import Strategy
+from privacy import ClippedGaussian
 
 
 def sampled(owners: int, strategy: Strategy) -> int:
@@ -30,6 +31,19 @@ def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) ->
         raise SettingError(
             f"{type(strategy).__name__} needs {strategy.least_updates} updates a round, and {asked} of {len(names)} owners are asked: "
             f"add owners, or change the settings of {type(strategy).__name__}"
+        )
+
+
+def check_private(strategy: Strategy, privacy: ClippedGaussian | None) -> None:
+    """Refuses a strategy whose releases cannot be accounted for.
+
+    Raises:
+        SettingError: it needs single updates, or takes owners at any time.
+    """
+    if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "
+            f"round, and {type(strategy).__name__} makes no such sum: use FedAvg or another strategy of means"
         )
 
 

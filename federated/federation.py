@@ -27,6 +27,7 @@ from federated.global_model import GlobalModel
 from federated.history import History
 from federated.outcome import Outcome, concluded
 from federated.owner import Owner, RemoteOwner
+from federated.private_rounds import PrivateRounds
 from federated.progress import live
 from federated.rounds import Round
 from federated.run_folder import Checkpoint, RunFolder
@@ -34,6 +35,7 @@ from federated.sampling import sample
 from federated.simulation import SimulatedOwners
 from federated.strategy import Strategy, check
 from federated.update import Task
+from privacy import ClippedGaussian
 
 if TYPE_CHECKING:
     import keras
@@ -55,6 +57,9 @@ class Federation:
         owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or any objects that are an `Owner`.
         strategy: who trains, how, and how the weights change.
         aggregation: how updates become one.
+        privacy: `CentralGaussian(...)` or `LocalGaussian(...)`; None: none. Owners are then sampled each by itself with the
+            probability `strategy.fraction`, count alike, and give no metrics: give `evaluation` to see some. Rounds end before one that
+            would overspend. Who took part is in the outcomes: it has to stay secret for the epsilon that is told to hold.
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
         seed: of the sampling and of the order of examples, at least 0.
@@ -85,6 +90,7 @@ class Federation:
         owners: Sequence[str] | Sequence[Owner],
         strategy: Strategy | None = None,
         aggregation: Aggregation | None = None,
+        privacy: ClippedGaussian | None = None,
         quorum: float = 0.5,
         deadline: float | None = 600.0,
         seed: int = 0,
@@ -102,7 +108,10 @@ class Federation:
             raise SettingError("resume=True needs the folder of the run: give folder=")
         compatibility.check_owners(owners, self.strategy)
         compatibility.check_together(self.strategy, self.aggregation)
+        compatibility.check_private(self.strategy, privacy)
         self.history = History()
+        self.privacy = privacy
+        self._private = None if privacy is None else PrivateRounds(privacy, owners=len(owners), fraction=self.strategy.fraction)
         self._build, self._given, self._system, self._progress = model, owners, system, progress
         self._quorum, self._deadline, self._seed = quorum, deadline, seed
         self._folder, self._resume = folder, resume
@@ -136,7 +145,7 @@ class Federation:
 
     def _begin(self) -> None:
         """Makes the global model, and gives it the state of a run that is resumed."""
-        model = GlobalModel(self._build, self.strategy, self._seed)
+        model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
             self._resumed = self._run.load(model.digest)
@@ -180,6 +189,8 @@ class Federation:
             FederationClosed: outside of `async with`.
         """
         for _ in range(self._to_play(n)):
+            if self._private is not None and not self._private.affordable:
+                return
             outcome = await self._round()
             self._save()
             yield outcome
@@ -203,7 +214,7 @@ class Federation:
         with Callbacks(callbacks, model, len(self.history) + due, resumed.callbacks if resumed else ()) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
-                if model.stop_training:
+                if model.stop_training or not (self._private is None or self._private.affordable):
                     break
                 told.begin(len(self.history) + 1)
                 outcome = await self._round()
@@ -235,14 +246,31 @@ class Federation:
         task = opened.task(len(self.history) + 1)
         with live(task.round, show=self._progress) as progress:
             gathering = self._gathering(task, began, progress)
-            aggregate = await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
+            aggregate = await self._gathered(gathering)
+        if self._private is not None and gathering.book.failure is None:
+            self._private.spent += 1
+            self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
+            aggregate = self._private.released(aggregate, task.weights)
         failure = gathering.book.failure or _stepped(opened, task, aggregate)
         metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task)
         examples = aggregate.examples if aggregate else 0
         self.history.append(
-            concluded(gathering.book, metrics, examples=examples, seconds=now() - began, size=gathering.bytes, failure=failure)
+            concluded(
+                gathering.book,
+                metrics,
+                examples=examples,
+                seconds=now() - began,
+                size=gathering.bytes,
+                epsilon=None if self._private is None else self._private.epsilon(),
+                failure=failure,
+            )
         )
         return self.history[-1]
+
+    async def _gathered(self, gathering: Gathering) -> Aggregate | None:
+        if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
+            return None
+        return await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
 
     def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
         deadline = math.inf if self._deadline is None else now + self._deadline
@@ -251,8 +279,11 @@ class Federation:
             enough = self.strategy.buffer
             book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough)
             return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
-        chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
-        quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates)
+        if self._private is None:
+            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
+        else:
+            chosen = self._private.sample(names)
+        quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
         book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
         return Gathering(book, self._owners, task, progress=progress)
 

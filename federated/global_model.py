@@ -13,6 +13,7 @@ from federated.averaging import moved
 from federated.data import Data
 from federated.errors import StepFailed
 from federated.outcome import Outcome
+from federated.private_rounds import PrivateRounds
 from federated.run_folder import Checkpoint, digest
 from federated.strategy import Strategy
 from federated.update import Task, Weights
@@ -31,6 +32,8 @@ class GlobalModel:
         build: makes the compiled model.
         strategy: its steps.
         seed: of what owners do by chance.
+        privacy: what owners are told about it, and what is spent; None: none.
+        mechanism: the settings of the privacy.
 
     Attributes:
         model: the model itself; who changes its weights between rounds changes the global ones.
@@ -40,11 +43,14 @@ class GlobalModel:
         ModelRefused: the model cannot be sent to owners.
     """
 
-    def __init__(self, build: Callable[[], keras.Model], strategy: Strategy, seed: int) -> None:
+    def __init__(
+        self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: PrivateRounds | None, mechanism: object
+    ) -> None:
         self.model = build()
         self._blueprint = blueprint.draw(self.model)
         self._strategy, self._seed = strategy, seed
-        self.digest = digest(self._blueprint, strategy, seed)
+        self.digest = digest(self._blueprint, strategy, seed, mechanism)
+        self._privacy = privacy
         trainable = {id(variable) for variable in self.model.trainable_variables}
         self._moved = [i for i, variable in enumerate(self.model.weights) if strategy.single_updates or id(variable) in trainable]
         self._state = strategy.initial([self.weights[i] for i in self._moved])
@@ -57,7 +63,7 @@ class GlobalModel:
     def task(self, number: int) -> Task:
         """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
-        return Task(number, self._blueprint, self.weights, training)
+        return Task(number, self._blueprint, self.weights, self._privacy.training(training) if self._privacy else training)
 
     def step(self, old: Weights, delta: Weights) -> None:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
@@ -82,12 +88,15 @@ class GlobalModel:
 
     def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
         """All that the next round depends on."""
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped)
+        spent = self._privacy.spent if self._privacy else 0
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped, spent)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
         self.model.set_weights(checkpoint.weights)
         self._state = checkpoint.state
+        if self._privacy is not None:
+            self._privacy.spent = checkpoint.spent
         if checkpoint.learning_rate is not None:
             self.model.optimizer.learning_rate = checkpoint.learning_rate
 

@@ -13,7 +13,7 @@ from federated.outcome import Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("round", "sampled", "reported", "late", "dropped", "rejected", "examples", "seconds", "bytes", "failure")
+COLUMNS = ("round", "sampled", "reported", "late", "dropped", "rejected", "examples", "seconds", "bytes", "epsilon", "failure")
 
 
 class History(list[Outcome]):

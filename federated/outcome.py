@@ -24,6 +24,7 @@ class Outcome:
         examples: that the reported updates were trained on.
         seconds: that the round took.
         bytes: of weights, sent and received; what a connection adds is not counted.
+        epsilon: spent so far, with differential privacy; None without.
         failure: why the global model did not change; None if it did.
 
     Example:
@@ -41,6 +42,7 @@ class Outcome:
     examples: int = 0
     seconds: float = 0.0
     bytes: int = 0
+    epsilon: float | None = None
     failure: str | None = None
 
     def __str__(self) -> str:
@@ -49,10 +51,14 @@ class Outcome:
         else:
             shown = [f"{name} {value:.3f}" for name, value in self.metrics.items()]
             middle = [f"{len(self.reported)} of {len(self.sampled)} owners", *shown]
+        if self.epsilon is not None:
+            middle.append(f"epsilon {self.epsilon:.2f}")
         return f"round {self.round}: {', '.join([*middle, f'{self.seconds:.1f} s', f'{self.bytes / 1e6:.1f} MB'])}"
 
 
-def concluded(book: Round, metrics: Mapping[str, float], *, examples: int, seconds: float, size: int, failure: str | None) -> Outcome:
+def concluded(
+    book: Round, metrics: Mapping[str, float], *, examples: int, seconds: float, size: int, epsilon: float | None, failure: str | None
+) -> Outcome:
     """What came of a round, from its book."""
     having, reasons = book.having, book.reasons
     return Outcome(
@@ -66,5 +72,6 @@ def concluded(book: Round, metrics: Mapping[str, float], *, examples: int, secon
         examples=examples,
         seconds=seconds,
         bytes=size,
+        epsilon=epsilon,
         failure=failure,
     )

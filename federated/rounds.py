@@ -37,7 +37,7 @@ class Round:
     Args:
         number: from 1 on.
         sampled: names of the owners that are asked.
-        quorum: how many have to report, at least 1.
+        quorum: how many have to report; 0 if nobody is asked.
         weights: the global ones, whose shapes and dtypes updates have to have.
         deadline: on the clock that the `now` of the other calls is from; infinite for none.
         enough: the round is over when so many have reported; None: all are waited for.
@@ -48,13 +48,13 @@ class Round:
         refused: one line for each update that was refused: owner and reason. A second update of an owner is in here only.
 
     Raises:
-        SettingError: an owner is named twice, or nobody is asked.
+        SettingError: an owner is named twice, or nobody is asked and somebody has to report.
     """
 
     def __init__(
         self, number: int, sampled: Sequence[str], *, quorum: int, weights: Weights, deadline: float = math.inf, enough: int | None = None
     ) -> None:
-        if not sampled or len(set(sampled)) < len(sampled):
+        if (quorum and not sampled) or len(set(sampled)) < len(sampled):
             raise SettingError(f"round {number} asks {list(sampled)}: at least one owner is needed, and each once")
         self.number, self.quorum, self.deadline = number, quorum, deadline
         self._enough = len(sampled) if enough is None else enough

@@ -33,6 +33,7 @@ class Checkpoint:
         learning_rate: of the global model's optimizer, which callbacks may have changed; None if it follows a schedule.
         callbacks: what each Keras callback remembers, in their order.
         stopped: a callback has ended the training.
+        spent: releases that are accounted for, one of a round under way included.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Checkpoint:
     learning_rate: float | None = None
     callbacks: tuple[Mapping[str, Any], ...] = ()
     stopped: bool = False
+    spent: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class _Text:
     history: tuple[Outcome, ...]
     learning_rate: float | None
     stopped: bool
+    spent: int = 0
     state: dict[str, int] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -95,8 +98,10 @@ class RunFolder:
         except (ValueError, KeyError, EOFError, msgspec.MsgspecError) as error:
             raise RunExists(f"{self._file} is not a run, or is damaged: {error}; give another folder") from error
         if text.run != run:
-            raise RunExists(f"the run in {self.path} has another model, strategy or seed: resume it with its own, or give another folder")
-        return Checkpoint(text.run, weights, state, text.history, text.learning_rate, callbacks, text.stopped)
+            raise RunExists(
+                f"the run in {self.path} has another model, strategy, seed or privacy: resume it with its own, or give another folder"
+            )
+        return Checkpoint(text.run, weights, state, text.history, text.learning_rate, callbacks, text.stopped, text.spent)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replaces the last checkpoint. Whenever the process is killed, the old one or the new one is there.
@@ -117,9 +122,9 @@ class RunFolder:
             os.close(folder)
 
 
-def digest(blueprint: Blueprint, strategy: Strategy, seed: int) -> str:
-    """What must be the same when a run is resumed: model (whatever names Keras has made up this time), strategy and seed."""
-    words = [_unnamed(blueprint.architecture), _unnamed(blueprint.compilation), repr(strategy), str(seed)]
+def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:
+    """What must be the same when a run is resumed: model (whatever names Keras has made up this time), strategy, seed and privacy."""
+    words = [_unnamed(blueprint.architecture), _unnamed(blueprint.compilation), repr(strategy), str(seed), repr(privacy)]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
@@ -158,7 +163,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
             if isinstance(value, list):
                 arrays |= {f"callbacks/{i}/{name}/{j}": array for j, array in enumerate(value)}
     counts = {name: len(some) for name, some in checkpoint.state.items()}
-    text = _Text(checkpoint.run, checkpoint.history, checkpoint.learning_rate, checkpoint.stopped, counts, remembered)
+    text = _Text(checkpoint.run, checkpoint.history, checkpoint.learning_rate, checkpoint.stopped, checkpoint.spent, counts, remembered)
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
 
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from federated import blueprint, gradient
+from federated.bounding import bounded
 from federated.data import Data
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
+from privacy import GaussianNoise
 
 if TYPE_CHECKING:
     import keras
@@ -79,6 +81,7 @@ class _Desk:
         self.key = (plan, proximal)
         self.model = blueprint.build(plan)
         self._generators = seed_generators(self.model)
+        self._noise = GaussianNoise()
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
 
@@ -89,7 +92,8 @@ class _Desk:
         else:
             metrics = self._fit(task, data, stream, stop)
             delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
-        return Update(task.round, delta, examples, metrics, evaluates)
+        update = Update(task.round, delta, examples, metrics, evaluates)
+        return update if task.training.bound is None else bounded(update, task.training.bound, self._noise)
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}

@@ -26,6 +26,19 @@ class Blueprint:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """How an owner bounds what its update tells, before it leaves.
+
+    Args:
+        clip_norm: the largest L2 norm over all arrays together; a longer update is scaled down to it.
+        stddev: of the Gaussian noise that the owner adds to each value; 0 for none.
+    """
+
+    clip_norm: float
+    stddev: float = 0.0
+
+
+@dataclass(frozen=True)
 class LocalTraining:
     """How an owner trains in one round.
 
@@ -36,6 +49,7 @@ class LocalTraining:
         proximal: mu of the term mu/2 ||w - w_global||^2 that is added to the loss; 0 for none (Li et al., 2020, arXiv:1812.06127).
         learning_rate: of the optimizer; None: as in the blueprint.
         seed: of the order of the examples.
+        bound: None: the update as it is. Otherwise it is clipped, counts as one example, and comes without metrics, which have no noise.
     """
 
     epochs: int = 1
@@ -44,6 +58,7 @@ class LocalTraining:
     proximal: float = 0.0
     learning_rate: float | None = None
     seed: int = 0
+    bound: Bound | None = None
 
 
 @dataclass(frozen=True, repr=False)

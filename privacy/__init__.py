@@ -7,15 +7,19 @@ from privacy.accounting import Accountant, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.engine import PrivacyEngine
 from privacy.errors import BudgetSpent, ModelChanged, ModelRefused, PrivacyError, SamplingRefused, SettingError
+from privacy.mechanisms import CentralGaussian, ClippedGaussian, LocalGaussian
 from privacy.noise import GaussianNoise
 
 __all__ = [
     "Accountant",
     "AdaptiveClipping",
     "BudgetSpent",
+    "CentralGaussian",
+    "ClippedGaussian",
     "Clipping",
     "FlatClipping",
     "GaussianNoise",
+    "LocalGaussian",
     "ModelChanged",
     "ModelRefused",
     "PerLayerClipping",

@@ -136,7 +136,7 @@ async def test_a_run_is_never_overwritten_or_mixed(build, examples, tmp_path):
     with pytest.raises(RunExists, match="give resume=True to go on with it, or another folder"):
         await run(federation_of(build, examples, tmp_path), 1)
     for other in ({"strategy": FedAdam()}, {"seed": 9}, {"model": lambda: build([keras.layers.Dense(3, use_bias=False)])}):
-        with pytest.raises(RunExists, match="another model, strategy or seed"):
+        with pytest.raises(RunExists, match="another model, strategy, seed or privacy"):
             await run(federation_of(build, examples, tmp_path, resume=True, **other), 1)
     (tmp_path / FILE).write_bytes(b"not a run")
     with pytest.raises(RunExists, match="is not a run, or is damaged"):
