@@ -8,6 +8,9 @@ FederatedError
  +-- OwnerDropped        an owner gave no update in this round
  +-- StepFailed          a strategy gave weights that cannot be used; the round fails
  +-- FederationClosed    a federation was used outside of its `async with` block
+ +-- ClusterFileError    a cluster.toml that cannot be used, or code that it names and that cannot be (also a ValueError)
+ +-- KeysError           certificates that cannot be made, or cannot be used
+ +-- JoinRefused         an aggregator does not take this owner
 
 `UpdateRejected` and `OwnerDropped` cost one owner one round: they end up in the outcome of the round and are not raised to the user.
 """
@@ -51,3 +54,16 @@ class StepFailed(FederatedError):
 
 class FederationClosed(FederatedError):
     """A federation was used outside of its `async with` block."""
+
+
+class ClusterFileError(FederatedError, ValueError):
+    """A cluster.toml cannot be used, or the code that it names cannot."""
+
+
+class KeysError(FederatedError):
+    """Certificates cannot be made, or cannot be used. The message shows no key."""
+
+
+@portable_error
+class JoinRefused(FederatedError):
+    """An aggregator does not take an owner: it is not on the list, or it is not the one that its certificate says."""
