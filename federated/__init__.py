@@ -7,9 +7,12 @@ other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the 
 from federated.aggregation import Aggregation, PlainMean, Tally
 from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
 from federated.errors import (
+    ClusterFileError,
     DataError,
     FederatedError,
     FederationClosed,
+    JoinRefused,
+    KeysError,
     ModelRefused,
     OwnerDropped,
     SettingError,
@@ -18,6 +21,8 @@ from federated.errors import (
 )
 from federated.federation import Federation
 from federated.history import History
+from federated.joining import JoiningOwners, joining_owners
+from federated.membership import stay_joined
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
@@ -28,6 +33,7 @@ from federated.update import Evaluation, LocalTraining, Task, Update, Weights
 
 __all__ = [
     "Aggregation",
+    "ClusterFileError",
     "CoordinateMedian",
     "DataError",
     "DataOwner",
@@ -42,6 +48,9 @@ __all__ = [
     "Federation",
     "FederationClosed",
     "History",
+    "JoinRefused",
+    "JoiningOwners",
+    "KeysError",
     "Krum",
     "LocalTraining",
     "ModelRefused",
@@ -62,6 +71,8 @@ __all__ = [
     "Update",
     "UpdateRejected",
     "Weights",
+    "joining_owners",
     "partition",
     "simulated_owners",
+    "stay_joined",
 ]

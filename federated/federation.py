@@ -19,6 +19,7 @@ from federated.collection import Collection
 from federated.errors import FederationClosed, SettingError, StepFailed
 from federated.global_model import GlobalModel
 from federated.history import History
+from federated.joining import JoiningOwners
 from federated.outcome import Outcome
 from federated.owner import Owner, RemoteOwner
 from federated.rounds import Round
@@ -41,7 +42,7 @@ class Federation:
 
     Args:
         model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once.
-        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`.
+        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or `joining_owners(...)`.
         strategy: who trains, how, and how the weights change.
         aggregation: how updates become one.
         quorum: share of the sampled owners that has to report, in (0, 1].
@@ -106,6 +107,8 @@ class Federation:
     async def _reach(self, scope: contextlib.AsyncExitStack) -> list[Owner]:
         if isinstance(self._given, SimulatedOwners):
             scope.push_async_callback(self._given.close)
+        if isinstance(self._given, JoiningOwners):
+            await scope.enter_async_context(self._given)
         system = self._system
         if system is None and any(isinstance(owner, str) for owner in self._given):
             system = await scope.enter_async_context(ActorSystem())
