@@ -129,3 +129,7 @@ def _failed(error: Exception) -> typer.Exit:
 def main() -> None:
     """The entry point of the installed command."""
     app()
+
+
+if __name__ == "__main__":
+    main()
