@@ -31,6 +31,7 @@ class Peer:
     Attributes:
         greeted: done when the greeting of the other side has arrived.
         closed: why the connection has ended; None while it is open.
+        certificate: that the other side has shown, DER; None without TLS, or if it had none to show.
     """
 
     def __init__(self, home: Home, write: Write, *, answer: Write | None = None, address: str, label: str) -> None:
@@ -39,6 +40,7 @@ class Peer:
         self.timeout = home.timeout
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: ConnectionLost | None = None
+        self.certificate: bytes | None = None
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
         self.incoming = Incoming(self._crossing, answer or write)

@@ -17,10 +17,11 @@ from actors.address import Address, parse_actor
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
-from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, OneWayFailed, SystemClosed
+from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
 from actors.memory import Memory
 from actors.names import Names
 from actors.network import Network
+from actors.peer import Peer
 from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
 from actors.schema import messages_of, reference_type
@@ -246,6 +247,22 @@ class ActorSystem:
         except (ActorNotFound, ActorStopped, CallTimeout, LinkError) as error:
             reason = str(error)
         return Terminated(ref, reason)
+
+    def certificate(self, ref: Actor | ActorRef) -> bytes | None:
+        """What the system that a received reference leads to has shown: calls through that reference reach the holder of it only.
+
+        Returns:
+            The certificate, DER. It was verified if the `ssl` of this system demands certificates. None: there was none to show.
+
+        Raises:
+            MessageRejected: the reference does not go over the connection that it came by, but to an address, or to this system.
+        """
+        transport = _ref(ref)._transport
+        if not isinstance(transport, Peer):
+            raise MessageRejected(
+                f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
+            )
+        return transport.certificate
 
     async def stop(self, ref: Actor | ActorRef) -> None:
         """Ends an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.

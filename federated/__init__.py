@@ -8,9 +8,12 @@ from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
 from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import (
+    ClusterFileError,
     DataError,
     FederatedError,
     FederationClosed,
+    JoinRefused,
+    KeysError,
     ModelRefused,
     OwnerDropped,
     OwnerLate,
@@ -26,7 +29,9 @@ from federated.gathering import Gathering
 from federated.giver import Giver, OwnGiver
 from federated.hiding import Hiding
 from federated.history import History
+from federated.joining import JoiningOwners, joining_owners
 from federated.masker import Masker, OwnMasker, Prepared
+from federated.membership import stay_joined
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
@@ -45,6 +50,7 @@ __all__ = [
     "Aggregation",
     "Bound",
     "CentralGaussian",
+    "ClusterFileError",
     "CoordinateMedian",
     "DataError",
     "DataOwner",
@@ -66,6 +72,9 @@ __all__ = [
     "Hiding",
     "History",
     "Holding",
+    "JoinRefused",
+    "JoiningOwners",
+    "KeysError",
     "Krum",
     "LocalGaussian",
     "LocalTraining",
@@ -98,6 +107,8 @@ __all__ = [
     "UpdateHeldBack",
     "UpdateRejected",
     "Weights",
+    "joining_owners",
     "partition",
     "simulated_owners",
+    "stay_joined",
 ]

@@ -11,6 +11,9 @@ FederatedError
  +-- RunExists           a run folder has a run already, or one of other settings (also a ValueError)
  +-- StepFailed          a strategy gave weights that cannot be used; the round fails
  +-- FederationClosed    a federation was used outside of its `async with` block
+ +-- ClusterFileError    a cluster.toml that cannot be used, or code that it names and that cannot be (also a ValueError)
+ +-- KeysError           certificates that cannot be made, or cannot be used
+ +-- JoinRefused         an aggregator does not take this owner
 
 `UpdateRejected`, `OwnerDropped` and `OwnerLate` cost one owner one round: they end up in the outcome of the round and are not raised
 to the user.
@@ -69,3 +72,16 @@ class RunExists(FederatedError, ValueError):
 
 class FederationClosed(FederatedError):
     """A federation was used outside of its `async with` block."""
+
+
+class ClusterFileError(FederatedError, ValueError):
+    """A cluster.toml cannot be used, or the code that it names cannot."""
+
+
+class KeysError(FederatedError):
+    """Certificates cannot be made, or cannot be used. The message shows no key."""
+
+
+@portable_error
+class JoinRefused(FederatedError):
+    """An aggregator does not take an owner: it is not on the list, or it is not the one that its certificate says."""

@@ -32,7 +32,6 @@ from federated.progress import live
 from federated.rounds import Round
 from federated.run_folder import Checkpoint, RunFolder
 from federated.sampling import sample
-from federated.simulation import SimulatedOwners
 from federated.strategy import Strategy, check
 from federated.update import Task
 from privacy import ClippedGaussian
@@ -54,7 +53,8 @@ class Federation:
 
     Args:
         model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once.
-        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or any objects that are an `Owner`.
+        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or `joining_owners(...)`, or any objects
+            that are an `Owner`.
         strategy: who trains, how, and how the weights change.
         aggregation: how updates become one.
         privacy: `CentralGaussian(...)` or `LocalGaussian(...)`; None: none. Owners are then sampled each by itself with the
@@ -156,7 +156,7 @@ class Federation:
         self._global = model
 
     async def _reach(self, scope: contextlib.AsyncExitStack) -> list[Owner]:
-        if isinstance(self._given, SimulatedOwners):
+        if isinstance(self._given, contextlib.AbstractAsyncContextManager):  # owners that have to be opened and closed
             await scope.enter_async_context(self._given)
         system = self._system
         if system is None and any(isinstance(owner, str) for owner in self._given):

@@ -1,4 +1,4 @@
-"""The command `confide`."""
+"""Workers from the command line. The whole command `confide` is in `federated/command.py`, which may know the federation as well."""
 
 from __future__ import annotations
 
@@ -59,14 +59,15 @@ def _encryption(certificate: Path | None, key: Path | None, authority: Path | No
     return worker_process.mutual(certificate, key, authority)
 
 
-@app.command()
-def status(addresses: Annotated[list[str], typer.Argument(help="host:port of each worker")]) -> None:
-    """Ask workers whether they are there, and which models they host."""
+async def show_workers(addresses: list[str]) -> None:
+    """Asks workers (host:port) whether they are there, and which models they host; shows a table.
+
+    Raises:
+        typer.Exit: one of them is not there.
+        ClusterError: an address cannot be understood.
+    """
     table = Table("worker", "state", "models")
-    try:
-        reached = asyncio.run(_states([Worker(address) for address in addresses]))
-    except ProtocolError as error:
-        raise fail(error) from None
+    reached = await _states([Worker(address) for address in addresses])
     for address, (there, text) in zip(addresses, reached, strict=True):
         table.add_row(address, "[green]ready[/]" if there else "[red]unreachable[/]", text)
     console.print(table)
@@ -85,8 +86,3 @@ async def _state(system: ActorSystem, worker: Worker) -> tuple[bool, str]:
         return True, ", ".join(await server.names()) or "none"
     except ActorError as error:
         return False, str(error)
-
-
-def main() -> None:
-    """The entry point of the installed command."""
-    app()

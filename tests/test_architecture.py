@@ -80,7 +80,7 @@ def test_pickle_is_in_one_place():
 
 
 def test_workers_and_clients_never_import_tensorflow():
-    code = "import sys, protocols, protocols.worker_process, protocols.command; print({'tensorflow', 'keras'} & set(sys.modules))"
+    code = "import sys, protocols, protocols.worker_process, federated.command; print({'tensorflow', 'keras'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "set()"
 

@@ -68,6 +68,15 @@ def test_private_training():
     assert 2.9 < float(last[1].split("epsilon ")[1].split(",")[0]) <= 3.0
 
 
+def test_three_machines():
+    shown = run("three_machines.py")
+    assert "3 certificates in keys" in shown
+    assert shown.count("has joined ") >= 2  # in the table of `confide status`
+    last = next(line for line in shown.splitlines() if line.startswith("hub: round 5: 2 of 2 owners"))
+    assert float(last.partition("val_accuracy ")[2].partition(",")[0]) > 0.93
+    assert "hub: saved model.keras" in shown
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

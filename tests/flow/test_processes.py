@@ -22,7 +22,7 @@ from protocols.errors import ClusterError, NameTaken, NotServed, WorkerUnreachab
 @contextlib.asynccontextmanager
 async def started(*arguments: str):
     """A `confide worker` as a person starts it; gives its address."""
-    code = "from protocols.command import main; main()"
+    code = "from federated.command import main; main()"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, "worker", "127.0.0.1:0", *arguments, stdout=asyncio.subprocess.PIPE
     )

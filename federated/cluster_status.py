@@ -1,0 +1,79 @@
+"""What each node of a cluster file answers when it is asked how it is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from actors import ActorError, ActorSystem
+from federated.cluster_file import Aggregator, ClusterFile, CryptoProvider, Node, Owner, Server
+from federated.node import OWNER
+from federated.owner import DataOwner
+from federated.registry import NAME, Registry, Standing
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider as Provider
+from protocols.worker_process import Encryption
+
+WITHIN = 5.0
+"""Seconds that a node has to answer."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """One node.
+
+    Attributes:
+        name: in the cluster file.
+        role: as it is written there.
+        ready: whether it answers; of owners that connect to the aggregator, whether they have joined.
+        text: what it does, or why it is not ready.
+    """
+
+    name: str
+    role: str
+    ready: bool
+    text: str
+
+
+async def states(cluster: ClusterFile, encryption: Encryption) -> list[NodeState]:
+    """Asks all nodes at once."""
+    async with ActorSystem(timeout=WITHIN, connect_ssl=encryption.connect, allow_plaintext=encryption.allow_plaintext) as system:
+        standing = asyncio.create_task(_standing(system, cluster))
+        return list(await asyncio.gather(*(_state(system, name, node, standing) for name, node in cluster.nodes.items())))
+
+
+async def _standing(system: ActorSystem, cluster: ClusterFile) -> Standing | ActorError | None:
+    """What the aggregator says, if there is one; or why it says nothing."""
+    if not cluster.owners:
+        return None
+    try:
+        return await (await system.connect(f"{cluster.aggregator.address}/{NAME}", Registry)).standing()
+    except ActorError as error:
+        return error
+
+
+async def _state(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[Standing | ActorError | None]) -> NodeState:
+    role = str(node.__struct_config__.tag)
+    try:
+        return NodeState(name, role, *await _answer(system, name, node, standing))
+    except ActorError as error:
+        return NodeState(name, role, False, str(error))
+
+
+async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[Standing | ActorError | None]) -> tuple[bool, str]:
+    match node:
+        case Server():
+            server = await system.connect(f"{node.address}/server", ComputeServer)
+            return True, f"models: {', '.join(await server.names()) or 'none'}"
+        case CryptoProvider():
+            await system.connect(f"{node.address}/provider", Provider)
+            return True, ""
+        case Owner(address=str()):
+            await system.connect(f"{node.address}/{OWNER}", DataOwner)
+            return True, ""
+    there = await standing
+    if not isinstance(there, Standing):
+        return False, str(there)
+    if isinstance(node, Aggregator):
+        return True, f"{there.played} of {node.rounds} rounds, {sum(there.here.values())} of {len(there.here)} owners have joined"
+    return (True, "has joined") if there.here.get(name) else (False, "has not joined the aggregator")

@@ -1,0 +1,135 @@
+"""The command `confide`: workers, nodes of a cluster file, their certificates, and a demonstration."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actors import ActorError
+from federated import certificates, node
+from federated.cluster_file import ClusterFile
+from federated.cluster_status import states
+from federated.errors import FederatedError
+from protocols.command import app, console, show_workers
+from protocols.errors import ProtocolError
+
+EXPECTED = (ActorError, FederatedError, ProtocolError)
+"""What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""
+
+ClusterPath = Annotated[Path, typer.Option("--cluster", help="the cluster file, the same for all nodes")]
+KeysPath = Annotated[Path | None, typer.Option("--keys", help="folder with ca.pem, NAME.pem and NAME.key", file_okay=False)]
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="of a node in the cluster file")],
+    cluster: ClusterPath = Path("cluster.toml"),
+    keys: KeysPath = None,
+) -> None:
+    """Run one node of a cluster here: a server, the crypto provider, an owner of data, or the aggregator.
+
+    An aggregator ends when its rounds are over; all others when they are told to. The functions that the file names for this node are
+    taken from files beside it, and run here.
+    """
+    _told(_run(name, cluster, keys))
+
+
+async def _run(name: str, cluster: Path, keys: Path | None) -> None:
+    await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True))
+
+
+@app.command()
+def certs(
+    cluster: Annotated[Path, typer.Argument(help="the cluster file")] = Path("cluster.toml"),
+    out: Annotated[Path, typer.Option(help="folder to write to; is made if it is missing", file_okay=False)] = Path("keys"),
+    days: Annotated[int, typer.Option(min=1, max=3650, help="until the certificates expire")] = certificates.DAYS,
+    force: Annotated[bool, typer.Option("--force", help="replace all certificates that are there")] = False,
+) -> None:
+    """Make a certificate for each node of a cluster, signed by an authority whose key is then forgotten: for development.
+
+    Give each node ca.pem and its own two files, and no other .key file. In production bring certificates of your own: the common name is
+    the name of the node.
+    """
+    try:
+        hosts = ClusterFile.read(cluster).hosts
+        certificates.issue(hosts, out, days=days, force=force)
+    except EXPECTED as error:
+        raise _failed(error) from None
+    table = Table("node", "files", "reached at")
+    for name, host in hosts.items():
+        table.add_row(name, f"ca.pem {name}.pem {name}.key", host or "(it connects to the aggregator)")
+    console.print(table)
+    console.print(f"{len(hosts)} certificates in {escape(str(out))}, valid for {days} days; keep each .key file on its own machine only")
+
+
+@app.command()
+def status(
+    addresses: Annotated[list[str] | None, typer.Argument(help="host:port of workers, if there is no cluster file")] = None,
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file")] = None,
+    keys: KeysPath = None,
+) -> None:
+    """Ask the nodes of a cluster, or workers by address, whether they are there and what they do. Fails if one is not.
+
+    With TLS the first node whose key is in --keys is the one that asks.
+    """
+    if bool(addresses) == (cluster is not None):
+        raise _failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
+    if cluster is None:
+        _told(show_workers(addresses or []))
+    else:
+        _told(_show_states(cluster, keys))
+
+
+async def _show_states(path: Path, keys: Path | None) -> None:
+    cluster = ClusterFile.read(path)
+    if keys is None and (path.parent / "keys").is_dir():
+        keys = path.parent / "keys"
+    asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
+    found = await states(cluster, node.encryption(cluster, keys, asking))
+    table = Table("node", "role", "state", "")
+    for one in found:
+        table.add_row(one.name, one.role, "[green]ready[/]" if one.ready else "[red]not ready[/]", escape(one.text))
+    console.print(table)
+    if not all(one.ready for one in found):
+        raise typer.Exit(1)
+
+
+def _told(work: Coroutine[Any, Any, None]) -> None:
+    """Runs until it is over, or the process is told to end; errors that a person can do something about become one line."""
+
+    async def supervised() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await work
+
+    try:
+        asyncio.run(supervised())
+    except EXPECTED as error:
+        raise _failed(error) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None
+
+
+def _failed(error: Exception) -> typer.Exit:
+    Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/]")
+    return typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""One node of a cluster file, as the process that `confide run` is: it serves, has its owner trained, or plays the rounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from actors import ActorSystem
+from federated import certificates
+from federated.cluster_file import Aggregator, ClusterFile, CryptoProvider, Owner, Server
+from federated.errors import ClusterFileError, KeysError
+from federated.federation import Federation
+from federated.joining import JoiningOwners, joining_owners
+from federated.membership import stay_joined
+from federated.owner import DataOwner
+from protocols import worker_process
+from protocols.worker_process import Encryption
+
+OWNER = "owner"
+"""Name of the actor at an owner."""
+
+Say = Callable[[str], None]
+
+
+def encryption(cluster: ClusterFile, keys: Path | None, name: str) -> Encryption:
+    """How a node listens and connects: TLS with its own certificate if any node of the cluster has a wss:// address.
+
+    Raises:
+        KeysError: certificates are needed and not there.
+    """
+    if not cluster.encrypted:
+        return Encryption(allow_plaintext=cluster.allow_plaintext)
+    if keys is None:
+        raise KeysError(f"{cluster.path} has wss:// addresses: give the folder of the certificates with --keys; confide certs makes them")
+    return replace(certificates.encryption(keys, name), allow_plaintext=cluster.allow_plaintext)
+
+
+async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> None:
+    """Runs a node: an aggregator until its rounds are over, others until they are told to end or are cancelled.
+
+    Args:
+        name: of the node.
+        cluster: the file that it is in.
+        keys: folder with its certificate; None: there is no TLS.
+        say: is told in a line what happens; `ready ADDRESS` when the node can be reached.
+
+    Raises:
+        ClusterFileError: there is no such node, or its code cannot be used.
+        KeysError: its certificate cannot be used.
+        ActorError: it cannot listen, or (`JoinRefused`) the aggregator does not take it.
+    """
+    node = cluster.node(name)
+    tls = encryption(cluster, keys, name)
+    match node:
+        case Server() | CryptoProvider():
+            await worker_process.run((node.listen or node.address).partition("://")[2], tls, with_parent=False)
+        case Owner():
+            await _own(name, node, cluster, tls, say)
+        case Aggregator():
+            await _aggregate(node, cluster, tls, say)
+
+
+async def _own(name: str, node: Owner, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
+    data = await asyncio.to_thread(cluster.load(node.data), name)
+    evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
+    async with _system(node.address, node.listen, tls) as system:
+        owner = await system.spawn(DataOwner, data, evaluation, name=OWNER)
+        if node.address is None:
+            await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
+        else:
+            say(f"ready {system.address}")
+            await system.serve_forever()
+
+
+def _system(address: str | None, listen: str | None, tls: Encryption) -> ActorSystem:
+    return ActorSystem(
+        listen or address,
+        ssl=tls.listen,
+        connect_ssl=tls.connect,
+        allow_plaintext=tls.allow_plaintext,
+        advertise=address if listen else None,
+    )
+
+
+async def _aggregate(node: Aggregator, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
+    owners = _owners(node, cluster, tls, say)
+    federation = cluster.load(node.federation)(owners)
+    if not isinstance(federation, Federation):
+        raise ClusterFileError(
+            f"{node.federation!r} returned a {type(federation).__name__}: it takes the owners and returns a Federation of them"
+        )
+    async with federation:
+        owners.played = len(federation.history)
+        async for outcome in federation.rounds(node.rounds):
+            owners.played = outcome.round
+            say(str(outcome))
+            for owner, why in outcome.dropped.items():
+                say(f"  {owner} dropped: {why}")
+    if node.save is not None:
+        path = cluster.path.parent / node.save
+        federation.model.save(path)
+        say(f"saved {path}")
+
+
+def _owners(node: Aggregator, cluster: ClusterFile, tls: Encryption, say: Say) -> JoiningOwners:
+    return joining_owners(
+        [name for name, owner in cluster.owners.items() if owner.address is None],
+        node.listen or node.address,
+        dialed={name: f"{owner.address}/{OWNER}" for name, owner in cluster.owners.items() if owner.address is not None},
+        ssl=tls.listen,
+        connect_ssl=tls.connect,
+        allow_plaintext=tls.allow_plaintext,
+        advertise=node.address if node.listen else None,
+        wait=node.wait,
+        patience=node.patience,
+        tell=say,
+    )
