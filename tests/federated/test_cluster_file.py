@@ -1,5 +1,6 @@
 """What a cluster file says, and what is refused, with words that tell what to do."""
 
+import sys
 import textwrap
 
 import pytest
@@ -126,7 +127,7 @@ def test_a_node_that_is_not_there(tmp_path):
 @pytest.fixture
 def code(tmp_path, monkeypatch):
     """A cluster file with code beside it, in a module of a name of its own."""
-    monkeypatch.setattr("sys.path", ["/nowhere"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "some_ward.py").write_text("number = 3\ndef data(name):\n    return name * 2\n")
     (tmp_path / "broken_ward.py").write_text("import no_such_module\n")
     return read(tmp_path, JULIA)
