@@ -5,6 +5,7 @@ other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the 
 """
 
 from federated.aggregation import Aggregate, Aggregation, PlainMean
+from federated.aggregator import Aggregator
 from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
 from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import (
@@ -48,6 +49,7 @@ from privacy import CentralGaussian, LocalGaussian
 __all__ = [
     "Aggregate",
     "Aggregation",
+    "Aggregator",
     "Bound",
     "CentralGaussian",
     "ClusterFileError",

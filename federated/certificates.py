@@ -151,6 +151,19 @@ def encryption(folder: Path, name: str) -> Encryption:
         raise KeysError(f"the certificates of {name} in {folder} cannot be used: {error}") from None
 
 
+def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
+    """The key of a node, for an owner to sign with in secure aggregation; None if it is not an Ed25519 key, as others may bring.
+
+    Raises:
+        KeysError: it cannot be read.
+    """
+    try:
+        key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise KeysError(f"{folder / f'{name}.key'} cannot be used: {type(error).__name__}") from None
+    return key if isinstance(key, Ed25519PrivateKey) else None
+
+
 def shown_name(certificate: bytes) -> str:
     """The common name in a certificate (DER): of certificates of `issue`, the name of the node; empty if there is not exactly one."""
     names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)

@@ -35,7 +35,7 @@ Code: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
 
 
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="server"):
+class ServerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="server"):
     """A compute server.
 
     Attributes:
@@ -47,14 +47,14 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     listen: str | None = None
 
 
-class CryptoProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="crypto_provider"):
-    """The crypto provider; attributes as for `Server`."""
+class CryptoProviderNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="crypto_provider"):
+    """The crypto provider; attributes as for `ServerNode`."""
 
     address: str
     listen: str | None = None
 
 
-class Aggregator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="aggregator"):
+class AggregatorNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="aggregator"):
     """Who plays the rounds.
 
     Attributes:
@@ -76,7 +76,7 @@ class Aggregator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     save: Annotated[str, msgspec.Meta(pattern=r"\.keras$")] | None = None
 
 
-class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="owner"):
+class OwnerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="owner"):
     """Who has data.
 
     Attributes:
@@ -92,7 +92,7 @@ class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     listen: str | None = None
 
 
-Node: TypeAlias = Server | CryptoProvider | Aggregator | Owner
+Node: TypeAlias = ServerNode | CryptoProviderNode | AggregatorNode | OwnerNode
 
 
 @dataclass(frozen=True)
@@ -143,21 +143,21 @@ class ClusterFile:
         return {name: None if node.address is None else Address.parse(node.address).host for name, node in self.nodes.items()}
 
     @property
-    def aggregator(self) -> Aggregator:
+    def aggregator(self) -> AggregatorNode:
         """The aggregator. Files with owners have one.
 
         Raises:
             ClusterFileError: there is none.
         """
         for node in self.nodes.values():
-            if isinstance(node, Aggregator):
+            if isinstance(node, AggregatorNode):
                 return node
         raise ClusterFileError(f"{self.path} has no node with role = 'aggregator'")
 
     @property
-    def owners(self) -> dict[str, Owner]:
+    def owners(self) -> dict[str, OwnerNode]:
         """The owners, by name."""
-        return {name: node for name, node in self.nodes.items() if isinstance(node, Owner)}
+        return {name: node for name, node in self.nodes.items() if isinstance(node, OwnerNode)}
 
     @property
     def encrypted(self) -> bool:
@@ -226,7 +226,7 @@ def _check_addresses(name: str, node: Node, allow_plaintext: bool) -> None:
 
 
 def _check_roles(cluster: ClusterFile) -> None:
-    count = sum(isinstance(node, Aggregator) for node in cluster.nodes.values())
+    count = sum(isinstance(node, AggregatorNode) for node in cluster.nodes.values())
     if count > 1:
         raise ClusterFileError(f"{count} nodes have role = 'aggregator': a federation has one")
     if bool(count) != bool(cluster.owners):

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 
 from actors import ActorError, ActorSystem
-from federated.cluster_file import Aggregator, ClusterFile, CryptoProvider, Node, Owner, Server
+from federated.aggregator import NAME, Aggregator, Standing
+from federated.cluster_file import AggregatorNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
 from federated.node import OWNER
 from federated.owner import DataOwner
-from federated.registry import NAME, Registry, Standing
 from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider as Provider
+from protocols.crypto_provider import CryptoProvider
 from protocols.worker_process import Encryption
 
 WITHIN = 5.0
@@ -47,7 +47,7 @@ async def _standing(system: ActorSystem, cluster: ClusterFile) -> Standing | Act
     if not cluster.owners:
         return None
     try:
-        return await (await system.connect(f"{cluster.aggregator.address}/{NAME}", Registry)).standing()
+        return await (await system.connect(f"{cluster.aggregator.address}/{NAME}", Aggregator)).standing()
     except ActorError as error:
         return error
 
@@ -62,18 +62,18 @@ async def _state(system: ActorSystem, name: str, node: Node, standing: asyncio.T
 
 async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[Standing | ActorError | None]) -> tuple[bool, str]:
     match node:
-        case Server():
+        case ServerNode():
             server = await system.connect(f"{node.address}/server", ComputeServer)
             return True, f"models: {', '.join(await server.names()) or 'none'}"
-        case CryptoProvider():
-            await system.connect(f"{node.address}/provider", Provider)
+        case CryptoProviderNode():
+            await system.connect(f"{node.address}/provider", CryptoProvider)
             return True, ""
-        case Owner(address=str()):
+        case OwnerNode(address=str()):
             await system.connect(f"{node.address}/{OWNER}", DataOwner)
             return True, ""
     there = await standing
     if not isinstance(there, Standing):
         return False, str(there)
-    if isinstance(node, Aggregator):
+    if isinstance(node, AggregatorNode):
         return True, f"{there.played} of {node.rounds} rounds, {sum(there.here.values())} of {len(there.here)} owners have joined"
     return (True, "has joined") if there.here.get(name) else (False, "has not joined the aggregator")

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors import ActorError, ActorSystem
+from federated.aggregator import NAME, Aggregator, Attendance, Tell
 from federated.errors import OwnerDropped, SettingError
 from federated.owner import DataOwner, Owner, RemoteOwner
-from federated.registry import NAME, Attendance, Registry, Tell
 from federated.retry import pauses
 from federated.strategy import check
 
@@ -69,7 +69,7 @@ class JoiningOwners(Sequence[Owner]):
             self._system = system = await scope.enter_async_context(ActorSystem(**self._settings))
             certified = system.address.startswith("wss")
             await system.spawn(
-                Registry, self._attendance, self._names, certified=certified, played=lambda: self.played, tell=self._tell, name=NAME
+                Aggregator, self._attendance, self._names, certified=certified, played=lambda: self.played, tell=self._tell, name=NAME
             )
             self._tell(f"ready {system.address}")
             await asyncio.gather(*(self._find(owner.name, self._wait) for owner in self._owners), return_exceptions=True)

@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from actors import ActorNotFound, ActorStopped, ActorSystem, CallTimeout, ConnectFailed, ConnectionLost, NameTaken
+from federated.aggregator import NAME, Aggregator, Tell
 from federated.owner import DataOwner
-from federated.registry import NAME, Registry, Tell
 from federated.retry import pauses
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ async def stay_joined(system: ActorSystem, aggregator: str, *, name: str, owner:
     waits, told = pauses(), ""
     while True:
         try:
-            registry = await system.connect(f"{aggregator}/{NAME}", Registry)
-            await registry.join(name, owner)
+            reached = await system.connect(f"{aggregator}/{NAME}", Aggregator)
+            await reached.join(name, owner)
             tell(f"joined {aggregator} as {name}")
             waits, told = pauses(), ""
-            reason = (await system.watch(registry)).reason
+            reason = (await system.watch(reached)).reason
         except PASSING as error:
             reason = str(error)
         if reason != told:

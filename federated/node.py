@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from actors import ActorSystem
 from federated import certificates
-from federated.cluster_file import Aggregator, ClusterFile, CryptoProvider, Owner, Server
+from federated.cluster_file import AggregatorNode, ClusterFile, CryptoProviderNode, OwnerNode, ServerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
 from federated.joining import JoiningOwners, joining_owners
@@ -54,19 +56,19 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
     node = cluster.node(name)
     tls = encryption(cluster, keys, name)
     match node:
-        case Server() | CryptoProvider():
+        case ServerNode() | CryptoProviderNode():
             await worker_process.run((node.listen or node.address).partition("://")[2], tls, with_parent=False)
-        case Owner():
-            await _own(name, node, cluster, tls, say)
-        case Aggregator():
+        case OwnerNode():
+            await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
+        case AggregatorNode():
             await _aggregate(node, cluster, tls, say)
 
 
-async def _own(name: str, node: Owner, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
+async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption, identity: Ed25519PrivateKey | None, say: Say) -> None:
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
     async with _system(node.address, node.listen, tls) as system:
-        owner = await system.spawn(DataOwner, data, evaluation, name=OWNER)
+        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, name=OWNER)
         if node.address is None:
             await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
         else:
@@ -84,7 +86,7 @@ def _system(address: str | None, listen: str | None, tls: Encryption) -> ActorSy
     )
 
 
-async def _aggregate(node: Aggregator, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
+async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
     owners = _owners(node, cluster, tls, say)
     federation = cluster.load(node.federation)(owners)
     if not isinstance(federation, Federation):
@@ -104,7 +106,7 @@ async def _aggregate(node: Aggregator, cluster: ClusterFile, tls: Encryption, sa
         say(f"saved {path}")
 
 
-def _owners(node: Aggregator, cluster: ClusterFile, tls: Encryption, say: Say) -> JoiningOwners:
+def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say) -> JoiningOwners:
     return joining_owners(
         [name for name, owner in cluster.owners.items() if owner.address is None],
         node.listen or node.address,

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from federated.cluster_file import Aggregator, ClusterFile, Owner, Server
+from federated.cluster_file import AggregatorNode, ClusterFile, OwnerNode, ServerNode
 from federated.errors import ClusterFileError
 
 GOOD = """
@@ -45,9 +45,9 @@ def read(folder, text: str) -> ClusterFile:
 def test_a_file_with_all_roles(tmp_path):
     cluster = read(tmp_path, GOOD)
     assert list(cluster.nodes) == ["hub", "ward-1", "ward-2", "julia", "me"]
-    assert isinstance(cluster.node("julia"), Server)
-    assert cluster.aggregator == Aggregator("wss://hub.example:9000", "wards:federation", 3, "wss://0.0.0.0:9000")
-    assert cluster.owners["ward-1"] == Owner("wards:data")
+    assert isinstance(cluster.node("julia"), ServerNode)
+    assert cluster.aggregator == AggregatorNode("wss://hub.example:9000", "wards:federation", 3, "wss://0.0.0.0:9000")
+    assert cluster.owners["ward-1"] == OwnerNode("wards:data")
     assert cluster.encrypted
     hosts = {"hub": "hub.example", "ward-1": None, "ward-2": "2001:db8::7", "julia": "julia.example", "me": "me.example"}
     assert cluster.hosts == hosts
@@ -55,7 +55,7 @@ def test_a_file_with_all_roles(tmp_path):
 
 def test_the_file_of_the_interface(tmp_path):
     cluster = read(tmp_path, '[nodes.julia]\nrole = "server"\naddress = "wss://julia.example:4000"\n')
-    assert cluster.node("julia") == Server("wss://julia.example:4000")
+    assert cluster.node("julia") == ServerNode("wss://julia.example:4000")
 
 
 HUB = '[nodes.hub]\nrole = "aggregator"\naddress = "ws://127.0.0.1:9000"\nfederation = "wards:federation"\nrounds = 3\n'

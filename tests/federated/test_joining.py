@@ -9,8 +9,8 @@ import pytest
 
 from actors import Actor, ActorSystem, InsecureAddress, MessageRejected, NameTaken
 from federated import DataOwner, FedAvg, Federation, JoinRefused, SettingError, joining_owners, partition, simulated_owners, stay_joined
+from federated.aggregator import Aggregator
 from federated.certificates import encryption, issue
-from federated.registry import Registry
 from federated.retry import pauses
 
 
@@ -182,7 +182,7 @@ async def test_a_certificate_lets_in_under_its_own_name_only(hub, keys, examples
                 await stay_joined(system, address, name="a", owner=other)
             with pytest.raises(JoinRefused, match="no owner 'c' is expected here"):
                 await stay_joined(system, address, name="c", owner=other)
-            standing = await (await system.connect(f"{address}/registry", Registry)).standing()
+            standing = await (await system.connect(f"{address}/aggregator", Aggregator)).standing()
         assert standing.here == {"a": True, "b": False}
     assert "refused: somebody who showed the certificate of 'b' said to be 'a'" in told.lines
 
@@ -216,14 +216,14 @@ async def test_without_certificates_a_name_is_taken_once(examples):
             async with ActorSystem() as system:
                 other = await system.spawn(DataOwner, examples)
                 with pytest.raises(NameTaken, match="'a' is here already"):
-                    await (await system.connect(f"{address}/registry", Registry)).join("a", other)
+                    await (await system.connect(f"{address}/aggregator", Aggregator)).join("a", other)
 
 
 async def test_a_reference_to_somewhere_else_is_refused(examples):
     """Otherwise an owner could have the aggregator connect to any address, or call its own actors."""
     told = Happenings()
     async with joining_owners(["a"], wait=0.0, tell=told), ActorSystem("ws://127.0.0.1:0") as listening, ActorSystem() as system:
-        registry = await system.connect(f"{await told.address()}/registry", Registry)
+        registry = await system.connect(f"{await told.address()}/aggregator", Aggregator)
         elsewhere = await system.connect(str(await listening.spawn(DataOwner, examples)), DataOwner)
         for target in (elsewhere, registry):
             with pytest.raises(MessageRejected):
@@ -237,7 +237,7 @@ async def test_an_actor_that_is_no_owner_costs_its_round_only(build, examples):
     told = Happenings()
     async with opened(build, ["a", "b"], told) as (federation, entering), ActorSystem() as system:
         address = await told.address()
-        await (await system.connect(f"{address}/registry", Registry)).join("b", await system.spawn(Other))
+        await (await system.connect(f"{address}/aggregator", Aggregator)).join("b", await system.spawn(Other))
         async with ward(address, "a", examples):
             await entering
             outcome = await one_round(federation)

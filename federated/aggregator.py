@@ -1,4 +1,7 @@
-"""Where owners report to the aggregator: who is here, and who may be. What an owner sends is a reference to itself, over its connection."""
+"""The aggregator as an actor, whom owners report to: who is here, and who may be.
+
+What an owner sends is a reference to itself, which is reached over its connection.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from federated.certificates import shown_name
 from federated.errors import JoinRefused, OwnerDropped
 from federated.owner import DataOwner
 
-NAME = "registry"
+NAME = "aggregator"
 """Of the actor at the aggregator."""
 
 Tell = Callable[[str], None]
@@ -84,7 +87,7 @@ class Standing:
     here: dict[str, bool]
 
 
-class Registry(Actor):
+class Aggregator(Actor):
     """Takes owners in.
 
     **Leaks** to whoever can connect: names of owners, which of them are here, and the number of rounds.
