@@ -6,9 +6,9 @@ probabilities of every trained model differ by a factor of at most e^epsilon, bu
 
 import argparse
 
-import digits
 import keras
 
+import digits
 from privacy import PrivacyEngine
 
 BATCH, DELTA = 512, 1e-5
