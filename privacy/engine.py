@@ -42,6 +42,7 @@ class PrivacyEngine:
     """
 
     def __init__(self, accountant: str | Accountant = "pld", *, noise: GaussianNoise | None = None) -> None:
+        self._method = accountant if isinstance(accountant, str) else getattr(accountant, "method", "pld")
         self.accountant = Accountant(accountant) if isinstance(accountant, str) else accountant
         self._noise = noise if noise is not None else GaussianNoise()
         self._trainings: list[PrivateTraining] = []
@@ -116,7 +117,7 @@ class PrivacyEngine:
             lambda z: self._with_events(event(q, z), steps),
             target_epsilon=target_epsilon,
             target_delta=target_delta,
-            method=self.accountant.method,
+            method=self._method,
         )
         return self._install(model, z, max_grad_norm, clipping, max_physical_batch_size, Plan(examples, batch_size, steps))
 

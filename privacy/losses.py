@@ -1,7 +1,7 @@
 """The loss of each example: what the compiled loss gives for a batch of that example alone.
 
-That is the definition for every loss; it needs no guess of how a loss reduces. For a loss of Keras itself on one output it is computed
-without a loop.
+That is the definition for every loss; it needs no guess of how a loss reduces. For the usual losses of Keras on one output it is
+computed without running each example by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,24 @@ import tensorflow as tf
 
 from privacy.rules.gradients import Tensor
 
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+_REDUCTIONS = ("sum", "sum_over_batch_size", "mean", "mean_with_sample_weight")
+_ALONE = (
+    keras.losses.BinaryCrossentropy,
+    keras.losses.BinaryFocalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.CategoricalFocalCrossentropy,
+    keras.losses.Hinge,
+    keras.losses.Huber,
+    keras.losses.KLDivergence,
+    keras.losses.LogCosh,
+    keras.losses.MeanAbsoluteError,
+    keras.losses.MeanSquaredError,
+    keras.losses.MeanSquaredLogarithmicError,
+    keras.losses.Poisson,
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.SquaredHinge,
+)
+"""Losses that reduce the last axis and treat examples alone (Circle, Dice and others look at a whole batch)."""
 
 
 def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor | None) -> Tensor:
@@ -37,28 +54,15 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
 
 
 def known(model: keras.Model) -> Any:
-    """The compiled loss as a `keras.losses.Loss` of Keras itself, which treats examples alone; else None."""
+    """The compiled loss as one of `_ALONE`; else None."""
     if model.loss is None or tf.nest.is_nested(model.loss) or model._compile_loss._user_loss_weights is not None:
         return None  # Keras has no public way to the loss weights
     loss = keras.losses.get(model.loss)
     if not isinstance(loss, keras.losses.Loss):
-        return _wrapped(loss)
-    mine = type(loss).__module__.startswith("keras.") and loss.reduction in ("sum", *_MEANS) and hasattr(loss, "call")
-    return loss if mine and not _shared(loss) else None
-
-
-def _wrapped(function: Any) -> Any:
-    """A loss function of Keras as the loss of the same name."""
-    if not getattr(function, "__module__", "").startswith("keras."):
+        loss = next((one() for one in _ALONE if one().fn is loss), None)
+    if type(loss) not in _ALONE or loss.reduction not in _REDUCTIONS:
         return None
-    name = "".join(part.capitalize() for part in function.__name__.split("_"))
-    found = getattr(keras.losses, name, None)
-    return None if found is None else found()
-
-
-def _shared(loss: Any) -> bool:
-    """Losses of Keras that look at a whole batch."""
-    return isinstance(loss, (keras.losses.CTC, keras.losses.Dice, keras.losses.Tversky))
+    return loss if loss.get_config().get("axis", -1) == -1 else None
 
 
 def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:

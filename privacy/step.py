@@ -113,7 +113,8 @@ class PrivateStep:
                 outputs = self.model(x, training=True)
             losses = each_loss(self.model, x, y, outputs, weight)
             total = tf.reduce_sum(losses)
-        found = record.gradients(tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        dz = tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        found = record.gradients(tf.nest.map_structure(tf.convert_to_tensor, dz))  # a lookup's are slices
         squared = [gradients.squared_norms() for _, gradients in found]
         weights = self.clipping.weights(squared, clip)
         unclipped = tf.math.count_nonzero(tf.add_n(squared) <= tf.square(clip))

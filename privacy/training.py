@@ -220,7 +220,8 @@ class PrivateTraining:
         if not self.units:
             model(validation.made_up(data.inputs, 0.25))  # builds it
             validation.require(validation.findings(model) + validation.probe(model, data.inputs))
-            self.units, self._variables = safe_units(model, data.inputs), _variables(model)
+            self.units = safe_units(model, data.inputs)
+            self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
         if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)):
             model.optimizer.build(model.trainable_variables)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from privacy.rules.convolution import padded
+from privacy.rules.convolution import Geometry, geometry
 from privacy.rules.dense import before_activation, flat
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
 from privacy.rules.registry import Call, Layer, book_keeping
@@ -32,7 +32,7 @@ def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:
         with tf.control_dependencies(dz):  # as in convolution.py
-            seen = patches(layer, x)
+            seen = patches(geometry(layer, x))
         seen = tf.reshape(seen, [tf.shape(x)[0], -1, channels, window])
         d = tf.reshape(dz[0], [tf.shape(x)[0], -1, channels, multiplier])
         kernel = tf.einsum("btck,btcm->bkcm", seen, d)
@@ -42,10 +42,10 @@ def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
     return outputs, Call([z], gradients)
 
 
-def patches(layer: Layer, x: Tensor) -> Tensor:
+def patches(given: Geometry) -> Tensor:
     """What each output position sees of each channel: (B, height, width, channels * size of the window)."""
-    x, window, strides, dilations, padding = padded(layer, x)
+    x, window, strides, dilations = given
     values = int(np.prod(window))
     identity = np.eye(values, dtype=np.float32).reshape(*window, 1, values)
     kernel = tf.constant(np.repeat(identity, x.shape[-1], 2))
-    return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), padding, dilations=dilations)
+    return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), "VALID", dilations=dilations)

@@ -416,6 +416,31 @@ def test_a_model_that_was_changed():
         model.fit(x, y, batch_size=10, verbose=0)
 
 
+def test_a_model_that_makes_layers_as_it_is_built_and_has_two_outputs():
+    class Attends(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.attend = layers.Embedding(5, 4), layers.MultiHeadAttention(2, 2)
+            self.pool, self.first, self.second = layers.GlobalAveragePooling1D(), layers.Dense(3), layers.Dense(1)
+
+        def call(self, x):
+            rows = self.embed(x)
+            pooled = self.pool(self.attend(rows, rows))
+            return {"kind": self.first(pooled), "size": self.second(pooled)}
+
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 5, (30, 6)), {"kind": random.integers(0, 3, 30), "size": random.random((30, 1))}
+    engine = PrivacyEngine("rdp")
+    model = private(Attends(), engine)
+    loss = {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "size": "mse"}
+    model.compile("adam", loss, loss_weights={"kind": 1.0, "size": 0.5}, metrics={"kind": ["accuracy"]})
+    for _ in range(2):
+        history = model.fit(x, y, batch_size=15, verbose=0).history
+        assert set(history) == {"loss", "kind_loss", "size_loss", "kind_accuracy"}
+        assert abs(history["loss"][0] - history["kind_loss"][0] - 0.5 * history["size_loss"][0]) < 0.05  # Keras weighs batches otherwise
+    assert {line.split()[1] for line in engine.report(model).splitlines()} == {"Embedding", "EinsumDense", "Dense"}
+
+
 def test_not_compiled():
     with pytest.raises(ModelRefused, match="not compiled"):
         private(small()).fit(*data(20), verbose=0)

@@ -261,11 +261,13 @@ def test_a_weight_that_is_used_outside_of_its_layer_is_noticed():
         keras.losses.MeanSquaredError(reduction="sum"),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
         keras.losses.Dice(),
+        keras.losses.CosineSimilarity(axis=0),
+        keras.losses.CategoricalCrossentropy(axis=0),
         lambda y, p: keras.ops.mean(keras.ops.square(y - p)),
         lambda y, p: keras.ops.sum(keras.ops.abs(y - p)),
         lambda y, p: keras.ops.square(y - p),
     ],
-    ids=["mse", "crossentropy", "sum", "smoothed", "dice", "reduced mean", "reduced sum", "unreduced"],
+    ids=["mse", "crossentropy", "sum", "smoothed", "dice", "other axis", "batch axis", "reduced mean", "reduced sum", "unreduced"],
 )
 def test_the_loss_of_an_example_is_that_of_a_batch_of_it(loss):
     y = keras.utils.to_categorical([0, 2, 1], 3)
