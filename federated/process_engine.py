@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
-from actors import Actor, ActorSystem, LinkError, message
-from federated.engine import Holding, ThreadEngine
+from actors import Actor, ActorError, ActorSystem, LinkError, message
+from federated.engine import Holding, ThreadEngine, cannot_be_sent
 from federated.errors import OwnerDropped
 from federated.strategy import check
 from federated.update import Evaluation, Task, Update
+from protocols.concurrency import at_once
 
 AHEAD = 2
 """Tasks that are with a process at once: one at work, one on the way."""
@@ -64,14 +65,18 @@ class ProcessEngine:
         return f"ProcessEngine({len(self._places)})"
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Starts the processes and sends each the data of its owners."""
+        """Starts the processes and sends each the data of its owners.
+
+        Raises:
+            SettingError: data that cannot be sent to another process.
+        """
         async with contextlib.AsyncExitStack() as scope:
             system = await scope.enter_async_context(ActorSystem())
             for place in self._places:
                 place.holdings = {index: one for index, one in holdings.items() if self._place(index) is place}
                 place.system = system
                 scope.push_async_callback(place.close)
-            await asyncio.gather(*(place.bench() for place in self._places))
+            await at_once(*(place.bench() for place in self._places))
             self._scope = scope.pop_all()
 
     def _place(self, index: int) -> _Place:
@@ -111,10 +116,18 @@ class _Place:
             if self._bench is None:
                 async with contextlib.AsyncExitStack() as scope:
                     node = await scope.enter_async_context(self.system.start_node(ready_within=60.0))
-                    bench = await self.system.spawn_on(node, Bench, self.holdings, name="bench")
+                    bench = await self._sent(node)
                     self._bench = bench.with_options(timeout=None)
                     self._scope = scope.pop_all()
         return self._bench
+
+    async def _sent(self, node: str) -> Bench:
+        try:
+            return await self.system.spawn_on(node, Bench, self.holdings, name="bench")
+        except ActorError:
+            raise
+        except Exception as error:  # whatever says that something cannot be pickled
+            raise cannot_be_sent(error) from error
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[Bench]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from federated.engine import Holding, ThreadEngine
+from federated.engine import Holding, ThreadEngine, cannot_be_sent
 from federated.errors import OwnerDropped, SettingError
 from federated.strategy import check
 from federated.update import Evaluation, Task, Update
@@ -65,7 +65,11 @@ class RayEngine:
         self._began = False
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Connects, starts the workers, and sends each the data of its owners."""
+        """Connects, starts the workers, and sends each the data of its owners.
+
+        Raises:
+            SettingError: data that cannot be sent to another process.
+        """
         await asyncio.to_thread(self._start, holdings)
         self._free = [asyncio.Semaphore(AHEAD) for _ in self._workers]
 
@@ -76,9 +80,12 @@ class RayEngine:
             self._began = True
         count = self._count or max(1, int(ray.cluster_resources().get("CPU", 1) / self._cores))
         remote = ray.remote(num_cpus=self._cores, max_restarts=-1)(_Worker)
-        self._workers = [
-            remote.remote({index: one for index, one in holdings.items() if index % count == number}) for number in range(count)
-        ]
+        shares = [{index: one for index, one in holdings.items() if index % count == number} for number in range(count)]
+        try:
+            self._workers = [remote.remote(share) for share in shares]
+        except Exception as error:  # whatever says that something cannot be pickled
+            self._end()
+            raise cannot_be_sent(error) from error
 
     async def train(self, index: int, task: Task) -> Update:
         """See `Engine.train`."""

@@ -64,6 +64,17 @@ async def test_a_process_that_dies_costs_its_owners_a_round(build, examples):
     assert len(outcomes[-1].reported) == 4, "the process was started anew"
 
 
+@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+async def test_data_that_cannot_leave_this_process(build, examples, name):
+    import tensorflow as tf
+
+    parts = [tf.data.Dataset.from_tensor_slices(examples).batch(20)] * 2
+    with pytest.raises(SettingError, match="cannot be sent to another process"):
+        async with Federation(model=build, owners=simulated_owners(parts, engine=ENGINES[name]())):
+            pass
+
+
 async def test_thousands_of_owners_have_no_thread_and_no_model_each(build, examples):
     owners = simulated_owners(partition(np.tile(examples[0], (50, 1)), np.tile(examples[1], 50), owners=2000))
     threads = len(psutil.Process().threads())
