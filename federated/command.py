@@ -18,6 +18,7 @@ from federated import certificates, node
 from federated.cluster_file import ClusterFile
 from federated.cluster_status import states
 from federated.errors import FederatedError
+from protocols import demonstration
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
 
@@ -100,6 +101,12 @@ async def _show_states(path: Path, keys: Path | None) -> None:
     console.print(table)
     if not all(one.ready for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def demo(images: Annotated[int, typer.Option(min=1, max=demonstration.MOST, help="how many images to ask for")] = 3) -> None:
+    """Encrypted prediction on this machine: trains a model, shares it among three processes, asks it for digits."""
+    _told(demonstration.demonstrate(images, lambda line: print(line, flush=True)))
 
 
 def _told(work: Coroutine[Any, Any, None]) -> None:

@@ -2,11 +2,14 @@
 
 import socket
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from federated.command import app
+from protocols.demonstration import digits
 
 CLUSTER = """
 [nodes.hub]
@@ -89,3 +92,19 @@ def test_status_of_nobody(confide):
         code, out = confide("status", f"localhost:{port}")
         assert code == 1
         assert "unreachable" in out
+
+
+def test_the_demonstration(confide):
+    code, out = confide("demo", "--images", "2")
+    assert code == 0
+    assert out.count("bytes between the servers") == 2
+    assert "the same answer as Keras for 2 of 2 images" in out
+
+
+def test_the_digits_in_the_package_are_those_of_the_examples():
+    data = digits()
+    with np.load(Path(__file__).parents[2] / "examples" / "mnist_10k.npz") as file:
+        assert (data.x_train[..., 0] == file["x_train"][:1500] / np.float32(255)).all()
+        assert (data.y_train == file["y_train"][:1500]).all()
+        assert (data.x_test[..., 0] == file["x_test"][:100] / np.float32(255)).all()
+        assert (data.y_test == file["y_test"][:100]).all()
