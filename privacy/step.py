@@ -57,20 +57,21 @@ class PrivateStep:
         metrics, unclipped = self._fused(_unpack(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
         return metrics, int(unclipped)
 
+    def begin(self) -> None:
+        """Begins a step in parts, and forgets what an interrupted one may have left: no example may be in a sum twice."""
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+
     def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
-        """Adds a part of a batch to the sum for `finish`; returns as `whole`."""
-        self._prepare()
+        """Adds a part of a batch to the sum; returns as `whole`."""
         metrics, unclipped = self._add(_unpack(batch), tf.constant(clip, tf.float32))
         return metrics, int(unclipped)
 
     def finish(self, noise: Any, batch_size: int) -> None:
-        """Ends a step whose parts were added; there may have been none."""
-        self._prepare()
+        """Ends a step in parts; there may have been none."""
         self._finish(tf.constant(noise), tf.constant(1.0 / batch_size, tf.float32))
-
-    def _prepare(self) -> None:
-        if not self._sums:
-            self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
 
     def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         sums, metrics, unclipped = self._clipped(batch, clip)
@@ -85,8 +86,6 @@ class PrivateStep:
 
     def _finish_step(self, noise: Tensor, scale: Tensor) -> None:
         self._apply([tf.identity(total) for total in self._sums], noise, scale)
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
 
     def _apply(self, sums: list[Tensor], noise: Tensor, scale: Tensor) -> None:
         gradients, start = [], 0

@@ -194,6 +194,7 @@ class PrivateTraining:
         """A step on any number of parts, also none."""
         metrics: dict[str, Any] = {}
         unclipped = 0
+        step.begin()
         for part in parts:
             metrics, more = step.add(part, self.clip)
             unclipped += more

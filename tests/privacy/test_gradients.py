@@ -86,6 +86,13 @@ def test_convolutions(data):
     check(one(layer, shape), values((draw(st.integers(1, 3)), *shape)), path="book-keeping on patches")
 
 
+@pytest.mark.parametrize("options", [{"strides": (2, 1), "padding": "same"}, {"dilation_rate": (2, 1)}], ids=str)
+@pytest.mark.parametrize(("channels", "filters"), [(3, 2), (40, 3), (70, 40)], ids=["at once", "by rows", "by rows, slowly"])
+def test_convolutions_with_unequal_sides(channels, filters, options):
+    shape = (7, 6, channels)
+    check(one(layers.Conv2D(filters, (3, 2), activation="tanh", **options), shape), values((2, *shape)) / channels)
+
+
 @given(st.data())
 @settings(max_examples=8)
 def test_depthwise_convolutions(data):
