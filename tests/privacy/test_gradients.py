@@ -19,7 +19,7 @@ def private_sum(model, x, y, clip, *, parts=None):
     """The sum of clipped gradients, read off a step of SGD with learning rate 1 and no noise."""
     model.compile(keras.optimizers.SGD(1.0), model.loss or "mse")
     model.optimizer.build(model.trainable_variables)
-    step = PrivateStep(model, parts or units(model), clipping=FlatClipping(), eager=True)
+    step = PrivateStep(model, parts or units(model), clipping=FlatClipping(), batch=None, eager=True)
     before = flat_weights(model)
     step.whole((x, y), clip, np.zeros(step.parameters, np.float32), 1)
     after = flat_weights(model)
