@@ -164,8 +164,7 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("kind", STOCHASTIC)
-@pytest.mark.parametrize("clipping", ["flat", "per_layer"])
+@pytest.mark.parametrize(("kind", "clipping"), [*((kind, "flat") for kind in STOCHASTIC), ("dropout", "per_layer"), ("own", "per_layer")])
 def test_one_example_moves_the_sum_by_at_most_the_clip(kind, clipping):
     between = [layer.from_config(layer.get_config()) for layer in STOCHASTIC[kind]]
     model = compiled(private(small(*between), clip=0.05, clipping=clipping))

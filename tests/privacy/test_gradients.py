@@ -172,9 +172,8 @@ def test_attention(kind):
         (lambda: layers.PReLU(), (4,)),
         (lambda: layers.RNN(layers.LSTMCell(3)), (4, 2)),
         (lambda: layers.TimeDistributed(layers.Dense(2)), (3, 4)),
-        (lambda: layers.ConvLSTM1D(2, 2), (3, 4, 1)),
     ],
-    ids=["groups", "transposed", "separable", "3d", "prelu", "rnn", "time", "convlstm"],
+    ids=["groups", "transposed", "separable", "3d", "prelu", "rnn", "time"],
 )
 def test_layers_without_a_rule(layer, shape):
     check(one(layer(), shape), values((3, *shape)), path="each example alone")
