@@ -45,9 +45,9 @@ class Examples:
         return tf.nest.map_structure(lambda array: _narrow(array[indices]), self._arrays)
 
     @property
-    def inputs(self) -> Any:
-        """The specification of x, with an unknown number of examples."""
-        return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), _narrow(array[:0]).dtype), self._arrays[0])
+    def batch(self) -> Any:
+        """The specification of a batch of any size, a nest of `tf.TensorSpec` as `take` gives arrays."""
+        return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), _narrow(array[:0]).dtype), self._arrays)
 
 
 def _array(values: Any) -> Any:

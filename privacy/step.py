@@ -30,22 +30,27 @@ class PrivateStep:
         model: built and compiled, with a built optimizer.
         units: how its weights are handled.
         clipping: the rule.
+        batch: the specification of the batches: (x, y) or (x, y, weight), nests of `tf.TensorSpec` of which the first axis is open.
         eager: run without `tf.function`, for debugging.
     """
 
-    def __init__(self, model: keras.Model, units: list[Unit], *, clipping: Clipping, eager: bool = False) -> None:
+    def __init__(self, model: keras.Model, units: list[Unit], *, clipping: Clipping, batch: Any, eager: bool = False) -> None:
         self.model, self.units, self.clipping = model, units, clipping
         self.variables = list(model.trainable_variables)
         self.parameters = sum(math.prod(variable.shape) for variable in self.variables)
         self._sums: list[tf.Variable] = []
-        wrap = (lambda function: function) if eager else tf.function(reduce_retracing=True, autograph=False)
-        self._fused, self._add, self._finish = wrap(self._fused_step), wrap(self._add_batch), wrap(self._finish_step)
+        self._fused, self._add, self._finish = self._fused_step, self._add_batch, self._finish_step
+        if not eager:
+            number, noise = tf.TensorSpec((), tf.float32), tf.TensorSpec((self.parameters,), tf.float32)
+            self._fused = tf.function(self._fused_step, input_signature=[batch, number, noise, number], autograph=False)
+            self._add = tf.function(self._add_batch, input_signature=[batch, number], autograph=False)
+            self._finish = tf.function(self._finish_step, input_signature=[noise, number], autograph=False)
 
     def whole(self, batch: Any, clip: float, noise: Any, batch_size: int) -> tuple[dict[str, Tensor], int]:
         """A step on a batch that is not empty.
 
         Args:
-            batch: (x, y) or (x, y, weight), nests of arrays with the same leading axis.
+            batch: nests of arrays, as specified.
             clip: C.
             noise: (parameters,) float32, with its standard deviation.
             batch_size: the expected one.
@@ -54,23 +59,24 @@ class PrivateStep:
             The metrics so far, and the number of examples that were not clipped.
         """
         scale = tf.constant(1.0 / batch_size, tf.float32)
-        metrics, unclipped = self._fused(_unpack(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
+        metrics, unclipped = self._fused(_tensors(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
         return metrics, int(unclipped)
 
+    def begin(self) -> None:
+        """Begins a step in parts, and forgets what an interrupted one may have left: no example may be in a sum twice."""
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+
     def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
-        """Adds a part of a batch to the sum for `finish`; returns as `whole`."""
-        self._prepare()
-        metrics, unclipped = self._add(_unpack(batch), tf.constant(clip, tf.float32))
+        """Adds a part of a batch to the sum; returns as `whole`."""
+        metrics, unclipped = self._add(_tensors(batch), tf.constant(clip, tf.float32))
         return metrics, int(unclipped)
 
     def finish(self, noise: Any, batch_size: int) -> None:
-        """Ends a step whose parts were added; there may have been none."""
-        self._prepare()
+        """Ends a step in parts; there may have been none."""
         self._finish(tf.constant(noise), tf.constant(1.0 / batch_size, tf.float32))
-
-    def _prepare(self) -> None:
-        if not self._sums:
-            self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
 
     def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         sums, metrics, unclipped = self._clipped(batch, clip)
@@ -85,8 +91,6 @@ class PrivateStep:
 
     def _finish_step(self, noise: Tensor, scale: Tensor) -> None:
         self._apply([tf.identity(total) for total in self._sums], noise, scale)
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
 
     def _apply(self, sums: list[Tensor], noise: Tensor, scale: Tensor) -> None:
         gradients, start = [], 0
@@ -107,7 +111,7 @@ class PrivateStep:
 
     def _clipped(self, batch: Any, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
         """Steps 1 to 3, the metrics, and how many examples were not clipped."""
-        x, y, weight = batch
+        x, y, weight = (*batch, None)[:3]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with recording(self.units, tape.watch) as record:
                 outputs = self.model(x, training=True)
@@ -151,7 +155,5 @@ def _masked(each: Tensor, weights: Tensor) -> Tensor:
     return tf.math.multiply_no_nan(each, tf.reshape(weights, [-1] + [1] * (len(each.shape) - 1)))
 
 
-def _unpack(batch: Any) -> tuple[Any, Any, Any]:
-    x, y, weight = (*batch, None)[:3]
-    x, y = tf.nest.map_structure(tf.constant, (x, y))
-    return x, y, None if weight is None else tf.constant(weight)
+def _tensors(batch: Any) -> Any:
+    return tf.nest.map_structure(tf.constant, batch)

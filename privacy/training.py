@@ -56,6 +56,7 @@ class PrivateTraining:
         self._layers, self._variables = _layers(model), _variables(model)
         self._step: PrivateStep | None = None
         self._traced: list[Any] = []
+        self._batch: Any = None
         model.__dict__.update(fit=self.fit, train_on_batch=self.train_on_batch, train_step=self.train_step)
 
     def train_on_batch(self, *_: Any, **__: Any) -> None:
@@ -194,6 +195,7 @@ class PrivateTraining:
         """A step on any number of parts, also none."""
         metrics: dict[str, Any] = {}
         unclipped = 0
+        step.begin()
         for part in parts:
             metrics, more = step.add(part, self.clip)
             unclipped += more
@@ -218,15 +220,16 @@ class PrivateTraining:
         if _layers(model) != self._layers or (self._variables and _variables(model) != self._variables):
             raise ModelChanged("layers or trainable weights changed after make_private: call make_private again")
         if not self.units:
-            model(validation.made_up(data.inputs, 0.25))  # builds it
-            validation.require(validation.findings(model) + validation.probe(model, data.inputs))
-            self.units = safe_units(model, data.inputs)
+            inputs = data.batch[0]
+            model(validation.made_up(inputs, 0.25))  # builds it
+            validation.require(validation.findings(model) + validation.probe(model, inputs))
+            self.units = safe_units(model, inputs)
             self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
-        if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)):
+        if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)) or data.batch != self._batch:
             model.optimizer.build(model.trainable_variables)
-            self._step = PrivateStep(model, self.units, clipping=self.clipping, eager=model.run_eagerly)
-            self._traced = compiled
+            self._step = PrivateStep(model, self.units, clipping=self.clipping, batch=data.batch, eager=model.run_eagerly)
+            self._traced, self._batch = compiled, data.batch
         return self._step
 
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from actors import ActorSystem
-from protocols.command import app
+from federated.command import app
 from protocols.compute_server import ComputeServer
 
 

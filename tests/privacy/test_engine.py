@@ -21,6 +21,7 @@ from privacy import (
     SettingError,
 )
 from privacy.sampling import PoissonSampler
+from privacy.step import PrivateStep
 
 layers = keras.layers
 
@@ -106,6 +107,21 @@ def test_one_step_is_the_clipped_sum_in_any_number_of_parts(physical):
     np.testing.assert_allclose(update(model, x, y), wanted, atol=1e-5)
 
 
+def test_what_an_interrupted_step_has_summed_up_is_forgotten(monkeypatch):
+    x, y = data(7)
+    model = compiled(private(small(), clip=0.3, max_physical_batch_size=2))
+    wanted = clipped_sum(each_gradient(model, x, y), 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(PrivateStep, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, y, batch_size=7, verbose=0)
+    np.testing.assert_allclose(update(model, x, y), wanted, atol=1e-5)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_the_weight_of_an_example_multiplies_its_loss_before_clipping():
     x, y = data(6)
     model = compiled(private(small(), clip=0.5))
@@ -148,8 +164,7 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("kind", STOCHASTIC)
-@pytest.mark.parametrize("clipping", ["flat", "per_layer"])
+@pytest.mark.parametrize(("kind", "clipping"), [*((kind, "flat") for kind in STOCHASTIC), ("dropout", "per_layer"), ("own", "per_layer")])
 def test_one_example_moves_the_sum_by_at_most_the_clip(kind, clipping):
     between = [layer.from_config(layer.get_config()) for layer in STOCHASTIC[kind]]
     model = compiled(private(small(*between), clip=0.05, clipping=clipping))
