@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -115,7 +116,8 @@ def _told(work: Coroutine[Any, Any, None]) -> None:
     async def supervised() -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with contextlib.suppress(NotImplementedError):  # not on this platform
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 
     try:
