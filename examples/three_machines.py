@@ -65,6 +65,11 @@ def place(folder: Path, *, port: int) -> None:
     (folder / "cluster.toml").write_text((HERE / "cluster.toml").read_text().replace(":9000", f":{port}"))
 
 
+def show(line: bytes) -> None:
+    """What the hub has printed."""
+    print(f"hub: {line.decode().rstrip()}", flush=True)
+
+
 async def main(root: Path) -> None:
     """Makes the folders, runs the machines, and shows what the hub prints."""
     await set_up(root)
@@ -74,10 +79,11 @@ async def main(root: Path) -> None:
         for folder in (root, *(root / name for name in WARDS)):
             place(folder, port=port)
         async with machine(root / WARDS[0]), machine(root / WARDS[1]):
+            for _ in WARDS:
+                show(await hub.stdout.readline())  # who has joined
+            await confide(root, "status", "--cluster", "cluster.toml", "--keys", "keys")
             async for line in hub.stdout:
-                print(f"hub: {line.decode().rstrip()}", flush=True)
-                if line.startswith(b"round 2"):
-                    await confide(root, "status", "--cluster", "cluster.toml", "--keys", "keys")
+                show(line)
             if await hub.wait():
                 raise SystemExit("the hub failed")
     print("val_accuracy is that on the 2,000 test images, half of which are at each ward")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,7 +116,7 @@ def _told(work: Coroutine[Any, Any, None]) -> None:
     async def supervised() -> None:
         task = asyncio.current_task()
         assert task is not None
-        if threading.current_thread() is threading.main_thread():  # elsewhere no signal arrives
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # on Windows, and outside of the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await work
 

@@ -21,7 +21,7 @@ role = "aggregator"
 address = "wss://127.0.0.1:{port}"
 federation = "hospital:federation"
 rounds = {rounds}
-patience = 0
+patience = 1
 save = "model.keras"
 
 [nodes.a]
@@ -139,6 +139,7 @@ async def started(folder, hub):
     return address
 
 
+@pytest.mark.timeout(300)  # TensorFlow is imported five times
 async def test_owners_and_the_aggregator_are_killed_and_come_back(folder):
     async with running(folder, "hub") as hub, contextlib.AsyncExitStack() as stack:
         address = await started(folder, hub)
