@@ -27,7 +27,7 @@ types: .venv/ready
 	$(BIN)/mypy
 
 unit: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.prediction

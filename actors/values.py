@@ -63,7 +63,7 @@ def _ordered(array: Array, copy: bool) -> Array:
     if dtype is None or isinstance(array, np.ma.MaskedArray):
         what = "a masked array" if dtype else f"an array of dtype {array.dtype}"
         raise TypeError(f"{what} cannot be sent; arrays of these dtypes can: {_KINDS}")
-    return np.array(array, dtype, order="C", copy=True if copy else None, subok=False)
+    return np.array(array, dtype, order="C") if copy else np.asarray(array, dtype, order="C")
 
 
 def pack(value: Any, *, copy: bool) -> Packed:

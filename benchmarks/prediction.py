@@ -60,7 +60,7 @@ async def ready(shared: SharedModel, examples: int) -> None:
         await asyncio.sleep(0.005)
 
 
-async def until_served(remote: RemoteModel, x: np.ndarray) -> None:
+async def until_served(remote: RemoteModel, x: np.ndarray[Any, Any]) -> None:
     """Waits for the owner's `serve`, which starts beside us."""
     while True:
         try:
@@ -70,7 +70,7 @@ async def until_served(remote: RemoteModel, x: np.ndarray) -> None:
             await asyncio.sleep(0.01)
 
 
-async def latency(shared: SharedModel, remote: RemoteModel, model: keras.Model, x: np.ndarray, repeats: int) -> dict[str, float]:
+async def latency(shared: SharedModel, remote: RemoteModel, model: keras.Model, x: np.ndarray[Any, Any], repeats: int) -> dict[str, float]:
     """Median milliseconds for one image with randomness dealt ahead, and of plaintext, taking turns."""
     encrypted, plaintext = [], []
     for i in range(repeats):
@@ -85,7 +85,7 @@ async def latency(shared: SharedModel, remote: RemoteModel, model: keras.Model, 
     }
 
 
-async def latency_with_dealing(cluster: Cluster, model: keras.Model, x: np.ndarray, repeats: int) -> dict[str, float]:
+async def latency_with_dealing(cluster: Cluster, model: keras.Model, x: np.ndarray[Any, Any], repeats: int) -> dict[str, float]:
     """Median milliseconds for one image where nothing is dealt before the query: chunks of one example, none ahead."""
     async with await share(model, cluster, name="unprepared") as shared, connect(cluster, "unprepared") as remote:
         size = shared.bytes_per_example
@@ -96,7 +96,9 @@ async def latency_with_dealing(cluster: Cluster, model: keras.Model, x: np.ndarr
     return {"batch_1_with_dealing_ms": 1e3 * statistics.median(seconds)}
 
 
-async def throughput(shared: SharedModel, remote: RemoteModel, model: keras.Model, x: np.ndarray, repeats: int) -> dict[str, float]:
+async def throughput(
+    shared: SharedModel, remote: RemoteModel, model: keras.Model, x: np.ndarray[Any, Any], repeats: int
+) -> dict[str, float]:
     """Images a second at batch 128: dealt ahead; with the dealing on the same cores; plaintext."""
     ahead, plaintext = [], []
     for _ in range(repeats):
@@ -113,7 +115,7 @@ async def throughput(shared: SharedModel, remote: RemoteModel, model: keras.Mode
     }
 
 
-async def agreement(remote: RemoteModel, model: keras.Model, x: np.ndarray) -> dict[str, float]:
+async def agreement(remote: RemoteModel, model: keras.Model, x: np.ndarray[Any, Any]) -> dict[str, float]:
     """All test images against plaintext, logits and labels."""
     expected = model.predict(x, verbose=0)
     logits = np.concatenate([await remote.query(x[i : i + 500]) for i in range(0, len(x), 500)])
@@ -126,7 +128,7 @@ async def agreement(remote: RemoteModel, model: keras.Model, x: np.ndarray) -> d
     }
 
 
-async def costs(remote: RemoteModel, x: np.ndarray) -> dict[str, float]:
+async def costs(remote: RemoteModel, x: np.ndarray[Any, Any]) -> dict[str, float]:
     """Rounds and bytes for one image."""
     await remote.query(x[:1], reveal="label")
     assert remote.last is not None

@@ -7,6 +7,7 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,7 +49,7 @@ async def ask(addresses: list[str], answers: Path) -> None:
             await client.wait()
 
 
-def show(model: keras.Model, answers: dict[str, np.ndarray]) -> None:
+def show(model: keras.Model, answers: dict[str, np.ndarray[Any, Any]]) -> None:
     """The table at the end."""
     expected = model.predict(digits.load().x_test[IMAGES], verbose=0)
     same = int((expected.argmax(1) == answers["logits"].argmax(1)).sum())

@@ -16,7 +16,7 @@ from federated.giver import METRIC_SLOTS, Drop, Given
 from federated.hiding import LARGEST_METRIC, Hiding
 from federated.owner import Owner, giver
 from federated.strategy import check
-from federated.update import Task
+from federated.update import Array, Task
 from protocols.cluster import Cluster
 from protocols.concurrency import at_once
 from protocols.errors import AggregationError, ProtocolError
@@ -194,7 +194,7 @@ class _Session:
         await asyncio.gather(*self._admissions, return_exceptions=True)
         await at_once(*(server.discard(self._session.authority) for server in (self.vectors, self.seeds)))
 
-    def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, float], int]:
+    def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[Array, dict[str, float], int]:
         """The mean of the updates, of the metrics, and the total number of examples."""
         values = self._scheme.mean(total)
         delta = values[: self._parameters] / self.hiding.headroom

@@ -110,12 +110,13 @@ def _truncated(z: Ring, drop: int, window: int, position: int, rounding: Roundin
     signed = z.view(np.int64)
     _check_window(max(int(signed.max(initial=0)), -int(signed.min(initial=0))), drop, window, position)
     exact = signed & np.int64((1 << drop) - 1) == 0
-    return (signed >> np.int64(drop)).view(np.uint64) + np.where(exact, np.uint64(0), rounding(z.shape))
+    return (signed >> np.int64(drop)).view(np.uint64) + np.where(exact, np.uint64(0), rounding(z.shape))  # type: ignore[no-any-return, unused-ignore]
 
 
 def _selected(op: Select, t: Ring) -> Ring:
     positive, negative, step = (np.uint64(value % 2**64) for value in (op.positive, op.negative, op.step))
-    return np.where(t.view(np.int64) >= 0, positive * t + step, negative * t)
+    selected: Ring = np.where(t.view(np.int64) >= 0, positive * t + step, negative * t)
+    return selected
 
 
 def _check_window(largest: int, drop: int, window: int, position: int) -> None:

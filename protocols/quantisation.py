@@ -75,7 +75,7 @@ class Quantisation:
         object.__setattr__(self, "word", word)
         object.__setattr__(self, "bits", min(bits, MOST_BITS))
 
-    def encode(self, parts: Sequence[npt.NDArray[np.floating]], weight: int) -> Vector:
+    def encode(self, parts: Sequence[npt.NDArray[np.floating[Any]]], weight: int) -> Vector:
         """The weighted vector, and the weight itself as last element, so that weights are hidden as well.
 
         Args:
@@ -96,7 +96,7 @@ class Quantisation:
         encoded[-1] = weight
         return encoded.view(word_type(self.word))
 
-    def _round(self, x: npt.NDArray[np.floating], weight: int, out: npt.NDArray[np.signedinteger[Any]]) -> None:
+    def _round(self, x: npt.NDArray[np.floating[Any]], weight: int, out: npt.NDArray[np.signedinteger[Any]]) -> None:
         scaled = np.empty(CHUNK)
         for start in range(0, len(x), CHUNK):
             part = np.multiply(x[start : start + CHUNK], weight * 2.0**self.bits, out=scaled[: len(x) - start], dtype=np.float64)

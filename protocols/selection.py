@@ -57,7 +57,7 @@ async def truncate(me: Party, op: Truncate, z: Ring, material: Material, positio
     c = await _masked(me, op, z, material(position, "r"))
     words = material(position, "words").reshape(len(z), 2, -1)
     kappa = np.uint64(2 ** (64 - op.drop) % 2**64) * (np.uint64(1) - (c >> np.uint64(63)))
-    t = kappa * words[:, 1] - words[:, 0]
+    t: Ring = kappa * words[:, 1] - words[:, 0]
     if me.index == 0:
         t += (c >> np.uint64(op.drop)) - np.uint64(1 << (op.window - 1))
     return t

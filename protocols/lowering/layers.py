@@ -99,7 +99,7 @@ def image(b: Builder, layer: Any, x: int) -> Shape:
 
 
 def _convolution(b: Builder, layer: Any, x: int, kernel: Real, bias: Real | None, groups: int, *, pointwise: bool = False) -> int:
-    shape, size = image(b, layer, x), kernel.shape[:2]
+    shape, size = image(b, layer, x), (kernel.shape[0], kernel.shape[1])
     strides, dilation = ((1, 1), (1, 1)) if pointwise else (tuple(layer.strides), tuple(layer.dilation_rate))
     padding = net.NO_PADDING if pointwise or layer.padding == "valid" else net.same_padding(shape, size, strides, dilation)
     grid = net.windows(shape, size, strides, padding, dilation)
