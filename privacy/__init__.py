@@ -6,7 +6,17 @@ Start with `engine.py`. Nothing here imports TensorFlow before a model is made p
 from privacy.accounting import Accountant, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.engine import PrivacyEngine
-from privacy.errors import BudgetSpent, ModelChanged, ModelRefused, PrivacyError, SamplingRefused, SettingError
+from privacy.errors import (
+    BudgetSpent,
+    InsecureNoise,
+    LedgerUnusable,
+    ModelChanged,
+    ModelRefused,
+    PrivacyError,
+    SamplingRefused,
+    SettingError,
+)
+from privacy.ledger import Ledger, Release
 from privacy.mechanisms import CentralGaussian, ClippedGaussian, LocalGaussian
 from privacy.noise import GaussianNoise
 
@@ -19,12 +29,16 @@ __all__ = [
     "Clipping",
     "FlatClipping",
     "GaussianNoise",
+    "InsecureNoise",
+    "Ledger",
+    "LedgerUnusable",
     "LocalGaussian",
     "ModelChanged",
     "ModelRefused",
     "PerLayerClipping",
     "PrivacyEngine",
     "PrivacyError",
+    "Release",
     "SamplingRefused",
     "SettingError",
     "calibrate",

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from privacy.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Held:
+    """Releases that are paid for, to be made one by one.
+
+    Attributes:
+        use: takes one, before it is made.
+    """
+
+    use: Callable[[Any], None]
 
 
 class Accountant:
@@ -31,6 +44,11 @@ class Accountant:
             event, before = self._events.pop()
             count += before
         self._events.append((event, count))
+
+    @contextlib.contextmanager
+    def holding(self, planned: Iterable[Any]) -> Iterator[Held]:
+        """For a block that makes planned releases one by one: each is recorded as it is used. See `Ledger.holding`."""
+        yield Held(self.record)
 
     def epsilon(self, delta: float) -> float:
         """An upper bound of epsilon at `delta`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from privacy.accounting import Accountant, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
+from privacy.ledger import Ledger
 from privacy.noise import GaussianNoise
 from privacy.plan import Plan, event
 from privacy.sampling import PoissonSampler, steps_per_epoch
@@ -27,7 +28,8 @@ class PrivacyEngine:
     and the accountant composes the steps that were made. Two data sets are neighbours if one has one example more.
 
     Args:
-        accountant: "pld" (tight), "rdp" (fast), or an `Accountant` that several engines share.
+        accountant: "pld" (tight), "rdp" (fast), an `Accountant` that several engines share, or a `Ledger` that outlives this process:
+            each epoch is then checked against its budget before it begins.
         noise: the source of the noise; by default the key stream of the operating system's randomness.
 
     Example:
@@ -41,8 +43,7 @@ class PrivacyEngine:
         Abadi et al., 2016, arXiv:1607.00133, Algorithm 1. Bu et al., 2023, arXiv:2210.00038, for how it is computed.
     """
 
-    def __init__(self, accountant: str | Accountant = "pld", *, noise: GaussianNoise | None = None) -> None:
-        self._method = accountant if isinstance(accountant, str) else getattr(accountant, "method", "pld")
+    def __init__(self, accountant: str | Accountant | Ledger = "pld", *, noise: GaussianNoise | None = None) -> None:
         self.accountant = Accountant(accountant) if isinstance(accountant, str) else accountant
         self._noise = noise if noise is not None else GaussianNoise()
         self._trainings: list[PrivateTraining] = []
@@ -117,7 +118,7 @@ class PrivacyEngine:
             lambda z: self._with_events(event(q, z), steps),
             target_epsilon=target_epsilon,
             target_delta=target_delta,
-            method=self._method,
+            method=self.accountant.method,
         )
         return self._install(model, z, max_grad_norm, clipping, max_physical_batch_size, Plan(examples, batch_size, steps))
 

@@ -5,7 +5,10 @@ PrivacyError
  +-- ModelRefused        a model, loss, metric or callback that cannot be private, and why (also a ValueError)
  +-- ModelChanged        a model was changed after `make_private` (also a RuntimeError)
  +-- SamplingRefused     data, or a batch, that is not sampled the way that is accounted for (also a ValueError)
- +-- BudgetSpent         more steps than the budget pays for; nothing was computed
+ +-- BudgetSpent         more than the budget pays for; nothing was computed
+ +-- LedgerUnusable      a file is no ledger, or one of other data
+
+InsecureNoise           a warning: noise that everybody can make again
 """
 
 from __future__ import annotations
@@ -32,4 +35,12 @@ class SamplingRefused(PrivacyError, ValueError):
 
 
 class BudgetSpent(PrivacyError):
-    """More steps than the budget pays for were asked for. Nothing was computed."""
+    """More was asked for than the budget pays for. Nothing was computed."""
+
+
+class LedgerUnusable(PrivacyError, ValueError):
+    """A file is no ledger, or it is one of other data, of another unit of privacy, or with another budget."""
+
+
+class InsecureNoise(UserWarning):
+    """Noise has a seed: everybody who knows it can make the same again and take it off."""

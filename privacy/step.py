@@ -5,7 +5,8 @@ For a batch of any size (Abadi et al., 2016, arXiv:1607.00133, Algorithm 1; Bu e
 1. One forward pass, recorded; the loss of each example.
 2. One backward pass, to the recorded tensors and not to the weights; the norms of the per-example gradients.
 3. S = sum_i w_i g_i with the weights of the clipping rule.
-4. The optimizer gets (S + noise) / B, B the expected size of the batch, plus the gradient of the regularizers, which knows no data.
+4. The optimizer gets (S + noise) / B, S rounded to the grid of the noise (see `Grid`), B the expected size of the batch, plus the gradient
+   of the regularizers, which knows no data.
 """
 
 from __future__ import annotations
@@ -42,24 +43,25 @@ class PrivateStep:
         self._fused, self._add, self._finish = self._fused_step, self._add_batch, self._finish_step
         if not eager:
             number, noise = tf.TensorSpec((), tf.float32), tf.TensorSpec((self.parameters,), tf.float32)
-            self._fused = tf.function(self._fused_step, input_signature=[batch, number, noise, number], autograph=False)
+            self._fused = tf.function(self._fused_step, input_signature=[batch, number, noise, number, number], autograph=False)
             self._add = tf.function(self._add_batch, input_signature=[batch, number], autograph=False)
-            self._finish = tf.function(self._finish_step, input_signature=[noise, number], autograph=False)
+            self._finish = tf.function(self._finish_step, input_signature=[noise, number, number], autograph=False)
 
-    def whole(self, batch: Any, clip: float, noise: Any, batch_size: int) -> tuple[dict[str, Tensor], int]:
+    def whole(self, batch: Any, clip: float, noise: Any, step: float, batch_size: int) -> tuple[dict[str, Tensor], int]:
         """A step on a batch that is not empty.
 
         Args:
             batch: nests of arrays, as specified.
             clip: C.
-            noise: (parameters,) float32, with its standard deviation.
+            noise: (parameters,) float32, whole numbers.
+            step: what they are multiples of.
             batch_size: the expected one.
 
         Returns:
             The metrics so far, and the number of examples that were not clipped.
         """
-        scale = tf.constant(1.0 / batch_size, tf.float32)
-        metrics, unclipped = self._fused(_tensors(batch), tf.constant(clip, tf.float32), tf.constant(noise), scale)
+        numbers = (tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
+        metrics, unclipped = self._fused(_tensors(batch), tf.constant(clip, tf.float32), tf.constant(noise), *numbers)
         return metrics, int(unclipped)
 
     def begin(self) -> None:
@@ -74,13 +76,13 @@ class PrivateStep:
         metrics, unclipped = self._add(_tensors(batch), tf.constant(clip, tf.float32))
         return metrics, int(unclipped)
 
-    def finish(self, noise: Any, batch_size: int) -> None:
+    def finish(self, noise: Any, step: float, batch_size: int) -> None:
         """Ends a step in parts; there may have been none."""
-        self._finish(tf.constant(noise), tf.constant(1.0 / batch_size, tf.float32))
+        self._finish(tf.constant(noise), tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
 
-    def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, step: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         sums, metrics, unclipped = self._clipped(batch, clip)
-        self._apply(sums, noise, scale)
+        self._apply(sums, noise, step, scale)
         return metrics, unclipped
 
     def _add_batch(self, batch: Any, clip: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -89,14 +91,15 @@ class PrivateStep:
             total.assign_add(part)
         return metrics, unclipped
 
-    def _finish_step(self, noise: Tensor, scale: Tensor) -> None:
-        self._apply([tf.identity(total) for total in self._sums], noise, scale)
+    def _finish_step(self, noise: Tensor, step: Tensor, scale: Tensor) -> None:
+        self._apply([tf.identity(total) for total in self._sums], noise, step, scale)
 
-    def _apply(self, sums: list[Tensor], noise: Tensor, scale: Tensor) -> None:
+    def _apply(self, sums: list[Tensor], noise: Tensor, step: Tensor, scale: Tensor) -> None:
         gradients, start = [], 0
         for total in sums:
             size = math.prod(total.shape)
-            gradients.append((total + tf.reshape(noise[start : start + size], total.shape)) * scale)
+            whole = tf.round(total / step)  # a grid, so that noise hides all bits of it, see `Grid`
+            gradients.append((whole + tf.reshape(noise[start : start + size], total.shape)) * (step * scale))
             start += size
         self.model.optimizer.apply(self._regularized(gradients), self.variables)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from privacy import validation
 from privacy.clipping import AdaptiveClipping, Clipping
 from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
 from privacy.examples import Examples, count, split
+from privacy.noise import Grid, noisy_sum
 from privacy.plan import Plan, event
 from privacy.recording import Unit, safe_units
 from privacy.sampling import PoissonSampler
@@ -18,7 +21,8 @@ from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
 
 if TYPE_CHECKING:
-    from privacy.accounting import Accountant
+    from privacy.accounting import Accountant, Held
+    from privacy.ledger import Ledger
     from privacy.noise import GaussianNoise
 
 
@@ -40,7 +44,7 @@ class PrivateTraining:
         self,
         model: keras.Model,
         *,
-        accountant: Accountant,
+        accountant: Accountant | Ledger,
         noise: GaussianNoise,
         noise_multiplier: float | Callable[[int], float],
         max_grad_norm: float,
@@ -142,13 +146,25 @@ class PrivateTraining:
             size = validation_batch_size or sampler.batch_size
             return self._validate(validation_data, batch_size=size, steps=validation_steps, callbacks=shown)
 
-        def once() -> dict[str, Any]:
-            return self._once(step, data, sampler)
+        def holding(more: int) -> AbstractContextManager[Held]:
+            coming = range(self.steps, self.steps + more)
+            return self.accountant.holding([event(sampler.probability, self._noise_multiplier(one)) for one in coming])
 
-        self._epochs(range(initial_epoch, epochs), steps, once, validate, shown)
+        def once(held: Held) -> dict[str, Any]:
+            return self._once(step, data, sampler, held)
+
+        self._epochs(range(initial_epoch, epochs), steps, holding, once, validate, shown)
         return self.model.history
 
-    def _epochs(self, epochs: range, steps: int, once: Callable[[], Any], validate: Callable[[int], Any], shown: Any) -> None:
+    def _epochs(
+        self,
+        epochs: range,
+        steps: int,
+        holding: Callable[[int], AbstractContextManager[Held]],
+        once: Callable[[Held], Any],
+        validate: Callable[[int], Any],
+        shown: Any,
+    ) -> None:
         """The loop of `keras.Model.fit`."""
         model, logs = self.model, dict[str, float]()
         model.stop_training = False
@@ -157,12 +173,13 @@ class PrivateTraining:
             model.reset_metrics()
             shown.on_epoch_begin(epoch)
             metrics: dict[str, Any] = {}
-            for index in range(steps):
-                shown.on_train_batch_begin(index)
-                metrics = once() or metrics  # an empty batch has none
-                shown.on_train_batch_end(index, metrics)
-                if model.stop_training:
-                    break
+            with holding(steps) as held:
+                for index in range(steps):
+                    shown.on_train_batch_begin(index)
+                    metrics = once(held) or metrics  # an empty batch has none
+                    shown.on_train_batch_end(index, metrics)
+                    if model.stop_training:
+                        break
             logs = {name: float(value) for name, value in metrics.items()} | validate(epoch)
             shown.on_epoch_end(epoch, logs)
             if model.stop_training:
@@ -176,22 +193,24 @@ class PrivateTraining:
         found = self.model.evaluate(**given, **options, return_dict=True)
         return {f"val_{name}": value for name, value in found.items()}
 
-    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler) -> dict[str, Any]:
+    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held) -> dict[str, Any]:
         """Samples, records, then computes one step; returns the metrics so far."""
         z, size = self._noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
-        stddev = self.clip * (z if adaptive is None else adaptive.gradient_multiplier(z, size))
+        multiplier = z if adaptive is None else adaptive.gradient_multiplier(z, size)
+        grid = Grid.of(self.clip, multiplier, step.parameters, fineness=20, most=20)  # float32 holds the noise exactly
         parts = split(data.take(sampler.sample()), self._most)
-        self.accountant.record(event(sampler.probability, z))
+        held.use(event(sampler.probability, z))
         self.steps += 1
-        noise = self.noise.normal(step.parameters, stddev)
-        metrics, unclipped = step.whole(parts[0], self.clip, noise, size) if len(parts) == 1 else self._in_parts(step, parts, noise, size)
+        noise = (self.noise.rounded(step.parameters, grid.sigma).astype(np.float32), grid.step, size)
+        metrics, unclipped = step.whole(parts[0], self.clip, *noise) if len(parts) == 1 else self._in_parts(step, parts, noise)
         if adaptive is not None:
             centred = unclipped - sum(map(count, parts)) / 2
-            self.clip = adaptive.next_clip(self.clip, centred + float(self.noise.normal(1, adaptive.stddev(size))[0]), size)
+            noisy = noisy_sum(self.noise, [np.array([centred])], sensitivity=0.5, noise_multiplier=2 * adaptive.stddev(size))
+            self.clip = adaptive.next_clip(self.clip, float(noisy[0][0]), size)
         return metrics
 
-    def _in_parts(self, step: PrivateStep, parts: Any, noise: Any, size: int) -> tuple[dict[str, Any], int]:
+    def _in_parts(self, step: PrivateStep, parts: Any, noise: tuple[Any, float, int]) -> tuple[dict[str, Any], int]:
         """A step on any number of parts, also none."""
         metrics: dict[str, Any] = {}
         unclipped = 0
@@ -199,7 +218,7 @@ class PrivateTraining:
         for part in parts:
             metrics, more = step.add(part, self.clip)
             unclipped += more
-        step.finish(noise, size)
+        step.finish(*noise)
         return metrics, unclipped
 
     def _noise_multiplier(self, step: int) -> float:

@@ -1,0 +1,107 @@
+"""Secret noise: its distribution, exactly where it claims to be exact, and the grid that hides the low bits."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy import GaussianNoise, InsecureNoise
+from privacy.noise import Grid, noisy_sum
+
+
+def probabilities(sigma, reach):
+    x = np.arange(-reach, reach + 1)
+    weights = np.exp(-(x**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def chi_square(found, expected):
+    return float(((found - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("sigma", [1, 2, 3, 5, 7])
+def test_the_discrete_gaussian_value_by_value(sigma):
+    size, reach = 400_000, 4 * sigma
+    values = GaussianNoise().discrete(size, sigma)
+    inside = values[np.abs(values) <= reach]
+    p = probabilities(sigma, 12 * sigma)[12 * sigma - reach : 12 * sigma + reach + 1]
+    found = np.bincount(inside + reach, minlength=2 * reach + 1)
+    degrees = len(p)
+    assert chi_square(found, size * p) < degrees + 6 * math.sqrt(2 * degrees)  # six standard deviations
+    assert abs(len(inside) / size - p.sum()) < 6 * math.sqrt(p.sum() * (1 - p.sum()) / size) + 1e-9
+
+
+@pytest.mark.parametrize("sigma", [1000, 12345, 1 << 20, (1 << 33) + 5])
+def test_wide_ones_are_normal_in_every_part(sigma):
+    size = 300_000
+    z = np.sort(GaussianNoise().discrete(size, sigma) / sigma)
+    cdf = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in z])
+    assert np.abs(cdf - (np.arange(size) + 0.5) / size).max() < 2.2 / math.sqrt(size)  # Kolmogorov and Smirnov, p = 1e-4
+    low = GaussianNoise().discrete(size, sigma) & 7
+    assert chi_square(np.bincount(low, minlength=8), size / 8) < 45  # the low bits are uniform
+
+
+@given(st.integers(1, 1 << 40), st.integers(0, 300))
+def test_any_sigma_and_size(sigma, size):
+    values = GaussianNoise().discrete((size,), sigma)
+    assert values.shape == (size,)
+    assert values.dtype == np.int64
+    assert size == 0 or np.abs(values).max() <= 10 * sigma
+
+
+@pytest.mark.parametrize("sigma", [0, -1, (1 << 40) + 1])
+def test_a_sigma_that_cannot_be(sigma):
+    with pytest.raises(ValueError, match="sigma is"):
+        GaussianNoise().discrete(3, sigma)
+
+
+def test_rounded_noise_is_normal_and_whole():
+    size = 300_000
+    noise = GaussianNoise().rounded((3, size // 3), 1000.0)
+    assert noise.shape == (3, size // 3)
+    assert (noise == np.rint(noise)).all()
+    z = np.sort(noise.ravel() / 1000.0)
+    cdf = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in z])
+    assert np.abs(cdf - (np.arange(size) + 0.5) / size).max() < 2.2 / math.sqrt(size) + 0.0005
+    assert abs(np.corrcoef(noise.ravel()[:-1], noise.ravel()[1:])[0, 1]) < 0.011
+
+
+def test_a_seed_is_loud_and_repeats_and_no_seed_never_does():
+    with pytest.warns(InsecureNoise, match="no secret"):
+        first = GaussianNoise(seed=3)
+    with pytest.warns(InsecureNoise):
+        second = GaussianNoise(seed=3)
+    assert (first.discrete(50, 1000) == second.discrete(50, 1000)).all()
+    assert (GaussianNoise().discrete(50, 1000) != GaussianNoise().discrete(50, 1000)).any()
+    assert (first.discrete(50, 1000) != first.discrete(50, 1000)).any()
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3), st.integers(1, 10**8))
+def test_the_grid_pays_for_its_rounding(sensitivity, z, size):
+    grid = Grid.of(sensitivity, z, size)
+    assert math.frexp(grid.step)[0] == 0.5  # a power of two
+    assert grid.step * grid.sigma >= z * (sensitivity + grid.step * math.sqrt(size)) * (1 - 1e-12)
+    assert grid.step * grid.sigma <= z * sensitivity * (1 + 2.0**-12) * (1 + 1e-12) or grid.sigma >= 2.0**39
+    coarse = Grid.of(sensitivity, z, size, fineness=20, most=20)
+    assert coarse.sigma <= 2.0**20 + z * math.sqrt(size) + 1
+    assert coarse.step * coarse.sigma >= z * sensitivity
+
+
+def test_a_noisy_sum_has_the_noise_that_is_asked_for_and_nothing_in_its_low_bits():
+    sums = [np.full((300, 200), 0.1, np.float32), np.full(40_000, -7.3)]
+    noisy = noisy_sum(GaussianNoise(), sums, sensitivity=0.5, noise_multiplier=3.0)
+    flat = np.concatenate([(after - before).ravel() for after, before in zip(noisy, sums, strict=True)])
+    assert [array.shape for array in noisy] == [array.shape for array in sums]
+    assert abs(flat.std() / 1.5 - 1) < 0.015
+    assert abs(flat.mean()) < 0.03
+    step = Grid.of(0.5, 3.0, 100_000).step
+    assert all((array / step == np.rint(array / step)).all() for array in noisy)
+
+
+def test_noise_needs_no_tensorflow():
+    program = "import sys; from privacy import GaussianNoise; GaussianNoise().discrete(9, 5); sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
