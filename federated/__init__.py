@@ -44,7 +44,7 @@ from federated.shared_aggregation import SharedAggregation
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
 from federated.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
-from privacy import CentralGaussian, LocalGaussian
+from privacy import CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 
 __all__ = [
     "Aggregate",
@@ -56,6 +56,7 @@ __all__ = [
     "CoordinateMedian",
     "DataError",
     "DataOwner",
+    "DistributedGaussian",
     "Engine",
     "Evaluation",
     "FedAdagrad",
@@ -104,6 +105,7 @@ __all__ = [
     "Strategy",
     "Task",
     "ThreadEngine",
+    "TreeGaussian",
     "TrimmedMean",
     "Update",
     "UpdateHeldBack",

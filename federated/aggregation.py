@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -30,6 +31,21 @@ class Aggregate:
     evaluators: tuple[Owner, ...]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an aggregation needs and keeps.
+
+    Attributes:
+        least: owners whose sum is opened.
+        resolution: multiples of it are summed without rounding.
+        largest: absolute value in an update.
+    """
+
+    least: int = 1
+    resolution: float = 0.0
+    largest: float = math.inf
+
+
 class Aggregation(Protocol):
     """How a round is aggregated.
 
@@ -40,6 +56,9 @@ class Aggregation(Protocol):
 
     hides_updates: ClassVar[bool]
     asynchronous: ClassVar[bool]
+
+    def limits(self, sampled: int) -> Limits:
+        """In a round with so many sampled owners, each update with the weight of one."""
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Asks the owners, and returns when the round is over.
@@ -64,6 +83,10 @@ class PlainMean:
     hides_updates: ClassVar[bool] = False
     asynchronous: ClassVar[bool] = True
 
+    def limits(self, sampled: int) -> Limits:
+        """None."""
+        return Limits()
+
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Takes updates in as they come."""
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
@@ -71,7 +94,7 @@ class PlainMean:
 
         async def take(owner: Owner, update: Update, factor: float) -> None:
             if gathering.task.training.bound is not None and exceeds(update, gathering.task.training.bound):
-                gathering.book.reject(owner.name, "its update is longer than the clip norm, or counts more than once")
+                gathering.book.reject(owner.name, "its update is longer than the clip norm, counts more than once, or has metrics")
                 return
             gathering.report(owner, update)
             tally.add(owner.name, update, factor)

@@ -12,29 +12,43 @@ from privacy import GaussianNoise
 
 SLACK = 1 + 1e-5
 """Of a norm, for rounding to float32."""
+WITHIN = "within"
+"""The metric that tells whether an update was as long as it may be."""
+LARGEST_NOISE = 10
+"""Standard deviations beyond which the discrete Gaussian has no values."""
 
 
 def bounded(update: Update, bound: Bound, noise: GaussianNoise) -> Update:
-    """min(1, S / ||Delta||) Delta, plus N(0, stddev^2) in each value.
+    """min(1, S / ||Delta||) Delta; with noise, rounded to multiples of the step, plus N_Z(0, stddev^2 / step^2) steps in each value.
 
     Args:
         update: of which only the arrays are used; the norm is over all of them together.
-        bound: S and the standard deviation.
+        bound: what to do.
         noise: where the noise comes from.
     """
     length = norm(update.delta)
     factor = min(1.0, bound.clip_norm / length) if length > 0 else 1.0
-    delta = [(factor * array.astype(np.float64)).astype(array.dtype) for array in update.delta]
+    delta = [factor * array.astype(np.float64) for array in update.delta]
     if bound.stddev:
-        delta = [array + noise.normal(array.shape, bound.stddev).astype(array.dtype) for array in delta]
-    return dataclasses.replace(update, delta=delta, examples=1, metrics={})
+        sigma = math.ceil(bound.stddev / bound.step)
+        delta = [(np.rint(array / bound.step) + noise.discrete(array.shape, sigma)) * bound.step for array in delta]
+    metrics = {WITHIN: 0.5 if length <= bound.clip_norm else -0.5} if bound.counts else {}
+    sent = [array.astype(before.dtype) for array, before in zip(delta, update.delta, strict=True)]
+    return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics)
 
 
 def exceeds(update: Update, bound: Bound) -> bool:
     """Whether an update tells more than it may, as far as one can see: noise of the owner's makes any length possible."""
-    return update.examples != 1 or (bound.stddev == 0 and not norm(update.delta) <= bound.clip_norm * SLACK)
+    told = set(update.metrics) == ({WITHIN} if bound.counts else set()) and all(abs(value) <= 0.5 for value in update.metrics.values())
+    return update.examples != 1 or not told or (bound.stddev == 0 and not norm(update.delta) <= bound.clip_norm * SLACK)
 
 
 def norm(arrays: Weights) -> float:
     """The L2 norm over all arrays together; NaN if a value is."""
     return math.sqrt(sum(float(np.vdot(array, array)) for array in (one.astype(np.float64).reshape(-1) for one in arrays)))
+
+
+def step_for(clip_norm: float, stddev: float, coarsest: float) -> float:
+    """The finest step, a power of two, at which float32 holds every noisy value exactly, and that is at least `coarsest`."""
+    largest = clip_norm + LARGEST_NOISE * stddev
+    return float(max(2.0 ** math.ceil(math.log2(largest / 2**24)), coarsest))

@@ -9,7 +9,7 @@ from federated.errors import SettingError
 from federated.fedbuff import FedBuff
 from federated.owner import Owner
 from federated.strategy import Strategy
-from privacy import ClippedGaussian
+from privacy import ClippedGaussian, DistributedGaussian
 
 
 def sampled(owners: int, strategy: Strategy) -> int:
@@ -34,12 +34,17 @@ def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) ->
         )
 
 
-def check_private(strategy: Strategy, privacy: ClippedGaussian | None) -> None:
-    """Refuses a strategy whose releases cannot be accounted for.
+def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | None) -> None:
+    """Refuses a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
 
     Raises:
-        SettingError: it needs single updates, or takes owners at any time.
+        SettingError: it needs single updates, or takes owners at any time; or updates are not hidden that have a part of the noise only.
     """
+    if isinstance(privacy, DistributedGaussian) and not aggregation.hides_updates:
+        raise SettingError(
+            f"DistributedGaussian with {type(aggregation).__name__}, which sees single updates: each has only a part of the noise: use "
+            f"SecureAggregation or SharedAggregation, or LocalGaussian"
+        )
     if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
         raise SettingError(
             f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "

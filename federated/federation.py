@@ -34,7 +34,7 @@ from federated.run_folder import Checkpoint, RunFolder
 from federated.sampling import sample
 from federated.strategy import Strategy, check
 from federated.update import Task
-from privacy import ClippedGaussian
+from privacy import BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
     import keras
@@ -57,9 +57,12 @@ class Federation:
             that are an `Owner`.
         strategy: who trains, how, and how the weights change.
         aggregation: how updates become one.
-        privacy: `CentralGaussian(...)` or `LocalGaussian(...)`; None: none. Owners are then sampled each by itself with the
-            probability `strategy.fraction`, count alike, and give no metrics: give `evaluation` to see some. Rounds end before one that
-            would overspend. Who took part is in the outcomes: it has to stay secret for the epsilon that is told to hold.
+        privacy: `CentralGaussian(...)`, `DistributedGaussian(...)`, `TreeGaussian(...)` or `LocalGaussian(...)`, or a query of
+            tensorflow-privacy that means the same; None: none. Owners are then sampled each by itself with the probability
+            `strategy.fraction` (or take turns, with `TreeGaussian`), count alike, and give no metrics: give `evaluation` to see some.
+            Rounds end before one that would overspend. Who took part is in the outcomes: where owners are sampled it has to stay secret
+            for the epsilon that is told to hold.
+        ledger: with privacy: of the releases about the owners' data, in this run and all others; it is asked and told before each.
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
         seed: of the sampling and of the order of examples, at least 0.
@@ -91,6 +94,7 @@ class Federation:
         strategy: Strategy | None = None,
         aggregation: Aggregation | None = None,
         privacy: ClippedGaussian | None = None,
+        ledger: Ledger | None = None,
         quorum: float = 0.5,
         deadline: float | None = 600.0,
         seed: int = 0,
@@ -108,10 +112,15 @@ class Federation:
             raise SettingError("resume=True needs the folder of the run: give folder=")
         compatibility.check_owners(owners, self.strategy)
         compatibility.check_together(self.strategy, self.aggregation)
-        compatibility.check_private(self.strategy, privacy)
+        privacy = None if privacy is None else mechanism(privacy)
+        compatibility.check_private(self.strategy, self.aggregation, privacy)
+        if ledger is not None and privacy is None:
+            raise SettingError("a ledger is told what privacy costs: give privacy=, too")
         self.history = History()
         self.privacy = privacy
-        self._private = None if privacy is None else PrivateRounds(privacy, owners=len(owners), fraction=self.strategy.fraction)
+        self._private: PrivateRounds | None = None
+        if privacy is not None:
+            self._private = PrivateRounds(privacy, owners=len(owners), fraction=self.strategy.fraction, seed=seed, ledger=ledger)
         self._build, self._given, self._system, self._progress = model, owners, system, progress
         self._quorum, self._deadline, self._seed = quorum, deadline, seed
         self._folder, self._resume = folder, resume
@@ -247,11 +256,10 @@ class Federation:
         with live(task.round, show=self._progress) as progress:
             gathering = self._gathering(task, began, progress)
             aggregate = await self._gathered(gathering)
-        if self._private is not None and gathering.book.failure is None:
-            self._private.spent += 1
-            self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
-            aggregate = self._private.released(aggregate, task.weights)
-        failure = gathering.book.failure or _stepped(opened, task, aggregate)
+        failure = gathering.book.failure
+        if self._private is not None and failure is None:
+            aggregate, failure = self._noised(self._private, aggregate, task)
+        failure = failure or _stepped(opened, task, aggregate)
         metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task)
         examples = aggregate.examples if aggregate else 0
         self.history.append(
@@ -266,6 +274,17 @@ class Federation:
             )
         )
         return self.history[-1]
+
+    def _noised(self, private: PrivateRounds, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
+        """What may be known, and why nothing may."""
+        if aggregate is None and private.hidden:
+            return None, "nobody took part: there is no sum, and no noise in it"
+        try:
+            private.charge()
+        except BudgetSpent as error:
+            return None, str(error)
+        self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
+        return private.released(aggregate, task.weights), None
 
     async def _gathered(self, gathering: Gathering) -> Aggregate | None:
         if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
@@ -284,6 +303,11 @@ class Federation:
         else:
             chosen = self._private.sample(names)
         quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
+        if self._private is not None and chosen:
+            limits = self.aggregation.limits(len(chosen))
+            quorum = max(quorum, limits.least)
+            training = self._private.training(task.training, task.weights, least=quorum, limits=limits)
+            task = replace(task, training=training)
         book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
         return Gathering(book, self._owners, task, progress=progress)
 

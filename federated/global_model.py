@@ -32,7 +32,7 @@ class GlobalModel:
         build: makes the compiled model.
         strategy: its steps.
         seed: of what owners do by chance.
-        privacy: what owners are told about it, and what is spent; None: none.
+        privacy: what is spent; None: none.
         mechanism: the settings of the privacy.
 
     Attributes:
@@ -63,7 +63,7 @@ class GlobalModel:
     def task(self, number: int) -> Task:
         """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
-        return Task(number, self._blueprint, self.weights, self._privacy.training(training) if self._privacy else training)
+        return Task(number, self._blueprint, self.weights, training)
 
     def step(self, old: Weights, delta: Weights) -> None:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
@@ -88,15 +88,15 @@ class GlobalModel:
 
     def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
         """All that the next round depends on."""
-        spent = self._privacy.spent if self._privacy else 0
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped, spent)
+        privacy = self._privacy.state() if self._privacy else {}
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped, privacy)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
         self.model.set_weights(checkpoint.weights)
         self._state = checkpoint.state
         if self._privacy is not None:
-            self._privacy.spent = checkpoint.spent
+            self._privacy.restore(checkpoint.privacy)
         if checkpoint.learning_rate is not None:
             self.model.optimizer.learning_rate = checkpoint.learning_rate
 

@@ -33,7 +33,7 @@ class Checkpoint:
         learning_rate: of the global model's optimizer, which callbacks may have changed; None if it follows a schedule.
         callbacks: what each Keras callback remembers, in their order.
         stopped: a callback has ended the training.
-        spent: releases that are accounted for, one of a round under way included.
+        privacy: what has been spent, a round under way included, and the state of the mechanism; see `PrivateRounds.state`.
     """
 
     run: str
@@ -43,7 +43,7 @@ class Checkpoint:
     learning_rate: float | None = None
     callbacks: tuple[Mapping[str, Any], ...] = ()
     stopped: bool = False
-    spent: int = 0
+    privacy: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Text:
     history: tuple[Outcome, ...]
     learning_rate: float | None
     stopped: bool
-    spent: int = 0
+    privacy: dict[str, Any] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -101,7 +101,7 @@ class RunFolder:
             raise RunExists(
                 f"the run in {self.path} has another model, strategy, seed or privacy: resume it with its own, or give another folder"
             )
-        return Checkpoint(text.run, weights, state, text.history, text.learning_rate, callbacks, text.stopped, text.spent)
+        return Checkpoint(text.run, weights, state, text.history, text.learning_rate, callbacks, text.stopped, text.privacy)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replaces the last checkpoint. Whenever the process is killed, the old one or the new one is there.
@@ -163,7 +163,15 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
             if isinstance(value, list):
                 arrays |= {f"callbacks/{i}/{name}/{j}": array for j, array in enumerate(value)}
     counts = {name: len(some) for name, some in checkpoint.state.items()}
-    text = _Text(checkpoint.run, checkpoint.history, checkpoint.learning_rate, checkpoint.stopped, checkpoint.spent, counts, remembered)
+    text = _Text(
+        checkpoint.run,
+        checkpoint.history,
+        checkpoint.learning_rate,
+        checkpoint.stopped,
+        dict(checkpoint.privacy),
+        counts,
+        remembered,
+    )
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
 
 

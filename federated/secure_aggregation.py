@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from federated.aggregation import Aggregate
+from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering
 from federated.hiding import LARGEST_METRIC, Hiding
 from federated.masker import Masker, Prepared
@@ -74,6 +74,11 @@ class SecureAggregation:
     def least(self, sampled: int) -> int:
         """How many of the sampled owners have to take part."""
         return max(SMALLEST_COHORT, math.ceil(self.threshold * sampled))
+
+    def limits(self, sampled: int) -> Limits:
+        """See `Aggregation.limits`."""
+        scheme = Hiding(self.clip, self.most_examples).quantisation(sampled)
+        return Limits(self.least(sampled), 2.0**-scheme.bits, self.clip)
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Plays the steps."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from actors import ActorError
-from federated.aggregation import Aggregate
+from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering
 from federated.giver import METRIC_SLOTS, Drop, Given
 from federated.hiding import LARGEST_METRIC, Hiding
@@ -66,6 +66,11 @@ class SharedAggregation:
 
     def __repr__(self) -> str:
         return f"SharedAggregation({self._cluster!r}, cohort={self._cohort}, clip={self._clip:g}, most_examples={self._most})"
+
+    def limits(self, sampled: int) -> Limits:
+        """See `Aggregation.limits`."""
+        scheme = Hiding(self._clip, self._most).quantisation(sampled)
+        return Limits(self._cohort, 2.0**-scheme.bits, self._clip)
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Admits what owners have handed in, and opens the sum."""

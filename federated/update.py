@@ -31,11 +31,15 @@ class Bound:
 
     Args:
         clip_norm: the largest L2 norm over all arrays together; a longer update is scaled down to it.
-        stddev: of the Gaussian noise that the owner adds to each value; 0 for none.
+        stddev: of the discrete Gaussian noise that the owner adds to each value; 0 for none.
+        step: with noise, values are rounded to multiples of it, a power of two.
+        counts: tell whether the update was clipped, as the metric `within`: -1/2 if it was, else 1/2.
     """
 
     clip_norm: float
     stddev: float = 0.0
+    step: float = 0.0
+    counts: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from privacy.errors import (
     SettingError,
 )
 from privacy.ledger import Ledger, Release
-from privacy.mechanisms import CentralGaussian, ClippedGaussian, LocalGaussian
+from privacy.mechanisms import CentralGaussian, ClippedGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 from privacy.noise import GaussianNoise
+from privacy.queries import mechanism
 
 __all__ = [
     "Accountant",
@@ -27,6 +28,7 @@ __all__ = [
     "CentralGaussian",
     "ClippedGaussian",
     "Clipping",
+    "DistributedGaussian",
     "FlatClipping",
     "GaussianNoise",
     "InsecureNoise",
@@ -41,5 +43,7 @@ __all__ = [
     "Release",
     "SamplingRefused",
     "SettingError",
+    "TreeGaussian",
     "calibrate",
+    "mechanism",
 ]

@@ -81,11 +81,11 @@ class AdaptiveClipping(FlatClipping):
         if self.count_noise is not None and not 0.0 < self.count_noise < math.inf:
             raise SettingError(f"count_noise is {self.count_noise}: above 0 is needed")
 
-    def stddev(self, batch_size: int) -> float:
+    def stddev(self, batch_size: float) -> float:
         """sigma_b for an expected batch of `batch_size`."""
         return batch_size / 20 if self.count_noise is None else self.count_noise
 
-    def gradient_multiplier(self, noise_multiplier: float, batch_size: int) -> float:
+    def gradient_multiplier(self, noise_multiplier: float, batch_size: float) -> float:
         """z_Delta, by Theorem 1.
 
         Raises:
@@ -98,7 +98,7 @@ class AdaptiveClipping(FlatClipping):
             )
         return float((noise_multiplier**-2 - (2 * sigma_b) ** -2) ** -0.5)
 
-    def next_clip(self, clip: float, noisy_sum: float, batch_size: int) -> float:
+    def next_clip(self, clip: float, noisy_sum: float, batch_size: float) -> float:
         """C for the next step, from sum_i (1[not clipped] - 1/2) with its noise."""
         b = 0.5 + noisy_sum / batch_size
         return float(clip * math.exp(-self.learning_rate * (b - self.quantile)))

@@ -58,7 +58,7 @@ def _accepted(first: NDArray[np.uint64], second: NDArray[np.uint64], third: NDAr
     value = k * sigma + j
     good = (third >> np.uint64(1) < chance.astype(np.uint64)) & (j < sigma) & ~(negative & (value == 0))
     signed: NDArray[np.int64] = np.where(negative, -value, value)
-    return signed[good]
+    return signed[good]  # type: ignore[no-any-return, unused-ignore]
 
 
 def _cumulative() -> list[np.uint64]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from privacy.clipping import AdaptiveClipping
 from privacy.errors import SettingError
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class ClippedGaussian:
         _check("max_epsilon", self.max_epsilon, self.max_epsilon is None or self.max_epsilon > 0.0, "above 0, or None")
         _check("delta", self.delta, 0.0 < self.delta < 1.0, "in (0, 1)")
 
+    def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """What so many rounds release, each event with its count.
+
+        Args:
+            fraction: q, with which each owner takes part in a round.
+            rounds: at least 1, since the last restart, where the mechanism has one.
+        """
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class CentralGaussian(ClippedGaussian):
@@ -45,19 +55,26 @@ class CentralGaussian(ClippedGaussian):
 
     where each of N owners takes part with probability q, independently. The aggregator is trusted with the sum, and to add the noise.
 
+    Args:
+        clipping: None: S stays as it is. `AdaptiveClipping()`: S follows a quantile of the norms, of which `clip_norm` is the first guess;
+            owners then add whether they were clipped, and the noise pays for that, too. Its batch size is the expected number of owners.
+
     References:
-        McMahan et al., 2018, arXiv:1710.06963, Algorithm 1, with the estimator of fixed denominator.
+        McMahan et al., 2018, arXiv:1710.06963, Algorithm 1, with the estimator of fixed denominator. Andrew et al., 2021,
+        arXiv:1905.03871, Algorithm 1, for the clipping.
 
     Example:
         >>> CentralGaussian(clip_norm=1.0, noise_multiplier=1.1, max_epsilon=4.0, delta=1e-5)
-        CentralGaussian(clip_norm=1.0, noise_multiplier=1.1, max_epsilon=4.0, delta=1e-05)
+        CentralGaussian(clip_norm=1.0, noise_multiplier=1.1, max_epsilon=4.0, delta=1e-05, clipping=None)
     """
 
-    def event(self, fraction: float) -> dp_accounting.DpEvent:
-        """Of one round in which owners take part with probability `fraction`."""
+    clipping: AdaptiveClipping | None = None
+
+    def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """The Gaussian mechanism on a Poisson sample, each round."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
-        return dp_accounting.PoissonSampledDpEvent(fraction, dp_accounting.GaussianDpEvent(self.noise_multiplier))
+        return [(dp_accounting.PoissonSampledDpEvent(fraction, dp_accounting.GaussianDpEvent(self.noise_multiplier)), rounds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +87,56 @@ class LocalGaussian(ClippedGaussian):
         Kasiviswanathan et al., 2011, arXiv:0803.0924 (local model); Dwork and Roth, 2014, Theorem A.1 (the Gaussian mechanism).
     """
 
-    def event(self, fraction: float) -> dp_accounting.DpEvent:
-        """Of one update; `fraction` makes no difference."""
+    def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """The Gaussian mechanism, each round; `fraction` makes no difference."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
-        return dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        return [(dp_accounting.GaussianDpEvent(self.noise_multiplier), rounds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedGaussian(ClippedGaussian):
+    """Each owner adds a part of the noise, which is enough only in the sum: nobody ever sees a sum without noise, the aggregator included.
+
+    With n' the least number of owners whose sum is opened, each rounds its clipped update to a grid and adds discrete Gaussian noise
+    N_Z(0, z^2 S^2 / n'). The sum has at least N(0, z^2 S^2), more if more than n' take part, and with fewer the round ends before
+    anything is opened. Needs an aggregation that hides single updates.
+
+    The accounting is that of `CentralGaussian`, for somebody who sees the sums: the sum of discrete Gaussians of so large a variance is
+    one, but for less than 2^-1000 (Theorem 1 below). Owners are believed to add their part; of n' owners of whom k do not, the rest adds
+    up to sqrt(1 - k / n') of the standard deviation.
+
+    References:
+        Kairouz, Liu and Steinke, 2021, arXiv:2102.06387, Algorithm 1 and Theorem 1, without the rotation, which a grid this fine does
+        not need.
+    """
+
+    def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """The Gaussian mechanism on a Poisson sample, each round."""
+        import dp_accounting  # noqa: PLC0415  takes a second
+
+        return [(dp_accounting.PoissonSampledDpEvent(fraction, dp_accounting.GaussianDpEvent(self.noise_multiplier)), rounds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeGaussian(ClippedGaussian):
+    """DP-FTRL: noise from a binary tree over the rounds, which adds up slowly, and nothing depends on who is sampled by chance.
+
+    Each of the sums of rounds 1 to t gets the noise of the nodes of the binary number t, N(0, z^2 S^2) each, so log2(t) at most instead
+    of t; what moves the model in round t is the difference of two such noisy sums. Owners take turns: each takes part once in an epoch,
+    of 1 / fraction rounds, in an order that the seed gives; then the tree begins anew.
+
+    The aggregator is trusted with the sums, and to add the noise. It may be public who takes part when.
+
+    References:
+        Kairouz et al., 2021, arXiv:2103.00039, Algorithm 1 and Theorem 1, with restarts (section D.2); Dwork et al., 2010 (the tree).
+    """
+
+    def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """Of one epoch so far: an owner is in one leaf, and so in at most floor(log2(rounds)) + 1 nodes of the tree."""
+        import dp_accounting  # noqa: PLC0415  takes a second
+
+        return [(dp_accounting.GaussianDpEvent(self.noise_multiplier / math.sqrt(rounds.bit_length())), 1)]
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:

@@ -137,7 +137,7 @@ async def test_a_crash_between_the_record_and_the_release_counts(build, tmp_path
     (second,), _ = await played(build, owners, 2, **settings)
     assert second.round == 2
     three = PrivateRounds(privacy, owners=3, fraction=1.0)
-    three.spent = 3
+    three.spent = [3]
     assert first.epsilon < second.epsilon == three.epsilon()
 
 
