@@ -39,11 +39,11 @@ def p_value(canaries: int, guesses: int, correct: int, *, epsilon: float, delta:
         raise SettingError(f"epsilon is {epsilon}: at least 0 is needed")
     from scipy.stats import binom  # noqa: PLC0415  takes a second
 
-    w = binom(guesses, 1.0 / (1.0 + math.exp(-epsilon)))
-    tail = float(w.sf(correct - 1))
+    q = 1.0 / (1.0 + math.exp(-epsilon))
+    tail = float(binom.sf(correct - 1, guesses, q))
     if delta == 0.0 or correct == 0:
         return tail
-    below = np.cumsum(w.pmf(np.arange(correct - 1, -1, -1)))  # P[v - i <= W < v] for i = 1 .. v
+    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), guesses, q))  # P[v - i <= W < v] for i = 1 .. v
     return min(1.0, tail + 2.0 * canaries * delta * float(np.max(below / np.arange(1, correct + 1))))
 
 
@@ -75,7 +75,7 @@ def epsilon_bound(canaries: int, guesses: int, correct: int, *, delta: float, co
     low, high = 0.0, 1.0
     while refuted(high):
         low, high = high, 2.0 * high
-    while high - low > 1e-6:
+    while high - low > 1e-5:
         middle = (low + high) / 2.0
         low, high = (middle, high) if refuted(middle) else (low, middle)
     return low
