@@ -3,6 +3,7 @@
 Start with `engine.py`. Nothing here imports TensorFlow before a model is made private.
 """
 
+from privacy import audit
 from privacy.accounting import Accountant, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.engine import PrivacyEngine
@@ -44,6 +45,7 @@ __all__ = [
     "SamplingRefused",
     "SettingError",
     "TreeGaussian",
+    "audit",
     "calibrate",
     "mechanism",
 ]
