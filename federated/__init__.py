@@ -44,9 +44,10 @@ from federated.shared_aggregation import SharedAggregation
 from federated.simulation import SimulatedOwners, simulated_owners
 from federated.strategy import State, Strategy
 from federated.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
-from privacy import CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
+from privacy import DPSGD, CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 
 __all__ = [
+    "DPSGD",
     "Aggregate",
     "Aggregation",
     "Aggregator",

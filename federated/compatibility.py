@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from federated.aggregation import Aggregation
 from federated.errors import SettingError
 from federated.fedbuff import FedBuff
 from federated.owner import Owner
 from federated.strategy import Strategy
-from privacy import ClippedGaussian, DistributedGaussian
+from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
 
 def sampled(owners: int, strategy: Strategy) -> int:
@@ -34,7 +35,7 @@ def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) ->
         )
 
 
-def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | None) -> None:
+def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:
     """Refuses a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
 
     Raises:
@@ -45,11 +46,26 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
             f"DistributedGaussian with {type(aggregation).__name__}, which sees single updates: each has only a part of the noise: use "
             f"SecureAggregation or SharedAggregation, or LocalGaussian"
         )
+    if isinstance(privacy, DPSGD):
+        if isinstance(strategy, FedBuff) or strategy.local_training().gradient:
+            raise SettingError(f"{type(strategy).__name__} with DPSGD: owners train by DP-SGD in rounds: use FedAvg or another strategy")
+        return
     if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
         raise SettingError(
             f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "
             f"round, and {type(strategy).__name__} makes no such sum: use FedAvg or another strategy of means"
         )
+
+
+def check_trained_privately(model: Any) -> None:
+    """Refuses a model that DP-SGD cannot train.
+
+    Raises:
+        SettingError: naming each layer, why, and what to use instead.
+    """
+    found = PrivacyEngine().validate(model)
+    if found:
+        raise SettingError("DPSGD cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
 
 
 def check_together(strategy: Strategy, aggregation: Aggregation) -> None:

@@ -27,14 +27,14 @@ from federated.global_model import GlobalModel
 from federated.history import History
 from federated.outcome import Outcome, concluded
 from federated.owner import Owner, RemoteOwner
-from federated.private_rounds import PrivateRounds
 from federated.progress import live
+from federated.protection import Protection, protection
 from federated.rounds import Round
 from federated.run_folder import Checkpoint, RunFolder
 from federated.sampling import sample
 from federated.strategy import Strategy, check
 from federated.update import Task
-from privacy import BudgetSpent, ClippedGaussian, Ledger, mechanism
+from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
     import keras
@@ -61,8 +61,9 @@ class Federation:
             tensorflow-privacy that means the same; None: none. Owners are then sampled each by itself with the probability
             `strategy.fraction` (or take turns, with `TreeGaussian`), count alike, and give no metrics: give `evaluation` to see some.
             Rounds end before one that would overspend. Who took part is in the outcomes: where owners are sampled it has to stay secret
-            for the epsilon that is told to hold.
-        ledger: with privacy: of the releases about the owners' data, in this run and all others; it is asked and told before each.
+            for the epsilon that is told to hold. `DPSGD(...)` protects single examples instead, inside each owner: owners are sampled as
+            without privacy, and count by their numbers of examples.
+        ledger: with privacy for owners: of all releases about them, in this run and others; it is asked and told before each.
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
         seed: of the sampling and of the order of examples, at least 0.
@@ -93,7 +94,7 @@ class Federation:
         owners: Sequence[str] | Sequence[Owner],
         strategy: Strategy | None = None,
         aggregation: Aggregation | None = None,
-        privacy: ClippedGaussian | None = None,
+        privacy: ClippedGaussian | DPSGD | None = None,
         ledger: Ledger | None = None,
         quorum: float = 0.5,
         deadline: float | None = 600.0,
@@ -114,13 +115,13 @@ class Federation:
         compatibility.check_together(self.strategy, self.aggregation)
         privacy = None if privacy is None else mechanism(privacy)
         compatibility.check_private(self.strategy, self.aggregation, privacy)
-        if ledger is not None and privacy is None:
-            raise SettingError("a ledger is told what privacy costs: give privacy=, too")
+        if ledger is not None and not isinstance(privacy, ClippedGaussian):
+            raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
         self.history = History()
         self.privacy = privacy
-        self._private: PrivateRounds | None = None
+        self._private: Protection | None = None
         if privacy is not None:
-            self._private = PrivateRounds(privacy, owners=len(owners), fraction=self.strategy.fraction, seed=seed, ledger=ledger)
+            self._private = protection(privacy, owners=len(owners), strategy=self.strategy, seed=seed, ledger=ledger)
         self._build, self._given, self._system, self._progress = model, owners, system, progress
         self._quorum, self._deadline, self._seed = quorum, deadline, seed
         self._folder, self._resume = folder, resume
@@ -155,6 +156,8 @@ class Federation:
     def _begin(self) -> None:
         """Makes the global model, and gives it the state of a run that is resumed."""
         model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
+        if isinstance(self.privacy, DPSGD):
+            compatibility.check_trained_privately(model.model)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
             self._resumed = self._run.load(model.digest)
@@ -255,7 +258,7 @@ class Federation:
         task = opened.task(len(self.history) + 1)
         with live(task.round, show=self._progress) as progress:
             gathering = self._gathering(task, began, progress)
-            aggregate = await self._gathered(gathering)
+            aggregate = await self._gathered(gathering) if self._paid(gathering) else None
         failure = gathering.book.failure
         if self._private is not None and failure is None:
             aggregate, failure = self._noised(self._private, aggregate, task)
@@ -275,15 +278,28 @@ class Federation:
         )
         return self.history[-1]
 
-    def _noised(self, private: PrivateRounds, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
+    def _paid(self, gathering: Gathering) -> bool:
+        """Whether owners may be asked: where what they send may be seen, it is accounted for before."""
+        if self._private is None or not self._private.upfront:
+            return True
+        try:
+            self._private.charge()
+        except BudgetSpent as error:
+            gathering.give_up(str(error))
+            return False
+        self._save()
+        return True
+
+    def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
         """What may be known, and why nothing may."""
         if aggregate is None and private.hidden:
             return None, "nobody took part: there is no sum, and no noise in it"
-        try:
-            private.charge()
-        except BudgetSpent as error:
-            return None, str(error)
-        self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
+        if not private.upfront:
+            try:
+                private.charge()
+            except BudgetSpent as error:
+                return None, str(error)
+            self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
         return private.released(aggregate, task.weights), None
 
     async def _gathered(self, gathering: Gathering) -> Aggregate | None:

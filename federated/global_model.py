@@ -13,7 +13,7 @@ from federated.averaging import moved
 from federated.data import Data
 from federated.errors import StepFailed
 from federated.outcome import Outcome
-from federated.private_rounds import PrivateRounds
+from federated.protection import Protection
 from federated.run_folder import Checkpoint, digest
 from federated.strategy import Strategy
 from federated.update import Task, Weights
@@ -44,7 +44,7 @@ class GlobalModel:
     """
 
     def __init__(
-        self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: PrivateRounds | None, mechanism: object
+        self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object
     ) -> None:
         self.model = build()
         self._blueprint = blueprint.draw(self.model)

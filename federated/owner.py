@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import Actor, ActorSystem, message
+from federated import owner_ledger
 from federated.data import Data
 from federated.errors import SettingError
 from federated.giver import Drop, Given, Giver, OwnGiver
@@ -15,6 +17,7 @@ from federated.hiding import Hiding
 from federated.masker import Masker, OwnMasker, Prepared
 from federated.training import Trainer
 from federated.update import Evaluation, Task, Update
+from privacy import Ledger
 from protocols.secure_aggregation import Terms
 from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
 from protocols.sum_server import SumServer
@@ -87,6 +90,7 @@ class DataOwner(Actor):
         identity: its long-term key for secure aggregation; None: a new one for as long as the actor lives.
         roster: public keys (32 bytes) of the owners that it aggregates with; None: whomever the aggregator names, see `OwnMasker`.
         least_cohort: the smallest number of owners among which it hides its updates, at least 3.
+        ledger: of what was let out about the data; asked and told before each round, see `owner_ledger.spend`. None: no limit.
 
     Raises:
         DataError: the data is none of these, or is empty.
@@ -105,7 +109,9 @@ class DataOwner(Actor):
         identity: Ed25519PrivateKey | None = None,
         roster: Collection[bytes] | None = None,
         least_cohort: int = SMALLEST_COHORT,
+        ledger: Ledger | None = None,
     ) -> None:
+        self._ledger = ledger
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
         self._trainer = Trainer()
@@ -119,11 +125,13 @@ class DataOwner(Actor):
         Raises:
             ModelRefused: the blueprint cannot be built here.
             DataError: the data set is empty or without end.
+            UpdateHeldBack: the ledger cannot pay for it.
             ValueError: the weights do not fit the blueprint, or the data does not fit the model.
         """
         return await self._trained(task)
 
     async def _trained(self, task: Task) -> Update:
+        await asyncio.to_thread(owner_ledger.spend, self._ledger, task.training, self._data.count())
         return await self._trainer.train(task, self._data, evaluates=self._evaluation is not None)
 
     @message

@@ -47,6 +47,11 @@ class PrivateRounds:
     # Before a round.
 
     @property
+    def upfront(self) -> bool:
+        """Whether it is spent when owners are asked: their updates may be seen, whatever becomes of the round."""
+        return isinstance(self._settings, LocalGaussian)
+
+    @property
     def hidden(self) -> bool:
         """Whether the noise is in the sum already, so that without owners there is none."""
         return isinstance(self._settings, DistributedGaussian)

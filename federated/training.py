@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,10 @@ import numpy as np
 from federated import blueprint, gradient
 from federated.bounding import bounded
 from federated.data import Data
+from federated.errors import DataError
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
-from privacy import GaussianNoise
+from privacy import GaussianNoise, PrivacyEngine
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +69,7 @@ class Trainer:
             raise
 
     def _set_desk(self, task: Task) -> _Desk:
-        key = (task.blueprint, task.training.proximal)
+        key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
         if self._desk is None or self._desk.key != key:
             self._desk = None  # the old model goes before the new one comes
             self._desk = _Desk(*key)
@@ -77,9 +79,11 @@ class Trainer:
 class _Desk:
     """A model that was built from a blueprint, with what is needed to begin anew."""
 
-    def __init__(self, plan: Blueprint, proximal: float) -> None:
-        self.key = (plan, proximal)
+    def __init__(self, plan: Blueprint, proximal: float, noise_multiplier: float, max_grad_norm: float) -> None:
+        self.key = (plan, proximal, noise_multiplier, max_grad_norm)
         self.model = blueprint.build(plan)
+        if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
+            PrivacyEngine("rdp").make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
         self._generators = seed_generators(self.model)
         self._noise = GaussianNoise()
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
@@ -97,11 +101,24 @@ class _Desk:
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}
+        if settings.noise_multiplier:
+            self._fit_privately(settings, data, stop)
+            return {}
         for epoch in range(settings.epochs):
             metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
         return metrics
+
+    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> None:
+        """DP-SGD; the metrics of training have no noise, and stay here."""
+        if data.pair is None:
+            raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
+        batch, steps = int(settings.rate * len(data.pair[0])), math.ceil(1 / settings.rate)
+        if batch < 1:
+            raise DataError(f"this owner has fewer than 1 / {settings.rate} examples: DP-SGD at that rate would leave batches empty")
+        stopper = [_stopper(stop)]
+        self.model.fit(*data.pair, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
 
     def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
         if data.pair is None:

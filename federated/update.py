@@ -53,6 +53,9 @@ class LocalTraining:
         proximal: mu of the term mu/2 ||w - w_global||^2 that is added to the loss; 0 for none (Li et al., 2020, arXiv:1812.06127).
         learning_rate: of the optimizer; None: as in the blueprint.
         seed: of the order of the examples.
+        noise_multiplier: z; above 0: train by DP-SGD, and give no metrics.
+        max_grad_norm: C, of DP-SGD.
+        rate: q, with which an example takes part in a step of DP-SGD.
         bound: None: the update as it is. Otherwise it is clipped, counts as one example, and comes without metrics, which have no noise.
     """
 
@@ -62,6 +65,9 @@ class LocalTraining:
     proximal: float = 0.0
     learning_rate: float | None = None
     seed: int = 0
+    noise_multiplier: float = 0.0
+    max_grad_norm: float = 0.0
+    rate: float = 0.0
     bound: Bound | None = None
 
 

@@ -18,11 +18,12 @@ from privacy.errors import (
     SettingError,
 )
 from privacy.ledger import Ledger, Release
-from privacy.mechanisms import CentralGaussian, ClippedGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
+from privacy.mechanisms import DPSGD, CentralGaussian, ClippedGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 from privacy.noise import GaussianNoise
 from privacy.queries import mechanism
 
 __all__ = [
+    "DPSGD",
     "Accountant",
     "AdaptiveClipping",
     "BudgetSpent",

@@ -139,6 +139,44 @@ class TreeGaussian(ClippedGaussian):
         return [(dp_accounting.GaussianDpEvent(self.noise_multiplier / math.sqrt(rounds.bit_length())), 1)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """Each owner trains by DP-SGD on its own examples, so that its update tells little about any one of them, whoever sees it.
+
+    Neighbours are two federations of which one owner has one example more. Numbers of examples are public: they are the weights of the
+    mean. A step takes each example with probability `sampling_rate`, so that all owners spend the same in a round.
+
+    Args:
+        max_grad_norm: C, the largest L2 norm of an example's gradient, above 0.
+        noise_multiplier: z, standard deviation of the noise over C, above 0.
+        sampling_rate: q, in (0, 1]; an epoch has ceil(1 / q) steps. An owner needs at least 1 / q examples.
+        max_epsilon: an owner that would spend more than this is asked no more; None: no limit.
+        delta: at which epsilon is told, in (0, 1).
+
+    References:
+        Abadi et al., 2016, arXiv:1607.00133, Algorithm 1, in each owner.
+    """
+
+    max_grad_norm: float
+    noise_multiplier: float
+    sampling_rate: float = 0.1
+    max_epsilon: float | None = None
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check("max_grad_norm", self.max_grad_norm, 0.0 < self.max_grad_norm < math.inf, "above 0 and finite")
+        _check("noise_multiplier", self.noise_multiplier, 0.0 < self.noise_multiplier < math.inf, "above 0 and finite")
+        _check("sampling_rate", self.sampling_rate, 0.0 < self.sampling_rate <= 1.0, "in (0, 1]")
+        _check("max_epsilon", self.max_epsilon, self.max_epsilon is None or self.max_epsilon > 0.0, "above 0, or None")
+        _check("delta", self.delta, 0.0 < self.delta < 1.0, "in (0, 1)")
+
+    def events(self, epochs: int, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
+        """What an owner releases in so many rounds of so many epochs each."""
+        from privacy.plan import event  # noqa: PLC0415  dp-accounting takes a second
+
+        return [(event(self.sampling_rate, self.noise_multiplier), rounds * epochs * math.ceil(1 / self.sampling_rate))]
+
+
 def _check(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise SettingError(f"{name}={value}: it has to be {expected}")

@@ -6,10 +6,10 @@ from typing import Any
 
 from privacy.clipping import AdaptiveClipping
 from privacy.errors import SettingError
-from privacy.mechanisms import CentralGaussian, ClippedGaussian, TreeGaussian
+from privacy.mechanisms import DPSGD, CentralGaussian, ClippedGaussian, TreeGaussian
 
 
-def mechanism(given: Any, *, max_epsilon: float | None = None, delta: float = 1e-5) -> ClippedGaussian:
+def mechanism(given: Any, *, max_epsilon: float | None = None, delta: float = 1e-5) -> ClippedGaussian | DPSGD:
     """The mechanism that a `tensorflow_privacy.DPQuery` describes; a mechanism of ours is given back as it is.
 
     =================================== ==========================================================================
@@ -32,7 +32,7 @@ def mechanism(given: Any, *, max_epsilon: float | None = None, delta: float = 1e
     Raises:
         SettingError: it is another query, or has a setting that no mechanism of ours has.
     """
-    if isinstance(given, ClippedGaussian):
+    if isinstance(given, (ClippedGaussian, DPSGD)):
         return given
     kind = type(given).__name__
     if kind not in _READERS:
@@ -63,11 +63,11 @@ def _tree(query: Any, budget: dict[str, Any]) -> ClippedGaussian:
     return TreeGaussian(clip_norm=clip, noise_multiplier=noise / clip, **budget)
 
 
-def _normalized(query: Any, budget: dict[str, Any]) -> ClippedGaussian:
+def _normalized(query: Any, budget: dict[str, Any]) -> ClippedGaussian | DPSGD:
     return mechanism(query._numerator, **budget)
 
 
-def _restart(query: Any, budget: dict[str, Any]) -> ClippedGaussian:
+def _restart(query: Any, budget: dict[str, Any]) -> ClippedGaussian | DPSGD:
     return mechanism(query._inner_query, **budget)
 
 
