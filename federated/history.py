@@ -34,7 +34,7 @@ class History(list[Outcome]):
 
     def plot(self, path: str | PathLike[str] | None = None, *, metrics: Sequence[str] | None = None) -> Figure:
         """Draws metrics over rounds: a panel for each, with local training (`loss`), the owners' evaluation (`val_loss`) and the
-        aggregator's (`test_loss`). Failed rounds are marked.
+        aggregator's (`test_loss`); with differential privacy one more for epsilon. Failed rounds are marked.
 
         Args:
             path: where to write the picture; its ending says the format. None: nowhere.
@@ -47,14 +47,18 @@ class History(list[Outcome]):
             SettingError: matplotlib is not installed, no round has succeeded, or a metric is not there.
             OSError: the file cannot be written.
         """
+        spent = [(outcome.round, outcome.epsilon) for outcome in self if outcome.epsilon is not None]
         known = list(dict.fromkeys(name.removeprefix("val_").removeprefix("test_") for outcome in self for name in outcome.metrics))
         names = known if metrics is None else list(metrics)
         missing = [name for name in names if name not in known]
-        if missing or not names:
+        if missing or not (names or spent):
             raise SettingError(f"there is no {', '.join(missing) or 'metric'} to plot: the rounds so far have {', '.join(known) or 'none'}")
-        figure = _figure(len(names))
-        for axes, name in zip(figure.axes, names, strict=True):
+        figure = _figure(len(names) + bool(spent))
+        for axes, name in zip(figure.axes, names, strict=False):
             self._draw(axes, name)
+        if spent:
+            figure.axes[-1].plot(*zip(*spent, strict=True), marker="." if len(spent) < 40 else None)
+            figure.axes[-1].set(xlabel="round", ylabel="epsilon")
         if path is not None:
             figure.savefig(path)
         return figure

@@ -1,6 +1,7 @@
 """What people look at: lines, tables, plots, Keras' callbacks, the progress of a round."""
 
 import csv
+import dataclasses
 import io
 
 import keras
@@ -54,6 +55,13 @@ def test_a_plot(tmp_path):
     ]
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("round", "accuracy")
     assert [axes.get_ylabel() for axes in History(ROUNDS).plot(metrics=["accuracy"]).axes] == ["accuracy"]
+
+
+def test_a_plot_of_what_privacy_costs(tmp_path):
+    spent = [dataclasses.replace(outcome, metrics={}, epsilon=float(n)) for n, outcome in enumerate(ROUNDS)]
+    (axes,) = History(spent).plot(tmp_path / "history.png").axes
+    assert axes.get_ylabel() == "epsilon"
+    assert axes.lines[0].get_ydata().tolist() == [float(n) for n in range(len(ROUNDS))]
 
 
 @pytest.mark.parametrize(

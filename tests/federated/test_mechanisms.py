@@ -17,6 +17,7 @@ from federated import (
     OwnMasker,
     SecureAggregation,
     SettingError,
+    SharedAggregation,
     TreeGaussian,
     Update,
     partition,
@@ -28,6 +29,7 @@ from federated.noising import OwnersNoise, TreeNoise, noising
 from federated.private_rounds import PrivateRounds
 from federated.update import LocalTraining
 from privacy import Accountant, AdaptiveClipping, GaussianNoise, Ledger
+from protocols import Cluster, Worker
 
 
 class Fixed:
@@ -144,6 +146,23 @@ async def test_the_sum_has_the_whole_noise_and_nobody_saw_it_without(build):
     central = Accountant()
     central.record(dp_accounting.PoissonSampledDpEvent(1.0, dp_accounting.GaussianDpEvent(2.0)))
     assert outcome.epsilon == central.epsilon(1e-5)
+
+
+async def test_two_servers_sum_it_as_well(build):
+    import keras
+
+    def large():
+        return build([keras.layers.Dense(3000, kernel_initializer="zeros")])
+
+    data = np.zeros((2, 4), np.float32), np.zeros(2, int)
+    owners = simulated_owners([data] * 5)
+    privacy = DistributedGaussian(clip_norm=0.5, noise_multiplier=2.0)
+    workers = [Worker("localhost:0") for _ in range(3)]
+    async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+        (outcome,), model = await played(large, owners, privacy=privacy, aggregation=SharedAggregation(cluster, cohort=5))
+    noise = moved(model, large)[:12_000]  # the images are black: only biases learn
+    assert outcome.failure is None
+    assert abs(noise.std() / (2.0 * 0.5 / 5) - 1) < 0.04
 
 
 async def test_with_fewer_than_the_noise_needs_nothing_is_opened_and_nothing_spent(build, tmp_path):
