@@ -45,7 +45,8 @@ def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> V
         WindowError: the outputs, or the noise, do not fit the fixed point; the clip is too small for it.
     """
     clipped, steps = _clipped(writer, writer.share(output), node, answers.clip)
-    sigma = math.ceil(answers.noise_multiplier * 2 * steps * math.sqrt(math.prod(clipped.shape)) * (1 + 1e-12))
+    sensitivity = answers.steps_apart(math.prod(clipped.shape), steps, clipped.scale)
+    sigma = math.ceil(answers.noise_multiplier * sensitivity * (1 + 1e-12))
     largest = steps + 2 * REACH * sigma
     if window_bits(2.0 * largest, 0) > LABEL_WINDOW:
         raise WindowError(

@@ -141,6 +141,15 @@ def test_the_sigma_follows_clip_multiplier_and_number_of_outputs():
     assert small.program.ops[-1].sigma >= 0.5 * 2 * steps * 2
 
 
+def test_an_ensemble_needs_less_noise():
+    """The mean of 20 networks: one record moves one of them."""
+    whole, one = (lower(MODEL, answers=settings(noise_multiplier=1.0, sensitivity=s)) for s in (None, 2 * CLIP * 2 / 20))
+    steps = 2 * CLIP * 2 / 20 / one.program.output_scale
+    assert one.program.ops[-1].sigma == pytest.approx(steps + 2 * 2, abs=2)
+    assert one.program.ops[-1].sigma < whole.program.ops[-1].sigma / 19
+    assert lower(MODEL, answers=settings(noise_multiplier=1.0, sensitivity=1e9)).program == whole.program
+
+
 @pytest.mark.parametrize("multiplier", [0.02, 1.0, 1000.0, 1e6])
 def test_the_window_of_the_label_holds_all_the_noise_there_can_be(multiplier):
     program = lower(MODEL, answers=settings(noise_multiplier=multiplier)).program
@@ -173,6 +182,8 @@ def test_calibrated_windows_are_refused():
         ({"clip": float("nan")}, "clip=nan"),
         ({"noise_multiplier": -1}, "noise_multiplier=-1"),
         ({"max_epsilon": float("inf")}, "max_epsilon=inf"),
+        ({"sensitivity": 0.0}, "sensitivity=0.0"),
+        ({"noise_multiplier": None}, "noise_multiplier=None"),
         ({"delta": 0}, "delta=0"),
         ({"delta": 1.0}, "delta=1.0"),
         ({"max_epsilon": 1.0}, "one answer with noise_multiplier=0.02 costs epsilon="),
