@@ -39,8 +39,8 @@ class NoisyAnswers:
     100 networks that agree and z = 7 give 120 labels, 93 % of them right, for an epsilon of 8.
 
     **Not protected**: the program (architecture, windows, scales: the same for all clients, and public), and the number of answers. Clients
-    that join forces add up their epsilons; the same weights shared a second time begin a budget of their own. As everywhere in this
-    package clients keep to the input range: outside of it the sums wrap around, and nothing is promised.
+    that join forces add up their epsilons; the same weights shared a second time begin a budget of their own. Clients may send what they
+    like, outside of the input range or different things to the two servers; servers and provider are semi-honest, as everywhere here.
 
     Attributes:
         clip: B > 0, in units of the outputs. Outputs beyond are cut: choose what most of them stay below.
@@ -99,7 +99,7 @@ class NoisyAnswers:
     def steps_apart(self, outputs: int, clip: int, scale: float) -> float:
         """The sensitivity in steps of the fixed point: how far apart (L2) the clipped outputs of the two models can be.
 
-        2 B' sqrt(n) at most; with `sensitivity` less, and 2 sqrt(n) for the two roundings of the clip of each output.
+        2 B' sqrt(n) at most; with `sensitivity` less, and sqrt(n) for the rounding of each output before the clip.
 
         Args:
             outputs: n.
@@ -107,7 +107,7 @@ class NoisyAnswers:
             scale: of a step.
         """
         most = 2 * clip * math.sqrt(outputs)
-        return most if self.sensitivity is None else min(most, self.sensitivity / scale + 2 * math.sqrt(outputs))
+        return most if self.sensitivity is None else min(most, self.sensitivity / scale + math.sqrt(outputs))
 
     def guarantee(self, sigma: float) -> Guarantee:
         """What everybody is told about a model whose servers each add noise of this sigma, in units of the outputs."""

@@ -193,7 +193,7 @@ async def share(
 
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
-        WindowError: a layer could overflow the fixed point; the message names it. Or the noise does not fit, or comes with calibration.
+        WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """

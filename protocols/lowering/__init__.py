@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import ModelError, WindowError
+from protocols.errors import ModelError
 from protocols.exchange import Ring
 from protocols.lowering.emission import write
 from protocols.lowering.folding import fold
@@ -59,18 +59,13 @@ def lower(
     Raises:
         ModelError: not a model that can be read; weights or samples that are not finite.
         UnsupportedLayer: a layer has no private form.
-        WindowError: a layer's sums may leave the fixed point, or noisy answers are asked for with calibration.
+        WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it.
     """
     low, high = (float(bound) for bound in input_range)
     if not (np.isfinite([low, high]).all() and low < high):
         raise ModelError(f"input_range={input_range}; two finite numbers, the smaller first, are needed")
     if not margin >= 1:
         raise ModelError(f"margin={margin}; at least 1 is needed")
-    if answers is not None and calibration is not None:
-        raise WindowError(
-            "noisy answers need proved windows: a sum that left a calibrated one would pass by the clip. Leave calibration= out, and "
-            "normalise the activations if a window cannot be proved"
-        )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape, (low, high))
     program, weights, layers = write(

@@ -57,7 +57,7 @@ class Writer:
         self.ops: list[AnyOp] = [ops.Input()]
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
-        self._margin = margin
+        self.margin = margin
         self._wires: dict[int, int] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
@@ -91,14 +91,14 @@ class Writer:
 
     def bits(self, x: Interval) -> float:
         """Bits of the largest absolute value, by proof or on the samples."""
-        return math.log2(max(1.0, x.expected(self._margin)))
+        return math.log2(max(1.0, x.expected(self.margin)))
 
     def truncated(self, x: Value, node: Node) -> Value:
         """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
         known = self._rounded.get((x.position, x.scale))
         if known is not None:
             return known
-        held = hold(x.range, x.scale, node, margin=self._margin)
+        held = hold(x.range, x.scale, node, margin=self.margin)
         if held.drop < WORTH_ROUNDING and held.source == "proved":
             return x
         op = ops.Truncate(self.share(x).position, held.drop, held.window)
@@ -260,7 +260,7 @@ class Writer:
         return replace(both, range=_saturated(both, y, maximum=node.maximum, unit=unit))
 
     def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
-        held = hold(x.range, x.scale, node, margin=self._margin)
+        held = hold(x.range, x.scale, node, margin=self.margin)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         positive = 1 << SLOPE_BITS if slope else 1
         negative = round(slope * positive)

@@ -1,13 +1,16 @@
 """The end of a program with noisy answers: the outputs clipped to [-B, B], then the noise of both servers.
 
-With s = 2^drop, B' = floor(B / (scale s)) and t(x) the rounded value of x / s:
+The clip holds for **every** ring element that the program before can end in, so also where a client sends inputs outside of the input range
+and sums wrap around. With f = 2^fine and B' = floor(B / scale after rounding):
 
-    clip(x) = relu(t(x + B' s)) - relu(t(x - (B' - 1) s)) - B'
+    t = round(f x / 2^drop)                            1 round
+    clip = relu(t + B') - relu(t - B') - B'            3 rounds, both selections at once
 
-lies in [-B', B'] for every x, however the two roundings turn out: the upper threshold is one step below B', because the first rounding
-may go up where the second goes down.
+Whatever f x is, t = (c >> drop) - 2^(w-1) - R + kappa h (`selection.py`) is an integer of at most 2^(65 - drop) + 2^(w-1), since c >> drop
+and R are below 2^(64 - drop) and kappa h is 0 or that. The windows of the selections hold all of these and drop nothing, so they are exact,
+and the clip lies in [-B', B']. `fine` makes drop large enough for this.
 
-**Rounds**: 3, both selections at once, for each answer. **Bytes**: two selections for each output (`selection.py`).
+**Rounds**: 4 an answer. **Bytes**: a truncation and two selections for each output (`selection.py`), each way.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ from protocols import program as ops
 from protocols.discrete_gaussian import REACH
 from protocols.errors import WindowError
 from protocols.lowering.emission import LABEL_WINDOW, Value, Writer
-from protocols.lowering.intervals import Interval
+from protocols.lowering.intervals import Interval, combined
 from protocols.lowering.network import Node
-from protocols.lowering.rounding import hold, window_bits
+from protocols.lowering.rounding import Held, hold, window_bits
 from protocols.noisy_answers import NoisyAnswers
 
 LEAST_STEPS = 64
 """A clip is at least so many steps of the fixed point, so that rounding is not what the client sees."""
+LEAST_DROP = 67 - LABEL_WINDOW
+"""2^(65 - drop) is half of the widest window then."""
 
 
 def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> Value:
@@ -61,23 +66,36 @@ def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> V
 
 def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, int]:
     """The value cut to [-B', B'], and B'."""
-    reach = clip / x.scale
-    held = hold(Interval(x.range.low - reach, x.range.high + reach, x.range.samples), x.scale, node, margin=1.0)
-    step, scale = 1 << held.drop, x.scale * 2.0**held.drop
+    held = hold(x.range, x.scale, node, margin=writer.margin)
+    scale = x.scale * 2.0**held.drop
     steps = math.floor(clip / scale)
     if steps < LEAST_STEPS:
         raise WindowError(
             f"clip={clip:g} is {steps} steps of the fixed point, which has steps of {scale:.3g} here; at least {LEAST_STEPS} are needed: "
             f"clip={LEAST_STEPS * scale:.3g}"
         )
+    t = _rounded(writer, x, held, scale)
+    window = window_bits(t.range.largest + steps, 0)
+    if window > LABEL_WINDOW:
+        raise WindowError(f"clip={clip:g} is beyond the fixed point, which has steps of {scale:.3g} here; give a smaller clip")
 
     def over(threshold: int) -> int:
-        shifted = writer.put(ops.Combine((x.position,), (1,), -threshold * step), "share", x.scale, x.range)
-        return writer.put(ops.Select(shifted.position, held.drop, held.window), "share", scale, x.range).position
+        shifted = writer.put(ops.Combine((t.position,), (1,), -threshold), "share", scale, t.range)
+        return writer.put(ops.Select(shifted.position, 0, window), "share", scale, t.range).position
 
-    below, above = over(-steps), over(steps - 1)
+    below, above = over(-steps), over(steps)
     writer.report(node, clip, held.window, held.drop, held.source)
     ends = np.full(x.shape, float(steps))
-    bounds = Interval(-ends, ends, np.clip(x.range.samples / step, -steps, steps))
-    clipped = writer.put(ops.Combine((below, above), (1, -1), -steps), "share", scale, bounds)
-    return clipped, steps
+    bounds = Interval(-ends, ends, t.range.samples.clip(-steps, steps))
+    return writer.put(ops.Combine((below, above), (1, -1), -steps), "share", scale, bounds), steps
+
+
+def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
+    """The value on the given scale, with the range that it can have whatever the ring element is."""
+    fine = max(0, LEAST_DROP - held.drop)
+    drop = held.drop + fine
+    if fine:
+        x = writer.put(ops.Combine((x.position,), (1 << fine,)), "share", x.scale / 2.0**fine, combined([x.range], [1 << fine], 0))
+    reach = np.full(x.shape, 2.0 ** (65 - drop) + 2.0 ** (held.window - 1))
+    bounds = Interval(-reach, reach, np.rint(x.range.samples * 2.0**-drop))
+    return writer.put(ops.Truncate(x.position, drop, held.window), "share", scale, bounds)

@@ -58,7 +58,7 @@ async def test_logits_are_clipped_and_have_the_noise_of_both_servers(cluster, mo
         assert (told.clip, told.answers, told.delta) == (CLIP, FAINT.answers, 1e-5)
         before = await remote.answers_left()
         errors = await remote.query(np.tile(images, (10, 1, 1, 1))) - np.tile(clipped, (10, 1))
-        assert remote.last.rounds == 4 + 3
+        assert remote.last.rounds == 4 + 4
         assert await remote.answers_left() == before - 400
     assert abs(errors.var() / (2 * told.sigma**2) - 1) < 6 * np.sqrt(2 / errors.size)
     assert abs(errors.mean()) < 6 * np.sqrt(2) * told.sigma / np.sqrt(errors.size)
@@ -70,7 +70,7 @@ async def test_labels_follow_the_noisy_outputs(cluster, model, images, expected)
     async with noisy(cluster, model, LOUD), connect(cluster, "noisy") as remote:
         sigma = remote.guarantee.sigma
         labels = await remote.query(np.tile(images, (20, 1, 1, 1)), reveal="label")
-        assert remote.last.rounds == 4 + 3 + 3
+        assert remote.last.rounds == 4 + 4 + 3
     draws = np.random.default_rng(0).normal(clipped, np.sqrt(2) * sigma, (4000, *clipped.shape)).argmax(axis=2)
     for label in range(4):
         likely = (draws == label).mean(axis=0)
