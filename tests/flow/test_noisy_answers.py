@@ -65,6 +65,20 @@ async def test_logits_are_clipped_and_have_the_noise_of_both_servers(cluster, mo
     assert np.abs(expected - clipped).mean() > np.abs(errors.mean())
 
 
+async def test_a_client_that_sends_garbage_is_answered_within_the_clip(cluster, model):
+    garbage = [np.random.default_rng(i).integers(0, 2**64, (16, 8, 8, 1), np.uint64) for i in (0, 1)]
+    async with noisy(cluster, model, FAINT), connect(cluster, "noisy") as remote:
+        granted = (await remote._provider.request("noisy", remote.model, 16, "logits", remote._presence)).granted[0]
+        size = granted.ticket.ticket.examples
+        answers = await asyncio.gather(  # not even the same to both
+            *(server.answer(granted.ticket, m[:size], remote._presence) for server, m in zip(remote._servers, garbage, strict=True))
+        )
+        logits = remote._opened(tuple(answers), "logits")
+        limit = CLIP + 7 * np.sqrt(2) * remote.guarantee.sigma
+    assert np.abs(logits).max() < limit < 1
+    assert logits.max() > CLIP / 2 > -CLIP / 2 > logits.min()
+
+
 async def test_labels_follow_the_noisy_outputs(cluster, model, images, expected):
     clipped = np.clip(expected, -CLIP, CLIP)
     async with noisy(cluster, model, LOUD), connect(cluster, "noisy") as remote:
