@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federated.errors import KeysError
+from protocols.client_name import common_name
 from protocols.worker_process import Encryption, mutual
 
 DAYS = 365
@@ -166,5 +167,4 @@ def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
 
 def shown_name(certificate: bytes) -> str:
     """The common name in a certificate (DER): of certificates of `issue`, the name of the node; empty if there is not exactly one."""
-    names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
+    return common_name(certificate)

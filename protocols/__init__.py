@@ -9,8 +9,9 @@ Importing this package imports neither TensorFlow nor Keras.
 
 from protocols.cluster import Cluster
 from protocols.errors import ProtocolError
+from protocols.noisy_answers import NoisyAnswers
 from protocols.remote_model import RemoteModel, connect
 from protocols.shared_model import SharedModel, share
 from protocols.worker import Worker
 
-__all__ = ["Cluster", "ProtocolError", "RemoteModel", "SharedModel", "Worker", "connect", "share"]
+__all__ = ["Cluster", "NoisyAnswers", "ProtocolError", "RemoteModel", "SharedModel", "Worker", "connect", "share"]

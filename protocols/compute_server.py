@@ -22,11 +22,13 @@ import numpy.typing as npt
 
 from actors import Actor, ActorError, message, portable_error
 from protocols import errors, inference
+from protocols.client_name import client_name
 from protocols.errors import NameTaken, NotOwner, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Handshake, HostedModel, Hosting, Terms
 from protocols.keystream import derive
 from protocols.material import Material
+from protocols.presence import Presence
 from protocols.run import Cost, Inboxes, drive
 from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, check
@@ -195,20 +197,22 @@ class ComputeServer(Actor):
         return sorted(self._entries)
 
     @message(reentrant=True)
-    async def answer(self, signed: SignedTicket, m: npt.NDArray[np.uint64]) -> Answer:
+    async def answer(self, signed: SignedTicket, m: npt.NDArray[np.uint64], presence: Presence | None = None) -> Answer:
         """This server's share of the answer for masked examples.
 
         Steps: (1) verify the ticket; (2) check the shape; (3) consume the randomness; (4) count the request; (5) evaluate with the other
         server; (6) tell the provider how it ended. Nothing is sent before (4), and a ticket that is refused in (3) counts nowhere.
+        `presence` says who asks; it is needed where answers are noisy.
         """
         entry = self._by("model", signed.ticket.model)
         model = entry.model
         ticket = check(signed, model.hosting.ticket_key, model.me.index)
         model.check_input(ticket, m)
+        client = client_name(self.system, presence) if model.counts_clients else ""
         material = model.stocks[ticket.reveal].take(ticket)
         answered = False
         try:
-            model.admit(ticket)
+            model.admit(ticket, client)
             share, cost = await self._evaluate(entry, ticket, material, m)
             answered = True
         finally:

@@ -1,7 +1,7 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
 
-It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`),
-and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
+It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`,
+`remaining`), and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
 """
@@ -20,12 +20,15 @@ import numpy.typing as npt
 
 from actors import ActorError, message
 from protocols import dealer, inference
+from protocols.budget import Budget
+from protocols.client_name import client_name
 from protocols.compute_server import ComputeServer
 from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Addresses, Hosting, Terms, check_program
 from protocols.keystream import fresh_key
 from protocols.linear import weight_masks
+from protocols.noisy_answers import Guarantee
 from protocols.pool import Chunk, Pool
 from protocols.presence import Presence
 from protocols.program import Program
@@ -81,15 +84,24 @@ class Grants(msgspec.Struct, frozen=True):
 class _Shared:
     """One shared model at the provider."""
 
-    def __init__(self, name: str, program: Program, addresses: Addresses, servers: tuple[ComputeServer, ComputeServer]) -> None:
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        addresses: Addresses,
+        servers: tuple[ComputeServer, ComputeServer],
+        guarantee: Guarantee | None,
+    ) -> None:
         self.name, self.program, self.servers = name, program, servers
         model, link, owner = identifier(), identifier(), identifier()
         self.hostings = tuple(
-            Hosting(name, program, party, addresses, model, identifier(), owner, link, fresh_key(), fresh_key()) for party in (0, 1)
+            Hosting(name, program, party, addresses, model, identifier(), owner, link, fresh_key(), fresh_key(), guarantee)
+            for party in (0, 1)
         )
         halves = [weight_masks(hosting.weight_key, program.weights) for hosting in self.hostings]
         self.weight_masks = [a + b for a, b in zip(*halves, strict=True)]
         self.requests = Requests(name)
+        self.budget = None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
         self.reveal: tuple[Reveal, ...] = ()
         self.lifetime = 60.0
@@ -145,7 +157,9 @@ class CryptoProvider(Settlement):
     # The owner's messages.
 
     @message(reentrant=True)
-    async def open(self, name: str, program: Program, addresses: Addresses, presence: Presence) -> Opening:
+    async def open(
+        self, name: str, program: Program, addresses: Addresses, presence: Presence, guarantee: Guarantee | None = None
+    ) -> Opening:
         """Begins to share a model: tells both servers, and gives the owner the masks of the weights.
 
         The model is removed when its owner is gone: when `presence` ends, or the connection to it.
@@ -156,7 +170,7 @@ class CryptoProvider(Settlement):
         self._opening.add(name)
         try:
             first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in addresses.servers]
-            shared = _Shared(name, program, addresses, (first, second))
+            shared = _Shared(name, program, addresses, (first, second), guarantee)
             await self._host(shared)
             self._models[name] = shared
         finally:
@@ -287,8 +301,11 @@ class CryptoProvider(Settlement):
     # The clients' messages.
 
     @message(reentrant=True)
-    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal) -> Grants:
-        """Begins a request and returns its first tickets, as soon as there are any. `model` is the identifier from the handshake."""
+    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, presence: Presence | None = None) -> Grants:
+        """Begins a request and returns its first tickets, as soon as there are any. `model` is the identifier from the handshake.
+
+        `presence` says who asks; it is needed where answers are noisy. Its budget pays here and now, whatever becomes of the request.
+        """
         shared = self._shared(name)
         if shared.hostings[0].model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
@@ -296,11 +313,29 @@ class CryptoProvider(Settlement):
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
             raise ValueError(f"{examples} examples were asked for; at least one is needed")
-        request = shared.requests.open(examples, reveal)
+        request = self._opened(shared, examples, reveal, presence)
         if not shared.requests.left:
             for pool in shared.pools.values():
                 await pool.rest()
         return await self._grant(shared, request)
+
+    def _opened(self, shared: _Shared, examples: int, reveal: Reveal, presence: Presence | None) -> Request:
+        if shared.budget is None:
+            return shared.requests.open(examples, reveal)
+        client = client_name(self.system, presence)
+        shared.budget.check(client, examples)
+        request = shared.requests.open(examples, reveal, client)
+        shared.budget.spend(client, examples)
+        return request
+
+    @message(reentrant=True)
+    async def remaining(self, name: str, presence: Presence) -> int | None:
+        """How many noisy answers a client may still get; None if they are not counted.
+
+        The servers have counted no more than this provider: they answer its tickets only.
+        """
+        budget = self._shared(name).budget
+        return None if budget is None else budget.left(client_name(self.system, presence))
 
     @message(reentrant=True)
     async def more(self, name: str, request: bytes) -> Grants:
@@ -335,6 +370,7 @@ class CryptoProvider(Settlement):
                 grant.chunk,
                 grant.start,
                 grant.stop,
+                request.client,
             )
             part = Part(ticket)
             part.expiry = asyncio.get_running_loop().call_later(shared.lifetime, self._expire, shared, request, part)

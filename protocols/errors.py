@@ -18,6 +18,7 @@ ProtocolError
       +-- NotOwner            the caller is not the one who shared the model
       +-- NotServed           the model is shared but not served now, or not with this kind of answer
       +-- QuotaSpent          the number of requests that the owner allowed has been reached
+      +-- BudgetSpent         the noisy answers that one client may get have been given to it
       +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
       +-- TooLarge            a model or request that does not fit the memory set aside for it
 
@@ -97,6 +98,10 @@ class NotServed(ServingError):
 
 class QuotaSpent(ServingError):
     """All the requests that the owner allowed have been answered or are under way."""
+
+
+class BudgetSpent(ServingError):
+    """Fewer noisy answers are left for this client than it asked for. The message says how many."""
 
 
 class TicketRefused(ServingError):

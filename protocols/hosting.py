@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 
 from protocols import inference
-from protocols.errors import NotServed, QuotaSpent, TooLarge
+from protocols.budget import Budget
+from protocols.errors import NotServed, QuotaSpent, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
+from protocols.noisy_answers import Guarantee
 from protocols.program import Program, infer
 from protocols.stock import Stock
 from protocols.ticket import REVEALS, Reveal, Ticket
@@ -56,6 +58,7 @@ class Hosting(msgspec.Struct, frozen=True):
         link: known to both servers; names the model between them.
         weight_key: from which this server expands its half of the weights' masks.
         ticket_key: verifies tickets.
+        guarantee: what is promised where answers are noisy, known to everybody.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Hosting(msgspec.Struct, frozen=True):
     link: bytes
     weight_key: bytes
     ticket_key: bytes
+    guarantee: Guarantee | None = None
 
     def __repr__(self) -> str:
         return f"Hosting({self.name!r}, party={self.party})"
@@ -87,10 +91,11 @@ class Handshake(msgspec.Struct, frozen=True):
     model: bytes
     program: Program
     reveal: tuple[Reveal, ...]
+    guarantee: Guarantee | None = None
 
 
 class HostedModel:
-    """One model at one server: its shares, its stock of randomness, and how often it may still be asked."""
+    """One model at one server: its shares, its stock of randomness, and how often it may still be asked, in all and by each client."""
 
     def __init__(self, hosting: Hosting) -> None:
         check_program(hosting.program)
@@ -105,6 +110,7 @@ class HostedModel:
         self._weights: WeightShares | None = None
         self._allowed = 0
         self._requests: set[bytes] = set()
+        self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
 
     @property
     def name(self) -> str:
@@ -134,21 +140,32 @@ class HostedModel:
         self.reveal = terms.reveal
         self._allowed = terms.total
 
-    def admit(self, ticket: Ticket) -> None:
-        """Counts a request.
+    @property
+    def counts_clients(self) -> bool:
+        """Whether it has to be known who asks."""
+        return self._budget is not None
+
+    def admit(self, ticket: Ticket, client: str = "") -> None:
+        """Counts a request, and where answers are noisy its examples for the client.
 
         Raises:
             NotServed: this kind of answer is not served.
             QuotaSpent: the owner allowed no more.
+            BudgetSpent: this client has got all the noisy answers that it can get.
+            TicketRefused: the ticket is somebody else's.
         """
         if ticket.reveal not in self.reveal:
             raise NotServed(f"model {self.name!r} does not answer with {ticket.reveal!r}; it serves {list(self.reveal)}")
         if ticket.request not in self._requests and len(self._requests) >= self._allowed:
             raise QuotaSpent(f"model {self.name!r} has been asked as often as its owner allowed")
+        if self._budget is not None:
+            if ticket.client != client:
+                raise TicketRefused(f"the ticket was issued to client {ticket.client!r}, and client {client!r} came with it")
+            self._budget.spend(client, ticket.examples)
         self._requests.add(ticket.request)
 
     def give_back(self, request: bytes) -> None:
-        """A request that got no answer does not count."""
+        """A request that got no answer does not count; the budget of its client stays spent."""
         self._requests.discard(request)
 
     def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
@@ -185,4 +202,4 @@ class HostedModel:
     @property
     def handshake(self) -> Handshake:
         """What a client is told."""
-        return Handshake(self.name, self.hosting.model, self.hosting.program, self.reveal)
+        return Handshake(self.name, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)

@@ -7,11 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from protocols import argmax, linear, local, selection
+from protocols import argmax, discrete_gaussian, linear, local, selection
 from protocols.exchange import Party, Protocol, Ring, open_sum, together
+from protocols.keystream import KeyStream, fresh_key
 from protocols.linear import WeightShares
 from protocols.material import Field, Layout, Material
-from protocols.program import Argmax, AsShare, Conv2D, Dense, Input, Open, Program, Select, Truncate, Value, infer
+from protocols.program import AddNoise, Argmax, AsShare, Conv2D, Dense, Input, Open, Program, Select, Truncate, Value, infer
 from protocols.schedule import INTERACTIVE, stages
 
 
@@ -62,15 +63,19 @@ def prepare(program: Program, weights: WeightShares, material: Material) -> None
             linear.prepare(op, masks[op.x], weights, material(position, "gamma"))
 
 
-async def evaluate(me: Party, program: Program, weights: WeightShares, material: Material, m: Ring) -> Ring:
+async def evaluate(
+    me: Party, program: Program, weights: WeightShares, material: Material, m: Ring, *, noise_key: bytes | None = None
+) -> Ring:
     """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
 
     **Rounds**: 3 a `Select`, 1 a `Truncate` or `Open`; those that do not wait for each other share rounds. The output is not opened:
     an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
 
+    Noise comes from a key of the operating system; `noise_key`, for tests only, takes its place.
+
     Adversary: semi-honest, no two parties collude. **Leaks** to the servers: nothing but the program and the number of examples.
     """
-    run = _Run(me, program, weights, material, m)
+    run = _Run(me, program, weights, material, m, KeyStream(noise_key or fresh_key()))
     for group in stages(program):
         if isinstance(program.ops[group[0]], INTERACTIVE):
             results = await together(*(run.interactive(position) for position in group))
@@ -84,11 +89,11 @@ async def evaluate(me: Party, program: Program, weights: WeightShares, material:
 class _Run:
     """The values of one evaluation at one server: a share, or for a wire the masked value; masks of wires are kept beside it."""
 
-    def __init__(self, me: Party, program: Program, weights: WeightShares, material: Material, m: Ring) -> None:
+    def __init__(self, me: Party, program: Program, weights: WeightShares, material: Material, m: Ring, noise: KeyStream) -> None:
         self.me, self.program, self.weights, self.material = me, program, weights, material
         self.shapes = infer(program)
         self.values: dict[int, Ring] = {}
-        self._m = m
+        self._m, self._noise = m, noise
 
     def alone(self, position: int) -> Ring:
         """An operation without communication. A group of these may use each other's results, so they are stored at once."""
@@ -100,6 +105,8 @@ class _Run:
                 constant = self.material(position, "gamma")
                 z = linear.evaluate(op, self.values[op.x], self.weights, constant)
                 value = z.reshape(len(constant), *self.shapes[position].shape)
+            case AddNoise(x, sigma):
+                value = self.values[x] + discrete_gaussian.sample(self._noise, sigma, self.values[x].shape)
             case AsShare(x):
                 value = (self.values[x] if self.me.index == 0 else np.uint64(0)) - self._mask(x)
             case _:

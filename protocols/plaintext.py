@@ -14,6 +14,7 @@ import numpy as np
 from protocols.errors import WindowError
 from protocols.exchange import Ring
 from protocols.program import (
+    AddNoise,
     AnyOp,
     Argmax,
     AsShare,
@@ -53,7 +54,8 @@ def trace(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Round
     Raises:
         WindowError: a sum, or a difference that an arg max compares, left its window: |Z| > 2^(drop + w - 1) - 2^(drop + 1).
 
-    The arg max is that of the exact values. A protocol that drops bits may choose another of those within 2^drop of the largest.
+    Noise is left out. The arg max is that of the exact values; a protocol that drops bits may choose another of those within 2^drop of
+    the largest.
     """
     values: list[Ring] = []
     for position, op in enumerate(program.ops):
@@ -69,7 +71,7 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
     match op:
         case Input():
             return x
-        case Open(a) | AsShare(a):
+        case Open(a) | AsShare(a) | AddNoise(a):
             return values[a]
         case Dense(a, weight, bias):
             return _biased(np.tensordot(values[a], weights[weight], 1), weights, bias)

@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from protocols.discrete_gaussian import LARGEST_SIGMA
 from protocols.errors import ProgramError
 
 Shape = tuple[int, ...]
@@ -157,7 +158,30 @@ class Argmax(Op, frozen=True):
     window: int
 
 
-AnyOp = Input | Open | AsShare | Dense | Conv2D | Truncate | Select | Reshape | Pad | SumPool | Concatenate | Combine | Multiply | Argmax
+class AddNoise(Op, frozen=True):
+    """x + eta_0 + eta_1: each server adds to its half of share `x` a discrete Gaussian of `sigma` of its own, which nobody else knows."""
+
+    x: int
+    sigma: int
+
+
+AnyOp = (
+    Input
+    | Open
+    | AsShare
+    | Dense
+    | Conv2D
+    | Truncate
+    | Select
+    | Reshape
+    | Pad
+    | SumPool
+    | Concatenate
+    | Combine
+    | Multiply
+    | Argmax
+    | AddNoise
+)
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -254,6 +278,10 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
             return _conv(op, program, operand(op.x, "wire"))
         case Truncate(x, drop, window) | Select(x, drop, window):
             _check_window(drop, window)
+            return operand(x, "share")
+        case AddNoise(x, sigma):
+            if not 1 <= sigma <= LARGEST_SIGMA:
+                raise ProgramError(f"noise of sigma {sigma} is not possible; from 1 to {LARGEST_SIGMA} is")
             return operand(x, "share")
         case Argmax(x, drop, window):
             _check_window(drop, window)

@@ -20,10 +20,13 @@ from protocols.crypto_provider import Granted, Grants
 from protocols.errors import ClusterError, InputError, NotServed, ProtocolError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.hosting import Handshake
+from protocols.presence import Presence
 from protocols.program import Program
 from protocols.run import Cost
 from protocols.ticket import REVEALS, Reveal
 
+TIMEOUT = 30.0
+"""Seconds within which the provider says how many answers are left."""
 PARTS_AT_ONCE = 8
 """How many parts of one request the servers work on at the same time."""
 
@@ -55,14 +58,17 @@ class RemoteModel:
     Attributes:
         name: the model's name.
         model: what tells it from other models that had this name before, or will.
+        guarantee: clip, sigma of the noise, and answers for each client where answers are noisy, otherwise None.
         last: what the last query cost, or None.
     """
 
-    def __init__(self, handshake: Handshake, links: Links) -> None:
+    def __init__(self, handshake: Handshake, links: Links, presence: Presence | None = None) -> None:
         self.name = handshake.name
         self.model = handshake.model
         self.program: Program = handshake.program
+        self.guarantee = handshake.guarantee
         self.last: Report | None = None
+        self._presence = presence
         self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
         self._servers = [server.with_options(timeout=None) for server in links.servers]
 
@@ -80,6 +86,20 @@ class RemoteModel:
     def input_range(self) -> tuple[float, float]:
         """The closed range in which inputs must lie."""
         return self.program.input_range
+
+    async def answers_left(self) -> int | None:
+        """How many noisy answers this client may still get, one for each example; None if answers are not noisy, so not counted.
+
+        Raises:
+            UnknownModel: the model is not shared any more.
+            WorkerLost: the crypto provider does not answer.
+        """
+        if self._presence is None:
+            return None
+        try:
+            return await self._provider.with_options(timeout=TIMEOUT).remaining(self.name, self._presence)
+        except ActorError as error:
+            raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
 
     async def query(
         self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0
@@ -100,6 +120,7 @@ class RemoteModel:
         Raises:
             InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
             QuotaSpent, NotServed, UnknownModel: the model does not answer (any more).
+            BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
 
         **Leaks** to the servers and the provider: that this client asks, how many examples, and `reveal`. Nothing of input or answer.
@@ -151,7 +172,7 @@ class RemoteModel:
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
-        grants = await self._provider.request(self.name, self.model, len(x), reveal)
+        grants = await self._provider.request(self.name, self.model, len(x), reveal, self._presence)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0]))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -181,7 +202,7 @@ class RemoteModel:
     async def _part(self, x: npt.NDArray[np.uint64], granted: Granted) -> tuple[Answer, Answer]:
         """M = x + lambda to both servers; their answers."""
         m = x + granted.input_mask
-        first, second = await at_once(*(server.answer(granted.ticket, m) for server in self._servers))
+        first, second = await at_once(*(server.answer(granted.ticket, m, self._presence) for server in self._servers))
         return first, second
 
     def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
@@ -227,7 +248,8 @@ async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[Re
         first, second = await at_once(*(_described(server, name) for server in links.servers))
         if first != second:
             raise ClusterError("the two servers host different models under this name; are they of one cluster?")
-        yield RemoteModel(first, links)
+        presence = None if first.guarantee is None else await system.spawn(Presence)
+        yield RemoteModel(first, links, presence)
 
 
 async def _described(server: ComputeServer, name: str | None) -> Handshake:

@@ -34,6 +34,7 @@ class Request:
 
     examples: int
     reveal: Reveal
+    client: str = ""
     identifier: bytes = field(default_factory=identifier)
     granted: int = 0
     parts: list[Part] = field(default_factory=list)
@@ -78,8 +79,8 @@ class Requests:
         """So many in all, those that were answered or are under way included."""
         self._allowed = total
 
-    def open(self, examples: int, reveal: Reveal) -> Request:
-        """Begins a request.
+    def open(self, examples: int, reveal: Reveal, client: str = "") -> Request:
+        """Begins a request; `client` is who asks, where that is counted.
 
         Raises:
             QuotaSpent: the owner allowed no more.
@@ -88,7 +89,7 @@ class Requests:
             raise QuotaSpent(
                 f"model {self._name!r} has been asked as often as its owner allowed ({self._allowed} requests); ask the owner to serve more"
             )
-        request = Request(examples, reveal)
+        request = Request(examples, reveal, client)
         self._open[request.identifier] = request
         return request
 

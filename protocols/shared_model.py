@@ -18,7 +18,8 @@ from protocols.errors import NotOwner, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Terms
 from protocols.linear import weight_masks
-from protocols.program import Program
+from protocols.noisy_answers import Guarantee, NoisyAnswers
+from protocols.program import AddNoise, Program
 from protocols.ticket import REVEALS, Reveal
 
 if TYPE_CHECKING:
@@ -34,10 +35,19 @@ class SharedModel:
         name: under which clients find it.
         program: its public half.
         layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated.
+        guarantee: what is promised where answers are noisy, otherwise None.
     """
 
-    def __init__(self, name: str, program: Program, layers: tuple[Layer, ...], cluster: Cluster, opening: Opening) -> None:
-        self.name, self.program, self.layers = name, program, layers
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        layers: tuple[Layer, ...],
+        cluster: Cluster,
+        opening: Opening,
+        guarantee: Guarantee | None = None,
+    ) -> None:
+        self.name, self.program, self.layers, self.guarantee = name, program, layers, guarantee
         self._links = cluster.links
         self._opening = opening
         self._answered = 0
@@ -161,6 +171,7 @@ async def share(
     input_range: tuple[float, float] = (0.0, 1.0),
     calibration: npt.ArrayLike | None = None,
     margin: float = 2.0,
+    answers: NoisyAnswers | None = None,
 ) -> SharedModel:
     """Secret-shares a Keras model among the servers of a running cluster.
 
@@ -174,24 +185,27 @@ async def share(
         input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it.
         calibration: sample inputs (n, *input_shape) for models that are too deep for a proof.
         margin: how much larger than on the samples a sum may become before it would wrap around.
+        answers: clip the outputs and add noise to them inside the computation, and let each client get no more answers than its budget
+            allows: differential privacy for the training data. Each client is who its certificate says; those without one are one client.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude.
 
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
-        WindowError: a layer could overflow the fixed point; the message names it.
+        WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
     from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
 
-    lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin)
+    lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers)
+    guarantee = None if answers is None else answers.guarantee(_sigma(lowered.program))
     links = cluster.links
     chosen = name or model.name
     try:
-        opening = await links.provider.open(chosen, lowered.program, cluster.addresses, cluster.presence)
-        shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening)
+        opening = await links.provider.open(chosen, lowered.program, cluster.addresses, cluster.presence, guarantee)
+        shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening, guarantee)
         masked = _masked(lowered.weights, opening, lowered.program)
         try:
             await asyncio.gather(*(server.load(opening.owner, masked) for server in links.servers))
@@ -201,6 +215,11 @@ async def share(
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared
+
+
+def _sigma(program: Program) -> float:
+    """Of the noise of each server, in units of the outputs."""
+    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale
 
 
 def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:

@@ -36,6 +36,7 @@ class Ticket(msgspec.Struct, frozen=True):
         chunk: identifier of the chunk of randomness.
         start: first example of the chunk that is used.
         stop: one past the last.
+        client: whose budget pays for it, where answers are counted for each client.
     """
 
     model: bytes
@@ -45,6 +46,7 @@ class Ticket(msgspec.Struct, frozen=True):
     chunk: bytes
     start: int
     stop: int
+    client: str = ""
 
     @property
     def examples(self) -> int:

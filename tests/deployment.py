@@ -60,7 +60,11 @@ class Deployment:
     def server(self, party: int, x: Ring):
         material, weights = self.material(party, len(x)), self.weight_shares(party)
         inference.prepare(self.program, weights, material)
-        return inference.evaluate(Party(party), self.program, weights, material, x + self.dealing(len(x)).input_mask)
+        m = x + self.dealing(len(x)).input_mask
+        return inference.evaluate(Party(party), self.program, weights, material, m, noise_key=self.noise_key(party))
+
+    def noise_key(self, party: int) -> bytes:
+        return key(f"noise{party}{self.salt}")
 
     def output(self, x: Ring) -> Ring:
         results = self.run(x).results

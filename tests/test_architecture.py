@@ -34,6 +34,9 @@ MATHEMATICS = [
     "errors",
     "quantisation",
     "shared_sums",
+    "discrete_gaussian",
+    "noisy_answers",
+    "budget",
 ]
 
 

@@ -2,13 +2,14 @@
 
 Reading order: `keras_graph.py` reads the model with the rules of `layers.py` (and says no with `refusals.py`) into the plain nodes of
 `network.py`; `folding.py` joins what is linear; `emission.py` writes the program and chooses scales; `rounding.py` chooses windows, with
-the bounds of `intervals.py`.
+the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are noisy.
 Keras is imported when a model is lowered, not before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from protocols.lowering.emission import write
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
 from protocols.lowering.network import Real
+from protocols.lowering.noise import noisy
 from protocols.lowering.rounding import Layer
+from protocols.noisy_answers import NoisyAnswers
 from protocols.program import Program, infer
 
 __all__ = ["Layer", "Lowered", "lower"]
@@ -36,7 +39,12 @@ class Lowered:
 
 
 def lower(
-    model: Any, *, input_range: tuple[float, float] = (0.0, 1.0), calibration: npt.ArrayLike | None = None, margin: float = 2.0
+    model: Any,
+    *,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    calibration: npt.ArrayLike | None = None,
+    margin: float = 2.0,
+    answers: NoisyAnswers | None = None,
 ) -> Lowered:
     """Lowers a built Keras 3 model.
 
@@ -46,11 +54,12 @@ def lower(
         calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
         margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
             gives a wrong answer: choose samples that cover what clients send.
+        answers: clip the outputs and add noise to them.
 
     Raises:
         ModelError: not a model that can be read; weights or samples that are not finite.
         UnsupportedLayer: a layer has no private form.
-        WindowError: a layer's sums may leave the fixed point.
+        WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it.
     """
     low, high = (float(bound) for bound in input_range)
     if not (np.isfinite([low, high]).all() and low < high):
@@ -59,7 +68,9 @@ def lower(
         raise ModelError(f"margin={margin}; at least 1 is needed")
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape, (low, high))
-    program, weights, layers = write(fold(nodes), (low, high), samples, margin)
+    program, weights, layers = write(
+        fold(nodes), (low, high), samples, margin, end=None if answers is None else partial(noisy, answers=answers)
+    )
     infer(program)
     return Lowered(program, weights, layers)
 

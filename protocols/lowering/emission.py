@@ -7,6 +7,7 @@ their precision is free, because whatever a rounding drops costs nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -56,7 +57,7 @@ class Writer:
         self.ops: list[AnyOp] = [ops.Input()]
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
-        self._margin = margin
+        self.margin = margin
         self._wires: dict[int, int] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
@@ -90,23 +91,24 @@ class Writer:
 
     def bits(self, x: Interval) -> float:
         """Bits of the largest absolute value, by proof or on the samples."""
-        return math.log2(max(1.0, x.expected(self._margin)))
+        return math.log2(max(1.0, x.expected(self.margin)))
 
     def truncated(self, x: Value, node: Node) -> Value:
         """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
         known = self._rounded.get((x.position, x.scale))
         if known is not None:
             return known
-        held = hold(x.range, x.scale, node, margin=self._margin)
+        held = hold(x.range, x.scale, node, margin=self.margin)
         if held.drop < WORTH_ROUNDING and held.source == "proved":
             return x
         op = ops.Truncate(self.share(x).position, held.drop, held.window)
         rounded = self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
-        self._report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         self._rounded[x.position, x.scale] = rounded
         return rounded
 
-    def _report(self, node: Node, bound: float, window: int, drop: int, source: str) -> None:
+    def report(self, node: Node, bound: float, window: int, drop: int, source: str) -> None:
+        """Notes how a sum is held."""
         self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source))
 
     def _with_room(self, x: Value, bits: float, node: Node) -> Value:
@@ -258,8 +260,8 @@ class Writer:
         return replace(both, range=_saturated(both, y, maximum=node.maximum, unit=unit))
 
     def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
-        held = hold(x.range, x.scale, node, margin=self._margin)
-        self._report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        held = hold(x.range, x.scale, node, margin=self.margin)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         positive = 1 << SLOPE_BITS if slope else 1
         negative = round(slope * positive)
         scale = x.scale * 2.0**held.drop / positive
@@ -315,8 +317,12 @@ def _saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Inter
     return Interval(x.range.low.clip(low, high), x.range.high.clip(low, high), x.range.samples)
 
 
+End = Callable[[Writer, Value, Node], Value]
+"""Appends to a program what comes after the model."""
+
+
 def write(
-    nodes: list[Node], input_range: tuple[float, float], samples: Real | None, margin: float
+    nodes: list[Node], input_range: tuple[float, float], samples: Real | None, margin: float, *, end: End | None = None
 ) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
     """The program, its integer weights, and how the sums of each layer are held."""
     writer = Writer(nodes[0].shape, input_range, samples, margin)
@@ -326,6 +332,8 @@ def write(
     output = writer.share(values[-1])
     if output.range.largest > 2.0**SUM_BITS:
         output = writer.truncated(output, nodes[-1])
+    if end is not None:
+        output = end(writer, output, nodes[-1])
     if output.position != len(writer.ops) - 1:
         output = writer.put(ops.Reshape(output.position, output.shape), "share", output.scale, output.range)
     program = Program(

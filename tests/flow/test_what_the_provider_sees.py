@@ -41,7 +41,7 @@ def _recording(name: str):
     return message(reentrant=True)(record)
 
 
-MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "settle", "knows"]
+MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "remaining", "settle", "knows"]
 
 
 def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 
 from protocols import hosting, inference
-from protocols.errors import NotServed, ProgramError, QuotaSpent, TooLarge
+from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, TicketRefused, TooLarge
 from protocols.hosting import Addresses, HostedModel, Hosting, Terms
+from protocols.noisy_answers import Guarantee
 from protocols.program import Argmax, Dense, Input, Program
 from protocols.ticket import Ticket
 
 PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(1, 0, 20))
 
 
-def hosted(party: int = 0, program: Program = PROGRAM) -> HostedModel:
+def hosted(party: int = 0, program: Program = PROGRAM, guarantee: Guarantee | None = None) -> HostedModel:
     secrets = [bytes([i]) * 16 for i in range(6)]
-    return HostedModel(Hosting("small", program, party, Addresses(("a", "b"), "c"), *secrets))
+    return HostedModel(Hosting("small", program, party, Addresses(("a", "b"), "c"), *secrets, guarantee))
 
 
-def ticket(request: bytes, reveal: str = "logits", examples: int = 1) -> Ticket:
-    return Ticket(b"model", request, 0, reveal, b"chunk", 0, examples)
+def ticket(request: bytes, reveal: str = "logits", examples: int = 1, client: str = "") -> Ticket:
+    return Ticket(b"model", request, 0, reveal, b"chunk", 0, examples, client)
 
 
 def test_the_quota_is_the_server_s_own():
@@ -34,6 +35,25 @@ def test_the_quota_is_the_server_s_own():
     model.admit(ticket(b"four"))
     with pytest.raises(QuotaSpent):
         model.admit(ticket(b"five"))
+
+
+def test_the_budget_of_each_client_is_the_server_s_own_too():
+    model = hosted(guarantee=Guarantee(1.0, 0.1, 5, 8.0, 1e-5))
+    model.serve(Terms(4))
+    model.admit(ticket(b"one", examples=3, client="alice"), "alice")
+    with pytest.raises(BudgetSpent, match=r"3 noisy answers .* 2 of 5 are left for client 'alice'"):
+        model.admit(ticket(b"two", examples=3, client="alice"), "alice")
+    with pytest.raises(TicketRefused, match="issued to client 'bob', and client 'alice' came"):
+        model.admit(ticket(b"two", client="bob"), "alice")
+    model.admit(ticket(b"two", examples=5, client="bob"), "bob")
+    model.give_back(b"one")  # the quota comes back, the budget does not
+    with pytest.raises(BudgetSpent):
+        model.admit(ticket(b"three", examples=3, client="alice"), "alice")
+    model.admit(ticket(b"three", "label", 2, "alice"), "alice")
+    for request in (b"four", b"five"):
+        model.admit(ticket(request, client="carol"), "carol")
+    with pytest.raises(QuotaSpent):
+        model.admit(ticket(b"six", client="carol"), "carol")
 
 
 def test_nothing_is_answered_before_serving_nor_in_a_way_that_is_not_served():

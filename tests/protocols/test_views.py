@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deployment import Deployment, random_ring
-from protocols.program import Argmax, AsShare, Combine, Dense, Input, Open, Program, Select, Truncate
+from protocols.program import AddNoise, Argmax, AsShare, Combine, Dense, Input, Open, Program, Select, Truncate
 
 RUNS = 1000
 LIMIT = 7 / np.sqrt(RUNS)
@@ -29,7 +29,14 @@ PROGRAM = Program(
         Combine((5, 6), (1, 1)),
         Open(7),
         Dense(8, 3),
-        Argmax(9, 0, 41),
+        Truncate(9, 6, 20),
+        Combine((10,), (1,), 40),
+        Combine((10,), (1,), -40),
+        Select(11, 0, 24),
+        Select(12, 0, 24),
+        Combine((13, 14), (1, -1), -40),
+        AddNoise(15, 700),
+        Argmax(16, 0, 41),
     ),
     ((2, 2), (2,), (2, 2), (2, 3)),
     (2,),

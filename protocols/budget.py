@@ -1,0 +1,48 @@
+"""How many answers each client of one model may still get. Each server and the provider keep one, and none asks the others.
+
+What is spent stays spent: no failure gives anything back, because an answer that was on its way may have arrived.
+"""
+
+from __future__ import annotations
+
+from protocols.errors import BudgetSpent
+
+
+class Budget:
+    """Answers by client. Clients are told apart by the name in their certificate; "" stands for all that showed none, together.
+
+    Args:
+        name: of the model.
+        answers: for each client.
+    """
+
+    def __init__(self, name: str, answers: int) -> None:
+        self._name, self._answers = name, answers
+        self._spent: dict[str, int] = {}
+
+    def left(self, client: str) -> int:
+        """Answers that this client may still get."""
+        return self._answers - self._spent.get(client, 0)
+
+    def check(self, client: str, answers: int) -> None:
+        """Refuses what is more than is left.
+
+        Raises:
+            BudgetSpent: it is; the message says how many answers remain.
+        """
+        left = self.left(client)
+        if answers > left:
+            who = f"client {client!r}" if client else "all clients without a certificate together"
+            raise BudgetSpent(
+                f"{answers} noisy answers of model {self._name!r} were asked for; {left} of {self._answers} are left for {who}: more would "
+                "tell more about its training data than its owner allows"
+            )
+
+    def spend(self, client: str, answers: int) -> None:
+        """Counts answers, before anything is sent.
+
+        Raises:
+            BudgetSpent: fewer are left; nothing was counted.
+        """
+        self.check(client, answers)
+        self._spent[client] = self._spent.get(client, 0) + answers

@@ -1,0 +1,223 @@
+"""Noisy answers with real processes: the noise that clients see, and a budget for each of them that no side can be talked out of."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from actors import ActorSystem
+from federated.certificates import encryption, issue
+from protocols import Cluster, NoisyAnswers, Worker, connect, share
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
+from protocols.errors import BudgetSpent, NotServed, QuotaSpent, TicketRefused
+from protocols.presence import Presence
+
+CLIP = 0.25
+FAINT = NoisyAnswers(clip=CLIP, noise_multiplier=0.02, max_epsilon=1e7)
+LOUD = NoisyAnswers(clip=CLIP, noise_multiplier=0.2, max_epsilon=1e7)
+NINE = NoisyAnswers(clip=CLIP, noise_multiplier=2.0, max_epsilon=8.0)
+
+
+@contextlib.asynccontextmanager
+async def noisy(cluster, model, answers, requests=1000):
+    """A model with noisy answers, served until the end of the block."""
+    async with await share(model, cluster, name="noisy", answers=answers) as shared:
+        serving = asyncio.create_task(shared.serve(requests))
+        async with connect(cluster, "noisy") as remote:
+            await until_served(remote)
+        try:
+            yield shared
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+async def until_served(remote):
+    """The owner's `serve` has reached all workers: it tells the provider last. More than the budget is asked for, which costs nothing."""
+    for _ in range(1000):
+        try:
+            await remote._provider.request("noisy", remote.model, 1 << 40, "logits", remote._presence)
+        except BudgetSpent:
+            return
+        except NotServed:
+            await asyncio.sleep(0.01)
+    raise AssertionError("never served")
+
+
+async def test_logits_are_clipped_and_have_the_noise_of_both_servers(cluster, model, images, expected):
+    clipped = np.clip(expected, -CLIP, CLIP)
+    assert 0.05 < (clipped != expected).mean() < 0.95
+    async with noisy(cluster, model, FAINT) as shared, connect(cluster, "noisy") as remote:
+        told = remote.guarantee
+        assert told == shared.guarantee
+        assert told.sigma == pytest.approx(0.02 * 2 * CLIP * 2, rel=0.01)
+        assert (told.clip, told.answers, told.delta) == (CLIP, FAINT.answers, 1e-5)
+        before = await remote.answers_left()
+        errors = await remote.query(np.tile(images, (10, 1, 1, 1))) - np.tile(clipped, (10, 1))
+        assert remote.last.rounds == 4 + 4
+        assert await remote.answers_left() == before - 400
+    assert abs(errors.var() / (2 * told.sigma**2) - 1) < 6 * np.sqrt(2 / errors.size)
+    assert abs(errors.mean()) < 6 * np.sqrt(2) * told.sigma / np.sqrt(errors.size)
+    assert np.abs(expected - clipped).mean() > np.abs(errors.mean())
+
+
+async def test_a_client_that_sends_garbage_is_answered_within_the_clip(cluster, model):
+    garbage = [np.random.default_rng(i).integers(0, 2**64, (16, 8, 8, 1), np.uint64) for i in (0, 1)]
+    async with noisy(cluster, model, FAINT), connect(cluster, "noisy") as remote:
+        granted = (await remote._provider.request("noisy", remote.model, 16, "logits", remote._presence)).granted[0]
+        size = granted.ticket.ticket.examples
+        answers = await asyncio.gather(  # not even the same to both
+            *(server.answer(granted.ticket, m[:size], remote._presence) for server, m in zip(remote._servers, garbage, strict=True))
+        )
+        logits = remote._opened(tuple(answers), "logits")
+        limit = CLIP + 7 * np.sqrt(2) * remote.guarantee.sigma
+    assert np.abs(logits).max() < limit < 1
+    assert logits.max() > CLIP / 2 > -CLIP / 2 > logits.min()
+
+
+async def test_labels_follow_the_noisy_outputs(cluster, model, images, expected):
+    clipped = np.clip(expected, -CLIP, CLIP)
+    async with noisy(cluster, model, LOUD), connect(cluster, "noisy") as remote:
+        sigma = remote.guarantee.sigma
+        labels = await remote.query(np.tile(images, (20, 1, 1, 1)), reveal="label")
+        assert remote.last.rounds == 4 + 4 + 3
+    draws = np.random.default_rng(0).normal(clipped, np.sqrt(2) * sigma, (4000, *clipped.shape)).argmax(axis=2)
+    for label in range(4):
+        likely = (draws == label).mean(axis=0)
+        deviation = np.sqrt(20 * (likely * (1 - likely)).sum())
+        assert deviation > 5
+        assert abs((labels == label).sum() - 20 * likely.sum()) < 6 * deviation
+
+
+async def test_each_image_is_an_answer_and_all_callers_without_certificate_are_one_client(cluster, model, images):
+    assert NINE.answers == 9
+    async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote, connect(cluster, "noisy") as other:
+        assert await remote.answers_left() == 9
+        with pytest.raises(BudgetSpent, match=r"10 noisy answers .* 9 of 9 are left for all clients without a certificate together"):
+            await remote.query(images[:10])
+        assert (await remote.query(images[:5])).shape == (5, 4)
+        assert (await other.query(images[:3], reveal="label")).shape == (3,)
+        assert await remote.answers_left() == await other.answers_left() == 1
+        with pytest.raises(BudgetSpent, match=r"2 noisy answers .* 1 of 9"):
+            await other.query(images[:2])
+        await remote.query(images[:1])
+        with pytest.raises(BudgetSpent, match="0 of 9"):
+            await other.query(images[:1])
+
+
+async def test_a_ticket_that_is_never_used_stays_paid(cluster, model):
+    async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
+        await remote._provider.request("noisy", remote.model, 4, "logits", remote._presence)
+        assert await remote.answers_left() == 5
+
+
+async def test_a_spent_quota_costs_no_budget(cluster, model, images):
+    async with noisy(cluster, model, NINE, requests=1), connect(cluster, "noisy") as remote:
+        await remote.query(images[:1])
+        with pytest.raises(QuotaSpent):
+            await remote.query(images[:1])
+        assert await remote.answers_left() == 8
+
+
+async def test_who_does_not_say_who_asks_gets_nothing(cluster, model, images):
+    async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
+        with pytest.raises(NotServed, match="counted for each client"):
+            await remote._provider.request("noisy", remote.model, 1, "logits")
+        grants = await remote._provider.request("noisy", remote.model, 1, "logits", remote._presence)
+        m = np.zeros((1, 8, 8, 1), np.uint64)
+        for server in remote._servers:
+            with pytest.raises(NotServed, match="counted for each client"):
+                await server.answer(grants.granted[0].ticket, m)
+
+
+async def test_models_without_noise_count_nothing(cluster, model):
+    async with await share(model, cluster, name="plain") as shared, connect(cluster, "plain") as remote:
+        assert shared.guarantee is remote.guarantee is await remote.answers_left() is None
+
+
+@pytest.mark.parametrize("generous", [0, 1])
+async def test_each_server_counts_by_itself(model, images, generous):
+    """A provider that has lost count, and one server, too: the other still answers no more than it may."""
+    async with contextlib.AsyncExitStack() as stack:
+        servers, providers, systems = [], [], []
+        for _ in range(3):
+            system = await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0"))
+            await system.spawn(kept(ComputeServer, servers), name="server")
+            await system.spawn(kept(CryptoProvider, providers), name="provider")
+            systems.append(system)
+        workers = [Worker(system.address) for system in systems]
+        cluster = await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
+        await stack.enter_async_context(noisy(cluster, model, NINE))
+        remote = await stack.enter_async_context(connect(cluster, "noisy"))
+        await remote.query(images[:9])
+        providers[2]._models["noisy"].budget._spent.clear()
+        servers[generous]._entries["noisy"].model._budget._spent.clear()
+        with pytest.raises(BudgetSpent, match="0 of 9"):
+            await remote.query(images[:1])
+
+
+def kept(actor: type, instances: list) -> type:
+    """An actor whose instances can be found."""
+
+    class Kept(actor):
+        async def started(self) -> None:
+            instances.append(self)
+
+    return Kept
+
+
+@contextlib.asynccontextmanager
+async def started(keys, name: str):
+    """A `confide worker` over TLS with certificates on both sides."""
+    options = ["--certificate", f"{keys}/{name}.pem", "--key", f"{keys}/{name}.key", "--authority", f"{keys}/ca.pem"]
+    code = "from federated.command import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, "worker", "127.0.0.1:0", *options, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        line = await process.stdout.readline()
+        assert line.startswith(b"ready wss://"), line
+        yield Worker(line.decode().split()[1])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() in (0, 130)
+
+
+async def test_with_certificates_each_client_has_a_budget_of_its_own(tmp_path, model, images):
+    keys = tmp_path / "keys"
+    issue({"s0": "127.0.0.1", "s1": "127.0.0.1", "s2": "127.0.0.1", "owner": None, "alice": None, "bob": None}, keys)
+    async with started(keys, "s0") as first, started(keys, "s1") as second, started(keys, "s2") as third:
+
+        def cluster(name: str) -> Cluster:
+            return Cluster(first, second, crypto_provider=third, ssl=encryption(keys, name).connect)
+
+        async with (
+            cluster("owner") as owned,
+            noisy(owned, model, NINE),
+            connect(cluster("alice"), "noisy") as alice,
+            connect(cluster("alice"), "noisy") as again,
+            connect(cluster("bob"), "noisy") as bob,
+        ):
+            await alice.query(images[:6])
+            assert [await one.answers_left() for one in (alice, again, bob)] == [3, 3, 9]
+            with pytest.raises(BudgetSpent, match=r"4 noisy answers .* 3 of 9 are left for client 'alice'"):
+                await again.query(images[:4])
+            await bob.query(images[:9])
+            with pytest.raises(BudgetSpent, match="0 of 9 are left for client 'bob'"):
+                await bob.query(images[:1])
+            for server in bob._servers:  # a ticket that alice passes on
+                granted = (await alice._provider.request("noisy", alice.model, 1, "logits", alice._presence)).granted[0]
+                with pytest.raises(TicketRefused, match="issued to client 'alice', and client 'bob' came"):
+                    await server.answer(granted.ticket, np.zeros((1, 8, 8, 1), np.uint64), bob._presence)
+
+
+async def test_a_presence_that_leads_elsewhere_says_nothing(cluster, model):
+    async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote, ActorSystem(listen="ws://127.0.0.1:0") as listening:
+        elsewhere = await listening.spawn(Presence)
+        provider = await listening.connect(f"{cluster.addresses.crypto_provider}/provider", CryptoProvider)
+        with pytest.raises(Exception, match="not reached over the connection"):
+            await provider.request("noisy", remote.model, 1, "logits", elsewhere)
