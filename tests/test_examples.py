@@ -62,6 +62,15 @@ def test_a_secure_federation():
     assert masked > 85
 
 
+def test_a_private_federation():
+    shown = run("private_federation.py", "--rounds", "12")
+    accuracy, epsilon = (float(word.strip("%,")) for word in shown.split("with noise:")[1].split()[1:6:4])
+    bound = float(shown.split("epsilon is at least ")[1].split()[0])
+    assert accuracy > 70
+    assert 2.0 < epsilon < 4.0
+    assert bound < epsilon
+
+
 def test_private_training():
     last = run("private_training.py", "--epochs", "3").splitlines()[-2:]
     assert float(last[0].split("accuracy ")[1].split(",")[0]) > 0.6
