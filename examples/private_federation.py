@@ -1,8 +1,8 @@
 """A thousand owners with eight digits each train a model that hardly depends on any one of them, and nobody ever sees a sum without noise.
 
-Each owner adds a part of the noise to its update, the parts are enough in the sum, and the sum is all that is opened. Then an attacker tries
-to find out who took part: a hundred more owners were tossed a coin each, and all that they have is images of one pixel that no digit uses.
-The same attack on a training without privacy shows what it would have found.
+Each owner adds a part of the noise to its update; the parts are enough in the sum, and the sum is all that is opened. Then an attacker tries
+to find out who took part: for each of a hundred more owners a coin was tossed, and all that they have is images of one pixel that no digit
+uses. The same attack on a training without privacy shows what it would have found.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Words = Callable[[int], NDArray[np.uint64]]
-CHUNK = 1 << 13
+CHUNK = 1 << 12
 """Values that are made at once: few enough to stay in the cache."""
 LARGEST_SIGMA = 1 << 40
 

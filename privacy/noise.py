@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from privacy.discrete_gaussian import discrete_gaussian
 from privacy.errors import InsecureNoise
 
-CHUNK = 1 << 14
+ZEROS = 1 << 16
+_ZEROS = bytes(ZEROS)
+CHUNK = 1 << 13
 """Values that are made at once: few enough to stay in the cache."""
 
 
@@ -37,6 +40,7 @@ class GaussianNoise:
         if seed is not None:
             warnings.warn(f"noise from seed={seed} is no secret: for simulations only, nothing made with it is private", InsecureNoise, 2)
         key = os.urandom(16) if seed is None else hashlib.sha256(f"{seed}".encode()).digest()[:16]
+        self._alone = threading.Lock()
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
     def discrete(self, shape: int | tuple[int, ...], sigma: int) -> NDArray[np.int64]:
@@ -66,14 +70,23 @@ class GaussianNoise:
         return np.rint(out, out=out).reshape(shape)
 
     def _normal(self, size: int) -> NDArray[np.float64]:
+        """Box and Muller: r cos(a) and r sin(a). With a in one half of the circle and r of either sign the cosine is a root."""
         half = (size + 1) // 2
-        u = ((self._words(2 * half) >> np.uint64(12)) + 0.5) * 2.0**-52
-        radius, angle = np.sqrt(-2.0 * np.log(u[:half])), u[half:] * (2 * np.pi)
-        pairs: NDArray[np.float64] = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        words = self._words(2 * half)
+        u = ((words >> np.uint64(12)) + 0.5) * 2.0**-52  # bit 0 of a word is not in u
+        radius = np.copysign(np.sqrt(-2.0 * np.log(u[:half])), (words[:half] & np.uint64(1)) - 0.5)
+        sine = np.sin((u[half:] - 0.5) * np.pi)
+        cosine = np.sqrt((1.0 - sine) * (1.0 + sine))
+        pairs: NDArray[np.float64] = np.concatenate([radius * cosine, radius * sine])
         return pairs[:size]
 
     def _words(self, count: int) -> NDArray[np.uint64]:
-        return np.frombuffer(self._encryptor.update(bytes(8 * count)), np.uint64)
+        words = np.empty(count, np.uint64)
+        with self._alone:  # two threads in one cipher could get the same key stream
+            for start in range(0, count, ZEROS // 8):
+                part = memoryview(words)[start : start + ZEROS // 8].cast("B")
+                self._encryptor.update_into(_ZEROS[: len(part)], part)
+        return words
 
 
 @dataclass(frozen=True)

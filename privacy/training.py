@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from privacy import validation
+from privacy.ahead import NoiseAhead
 from privacy.clipping import AdaptiveClipping, Clipping
 from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
 from privacy.examples import Examples, count, split
@@ -150,10 +151,12 @@ class PrivateTraining:
             coming = range(self.steps, self.steps + more)
             return self.accountant.holding([event(sampler.probability, self._noise_multiplier(one)) for one in coming])
 
-        def once(held: Held) -> dict[str, Any]:
-            return self._once(step, data, sampler, held)
+        with NoiseAhead(self.noise) as ahead:
 
-        self._epochs(range(initial_epoch, epochs), steps, holding, once, validate, shown)
+            def once(held: Held) -> dict[str, Any]:
+                return self._once(step, data, sampler, held, ahead)
+
+            self._epochs(range(initial_epoch, epochs), steps, holding, once, validate, shown)
         return self.model.history
 
     def _epochs(
@@ -193,7 +196,7 @@ class PrivateTraining:
         found = self.model.evaluate(**given, **options, return_dict=True)
         return {f"val_{name}": value for name, value in found.items()}
 
-    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held) -> dict[str, Any]:
+    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held, ahead: NoiseAhead) -> dict[str, Any]:
         """Samples, records, then computes one step; returns the metrics so far."""
         z, size = self._noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
@@ -202,7 +205,7 @@ class PrivateTraining:
         parts = split(data.take(sampler.sample()), self._most)
         held.use(event(sampler.probability, z))
         self.steps += 1
-        noise = (self.noise.rounded(step.parameters, grid.sigma).astype(np.float32), grid.step, size)
+        noise = (ahead.take(step.parameters, grid.sigma), grid.step, size)
         metrics, unclipped = step.whole(parts[0], self.clip, *noise) if len(parts) == 1 else self._in_parts(step, parts, noise)
         if adaptive is not None:
             centred = unclipped - sum(map(count, parts)) / 2
