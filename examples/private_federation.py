@@ -1,14 +1,15 @@
 """A thousand owners with eight digits each train a model that hardly depends on any one of them, and nobody ever sees a sum without noise.
 
-Each owner adds a part of the noise to its update; the parts are enough in the sum, and the sum is all that is opened. Then an attacker tries
-to find out who took part: for each of a hundred more owners a coin was tossed, and all that they have is images of one pixel that no digit
-uses. The same attack on a training without privacy shows what it would have found.
+Each owner adds a part of the noise to its update; the parts are enough in the sum, and the sum is all that is opened. Then an attacker
+tries to find out who took part: for each of a hundred more owners a coin was tossed, and all that they have is images of one pixel that no
+digit uses. The same attack on a training without privacy shows what it would have found.
 """
 
 import argparse
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ def canaries(data: digits.Digits) -> audit.Canaries:
 
 async def train(data: digits.Digits, birds: audit.Canaries, rounds: int, *, private: bool) -> Federation:
     """Trains with the owners, and the canaries whose coin said so."""
-    parts = list(partition(data.x_train, data.y_train, owners=OWNERS, seed=0))
+    parts: list[Any] = [*partition(data.x_train, data.y_train, owners=OWNERS, seed=0)]
     parts += [(x, y) for x, y, included in zip(birds.x, birds.y, birds.included, strict=True) if included]
     federation = Federation(
         model=build_model,

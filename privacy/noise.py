@@ -84,7 +84,7 @@ class GaussianNoise:
         words = np.empty(count, np.uint64)
         with self._alone:  # two threads in one cipher could get the same key stream
             for start in range(0, count, ZEROS // 8):
-                part = memoryview(words)[start : start + ZEROS // 8].cast("B")
+                part = words.data[start : start + ZEROS // 8].cast("B")
                 self._encryptor.update_into(_ZEROS[: len(part)], part)
         return words
 

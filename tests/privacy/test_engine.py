@@ -242,8 +242,7 @@ def test_a_schedule_of_the_noise():
     model = compiled(private(small(), engine, z=keras.optimizers.schedules.PiecewiseConstantDecay([1], [2.0, 1.0]), clip=0.5))
     model.fit(*data(40), batch_size=10, epochs=1, verbose=0)
     assert [(event.event.noise_multiplier, count) for event, count in engine.accountant.events] == [(2.0, 2), (1.0, 2)]
-    assert [sigma for _, sigma in noise.asked] == [Grid.of(0.5, z, 15, fineness=20, most=20).sigma for z in (2.0, 2.0, 1.0, 1.0)]
-    assert [round(sigma * 2.0**-20, 4) for _, sigma in noise.asked] == [1.0, 1.0, 1.0, 1.0]
+    assert {sigma for _, sigma in noise.asked} == {Grid.of(0.5, z, 15, fineness=20, most=20).sigma for z in (2.0, 1.0)}
 
 
 def test_a_schedule_that_ends_in_no_noise_is_refused_before_the_step():
@@ -262,7 +261,8 @@ def test_adaptive_clipping_finds_the_quantile_and_pays_for_it():
     x, y = data(200)
     model.fit(x, y, batch_size=200, epochs=60, verbose=0)
     norms = np.linalg.norm(each_gradient(model, x, y), axis=1)
-    gradients, counts = noise.asked[-2:]
+    gradients = [asked for asked in noise.asked if asked[0] == 15][-1]
+    counts = [asked for asked in noise.asked if asked[0] != 15][-1]
     assert counts == ((1,), math.ceil(Grid.of(0.5, 8.0, 1).sigma))
     z_delta = (1.0 - 8.0**-2) ** -0.5
     clip = engine._trainings[0].clip

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import GaussianNoise, InsecureNoise
+from privacy.ahead import NoiseAhead
 from privacy.noise import Grid, noisy_sum
 
 
@@ -105,3 +107,34 @@ def test_a_noisy_sum_has_the_noise_that_is_asked_for_and_nothing_in_its_low_bits
 def test_noise_needs_no_tensorflow():
     program = "import sys; from privacy import GaussianNoise; GaussianNoise().discrete(9, 5); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_noise_ahead_is_given_once_and_at_the_scale_that_is_asked_for():
+    with NoiseAhead(GaussianNoise()) as ahead:
+        found = [ahead.take(5000, sigma) for sigma in (1000.0, 1000.0, 1000.0, 50.0, 50.0, 1000.0)]
+    assert [array.std() for array in found] == pytest.approx([1000, 1000, 1000, 50, 50, 1000], rel=0.08)
+    assert all(not np.array_equal(a, b) for i, a in enumerate(found) for b in found[:i])
+    assert all(array.dtype == np.float32 for array in found)
+
+
+def test_what_cannot_be_made_ahead_is_an_error_of_its_step_only():
+    class Tired(GaussianNoise):
+        made = 0
+
+        def rounded(self, shape, sigma):
+            self.made += 1
+            if self.made == 2:
+                raise OSError("no randomness")
+            return super().rounded(shape, sigma)
+
+    with NoiseAhead(Tired()) as ahead:
+        ahead.take(10, 5.0)
+        with pytest.raises(OSError, match="no randomness"):
+            ahead.take(10, 5.0)
+
+
+def test_two_threads_never_get_the_same_words():
+    noise = GaussianNoise()
+    with ThreadPoolExecutor(4) as threads:
+        words = np.concatenate(list(threads.map(lambda _: noise._words(20_000), range(40))))
+    assert len(np.unique(words)) == len(words)
