@@ -1,8 +1,8 @@
 """DP-SGD by tensorflow-privacy on the digits, with the hyperparameters of `benchmarks.private_training --accuracy`.
 
 For an environment of its own: `pip install tensorflow-privacy tf-keras`, then
-`TF_USE_LEGACY_KERAS=1 python benchmarks/peers/tensorflow_privacy.py NOISE_MULTIPLIER`. Shuffled batches of a fixed size, as its tutorial has
-them: it has no Poisson sampling.
+`TF_USE_LEGACY_KERAS=1 python benchmarks/peers/tensorflow_privacy.py NOISE_MULTIPLIER`. Shuffled batches of a fixed size, as its tutorial
+has them: it has no Poisson sampling.
 """
 
 import importlib

@@ -1,9 +1,7 @@
 """Queries of tensorflow-privacy mean the same here: the same clipped sum, the same scale of noise, the same clip norms."""
 
-import importlib
 import importlib.util
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from federated.bounding import bounded
 from federated.noising import noising
 from federated.update import Bound, Update
-from privacy import AdaptiveClipping, CentralGaussian, GaussianNoise, SettingError, TreeGaussian, mechanism
+from privacy import AdaptiveClipping, CentralGaussian, GaussianNoise, SettingError, TreeGaussian, mechanism, tfp
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SHAPES = [(40, 50), (50,)]
@@ -19,16 +17,7 @@ SHAPES = [(40, 50), (50,)]
 
 @pytest.fixture(scope="module")
 def queries():
-    """Its `__init__` asks for TensorFlow's removed estimators; the modules with the queries do not."""
-    if "tensorflow_privacy" not in sys.modules:
-        package = types.ModuleType("tensorflow_privacy")
-        package.__path__ = list(importlib.util.find_spec("tensorflow_privacy").submodule_search_locations)
-        sys.modules["tensorflow_privacy"] = package
-    found = types.SimpleNamespace()
-    for name in ("gaussian_query", "quantile_adaptive_clip_sum_query", "tree_aggregation_query", "normalized_query", "restart_query"):
-        module = importlib.import_module(f"tensorflow_privacy.privacy.dp_query.{name}")
-        vars(found).update({key: value for key, value in vars(module).items() if key.endswith("Query")})
-    return found
+    return tfp.queries()
 
 
 def records(count, seed=0):
@@ -127,3 +116,10 @@ def test_a_federation_takes_a_query(queries):
 
 def test_bounds_are_told_once(queries):
     assert noising(mechanism(queries.GaussianSumQuery(1.5, 0.75)), 3.0).bound(9, 1, 0.0) == Bound(1.5)
+
+
+def test_without_it_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow_privacy", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"pip install 'confide\[tfp\]'"):
+        tfp.queries()
