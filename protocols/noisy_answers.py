@@ -79,11 +79,20 @@ class NoisyAnswers:
 
     def epsilon(self, answers: int) -> float:
         """What so many answers cost a client's budget, rounded up by the accountant: never less than the truth."""
-        import dp_accounting  # noqa: PLC0415  takes a second
         from dp_accounting import rdp  # noqa: PLC0415  takes a second
 
-        event = dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(self.noise_multiplier), answers)
-        return float(rdp.RdpAccountant(_orders()).compose(event).get_epsilon(self.delta))
+        return float(rdp.RdpAccountant(_orders()).compose(self.event(answers)).get_epsilon(self.delta))
+
+    def event(self, answers: int | None = None) -> Any:
+        """So many answers to one client as a `dp_accounting.DpEvent`, by default all that it can get: for a ledger of the training data.
+
+        Example:
+            >>> ledger.spend(noisy.event(), purpose="answers to one client")
+        """
+        import dp_accounting  # noqa: PLC0415  takes a second
+
+        count = self.answers if answers is None else answers
+        return dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(self.noise_multiplier), count)
 
     @property
     def answers(self) -> int:

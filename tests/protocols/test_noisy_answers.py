@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from dp_accounting import rdp
 from keras import layers
 
 from deployment import Deployment, key
@@ -240,6 +241,13 @@ def exact_epsilon(rho: float, delta: float) -> float:
         else:
             high = middle
     return high
+
+
+def test_the_event_for_a_ledger_costs_what_the_answers_do():
+    answers = NoisyAnswers(clip=1.0, noise_multiplier=4.0, max_epsilon=5.0)
+    accountant = rdp.RdpAccountant().compose(answers.event())
+    assert answers.event().count == answers.answers
+    assert accountant.get_epsilon(1e-5) == pytest.approx(answers.epsilon(answers.answers), rel=0.02)
 
 
 def test_the_guarantee_says_what_the_settings_mean():
