@@ -30,6 +30,7 @@ from protocols.keystream import derive
 from protocols.material import Material
 from protocols.presence import Presence
 from protocols.run import Cost, Inboxes, drive
+from protocols.seal import Seal
 from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, check
 
@@ -39,10 +40,11 @@ for _error in vars(errors).values():
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One server's share of an answer, (examples, words), and what it cost that server. It is told to the client only."""
+    """One server's share of an answer, (examples, words), what it cost that server, and its seal. It is told to the client only."""
 
     share: npt.NDArray[np.uint64]
     cost: Cost
+    seal: bytes
 
     def __repr__(self) -> str:
         return f"Answer({self.cost})"
@@ -213,15 +215,17 @@ class ComputeServer(Actor):
         answered = False
         try:
             model.admit(ticket, client)
-            share, cost = await self._evaluate(entry, ticket, material, m)
+            share, cost, seal = await self._evaluate(entry, ticket, material, m)
             answered = True
         finally:
             self._settle(entry, ticket, answered)
-        return Answer(share, cost)
+        return Answer(share, cost, seal)
 
-    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost]:
+    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost, bytes]:
         model, link = entry.model, entry.model.hosting.link
         channel = derive(link, ticket.run)
+        seal = Seal(link, channel)
+        seal.add([m])
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
             await entry.peer.deliver(link, channel, number, arrays)
@@ -229,15 +233,17 @@ class ComputeServer(Actor):
         protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
         try:
             with entry.inboxes.claimed(channel) as inbox:
-                return await drive(
+                share, cost = await drive(
                     protocol,
                     channel,
                     inbox,
                     send,
                     other=model.me.other,
+                    seal=seal,
                     dealt=model.dealt_bytes(ticket),
                     patience=self._patience,
                 )
+            return share, cost, seal.close()
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None
         except BaseException:

@@ -12,6 +12,7 @@ ProtocolError
  +-- ClusterError             workers that do not form a cluster, or cannot be reached
  |    +-- WorkerUnreachable   nobody answers at a worker's address, and it could not be started there
  |    +-- WorkerLost          a worker went away while it was needed
+ |    +-- Altered             what one server sent is not what the other received
  +-- ServingError             a request that the workers refuse
       +-- UnknownModel        no model of that name is shared there
       +-- NameTaken           a model of that name is shared already, by somebody else or by you
@@ -74,6 +75,10 @@ class WorkerUnreachable(ClusterError):
 
 class WorkerLost(ClusterError):
     """A worker went away, or did not answer in time, while it was needed."""
+
+
+class Altered(ClusterError):
+    """What one server sent is not what the other received, or they were not sent the same. No answer was opened."""
 
 
 class ServingError(ProtocolError):

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from hmac import compare_digest
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from protocols.compute_server import Answer, ComputeServer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
 from protocols.crypto_provider import Granted, Grants
-from protocols.errors import ClusterError, InputError, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.errors import Altered, ClusterError, InputError, NotServed, ProtocolError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.hosting import Handshake
 from protocols.presence import Presence
@@ -107,7 +108,7 @@ class RemoteModel:
         """Asks the model.
 
         Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
-        both servers; (4) add their shares of the answer.
+        both servers; (4) compare their seals, and add their shares of the answer.
 
         Args:
             examples: (n, *input_shape) real numbers within `input_range`.
@@ -122,6 +123,7 @@ class RemoteModel:
             QuotaSpent, NotServed, UnknownModel: the model does not answer (any more).
             BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
+            Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
 
         **Leaks** to the servers and the provider: that this client asks, how many examples, and `reveal`. Nothing of input or answer.
         """
@@ -203,6 +205,11 @@ class RemoteModel:
         """M = x + lambda to both servers; their answers."""
         m = x + granted.input_mask
         first, second = await at_once(*(server.answer(granted.ticket, m, self._presence) for server in self._servers))
+        if not compare_digest(first.seal, second.seal):
+            raise Altered(
+                f"the servers of model {self.name!r} do not agree on what they sent each other: something on the way between them, or to "
+                "them, was altered, so their answer is thrown away; ask again, and use wss:// if they are on different machines"
+            )
         return first, second
 
     def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:

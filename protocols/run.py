@@ -10,6 +10,7 @@ import msgspec
 
 from protocols.errors import WorkerLost
 from protocols.exchange import Protocol, Ring, Round
+from protocols.seal import Seal
 
 Send = Callable[[bytes, int, list[Ring]], Awaitable[None]]
 
@@ -108,7 +109,7 @@ class Inboxes:
 
 
 async def drive(
-    protocol: Protocol[Ring], channel: bytes, inbox: Inbox, send: Send, *, other: int, dealt: int, patience: float
+    protocol: Protocol[Ring], channel: bytes, inbox: Inbox, send: Send, *, other: int, seal: Seal, dealt: int, patience: float
 ) -> tuple[Ring, Cost]:
     """Runs a protocol to its end: one message each way a round.
 
@@ -118,6 +119,7 @@ async def drive(
         inbox: where its messages arrive.
         send: delivers (channel, round, arrays) to the other server.
         other: the number of the other server.
+        seal: takes each round in: the message of server 0, then that of server 1.
         dealt: bytes that were dealt ahead for this computation.
         patience: seconds to wait for each round.
 
@@ -137,6 +139,8 @@ async def drive(
                 sent += request.bytes_sent
             answer = {other: await _in_time(inbox, number, patience)} if request.awaiting else {}
             received += sum(array.nbytes for array in answer.get(other, []))
+            for party in (0, 1):
+                seal.add(answer.get(other, []) if party == other else request.messages.get(other, []))
             number += 1
     finally:
         protocol.close()

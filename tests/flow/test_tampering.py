@@ -1,0 +1,123 @@
+"""Messages that are altered on their way to or between the servers give an error and no answer, and the next request is answered."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from actors import ActorSystem, message
+from protocols import Cluster, Worker, connect, share
+from protocols.compute_server import ComputeServer
+from protocols.crypto_provider import CryptoProvider
+from protocols.errors import Altered
+from protocols.remote_model import RemoteModel
+from protocols.seal import Seal
+
+
+class Altering(ComputeServer):
+    """A server whose incoming messages have one bit flipped: in the round `alter`, if it is not None."""
+
+    alter: int | None = None
+
+    @message(reentrant=True)
+    def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        if number == self.alter:
+            arrays = [array.copy() for array in arrays]
+            arrays[-1].reshape(-1)[-1] ^= np.uint64(1)
+        for entry in self._linked(link):
+            entry.inboxes.put(channel, number, arrays)
+
+
+@contextlib.asynccontextmanager
+async def served(model):
+    """A cluster in this process, of which the second server can be told to alter what arrives."""
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
+        altering = type("Told", (Altering,), {})
+        await systems[0].spawn(ComputeServer, name="server")
+        await systems[1].spawn(altering, name="server")
+        await systems[2].spawn(ComputeServer, name="server")
+        for system in systems:
+            await system.spawn(CryptoProvider, name="provider")
+        workers = [Worker(system.address.removeprefix("ws://")) for system in systems]
+        cluster = await stack.enter_async_context(Cluster(workers[0], workers[1], crypto_provider=workers[2], auto_managed=False))
+        shared = await stack.enter_async_context(await share(model, cluster, name="small"))
+        serving = asyncio.create_task(shared.serve(1000))
+        try:
+            async with connect(cluster, "small") as remote:
+                yield altering, remote, shared
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.mark.parametrize("reveal", ["logits", "label"])
+async def test_a_bit_that_is_flipped_in_any_round(model, images, expected, reveal):
+    async with served(model) as (altering, remote, _):
+        await asyncio.sleep(0.05)
+        first = await remote.query(images[:3], reveal=reveal)
+        rounds = remote.last.rounds
+        for number in range(rounds):
+            altering.alter = number
+            with pytest.raises(Altered, match="do not agree on what they sent each other"):
+                await remote.query(images[:3], reveal=reveal)
+        altering.alter = None
+        if reveal == "logits":
+            np.testing.assert_allclose(await remote.query(images[:3]), expected[:3], atol=0.005)
+            np.testing.assert_allclose(first, expected[:3], atol=0.005)
+
+
+async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):
+    """A link to one server that alters the masked input."""
+    part = RemoteModel._part
+
+    async def wrong(self, x, granted):
+        class Other:
+            def __init__(self, server):
+                self._server = server
+
+            async def answer(self, ticket, m, presence):
+                m = m.copy()
+                m.reshape(-1)[0] += np.uint64(1 << 20)
+                return await self._server.answer(ticket, m, presence)
+
+        servers = self._servers
+        self._servers = (servers[0], Other(servers[1]))
+        try:
+            return await part(self, x, granted)
+        finally:
+            self._servers = servers
+
+    async with served(model) as (_, remote, _):
+        await asyncio.sleep(0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteModel, "_part", wrong)
+            with pytest.raises(Altered):
+                await remote.query(images[:2])
+        assert (await remote.query(images[:2])).shape == (2, 4)
+
+
+def sealed(*messages, link=b"k" * 16, channel=b"c" * 16):
+    seal = Seal(link, channel)
+    for one in messages:
+        seal.add(one)
+    return seal.close()
+
+
+def test_seals_tell_what_was_sent_in_which_message():
+    a, b = np.arange(5, dtype=np.uint64), np.arange(5, 9, dtype=np.uint64)
+    base = sealed([a], [b])
+    assert base == sealed([a.copy()], [b.copy()])
+    others = [
+        sealed([b], [a]),
+        sealed([a, b], []),
+        sealed([a], [b], []),
+        sealed([np.concatenate([a, b])], []),
+        sealed([a], [b[::-1]]),
+        sealed([a], [b], link=b"l" * 16),
+        sealed([a], [b], channel=b"d" * 16),
+    ]
+    assert len({base, *others}) == 8
+    assert len(base) == 16
