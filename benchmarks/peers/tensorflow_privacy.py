@@ -19,17 +19,14 @@ layers = keras.layers
 EPOCHS, BATCH, LEARNING_RATE, CLIP = 30, 512, 2.0, 0.5
 
 
-def optimizer(noise_multiplier: float) -> keras.optimizers.Optimizer:
-    """Its `__init__` asks for estimators that TensorFlow no longer has; the module of its optimizers does not."""
-    here = [Path(path) for path in sys.path if Path(path).resolve() == Path(__file__).parent]
-    sys.path[:] = [path for path in sys.path if Path(path) not in here]  # this file has the name of the package
+def sequential() -> type:
+    """Its `__init__` asks for estimators that TensorFlow no longer has; the module of its models does not."""
+    here = [path for path in sys.path if Path(path).resolve() == Path(__file__).parent]
+    sys.path[:] = [path for path in sys.path if path not in here]  # this file has the name of the package
     package = types.ModuleType("tensorflow_privacy")
     package.__path__ = list(importlib.util.find_spec("tensorflow_privacy").submodule_search_locations)
     sys.modules["tensorflow_privacy"] = package
-    module = importlib.import_module("tensorflow_privacy.privacy.optimizers.dp_optimizer_keras")
-    return module.DPKerasSGDOptimizer(
-        l2_norm_clip=CLIP, noise_multiplier=noise_multiplier, num_microbatches=BATCH, learning_rate=LEARNING_RATE
-    )
+    return importlib.import_module("tensorflow_privacy.privacy.keras_models.dp_keras_model").DPSequential
 
 
 def main(noise_multiplier: float) -> None:
@@ -38,15 +35,17 @@ def main(noise_multiplier: float) -> None:
     x, x_test = (images[..., None].astype(np.float32) / 255 for images in (x, x_test))
     y, y_test = y.astype(np.int64), y_test.astype(np.int64)
     whole = len(x) // BATCH * BATCH
-    model = keras.Sequential(
-        [
+    model = sequential()(
+        l2_norm_clip=CLIP,
+        noise_multiplier=noise_multiplier,
+        layers=[
             layers.Conv2D(16, 8, 2, "same", activation="tanh", input_shape=(28, 28, 1)), layers.MaxPool2D(2, 1),
             layers.Conv2D(32, 4, 2, activation="tanh"), layers.MaxPool2D(2, 1),
             layers.Flatten(), layers.Dense(32, activation="tanh"), layers.Dense(10),
-        ]
+        ],
     )  # fmt: skip
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
-    model.compile(optimizer(noise_multiplier), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.SGD(LEARNING_RATE), loss, metrics=["accuracy"])
     random = np.random.default_rng()
     for _ in range(EPOCHS):
         order = random.permutation(len(x))[:whole]
