@@ -36,7 +36,6 @@ class GlobalModel:
         mechanism: the settings of the privacy.
 
     Attributes:
-        model: the model itself; who changes its weights between rounds changes the global ones.
         digest: of model, strategy and seed.
 
     Raises:
@@ -46,19 +45,34 @@ class GlobalModel:
     def __init__(
         self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object
     ) -> None:
-        self.model = build()
-        self._blueprint = blueprint.draw(self.model)
+        self._model = build()
+        self._blueprint = blueprint.draw(self._model)
         self._strategy, self._seed = strategy, seed
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
-        trainable = {id(variable) for variable in self.model.trainable_variables}
-        self._moved = [i for i, variable in enumerate(self.model.weights) if strategy.single_updates or id(variable) in trainable]
+        trainable = {id(variable) for variable in self._model.trainable_variables}
+        self._moved = [i for i, variable in enumerate(self._model.weights) if strategy.single_updates or id(variable) in trainable]
+        self._weights: Weights | None = list(self._model.get_weights())
         self._state = strategy.initial([self.weights[i] for i in self._moved])
+
+    @property
+    def model(self) -> keras.Model:
+        """The model itself; who changes its weights between rounds changes the global ones."""
+        if self._weights is not None:
+            self._model.set_weights(self._weights)
+            self._weights = None  # from now on they are in the model, for nobody knows what is done to it
+        return self._model
 
     @property
     def weights(self) -> Weights:
         """A copy of the global weights."""
-        return list(self.model.get_weights())
+        return list(self._model.get_weights()) if self._weights is None else [array.copy() for array in self._weights]
+
+    def _set(self, weights: Weights) -> None:
+        if self._weights is None:
+            self._model.set_weights(weights)
+        else:
+            self._weights = [array.astype(before.dtype) for array, before in zip(weights, self._weights, strict=True)]
 
     def task(self, number: int) -> Task:
         """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
@@ -77,13 +91,15 @@ class GlobalModel:
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
         new = [array for _, array in sorted(zip([*self._moved, *others], [*stepped, *averaged], strict=True), key=lambda pair: pair[0])]
         self._check(old, new)
-        self.model.set_weights(new)
+        self._set(new)
         self._state = state
 
     def evaluate(self, data: Data) -> dict[str, float]:
         """`test_` and the name of the metric -> its value on the aggregator's data."""
         given = (data.source,) if data.pair is None else data.pair
-        values = self.model.evaluate(*given, verbose=0, return_dict=True)
+        if self._weights is not None:
+            self._model.set_weights(self._weights)
+        values = self._model.evaluate(*given, verbose=0, return_dict=True)
         return {f"test_{name}": float(values[name]) for name in sorted(values, key=lambda name: name != "loss")}
 
     def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
@@ -93,12 +109,12 @@ class GlobalModel:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
-        self.model.set_weights(checkpoint.weights)
+        self._set(checkpoint.weights)
         self._state = checkpoint.state
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)
         if checkpoint.learning_rate is not None:
-            self.model.optimizer.learning_rate = checkpoint.learning_rate
+            self._model.optimizer.learning_rate = checkpoint.learning_rate
 
     def _check(self, old: Weights, new: Weights) -> None:
         for i, (before, after) in enumerate(zip(old, new, strict=True)):
@@ -110,5 +126,5 @@ class GlobalModel:
 
     def _learning_rate(self) -> float | None:
         """None if it follows a schedule, which the blueprint has."""
-        rate = self.model.optimizer.get_config().get("learning_rate")
+        rate = self._model.optimizer.get_config().get("learning_rate")
         return float(rate) if isinstance(rate, (int, float)) else None

@@ -47,11 +47,11 @@ def test_a_federated_round_by_hand():
 
 
 def test_a_hundred_owners():
-    shown = run("hundred_owners.py")
-    assert "round 40:" in shown
+    shown = run("hundred_owners.py", "--rounds", "28")
+    assert "round 28:" in shown
     federated, central = [float(word.strip("%;")) for word in shown.splitlines()[-1].split() if "%" in word]
-    assert federated > 95
-    assert federated > central - 1.5
+    assert federated > 94
+    assert federated > central - 2.5
 
 
 def test_a_secure_federation():
@@ -63,11 +63,11 @@ def test_a_secure_federation():
 
 
 def test_a_private_federation():
-    shown = run("private_federation.py", "--rounds", "12")
+    shown = run("private_federation.py", "--rounds", "8")
     accuracy, epsilon = (float(word.strip("%,")) for word in shown.split("with noise:")[1].split()[1:6:4])
     bound = float(shown.split("epsilon is at least ")[1].split()[0])
-    assert accuracy > 70
-    assert 2.0 < epsilon < 4.0
+    assert accuracy > 65
+    assert 1.5 < epsilon < 4.0
     assert bound < epsilon
 
 
