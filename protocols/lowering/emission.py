@@ -7,6 +7,7 @@ their precision is free, because whatever a rounding drops costs nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -20,7 +21,7 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import SUM_BITS, Layer, hold, window_bits
+from protocols.lowering.rounding import SUM_BITS, Held, Layer, hold, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
@@ -109,6 +110,12 @@ class Writer:
     def _report(self, node: Node, bound: float, window: int, drop: int, source: str) -> None:
         self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source))
 
+    def held(self, x: Value, node: Node) -> Held:
+        """The window in which a value is rounded, noted in the list of layers."""
+        held = hold(x.range, x.scale, node, margin=self._margin)
+        self._report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        return held
+
     def _with_room(self, x: Value, bits: float, node: Node) -> Value:
         """The value, rounded if it could not grow by so many bits."""
         return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(x, node)
@@ -188,6 +195,22 @@ class Writer:
         constant = round(offset / x.scale)
         return self.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
 
+    def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
+        """Slices along an axis, as often as they are named."""
+        if list(indices) == list(range(x.shape[axis])):
+            return x
+        bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
+        return self.put(ops.Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
+
+    def permuted(self, axes: Sequence[int], x: Value) -> Value:
+        """The axes in another order."""
+        bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
+        return self.put(ops.Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
+
+    def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
+        """x + y, or x - y, on one scale."""
+        return self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=x.shape, signs=(1, sign)), [x, y])
+
     def padded(self, node: net.Padded, x: Value) -> Value:
         """Zeros around."""
         bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
@@ -258,8 +281,7 @@ class Writer:
         return replace(both, range=_saturated(both, y, maximum=node.maximum, unit=unit))
 
     def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
-        held = hold(x.range, x.scale, node, margin=self._margin)
-        self._report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        held = self.held(x, node)
         positive = 1 << SLOPE_BITS if slope else 1
         negative = round(slope * positive)
         scale = x.scale * 2.0**held.drop / positive
@@ -354,6 +376,10 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
             return writer.pooled(node, inputs[0])
         case net.Rectify():
             return writer.rectified(node, inputs[0])
+        case net.Taken(axis=axis, indices=indices):
+            return writer.taken(axis, indices, inputs[0])
+        case net.Permuted(axes=axes):
+            return writer.permuted(axes, inputs[0])
         case net.Shaped():
             return writer.shaped(node.shape, inputs[0])
         case net.Padded():
@@ -363,4 +389,6 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         case net.Sum():
             return writer.summed(node, inputs)
         case _:
-            raise TypeError(f"unknown node {type(node).__name__}")
+            from protocols.lowering.nonlinear import written  # noqa: PLC0415  it writes with this file's Writer
+
+            return written(writer, node, inputs)

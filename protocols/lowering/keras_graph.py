@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from protocols.errors import ModelError
+from protocols.lowering import convolution_layers, nonlinear_layers  # noqa: F401  registers rules
 from protocols.lowering import network as net
 from protocols.lowering.layers import RULES, Builder
 from protocols.lowering.network import Node
