@@ -59,6 +59,7 @@ class Writer:
         self.layers: list[Layer] = []
         self._margin = margin
         self._wires: dict[int, int] = {}
+        self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
         low, high = (np.full(input_shape, round(bound / scale), np.float64) for bound in input_range)
@@ -71,9 +72,12 @@ class Writer:
         return Value(len(self.ops) - 1, kind, scale, bounds)
 
     def weight(self, values: Real, scale: float) -> int:
-        """Appends a weight, rounded to integers."""
-        self.weights.append(encode(values, scale))
-        return len(self.weights) - 1
+        """Appends a weight, rounded to integers; one that several operations use is there once."""
+        key = (id(values), scale)
+        if key not in self._encoded:
+            self.weights.append(encode(values, scale))
+            self._encoded[key] = (len(self.weights) - 1, values)
+        return self._encoded[key][0]
 
     def share(self, x: Value) -> Value:
         """The value as a share."""

@@ -11,9 +11,6 @@ WHY: dict[str, tuple[str, str]] = {
     "Lambda": ("it holds arbitrary code", "the built-in layers that do the same"),
     "GroupNormalization": ("it needs a private square root and division for each group", "LayerNormalization or BatchNormalization"),
     "Embedding": ("its index would be private", "a Dense layer over one-hot inputs"),
-    "LSTM": ("its steps are not unrolled here", "Conv1D or Dense layers"),
-    "GRU": ("its steps are not unrolled here", "Conv1D or Dense layers"),
-    "MultiHeadAttention": ("it needs softmax over private values", "Dense or convolutional layers"),
     "PReLU": ("its slopes are private weights", "LeakyReLU"),
 }
 ACTIVATIONS = "'relu', 'sigmoid', 'tanh', 'gelu', 'silu', 'softplus', 'elu', 'softmax', 'linear' or a relative of these"

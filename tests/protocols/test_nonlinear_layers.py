@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from deployment import Deployment
+from protocols.errors import UnsupportedLayer
 from protocols.fixed_point import decode, encode
 from protocols.lowering import lower
 from protocols.plaintext import evaluate
@@ -78,6 +79,10 @@ SEQUENCES = {
     "normalised": lambda: [layers.LayerNormalization(epsilon=1e-3), layers.Dense(3)],
     "normalised without scale": lambda: [layers.LayerNormalization(scale=False, center=False, epsilon=1e-2)],
     "repeated": lambda: [layers.Flatten(), layers.Dense(3), layers.RepeatVector(4)],
+    "simple steps": lambda: [layers.SimpleRNN(4), layers.Dense(2)],
+    "long memory": lambda: [layers.LSTM(4, return_sequences=True, go_backwards=True), layers.LSTM(3), layers.Dense(2)],
+    "gated steps": lambda: [layers.GRU(4, return_sequences=True, bias_initializer="normal"), layers.Dense(2)],
+    "gated steps without bias": lambda: [layers.GRU(3, use_bias=False)],
     "logarithms": lambda: [layers.Dense(5, activation="log_softmax")],
     "ELU with alpha": lambda: [layers.Dense(5), layers.ELU(0.5)],
     "an activation layer": lambda: [layers.Dense(5, activation=layers.ReLU(max_value=1.0))],
@@ -117,6 +122,31 @@ MERGES = {
 @pytest.mark.parametrize("name", MERGES)
 def test_merged_branches(name):
     assert_same(functional((5,), lambda x: MERGES[name](layers.Dense(6)(x), layers.Dense(6, activation="relu")(x))))
+
+
+ATTENTION = {
+    "itself": lambda x: layers.MultiHeadAttention(2, 4)(x, x),
+    "other keys": lambda x: layers.MultiHeadAttention(2, 4, value_dim=3, output_shape=5)(x, layers.Dense(6)(x), layers.Dense(2)(x)),
+    "no bias": lambda x: layers.MultiHeadAttention(1, 2, use_bias=False)(layers.Dense(2)(x), value=x),
+    "a transformer block": lambda x: layers.LayerNormalization()(
+        layers.Add()([x, layers.Dense(3)(layers.Dense(8, "gelu")(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])))])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name):
+    assert_same(functional((5, 3), ATTENTION[name]))
+
+
+def test_a_call_with_a_mask_is_refused():
+    with pytest.raises(UnsupportedLayer, match="called with use_causal_mask"):
+        lower(functional((5, 3), lambda x: layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)))
+
+
+def test_the_weights_of_a_recurrent_layer_are_shared_once():
+    program = lower(sequential((9, 3), layers.LSTM(4))).program
+    assert sum(shape == (4, 16) for shape in program.weights) <= 2  # the state has one scale after the first step
 
 
 def test_squeeze_and_excite():
