@@ -247,7 +247,8 @@ class Program(msgspec.Struct, frozen=True):
         input_scale: the real number that the integer 1 of the input stands for.
         input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it.
         output_scale: the real number that the integer 1 of the output stands for.
-        label: how the largest output is found without opening the outputs, or None where the output is not a vector.
+        label: how the largest output is found without opening the outputs, or None where the output is not a vector. It may compare a
+            value from which the outputs are made by a rising function, such as softmax.
     """
 
     ops: tuple[AnyOp, ...]
@@ -264,7 +265,7 @@ class Program(msgspec.Struct, frozen=True):
         return infer(self)[-1].shape
 
     def for_label(self) -> Program:
-        """The same program with the arg max as its last operation.
+        """The same program with the arg max as its last operation, without what only the output needs.
 
         Raises:
             ProgramError: the output is not a vector of at least two classes.
@@ -274,7 +275,7 @@ class Program(msgspec.Struct, frozen=True):
                 f"the label of an output of shape {self.output_shape} was asked for: a label needs a vector of classes; "
                 "ask for reveal='logits'"
             )
-        return msgspec.structs.replace(self, ops=(*self.ops, self.label), label=None)
+        return msgspec.structs.replace(self, ops=(*self.ops[: self.label.x + 1], self.label), label=None)
 
 
 def infer(program: Program) -> tuple[Value, ...]:

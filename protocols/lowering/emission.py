@@ -361,9 +361,16 @@ def write(
         writer.input.scale,
         input_range,
         output.scale,
-        writer.label(output),
+        writer.label(_compared(nodes, values, output)),
     )
     return program, writer.weights, tuple(writer.layers)
+
+
+def _compared(nodes: list[Node], values: list[Value], output: Value) -> Value:
+    """The value whose largest element is that of the output: the logits, where a softmax comes last."""
+    before = values[nodes[-1].inputs[0]] if nodes[-1].inputs else output
+    rising = isinstance(nodes[-1], net.Softmax) and before.kind == "share" and before.range.largest <= 2.0**SUM_BITS
+    return before if rising else output
 
 
 def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:

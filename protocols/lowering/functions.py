@@ -17,7 +17,7 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval, combined
 from protocols.lowering.maxima import largest
-from protocols.lowering.network import Node, Real
+from protocols.lowering.network import Joined, Node, Real
 from protocols.lowering.products import product, spread, total
 from protocols.lowering.rounding import LARGEST_WINDOW, Held, window_bits
 from protocols.lowering.splines import Spline, fit
@@ -200,6 +200,29 @@ def at_least(w: Writer, node: Node, x: Value, y: Value) -> Value:
     held = w.held(d, node)
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
     return w.put(ops.Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
+
+
+def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
+    """[i <= x < i + 1] for i = 0 .. length - 1 on a new last axis, exact, for x that was not rounded yet. Rounds: 3.
+
+    Raises:
+        WindowError: x may lie outside of [0, length).
+    """
+    low, high = float(x.range.low.min()) * x.scale, float(x.range.high.max()) * x.scale
+    window = window_bits(x.range.largest, 0) + 1
+    if not 0 <= low <= high < length or window > LARGEST_WINDOW:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): indices from 0 to {length - 1} are needed; give input_range=(0, {length - 1})"
+        )
+    x = w.share(x)
+    hits = []
+    for i in range(length):
+        start, stop = (min(math.ceil(edge / x.scale), 1 << (window - 2)) for edge in (i, i + 1))
+        op = ops.Piecewise(x.position, 0, window, (start, stop), (0, 0, 0), (0, 1, 0))
+        inside = (start <= x.range.samples) & (x.range.samples < stop)
+        hit = w.put(op, "share", 1.0, Interval(np.zeros(x.shape), np.ones(x.shape), inside.astype(np.float64)))
+        hits.append(w.shaped((*x.shape, 1), hit))
+    return w.joined(Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=len(x.shape)), hits)
 
 
 def equal(w: Writer, node: Node, x: Value, y: Value) -> Value:

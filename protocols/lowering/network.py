@@ -120,6 +120,11 @@ class Softmax(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class OneHot(Node):
+    """[i <= x < i + 1] for i from 0 to the length of the last axis, which is new."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Normalised(Node):
     """(x - mean) / sqrt(variance + epsilon) over the last axis."""
 

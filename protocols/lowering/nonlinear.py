@@ -6,7 +6,7 @@ from functools import reduce
 
 from protocols.lowering import network as net
 from protocols.lowering.emission import Value, Writer
-from protocols.lowering.functions import curve, normalised, softmax
+from protocols.lowering.functions import curve, normalised, one_hot, softmax
 from protocols.lowering.maxima import largest_of, pooled
 from protocols.lowering.network import Node
 from protocols.lowering.products import matrix_product, product
@@ -23,6 +23,8 @@ def written(w: Writer, node: Node, inputs: list[Value]) -> Value:
             return curve(w, node, inputs[0], node.curve.spline)
         case net.Softmax():
             return softmax(w, node, inputs[0], log=node.log)
+        case net.OneHot():
+            return one_hot(w, node, inputs[0], node.shape[-1])
         case net.Normalised():
             return normalised(w, node, inputs[0], node.epsilon)
         case net.Multiplied():

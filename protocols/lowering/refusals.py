@@ -10,7 +10,6 @@ NO_FORM = "it has no private form here"
 WHY: dict[str, tuple[str, str]] = {
     "Lambda": ("it holds arbitrary code", "the built-in layers that do the same"),
     "GroupNormalization": ("it needs a private square root and division for each group", "LayerNormalization or BatchNormalization"),
-    "Embedding": ("its index would be private", "a Dense layer over one-hot inputs"),
     "PReLU": ("its slopes are private weights", "LeakyReLU"),
 }
 ACTIVATIONS = "'relu', 'sigmoid', 'tanh', 'gelu', 'silu', 'softplus', 'elu', 'softmax', 'linear' or a relative of these"

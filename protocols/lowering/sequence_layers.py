@@ -1,4 +1,4 @@
-"""Rules of attention and of recurrent layers, unrolled over their steps; see `layers.py` for what a rule is."""
+"""Rules of embeddings, attention and recurrent layers, unrolled over their steps; see `layers.py` for what a rule is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from protocols.lowering.layers import Builder, activated, lowers, weights
 from protocols.lowering.network import Real
 from protocols.lowering.nonlinear_layers import sequence
 from protocols.lowering.refusals import refuse
+
+MOST_INDICES = 1024
+
+
+@lowers("Embedding")
+def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Rows of a private table by private indices: compared with all indices, then a matrix product."""
+    (table,) = weights(layer, "embeddings")
+    assert table is not None
+    if layer.mask_zero or len(table) > MOST_INDICES:
+        raise refuse(layer, f"it has mask_zero, or more than {MOST_INDICES} rows", f"at most {MOST_INDICES} rows without mask_zero")
+    shape = b.shape(inputs[0])
+    chosen = b.add(net.OneHot, layer, inputs, (*shape, len(table)))
+    return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
 
 
 @lowers("MultiHeadAttention")

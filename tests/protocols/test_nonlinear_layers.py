@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from deployment import Deployment
-from protocols.errors import UnsupportedLayer
+from protocols.errors import UnsupportedLayer, WindowError
 from protocols.fixed_point import decode, encode
 from protocols.lowering import lower
 from protocols.plaintext import evaluate
@@ -137,6 +137,27 @@ ATTENTION = {
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention(name):
     assert_same(functional((5, 3), ATTENTION[name]))
+
+
+def test_rows_of_a_table_by_private_indices():
+    model = sequential((6,), layers.Embedding(9, 4), layers.LayerNormalization(), layers.Flatten(), layers.Dense(3))
+    lowered = lower(model, input_range=(0, 8))
+    x = np.random.default_rng(0).integers(0, 9, (5, 6))
+    x[0] = np.arange(6) + 3
+    x[1] = 0
+    transcript = Deployment(lowered.program, lowered.weights).run(encode(x, lowered.program.input_scale))
+    y = decode(transcript.results[0] + transcript.results[1], lowered.program.output_scale)
+    np.testing.assert_allclose(y, model.predict(x, verbose=0), atol=TOLERANCE)
+    with pytest.raises(WindowError, match=r"input_range=\(0, 8\)"):
+        lower(model, input_range=(0, 9))
+    with pytest.raises(UnsupportedLayer, match="1024 rows"):
+        lower(sequential((6,), layers.Embedding(2000, 4)))
+
+
+def test_the_label_of_a_softmax_is_that_of_its_logits():
+    program = lower(sequential((6,), layers.Dense(8, activation="relu"), layers.Dense(10, activation="softmax"))).program.for_label()
+    plain = lower(sequential((6,), layers.Dense(8, activation="relu"), layers.Dense(10))).program.for_label()
+    assert program.ops == plain.ops
 
 
 def test_a_call_with_a_mask_is_refused():
