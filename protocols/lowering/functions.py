@@ -94,7 +94,7 @@ def softmax(w: Writer, node: Node, x: Value, *, log: bool = False) -> Value:
     top = spread(w, largest(w, node, x, len(x.shape) - 1), length)
     d = _not_positive(w.added(node, x, top, -1))
     e = curve(w, node, d, _exponential)
-    s = _at_least_one(total(w, node, e), e, length)
+    s = _at_least_one(node, total(w, node, e), e, length)
     if log:
         logarithm = curve(w, node, s, lambda low, high: fit(np.log, low, high, tolerance=EXP_TOLERANCE))
         return w.added(node, d, spread(w, logarithm, length), -1)
@@ -114,9 +114,11 @@ def _not_positive(d: Value) -> Value:
     return replace(d, range=replace(d.range, low=np.minimum(d.range.low, 0.0), high=np.zeros_like(d.range.high)))
 
 
-def _at_least_one(s: Value, e: Value, length: int) -> Value:
+def _at_least_one(node: Node, s: Value, e: Value, length: int) -> Value:
     """One of the terms is exp(0), the others are not below the spline's least value."""
     least = 1 - 2 * EXP_TOLERANCE + (length - 1) * min(0.0, float(e.range.low.min())) * e.scale
+    if least < 0.5:
+        raise WindowError(f"layer {node.layer!r} ({node.kind}): a softmax over {length} values is too long for its approximation")
     return replace(s, range=replace(s.range, low=np.maximum(s.range.low, math.floor(least / s.scale))))
 
 
