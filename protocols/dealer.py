@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from protocols import argmax, comparison, conjunction, linear, selection
+from protocols import argmax, bilinear, comparison, conjunction, linear, piecewise, selection
 from protocols.exchange import Ring
 from protocols.inference import layout, wire_masks
 from protocols.material import Key, Layout, dealt_words, own_words
-from protocols.program import Argmax, Conv2D, Dense, Program, Select, Truncate, infer
+from protocols.program import Argmax, Conv2D, Dense, Hadamard, MatMul, Piecewise, Program, Select, Truncate, infer
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,14 @@ def deal(program: Program, weight_masks: Sequence[Ring], keys: tuple[bytes, byte
     for position, op in enumerate(program.ops):
         if isinstance(op, Dense | Conv2D):
             linear.deal(op, masks[op.x], weight_masks[op.weight], chunk.dealt(position, "gamma"))
+        elif isinstance(op, Hadamard | MatMul):
+            bilinear.deal(op, masks[op.x], masks[op.y], chunk.dealt(position, "gamma"))
         elif isinstance(op, Truncate):
             selection.deal_truncate(op, chunk.sum(position, "r"), chunk.dealt(position, "words"))
         elif isinstance(op, Select):
             _deal_select(op, chunk, position)
+        elif isinstance(op, Piecewise):
+            _deal_piecewise(op, chunk, position)
         elif isinstance(op, Argmax):
             _deal_argmax(op, chunk, position, sizes[position])
     return Dealing(dealt, masks[0])
@@ -82,7 +86,13 @@ def _deal_select(op: Select, chunk: _Chunk, position: int) -> None:
     _deal_comparison(op, r, chunk, position)
 
 
-def _deal_comparison(op: Select | Argmax, r: Ring, chunk: _Chunk, position: int) -> None:
+def _deal_piecewise(op: Piecewise, chunk: _Chunk, position: int) -> None:
+    r = chunk.sum(position, "r")
+    piecewise.deal(op, r, chunk.xor(position, "rho"), chunk.dealt(position, "mask"), chunk.dealt(position, "choice"))
+    _deal_comparison(op, piecewise.repeated(r, len(op.knots)), chunk, position)
+
+
+def _deal_comparison(op: Select | Piecewise | Argmax, r: Ring, chunk: _Chunk, position: int) -> None:
     bits, node = chunk.dealt(position, "bits"), chunk.dealt(position, "node")
     comparison.deal(r, chunk.xor(position, "mu"), bits, node, drop=op.drop, window=op.window)
 

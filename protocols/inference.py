@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from protocols import argmax, discrete_gaussian, linear, local, selection
+from protocols import argmax, bilinear, discrete_gaussian, linear, local, piecewise, selection
 from protocols.exchange import Party, Protocol, Ring, open_sum, together
 from protocols.keystream import KeyStream, fresh_key
 from protocols.linear import WeightShares
 from protocols.material import Field, Layout, Material
-from protocols.program import AddNoise, Argmax, AsShare, Conv2D, Dense, Input, Open, Program, Select, Truncate, Value, infer
+from protocols.program import (
+    AddNoise,
+    Argmax,
+    AsShare,
+    Conv2D,
+    Dense,
+    Hadamard,
+    Input,
+    MatMul,
+    Open,
+    Piecewise,
+    Program,
+    Select,
+    Truncate,
+    Value,
+    infer,
+)
 from protocols.schedule import INTERACTIVE, stages
 
 
@@ -28,12 +44,14 @@ def _fields(program: Program, position: int, values: tuple[Value, ...]) -> list[
     match op:
         case Input() | Open():
             return [Field("lambda", size)]
-        case Dense() | Conv2D():
+        case Dense() | Conv2D() | Hadamard() | MatMul():
             return [Field("gamma", size, dealt=True)]
         case Truncate():
             return selection.truncate_fields(size)
         case Select():
             return selection.select_fields(op, size)
+        case Piecewise():
+            return piecewise.fields(op, size)
         case Argmax():
             return argmax.fields(op, size)
         case _:
@@ -68,7 +86,7 @@ async def evaluate(
 ) -> Ring:
     """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
 
-    **Rounds**: 3 a `Select`, 1 a `Truncate` or `Open`; those that do not wait for each other share rounds. The output is not opened:
+    **Rounds**: 3 a `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds. Not opened:
     an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
 
     Noise comes from a key of the operating system; `noise_key`, for tests only, takes its place.
@@ -107,8 +125,12 @@ class _Run:
                 value = z.reshape(len(constant), *self.shapes[position].shape)
             case AddNoise(x, sigma):
                 value = self.values[x] + discrete_gaussian.sample(self._noise, sigma, self.values[x].shape)
+            case Hadamard(x, y) | MatMul(x, y):
+                gamma = self.material(position, "gamma").reshape(-1, *self.shapes[position].shape)
+                wires = (self.values[x], self.values[y])
+                value = bilinear.evaluate(self.me, op, wires, (self._masks[x], self._masks[y]), gamma)
             case AsShare(x):
-                value = (self.values[x] if self.me.index == 0 else np.uint64(0)) - self._mask(x)
+                value = (self.values[x] if self.me.index == 0 else np.uint64(0)) - self._masks[x]
             case _:
                 shared = self.shapes[position].kind == "share"
                 constant_here = self.me.index == 0 or not shared
@@ -116,19 +138,20 @@ class _Run:
         self.values[position] = value
         return value
 
-    def _mask(self, position: int) -> Ring:
-        masks = wire_masks(self.program, lambda at: self.material(at, "lambda"))
-        return next(mask for at, mask in masks if at == position)
+    @cached_property
+    def _masks(self) -> dict[int, Ring]:
+        """This server's half of the mask of each wire."""
+        return dict(wire_masks(self.program, lambda at: self.material(at, "lambda")))
 
     async def interactive(self, position: int) -> Ring:
         """An operation that needs messages."""
         op = self.program.ops[position]
-        assert isinstance(op, Open | Truncate | Select | Argmax)
+        assert isinstance(op, Open | Truncate | Select | Piecewise | Argmax)
         x = self.values[op.x]
         result = await self._protocol(op, np.ascontiguousarray(x).reshape(len(x), -1), position)
         return result if isinstance(op, Argmax) else result.reshape(x.shape)
 
-    def _protocol(self, op: Open | Truncate | Select | Argmax, flat: Ring, position: int) -> Protocol[Ring]:
+    def _protocol(self, op: Open | Truncate | Select | Piecewise | Argmax, flat: Ring, position: int) -> Protocol[Ring]:
         match op:
             case Open():
                 return open_sum(self.me, flat + self.material(position, "lambda"))
@@ -136,5 +159,7 @@ class _Run:
                 return selection.truncate(self.me, op, flat, self.material, position)
             case Select():
                 return selection.select(self.me, op, flat, self.material, position)
+            case Piecewise():
+                return piecewise.piecewise(self.me, op, flat, self.material, position)
             case Argmax():
                 return argmax.argmax(self.me, op, flat, self.material, position)

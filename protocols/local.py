@@ -7,15 +7,17 @@ import numpy as np
 from protocols import ring
 from protocols.errors import ProgramError
 from protocols.exchange import Ring
-from protocols.program import AnyOp, Combine, Concatenate, Multiply, Pad, Reshape, SumPool
+from protocols.program import AnyOp, Combine, Concatenate, Multiply, Pad, Permute, Reshape, SumPool, Take
 
-LOCAL = (Reshape, Pad, SumPool, Concatenate, Combine, Multiply)
-"""The operations of this file; their operands are in `x` or `xs`."""
+LOCAL = (Reshape, Permute, Take, Pad, SumPool, Concatenate, Combine, Multiply)
+"""The operations of this file."""
 
 
 def operands(op: AnyOp) -> tuple[int, ...]:
     """The positions of the values that an operation reads."""
-    return tuple(getattr(op, "xs", ())) or ((op.x,) if hasattr(op, "x") else ())
+    if hasattr(op, "xs"):
+        return tuple(op.xs)
+    return tuple(getattr(op, name) for name in ("x", "y") if hasattr(op, name))
 
 
 def apply(op: AnyOp, values: list[Ring], *, constant: bool) -> Ring:
@@ -26,6 +28,10 @@ def apply(op: AnyOp, values: list[Ring], *, constant: bool) -> Ring:
     match op:
         case Reshape(_, shape):
             return values[0].reshape(len(values[0]), *shape)
+        case Permute(_, axes):
+            return values[0].transpose(0, *(axis + 1 for axis in axes))
+        case Take(_, axis, indices):
+            return np.take(values[0], indices, axis + 1)
         case Pad(_, padding):
             return np.pad(values[0], ((0, 0), *padding, (0, 0)))
         case SumPool(_, size, strides, padding):

@@ -22,14 +22,19 @@ from protocols.program import (
     Concatenate,
     Conv2D,
     Dense,
+    Hadamard,
     Input,
+    MatMul,
     Multiply,
     Open,
     Pad,
+    Permute,
+    Piecewise,
     Program,
     Reshape,
     Select,
     SumPool,
+    Take,
     Truncate,
 )
 
@@ -77,6 +82,12 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
             return _biased(np.tensordot(values[a], weights[weight], 1), weights, bias)
         case Conv2D(a):
             return _biased(_convolved(op, values[a], weights[op.weight]), weights, op.bias)
+        case Hadamard(a, b):
+            return values[a] * values[b]
+        case MatMul(a, b):
+            return values[a] @ values[b]
+        case Piecewise(a, drop, window):
+            return _piecewise(op, _truncated(values[a], drop, window - 1, position, rounding))
         case Truncate(a, drop, window):
             return _truncated(values[a], drop, window, position, rounding)
         case Select(a, drop, window):
@@ -121,6 +132,13 @@ def _selected(op: Select, t: Ring) -> Ring:
     return selected
 
 
+def _piecewise(op: Piecewise, t: Ring) -> Ring:
+    pieces = np.searchsorted(op.knots, t.view(np.int64), side="right")
+    slopes, offsets = (np.array([factor % 2**64 for factor in factors], np.uint64) for factors in (op.slopes, op.offsets))
+    y: Ring = slopes[pieces] * t + offsets[pieces]
+    return y
+
+
 def _check_window(largest: int, drop: int, window: int, position: int) -> None:
     limit = (1 << (drop + window - 1)) - (1 << (drop + 1))
     if largest > limit:
@@ -140,6 +158,10 @@ def _local(op: AnyOp, values: list[Ring]) -> Ring:
     match op:
         case Reshape(a, shape):
             return values[a].reshape(len(values[a]), *shape)
+        case Permute(a, axes):
+            return values[a].transpose(0, *(axis + 1 for axis in axes))
+        case Take(a, axis, indices):
+            return np.concatenate([values[a].take([index], axis + 1) for index in indices], axis + 1)
         case Pad(a, padding):
             return np.pad(values[a], ((0, 0), *padding, (0, 0)))
         case SumPool(a):

@@ -9,12 +9,13 @@ Values are numbered by the position of the operation that made them. A value is 
 - a **wire**: m = x + lambda is known to both servers, lambda is shared between them and known to the crypto provider;
 - a **share**: x = x_0 + x_1 modulo 2^64, one half at each server.
 
-Bilinear operations take a wire and give a share; non-linear ones take a share and give a share; `Open` turns a share into a wire;
-the local ones (reshape, pad, sums) keep the kind. This file knows no Keras, no network and no randomness.
+Bilinear operations take wires and give a share; non-linear ones take a share and give a share; `Open` turns a share into a wire;
+the local ones (reshape, take, pad, sums) keep the kind. This file knows no Keras, no network and no randomness.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -101,11 +102,55 @@ class Select(Op, frozen=True):
     step: int = 0
 
 
+class Piecewise(Op, frozen=True):
+    """y = slopes[k] t + offsets[k] with t as in `Truncate` and k the number of `knots` <= t: any piecewise linear function. Rounds: 3.
+
+    `knots` increase; there is one slope and one offset more than knots. A step function has slopes 0. Holds for
+    |x| <= 2^(drop + window - 2) - 2^(drop + 1) and |knots| <= 2^(window - 2): differences of both are compared.
+    """
+
+    x: int
+    drop: int
+    window: int
+    knots: tuple[int, ...]
+    slopes: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+class Hadamard(Op, frozen=True):
+    """Z = X Y, element for element, of wires `x` and `y`: as many axes each, broadcast as numpy does."""
+
+    x: int
+    y: int
+
+
+class MatMul(Op, frozen=True):
+    """Z = X Y over the last two axes of wires `x` (..., n, k) and `y` (..., k, m); the axes before are the same."""
+
+    x: int
+    y: int
+
+
 class Reshape(Op, frozen=True):
     """The elements of `x` in row-major order, in another shape (without the batch axis)."""
 
     x: int
     shape: Shape
+
+
+class Permute(Op, frozen=True):
+    """The axes of `x` in another order; 0 is the first axis after the batch."""
+
+    x: int
+    axes: tuple[int, ...]
+
+
+class Take(Op, frozen=True):
+    """The slices `indices` of `x` along `axis`, in that order, any of them any number of times."""
+
+    x: int
+    axis: int
+    indices: tuple[int, ...]
 
 
 class Pad(Op, frozen=True):
@@ -171,9 +216,14 @@ AnyOp = (
     | AsShare
     | Dense
     | Conv2D
+    | Hadamard
+    | MatMul
     | Truncate
     | Select
+    | Piecewise
     | Reshape
+    | Permute
+    | Take
     | Pad
     | SumPool
     | Concatenate
@@ -206,7 +256,8 @@ class Program(msgspec.Struct, frozen=True):
         input_scale: the real number that the integer 1 of the input stands for.
         input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it.
         output_scale: the real number that the integer 1 of the output stands for.
-        label: how the largest output is found without opening the outputs, or None where the output is not a vector.
+        label: how the largest output is found without opening the outputs, or None where the output is not a vector. It may compare a
+            value from which the outputs are made by a rising function, such as softmax.
     """
 
     ops: tuple[AnyOp, ...]
@@ -223,7 +274,7 @@ class Program(msgspec.Struct, frozen=True):
         return infer(self)[-1].shape
 
     def for_label(self) -> Program:
-        """The same program with the arg max as its last operation.
+        """The same program with the arg max as its last operation, without what only the output needs.
 
         Raises:
             ProgramError: the output is not a vector of at least two classes.
@@ -233,7 +284,7 @@ class Program(msgspec.Struct, frozen=True):
                 f"the label of an output of shape {self.output_shape} was asked for: a label needs a vector of classes; "
                 "ask for reveal='logits'"
             )
-        return msgspec.structs.replace(self, ops=(*self.ops, self.label), label=None)
+        return msgspec.structs.replace(self, ops=(*self.ops[: self.label.x + 1], self.label), label=None)
 
 
 def infer(program: Program) -> tuple[Value, ...]:
@@ -276,12 +327,20 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
             return _dense(op, program, operand(op.x, "wire"))
         case Conv2D():
             return _conv(op, program, operand(op.x, "wire"))
+        case Hadamard(x, y):
+            return _hadamard(operand(x, "wire"), operand(y, "wire"))
+        case MatMul(x, y):
+            return _matmul(operand(x, "wire"), operand(y, "wire"))
         case Truncate(x, drop, window) | Select(x, drop, window):
             _check_window(drop, window)
             return operand(x, "share")
         case AddNoise(x, sigma):
             if not 1 <= sigma <= LARGEST_SIGMA:
                 raise ProgramError(f"noise of sigma {sigma} is not possible; from 1 to {LARGEST_SIGMA} is")
+            return operand(x, "share")
+        case Piecewise(x, drop, window):
+            _check_window(drop, window)
+            _check_pieces(op)
             return operand(x, "share")
         case Argmax(x, drop, window):
             _check_window(drop, window)
@@ -296,6 +355,29 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
 def _check_window(drop: int, window: int) -> None:
     if not (drop >= 0 and window >= 2 and drop + window <= RING_BITS - 1):
         raise ProgramError(f"drop {drop} + window {window} must stay below {RING_BITS - 1} bits")
+
+
+def _check_pieces(op: Piecewise) -> None:
+    if not op.knots or any(a >= b for a, b in itertools.pairwise(op.knots)):
+        raise ProgramError("a piecewise function needs increasing knots, at least one")
+    if not len(op.slopes) == len(op.offsets) == len(op.knots) + 1:
+        raise ProgramError(f"{len(op.slopes)} slopes and {len(op.offsets)} offsets do not fit {len(op.knots)} knots: one more is needed")
+    if max(-op.knots[0], op.knots[-1]) > 1 << (op.window - 2):
+        raise ProgramError(f"knots from {op.knots[0]} to {op.knots[-1]} do not fit a window of {op.window} bits")
+    if any(abs(factor) >= 1 << (RING_BITS - 1) for factor in (*op.slopes, *op.offsets)):
+        raise ProgramError("slopes and offsets must be integers of 64 bits")
+
+
+def _hadamard(x: Value, y: Value) -> Value:
+    if len(x.shape) != len(y.shape) or any(a != b and 1 not in (a, b) for a, b in zip(x.shape, y.shape, strict=True)):
+        raise ProgramError(f"values of shape {x.shape} and {y.shape} cannot be multiplied element for element")
+    return Value(tuple(map(max, x.shape, y.shape)), "share")
+
+
+def _matmul(x: Value, y: Value) -> Value:
+    if len(x.shape) < 2 or len(x.shape) != len(y.shape) or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
+        raise ProgramError(f"there is no matrix product of shapes {x.shape} and {y.shape}")
+    return Value((*x.shape[:-1], y.shape[-1]), "share")
 
 
 def _weight(program: Program, index: int, dimensions: int) -> Shape:
@@ -346,6 +428,16 @@ def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
             if math.prod(shape) != value.size or any(n < 1 for n in shape):
                 raise ProgramError(f"{value.shape} cannot be reshaped to {shape}")
             return Value(shape, value.kind)
+        case Permute(x, axes):
+            value = operand(x)
+            if sorted(axes) != list(range(len(value.shape))):
+                raise ProgramError(f"axes {axes} are not an order of those of a value of shape {value.shape}")
+            return Value(tuple(value.shape[axis] for axis in axes), value.kind)
+        case Take(x, axis, indices):
+            value = operand(x)
+            if not 0 <= axis < len(value.shape) or not all(0 <= index < value.shape[axis] for index in indices):
+                raise ProgramError(f"{len(indices)} slices along axis {axis} are not all in a value of shape {value.shape}")
+            return Value((*value.shape[:axis], len(indices), *value.shape[axis + 1 :]), value.kind)
         case Pad(x, padding):
             value = operand(x)
             if len(value.shape) != 3 or min(*padding[0], *padding[1]) < 0:

@@ -21,6 +21,8 @@ MATHEMATICS = [
     "fixed_point",
     "sharing",
     "linear",
+    "bilinear",
+    "piecewise",
     "selection",
     "comparison",
     "blocks",

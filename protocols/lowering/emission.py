@@ -7,7 +7,7 @@ their precision is free, because whatever a rounding drops costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -21,7 +21,7 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import SUM_BITS, Layer, hold, window_bits
+from protocols.lowering.rounding import SUM_BITS, Held, Layer, hold, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
@@ -59,6 +59,7 @@ class Writer:
         self.layers: list[Layer] = []
         self.margin = margin
         self._wires: dict[int, int] = {}
+        self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
         low, high = (np.full(input_shape, round(bound / scale), np.float64) for bound in input_range)
@@ -71,9 +72,12 @@ class Writer:
         return Value(len(self.ops) - 1, kind, scale, bounds)
 
     def weight(self, values: Real, scale: float) -> int:
-        """Appends a weight, rounded to integers."""
-        self.weights.append(encode(values, scale))
-        return len(self.weights) - 1
+        """Appends a weight, rounded to integers; one that several operations use is there once."""
+        key = (id(values), scale)
+        if key not in self._encoded:
+            self.weights.append(encode(values, scale))
+            self._encoded[key] = (len(self.weights) - 1, values)
+        return self._encoded[key][0]
 
     def share(self, x: Value) -> Value:
         """The value as a share."""
@@ -110,6 +114,12 @@ class Writer:
     def report(self, node: Node, bound: float, window: int, drop: int, source: str) -> None:
         """Notes how a sum is held."""
         self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source))
+
+    def held(self, x: Value, node: Node) -> Held:
+        """The window in which a value is rounded, noted in the list of layers."""
+        held = hold(x.range, x.scale, node, margin=self.margin)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        return held
 
     def _with_room(self, x: Value, bits: float, node: Node) -> Value:
         """The value, rounded if it could not grow by so many bits."""
@@ -190,6 +200,22 @@ class Writer:
         constant = round(offset / x.scale)
         return self.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
 
+    def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
+        """Slices along an axis, as often as they are named."""
+        if list(indices) == list(range(x.shape[axis])):
+            return x
+        bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
+        return self.put(ops.Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
+
+    def permuted(self, axes: Sequence[int], x: Value) -> Value:
+        """The axes in another order."""
+        bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
+        return self.put(ops.Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
+
+    def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
+        """x + y, or x - y, on one scale."""
+        return self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=x.shape, signs=(1, sign)), [x, y])
+
     def padded(self, node: net.Padded, x: Value) -> Value:
         """Zeros around."""
         bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
@@ -260,8 +286,7 @@ class Writer:
         return replace(both, range=_saturated(both, y, maximum=node.maximum, unit=unit))
 
     def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
-        held = hold(x.range, x.scale, node, margin=self.margin)
-        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        held = self.held(x, node)
         positive = 1 << SLOPE_BITS if slope else 1
         negative = round(slope * positive)
         scale = x.scale * 2.0**held.drop / positive
@@ -343,9 +368,16 @@ def write(
         writer.input.scale,
         input_range,
         output.scale,
-        writer.label(output),
+        writer.label(_compared(nodes, values, output)),
     )
     return program, writer.weights, tuple(writer.layers)
+
+
+def _compared(nodes: list[Node], values: list[Value], output: Value) -> Value:
+    """The value whose largest element is that of the output: the logits, where a softmax comes last."""
+    before = values[nodes[-1].inputs[0]] if nodes[-1].inputs else output
+    rising = isinstance(nodes[-1], net.Softmax) and before.kind == "share" and before.range.largest <= 2.0**SUM_BITS
+    return before if rising else output
 
 
 def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
@@ -362,6 +394,10 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
             return writer.pooled(node, inputs[0])
         case net.Rectify():
             return writer.rectified(node, inputs[0])
+        case net.Taken(axis=axis, indices=indices):
+            return writer.taken(axis, indices, inputs[0])
+        case net.Permuted(axes=axes):
+            return writer.permuted(axes, inputs[0])
         case net.Shaped():
             return writer.shaped(node.shape, inputs[0])
         case net.Padded():
@@ -371,4 +407,6 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
         case net.Sum():
             return writer.summed(node, inputs)
         case _:
-            raise TypeError(f"unknown node {type(node).__name__}")
+            from protocols.lowering.nonlinear import written  # noqa: PLC0415  it writes with this file's Writer
+
+            return written(writer, node, inputs)

@@ -4,6 +4,7 @@
 - Batch normalisation before a matrix product, or a convolution without zeros around: W' = s W, b' = b + t W.
 - An average pool of k x k after a convolution: the kernel convolved with a box and divided by k^2, strides multiplied; where that is not
   more work.
+- The largest of a window before a rectifier, not after it.
 - Zeros around a convolution's input: its padding.
 """
 
@@ -15,11 +16,12 @@ from dataclasses import replace
 import numpy as np
 
 from protocols.lowering import network as net
-from protocols.lowering.network import Affine, AveragePool, Convolution, Node, Padded, Product, Real
+from protocols.lowering.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
 
 
 def fold(nodes: list[Node]) -> list[Node]:
     """The same network with fewer nodes; the last is still the output."""
+    nodes = _pooled_first(nodes)
     uses = Counter(x for node in nodes for x in node.inputs)
     folded: list[Node] = []
     moved: dict[int, int] = {}
@@ -36,6 +38,19 @@ def fold(nodes: list[Node]) -> list[Node]:
             moved[position] = inputs[0]
         alone[moved[position]] = uses[position] == 1
     return folded
+
+
+def _pooled_first(nodes: list[Node]) -> list[Node]:
+    """A rising function and the largest of a window change places: fewer elements are compared with 0."""
+    uses = Counter(x for node in nodes for x in node.inputs)
+    swapped = list(nodes)
+    for position, node in enumerate(nodes):
+        before = swapped[node.inputs[0]] if node.inputs else node
+        rising = isinstance(before, Rectify) and before.slope >= 0 and before.threshold >= 0
+        if isinstance(node, MaxPool) and rising and uses[node.inputs[0]] == 1:
+            swapped[node.inputs[0]] = replace(node, inputs=before.inputs)
+            swapped[position] = replace(before, inputs=node.inputs, shape=node.shape)
+    return swapped
 
 
 def _joined(before: Node, node: Node) -> Node | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from protocols.errors import ModelError
+from protocols.lowering import convolution_layers, nonlinear_layers, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering import network as net
 from protocols.lowering.layers import RULES, Builder
 from protocols.lowering.network import Node
@@ -49,6 +50,10 @@ def _own_call(model: Any) -> bool:
     return not type(model).call.__module__.startswith("keras.")
 
 
+PLAIN = {"training", "key", "value", "query", "inputs"}
+"""Arguments of a call that a rule knows, or that make no difference at inference."""
+
+
 class _Reader:
     def __init__(self, model_class: type) -> None:
         self.builder = Builder()
@@ -67,6 +72,7 @@ class _Reader:
             if missing:
                 waiting += reversed(missing)
             else:
+                _check_call(operation, node)
                 known[id(current)] = self._applied(operation, current, [known[id(one)] for one in node.input_tensors])
         return known[id(tensor)]
 
@@ -90,6 +96,13 @@ class _Reader:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise refuse(model, "a nested model with several inputs or outputs", "its layers, directly")
         return self.value(model.outputs[0], {id(model.inputs[0]): inputs[0]})
+
+
+def _check_call(operation: Any, node: Any) -> None:
+    """Refuses calls with masks, states and the like."""
+    given = [name for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False]
+    if given:
+        raise refuse(operation, f"it is called with {', '.join(given)}", "the layer called with its inputs only")
 
 
 def _origin(tensor: Any) -> tuple[Any, Any]:

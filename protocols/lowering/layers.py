@@ -13,6 +13,7 @@ import numpy as np
 
 from protocols.errors import ModelError
 from protocols.lowering import network as net
+from protocols.lowering.curves import curve_of
 from protocols.lowering.network import Node, Real
 from protocols.lowering.refusals import ACTIVATIONS, refuse
 from protocols.program import Shape
@@ -76,12 +77,16 @@ def activated(b: Builder, layer: Any, x: int) -> int:
     if name == "linear":
         return x
     settings = {"relu": {}, "relu6": {"maximum": 6.0}, "leaky_relu": {"slope": 0.2}}.get(name)
-    if settings is None:
-        if name in RULES:  # an activation layer passed as activation
-            return RULES[name](b, activation, [x])
-        instead = f"no activation (labels stay the same), or {ACTIVATIONS}" if name in ("softmax", "sigmoid") else ACTIVATIONS
-        raise refuse(layer, f"its activation {name!r} has no private form", instead)
-    return b.add(net.Rectify, layer, [x], b.shape(x), **settings)
+    if settings is not None:
+        return b.add(net.Rectify, layer, [x], b.shape(x), **settings)
+    if name in ("softmax", "log_softmax"):
+        return b.add(net.Softmax, layer, [x], b.shape(x), log=name == "log_softmax")
+    curve = curve_of(activation, name)
+    if curve is not None:
+        return b.add(net.Curved, layer, [x], b.shape(x), curve=curve)
+    if name in RULES:  # an activation layer passed as activation
+        return RULES[name](b, activation, [x])
+    raise refuse(layer, f"its activation {name!r} has no private form", ACTIVATIONS)
 
 
 def channels_last(layer: Any) -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from protocols.program import Pair, Shape
+
+if TYPE_CHECKING:
+    from protocols.lowering.curves import Curve
 
 Real = npt.NDArray[np.float64]
 Padding = tuple[Pair, Pair]
@@ -90,6 +94,73 @@ class Rectify(Node):
     slope: float = 0.0
     threshold: float = 0.0
     maximum: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Node):
+    """Largest of each window; what lies outside is not there. `size` (h, w) over (height, width, channels)."""
+
+    size: Pair
+    strides: Pair
+    padding: Padding = NO_PADDING
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curved(Node):
+    """A function of each element, as a spline over the range of its values."""
+
+    curve: Curve
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Softmax(Node):
+    """exp(x) / sum exp(x) over the last axis, or its logarithm."""
+
+    log: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OneHot(Node):
+    """[i <= x < i + 1] for i from 0 to the length of the last axis, which is new."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Normalised(Node):
+    """(x - mean) / sqrt(variance + epsilon) over the last axis."""
+
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Largest(Node):
+    """The largest of several values, element for element; with `smallest`, the smallest."""
+
+    smallest: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Multiplied(Node):
+    """The product of several private values, element for element, broadcast."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Matrices(Node):
+    """The matrix product of two private values over their last two axes."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Taken(Node):
+    """Slices along an axis."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Permuted(Node):
+    """The axes in another order."""
+
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,25 +8,11 @@ from protocols.errors import UnsupportedLayer
 
 NO_FORM = "it has no private form here"
 WHY: dict[str, tuple[str, str]] = {
-    "Softmax": (
-        "it needs exponentials and a division",
-        "leave it out: the largest logit is the same label, and clients can apply it themselves",
-    ),
-    "MaxPooling2D": ("it needs three comparisons for each output", "AveragePooling2D"),
-    "GlobalMaxPooling2D": ("it needs a comparison for each input", "GlobalAveragePooling2D"),
     "Lambda": ("it holds arbitrary code", "the built-in layers that do the same"),
-    "LayerNormalization": ("it needs a private square root and division for each example", "BatchNormalization"),
-    "GroupNormalization": ("it needs a private square root and division for each example", "BatchNormalization"),
-    "Embedding": ("its index would be private", "a Dense layer over one-hot inputs"),
-    "Multiply": ("products of two private values are not lowered", "Add or Concatenate"),
-    "LSTM": ("it needs sigmoid and tanh", "Dense or convolutional layers"),
-    "GRU": ("it needs sigmoid and tanh", "Dense or convolutional layers"),
-    "MultiHeadAttention": ("it needs softmax over private values", "Dense or convolutional layers"),
-    "Conv2DTranspose": (NO_FORM, "Conv2D"),
-    "Conv1D": (NO_FORM, "Conv2D over inputs of height 1"),
+    "GroupNormalization": ("it needs a private square root and division for each group", "LayerNormalization or BatchNormalization"),
     "PReLU": ("its slopes are private weights", "LeakyReLU"),
 }
-ACTIVATIONS = "'relu', 'relu6', 'leaky_relu' or 'linear'"
+ACTIVATIONS = "'relu', 'sigmoid', 'tanh', 'gelu', 'silu', 'softplus', 'elu', 'softmax', 'linear' or a relative of these"
 
 
 def refuse(layer: Any, why: str, instead: str) -> UnsupportedLayer:

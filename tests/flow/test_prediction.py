@@ -328,7 +328,7 @@ async def test_unsupported_layers_are_refused_before_anything_is_shared(cluster)
     import keras
     from keras import layers
 
-    model = keras.Sequential([layers.Input((8,)), layers.Dense(3, activation="sigmoid", name="odd")])
+    model = keras.Sequential([layers.Input((8,)), layers.Dense(3, activation="sparsemax", name="odd")])
     with pytest.raises(UnsupportedLayer, match="odd"):
         await share(model, cluster, name="odd")
     with pytest.raises(UnknownModel):

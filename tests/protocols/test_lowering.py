@@ -297,13 +297,13 @@ class Custom(keras.Model):
 
 
 REFUSED = {
-    "softmax": (lambda: [layers.Flatten(), layers.Dense(3, activation="softmax", name="odd")], "labels stay the same"),
-    "sigmoid": (lambda: [layers.Dense(3, activation="sigmoid", name="odd")], "'sigmoid' has no private form"),
-    "tanh": (lambda: [layers.Activation("tanh", name="odd")], "'relu'"),
-    "softmax layer": (lambda: [layers.Softmax(name="odd")], "the largest logit is the same label"),
-    "max pooling": (lambda: [layers.MaxPooling2D(2, name="odd")], "use instead: AveragePooling2D"),
-    "layer normalisation": (lambda: [layers.LayerNormalization(name="odd")], "use instead: BatchNormalization"),
-    "unknown": (lambda: [layers.UpSampling2D(name="odd")], "one of .*Conv2D"),
+    "softmax over another axis": (lambda: [layers.Softmax(axis=1, name="odd")], "a softmax over the last axis"),
+    "unknown activation": (lambda: [layers.Activation("sparsemax", name="odd")], "'relu'"),
+    "group normalisation": (lambda: [layers.GroupNormalization(2, name="odd")], "use instead: LayerNormalization"),
+    "other normalisation": (lambda: [layers.LayerNormalization(axis=1, name="odd")], "over the last axis"),
+    "interpolation": (lambda: [layers.UpSampling2D(interpolation="bilinear", name="odd")], "interpolation='nearest'"),
+    "output padding": (lambda: [layers.Conv2DTranspose(2, 3, 2, output_padding=1, name="odd")], "without them"),
+    "unknown": (lambda: [layers.UnitNormalization(name="odd")], "one of .*Conv2D"),
     "channels first": (lambda: [layers.Flatten(data_format="channels_first", name="odd")], "use instead: data_format='channels_last'"),
     "a function of the user's": (lambda: [layers.Dense(3, activation=relu, name="odd")], "its activation 'relu' is a function of your own"),
     "a threshold above the maximum": (lambda: [layers.ReLU(1.0, threshold=2.0, name="odd")], "a threshold up to max_value"),

@@ -12,7 +12,23 @@ import numpy as np
 import pytest
 
 from deployment import Deployment, random_ring
-from protocols.program import AddNoise, Argmax, AsShare, Combine, Dense, Input, Open, Program, Select, Truncate
+from protocols.program import (
+    AddNoise,
+    Argmax,
+    AsShare,
+    Combine,
+    Dense,
+    Hadamard,
+    Input,
+    MatMul,
+    Open,
+    Permute,
+    Piecewise,
+    Program,
+    Reshape,
+    Select,
+    Truncate,
+)
 
 RUNS = 1000
 LIMIT = 7 / np.sqrt(RUNS)
@@ -46,16 +62,38 @@ PROGRAM = Program(
 )
 
 
+SMOOTH = Program(
+    (
+        Input(),
+        Dense(0, 0, 1),
+        Piecewise(1, 6, 20, (-700, 0, 44), (0, 3, -1, 2), (5, 0, 1, -9)),
+        Open(2),
+        Hadamard(3, 0),
+        Piecewise(4, 20, 24, (0,), (0, 0), (0, 1)),
+        Open(5),
+        Reshape(6, (1, 2)),
+        Permute(7, (1, 0)),
+        MatMul(7, 8),
+        Truncate(9, 1, 20),
+    ),
+    ((2, 2), (2,)),
+    (2,),
+    1.0,
+    (-1.0, 1.0),
+    1.0,
+)
+
+
 def bits(words: np.ndarray) -> np.ndarray:
     """(runs, *) words as (runs, bits) of -1 and 1."""
     flat = np.ascontiguousarray(words.reshape(RUNS, -1)).view(np.uint8)
     return np.unpackbits(flat, axis=1).astype(np.float32) * 2 - 1
 
 
-def view(party: int, secret: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+def view(program: Program, party: int, secret: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """What a server receives and what it sends in the same rounds, masked input first; and what it holds already."""
-    weights = [random_ring(shape, 300, f"w{i}{secret}") for i, shape in enumerate(PROGRAM.weights)]
-    deployment = Deployment(PROGRAM, weights, f"{secret}")
+    weights = [random_ring(shape, 300, f"w{i}{secret}") for i, shape in enumerate(program.weights)]
+    deployment = Deployment(program, weights, f"{secret}")
     x = np.tile(random_ring((1, 2), secret, f"x{secret}"), (RUNS, 1))
     transcript = deployment.run(x)
     m = x + deployment.dealing(RUNS).input_mask
@@ -63,7 +101,15 @@ def view(party: int, secret: int) -> tuple[list[np.ndarray], list[np.ndarray], l
     return [m, *received], [np.zeros_like(m), *sent], list(deployment.material(party, RUNS).fields.values())
 
 
-@pytest.fixture(scope="module", params=[(0, 1), (1, 500)], ids=["party 0, small secrets", "party 1, large secrets"])
+CASES = {
+    "party 0, small secrets": (PROGRAM, 0, 1),
+    "party 1, large secrets": (PROGRAM, 1, 500),
+    "functions, party 0, large secrets": (SMOOTH, 0, 500),
+    "functions, party 1, small secrets": (SMOOTH, 1, 1),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
 def seen(request):
     received, sent, held = view(*request.param)
     return received, sent, np.hstack([bits(array) for array in held])

@@ -1,0 +1,74 @@
+"""Rules of convolutions that are written as others: over one axis, and transposed; see `layers.py` for what a rule is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from protocols.lowering import network as net
+from protocols.lowering.layers import Builder, activated, image, lowers, weights
+from protocols.lowering.network import Real
+from protocols.lowering.nonlinear_layers import sequence
+from protocols.lowering.refusals import refuse
+
+
+@lowers("Conv1D")
+def conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """A convolution of an image one pixel high; causal ones have all zeros before."""
+    steps, channels = sequence(b, layer, inputs[0])
+    kernel, bias = weights(layer, "kernel", "bias")
+    assert kernel is not None
+    size, strides, dilation = (1, len(kernel)), (1, *layer.strides), (1, *layer.dilation_rate)
+    padding = net.NO_PADDING
+    if layer.padding == "same":
+        padding = net.same_padding((1, steps), size, strides, dilation)
+    elif layer.padding == "causal":
+        padding = ((0, 0), (dilation[1] * (size[1] - 1), 0))
+    grid = net.windows((1, steps), size, strides, padding, dilation)
+    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
+    settings = {"strides": strides, "padding": padding, "dilation": dilation, "groups": layer.groups}
+    z = b.add(net.Convolution, layer, [flat], (*grid, kernel.shape[2]), kernel=kernel[None], bias=bias, **settings)
+    return activated(b, layer, b.add(net.Shaped, layer, [z], (grid[1], kernel.shape[2])))
+
+
+@lowers("Conv2DTranspose")
+def conv2d_transpose(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Zeros between the pixels, then a convolution with the turned kernel."""
+    h, w, channels = image(b, layer, inputs[0])
+    kernel, bias = weights(layer, "kernel", "bias")
+    assert kernel is not None
+    if tuple(layer.dilation_rate) != (1, 1) or getattr(layer, "output_padding", None) is not None:
+        raise refuse(layer, "it has dilation_rate or output_padding", "Conv2DTranspose without them")
+    strides, size = tuple(layer.strides), kernel.shape[:2]
+    spaced = _spaced(b, layer, inputs[0], (h, w, channels), strides)
+    axes = [_zeros(n, k, s, same=layer.padding == "same") for n, k, s in zip((h, w), size, strides, strict=True)]
+    grid, padding = zip(*axes, strict=True)
+    turned: Real = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return activated(b, layer, b.add(net.Convolution, layer, [spaced], (*grid, kernel.shape[2]), kernel=turned, bias=bias, padding=padding))
+
+
+def _zeros(n: int, k: int, stride: int, *, same: bool) -> tuple[int, tuple[int, int]]:
+    """How long the result is, and the zeros around the spaced input for it."""
+    length = n * stride + (0 if same else max(k - stride, 0))
+    cut = max(0, (n - 1) * stride + k - length) // 2
+    before = k - 1 - cut
+    return length, (before, length - (n - 1) * stride - 1 - before + k - 1)
+
+
+def _spaced(b: Builder, layer: Any, x: int, shape: tuple[int, int, int], strides: tuple[int, int]) -> int:
+    """`strides` - 1 zeros between rows and between columns."""
+    h, w, channels = shape
+    (down, right), (rows, columns) = strides, ((h - 1) * strides[0] + 1, (w - 1) * strides[1] + 1)
+    if right > 1:
+        x = b.add(net.Shaped, layer, [x], (h * w, 1, channels))
+        x = b.add(net.Padded, layer, [x], (h * w, right, channels), padding=((0, 0), (0, right - 1)))
+        x = b.add(net.Shaped, layer, [x], (h, w * right, channels))
+        x = b.add(net.Taken, layer, [x], (h, columns, channels), axis=1, indices=tuple(range(columns)))
+    if down > 1:
+        x = b.add(net.Shaped, layer, [x], (h, 1, columns * channels))
+        x = b.add(net.Padded, layer, [x], (h, down, columns * channels), padding=((0, 0), (0, down - 1)))
+        x = b.add(net.Shaped, layer, [x], (h * down, columns, channels))
+        x = b.add(net.Taken, layer, [x], (rows, columns, channels), axis=0, indices=tuple(np.arange(rows).tolist()))
+    return x

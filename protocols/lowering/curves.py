@@ -1,0 +1,109 @@
+"""The activations of Keras that are curves: what they are, and towards which straight lines they run.
+
+A curve is approximated by a spline (`splines.py`) between `-reach` and `reach`; beyond, it is its asymptote to within `TOLERANCE` / 4.
+Names and definitions are those of `keras.activations`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from protocols.lowering.network import Real
+from protocols.lowering.splines import Spline, fit
+
+TOLERANCE = 2.0**-11
+"""The largest error of the spline of an activation; the fixed point adds less than 2^-13."""
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A real function with straight asymptotes, (slope, offset) each."""
+
+    function: Callable[[Real], Real] = field(repr=False)
+    left: tuple[float, float]
+    right: tuple[float, float]
+    breaks: tuple[float, ...] = ()
+
+    def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
+        """A spline within the tolerance over [low, high]; outside of it, too, if both ends lie beyond the reach of the curve."""
+        reach = (self._reach(-1, self.left, tolerance / 4), self._reach(1, self.right, tolerance / 4))
+        start, stop = max(low, -reach[0]), min(high, reach[1])
+        if start >= stop:
+            start, stop = -reach[0], reach[1]
+        spline = fit(self.function, start, stop, tolerance=tolerance, breaks=self.breaks)
+        if start == -reach[0]:
+            spline = spline.before(self.left, start)
+        return spline.after(self.right, stop) if stop == reach[1] else spline
+
+    def _reach(self, side: int, asymptote: tuple[float, float], tolerance: float) -> float:
+        """From where on the curve is its asymptote within the tolerance: searched on multiples of 1/8."""
+        x = np.arange(0, 64, 0.125)
+        far = np.abs(self.function(side * x) - asymptote[0] * side * x - asymptote[1]) > tolerance
+        return float(x[far].max(initial=0.0)) + 0.125
+
+
+def _sigmoid(x: Real) -> Real:
+    y: Real = 0.5 + 0.5 * np.tanh(x / 2)
+    return y
+
+
+def _erf(x: Real) -> Real:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)  # type: ignore[no-any-return, unused-ignore]
+
+
+def _softplus(x: Real) -> Real:
+    y: Real = np.logaddexp(0.0, x)
+    return y
+
+
+def _gelu(x: Real) -> Real:
+    return x * (1 + _erf(x / math.sqrt(2))) / 2
+
+
+def _gelu_tanh(x: Real) -> Real:
+    y: Real = x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    return y
+
+
+def _elu(alpha: float, scale: float = 1.0, stretch: float = 1.0) -> Curve:
+    def function(x: Real) -> Real:
+        return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / stretch))
+
+    return Curve(function, (0.0, -scale * alpha), (scale, 0.0), (0.0,))
+
+
+def _clipped(x: Real) -> Real:
+    return np.clip(x / 6 + 0.5, 0.0, 1.0)
+
+
+CURVES: dict[str, Curve] = {
+    "sigmoid": Curve(_sigmoid, (0, 0), (0, 1)),
+    "tanh": Curve(np.tanh, (0, -1), (0, 1)),
+    "gelu": Curve(_gelu, (0, 0), (1, 0)),
+    "silu": Curve(lambda x: x * _sigmoid(x), (0, 0), (1, 0)),
+    "softplus": Curve(_softplus, (0, 0), (1, 0)),
+    "mish": Curve(lambda x: x * np.tanh(_softplus(x)), (0, 0), (1, 0)),
+    "elu": _elu(1.0),
+    "selu": _elu(SELU_ALPHA, SELU_SCALE),
+    "celu": _elu(1.0),
+    "hard_sigmoid": Curve(_clipped, (0, 0), (0, 1), (-3.0, 3.0)),
+    "hard_silu": Curve(lambda x: x * _clipped(x), (0, 0), (1, 0), (-3.0, 3.0)),
+    "hard_tanh": Curve(lambda x: np.clip(x, -1.0, 1.0), (0, -1), (0, 1), (-1.0, 1.0)),
+    "log_sigmoid": Curve(lambda x: -_softplus(-x), (1, 0), (0, 0)),
+}
+CURVES["swish"], CURVES["hard_swish"] = CURVES["silu"], CURVES["hard_silu"]
+
+
+def curve_of(activation: Any, name: str) -> Curve | None:
+    """The curve of an activation: a function of `keras.activations`, or an activation layer with its settings."""
+    if name == "ELU":
+        return _elu(float(activation.alpha))
+    if name == "gelu_tanh":
+        return Curve(_gelu_tanh, (0, 0), (1, 0))
+    return CURVES.get(name)

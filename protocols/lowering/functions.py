@@ -1,0 +1,304 @@
+"""Functions of private values, written with few operations: splines, softmax, division, normalisation, comparisons, the k largest.
+
+Every function takes the writer, the node that it belongs to (for errors), and values whose range is proved or calibrated; it says what
+range it needs, and refuses values outside of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from protocols import program as ops
+from protocols.errors import WindowError
+from protocols.lowering.emission import Value, Writer
+from protocols.lowering.intervals import Interval, combined
+from protocols.lowering.maxima import largest
+from protocols.lowering.network import Joined, Node, Real
+from protocols.lowering.products import product, spread, total
+from protocols.lowering.rounding import LARGEST_WINDOW, Held, window_bits
+from protocols.lowering.splines import Spline, fit
+
+SLOPE_BITS = 14
+EXP_TOLERANCE = 2.0**-12
+RELATIVE = 2.0**-11
+FINE_BITS = 26
+FINE_SLOPES = 20
+
+
+def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
+    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3."""
+    x = w.share(x)
+    return pieces(w, node, x, w.held(x, node), spline, bits=SLOPE_BITS)
+
+
+def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int) -> Value:
+    """A spline of a share that is rounded as `held` says, slopes with `bits` fractional bits.
+
+    Raises:
+        WindowError: the function cannot be fitted over the range of x.
+    """
+    unit = x.scale * 2.0**held.drop
+    rounded = held.rounded if held.drop else held.range
+    low, high = float(rounded.low.min()), float(rounded.high.max())
+    try:
+        fitted = spline(low * unit, high * unit)
+    except ValueError as error:
+        raise WindowError(f"layer {node.layer!r} ({node.kind}): {error}. Normalise its inputs, or give calibration=") from None
+    if any(slope * 2**bits % 1 for slope in (fitted.slopes[0], fitted.slopes[-1])):
+        longest = max(fitted.knots[0] - low * unit, high * unit - fitted.knots[-1]) if fitted.knots else (high - low) * unit
+        bits += max(0, math.ceil(math.log2(max(longest / 8, 1.0))))  # so that a rounded slope does not lead far away
+    knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
+    op = ops.Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
+
+    def value(t: Real) -> Real:
+        piece = np.searchsorted(knots, t, side="right")
+        y: Real = np.asarray(slopes, np.float64)[piece] * t + np.asarray(offsets, np.float64)[piece]
+        return y
+
+    corners = np.unique(np.clip([low, high, *knots, *(knot - 1 for knot in knots)], low, high))
+    ends = value(corners)
+    bounds = Interval(np.full(x.shape, ends.min()), np.full(x.shape, ends.max()), value(rounded.samples)).widened()
+    return w.put(op, "share", unit * 2.0**-bits, bounds)
+
+
+def integers(spline: Spline, unit: float, bits: int, *, ends: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Knots, slopes and offsets for integers of a scale: slopes are rounded, offsets make each line right in the middle of its piece."""
+    edges = [math.ceil(knot / unit) for knot in spline.knots] or [sum(ends) // 2]
+    slopes, offsets = (each if spline.knots else each * 2 for each in (spline.slopes, spline.offsets))
+    edges = [min(ends[0], edges[0]), *edges, max(ends[1], edges[-1])]
+    lines: list[tuple[int, int, int]] = []
+    for k, (slope, offset) in enumerate(zip(slopes, offsets, strict=True)):
+        start, stop = edges[k], edges[k + 1]
+        whole, middle = round(slope * 2**bits), (start + stop) // 2
+        constant = round((slope * middle + offset / unit) * 2**bits) - whole * middle
+        if len(lines) > 1 and lines[-1][0] == start:
+            lines.pop()  # a piece of no length
+        lines.append((start, whole, constant))
+    starts, wholes, constants = zip(*lines, strict=True)
+    return starts[1:], wholes, constants
+
+
+def softmax(w: Writer, node: Node, x: Value, *, log: bool = False) -> Value:
+    """exp(x) / sum exp(x), or its logarithm, over the last axis, for any x that can be rounded.
+
+    With m the largest and d = x - m <= 0: e = spline of exp(d), s = sum e in [1 - n 2^-12, n], e times a spline of 1 / s.
+    Error: below 2^-10 + n p 2^-12 for a probability p. **Rounds**: 5 + 3 ceil(log2 n) after those that round x (log: 1 less, none to
+    open).
+    """
+    x = w.truncated(w.share(x), node)
+    length = x.shape[-1]
+    top = spread(w, largest(w, node, x, len(x.shape) - 1), length)
+    d = _not_positive(w.added(node, x, top, -1))
+    e = curve(w, node, d, _exponential)
+    s = _at_least_one(node, total(w, node, e), e, length)
+    if log:
+        logarithm = curve(w, node, s, lambda low, high: fit(np.log, low, high, tolerance=EXP_TOLERANCE))
+        return w.added(node, d, spread(w, logarithm, length), -1)
+    return product(w, node, e, curve(w, node, s, lambda low, high: fit(_inverse, low, high, tolerance=EXP_TOLERANCE)))
+
+
+def _exponential(low: float, high: float) -> Spline:
+    """exp, and 0 where it is below a quarter of the tolerance."""
+    reach = math.log(4 / EXP_TOLERANCE)
+    if low >= -reach:
+        return fit(np.exp, low, high, tolerance=EXP_TOLERANCE)
+    return fit(np.exp, -reach, high, tolerance=EXP_TOLERANCE).before((0.0, 0.0), -reach)
+
+
+def _not_positive(d: Value) -> Value:
+    """x - max(x): not above 0."""
+    return replace(d, range=replace(d.range, low=np.minimum(d.range.low, 0.0), high=np.zeros_like(d.range.high)))
+
+
+def _at_least_one(node: Node, s: Value, e: Value, length: int) -> Value:
+    """One of the terms is exp(0), the others are not below the spline's least value."""
+    least = 1 - 2 * EXP_TOLERANCE + (length - 1) * min(0.0, float(e.range.low.min())) * e.scale
+    if least < 0.5:
+        raise WindowError(f"layer {node.layer!r} ({node.kind}): a softmax over {length} values is too long for its approximation")
+    return replace(s, range=replace(s.range, low=np.maximum(s.range.low, math.floor(least / s.scale))))
+
+
+def _inverse(x: Real) -> Real:
+    y: Real = 1 / x
+    return y
+
+
+def _inverse_root(x: Real) -> Real:
+    y: Real = 1 / np.sqrt(x)
+    return y
+
+
+def positive(w: Writer, node: Node, x: Value, function: Callable[[Real], Real]) -> Value:
+    """A falling function of positive values, to a relative 2^-11 and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
+
+    Raises:
+        WindowError: x is not proved to be positive, or spans too many magnitudes.
+    """
+    x = w.share(x)
+    finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
+    drop = next((d for d in range(finest, 62) if window_bits(x.range.largest, d) < LARGEST_WINDOW), 0)
+    held = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
+    if x.range.low.min() < 4 * 2.0**drop:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): a value that is divided by is proved to be at least {x.range.low.min() * x.scale:.3g} "
+            "only; it must be well above 0"
+        )
+
+    def fitted(_: float, high: float) -> Spline:
+        low = float(x.range.low.min()) * x.scale / 2
+        return fit(function, low, high, tolerance=lambda end: RELATIVE * function(end))
+
+    end = x.range.high.max() * x.scale
+    bits = math.ceil(math.log2(end / (RELATIVE * float(function(end)))))  # a rounded slope keeps the relative error to the end
+    return pieces(w, node, x, held, fitted, bits=max(bits, FINE_SLOPES))
+
+
+def reciprocal(w: Writer, node: Node, x: Value) -> Value:
+    """1 / x for x proved to be positive; see `positive`. Rounds: 3."""
+    return positive(w, node, x, _inverse)
+
+
+def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
+    """1 / sqrt(x) for x proved to be positive; see `positive`. Rounds: 3."""
+    return positive(w, node, x, _inverse_root)
+
+
+def quotient(w: Writer, node: Node, x: Value, y: Value) -> Value:
+    """x / y for y proved to be positive, to a relative 2^-10. Rounds: 4 to 5."""
+    return product(w, node, x, reciprocal(w, node, y))
+
+
+def normalised(w: Writer, node: Node, x: Value, epsilon: float) -> Value:
+    """(x - mean) / sqrt(variance + epsilon) over the last axis, to 2^-9 of the largest possible value. Rounds: 8 to 9."""
+    x = w.truncated(w.share(x), node)
+    length = x.shape[-1]
+    sums = spread(w, total(w, node, x), length)
+    bounds = combined([x.range, sums.range], [length, -1], 0)
+    centred = w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
+    centred = w.truncated(centred, node)
+    square = product(w, node, centred, centred)
+    variance = total(w, node, square)
+    variance = replace(variance, scale=variance.scale / length)
+    root = w.truncated(reciprocal_root(w, node, _raised(w, variance, epsilon)), node)
+    bound = math.sqrt(length) * 1.01 / (centred.scale * root.scale)
+    y = product(w, node, centred, root)
+    return replace(y, range=y.range.clipped(bound))
+
+
+def _raised(w: Writer, x: Value, epsilon: float) -> Value:
+    """x + epsilon for x >= 0: not below epsilon."""
+    constant = round(epsilon / x.scale)
+    raised = w.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+    return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
+
+
+def at_least(w: Writer, node: Node, x: Value, y: Value) -> Value:
+    """[x >= y] as 0 or 1, exact for the rounded difference. Rounds: 3."""
+    d = w.share(w.added(node, x, y, -1))
+    held = w.held(d, node)
+    bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
+    return w.put(ops.Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
+
+
+def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
+    """[i <= x < i + 1] for i = 0 .. length - 1 on a new last axis, exact, for x that was not rounded yet. Rounds: 3.
+
+    Raises:
+        WindowError: x may lie outside of [0, length).
+    """
+    low, high = float(x.range.low.min()) * x.scale, float(x.range.high.max()) * x.scale
+    window = window_bits(x.range.largest, 0) + 1
+    if not 0 <= low <= high < length or window > LARGEST_WINDOW:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): indices from 0 to {length - 1} are needed; give input_range=(0, {length - 1})"
+        )
+    x = w.share(x)
+    hits = []
+    for i in range(length):
+        start, stop = (min(math.ceil(edge / x.scale), 1 << (window - 2)) for edge in (i, i + 1))
+        op = ops.Piecewise(x.position, 0, window, (start, stop), (0, 0, 0), (0, 1, 0))
+        inside = (start <= x.range.samples) & (x.range.samples < stop)
+        hit = w.put(op, "share", 1.0, Interval(np.zeros(x.shape), np.ones(x.shape), inside.astype(np.float64)))
+        hits.append(w.shaped((*x.shape, 1), hit))
+    return w.joined(Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=len(x.shape)), hits)
+
+
+def equal(w: Writer, node: Node, x: Value, y: Value) -> Value:
+    """[x = y] = [x >= y] + [y >= x] - 1 as 0 or 1: right where the difference is 0, or at least one rounded unit. Rounds: 3."""
+    both = w.added(node, at_least(w, node, x, y), at_least(w, node, y, x))
+    bounds = Interval(np.zeros(x.shape), np.ones(x.shape), both.range.samples - 1)
+    return w.put(ops.Combine((both.position,), (1,), -1), "share", 1.0, bounds)
+
+
+def ranks(w: Writer, node: Node, x: Value) -> Value:
+    """How many of the elements of a vector x (n,) come before each: larger, or equal with a lower index. Rounds: 4."""
+    x = w.truncated(w.share(x), node)
+    length = x.shape[0]
+    first, second = np.triu_indices(length, 1)
+    before = at_least(w, node, w.taken(0, first.tolist(), x), w.taken(0, second.tolist(), x))
+    rows = []
+    for i in range(length):
+        lost = np.zeros(len(first))
+        lost[first == i], lost[second == i] = -1, 1
+        rows.append(lost)
+    counts = [int((first == i).sum()) for i in range(length)]
+    return _counted(w, before, np.stack(rows), counts)
+
+
+def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value:
+    """constants + signs bits for each row, by sums of a table of +1, 0, -1 times the bits."""
+    length, pairs = signs.shape
+    repeated = w.taken(0, (0,) * length, w.shaped((1, pairs), bits))
+    factors = tuple(int(f) for f in signs.reshape(-1))
+    bounds = Interval(np.minimum(signs, 0), np.maximum(signs, 0), repeated.range.samples * signs)
+    signed = w.put(ops.Multiply(repeated.position, factors, signs.shape), "share", 1.0, bounds)
+    flat = w.shaped((length, pairs, 1), signed)
+    added = w.put(ops.SumPool(flat.position, (1, pairs), (1, 1)), "share", 1.0, flat.range.mapped(lambda a: a.sum(2, keepdims=True)))
+    sums = w.shaped((length,), added)
+    parts = [
+        w.put(
+            ops.Combine((one.position,), (1,), constant),
+            "share",
+            1.0,
+            Interval(np.zeros(1), np.full(1, length - 1.0), one.range.samples + constant),
+        )
+        for one, constant in _each(w, sums, constants)
+    ]
+    bounds = Interval(np.zeros(length), np.full(length, length - 1.0), np.concatenate([part.range.samples for part in parts], 1))
+    return w.put(ops.Concatenate(tuple(part.position for part in parts), 0), "share", 1.0, bounds)
+
+
+def _each(w: Writer, x: Value, constants: list[int]) -> Iterator[tuple[Value, int]]:
+    for i, constant in enumerate(constants):
+        yield w.taken(0, (i,), x), constant
+
+
+def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
+    """One-hot rows (k, n) of the k largest of a vector (n,), ties to the lower index, exact for rounded values. Rounds: 7."""
+    found = ranks(w, node, x)
+    length = x.shape[0]
+    wanted = np.repeat(np.arange(k), length).reshape(k, length)
+    places = w.taken(0, (0,) * k, w.shaped((1, length), found))
+    shifted = w.shaped((k * length,), places)
+    hits = [
+        w.put(
+            ops.Piecewise(
+                w.taken(0, range(i * length, (i + 1) * length), shifted).position, 0, _small(length), (i, i + 1), (0, 0, 0), (0, 1, 0)
+            ),
+            "share",
+            1.0,
+            Interval(np.zeros(length), np.ones(length), (found.range.samples == i).astype(np.float64)),
+        )
+        for i in wanted[:, 0].tolist()
+    ]
+    rows = [w.shaped((1, length), hit) for hit in hits]
+    bounds = Interval(np.zeros((k, length)), np.ones((k, length)), np.concatenate([row.range.samples for row in rows], 1))
+    return w.put(ops.Concatenate(tuple(row.position for row in rows), 0), "share", 1.0, bounds)
+
+
+def _small(length: int) -> int:
+    return max(4, math.ceil(math.log2(length + 2)) + 2)

@@ -1,0 +1,187 @@
+"""Rules of embeddings, attention and recurrent layers, unrolled over their steps; see `layers.py` for what a rule is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from protocols.lowering import network as net
+from protocols.lowering.layers import Builder, activated, lowers, weights
+from protocols.lowering.network import Real
+from protocols.lowering.nonlinear_layers import sequence
+from protocols.lowering.refusals import refuse
+
+MOST_INDICES = 1024
+
+
+@lowers("Embedding")
+def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Rows of a private table by private indices: compared with all indices, then a matrix product."""
+    (table,) = weights(layer, "embeddings")
+    assert table is not None
+    if layer.mask_zero or len(table) > MOST_INDICES:
+        raise refuse(layer, f"it has mask_zero, or more than {MOST_INDICES} rows", f"at most {MOST_INDICES} rows without mask_zero")
+    shape = b.shape(inputs[0])
+    chosen = b.add(net.OneHot, layer, inputs, (*shape, len(table)))
+    return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
+
+
+@lowers("MultiHeadAttention")
+def multi_head_attention(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """softmax(Q K / sqrt(d)) V for each head (Vaswani et al., 2017, arXiv:1706.03762); inputs are query, value and, if given, key."""
+    query, value, key = (*inputs, inputs[1])[:3]
+    (steps, _), (places, _) = sequence(b, layer, query), sequence(b, layer, value)
+    heads, depth, width = layer.num_heads, layer.key_dim, layer.value_dim
+    q = _headed(b, layer, query, "query", 1 / math.sqrt(depth))
+    k = _headed(b, layer, key, "key")
+    v = b.add(net.Permuted, layer, [_headed(b, layer, value, "value")], (heads, places, width), axes=(1, 0, 2))
+    q = b.add(net.Permuted, layer, [q], (heads, steps, depth), axes=(1, 0, 2))
+    k = b.add(net.Permuted, layer, [k], (heads, depth, places), axes=(1, 2, 0))
+    scores = b.add(net.Matrices, layer, [q, k], (heads, steps, places))
+    chosen = b.add(net.Matrices, layer, [b.add(net.Softmax, layer, [scores], (heads, steps, places)), v], (heads, steps, width))
+    moved = b.add(net.Permuted, layer, [chosen], (steps, heads, width), axes=(1, 0, 2))
+    flat = b.add(net.Shaped, layer, [moved], (steps, heads * width))
+    kernel, bias = weights(layer._output_dense, "kernel", "bias")
+    assert kernel is not None
+    if kernel.ndim != 3:
+        raise refuse(layer, f"its output_shape is {kernel.shape[2:]}", "an output of (steps, units)")
+    return b.add(net.Product, layer, [flat], (steps, kernel.shape[2]), kernel=kernel.reshape(heads * width, -1), bias=bias)
+
+
+def _headed(b: Builder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:
+    """The projection of x for all heads: (steps, heads, depth)."""
+    kernel, bias = weights(getattr(layer, f"_{name}_dense"), "kernel", "bias")
+    assert kernel is not None
+    steps, units = b.shape(x)[0], kernel.shape[1] * kernel.shape[2]
+    flat = None if bias is None else bias.reshape(-1) * factor
+    z = b.add(net.Product, layer, [x], (steps, units), kernel=kernel.reshape(len(kernel), units) * factor, bias=flat)
+    return b.add(net.Shaped, layer, [z], (steps, *kernel.shape[1:]))
+
+
+class Steps:
+    """The pieces of a recurrent layer, of `units` each, step by step."""
+
+    def __init__(self, b: Builder, layer: Any, x: int, units: int) -> None:
+        self.b, self.layer, self.units = b, layer, units
+        self._x = x
+
+    def input(self, step: int) -> int:
+        """What the inputs of one step give to all gates: (gates * units,)."""
+        gates = self.b.shape(self._x)[1]
+        return self.b.add(
+            net.Shaped, self.layer, [self.b.add(net.Taken, self.layer, [self._x], (1, gates), axis=0, indices=(step,))], (gates,)
+        )
+
+    def gate(self, x: int, number: int, count: int = 1) -> int:
+        """One gate of all."""
+        places = tuple(range(number * self.units, (number + count) * self.units))
+        return self.b.add(net.Taken, self.layer, [x], (len(places),), axis=0, indices=places)
+
+    def recurrent(self, h: int, kernel: Real, bias: Real | None = None) -> int:
+        """What the state gives to all gates."""
+        return self.b.add(net.Product, self.layer, [h], (kernel.shape[1],), kernel=kernel, bias=bias)
+
+    def shifted(self, x: int, shift: Real) -> int:
+        """x + private numbers."""
+        return self.b.add(net.Affine, self.layer, [x], self.b.shape(x), scale=np.ones(len(shift)), shift=shift)
+
+    def scaled(self, x: int, scale: Real) -> int:
+        """x times private numbers."""
+        return self.b.add(net.Affine, self.layer, [x], self.b.shape(x), scale=scale, shift=np.zeros(len(scale)))
+
+    def sum(self, *xs: int, signs: tuple[int, ...] | None = None) -> int:
+        """A sum with signs."""
+        return self.b.add(net.Sum, self.layer, xs, self.b.shape(xs[0]), signs=signs or (1,) * len(xs))
+
+    def product(self, x: int, y: int) -> int:
+        """Element for element."""
+        return self.b.add(net.Multiplied, self.layer, [x, y], self.b.shape(x))
+
+    def active(self, x: int) -> int:
+        """The layer's activation."""
+        return activated(self.b, self.layer, x)
+
+    def gated(self, x: int) -> int:
+        """The layer's recurrent activation."""
+        return activated(self.b, _Gate(self.layer), x)
+
+
+class _Gate:
+    """The recurrent activation of a layer in the place of its activation, for `activated`."""
+
+    def __init__(self, layer: Any) -> None:
+        self.name, self.activation = layer.name, layer.recurrent_activation
+
+
+def _unrolled(b: Builder, layer: Any, inputs: Sequence[int], bias: Real | None, step: Callable[[Steps, int, int | None], int]) -> int:
+    """Runs `step` over the sequence; it gets what the input gives to the gates and the state before, None at first."""
+    if layer.return_state or layer.stateful:
+        raise refuse(layer, "it has return_state or stateful", "a layer whose state starts at zero and stays inside")
+    length, _ = sequence(b, layer, inputs[0])
+    (kernel,) = weights(layer.cell, "kernel")
+    assert kernel is not None
+    x = b.add(net.Product, layer, inputs, (length, kernel.shape[1]), kernel=kernel, bias=bias)
+    steps = Steps(b, layer, x, layer.units)
+    state, states = None, []
+    for place in reversed(range(length)) if layer.go_backwards else range(length):
+        state = step(steps, steps.input(place), state)
+        states.append(state)
+    if not layer.return_sequences:
+        return states[-1]
+    rows = [b.add(net.Shaped, layer, [h], (1, layer.units)) for h in states]
+    return b.add(net.Joined, layer, rows, (length, layer.units), axis=0)
+
+
+@lowers("SimpleRNN")
+def simple_rnn(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """h = activation(x W + h R + b)."""
+    recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
+    assert recurrent is not None
+
+    def step(s: Steps, x: int, h: int | None) -> int:
+        return s.active(x if h is None else s.sum(x, s.recurrent(h, recurrent)))
+
+    return _unrolled(b, layer, inputs, bias, step)
+
+
+@lowers("LSTM")
+def lstm(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """c = f c + i g, h = o activation(c) with the gates i, f, g, o (Hochreiter and Schmidhuber, 1997)."""
+    recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
+    assert recurrent is not None
+    cells: list[int] = []
+
+    def step(s: Steps, x: int, h: int | None) -> int:
+        z = x if h is None else s.sum(x, s.recurrent(h, recurrent))
+        opened = s.gated(s.gate(z, 0, 2))  # i and f
+        c = s.product(s.gate(opened, 0), s.active(s.gate(z, 2)))
+        cells.append(c if h is None else s.sum(c, s.product(s.gate(opened, 1), cells[-1])))
+        return s.product(s.gated(s.gate(z, 3)), s.active(cells[-1]))
+
+    return _unrolled(b, layer, inputs, bias, step)
+
+
+@lowers("GRU")
+def gru(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """h = g + z (h - g) with the gates z, r, and g = activation(x + r (h R + b)) (Cho et al., 2014), `reset_after` as in Keras."""
+    recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
+    assert recurrent is not None
+    if not layer.reset_after:
+        raise refuse(layer, "reset_after is not set", "GRU(reset_after=True), the default")
+    outer, inner = (None, np.zeros(recurrent.shape[1])) if bias is None else (bias[0], bias[1])
+
+    def step(s: Steps, x: int, h: int | None) -> int:
+        if h is None:  # the state is 0, h R + b is b
+            opened = s.gated(s.shifted(s.gate(x, 0, 2), inner[: 2 * layer.units]))
+            new = s.active(s.sum(s.gate(x, 2), s.scaled(s.gate(opened, 1), inner[2 * layer.units :])))
+            return s.sum(new, s.product(s.gate(opened, 0), new), signs=(1, -1))
+        y = s.recurrent(h, recurrent, inner)
+        opened = s.gated(s.sum(s.gate(x, 0, 2), s.gate(y, 0, 2)))
+        new = s.active(s.sum(s.gate(x, 2), s.product(s.gate(opened, 1), s.gate(y, 2))))
+        kept = s.product(s.gate(opened, 0), s.sum(new, h, signs=(1, -1)))
+        return s.sum(new, kept, signs=(1, -1))
+
+    return _unrolled(b, layer, inputs, outer, step)

@@ -1,0 +1,158 @@
+"""Functions of private values over their whole range against float64, with the rounds that they promise, in the simulator."""
+
+import numpy as np
+import pytest
+
+from deployment import Deployment
+from protocols.errors import WindowError
+from protocols.fixed_point import decode, encode
+from protocols.lowering import functions, maxima, products
+from protocols.lowering import network as net
+from protocols.lowering.curves import CURVES, TOLERANCE
+from protocols.lowering.emission import Writer
+from protocols.lowering.splines import fit
+from protocols.program import Program
+
+UNIT = 2.0**-15
+
+
+def run(function, x, input_range):
+    """What `function(writer, node, value)` makes of examples x, and how many rounds it took."""
+    writer = Writer(x.shape[1:], input_range, None, 1.0)
+    node = net.Start(layer="tested", kind="Function", inputs=(), shape=x.shape[1:])
+    y = writer.share(function(writer, node, writer.input))
+    assert y.position == len(writer.ops) - 1
+    program = Program(tuple(writer.ops), (), x.shape[1:], writer.input.scale, input_range, y.scale)
+    transcript = Deployment(program, []).run(encode(x, program.input_scale))
+    values = decode(transcript.results[0] + transcript.results[1], y.scale).reshape(len(x), *y.shape)
+    low, high = y.range.low * y.scale, y.range.high * y.scale
+    assert ((low <= values) & (values <= high)).all()  # the proof holds
+    return values, transcript.rounds
+
+
+def representable(x, reach):
+    """The nearest numbers that inputs up to `reach` can have."""
+    unit = 2.0 ** (np.ceil(np.log2(reach)) - 16)
+    return np.rint(x / unit) * unit
+
+
+def grid(low, high, n=1024):
+    """Examples that cover a range, its ends included."""
+    return np.linspace(low, high, n).reshape(8, -1)
+
+
+@pytest.mark.parametrize("reach", [2.0, 12.0, 700.0])
+@pytest.mark.parametrize("name", sorted(set(CURVES) - {"swish", "hard_swish"}))
+def test_activations_within_their_tolerance(name, reach):
+    curve = CURVES[name]
+    x = representable(np.concatenate([grid(-reach, reach), grid(-min(8, reach), min(8, reach))]), reach)
+    y, rounds = run(lambda w, node, v: functions.curve(w, node, v, curve.spline), x, (-reach, reach))
+    assert np.abs(y - curve.function(x)).max() <= TOLERANCE + 2.0**-13
+    assert rounds == 3
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 40])
+@pytest.mark.parametrize("reach", [1.0, 20.0, 3000.0])
+def test_softmax_and_its_logarithm(classes, reach):
+    random = np.random.default_rng(classes)
+    x = random.uniform(-reach, reach, (30, classes))
+    x[0], x[1], x[2] = reach, -reach, np.linspace(-reach, reach, classes)
+    x[3] = np.maximum(reach - np.arange(classes) / 2, -reach)
+    x = representable(x, reach)
+    exact = x - x.max(1, keepdims=True)
+    logarithm = exact - np.log(np.exp(exact).sum(1, keepdims=True))
+    levels = int(np.ceil(np.log2(classes)))
+    y, rounds = run(functions.softmax, x, (-reach, reach))
+    assert np.abs(y - np.exp(logarithm)).max() < 2.0**-10 + classes * 2.0**-12
+    assert rounds == 3 * levels + 7
+    y, rounds = run(lambda w, node, v: functions.softmax(w, node, v, log=True), x, (-reach, reach))
+    assert np.abs(y - logarithm).max() < 2.0**-10 + classes * 2.0**-12
+    assert rounds == 3 * levels + 6
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (0.01, 1.0), (1.0, 1000.0)])
+@pytest.mark.parametrize(("function", "exact"), [(functions.reciprocal, np.reciprocal), (functions.reciprocal_root, lambda x: x**-0.5)])
+def test_reciprocals_to_a_relative_thousandth(low, high, function, exact):
+    x = representable(np.geomspace(low, high, 1024).reshape(8, -1), high)
+    y, rounds = run(function, x, (low, high))
+    assert (np.abs(y / exact(x) - 1) < 1e-3).all()
+    assert rounds == 3
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_what_may_be_zero_is_not_divided_by(low):
+    with pytest.raises(WindowError, match="must be well above 0"):
+        run(functions.reciprocal, np.ones((1, 3)), (low, 2.0))
+
+
+def test_too_many_pieces_are_refused():
+    def steep(w, node, v):
+        return functions.curve(w, node, v, lambda low, high: fit(np.exp, low, high, tolerance=1e-6))
+
+    with pytest.raises(WindowError, match="more than 256 knots"):
+        run(steep, np.ones((1, 3)), (-10.0, 10.0))
+
+
+def halves(w, v):
+    n = v.shape[0] // 2
+    return w.taken(0, range(n), v), w.taken(0, range(n, 2 * n), v)
+
+
+def test_division():
+    x = np.random.default_rng(0).uniform(0.5, 8.0, (20, 40))
+    y, rounds = run(lambda w, node, v: functions.quotient(w, node, *halves(w, v)), x, (0.5, 8.0))
+    np.testing.assert_allclose(y, x[:, :20] / x[:, 20:], rtol=2e-3)
+    assert rounds == 4
+
+
+def test_comparisons_of_two_private_values():
+    x = np.random.default_rng(0).integers(-3, 4, (50, 40)) * UNIT
+    y, rounds = run(lambda w, node, v: functions.at_least(w, node, *halves(w, v)), x, (-1.0, 1.0))
+    assert (y == (x[:, :20] >= x[:, 20:])).all()
+    assert rounds == 3
+    y, rounds = run(lambda w, node, v: functions.equal(w, node, *halves(w, v)), x, (-1.0, 1.0))
+    assert (y == (x[:, :20] == x[:, 20:])).all()
+    assert 0 < y.mean() < 1
+    assert rounds == 3
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 13])
+def test_the_largest_of_a_vector(n):
+    x = representable(np.random.default_rng(n).uniform(-30, 30, (64, n)), 30)
+    y, rounds = run(lambda w, node, v: maxima.largest(w, node, v, 0), x, (-30.0, 30.0))
+    assert np.abs(y[:, 0] - x.max(1)).max() <= 2 * UNIT
+    assert rounds == 3 * int(np.ceil(np.log2(n)))
+
+
+def test_the_k_largest_with_ties():
+    x = np.random.default_rng(0).integers(-3, 4, (60, 7)) / 4
+    y, rounds = run(lambda w, node, v: functions.top_k(w, node, v, 3), x, (-1.0, 1.0))
+    order = np.argsort(-x, axis=1, kind="stable")[:, :3]
+    assert (y == np.eye(7)[order]).all()
+    assert rounds == 6
+
+
+@pytest.mark.parametrize("reach", [1.0, 50.0])
+def test_products_of_private_values(reach):
+    x = np.random.default_rng(0).uniform(-reach, reach, (20, 24))
+    y, rounds = run(lambda w, node, v: products.product(w, node, *halves(w, v)), x, (-reach, reach))
+    np.testing.assert_allclose(y, x[:, :12] * x[:, 12:], atol=reach**2 * 2.0**-14)
+    assert rounds == 0
+    y, _ = run(lambda w, node, v: products.product(w, node, v, v), x, (-reach, reach))
+    np.testing.assert_allclose(y, x**2, atol=reach**2 * 2.0**-14)
+
+    def matrices(w, node, v):
+        return products.matrix_product(
+            w, node, *(w.shaped(shape, half) for shape, half in zip(((3, 4), (4, 3)), halves(w, v), strict=True))
+        )
+
+    y, _ = run(matrices, x, (-reach, reach))
+    np.testing.assert_allclose(y, x[:, :12].reshape(-1, 3, 4) @ x[:, 12:].reshape(-1, 4, 3), atol=reach**2 * 2.0**-12)
+
+
+def test_layer_normalisation():
+    x = np.random.default_rng(0).uniform(-4, 4, (40, 16)) * np.geomspace(1e-3, 1, 40)[:, None]
+    y, rounds = run(lambda w, node, v: functions.normalised(w, node, v, 1e-3), x, (-4.0, 4.0))
+    centred = x - x.mean(1, keepdims=True)
+    assert np.abs(y - centred / np.sqrt(x.var(1, keepdims=True) + 1e-3)).max() < 2.0**-7
+    assert rounds <= 9

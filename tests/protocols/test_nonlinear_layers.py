@@ -1,0 +1,212 @@
+"""Keras layers that compare, multiply and divide: equal to Keras at the corners of the input range, with the rounds that they cost."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from deployment import Deployment
+from protocols.errors import UnsupportedLayer, WindowError
+from protocols.fixed_point import decode, encode
+from protocols.lowering import lower
+from protocols.plaintext import evaluate
+from protocols.program import Select, infer
+
+TOLERANCE = 0.02
+
+
+def sequential(shape, *stack):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([layers.Input(shape), *stack])
+    for variable in model.variables:  # scales and shifts that are not the trivial ones
+        if "gamma" in variable.path or "beta" in variable.path:
+            variable.assign(np.random.default_rng(0).uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def functional(shape, build):
+    keras.utils.set_random_seed(0)
+    x = layers.Input(shape)
+    return keras.Model(x, build(x))
+
+
+def examples(program, n=6):
+    low, high = program.input_range
+    random = np.random.default_rng(1)
+    x = random.uniform(low, high, (n, *program.input_shape))
+    x[0], x[1] = low, high
+    x[2] = np.where(x[2] > (low + high) / 2, high, low)
+    return x
+
+
+def assert_same(model, input_range=(-1.0, 1.0), tolerance=TOLERANCE):
+    """Both directions of rounding in the oracle, then the two servers: every window is checked. Returns the rounds of the servers."""
+    lowered = lower(model, input_range=input_range)
+    program = lowered.program
+    x = examples(program)
+    expected = np.asarray(model(x.astype(np.float32), training=False))
+    encoded = encode(x, program.input_scale)
+    for rounding in (None, lambda shape: np.ones(shape, np.uint64)):
+        y = decode(evaluate(program, lowered.weights, encoded, rounding=rounding), program.output_scale)
+        assert np.abs(y.reshape(expected.shape) - expected).max() < tolerance
+    transcript = Deployment(program, lowered.weights).run(encoded)
+    y = decode(transcript.results[0] + transcript.results[1], program.output_scale)
+    assert np.abs(y.reshape(expected.shape) - expected).max() < tolerance
+    return transcript.rounds
+
+
+IMAGES = {
+    "pool": lambda: [layers.MaxPooling2D(2)],
+    "pool of odd sizes": lambda: [layers.MaxPooling2D((3, 2), strides=(2, 1))],
+    "pool with edges": lambda: [layers.MaxPooling2D(3, strides=2, padding="same")],
+    "global pool": lambda: [layers.GlobalMaxPooling2D()],
+    "global pool with axes": lambda: [layers.GlobalMaxPooling2D(keepdims=True)],
+    "a cnn": lambda: [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(2), layers.Flatten(), layers.Dense(5, "softmax")],
+    "repeated pixels": lambda: [layers.UpSampling2D((2, 3)), layers.Conv2D(2, 3)],
+    "transposed": lambda: [layers.Conv2DTranspose(3, 3, strides=2)],
+    "transposed with edges": lambda: [layers.Conv2DTranspose(3, (4, 3), strides=(2, 3), padding="same", activation="tanh")],
+    "transposed with gaps": lambda: [layers.Conv2DTranspose(2, 1, strides=3)],
+    "other order": lambda: [layers.Permute((3, 1, 2)), layers.Conv2D(2, 2)],
+    "squeezed": lambda: [layers.Conv2D(4, 3), layers.Activation("gelu"), layers.GlobalAveragePooling2D(), layers.Dense(3)],
+    "normalised": lambda: [layers.Conv2D(4, 3), layers.LayerNormalization(), layers.ReLU()],
+}
+SEQUENCES = {
+    "convolved": lambda: [layers.Conv1D(4, 3, padding="same", activation="relu"), layers.MaxPooling1D(2), layers.Conv1D(2, 2, strides=2)],
+    "causal": lambda: [layers.Conv1D(4, 3, padding="causal", dilation_rate=2)],
+    "pooled with edges": lambda: [layers.MaxPooling1D(3, strides=2, padding="same")],
+    "pooled": lambda: [layers.GlobalMaxPooling1D()],
+    "softmax of rows": lambda: [layers.Dense(6), layers.Softmax()],
+    "normalised": lambda: [layers.LayerNormalization(epsilon=1e-3), layers.Dense(3)],
+    "normalised without scale": lambda: [layers.LayerNormalization(scale=False, center=False, epsilon=1e-2)],
+    "repeated": lambda: [layers.Flatten(), layers.Dense(3), layers.RepeatVector(4)],
+    "simple steps": lambda: [layers.SimpleRNN(4), layers.Dense(2)],
+    "long memory": lambda: [layers.LSTM(4, return_sequences=True, go_backwards=True), layers.LSTM(3), layers.Dense(2)],
+    "gated steps": lambda: [layers.GRU(4, return_sequences=True, bias_initializer="normal"), layers.Dense(2)],
+    "gated steps without bias": lambda: [layers.GRU(3, use_bias=False)],
+    "logarithms": lambda: [layers.Dense(5, activation="log_softmax")],
+    "ELU with alpha": lambda: [layers.Dense(5), layers.ELU(0.5)],
+    "an activation layer": lambda: [layers.Dense(5, activation=layers.ReLU(max_value=1.0))],
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_layers_over_images(name):
+    assert_same(sequential((7, 6, 2), *IMAGES[name]()))
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_layers_over_sequences(name):
+    assert_same(sequential((7, 3), *SEQUENCES[name]()))
+
+
+@pytest.mark.parametrize(
+    "name", ["sigmoid", "tanh", "gelu", "silu", "softplus", "mish", "elu", "selu", "celu", "hard_sigmoid", "hard_tanh"]
+)
+def test_activations_between_dense_layers(name):
+    rounds = assert_same(sequential((5,), layers.Dense(8, activation=name), layers.Dense(3)))
+    assert rounds <= 6  # the function, a rounding, an opening
+
+
+MERGES = {
+    "maximum": lambda a, b: layers.Maximum()([a, b, a]),
+    "minimum": lambda a, b: layers.Minimum()([a, b]),
+    "average": lambda a, b: layers.Average()([a, b, b]),
+    "difference": lambda a, b: layers.Subtract()([a, b]),
+    "product": lambda a, b: layers.Multiply()([a, b]),
+    "product of three": lambda a, b: layers.Multiply()([a, b, layers.Activation("sigmoid")(a)]),
+    "square": lambda a, b: layers.Multiply()([layers.Add()([a, b]), layers.Add()([a, b])]),
+    "gate": lambda a, b: layers.Multiply()([a, layers.Dense(1, activation="sigmoid")(b)]),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_merged_branches(name):
+    assert_same(functional((5,), lambda x: MERGES[name](layers.Dense(6)(x), layers.Dense(6, activation="relu")(x))))
+
+
+ATTENTION = {
+    "itself": lambda x: layers.MultiHeadAttention(2, 4)(x, x),
+    "other keys": lambda x: layers.MultiHeadAttention(2, 4, value_dim=3, output_shape=5)(x, layers.Dense(6)(x), layers.Dense(2)(x)),
+    "no bias": lambda x: layers.MultiHeadAttention(1, 2, use_bias=False)(layers.Dense(2)(x), value=x),
+    "a transformer block": lambda x: layers.LayerNormalization()(
+        layers.Add()([x, layers.Dense(3)(layers.Dense(8, "gelu")(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])))])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(name):
+    assert_same(functional((5, 3), ATTENTION[name]))
+
+
+def test_rows_of_a_table_by_private_indices():
+    model = sequential((6,), layers.Embedding(9, 4), layers.LayerNormalization(), layers.Flatten(), layers.Dense(3))
+    lowered = lower(model, input_range=(0, 8))
+    x = np.random.default_rng(0).integers(0, 9, (5, 6))
+    x[0] = np.arange(6) + 3
+    x[1] = 0
+    transcript = Deployment(lowered.program, lowered.weights).run(encode(x, lowered.program.input_scale))
+    y = decode(transcript.results[0] + transcript.results[1], lowered.program.output_scale)
+    np.testing.assert_allclose(y, model.predict(x, verbose=0), atol=TOLERANCE)
+    with pytest.raises(WindowError, match=r"input_range=\(0, 8\)"):
+        lower(model, input_range=(0, 9))
+    with pytest.raises(UnsupportedLayer, match="1024 rows"):
+        lower(sequential((6,), layers.Embedding(2000, 4)))
+
+
+def test_the_label_of_a_softmax_is_that_of_its_logits():
+    program = lower(sequential((6,), layers.Dense(8, activation="relu"), layers.Dense(10, activation="softmax"))).program.for_label()
+    plain = lower(sequential((6,), layers.Dense(8, activation="relu"), layers.Dense(10))).program.for_label()
+    assert program.ops == plain.ops
+
+
+def test_a_call_with_a_mask_is_refused():
+    with pytest.raises(UnsupportedLayer, match="called with use_causal_mask"):
+        lower(functional((5, 3), lambda x: layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)))
+
+
+def test_the_weights_of_a_recurrent_layer_are_shared_once():
+    program = lower(sequential((9, 3), layers.LSTM(4))).program
+    assert sum(shape == (4, 16) for shape in program.weights) <= 2  # the state has one scale after the first step
+
+
+def test_squeeze_and_excite():
+    def build(x):
+        y = layers.Conv2D(4, 3, activation="relu")(x)
+        s = layers.GlobalAveragePooling2D(keepdims=True)(y)
+        return layers.Dense(3)(layers.Flatten()(layers.Multiply()([y, layers.Dense(4, activation="sigmoid")(s)])))
+
+    assert_same(functional((6, 6, 2), build))
+
+
+def rounds_of(*stack, shape=(8, 8, 1)):
+    return assert_same(sequential(shape, *stack))
+
+
+def test_max_pooling_costs_six_rounds_more():
+    def stack(*pool):
+        return [layers.Conv2D(2, 3), *pool, layers.ReLU(), layers.Flatten(), layers.Dense(4)]
+
+    assert rounds_of(*stack(layers.MaxPooling2D(2))) - rounds_of(*stack()) == 6
+
+
+def test_softmax_over_ten_classes_costs_at_most_twenty_rounds():
+    stack = [layers.Dense(8, activation="relu"), layers.Dense(10)]
+    extra = rounds_of(*stack, layers.Softmax(), shape=(6,)) - rounds_of(*stack, shape=(6,))
+    assert extra == 20
+
+
+def test_the_largest_is_found_before_the_rectifier():
+    first = lower(sequential((8, 8, 1), layers.Conv2D(2, 3, activation="relu"), layers.MaxPooling2D(2))).program
+    second = lower(sequential((8, 8, 1), layers.Conv2D(2, 3), layers.MaxPooling2D(2), layers.ReLU())).program
+    assert first == second
+    compared = [value.size for op, value in zip(first.ops, infer(first), strict=True) if isinstance(op, Select)]
+    assert compared == [6 * 3 * 2, 3 * 3 * 2, 3 * 3 * 2]
+
+
+def test_a_rectifier_that_others_read_stays_where_it_is():
+    def build(x):
+        y = layers.ReLU()(layers.Conv2D(2, 3)(x))
+        return layers.Concatenate()([layers.Flatten()(y), layers.Flatten()(layers.MaxPooling2D(2)(y))])
+
+    assert_same(functional((6, 6, 1), build))
