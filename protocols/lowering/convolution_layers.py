@@ -1,4 +1,4 @@
-"""Rules of convolutions that are written as others: over one axis, and transposed; see `layers.py` for what a rule is."""
+"""Rules of convolutions and means that are written as others: over one axis, and transposed; see `layers.py` for what a rule is."""
 
 from __future__ import annotations
 
@@ -72,3 +72,12 @@ def _spaced(b: Builder, layer: Any, x: int, shape: tuple[int, int, int], strides
         x = b.add(net.Shaped, layer, [x], (h * down, columns, channels))
         x = b.add(net.Taken, layer, [x], (rows, columns, channels), axis=0, indices=tuple(np.arange(rows).tolist()))
     return x
+
+
+@lowers("GlobalAveragePooling1D")
+def global_average_pooling1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """The mean of each channel over all steps."""
+    steps, channels = sequence(b, layer, inputs[0])
+    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
+    pooled = b.add(net.AveragePool, layer, [flat], (1, 1, channels), size=(1, steps), strides=(1, steps))
+    return b.add(net.Shaped, layer, [pooled], (1, channels) if layer.keepdims else (channels,))

@@ -156,3 +156,13 @@ def test_layer_normalisation():
     centred = x - x.mean(1, keepdims=True)
     assert np.abs(y - centred / np.sqrt(x.var(1, keepdims=True) + 1e-3)).max() < 2.0**-7
     assert rounds <= 9
+
+
+def test_a_softmax_that_is_too_long_for_its_error_is_refused():
+    with pytest.raises(WindowError, match="too long"):
+        run(functions.softmax, np.zeros((1, 4096)), (-20.0, 20.0))
+
+
+def test_indices_outside_of_a_table_are_refused():
+    with pytest.raises(WindowError, match="indices from 0 to 4"):
+        run(lambda w, node, v: functions.one_hot(w, node, v, 5), np.zeros((1, 2)), (0.0, 5.0))

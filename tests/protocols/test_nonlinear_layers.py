@@ -78,6 +78,7 @@ SEQUENCES = {
     "softmax of rows": lambda: [layers.Dense(6), layers.Softmax()],
     "normalised": lambda: [layers.LayerNormalization(epsilon=1e-3), layers.Dense(3)],
     "normalised without scale": lambda: [layers.LayerNormalization(scale=False, center=False, epsilon=1e-2)],
+    "means": lambda: [layers.Conv1D(4, 2, activation="gelu"), layers.GlobalAveragePooling1D(), layers.Dense(2)],
     "repeated": lambda: [layers.Flatten(), layers.Dense(3), layers.RepeatVector(4)],
     "simple steps": lambda: [layers.SimpleRNN(4), layers.Dense(2)],
     "long memory": lambda: [layers.LSTM(4, return_sequences=True, go_backwards=True), layers.LSTM(3), layers.Dense(2)],
