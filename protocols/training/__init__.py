@@ -1,0 +1,5 @@
+"""Training on secret shares: model and data are shared between two servers, and neither sees either.
+
+Start reading at `circuit.py` (one step as public operations), `step.py` and `functions.py` (which operations), then `evaluation.py` (a
+server) and `preprocessing.py` (the crypto provider).
+"""
