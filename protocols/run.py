@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 from protocols.errors import WorkerLost
 from protocols.exchange import Protocol, Ring, Round
 
+T = TypeVar("T")
 Send = Callable[[bytes, int, list[Ring]], Awaitable[None]]
 
 
@@ -108,8 +110,8 @@ class Inboxes:
 
 
 async def drive(
-    protocol: Protocol[Ring], channel: bytes, inbox: Inbox, send: Send, *, other: int, dealt: int, patience: float
-) -> tuple[Ring, Cost]:
+    protocol: Protocol[T], channel: bytes, inbox: Inbox, send: Send, *, other: int, dealt: int, patience: float
+) -> tuple[T, Cost]:
     """Runs a protocol to its end: one message each way a round.
 
     Args:
