@@ -1,7 +1,8 @@
 """Train on digits that nobody sees: `python examples/encrypted_training.py [images] [epochs]`.
 
 Images, labels and weights are secret-shared between two servers; the crypto provider sees masks only. Three worker processes are
-started here. At the end the owner reveals the trained model and compares it with one that Keras has trained in the clear.
+started here. At the end the owner reveals the trained model and compares it with one that Keras has trained in the clear, in the
+same order of the images.
 """
 
 import asyncio
@@ -32,11 +33,11 @@ async def main(images: int, epochs: int) -> None:
     async with Cluster(julia, greg, crypto_provider=me) as cluster:
         x, y = await cluster.store("features", x_train), await cluster.store("labels", y_train)
         shared = await share(build(), cluster)
-        async for epoch in shared.fit(x, y, epochs=epochs, batch_size=128):
+        async for epoch in shared.fit(x, y, epochs=epochs, batch_size=128, shuffle=False):
             print(epoch, flush=True)
         trained = await shared.reveal()
     plain = build()
-    plain.fit(x_train, y_train, epochs=epochs, batch_size=128, verbose=0)
+    plain.fit(x_train, y_train, epochs=epochs, batch_size=128, shuffle=False, verbose=0)
     for name, model in (("shares", trained), ("the clear", plain)):
         accuracy = model.evaluate(data.x_test, data.y_test, verbose=0)[1]
         print(f"trained on {name}: accuracy {accuracy:.1%} on 2,000 test images", flush=True)

@@ -2,4 +2,7 @@
 
 Start reading at `circuit.py` (one step as public operations), `step.py` and `functions.py` (which operations), then `evaluation.py` (a
 server) and `preprocessing.py` (the crypto provider).
+
+The flow around it: `terms.py`, `training_server.py`, `training_dealer.py` (the actors), `stored.py`, `compiled.py`, `fitting.py` (the
+owner's side).
 """

@@ -113,7 +113,9 @@ class Training:
             first, second, dealer = await trainers(self._cluster)
             servers = [first, second]
             try:
-                await at_once(first.begin(terms, self._handle, 0), second.begin(terms, self._handle, 1), dealer.begin(terms))
+                presence = self._cluster.presence
+                starts = (server.begin(terms, self._handle, party, presence) for party, server in enumerate(servers))
+                await at_once(*starts, dealer.begin(terms, presence))
                 for number in range(epochs):
                     training = _trained(servers, terms.owner, number, metrics=metrics)
                     reports, _ = await at_once(training, _dealt(dealer, terms.owner, number))

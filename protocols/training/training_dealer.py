@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,22 +54,27 @@ class TrainingDealer(Actor):
         """Keeps the mask of an array as long as its owner is there. The masked array never comes here."""
         first, second = (KeyStream(key).words(column.shape) for key in keys)
         self._masks[column.handle] = first + second
+        self._while(presence, self._masks, column.handle)
+
+    def _while(self, presence: Presence, table: dict[bytes, Any], handle: bytes) -> None:
+        """Forgets what an owner left here when the owner is gone."""
 
         async def watch() -> None:
             await self.system.watch(presence)
-            self._masks.pop(column.handle, None)
+            table.pop(handle, None)
 
         task = asyncio.create_task(watch())
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
     @message(reentrant=True)
-    async def begin(self, terms: Terms) -> None:
-        """Begins a run of training: finds both servers."""
+    async def begin(self, terms: Terms, presence: Presence) -> None:
+        """Begins a run of training, which ends when its owner is gone: finds both servers."""
         if terms.x.handle not in self._masks or terms.y.handle not in self._masks:
             raise UnknownModel("the provider knows no such data; their owner may be gone, or the provider was started anew")
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in terms.addresses.servers]
         self._sessions[terms.owner] = _Session(terms, (first, second))
+        self._while(presence, self._sessions, terms.owner)
 
     @message(reentrant=True)
     async def epoch(self, owner: bytes, number: int) -> None:

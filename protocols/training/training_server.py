@@ -101,7 +101,9 @@ class TrainingServer(Actor):
 
         async def watch() -> None:
             await self.system.watch(presence)
-            table.pop(handle, None)
+            gone = table.pop(handle, None)
+            if isinstance(gone, _Session):
+                gone.close(WorkerLost("the owner is gone"))
 
         self._later(watch())
 
@@ -134,8 +136,8 @@ class TrainingServer(Actor):
         self._while(presence, self._models, handle)
 
     @message(reentrant=True)
-    async def begin(self, terms: Terms, model: bytes, party: int) -> None:
-        """Begins a run of training: finds the data and the other server."""
+    async def begin(self, terms: Terms, model: bytes, party: int, presence: Presence) -> None:
+        """Begins a run of training, which ends when its owner is gone: finds the data and the other server."""
         if model not in self._models or terms.x.handle not in self._stored or terms.y.handle not in self._stored:
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         if party not in (0, 1):
@@ -143,6 +145,7 @@ class TrainingServer(Actor):
         peer = await self.system.connect(f"{terms.addresses.servers[1 - party]}/training", TrainingServer)
         session = _Session(terms, party, self._models[model], peer, self._patience)
         self._sessions[terms.session] = session
+        self._while(presence, self._sessions, terms.session)
         session.watch = asyncio.create_task(self._watch(session, peer))
 
     async def _watch(self, session: _Session, peer: TrainingServer) -> None:

@@ -1,14 +1,18 @@
 """Encrypted training with real processes: `Cluster.store`, `SharedModel.fit`, `SharedModel.reveal`, and what is refused."""
 
 import asyncio
+import os
+import re
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from protocols import share
-from protocols.errors import InputError, ModelError, ServingError, TooLarge, UnsupportedLayer, WorkerLost
+from protocols import Cluster, Worker, share
+from protocols.errors import ClusterError, InputError, ModelError, ServingError, TooLarge, UnsupportedLayer, WorkerLost
 
 
 def network(loss="sparse_categorical_crossentropy", optimizer=None, *, hidden=12, outputs=3, softmax=True, seed=1):
@@ -110,9 +114,31 @@ async def test_what_cannot_be_trained_is_refused(cluster, data):
         (np.array([0, 10**6]), {}, "1000"),
     ],
 )
-async def test_arrays_that_cannot_be_stored(cluster, array, settings, match):
+async def test_arrays_that_cannot_be_stored_are_refused_before_anything_is_sent(array, settings, match):
+    first, second, third = (Worker("localhost:0") for _ in range(3))
+    not_running = Cluster(first, second, crypto_provider=third)
     with pytest.raises(InputError, match=match):
-        await cluster.store("bad", array, **settings)
+        await not_running.store("bad", array, **settings)
+
+
+async def test_arrays_need_a_running_cluster():
+    first, second, third = (Worker("localhost:0") for _ in range(3))
+    with pytest.raises(ClusterError, match="async with"):
+        await Cluster(first, second, crypto_provider=third).store("x", np.zeros((2, 2)))
+
+
+async def test_the_example(capfd):
+    """On fewer images than it has: training on shares and in the clear give nearly the same."""
+    example = Path(__file__).parents[2] / "examples" / "encrypted_training.py"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, example, "1280", "1", stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(example.parents[1])}
+    )
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0
+    assert re.search(r"epoch 1: accuracy 0\.\d\d, 10 steps, \d+ ms/step, [\d.]+ MB/step", output)
+    shares, clear = (float(percent) for percent in re.findall(r"accuracy ([\d.]+)% on", output))
+    assert shares > 40
+    assert abs(shares - clear) <= 1.0
 
 
 async def test_a_lost_server_leaves_the_model_of_the_last_epoch(cluster, data):
