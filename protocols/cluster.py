@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from ssl import SSLContext
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy.typing as npt
 
 from actors import Actor, ActorError, ActorNotFound, ActorSystem, ChildFailed, ChildProcess, ConnectFailed
 from protocols.compute_server import ComputeServer
@@ -15,6 +17,9 @@ from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
 from protocols.presence import Presence
 from protocols.worker import Worker
+
+if TYPE_CHECKING:
+    from protocols.training.terms import Column
 
 A = TypeVar("A", bound=Actor)
 
@@ -105,6 +110,26 @@ class Cluster:
         if self._presence is None:
             raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
         return self._presence
+
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> Column:
+        """Secret-shares an array among the servers, to train on it: neither sees more than its shape.
+
+        Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
+        servers, each half of lambda to one of them, and both halves to the crypto provider. It stays there as long as this block.
+
+        Args:
+            name: what errors call it; the workers see it.
+            array: (examples, ...) numbers between -512 and 512, best to about 1; or (examples,) integers, which are labels from 0.
+            classes: for labels, how many there can be; the largest label and one if None, which the workers then learn.
+
+        Raises:
+            InputError: not numbers, too large, or labels out of range.
+            WorkerLost: a worker went away.
+            ClusterError: outside of the `async with` block.
+        """
+        from protocols.training.stored import store  # noqa: PLC0415  it needs this module
+
+        return await store(self, name, array, classes)
 
     async def __aenter__(self) -> Cluster:
         if self._links is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,7 @@ from protocols.errors import WorkerLost
 from protocols.exchange import Protocol, Ring, Round
 from protocols.seal import Seal
 
+T = TypeVar("T")
 Send = Callable[[bytes, int, list[Ring]], Awaitable[None]]
 
 
@@ -109,8 +111,8 @@ class Inboxes:
 
 
 async def drive(
-    protocol: Protocol[Ring], channel: bytes, inbox: Inbox, send: Send, *, other: int, seal: Seal, dealt: int, patience: float
-) -> tuple[Ring, Cost]:
+    protocol: Protocol[T], channel: bytes, inbox: Inbox, send: Send, *, other: int, seal: Seal, dealt: int, patience: float
+) -> tuple[T, Cost]:
     """Runs a protocol to its end: one message each way a round.
 
     Args:

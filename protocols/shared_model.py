@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,15 @@ from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols import inference
 from protocols.cluster import Cluster
 from protocols.crypto_provider import MEMORY, Allowance, Opening
-from protocols.errors import NotOwner, UnknownModel, WorkerLost
+from protocols.errors import NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Terms
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.program import AddNoise, Program
 from protocols.ticket import REVEALS, Reveal
+from protocols.training.fitting import Epoch, Training
+from protocols.training.terms import Column
 
 if TYPE_CHECKING:
     import keras
@@ -45,9 +48,11 @@ class SharedModel:
         layers: tuple[Layer, ...],
         cluster: Cluster,
         opening: Opening,
+        training: Training,
         guarantee: Guarantee | None = None,
     ) -> None:
         self.name, self.program, self.layers, self.guarantee = name, program, layers, guarantee
+        self._training = training
         self._links = cluster.links
         self._opening = opening
         self._answered = 0
@@ -83,6 +88,8 @@ class SharedModel:
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
+        if self._training.begun:
+            raise ServingError(f"model {self.name!r} was trained after it was shared: reveal it and share the result to serve it")
         requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
         memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
         if not ticket_lifetime > 0:
@@ -103,6 +110,54 @@ class SharedModel:
                 self._answered = answered
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} is served no more: {error}") from None
+
+    async def fit(
+        self,
+        x: Column,
+        y: Column,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        metrics: bool = True,
+        memory: int = MEMORY,
+    ) -> AsyncIterator[Epoch]:
+        """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
+
+        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax at the end or not; SGD; sparse or categorical
+        cross-entropy, or mean squared error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
+        stops early, the model is as it was after the last complete epoch.
+
+        Args:
+            x: features, from `Cluster.store`.
+            y: labels or targets, as many.
+            epochs: passes over the data, at least 1.
+            batch_size: examples of a step.
+            shuffle: a new order in each epoch; it is public.
+            metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it.
+            memory: bytes of randomness that each server may hold ahead.
+
+        **Leaks** to the workers: layers, loss, learning rate, number and order of the examples.
+
+        Raises:
+            ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
+            InputError: data that do not fit the model or each other.
+            TooLarge: the randomness of a step does not fit the memory.
+            WorkerLost: a worker went away.
+        """
+        epochs_made = self._training.fit(x, y, epochs=epochs, batch_size=batch_size, shuffle=shuffle, metrics=metrics, memory=memory)
+        async with contextlib.aclosing(epochs_made):
+            async for epoch in epochs_made:
+                yield epoch
+
+    async def reveal(self) -> keras.Model:
+        """The trained model, compiled like the one that was shared: opens the weights, to this process alone.
+
+        Raises:
+            WorkerLost: a worker went away.
+        """
+        trained: keras.Model = await self._training.reveal()
+        return trained
 
     def _kinds(self, reveal: Collection[Reveal] | None) -> tuple[Reveal, ...]:
         possible = REVEALS if self.program.label is not None else ("logits",)
@@ -131,6 +186,7 @@ class SharedModel:
         if self._stopped:
             return
         self._stopped = True
+        await self._training.forget()
         removals = (worker.remove(self.name, self._opening.owner) for worker in (self._links.provider, *self._links.servers))
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
@@ -205,7 +261,8 @@ async def share(
     chosen = name or model.name
     try:
         opening = await links.provider.open(chosen, lowered.program, cluster.addresses, cluster.presence, guarantee)
-        shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening, guarantee)
+        training = Training(model, cluster)
+        shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening, training, guarantee)
         masked = _masked(lowered.weights, opening, lowered.program)
         try:
             await asyncio.gather(*(server.load(opening.owner, masked) for server in links.servers))

@@ -1,6 +1,6 @@
 """A worker as a process of its own: `python -m protocols.worker_process HOST:PORT`.
 
-It offers all roles: it computes, deals randomness, and sums. It
+It offers all roles: it computes, trains, deals randomness, and sums. It
 prints `ready ADDRESS` when it can be reached and its kernels are compiled. It never imports TensorFlow.
 """
 
@@ -17,6 +17,8 @@ from actors import ActorError, ActorSystem, exit_with_parent
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 from protocols.sum_server import SumServer
+from protocols.training.training_dealer import TrainingDealer
+from protocols.training.training_server import TrainingServer
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool) -> Non
         await system.spawn(ComputeServer, name="server")
         await system.spawn(CryptoProvider, name="provider")
         await system.spawn(SumServer, name="sums")
+        await system.spawn(TrainingServer, name="training")
+        await system.spawn(TrainingDealer, name="training-dealer")
         print(f"ready {system.address}", flush=True)
         if with_parent:
             await exit_with_parent()

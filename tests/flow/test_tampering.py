@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,6 +15,8 @@ from protocols.crypto_provider import CryptoProvider
 from protocols.errors import Altered
 from protocols.remote_model import RemoteModel
 from protocols.seal import Seal
+from protocols.training.training_dealer import TrainingDealer
+from protocols.training.training_server import TrainingServer
 
 
 class Altering(ComputeServer):
@@ -28,6 +31,55 @@ class Altering(ComputeServer):
             arrays[-1].reshape(-1)[-1] ^= np.uint64(1)
         for entry in self._linked(link):
             entry.inboxes.put(channel, number, arrays)
+
+
+class AlteringTrainer(TrainingServer):
+    """The same for training."""
+
+    alter: int | None = None
+
+    @message(reentrant=True)
+    def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        if number == self.alter:
+            arrays = [array.copy() for array in arrays]
+            arrays[0].reshape(-1)[0] ^= np.uint64(1 << 12)
+        for session in self._sessions.values():
+            session.inboxes.put(channel, number, arrays)
+
+
+@contextlib.asynccontextmanager
+async def trained_by():
+    """A cluster in this process, of which the second server can be told to alter what arrives in training."""
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
+        altering = type("Told", (AlteringTrainer,), {})
+        for number, system in enumerate(systems):
+            await system.spawn(ComputeServer, name="server")
+            await system.spawn(CryptoProvider, name="provider")
+            await system.spawn(altering if number == 1 else TrainingServer, name="training")
+            await system.spawn(TrainingDealer, name="training-dealer")
+        workers = [Worker(system.address.removeprefix("ws://")) for system in systems]
+        yield altering, await stack.enter_async_context(Cluster(workers[0], workers[1], crypto_provider=workers[2], auto_managed=False))
+
+
+async def test_an_epoch_of_training_that_was_altered_is_thrown_away():
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="net")
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    async with trained_by() as (altering, cluster):
+        x = await cluster.store("x", rng.uniform(size=(20, 4)).astype(np.float32))
+        y = await cluster.store("y", rng.integers(0, 3, 20))
+        async with await share(model, cluster) as shared:
+            assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
+            before = (await shared.reveal()).get_weights()
+            altering.alter = 2
+            with pytest.raises(Altered, match="in epoch 1"):
+                await anext(shared.fit(x, y, epochs=1, batch_size=10))
+            altering.alter = None
+            for old, new in zip(before, (await shared.reveal()).get_weights(), strict=True):
+                np.testing.assert_array_equal(old, new)
+            assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,145 @@
+"""A compiled Keras model becomes a plan: which networks, losses and optimizers can be trained on shares. Only the owner needs Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocols.errors import ModelError, UnsupportedLayer
+from protocols.training.step import DenseLayer, Loss, Plan, factor
+
+_LOSSES = {
+    "sparse_categorical_crossentropy": "labels",
+    "categorical_crossentropy": "one-hot rows",
+    "mean_squared_error": "numbers",
+}
+
+
+def plan(model: Any) -> Plan:
+    """What `model.fit` would do, in public numbers.
+
+    Raises:
+        UnsupportedLayer: a layer that cannot be trained on shares.
+        ModelError: a loss or an optimizer that cannot, or a model that is not compiled.
+    """
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    if not isinstance(model, keras.Sequential) or not model.built:
+        raise ModelError(f"model {model.name!r} cannot be trained on shares: a built keras.Sequential of dense layers is needed")
+    if getattr(model, "optimizer", None) is None or model.loss is None:
+        raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
+    layers, softmax = _layers(model, keras)
+    found = Plan(layers, _loss(model, keras, softmax), _rate(model, keras))
+    factor(found, 1)
+    return found
+
+
+def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], bool]:
+    dense: list[DenseLayer] = []
+    softmax = False
+    for layer in model.layers:
+        name = f"layer {layer.name!r} ({type(layer).__name__})"
+        if softmax:
+            raise UnsupportedLayer(f"{name} comes after a softmax: the softmax must be the last layer to be trained on shares")
+        if not layer.trainable:
+            raise UnsupportedLayer(f"{name} is frozen: on shares all layers are trained")
+        match type(layer):
+            case keras.layers.InputLayer:
+                pass
+            case keras.layers.Flatten if not dense:
+                pass
+            case keras.layers.Dense:
+                activation = _activation(layer, name)
+                softmax = activation == "softmax"
+                dense.append(_dense(layer, name, relu=activation == "relu"))
+            case keras.layers.ReLU | keras.layers.Activation | keras.layers.Softmax if dense and not dense[-1].relu:
+                activation = _activation(layer, name)
+                softmax = activation == "softmax"
+                last = dense[-1]
+                dense[-1] = DenseLayer(last.inputs, last.units, last.bias, activation == "relu")
+            case _:
+                raise UnsupportedLayer(
+                    f"{name} cannot be trained on shares; Flatten at the beginning, Dense, ReLU, and Softmax at the end can be"
+                )
+    if not dense or dense[-1].relu:
+        raise UnsupportedLayer(f"model {model.name!r} must end in a Dense layer without ReLU to be trained on shares")
+    return tuple(dense), softmax
+
+
+def _activation(layer: Any, name: str) -> str:
+    kind = type(layer).__name__
+    if kind == "ReLU":
+        if layer.max_value is not None or layer.negative_slope or layer.threshold:
+            raise UnsupportedLayer(f"{name} has a slope, threshold or maximum: on shares the plain ReLU can be trained")
+        return "relu"
+    if kind == "Softmax":
+        return "softmax"
+    function = layer.activation.__name__
+    if function not in ("linear", "relu", "softmax"):
+        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax at the end can be trained")
+    return str(function)
+
+
+def _dense(layer: Any, name: str, *, relu: bool) -> DenseLayer:
+    settings = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
+    for setting in settings:
+        if getattr(layer, setting, None) is not None:
+            raise UnsupportedLayer(f"{name} has a {setting}: it has no form on shares, leave it out")
+    if layer.kernel.ndim != 2 or getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+        raise UnsupportedLayer(f"{name} is quantized or adapted: a plain Dense layer is needed")
+    inputs, units = layer.kernel.shape
+    return DenseLayer(int(inputs), int(units), layer.use_bias, relu)
+
+
+def _loss(model: Any, keras: Any, softmax: bool) -> Loss:
+    loss = keras.losses.get(model.loss)
+    settings = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    name = getattr(loss, "__name__", "") or str(settings.get("name"))
+    wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
+    if wrapped not in _LOSSES:
+        raise ModelError(f"the loss {wrapped!r} cannot be trained on shares; {', '.join(_LOSSES)} can be")
+    if settings.get("label_smoothing") or settings.get("ignore_class") is not None:
+        raise ModelError(f"the loss {wrapped!r} has label_smoothing or ignore_class: on shares it has neither")
+    if settings.get("reduction", "sum_over_batch_size") not in ("sum_over_batch_size", "mean"):
+        raise ModelError(f"the loss {wrapped!r} is reduced by {settings['reduction']!r}: on shares the mean over a batch is trained")
+    if wrapped == "mean_squared_error":
+        if softmax:
+            raise ModelError("a softmax with mean_squared_error cannot be trained on shares; use categorical_crossentropy")
+        return "mse"
+    if bool(settings.get("from_logits", False)) == softmax:
+        raise ModelError(
+            f"the loss {wrapped!r} says from_logits={softmax}, and the model ends {'in' if softmax else 'without'} a softmax:"
+            " either end without one and say from_logits=True, or end in one and say from_logits=False"
+        )
+    return "crossentropy"
+
+
+def _rate(model: Any, keras: Any) -> float:
+    optimizer = model.optimizer
+    if type(optimizer) is not keras.optimizers.SGD:
+        raise ModelError(
+            f"the optimizer {type(optimizer).__name__} cannot be trained on shares; keras.optimizers.SGD without momentum can be"
+        )
+    settings = optimizer.get_config()
+    for setting in (
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "clipnorm",
+        "global_clipnorm",
+        "clipvalue",
+        "use_ema",
+        "gradient_accumulation_steps",
+    ):
+        if settings.get(setting):
+            raise ModelError(f"SGD with {setting}={settings[setting]} cannot be trained on shares; plain SGD can be")
+    if not isinstance(settings["learning_rate"], float | int):
+        raise ModelError("SGD with a learning-rate schedule cannot be trained on shares; a constant learning rate can be")
+    return float(optimizer.learning_rate)
+
+
+def expects(model: Any) -> str:
+    """What the loss compares with: labels, one-hot rows, or numbers."""
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    loss = keras.losses.get(model.loss)
+    return _LOSSES[getattr(getattr(loss, "fn", loss), "__name__", "")]

@@ -1,0 +1,229 @@
+"""The randomness of one step: what each operation needs, and the crypto provider's half of it.
+
+An affine value x = a - R + kappa h has the secret parts R and h (some have one of them only). A product of two affine values is linear in
+shares of the products of their parts, which the provider deals: that is all a multiplication needs.
+
+The provider knows every mask and no masked value: nothing here depends on a weight, an example or a label.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from protocols import argmax, comparison, conjunction, ring
+from protocols.conjunction import unpack
+from protocols.exchange import Ring
+from protocols.keystream import KeyStream, derive
+from protocols.material import Field, Layout, Material, packed
+from protocols.program import Argmax, Shape
+from protocols.training.circuit import AnyOp, Circuit, Given, Largest, MatMul, Multiply, Open, Sign, Truncate, Value, infer
+
+Part = Literal["R", "h"]
+Parts = dict[Part, Ring]
+
+
+def parts(op: AnyOp) -> tuple[Part, ...]:
+    """The secret parts of the affine value that an operation makes."""
+    match op:
+        case Given() | Open():
+            return ("R",)
+        case Truncate():
+            return ("R", "h")
+        case Sign() | Largest():
+            return ("h",)
+        case _:
+            return ()
+
+
+def products(circuit: Circuit, op: Multiply) -> list[tuple[Part, Part]]:
+    """The pairs of parts whose products are dealt for a multiplication. Those of a square are symmetric, and h h = h is there already."""
+    first, second = parts(circuit.ops[op.x]), parts(circuit.ops[op.y])
+    if op.x != op.y:
+        return list(itertools.product(first, second))
+    return [pair for pair in itertools.combinations_with_replacement(first, 2) if pair != ("h", "h")]
+
+
+def inner(op: Largest) -> Argmax:
+    """The arg max of `protocols.argmax` that this operation runs, exact."""
+    return Argmax(0, 0, op.window)
+
+
+class StepLayout:
+    """Where the randomness of a step lies. Each field is (rows, words a row)."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        values = infer(circuit)
+        entries = [(at, rows, entry) for at in range(len(values)) for rows, entry in _fields(circuit, at, values)]
+        self._plan = Layout((at, Field(entry.name, rows * entry.words, entry.dealt)) for at, rows, entry in entries)
+        self._rows = {(at, entry.name): rows for at, rows, entry in entries}
+        self.own, self.dealt = self._plan.own, self._plan.dealt
+
+    @property
+    def bytes(self) -> int:
+        """Memory that one party needs for the randomness of a step."""
+        return self._plan.bytes_per_example
+
+    def views(self, own: Ring, dealt: Ring) -> dict[tuple[int, str], Ring]:
+        """The fields (rows, words) of two flat arrays."""
+        views = self._plan.views(own, dealt, 1)
+        return {key: view.reshape(self._rows[key], -1) for key, view in views.items()}
+
+
+def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tuple[int, Field]]:
+    op, value = circuit.ops[position], values[position]
+    match op:
+        case Open():
+            yield 1, Field("lambda", value.size)
+        case Truncate():
+            rows, columns = _matrix(value)
+            yield rows, Field("r", columns)
+            yield 1, Field("R", value.size, dealt=True)
+            yield 1, Field("h", value.size, dealt=True)
+        case Sign(x):
+            rows, columns = _matrix(values[x])
+            cut = circuit.ops[x]
+            assert isinstance(cut, Truncate)
+            entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *comparison.fields(columns, cut.window)]
+            yield from ((rows, entry) for entry in entries)
+        case Largest():
+            rows, columns = value.shape
+            entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *argmax.fields(inner(op), columns)]
+            yield from ((rows, entry) for entry in entries)
+        case Multiply():
+            yield from ((1, Field(f"{a}{b}", value.size, dealt=True)) for a, b in products(circuit, op))
+        case MatMul():
+            yield 1, Field("gamma", value.size, dealt=True)
+        case _:
+            return
+
+
+def _matrix(value: Value) -> tuple[int, int]:
+    """Rows and columns of a value as a matrix: its last axis is the row."""
+    columns = value.shape[-1]
+    return value.size // columns, columns
+
+
+@dataclass(frozen=True)
+class StepMaterial:
+    """One server's half of the randomness of one step. Used once, then forgotten."""
+
+    fields: dict[tuple[int, str], Ring] = field(repr=False)
+
+    @classmethod
+    def of(cls, layout: StepLayout, key: bytes, dealt: Ring | None) -> StepMaterial:
+        """Expanded from this server's key of the step; `dealt` is what the provider sent to server 1, None at server 0.
+
+        Raises:
+            ValueError: another number of words was dealt than the step needs.
+        """
+        if dealt is None:
+            dealt = _dealt(layout, key)
+        elif dealt.shape != (layout.dealt,):
+            raise ValueError(f"{dealt.size} words were dealt for a step, {layout.dealt} are needed")
+        return cls(layout.views(_own(layout, key), dealt))
+
+    def __call__(self, position: int, name: str) -> Ring:
+        """The field `name` of the operation at `position`."""
+        return self.fields[position, name]
+
+    def rows(self, count: int) -> Material:
+        """The same for the protocols of prediction, which work on rows."""
+        return Material(self.fields, 0, count)
+
+
+def _own(layout: StepLayout, key: bytes) -> Ring:
+    return KeyStream(derive(key, "own")).words(layout.own)
+
+
+def _dealt(layout: StepLayout, key: bytes) -> Ring:
+    return KeyStream(derive(key, "dealt")).words(layout.dealt)
+
+
+def deal(circuit: Circuit, layout: StepLayout, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Ring:
+    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat.
+
+    Args:
+        circuit: the step.
+        layout: of that circuit.
+        masks: lambda of every wire that is given, both halves added, by name.
+        keys: the servers' keys of this step, never used for another.
+    """
+    dealing = _Dealing(circuit, layout, masks, keys)
+    for position in range(len(circuit.ops)):
+        dealing.deal(position)
+    return dealing.dealt
+
+
+class _Dealing:
+    """Both servers' halves of a step, as only the provider sees them."""
+
+    def __init__(self, circuit: Circuit, layout: StepLayout, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> None:
+        self._circuit, self._masks, self._values = circuit, masks, infer(circuit)
+        self.dealt = _dealt(layout, keys[0])
+        self._first = layout.views(_own(layout, keys[0]), self.dealt)
+        self._second = layout.views(_own(layout, keys[1]), self.dealt)
+        self._parts: dict[int, Parts] = {}
+
+    def _sum(self, position: int, name: str) -> Ring:
+        return self._first[position, name] + self._second[position, name]
+
+    def _xor(self, position: int, name: str) -> Ring:
+        return self._first[position, name] ^ self._second[position, name]
+
+    def _give(self, position: int, name: str, secret: Ring) -> None:
+        """Turns server 0's key stream in place into server 1's share of `secret`."""
+        share = self._first[position, name]
+        np.subtract(secret.reshape(share.shape), share, out=share)
+
+    def deal(self, position: int) -> None:
+        """What one operation needs; remembers the secret parts of its value."""
+        op, shape = self._circuit.ops[position], self._values[position].shape
+        match op:
+            case Given(name, _, "wire"):
+                self._parts[position] = {"R": self._masks[name]}
+            case Open():
+                self._parts[position] = {"R": self._sum(position, "lambda").reshape(shape)}
+            case Truncate(_, drop):
+                r = self._sum(position, "r").reshape(shape)
+                self._known(position, {"R": r >> np.uint64(drop), "h": r >> np.uint64(63)})
+            case Sign(x):
+                cut = self._circuit.ops[x]
+                assert isinstance(cut, Truncate)
+                self._deal_comparison(position, self._sum(x, "r"), cut.drop, cut.window)
+                self._deal_bits(position, shape)
+            case Largest(_, window):
+                self._deal_comparison(position, self._sum(position, "r"), 0, window)
+                for level, (groups, fan_in) in enumerate(argmax.levels(shape[1])):
+                    dealt = self._first[position, f"and_products{level}"]
+                    conjunction.deal(self._xor(position, f"and_mu{level}"), dealt, groups=groups, fan_in=fan_in)
+                self._deal_bits(position, shape)
+            case Multiply(x, y):
+                for a, b in products(self._circuit, op):
+                    self._give(position, f"{a}{b}", self._parts[x][a] * self._parts[y][b])
+            case MatMul(x, y):
+                left, right = turned(op, self._parts[x]["R"], self._parts[y]["R"])
+                self._give(position, "gamma", ring.matmul(left, right))
+            case _:
+                return
+
+    def _known(self, position: int, secret: Parts) -> None:
+        self._parts[position] = secret
+        for name, value in secret.items():
+            self._give(position, name, value)
+
+    def _deal_comparison(self, position: int, r: Ring, drop: int, window: int) -> None:
+        bits, node = self._first[position, "bits"], self._first[position, "node"]
+        comparison.deal(r, self._xor(position, "mu"), bits, node, drop=drop, window=window)
+
+    def _deal_bits(self, position: int, shape: Shape) -> None:
+        self._known(position, {"h": unpack(self._xor(position, "rho"), shape[1]).astype(np.uint64)})
+
+
+def turned(op: MatMul, x: Ring, y: Ring) -> tuple[Ring, Ring]:
+    """The operands of a matrix product, transposed as it asks."""
+    return (x.T if op.transpose_x else x), (y.T if op.transpose_y else y)

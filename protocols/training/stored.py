@@ -1,0 +1,85 @@
+"""The owner's side of data: arrays become masked arrays at two servers and masks at the crypto provider."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError
+from protocols.concurrency import at_once
+from protocols.errors import InputError, WorkerLost
+from protocols.fixed_point import encode
+from protocols.keystream import KeyStream, fresh_key
+from protocols.training.functions import FRACTION
+from protocols.training.terms import Column
+from protocols.training.training_dealer import TrainingDealer
+from protocols.training.training_server import TrainingServer
+
+if TYPE_CHECKING:
+    from protocols.cluster import Cluster
+
+LARGEST = 512.0
+"""Numbers lie between -512 and 512: scale features and targets, best to about 1."""
+
+
+async def trainers(cluster: Cluster) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
+    """The actors that train, on the workers of a running cluster.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a worker does not answer.
+    """
+    links, addresses = cluster.links, cluster.addresses
+    try:
+        first, second = [await links.system.connect(f"{url}/training", TrainingServer) for url in addresses.servers]
+        return first, second, await links.system.connect(f"{addresses.crypto_provider}/training-dealer", TrainingDealer)
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot train: {error}") from None
+
+
+async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> Column:
+    """Shares an array among the servers; see `Cluster.store`."""
+    values, content = _encoded(name, np.asarray(array), classes)
+    column = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16))
+    keys = fresh_key(), fresh_key()
+    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
+    *servers, dealer = await trainers(cluster)
+    try:
+        await at_once(
+            dealer.store(column, keys, cluster.presence),
+            *(server.store(column, masked, key, cluster.presence) for server, key in zip(servers, keys, strict=True)),
+        )
+    except ActorError as error:
+        raise WorkerLost(f"{name!r} could not be stored: {error}") from None
+    return column
+
+
+def _encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Any]:
+    """The integers of an array (examples, columns), and what they are."""
+    if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        return encode(_one_hot(name, array, classes), 2.0**-FRACTION), "labels"
+    if classes is not None:
+        raise InputError(
+            f"{name!r} has shape {array.shape} and dtype {array.dtype}: classes={classes} is for labels, one integer an example"
+        )
+    numbers = array.reshape(len(array), -1).astype(np.float64)
+    if not np.all(np.abs(numbers) < LARGEST):
+        raise InputError(f"{name!r} has values beyond +-{LARGEST:g}, or NaN: scale them first, best to about 1")
+    return encode(numbers, 2.0**-FRACTION), "numbers"
+
+
+def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:
+    count = int(labels.max()) + 1 if classes is None else classes
+    if labels.min() < 0 or labels.max() >= count:
+        raise InputError(
+            f"labels out of range: {name!r} has labels from {labels.min()} to {labels.max()}, from 0 to {max(count - 1, 0)} are needed"
+        )
+    if count > 1000:
+        raise InputError(f"{name!r} would have {count} classes, at most 1000 are possible: numbers to be predicted are stored as floats")
+    one_hot: npt.NDArray[np.float64] = np.eye(count)[labels]
+    return one_hot

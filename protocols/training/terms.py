@@ -1,0 +1,153 @@
+"""What the owner of a training tells the workers, and what they tell back: all of it public but the capabilities and keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import InputError, TooLarge
+from protocols.exchange import Ring
+from protocols.hosting import Addresses
+from protocols.keystream import KeyStream, derive
+from protocols.training.circuit import Circuit
+from protocols.training.preprocessing import StepLayout
+from protocols.training.step import Plan, step
+
+Content = Literal["numbers", "labels"]
+
+
+class Column(msgspec.Struct, frozen=True):
+    """An array that is shared: its name, its shape (examples, columns), and what it holds. `handle` is the right to train on it."""
+
+    name: str
+    shape: tuple[int, int]
+    content: Content
+    handle: bytes
+
+    def __repr__(self) -> str:
+        return f"Column({self.name!r}, {self.shape}, {self.content})"
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """One run of training.
+
+    Attributes:
+        session: names the run to workers.
+        owner: the capability of the owner.
+        link: known to the owner and both servers; names the run between them.
+        authority: known to the owner, the provider and the servers; needed to supply randomness.
+        plan: what is trained, and how.
+        x: the features.
+        y: the one-hot labels or targets.
+        batch: examples of a step; the last step of an epoch has what is left.
+        order: a key from which all derive the public order of the examples; None for the order in which they are stored.
+        memory: bytes of randomness that a server may hold ahead.
+        addresses: of the cluster.
+    """
+
+    session: bytes
+    owner: bytes
+    link: bytes
+    authority: bytes
+    plan: Plan
+    x: Column
+    y: Column
+    batch: int
+    order: bytes | None
+    memory: int
+    addresses: Addresses
+
+    def __repr__(self) -> str:
+        return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
+
+    @property
+    def examples(self) -> int:
+        """How many examples an epoch has."""
+        return self.x.shape[0]
+
+    def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """The examples of each step of an epoch. Public."""
+        order = np.arange(self.examples)
+        if self.order is not None:
+            order = KeyStream(derive(self.order, "epoch", epoch)).words(self.examples).argsort(kind="stable")
+        return [order[start : start + self.batch] for start in range(0, self.examples, self.batch)]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One server's part of one epoch.
+
+    Attributes:
+        metric: its share of the metric, summed over the steps; empty if it was not asked for.
+        rounds: messages to the other server.
+        sent: bytes to the other server.
+        dealt: bytes from the crypto provider.
+        seconds: from the first step to the last.
+        waited: of these, waiting for randomness.
+        seal: of what the servers sent each other, see `Seal`.
+    """
+
+    metric: npt.NDArray[np.uint64]
+    rounds: int
+    sent: int
+    dealt: int
+    seconds: float
+    waited: float
+    seal: bytes
+
+
+def check(terms: Terms) -> None:
+    """Refuses data that do not fit each other or the plan, before anything is done with them.
+
+    Raises:
+        InputError: lengths or widths differ, or a batch is no batch.
+    """
+    plan, x, y = terms.plan, terms.x, terms.y
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
+    if x.content != "numbers" or x.shape[1] != plan.inputs:
+        raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
+    if y.content == "labels" and y.shape[1] > plan.outputs:
+        raise InputError(
+            f"labels out of range: {y.name!r} has labels for {y.shape[1]} classes, the model has {plan.outputs} outputs,"
+            f" so labels from 0 to {plan.outputs - 1} are needed"
+        )
+    if y.content == "numbers" and y.shape[1] != plan.outputs:
+        raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
+    if terms.batch < 1:
+        raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
+
+
+def widened(array: Ring, columns: int) -> Ring:
+    """Zeros for the classes that no label has: public zeros with masks of zero."""
+    missing = columns - array.shape[1]
+    return np.pad(array, ((0, 0), (0, missing))) if missing else array
+
+
+class Steps:
+    """The circuits of the steps of a run: one for whole batches, one for the last.
+
+    Raises:
+        TooLarge: the randomness of one step does not fit the memory.
+        ModelError: the plan has no circuit.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        check(terms)
+        sizes = {len(rows) for rows in terms.rows(0)}
+        self._circuits: dict[int, tuple[Circuit, StepLayout]] = {}
+        for size in sizes:
+            circuit = step(terms.plan, size)
+            self._circuits[size] = circuit, StepLayout(circuit)
+        self.bytes = max(layout.bytes for _, layout in self._circuits.values())
+        if self.bytes > terms.memory:
+            raise TooLarge(
+                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, and {terms.memory:,} are"
+                " allowed; use a smaller batch_size or more memory"
+            )
+        self.ahead = min(8, terms.memory // self.bytes)
+
+    def __getitem__(self, size: int) -> tuple[Circuit, StepLayout]:
+        return self._circuits[size]

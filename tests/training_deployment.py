@@ -1,0 +1,57 @@
+"""Two servers and a dealer that train in the simulator: what the tests of the mathematics of training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployment import key
+from protocols.exchange import Party, Ring
+from protocols.fixed_point import decode, encode
+from protocols.keystream import KeyStream
+from protocols.simulator import Transcript, simulate
+from protocols.training.circuit import Circuit, Given
+from protocols.training.evaluation import Affine, evaluate
+from protocols.training.functions import FRACTION
+from protocols.training.preprocessing import StepLayout, StepMaterial, deal
+
+SCALE = 2.0**-FRACTION
+
+
+@dataclass(frozen=True)
+class Trainers:
+    """Two servers with fresh randomness for one step, no network."""
+
+    circuit: Circuit
+    salt: str = ""
+
+    def run(self, values: dict[str, Ring]) -> Transcript:
+        """Evaluates the circuit on the given values, which this shares first."""
+        layout = StepLayout(self.circuit)
+        keys = key(f"step0{self.salt}"), key(f"step1{self.salt}")
+        given: tuple[dict, dict] = ({}, {})
+        masks = {}
+        for op in self.circuit.ops:
+            if isinstance(op, Given):
+                first, second = (KeyStream(key(f"{op.name}{i}{self.salt}")).words(op.shape) for i in (0, 1))
+                value = values[op.name].reshape(op.shape)
+                if op.kind == "wire":
+                    masks[op.name] = first + second
+                    for mine, half in zip(given, (first, second), strict=True):
+                        mine[op.name] = Affine(value + masks[op.name], {"R": half})
+                else:
+                    given[0][op.name], given[1][op.name] = first, value - first
+        dealt = deal(self.circuit, layout, masks, keys)
+        halves = (None, dealt)
+        return simulate({i: evaluate(Party(i), self.circuit, StepMaterial.of(layout, keys[i], halves[i]), given[i]) for i in (0, 1)})
+
+    def outputs(self, values: dict[str, Ring]) -> dict[str, Ring]:
+        """The outputs, both shares added."""
+        results = self.run(values).results
+        return {name: results[0][name] + results[1][name] for name in results[0]}
+
+    def real(self, values: dict[str, np.ndarray], scale: float = SCALE) -> dict[str, np.ndarray]:
+        """The same on real numbers of `FRACTION` fractional bits."""
+        outputs = self.outputs({name: encode(value, SCALE) for name, value in values.items()})
+        return {name: decode(value, scale) for name, value in outputs.items()}
