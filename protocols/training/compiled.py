@@ -28,7 +28,7 @@ def plan(model: Any) -> Plan:
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
     layers, softmax = _layers(model, keras)
-    found = Plan(layers, _loss(model, keras, softmax), _rate(model, keras))
+    found = Plan(layers, _loss(model, keras, softmax), *_rate(model, keras))
     factor(found, 1)
     return found
 
@@ -113,15 +113,13 @@ def _loss(model: Any, keras: Any, softmax: bool) -> Loss:
     return "crossentropy"
 
 
-def _rate(model: Any, keras: Any) -> float:
+def _rate(model: Any, keras: Any) -> tuple[float, float]:
+    """The learning rate and the momentum."""
     optimizer = model.optimizer
     if type(optimizer) is not keras.optimizers.SGD:
-        raise ModelError(
-            f"the optimizer {type(optimizer).__name__} cannot be trained on shares; keras.optimizers.SGD without momentum can be"
-        )
+        raise ModelError(f"the optimizer {type(optimizer).__name__} cannot be trained on shares; keras.optimizers.SGD can be")
     settings = optimizer.get_config()
     for setting in (
-        "momentum",
         "nesterov",
         "weight_decay",
         "clipnorm",
@@ -131,10 +129,12 @@ def _rate(model: Any, keras: Any) -> float:
         "gradient_accumulation_steps",
     ):
         if settings.get(setting):
-            raise ModelError(f"SGD with {setting}={settings[setting]} cannot be trained on shares; plain SGD can be")
+            raise ModelError(
+                f"SGD with {setting}={settings[setting]} cannot be trained on shares; SGD with a constant learning rate and momentum can be"
+            )
     if not isinstance(settings["learning_rate"], float | int):
         raise ModelError("SGD with a learning-rate schedule cannot be trained on shares; a constant learning rate can be")
-    return float(optimizer.learning_rate)
+    return float(optimizer.learning_rate), float(settings["momentum"])
 
 
 def expects(model: Any) -> str:

@@ -5,8 +5,9 @@ For a layer Z = H W + b, H' = ReLU(Z) = D Z, and the gradient G of the loss by Z
     dW = H^T G,   db = sum over the batch of G,   the gradient by H is G W^T, and by the Z below it is D (G W^T)
 
 with the D of the forward pass: the backward pass compares nothing. G of the last layer is softmax(Z) - Y (cross-entropy) or Z - Y (mean
-squared error, whose factor 2 / outputs is folded into the learning rate). The update is W <- W - (rate / B) dW, rounded at random without
-bias (Gupta et al., 2015, arXiv:1502.02551), so that updates smaller than the last digit count on average.
+squared error, whose factor 2 / outputs is folded into the learning rate). The update is W <- W - (rate / B) dW, or with momentum, as in
+Keras, V <- momentum V - (rate / B) dW, W <- W + V. It is rounded at random without bias (Gupta et al., 2015, arXiv:1502.02551), so that
+updates smaller than the last digit count on average.
 
 Weights are shares between steps; each step opens them under fresh masks, so that no mask is ever used with two values.
 """
@@ -44,11 +45,13 @@ class Plan(msgspec.Struct, frozen=True):
         layers: from the inputs to the logits.
         loss: of the logits and one-hot labels, or of outputs and targets.
         rate: the learning rate of gradient descent, above 0.
+        momentum: of each velocity in the next, from 0 up to 1; without it there are no velocities.
     """
 
     layers: tuple[DenseLayer, ...]
     loss: Loss
     rate: float
+    momentum: float = 0.0
 
     @property
     def inputs(self) -> int:
@@ -69,6 +72,11 @@ class Plan(msgspec.Struct, frozen=True):
             if layer.bias:
                 shapes[f"bias{index}"] = (layer.units,)
         return shapes
+
+    @property
+    def velocities(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every velocity by name; they begin at zero."""
+        return {f"velocity of {name}": shape for name, shape in self.shapes.items()} if self.momentum else {}
 
 
 def factor(plan: Plan, batch: int) -> tuple[int, int]:
@@ -100,7 +108,7 @@ def step(plan: Plan, batch: int) -> Circuit:
     for its gradient; 1 to update: 32 for one hidden layer. Activations are not checked: they must lie within +-512.
     """
     build = Builder()
-    values = {name: build(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
+    values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.velocities).items()}
     kernels = [build(Open(values[f"kernel{index}"])) for index in range(len(plan.layers))]
     hidden, signs = [build(Given("x", (batch, plan.inputs), "wire"))], []
     y = build(Given("y", (batch, plan.outputs), "wire"))
@@ -118,16 +126,20 @@ def step(plan: Plan, batch: int) -> Circuit:
     q, shift = factor(plan, batch)
     new: dict[str, int] = {}
     for index in reversed(range(len(plan.layers))):
-        slope = build(MatMul(hidden[index], gradient, transpose_x=True))
-        new[f"kernel{index}"] = _updated(build, values[f"kernel{index}"], slope, q, shift + FRACTION)
+        slopes = {f"kernel{index}": (build(MatMul(hidden[index], gradient, transpose_x=True)), shift + FRACTION)}
         if plan.layers[index].bias:
-            summed = build(Sum(gradient, 0, keep=False))
-            new[f"bias{index}"] = _updated(build, values[f"bias{index}"], summed, q, shift)
+            slopes[f"bias{index}"] = build(Sum(gradient, 0, keep=False)), shift
+        for name, (slope, drop) in slopes.items():
+            velocity = values.get(f"velocity of {name}")
+            change = _change(build, slope, velocity, plan.momentum, q=q, drop=drop)
+            new[name] = build(Combine((values[name], change), (1, 1)))
+            if velocity is not None:
+                new[f"velocity of {name}"] = change
         if index:
             below = build(Truncate(build(MatMul(gradient, kernels[index], transpose_y=True)), FRACTION, 63 - FRACTION))
             sign = signs[index - 1]
             gradient = build(Open(below if sign < 0 else build(Multiply(sign, below))))
-    return build.circuit({**{name: new[name] for name in plan.shapes}, "metric": metric})
+    return build.circuit({**{name: new[name] for name in plan.shapes | plan.velocities}, "metric": metric})
 
 
 def _linear(build: Builder, x: int, kernel: int, bias: int | None) -> int:
@@ -147,9 +159,11 @@ def _loss(build: Builder, plan: Plan, z: int, y: int) -> tuple[int, int]:
     return gradient, build(Sum(build(Multiply(largest, y))))
 
 
-def _updated(build: Builder, weight: int, slope: int, q: int, drop: int) -> int:
-    """weight - slope q 2^-drop; a `drop` below 1 is folded into q."""
-    if drop < 1:
-        q, drop = q << (1 - drop), 1
-    change = build(Truncate(build(Combine((slope,), (q,))), drop, 63 - drop))
-    return build(Combine((weight, change), (1, -1)))
+def _change(build: Builder, slope: int, velocity: int | None, momentum: float, *, q: int, drop: int) -> int:
+    """momentum * velocity - slope q 2^-drop, in one truncation. Rounds: 1. A `drop` below RATE_BITS is made larger, and q with it."""
+    if drop < RATE_BITS:
+        q, drop = q << (RATE_BITS - drop), RATE_BITS
+    total = Combine((slope,), (-q,))
+    if velocity is not None:
+        total = Combine((slope, velocity), (-q, round(momentum * 2**drop)))
+    return build(Truncate(build(total), drop, 63 - drop))

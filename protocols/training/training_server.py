@@ -48,7 +48,7 @@ class _Stored:
 
 @dataclass
 class _Model:
-    """This server's shares of the weights of one model, by name."""
+    """This server's shares of the weights and velocities of one model, by name."""
 
     plan: Plan
     shares: dict[str, Ring] = field(repr=False)
@@ -133,7 +133,8 @@ class TrainingServer(Actor):
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
             raise ValueError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
-        self._models[handle] = _Model(plan, dict(zip(shapes, shares, strict=True)))
+        velocities = {name: np.zeros(shape, np.uint64) for name, shape in plan.velocities.items()}
+        self._models[handle] = _Model(plan, dict(zip(shapes, shares, strict=True)) | velocities)
         self._while(presence, self._models, handle)
 
     @message(reentrant=True)
@@ -206,7 +207,8 @@ class TrainingServer(Actor):
         """This server's shares of the weights of a model, for its owner: the handle is the owner's alone."""
         if handle not in self._models:
             raise UnknownModel("this server has no such model; its owner may be gone, or the server was started anew")
-        return list(self._models[handle].shares.values())
+        model = self._models[handle]
+        return [model.shares[name] for name in model.plan.shapes]
 
     @message(reentrant=True)
     async def end(self, owner: bytes) -> None:

@@ -123,21 +123,23 @@ def test_gradients_and_step_equal_those_of_keras(loss, widths, bias):
         assert outputs["metric"] * SCALE == pytest.approx(((logits - y) ** 2).sum(), rel=1e-3)
 
 
-def test_the_curve_of_many_steps_beside_keras():
+@pytest.mark.parametrize(("rate", "momentum"), [(0.5, 0.0), (0.05, 0.9)])
+def test_the_curve_of_many_steps_beside_keras(rate, momentum):
     model, plan = network([8, 16, 3], "crossentropy")
-    plan = Plan(plan.layers, plan.loss, 0.5)
+    plan = Plan(plan.layers, plan.loss, rate, momentum)
     rng = np.random.default_rng(4)
     x = rng.uniform(-1, 1, (32, 8)).astype(np.float32)
     y = np.eye(3)[(x @ rng.normal(size=(8, 3))).argmax(1)]
     weights = {name: weight.numpy() for name, weight in zip(plan.shapes, model.trainable_weights, strict=True)}
+    weights |= {name: np.zeros(shape) for name, shape in plan.velocities.items()}
     circuit = step(plan, 32)
-    model.compile(keras.optimizers.SGD(0.5), keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.compile(keras.optimizers.SGD(rate, momentum), keras.losses.CategoricalCrossentropy(from_logits=True))
     for number in range(30):
         weights = Trainers(circuit, str(number)).real({**weights, "x": x, "y": y})
         right = weights.pop("metric")
         assert abs(right - (model(x).numpy().argmax(1) == y.argmax(1)).sum()) <= 1
         model.train_on_batch(x, y)
-    assert right >= 29
+    assert right >= 26
     for name, weight in zip(plan.shapes, model.trainable_weights, strict=True):
         np.testing.assert_allclose(weights[name], weight.numpy(), atol=0.02, err_msg=name)
 
