@@ -39,8 +39,10 @@ class GaussianNoise:
     def __init__(self, *, seed: int | None = None) -> None:
         if seed is not None:
             warnings.warn(f"noise from seed={seed} is no secret: for simulations only, nothing made with it is private", InsecureNoise, 2)
-        key = os.urandom(16) if seed is None else hashlib.sha256(f"{seed}".encode()).digest()[:16]
-        self._alone = threading.Lock()
+        self._begin(os.urandom(16) if seed is None else hashlib.sha256(f"{seed}".encode()).digest()[:16])
+
+    def _begin(self, key: bytes) -> None:
+        self._process, self._alone = os.getpid(), threading.Lock()
         self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
     def discrete(self, shape: int | tuple[int, ...], sigma: int) -> NDArray[np.int64]:
@@ -81,6 +83,8 @@ class GaussianNoise:
         return pairs[:size]
 
     def _words(self, count: int) -> NDArray[np.uint64]:
+        if self._process != os.getpid():  # a fork has the parent's key stream: two sums with the same noise would tell their difference
+            self._begin(os.urandom(16))
         words = np.empty(count, np.uint64)
         with self._alone:  # two threads in one cipher could get the same key stream
             for start in range(0, count, ZEROS // 8):

@@ -1,6 +1,7 @@
 """Secret noise: its distribution, exactly where it claims to be exact, and the grid that hides the low bits."""
 
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -138,3 +139,18 @@ def test_two_threads_never_get_the_same_words():
     with ThreadPoolExecutor(4) as threads:
         words = np.concatenate(list(threads.map(lambda _: noise._words(20_000), range(40))))
     assert len(np.unique(words)) == len(words)
+
+
+def test_a_forked_process_has_noise_of_its_own():
+    noise, (reads, writes) = GaussianNoise(), os.pipe()
+    noise._words(3)
+    child = os.fork()
+    if child == 0:
+        os.write(writes, noise._words(100).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = np.frombuffer(os.read(reads, 800), np.uint64)
+    os.close(reads)
+    os.close(writes)
+    assert len(theirs) == 100
+    assert not np.isin(theirs, noise._words(100)).any()
