@@ -43,9 +43,9 @@ class PrivateStep:
         self._fused, self._add, self._finish = self._fused_step, self._add_batch, self._finish_step
         if not eager:
             number, noise = tf.TensorSpec((), tf.float32), tf.TensorSpec((self.parameters,), tf.float32)
-            self._fused = tf.function(self._fused_step, input_signature=[batch, number, noise, number, number], autograph=False)
-            self._add = tf.function(self._add_batch, input_signature=[batch, number], autograph=False)
-            self._finish = tf.function(self._finish_step, input_signature=[noise, number, number], autograph=False)
+            self._fused = _traced(self._fused_step, [batch, number, noise, number, number])
+            self._add = _traced(self._add_batch, [batch, number])
+            self._finish = _traced(self._finish_step, [noise, number, number])
 
     def whole(self, batch: Any, clip: float, noise: Any, step: float, batch_size: int) -> tuple[dict[str, Tensor], int]:
         """A step on a batch that is not empty.
@@ -147,6 +147,18 @@ class PrivateStep:
             self.model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight)  # keeps the metric of each loss
         metrics: dict[str, Tensor] = self.model.compute_metrics(x, y, outputs, sample_weight=weight)
         return metrics
+
+
+def _traced(function: Callable[..., Any], signature: list[Any]) -> Callable[..., Any]:
+    """The function, traced when it is first called, and called without the search for a trace that `tf.function` makes each time."""
+    traced: list[Callable[..., Any]] = []
+
+    def call(*arguments: Any) -> Any:
+        if not traced:
+            traced.append(tf.function(function, input_signature=signature, autograph=False).get_concrete_function())
+        return traced[0](*arguments)
+
+    return call
 
 
 def _finite_sum(gradients: ExampleGradients, weights: Tensor) -> list[Tensor]:
