@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from privacy import GaussianNoise, InsecureNoise
 from privacy.ahead import NoiseAhead
-from privacy.noise import Grid, noisy_sum
+from privacy.noise import Grid, _circle, noisy_sum
 
 
 def probabilities(sigma, reach):
@@ -154,3 +154,11 @@ def test_a_forked_process_has_noise_of_its_own():
     os.close(writes)
     assert len(theirs) == 100
     assert not np.isin(theirs, noise._words(100)).any()
+
+
+def test_the_circle_is_round():
+    words = GaussianNoise()._words(200_000)
+    cosine, sine = _circle(words)
+    angle = (words >> np.uint64(12)) * (2 * np.pi * 2.0**-52)
+    np.testing.assert_allclose(cosine, np.cos(angle), rtol=0, atol=2.0**-49)
+    np.testing.assert_allclose(sine, np.sin(angle), rtol=0, atol=2.0**-49)
