@@ -16,7 +16,8 @@ from protocols.concurrency import at_once
 from protocols.errors import Altered, InputError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
-from protocols.training.compiled import expects, plan
+from protocols.training.compiled import plan
+from protocols.training.compiled_loss import expects
 from protocols.training.functions import FRACTION
 from protocols.training.step import Plan
 from protocols.training.stored import trainers

@@ -48,7 +48,7 @@ class _Stored:
 
 @dataclass
 class _Model:
-    """This server's shares of the weights and velocities of one model, by name."""
+    """This server's shares of the weights and optimizer states of one model, by name."""
 
     plan: Plan
     shares: dict[str, Ring] = field(repr=False)
@@ -133,8 +133,8 @@ class TrainingServer(Actor):
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
             raise ValueError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
-        velocities = {name: np.zeros(shape, np.uint64) for name, shape in plan.velocities.items()}
-        self._models[handle] = _Model(plan, dict(zip(shapes, shares, strict=True)) | velocities)
+        states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
+        self._models[handle] = _Model(plan, dict(zip(shapes, shares, strict=True)) | states)
         self._while(presence, self._models, handle)
 
     @message(reentrant=True)
