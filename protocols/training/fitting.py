@@ -130,8 +130,9 @@ class Training:
                     yield _epoch(number + 1, terms, reports)
             finally:
                 await _ended(terms.owner, first, second, dealer)
-        except ActorError as error:
-            raise WorkerLost(f"the training stopped: {error}; the model is as it was after the last complete epoch") from None
+        except (ActorError, WorkerLost) as error:  # whoever notices first
+            reason = str(error).partition("\n")[0]
+            raise WorkerLost(f"the training stopped: {reason}; the model is as it was after the last complete epoch") from None
 
     async def reveal(self) -> Any:
         """See `SharedModel.reveal`."""
