@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar, cast
 from actors import shipping
 from actors.actor import Actor
 from actors.address import Address, parse_actor
+from actors.allocation import keep_freed_memory
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
@@ -106,6 +107,8 @@ class ActorSystem:
     # Life.
 
     async def __aenter__(self) -> Self:
+        if self._listen is not None:
+            keep_freed_memory()
         self._address = await self._network.open()
         if not (self.advertised or self._listen is None or self._listen.wildcard):
             self.advertised = self._address

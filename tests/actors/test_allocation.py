@@ -1,0 +1,41 @@
+"""Freed memory stays with a process that listens, unless its user has said otherwise."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from actors.allocation import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        first, second = np.ones(500_000), np.ones(500_000)
+        del first, second
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(kept, faults())
+"""
+
+
+def run(what: str, **environment: str) -> list[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    return subprocess.run(
+        [sys.executable, "-c", FAULTS, what], env=clean | environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_arrays_that_come_and_go_cost_no_new_pages():
+    kept, faults = run("keep")
+    assert kept == "True"
+    assert int(faults) < 1000
+
+
+def test_the_users_own_settings_stay():
+    assert run("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
