@@ -25,6 +25,7 @@ from protocols.program import (
     Piecewise,
     Program,
     Select,
+    Shift,
     Truncate,
     Value,
     infer,
@@ -125,6 +126,8 @@ class _Run:
                 value = z.reshape(len(constant), *self.shapes[position].shape)
             case AddNoise(x, sigma):
                 value = self.values[x] + discrete_gaussian.sample(self._noise, sigma, self.values[x].shape)
+            case Shift(x, weight):
+                value = self.values[x] + self.weights.share[weight]
             case Hadamard(x, y) | MatMul(x, y):
                 gamma = self.material(position, "gamma").reshape(-1, *self.shapes[position].shape)
                 wires = (self.values[x], self.values[y])

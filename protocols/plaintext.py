@@ -33,6 +33,7 @@ from protocols.program import (
     Program,
     Reshape,
     Select,
+    Shift,
     SumPool,
     Take,
     Truncate,
@@ -82,6 +83,8 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
             return _biased(np.tensordot(values[a], weights[weight], 1), weights, bias)
         case Conv2D(a):
             return _biased(_convolved(op, values[a], weights[op.weight]), weights, op.bias)
+        case Shift(a, weight):
+            return values[a] + weights[weight]
         case Hadamard(a, b):
             return values[a] * values[b]
         case MatMul(a, b):

@@ -77,6 +77,13 @@ class Conv2D(Op, frozen=True):
     groups: int = 1
 
 
+class Shift(Op, frozen=True):
+    """Z = X + B, element for element: share `x`, a shared weight of its shape."""
+
+    x: int
+    weight: int
+
+
 class Truncate(Op, frozen=True):
     """t = floor(x / 2^drop) + u, u in {0, 1} random: unbiased stochastic rounding of share `x` (section 2.3, step 2). Rounds: 1.
 
@@ -216,6 +223,7 @@ AnyOp = (
     | AsShare
     | Dense
     | Conv2D
+    | Shift
     | Hadamard
     | MatMul
     | Truncate
@@ -327,6 +335,11 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
             return _dense(op, program, operand(op.x, "wire"))
         case Conv2D():
             return _conv(op, program, operand(op.x, "wire"))
+        case Shift(x, weight):
+            value = operand(x, "share")
+            if _weight(program, weight, len(value.shape)) != value.shape:
+                raise ProgramError(f"weight {weight} of shape {program.weights[weight]} does not fit a value of shape {value.shape}")
+            return value
         case Hadamard(x, y):
             return _hadamard(operand(x, "wire"), operand(y, "wire"))
         case MatMul(x, y):

@@ -23,26 +23,34 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 @dataclass(frozen=True)
 class Curve:
-    """A real function with straight asymptotes, (slope, offset) each."""
+    """A real function with straight asymptotes, (slope, offset) each; None where there is none, or far away.
+
+    With `relative` the tolerance is that of values up to 1, and relative to larger ones.
+    """
 
     function: Callable[[Real], Real] = field(repr=False)
-    left: tuple[float, float]
-    right: tuple[float, float]
+    left: tuple[float, float] | None
+    right: tuple[float, float] | None
     breaks: tuple[float, ...] = ()
+    relative: bool = False
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
         """A spline within the tolerance over [low, high]; outside of it, too, if both ends lie beyond the reach of the curve."""
         reach = (self._reach(-1, self.left, tolerance / 4), self._reach(1, self.right, tolerance / 4))
         start, stop = max(low, -reach[0]), min(high, reach[1])
         if start >= stop:
-            start, stop = -reach[0], reach[1]
-        spline = fit(self.function, start, stop, tolerance=tolerance, breaks=self.breaks)
-        if start == -reach[0]:
+            start = max(-reach[0], low - 1)  # all of it lies on an asymptote: any piece before it will do
+            stop = min(reach[1], start + 1)
+        allowed = (lambda end: tolerance * np.maximum(1.0, self.function(end))) if self.relative else tolerance
+        spline = fit(self.function, start, stop, tolerance=allowed, breaks=self.breaks)
+        if self.left and start == -reach[0]:
             spline = spline.before(self.left, start)
-        return spline.after(self.right, stop) if stop == reach[1] else spline
+        return spline.after(self.right, stop) if self.right and stop == reach[1] else spline
 
-    def _reach(self, side: int, asymptote: tuple[float, float], tolerance: float) -> float:
+    def _reach(self, side: int, asymptote: tuple[float, float] | None, tolerance: float) -> float:
         """From where on the curve is its asymptote within the tolerance: searched on multiples of 1/8."""
+        if asymptote is None:
+            return math.inf
         x = np.arange(0, 64, 0.125)
         far = np.abs(self.function(side * x) - asymptote[0] * side * x - asymptote[1]) > tolerance
         return float(x[far].max(initial=0.0)) + 0.125
@@ -82,7 +90,23 @@ def _clipped(x: Real) -> Real:
     return np.clip(x / 6 + 0.5, 0.0, 1.0)
 
 
+def _soft_shrink(threshold: float) -> Curve:
+    def function(x: Real) -> Real:
+        y: Real = np.sign(x) * np.maximum(np.abs(x) - threshold, 0.0)
+        return y
+
+    return Curve(function, (1, threshold), (1, -threshold), (-threshold, threshold))
+
+
 CURVES: dict[str, Curve] = {
+    "exponential": Curve(np.exp, (0, 0), None, relative=True),
+    "erf": Curve(_erf, (0, -1), (0, 1)),
+    "softsign": Curve(lambda x: x / (1 + np.abs(x)), None, None, (0.0,)),
+    "squareplus": Curve(lambda x: (x + np.sqrt(x * x + 4)) / 2, None, None),
+    "tanh_shrink": Curve(lambda x: x - np.tanh(x), (1, 1), (1, -1)),
+    "soft_shrink": _soft_shrink(0.5),
+    "sparse_plus": Curve(lambda x: np.where(x >= 1, x, np.maximum(x + 1, 0) ** 2 / 4), (0, 0), (1, 0), (-1.0, 1.0)),
+    "sparse_sigmoid": Curve(lambda x: np.clip((x + 1) / 2, 0.0, 1.0), (0, 0), (0, 1), (-1.0, 1.0)),
     "sigmoid": Curve(_sigmoid, (0, 0), (0, 1)),
     "tanh": Curve(np.tanh, (0, -1), (0, 1)),
     "gelu": Curve(_gelu, (0, 0), (1, 0)),
@@ -104,6 +128,10 @@ def curve_of(activation: Any, name: str) -> Curve | None:
     """The curve of an activation: a function of `keras.activations`, or an activation layer with its settings."""
     if name == "ELU":
         return _elu(float(activation.alpha))
+    if name == "CELU":
+        return _elu(float(activation.alpha), stretch=float(activation.alpha))
+    if name == "soft_shrink":
+        return _soft_shrink(float(getattr(activation, "threshold", 0.5)))
     if name == "gelu_tanh":
         return Curve(_gelu_tanh, (0, 0), (1, 0))
     return CURVES.get(name)

@@ -171,6 +171,8 @@ class Writer:
 
     def affine(self, node: net.Affine, x: Value) -> Value:
         """Private scale and shift of channels: a depthwise convolution of 1 x 1."""
+        if (node.scale == 1).all():
+            return self.shifted(node, np.broadcast_to(node.shift, x.shape), x)
         shape, channels = x.shape, x.shape[-1]
         image = shape if len(shape) == 3 else (1, math.prod(shape[:-1]), channels)
         flat = net.Convolution(
@@ -184,6 +186,16 @@ class Writer:
         )
         return self.shaped(shape, self.linear(flat, self.shaped(image, x)))
 
+    def shifted(self, node: Node, shift: Real, x: Value) -> Value:
+        """x plus private numbers, one for each element."""
+        x = self.share(self._with_room(x, 1, node))
+        weight = self.weight(shift, x.scale)
+        whole = np.rint(shift / x.scale)
+        if np.abs(whole).max() > 2.0**SUM_BITS:
+            raise WindowError(f"layer {node.layer!r} ({node.kind}): a constant in it reaches {np.abs(shift).max():.3g}, which is too large")
+        bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
+        return self.put(ops.Shift(x.position, weight), "share", x.scale, bounds.widened())
+
     def shaped(self, shape: Shape, x: Value) -> Value:
         """Another shape."""
         if shape == x.shape:
@@ -193,7 +205,9 @@ class Writer:
 
     def rescaled(self, node: net.Rescale, x: Value) -> Value:
         """A public scale costs nothing, a public offset is added locally."""
-        scaled = replace(x, scale=x.scale * node.scale)
+        if node.scale < 0:
+            x = self.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+        scaled = replace(x, scale=x.scale * abs(node.scale))
         return self._offset(scaled, node.offset) if node.offset else scaled
 
     def _offset(self, x: Value, offset: float) -> Value:
@@ -251,6 +265,12 @@ class Writer:
         if factor == 1:
             return replace(x, scale=scale)
         return self.put(ops.Combine((x.position,), (factor,)), x.kind, scale, combined([x.range], [factor], 0))
+
+    def finer(self, x: Value, bits: int) -> Value:
+        """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
+        room = SUM_BITS - 4 - math.ceil(self.bits(x.range))
+        lift = min(bits + math.floor(math.log2(x.scale)), room)
+        return self._times(x, 1 << lift, x.scale * 2.0**-lift) if lift > 0 else x
 
     def _common(self, node: Node, values: list[Value]) -> tuple[list[Value], float, list[int]]:
         """The values as one kind, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
@@ -390,6 +410,8 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
             return writer.affine(node, inputs[0])
         case net.Rescale():
             return writer.rescaled(node, inputs[0])
+        case net.Shifted():
+            return writer.shifted(node, node.shift, inputs[0])
         case net.AveragePool():
             return writer.pooled(node, inputs[0])
         case net.Rectify():

@@ -27,6 +27,8 @@ EXP_TOLERANCE = 2.0**-12
 RELATIVE = 2.0**-11
 FINE_BITS = 26
 FINE_SLOPES = 20
+COARSE = 1024  # units of the least value
+BELOW = 12.0  # exp(-12) is nothing
 
 
 def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
@@ -132,29 +134,48 @@ def _inverse_root(x: Real) -> Real:
     return y
 
 
-def positive(w: Writer, node: Node, x: Value, function: Callable[[Real], Real]) -> Value:
-    """A falling function of positive values, to a relative 2^-11 and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
+def positive(
+    w: Writer, node: Node, x: Value, function: Callable[[Real], Real], *, tolerance: Callable[[Real], Real] | None = None
+) -> Value:
+    """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
 
     Raises:
         WindowError: x is not proved to be positive, or spans too many magnitudes.
     """
     x = w.share(x)
+    x = replace(x, range=_expected(x.range, w.margin))
+    if x.range.low.min() < COARSE:
+        x = w.finer(x, FINE_BITS)
     finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
     drop = next((d for d in range(finest, 62) if window_bits(x.range.largest, d) < LARGEST_WINDOW), 0)
     held = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
     if x.range.low.min() < 4 * 2.0**drop:
         raise WindowError(
             f"layer {node.layer!r} ({node.kind}): a value that is divided by is proved to be at least {x.range.low.min() * x.scale:.3g} "
-            "only; it must be well above 0"
+            "only; it must be well above 0: give calibration=, or a larger epsilon"
         )
+
+    def relative(end: Real) -> Real:
+        return RELATIVE * function(end)
+
+    allowed = tolerance or relative
 
     def fitted(_: float, high: float) -> Spline:
         low = float(x.range.low.min()) * x.scale / 2
-        return fit(function, low, high, tolerance=lambda end: RELATIVE * function(end))
+        return fit(function, low, high, tolerance=allowed)
 
-    end = x.range.high.max() * x.scale
-    bits = math.ceil(math.log2(end / (RELATIVE * float(function(end)))))  # a rounded slope keeps the relative error to the end
+    end = float(x.range.high.max()) * x.scale
+    bits = math.ceil(math.log2(end / float(allowed(np.asarray(end)))))  # a rounded slope keeps the error to the end
     return pieces(w, node, x, held, fitted, bits=max(bits, FINE_SLOPES))
+
+
+def _expected(x: Interval, margin: float) -> Interval:
+    """The range of positive values: proved, or with samples from the least to the largest of them, with a margin on both sides."""
+    if not len(x.samples):
+        return x
+    low = max(float(x.low.min()), float(x.samples.min()) / margin**2)
+    high = min(float(x.high.max()), float(x.samples.max()) * margin**2)
+    return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
 
 
 def reciprocal(w: Writer, node: Node, x: Value) -> Value:
@@ -167,26 +188,30 @@ def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
     return positive(w, node, x, _inverse_root)
 
 
-def quotient(w: Writer, node: Node, x: Value, y: Value) -> Value:
-    """x / y for y proved to be positive, to a relative 2^-10. Rounds: 4 to 5."""
-    return product(w, node, x, reciprocal(w, node, y))
+def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool = True) -> Value:
+    """(x - mean) / sqrt(variance + epsilon) over the last axis, to 2^-9 of the largest possible value. Rounds: 8 to 9.
 
-
-def normalised(w: Writer, node: Node, x: Value, epsilon: float) -> Value:
-    """(x - mean) / sqrt(variance + epsilon) over the last axis, to 2^-9 of the largest possible value. Rounds: 8 to 9."""
+    If not `centred`, x / sqrt(mean of x x + epsilon) (Zhang and Sennrich, 2019, arXiv:1910.07467).
+    """
     x = w.truncated(w.share(x), node)
     length = x.shape[-1]
-    sums = spread(w, total(w, node, x), length)
-    bounds = combined([x.range, sums.range], [length, -1], 0)
-    centred = w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
-    centred = w.truncated(centred, node)
-    square = product(w, node, centred, centred)
+    d = _centred(w, node, x) if centred else x
+    square = product(w, node, d, d)
     variance = total(w, node, square)
     variance = replace(variance, scale=variance.scale / length)
     root = w.truncated(reciprocal_root(w, node, _raised(w, variance, epsilon)), node)
-    bound = math.sqrt(length) * 1.01 / (centred.scale * root.scale)
-    y = product(w, node, centred, root)
+    bound = math.sqrt(length) * 1.01 / (d.scale * root.scale)
+    y = product(w, node, d, root)
     return replace(y, range=y.range.clipped(bound))
+
+
+def _centred(w: Writer, node: Node, x: Value) -> Value:
+    """x - mean."""
+    length = x.shape[-1]
+    sums = spread(w, total(w, node, x), length)
+    bounds = combined([x.range, sums.range], [length, -1], 0)
+    d = w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
+    return w.truncated(d, node)
 
 
 def _raised(w: Writer, x: Value, epsilon: float) -> Value:
@@ -196,9 +221,28 @@ def _raised(w: Writer, x: Value, epsilon: float) -> Value:
     return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
 
 
-def at_least(w: Writer, node: Node, x: Value, y: Value) -> Value:
-    """[x >= y] as 0 or 1, exact for the rounded difference. Rounds: 3."""
-    d = w.share(w.added(node, x, y, -1))
+def logarithm(w: Writer, node: Node, x: Value) -> Value:
+    """log x for x proved to be positive, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
+
+    Raises:
+        WindowError: as `positive`.
+    """
+    return positive(w, node, x, np.log, tolerance=lambda _: np.asarray(RELATIVE))
+
+
+def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:
+    """[d >= 0] as 0 or 1, exact for the rounded d; or [d = 0], right where d is 0 or at least one rounded unit. Rounds: 3."""
+    above = _not_negative(w, node, d)
+    if not equal:
+        return above
+    turned = w.put(ops.Combine((d.position,), (-1,)), d.kind, d.scale, combined([d.range], [-1], 0))
+    both = w.added(node, above, _not_negative(w, node, turned))
+    bounds = Interval(np.zeros(d.shape), np.ones(d.shape), both.range.samples - 1)
+    return w.put(ops.Combine((both.position,), (1,), -1), "share", 1.0, bounds)
+
+
+def _not_negative(w: Writer, node: Node, d: Value) -> Value:
+    d = w.share(d)
     held = w.held(d, node)
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
     return w.put(ops.Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
@@ -227,11 +271,25 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
     return w.joined(Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=len(x.shape)), hits)
 
 
-def equal(w: Writer, node: Node, x: Value, y: Value) -> Value:
-    """[x = y] = [x >= y] + [y >= x] - 1 as 0 or 1: right where the difference is 0, or at least one rounded unit. Rounds: 3."""
-    both = w.added(node, at_least(w, node, x, y), at_least(w, node, y, x))
-    bounds = Interval(np.zeros(x.shape), np.ones(x.shape), both.range.samples - 1)
-    return w.put(ops.Combine((both.position,), (1,), -1), "share", 1.0, bounds)
+def masked(w: Writer, node: Node, keep: Real, x: Value, m: Value | None = None) -> Value:
+    """x where `keep` and the private bits m are 1, elsewhere a number so low that exp of it is 0 beside any x. Rounds: 0, with m 1 or 2.
+
+    With l = min(x) - 12: (x - l) keep m + l. Where nothing is kept all are l, and a softmax over them is uniform, as in Keras.
+    """
+    x = w.truncated(w.share(x), node)
+    low = math.floor(min(float(x.range.low.min()), 0.0) - BELOW / x.scale)
+    raised = w.put(ops.Combine((x.position,), (1,), -low), x.kind, x.scale, combined([x.range], [1], -low))
+    kept = raised
+    if not keep.all():
+        table = np.broadcast_to(keep, x.shape[-keep.ndim :])
+        factors = tuple(int(f) for f in table.reshape(-1))
+        kept = w.put(
+            ops.Multiply(raised.position, factors, table.shape), raised.kind, raised.scale, raised.range.mapped(lambda a: a * table)
+        )
+    if m is not None:
+        kept = product(w, node, kept, m)
+    bounds = combined([kept.range], [1], low)
+    return w.put(ops.Combine((kept.position,), (1,), low), kept.kind, kept.scale, bounds)
 
 
 def ranks(w: Writer, node: Node, x: Value) -> Value:
@@ -239,7 +297,7 @@ def ranks(w: Writer, node: Node, x: Value) -> Value:
     x = w.truncated(w.share(x), node)
     length = x.shape[0]
     first, second = np.triu_indices(length, 1)
-    before = at_least(w, node, w.taken(0, first.tolist(), x), w.taken(0, second.tolist(), x))
+    before = truth(w, node, w.added(node, w.taken(0, first.tolist(), x), w.taken(0, second.tolist(), x), -1))
     rows = []
     for i in range(length):
         lost = np.zeros(len(first))

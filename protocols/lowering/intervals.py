@@ -67,7 +67,11 @@ def combined(values: list[Interval], factors: list[int], constant: int) -> Inter
     low = sum((f * (v.low if f >= 0 else v.high) for v, f in zip(values, factors, strict=True)), np.float64(constant))
     high = sum((f * (v.high if f >= 0 else v.low) for v, f in zip(values, factors, strict=True)), np.float64(constant))
     samples = sum((f * v.samples for v, f in zip(values, factors, strict=True)), np.float64(constant))
-    return Interval(np.asarray(low), np.asarray(high), np.asarray(samples)).widened()
+    magnitude = sum(
+        (abs(f) * np.maximum(np.abs(v.low), np.abs(v.high)) for v, f in zip(values, factors, strict=True)), np.float64(abs(constant))
+    )
+    slack = magnitude * 2.0**-40  # whole numbers stay whole where they are small
+    return Interval(np.asarray(low) - slack, np.asarray(high) + slack, np.asarray(samples))
 
 
 def convolve(

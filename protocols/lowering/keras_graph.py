@@ -1,15 +1,29 @@
-"""Reads the graph of a Keras model: Sequential, functional, nested, with shared layers."""
+"""Reads the graph of a Keras model: Sequential, functional, nested, with shared layers, with `keras.ops` between them.
+
+A layer that has no rule of its own, the user's or one of Keras, is followed into its `call`: what it does with symbolic inputs is a graph,
+too, and only what a rule knows may be in it.
+"""
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from protocols.errors import ModelError
-from protocols.lowering import convolution_layers, nonlinear_layers, sequence_layers  # noqa: F401  registers rules
+import numpy as np
+
+from protocols.errors import ModelError, UnsupportedLayer
+from protocols.lowering import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering import network as net
-from protocols.lowering.layers import RULES, Builder
+from protocols.lowering.arithmetic import Operand
+from protocols.lowering.builder import Builder
+from protocols.lowering.layers import RULES
 from protocols.lowering.network import Node
-from protocols.lowering.refusals import refuse, unknown
+from protocols.lowering.operations import OPERATIONS, Call
+from protocols.lowering.refusals import WHY, refuse, unknown, unknown_operation
+from protocols.lowering.wrappers import REWRITTEN
 
 
 def read(model: Any) -> list[Node]:
@@ -17,7 +31,7 @@ def read(model: Any) -> list[Node]:
 
     Raises:
         ModelError: not a built Keras model with one input and one output of known shape.
-        UnsupportedLayer: a layer has no rule.
+        UnsupportedLayer: a layer, or an operation in it, has no rule.
     """
     import keras  # noqa: PLC0415  only the owner needs Keras
 
@@ -26,10 +40,13 @@ def read(model: Any) -> list[Node]:
     if not model.built or not getattr(model, "inputs", None):
         raise ModelError(f"model {model.name!r} has no graph; use Sequential with an Input layer, or the functional API, and build it")
     if _own_call(model):
-        raise ModelError(f"model {model.name!r} computes with a call() of its own; use Sequential or the functional API without one")
+        raise ModelError(
+            f"model {model.name!r} computes with a call() of its own; use Sequential or the functional API without one, or wrap it: "
+            "keras.Model(x, model(x)) with x = keras.Input(shape)"
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
-    reader = _Reader(keras.Model)
+    reader = _Reader(keras)
     first = model.inputs[0]
     start = reader.builder.add(net.Start, model, [], _known(model, first))
     last = reader.value(model.outputs[0], {id(first): start})
@@ -40,8 +57,8 @@ def _known(model: Any, tensor: Any) -> tuple[int, ...]:
     shape = tuple(tensor.shape[1:])
     if None in shape or not shape:
         raise ModelError(f"model {model.name!r} has inputs of shape {shape}; all axes but the batch must be known, at least one")
-    if "float" not in tensor.dtype:
-        raise ModelError(f"model {model.name!r} has {tensor.dtype} inputs; floating point is needed: keras.Input(shape, dtype='float32')")
+    if "float" not in tensor.dtype and "int" not in tensor.dtype:
+        raise ModelError(f"model {model.name!r} has {tensor.dtype} inputs; numbers are needed: keras.Input(shape, dtype='float32')")
     return tuple(int(n) for n in shape)
 
 
@@ -55,9 +72,10 @@ PLAIN = {"training", "key", "value", "query", "inputs"}
 
 
 class _Reader:
-    def __init__(self, model_class: type) -> None:
+    def __init__(self, keras: Any) -> None:
         self.builder = Builder()
-        self._model_class = model_class
+        self._keras = keras
+        self._followed: list[Any] = []  # their tensors stay alive, so that an id is one tensor's
 
     def value(self, tensor: Any, known: dict[int, int]) -> int:
         """The position of a Keras tensor's value; `known` has those that were computed. Iterative: graphs can be deep."""
@@ -72,37 +90,167 @@ class _Reader:
             if missing:
                 waiting += reversed(missing)
             else:
-                _check_call(operation, node)
-                known[id(current)] = self._applied(operation, current, [known[id(one)] for one in node.input_tensors])
+                positions = self._applied(operation, node, known)
+                for one, position in zip(node.output_tensors, positions, strict=True):
+                    self._check_shape(operation, one, position)
+                    known[id(one)] = position
         return known[id(tensor)]
 
-    def _applied(self, operation: Any, tensor: Any, inputs: list[int]) -> int:
-        if isinstance(operation, self._model_class):
-            return self._nested(operation, inputs)
-        rule = RULES.get(type(operation).__name__)
-        if rule is None or not type(operation).__module__.startswith("keras.") or ".layers." not in type(operation).__module__:
-            raise unknown(operation, sorted(RULES))
+    def _applied(self, operation: Any, node: Any, known: dict[int, int]) -> list[int]:
+        """The positions of all results of an operation."""
+        if isinstance(operation, self._keras.Model):
+            return self._nested(operation, node, known)
         if getattr(operation, "quantization_mode", None) is not None:
             raise refuse(operation, f"its weights are quantised to {operation.quantization_mode}", "the model before quantize()")
-        position = rule(self.builder, operation, inputs)
+        module, name = type(operation).__module__, type(operation).__name__
+        if module.startswith("keras.") and ".ops." in module:
+            return self._operated(operation, node, known)
+        if module.startswith("keras.") and ".layers." in module and name in RULES:
+            named = _named(self._keras, operation, node)
+            inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
+            masks = {key: self._operand(value, known) for key, value in named.items()}
+            return [RULES[name](self.builder, operation, inputs, **masks)]
+        if name in WHY or not isinstance(operation, self._keras.layers.Layer):
+            raise unknown(operation, sorted(RULES))
+        if name in REWRITTEN and module.startswith("keras."):
+            return [self._rewritten(operation, node, known)]
+        return self._inside(operation, node, known)
+
+    def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> int:
+        output = REWRITTEN[type(layer).__name__](self._keras, layer, *node.arguments.args)
+        self._followed.append(output)
+        return self.value(output, known)
+
+    def _operand(self, value: Any, known: dict[int, int]) -> Any:
+        if isinstance(value, self._keras.KerasTensor):
+            return self.value(value, known)
+        if isinstance(value, list):
+            return [None if one is None else self._operand(one, known) for one in value]
+        return value if isinstance(value, bool) else np.asarray(value)
+
+    def _operated(self, operation: Any, node: Any, known: dict[int, int]) -> list[int]:
+        rule = OPERATIONS.get(type(operation).__name__)
+        if rule is None:
+            raise unknown_operation(operation)
+        tree = self._keras.tree
+
+        def operand(each: Any) -> Operand | None:
+            if isinstance(each, self._keras.KerasTensor):
+                return known[id(each)]
+            return None if each is None or isinstance(each, str | slice | type(...)) else np.asarray(each, np.float64)
+
+        flat = [operand(each) for each in tree.flatten((node.arguments.args, node.arguments.kwargs))]
+        bound = inspect.signature(operation.call).bind(*node.arguments.args, **node.arguments.kwargs).arguments
+        named = {name: operand(each) for name, each in bound.items() if not isinstance(each, list | tuple | dict)}
+
+        def run(arrays: list[Any]) -> Any:
+            places = {id(one): array for one, array in zip(node.input_tensors, arrays, strict=True)}
+            args, kwargs = node.arguments.convert(lambda x: places.get(id(x), x))
+            return operation.call(*args, **kwargs)
+
+        shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
+        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named))
+        return result if isinstance(result, list) else [result]
+
+    def _inside(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
+        """What a layer computes in its `call`."""
+        try:
+            first, second = (_outputs(self._keras, layer, node) for _ in range(2))
+        except Exception as error:  # code of the user's, or of Keras
+            raise refuse(layer, f"its call() cannot be followed: {_short(error)}", "layers and keras.ops of fixed shapes") from error
+        self._followed += [first, second]
+        if not all(isinstance(one, self._keras.KerasTensor) for one in first) or _constants(first, known) != _constants(second, known):
+            raise refuse(layer, "its call() draws random numbers, or does not depend on its inputs", "a call() that gives one answer")
+        try:
+            return [self.value(one, known) for one in first]
+        except UnsupportedLayer as error:
+            raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
+
+    def _check_shape(self, operation: Any, tensor: Any, position: int) -> None:
         found, expected = self.builder.shape(position), tuple(tensor.shape[1:])
-        if found != expected:
+        if len(found) != len(expected) or any(n not in (m, None) for m, n in zip(found, expected, strict=True)):
             raise ModelError(f"layer {operation.name!r} gives shape {expected} in Keras and {found} here; please report this")
-        return position
 
-    def _nested(self, model: Any, inputs: list[int]) -> int:
+    def _nested(self, model: Any, node: Any, known: dict[int, int]) -> list[int]:
         if not getattr(model, "inputs", None) or _own_call(model):
-            raise refuse(model, "a nested model with a call() of its own", "a nested Sequential or functional model")
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise refuse(model, "a nested model with several inputs or outputs", "its layers, directly")
-        return self.value(model.outputs[0], {id(model.inputs[0]): inputs[0]})
+            return self._inside(model, node, known)
+        if len(model.inputs) != len(node.input_tensors):
+            raise refuse(model, "a nested model that is called with a mask", "its layers, directly")
+        inside = {id(own): known[id(one)] for own, one in zip(model.inputs, node.input_tensors, strict=True)}
+        return [self.value(one, inside) for one in model.outputs]
 
 
-def _check_call(operation: Any, node: Any) -> None:
-    """Refuses calls with masks, states and the like."""
-    given = [name for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False]
-    if given:
-        raise refuse(operation, f"it is called with {', '.join(given)}", "the layer called with its inputs only")
+def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
+    """The masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
+    parameters = inspect.signature(layer.call).parameters
+    given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **node.arguments.kwargs).arguments
+    tensors = {name: value for name, value in given.items() if _holds_tensors(keras, value) and not name.endswith("mask")}
+    masks = {}
+    for name, value in tensors.items():
+        named = f"{name}_mask" if len(tensors) > 1 else "mask"
+        found = keras.tree.map_structure(lambda one: getattr(one, "_keras_mask", None), value)
+        if named in parameters and given.get(named) is None and any(one is not None for one in keras.tree.flatten(found)):
+            masks[named] = found
+    return masks
+
+
+def _holds_tensors(keras: Any, value: Any) -> bool:
+    return any(isinstance(one, keras.KerasTensor) for one in keras.tree.flatten(value))
+
+
+def _named(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
+    """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
+
+    Raises:
+        UnsupportedLayer: the layer's rule knows no such argument.
+    """
+    given = {name: value for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False}
+    given |= _implicit_masks(keras, layer, node)
+    known = inspect.signature(RULES[type(layer).__name__]).parameters
+    strange = [name for name in given if name not in known]
+    if strange:
+        raise refuse(layer, f"it is called with {', '.join(strange)}", "the layer called with its inputs only")
+    return given
+
+
+def _outputs(keras: Any, layer: Any, node: Any) -> list[Any]:
+    """What `call` makes of the symbolic inputs; a `call` that takes the masks off its inputs finds them there the next time."""
+    settings = {**node.arguments.kwargs, **_implicit_masks(keras, layer, node)}
+    if "training" in inspect.signature(layer.call).parameters:
+        settings["training"] = False
+    masks = [(one, getattr(one, "_keras_mask", None)) for one in node.input_tensors]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whoever built the model has seen them
+        outputs: list[Any] = keras.tree.flatten(layer.call(*node.arguments.args, **settings))
+    for one, mask in masks:
+        if mask is not None:
+            one._keras_mask = mask
+    return outputs
+
+
+def _constants(tensors: list[Any], known: dict[int, int]) -> list[bytes]:
+    """All constants in a graph, in a fixed order: the same in two graphs of one function."""
+    found, waiting, seen = [], list(tensors), set(known)
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        _, node = _origin(tensor)
+        found += list(_arrays(node))
+        waiting += node.input_tensors
+    return found
+
+
+def _arrays(node: Any) -> Iterator[bytes]:
+    for each in (*node.arguments.args, *node.arguments.kwargs.values()):
+        if hasattr(each, "numpy"):
+            yield np.asarray(each).tobytes()
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def _origin(tensor: Any) -> tuple[Any, Any]:
@@ -111,7 +259,13 @@ def _origin(tensor: Any) -> tuple[Any, Any]:
 
 
 def _reached(nodes: list[Node], last: int) -> list[Node]:
-    """Up to the output, which comes last."""
+    """The input, and those that the output needs; it comes last."""
     if not nodes[last].inputs:
         raise ModelError("the model gives its input back: there is nothing to compute in private")
-    return nodes[: last + 1]
+    needed, waiting = {0, last}, [last]
+    while waiting:
+        missing = set(nodes[waiting.pop()].inputs) - needed
+        needed |= missing
+        waiting += missing
+    moved = {position: place for place, position in enumerate(sorted(needed))}
+    return [replace(nodes[position], inputs=tuple(moved[x] for x in nodes[position].inputs)) for position in moved]

@@ -13,12 +13,15 @@ import numpy as np
 
 from protocols.errors import ModelError
 from protocols.lowering import network as net
+from protocols.lowering.arithmetic import alike
+from protocols.lowering.builder import Builder
 from protocols.lowering.curves import curve_of
-from protocols.lowering.network import Node, Real
+from protocols.lowering.network import Real
 from protocols.lowering.refusals import ACTIVATIONS, refuse
 from protocols.program import Shape
 
-Rule = Callable[["Builder", Any, Sequence[int]], int]
+Rule = Callable[..., int]
+"""(builder, layer, inputs) -> output, with masks by name where the layer takes them."""
 RULES: dict[str, Rule] = {}
 
 
@@ -30,23 +33,6 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
-
-
-class Builder:
-    """The network so far."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-
-    def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
-        """Appends a node; returns its position."""
-        dimensions = tuple(int(n) for n in shape)
-        self.nodes.append(node_class(layer=layer.name, kind=type(layer).__name__, inputs=tuple(inputs), shape=dimensions, **settings))
-        return len(self.nodes) - 1
-
-    def shape(self, position: int) -> Shape:
-        """The shape of a value."""
-        return self.nodes[position].shape
 
 
 def weights(layer: Any, *names: str) -> list[Real | None]:
@@ -249,12 +235,10 @@ def zero_padding2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Add", "Subtract")
 def add(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """Sums and differences of values of one shape."""
-    shapes = {b.shape(x) for x in inputs}
-    if len(shapes) != 1:
-        raise refuse(layer, f"its inputs have different shapes {sorted(shapes)}", "inputs of one shape")
+    """Sums and differences of values, axes of length 1 repeated."""
+    values, shape = alike(b, layer, inputs)
     last = -1 if type(layer).__name__ == "Subtract" else 1
-    return b.add(net.Sum, layer, inputs, b.shape(inputs[0]), signs=(*[1] * (len(inputs) - 1), last))
+    return b.add(net.Sum, layer, values, shape, signs=(*[1] * (len(inputs) - 1), last))
 
 
 @lowers("Concatenate")

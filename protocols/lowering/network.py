@@ -71,6 +71,13 @@ class Affine(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Shifted(Node):
+    """x + shift with private numbers, one for each element."""
+
+    shift: Real
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Rescale(Node):
     """scale * x + offset with public numbers."""
 
@@ -126,9 +133,41 @@ class OneHot(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Normalised(Node):
-    """(x - mean) / sqrt(variance + epsilon) over the last axis."""
+    """(x - mean) / sqrt(variance + epsilon) over the last axis; if not `centred`, x / sqrt(mean of x x + epsilon)."""
 
     epsilon: float
+    centred: bool = True
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Truth(Node):
+    """[x >= 0], or [x = 0], as 1 or 0."""
+
+    equal: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inverse(Node):
+    """1 / x, or 1 / sqrt(x), of what is proved to be positive."""
+
+    root: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Logarithm(Node):
+    """log x of what is proved to be positive."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TopK(Node):
+    """One-hot rows (k, n) of the k largest of a vector (n,), ties to the lower index."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Masked(Node):
+    """Scores before a softmax: as they are where `keep`, and the second input if there is one, is 1; elsewhere so low that exp is 0."""
+
+    keep: Real
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,7 +6,7 @@ from functools import reduce
 
 from protocols.lowering import network as net
 from protocols.lowering.emission import Value, Writer
-from protocols.lowering.functions import curve, normalised, one_hot, softmax
+from protocols.lowering.functions import curve, logarithm, masked, normalised, one_hot, reciprocal, reciprocal_root, softmax, top_k, truth
 from protocols.lowering.maxima import largest_of, pooled
 from protocols.lowering.network import Node
 from protocols.lowering.products import matrix_product, product
@@ -26,7 +26,17 @@ def written(w: Writer, node: Node, inputs: list[Value]) -> Value:
         case net.OneHot():
             return one_hot(w, node, inputs[0], node.shape[-1])
         case net.Normalised():
-            return normalised(w, node, inputs[0], node.epsilon)
+            return normalised(w, node, inputs[0], node.epsilon, centred=node.centred)
+        case net.Truth():
+            return truth(w, node, inputs[0], equal=node.equal)
+        case net.Inverse():
+            return (reciprocal_root if node.root else reciprocal)(w, node, inputs[0])
+        case net.Logarithm():
+            return logarithm(w, node, inputs[0])
+        case net.TopK():
+            return top_k(w, node, inputs[0], node.shape[0])
+        case net.Masked():
+            return masked(w, node, node.keep, *inputs)
         case net.Multiplied():
             return reduce(lambda x, y: product(w, node, x, y), inputs)
         case net.Matrices():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from protocols.lowering import network as net
+from protocols.lowering.arithmetic import alike, along, plus, times
+from protocols.lowering.builder import Builder
 from protocols.lowering.curves import curve_of
-from protocols.lowering.layers import Builder, channels_last, image, lowers, weights
+from protocols.lowering.layers import channels_last, image, lowers, weights
 from protocols.lowering.refusals import refuse
 
 
@@ -47,11 +50,12 @@ def global_max_pooling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Softmax")
 def softmax(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """Over the last axis."""
-    shape = b.shape(inputs[0])
-    if layer.axis not in (-1, len(shape)):
-        raise refuse(layer, f"its axis is {layer.axis}", "a softmax over the last axis; Permute brings another there")
-    return b.add(net.Softmax, layer, inputs, shape)
+    """Over one axis."""
+    (x,), shape = inputs, b.shape(inputs[0])
+    axis = layer.axis[0] if isinstance(layer.axis, list | tuple) and len(layer.axis) == 1 else layer.axis
+    if not isinstance(axis, int) or axis == 0:
+        raise refuse(layer, f"its axis is {layer.axis}", "a softmax over one axis of an example")
+    return along(b, layer, x, axis - 1 if axis > 0 else axis + len(shape), lambda y: b.add(net.Softmax, layer, [y], b.shape(y)))
 
 
 @lowers("ELU")
@@ -62,25 +66,23 @@ def elu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Maximum", "Minimum")
 def maximum(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """The largest, or smallest, of values of one shape."""
-    return b.add(net.Largest, layer, inputs, one_shape(b, layer, inputs), smallest=type(layer).__name__ == "Minimum")
+    """The largest, or smallest, of values, axes of length 1 repeated."""
+    values, shape = alike(b, layer, inputs)
+    return b.add(net.Largest, layer, values, shape, smallest=type(layer).__name__ == "Minimum")
 
 
 @lowers("Average")
 def average(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """The mean of values of one shape."""
-    shape = one_shape(b, layer, inputs)
-    total = b.add(net.Sum, layer, inputs, shape, signs=(1,) * len(inputs))
+    """The mean of values, axes of length 1 repeated."""
+    values, shape = alike(b, layer, inputs)
+    total = b.add(net.Sum, layer, values, shape, signs=(1,) * len(inputs))
     return b.add(net.Rescale, layer, [total], shape, scale=1 / len(inputs), offset=0.0)
 
 
 @lowers("Multiply")
 def multiply(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     """The product of values with as many axes each, axes of length 1 repeated."""
-    shapes = [b.shape(x) for x in inputs]
-    if len({len(shape) for shape in shapes}) != 1:
-        raise refuse(layer, f"its inputs have shapes {shapes}", "inputs with as many axes each")
-    return b.add(net.Multiplied, layer, inputs, np.broadcast_shapes(*shapes))
+    return reduce(lambda x, y: times(b, layer, x, y), inputs)
 
 
 @lowers("UpSampling2D")
@@ -111,17 +113,53 @@ def repeat_vector(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("LayerNormalization")
 def layer_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """Over the last axis, with private scale and shift."""
+    """Over the last axes, with private scale and shift."""
     shape = b.shape(inputs[0])
-    axes = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
-    if axes not in ((-1,), (len(shape),)) or getattr(layer, "rms_scaling", False):
-        raise refuse(layer, f"its axis is {layer.axis}, or rms_scaling is set", "LayerNormalization over the last axis")
+    given = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+    axes = sorted(axis - 1 if axis > 0 else axis + len(shape) for axis in given)
+    if axes != list(range(len(shape) - len(axes), len(shape))) or getattr(layer, "rms_scaling", False):
+        raise refuse(layer, f"its axis is {layer.axis}, or rms_scaling is set", "the last axes, or RMSNormalization")
+    rows = (*shape[: -len(axes)], int(np.prod(shape[-len(axes) :])))
+    flat = b.add(net.Shaped, layer, inputs, rows)
+    x = b.add(net.Normalised, layer, [flat], rows, epsilon=float(layer.epsilon))
+    return b.add(net.Shaped, layer, [_learned(b, layer, x)], shape)
+
+
+def _learned(b: Builder, layer: Any, x: int) -> int:
+    """gamma x + beta over the last axis, where the layer has them."""
     gamma, beta = weights(layer, "gamma", "beta")
-    x = b.add(net.Normalised, layer, inputs, shape, epsilon=float(layer.epsilon))
     if gamma is None and beta is None:
         return x
-    scale = np.ones(shape[-1]) if gamma is None else gamma
-    return b.add(net.Affine, layer, [x], shape, scale=scale, shift=np.zeros(shape[-1]) if beta is None else beta)
+    width = b.shape(x)[-1]
+    scale = np.ones(width) if gamma is None else gamma.reshape(-1)
+    return b.add(net.Affine, layer, [x], b.shape(x), scale=scale, shift=np.zeros(width) if beta is None else beta.reshape(-1))
+
+
+@lowers("GroupNormalization")
+def group_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Over all places of the channels of each group (Wu and He, 2018, arXiv:1803.08494)."""
+    shape = b.shape(inputs[0])
+    places, groups, each = int(np.prod(shape[:-1])), layer.groups, shape[-1] // layer.groups
+    if layer.axis not in (-1, len(shape)):
+        raise refuse(layer, f"its axis is {layer.axis}", "axis=-1")
+    apart = b.add(net.Shaped, layer, inputs, (places, groups, each))
+    first = b.add(net.Permuted, layer, [apart], (groups, places, each), axes=(1, 0, 2))
+    rows = b.add(net.Shaped, layer, [first], (groups, places * each))
+    x = b.add(net.Normalised, layer, [rows], (groups, places * each), epsilon=float(layer.epsilon))
+    x = b.add(net.Shaped, layer, [x], (groups, places, each))
+    x = b.add(net.Permuted, layer, [x], (places, groups, each), axes=(1, 0, 2))
+    return _learned(b, layer, b.add(net.Shaped, layer, [x], shape))
+
+
+@lowers("PReLU")
+def prelu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """max(x, 0) + alpha min(x, 0) with private slopes."""
+    (x,) = inputs
+    (alpha,) = weights(layer, "alpha")
+    assert alpha is not None
+    above = b.add(net.Rectify, layer, [x], b.shape(x))
+    below = plus(b, layer, x, above, -1)
+    return plus(b, layer, above, times(b, layer, below, np.broadcast_to(alpha, b.shape(x))))
 
 
 def sequence(b: Builder, layer: Any, x: int) -> tuple[int, int]:
@@ -131,11 +169,3 @@ def sequence(b: Builder, layer: Any, x: int) -> tuple[int, int]:
         raise refuse(layer, f"its input has shape {b.shape(x)}", "an input of (steps, channels)")
     steps, channels = b.shape(x)
     return steps, channels
-
-
-def one_shape(b: Builder, layer: Any, inputs: Sequence[int]) -> tuple[int, ...]:
-    """The shape that all inputs have."""
-    shapes = {b.shape(x) for x in inputs}
-    if len(shapes) != 1:
-        raise refuse(layer, f"its inputs have different shapes {sorted(shapes)}", "inputs of one shape")
-    return shapes.pop()

@@ -8,9 +8,16 @@ from protocols.errors import UnsupportedLayer
 
 NO_FORM = "it has no private form here"
 WHY: dict[str, tuple[str, str]] = {
-    "Lambda": ("it holds arbitrary code", "the built-in layers that do the same"),
-    "GroupNormalization": ("it needs a private square root and division for each group", "LayerNormalization or BatchNormalization"),
-    "PReLU": ("its slopes are private weights", "LeakyReLU"),
+    "UnitNormalization": ("a vector of length 0 has no direction", "RMSNormalization with an epsilon"),
+    "Masking": ("which steps it hides depends on private values", "Embedding(mask_zero=True), or sequences of one length"),
+    "AdditiveAttention": (NO_FORM, "Attention or MultiHeadAttention"),
+    "RNN": ("its cells are not known", "SimpleRNN, LSTM or GRU"),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), (NO_FORM, "TimeDistributed convolutions and an LSTM")),
+    **dict.fromkeys(("Conv3D", "Conv3DTranspose", "AveragePooling3D", "MaxPooling3D"), ("it has three axes of space", "its form in 2D")),
+    **dict.fromkeys(("Resizing", "CenterCrop"), ("it prepares images", "images that the client has resized")),
+    **dict.fromkeys(
+        ("AveragePool", "MaxPool", "Conv", "DepthwiseConv", "SeparableConv", "ConvTranspose"), (NO_FORM, "the layer that does the same")
+    ),
 }
 ACTIVATIONS = "'relu', 'sigmoid', 'tanh', 'gelu', 'silu', 'softplus', 'elu', 'softmax', 'linear' or a relative of these"
 
@@ -24,3 +31,9 @@ def unknown(layer: Any, supported: list[str]) -> UnsupportedLayer:
     """The error for a class of layer that has no rule."""
     why, instead = WHY.get(type(layer).__name__, (NO_FORM, f"one of {', '.join(supported)}"))
     return refuse(layer, why, instead)
+
+
+def unknown_operation(operation: Any) -> UnsupportedLayer:
+    """The error for an operation of `keras.ops` that has no rule."""
+    why, instead = WHY.get(type(operation).__name__, (NO_FORM, "sums, products, comparisons, activations, reductions and reshapes"))
+    return refuse(operation, why, instead)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering import network as net
-from protocols.lowering.layers import Builder, activated, lowers, weights
+from protocols.lowering.arithmetic import Operand, masked, times
+from protocols.lowering.builder import Builder
+from protocols.lowering.layers import activated, lowers, weights
 from protocols.lowering.network import Real
 from protocols.lowering.nonlinear_layers import sequence
 from protocols.lowering.refusals import refuse
@@ -22,16 +24,29 @@ def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     """Rows of a private table by private indices: compared with all indices, then a matrix product."""
     (table,) = weights(layer, "embeddings")
     assert table is not None
-    if layer.mask_zero or len(table) > MOST_INDICES:
-        raise refuse(layer, f"it has mask_zero, or more than {MOST_INDICES} rows", f"at most {MOST_INDICES} rows without mask_zero")
+    if len(table) > MOST_INDICES:
+        raise refuse(layer, f"it has {len(table)} rows", f"at most {MOST_INDICES} rows: each index is compared with all of them")
     shape = b.shape(inputs[0])
     chosen = b.add(net.OneHot, layer, inputs, (*shape, len(table)))
     return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
 
 
 @lowers("MultiHeadAttention")
-def multi_head_attention(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """softmax(Q K / sqrt(d)) V for each head (Vaswani et al., 2017, arXiv:1706.03762); inputs are query, value and, if given, key."""
+def multi_head_attention(
+    b: Builder,
+    layer: Any,
+    inputs: Sequence[int],
+    *,
+    query_mask: Operand | None = None,
+    value_mask: Operand | None = None,
+    key_mask: Operand | None = None,
+    attention_mask: Operand | None = None,
+    use_causal_mask: bool = False,
+) -> int:
+    """softmax(Q K / sqrt(d)) V for each head (Vaswani et al., 2017, arXiv:1706.03762); inputs are query, value and, if given, key.
+
+    Masks are public arrays, or private values of 0 and 1, such as those of an Embedding with mask_zero.
+    """
     query, value, key = (*inputs, inputs[1])[:3]
     (steps, _), (places, _) = sequence(b, layer, query), sequence(b, layer, value)
     heads, depth, width = layer.num_heads, layer.key_dim, layer.value_dim
@@ -41,6 +56,10 @@ def multi_head_attention(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     q = b.add(net.Permuted, layer, [q], (heads, steps, depth), axes=(1, 0, 2))
     k = b.add(net.Permuted, layer, [k], (heads, depth, places), axes=(1, 2, 0))
     scores = b.add(net.Matrices, layer, [q, k], (heads, steps, places))
+    if getattr(layer, "_sliding_window", None) is not None or getattr(layer, "_use_gate", False):
+        raise refuse(layer, "it has a sliding window or a gate", "attention_mask= with the same window, and Multiply")
+    causal = np.tril(np.ones((steps, places))) if use_causal_mask else None
+    scores = masked(b, layer, scores, [(query_mask, -1), (value_mask, -2), (key_mask, -2), (attention_mask, None), (causal, None)])
     chosen = b.add(net.Matrices, layer, [b.add(net.Softmax, layer, [scores], (heads, steps, places)), v], (heads, steps, width))
     moved = b.add(net.Permuted, layer, [chosen], (steps, heads, width), axes=(1, 0, 2))
     flat = b.add(net.Shaped, layer, [moved], (steps, heads * width))
@@ -49,6 +68,30 @@ def multi_head_attention(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     if kernel.ndim != 3:
         raise refuse(layer, f"its output_shape is {kernel.shape[2:]}", "an output of (steps, units)")
     return b.add(net.Product, layer, [flat], (steps, kernel.shape[2]), kernel=kernel.reshape(heads * width, -1), bias=bias)
+
+
+@lowers("Attention")
+def attention(
+    b: Builder, layer: Any, inputs: Sequence[int], *, mask: Sequence[Operand | None] | None = None, use_causal_mask: bool = False
+) -> int:
+    """softmax(scale Q K) V, inputs query, value and, if given, key; what the query's mask hides gives 0."""
+    query, value, key = (*inputs, inputs[1])[:3]
+    (steps, depth), (places, width) = sequence(b, layer, query), sequence(b, layer, value)
+    if layer.score_mode != "dot":
+        raise refuse(layer, f"its score_mode is {layer.score_mode!r}", "score_mode='dot'")
+    turned = b.add(net.Permuted, layer, [key], (depth, places), axes=(1, 0))
+    scores = b.add(net.Matrices, layer, [query, turned], (steps, places))
+    (scale,) = weights(layer, "scale")
+    if scale is not None:
+        scores = times(b, layer, scores, np.broadcast_to(scale, (steps, places)))
+    of_query, of_value = (*(mask or ()), None, None)[:2]
+    causal = np.tril(np.ones((steps, places))) if use_causal_mask else None
+    scores = masked(b, layer, scores, [(of_value, -2), (causal, None)])
+    chosen = b.add(net.Matrices, layer, [b.add(net.Softmax, layer, [scores], (steps, places)), value], (steps, width))
+    if of_query is None:
+        return chosen
+    assert isinstance(of_query, int)
+    return times(b, layer, chosen, b.add(net.Shaped, layer, [of_query], (steps, 1)))
 
 
 def _headed(b: Builder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:

@@ -61,7 +61,7 @@ def fit(f: Function, low: float, high: float, *, tolerance: float | Function, br
         f: continuous but for the `breaks`.
         low: where the first piece starts.
         high: where the last piece ends.
-        tolerance: the largest error, above 0; a falling function of the end of a piece where a relative error is wanted.
+        tolerance: the largest error, above 0; a function of the ends of a piece, that rises or falls, where a relative error is wanted.
         breaks: where a new piece must begin.
 
     Raises:
@@ -85,11 +85,14 @@ def fit(f: Function, low: float, high: float, *, tolerance: float | Function, br
 
 def _longest(f: Function, start: float, stop: float, tolerance: Function) -> float:
     """The largest end, by bisection, for which the line stays within the tolerance."""
-    if line(f, start, stop)[2] <= tolerance(np.asarray(stop)):
+
+    def within(end: float) -> bool:
+        return bool(line(f, start, end)[2] <= min(tolerance(np.asarray(start)), tolerance(np.asarray(end))))
+
+    if within(stop):
         return stop
     good, bad = 0.0, stop - start
     for _ in range(STEPS):
         middle = (good + bad) / 2
-        within = line(f, start, start + middle)[2] <= tolerance(np.asarray(start + middle))
-        good, bad = (middle, bad) if within else (good, middle)
+        good, bad = (middle, bad) if within(start + middle) else (good, middle)
     return start + good

@@ -42,13 +42,36 @@ def grid(low, high, n=1024):
 
 
 @pytest.mark.parametrize("reach", [2.0, 12.0, 700.0])
-@pytest.mark.parametrize("name", sorted(set(CURVES) - {"swish", "hard_swish"}))
+@pytest.mark.parametrize("name", sorted(set(CURVES) - {"swish", "hard_swish", "exponential"}))
 def test_activations_within_their_tolerance(name, reach):
     curve = CURVES[name]
     x = representable(np.concatenate([grid(-reach, reach), grid(-min(8, reach), min(8, reach))]), reach)
     y, rounds = run(lambda w, node, v: functions.curve(w, node, v, curve.spline), x, (-reach, reach))
-    assert np.abs(y - curve.function(x)).max() <= TOLERANCE + 2.0**-13
+    assert (np.abs(y - curve.function(x)) <= (TOLERANCE + 2.0**-13) * np.maximum(1.0, np.abs(curve.function(x)) * curve.relative)).all()
     assert rounds == 3
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (-700.0, 0.0), (-30.0, 9.0)])
+def test_the_exponential_to_its_tolerance_and_above_1_to_a_relative_one(low, high):
+    x = representable(grid(low, high), -low)
+    y, rounds = run(lambda w, node, v: functions.curve(w, node, v, CURVES["exponential"].spline), x, (low, high))
+    assert (np.abs(y - np.exp(x)) <= (TOLERANCE + 2.0**-13) * np.maximum(1.0, np.exp(x))).all()
+    assert rounds == 3
+
+
+def test_an_exponential_that_would_need_too_many_pieces_is_refused():
+    with pytest.raises(WindowError, match="more than 256 knots"):
+        run(lambda w, node, v: functions.curve(w, node, v, CURVES["exponential"].spline), np.zeros((1, 3)), (-1.0, 40.0))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (0.01, 1.0), (1.0, 1000.0)])
+def test_logarithms(low, high):
+    x = representable(np.geomspace(low, high, 1024).reshape(8, -1), high)
+    y, rounds = run(functions.logarithm, x, (low, high))
+    assert np.abs(y - np.log(x)).max() < 2.0**-10
+    assert rounds == 3
+    with pytest.raises(WindowError, match="must be well above 0"):
+        run(functions.logarithm, x, (0.0, high))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 40])
@@ -98,19 +121,28 @@ def halves(w, v):
     return w.taken(0, range(n), v), w.taken(0, range(n, 2 * n), v)
 
 
+def quotient(w, node, x, y):
+    """What `ops.divide` of two private values is written as."""
+    return products.product(w, node, x, functions.reciprocal(w, node, y))
+
+
 def test_division():
     x = np.random.default_rng(0).uniform(0.5, 8.0, (20, 40))
-    y, rounds = run(lambda w, node, v: functions.quotient(w, node, *halves(w, v)), x, (0.5, 8.0))
+    y, rounds = run(lambda w, node, v: quotient(w, node, *halves(w, v)), x, (0.5, 8.0))
     np.testing.assert_allclose(y, x[:, :20] / x[:, 20:], rtol=2e-3)
     assert rounds == 4
 
 
+def difference(w, node, v):
+    return w.added(node, *halves(w, v), -1)
+
+
 def test_comparisons_of_two_private_values():
     x = np.random.default_rng(0).integers(-3, 4, (50, 40)) * UNIT
-    y, rounds = run(lambda w, node, v: functions.at_least(w, node, *halves(w, v)), x, (-1.0, 1.0))
+    y, rounds = run(lambda w, node, v: functions.truth(w, node, difference(w, node, v)), x, (-1.0, 1.0))
     assert (y == (x[:, :20] >= x[:, 20:])).all()
     assert rounds == 3
-    y, rounds = run(lambda w, node, v: functions.equal(w, node, *halves(w, v)), x, (-1.0, 1.0))
+    y, rounds = run(lambda w, node, v: functions.truth(w, node, difference(w, node, v), equal=True), x, (-1.0, 1.0))
     assert (y == (x[:, :20] == x[:, 20:])).all()
     assert 0 < y.mean() < 1
     assert rounds == 3

@@ -296,18 +296,48 @@ class Custom(keras.Model):
         return 2 * x
 
 
+class Random(layers.Layer):
+    """Gives another answer each time."""
+
+    def call(self, x):
+        return x + keras.random.normal((4, 4, 2))
+
+
+class Outside(layers.Layer):
+    """Computes what Keras cannot see."""
+
+    def call(self, x):
+        return keras.ops.convert_to_tensor(np.asarray(x) + 1)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+class Centred(layers.Layer):
+    """Mixes the examples of a batch."""
+
+    def call(self, x):
+        return x - keras.ops.mean(x, axis=0, keepdims=True)
+
+
 REFUSED = {
-    "softmax over another axis": (lambda: [layers.Softmax(axis=1, name="odd")], "a softmax over the last axis"),
+    "softmax over two axes": (lambda: [layers.Softmax(axis=(1, 2), name="odd")], "a softmax over one axis"),
     "unknown activation": (lambda: [layers.Activation("sparsemax", name="odd")], "'relu'"),
-    "group normalisation": (lambda: [layers.GroupNormalization(2, name="odd")], "use instead: LayerNormalization"),
-    "other normalisation": (lambda: [layers.LayerNormalization(axis=1, name="odd")], "over the last axis"),
+    "groups over another axis": (lambda: [layers.GroupNormalization(2, axis=1, name="odd")], "axis=-1"),
+    "other normalisation": (lambda: [layers.LayerNormalization(axis=1, name="odd")], "the last axes"),
+    "length 0": (lambda: [layers.UnitNormalization(name="odd")], "use instead: RMSNormalization"),
+    "images of another size": (lambda: [layers.Resizing(2, 2, name="odd")], "images that the client has resized"),
+    "random numbers": (lambda: [Random(name="odd")], "draws random numbers"),
+    "code that is no graph": (lambda: [Outside(name="odd")], r"its call\(\) cannot be followed: .*symbolic"),
+    "what depends on other examples": (
+        lambda: [Centred(name="odd")],
+        r"inside of it, layer 'mean.*' \(Mean\) cannot be shared: its axis is 0",
+    ),
     "interpolation": (lambda: [layers.UpSampling2D(interpolation="bilinear", name="odd")], "interpolation='nearest'"),
     "output padding": (lambda: [layers.Conv2DTranspose(2, 3, 2, output_padding=1, name="odd")], "without them"),
-    "unknown": (lambda: [layers.UnitNormalization(name="odd")], "one of .*Conv2D"),
     "channels first": (lambda: [layers.Flatten(data_format="channels_first", name="odd")], "use instead: data_format='channels_last'"),
     "a function of the user's": (lambda: [layers.Dense(3, activation=relu, name="odd")], "its activation 'relu' is a function of your own"),
     "a threshold above the maximum": (lambda: [layers.ReLU(1.0, threshold=2.0, name="odd")], "a threshold up to max_value"),
-    "a call of the user's": (lambda: [Custom(name="odd")], "use instead: a nested Sequential or functional model"),
     "normalisation of another axis": (
         lambda: [layers.Normalization(axis=1, mean=[1.0] * 4, variance=[1.0] * 4, name="odd")],
         "use instead: axis=-1 or None",
@@ -359,9 +389,9 @@ class TestModelsThatCannotBeRead:
         start = layers.Input((3,))
         assert_same(Trained(start, layers.Dense(2)(start)))
 
-    def test_inputs_that_are_not_real_numbers(self):
-        start = layers.Input((3,), dtype="int32")
-        with pytest.raises(ModelError, match="has int32 inputs; floating point is needed"):
+    def test_inputs_that_are_not_numbers(self):
+        start = layers.Input((3,), dtype="bool")
+        with pytest.raises(ModelError, match="has bool inputs; numbers are needed"):
             lower(keras.Model(start, layers.Dense(2)(start)))
 
     @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # Keras' own
@@ -382,9 +412,9 @@ class TestModelsThatCannotBeRead:
             lower(model)
 
     def test_operations_that_are_no_layers(self):
-        start = layers.Input((3,))
-        with pytest.raises(UnsupportedLayer, match="cannot be shared"):
-            lower(keras.Model(start, layers.Dense(2)(start) + 1.0))
+        start = layers.Input((3, 4))
+        with pytest.raises(UnsupportedLayer, match=r"\(FFT2\) cannot be shared: .*use instead: sums"):
+            lower(keras.Model(start, keras.ops.fft2((start, start))[0]))
 
     @pytest.mark.parametrize(
         ("options", "complaint"),
