@@ -86,7 +86,7 @@ class Vault:
     def __init__(self, folder: Path, key: bytes) -> None:
         self._folder, self._key = folder, key
         self._party = derive(key, "party")
-        self._lock = _locked(folder)
+        self._lock = locked(folder)
 
     @staticmethod
     def open(folder: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None) -> Vault:
@@ -227,7 +227,7 @@ def _valid(name: str) -> bool:
     return NAME.fullmatch(name) is not None
 
 
-def _locked(folder: Path) -> int:
+def locked(folder: Path) -> int:
     """Holds the folder as long as the descriptor is open; the operating system lets go of it when the process ends, however."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
