@@ -57,7 +57,9 @@ async def share(among: Among, source: Source, out: Path, console: Console) -> No
             raise
         names = {grant.name for grant in grants}
         _print(console, [one for one in await cluster.deposits() if one.name in names])
-    console.print(f"{escape(str(given))} lets whoever has it train on this; {escape(str(kept))} also lets it be removed: keep it")
+    console.print(
+        f"{escape(str(given))} lets whoever has it train on this; {escape(str(kept))} also lets it be removed: keep it", soft_wrap=True
+    )
 
 
 def _places(out: Path, name: str) -> tuple[Path, Path]:

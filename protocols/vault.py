@@ -117,6 +117,8 @@ class Vault:
 
     def labels(self, kind: str, name: str | None = None) -> list[Label]:
         """What is here, by name and serial. A file that was not finished is not."""
+        if not _valid(kind):
+            return []
         folder = self._folder / kind
         names = ([name] if _valid(name) else []) if name is not None else sorted(os.listdir(folder) if folder.is_dir() else [])
         found = []
@@ -182,7 +184,7 @@ class Vault:
         for label in self.labels(kind, name):
             if before is None or label.serial < before:
                 self._path(label).unlink(missing_ok=True)
-        if before is None and _valid(name):
+        if before is None and _valid(kind) and _valid(name):
             with contextlib.suppress(OSError):
                 for left in (self._folder / kind / name).glob("*.new"):
                     left.unlink()
@@ -234,7 +236,7 @@ def locked(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise VaultError(f"{folder} is used by another process: each worker needs a folder of its own") from None
+        raise VaultError(f"{folder} is used by another process: each needs a folder of its own") from None
     return descriptor
 
 

@@ -7,6 +7,7 @@ prints `ready ADDRESS` when it can be reached and its kernels are compiled. It n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import sys
 from dataclasses import dataclass
@@ -58,26 +59,25 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool, data: 
     Raises:
         VaultError: the folder or the key cannot be used.
     """
-    vault = None if data is None else Vault.open(data, data_key)
-    holdings = Holdings(vault)
     scheme = "ws" if encryption.listen is None else "wss"
-    async with ActorSystem(
-        listen=f"{scheme}://{address}",
-        ssl=encryption.listen,
-        connect_ssl=encryption.connect,
-        allow_plaintext=encryption.allow_plaintext,
-    ) as system:
-        await system.spawn(ComputeServer, name="server")
-        await system.spawn(CryptoProvider, name="provider")
-        await system.spawn(SumServer, name="sums")
-        await system.spawn(TrainingServer, holdings, name="training")
-        await system.spawn(TrainingDealer, holdings, name="training-dealer")
-        await system.spawn(Keeper, holdings, name="keeper")
-        print(f"ready {system.address}", flush=True)
-        if with_parent:
-            await exit_with_parent()
-        else:
-            await system.serve_forever()
+    with contextlib.closing(Holdings(None if data is None else Vault.open(data, data_key))) as holdings:
+        async with ActorSystem(
+            listen=f"{scheme}://{address}",
+            ssl=encryption.listen,
+            connect_ssl=encryption.connect,
+            allow_plaintext=encryption.allow_plaintext,
+        ) as system:
+            await system.spawn(ComputeServer, name="server")
+            await system.spawn(CryptoProvider, name="provider")
+            await system.spawn(SumServer, name="sums")
+            await system.spawn(TrainingServer, holdings, name="training")
+            await system.spawn(TrainingDealer, holdings, name="training-dealer")
+            await system.spawn(Keeper, holdings, name="keeper")
+            print(f"ready {system.address}", flush=True)
+            if with_parent:
+                await exit_with_parent()
+            else:
+                await system.serve_forever()
 
 
 if __name__ == "__main__":

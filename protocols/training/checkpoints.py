@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from protocols.cluster import Cluster
 
 FILE = "training.json"
+SERVERS = 2
+"""The parties that keep a share of a training."""
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -125,7 +127,7 @@ class Checkpoints:
             VaultError: a file is damaged.
             WorkerLost: a worker went away.
         """
-        right, keeping = self._run.right, (await keepers(self._cluster))[:2]
+        right, keeping = self._run.right, await keepers(self._cluster, SERVERS)
         if not self._run.begun:
             found = await at_all(self._cluster, *(keeper.versions(RUN, run_name(right)) for keeper in keeping))
             labels = [{version.label for version in versions} for versions in found]
@@ -148,7 +150,7 @@ class Checkpoints:
         """
         right = self._run.right
         label = Label(RUN, run_name(right), self._serial + 1, secrets.token_bytes(16))
-        servers, keeping = await _servers(self._cluster), (await keepers(self._cluster))[:2]
+        servers, keeping = await _servers(self._cluster), await keepers(self._cluster, SERVERS)
         await at_all(self._cluster, *(server.save(owner, label, right, progress) for server in servers))
         await at_all(self._cluster, *(keeper.commit(label, right, self._cluster.presence) for keeper in keeping))
         self._serial = label.serial
@@ -168,5 +170,5 @@ async def discard(cluster: Cluster, folder: str | os.PathLike[str]) -> None:
         right = msgspec.json.decode(path.read_bytes(), type=_Run).right
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder} holds no training: {error}") from None
-    await at_all(cluster, *(keeper.remove(RUN, run_name(right), right) for keeper in (await keepers(cluster))[:2]))
+    await at_all(cluster, *(keeper.remove(RUN, run_name(right), right) for keeper in await keepers(cluster, SERVERS)))
     path.unlink()

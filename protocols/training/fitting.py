@@ -144,10 +144,9 @@ class Training:
                     yield _epoch(number + 1, terms, segments)
             finally:
                 await run.end()
-        except ActorError as error:
-            raise WorkerLost(f"the training stopped: {error}; {_stands(checkpoints)}") from None
-        except WorkerLost as error:
-            raise WorkerLost(f"{error}; {_stands(checkpoints)}") from None
+        except (ActorError, WorkerLost) as error:  # whoever notices first
+            reason = str(error).partition("\n")[0]
+            raise WorkerLost(f"the training stopped: {reason}; {_stands(checkpoints)}") from None
         finally:
             if checkpoints is not None:
                 checkpoints.close()

@@ -74,6 +74,11 @@ class Holdings:
             raise KeepsNothing("this worker keeps nothing: start it with a folder for shares, confide worker HOST:PORT --data FOLDER")
         return self._vault
 
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._vault is not None:
+            self._vault.close()
+
 
 class Background:
     """What an actor does beside its messages, until it ends."""

@@ -106,8 +106,10 @@ class Keeper(Actor):
 
     @message(reentrant=True)
     async def versions(self, kind: str, name: str | None) -> list[Version]:
-        """All versions of a name, or of all names, which is public."""
+        """All versions of a name. Of data also all versions of all names: they are public."""
         vault = self._holdings.vault
+        if name is None and kind != DATA:
+            raise ValueError("only the names of data are told")
         return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
 
     def _about(self, label: Label) -> About:
@@ -186,6 +188,8 @@ class Keeper(Actor):
     @message(reentrant=True)
     async def place(self, parts: list[Part], axis: int, handle: bytes, presence: Presence) -> Column:
         """Puts arrays together and holds them for training, as long as whoever asks is there."""
+        if not parts:
+            raise ValueError("there is no array to place")
         abouts = [await self._granted(part.label, part.right, presence) for part in parts]
         column = joined([_column(about, abouts[0].role) for about in abouts], axis, handle)
         arrays = await asyncio.to_thread(self._together, parts, axis)

@@ -22,15 +22,15 @@ ATTEMPTS = 3
 """How often something is loaded that others load at the same time."""
 
 
-async def keepers(cluster: Cluster) -> list[Keeper]:
-    """The actors that keep shares: of server 0, server 1, and the crypto provider.
+async def keepers(cluster: Cluster, parties: int = 3) -> list[Keeper]:
+    """The actors that keep shares: of server 0, server 1, and the crypto provider, or of the first of them.
 
     Raises:
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
     links, addresses = cluster.links, cluster.addresses
-    urls = (*addresses.servers, addresses.crypto_provider)
+    urls = (*addresses.servers, addresses.crypto_provider)[:parties]
     try:
         return [(await links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in urls]
     except ActorError as error:

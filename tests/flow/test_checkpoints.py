@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from inner_workers import NAMES, inner_cluster
 from protocols import Cluster, Worker, share
 from protocols.errors import CheckpointError, InputError, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.keystream import KeyStream, derive
@@ -27,7 +28,6 @@ from protocols.vault import Vault
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 6, 6
-NAMES = ("julia", "greg", "me")
 
 
 class Machine:
@@ -123,22 +123,23 @@ def saved(machine):
     return about.progress, label.serial
 
 
-def newest(machine):
-    """The same while it runs: by the names of its files."""
-    return max(path.name for path in (machine.folder / "run").glob("*/*.share"))
+def kept(machine):
+    """The names of its checkpoints while it runs: two while one is being agreed on."""
+    return {path.name for path in (machine.folder / "run").glob("*/*.share")}
+
+
+async def killed_when(machine, witness, ready):
+    """Kills a machine when the checkpoints of a server have become others, and as many as asked for."""
+    before = kept(witness)
+    while kept(witness) == before or len(kept(witness)) not in ready:
+        await asyncio.sleep(0)
+    await machine.kill()
 
 
 @pytest.mark.timeout(240)
 async def test_each_worker_is_killed_in_mid_epoch_and_the_training_goes_on(tmp_path):
-    """Server 0 after the first epoch and a checkpoint, server 1 after one more, then the provider; it ends where Keras does."""
+    """Server 0 while a checkpoint is agreed on, server 1 and the provider between two, each in another epoch; it ends where Keras does."""
     owner, killing = tmp_path / "owner", []
-
-    async def kill_in_the_next(machine, witness):
-        before = newest(witness)
-        while newest(witness) == before:
-            await asyncio.sleep(0)
-        await machine.kill()
-
     async with machines(tmp_path) as three:
         made = []
         for number, machine in enumerate(three):
@@ -146,7 +147,7 @@ async def test_each_worker_is_killed_in_mid_epoch_and_the_training_goes_on(tmp_p
             async def told(epoch, machine=machine, number=number):
                 made.append(epoch)
                 if len(killing) == number:
-                    killing.append(asyncio.create_task(kill_in_the_next(machine, three[0])))
+                    killing.append(asyncio.create_task(killed_when(machine, three[0], {2} if number == 0 else {1})))
 
             async with cluster_of(three) as cluster:
                 with pytest.raises(WorkerLost, match="the last checkpoint stands: run it again with resume=True"):
@@ -185,7 +186,9 @@ async def test_the_owner_is_killed_in_mid_training_and_goes_on_in_the_same_order
     owner = tmp_path / "owner"
     async with machines(tmp_path) as three:
         command = [sys.executable, "-c", OWNER, str(Path(__file__).parent), str(owner), *(machine.address for machine in three)]
-        killed = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        killed = await asyncio.create_subprocess_exec(
+            *command, stdout=PIPE, stderr=DEVNULL, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests"}
+        )
         for number in (1, 2):
             assert int(await killed.stdout.readline()) == number
         killed.kill()
@@ -218,8 +221,7 @@ def shuffled(owner):
 
 @pytest.fixture
 async def cluster(tmp_path):
-    first, second, third = (Worker("localhost:0", data=tmp_path / name) for name in NAMES)
-    async with Cluster(first, second, crypto_provider=third) as cluster:
+    async with inner_cluster(tmp_path) as cluster:
         yield cluster
 
 
@@ -320,6 +322,6 @@ async def test_settings_that_make_no_sense(cluster, tmp_path):
 
 
 async def test_servers_without_folders_say_so(tmp_path):
-    async with Cluster(Worker("localhost:0"), Worker("localhost:0"), crypto_provider=Worker("localhost:0")) as cluster:
+    async with inner_cluster(None) as cluster:
         with pytest.raises(KeepsNothing, match="--data FOLDER"):
             await fitted(cluster, tmp_path / "owner")

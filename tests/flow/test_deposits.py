@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 from keras import layers
 
+from inner_workers import NAMES, inner_cluster
 from protocols import Cluster, Worker, share
 from protocols.errors import InputError, KeepsNothing, NameTaken, NotGranted, UnknownData, VaultError
 from protocols.training.deposits import Grant, write_grants
 from protocols.vault import Vault
 
-NAMES = ("julia", "greg", "me")
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("workers")
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "workers"
 
 
 def new_cluster(folder):
+    """Processes that end with the block, and leave their folders."""
     first, second, third = (Worker("localhost:0", data=folder / name) for name in NAMES)
     return Cluster(first, second, crypto_provider=third)
 
 
 @pytest.fixture
 async def cluster(folder):
-    async with new_cluster(folder) as cluster:
+    async with inner_cluster(folder) as cluster:
         yield cluster
 
 
@@ -109,10 +109,10 @@ def shares(folder, name):
 
 async def test_shares_are_new_after_each_load_and_old_ones_are_worth_nothing(folder, tmp_path):
     array = np.arange(12.0).reshape(4, 3)
-    async with new_cluster(folder) as cluster:
+    async with inner_cluster(folder) as cluster:
         grant = await cluster.deposit("a", array)
     old = shares(folder, "a")
-    async with new_cluster(folder) as cluster:
+    async with inner_cluster(folder) as cluster:
         await cluster.load("a", grants=grant)
     new = shares(folder, "a")
     for first, second, third in (old, new):
@@ -126,7 +126,7 @@ async def test_shares_are_new_after_each_load_and_old_ones_are_worth_nothing(fol
     mixed = old[0]["masked"] - old[0]["mask"] - new[1]["mask"]
     assert not (mixed / 65536 == array).any()
     assert not ((old[0]["masked"] - new[2]["mask"]) / 65536 == array).any()
-    async with new_cluster(folder) as cluster:
+    async with inner_cluster(folder) as cluster:
         await cluster.withdraw(grant)
 
 
@@ -239,7 +239,7 @@ async def test_a_damaged_file_and_one_that_is_gone(cluster, folder):
 
 
 async def test_workers_without_a_folder_say_so():
-    async with Cluster(Worker("localhost:0"), Worker("localhost:0"), crypto_provider=Worker("localhost:0")) as cluster:
+    async with inner_cluster(None) as cluster:
         for asked in (cluster.deposit("a", np.ones((3, 2))), cluster.load("a"), cluster.deposits()):
             with pytest.raises(KeepsNothing, match=r"Worker\('ws://.*keeps nothing: start it with .* --data FOLDER"):
                 await asked

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from deployment import key, random_ring
 from protocols.errors import VaultError
+from protocols.keystream import KeyStream
 from protocols.vault import Label, Vault
 
 FIRST = Label("data", "ward-1.x", 1, key("first"))
@@ -41,7 +42,7 @@ def file_of(vault, label=FIRST):
 @given(shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), max_size=4), about=st.binary(max_size=50))
 def test_what_was_written_comes_back(tmp_path_factory, shapes, about):
     vault = Vault.open(tmp_path_factory.mktemp("vault"))
-    kept = {f"array{i}": random_ring(tuple(shape), 1 << 62, str(i)) for i, shape in enumerate(shapes)}
+    kept = {f"array{i}": KeyStream(key(str(i))).words(tuple(shape)) for i, shape in enumerate(shapes)}
     vault.write(FIRST, about, kept)
     found, read = vault.read(FIRST)
     vault.close()
@@ -135,6 +136,7 @@ def test_versions_are_listed_in_order_and_old_ones_removed(vault):
     vault.remove("data", "ward-1.x")
     assert not file_of(vault).parent.exists()
     assert vault.labels("data", "../key") == []
+    assert vault.labels("../greg/data") == vault.labels("../greg/data", "b") == []
 
 
 def test_a_write_that_fails_leaves_what_was_there(vault, monkeypatch):
