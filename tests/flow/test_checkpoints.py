@@ -225,6 +225,16 @@ async def cluster(tmp_path):
         yield cluster
 
 
+async def test_a_training_that_is_resumed_in_each_epoch_equals_an_uninterrupted_one(cluster, tmp_path):
+    """Up to the random rounding, which two uninterrupted ones differ by as well: three units of 2^-16 a step at most."""
+    _, once = await fitted(cluster, tmp_path / "once", shuffle=False)
+    for epochs in range(1, EPOCHS + 1):
+        made, resumed = await fitted(cluster, tmp_path / "often", shuffle=False, epochs=epochs)
+        assert [epoch.number for epoch in made] == [epochs]
+    for one, other in zip(resumed, once, strict=True):
+        np.testing.assert_allclose(one, other, atol=3 * 2.0**-16 * STEPS * EPOCHS)
+
+
 async def test_more_epochs_than_before_and_what_is_on_disk(cluster, tmp_path):
     owner = tmp_path / "owner"
     made, _ = await fitted(cluster, owner, epochs=1, shuffle=False)
