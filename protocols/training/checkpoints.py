@@ -95,6 +95,11 @@ class Checkpoints:
         """From which the order of the examples derives."""
         return self._run.order
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a first one."""
+        return self._run.begun
+
     def _found(self, settings: bytes, resume: bool) -> _Run | None:
         if not self._file.exists():
             return None

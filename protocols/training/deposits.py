@@ -15,7 +15,7 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.keystream import KeyStream, fresh_key
-from protocols.training.keeper import Part
+from protocols.training.keeper import Keeper, Part
 from protocols.training.kept import DATA, About, digest, joined, records
 from protocols.training.kept_versions import ATTEMPTS, at_all, keepers, renewed
 from protocols.training.stored import encoded
@@ -96,19 +96,19 @@ async def deposit(
     provider = msgspec.structs.replace(server, role="crypto provider")
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
-    *servers, third = await keepers(cluster)
+    *servers, third = keeping = await keepers(cluster)
     try:
         work = (keeper.keep_masked(label, server, masked, key) for keeper, key in zip(servers, keys, strict=True))
         await at_all(cluster, *work, third.keep_mask(label, provider, keys))
     except BaseException:
-        await _removed_where_it_is(cluster, grant)
+        await _removed_where_it_is(keeping, grant)
         raise
     return grant
 
 
-async def _removed_where_it_is(cluster: Cluster, grant: Grant) -> None:
+async def _removed_where_it_is(keeping: Sequence[Keeper], grant: Grant) -> None:
     """After a failure: at some workers the name may be there, or be somebody else's."""
-    for keeper in await keepers(cluster):
+    for keeper in keeping:
         try:
             await keeper.with_options(timeout=5.0).remove(DATA, grant.name, grant.own)
         except (ActorError, ProtocolError):
@@ -144,12 +144,7 @@ async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granti
     keeping = await keepers(cluster)
     handle, presence = os.urandom(16), cluster.presence
     for attempt in range(1, ATTEMPTS + 1):
-        found = await at_all(cluster, *(keepers.versions(DATA, None) for keepers in keeping))
-        known = {version.label.name: version.about.column for version in found[0]}
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise UnknownData(f"no data of the name {missing[0]!r} are kept by these workers; they keep {', '.join(known) or 'none'}")
-        joined([column for name in names if (column := known[name]) is not None], axis, handle)  # before anything is done
+        joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
         versions = [await renewed(cluster, keeping, DATA, name, right) for name, right in rights.items()]
         parts = [Part(version.label, right) for version, right in zip(versions, rights.values(), strict=True)]
         try:
@@ -159,6 +154,15 @@ async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granti
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError
+
+
+async def _known(cluster: Cluster, keeper: Keeper, name: str) -> Column:
+    """The array that a server keeps under a name."""
+    (found,) = await at_all(cluster, keeper.versions(DATA, name))
+    column = found[-1].about.column if found else None
+    if column is None:
+        raise UnknownData(f"no data of the name {name!r} are kept by these workers; confide share --list shows what they keep")
+    return column
 
 
 def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:

@@ -137,7 +137,8 @@ class Training:
             start = await self._loaded(terms, checkpoints)
             run = await _begun(self._cluster, terms, self._handle, checkpoints)
             try:
-                await run.save(start)
+                if checkpoints is not None and not checkpoints.begun:
+                    await run.save(start)
                 for number in range(start.epoch, epochs):
                     first = start.step if number == start.epoch else 0
                     segments = await run.epoch(number, first, save_every, metrics=metrics, progress=progress)

@@ -17,6 +17,8 @@ Adversary: semi-honest, no two parties collude. **Leaks** to each worker: names,
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -25,7 +27,7 @@ import numpy.typing as npt
 from actors import Actor, message
 from protocols.client_name import client_name
 from protocols.concurrency import at_once
-from protocols.errors import InputError, NameTaken, NotGranted, UnknownData, WorkerLost
+from protocols.errors import InputError, NameTaken, NotGranted, UnknownData, VaultError, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Addresses
 from protocols.keystream import KeyStream, derive, fresh_key
@@ -100,17 +102,29 @@ class Keeper(Actor):
                 raise NameTaken(
                     f"data of the name {label.name!r} are kept here already: choose another name, or have their owner remove them"
                 )
-            await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
+            writing = asyncio.create_task(asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await writing  # a thread goes on; whoever removes the name must find what it has written
+                raise
 
     # What is there.
 
     @message(reentrant=True)
     async def versions(self, kind: str, name: str | None) -> list[Version]:
-        """All versions of a name. Of data also all versions of all names: they are public."""
+        """All versions of a name. Of data also all versions of all names, which are public, but for those that are damaged here."""
         vault = self._holdings.vault
-        if name is None and kind != DATA:
+        if name is not None:
+            return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
+        if kind != DATA:
             raise ValueError("only the names of data are told")
-        return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
+        return await asyncio.to_thread(lambda: list(self._readable(vault.labels(kind))))
+
+    def _readable(self, labels: list[Label]) -> Iterator[Version]:
+        for label in labels:
+            with contextlib.suppress(VaultError):
+                yield Version(label, self._about(label))
 
     def _about(self, label: Label) -> About:
         return msgspec.msgpack.decode(self._holdings.vault.about(label), type=About)

@@ -149,7 +149,7 @@ async def test_strangers_are_refused_and_names_are_taken_once(cluster, folder):
     ]
     assert (await cluster.load("mine", grants=[grant, other])).shape == (3, 2)
     await cluster.withdraw(grant)
-    with pytest.raises(UnknownData, match=r"no data of the name 'mine' .* they keep other"):
+    with pytest.raises(UnknownData, match="no data of the name 'mine' are kept"):
         await cluster.load("mine", grants=grant)
     await cluster.withdraw(other)
 
@@ -199,6 +199,16 @@ async def test_what_does_not_fit_is_refused(cluster):
         await cluster.withdraw(grant)
 
 
+async def test_an_owner_whose_data_do_not_arrive_everywhere_leaves_nothing(cluster, folder):
+    """The name is free at two workers and taken at the third."""
+    taken = folder / "me" / "data" / "a"
+    taken.mkdir(parents=True)
+    (taken / f"00000001-{'0' * 32}.share").write_bytes(b"somebody else's")
+    with pytest.raises(NameTaken, match="'a' are kept here already"):
+        await cluster.deposit("a", np.ones((3, 2)))
+    assert not [file for name in NAMES[:2] for file in (folder / name / "data").glob("a/*")]
+
+
 async def test_several_load_the_same_at_once(cluster):
     array = np.arange(40.0).reshape(20, 2)
     grant = await cluster.deposit("a", array)
@@ -223,12 +233,17 @@ async def test_workers_in_other_parts_than_when_the_data_came(cluster, folder):
 
 
 async def test_a_damaged_file_and_one_that_is_gone(cluster, folder):
-    grant = await cluster.deposit("a", np.ones((30, 2)))
+    grant, sound = await cluster.deposit("a", np.ones((30, 2))), await cluster.deposit("b", np.ones((3, 2)))
     file = files(folder, "a")[1]
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(VaultError, match=r"Worker\(.*is damaged"):
         await cluster.load("a", grants=grant)
+    file.write_bytes(whole[:50])
+    with pytest.raises(VaultError, match=r"Worker\(.*damaged"):
+        await cluster.load("a", grants=grant)
+    assert (await cluster.load("b", grants=sound)).shape == (3, 2)  # other work goes on
+    assert [(one.name, one.complete) for one in await cluster.deposits()] == [("a", False), ("b", True)]
     file.write_bytes(whole)
     assert (await cluster.load("a", grants=grant)).shape == (30, 2)
     files(folder, "a")[1].unlink()
@@ -236,6 +251,7 @@ async def test_a_damaged_file_and_one_that_is_gone(cluster, folder):
         await cluster.load("a", grants=grant)
     assert not (await cluster.deposits())[0].complete
     await cluster.withdraw(grant)
+    await cluster.withdraw(sound)
 
 
 async def test_workers_without_a_folder_say_so():
