@@ -53,8 +53,8 @@ class Encoded(NamedTuple):
         return Encoded(b"".join((self.header, *self.buffers)), []) if self.buffers else self
 
     def detach(self) -> None:
-        """From now on it shares no memory with the arrays."""
-        self.buffers[:] = [memoryview(bytes(buffer)) for buffer in self.buffers]
+        """From now on it shares no memory with arrays that can be changed."""
+        self.buffers[:] = [buffer if _constant(buffer) else memoryview(bytes(buffer)) for buffer in self.buffers]
 
 
 def encode(packet: Packet) -> Encoded:
@@ -83,6 +83,16 @@ def specification(array: Array) -> tuple[str, tuple[int, ...]]:
 def _bytes_of(array: Array) -> memoryview:
     """The memory of a C-ordered array. Reshaping first, since a 0-d array has no byte view."""
     return memoryview(array.reshape(-1).view(np.uint8).data)
+
+
+def _constant(buffer: memoryview) -> bool:
+    """Whether the memory belongs to an array that is read-only, or to bytes: not to one of which this is a read-only view."""
+    owner: object = buffer.obj
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    return owner is None or isinstance(owner, bytes)
 
 
 class FrameReader:

@@ -97,7 +97,11 @@ class _Desk:
             metrics = self._fit(task, data, stream, stop)
             delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
         update = Update(task.round, delta, examples, metrics, evaluates)
-        return update if task.training.bound is None else bounded(update, task.training.bound, self._noise)
+        if task.training.bound is not None:
+            update = bounded(update, task.training.bound, self._noise)
+        for array in update.delta:
+            array.flags.writeable = False  # it leaves without being copied
+        return update
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}

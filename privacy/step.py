@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from privacy.clipping import Clipping
+from privacy.examples import count
 from privacy.losses import each_loss
 from privacy.recording import Unit, recording
 from privacy.rules.gradients import ExampleGradients, Tensor
@@ -43,8 +45,9 @@ class PrivateStep:
         self._fused, self._add, self._finish = self._fused_step, self._add_batch, self._finish_step
         if not eager:
             number, noise = tf.TensorSpec((), tf.float32), tf.TensorSpec((self.parameters,), tf.float32)
-            self._fused = _traced(self._fused_step, [batch, number, noise, number, number])
-            self._add = _traced(self._add_batch, [batch, number])
+            real = tf.TensorSpec((), tf.int32)
+            self._fused = _traced(self._fused_step, [batch, real, number, noise, number, number])
+            self._add = _traced(self._add_batch, [batch, real, number])
             self._finish = _traced(self._finish_step, [noise, number, number])
 
     def whole(self, batch: Any, clip: float, noise: Any, step: float, batch_size: int) -> tuple[dict[str, Tensor], int]:
@@ -61,7 +64,7 @@ class PrivateStep:
             The metrics so far, and the number of examples that were not clipped.
         """
         numbers = (tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
-        metrics, unclipped = self._fused(_tensors(batch), tf.constant(clip, tf.float32), tf.constant(noise), *numbers)
+        metrics, unclipped = self._fused(*_filled(batch), tf.constant(clip, tf.float32), tf.constant(noise), *numbers)
         return metrics, int(unclipped)
 
     def begin(self) -> None:
@@ -73,20 +76,22 @@ class PrivateStep:
 
     def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
         """Adds a part of a batch to the sum; returns as `whole`."""
-        metrics, unclipped = self._add(_tensors(batch), tf.constant(clip, tf.float32))
+        metrics, unclipped = self._add(*_filled(batch), tf.constant(clip, tf.float32))
         return metrics, int(unclipped)
 
     def finish(self, noise: Any, step: float, batch_size: int) -> None:
         """Ends a step in parts; there may have been none."""
         self._finish(tf.constant(noise), tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
 
-    def _fused_step(self, batch: Any, clip: Tensor, noise: Tensor, step: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        sums, metrics, unclipped = self._clipped(batch, clip)
+    def _fused_step(
+        self, batch: Any, real: Tensor, clip: Tensor, noise: Tensor, step: Tensor, scale: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        sums, metrics, unclipped = self._clipped(batch, real, clip)
         self._apply(sums, noise, step, scale)
         return metrics, unclipped
 
-    def _add_batch(self, batch: Any, clip: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        sums, metrics, unclipped = self._clipped(batch, clip)
+    def _add_batch(self, batch: Any, real: Tensor, clip: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        sums, metrics, unclipped = self._clipped(batch, real, clip)
         for total, part in zip(self._sums, sums, strict=True):
             total.assign_add(part)
         return metrics, unclipped
@@ -112,8 +117,8 @@ class PrivateStep:
             gradients[index] += gradient
         return gradients
 
-    def _clipped(self, batch: Any, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
-        """Steps 1 to 3, the metrics, and how many examples were not clipped."""
+    def _clipped(self, batch: Any, real: Tensor, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
+        """Steps 1 to 3, the metrics, and how many examples were not clipped, of the first `real` examples of a batch."""
         x, y, weight = (*batch, None)[:3]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with recording(self.units, tape.watch) as record:
@@ -123,14 +128,15 @@ class PrivateStep:
         dz = tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO)
         found = record.gradients(tf.nest.map_structure(tf.convert_to_tensor, dz))  # a lookup's are slices
         squared = [gradients.squared_norms() for _, gradients in found]
-        weights = self.clipping.weights(squared, clip)
-        unclipped = tf.math.count_nonzero(tf.add_n(squared) <= tf.square(clip))
+        counts = tf.range(tf.shape(losses)[0]) < real
+        weights = [tf.where(counts, w, 0.0) for w in self.clipping.weights(squared, clip)]
+        unclipped = tf.math.count_nonzero(counts & (tf.add_n(squared) <= tf.square(clip)))
         sums = tf.cond(
             tf.reduce_all([tf.reduce_all(tf.math.is_finite(norms)) for norms in squared]),
             lambda: self._sums_of(found, weights, lambda gradients, w: gradients.weighted_sum(w)),
             lambda: self._sums_of(found, weights, _finite_sum),
         )
-        return sums, self._metrics(x, y, outputs, weight, losses), unclipped
+        return sums, self._metrics(*(_first(real, one) for one in (x, y, outputs, weight, losses))), unclipped
 
     def _sums_of(self, found: list[tuple[Unit, ExampleGradients]], weights: list[Tensor], add: Callable[..., list[Tensor]]) -> list[Tensor]:
         """sum_i w_i g_i for each trainable variable of the model; zero where a layer was not called."""
@@ -170,5 +176,21 @@ def _masked(each: Tensor, weights: Tensor) -> Tensor:
     return tf.math.multiply_no_nan(each, tf.reshape(weights, [-1] + [1] * (len(each.shape) - 1)))
 
 
-def _tensors(batch: Any) -> Any:
-    return tf.nest.map_structure(tf.constant, batch)
+def _filled(batch: Any) -> tuple[Any, Tensor]:
+    """A batch that is not empty, as tensors, its last example repeated up to a multiple of about the root of its size; the size before."""
+    real = count(batch)
+    missing = -real % (1 << (real.bit_length() // 2))
+    full = tf.nest.map_structure(lambda array: tf.constant(np.concatenate([array, array[-1:].repeat(missing, 0)])), batch)
+    return full, tf.constant(real)
+
+
+def _first(real: Tensor, nest: Any) -> Any:
+    """The first examples of each tensor, with its mask."""
+
+    def first(tensor: Tensor) -> Tensor:
+        part = tensor[:real]
+        if getattr(tensor, "_keras_mask", None) is not None:
+            part._keras_mask = tensor._keras_mask[:real]
+        return part
+
+    return None if nest is None else tf.nest.map_structure(first, nest)

@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from protocols.errors import ModelError, UnsupportedLayer
-from protocols.training.step import DenseLayer, Loss, Plan, factor
-
-_LOSSES = {
-    "sparse_categorical_crossentropy": "labels",
-    "categorical_crossentropy": "one-hot rows",
-    "mean_squared_error": "numbers",
-}
+from protocols.training.compiled_loss import compiled_loss
+from protocols.training.compiled_optimizer import compiled_optimizer
+from protocols.training.step import DenseLayer, Plan
 
 
 def plan(model: Any) -> Plan:
@@ -28,9 +24,7 @@ def plan(model: Any) -> Plan:
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
     layers, softmax = _layers(model, keras)
-    found = Plan(layers, _loss(model, keras, softmax), *_rate(model, keras))
-    factor(found, 1)
-    return found
+    return Plan(layers, compiled_loss(model, keras, softmax=softmax), compiled_optimizer(model, keras))
 
 
 def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], bool]:
@@ -88,58 +82,3 @@ def _dense(layer: Any, name: str, *, relu: bool) -> DenseLayer:
         raise UnsupportedLayer(f"{name} is quantized or adapted: a plain Dense layer is needed")
     inputs, units = layer.kernel.shape
     return DenseLayer(int(inputs), int(units), layer.use_bias, relu)
-
-
-def _loss(model: Any, keras: Any, softmax: bool) -> Loss:
-    loss = keras.losses.get(model.loss)
-    settings = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
-    name = getattr(loss, "__name__", "") or str(settings.get("name"))
-    wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
-    if wrapped not in _LOSSES:
-        raise ModelError(f"the loss {wrapped!r} cannot be trained on shares; {', '.join(_LOSSES)} can be")
-    if settings.get("label_smoothing") or settings.get("ignore_class") is not None:
-        raise ModelError(f"the loss {wrapped!r} has label_smoothing or ignore_class: on shares it has neither")
-    if settings.get("reduction", "sum_over_batch_size") not in ("sum_over_batch_size", "mean"):
-        raise ModelError(f"the loss {wrapped!r} is reduced by {settings['reduction']!r}: on shares the mean over a batch is trained")
-    if wrapped == "mean_squared_error":
-        if softmax:
-            raise ModelError("a softmax with mean_squared_error cannot be trained on shares; use categorical_crossentropy")
-        return "mse"
-    if bool(settings.get("from_logits", False)) == softmax:
-        raise ModelError(
-            f"the loss {wrapped!r} says from_logits={softmax}, and the model ends {'in' if softmax else 'without'} a softmax:"
-            " either end without one and say from_logits=True, or end in one and say from_logits=False"
-        )
-    return "crossentropy"
-
-
-def _rate(model: Any, keras: Any) -> tuple[float, float]:
-    """The learning rate and the momentum."""
-    optimizer = model.optimizer
-    if type(optimizer) is not keras.optimizers.SGD:
-        raise ModelError(f"the optimizer {type(optimizer).__name__} cannot be trained on shares; keras.optimizers.SGD can be")
-    settings = optimizer.get_config()
-    for setting in (
-        "nesterov",
-        "weight_decay",
-        "clipnorm",
-        "global_clipnorm",
-        "clipvalue",
-        "use_ema",
-        "gradient_accumulation_steps",
-    ):
-        if settings.get(setting):
-            raise ModelError(
-                f"SGD with {setting}={settings[setting]} cannot be trained on shares; SGD with a constant learning rate and momentum can be"
-            )
-    if not isinstance(settings["learning_rate"], float | int):
-        raise ModelError("SGD with a learning-rate schedule cannot be trained on shares; a constant learning rate can be")
-    return float(optimizer.learning_rate), float(settings["momentum"])
-
-
-def expects(model: Any) -> str:
-    """What the loss compares with: labels, one-hot rows, or numbers."""
-    import keras  # noqa: PLC0415  only the owner needs Keras
-
-    loss = keras.losses.get(model.loss)
-    return _LOSSES[getattr(getattr(loss, "fn", loss), "__name__", "")]

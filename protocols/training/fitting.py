@@ -19,7 +19,8 @@ from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.presence import Presence
 from protocols.training.checkpoints import Checkpoints, settings
-from protocols.training.compiled import expects, plan
+from protocols.training.compiled import plan
+from protocols.training.compiled_loss import expects
 from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
 from protocols.training.progress import live

@@ -102,8 +102,8 @@ class TrainingServer(Actor):
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
             raise ValueError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
-        velocities = {name: np.zeros(shape, np.uint64) for name, shape in plan.velocities.items()}
-        self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | velocities)
+        states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
+        self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
         self._while(presence, self._models, handle)
 
     @message(reentrant=True)
@@ -175,7 +175,7 @@ class TrainingServer(Actor):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         metric, shapes = arrays.pop(_METRIC), {name: array.shape for name, array in arrays.items()}
-        if shapes != plan.shapes | plan.velocities:
+        if shapes != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
         self._models[handle] = Model(plan, arrays, metric)
         self._while(presence, self._models, handle)

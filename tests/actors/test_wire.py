@@ -186,6 +186,21 @@ def test_fragments_are_the_frame_in_pieces_of_bounded_size(shapes):
     assert len(pieces) <= len(whole(packet)) // FRAGMENT + 2 * len([v for v in values if v.nbytes >= FRAGMENT]) + 1
 
 
+def test_only_what_can_be_changed_is_copied_when_a_frame_is_detached():
+    changing, constant = np.zeros(10), np.zeros(10)
+    constant.flags.writeable = False
+    view = changing.view()
+    view.flags.writeable = False
+    read = np.frombuffer(bytes(80))
+    for array, copied in [(changing, True), (view, True), (constant, False), (constant.reshape(2, 5), False), (read, False)]:
+        packed = pack([array], copy=False)
+        encoded = encode(Packet(Reply(1, payload(packed.body, packed.arrays, [])), packed.arrays))
+        (before,) = encoded.buffers
+        encoded.detach()
+        assert (encoded.buffers[0] is not before) == copied
+        assert encoded.buffers[0] == before
+
+
 def test_a_frame_can_be_detached_while_it_is_written():
     array = np.zeros(300_000, np.float32)
     packed = pack([array], copy=False)

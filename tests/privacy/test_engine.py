@@ -254,6 +254,7 @@ def test_a_schedule_that_ends_in_no_noise_is_refused_before_the_step():
 
 
 def test_adaptive_clipping_finds_the_quantile_and_pays_for_it():
+    keras.utils.set_random_seed(0)
     noise = Silent()
     engine = PrivacyEngine("rdp", noise=noise)
     rule = AdaptiveClipping(quantile=0.7, learning_rate=0.3, count_noise=4.0)

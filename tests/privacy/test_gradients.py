@@ -279,3 +279,23 @@ def test_the_loss_of_an_example_is_that_of_a_batch_of_it(loss):
     y = keras.utils.to_categorical([0, 2, 1], 3)
     activation = None if getattr(loss, "name", "") == "categorical_crossentropy" else "softmax"
     check(keras.Sequential([keras.Input((4,)), layers.Dense(3, activation=activation)]), values((3, 4)), loss=loss, y=y)
+
+
+@pytest.mark.parametrize("examples", [1, 2, 5, 17, 64, 65])
+def test_what_fills_a_batch_up_changes_nothing(examples):
+    """Neither gradients, nor metrics, nor the count of examples that were not clipped."""
+    keras.utils.set_random_seed(0)
+    model = one(layers.Dense(3), (4,))
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"], weighted_metrics=["mse"])
+    model.optimizer.build(model.trainable_variables)
+    x, y, w = values((examples, 4)), values((examples, 3), 1), np.abs(values((examples,), 2))
+    norms = np.linalg.norm(each_gradient(model, x, y) * w[:, None], axis=1)
+    clip = float(np.median(norms)) * 1.001
+    batch = tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), (x, y, w))
+    step = PrivateStep(model, units(model), clipping=FlatClipping(), batch=batch)
+    metrics, unclipped = step.whole((x, y, w), clip, np.zeros(step.parameters, np.float32), 2.0**-30, 1)
+    assert unclipped == (norms <= clip).sum()
+    errors = model(x).numpy() - y
+    assert float(metrics["mae"]) == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert float(metrics["mse"]) == pytest.approx(((errors**2).mean(1) * w).sum() / w.sum(), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(((errors**2).mean(1) * w).mean(), rel=1e-5)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import GaussianNoise, InsecureNoise
+from privacy import GaussianNoise, InsecureNoise, box_muller
 from privacy.ahead import NoiseAhead
-from privacy.noise import Grid, _circle, noisy_sum
+from privacy.noise import Grid, noisy_sum
 
 
 def probabilities(sigma, reach):
@@ -156,9 +156,15 @@ def test_a_forked_process_has_noise_of_its_own():
     assert not np.isin(theirs, noise._words(100)).any()
 
 
-def test_the_circle_is_round():
-    words = GaussianNoise()._words(200_000)
-    cosine, sine = _circle(words)
-    angle = (words >> np.uint64(12)) * (2 * np.pi * 2.0**-52)
-    np.testing.assert_allclose(cosine, np.cos(angle), rtol=0, atol=2.0**-49)
-    np.testing.assert_allclose(sine, np.sin(angle), rtol=0, atol=2.0**-49)
+def test_pairs_of_words_become_normal_values_as_box_and_muller_have_it():
+    words, sigma = GaussianNoise()._words(200_000), 2.0**40
+    u, angle = (words[:100_000] >> np.uint64(12)) + 0.5, (words[100_000:] >> np.uint64(12)) * (2 * np.pi * 2.0**-52)
+    radius = sigma * np.sqrt(-2 * np.log(u * 2.0**-52))
+    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    found = box_muller.rounded(words, sigma)
+    np.testing.assert_array_equal(found, np.rint(found))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.5 + 10 * sigma * 2.0**-49)
+
+
+def test_the_part_of_the_noise_that_is_odd():
+    assert GaussianNoise().rounded((3, 5), 10.0).shape == (3, 5)

@@ -12,7 +12,8 @@ from protocols.errors import ModelError, ProgramError
 from protocols.fixed_point import decode
 from protocols.training.circuit import Builder, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
 from protocols.training.functions import FRACTION, PRECISE, WINDOW, exp, reciprocal, softmax
-from protocols.training.step import DenseLayer, Plan, factor, step
+from protocols.training.optimizers import GradientDescent, factor
+from protocols.training.step import DenseLayer, Plan, step
 
 
 def affine(build: Builder, shape: tuple[int, ...]) -> int:
@@ -91,7 +92,7 @@ def network(widths: list[int], loss: str, *, bias: bool = True, seed: int = 0) -
     hidden = [layers.Dense(n, "relu", use_bias=bias, bias_initializer="random_normal") for n in widths[1:-1]]
     model = keras.Sequential([layers.Input((widths[0],)), *hidden, layers.Dense(widths[-1], use_bias=bias)])
     last = len(widths) - 2
-    plan = Plan(tuple(DenseLayer(a, b, bias, i < last) for i, (a, b) in enumerate(itertools.pairwise(widths))), loss, 1.0)
+    plan = Plan(tuple(DenseLayer(a, b, bias, i < last) for i, (a, b) in enumerate(itertools.pairwise(widths))), loss, GradientDescent(1.0))
     return model, plan
 
 
@@ -126,12 +127,12 @@ def test_gradients_and_step_equal_those_of_keras(loss, widths, bias):
 @pytest.mark.parametrize(("rate", "momentum"), [(0.5, 0.0), (0.05, 0.9)])
 def test_the_curve_of_many_steps_beside_keras(rate, momentum):
     model, plan = network([8, 16, 3], "crossentropy")
-    plan = Plan(plan.layers, plan.loss, rate, momentum)
+    plan = Plan(plan.layers, plan.loss, GradientDescent(rate, momentum))
     rng = np.random.default_rng(4)
     x = rng.uniform(-1, 1, (32, 8)).astype(np.float32)
     y = np.eye(3)[(x @ rng.normal(size=(8, 3))).argmax(1)]
     weights = {name: weight.numpy() for name, weight in zip(plan.shapes, model.trainable_weights, strict=True)}
-    weights |= {name: np.zeros(shape) for name, shape in plan.velocities.items()}
+    weights |= {name: np.zeros(shape) for name, shape in plan.states.items()}
     circuit = step(plan, 32)
     model.compile(keras.optimizers.SGD(rate, momentum), keras.losses.CategoricalCrossentropy(from_logits=True))
     for number in range(30):
@@ -177,14 +178,13 @@ def test_no_mask_serves_two_steps():
 
 @pytest.mark.parametrize("rate", [1e-6, 0.0, 100.0, float("inf")])
 def test_learning_rates_that_fixed_point_cannot_hold(rate):
-    plan = Plan((DenseLayer(2, 2, True, False),), "mse", rate)
     with pytest.raises(ModelError, match="learning rate"):
-        factor(plan, 8)
+        factor(GradientDescent(rate), 1 / 8)
 
 
 @pytest.mark.parametrize(("rate", "batch"), [(0.1, 128), (1.0, 1), (64, 1), (2e-5, 1)])
 def test_the_factor_is_near_the_rate(rate, batch):
-    q, shift = factor(Plan((DenseLayer(2, 2, True, False),), "crossentropy", rate), batch)
+    q, shift = factor(GradientDescent(rate), 1 / batch)
     assert q / 2.0**shift == pytest.approx(rate / batch, rel=0.005)
 
 
