@@ -104,18 +104,18 @@ class Checkpoints:
         if not self._file.exists():
             return None
         folder = self._file.parent
-        if not resume:
-            raise CheckpointError(f"{folder} has a training already: give resume=True to go on with it, or another folder")
         try:
             run = msgspec.json.decode(self._file.read_bytes(), type=_Run)
         except (OSError, msgspec.MsgspecError) as error:
             raise CheckpointError(f"{self._file} is no training, or is damaged: {error}; give another folder") from None
-        if run.settings != settings:
+        if run.begun and not resume:
+            raise CheckpointError(f"{folder} has a training already: give resume=True to go on with it, or another folder")
+        if run.begun and run.settings != settings:
             raise CheckpointError(
                 f"the training in {folder} has another model, loss, optimizer, batch size, order or data: resume it with its own, or give"
                 " another folder"
             )
-        return run
+        return run if resume and run.settings == settings else None
 
     def _write(self, run: _Run) -> None:
         try:

@@ -155,13 +155,13 @@ class Keeper(Actor):
 
         async def tell(other: int) -> None:
             keeper = await self.system.connect(f"{urls[other]}/keeper", Keeper)
-            await keeper.contribute(tag, party, np.frombuffer(seeds[party], np.uint64))
+            await keeper.contribute(tag, party, np.frombuffer(seeds[party], "<u8").astype(np.uint64))
 
         async def hear(other: int) -> None:
             with self._seeds.claimed(_channel(tag, other)) as inbox:
                 try:
                     async with asyncio.timeout(self._patience):
-                        seeds[other] = (await inbox.get(0))[0].tobytes()
+                        seeds[other] = (await inbox.get(0))[0].astype("<u8").tobytes()
                 except TimeoutError:
                     raise WorkerLost(f"server {other} did not contribute within {self._patience:g} s") from None
 

@@ -331,7 +331,10 @@ async def test_settings_that_make_no_sense(cluster, tmp_path):
         await fitted(cluster, tmp_path / "file")
 
 
-async def test_servers_without_folders_say_so(tmp_path):
-    async with inner_cluster(None) as cluster:
-        with pytest.raises(KeepsNothing, match="--data FOLDER"):
-            await fitted(cluster, tmp_path / "owner")
+async def test_servers_without_folders_say_so_and_a_training_that_never_began_is_in_nobodys_way(cluster, tmp_path):
+    async with inner_cluster(None) as forgetful:
+        for resume in (False, True):
+            with pytest.raises(KeepsNothing, match="--data FOLDER"):
+                await fitted(forgetful, tmp_path / "owner", resume=resume)
+    made, _ = await fitted(cluster, tmp_path / "owner", resume=False, epochs=1, rate=0.2)
+    assert [epoch.number for epoch in made] == [1]
