@@ -33,6 +33,7 @@ from federated.history import History
 from federated.joining import JoiningOwners, joining_owners
 from federated.masker import Masker, OwnMasker, Prepared
 from federated.membership import stay_joined
+from federated.node import computing_cluster
 from federated.outcome import Outcome
 from federated.owner import DataOwner, Owner
 from federated.partition import Part, partition
@@ -112,6 +113,7 @@ __all__ = [
     "UpdateHeldBack",
     "UpdateRejected",
     "Weights",
+    "computing_cluster",
     "joining_owners",
     "partition",
     "simulated_owners",

@@ -13,6 +13,10 @@ data = "hospitals:data"                # name of the node -> (x, y), or a data s
 [nodes.julia]
 role = "server"                        # or "crypto_provider"
 address = "wss://julia.example:4000"
+data = "shares"                        # folder for shares that stay, beside this file
+
+[nodes.analyst]                        # shares data or trains: has a certificate, runs nothing
+role = "client"
 """
 
 from __future__ import annotations
@@ -41,10 +45,14 @@ class ServerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     Attributes:
         address: that others reach it at.
         listen: the address that it binds, if that is another one.
+        data: folder beside the cluster file in which it keeps shares (`confide share`, checkpoints); None: it keeps none.
+        data_key: file beside the cluster file with the key of that folder; None: it is made in the folder.
     """
 
     address: str
     listen: str | None = None
+    data: str | None = None
+    data_key: str | None = None
 
 
 class CryptoProviderNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="crypto_provider"):
@@ -52,6 +60,8 @@ class CryptoProviderNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     address: str
     listen: str | None = None
+    data: str | None = None
+    data_key: str | None = None
 
 
 class AggregatorNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="aggregator"):
@@ -92,7 +102,14 @@ class OwnerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     listen: str | None = None
 
 
-Node: TypeAlias = ServerNode | CryptoProviderNode | AggregatorNode | OwnerNode
+class ClientNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="client"):
+    """Who shares data, trains or asks, and runs nothing that others connect to: it needs a certificate only."""
+
+    address: None = None
+    listen: None = None
+
+
+Node: TypeAlias = ServerNode | CryptoProviderNode | AggregatorNode | OwnerNode | ClientNode
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from actors import ActorError, ActorSystem
 from federated.aggregator import NAME, Aggregator, Standing
-from federated.cluster_file import AggregatorNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
 from federated.node import OWNER
 from federated.owner import DataOwner
 from protocols.compute_server import ComputeServer
@@ -71,6 +71,8 @@ async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.
         case OwnerNode(address=str()):
             await system.connect(f"{node.address}/{OWNER}", DataOwner)
             return True, ""
+        case ClientNode():
+            return True, "it runs nothing"
     there = await standing
     if not isinstance(there, Standing):
         return False, str(there)

@@ -15,11 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError
-from federated import certificates, node
+from federated import certificates, node, sharing
 from federated.cluster_file import ClusterFile
 from federated.cluster_status import states
 from federated.errors import FederatedError
-from protocols import demonstration
+from federated.node import computing_cluster
+from protocols import Cluster, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
 
@@ -102,6 +103,53 @@ async def _show_states(path: Path, keys: Path | None) -> None:
     console.print(table)
     if not all(one.ready for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def share(
+    file: Annotated[Path | None, typer.Argument(help=".npy, .npz or .csv", exists=True, dir_okay=False)] = None,
+    name: Annotated[str | None, typer.Option(help="of the data at the workers; the name of the file, unless given")] = None,
+    worker: Annotated[list[str] | None, typer.Option(help="host:port, three times: both servers, then the crypto provider")] = None,
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file, instead of --worker")] = None,
+    keys: KeysPath = None,
+    acting: Annotated[str | None, typer.Option("--as", help="node of the cluster file whose certificate is shown")] = None,
+    labels: Annotated[str | None, typer.Option(help="column of a .csv with labels or targets")] = None,
+    ids: Annotated[str | None, typer.Option(help="column of a .csv, or array of an .npz, with record ids: a digest becomes public")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="how many labels there can be; one more than the largest, unless given")
+    ] = None,
+    allow: Annotated[list[str] | None, typer.Option("--for", help="a certificate name that may train without the grant")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the grants; is made if it is missing", file_okay=False)] = Path("grants"),
+    listing: Annotated[bool, typer.Option("--list", help="show what data the workers keep")] = False,
+    delete: Annotated[
+        Path | None, typer.Option(help="NAME.owner.json: have the workers remove its data", exists=True, dir_okay=False)
+    ] = None,
+) -> None:
+    """Leave secret shares of data with the workers of a cluster, for training on them later: no worker sees more than their shape.
+
+    Writes NAME.grant.json, which lets whoever has it train on the data, and NAME.owner.json, which also lets them be removed: give the
+    first to those who may, keep the second. The workers must have been started with --data.
+    """
+    if (file is not None) + listing + (delete is not None) != 1:
+        raise _failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
+    if bool(worker) == (cluster is not None) or (worker and len(worker) != 3):
+        raise _failed(
+            FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file")
+        )
+
+    def among() -> Cluster:
+        if cluster is not None:
+            return computing_cluster(cluster, keys=keys, name=acting)
+        first, second, third = (Worker(address) for address in worker or ())
+        return Cluster(first, second, crypto_provider=third, auto_managed=False)
+
+    if file is not None:
+        source = sharing.Source(file, name or file.stem, labels, ids, classes, tuple(allow or ()))
+        _told(sharing.share(among, source, out, console))
+    elif delete is not None:
+        _told(sharing.remove(among, delete, console))
+    else:
+        _told(sharing.show(among, console))
 
 
 @app.command()

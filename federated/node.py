@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import ActorSystem
 from federated import certificates
-from federated.cluster_file import AggregatorNode, ClusterFile, CryptoProviderNode, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, OwnerNode, ServerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
 from federated.joining import JoiningOwners, joining_owners
 from federated.membership import stay_joined
 from federated.owner import DataOwner
-from protocols import worker_process
+from protocols import Cluster, Worker, worker_process
 from protocols.worker_process import Encryption
 
 OWNER = "owner"
@@ -57,11 +58,49 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
     tls = encryption(cluster, keys, name)
     match node:
         case ServerNode() | CryptoProviderNode():
-            await worker_process.run((node.listen or node.address).partition("://")[2], tls, with_parent=False)
+            beside = cluster.path.parent
+            await worker_process.run(
+                (node.listen or node.address).partition("://")[2],
+                tls,
+                with_parent=False,
+                data=None if node.data is None else beside / node.data,
+                data_key=None if node.data_key is None else beside / node.data_key,
+            )
         case OwnerNode():
             await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
         case AggregatorNode():
             await _aggregate(node, cluster, tls, say)
+        case ClientNode():
+            raise ClusterFileError(f"{name} is a client: it has a certificate and runs nothing; see confide share")
+
+
+def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:
+    """The two servers and the crypto provider of a cluster file, to share data or models with, to train or ask.
+
+    Args:
+        path: of the cluster file.
+        keys: folder with `ca.pem`, `NAME.pem` and `NAME.key`; None: `keys` beside the file, if there is TLS.
+        name: the node that this process acts for; None: the first client, or else the first node, whose key is in the folder.
+
+    Raises:
+        ClusterFileError: the file has other than two servers and one provider, or cannot be read.
+        KeysError: certificates are needed and not there.
+    """
+    cluster = ClusterFile.read(Path(path))
+    servers = [node.address for node in cluster.nodes.values() if isinstance(node, ServerNode)]
+    providers = [node.address for node in cluster.nodes.values() if isinstance(node, CryptoProviderNode)]
+    if len(servers) != 2 or len(providers) != 1:
+        raise ClusterFileError(f"{path} has {len(servers)} servers and {len(providers)} crypto providers: two and one are needed")
+    folder = Path(keys) if keys is not None else cluster.path.parent / "keys" if cluster.encrypted else None
+    tls = encryption(cluster, folder, name or _acting(cluster, folder))
+    first, second, third = (Worker(address) for address in (*servers, *providers))
+    plain = cluster.allow_plaintext
+    return Cluster(first, second, crypto_provider=third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
+
+
+def _acting(cluster: ClusterFile, keys: Path | None) -> str:
+    names = sorted(cluster.nodes, key=lambda name: not isinstance(cluster.nodes[name], ClientNode))
+    return next((name for name in names if keys is not None and (keys / f"{name}.key").is_file()), names[0])
 
 
 async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption, identity: Ed25519PrivateKey | None, say: Say) -> None:

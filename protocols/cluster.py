@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterable, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +21,7 @@ from protocols.presence import Presence
 from protocols.worker import Worker
 
 if TYPE_CHECKING:
+    from protocols.training.deposits import Deposited, Grant, Granting
     from protocols.training.terms import Column
 
 A = TypeVar("A", bound=Actor)
@@ -131,6 +134,89 @@ class Cluster:
 
         return await store(self, name, array, classes)
 
+    async def deposit(
+        self,
+        name: str,
+        array: npt.ArrayLike,
+        *,
+        classes: int | None = None,
+        ids: Sequence[object] | None = None,
+        allow: Iterable[str] = (),
+    ) -> Grant:
+        """Leaves shares of an array with the workers, for somebody to train on when its owner has gone; `confide share` does it for files.
+
+        Each worker writes its part, encrypted under its own key, into its folder (`confide worker --data`). Afterwards see `load`.
+
+        Args:
+            name: under which it is found; 1 to 100 letters, digits, '.', '_' and '-'.
+            array: as for `store`.
+            classes: as for `store`.
+            ids: for each example its record id. A digest of all of them, in their order, becomes public, so that nobody joins rows of
+                different records by mistake. It hides no list that somebody can guess as a whole.
+            allow: common names in the certificates of those who may train on it without a grant.
+
+        Returns:
+            The right to train on it, and to remove it. `Grant.to_give` is for others.
+
+        Raises:
+            InputError: as for `store`.
+            NameTaken: data of that name are kept there already.
+            KeepsNothing: a worker was started without a folder.
+            WorkerLost: a worker went away.
+        """
+        from protocols.training.deposits import deposit  # noqa: PLC0415  it needs this module
+
+        return await deposit(self, name, array, classes=classes, ids=ids, allow=allow)
+
+    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> Column:
+        """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.
+
+        All parts are re-randomised: files that somebody copied before are worth nothing beside those of afterwards.
+
+        Args:
+            names: whose data. Those of several owners are put together: for x and y in the same order.
+            axis: 0: each owner has other examples of the same features. 1: each has other features of the same examples, in the same
+                order; the labels are those of one of them.
+            grants: of the owners: `Grant` objects, files, or folders of files; none where the certificate of this process is enough.
+
+        Raises:
+            InputError: the parts do not fit each other.
+            UnknownData: the workers keep no such data.
+            NotGranted: their owner has not given the right.
+            WorkerLost: a worker went away.
+        """
+        from protocols.training.deposits import load  # noqa: PLC0415  it needs this module
+
+        return await load(self, names, axis, grants)
+
+    async def deposits(self) -> list[Deposited]:
+        """What data these workers keep: names and shapes, which anybody may know who can reach them."""
+        from protocols.training.deposits import deposits  # noqa: PLC0415  it needs this module
+
+        return await deposits(self)
+
+    async def withdraw(self, grant: Grant) -> None:
+        """Has the workers remove data, for their owner. A training that has loaded them goes on.
+
+        Raises:
+            NotGranted: this is not the owner's grant.
+            WorkerLost: a worker went away.
+        """
+        from protocols.training.deposits import withdraw  # noqa: PLC0415  it needs this module
+
+        await withdraw(self, grant)
+
+    async def discard(self, folder: str | os.PathLike[str]) -> None:
+        """Has the servers remove the checkpoints of a training, for whoever has its folder; see `SharedModel.fit`.
+
+        Raises:
+            CheckpointError: the folder holds no training.
+            WorkerLost: a worker went away.
+        """
+        from protocols.training.checkpoints import discard  # noqa: PLC0415  it needs this module
+
+        await discard(self, folder)
+
     async def __aenter__(self) -> Cluster:
         if self._links is not None:
             raise ClusterError("the cluster is running already; give each block a Cluster of its own")
@@ -158,7 +244,8 @@ class Cluster:
         if not (self.auto_managed and worker.local):
             raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
         try:
-            child = await ChildProcess.start("protocols.worker_process", worker.address, ready_within=START_WITHIN)
+            folder = () if worker.data is None else (str(worker.data),)
+            child = await ChildProcess.start("protocols.worker_process", worker.address, *folder, ready_within=START_WITHIN)
         except ChildFailed as error:
             raise WorkerUnreachable(f"{worker}: {reason}; and no worker could be started there: {error}") from None
         stack.push_async_callback(child.stop)

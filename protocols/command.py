@@ -37,14 +37,19 @@ def worker(
     key: Pem = None,
     authority: Pem = None,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="listen in the clear beyond this machine")] = False,
+    data: Annotated[Path | None, typer.Option(help="folder to keep shares in; is made if it is missing", file_okay=False)] = None,
+    data_key: Annotated[
+        Path | None, typer.Option(envvar="CONFIDE_DATA_KEY", help="file with the key of that folder: 64 hexadecimal digits")
+    ] = None,
 ) -> None:
     """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be.
 
-    With --certificate, --key and --authority (PEM files) it is reached at wss:// and both sides show certificates.
+    With --certificate, --key and --authority (PEM files) it is reached at wss:// and both sides show certificates. With --data it keeps
+    shares of data (confide share) and of trainings, encrypted; their key is made in the folder unless --data-key names one.
     """
     try:
         encryption = _encryption(certificate, key, authority, allow_plaintext)
-        asyncio.run(worker_process.run(Worker(address).address, encryption, with_parent=False))
+        asyncio.run(worker_process.run(Worker(address).address, encryption, with_parent=False, data=data, data_key=data_key))
     except (ActorError, ProtocolError, SSLError) as error:
         raise fail(error) from None
     except KeyboardInterrupt:

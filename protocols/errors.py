@@ -13,6 +13,8 @@ ProtocolError
  |    +-- WorkerUnreachable   nobody answers at a worker's address, and it could not be started there
  |    +-- WorkerLost          a worker went away while it was needed
  |    +-- Altered             what one server sent is not what the other received
+ +-- VaultError               a file of shares that is damaged or another party's, or a folder that cannot hold any
+ +-- CheckpointError          a training that cannot be resumed, or whose folder holds another one
  +-- ServingError             a request that the workers refuse
       +-- UnknownModel        no model of that name is shared there
       +-- NameTaken           a model of that name is shared already, by somebody else or by you
@@ -22,6 +24,9 @@ ProtocolError
       +-- BudgetSpent         the noisy answers that one client may get have been given to it
       +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
       +-- TooLarge            a model or request that does not fit the memory set aside for it
+      +-- KeepsNothing        the worker was started without a folder for shares
+      +-- UnknownData         no shares of that name are kept there, or not at all three workers
+      +-- NotGranted          the caller has no right to the data of that name
 
 `compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
@@ -81,6 +86,14 @@ class Altered(ClusterError):
     """What one server sent is not what the other received, or they were not sent the same. No answer was opened."""
 
 
+class VaultError(ProtocolError):
+    """A file of shares cannot be used: it is damaged, truncated or another party's; or its folder cannot."""
+
+
+class CheckpointError(ProtocolError):
+    """A training cannot be resumed from its folder, or the folder holds a training that is not to be resumed."""
+
+
 class ServingError(ProtocolError):
     """The workers refuse a request."""
 
@@ -115,3 +128,15 @@ class TicketRefused(ServingError):
 
 class TooLarge(ServingError):
     """A model or a request does not fit the memory set aside for it."""
+
+
+class KeepsNothing(ServingError):
+    """The worker was started without a folder for shares."""
+
+
+class UnknownData(ServingError):
+    """No shares of that name are kept at this worker, or the three workers do not keep the same."""
+
+
+class NotGranted(ServingError):
+    """The caller has no right to the data of that name."""

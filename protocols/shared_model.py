@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import operator
+import os
 from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -121,6 +122,10 @@ class SharedModel:
         shuffle: bool = True,
         metrics: bool = True,
         memory: int = MEMORY,
+        folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        save_every: int | None = None,
+        progress: bool = True,
     ) -> AsyncIterator[Epoch]:
         """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
 
@@ -128,14 +133,23 @@ class SharedModel:
         cross-entropy, or mean squared error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
         stops early, the model is as it was after the last complete epoch.
 
+        With a folder a training survives all of its processes. After each epoch both servers write their shares of weights and optimizer,
+        each under its own key (they need folders, too: `confide worker --data`); the owner's folder holds the right to them. The same
+        script with `resume=True` goes on from there, in the same order of examples, after any party was killed and started again. Shares
+        are re-randomised when they are loaded, and all masks are new.
+
         Args:
-            x: features, from `Cluster.store`.
+            x: features, from `Cluster.store` or `Cluster.load`.
             y: labels or targets, as many.
             epochs: passes over the data, at least 1.
             batch_size: examples of a step.
             shuffle: a new order in each epoch; it is public.
             metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it.
             memory: bytes of randomness that each server may hold ahead.
+            folder: where the owner keeps the right to the checkpoints; None: there are none.
+            resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
+            save_every: steps after which a checkpoint is written in mid-epoch, too.
+            progress: show how far an epoch is, if standard error is a terminal.
 
         **Leaks** to the workers: layers, loss, learning rate, number and order of the examples.
 
@@ -144,8 +158,23 @@ class SharedModel:
             InputError: data that do not fit the model or each other.
             TooLarge: the randomness of a step does not fit the memory.
             WorkerLost: a worker went away.
+            CheckpointError: the folder has a training that is not to be resumed, or another one.
+            KeepsNothing: a server was started without a folder.
+            VaultError: a checkpoint cannot be written, or is damaged.
         """
-        epochs_made = self._training.fit(x, y, epochs=epochs, batch_size=batch_size, shuffle=shuffle, metrics=metrics, memory=memory)
+        epochs_made = self._training.fit(
+            x,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            metrics=metrics,
+            memory=memory,
+            folder=folder,
+            resume=resume,
+            save_every=save_every,
+            progress=progress,
+        )
         async with contextlib.aclosing(epochs_made):
             async for epoch in epochs_made:
                 yield epoch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from protocols.errors import ClusterError
@@ -14,6 +16,8 @@ class Worker:
 
     Args:
         address: "localhost:4000", "ws://host:port" or "wss://host:port". Port 0 lets a worker that the cluster starts choose its port.
+        data: folder in which a worker that the cluster starts keeps shares; None: it keeps none. Each worker needs one of its own. A
+            worker that runs already has the one that it was started with.
 
     Raises:
         ClusterError: the address cannot be understood.
@@ -23,7 +27,8 @@ class Worker:
         'ws://127.0.0.1:4000'
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, data: str | os.PathLike[str] | None = None) -> None:
+        self.data = None if data is None else Path(data)
         parts = urlsplit(address if "://" in address else f"ws://{address}")
         try:
             port = parts.port

@@ -39,6 +39,7 @@ MATHEMATICS = [
     "discrete_gaussian",
     "noisy_answers",
     "budget",
+    "vault",
 ]
 
 

@@ -86,6 +86,15 @@ def test_three_machines():
     assert "hub: saved model.keras" in shown
 
 
+def test_two_hospitals():
+    shown = run("two_hospitals.py", "2000", "2")
+    lines = shown.splitlines()
+    assert shown.count("whoever has the grant") == 4
+    assert lines.index("greg was killed and is started again") == next(i for i, line in enumerate(lines) if line.startswith("epoch 1")) + 1
+    assert sum(line.startswith("epoch 1") for line in lines) == 1
+    assert float(lines[-1].split("accuracy ")[1].split("%")[0]) > 75
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

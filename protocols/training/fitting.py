@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,9 +17,13 @@ from protocols.concurrency import at_once
 from protocols.errors import Altered, InputError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
+from protocols.presence import Presence
+from protocols.training.checkpoints import Checkpoints, settings
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
 from protocols.training.functions import FRACTION
+from protocols.training.kept import Progress
+from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers
 from protocols.training.terms import Column, Report, Terms, check
@@ -27,6 +32,9 @@ from protocols.training.training_server import TrainingServer
 
 if TYPE_CHECKING:
     from protocols.cluster import Cluster
+
+Segment: TypeAlias = tuple[Report, Report]
+"""What both servers report of some steps."""
 
 MEMORY = 128 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
@@ -39,7 +47,7 @@ class Epoch(msgspec.Struct, frozen=True):
         number: from 1.
         metric: "accuracy" or "mean squared error" of the steps, each before its update; None if metrics are not revealed.
         value: of the metric, or None.
-        steps: how many.
+        steps: how many were made; fewer than an epoch has if it was resumed in its middle.
         rounds: messages of each server to the other in a step, on average.
         seconds: of a step, on average.
         online: the same without waiting for randomness.
@@ -81,58 +89,82 @@ class Training:
         """Whether the weights have been shared for training."""
         return self._handle is not None
 
-    async def _load(self) -> Plan:
+    async def _load(self, plan: Plan) -> None:
         """Shares the weights: one uniform share, the other the difference."""
-        if self._plan is None:
-            self._plan = plan(self._model)
-        if self._handle is None:
-            weights = [encode(np.asarray(weight), 2.0**-FRACTION) for weight in self._model.get_weights()]
-            stream = KeyStream(fresh_key())
-            first = [stream.words(weight.shape) for weight in weights]
-            second = [weight - share for weight, share in zip(weights, first, strict=True)]
-            handle = os.urandom(16)
-            *servers, _ = await trainers(self._cluster)
-            presence = self._cluster.presence
-            await at_once(*(s.load(handle, self._plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
-            self._handle = handle
-        return self._plan
+        weights = [encode(np.asarray(weight), 2.0**-FRACTION) for weight in self._model.get_weights()]
+        stream = KeyStream(fresh_key())
+        first = [stream.words(weight.shape) for weight in weights]
+        second = [weight - share for weight, share in zip(weights, first, strict=True)]
+        handle = os.urandom(16)
+        *servers, _ = await trainers(self._cluster)
+        presence = self._cluster.presence
+        await at_once(*(s.load(handle, plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
+        self._handle = handle
 
     async def fit(
-        self, x: Column, y: Column, *, epochs: int, batch_size: int, shuffle: bool, metrics: bool, memory: int
+        self,
+        x: Column,
+        y: Column,
+        *,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        metrics: bool,
+        memory: int,
+        folder: str | os.PathLike[str] | None,
+        resume: bool,
+        save_every: int | None,
+        progress: bool,
     ) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`."""
         if epochs < 1:
             raise InputError(f"epochs={epochs}; at least 1 is needed")
-        found = self._plan or plan(self._model)
-        order = fresh_key() if shuffle else None
-        session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        terms = Terms(session, owner, link, authority, found, x, y, batch_size, order, memory, self._cluster.addresses)
+        if folder is None and (resume or save_every is not None):
+            raise InputError("resume= and save_every= need the folder of the training: give folder=")
+        if save_every is not None and save_every < 1:
+            raise InputError(f"save_every={save_every}; at least 1 step is needed")
+        found = self._plan = self._plan or plan(self._model)
         _check_targets(expects(self._model), y)
+        session, owner, link, authority = (os.urandom(16) for _ in range(4))
+        terms = Terms(session, owner, link, authority, found, x, y, batch_size, None, memory, self._cluster.addresses)
         check(terms)
+        checkpoints = None
+        if folder is not None:
+            same = settings(found, x, y, batch_size, shuffle=shuffle)
+            checkpoints = Checkpoints(self._cluster, folder, resume=resume, settings=same, shuffle=shuffle)
+        order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
+        terms = msgspec.structs.replace(terms, order=order)
         try:
-            await self._load()
-            assert self._handle is not None
-            first, second, dealer = await trainers(self._cluster)
-            servers = [first, second]
+            start = await self._loaded(terms, checkpoints)
+            run = await _begun(self._cluster, terms, self._handle, checkpoints)
             try:
-                presence = self._cluster.presence
-                starts = (server.begin(terms, self._handle, party, presence) for party, server in enumerate(servers))
-                await at_once(*starts, dealer.begin(terms, presence))
-                for number in range(epochs):
-                    training = _trained(servers, terms.owner, number, metrics=metrics)
-                    reports, _ = await at_once(training, _dealt(dealer, terms.owner, number))
-                    if not compare_digest(reports[0].seal, reports[1].seal):
-                        raise Altered(
-                            f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
-                            " altered; the model is as it was after the last complete epoch"
-                        )
-                    await at_once(*(server.keep(terms.owner) for server in servers))
-                    yield _epoch(number + 1, terms, reports)
+                if checkpoints is not None and not checkpoints.begun:
+                    await run.save(start)
+                for number in range(start.epoch, epochs):
+                    first = start.step if number == start.epoch else 0
+                    segments = await run.epoch(number, first, save_every, metrics=metrics, progress=progress)
+                    yield _epoch(number + 1, terms, segments)
             finally:
-                await _ended(terms.owner, first, second, dealer)
+                await run.end()
         except (ActorError, WorkerLost) as error:  # whoever notices first
             reason = str(error).partition("\n")[0]
-            raise WorkerLost(f"the training stopped: {reason}; the model is as it was after the last complete epoch") from None
+            raise WorkerLost(f"the training stopped: {reason}; {_stands(checkpoints)}") from None
+        finally:
+            if checkpoints is not None:
+                checkpoints.close()
+
+    async def _loaded(self, terms: Terms, checkpoints: Checkpoints | None) -> Progress:
+        """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
+        if checkpoints is not None:
+            handle = os.urandom(16)
+            restored = await checkpoints.restore(terms.plan, handle)
+            if restored is not None:
+                await self.forget()
+                self._handle = handle
+                return restored
+        if self._handle is None:
+            await self._load(terms.plan)
+        return Progress(0, 0)
 
     async def reveal(self) -> Any:
         """See `SharedModel.reveal`."""
@@ -159,20 +191,90 @@ class Training:
             self._handle = None
 
 
-async def _trained(servers: list[TrainingServer], owner: bytes, number: int, *, metrics: bool) -> list[Report]:
-    return await at_once(*(server.with_options(timeout=None).epoch(owner, number, metrics) for server in servers))
+class _Running:
+    """One run of training: its owner's side while it lasts."""
+
+    def __init__(self, terms: Terms, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None) -> None:
+        self._terms, self._checkpoints = terms, checkpoints
+        self._servers = [server.with_options(timeout=None) for server in servers]
+        self._dealer = dealer.with_options(timeout=None)
+        self.steps = len(terms.rows(0))
+        self._made = 0
+
+    async def begin(self, model: bytes, presence: Presence) -> None:
+        starts = (server.begin(self._terms, model, party, presence) for party, server in enumerate(self._servers))
+        await at_once(*starts, self._dealer.begin(self._terms, presence))
+
+    async def epoch(self, number: int, first: int, save_every: int | None, *, metrics: bool, progress: bool) -> list[Segment]:
+        """The steps of an epoch from `first` on, in segments that end in a checkpoint."""
+
+        async def dealt() -> list[Segment]:
+            await self._dealer.epoch(self._terms.owner, number, first)
+            return []
+
+        async def trained() -> list[Segment]:
+            stops = [*range(first + save_every, self.steps, save_every)] if save_every else []
+            bounds = itertools.pairwise([first, *stops, self.steps])
+            return [await self._segment(number, start, stop, metrics) for start, stop in bounds]
+
+        with live(number + 1, self.steps, show=progress) as tell:
+            showing = None if tell is None else asyncio.create_task(self._show(tell, first))
+            try:
+                return (await at_once(trained(), dealt()))[0]
+            finally:
+                self._made += self.steps - first
+                if showing is not None:
+                    showing.cancel()
+                    await asyncio.gather(showing, return_exceptions=True)
+
+    async def _show(self, tell: Callable[[int], None], first: int) -> None:
+        """Tells how many steps of an epoch a server has begun."""
+        begun = before = self._made
+        while True:
+            begun = await self._servers[0].begun(self._terms.owner, begun)
+            tell(first + begun - before)
+
+    async def _segment(self, number: int, start: int, stop: int, metrics: bool) -> Segment:
+        first, second = await at_once(*(s.epoch(self._terms.owner, number, start, stop, metrics) for s in self._servers))
+        if not compare_digest(first.seal, second.seal):
+            raise Altered(
+                f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
+                f" altered; {_stands(self._checkpoints)}"
+            )
+        await at_once(*(server.keep(self._terms.owner) for server in self._servers))
+        await self.save(Progress(number, stop) if stop < self.steps else Progress(number + 1, 0))
+        return first, second
+
+    async def save(self, progress: Progress) -> None:
+        """A checkpoint, if there are any."""
+        if self._checkpoints is not None:
+            await self._checkpoints.save(self._terms.owner, progress)
+
+    async def end(self) -> None:
+        """Ends the run wherever it has begun."""
+        workers: list[TrainingServer | TrainingDealer] = [*self._servers, self._dealer]
+        work = (worker.with_options(timeout=5.0).end(self._terms.owner) for worker in workers)
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
+                raise outcome
 
 
-async def _dealt(dealer: TrainingDealer, owner: bytes, number: int) -> list[Report]:
-    await dealer.with_options(timeout=None).epoch(owner, number)
-    return []
+async def _begun(cluster: Cluster, terms: Terms, model: bytes | None, checkpoints: Checkpoints | None) -> _Running:
+    assert model is not None  # it has been loaded
+    first, second, dealer = await trainers(cluster)
+    run = _Running(terms, [first, second], dealer, checkpoints)
+    try:
+        await run.begin(model, cluster.presence)
+    except BaseException:
+        await run.end()
+        raise
+    return run
 
 
-async def _ended(owner: bytes, *workers: TrainingServer | TrainingDealer) -> None:
-    """Ends a run wherever it has begun."""
-    for outcome in await asyncio.gather(*(worker.end(owner) for worker in workers), return_exceptions=True):
-        if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
-            raise outcome
+def _stands(checkpoints: Checkpoints | None) -> str:
+    if checkpoints is None:
+        return "the model is as it was after the last complete epoch"
+    return "the last checkpoint stands: run it again with resume=True when all workers are there"
 
 
 def _check_targets(expected: str, y: Column) -> None:
@@ -183,26 +285,26 @@ def _check_targets(expected: str, y: Column) -> None:
         raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
 
 
-def _epoch(number: int, terms: Terms, reports: list[Report]) -> Epoch:
-    steps = len(terms.rows(0))
+def _epoch(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
+    reports = [report for segment in segments for report in segment]
+    made = sum(first.steps for first, _ in segments)
     name = value = None
-    if reports[0].metric.size:
-        total = reports[0].metric + reports[1].metric
+    if segments[-1][0].metric.size:
+        total = segments[-1][0].metric + segments[-1][1].metric
         if terms.plan.loss == "mse":
             name, value = "mean squared error", decode(total, 2.0 ** (-2 * FRACTION))[0] / terms.examples / terms.plan.outputs
         else:
             name, value = "accuracy", decode(total, 2.0**-FRACTION)[0] / terms.examples
-    seconds = max(report.seconds for report in reports)
-    online = max(report.seconds - report.waited for report in reports)
-    sent, dealt = sum(report.sent for report in reports), sum(report.dealt for report in reports)
+    seconds = sum(max(report.seconds for report in segment) for segment in segments)
+    online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
     return Epoch(
         number,
         name,
         None if value is None else float(value),
-        steps,
-        reports[0].rounds / steps,
-        seconds / steps,
-        online / steps,
-        sent / steps,
-        dealt / steps,
+        made,
+        sum(first.rounds for first, _ in segments) / made,
+        seconds / made,
+        online / made,
+        sum(report.sent for report in reports) / made,
+        sum(report.dealt for report in reports) / made,
     )

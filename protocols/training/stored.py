@@ -42,7 +42,7 @@ async def trainers(cluster: Cluster) -> tuple[TrainingServer, TrainingServer, Tr
 
 async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> Column:
     """Shares an array among the servers; see `Cluster.store`."""
-    values, content = _encoded(name, np.asarray(array), classes)
+    values, content = encoded(name, np.asarray(array), classes)
     column = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16))
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
@@ -57,7 +57,7 @@ async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int 
     return column
 
 
-def _encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Any]:
+def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Any]:
     """The integers of an array (examples, columns), and what they are."""
     if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")

@@ -40,6 +40,12 @@ class Supply:
             self._here[number] = material, dealt
             self._changed.notify_all()
 
+    async def passed(self, number: int) -> int:
+        """Waits until the material of step `number` has been taken; how many have been."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._next > number)
+            return self._next
+
     async def take(self, number: int) -> tuple[StepMaterial, int]:
         """Waits for the material of the next step and takes it away."""
         async with self._changed:

@@ -20,12 +20,16 @@ Content = Literal["numbers", "labels"]
 
 
 class Column(msgspec.Struct, frozen=True):
-    """An array that is shared: its name, its shape (examples, columns), and what it holds. `handle` is the right to train on it."""
+    """An array that is shared: its name, its shape (examples, columns), and what it holds. `handle` is the right to train on it.
+
+    `records` is a digest of the ids of its rows in their order, empty if its owner gave none.
+    """
 
     name: str
     shape: tuple[int, int]
     content: Content
     handle: bytes
+    records: bytes = b""
 
     def __repr__(self) -> str:
         return f"Column({self.name!r}, {self.shape}, {self.content})"
@@ -77,10 +81,11 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One server's part of one epoch.
+    """One server's part of some steps of an epoch.
 
     Attributes:
-        metric: its share of the metric, summed over the steps; empty if it was not asked for.
+        steps: how many.
+        metric: its share of the metric, summed over the epoch so far; empty before the end of the epoch, and if it was not asked for.
         rounds: messages to the other server.
         sent: bytes to the other server.
         dealt: bytes from the crypto provider.
@@ -89,6 +94,7 @@ class Report(msgspec.Struct, frozen=True):
         seal: of what the servers sent each other, see `Seal`.
     """
 
+    steps: int
     metric: npt.NDArray[np.uint64]
     rounds: int
     sent: int
@@ -107,6 +113,7 @@ def check(terms: Terms) -> None:
     plan, x, y = terms.plan, terms.x, terms.y
     if x.shape[0] != y.shape[0]:
         raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
+    check_records(x, y)
     if x.content != "numbers" or x.shape[1] != plan.inputs:
         raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
     if y.content == "labels" and y.shape[1] > plan.outputs:
@@ -118,6 +125,26 @@ def check(terms: Terms) -> None:
         raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
+
+
+def check_records(first: Column, other: Column) -> None:
+    """Refuses arrays whose rows are of other records, or in another order.
+
+    Raises:
+        InputError: their digests of record ids differ, or only one of them has any.
+    """
+    if first.records == other.records:
+        return
+    if first.records and other.records:
+        raise InputError(
+            f"the rows of {first.name!r} and {other.name!r} have other record ids, or another order: sort both by the same ids, and"
+            " share them again"
+        )
+    without = other if first.records else first
+    raise InputError(
+        f"of {first.name!r} and {other.name!r} only one was shared with record ids: share {without.name!r} with its ids, too, so that"
+        " it can be checked that the rows belong together, or both without"
+    )
 
 
 def widened(array: Ring, columns: int) -> Ring:

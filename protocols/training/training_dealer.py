@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from protocols.errors import UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream, fresh_key
 from protocols.presence import Presence
+from protocols.training.holdings import Background, Holdings
 from protocols.training.preprocessing import deal
 from protocols.training.terms import Column, Steps, Terms, widened
 from protocols.training.training_server import TrainingServer
@@ -35,18 +35,21 @@ class _Session:
 
 
 class TrainingDealer(Actor):
-    """Deals the randomness of each step to both servers, ahead of them and within their memory."""
+    """Deals the randomness of each step to both servers, ahead of them and within their memory.
 
-    def __init__(self) -> None:
-        self._masks: dict[bytes, Ring] = {}
+    Args:
+        holdings: of this worker; of its own if None.
+    """
+
+    def __init__(self, holdings: Holdings | None = None) -> None:
+        self._masks = (holdings or Holdings()).masks
         self._sessions: dict[bytes, _Session] = {}
-        self._watches: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-dealer")
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
-        for watch in self._watches:
-            watch.cancel()
+        self._background.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @message(reentrant=True)
@@ -54,18 +57,7 @@ class TrainingDealer(Actor):
         """Keeps the mask of an array as long as its owner is there. The masked array never comes here."""
         first, second = (KeyStream(key).words(column.shape) for key in keys)
         self._masks[column.handle] = first + second
-        self._while(presence, self._masks, column.handle)
-
-    def _while(self, presence: Presence, table: dict[bytes, Any], handle: bytes) -> None:
-        """Forgets what an owner left here when the owner is gone."""
-
-        async def watch() -> None:
-            await self.system.watch(presence)
-            table.pop(handle, None)
-
-        task = asyncio.create_task(watch())
-        self._watches.add(task)
-        task.add_done_callback(self._watches.discard)
+        self._background.while_present(self.system, presence, self._masks, column.handle)
 
     @message(reentrant=True)
     async def begin(self, terms: Terms, presence: Presence) -> None:
@@ -74,18 +66,18 @@ class TrainingDealer(Actor):
             raise UnknownModel("the provider knows no such data; their owner may be gone, or the provider was started anew")
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in terms.addresses.servers]
         self._sessions[terms.owner] = _Session(terms, (first, second))
-        self._while(presence, self._sessions, terms.owner)
+        self._background.while_present(self.system, presence, self._sessions, terms.owner)
 
     @message(reentrant=True)
-    async def epoch(self, owner: bytes, number: int) -> None:
-        """Deals for all steps of an epoch: computes one while the one before is on its way. Servers hold this up when they are full."""
+    async def epoch(self, owner: bytes, number: int, start: int) -> None:
+        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
         if owner not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         session = self._sessions[owner]
         loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:
-            for rows in session.terms.rows(number):
+            for rows in session.terms.rows(number)[start:]:
                 keys = fresh_key(), fresh_key()
                 dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys)
                 if sending is not None:

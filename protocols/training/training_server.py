@@ -1,7 +1,7 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `load`, `begin`, `epoch`,
-`weights`, `forget`), the crypto provider (`supply`) and the other server (`deliver`, `give_up`).
+`weights`, `save`, `restore`, `forget`), the crypto provider (`supply`) and the other server (`deliver`, `give_up`).
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rate),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -10,60 +10,46 @@ the shapes of arrays, their order in each epoch; nothing of features, labels, we
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
-from protocols.errors import UnknownModel, WorkerLost
+from protocols.errors import CheckpointError, NotGranted, UnknownModel, WorkerLost
 from protocols.exchange import Party, Ring
 from protocols.keystream import KeyStream, derive
 from protocols.presence import Presence
 from protocols.run import Inboxes, drive
 from protocols.seal import Seal
 from protocols.training.evaluation import Affine, evaluate
+from protocols.training.holdings import Background, Holdings, Model, Stored
+from protocols.training.kept import RUN, About, Progress, digest, run_name
 from protocols.training.preprocessing import StepMaterial
 from protocols.training.step import Plan
 from protocols.training.supply import Supply
-from protocols.training.terms import Column, Report, Steps, Terms, widened
+from protocols.training.terms import Column, Report, Steps, Terms
+from protocols.vault import Label
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class _Stored:
-    """An array at this server: m = x + lambda, and this server's half of lambda."""
-
-    column: Column
-    masked: Ring = field(repr=False)
-    mask: Ring = field(repr=False)
-
-    def wire(self, rows: npt.NDArray[np.int64], columns: int) -> Affine:
-        """Some of its examples."""
-        return Affine(widened(self.masked[rows], columns), {"R": widened(self.mask[rows], columns)})
-
-
-@dataclass
-class _Model:
-    """This server's shares of the weights and optimizer states of one model, by name."""
-
-    plan: Plan
-    shares: dict[str, Ring] = field(repr=False)
+_METRIC = "metric"
+"""Beside the weights in a checkpoint: the metric of the steps so far of an epoch."""
 
 
 class _Session:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: Terms, party: int, model: _Model, peer: TrainingServer, patience: float) -> None:
+    def __init__(self, terms: Terms, party: int, model: Model, peer: TrainingServer, patience: float) -> None:
         self.terms, self.me, self.model = terms, Party(party), model
         self.peer = peer.with_options(one_way=True)
         self.steps = Steps(terms)
         self.supply = Supply(self.steps.ahead)
         self.inboxes = Inboxes(patience)
-        self.shares = model.shares
+        self.shares, self.metric = model.shares, model.metric
         self.done = 0
         self.watch: asyncio.Task[None] | None = None
 
@@ -78,44 +64,27 @@ class TrainingServer(Actor):
     """Trains shared models on shared data together with its twin.
 
     Args:
+        holdings: of this worker; of its own if None.
         patience: seconds to wait for a message of the other server.
     """
 
-    def __init__(self, patience: float = 30.0) -> None:
+    def __init__(self, holdings: Holdings | None = None, patience: float = 30.0) -> None:
         self._patience = patience
-        self._stored: dict[bytes, _Stored] = {}
-        self._models: dict[bytes, _Model] = {}
+        self._holdings = holdings or Holdings()
+        self._stored, self._models = self._holdings.arrays, self._holdings.models
         self._sessions: dict[bytes, _Session] = {}
-        self._watches: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="expand")
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for session in self._sessions.values():
             session.close(WorkerLost("the server stops"))
-        for watch in self._watches:
-            watch.cancel()
+        self._background.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _while(self, presence: Presence, table: dict[bytes, Any], handle: bytes) -> None:
-        """Forgets what an owner left here when the owner is gone."""
-
-        async def watch() -> None:
-            await self.system.watch(presence)
-            gone = table.pop(handle, None)
-            if isinstance(gone, _Session):
-                gone.close(WorkerLost("the owner is gone"))
-
-        self._later(watch())
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        async def quietly() -> None:
-            with contextlib.suppress(ActorError):
-                await work
-
-        task = asyncio.create_task(quietly())
-        self._watches.add(task)
-        task.add_done_callback(self._watches.discard)
+    def _while(self, presence: Presence, table: dict[bytes, T], handle: bytes, closing: Callable[[T], None] | None = None) -> None:
+        self._background.while_present(self.system, presence, table, handle, closing)
 
     # The owners' messages.
 
@@ -124,7 +93,7 @@ class TrainingServer(Actor):
         """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask."""
         if masked.shape != column.shape:
             raise ValueError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
-        self._stored[column.handle] = _Stored(column, masked, KeyStream(key).words(column.shape))
+        self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
         self._while(presence, self._stored, column.handle)
 
     @message(reentrant=True)
@@ -134,7 +103,7 @@ class TrainingServer(Actor):
         if [share.shape for share in shares] != list(shapes.values()):
             raise ValueError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
         states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
-        self._models[handle] = _Model(plan, dict(zip(shapes, shares, strict=True)) | states)
+        self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
         self._while(presence, self._models, handle)
 
     @message(reentrant=True)
@@ -147,7 +116,7 @@ class TrainingServer(Actor):
         peer = await self.system.connect(f"{terms.addresses.servers[1 - party]}/training", TrainingServer)
         session = _Session(terms, party, self._models[model], peer, self._patience)
         self._sessions[terms.session] = session
-        self._while(presence, self._sessions, terms.session)
+        self._while(presence, self._sessions, terms.session, lambda gone: gone.close(WorkerLost("the owner is gone")))
         session.watch = asyncio.create_task(self._watch(session, peer))
 
     async def _watch(self, session: _Session, peer: TrainingServer) -> None:
@@ -155,28 +124,61 @@ class TrainingServer(Actor):
         session.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
 
     @message(reentrant=True)
-    async def epoch(self, owner: bytes, number: int, metrics: bool) -> Report:
-        """Trains for one epoch. Only if `metrics` does its share of the metric leave this server."""
+    async def epoch(self, owner: bytes, number: int, start: int, stop: int, metrics: bool) -> Report:
+        """Makes the steps `start` to `stop` of an epoch. Only if `metrics` does its share of the metric leave this server, at the end."""
         session = self._owned(owner)
         clock = asyncio.get_running_loop().time
-        metric, rounds, sent, received, waited, start = np.zeros(1, np.uint64), 0, 0, 0, 0.0, clock()
-        seal = Seal(session.terms.link, derive(session.terms.link, "epoch", number))
-        for rows in session.terms.rows(number):
+        rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
+        seal = Seal(session.terms.link, derive(session.terms.link, "epoch", number, start))
+        if start == 0:
+            session.metric = np.zeros(1, np.uint64)
+        steps = session.terms.rows(number)
+        for rows in steps[start:stop]:
             before = clock()
             material, dealt = await session.supply.take(session.done)
             waited += clock() - before
             outputs, cost = await self._step(session, rows, material, dealt, seal)
-            metric = metric + outputs.pop("metric")
+            session.metric = session.metric + outputs.pop("metric")
             session.shares = outputs
             session.done += 1
             rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
-        return Report(metric if metrics else metric[:0], rounds, sent, received, clock() - start, waited, seal.close())
+        metric = session.metric if metrics and stop >= len(steps) else session.metric[:0]
+        return Report(len(steps[start:stop]), metric, rounds, sent, received, clock() - begun, waited, seal.close())
 
     @message(reentrant=True)
     async def keep(self, owner: bytes) -> None:
-        """Both servers have finished an epoch: its weights are the model's. Without this the model is as it was before the epoch."""
+        """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
         session = self._owned(owner)
-        session.model.shares = session.shares
+        session.model.shares, session.model.metric = session.shares, session.metric
+
+    @message(reentrant=True)
+    async def begun(self, owner: bytes, number: int) -> int:
+        """Waits until step `number` of the run has begun; how many have."""
+        return await self._owned(owner).supply.passed(number)
+
+    # Checkpoints.
+
+    @message(reentrant=True)
+    async def save(self, owner: bytes, label: Label, right: bytes, progress: Progress) -> None:
+        """Writes this server's shares of all that the next step depends on: a version of the training that `right` is the right to."""
+        model = self._owned(owner).model
+        if label.kind != RUN or label.name != run_name(right):
+            raise NotGranted("this is the right to another training")
+        about = About("server", digest(right), digest(right), progress=progress)
+        arrays = {**model.shares, _METRIC: model.metric}
+        await asyncio.to_thread(self._holdings.vault.write, label, msgspec.msgpack.encode(about), arrays)
+
+    @message(reentrant=True)
+    async def restore(self, handle: bytes, plan: Plan, label: Label, right: bytes, presence: Presence) -> None:
+        """Holds a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`."""
+        if label.kind != RUN or label.name != run_name(right):
+            raise NotGranted("this is the right to another training")
+        _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
+        metric, shapes = arrays.pop(_METRIC), {name: array.shape for name, array in arrays.items()}
+        if shapes != plan.shapes | plan.states:
+            raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
+        self._models[handle] = Model(plan, arrays, metric)
+        self._while(presence, self._models, handle)
 
     async def _step(
         self, session: _Session, rows: npt.NDArray[np.int64], material: StepMaterial, dealt: int, seal: Seal
@@ -198,7 +200,7 @@ class TrainingServer(Actor):
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None
         except BaseException:
-            self._later(session.peer.give_up(link, channel))
+            self._background.later(session.peer.give_up(link, channel))
             raise
         return outputs, (cost.rounds, cost.sent)
 

@@ -1,0 +1,179 @@
+"""The owner's side of checkpoints: a folder with the right to the shares that both servers keep of a training.
+
+After each epoch, and every `save_every` steps, both servers write their shares of the weights and of the optimizer's state, each under
+its own key. A checkpoint counts when both have written it; then those before it are removed. The owner's folder holds no weights: a
+secret by which the servers know the owner, and the key from which the order of the examples derives. The crypto provider keeps nothing,
+for all randomness is dealt once: a resumed training gets new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from protocols.concurrency import at_once
+from protocols.errors import CheckpointError
+from protocols.keystream import fresh_key
+from protocols.training.kept import RUN, Progress, run_name
+from protocols.training.kept_versions import at_all, keepers, renewed
+from protocols.training.step import Plan
+from protocols.training.terms import Column
+from protocols.training.training_server import TrainingServer
+from protocols.vault import Label, locked, replace
+
+if TYPE_CHECKING:
+    from protocols.cluster import Cluster
+
+FILE = "training.json"
+SERVERS = 2
+"""The parties that keep a share of a training."""
+
+
+class _Run(msgspec.Struct, frozen=True):
+    """What is in the file.
+
+    Attributes:
+        settings: a digest of all that must be the same when the training is resumed.
+        right: to the shares.
+        order: see `Terms.order`.
+        begun: whether there is a first checkpoint.
+    """
+
+    settings: bytes
+    right: bytes
+    order: bytes | None
+    begun: bool = False
+
+
+def settings(plan: Plan, x: Column, y: Column, batch: int, *, shuffle: bool) -> bytes:
+    """A digest of what a training does, but for the number of its epochs."""
+    data = [(column.name, column.shape, column.content, column.records) for column in (x, y)]
+    return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, shuffle))).digest()
+
+
+class Checkpoints:
+    """The checkpoints of one training. One process at a time; `close` lets others have it.
+
+    Args:
+        cluster: that keeps them.
+        folder: of the owner; is made if it is missing.
+        resume: go on with the training that is in it; if there is none, begin.
+        settings: see `settings`.
+        shuffle: whether the order of examples changes.
+
+    Raises:
+        CheckpointError: there is a training that is not to be resumed, or another one, or the folder cannot be used.
+        VaultError: another process uses the folder.
+    """
+
+    def __init__(self, cluster: Cluster, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool) -> None:
+        self._cluster, self._file = cluster, Path(folder) / FILE
+        self._serial = 0
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = locked(self._file.parent)
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot be used for checkpoints: {error}") from None
+        try:
+            self._run = self._found(settings, resume) or _Run(settings, secrets.token_bytes(32), fresh_key() if shuffle else None)
+            self._write(self._run)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        os.close(self._lock)
+
+    @property
+    def order(self) -> bytes | None:
+        """From which the order of the examples derives."""
+        return self._run.order
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a first one."""
+        return self._run.begun
+
+    def _found(self, settings: bytes, resume: bool) -> _Run | None:
+        if not self._file.exists():
+            return None
+        folder = self._file.parent
+        try:
+            run = msgspec.json.decode(self._file.read_bytes(), type=_Run)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise CheckpointError(f"{self._file} is no training, or is damaged: {error}; give another folder") from None
+        if run.begun and not resume:
+            raise CheckpointError(f"{folder} has a training already: give resume=True to go on with it, or another folder")
+        if run.begun and run.settings != settings:
+            raise CheckpointError(
+                f"the training in {folder} has another model, loss, optimizer, batch size, order or data: resume it with its own, or give"
+                " another folder"
+            )
+        return run if resume and run.settings == settings else None
+
+    def _write(self, run: _Run) -> None:
+        try:
+            replace(self._file, msgspec.json.encode(run))
+        except OSError as error:
+            raise CheckpointError(f"{self._file} cannot be written: {error}") from None
+        self._run = run
+
+    async def restore(self, plan: Plan, handle: bytes) -> Progress | None:
+        """Has both servers hold the model of the last checkpoint under a handle, under new shares; None if the training has not begun.
+
+        Raises:
+            UnknownData: the servers keep no checkpoint of it that both have.
+            VaultError: a file is damaged.
+            WorkerLost: a worker went away.
+        """
+        right, keeping = self._run.right, await keepers(self._cluster, SERVERS)
+        if not self._run.begun:
+            found = await at_all(self._cluster, *(keeper.versions(RUN, run_name(right)) for keeper in keeping))
+            labels = [{version.label for version in versions} for versions in found]
+            if not set.intersection(*labels):
+                self._serial = max((label.serial for label in set.union(*labels)), default=0)
+                return None
+        version = await renewed(self._cluster, keeping, RUN, run_name(right), right)
+        servers, presence = await _servers(self._cluster), self._cluster.presence
+        await at_all(self._cluster, *(server.restore(handle, plan, version.label, right, presence) for server in servers))
+        self._serial = version.label.serial
+        return version.about.progress
+
+    async def save(self, owner: bytes, progress: Progress) -> None:
+        """Has both servers write a checkpoint of a run of theirs, and then forget the one before.
+
+        Raises:
+            KeepsNothing: a server has no folder.
+            VaultError: a server cannot write.
+            WorkerLost: a worker went away.
+        """
+        right = self._run.right
+        label = Label(RUN, run_name(right), self._serial + 1, secrets.token_bytes(16))
+        servers, keeping = await _servers(self._cluster), await keepers(self._cluster, SERVERS)
+        await at_all(self._cluster, *(server.save(owner, label, right, progress) for server in servers))
+        await at_all(self._cluster, *(keeper.commit(label, right, self._cluster.presence) for keeper in keeping))
+        self._serial = label.serial
+        if not self._run.begun:
+            self._write(msgspec.structs.replace(self._run, begun=True))
+
+
+async def _servers(cluster: Cluster) -> list[TrainingServer]:
+    connected = (cluster.links.system.connect(f"{url}/training", TrainingServer) for url in cluster.addresses.servers)
+    return [server.with_options(timeout=None) for server in await at_once(*connected)]
+
+
+async def discard(cluster: Cluster, folder: str | os.PathLike[str]) -> None:
+    """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
+    path = Path(folder) / FILE
+    try:
+        right = msgspec.json.decode(path.read_bytes(), type=_Run).right
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"{folder} holds no training: {error}") from None
+    await at_all(cluster, *(keeper.remove(RUN, run_name(right), right) for keeper in await keepers(cluster, SERVERS)))
+    path.unlink()

@@ -1,0 +1,116 @@
+"""What a worker holds for owners: in memory as long as they are there, and in a vault, if it has one, for longer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError, ActorSystem
+from protocols.errors import KeepsNothing
+from protocols.exchange import Ring
+from protocols.presence import Presence
+from protocols.training.evaluation import Affine
+from protocols.training.step import Plan
+from protocols.training.terms import Column, widened
+from protocols.vault import Vault
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array at a server: m = x + lambda, and this server's half of lambda."""
+
+    column: Column
+    masked: Ring = field(repr=False)
+    mask: Ring = field(repr=False)
+
+    def wire(self, rows: npt.NDArray[np.int64], columns: int) -> Affine:
+        """Some of its examples."""
+        return Affine(widened(self.masked[rows], columns), {"R": widened(self.mask[rows], columns)})
+
+
+@dataclass
+class Model:
+    """A server's shares of the weights and of the optimizer's state of one model, by name; of the metric, in mid-epoch."""
+
+    plan: Plan
+    shares: dict[str, Ring] = field(repr=False)
+    metric: Ring = field(default_factory=lambda: np.zeros(1, np.uint64), repr=False)
+
+
+class Holdings:
+    """The actors of one worker share it.
+
+    Attributes:
+        arrays: of a server, by handle.
+        masks: of the crypto provider: lambda, both halves added, by handle.
+        models: of a server, by handle.
+
+    Args:
+        vault: None: this worker keeps nothing when owners are gone.
+    """
+
+    def __init__(self, vault: Vault | None = None) -> None:
+        self.arrays: dict[bytes, Stored] = {}
+        self.masks: dict[bytes, Ring] = {}
+        self.models: dict[bytes, Model] = {}
+        self._vault = vault
+
+    @property
+    def vault(self) -> Vault:
+        """Where shares are kept.
+
+        Raises:
+            KeepsNothing: this worker has no folder.
+        """
+        if self._vault is None:
+            raise KeepsNothing("this worker keeps nothing: start it with a folder for shares, confide worker HOST:PORT --data FOLDER")
+        return self._vault
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._vault is not None:
+            self._vault.close()
+
+
+class Background:
+    """What an actor does beside its messages, until it ends."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Ends it."""
+        for task in self._tasks:
+            task.cancel()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something; whoever it is done for may be gone."""
+
+        async def quietly() -> None:
+            with contextlib.suppress(ActorError):
+                await work
+
+        task = asyncio.create_task(quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def while_present(
+        self, system: ActorSystem, presence: Presence, table: dict[bytes, T], handle: bytes, closing: Callable[[T], None] | None = None
+    ) -> None:
+        """Forgets what an owner left in a table when the owner is gone."""
+
+        async def watch() -> None:
+            await system.watch(presence)
+            gone = table.pop(handle, None)
+            if gone is not None and closing is not None:
+                closing(gone)
+
+        self.later(watch())

@@ -1,0 +1,113 @@
+"""The owner's view of what workers keep: which version is current, and its re-randomisation by all parties that have a part of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from actors import ActorError
+from protocols.concurrency import at_once
+from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
+from protocols.training.keeper import Keeper, Version
+from protocols.training.kept import DATA
+from protocols.vault import Label
+
+if TYPE_CHECKING:
+    from protocols.cluster import Cluster
+
+T = TypeVar("T")
+
+ATTEMPTS = 3
+"""How often something is loaded that others load at the same time."""
+
+
+async def keepers(cluster: Cluster, parties: int = 3) -> list[Keeper]:
+    """The actors that keep shares: of server 0, server 1, and the crypto provider, or of the first of them.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a worker does not answer.
+    """
+    links, addresses = cluster.links, cluster.addresses
+    urls = (*addresses.servers, addresses.crypto_provider)[:parties]
+    try:
+        return [(await links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in urls]
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot keep shares: {error}") from None
+
+
+async def at_all(cluster: Cluster, *work: Coroutine[Any, Any, T]) -> list[T]:
+    """Asks the workers, in their order; errors of one of them say which it was.
+
+    Raises:
+        WorkerLost: one went away.
+        KeepsNothing, VaultError: one has no folder, or cannot use what is in it.
+    """
+
+    async def asked(number: int, one: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await one
+        except (KeepsNothing, VaultError) as error:
+            raise type(error)(f"{cluster.workers[number]}: {error}") from None
+        except ActorError as error:
+            raise WorkerLost(f"{cluster.workers[number]} is lost: {error}") from None
+
+    return await at_once(*(asked(number, one) for number, one in enumerate(work)))
+
+
+def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
+    """The newest version that all have, and a label for one after all that anybody has.
+
+    Raises:
+        UnknownData: there is none.
+    """
+    labels = [{version.label for version in versions} for versions in found]
+    common = set.intersection(*labels)
+    if not common:
+        everywhere = set.union(*labels)
+        raise UnknownData(
+            f"the workers do not all keep the same {what}: {[len(one) for one in labels]} versions, none of them at all; was a folder"
+            " removed, or another cluster meant?"
+            if everywhere
+            else f"no {what} is kept by these workers"
+        )
+    newest = max(common, key=lambda label: (label.serial, label.tag))
+    serial = max(label.serial for label in set.union(*labels))
+    version = next(version for version in found[0] if version.label == newest)
+    return version, Label(newest.kind, newest.name, serial + 1, secrets.token_bytes(16))
+
+
+async def refreshed(cluster: Cluster, keeping: Sequence[Keeper], old: Label, new: Label, right: bytes) -> None:
+    """Has all parties write a version that has nothing in common with the old one, and then forget that.
+
+    Raises:
+        Altered: they did not agree on the new version; the old one stands.
+    """
+    addresses, presence = cluster.addresses, cluster.presence
+    work = (keeper.refresh(old, new, right, party, addresses, presence) for party, keeper in enumerate(keeping))
+    first, *others = await at_all(cluster, *work)
+    if any(not secrets.compare_digest(first, other) for other in others):
+        raise Altered(f"the workers do not agree on the new shares of {old.name!r}: something on the way was altered; the old ones stand")
+    await at_all(cluster, *(keeper.commit(new, right, presence) for keeper in keeping))
+
+
+async def renewed(cluster: Cluster, keeping: Sequence[Keeper], kind: str, name: str, right: bytes) -> Version:
+    """The current version, re-randomised.
+
+    Raises:
+        UnknownData: there is none.
+        NotGranted: the right is not the right to it.
+        WorkerLost: a worker went away.
+    """
+    what = f"data of the name {name!r}" if kind == DATA else "checkpoint of this training"
+    for attempt in range(1, ATTEMPTS + 1):
+        found = await at_all(cluster, *(keeper.versions(kind, name) for keeper in keeping))
+        version, new = current(found, what)
+        try:
+            await refreshed(cluster, keeping, version.label, new, right)
+            return Version(new, version.about)
+        except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError
