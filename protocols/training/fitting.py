@@ -68,10 +68,11 @@ class Training:
     Args:
         model: the owner's compiled model.
         cluster: where it is shared.
+        name: under which it is shared; among equals it says who helps.
     """
 
-    def __init__(self, model: Any, cluster: Cluster) -> None:
-        self._model, self._cluster = model, cluster
+    def __init__(self, model: Any, cluster: Cluster, name: str) -> None:
+        self._model, self._cluster, self._name = model, cluster, name
         self._handle: bytes | None = None
         self._plan: Plan | None = None
 
@@ -90,7 +91,7 @@ class Training:
             first = [stream.words(weight.shape) for weight in weights]
             second = [weight - share for weight, share in zip(weights, first, strict=True)]
             handle = os.urandom(16)
-            *servers, _ = await trainers(self._cluster)
+            *servers, _ = await trainers(self._cluster, self._name)
             presence = self._cluster.presence
             await at_once(*(s.load(handle, self._plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
             self._handle = handle
@@ -105,18 +106,19 @@ class Training:
         found = self._plan or plan(self._model)
         order = fresh_key() if shuffle else None
         session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        terms = Terms(session, owner, link, authority, found, x, y, batch_size, order, memory, self._cluster.addresses)
+        terms = Terms(session, owner, link, authority, found, x, y, batch_size, order, memory, self._cluster.addresses_for(self._name))
         _check_targets(expects(self._model), y)
         check(terms)
         try:
             await self._load()
             assert self._handle is not None
-            first, second, dealer = await trainers(self._cluster)
+            first, second, dealer = await trainers(self._cluster, self._name)
             servers = [first, second]
             try:
                 presence = self._cluster.presence
                 starts = (server.begin(terms, self._handle, party, presence) for party, server in enumerate(servers))
-                await at_once(*starts, dealer.begin(terms, presence))
+                await at_once(*starts)
+                await dealer.begin(terms, presence)  # among equals it agrees on keys with the servers
                 for number in range(epochs):
                     training = _trained(servers, terms.owner, number, metrics=metrics)
                     reports, _ = await at_once(training, _dealt(dealer, terms.owner, number))
@@ -140,7 +142,7 @@ class Training:
         if self._handle is None:
             trained.set_weights(self._model.get_weights())
         else:
-            *servers, _ = await trainers(self._cluster)
+            *servers, _ = await trainers(self._cluster, self._name)
             try:
                 first, second = await at_once(*(server.weights(self._handle) for server in servers))
             except ActorError as error:
@@ -152,7 +154,7 @@ class Training:
     async def forget(self) -> None:
         """Removes the shares of the weights from the servers."""
         if self._handle is not None:
-            *servers, _ = await trainers(self._cluster)
+            *servers, _ = await trainers(self._cluster, self._name)
             await at_once(*(server.forget(self._handle) for server in servers))
             self._handle = None
 

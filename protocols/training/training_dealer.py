@@ -1,6 +1,6 @@
-"""The actor that deals the randomness of training: the crypto provider's part, beside its `CryptoProvider`.
+"""The actor that deals the randomness of training: the crypto provider's part, or the helper's among equals, beside its `CryptoProvider`.
 
-It knows the masks of stored arrays and no masked value. Its messages come from owners only: `store`, `begin`, `epoch`, `end`.
+It knows the masks of stored arrays and no masked value. Its messages come from owners only: `store`, `hold`, `begin`, `epoch`, `end`.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the shapes of arrays, how many steps are made.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from actors import Actor, ActorError, message
 from protocols.concurrency import at_once
 from protocols.errors import UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.keystream import KeyStream, fresh_key
+from protocols.keystream import KeyStream
+from protocols.preprocessing import ExternalDealer, Preprocessing, Told, third_party
 from protocols.presence import Presence
 from protocols.training.preprocessing import deal
+from protocols.training.replicated import Component, Replicated
 from protocols.training.terms import Column, Steps, Terms, widened
 from protocols.training.training_server import TrainingServer
 
@@ -32,6 +35,7 @@ class _Session:
         self.terms, self.servers = terms, servers
         self.steps = Steps(terms)
         self.done = 0
+        self.preprocessing: Preprocessing = ExternalDealer()
 
 
 class TrainingDealer(Actor):
@@ -56,6 +60,12 @@ class TrainingDealer(Actor):
         self._masks[column.handle] = first + second
         self._while(presence, self._masks, column.handle)
 
+    @message(reentrant=True)
+    async def hold(self, column: Column, components: dict[int, Component], presence: Presence) -> None:
+        """Among equals: keeps the mask that an array has wherever this worker is the helper, as long as its owner is there."""
+        self._masks[column.handle] = Replicated(components, column.shape).mask()
+        self._while(presence, self._masks, column.handle)
+
     def _while(self, presence: Presence, table: dict[bytes, Any], handle: bytes) -> None:
         """Forgets what an owner left here when the owner is gone."""
 
@@ -73,7 +83,10 @@ class TrainingDealer(Actor):
         if terms.x.handle not in self._masks or terms.y.handle not in self._masks:
             raise UnknownModel("the provider knows no such data; their owner may be gone, or the provider was started anew")
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in terms.addresses.servers]
-        self._sessions[terms.owner] = _Session(terms, (first, second))
+        session = _Session(terms, (first, second))
+        agree = [partial(server.agree, terms.authority) for server in session.servers]
+        session.preprocessing = await third_party(terms.addresses.equals, terms.session, agree)
+        self._sessions[terms.owner] = session
         self._while(presence, self._sessions, terms.owner)
 
     @message(reentrant=True)
@@ -86,11 +99,11 @@ class TrainingDealer(Actor):
         sending: asyncio.Task[None] | None = None
         try:
             for rows in session.terms.rows(number):
-                keys = fresh_key(), fresh_key()
-                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys)
+                keys = session.preprocessing.keys("step", session.done)
+                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys.of)
                 if sending is not None:
                     await sending
-                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys, dealt))
+                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys.told, dealt))
                 session.done += 1
             if sending is not None:
                 await sending
@@ -108,7 +121,7 @@ class TrainingDealer(Actor):
         }
         return deal(*session.steps[len(rows)], masks, keys)
 
-    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[bytes, bytes], dealt: Ring) -> None:
+    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(
