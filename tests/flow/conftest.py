@@ -1,4 +1,10 @@
-"""Small Keras models and real worker processes on loopback, shared by the tests of one module."""
+"""Small Keras models and real worker processes on loopback."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,8 +16,31 @@ def workers() -> list[Worker]:
     return [Worker("localhost:0") for _ in range(3)]
 
 
+@pytest.fixture(scope="session")
+def running() -> Iterator[list[str]]:
+    """The addresses of three worker processes, for all tests: it takes them two seconds to start."""
+    command = [sys.executable, "-m", "protocols.worker_process", "localhost:0"]
+    with contextlib.ExitStack() as stack:  # closing standard input ends them
+        start = (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3))
+        processes = [stack.enter_context(process) for process in start]
+        for process in processes:
+            process.stdin.write(f"{os.urandom(32).hex()} {os.getpid()}\n")
+            process.stdin.flush()
+        yield [process.stdout.readline().split()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+
 @pytest.fixture
-async def cluster():
+async def cluster(running):
+    """A cluster of workers that stay. What a test leaves there is gone with the block."""
+    first, second, third = map(Worker, running)
+    async with Cluster(first, second, crypto_provider=third) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def own_cluster():
+    """A cluster of new workers, which a test may kill."""
     first, second, third = workers()
     async with Cluster(first, second, crypto_provider=third) as cluster:
         yield cluster

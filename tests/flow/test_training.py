@@ -141,13 +141,13 @@ async def test_the_example(capfd):
     assert abs(shares - clear) <= 1.0
 
 
-async def test_a_lost_server_leaves_the_model_of_the_last_epoch(cluster, data):
+async def test_a_lost_server_leaves_the_model_of_the_last_epoch(own_cluster, data):
     """The other server notices, the owner is told."""
-    x, y = await cluster.store("x", data[0]), await cluster.store("y", data[1])
-    shared = await share(logits(), cluster)
+    x, y = await own_cluster.store("x", data[0]), await own_cluster.store("y", data[1])
+    shared = await share(logits(), own_cluster)
     epochs = shared.fit(x, y, epochs=1000, batch_size=20)
     assert (await anext(epochs)).number == 1
-    await cluster.children[1].stop()
+    await own_cluster.children[1].stop()
     with pytest.raises(WorkerLost, match="last complete epoch"):
         await asyncio.wait_for(to_the_end(epochs), 60)
 
