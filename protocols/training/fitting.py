@@ -19,7 +19,7 @@ from protocols.keystream import KeyStream, fresh_key
 from protocols.training.compiled import expects, plan
 from protocols.training.functions import FRACTION
 from protocols.training.step import Plan
-from protocols.training.stored import trainers
+from protocols.training.stored import trainers, training_servers
 from protocols.training.terms import Column, Report, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
@@ -91,7 +91,7 @@ class Training:
             first = [stream.words(weight.shape) for weight in weights]
             second = [weight - share for weight, share in zip(weights, first, strict=True)]
             handle = os.urandom(16)
-            *servers, _ = await trainers(self._cluster, self._name)
+            servers = await training_servers(self._cluster, self._name)
             presence = self._cluster.presence
             await at_once(*(s.load(handle, self._plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
             self._handle = handle
@@ -142,7 +142,7 @@ class Training:
         if self._handle is None:
             trained.set_weights(self._model.get_weights())
         else:
-            *servers, _ = await trainers(self._cluster, self._name)
+            servers = await training_servers(self._cluster, self._name)
             try:
                 first, second = await at_once(*(server.weights(self._handle) for server in servers))
             except ActorError as error:
@@ -154,7 +154,7 @@ class Training:
     async def forget(self) -> None:
         """Removes the shares of the weights from the servers."""
         if self._handle is not None:
-            *servers, _ = await trainers(self._cluster, self._name)
+            servers = await training_servers(self._cluster, self._name)
             await at_once(*(server.forget(self._handle) for server in servers))
             self._handle = None
 

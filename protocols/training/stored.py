@@ -27,17 +27,32 @@ LARGEST = 512.0
 """Numbers lie between -512 and 512: scale features and targets, best to about 1."""
 
 
+async def training_servers(cluster: Cluster, model: str = "") -> tuple[TrainingServer, TrainingServer]:
+    """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a server does not answer.
+    """
+    system = cluster.links_for(model).system
+    try:
+        first, second = [await system.connect(f"{url}/training", TrainingServer) for url in cluster.addresses_for(model).servers]
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot train: {error}") from None
+    return first, second
+
+
 async def trainers(cluster: Cluster, model: str = "") -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
-    """The actors that train, on the workers of a running cluster, in the roles of a model of this name.
+    """The same with the third party's actor.
 
     Raises:
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
-    links, addresses = cluster.links_for(model), cluster.addresses_for(model)
+    servers = await training_servers(cluster, model)
+    url = f"{cluster.addresses_for(model).crypto_provider}/training-dealer"
     try:
-        first, second = [await links.system.connect(f"{url}/training", TrainingServer) for url in addresses.servers]
-        return first, second, await links.system.connect(f"{addresses.crypto_provider}/training-dealer", TrainingDealer)
+        return *servers, await cluster.links_for(model).system.connect(url, TrainingDealer)
     except ActorError as error:
         raise WorkerLost(f"the cluster cannot train: {error}") from None
 
@@ -56,14 +71,14 @@ async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int 
 async def _replicate(cluster: Cluster, column: Column, values: Ring) -> None:
     """Two of the three components of an array to each of three equals: for its part as a server, and for that as the helper."""
     system = cluster.links.system
+    servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
+    dealers = [await system.connect(f"{worker.url}/training-dealer", TrainingDealer) for worker in cluster.workers]
     components = split(values, last=column.handle[0] % 3)
-    sending = []
-    for place, worker in enumerate(cluster.workers):
-        held = held_by(components, place)
-        server = await system.connect(f"{worker.url}/training", TrainingServer)
-        dealer = await system.connect(f"{worker.url}/training-dealer", TrainingDealer)
-        sending += [actor.hold(column, held, cluster.presence) for actor in (server, dealer)]
-    await at_once(*sending)
+    held = [held_by(components, place) for place in range(3)]
+    await at_once(
+        *(server.hold(column, held[place], cluster.presence) for place, server in enumerate(servers)),
+        *(dealer.hold(column, held[place], cluster.presence) for place, dealer in enumerate(dealers)),
+    )
 
 
 async def _mask(cluster: Cluster, column: Column, values: Ring) -> None:

@@ -1,4 +1,7 @@
-"""The crypto provider receives nothing that depends on an input, a weight or an answer: everything that it is sent is recorded, twice."""
+"""The third party receives nothing that depends on an input, a weight or an answer: everything that it is sent is recorded, twice.
+
+The crypto provider, and in the same way the one of three equals that helps with a model.
+"""
 
 import asyncio
 import inspect
@@ -69,8 +72,8 @@ def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:
     return sorted((name, str(plain(arguments))) for name, arguments in log)
 
 
-async def recorded(model, images) -> tuple[list, np.ndarray]:
-    """Everything the provider was sent while a model was shared, asked, and removed; and the answers."""
+async def recorded(model, images, equals: bool) -> tuple[list, np.ndarray]:
+    """Everything the third party was sent while a model was shared, asked, and removed; and the answers."""
     log: list = []
     issued: set[bytes] = set()
     async with (
@@ -81,18 +84,20 @@ async def recorded(model, images) -> tuple[list, np.ndarray]:
         for system in (first, second):
             await system.spawn(ComputeServer, name="server")
             await system.spawn(CryptoProvider, name="provider")
-        await third.spawn(ComputeServer, name="server")
+        as_server = await third.spawn(ComputeServer, name="server")
         await third.spawn(RecordingProvider, log, issued, name="provider")
         workers = [Worker(system.address) for system in (first, second, third)]
-        async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+        async with Cluster(*workers) if equals else Cluster(*workers[:2], crypto_provider=workers[2]) as cluster:
             assert not cluster.children
-            async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
+            assert cluster.addresses_for("b").crypto_provider == workers[2].url
+            async with await share(model, cluster, name="b") as shared, connect(cluster, "b") as remote:
                 serving = asyncio.create_task(shared.serve(2))
                 while not await shared.prepared("label"):
                     await asyncio.sleep(0)
                 answers = await remote.query(images[:3])
                 await remote.query(images[:3], reveal="label")
                 await serving
+                assert await as_server.names() == []
         # `prepared` is this test's own waiting; how many answers one wait of the owner sees is a matter of timing
         counted = [(name, arguments) for name, arguments in log if name not in ("prepared", "answered")]
         return canonical(counted, issued, [worker.url for worker in workers]), answers
@@ -116,16 +121,18 @@ def other_model(model):
     return other
 
 
-async def test_nothing_depends_on_inputs(model, images):
-    first, answers = await recorded(model, images)
-    second, others = await recorded(model, 1 - images)
+@pytest.mark.parametrize("equals", [False, True])
+async def test_nothing_depends_on_inputs(model, images, equals):
+    first, answers = await recorded(model, images, equals)
+    second, others = await recorded(model, 1 - images, equals)
     assert not np.allclose(answers, others, atol=0.01)
     assert first == second
 
 
-async def test_nothing_depends_on_weights(model, other_model, images):
-    first, answers = await recorded(model, images)
-    second, others = await recorded(other_model, images)
+@pytest.mark.parametrize("equals", [False, True])
+async def test_nothing_depends_on_weights(model, other_model, images, equals):
+    first, answers = await recorded(model, images, equals)
+    second, others = await recorded(other_model, images, equals)
     assert not np.allclose(answers, others, atol=0.01)
     if first != second:  # the program is public; it may differ in the windows, which follow the weights
         first, second = ([(n, a.partition("Program")[0]) for n, a in log] for log in (first, second))

@@ -106,8 +106,8 @@ def bits(window: int) -> int:
     return blocks_for(window).opened
 
 
-# Programs with how far rounding may lead from the oracle, rounds, and bytes of an example and direction. An opened element has 8 bytes; bits
-# are opened in words of 64: those of 70 elements take 16 bytes for each bit of the node and for the selection, 90 and 30 ANDs 16 and 8.
+# Programs with how far rounding may lead from the oracle, rounds, and bytes of an example and direction. An opened element has 8 bytes.
+# Bits are opened in words of 64: for 70 elements 16 bytes for each bit of the node and for the selection, for 90 and 30 ANDs 16 and 8.
 PROGRAMS = {
     "Dense": (program((6,), Dense(0, 0, 1), weights=((6, 4), (4,))), 0, 0, 0),
     "Conv2D": (program((6, 6, 2), Conv2D(0, 0, 1, strides=(2, 2)), weights=((3, 3, 2, 5), (5,))), 0, 0, 0),
