@@ -38,7 +38,7 @@ def worker(
     authority: Pem = None,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="listen in the clear beyond this machine")] = False,
 ) -> None:
-    """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be.
+    """Run one worker here: a compute server, the crypto provider of a cluster, or one of three equals, whichever it is asked to be.
 
     With --certificate, --key and --authority (PEM files) it is reached at wss:// and both sides show certificates.
     """

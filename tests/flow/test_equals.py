@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -154,6 +157,19 @@ async def test_data_belong_to_the_form_of_cluster_where_they_were_stored(equals,
         async with await share(network("small"), there) as shared:
             with pytest.raises(ServingError, match=r"three equals|no such data|no such model or data"):
                 await anext(shared.fit(*stored))
+
+
+async def test_the_example_without_a_provider():
+    """On fewer images than it has: training on shares and in the clear give nearly the same."""
+    example = Path(__file__).parents[2] / "examples" / "encrypted_training.py"
+    environment = os.environ | {"PYTHONPATH": str(example.parents[1])}
+    command = [sys.executable, example, "640", "1", "--equals"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
+    output = (await process.communicate())[0].decode()
+    assert process.returncode == 0
+    shares, clear = (float(percent) for percent in re.findall(r"accuracy ([\d.]+)% on", output))
+    assert shares > 30
+    assert abs(shares - clear) <= 1.0
 
 
 def test_three_equals_are_needed():

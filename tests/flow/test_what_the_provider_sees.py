@@ -4,6 +4,7 @@ The crypto provider, and in the same way the one of three equals that helps with
 """
 
 import asyncio
+import contextlib
 import inspect
 from typing import get_type_hints
 
@@ -15,6 +16,9 @@ from actors import ActorRef, ActorSystem, message
 from protocols import Cluster, Worker, connect, share
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
+from protocols.training.replicated import Component
+from protocols.training.training_dealer import TrainingDealer
+from protocols.training.training_server import TrainingServer
 
 
 class Recorder(CryptoProvider):
@@ -30,8 +34,8 @@ class Recorder(CryptoProvider):
             self.issued.update(shared.requests._open)
 
 
-def _recording(name: str):
-    handler = getattr(CryptoProvider, name)
+def _recording(name: str, base: type = CryptoProvider):
+    handler = getattr(base, name)
 
     async def record(self, *arguments):
         self.note()
@@ -109,6 +113,83 @@ RecordingProvider = type("RecordingProvider", (Recorder,), {name: _recording(nam
 def test_every_message_of_the_provider_is_recorded():
     handlers = {name for name in vars(CryptoProvider) if not name.startswith("_") and name != "stopped"}
     assert handlers == set(MESSAGES)
+
+
+class DealerRecorder(TrainingDealer):
+    """The same for the third party of training."""
+
+    def __init__(self, log: list) -> None:
+        super().__init__()
+        self.log = log
+
+    def note(self) -> None:
+        """It issues no identifiers: the owner's are random."""
+
+
+TRAINING_MESSAGES = ["store", "hold", "begin", "epoch", "end", "forget"]
+RecordingDealer = type("RecordingDealer", (DealerRecorder,), {name: _recording(name, TrainingDealer) for name in TRAINING_MESSAGES})
+
+
+def test_every_message_of_the_training_dealer_is_recorded():
+    handlers = {name for name in vars(TrainingDealer) if not name.startswith("_") and name != "stopped"}
+    assert handlers == set(TRAINING_MESSAGES)
+
+
+async def recorded_training(seed: int, equals: bool) -> tuple[list, list[np.ndarray]]:
+    """What the third party was sent, random bytes and stored summands by their shapes only; and the weights after training."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="b")
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(seed)
+    log: list = []
+    async with contextlib.AsyncExitStack() as stack:
+        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
+        for system in systems:
+            for actor, name in ((ComputeServer, "server"), (CryptoProvider, "provider"), (TrainingServer, "training")):
+                await system.spawn(actor, name=name)
+            dealer = (RecordingDealer, log) if system is systems[2] else (TrainingDealer,)
+            await system.spawn(*dealer, name="training-dealer")
+        workers = [Worker(system.address) for system in systems]
+        cluster = Cluster(*workers) if equals else Cluster(*workers[:2], crypto_provider=workers[2])
+        async with cluster:
+            assert cluster.addresses_for("b").crypto_provider == workers[2].url
+            x = await cluster.store("x", rng.uniform(size=(20, 4)))
+            y = await cluster.store("y", rng.integers(3, size=20), classes=3)
+            async with await share(model, cluster) as shared:
+                async for _ in shared.fit(x, y, epochs=2, batch_size=10, shuffle=False):
+                    pass
+                trained = (await shared.reveal()).get_weights()
+    return sorted((name, str(_shapes(arguments, [worker.url for worker in workers]))) for name, arguments in log), trained
+
+
+def _shapes(value, addresses: list[str]):
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, np.ndarray):
+        return f"words {value.shape}"
+    if isinstance(value, Component):  # which of the three is sent in full follows from a random handle
+        return "component"
+    if isinstance(value, msgspec.Struct):
+        return [type(value).__name__, *(_shapes(getattr(value, field), addresses) for field in value.__struct_fields__)]
+    if isinstance(value, dict):
+        return {key: _shapes(one, addresses) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_shapes(one, addresses) for one in value]
+    if isinstance(value, ActorRef):
+        return "a reference"
+    return addresses.index(value) if value in addresses else value
+
+
+@pytest.mark.parametrize("equals", [False, True])
+async def test_nothing_of_training_depends_on_data_or_weights(equals):
+    """Stored summands are uniform (`test_preprocessing.py`); all else that the third party gets is public or random."""
+    first, weights = await recorded_training(1, equals)
+    second, others = await recorded_training(2, equals)
+    assert not np.allclose(weights[0], others[0], atol=0.01)
+    assert first == second
+    assert {name for name, _ in first} == {"hold" if equals else "store", "begin", "epoch", "end"}
 
 
 @pytest.fixture
