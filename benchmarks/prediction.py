@@ -1,8 +1,8 @@
 """Encrypted prediction of the tutorial's CNN: latency, throughput, rounds, bytes, agreement, beside plaintext on the same cores.
 
-`python -m benchmarks.prediction [--equals] [--json]`. Real worker processes over websockets on loopback, two servers and a crypto provider or
-three equals; plaintext Keras alternates with the encrypted queries in the same run. Peers' figures on two shared cores are printed beside
-ours; they were measured elsewhere and are good to about 30 %.
+`python -m benchmarks.prediction [--equals] [--json]`. Real worker processes over websockets on loopback, two servers and a crypto provider
+or three equals; plaintext Keras alternates with the encrypted queries in the same run. Peers' figures on two shared cores are printed
+beside ours; they were measured elsewhere and are good to about 30 %.
 """
 
 from __future__ import annotations

@@ -254,11 +254,21 @@ async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[Re
         if name is None:
             name = await _only_one(system, cluster)
         links = await connected(system, cluster.addresses_for(name))
-        first, second = await at_once(*(server.describe(name) for server in links.servers))
+        first, second = await _described(links, name, cluster.equals)
         if first != second:
             raise ClusterError("the two servers host different models under this name; are they of one cluster?")
         presence = None if first.guarantee is None else await system.spawn(Presence)
         yield RemoteModel(first, links, presence)
+
+
+async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
+    """What both servers say of a model."""
+    try:
+        return await at_once(*(server.describe(name) for server in links.servers))
+    except UnknownModel as error:
+        if not equals:
+            raise
+        raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
 
 
 async def _only_one(system: ActorSystem, cluster: Cluster) -> str:

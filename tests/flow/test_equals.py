@@ -86,6 +86,14 @@ async def test_the_helper_hosts_nothing_of_the_model(equals, model):
         assert [await server.names() for server in servers] == [["b"], ["b"], []]
 
 
+async def test_a_client_that_lists_the_workers_in_another_order_is_told(equals, running, model):
+    other_order = Cluster(*map(Worker, running[1:] + running[:1]))
+    async with await share(model, equals, name=NAMES[0]):
+        with pytest.raises(UnknownModel, match="same order as its owner"):
+            async with connect(other_order, NAMES[0]):
+                pass
+
+
 async def test_models_with_different_helpers_at_once(equals, model, images, expected):
     async with await share(model, equals, name=NAMES[0]) as first, await share(model, equals, name=NAMES[2]) as second:
         with pytest.raises(UnknownModel, match=r"2 models are shared there \(b, net\)"):
