@@ -27,7 +27,7 @@ LARGEST = 512.0
 """Numbers lie between -512 and 512: scale features and targets, best to about 1."""
 
 
-async def training_servers(cluster: Cluster, model: str = "") -> tuple[TrainingServer, TrainingServer]:
+async def training_servers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer]:
     """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
 
     Raises:
@@ -42,7 +42,7 @@ async def training_servers(cluster: Cluster, model: str = "") -> tuple[TrainingS
     return first, second
 
 
-async def trainers(cluster: Cluster, model: str = "") -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
+async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
     """The same with the third party's actor.
 
     Raises:
@@ -85,7 +85,7 @@ async def _mask(cluster: Cluster, column: Column, values: Ring) -> None:
     """x + lambda and half of lambda to each server, both halves to the crypto provider."""
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
-    *servers, dealer = await trainers(cluster)
+    *servers, dealer = await trainers(cluster, column.name)
     await at_once(
         dealer.store(column, keys, cluster.presence),
         *(server.store(column, masked, key, cluster.presence) for server, key in zip(servers, keys, strict=True)),
