@@ -1,8 +1,9 @@
-"""What it costs to train on shares: `python -m benchmarks.encrypted_training [--epochs N] [--json]`.
+"""What it costs to train on shares: `python -m benchmarks.encrypted_training [--epochs N] [--equals] [--json]`.
 
-MLP 784-128-10, softmax cross-entropy, SGD, batch 128, 8,000 digits, everything secret: three worker processes on loopback. Prints
-seconds a step with the dealing at the same time, without the time that servers wait for randomness (online), and for Keras in the
-clear; megabytes and rounds a step; and the accuracy on 2,000 test images of both after training from the same weights in the same order.
+MLP 784-128-10, softmax cross-entropy, SGD, batch 128, 8,000 digits, everything secret: three worker processes on loopback, two servers and
+a crypto provider or, with --equals, three equals. Prints seconds a step with the dealing at the same time, without the time that servers
+wait for randomness (online), and for Keras in the clear; megabytes and rounds a step; and the accuracy on 2,000 test images of both after
+training from the same weights in the same order.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def network() -> Any:
     return model
 
 
-async def encrypted(x: Any, y: Any, epochs: int) -> tuple[list[Epoch], Any]:
+async def encrypted(x: Any, y: Any, epochs: int, equals: bool) -> tuple[list[Epoch], Any]:
     """The epochs on shares, and the model."""
     first, second, third = (Worker("localhost:0") for _ in range(3))
-    async with Cluster(first, second, crypto_provider=third) as cluster:
+    async with Cluster(first, second, third) if equals else Cluster(first, second, crypto_provider=third) as cluster:
         stored = await cluster.store("x", x), await cluster.store("y", y)
         shared = await share(network(), cluster)
         made = [epoch async for epoch in shared.fit(*stored, epochs=epochs, batch_size=BATCH, shuffle=False)]
@@ -54,12 +55,12 @@ def plaintext(x: Any, y: Any, epochs: int) -> tuple[float, Any]:
     return (time.perf_counter() - start) / epochs / -(-len(x) // BATCH), model
 
 
-def measure(epochs: int) -> dict[str, float]:
+def measure(epochs: int, equals: bool) -> dict[str, float]:
     """All figures by name; those of epochs are of the fastest."""
     with np.load(DIGITS) as file:
         x, x_test = (file[name].reshape(-1, 784).astype(np.float32) / 255 for name in ("x_train", "x_test"))
         y, y_test = (file[name].astype(np.int64) for name in ("y_train", "y_test"))
-    made, trained = asyncio.run(encrypted(x, y, epochs))
+    made, trained = asyncio.run(encrypted(x, y, epochs, equals))
     seconds, plain = plaintext(x, y, epochs)
     fastest = min(made, key=lambda epoch: epoch.seconds)
     return {
@@ -78,9 +79,10 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--equals", action="store_true", help="three equals instead of two servers and a crypto provider")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    figures = measure(arguments.epochs)
+    figures = measure(arguments.epochs, arguments.equals)
     if arguments.json:
         json.dump(figures, sys.stdout)
         return

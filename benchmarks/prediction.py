@@ -1,8 +1,8 @@
 """Encrypted prediction of the tutorial's CNN: latency, throughput, rounds, bytes, agreement, beside plaintext on the same cores.
 
-`python -m benchmarks.prediction [--json]`. Real worker processes over websockets on loopback; plaintext Keras alternates with the
-encrypted queries in the same run. Peers' figures on two shared cores are printed beside ours; they were measured elsewhere and are good to
-about 30 %.
+`python -m benchmarks.prediction [--equals] [--json]`. Real worker processes over websockets on loopback, two servers and a crypto provider
+or three equals; plaintext Keras alternates with the encrypted queries in the same run. Peers' figures on two shared cores are printed
+beside ours; they were measured elsewhere and are good to about 30 %.
 """
 
 from __future__ import annotations
@@ -145,13 +145,13 @@ async def costs(remote: RemoteModel, x: np.ndarray[Any, Any]) -> dict[str, float
     }
 
 
-async def measure(quick: bool) -> dict[str, float]:
+async def measure(quick: bool, equals: bool) -> dict[str, float]:
     """Everything, in one run."""
     model = keras.models.load_model(MODEL) if MODEL.exists() else train.train(MODEL)
     x = digits.load().x_test
     workers = [Worker("localhost:0") for _ in range(3)]
     started = time.perf_counter()
-    async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+    async with Cluster(*workers) if equals else Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
         figures: dict[str, float] = {"seconds_to_start_three_workers": time.perf_counter() - started}
         async with await share(model, cluster, name="mnist") as shared, connect(cluster, "mnist") as remote:
             serving = asyncio.create_task(shared.serve(1_000_000, memory=MEMORY, ahead=3 * BATCH))
@@ -197,9 +197,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON only")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, 500 images")
+    parser.add_argument("--equals", action="store_true", help="three equals instead of two servers and a crypto provider")
     arguments = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the figures
-        result = asyncio.run(measure(arguments.quick))
+        result = asyncio.run(measure(arguments.quick, arguments.equals))
     if arguments.json:
         print(json.dumps({"confide": result, "peers": PEERS}, indent=2))
     else:

@@ -1,8 +1,8 @@
-"""Train on digits that nobody sees: `python examples/encrypted_training.py [images] [epochs]`.
+"""Train on digits that nobody sees: `python examples/encrypted_training.py [images] [epochs] [--equals]`.
 
-Images, labels and weights are secret-shared between two servers; the crypto provider sees masks only. Three worker processes are
-started here. At the end the owner reveals the trained model and compares it with one that Keras has trained in the clear, in the
-same order of the images.
+Images, labels and weights are secret-shared between two servers; the crypto provider sees masks only. With `--equals` there is no crypto
+provider: the three workers are equals, and one of them helps the other two. Three worker processes are started here. At the end the owner
+reveals the trained model and compares it with one that Keras has trained in the clear, in the same order of the images.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ def build() -> keras.Model:
     return model
 
 
-async def main(images: int, epochs: int) -> None:
+async def main(images: int, epochs: int, *, equals: bool) -> None:
     """Trains on shares, then in the clear, and prints both accuracies."""
     data = digits.load()
     x_train, y_train = data.x_train[:images], data.y_train[:images]
     julia, greg, me = (Worker("localhost:0") for _ in range(3))
-    async with Cluster(julia, greg, crypto_provider=me) as cluster:
+    async with Cluster(julia, greg, me) if equals else Cluster(julia, greg, crypto_provider=me) as cluster:
         x, y = await cluster.store("features", x_train), await cluster.store("labels", y_train)
         shared = await share(build(), cluster)
         async for epoch in shared.fit(x, y, epochs=epochs, batch_size=128, shuffle=False):
@@ -44,5 +44,5 @@ async def main(images: int, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    arguments = [int(number) for number in sys.argv[1:]]
-    asyncio.run(main(*arguments, *(8000, 1)[len(arguments) :]))
+    numbers = [int(argument) for argument in sys.argv[1:] if argument != "--equals"]
+    asyncio.run(main(*numbers, *(8000, 1)[len(numbers) :], equals="--equals" in sys.argv))

@@ -1,4 +1,4 @@
-"""Two servers and a crypto provider: found where they are, or started on this machine, and connected."""
+"""Two servers and a crypto provider, or three equals: found where they are, or started on this machine, and connected."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
 from protocols.presence import Presence
+from protocols.roles import helper_of, roles
 from protocols.worker import Worker
 
 if TYPE_CHECKING:
@@ -31,25 +32,30 @@ START_WITHIN = 60.0
 
 
 class Cluster:
-    """Two compute servers and a crypto provider, no two of which may collude.
+    """Two compute servers and a crypto provider, or three equals; no two of the three may collude.
+
+    `Cluster(julia, greg, crypto_provider=me)`: the third worker deals randomness, always. `Cluster(julia, greg, me)`: the three are equals
+    (honest majority). For each model and its training two of them evaluate and the third helps; which one follows from the model's name,
+    so that this turns (see `protocols.preprocessing`, and there what leaks to whom). Rounds and bytes are the same in both forms. Everybody
+    who uses a cluster of equals lists its workers in the same order.
 
     As a context manager it connects to each worker, and starts as a process of this machine those that nobody answers for (if
     `auto_managed`); these end with the block. A client needs no block: it passes the cluster to `connect`.
 
     Attributes:
-        workers: the three workers, the crypto provider last.
+        workers: the three workers; a crypto provider last.
         children: the processes that this cluster has started, by the number of the worker.
 
     Args:
-        servers: the two servers.
-        crypto_provider: the third worker; it deals randomness and sees no masked value.
+        servers: the two servers; or the three equals.
+        crypto_provider: the third worker beside two servers; it deals randomness and sees no masked value.
         auto_managed: start local workers that are not running.
         timeout: default deadline of a message in seconds.
         ssl: whom to trust, and our own certificate, for workers at wss:// addresses.
         allow_plaintext: permit ws:// to other machines. Whoever can read both servers' links then learns everything.
 
     Raises:
-        ClusterError: not two servers, or one worker in two roles.
+        ClusterError: not three workers, or one worker in two roles.
 
     Example:
         >>> async with Cluster(Worker("localhost:4000"), Worker("localhost:4001"), crypto_provider=Worker("localhost:4002")) as cluster:
@@ -59,26 +65,21 @@ class Cluster:
     def __init__(
         self,
         *servers: Worker,
-        crypto_provider: Worker,
+        crypto_provider: Worker | None = None,
         auto_managed: bool = True,
         timeout: float = 30.0,
         ssl: SSLContext | None = None,
         allow_plaintext: bool = False,
     ) -> None:
-        if len(servers) != 2:
-            raise ClusterError(
-                f"{len(servers)} servers were given; the protocol runs between exactly two, with a crypto provider beside them"
-            )
-        self.workers = (servers[0], servers[1], crypto_provider)
+        self.equals = crypto_provider is None
+        self.workers = _three(servers, crypto_provider)
         fixed = [worker.url for worker in self.workers if not worker.port_is_free_choice]
         if len(set(fixed)) != len(fixed):
-            raise ClusterError(
-                "the two servers and the crypto provider must be three different workers: one that is two of them learns all"
-            )
+            raise ClusterError("a cluster must be three different workers: one that is two of them learns all")
         self.auto_managed = auto_managed
         self._timeout, self._ssl, self._allow_plaintext = timeout, ssl, allow_plaintext
         self._stack = contextlib.AsyncExitStack()
-        self._links: Links | None = None
+        self._links: tuple[Links, ...] = ()
         self._presence: Presence | None = None
         self.children: dict[int, ChildProcess] = {}
 
@@ -88,20 +89,32 @@ class Cluster:
 
     @property
     def addresses(self) -> Addresses:
-        """The urls of the workers, real ports included once they run."""
-        first, second, provider = (worker.url for worker in self.workers)
-        return Addresses((first, second), provider)
+        """The urls of the workers in their roles, real ports included once they run. Among equals: for what needs two servers only."""
+        return self.addresses_for("")
+
+    def addresses_for(self, model: str) -> Addresses:
+        """The same for a model of this name: among equals its roles."""
+        first, second, third = (worker.url for worker in self.workers)
+        return roles((first, second, third), helper_of(model)) if self.equals else Addresses((first, second), third)
 
     @property
     def links(self) -> Links:
-        """The connections to the workers.
+        """The connections to the workers, in the roles of `addresses`.
 
         Raises:
             ClusterError: outside of the `async with` block.
         """
-        if self._links is None:
+        return self.links_for("")
+
+    def links_for(self, model: str) -> Links:
+        """The connections to the workers in the roles of a model of this name.
+
+        Raises:
+            ClusterError: outside of the `async with` block.
+        """
+        if not self._links:
             raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
-        return self._links
+        return self._links[helper_of(model) if self.equals else 0]
 
     @property
     def presence(self) -> Presence:
@@ -118,7 +131,8 @@ class Cluster:
         """Secret-shares an array among the servers, to train on it: neither sees more than its shape.
 
         Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
-        servers, each half of lambda to one of them, and both halves to the crypto provider. It stays there as long as this block.
+        servers, each half of lambda to one of them, and both halves to the crypto provider; or to three equals the replicated shares of
+        `protocols.training.replicated`, on which models with any helper can be trained. It stays there as long as this block.
 
         Args:
             name: what errors call it; the workers see it.
@@ -218,16 +232,23 @@ class Cluster:
         await discard(self, folder)
 
     async def __aenter__(self) -> Cluster:
-        if self._links is not None:
+        if self._links:
             raise ClusterError("the cluster is running already; give each block a Cluster of its own")
         async with contextlib.AsyncExitStack() as stack:
             system = await stack.enter_async_context(self.system())
             stack.callback(self.children.clear)
             await at_once(*(self._find(number, system, stack) for number in range(3)))
-            self._links = await connected(system, self.addresses)
+            self._links = tuple(await at_once(*(connected(system, addresses) for addresses in self._all_roles())))
             self._presence = await system.spawn(Presence)
             self._stack = stack.pop_all()
         return self
+
+    def _all_roles(self) -> list[Addresses]:
+        """By the place of the helper; with a crypto provider there is but one."""
+        if not self.equals:
+            return [self.addresses]
+        first, second, third = (worker.url for worker in self.workers)
+        return [roles((first, second, third), helper) for helper in range(3)]
 
     async def _find(self, number: int, system: ActorSystem, stack: contextlib.AsyncExitStack) -> None:
         """Leaves a running worker alone, and starts one that is not."""
@@ -253,11 +274,23 @@ class Cluster:
         worker.url = child.address
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._links = self._presence = None
+        self._links, self._presence = (), None
         await self._stack.aclose()
 
     def __repr__(self) -> str:
         return f"Cluster({', '.join(worker.url for worker in self.workers)})"
+
+
+def _three(servers: tuple[Worker, ...], crypto_provider: Worker | None) -> tuple[Worker, Worker, Worker]:
+    if crypto_provider is None:
+        if len(servers) != 3:
+            raise ClusterError(
+                f"{len(servers)} workers were given and no crypto_provider=: three equals are needed, or two servers and a crypto provider"
+            )
+        return servers[0], servers[1], servers[2]
+    if len(servers) != 2:
+        raise ClusterError(f"{len(servers)} servers were given; the protocol runs between exactly two, with a crypto provider beside them")
+    return servers[0], servers[1], crypto_provider
 
 
 class Links:
@@ -270,14 +303,23 @@ class Links:
 
 
 async def connected(system: ActorSystem, addresses: Addresses) -> Links:
-    """Connects to all three workers.
+    """Connects to all three workers in their roles.
 
     Raises:
         WorkerUnreachable: one of them does not answer, or is not a worker of confide.
     """
-    first, second = await at_once(*(_connected(system, f"{url}/server", ComputeServer) for url in addresses.servers))
+    first, second = await at_once(*(server_at(system, url) for url in addresses.servers))
     provider = await _connected(system, f"{addresses.crypto_provider}/provider", CryptoProvider)
     return Links(system, (first, second), provider)
+
+
+async def server_at(system: ActorSystem, url: str) -> ComputeServer:
+    """Connects to the compute server of one worker.
+
+    Raises:
+        WorkerUnreachable: it does not answer, or is not a worker of confide.
+    """
+    return await _connected(system, f"{url}/server", ComputeServer)
 
 
 async def _connected(system: ActorSystem, address: str, actor: type[A]) -> A:

@@ -42,7 +42,7 @@ def worker(
         Path | None, typer.Option(envvar="CONFIDE_DATA_KEY", help="file with the key of that folder: 64 hexadecimal digits")
     ] = None,
 ) -> None:
-    """Run one worker here: a compute server or the crypto provider of a cluster, whichever it is asked to be.
+    """Run one worker here: a compute server, the crypto provider of a cluster, or one of three equals, whichever it is asked to be.
 
     With --certificate, --key and --authority (PEM files) it is reached at wss:// and both sides show certificates. With --data it keeps
     shares of data (confide share) and of trainings, encrypted; their key is made in the folder unless --data-key names one.

@@ -1,6 +1,6 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
-It holds one share of each model and of each input. Its messages come from four sides: the crypto provider (`host`, `deal`, `withdraw`,
+It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `withdraw`,
 `give_back`, `retire`), the model's owner (`load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and the other server
 (`deliver`, `give_up`).
 
@@ -28,6 +28,8 @@ from protocols.exchange import Ring
 from protocols.hosting import Handshake, HostedModel, Hosting, Terms
 from protocols.keystream import derive
 from protocols.material import Material
+from protocols.pair import Pair
+from protocols.preprocessing import answered
 from protocols.presence import Presence
 from protocols.run import Cost, Inboxes, drive
 from protocols.seal import Seal
@@ -37,6 +39,10 @@ from protocols.ticket import Reveal, SignedTicket, Ticket, check
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
         portable_error(_error)
+
+
+HOSTED_WITHIN = 60.0
+"""Seconds after an agreement within which its model arrives."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -71,6 +77,7 @@ class ComputeServer(Actor):
     def __init__(self, patience: float = 30.0) -> None:
         self._patience = patience
         self._entries: dict[str, _Entry] = {}
+        self._agreed: dict[bytes, Pair] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
@@ -97,11 +104,18 @@ class ComputeServer(Actor):
     # The crypto provider's messages.
 
     @message(reentrant=True)
+    async def agree(self, model: bytes, party: int, public: bytes) -> bytes:
+        """Among equals: agrees on a secret with the helper of a model that will be hosted here; gives this server's public key."""
+        mine, self._agreed[model] = answered(public, model, party)
+        asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._agreed.pop, model, None)
+        return mine
+
+    @message(reentrant=True)
     async def host(self, hosting: Hosting) -> None:
         """Makes room for a model and connects to the other server."""
         if hosting.name in self._entries:
             raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
-        model = HostedModel(hosting)
+        model = HostedModel(hosting, self._agreed.pop(hosting.model, None))
         peer = await self.system.connect(f"{hosting.addresses.servers[model.me.other]}/server", ComputeServer)
         settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
         provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", settlement)
@@ -131,11 +145,12 @@ class ComputeServer(Actor):
 
     @message(reentrant=True)
     async def deal(
-        self, authority: bytes, reveal: Reveal, chunk: bytes, key: bytes, examples: int, dealt: npt.NDArray[np.uint64] | None
+        self, authority: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, examples: int, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
         """Takes a chunk of randomness; returns when it is prepared and on stock."""
         model = self._by("authority", authority).model
-        prepare = asyncio.get_running_loop().run_in_executor(self._ahead, model.prepared, reveal, key, examples, dealt)
+        own = model.key(key, "chunk", chunk)
+        prepare = asyncio.get_running_loop().run_in_executor(self._ahead, model.prepared, reveal, own, examples, dealt)
         model.stocks[reveal].add(chunk, await prepare)
 
     @message(reentrant=True)
@@ -208,7 +223,7 @@ class ComputeServer(Actor):
         """
         entry = self._by("model", signed.ticket.model)
         model = entry.model
-        ticket = check(signed, model.hosting.ticket_key, model.me.index)
+        ticket = check(signed, model.ticket_key, model.me.index)
         model.check_input(ticket, m)
         client = client_name(self.system, presence) if model.counts_clients else ""
         material = model.stocks[ticket.reveal].take(ticket)

@@ -1,4 +1,4 @@
-"""The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster.
+"""The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster, or of a model among three equals.
 
 It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`,
 `remaining`), and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,10 +27,10 @@ from protocols.compute_server import ComputeServer
 from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Addresses, Hosting, Terms, check_program
-from protocols.keystream import fresh_key
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee
 from protocols.pool import Chunk, Pool
+from protocols.preprocessing import Preprocessing, third_party
 from protocols.presence import Presence
 from protocols.program import Program
 from protocols.requests import Part, Request, Requests
@@ -91,14 +92,18 @@ class _Shared:
         addresses: Addresses,
         servers: tuple[ComputeServer, ComputeServer],
         guarantee: Guarantee | None,
+        model: bytes,
+        preprocessing: Preprocessing,
     ) -> None:
-        self.name, self.program, self.servers = name, program, servers
-        model, link, owner = identifier(), identifier(), identifier()
+        self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
+        link, owner = identifier(), identifier()
+        weights, tickets = preprocessing.keys("weights"), preprocessing.keys("tickets")
+        self.weight_keys, self.ticket_keys = weights.of, tickets.of
         self.hostings = tuple(
-            Hosting(name, program, party, addresses, model, identifier(), owner, link, fresh_key(), fresh_key(), guarantee)
+            Hosting(name, program, party, addresses, model, identifier(), owner, link, weights.told[party], tickets.told[party], guarantee)
             for party in (0, 1)
         )
-        halves = [weight_masks(hosting.weight_key, program.weights) for hosting in self.hostings]
+        halves = [weight_masks(key, program.weights) for key in self.weight_keys]
         self.weight_masks = [a + b for a, b in zip(*halves, strict=True)]
         self.requests = Requests(name)
         self.budget = None if guarantee is None else Budget(name, guarantee.answers)
@@ -111,10 +116,6 @@ class _Shared:
     @property
     def owner(self) -> bytes:
         return self.hostings[0].owner
-
-    @property
-    def keys(self) -> tuple[bytes, bytes]:
-        return self.hostings[0].ticket_key, self.hostings[1].ticket_key
 
     def program_for(self, reveal: Reveal) -> Program:
         return self.program.for_label() if reveal == "label" else self.program
@@ -170,14 +171,17 @@ class CryptoProvider(Settlement):
         self._opening.add(name)
         try:
             first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in addresses.servers]
-            shared = _Shared(name, program, addresses, (first, second), guarantee)
+            model = identifier()
+            agree = [partial(server.agree, model, party) for party, server in enumerate((first, second))]
+            preprocessing = await third_party(addresses.equals, model, agree)
+            shared = _Shared(name, program, addresses, (first, second), guarantee, model, preprocessing)
             await self._host(shared)
             self._models[name] = shared
         finally:
             self._opening.discard(name)
         shared.tasks += [asyncio.create_task(self._watch(shared, party)) for party in (0, 1)]
         shared.tasks.append(asyncio.create_task(self._watch_owner(shared, presence)))
-        return Opening(shared.owner, (shared.hostings[0].weight_key, shared.hostings[1].weight_key))
+        return Opening(shared.owner, shared.weight_keys)
 
     async def _host(self, shared: _Shared) -> None:
         hosted: list[int] = []
@@ -246,17 +250,18 @@ class CryptoProvider(Settlement):
         shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
 
     async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
-        """Fresh keys, the dealer's mathematics in a thread, then both servers at once."""
-        keys, chunk = (fresh_key(), fresh_key()), identifier()
+        """Keys of this chunk, the dealer's mathematics in a thread, then both servers at once."""
+        chunk = identifier()
+        keys = shared.preprocessing.keys("chunk", chunk)
         dealing = await asyncio.get_running_loop().run_in_executor(
-            self._thread, dealer.deal, shared.program_for(reveal), shared.weight_masks, keys, examples
+            self._thread, dealer.deal, shared.program_for(reveal), shared.weight_masks, keys.of, examples
         )
         halves: tuple[Ring | None, Ring | None] = (None, dealing.dealt)
         try:
             await asyncio.gather(
                 *(
                     server.with_options(timeout=None).deal(hosting.authority, reveal, chunk, key, examples, half)
-                    for server, hosting, key, half in zip(shared.servers, shared.hostings, keys, halves, strict=True)
+                    for server, hosting, key, half in zip(shared.servers, shared.hostings, keys.told, halves, strict=True)
                 )
             )
         except ActorError as error:
@@ -376,7 +381,7 @@ class CryptoProvider(Settlement):
             part.expiry = asyncio.get_running_loop().call_later(shared.lifetime, self._expire, shared, request, part)
             request.parts.append(part)
             request.granted += ticket.examples
-            granted.append(Granted(sign(ticket, shared.keys), grant.input_mask))
+            granted.append(Granted(sign(ticket, shared.ticket_keys), grant.input_mask))
         return Grants(request.identifier, granted, max(0, request.examples - request.granted))
 
     # The servers' messages, and what becomes of tickets.

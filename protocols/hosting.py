@@ -14,6 +14,8 @@ from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
 from protocols.noisy_answers import Guarantee
+from protocols.pair import Pair
+from protocols.preprocessing import Told, server_key
 from protocols.program import Program, infer
 from protocols.stock import Stock
 from protocols.ticket import REVEALS, Reveal, Ticket
@@ -23,10 +25,27 @@ MODEL_LIMIT = 1 << 32
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Where the three workers of a cluster are: urls of nodes, without the actor's name."""
+    """Where the three workers of a cluster are: urls of nodes, without the actor's name.
+
+    Attributes:
+        servers: who evaluates.
+        crypto_provider: who deals: the crypto provider, or among three equals the one that helps with this model.
+        helper: the place of the latter in the cluster, 0 to 2; None if the crypto provider is a party of its own.
+    """
 
     servers: tuple[str, str]
     crypto_provider: str
+    helper: int | None = None
+
+    @property
+    def equals(self) -> bool:
+        """Whether the three are equals."""
+        return self.helper is not None
+
+    @property
+    def all(self) -> tuple[str, str, str]:
+        """Server 0, server 1, and who deals."""
+        return *self.servers, self.crypto_provider
 
 
 def check_program(program: Program) -> None:
@@ -56,8 +75,8 @@ class Hosting(msgspec.Struct, frozen=True):
         authority: known to the provider and this server; needed to deal and to withdraw.
         owner: known to the owner; needed to load, serve and stop.
         link: known to both servers; names the model between them.
-        weight_key: from which this server expands its half of the weights' masks.
-        ticket_key: verifies tickets.
+        weight_key: from which this server expands its half of the weights' masks; None among equals, who derive it.
+        ticket_key: verifies tickets; None among equals.
         guarantee: what is promised where answers are noisy, known to everybody.
     """
 
@@ -69,8 +88,8 @@ class Hosting(msgspec.Struct, frozen=True):
     authority: bytes
     owner: bytes
     link: bytes
-    weight_key: bytes
-    ticket_key: bytes
+    weight_key: Told
+    ticket_key: Told
     guarantee: Guarantee | None = None
 
     def __repr__(self) -> str:
@@ -95,11 +114,19 @@ class Handshake(msgspec.Struct, frozen=True):
 
 
 class HostedModel:
-    """One model at one server: its shares, its stock of randomness, and how often it may still be asked, in all and by each client."""
+    """One model at one server: its shares, its stock of randomness, and how often it may still be asked, in all and by each client.
 
-    def __init__(self, hosting: Hosting) -> None:
+    Args:
+        hosting: what the third party told.
+        pair: what this server has agreed on with the helper, among equals.
+    """
+
+    def __init__(self, hosting: Hosting, pair: Pair | None = None) -> None:
         check_program(hosting.program)
         self.hosting = hosting
+        self._pair = pair
+        self._weight_key = self.key(hosting.weight_key, "weights")
+        self.ticket_key = self.key(hosting.ticket_key, "tickets")
         self.me = Party(hosting.party)
         programs: dict[Reveal, Program] = {"logits": hosting.program}
         if hosting.program.label is not None:
@@ -117,6 +144,10 @@ class HostedModel:
         """The model's name."""
         return self.hosting.name
 
+    def key(self, told: Told, *purpose: str | bytes) -> bytes:
+        """This server's key of a purpose; see `server_key`."""
+        return server_key(self.hosting.addresses.equals, self._pair, told, *purpose)
+
     @property
     def weights(self) -> WeightShares:
         """This server's shares of the weights.
@@ -133,7 +164,7 @@ class HostedModel:
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
             raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
-        self._weights = WeightShares.of(self.me, masked, weight_masks(self.hosting.weight_key, shapes))
+        self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, shapes))
 
     def serve(self, terms: Terms) -> None:
         """Allows `terms.total` requests in all, those that were answered before included."""

@@ -60,16 +60,19 @@ class _Loop:
 
 
 class Cluster:
-    """Two servers and a crypto provider by address, blocking.
+    """Two servers and a crypto provider, or three equals, by address, blocking.
 
     Args:
         first: address of server 0, "host:port".
         second: address of server 1.
         crypto_provider: address of the third worker.
+        equals: that one is no crypto provider but one of three equals, see `protocols.Cluster`.
     """
 
-    def __init__(self, first: str, second: str, crypto_provider: str) -> None:
-        self.cluster = asynchronous.Cluster(Worker(first), Worker(second), crypto_provider=Worker(crypto_provider))
+    def __init__(self, first: str, second: str, crypto_provider: str, *, equals: bool = False) -> None:
+        workers = [Worker(address) for address in (first, second, crypto_provider)]
+        servers, provider = (workers, None) if equals else (workers[:2], workers[2])
+        self.cluster = asynchronous.Cluster(*servers, crypto_provider=provider)
         self._loop: _Loop | None = None
 
     @property

@@ -12,9 +12,9 @@ from hmac import compare_digest
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError
-from protocols.cluster import Cluster, Links, connected
-from protocols.compute_server import Answer, ComputeServer
+from actors import ActorError, ActorSystem
+from protocols.cluster import Cluster, Links, connected, server_at
+from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
 from protocols.crypto_provider import Granted, Grants
@@ -251,18 +251,34 @@ async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[Re
         ...     logits = await remote.query(images)
     """
     async with cluster.system() as system:
-        links = await connected(system, cluster.addresses)
-        first, second = await at_once(*(_described(server, name) for server in links.servers))
+        if name is None:
+            name = await _only_one(system, cluster)
+        links = await connected(system, cluster.addresses_for(name))
+        first, second = await _described(links, name, cluster.equals)
         if first != second:
             raise ClusterError("the two servers host different models under this name; are they of one cluster?")
         presence = None if first.guarantee is None else await system.spawn(Presence)
         yield RemoteModel(first, links, presence)
 
 
-async def _described(server: ComputeServer, name: str | None) -> Handshake:
-    if name is None:
-        names = await server.names()
-        if len(names) != 1:
-            raise UnknownModel(f"{len(names)} models are shared there ({', '.join(names) or 'none'}); say which one")
-        name = names[0]
-    return await server.describe(name)
+async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
+    """What both servers say of a model."""
+    try:
+        return await at_once(*(server.describe(name) for server in links.servers))
+    except UnknownModel as error:
+        if not equals:
+            raise
+        raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
+
+
+async def _only_one(system: ActorSystem, cluster: Cluster) -> str:
+    """The name of the model if there is but one: among equals any two of the three may have it."""
+    urls = [worker.url for worker in cluster.workers] if cluster.equals else cluster.addresses.servers
+    names = sorted(set().union(*await at_once(*(_names(system, url) for url in urls))))
+    if len(names) != 1:
+        raise UnknownModel(f"{len(names)} models are shared there ({', '.join(names) or 'none'}); say which one")
+    return names[0]
+
+
+async def _names(system: ActorSystem, url: str) -> list[str]:
+    return await (await server_at(system, url)).names()

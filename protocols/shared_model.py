@@ -54,7 +54,7 @@ class SharedModel:
     ) -> None:
         self.name, self.program, self.layers, self.guarantee = name, program, layers, guarantee
         self._training = training
-        self._links = cluster.links
+        self._links = cluster.links_for(name)
         self._opening = opening
         self._answered = 0
         self._stopped = False
@@ -286,11 +286,11 @@ async def share(
 
     lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers)
     guarantee = None if answers is None else answers.guarantee(_sigma(lowered.program))
-    links = cluster.links
     chosen = name or model.name
+    links = cluster.links_for(chosen)
     try:
-        opening = await links.provider.open(chosen, lowered.program, cluster.addresses, cluster.presence, guarantee)
-        training = Training(model, cluster)
+        opening = await links.provider.open(chosen, lowered.program, cluster.addresses_for(chosen), cluster.presence, guarantee)
+        training = Training(model, cluster, chosen)
         shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, opening, training, guarantee)
         masked = _masked(lowered.weights, opening, lowered.program)
         try:

@@ -41,19 +41,21 @@ class _Run(msgspec.Struct, frozen=True):
         settings: a digest of all that must be the same when the training is resumed.
         right: to the shares.
         order: see `Terms.order`.
+        model: the name under which it was shared.
         begun: whether there is a first checkpoint.
     """
 
     settings: bytes
     right: bytes
     order: bytes | None
+    model: str
     begun: bool = False
 
 
-def settings(plan: Plan, x: Column, y: Column, batch: int, *, shuffle: bool) -> bytes:
-    """A digest of what a training does, but for the number of its epochs."""
+def settings(plan: Plan, x: Column, y: Column, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+    """A digest of what a training does and among whom, but for the number of its epochs."""
     data = [(column.name, column.shape, column.content, column.records) for column in (x, y)]
-    return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, shuffle))).digest()
+    return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
 
 class Checkpoints:
@@ -61,6 +63,7 @@ class Checkpoints:
 
     Args:
         cluster: that keeps them.
+        model: the name under which it is shared; among equals it says who the servers are.
         folder: of the owner; is made if it is missing.
         resume: go on with the training that is in it; if there is none, begin.
         settings: see `settings`.
@@ -71,8 +74,11 @@ class Checkpoints:
         VaultError: another process uses the folder.
     """
 
-    def __init__(self, cluster: Cluster, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool) -> None:
+    def __init__(
+        self, cluster: Cluster, model: str, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool
+    ) -> None:
         self._cluster, self._file = cluster, Path(folder) / FILE
+        self._addresses = cluster.addresses_for(model)
         self._serial = 0
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +86,7 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be used for checkpoints: {error}") from None
         try:
-            self._run = self._found(settings, resume) or _Run(settings, secrets.token_bytes(32), fresh_key() if shuffle else None)
+            self._run = self._found(settings, resume) or _Run(settings, secrets.token_bytes(32), fresh_key() if shuffle else None, model)
             self._write(self._run)
         except BaseException:
             self.close()
@@ -112,8 +118,8 @@ class Checkpoints:
             raise CheckpointError(f"{folder} has a training already: give resume=True to go on with it, or another folder")
         if run.begun and run.settings != settings:
             raise CheckpointError(
-                f"the training in {folder} has another model, loss, optimizer, batch size, order or data: resume it with its own, or give"
-                " another folder"
+                f"the training in {folder} has another model, loss, optimizer, batch size, order, data or servers: resume it with its"
+                " own, or give another folder"
             )
         return run if resume and run.settings == settings else None
 
@@ -132,16 +138,17 @@ class Checkpoints:
             VaultError: a file is damaged.
             WorkerLost: a worker went away.
         """
-        right, keeping = self._run.right, await keepers(self._cluster, SERVERS)
+        right, presence = self._run.right, self._cluster.presence
+        keeping = await keepers(self._cluster, self._addresses, SERVERS)
         if not self._run.begun:
-            found = await at_all(self._cluster, *(keeper.versions(RUN, run_name(right)) for keeper in keeping))
+            found = await at_all(self._addresses, *(keeper.versions(RUN, run_name(right)) for keeper in keeping))
             labels = [{version.label for version in versions} for versions in found]
             if not set.intersection(*labels):
                 self._serial = max((label.serial for label in set.union(*labels)), default=0)
                 return None
-        version = await renewed(self._cluster, keeping, RUN, run_name(right), right)
-        servers, presence = await _servers(self._cluster), self._cluster.presence
-        await at_all(self._cluster, *(server.restore(handle, plan, version.label, right, presence) for server in servers))
+        version = await renewed(self._addresses, presence, keeping, RUN, run_name(right), right)
+        servers = await self._servers()
+        await at_all(self._addresses, *(server.restore(handle, plan, version.label, right, presence) for server in servers))
         self._serial = version.label.serial
         return version.about.progress
 
@@ -155,25 +162,27 @@ class Checkpoints:
         """
         right = self._run.right
         label = Label(RUN, run_name(right), self._serial + 1, secrets.token_bytes(16))
-        servers, keeping = await _servers(self._cluster), await keepers(self._cluster, SERVERS)
-        await at_all(self._cluster, *(server.save(owner, label, right, progress) for server in servers))
-        await at_all(self._cluster, *(keeper.commit(label, right, self._cluster.presence) for keeper in keeping))
+        servers, keeping = await self._servers(), await keepers(self._cluster, self._addresses, SERVERS)
+        await at_all(self._addresses, *(server.save(owner, label, right, progress) for server in servers))
+        await at_all(self._addresses, *(keeper.commit(label, right, self._cluster.presence) for keeper in keeping))
         self._serial = label.serial
         if not self._run.begun:
             self._write(msgspec.structs.replace(self._run, begun=True))
 
-
-async def _servers(cluster: Cluster) -> list[TrainingServer]:
-    connected = (cluster.links.system.connect(f"{url}/training", TrainingServer) for url in cluster.addresses.servers)
-    return [server.with_options(timeout=None) for server in await at_once(*connected)]
+    async def _servers(self) -> list[TrainingServer]:
+        system = self._cluster.links.system
+        connected = (system.connect(f"{url}/training", TrainingServer) for url in self._addresses.servers)
+        return [server.with_options(timeout=None) for server in await at_once(*connected)]
 
 
 async def discard(cluster: Cluster, folder: str | os.PathLike[str]) -> None:
     """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
     path = Path(folder) / FILE
     try:
-        right = msgspec.json.decode(path.read_bytes(), type=_Run).right
+        run = msgspec.json.decode(path.read_bytes(), type=_Run)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder} holds no training: {error}") from None
-    await at_all(cluster, *(keeper.remove(RUN, run_name(right), right) for keeper in await keepers(cluster, SERVERS)))
+    addresses = cluster.addresses_for(run.model)
+    keeping = await keepers(cluster, addresses, SERVERS)
+    await at_all(addresses, *(keeper.remove(RUN, run_name(run.right), run.right) for keeper in keeping))
     path.unlink()

@@ -96,10 +96,10 @@ async def deposit(
     provider = msgspec.structs.replace(server, role="crypto provider")
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
-    *servers, third = keeping = await keepers(cluster)
+    *servers, third = keeping = await keepers(cluster, cluster.addresses)
     try:
         work = (keeper.keep_masked(label, server, masked, key) for keeper, key in zip(servers, keys, strict=True))
-        await at_all(cluster, *work, third.keep_mask(label, provider, keys))
+        await at_all(cluster.addresses, *work, third.keep_mask(label, provider, keys))
     except BaseException:
         await _removed_where_it_is(keeping, grant)
         raise
@@ -119,12 +119,12 @@ async def withdraw(cluster: Cluster, grant: Grant) -> None:
     """Has the workers remove data; see `Cluster.withdraw`."""
     if not grant.own:
         raise NotGranted(f"this grant lets one train on {grant.name!r}, not remove it: its owner has the one that does")
-    await at_all(cluster, *(keeper.remove(DATA, grant.name, grant.own) for keeper in await keepers(cluster)))
+    await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, grant.own) for keeper in await keepers(cluster, cluster.addresses)))
 
 
 async def deposits(cluster: Cluster) -> list[Deposited]:
     """What the workers keep; see `Cluster.deposits`."""
-    found = await at_all(cluster, *(keeper.versions(DATA, None) for keeper in await keepers(cluster)))
+    found = await at_all(cluster.addresses, *(keeper.versions(DATA, None) for keeper in await keepers(cluster, cluster.addresses)))
     labels = [{version.label for version in versions} for versions in found]
     complete = {label.name for label in set.intersection(*labels)}
     abouts = {version.label.name: version.about for versions in found for version in versions}
@@ -141,14 +141,16 @@ async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granti
     rights = {name: granted[name].right if name in granted else b"" for name in names}
     if len(rights) != len(names):
         raise InputError(f"{', '.join(names)}: a name is there twice")
-    keeping = await keepers(cluster)
-    handle, presence = os.urandom(16), cluster.presence
+    keeping = await keepers(cluster, cluster.addresses)
+    handle, helper, presence = os.urandom(16), cluster.addresses.helper, cluster.presence
     for attempt in range(1, ATTEMPTS + 1):
         joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
-        versions = [await renewed(cluster, keeping, DATA, name, right) for name, right in rights.items()]
+        versions = [await renewed(cluster.addresses, presence, keeping, DATA, name, right) for name, right in rights.items()]
         parts = [Part(version.label, right) for version, right in zip(versions, rights.values(), strict=True)]
         try:
-            placed = await at_all(cluster, *(keeper.place(parts, axis, handle, presence) for keeper in keeping))
+            placed = await at_all(
+                cluster.addresses, *(keeper.place(parts, axis, handle, party, helper, presence) for party, keeper in enumerate(keeping))
+            )
             return placed[0]
         except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
             if attempt == ATTEMPTS:
@@ -158,7 +160,7 @@ async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granti
 
 async def _known(cluster: Cluster, keeper: Keeper, name: str) -> Column:
     """The array that a server keeps under a name."""
-    (found,) = await at_all(cluster, keeper.versions(DATA, name))
+    (found,) = await at_all(cluster.addresses, keeper.versions(DATA, name))
     column = found[-1].about.column if found else None
     if column is None:
         raise UnknownData(f"no data of the name {name!r} are kept by these workers; confide share --list shows what they keep")

@@ -25,7 +25,7 @@ from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
 from protocols.training.progress import live
 from protocols.training.step import Plan
-from protocols.training.stored import trainers
+from protocols.training.stored import trainers, training_servers
 from protocols.training.terms import Column, Report, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
@@ -77,10 +77,11 @@ class Training:
     Args:
         model: the owner's compiled model.
         cluster: where it is shared.
+        name: under which it is shared; among equals it says who helps.
     """
 
-    def __init__(self, model: Any, cluster: Cluster) -> None:
-        self._model, self._cluster = model, cluster
+    def __init__(self, model: Any, cluster: Cluster, name: str) -> None:
+        self._model, self._cluster, self._name = model, cluster, name
         self._handle: bytes | None = None
         self._plan: Plan | None = None
 
@@ -96,7 +97,7 @@ class Training:
         first = [stream.words(weight.shape) for weight in weights]
         second = [weight - share for weight, share in zip(weights, first, strict=True)]
         handle = os.urandom(16)
-        *servers, _ = await trainers(self._cluster)
+        servers = await training_servers(self._cluster, self._name)
         presence = self._cluster.presence
         await at_once(*(s.load(handle, plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
         self._handle = handle
@@ -126,17 +127,18 @@ class Training:
         found = self._plan = self._plan or plan(self._model)
         _check_targets(expects(self._model), y)
         session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        terms = Terms(session, owner, link, authority, found, x, y, batch_size, None, memory, self._cluster.addresses)
+        addresses = self._cluster.addresses_for(self._name)
+        terms = Terms(session, owner, link, authority, found, x, y, batch_size, None, memory, addresses)
         check(terms)
         checkpoints = None
         if folder is not None:
-            same = settings(found, x, y, batch_size, shuffle=shuffle)
-            checkpoints = Checkpoints(self._cluster, folder, resume=resume, settings=same, shuffle=shuffle)
+            same = settings(found, x, y, batch_size, addresses.helper, shuffle=shuffle)
+            checkpoints = Checkpoints(self._cluster, self._name, folder, resume=resume, settings=same, shuffle=shuffle)
         order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
         terms = msgspec.structs.replace(terms, order=order)
         try:
             start = await self._loaded(terms, checkpoints)
-            run = await _begun(self._cluster, terms, self._handle, checkpoints)
+            run = await _begun(self._cluster, self._name, terms, self._handle, checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
@@ -174,7 +176,7 @@ class Training:
         if self._handle is None:
             trained.set_weights(self._model.get_weights())
         else:
-            *servers, _ = await trainers(self._cluster)
+            servers = await training_servers(self._cluster, self._name)
             try:
                 first, second = await at_once(*(server.weights(self._handle) for server in servers))
             except ActorError as error:
@@ -186,7 +188,7 @@ class Training:
     async def forget(self) -> None:
         """Removes the shares of the weights from the servers."""
         if self._handle is not None:
-            *servers, _ = await trainers(self._cluster)
+            servers = await training_servers(self._cluster, self._name)
             await at_once(*(server.forget(self._handle) for server in servers))
             self._handle = None
 
@@ -259,9 +261,9 @@ class _Running:
                 raise outcome
 
 
-async def _begun(cluster: Cluster, terms: Terms, model: bytes | None, checkpoints: Checkpoints | None) -> _Running:
+async def _begun(cluster: Cluster, name: str, terms: Terms, model: bytes | None, checkpoints: Checkpoints | None) -> _Running:
     assert model is not None  # it has been loaded
-    first, second, dealer = await trainers(cluster)
+    first, second, dealer = await trainers(cluster, name)
     run = _Running(terms, [first, second], dealer, checkpoints)
     try:
         await run.begin(model, cluster.presence)

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
-from protocols.errors import KeepsNothing
+from protocols.errors import KeepsNothing, UnknownModel
 from protocols.exchange import Ring
 from protocols.presence import Presence
 from protocols.training.evaluation import Affine
+from protocols.training.replicated import Replicated
 from protocols.training.step import Plan
-from protocols.training.terms import Column, widened
+from protocols.training.terms import Column
 from protocols.vault import Vault
 
 T = TypeVar("T")
@@ -31,9 +32,17 @@ class Stored:
     masked: Ring = field(repr=False)
     mask: Ring = field(repr=False)
 
-    def wire(self, rows: npt.NDArray[np.int64], columns: int) -> Affine:
-        """Some of its examples."""
-        return Affine(widened(self.masked[rows], columns), {"R": widened(self.mask[rows], columns)})
+    def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:
+        """Some of its examples.
+
+        Raises:
+            UnknownModel: the run is one of three equals.
+        """
+        if helper is not None:
+            raise UnknownModel(
+                f"{self.column.name!r} was stored with a crypto provider, and this cluster is of three equals: store it anew"
+            )
+        return Affine(self.masked[rows], {"R": self.mask[rows]})
 
 
 @dataclass
@@ -58,10 +67,14 @@ class Holdings:
     """
 
     def __init__(self, vault: Vault | None = None) -> None:
-        self.arrays: dict[bytes, Stored] = {}
+        self.arrays: dict[bytes, Stored | Replicated] = {}
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
         self._vault = vault
+
+    def hold(self, handle: bytes, array: Replicated) -> None:
+        """An array at one of three equals, for its part as a server and for that as the helper."""
+        self.arrays[handle], self.masks[handle] = array, array.mask()
 
     @property
     def vault(self) -> Vault:

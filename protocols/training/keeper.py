@@ -1,6 +1,7 @@
 """The actor that keeps shares at rest: at each worker one, whichever part the worker has.
 
-Server i keeps m = x + lambda and lambda_i of an array, the crypto provider lambda, and each server its share of the weights of a training.
+Server i keeps m = x + lambda and lambda_i of an array, the crypto provider both lambda_i (among three equals, the worker that helps with
+what has no name), and each server its share of the weights of a training.
 Whenever they are loaded they are re-randomised: the two servers each draw a seed s_i, which they tell each other (and, for an array, the
 provider); with delta_i = PRG(s_0, s_1, i)
 
@@ -35,6 +36,7 @@ from protocols.presence import Presence
 from protocols.run import Inboxes
 from protocols.training.holdings import Background, Holdings, Stored
 from protocols.training.kept import DATA, About, joined, put_together, shows
+from protocols.training.replicated import replicated
 from protocols.training.terms import Column
 from protocols.vault import Label
 
@@ -90,10 +92,10 @@ class Keeper(Actor):
 
     @message(reentrant=True)
     async def keep_mask(self, label: Label, about: About, keys: tuple[bytes, bytes]) -> None:
-        """The provider's part of an array: its mask. The masked array never comes here."""
+        """The provider's part of an array: both halves of its mask. The masked array never comes here."""
         column = _column(about, "crypto provider")
         first, second = (KeyStream(key).words(column.shape) for key in keys)
-        await self._keep(label, about, {"mask": first + second})
+        await self._keep(label, about, {"mask0": first, "mask1": second})
 
     async def _keep(self, label: Label, about: About, arrays: dict[str, Ring]) -> None:
         vault = self._holdings.vault
@@ -200,19 +202,25 @@ class Keeper(Actor):
     # To be trained on.
 
     @message(reentrant=True)
-    async def place(self, parts: list[Part], axis: int, handle: bytes, presence: Presence) -> Column:
-        """Puts arrays together and holds them for training, as long as whoever asks is there."""
+    async def place(self, parts: list[Part], axis: int, handle: bytes, party: int, helper: int | None, presence: Presence) -> Column:
+        """Puts arrays together and holds them for training, as long as whoever asks is there.
+
+        Among equals `helper` is the place of the worker that keeps the masks.
+        """
         if not parts:
             raise ValueError("there is no array to place")
         abouts = [await self._granted(part.label, part.right, presence) for part in parts]
-        column = joined([_column(about, abouts[0].role) for about in abouts], axis, handle)
+        role = "crypto provider" if party == PROVIDER else "server"
+        column = joined([_column(about, role) for about in abouts], axis, handle)
         arrays = await asyncio.to_thread(self._together, parts, axis)
-        if abouts[0].role == "server":
-            self._holdings.arrays[handle] = Stored(column, arrays["masked"], arrays["mask"])
-            self._background.while_present(self.system, presence, self._holdings.arrays, handle)
+        if helper is not None:
+            self._holdings.hold(handle, replicated(helper, party, arrays))
+        elif party == PROVIDER:
+            self._holdings.masks[handle] = arrays["mask0"] + arrays["mask1"]
         else:
-            self._holdings.masks[handle] = arrays["mask"]
-            self._background.while_present(self.system, presence, self._holdings.masks, handle)
+            self._holdings.arrays[handle] = Stored(column, arrays["masked"], arrays["mask"])
+        self._background.while_present(self.system, presence, self._holdings.arrays, handle)
+        self._background.while_present(self.system, presence, self._holdings.masks, handle)
         return column
 
     def _together(self, parts: list[Part], axis: int) -> dict[str, Ring]:
@@ -248,8 +256,14 @@ def _column(about: About, role: str) -> Column:
 
 def _change(key: bytes, name: str, shape: tuple[int, ...], party: int) -> Ring:
     """What a party adds to one of its arrays. It may be so for all versions, for the key is of one version only."""
-    if name not in ("masked", "mask"):  # shares that are added: a zero share
-        zero = KeyStream(derive(key, "zero", name)).words(shape)
-        return zero if party == 0 else np.uint64(0) - zero
-    halves = [KeyStream(derive(key, "half", number)).words(shape) for number in (0, 1)]
-    return halves[party] if name == "mask" and party != PROVIDER else halves[0] + halves[1]
+    halves = {f"mask{number}": KeyStream(derive(key, "half", number)) for number in (0, 1)}
+    match name:
+        case "masked":
+            return halves["mask0"].words(shape) + halves["mask1"].words(shape)
+        case "mask":
+            return halves[f"mask{party}"].words(shape)
+        case "mask0" | "mask1":
+            return halves[name].words(shape)
+        case _:  # shares that are added: a zero share
+            zero = KeyStream(derive(key, "zero", name)).words(shape)
+            return zero if party == 0 else np.uint64(0) - zero

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from actors import ActorError
 from protocols.concurrency import at_once
 from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
+from protocols.hosting import Addresses
+from protocols.presence import Presence
 from protocols.training.keeper import Keeper, Version
 from protocols.training.kept import DATA
 from protocols.vault import Label
@@ -22,23 +24,21 @@ ATTEMPTS = 3
 """How often something is loaded that others load at the same time."""
 
 
-async def keepers(cluster: Cluster, parties: int = 3) -> list[Keeper]:
-    """The actors that keep shares: of server 0, server 1, and the crypto provider, or of the first of them.
+async def keepers(cluster: Cluster, addresses: Addresses, parties: int = 3) -> list[Keeper]:
+    """The actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
 
     Raises:
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
-    links, addresses = cluster.links, cluster.addresses
-    urls = (*addresses.servers, addresses.crypto_provider)[:parties]
     try:
-        return [(await links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in urls]
+        return [(await cluster.links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in addresses.all[:parties]]
     except ActorError as error:
         raise WorkerLost(f"the cluster cannot keep shares: {error}") from None
 
 
-async def at_all(cluster: Cluster, *work: Coroutine[Any, Any, T]) -> list[T]:
-    """Asks the workers, in their order; errors of one of them say which it was.
+async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]:
+    """Asks the workers, in the order of their roles; errors of one of them say which it was.
 
     Raises:
         WorkerLost: one went away.
@@ -49,9 +49,9 @@ async def at_all(cluster: Cluster, *work: Coroutine[Any, Any, T]) -> list[T]:
         try:
             return await one
         except (KeepsNothing, VaultError) as error:
-            raise type(error)(f"{cluster.workers[number]}: {error}") from None
+            raise type(error)(f"Worker({addresses.all[number]!r}): {error}") from None
         except ActorError as error:
-            raise WorkerLost(f"{cluster.workers[number]} is lost: {error}") from None
+            raise WorkerLost(f"Worker({addresses.all[number]!r}) is lost: {error}") from None
 
     return await at_once(*(asked(number, one) for number, one in enumerate(work)))
 
@@ -78,21 +78,20 @@ def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Lab
     return version, Label(newest.kind, newest.name, serial + 1, secrets.token_bytes(16))
 
 
-async def refreshed(cluster: Cluster, keeping: Sequence[Keeper], old: Label, new: Label, right: bytes) -> None:
+async def refreshed(addresses: Addresses, presence: Presence, keeping: Sequence[Keeper], old: Label, new: Label, right: bytes) -> None:
     """Has all parties write a version that has nothing in common with the old one, and then forget that.
 
     Raises:
         Altered: they did not agree on the new version; the old one stands.
     """
-    addresses, presence = cluster.addresses, cluster.presence
     work = (keeper.refresh(old, new, right, party, addresses, presence) for party, keeper in enumerate(keeping))
-    first, *others = await at_all(cluster, *work)
+    first, *others = await at_all(addresses, *work)
     if any(not secrets.compare_digest(first, other) for other in others):
         raise Altered(f"the workers do not agree on the new shares of {old.name!r}: something on the way was altered; the old ones stand")
-    await at_all(cluster, *(keeper.commit(new, right, presence) for keeper in keeping))
+    await at_all(addresses, *(keeper.commit(new, right, presence) for keeper in keeping))
 
 
-async def renewed(cluster: Cluster, keeping: Sequence[Keeper], kind: str, name: str, right: bytes) -> Version:
+async def renewed(addresses: Addresses, presence: Presence, keeping: Sequence[Keeper], kind: str, name: str, right: bytes) -> Version:
     """The current version, re-randomised.
 
     Raises:
@@ -102,10 +101,10 @@ async def renewed(cluster: Cluster, keeping: Sequence[Keeper], kind: str, name: 
     """
     what = f"data of the name {name!r}" if kind == DATA else "checkpoint of this training"
     for attempt in range(1, ATTEMPTS + 1):
-        found = await at_all(cluster, *(keeper.versions(kind, name) for keeper in keeping))
+        found = await at_all(addresses, *(keeper.versions(kind, name) for keeper in keeping))
         version, new = current(found, what)
         try:
-            await refreshed(cluster, keeping, version.label, new, right)
+            await refreshed(addresses, presence, keeping, version.label, new, right)
             return Version(new, version.about)
         except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
             if attempt == ATTEMPTS:

@@ -1,4 +1,4 @@
-"""The owner's side of data: arrays become masked arrays at two servers and masks at the crypto provider."""
+"""The owner's side of data: arrays become masked arrays at two servers and masks at the crypto provider, or replicated shares at equals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.concurrency import at_once
 from protocols.errors import InputError, WorkerLost
+from protocols.exchange import Ring
 from protocols.fixed_point import encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.functions import FRACTION
+from protocols.training.replicated import held_by, split
 from protocols.training.terms import Column
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
@@ -25,17 +27,32 @@ LARGEST = 512.0
 """Numbers lie between -512 and 512: scale features and targets, best to about 1."""
 
 
-async def trainers(cluster: Cluster) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
-    """The actors that train, on the workers of a running cluster.
+async def training_servers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer]:
+    """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a server does not answer.
+    """
+    system = cluster.links_for(model).system
+    try:
+        first, second = [await system.connect(f"{url}/training", TrainingServer) for url in cluster.addresses_for(model).servers]
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot train: {error}") from None
+    return first, second
+
+
+async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
+    """The same with the third party's actor.
 
     Raises:
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
-    links, addresses = cluster.links, cluster.addresses
+    servers = await training_servers(cluster, model)
+    url = f"{cluster.addresses_for(model).crypto_provider}/training-dealer"
     try:
-        first, second = [await links.system.connect(f"{url}/training", TrainingServer) for url in addresses.servers]
-        return first, second, await links.system.connect(f"{addresses.crypto_provider}/training-dealer", TrainingDealer)
+        return *servers, await cluster.links_for(model).system.connect(url, TrainingDealer)
     except ActorError as error:
         raise WorkerLost(f"the cluster cannot train: {error}") from None
 
@@ -44,17 +61,30 @@ async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int 
     """Shares an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
     column = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16))
-    keys = fresh_key(), fresh_key()
-    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
-    *servers, dealer = await trainers(cluster)
     try:
-        await at_once(
-            dealer.store(column, keys, cluster.presence),
-            *(server.store(column, masked, key, cluster.presence) for server, key in zip(servers, keys, strict=True)),
-        )
+        await (_replicate if cluster.equals else _mask)(cluster, column, values)
     except ActorError as error:
         raise WorkerLost(f"{name!r} could not be stored: {error}") from None
     return column
+
+
+async def _replicate(cluster: Cluster, column: Column, values: Ring) -> None:
+    """Two of the three components of an array to each of three equals."""
+    system = cluster.links.system
+    servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
+    components = split(values, last=column.handle[0] % 3)
+    await at_once(*(server.hold(column, held_by(components, place), cluster.presence) for place, server in enumerate(servers)))
+
+
+async def _mask(cluster: Cluster, column: Column, values: Ring) -> None:
+    """x + lambda and half of lambda to each server, both halves to the crypto provider."""
+    keys = fresh_key(), fresh_key()
+    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
+    *servers, dealer = await trainers(cluster, column.name)
+    await at_once(
+        dealer.store(column, keys, cluster.presence),
+        *(server.store(column, masked, key, cluster.presence) for server, key in zip(servers, keys, strict=True)),
+    )
 
 
 def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Any]:

@@ -1,4 +1,4 @@
-"""The actor that deals the randomness of training: the crypto provider's part, beside its `CryptoProvider`.
+"""The actor that deals the randomness of training: the crypto provider's part, or the helper's among equals, beside its `CryptoProvider`.
 
 It knows the masks of stored arrays and no masked value. Its messages come from owners only: `store`, `begin`, `epoch`, `end`.
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from actors import Actor, ActorError, message
 from protocols.concurrency import at_once
 from protocols.errors import UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.keystream import KeyStream, fresh_key
+from protocols.keystream import KeyStream
+from protocols.preprocessing import ExternalDealer, Preprocessing, Told, third_party
 from protocols.presence import Presence
 from protocols.training.holdings import Background, Holdings
 from protocols.training.preprocessing import deal
@@ -32,6 +34,7 @@ class _Session:
         self.terms, self.servers = terms, servers
         self.steps = Steps(terms)
         self.done = 0
+        self.preprocessing: Preprocessing = ExternalDealer()
 
 
 class TrainingDealer(Actor):
@@ -65,7 +68,10 @@ class TrainingDealer(Actor):
         if terms.x.handle not in self._masks or terms.y.handle not in self._masks:
             raise UnknownModel("the provider knows no such data; their owner may be gone, or the provider was started anew")
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in terms.addresses.servers]
-        self._sessions[terms.owner] = _Session(terms, (first, second))
+        session = _Session(terms, (first, second))
+        agree = [partial(server.agree, terms.authority) for server in session.servers]
+        session.preprocessing = await third_party(terms.addresses.equals, terms.session, agree)
+        self._sessions[terms.owner] = session
         self._background.while_present(self.system, presence, self._sessions, terms.owner)
 
     @message(reentrant=True)
@@ -78,11 +84,11 @@ class TrainingDealer(Actor):
         sending: asyncio.Task[None] | None = None
         try:
             for rows in session.terms.rows(number)[start:]:
-                keys = fresh_key(), fresh_key()
-                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys)
+                keys = session.preprocessing.keys("step", session.done)
+                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys.of)
                 if sending is not None:
                     await sending
-                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys, dealt))
+                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys.told, dealt))
                 session.done += 1
             if sending is not None:
                 await sending
@@ -100,7 +106,7 @@ class TrainingDealer(Actor):
         }
         return deal(*session.steps[len(rows)], masks, keys)
 
-    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[bytes, bytes], dealt: Ring) -> None:
+    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(

@@ -1,7 +1,7 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
-It holds one share of each array and each model under training. Its messages come from owners (`store`, `load`, `begin`, `epoch`,
-`weights`, `save`, `restore`, `forget`), the crypto provider (`supply`) and the other server (`deliver`, `give_up`).
+It holds one share of each array and each model under training. Its messages come from owners (`store`, `hold`, `load`, `begin`, `epoch`,
+`weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`, `give_up`).
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rate),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
-from protocols.errors import CheckpointError, NotGranted, UnknownModel, WorkerLost
+from protocols.errors import CheckpointError, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.exchange import Party, Ring
 from protocols.keystream import KeyStream, derive
+from protocols.pair import Pair
+from protocols.preprocessing import answered, server_key
 from protocols.presence import Presence
 from protocols.run import Inboxes, drive
 from protocols.seal import Seal
@@ -29,9 +31,10 @@ from protocols.training.evaluation import Affine, evaluate
 from protocols.training.holdings import Background, Holdings, Model, Stored
 from protocols.training.kept import RUN, About, Progress, digest, run_name
 from protocols.training.preprocessing import StepMaterial
+from protocols.training.replicated import Component, Replicated
 from protocols.training.step import Plan
 from protocols.training.supply import Supply
-from protocols.training.terms import Column, Report, Steps, Terms
+from protocols.training.terms import Column, Report, Steps, Terms, widened
 from protocols.vault import Label
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class _Session:
         self.shares, self.metric = model.shares, model.metric
         self.done = 0
         self.watch: asyncio.Task[None] | None = None
+        self.pair: Pair | None = None
 
     def close(self, reason: Exception) -> None:
         self.inboxes.fail_all(reason)
@@ -95,6 +99,13 @@ class TrainingServer(Actor):
             raise ValueError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
         self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
         self._while(presence, self._stored, column.handle)
+
+    @message(reentrant=True)
+    async def hold(self, column: Column, components: dict[int, Component], presence: Presence) -> None:
+        """Among equals: keeps two of the three components of an array as long as its owner is there."""
+        self._holdings.hold(column.handle, Replicated(components, column.shape))
+        self._while(presence, self._stored, column.handle)
+        self._while(presence, self._holdings.masks, column.handle)
 
     @message(reentrant=True)
     async def load(self, handle: bytes, plan: Plan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
@@ -186,8 +197,8 @@ class TrainingServer(Actor):
         terms, link = session.terms, session.terms.link
         channel = derive(link, "step", session.done)
         given: dict[str, Affine | Ring] = dict(session.shares)
-        given["x"] = self._stored[terms.x.handle].wire(rows, terms.plan.inputs)
-        given["y"] = self._stored[terms.y.handle].wire(rows, terms.plan.outputs)
+        given["x"] = self._wire(terms, terms.x, rows, terms.plan.inputs)
+        given["y"] = self._wire(terms, terms.y, rows, terms.plan.outputs)
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
             await session.peer.deliver(link, channel, number, arrays)
@@ -203,6 +214,10 @@ class TrainingServer(Actor):
             self._background.later(session.peer.give_up(link, channel))
             raise
         return outputs, (cost.rounds, cost.sent)
+
+    def _wire(self, terms: Terms, column: Column, rows: npt.NDArray[np.int64], columns: int) -> Affine:
+        wire = self._stored[column.handle].wire(terms.addresses.helper, rows)
+        return Affine(widened(wire.a, columns), {"R": widened(wire.parts["R"], columns)})
 
     @message(reentrant=True)
     async def weights(self, handle: bytes) -> list[npt.NDArray[np.uint64]]:
@@ -234,16 +249,26 @@ class TrainingServer(Actor):
                 return session
         raise UnknownModel("no such training runs here; it may have ended")
 
-    # The crypto provider's messages.
+    # The third party's messages.
 
     @message(reentrant=True)
-    async def supply(self, authority: bytes, number: int, examples: int, key: bytes, dealt: npt.NDArray[np.uint64] | None) -> None:
+    async def agree(self, authority: bytes, public: bytes) -> bytes:
+        """Among equals: agrees on a secret with the helper of a run, once; gives this server's public key."""
+        session = self._by("authority", authority)
+        if session.pair is not None:
+            raise TicketRefused("the keys of this training are agreed on already; begin a new one")
+        mine, session.pair = answered(public, session.terms.session, session.me.index)
+        return mine
+
+    @message(reentrant=True)
+    async def supply(self, authority: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
         """Takes the randomness of a step as soon as there is room; returns when it is expanded."""
         session = self._by("authority", authority)
         await session.supply.room(number)
+        own = server_key(session.terms.addresses.equals, session.pair, key, "step", number)
         layout = session.steps[examples][1]
         loop = asyncio.get_running_loop()
-        material = await loop.run_in_executor(self._thread, StepMaterial.of, layout, key, dealt)
+        material = await loop.run_in_executor(self._thread, StepMaterial.of, layout, own, dealt)
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
     # The other server's messages.

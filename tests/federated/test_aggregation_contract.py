@@ -17,9 +17,10 @@ FORMS = ["plain", "secure", "shared"]
 
 @contextlib.asynccontextmanager
 async def aggregation(form, **settings):
-    if form == "shared":
+    if form.startswith("shared"):
         workers = [Worker("localhost:0") for _ in range(3)]
-        async with Cluster(workers[0], workers[1], crypto_provider=workers[2]) as cluster:
+        three_equals = form == "shared, three equals"
+        async with Cluster(*workers) if three_equals else Cluster(*workers[:2], crypto_provider=workers[2]) as cluster:
             yield SharedAggregation(cluster, **settings)
     else:
         yield PlainMean() if form == "plain" else SecureAggregation(threshold=0.5, **settings)
@@ -67,7 +68,7 @@ def assert_mean(found, owners):
     assert {owner.name for owner in found.evaluators} == {owner.name for owner in owners}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "shared, three equals"])
 async def test_the_mean_weighted_by_examples(form):
     owners = [Owner(i, examples=10**i) for i in range(6)]
     async with aggregation(form) as one:

@@ -201,7 +201,7 @@ async def test_the_owner_is_killed_in_mid_training_and_goes_on_in_the_same_order
             assert 2 < made[0].number <= EPOCHS
             with pytest.raises(CheckpointError, match="has a training already: give resume=True"):
                 await fitted(cluster, owner, resume=False)
-            with pytest.raises(CheckpointError, match="another model, loss, optimizer, batch size, order or data"):
+            with pytest.raises(CheckpointError, match="another model, loss, optimizer, batch size, order, data or servers"):
                 await fitted(cluster, owner, rate=0.2)
             with pytest.raises(CheckpointError, match="another model"):
                 await fitted(cluster, owner, batch_size=10)

@@ -117,15 +117,15 @@ async def test_shares_are_new_after_each_load_and_old_ones_are_worth_nothing(fol
     new = shares(folder, "a")
     for first, second, third in (old, new):
         np.testing.assert_array_equal(first["masked"], second["masked"])
-        np.testing.assert_array_equal(first["mask"] + second["mask"], third["mask"])
-        np.testing.assert_array_equal((first["masked"] - third["mask"]) / 65536, array)
-        assert set(third) == {"mask"}
+        assert set(third) == {"mask0", "mask1"}
+        np.testing.assert_array_equal((first["mask"], second["mask"]), (third["mask0"], third["mask1"]))
+        np.testing.assert_array_equal((first["masked"] - third["mask0"] - third["mask1"]) / 65536, array)
     for party in range(3):
         for name in old[party]:
             assert not (old[party][name] == new[party][name]).any()
     mixed = old[0]["masked"] - old[0]["mask"] - new[1]["mask"]
     assert not (mixed / 65536 == array).any()
-    assert not ((old[0]["masked"] - new[2]["mask"]) / 65536 == array).any()
+    assert not ((old[0]["masked"] - new[2]["mask0"] - new[2]["mask1"]) / 65536 == array).any()
     async with inner_cluster(folder) as cluster:
         await cluster.withdraw(grant)
 

@@ -17,13 +17,14 @@ def hook():
 
 
 @pytest.fixture
-def cluster():
-    cluster = keras_hook.Cluster("localhost:0", "localhost:0", "localhost:0")
+def cluster(request):
+    cluster = keras_hook.Cluster("localhost:0", "localhost:0", "localhost:0", equals=getattr(request, "param", False))
     cluster.start()
     yield cluster
     cluster.stop()
 
 
+@pytest.mark.parametrize("cluster", [False, True], indirect=True, ids=["crypto provider", "three equals"])
 def test_share_serve_query_stop(hook, cluster, model, images, expected, capsys):
     model.share(cluster)
     serving = threading.Thread(target=model.serve, kwargs={"num_requests": 2})

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deployment import key
 from protocols.errors import Altered, InputError, UnknownData
+from protocols.hosting import Addresses
 from protocols.training.keeper import Version, _change
 from protocols.training.kept import About, digest, joined, put_together, records, run_name, shows
 from protocols.training.kept_versions import current, refreshed
@@ -77,10 +78,10 @@ def test_the_newest_version_that_all_have_is_current():
 def test_what_a_refresh_adds_changes_no_value():
     """m' - lambda' = m - lambda, the halves stay halves, and zero shares cancel."""
     masked = [_change(key("k"), "masked", (5, 2), party) for party in (0, 1)]
-    halves = [_change(key("k"), "mask", (5, 2), party) for party in (0, 1, 2)]
+    halves = [_change(key("k"), "mask", (5, 2), party) for party in (0, 1)]
     np.testing.assert_array_equal(*masked)
-    np.testing.assert_array_equal(masked[0], halves[2])
-    np.testing.assert_array_equal(halves[0] + halves[1], halves[2])
+    np.testing.assert_array_equal(halves, [_change(key("k"), name, (5, 2), 2) for name in ("mask0", "mask1")])
+    np.testing.assert_array_equal(halves[0] + halves[1], masked[0])
     weights = [_change(key("k"), "kernel0", (5, 2), party) for party in (0, 1)]
     assert not (weights[0] + weights[1]).any()
     assert all(change.all() for change in (*masked, *halves, *weights))
@@ -100,8 +101,7 @@ class Forgetful:
         self.committed.append(label)
 
 
-class Somewhere:
-    addresses, presence, workers = None, None, ("julia", "greg", "me")
+SOMEWHERE = Addresses(("ws://julia:1", "ws://greg:1"), "ws://me:1")
 
 
 @pytest.mark.parametrize("answers", [(b"1", b"1", b"2"), (b"1", b"2"), (b"1", b"1", b"1")])
@@ -109,8 +109,8 @@ async def test_a_refresh_counts_only_if_all_agree(answers):
     keeping = [Forgetful(answer) for answer in answers]
     old, new = version(1, "old").label, version(2, "new").label
     if len(set(answers)) == 1:
-        await refreshed(Somewhere(), keeping, old, new, b"")
+        await refreshed(SOMEWHERE, None, keeping, old, new, b"")
     else:
         with pytest.raises(Altered, match="the old ones stand"):
-            await refreshed(Somewhere(), keeping, old, new, b"")
+            await refreshed(SOMEWHERE, None, keeping, old, new, b"")
     assert [keeper.committed for keeper in keeping] == [[new] if len(set(answers)) == 1 else []] * len(keeping)
