@@ -64,11 +64,12 @@ class Truncate(Op, frozen=True):
 class Sign(Op, frozen=True):
     """D = [x >= 0], affine, for `x` a `Truncate`, or a wire within +-2^(window - 1). Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element.
 
-    The bits that are compared are those of the value that is public already: c of the truncation, m of the wire.
+    If `strict`, D = [x > 0]. The bits that are compared are those of the value that is public already: c of the truncation, m of the wire.
     """
 
     x: int
     window: int | None = None
+    strict: bool = False
 
 
 class Largest(Op, frozen=True):

@@ -212,7 +212,7 @@ class _Run:
     async def _sign(self, op: Sign, position: int, x: Affine) -> Affine:
         drop, window = compared(self._circuit.ops, op)
         c = x.a + np.uint64(1 << (window - 1)) if x.c is None else x.c
-        rows = c.reshape(len(c), -1)
+        rows = (c - np.uint64(op.strict << drop)).reshape(len(c), -1)  # t > 0 is t - 1 >= 0
         d = await comparison.sign(self._me, rows, self._material.rows(len(rows)), position, drop=drop, window=window)
         return await self._bits(position, d, c.shape)
 

@@ -28,7 +28,7 @@ from protocols.training.training_server import TrainingServer
 if TYPE_CHECKING:
     from protocols.cluster import Cluster
 
-MEMORY = 128 << 20
+MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
 
 

@@ -152,11 +152,11 @@ class Conv2D(Layer, frozen=True):
 
 
 class ReLU(Layer, frozen=True):
-    """Y = D X with D = [X >= 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1."""
+    """Y = D X with D = [X > 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1."""
 
     def forward(self, build: Builder, weights: Positions, x: Signal) -> tuple[Signal, int]:
         """D X, and D."""
-        value, sign = _compared(build, x)
+        value, sign = _compared(build, x, strict=True)
         return Signal(build(Multiply(sign, value))), sign
 
     def backward(self, build: Builder, weights: Positions, kept: int, slope: Signal, *, first: bool) -> Back:
@@ -165,10 +165,10 @@ class ReLU(Layer, frozen=True):
 
 
 class MaxPooling2D(Layer, frozen=True):
-    """The largest of each window and channel, first of its rows, then of its columns: the maximum of two is b + [a >= b] (a - b).
+    """The largest of each window and channel, first within rows, then of the rows: the maximum of two is b + [a >= b] (a - b).
 
-    Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g, which is a wire where g and D g are. A place outside of the image
-    stands for the nearest place inside, so that padding never is the largest.
+    Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g, which is a wire where g and D g are: of equals the first gets it,
+    as in Keras. A place outside of the image stands for the nearest place inside, so that padding never is the largest.
 
     Rounds: 3 a level of pairs, so 6 for 2x2; back 1 a level, and 1 or 2 if G is not a wire yet.
     """
@@ -183,9 +183,9 @@ class MaxPooling2D(Layer, frozen=True):
         return (*windows(self.shape[:2], self.size, self.strides, self.padding), self.shape[2])
 
     def forward(self, build: Builder, weights: Positions, x: Signal) -> tuple[Signal, list[_Tree]]:
-        """The maxima, and the bits of each comparison, along the rows and along the columns."""
+        """The maxima, and the bits of each comparison, within rows and among them."""
         kept: list[_Tree] = []
-        for axis in (1, 2):
+        for axis in (2, 1):
             x, tree = _largest(build, [Signal(build(Take(x.at, axis, places)), x.bits) for places in self._places(axis)])
             kept.append(tree)
         return x, kept
@@ -193,8 +193,8 @@ class MaxPooling2D(Layer, frozen=True):
     def backward(self, build: Builder, weights: Positions, kept: list[_Tree], slope: Signal, *, first: bool) -> Back:
         """G where the largest was."""
         g = opened(build, slope, wide=True)
-        for axis in (2, 1):
-            parts = _chosen(build, kept[axis - 1], g)
+        for axis, tree in zip((1, 2), reversed(kept), strict=True):
+            parts = _chosen(build, tree, g)
             puts = [build(Put(part, axis, places, self.shape[axis - 1])) for part, places in zip(parts, self._places(axis), strict=True)]
             g = _added(build, puts)
         return Back({}, Signal(g))
@@ -289,13 +289,10 @@ def affine(build: Builder, x: Signal, *, wide: bool = False) -> int:
     return build(Truncate(x.at, drop, 63 - drop if wide else WINDOW))
 
 
-def _compared(build: Builder, x: Signal) -> tuple[int, int]:
-    """`x` as an affine value with `FRACTION` fractional bits, and [x >= 0]. Rounds: 3, or 2 for a wire."""
-    if x.bits == FRACTION:
-        wire = opened(build, x)
-        return wire, build(Sign(wire, WINDOW))
-    cut = affine(build, x)
-    return cut, build(Sign(cut))
+def _compared(build: Builder, x: Signal, *, strict: bool = False) -> tuple[int, int]:
+    """`x` as an affine value with `FRACTION` fractional bits, and [x >= 0], or [x > 0]. Rounds: 3, or 2 for a wire."""
+    value = affine(build, x)
+    return value, build(Sign(value, WINDOW if x.bits == FRACTION else None, strict))
 
 
 def _biased(build: Builder, z: int, weights: Positions) -> Signal:

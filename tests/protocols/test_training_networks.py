@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
 from training_deployment import SCALE, Trainers
@@ -29,6 +29,7 @@ def compiled(shape, *hidden, outputs=3, rate=1.0, momentum=0.0, loss="mse", seed
 def examples(model, count=BATCH, seed=1):
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (count, *model.input_shape[1:])).astype(np.float32)
+    x[:, : x.shape[1] // 3] = 0  # equal values: who is the largest, and the gradient of ReLU at 0
     return x, rng.normal(size=(count, model.output_shape[1])).astype(np.float32)
 
 
@@ -91,18 +92,18 @@ def test_gradients_through_max_pooling_that_reaches_over_the_edge(shape, size, s
     [
         lambda: [layers.Conv2D(4, 3), layers.ReLU(), layers.MaxPooling2D(), layers.Flatten(), layers.Dense(5, "relu")],
         lambda: [layers.Conv2D(4, 3), layers.MaxPooling2D(), layers.Activation("relu"), layers.GlobalAveragePooling2D()],
-        lambda: [layers.MaxPooling2D(), layers.Conv2D(4, 2, activation="relu"), layers.AveragePooling2D(), layers.Flatten()],
+        lambda: [layers.MaxPooling2D(), layers.Conv2D(4, 2, activation="relu"), layers.AveragePooling2D(2), layers.Flatten()],
         lambda: [layers.AveragePooling2D(3), layers.Conv2D(5, 2), layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten()],
-        lambda: [layers.ReLU(), layers.AveragePooling2D(), layers.AveragePooling2D(3), layers.Flatten(), layers.Dense(4), layers.ReLU()],
+        lambda: [layers.ReLU(), layers.AveragePooling2D(2), layers.AveragePooling2D(3), layers.Flatten(), layers.Dense(4), layers.ReLU()],
         lambda: [layers.Conv2D(4, 3), layers.AveragePooling2D(3), layers.ReLU(), layers.MaxPooling2D(2, 1), layers.Flatten()],
-        lambda: [layers.Conv2D(4, 3, activation="relu"), layers.AveragePooling2D(), layers.MaxPooling2D(), layers.Flatten()],
+        lambda: [layers.Conv2D(4, 3, activation="relu"), layers.AveragePooling2D(2), layers.MaxPooling2D(), layers.Flatten()],
     ],
 )
 def test_gradients_of_chains(hidden):
     assert_gradients_equal_those_of_keras(compiled((10, 10, 2), *hidden()))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)  # a value within a rounding of 0 may go the other way
+@settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate])  # a value within a rounding of 0 may go the other way
 @given(st.data())
 def test_gradients_of_any_chain(data):
     draw = data.draw
