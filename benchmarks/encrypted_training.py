@@ -1,11 +1,12 @@
 """What it costs to train on shares: `python -m benchmarks.encrypted_training [--network mlp|A|B|D] [--epochs N] [--json]`.
 
-Softmax cross-entropy, batch 128, 8,000 digits, everything secret: three worker processes on loopback. Prints seconds a step with the dealing
-at the same time, without the time that servers wait for randomness (online), and for Keras in the clear; megabytes and rounds a step;
-and the accuracy on 2,000 test images of both after training from the same weights in the same order.
+Softmax cross-entropy, batch 128, 8,000 digits, everything secret: three worker processes on loopback. Prints seconds a step with the
+dealing at the same time, without the time that servers wait for randomness (online), and for Keras in the clear; megabytes and rounds
+a step; and the accuracy on 2,000 test images of both after training from the same weights in the same order.
 
-`mlp` is 784-128-10 with plain SGD. A, B and D are the networks of the tables of Keller and Sun (arXiv:2107.00501), here with momentum: A is
-784-128-128-10; B two convolutions 16 of 5x5, each with ReLU and max pooling 2x2, then 100-10; D a convolution 5 of 5x5 with strides 2, then 100-10.
+`mlp` is 784-128-10 with plain SGD. A, B and D are the networks of the tables of Keller and Sun (arXiv:2107.00501), here with momentum:
+A is 784-128-128-10; B two convolutions 16 of 5x5, each with ReLU and max pooling 2x2, then 100-10; D a convolution 5 of 5x5 with
+strides 2, then 100-10.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def kernel_gradient(x: Ring, slope: Ring, out: Ring, stride_h: int, stride_w: in
     """Write sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] slope[n, i, j, f] to out (kh, kw, C, F)."""
     for y in range(out.shape[0]):
         for z in range(out.shape[1]):
-            seen = x[:, y :: stride_h, z :: stride_w][:, : slope.shape[1], : slope.shape[2]]
+            seen = x[:, y::stride_h, z::stride_w][:, : slope.shape[1], : slope.shape[2]]
             out[y, z] = seen.reshape(-1, x.shape[3]).T @ slope.reshape(-1, slope.shape[3])
 
 

@@ -99,7 +99,7 @@ class MatMul(Op, frozen=True):
 
 
 class Convolve(Op, frozen=True):
-    """The cross-correlation of wires x (n, H, W, C) and y, a kernel (kh, kw, C, F); a share (n, OH, OW, F). Rounds: 0. Dealt: 8 B an element."""
+    """The cross-correlation of wires x (n, H, W, C) and y, a kernel (kh, kw, C, F); a share (n, OH, OW, F). Dealt: 8 B an element."""
 
     x: int
     y: int
@@ -160,7 +160,7 @@ class Combine(Op, frozen=True):
 
 
 class Sum(Op, frozen=True):
-    """The sum of `x` over `axis` (kept, with length 1, or not), or over everything (shape (1,)) if None; a wire if x is one, else a share."""
+    """The sum of `x` over `axis` (kept, with length 1, or not), over everything (shape (1,)) if None; a wire if x is one, else a share."""
 
     x: int
     axis: int | None = None
@@ -311,11 +311,11 @@ def _linear_shape(op: Linear, xs: list[Value], position: int) -> Shape:
             _require(math.prod(new) == xs[0].size, position, f"as many elements as {shape}")
             return new
         case Take(_, axis, indices):
-            inside = 0 <= axis < len(shape) and len(indices) > 0 and 0 <= min(indices) and max(indices) < shape[axis]
+            inside = axis in range(len(shape)) and len(indices) > 0 and all(index in range(shape[axis]) for index in indices)
             _require(inside, position, f"slices of an axis of {shape}")
             return (*shape[:axis], len(indices), *shape[axis + 1 :])
         case Put(_, axis, indices, length):
-            inside = 0 <= axis < len(shape) and len(indices) == shape[axis] and 0 <= min(indices) and max(indices) < length
+            inside = axis in range(len(shape)) and len(indices) == shape[axis] and all(index in range(length) for index in indices)
             _require(inside, position, f"a place for each slice of an axis of {shape}")
             return (*shape[:axis], length, *shape[axis + 1 :])
         case Combine(_, factors):

@@ -57,23 +57,35 @@ def _chain(model: Any, keras: Any) -> list[Any]:
         ModelError: the model is not built, or of another kind.
         UnsupportedLayer: a layer branches or joins.
     """
-    if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", isinstance(model, keras.src.models.Functional)):
-        raise ModelError(f"model {model.name!r} cannot be trained on shares: a keras.Sequential or a functional keras.Model is needed")
-    if not model.built:
-        raise ModelError(f"model {model.name!r} has no shapes yet: begin with keras.layers.Input, or build it")
+    if not getattr(model, "inputs", None):
+        raise ModelError(f"model {model.name!r} cannot be trained on shares: a built Sequential or a functional keras.Model is needed")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: one of each is needed")
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    at = model.inputs[0]
-    for layer in layers:
-        if isinstance(layer, keras.Model):
-            raise UnsupportedLayer(f"layer {layer.name!r} is a model of its own: use its layers one by one")
-        if isinstance(model, keras.Sequential):
-            continue
-        if len(layer._inbound_nodes) != 1 or layer.input is not at:
-            raise UnsupportedLayer(f"layer {layer.name!r} branches, joins or is used twice: on shares a chain of layers can be trained")
-        at = layer.output
+    nested = next((layer.name for layer in layers if isinstance(layer, keras.Model)), None)
+    if nested is not None:
+        raise UnsupportedLayer(f"layer {nested!r} is a model of its own: use its layers one by one")
+    if not isinstance(model, keras.Sequential):
+        _check_chain(model, layers)
     return layers
+
+
+def _check_chain(model: Any, layers: list[Any]) -> None:
+    """Walks from the output back to the input.
+
+    Raises:
+        UnsupportedLayer: a layer branches or joins.
+    """
+    at, fed = model.outputs[0], []
+    while at is not model.inputs[0]:
+        layer, node, _ = at._keras_history
+        sources = layer._inbound_nodes[node].input_tensors
+        if len(sources) != 1 or layer in fed:
+            raise UnsupportedLayer(f"layer {layer.name!r} joins branches or is used twice: on shares a chain of layers can be trained")
+        fed.append(layer)
+        at = sources[0]
+    if fed != layers[::-1]:
+        raise UnsupportedLayer(f"model {model.name!r} branches: on shares a chain of layers can be trained")
 
 
 def _without_activation(layer: Any, name: str, keras: Any) -> list[AnyLayer]:

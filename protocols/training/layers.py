@@ -1,8 +1,8 @@
 """The layers that can be trained: each with its shapes, what it computes, and how a gradient goes back through it.
 
-A layer takes and gives a `Signal`. Forward it gives what it computes and what it keeps for the way back; backward it takes the gradient G by
-what it gave, and gives the gradients by its weights, summed over the batch, and the gradient by what it took. All that is compared is
-compared forward. Comparisons are right for activations, and differences of those that share a pooling window, within +-512.
+A layer takes and gives a `Signal`. Forward it gives what it computes and what it keeps for the way back; backward it takes the gradient
+G by what it gave, and gives the gradients by its weights, summed over the batch, and the gradient by what it took. All that is compared
+is compared forward. Comparisons are right for activations, and differences of those that share a pooling window, within +-512.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ class ReLU(Layer, frozen=True):
 class MaxPooling2D(Layer, frozen=True):
     """The largest of each window and channel, first within rows, then of the rows: the maximum of two is b + [a >= b] (a - b).
 
-    Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g, which is a wire where g and D g are: of equals the first gets it,
-    as in Keras. A place outside of the image stands for the nearest place inside, so that padding never is the largest.
+    Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g, which is a wire where g and D g are: of equals the first
+    gets it, as in Keras. A place outside of the image stands for the nearest place inside, so that padding never is the largest.
 
     Rounds: 3 a level of pairs, so 6 for 2x2; back 1 a level, and 1 or 2 if G is not a wire yet.
     """
@@ -311,7 +311,7 @@ def _added(build: Builder, xs: list[int]) -> int:
 
 
 def _places(length: int, count: int, size: int, stride: int, before: int) -> list[tuple[int, ...]]:
-    """For each place in a window, the slices of an axis that are there: window i begins at i stride - before; the nearest of those inside."""
+    """For each place in a window, the slices of an axis that are there, or nearest inside: window i begins at i stride - before."""
     starts = range(-before, count * stride - before, stride)
     return [tuple(min(max(start + place, 0), length - 1) for start in starts) for place in range(size)]
 

@@ -1,7 +1,7 @@
 """The circuit of one step of stochastic gradient descent for a chain of layers: forward, loss, backward, update.
 
-What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`; how the
-gradients by the weights move them is in `optimizers.py`. The backward pass compares nothing.
+What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`;
+how the gradients by the weights move them is in `optimizers.py`. The backward pass compares nothing.
 
 Weights are shares between steps; each step opens kernels under fresh masks, so that no mask is ever used with two values.
 """

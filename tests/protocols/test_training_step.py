@@ -12,8 +12,8 @@ from protocols.errors import ModelError, ProgramError
 from protocols.fixed_point import decode
 from protocols.training.circuit import Builder, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
 from protocols.training.functions import FRACTION, PRECISE, WINDOW, exp, reciprocal, softmax
-from protocols.training.optimizers import GradientDescent, factor
 from protocols.training.layers import Dense, ReLU
+from protocols.training.optimizers import GradientDescent, factor
 from protocols.training.step import Plan, step
 
 

@@ -8,9 +8,9 @@ import pytest
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.hosting import Addresses
+from protocols.training.layers import Dense
 from protocols.training.optimizers import GradientDescent
 from protocols.training.preprocessing import StepMaterial
-from protocols.training.layers import Dense
 from protocols.training.step import Plan
 from protocols.training.supply import Supply
 from protocols.training.terms import Column, Steps, Terms, widened
