@@ -143,11 +143,11 @@ class Take(Op, frozen=True):
 
 
 class Put(Op, frozen=True):
-    """The transpose of `Take`: slice i of `x` is added to slice indices[i] of zeros, `length` along the axis; a wire if x is one."""
+    """The sum of transposes of `Take`: slice i of xs[k] is added to slice places[k][i] of zeros, `length` along the axis; a wire if all are."""
 
-    x: int
+    xs: tuple[int, ...]
     axis: int
-    indices: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
     length: int
 
 
@@ -217,7 +217,7 @@ def operands(op: AnyOp) -> tuple[int, ...]:
             return ()
         case Multiply(x, y) | MatMul(x, y) | Convolve(x, y) | KernelGradient(x, y) | InputGradient(x, y):
             return (x, y)
-        case Combine(xs):
+        case Combine(xs) | Put(xs):
             return xs
         case _:
             return (op.x,)
@@ -314,8 +314,9 @@ def _linear_shape(op: Linear, xs: list[Value], position: int) -> Shape:
             inside = axis in range(len(shape)) and len(indices) > 0 and all(index in range(shape[axis]) for index in indices)
             _require(inside, position, f"slices of an axis of {shape}")
             return (*shape[:axis], len(indices), *shape[axis + 1 :])
-        case Put(_, axis, indices, length):
-            inside = axis in range(len(shape)) and len(indices) == shape[axis] and all(index in range(length) for index in indices)
+        case Put(_, axis, places, length):
+            alike = axis in range(len(shape)) and len(places) == len(xs) and all(x.shape == shape for x in xs)
+            inside = alike and all(len(at) == shape[axis] and all(index in range(length) for index in at) for at in places)
             _require(inside, position, f"a place for each slice of an axis of {shape}")
             return (*shape[:axis], length, *shape[axis + 1 :])
         case Combine(_, factors):

@@ -80,8 +80,16 @@ class Affine:
         """This server's share of x."""
         total = self.a.copy() if me.index == 0 else np.zeros_like(self.a)
         for part, value in self.parts.items():
-            total += self.factor(part) * value
+            _add_scaled(total, self, part, value)
         return total
+
+
+def _add_scaled(total: Ring, x: Affine, part: Part, value: Ring) -> None:
+    """Adds what a secret part of `x` is multiplied by in x, times `value`."""
+    if part == "R":
+        total -= value
+    else:
+        total += x.factor(part) * value
 
 
 async def evaluate(me: Party, circuit: Circuit, material: StepMaterial, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
@@ -149,17 +157,26 @@ class _Run:
                 raise AssertionError(op)
 
     def _product(self, op: Multiply, position: int) -> Ring:
+        """a [y] + sum over the parts p of x, with factors f_p, of f_p (b [p] + sum over the parts q of y of f_q [p q])."""
         x, y = self._affine(op.x), self._affine(op.y)
-        total = x.a * y.a if self._me.index == 0 else np.zeros(self._shapes[position], np.uint64)
-        for part, value in y.parts.items():
-            total += x.a * y.factor(part) * value
-        for part, value in x.parts.items():
-            total += y.a * x.factor(part) * value
-        for a, b in products(self._circuit, op):
-            times = np.uint64(2 if op.x == op.y and a != b else 1)
-            dealt = self._material(position, f"{a}{b}").reshape(total.shape)
-            total += times * x.factor(a) * y.factor(b) * dealt
-        if op.x == op.y and "h" in x.parts:  # h h = h
+        if op.x == op.y:
+            return self._square(x, op, position)
+        total: Ring = x.a * y.share(self._me)
+        for p, value in x.parts.items():
+            inner = y.a * value
+            for q in y.parts:
+                _add_scaled(inner, y, q, self._material(position, f"{p}{q}").reshape(total.shape))
+            _add_scaled(total, x, p, inner)
+        return total
+
+    def _square(self, x: Affine, op: Multiply, position: int) -> Ring:
+        total: Ring = x.a * x.share(self._me)
+        for p, value in x.parts.items():
+            total += x.a * x.factor(p) * value
+        for p, q in products(self._circuit, op):
+            times = np.uint64(2 if p != q else 1)
+            total += times * x.factor(p) * x.factor(q) * self._material(position, f"{p}{q}").reshape(total.shape)
+        if "h" in x.parts:  # h h = h
             total += x.factor("h") * x.factor("h") * x.parts["h"]
         return total
 

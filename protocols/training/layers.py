@@ -195,8 +195,7 @@ class MaxPooling2D(Layer, frozen=True):
         g = opened(build, slope, wide=True)
         for axis, tree in zip((1, 2), reversed(kept), strict=True):
             parts = _chosen(build, tree, g)
-            puts = [build(Put(part, axis, places, self.shape[axis - 1])) for part, places in zip(parts, self._places(axis), strict=True)]
-            g = _added(build, puts)
+            g = build(Put(tuple(parts), axis, tuple(self._places(axis)), self.shape[axis - 1]))
         return Back({}, Signal(g))
 
     def _places(self, axis: int) -> list[tuple[int, ...]]:
@@ -232,7 +231,8 @@ class AveragePooling2D(Layer, frozen=True):
         """G divided among the places."""
         spread = slope.at
         for axis in (2, 1):
-            spread = _added(build, [build(Put(spread, axis, places, self.shape[axis - 1])) for places in self._places(axis)])
+            places = tuple(self._places(axis))
+            spread = build(Put((spread,) * len(places), axis, places, self.shape[axis - 1]))
         return Back({}, self._divided(build, Signal(spread, slope.bits)))
 
     def _divided(self, build: Builder, x: Signal) -> Signal:

@@ -17,8 +17,8 @@ def apply(op: Linear, xs: list[Ring], shape: Shape, *, constant: bool) -> Ring:
             return xs[0].reshape(new)
         case Take(_, axis, indices):
             return xs[0][_at(axis, indices)]
-        case Put(_, axis, indices, _):
-            return _put(xs[0], axis, indices, shape)
+        case Put(_, axis, places, _):
+            return _put(xs, axis, places, shape)
         case Combine(_, factors, offset):
             return _combined(xs, factors, offset % 2**64 if constant else 0, shape)
         case Sum(_, None):
@@ -36,25 +36,31 @@ def _at(axis: int, indices: tuple[int, ...]) -> tuple[slice | tuple[int, ...], .
     return (*[slice(None)] * axis, slice(indices[0], indices[-1] + 1, step) if even else indices)
 
 
-def _put(x: Ring, axis: int, indices: tuple[int, ...], shape: Shape) -> Ring:
+def _put(xs: list[Ring], axis: int, places: tuple[tuple[int, ...], ...], shape: Shape) -> Ring:
     out = np.zeros(shape, np.uint64)
-    at = _at(axis, indices)
-    if isinstance(at[-1], slice):
-        out[at] = x
-        return out
-    target, slices = np.moveaxis(out, axis, 0), np.moveaxis(x, axis, 0)
-    for index, piece in zip(indices, slices, strict=True):  # an index may come twice
-        target[index] += piece
+    for x, indices in zip(xs, places, strict=True):
+        at = _at(axis, indices)
+        if isinstance(at[-1], slice):
+            out[at] += x
+            continue
+        target, slices = np.moveaxis(out, axis, 0), np.moveaxis(x, axis, 0)
+        for index, piece in zip(indices, slices, strict=True):  # an index may come twice
+            target[index] += piece
     return out
 
 
 def _combined(xs: list[Ring], factors: tuple[int, ...], offset: int, shape: Shape) -> Ring:
-    total = np.full(shape, offset, np.uint64)
-    for x, factor in zip(xs, factors, strict=True):
+    first, *others = xs
+    total: Ring = np.multiply(first, np.uint64(factors[0] % 2**64)) if factors[0] != 1 else first.copy()
+    if total.shape != shape:
+        total = np.broadcast_to(total, shape).copy()
+    for x, factor in zip(others, factors[1:], strict=True):
         if factor == 1:
             total += x
         elif factor == -1:
             total -= x
         else:
             total += x * np.uint64(factor % 2**64)
+    if offset:
+        total += np.uint64(offset)
     return total

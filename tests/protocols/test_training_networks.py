@@ -254,7 +254,7 @@ def test_padding_is_that_of_keras():
         lambda image, kernel: Reshape(image, (2, 3)),
         lambda image, kernel: Take(image, 1, (0, 9)),
         lambda image, kernel: Take(image, 9, (0,)),
-        lambda image, kernel: Put(image, 1, (0,), 9),
+        lambda image, kernel: Put((image,), 1, ((0,),), 9),
         lambda image, kernel: Sign(image),
         lambda image, kernel: Sign(image, 64),
     ],
