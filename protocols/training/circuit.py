@@ -143,7 +143,7 @@ class Take(Op, frozen=True):
 
 
 class Put(Op, frozen=True):
-    """The sum of transposes of `Take`: slice i of xs[k] is added to slice places[k][i] of zeros, `length` along the axis; a wire if all are."""
+    """Transposes of `Take`, added: slice i of xs[k] is added to slice places[k][i] of `length` zeros along the axis; a wire if all are."""
 
     xs: tuple[int, ...]
     axis: int
