@@ -163,10 +163,10 @@ class _Run:
             return self._square(x, op, position)
         total: Ring = x.a * y.share(self._me)
         for p, value in x.parts.items():
-            inner = y.a * value
+            times_y = y.a * value
             for q in y.parts:
-                _add_scaled(inner, y, q, self._material(position, f"{p}{q}").reshape(total.shape))
-            _add_scaled(total, x, p, inner)
+                _add_scaled(times_y, y, q, self._material(position, f"{p}{q}").reshape(total.shape))
+            _add_scaled(total, x, p, times_y)
         return total
 
     def _square(self, x: Affine, op: Multiply, position: int) -> Ring:
