@@ -94,6 +94,59 @@ def conv2d(
     return out
 
 
+def kernel_gradient(x: Ring, slope: Ring, size: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
+    """The transpose of `conv2d` as a linear function of its kernel: sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] slope[n, i, j, f].
+
+    Args:
+        x: the input of the convolution, shape (N, H, W, C), uint64.
+        slope: shape of its output, (N, OH, OW, F), uint64.
+        size: height and width of the kernel.
+        strides: those of the convolution.
+        padding: that of the convolution.
+
+    Returns:
+        A new array of shape (kh, kw, C, F).
+
+    Raises:
+        ValueError: shapes, dtypes or settings do not fit.
+    """
+    _check("x", x, 4)
+    _check("slope", slope, 4)
+    _require_slope(slope, (x.shape[0], *_windows(x.shape, size, strides, padding, (1, 1))))
+    out = np.empty((*size, x.shape[3], slope.shape[3]), WORD)
+    kernels.kernel_gradient(pad(x, padding), np.ascontiguousarray(slope), out, *strides)
+    return out
+
+
+def input_gradient(slope: Ring, kernel: Ring, image: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
+    """The transpose of `conv2d` as a linear function of its input: sum of slope[n, i, j, f] kernel[y, z, c, f] at i s_h + y, j s_w + z.
+
+    A convolution itself: of the slope with zeros between (strides) and around it, with the kernel turned by 180 degrees.
+
+    Args:
+        slope: shape of the output of the convolution, (N, OH, OW, F), uint64.
+        kernel: shape (kh, kw, C, F), uint64.
+        image: height and width of its input.
+        strides: those of the convolution.
+        padding: that of the convolution, each less than the kernel is long.
+
+    Returns:
+        A new array of shape (N, H, W, C).
+
+    Raises:
+        ValueError: shapes, dtypes or settings do not fit.
+    """
+    _check("slope", slope, 4)
+    _check("kernel", kernel, 4)
+    (kh, kw), (top, left) = kernel.shape[:2], (padding[0][0], padding[1][0])
+    _require_slope(slope, (slope.shape[0], *_windows((0, *image), (kh, kw), strides, padding, (1, 1))))
+    if slope.shape[3] != kernel.shape[3] or top >= kh or left >= kw:
+        raise ValueError(f"slope has shape {slope.shape}, the kernel {kernel.shape}, padding is {padding}: they do not fit each other")
+    spread = np.zeros((len(slope), image[0] + kh - 1, image[1] + kw - 1, slope.shape[3]), WORD)
+    spread[:, kh - 1 - top :: strides[0], kw - 1 - left :: strides[1]][:, : slope.shape[1], : slope.shape[2]] = slope
+    return conv2d(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
 def sum_pool(x: Ring, size: Pair, strides: Pair, padding: Padding = ((0, 0), (0, 0))) -> Ring:
     """The sums over windows of x modulo 2^64, channels last; what lies outside counts as zero.
 
@@ -143,6 +196,11 @@ def pad(x: Ring, padding: Padding) -> Ring:
 def _check(name: str, array: Ring, dimensions: int) -> None:
     if array.dtype != WORD or array.ndim != dimensions:
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}: uint64 with {dimensions} axes is needed")
+
+
+def _require_slope(slope: Ring, shape: tuple[int, ...]) -> None:
+    if slope.shape[:3] != shape:
+        raise ValueError(f"slope has shape {slope.shape}: the convolution has an output of shape {shape} and its filters")
 
 
 def _target(out: Ring | None, shape: tuple[int, ...], accumulate: bool, operands: tuple[Ring, ...]) -> Ring:

@@ -18,7 +18,7 @@ try:
         node_shares,
         selection,
     )
-    from protocols.kernels.convolution import conv2d, sum_pool
+    from protocols.kernels.convolution import conv2d, kernel_gradient, sum_pool
     from protocols.kernels.elementwise import decode, encode
     from protocols.kernels.matmul import matmul
 
@@ -30,7 +30,7 @@ except ImportError as error:
         RuntimeWarning,
         stacklevel=2,
     )
-    from protocols.kernels.reference import conv2d, decode, encode, matmul, sum_pool
+    from protocols.kernels.reference import conv2d, decode, encode, kernel_gradient, matmul, sum_pool
     from protocols.kernels.reference_comparison import (
         bit_planes,
         block_shares,
@@ -53,6 +53,7 @@ __all__ = [
     "deal_selection",
     "decode",
     "encode",
+    "kernel_gradient",
     "matmul",
     "node_shares",
     "selection",

@@ -9,7 +9,8 @@ or that of a weight:
 - a **share**: x = x_0 + x_1.
 
 Each wire is affine (a = m, R = lambda, kappa = 0), and each affine value can be used as a share. What truncation and comparison give is
-affine already (Section 2.3 of the design), so that a product of such values needs no opening of its own.
+affine already (Section 2.3 of the design), so that a product of such values needs no opening of its own. What is linear maps wires to
+wires: m and lambda go the same way.
 
 This file knows no network, no Keras and no randomness.
 """
@@ -17,6 +18,7 @@ This file knows no network, no Keras and no randomness.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -25,6 +27,8 @@ import numpy as np
 from protocols.errors import ProgramError
 from protocols.program import Shape
 
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
 Kind = Literal["wire", "affine", "share"]
 
 
@@ -58,9 +62,14 @@ class Truncate(Op, frozen=True):
 
 
 class Sign(Op, frozen=True):
-    """D = [t >= 0] for `x`, the position of a `Truncate` of matrix shape; affine. Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element."""
+    """D = [x >= 0], affine, for `x` a `Truncate`, or a wire within +-2^(window - 1). Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element.
+
+    If `strict`, D = [x > 0]. The bits that are compared are those of the value that is public already: c of the truncation, m of the wire.
+    """
 
     x: int
+    window: int | None = None
+    strict: bool = False
 
 
 class Largest(Op, frozen=True):
@@ -89,8 +98,61 @@ class MatMul(Op, frozen=True):
     transpose_y: bool = False
 
 
+class Convolve(Op, frozen=True):
+    """The cross-correlation of wires x (n, H, W, C) and y, a kernel (kh, kw, C, F); a share (n, OH, OW, F). Dealt: 8 B an element."""
+
+    x: int
+    y: int
+    strides: Pair
+    padding: Padding
+
+
+class KernelGradient(Op, frozen=True):
+    """What `Convolve` gives is linear in its kernel: the transpose of that, for wires x (n, H, W, C) and y (n, OH, OW, F); a share."""
+
+    x: int
+    y: int
+    size: Pair
+    strides: Pair
+    padding: Padding
+
+
+class InputGradient(Op, frozen=True):
+    """What `Convolve` gives is linear in its input: the transpose of that, for wires x (n, OH, OW, F) and y, the kernel; a share."""
+
+    x: int
+    y: int
+    image: Pair
+    strides: Pair
+    padding: Padding
+
+
+class Reshape(Op, frozen=True):
+    """The elements of `x` in another shape; a wire if x is one, else a share."""
+
+    x: int
+    shape: Shape
+
+
+class Take(Op, frozen=True):
+    """The slices `indices` of an axis of `x`; a wire if x is one, else a share."""
+
+    x: int
+    axis: int
+    indices: tuple[int, ...]
+
+
+class Put(Op, frozen=True):
+    """Transposes of `Take`, added: slice i of xs[k] is added to slice places[k][i] of `length` zeros along the axis; a wire if all are."""
+
+    xs: tuple[int, ...]
+    axis: int
+    places: tuple[tuple[int, ...], ...]
+    length: int
+
+
 class Combine(Op, frozen=True):
-    """sum_i factors[i] * xs[i] + constant with public integers, broadcast as numpy does; a share."""
+    """sum_i factors[i] * xs[i] + constant with public integers, broadcast as numpy does; a wire if all xs are, else a share."""
 
     xs: tuple[int, ...]
     factors: tuple[int, ...]
@@ -98,14 +160,16 @@ class Combine(Op, frozen=True):
 
 
 class Sum(Op, frozen=True):
-    """The sum of `x` over `axis` (kept, with length 1, or not), or over everything (shape (1,)) if None; a share."""
+    """The sum of `x` over `axis` (kept, with length 1, or not), over everything (shape (1,)) if None; a wire if x is one, else a share."""
 
     x: int
     axis: int | None = None
     keep: bool = True
 
 
-AnyOp = Given | Open | Truncate | Sign | Largest | Multiply | MatMul | Combine | Sum
+Bilinear = MatMul | Convolve | KernelGradient | InputGradient
+Linear = Reshape | Take | Put | Combine | Sum
+AnyOp = Given | Open | Truncate | Sign | Largest | Multiply | Bilinear | Linear
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -139,10 +203,8 @@ def infer(circuit: Circuit) -> list[Value]:
         ProgramError: the circuit is not well formed.
     """
     values: list[Value] = []
-    for position, op in enumerate(circuit.ops):
-        if any(not 0 <= x < position for x in operands(op)):
-            raise ProgramError(f"operation {position} uses values {operands(op)}: earlier positions are needed")
-        values.append(_value(op, [values[x] for x in operands(op)], circuit, position))
+    for position in range(len(circuit.ops)):
+        values.append(_next(circuit.ops, values, position))
     if not all(0 <= position < len(values) for position in circuit.outputs.values()):
         raise ProgramError("an output of the circuit is no position of it")
     return values
@@ -153,15 +215,44 @@ def operands(op: AnyOp) -> tuple[int, ...]:
     match op:
         case Given():
             return ()
-        case Multiply(x, y) | MatMul(x, y):
+        case Multiply(x, y) | MatMul(x, y) | Convolve(x, y) | KernelGradient(x, y) | InputGradient(x, y):
             return (x, y)
-        case Combine(xs):
+        case Combine(xs) | Put(xs):
             return xs
         case _:
             return (op.x,)
 
 
-def _value(op: AnyOp, xs: list[Value], circuit: Circuit, position: int) -> Value:
+def compared(ops: Sequence[AnyOp], op: Sign) -> tuple[int, int]:
+    """Which bits of the public value a comparison reads: from which on, and how many."""
+    cut = ops[op.x]
+    if isinstance(cut, Truncate):
+        return cut.drop, cut.window
+    assert op.window is not None
+    return 0, op.window
+
+
+def _next(ops: Sequence[AnyOp], values: list[Value], position: int) -> Value:
+    op = ops[position]
+    if any(not 0 <= x < position for x in operands(op)):
+        raise ProgramError(f"operation {position} uses values {operands(op)}: earlier positions are needed")
+    xs = [values[x] for x in operands(op)]
+    match op:
+        case Sign(x, window):
+            fits = window is None if isinstance(ops[x], Truncate) else xs[0].kind == "wire" and window is not None and 1 < window < 64
+            _require(fits and len(xs[0].shape) > 1, position, "a truncation, or a wire and a window, of two axes")
+            return Value(xs[0].shape, "affine")
+        case MatMul() | Convolve() | KernelGradient() | InputGradient():
+            _require(all(x.kind == "wire" for x in xs), position, "two wires")
+            return Value(_product_shape(op, xs[0].shape, xs[1].shape, position), "share")
+        case Reshape() | Take() | Put() | Combine() | Sum():
+            kind: Kind = "wire" if all(x.kind == "wire" for x in xs) else "share"
+            return Value(_linear_shape(op, xs, position), kind)
+        case _:
+            return _value(op, xs, position)
+
+
+def _value(op: Given | Open | Truncate | Largest | Multiply, xs: list[Value], position: int) -> Value:
     match op:
         case Given(_, shape, kind):
             _require(kind != "affine" and min(shape, default=1) > 0, position, "a wire or a share of at least one element")
@@ -171,29 +262,69 @@ def _value(op: AnyOp, xs: list[Value], circuit: Circuit, position: int) -> Value
         case Truncate(_, drop, window):
             _require(drop > 0 and window > 1 and drop + window <= 63, position, "0 < drop, 1 < window, drop + window <= 63")
             return Value(xs[0].shape, "affine")
-        case Sign(x):
-            _require(isinstance(circuit.ops[x], Truncate) and len(xs[0].shape) == 2, position, "a truncated matrix")
-            return Value(xs[0].shape, "affine")
         case Largest():
             _require(len(xs[0].shape) == 2 and xs[0].shape[1] > 1, position, "a matrix with at least two columns")
             return Value(xs[0].shape, "affine")
         case Multiply():
             _require(all(x.kind != "share" for x in xs), position, "two affine values")
             return Value(_broadcast(xs, position), "share")
-        case MatMul():
-            _require(all(x.kind == "wire" and len(x.shape) == 2 for x in xs), position, "two wires with two axes")
-            a, b = (
-                value.shape[::-1] if turned else value.shape for value, turned in zip(xs, (op.transpose_x, op.transpose_y), strict=True)
-            )
-            _require(a[1] == b[0], position, f"matrices that fit, not {a} and {b}")
-            return Value((a[0], b[1]), "share")
+
+
+def _product_shape(op: Bilinear, x: Shape, y: Shape, position: int) -> Shape:
+    if isinstance(op, MatMul):
+        _require(len(x) == len(y) == 2, position, "two matrices")
+        a, b = (x[::-1] if op.transpose_x else x), (y[::-1] if op.transpose_y else y)
+        _require(a[1] == b[0], position, f"matrices that fit, not {a} and {b}")
+        return (a[0], b[1])
+    _require(len(x) == len(y) == 4, position, "two values with four axes")
+    match op:
+        case Convolve():
+            out, kernel = (x[0], *windows(x[1:3], y[:2], op.strides, op.padding, position), y[3]), y
+            _require(x[3] == y[2], position, f"as many channels as its kernel has, not {x} and {y}")
+            return out
+        case KernelGradient():
+            image, kernel, slopes, made = x, (*op.size, x[3], y[3]), y, (*op.size, x[3], y[3])
+        case InputGradient():
+            image, kernel, slopes = (x[0], *op.image, y[2]), y, x
+            made = image
+    fits = (image[0], *windows(image[1:3], kernel[:2], op.strides, op.padding, position), kernel[3])
+    _require(slopes == fits, position, f"the gradient by an output of shape {fits}, not {slopes}")
+    return made
+
+
+def windows(image: Shape, size: Shape, strides: Pair, padding: Padding, position: int = 0) -> Pair:
+    """How many windows fit down and right.
+
+    Raises:
+        ProgramError: none does, or a setting is out of range: paddings are from 0 to the size of the window less 1.
+    """
+    reach = [n + sum(zeros) - k for n, zeros, k in zip(image, padding, size, strict=True)]
+    padded = all(0 <= zeros < k for pair, k in zip(padding, size, strict=True) for zeros in pair)
+    _require(min(*reach, *(n - 1 for n in strides)) >= 0 and padded, position, f"windows that fit: {size} in {image}, {strides}, {padding}")
+    return reach[0] // strides[0] + 1, reach[1] // strides[1] + 1
+
+
+def _linear_shape(op: Linear, xs: list[Value], position: int) -> Shape:
+    shape = xs[0].shape if xs else ()
+    match op:
+        case Reshape(_, new):
+            _require(math.prod(new) == xs[0].size, position, f"as many elements as {shape}")
+            return new
+        case Take(_, axis, indices):
+            inside = axis in range(len(shape)) and len(indices) > 0 and all(index in range(shape[axis]) for index in indices)
+            _require(inside, position, f"slices of an axis of {shape}")
+            return (*shape[:axis], len(indices), *shape[axis + 1 :])
+        case Put(_, axis, places, length):
+            alike = axis in range(len(shape)) and len(places) == len(xs) and all(x.shape == shape for x in xs)
+            inside = alike and all(len(at) == shape[axis] and all(index in range(length) for index in at) for at in places)
+            _require(inside, position, f"a place for each slice of an axis of {shape}")
+            return (*shape[:axis], length, *shape[axis + 1 :])
         case Combine(_, factors):
             _require(0 < len(xs) == len(factors), position, "a factor for each of at least one value")
-            return Value(_broadcast(xs, position), "share")
+            return _broadcast(xs, position)
         case Sum(_, axis, keep):
-            shape = xs[0].shape
             _require(axis is None or 0 <= axis < len(shape), position, "an axis of the value")
-            return Value((1,) if axis is None else (*shape[:axis], *[1] * keep, *shape[axis + 1 :]), "share")
+            return (1,) if axis is None else (*shape[:axis], *[1] * keep, *shape[axis + 1 :])
 
 
 def _broadcast(xs: list[Value], position: int) -> Shape:
@@ -213,11 +344,21 @@ class Builder:
 
     def __init__(self) -> None:
         self._ops: list[AnyOp] = []
+        self._values: list[Value] = []
 
     def __call__(self, op: AnyOp) -> int:
-        """Appends an operation and returns the position of its value."""
+        """Appends an operation and returns the position of its value.
+
+        Raises:
+            ProgramError: its operands do not fit.
+        """
         self._ops.append(op)
+        self._values.append(_next(self._ops, self._values, len(self._values)))
         return len(self._ops) - 1
+
+    def value(self, position: int) -> Value:
+        """What is known of a value."""
+        return self._values[position]
 
     def circuit(self, outputs: dict[str, int]) -> Circuit:
         """The finished circuit, checked.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from protocols.errors import ModelError, UnsupportedLayer
+from protocols.program import Shape
 from protocols.training.compiled_loss import compiled_loss
 from protocols.training.compiled_optimizer import compiled_optimizer
-from protocols.training.step import DenseLayer, Plan
+from protocols.training.layers import AnyLayer, AveragePooling2D, Conv2D, Dense, Flatten, MaxPooling2D, ReLU, same
+from protocols.training.step import Plan
+
+_KNOWN = "Dense, Conv2D, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D, Flatten, ReLU, and Softmax at the end can be"
+_EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
 
 
 def plan(model: Any) -> Plan:
@@ -19,44 +25,123 @@ def plan(model: Any) -> Plan:
     """
     import keras  # noqa: PLC0415  only the owner needs Keras
 
-    if not isinstance(model, keras.Sequential) or not model.built:
-        raise ModelError(f"model {model.name!r} cannot be trained on shares: a built keras.Sequential of dense layers is needed")
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
     layers, softmax = _layers(model, keras)
     return Plan(layers, compiled_loss(model, keras, softmax=softmax), compiled_optimizer(model, keras))
 
 
-def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], bool]:
-    dense: list[DenseLayer] = []
+def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], bool]:
+    made: list[AnyLayer] = []
     softmax = False
-    for layer in model.layers:
+    for layer in _chain(model, keras):
         name = f"layer {layer.name!r} ({type(layer).__name__})"
         if softmax:
             raise UnsupportedLayer(f"{name} comes after a softmax: the softmax must be the last layer to be trained on shares")
         if not layer.trainable:
             raise UnsupportedLayer(f"{name} is frozen: on shares all layers are trained")
-        match type(layer):
-            case keras.layers.InputLayer:
-                pass
-            case keras.layers.Flatten if not dense:
-                pass
-            case keras.layers.Dense:
-                activation = _activation(layer, name)
-                softmax = activation == "softmax"
-                dense.append(_dense(layer, name, relu=activation == "relu"))
-            case keras.layers.ReLU | keras.layers.Activation | keras.layers.Softmax if dense and not dense[-1].relu:
-                activation = _activation(layer, name)
-                softmax = activation == "softmax"
-                last = dense[-1]
-                dense[-1] = DenseLayer(last.inputs, last.units, last.bias, activation == "relu")
-            case _:
-                raise UnsupportedLayer(
-                    f"{name} cannot be trained on shares; Flatten at the beginning, Dense, ReLU, and Softmax at the end can be"
-                )
-    if not dense or dense[-1].relu:
+        made += _without_activation(layer, name, keras)
+        activation = _activation(layer, name)
+        softmax = activation == "softmax"
+        if activation == "relu":
+            made.append(ReLU(_shape(layer.output)))
+    if not made or not isinstance(made[-1], Dense):
         raise UnsupportedLayer(f"model {model.name!r} must end in a Dense layer without ReLU to be trained on shares")
-    return tuple(dense), softmax
+    return _cheaper(made), softmax
+
+
+def _chain(model: Any, keras: Any) -> list[Any]:
+    """The layers from the input to the output, each fed by the one before.
+
+    Raises:
+        ModelError: the model is not built, or of another kind.
+        UnsupportedLayer: a layer branches or joins.
+    """
+    if not getattr(model, "inputs", None):
+        raise ModelError(f"model {model.name!r} cannot be trained on shares: a built Sequential or a functional keras.Model is needed")
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: one of each is needed")
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    nested = next((layer.name for layer in layers if isinstance(layer, keras.Model)), None)
+    if nested is not None:
+        raise UnsupportedLayer(f"layer {nested!r} is a model of its own: use its layers one by one")
+    if not isinstance(model, keras.Sequential):
+        _check_chain(model, layers)
+    return layers
+
+
+def _check_chain(model: Any, layers: list[Any]) -> None:
+    """Walks from the output back to the input.
+
+    Raises:
+        UnsupportedLayer: a layer branches or joins.
+    """
+    at, fed = model.outputs[0], []
+    while at is not model.inputs[0]:
+        layer, node, _ = at._keras_history
+        sources = layer._inbound_nodes[node].input_tensors
+        if len(sources) != 1 or layer in fed:
+            raise UnsupportedLayer(f"layer {layer.name!r} joins branches or is used twice: on shares a chain of layers can be trained")
+        fed.append(layer)
+        at = sources[0]
+    if fed != layers[::-1]:
+        raise UnsupportedLayer(f"model {model.name!r} branches: on shares a chain of layers can be trained")
+
+
+def _without_activation(layer: Any, name: str, keras: Any) -> list[AnyLayer]:
+    """What a Keras layer is without its activation."""
+    known = keras.layers
+    if type(layer) in (known.ReLU, known.Activation, known.Softmax):
+        return []
+    if isinstance(layer, known.Dropout):
+        raise UnsupportedLayer(f"{name} draws at random which activations count, which is not trained on shares: leave it out")
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise UnsupportedLayer(f"{name} has its channels first: on shares they come last")
+    shape = _shape(layer.input)
+    match type(layer):
+        case known.Flatten:
+            return [Flatten(shape)]
+        case known.Dense:
+            _plain(layer, name)
+            if len(shape) != 1:
+                raise UnsupportedLayer(f"{name} takes an input of shape {shape}: put a Flatten before it")
+            return [Dense(shape, layer.units, layer.use_bias)]
+        case known.Conv2D:
+            return [_conv2d(layer, name, shape)]
+        case known.MaxPooling2D:
+            size, strides, padding = _windows(layer, shape, layer.pool_size)
+            return [MaxPooling2D(shape, size, strides, padding)]
+        case known.AveragePooling2D:
+            size, strides, padding = _windows(layer, shape, layer.pool_size)
+            if any(itertools.chain(*padding)):
+                raise UnsupportedLayer(f"{name} has windows that reach over the edge of {shape[:2]}: use padding='valid'")
+            return [AveragePooling2D(shape, size, strides)]
+        case known.GlobalAveragePooling2D:
+            pool = AveragePooling2D(shape, (shape[0], shape[1]), (1, 1))
+            return [pool] if layer.keepdims else [pool, Flatten(pool.output)]
+    raise UnsupportedLayer(f"{name} cannot be trained on shares; {_KNOWN}")
+
+
+def _conv2d(layer: Any, name: str, shape: Shape) -> Conv2D:
+    _plain(layer, name)
+    if layer.groups != 1 or tuple(layer.dilation_rate) != (1, 1):
+        raise UnsupportedLayer(f"{name} has groups or a dilation_rate: on shares a plain Conv2D can be trained")
+    size, strides, padding = _windows(layer, shape, layer.kernel_size)
+    return Conv2D(shape, layer.filters, size, strides, padding, layer.use_bias)
+
+
+def _windows(layer: Any, shape: Shape, size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """Size, strides and padding of a layer that moves a window."""
+    size, strides = (size[0], size[1]), (layer.strides[0], layer.strides[1])
+    return size, strides, same((shape[0], shape[1]), size, strides) if layer.padding == "same" else ((0, 0), (0, 0))
+
+
+def _plain(layer: Any, name: str) -> None:
+    for setting in _EXTRAS:
+        if getattr(layer, setting, None) is not None:
+            raise UnsupportedLayer(f"{name} has a {setting}: it has no form on shares, leave it out")
+    if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
+        raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
 
 
 def _activation(layer: Any, name: str) -> str:
@@ -67,18 +152,22 @@ def _activation(layer: Any, name: str) -> str:
         return "relu"
     if kind == "Softmax":
         return "softmax"
-    function = layer.activation.__name__
+    function = layer.activation.__name__ if hasattr(layer, "activation") else "linear"
     if function not in ("linear", "relu", "softmax"):
         raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax at the end can be trained")
     return str(function)
 
 
-def _dense(layer: Any, name: str, *, relu: bool) -> DenseLayer:
-    settings = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
-    for setting in settings:
-        if getattr(layer, setting, None) is not None:
-            raise UnsupportedLayer(f"{name} has a {setting}: it has no form on shares, leave it out")
-    if layer.kernel.ndim != 2 or getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
-        raise UnsupportedLayer(f"{name} is quantized or adapted: a plain Dense layer is needed")
-    inputs, units = layer.kernel.shape
-    return DenseLayer(int(inputs), int(units), layer.use_bias, relu)
+def _cheaper(layers: list[AnyLayer]) -> tuple[AnyLayer, ...]:
+    """The same function with fewer comparisons: the largest of a window goes before a ReLU, as max(ReLU(a), ReLU(b)) = ReLU(max(a, b))."""
+    for index, (a, b) in enumerate(itertools.pairwise(layers)):
+        if isinstance(a, ReLU) and isinstance(b, MaxPooling2D):
+            return _cheaper([*layers[:index], b, ReLU(b.output), *layers[index + 2 :]])
+    return tuple(layers)
+
+
+def _shape(tensor: Any) -> Shape:
+    """The shape of an example."""
+    if None in tensor.shape[1:]:
+        raise ModelError(f"a layer has an input of shape {tuple(tensor.shape)}: all sizes but the batch must be known")
+    return tuple(int(n) for n in tensor.shape[1:])

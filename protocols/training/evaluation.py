@@ -4,37 +4,50 @@ With x = a - R + kappa h and y = b - S + eta g, where a, kappa, b, eta are known
 
     x y = a b - a [S] + a eta [g] - b [R] + b kappa [h] + [R S] - eta [R g] - kappa [h S] + kappa eta [h g],
 
-linear in shares that each server has. Two wires multiply as matrices by the same formula without its terms in h and g. The mask of a
-wire serves all of its products of a step: only the products of masks are dealt anew.
+linear in shares that each server has. Two wires multiply as matrices and convolutions by the same formula without its terms in h and g.
+The mask of a wire serves all of its products of a step: only the products of masks are dealt anew.
 
 Adversary: semi-honest, no two parties collude. **Leaks** nothing: all that is opened is masked by fresh uniform values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from protocols import argmax, comparison, ring
+from protocols import argmax, comparison
 from protocols.conjunction import unpack
 from protocols.exchange import Party, Protocol, Ring, open_bits, open_sum, together
+from protocols.program import Shape
 from protocols.training.circuit import (
+    Bilinear,
     Circuit,
     Combine,
+    Convolve,
     Given,
+    InputGradient,
+    KernelGradient,
     Largest,
+    Linear,
     MatMul,
     Multiply,
     Open,
+    Put,
+    Reshape,
     Sign,
     Sum,
+    Take,
     Truncate,
+    compared,
     infer,
     operands,
 )
-from protocols.training.preprocessing import Part, Parts, StepMaterial, inner, products, turned
+from protocols.training.linear import apply
+from protocols.training.preprocessing import Part, Parts, StepMaterial, inner, products
+from protocols.training.products import product
 
 _MINUS_ONE: Ring = np.full(1, 2**64 - 1, np.uint64)
 INTERACTIVE = (Open, Truncate, Sign, Largest)
@@ -67,8 +80,16 @@ class Affine:
         """This server's share of x."""
         total = self.a.copy() if me.index == 0 else np.zeros_like(self.a)
         for part, value in self.parts.items():
-            total += self.factor(part) * value
+            _add_scaled(total, self, part, value)
         return total
+
+
+def _add_scaled(total: Ring, x: Affine, part: Part, value: Ring) -> None:
+    """Adds what a secret part of `x` is multiplied by in x, times `value`."""
+    if part == "R":
+        total -= value
+    else:
+        total += x.factor(part) * value
 
 
 async def evaluate(me: Party, circuit: Circuit, material: StepMaterial, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
@@ -107,7 +128,8 @@ class _Run:
 
     def __init__(self, me: Party, circuit: Circuit, material: StepMaterial, given: Mapping[str, Affine | Ring]) -> None:
         self._me, self._circuit, self._material, self._given = me, circuit, material, given
-        self._shapes = [value.shape for value in infer(circuit)]
+        values = infer(circuit)
+        self._shapes, self._kinds = [value.shape for value in values], [value.kind for value in values]
         self.values: dict[int, Affine | Ring] = {}
 
     def share(self, position: int) -> Ring:
@@ -127,43 +149,51 @@ class _Run:
                 return self._given[name]
             case Multiply():
                 return self._product(op, position)
-            case MatMul():
-                return self._matrix_product(op, position)
-            case Combine(xs, factors, constant):
-                total = np.full(self._shapes[position], constant % 2**64 if self._me.index == 0 else 0, np.uint64)
-                for x, factor in zip(xs, factors, strict=True):
-                    total += self.share(x) * np.uint64(factor % 2**64)
-                return total
-            case Sum(x, axis, keep):
-                summed = self.share(x)
-                result: Ring = summed.sum(keepdims=True).reshape(1) if axis is None else summed.sum(axis, keepdims=keep)
-                return result
+            case MatMul() | Convolve() | KernelGradient() | InputGradient():
+                return self._bilinear(op, position)
+            case Reshape() | Take() | Put() | Combine() | Sum():
+                return self._linear(op, position)
             case _:
                 raise AssertionError(op)
 
     def _product(self, op: Multiply, position: int) -> Ring:
+        """a [y] + sum over the parts p of x, with factors f_p, of f_p (b [p] + sum over the parts q of y of f_q [p q])."""
         x, y = self._affine(op.x), self._affine(op.y)
-        total = x.a * y.a if self._me.index == 0 else np.zeros(self._shapes[position], np.uint64)
-        for part, value in y.parts.items():
-            total += x.a * y.factor(part) * value
-        for part, value in x.parts.items():
-            total += y.a * x.factor(part) * value
-        for a, b in products(self._circuit, op):
-            times = np.uint64(2 if op.x == op.y and a != b else 1)
-            dealt = self._material(position, f"{a}{b}").reshape(total.shape)
-            total += times * x.factor(a) * y.factor(b) * dealt
-        if op.x == op.y and "h" in x.parts:  # h h = h
+        if op.x == op.y:
+            return self._square(x, op, position)
+        total: Ring = x.a * y.share(self._me)
+        for p, value in x.parts.items():
+            times_y = y.a * value
+            for q in y.parts:
+                _add_scaled(times_y, y, q, self._material(position, f"{p}{q}").reshape(total.shape))
+            _add_scaled(total, x, p, times_y)
+        return total
+
+    def _square(self, x: Affine, op: Multiply, position: int) -> Ring:
+        total: Ring = x.a * x.share(self._me)
+        for p, value in x.parts.items():
+            total += x.a * x.factor(p) * value
+        for p, q in products(self._circuit, op):
+            times = np.uint64(2 if p != q else 1)
+            total += times * x.factor(p) * x.factor(q) * self._material(position, f"{p}{q}").reshape(total.shape)
+        if "h" in x.parts:  # h h = h
             total += x.factor("h") * x.factor("h") * x.parts["h"]
         return total
 
-    def _matrix_product(self, op: MatMul, position: int) -> Ring:
+    def _bilinear(self, op: Bilinear, position: int) -> Ring:
         x, y = self._affine(op.x), self._affine(op.y)
-        m_x, m_y = turned(op, x.a, y.a)
-        lambda_x, lambda_y = turned(op, x.parts["R"], y.parts["R"])
-        public = m_y if self._me.index == 0 else np.uint64(0)
-        total = self._material(position, "gamma").reshape(self._shapes[position])
-        ring.matmul(m_x, public - lambda_y, out=total, accumulate=True)
-        return ring.matmul(np.uint64(0) - lambda_x, m_y, out=total, accumulate=True)
+        left = (x.a if self._me.index == 0 else np.uint64(0)) - x.parts["R"]
+        total = self._material(position, "gamma").reshape(self._shapes[position]) + product(op, left, y.a)
+        total -= product(op, x.a, y.parts["R"])
+        return total
+
+    def _linear(self, op: Linear, position: int) -> Affine | Ring:
+        shape, xs = self._shapes[position], operands(op)
+        if self._kinds[position] == "wire":
+            wires = [self._affine(x) for x in xs]
+            mask = apply(op, [wire.parts["R"] for wire in wires], shape, constant=False)
+            return Affine(apply(op, [wire.a for wire in wires], shape, constant=True), {"R": mask})
+        return apply(op, [self.share(x) for x in xs], shape, constant=self._me.index == 0)
 
     async def interactive(self, position: int) -> Affine:
         """An operation that needs messages."""
@@ -197,18 +227,18 @@ class _Run:
         return Affine(a, secret, kappa, c)
 
     async def _sign(self, op: Sign, position: int, x: Affine) -> Affine:
-        cut = self._circuit.ops[op.x]
-        assert isinstance(cut, Truncate)
-        assert x.c is not None
-        material = self._material.rows(len(x.c))
-        d = await comparison.sign(self._me, x.c, material, position, drop=cut.drop, window=cut.window)
-        return await self._bits(position, d, x.c.shape[1])
+        drop, window = compared(self._circuit.ops, op)
+        c = x.a + np.uint64(1 << (window - 1)) if x.c is None else x.c
+        rows = (c - np.uint64(op.strict << drop)).reshape(len(c), -1)  # t > 0 is t - 1 >= 0
+        d = await comparison.sign(self._me, rows, self._material.rows(len(rows)), position, drop=drop, window=window)
+        return await self._bits(position, d, c.shape)
 
     async def _largest(self, op: Largest, position: int, x: Ring) -> Affine:
         d = await argmax.argmax(self._me, inner(op), x, self._material.rows(len(x)), position)
-        return await self._bits(position, d, x.shape[1])
+        return await self._bits(position, d, x.shape)
 
-    async def _bits(self, position: int, d: Ring, columns: int) -> Affine:
+    async def _bits(self, position: int, d: Ring, shape: Shape) -> Affine:
         """XOR-shared bits as affine values: e = D ^ rho is opened, D = e + (1 - 2 e) rho (daBits, ePrint 2019/207). **Rounds**: 1."""
-        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), columns).astype(np.uint64)
-        return Affine(e, {"h": self._material(position, "h")}, np.uint64(1) - np.uint64(2) * e)
+        opened = await open_bits(self._me, d ^ self._material(position, "rho"))
+        e = unpack(opened, math.prod(shape[1:])).reshape(shape).astype(np.uint64)
+        return Affine(e, {"h": self._material(position, "h").reshape(shape)}, np.uint64(1) - np.uint64(2) * e)

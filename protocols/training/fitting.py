@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Segment: TypeAlias = tuple[Report, Report]
 """What both servers report of some steps."""
 
-MEMORY = 128 << 20
+MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
 
 
@@ -205,7 +205,8 @@ class _Running:
 
     async def begin(self, model: bytes, presence: Presence) -> None:
         starts = (server.begin(self._terms, model, party, presence) for party, server in enumerate(self._servers))
-        await at_once(*starts, self._dealer.begin(self._terms, presence))
+        await at_once(*starts)
+        await self._dealer.begin(self._terms, presence)  # among equals it agrees on keys with the servers
 
     async def epoch(self, number: int, first: int, save_every: int | None, *, metrics: bool, progress: bool) -> list[Segment]:
         """The steps of an epoch from `first` on, in segments that end in a checkpoint."""

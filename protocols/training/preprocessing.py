@@ -9,19 +9,44 @@ The provider knows every mask and no masked value: nothing here depends on a wei
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from protocols import argmax, comparison, conjunction, ring
+from protocols import argmax, comparison, conjunction
 from protocols.conjunction import unpack
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream, derive
 from protocols.material import Field, Layout, Material, packed
 from protocols.program import Argmax, Shape
-from protocols.training.circuit import AnyOp, Circuit, Given, Largest, MatMul, Multiply, Open, Sign, Truncate, Value, infer
+from protocols.training.circuit import (
+    AnyOp,
+    Circuit,
+    Combine,
+    Convolve,
+    Given,
+    InputGradient,
+    KernelGradient,
+    Largest,
+    MatMul,
+    Multiply,
+    Open,
+    Put,
+    Reshape,
+    Sign,
+    Sum,
+    Take,
+    Truncate,
+    Value,
+    compared,
+    infer,
+    operands,
+)
+from protocols.training.linear import apply
+from protocols.training.products import product
 
 Part = Literal["R", "h"]
 Parts = dict[Part, Ring]
@@ -30,14 +55,12 @@ Parts = dict[Part, Ring]
 def parts(op: AnyOp) -> tuple[Part, ...]:
     """The secret parts of the affine value that an operation makes."""
     match op:
-        case Given() | Open():
-            return ("R",)
         case Truncate():
             return ("R", "h")
         case Sign() | Largest():
             return ("h",)
-        case _:
-            return ()
+        case _:  # a wire
+            return ("R",)
 
 
 def products(circuit: Circuit, op: Multiply) -> list[tuple[Part, Part]]:
@@ -80,15 +103,13 @@ def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tu
         case Open():
             yield 1, Field("lambda", value.size)
         case Truncate():
-            rows, columns = _matrix(value)
-            yield rows, Field("r", columns)
+            yield 1, Field("r", value.size)
             yield 1, Field("R", value.size, dealt=True)
             yield 1, Field("h", value.size, dealt=True)
-        case Sign(x):
-            rows, columns = _matrix(values[x])
-            cut = circuit.ops[x]
-            assert isinstance(cut, Truncate)
-            entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *comparison.fields(columns, cut.window)]
+        case Sign():
+            _, window = compared(circuit.ops, op)
+            rows, columns = value.shape[0], value.size // value.shape[0]
+            entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *comparison.fields(columns, window)]
             yield from ((rows, entry) for entry in entries)
         case Largest():
             rows, columns = value.shape
@@ -96,16 +117,10 @@ def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tu
             yield from ((rows, entry) for entry in entries)
         case Multiply():
             yield from ((1, Field(f"{a}{b}", value.size, dealt=True)) for a, b in products(circuit, op))
-        case MatMul():
+        case MatMul() | Convolve() | KernelGradient() | InputGradient():
             yield 1, Field("gamma", value.size, dealt=True)
         case _:
             return
-
-
-def _matrix(value: Value) -> tuple[int, int]:
-    """Rows and columns of a value as a matrix: its last axis is the row."""
-    columns = value.shape[-1]
-    return value.size // columns, columns
 
 
 @dataclass(frozen=True)
@@ -192,9 +207,9 @@ class _Dealing:
                 r = self._sum(position, "r").reshape(shape)
                 self._known(position, {"R": r >> np.uint64(drop), "h": r >> np.uint64(63)})
             case Sign(x):
-                cut = self._circuit.ops[x]
-                assert isinstance(cut, Truncate)
-                self._deal_comparison(position, self._sum(x, "r"), cut.drop, cut.window)
+                drop, window = compared(self._circuit.ops, op)
+                r = self._sum(x, "r") if isinstance(self._circuit.ops[x], Truncate) else self._parts[x]["R"]
+                self._deal_comparison(position, r.reshape(shape[0], -1), drop, window)
                 self._deal_bits(position, shape)
             case Largest(_, window):
                 self._deal_comparison(position, self._sum(position, "r"), 0, window)
@@ -205,9 +220,12 @@ class _Dealing:
             case Multiply(x, y):
                 for a, b in products(self._circuit, op):
                     self._give(position, f"{a}{b}", self._parts[x][a] * self._parts[y][b])
-            case MatMul(x, y):
-                left, right = turned(op, self._parts[x]["R"], self._parts[y]["R"])
-                self._give(position, "gamma", ring.matmul(left, right))
+            case MatMul(x, y) | Convolve(x, y) | KernelGradient(x, y) | InputGradient(x, y):
+                self._give(position, "gamma", product(op, self._parts[x]["R"], self._parts[y]["R"]))
+            case Reshape() | Take() | Put() | Combine() | Sum():
+                if self._values[position].kind == "wire":
+                    masks = [self._parts[x]["R"] for x in operands(op)]
+                    self._parts[position] = {"R": apply(op, masks, shape, constant=False)}
             case _:
                 return
 
@@ -221,9 +239,5 @@ class _Dealing:
         comparison.deal(r, self._xor(position, "mu"), bits, node, drop=drop, window=window)
 
     def _deal_bits(self, position: int, shape: Shape) -> None:
-        self._known(position, {"h": unpack(self._xor(position, "rho"), shape[1]).astype(np.uint64)})
-
-
-def turned(op: MatMul, x: Ring, y: Ring) -> tuple[Ring, Ring]:
-    """The operands of a matrix product, transposed as it asks."""
-    return (x.T if op.transpose_x else x), (y.T if op.transpose_y else y)
+        bits = unpack(self._xor(position, "rho"), math.prod(shape[1:]))
+        self._known(position, {"h": bits.reshape(shape).astype(np.uint64)})

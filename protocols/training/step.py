@@ -1,66 +1,56 @@
-"""The circuit of one step of stochastic gradient descent for a network of dense layers: forward, loss, backward, update.
+"""The circuit of one step of stochastic gradient descent for a chain of layers: forward, loss, backward, update.
 
-For a layer Z = H W + b, H' = ReLU(Z) = D Z, and the gradient G of the loss by Z:
+What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`;
+how the gradients by the weights move them is in `optimizers.py`. The backward pass compares nothing.
 
-    dW = H^T G,   db = sum over the batch of G,   the gradient by H is G W^T, and by the Z below it is D (G W^T)
-
-with the D of the forward pass: the backward pass compares nothing. G of the last layer comes from `losses.py`; how dW and db move W and b
-is in `optimizers.py`.
-
-Weights are shares between steps; each step opens them under fresh masks, so that no mask is ever used with two values.
+Weights are shares between steps; each step opens kernels under fresh masks, so that no mask is ever used with two values.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 
-from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
-from protocols.training.functions import FRACTION, WINDOW
+from protocols.training.circuit import Builder, Circuit, Given, Open, Reshape
+from protocols.training.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.losses import Loss, gradient, gradient_scale
 from protocols.training.optimizers import GradientDescent, Shapes, update
-
-
-class DenseLayer(msgspec.Struct, frozen=True):
-    """Z = H W (+ b), W (inputs, units), then ReLU or nothing."""
-
-    inputs: int
-    units: int
-    bias: bool
-    relu: bool
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What a network computes and how it learns: all of it is public.
 
     Attributes:
-        layers: from the inputs to the logits.
+        layers: from the inputs to the logits; the last one is dense.
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
     """
 
-    layers: tuple[DenseLayer, ...]
+    layers: tuple[AnyLayer, ...]
     loss: Loss
     optimizer: GradientDescent
 
     @property
     def inputs(self) -> int:
-        """Features of an example."""
-        return self.layers[0].inputs
+        """Features of an example: it is stored flat."""
+        return math.prod(self.layers[0].shape)
+
+    @property
+    def first(self) -> int:
+        """Which layer is the first with weights: nobody needs the gradient by its input."""
+        return next(index for index, layer in enumerate(self.layers) if layer.weights)
 
     @property
     def outputs(self) -> int:
         """Classes, or numbers of a target."""
-        return self.layers[-1].units
+        return math.prod(self.layers[-1].output)
 
     @property
     def shapes(self) -> Shapes:
         """The shape of every weight by name, in the order of Keras."""
-        shapes: Shapes = {}
-        for index, layer in enumerate(self.layers):
-            shapes[f"kernel{index}"] = (layer.inputs, layer.units)
-            if layer.bias:
-                shapes[f"bias{index}"] = (layer.units,)
-        return shapes
+        return {f"{name}{index}": shape for index, layer in enumerate(self.layers) for name, shape in layer.weights.items()}
 
     @property
     def states(self) -> Shapes:
@@ -75,40 +65,33 @@ def step(plan: Plan, batch: int) -> Circuit:
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
     with 2 `FRACTION` fractional bits (mean squared error), from before the update.
 
-    Rounds: 1 to open the weights; 4 for each hidden layer forward and 2 backward; 1 for the last layer, 22 for softmax over 10 classes, 1
-    for its gradient; 1 to update: 32 for one hidden layer. Activations are not checked: they must lie within +-512.
+    Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
+    them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update: 32 for one hidden
+    dense layer. Activations are not checked: they must lie within +-512.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
-    kernels = [build(Open(values[f"kernel{index}"])) for index in range(len(plan.layers))]
-    hidden, signs = [build(Given("x", (batch, plan.inputs), "wire"))], []
+    weights = [_opened(build, values, index, layer) for index, layer in enumerate(plan.layers)]
+    x = build(Given("x", (batch, plan.inputs), "wire"))
     y = build(Given("y", (batch, plan.outputs), "wire"))
-    z = -1
-    for index, layer in enumerate(plan.layers):
-        z = _linear(build, hidden[-1], kernels[index], values.get(f"bias{index}"))
-        if layer.relu:
-            sign = build(Sign(z))
-            signs.append(sign)
-            hidden.append(build(Open(build(Multiply(sign, z)))))
-        elif index < len(plan.layers) - 1:
-            signs.append(-1)
-            hidden.append(build(Open(z)))
-    slope, metric = gradient(build, plan.loss, z, y, plan.outputs)
+    signal = Signal(build(Reshape(x, (batch, *plan.layers[0].shape))))
+    kept: list[Any] = []
+    for layer, mine in zip(plan.layers, weights, strict=True):
+        signal, memory = layer.forward(build, mine, signal)
+        kept.append(memory)
+    slope, metric = gradient(build, plan.loss, affine(build, signal), y, plan.outputs)
+    back: Signal | None = Signal(slope)
     slopes: dict[str, tuple[int, int]] = {}
     for index in reversed(range(len(plan.layers))):
-        slopes[f"kernel{index}"] = build(MatMul(hidden[index], slope, transpose_x=True)), 2 * FRACTION
-        if plan.layers[index].bias:
-            slopes[f"bias{index}"] = build(Sum(slope, 0, keep=False)), FRACTION
-        if index:
-            below = build(Truncate(build(MatMul(slope, kernels[index], transpose_y=True)), FRACTION, 63 - FRACTION))
-            sign = signs[index - 1]
-            slope = build(Open(below if sign < 0 else build(Multiply(sign, below))))
+        if back is None:
+            break
+        found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
+        slopes |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
     new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch)
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, "metric": metric})
 
 
-def _linear(build: Builder, x: int, kernel: int, bias: int | None) -> int:
-    z = build(MatMul(x, kernel))
-    if bias is not None:
-        z = build(Combine((z, bias), (1, 1 << FRACTION)))
-    return build(Truncate(z, FRACTION, WINDOW))
+def _opened(build: Builder, values: Positions, index: int, layer: AnyLayer) -> Positions:
+    """The weights of a layer by its own names: kernels become wires, biases stay shares."""
+    mine = {name: values[f"{name}{index}"] for name in layer.weights}
+    return {name: build(Open(value)) if name == "kernel" else value for name, value in mine.items()}

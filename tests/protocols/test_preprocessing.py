@@ -22,6 +22,7 @@ from protocols.preprocessing import ExternalDealer, Helper, Keys, answered, serv
 from protocols.program import Argmax, AsShare, Conv2D, Dense, Hadamard, Input, MatMul, Open, Piecewise, Program, Reshape, Select, Truncate
 from protocols.roles import helper_of, roles
 from protocols.simulator import Transcript, simulate
+from protocols.training import layers
 from protocols.training.circuit import Given
 from protocols.training.evaluation import Affine
 from protocols.training.evaluation import evaluate as train
@@ -30,7 +31,7 @@ from protocols.training.optimizers import GradientDescent
 from protocols.training.preprocessing import StepLayout, StepMaterial
 from protocols.training.preprocessing import deal as deal_step
 from protocols.training.replicated import Component, Replicated, held_by, split
-from protocols.training.step import DenseLayer, Plan, step
+from protocols.training.step import Plan, step
 
 SCALE = 2.0**-FRACTION
 SESSION = b"a session of 16b"
@@ -144,7 +145,7 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
     """One step of a linear model with squared error: W - rate * X^T (X W - Y) 2 / (n k), and the same rounds from both."""
     rng = np.random.default_rng(0)
     x, y, w = rng.uniform(-1, 1, (8, 5)), rng.uniform(-1, 1, (8, 3)), rng.uniform(-1, 1, (5, 3))
-    plan = Plan((DenseLayer(5, 3, False, False),), "mse", GradientDescent(1.0))
+    plan = Plan((layers.Dense((5,), 3, False),), "mse", GradientDescent(1.0))
     circuit = step(plan, 8)
     layout, (keys, theirs) = StepLayout(circuit), parties.keys("step", 0)
     stored = {"x": encode(x, SCALE), "y": encode(y, SCALE)}

@@ -130,6 +130,56 @@ def test_sum_pool_is_a_convolution_with_ones(size, strides, channels, top, right
     np.testing.assert_array_equal(pooled, expected)
 
 
+@st.composite
+def plain_convolutions(draw):
+    """x, kernel, the gradient by the output; neither dilation nor groups, padding less than the kernel."""
+    size, strides = draw(pairs), draw(pairs)
+    padding = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in size)
+    image = tuple(k + draw(st.integers(0, 4)) for k in size)
+    x = words(draw(st.integers(1, 3)), *image, draw(st.integers(1, 3)), seed=1)
+    kernel = words(*size, x.shape[3], draw(st.integers(1, 18)), seed=2)
+    settings_ = {"strides": strides, "padding": padding}
+    return x, kernel, words(*ring.conv2d(x, kernel, **settings_).shape, seed=3), settings_
+
+
+@settings(deadline=None, max_examples=60)
+@given(plain_convolutions())
+def test_the_gradients_of_a_convolution_are_its_transposes(convolution):
+    """One number of the kernel, or of the input, at a time: the transpose is what its convolution and the slope have in common."""
+    x, kernel, slope, settings_ = convolution
+    by_kernel = ring.kernel_gradient(x, slope, kernel.shape[:2], **settings_)
+    by_input = ring.input_gradient(slope, kernel, x.shape[1:3], **settings_)
+    assert (by_kernel.shape, by_input.shape) == (kernel.shape, x.shape)
+    for at in [(0, 0, 0, 0), tuple(n - 1 for n in kernel.shape), tuple(n // 2 for n in kernel.shape)]:
+        one = np.zeros_like(kernel)
+        one[at] = 1
+        assert by_kernel[at] == (convolved(x, one, **settings_, dilation=(1, 1), groups=1) * slope).sum()
+    for at in [(0, 0, 0, 0), tuple(n - 1 for n in x.shape), tuple(n // 2 for n in x.shape)]:
+        one = np.zeros_like(x)
+        one[at] = 1
+        assert by_input[at] == (convolved(one, kernel, **settings_, dilation=(1, 1), groups=1) * slope).sum()
+
+
+@settings(deadline=None, max_examples=30)
+@given(plain_convolutions())
+def test_the_plain_kernel_gradient_agrees(convolution):
+    x, kernel, slope, settings_ = convolution
+    fast, plain = np.ones_like(kernel), np.ones_like(kernel)
+    for gradient, out in ((kernels.kernel_gradient, fast), (reference.kernel_gradient, plain)):
+        gradient(ring.pad(x, settings_["padding"]), slope, out, *settings_["strides"])
+    np.testing.assert_array_equal(plain, fast)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3, 2), (2, 4, 3, 2), (1, 4, 4, 3)])
+def test_gradients_of_another_convolution_are_refused(shape):
+    x, kernel, slope = words(1, 5, 5, 1), words(2, 2, 1, 2), words(*shape)
+    with pytest.raises(ValueError, match="slope has shape"):
+        ring.input_gradient(slope, kernel, (5, 5))
+    if shape[:3] != (1, 4, 4):
+        with pytest.raises(ValueError, match="slope has shape"):
+            ring.kernel_gradient(x, slope, (2, 2))
+
+
 @given(m=sizes, k=sizes, n=sizes, accumulate=st.booleans())
 def test_the_plain_matmul_agrees(m, k, n, accumulate):
     a, b, plain = words(m, k, seed=1), words(k, n, seed=2), words(m, n, seed=3)

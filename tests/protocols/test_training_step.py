@@ -12,8 +12,9 @@ from protocols.errors import ModelError, ProgramError
 from protocols.fixed_point import decode
 from protocols.training.circuit import Builder, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
 from protocols.training.functions import FRACTION, PRECISE, WINDOW, exp, reciprocal, softmax
+from protocols.training.layers import Dense, ReLU
 from protocols.training.optimizers import GradientDescent, factor
-from protocols.training.step import DenseLayer, Plan, step
+from protocols.training.step import Plan, step
 
 
 def affine(build: Builder, shape: tuple[int, ...]) -> int:
@@ -91,9 +92,8 @@ def network(widths: list[int], loss: str, *, bias: bool = True, seed: int = 0) -
     keras.utils.set_random_seed(seed)
     hidden = [layers.Dense(n, "relu", use_bias=bias, bias_initializer="random_normal") for n in widths[1:-1]]
     model = keras.Sequential([layers.Input((widths[0],)), *hidden, layers.Dense(widths[-1], use_bias=bias)])
-    last = len(widths) - 2
-    plan = Plan(tuple(DenseLayer(a, b, bias, i < last) for i, (a, b) in enumerate(itertools.pairwise(widths))), loss, GradientDescent(1.0))
-    return model, plan
+    chain = [layer for a, b in itertools.pairwise(widths) for layer in (Dense((a,), b, bias), ReLU((b,)))]
+    return model, Plan(tuple(chain[:-1]), loss, GradientDescent(1.0))
 
 
 def keras_gradients(model: keras.Model, loss: str, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:

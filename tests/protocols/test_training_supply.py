@@ -8,13 +8,14 @@ import pytest
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.hosting import Addresses
+from protocols.training.layers import Dense
 from protocols.training.optimizers import GradientDescent
 from protocols.training.preprocessing import StepMaterial
-from protocols.training.step import DenseLayer, Plan
+from protocols.training.step import Plan
 from protocols.training.supply import Supply
 from protocols.training.terms import Column, Steps, Terms, widened
 
-PLAN = Plan((DenseLayer(4, 3, True, False),), "crossentropy", GradientDescent(0.1))
+PLAN = Plan((Dense((4,), 3, True),), "crossentropy", GradientDescent(0.1))
 
 
 def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, memory: int = 1 << 20, classes: int = 3) -> Terms:
