@@ -58,7 +58,7 @@ class Truncate(Op, frozen=True):
 
 
 class Sign(Op, frozen=True):
-    """D = [t >= 0] for `x`, the position of a `Truncate` of matrix shape; affine. Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element."""
+    """D = [t >= 0] for `x`, the position of a `Truncate`; affine. Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element."""
 
     x: int
 
@@ -71,6 +71,20 @@ class Largest(Op, frozen=True):
 
     x: int
     window: int
+
+
+class Piecewise(Op, frozen=True):
+    """slopes[k] t + offsets[k], t = `x` / 2^drop rounded and k the number of `knots` <= t, for share `x`; a share. Rounds: 3.
+
+    See `protocols.program.Piecewise`, whose ranges hold here.
+    """
+
+    x: int
+    drop: int
+    window: int
+    knots: tuple[int, ...]
+    slopes: tuple[int, ...]
+    offsets: tuple[int, ...]
 
 
 class Multiply(Op, frozen=True):
@@ -105,7 +119,7 @@ class Sum(Op, frozen=True):
     keep: bool = True
 
 
-AnyOp = Given | Open | Truncate | Sign | Largest | Multiply | MatMul | Combine | Sum
+AnyOp = Given | Open | Truncate | Sign | Largest | Piecewise | Multiply | MatMul | Combine | Sum
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -172,11 +186,15 @@ def _value(op: AnyOp, xs: list[Value], circuit: Circuit, position: int) -> Value
             _require(drop > 0 and window > 1 and drop + window <= 63, position, "0 < drop, 1 < window, drop + window <= 63")
             return Value(xs[0].shape, "affine")
         case Sign(x):
-            _require(isinstance(circuit.ops[x], Truncate) and len(xs[0].shape) == 2, position, "a truncated matrix")
+            _require(isinstance(circuit.ops[x], Truncate), position, "a truncated value")
             return Value(xs[0].shape, "affine")
         case Largest():
             _require(len(xs[0].shape) == 2 and xs[0].shape[1] > 1, position, "a matrix with at least two columns")
             return Value(xs[0].shape, "affine")
+        case Piecewise(_, drop, window, knots, slopes, offsets):
+            _require(drop > 0 and drop + window <= 63, position, "0 < drop, drop + window <= 63")
+            _require(0 < len(knots) == len(slopes) - 1 == len(offsets) - 1, position, "a slope and an offset more than knots")
+            return Value(xs[0].shape, "share")
         case Multiply():
             _require(all(x.kind != "share" for x in xs), position, "two affine values")
             return Value(_broadcast(xs, position), "share")

@@ -9,6 +9,9 @@ from protocols.training.compiled_loss import compiled_loss
 from protocols.training.compiled_optimizer import compiled_optimizer
 from protocols.training.step import DenseLayer, Plan
 
+ENDINGS = ("softmax", "sigmoid")
+"""Activations that belong to the loss."""
+
 
 def plan(model: Any) -> Plan:
     """What `model.fit` would do, in public numbers.
@@ -23,17 +26,17 @@ def plan(model: Any) -> Plan:
         raise ModelError(f"model {model.name!r} cannot be trained on shares: a built keras.Sequential of dense layers is needed")
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
-    layers, softmax = _layers(model, keras)
-    return Plan(layers, compiled_loss(model, keras, softmax=softmax), compiled_optimizer(model, keras))
+    layers, ending = _layers(model, keras)
+    return Plan(layers, compiled_loss(model, keras, ending=ending), compiled_optimizer(model, keras))
 
 
-def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], bool]:
+def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], str | None]:
     dense: list[DenseLayer] = []
-    softmax = False
+    ending: str | None = None
     for layer in model.layers:
         name = f"layer {layer.name!r} ({type(layer).__name__})"
-        if softmax:
-            raise UnsupportedLayer(f"{name} comes after a softmax: the softmax must be the last layer to be trained on shares")
+        if ending:
+            raise UnsupportedLayer(f"{name} comes after a {ending}: the {ending} must be the last layer to be trained on shares")
         if not layer.trainable:
             raise UnsupportedLayer(f"{name} is frozen: on shares all layers are trained")
         match type(layer):
@@ -43,20 +46,20 @@ def _layers(model: Any, keras: Any) -> tuple[tuple[DenseLayer, ...], bool]:
                 pass
             case keras.layers.Dense:
                 activation = _activation(layer, name)
-                softmax = activation == "softmax"
+                ending = activation if activation in ENDINGS else None
                 dense.append(_dense(layer, name, relu=activation == "relu"))
             case keras.layers.ReLU | keras.layers.Activation | keras.layers.Softmax if dense and not dense[-1].relu:
                 activation = _activation(layer, name)
-                softmax = activation == "softmax"
+                ending = activation if activation in ENDINGS else None
                 last = dense[-1]
                 dense[-1] = DenseLayer(last.inputs, last.units, last.bias, activation == "relu")
             case _:
                 raise UnsupportedLayer(
-                    f"{name} cannot be trained on shares; Flatten at the beginning, Dense, ReLU, and Softmax at the end can be"
+                    f"{name} cannot be trained on shares; Flatten at the beginning, Dense, ReLU, and a softmax or sigmoid at the end can be"
                 )
     if not dense or dense[-1].relu:
         raise UnsupportedLayer(f"model {model.name!r} must end in a Dense layer without ReLU to be trained on shares")
-    return tuple(dense), softmax
+    return tuple(dense), ending
 
 
 def _activation(layer: Any, name: str) -> str:
@@ -68,8 +71,8 @@ def _activation(layer: Any, name: str) -> str:
     if kind == "Softmax":
         return "softmax"
     function = layer.activation.__name__
-    if function not in ("linear", "relu", "softmax"):
-        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax at the end can be trained")
+    if function not in ("linear", "relu", *ENDINGS):
+        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be trained")
     return str(function)
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from protocols import argmax, comparison, ring
+from protocols import argmax, comparison, piecewise, ring
 from protocols.conjunction import unpack
 from protocols.exchange import Party, Protocol, Ring, open_bits, open_sum, together
+from protocols.program import Shape
 from protocols.training.circuit import (
     Circuit,
     Combine,
@@ -28,16 +29,17 @@ from protocols.training.circuit import (
     MatMul,
     Multiply,
     Open,
+    Piecewise,
     Sign,
     Sum,
     Truncate,
     infer,
     operands,
 )
-from protocols.training.preprocessing import Part, Parts, StepMaterial, inner, products, turned
+from protocols.training.preprocessing import Part, Parts, StepMaterial, as_rows, inner, inner_pieces, products, turned
 
 _MINUS_ONE: Ring = np.full(1, 2**64 - 1, np.uint64)
-INTERACTIVE = (Open, Truncate, Sign, Largest)
+INTERACTIVE = (Open, Truncate, Sign, Largest, Piecewise)
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,13 @@ class _Run:
         ring.matmul(m_x, public - lambda_y, out=total, accumulate=True)
         return ring.matmul(np.uint64(0) - lambda_x, m_y, out=total, accumulate=True)
 
-    async def interactive(self, position: int) -> Affine:
+    async def interactive(self, position: int) -> Affine | Ring:
         """An operation that needs messages."""
         op = self._circuit.ops[position]
         assert isinstance(op, INTERACTIVE)
         return await self._protocol(op, position)
 
-    def _protocol(self, op: Open | Truncate | Sign | Largest, position: int) -> Protocol[Affine]:
+    def _protocol(self, op: Open | Truncate | Sign | Largest | Piecewise, position: int) -> Protocol[Affine | Ring]:
         match op:
             case Open(x):
                 return self._open(position, self.share(x))
@@ -181,6 +183,8 @@ class _Run:
                 return self._sign(op, position, self._affine(x))
             case Largest(x):
                 return self._largest(op, position, self.share(x))
+            case Piecewise(x):
+                return self._piecewise(op, position, self.share(x))
 
     async def _open(self, position: int, x: Ring) -> Affine:
         mask = self._material(position, "lambda").reshape(x.shape)
@@ -200,15 +204,20 @@ class _Run:
         cut = self._circuit.ops[op.x]
         assert isinstance(cut, Truncate)
         assert x.c is not None
-        material = self._material.rows(len(x.c))
-        d = await comparison.sign(self._me, x.c, material, position, drop=cut.drop, window=cut.window)
-        return await self._bits(position, d, x.c.shape[1])
+        c = as_rows(x.c)
+        d = await comparison.sign(self._me, c, self._material.rows(len(c)), position, drop=cut.drop, window=cut.window)
+        return await self._bits(position, d, x.c.shape)
 
     async def _largest(self, op: Largest, position: int, x: Ring) -> Affine:
         d = await argmax.argmax(self._me, inner(op), x, self._material.rows(len(x)), position)
-        return await self._bits(position, d, x.shape[1])
+        return await self._bits(position, d, x.shape)
 
-    async def _bits(self, position: int, d: Ring, columns: int) -> Affine:
+    async def _piecewise(self, op: Piecewise, position: int, x: Ring) -> Ring:
+        rows = as_rows(x)
+        y = await piecewise.piecewise(self._me, inner_pieces(op), rows, self._material.rows(len(rows)), position)
+        return y.reshape(x.shape)
+
+    async def _bits(self, position: int, d: Ring, shape: Shape) -> Affine:
         """XOR-shared bits as affine values: e = D ^ rho is opened, D = e + (1 - 2 e) rho (daBits, ePrint 2019/207). **Rounds**: 1."""
-        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), columns).astype(np.uint64)
-        return Affine(e, {"h": self._material(position, "h")}, np.uint64(1) - np.uint64(2) * e)
+        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), shape[-1]).astype(np.uint64).reshape(shape)
+        return Affine(e, {"h": self._material(position, "h").reshape(shape)}, np.uint64(1) - np.uint64(2) * e)

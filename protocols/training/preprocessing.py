@@ -15,13 +15,13 @@ from typing import Literal
 
 import numpy as np
 
-from protocols import argmax, comparison, conjunction, ring
+from protocols import argmax, comparison, conjunction, piecewise, program, ring
 from protocols.conjunction import unpack
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream, derive
 from protocols.material import Field, Layout, Material, packed
 from protocols.program import Argmax, Shape
-from protocols.training.circuit import AnyOp, Circuit, Given, Largest, MatMul, Multiply, Open, Sign, Truncate, Value, infer
+from protocols.training.circuit import AnyOp, Circuit, Given, Largest, MatMul, Multiply, Open, Piecewise, Sign, Truncate, Value, infer
 
 Part = Literal["R", "h"]
 Parts = dict[Part, Ring]
@@ -51,6 +51,16 @@ def products(circuit: Circuit, op: Multiply) -> list[tuple[Part, Part]]:
 def inner(op: Largest) -> Argmax:
     """The arg max of `protocols.argmax` that this operation runs, exact."""
     return Argmax(0, 0, op.window)
+
+
+def inner_pieces(op: Piecewise) -> program.Piecewise:
+    """The function of `protocols.piecewise` that this operation computes."""
+    return program.Piecewise(0, op.drop, op.window, op.knots, op.slopes, op.offsets)
+
+
+def as_rows(x: Ring) -> Ring:
+    """An array as a matrix: its last axis is the row."""
+    return x.reshape(-1, x.shape[-1])
 
 
 class StepLayout:
@@ -94,6 +104,9 @@ def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tu
             rows, columns = value.shape
             entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *argmax.fields(inner(op), columns)]
             yield from ((rows, entry) for entry in entries)
+        case Piecewise():
+            rows, columns = _matrix(value)
+            yield from ((rows, entry) for entry in piecewise.fields(inner_pieces(op), columns))
         case Multiply():
             yield from ((1, Field(f"{a}{b}", value.size, dealt=True)) for a, b in products(circuit, op))
         case MatMul():
@@ -202,6 +215,10 @@ class _Dealing:
                     dealt = self._first[position, f"and_products{level}"]
                     conjunction.deal(self._xor(position, f"and_mu{level}"), dealt, groups=groups, fan_in=fan_in)
                 self._deal_bits(position, shape)
+            case Piecewise(_, drop, window, knots):
+                r, dealt = self._sum(position, "r"), (self._first[position, "mask"], self._first[position, "choice"])
+                piecewise.deal(inner_pieces(op), r, self._xor(position, "rho"), *dealt)
+                self._deal_comparison(position, piecewise.repeated(r, len(knots)), drop, window)
             case Multiply(x, y):
                 for a, b in products(self._circuit, op):
                     self._give(position, f"{a}{b}", self._parts[x][a] * self._parts[y][b])
@@ -221,7 +238,7 @@ class _Dealing:
         comparison.deal(r, self._xor(position, "mu"), bits, node, drop=drop, window=window)
 
     def _deal_bits(self, position: int, shape: Shape) -> None:
-        self._known(position, {"h": unpack(self._xor(position, "rho"), shape[1]).astype(np.uint64)})
+        self._known(position, {"h": unpack(self._xor(position, "rho"), shape[-1]).astype(np.uint64).reshape(shape)})
 
 
 def turned(op: MatMul, x: Ring, y: Ring) -> tuple[Ring, Ring]:

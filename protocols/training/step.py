@@ -17,7 +17,7 @@ import msgspec
 from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
 from protocols.training.functions import FRACTION, WINDOW
 from protocols.training.losses import Loss, gradient, gradient_scale
-from protocols.training.optimizers import GradientDescent, Shapes, update
+from protocols.training.optimizers import Optimizer, Shapes, update
 
 
 class DenseLayer(msgspec.Struct, frozen=True):
@@ -36,11 +36,13 @@ class Plan(msgspec.Struct, frozen=True):
         layers: from the inputs to the logits.
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
+        value: whether the value of the loss is computed as well.
     """
 
     layers: tuple[DenseLayer, ...]
     loss: Loss
-    optimizer: GradientDescent
+    optimizer: Optimizer
+    value: bool = False
 
     @property
     def inputs(self) -> int:
@@ -68,12 +70,12 @@ class Plan(msgspec.Struct, frozen=True):
         return self.optimizer.states(self.shapes)
 
 
-def step(plan: Plan, batch: int) -> Circuit:
-    """The circuit of a step on `batch` examples.
+def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
+    """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
 
     Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
-    with 2 `FRACTION` fractional bits (mean squared error), from before the update.
+    with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
 
     Rounds: 1 to open the weights; 4 for each hidden layer forward and 2 backward; 1 for the last layer, 22 for softmax over 10 classes, 1
     for its gradient; 1 to update: 32 for one hidden layer. Activations are not checked: they must lie within +-512.
@@ -93,7 +95,7 @@ def step(plan: Plan, batch: int) -> Circuit:
         elif index < len(plan.layers) - 1:
             signs.append(-1)
             hidden.append(build(Open(z)))
-    slope, metric = gradient(build, plan.loss, z, y, plan.outputs)
+    slope, metric, loss = gradient(build, plan.loss, z, y, plan.outputs, value=plan.value)
     slopes: dict[str, tuple[int, int]] = {}
     for index in reversed(range(len(plan.layers))):
         slopes[f"kernel{index}"] = build(MatMul(hidden[index], slope, transpose_x=True)), 2 * FRACTION
@@ -103,8 +105,9 @@ def step(plan: Plan, batch: int) -> Circuit:
             below = build(Truncate(build(MatMul(slope, kernels[index], transpose_y=True)), FRACTION, 63 - FRACTION))
             sign = signs[index - 1]
             slope = build(Open(below if sign < 0 else build(Multiply(sign, below))))
-    new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch)
-    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, "metric": metric})
+    new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch, number)
+    told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
+    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 
 
 def _linear(build: Builder, x: int, kernel: int, bias: int | None) -> int:

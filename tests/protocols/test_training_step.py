@@ -77,8 +77,8 @@ def test_softmax_and_its_rounds(classes, rounds):
     x = np.random.default_rng(2).normal(size=(64, classes)) * np.geomspace(0.1, 80, 64)[:, None]
     build = Builder()
     cut = affine(build, x.shape)
-    probabilities, largest = softmax(build, cut, classes)
-    trainers = Trainers(build.circuit({"p": probabilities, "largest": largest}))
+    found = softmax(build, cut, classes)
+    trainers = Trainers(build.circuit({"p": found.probabilities, "largest": found.largest}))
     outputs = trainers.real({"x": x})
     exact = np.exp(x - x.max(1, keepdims=True))
     np.testing.assert_allclose(outputs["p"], exact / exact.sum(1, keepdims=True), atol=0.003)
