@@ -115,3 +115,13 @@ class TicketRefused(ServingError):
 
 class TooLarge(ServingError):
     """A model or a request does not fit the memory set aside for it."""
+
+
+class Diverged(ServingError):
+    """In training, activations or weights have left the range in which fixed point is right. The model is as it was before."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"training left fixed point in epoch {epoch}: activations beyond +-512 or weights beyond +-16,384; the model is as it was"
+            " after the epoch before. Use a smaller learning rate, and scale features and targets to about 1"
+        )

@@ -119,7 +119,7 @@ class SharedModel:
         epochs: int = 1,
         batch_size: int = 32,
         shuffle: bool = True,
-        metrics: bool = True,
+        metrics: bool | Collection[str] = True,
         memory: int = MEMORY,
     ) -> AsyncIterator[Epoch]:
         """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
@@ -134,15 +134,18 @@ class SharedModel:
             epochs: passes over the data, at least 1.
             batch_size: examples of a step.
             shuffle: a new order in each epoch; it is public.
-            metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it.
+            metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it. Or the names of what
+                is told: "accuracy" or "mean squared error", and "loss". The loss of a cross-entropy costs a logarithm on shares.
             memory: bytes of randomness that each server may hold ahead.
 
-        **Leaks** to the workers: layers, loss, learning rate, number and order of the examples.
+        **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
+        is right. To the workers: layers, loss, optimizer, learning rates, number and order of the examples.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
             InputError: data that do not fit the model or each other.
             TooLarge: the randomness of a step does not fit the memory.
+            Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
             WorkerLost: a worker went away.
         """
         epochs_made = self._training.fit(x, y, epochs=epochs, batch_size=batch_size, shuffle=shuffle, metrics=metrics, memory=memory)

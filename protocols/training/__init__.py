@@ -1,7 +1,7 @@
 """Training on secret shares: model and data are shared between two servers, and neither sees either.
 
-Start reading at `circuit.py` (one step as public operations), `step.py`, `losses.py`, `optimizers.py` and `functions.py` (which operations), then `evaluation.py` (a
-server) and `preprocessing.py` (the crypto provider).
+Start reading at `circuit.py` (one step as public operations), `step.py`, `losses.py`, `optimizers.py`, `moments.py`, `functions.py` and
+`window.py` (which operations), then `evaluation.py` (a server) and `preprocessing.py` (the crypto provider).
 
 The flow around it: `terms.py`, `training_server.py`, `training_dealer.py` (the actors), `stored.py`, `compiled.py`, `fitting.py` (the
 owner's side).

@@ -119,7 +119,15 @@ class Sum(Op, frozen=True):
     keep: bool = True
 
 
-AnyOp = Given | Open | Truncate | Sign | Largest | Piecewise | Multiply | MatMul | Combine | Sum
+class Project(Op, frozen=True):
+    """`count` sums of share `x` with public signs, over each row or over everything; a share (rows, count) or (1, count)."""
+
+    x: int
+    count: int
+    rows: bool
+
+
+AnyOp = Given | Open | Truncate | Sign | Largest | Piecewise | Multiply | MatMul | Combine | Sum | Project
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -208,6 +216,8 @@ def _value(op: AnyOp, xs: list[Value], circuit: Circuit, position: int) -> Value
         case Combine(_, factors):
             _require(0 < len(xs) == len(factors), position, "a factor for each of at least one value")
             return Value(_broadcast(xs, position), "share")
+        case Project(_, count, rows):
+            return Value((xs[0].size // xs[0].shape[-1] if rows else 1, count), "share")
         case Sum(_, axis, keep):
             shape = xs[0].shape
             _require(axis is None or 0 <= axis < len(shape), position, "an axis of the value")

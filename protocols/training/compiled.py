@@ -72,7 +72,7 @@ def _activation(layer: Any, name: str) -> str:
         return "softmax"
     function = layer.activation.__name__
     if function not in ("linear", "relu", *ENDINGS):
-        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be trained")
+        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be")
     return str(function)
 
 

@@ -30,13 +30,14 @@ from protocols.training.circuit import (
     Multiply,
     Open,
     Piecewise,
+    Project,
     Sign,
     Sum,
     Truncate,
     infer,
     operands,
 )
-from protocols.training.preprocessing import Part, Parts, StepMaterial, as_rows, inner, inner_pieces, products, turned
+from protocols.training.preprocessing import Part, Parts, StepMaterial, as_rows, inner, inner_pieces, products, signs, turned
 
 _MINUS_ONE: Ring = np.full(1, 2**64 - 1, np.uint64)
 INTERACTIVE = (Open, Truncate, Sign, Largest, Piecewise)
@@ -136,6 +137,9 @@ class _Run:
                 for x, factor in zip(xs, factors, strict=True):
                     total += self.share(x) * np.uint64(factor % 2**64)
                 return total
+            case Project(x, count, rows):
+                flat = as_rows(self.share(x)) if rows else self.share(x).reshape(1, -1)
+                return ring.matmul(flat, signs(flat.shape[1], count))
             case Sum(x, axis, keep):
                 summed = self.share(x)
                 result: Ring = summed.sum(keepdims=True).reshape(1) if axis is None else summed.sum(axis, keepdims=keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ import numpy as np
 
 from actors import ActorError
 from protocols.concurrency import at_once
-from protocols.errors import Altered, InputError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Diverged, InputError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
+from protocols.training.compiled_optimizer import scheduled
 from protocols.training.functions import FRACTION
+from protocols.training.losses import METRIC_BITS, Loss
 from protocols.training.step import Plan
 from protocols.training.stored import trainers
 from protocols.training.terms import Column, Report, Terms, check
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 MEMORY = 128 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
+
+
+METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
+"""The name of the metric of each loss."""
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -45,6 +51,7 @@ class Epoch(msgspec.Struct, frozen=True):
         online: the same without waiting for randomness.
         bytes: in a step on average: between the servers, both ways.
         dealt: in a step on average: from the provider.
+        loss: of the steps, each before its update, or None.
     """
 
     number: int
@@ -56,9 +63,12 @@ class Epoch(msgspec.Struct, frozen=True):
     online: float
     bytes: float
     dealt: float
+    loss: float | None = None
 
     def __str__(self) -> str:
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
+        if self.loss is not None:
+            metric += f"loss {self.loss:.3f}, "
         total = (self.bytes + self.dealt) / 1e6
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
@@ -75,6 +85,7 @@ class Training:
         self._model, self._cluster = model, cluster
         self._handle: bytes | None = None
         self._plan: Plan | None = None
+        self._made = 0
 
     @property
     def begun(self) -> bool:
@@ -98,15 +109,21 @@ class Training:
         return self._plan
 
     async def fit(
-        self, x: Column, y: Column, *, epochs: int, batch_size: int, shuffle: bool, metrics: bool, memory: int
+        self, x: Column, y: Column, *, epochs: int, batch_size: int, shuffle: bool, metrics: bool | Collection[str], memory: int
     ) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`."""
         if epochs < 1:
             raise InputError(f"epochs={epochs}; at least 1 is needed")
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}; at least 1 is needed")
         found = self._plan or plan(self._model)
+        names = _asked(metrics, found)
+        steps = -(-x.shape[0] // batch_size)
+        optimizer = scheduled(self._model, found.optimizer, self._made, epochs * steps)
+        found = msgspec.structs.replace(found, optimizer=optimizer, value="loss" in names)
         order = fresh_key() if shuffle else None
         session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        terms = Terms(session, owner, link, authority, found, x, y, batch_size, order, memory, self._cluster.addresses)
+        terms = Terms(session, owner, link, authority, found, x, y, self._made, batch_size, order, memory, self._cluster.addresses)
         _check_targets(expects(self._model), y)
         check(terms)
         try:
@@ -119,14 +136,17 @@ class Training:
                 starts = (server.begin(terms, self._handle, party, presence) for party, server in enumerate(servers))
                 await at_once(*starts, dealer.begin(terms, presence))
                 for number in range(epochs):
-                    training = _trained(servers, terms.owner, number, metrics=metrics)
+                    training = _trained(servers, terms.owner, number, ["loss" if name == "loss" else "metric" for name in names])
                     reports, _ = await at_once(training, _dealt(dealer, terms.owner, number))
                     if not compare_digest(reports[0].seal, reports[1].seal):
                         raise Altered(
                             f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
                             " altered; the model is as it was after the last complete epoch"
                         )
+                    if (reports[0].outside + reports[1].outside).any():
+                        raise Diverged(number + 1)
                     await at_once(*(server.keep(terms.owner) for server in servers))
+                    self._made += steps
                     yield _epoch(number + 1, terms, reports)
             finally:
                 await _ended(terms.owner, first, second, dealer)
@@ -158,8 +178,8 @@ class Training:
             self._handle = None
 
 
-async def _trained(servers: list[TrainingServer], owner: bytes, number: int, *, metrics: bool) -> list[Report]:
-    return await at_once(*(server.with_options(timeout=None).epoch(owner, number, metrics) for server in servers))
+async def _trained(servers: list[TrainingServer], owner: bytes, number: int, told: list[str]) -> list[Report]:
+    return await at_once(*(server.with_options(timeout=None).epoch(owner, number, told) for server in servers))
 
 
 async def _dealt(dealer: TrainingDealer, owner: bytes, number: int) -> list[Report]:
@@ -182,26 +202,40 @@ def _check_targets(expected: str, y: Column) -> None:
         raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
 
 
+def _asked(metrics: bool | Collection[str], plan: Plan) -> tuple[str, ...]:
+    """The names of the metrics that are told."""
+    possible = (METRICS[plan.loss], "loss")
+    if isinstance(metrics, bool):
+        return possible[:1] if metrics else ()
+    wanted = {metrics} if isinstance(metrics, str) else set(metrics)
+    if wanted - set(possible):
+        raise InputError(f"metrics={metrics!r} was asked for; with this loss {' and '.join(map(repr, possible))} can be told")
+    return tuple(name for name in possible if name in wanted)
+
+
+def _values(terms: Terms, reports: list[Report]) -> dict[str, float]:
+    """What was told, as means over examples, and over outputs where Keras has it so."""
+    plan = terms.plan
+    count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
+    bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
+    sums = {name: decode(share + reports[1].told[name], 2.0 ** -bits[name]) for name, share in reports[0].told.items()}
+    return {name: float(total[0]) / count for name, total in sums.items()}
+
+
 def _epoch(number: int, terms: Terms, reports: list[Report]) -> Epoch:
-    steps = len(terms.rows(0))
-    name = value = None
-    if reports[0].metric.size:
-        total = reports[0].metric + reports[1].metric
-        if terms.plan.loss == "mse":
-            name, value = "mean squared error", decode(total, 2.0 ** (-2 * FRACTION))[0] / terms.examples / terms.plan.outputs
-        else:
-            name, value = "accuracy", decode(total, 2.0**-FRACTION)[0] / terms.examples
+    steps, values = len(terms.rows(0)), _values(terms, reports)
     seconds = max(report.seconds for report in reports)
     online = max(report.seconds - report.waited for report in reports)
     sent, dealt = sum(report.sent for report in reports), sum(report.dealt for report in reports)
     return Epoch(
         number,
-        name,
-        None if value is None else float(value),
+        METRICS[terms.plan.loss] if "metric" in values else None,
+        values.get("metric"),
         steps,
         reports[0].rounds / steps,
         seconds / steps,
         online / steps,
         sent / steps,
         dealt / steps,
+        values.get("loss"),
     )

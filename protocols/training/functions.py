@@ -116,15 +116,15 @@ def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:
 
 
 def sigmoid(build: Builder, x: int) -> int:
-    """1 / (1 + e^-x) for a share with `FRACTION` fractional bits, |x| < 512, within 2^-10; a share with `SPLINE` fractional bits. Rounds: 3."""
+    """1 / (1 + e^-x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
     return spline(build, x, CURVES["sigmoid"].spline(-512, 512))
 
 
 def softplus(build: Builder, x: int) -> int:
-    """log(1 + e^x) for a share with `FRACTION` fractional bits, |x| < 512, within 2^-10; a share with `SPLINE` fractional bits. Rounds: 3."""
+    """log(1 + e^x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
     return spline(build, x, CURVES["softplus"].spline(-512, 512))
 
 
 def logarithm(build: Builder, x: int, greatest: int) -> int:
-    """log x for a share with `PRECISE` fractional bits, 1 <= x <= `greatest`, within 2^-10; a share with `SPLINE` fractional bits. Rounds: 3."""
+    """log x within 2^-10 for a share with `PRECISE` fractional bits, 1 <= x <= `greatest`; a share with `SPLINE`. Rounds: 3."""
     return spline(build, x, fit(np.log, 1.0, float(greatest), tolerance=TOLERANCE), PRECISE)

@@ -102,6 +102,11 @@ def rates(optimizer: Optimizer) -> tuple[float, ...]:
     return found
 
 
+def changes(optimizer: Optimizer) -> bool:
+    """Whether the public factors are others from step to step."""
+    return isinstance(optimizer, Adam) or len(set(optimizer.schedule)) > 1
+
+
 def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, int]:
     """What multiplies the gradient (for Adam M / sqrt(V)) in a step: rate * scale as q 2^-s, s the same for all steps.
 
@@ -109,18 +114,15 @@ def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, in
         ModelError: a learning rate is out of range, see `rates`.
     """
     found = rates(optimizer)
-    rate, constant = found[min(number, len(found) - 1)], len(set(found)) == 1
+    rate = found[min(number, len(found) - 1)]
     if isinstance(optimizer, Adam):
         rate *= math.sqrt(1 - optimizer.beta_2 ** (number + 1)) / (1 - optimizer.beta_1 ** (number + 1))
-        constant = False
-    bits = RATE_BITS if constant else SCHEDULE_BITS
+    bits = SCHEDULE_BITS if changes(optimizer) else RATE_BITS
     shift = bits - 1 - math.floor(math.log2(max(found) * scale))
     return round(rate * scale * 2.0**shift), shift
 
 
-def update(
-    build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0
-) -> dict[str, int]:
+def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0) -> dict[str, int]:
     """The new weights and states by name. Rounds: 1, 2 with Nesterov's momentum; 23 for Adam, 26 for AMSGrad.
 
     Args:
@@ -131,12 +133,14 @@ def update(
         scale: what turns a slope into the gradient of the loss: 1 / batch, and what the loss itself is scaled by.
         number: of the step, from 0.
     """
-    rule = _adam if isinstance(optimizer, Adam) else _descent
     new: dict[str, int] = {}
     for name, slope in slopes.items():
         states = {state.removesuffix(f" of {name}"): values[state] for state in optimizer.states({name: ()})}
-        change, states = rule(build, optimizer, slope, states, scale, number)
-        terms = (values[name], change)
+        if isinstance(optimizer, Adam):
+            change, states = _adam(build, optimizer, slope, states, scale, number)
+        else:
+            change, states = _descent(build, optimizer, slope, states, scale, number)
+        terms: tuple[int, ...] = (values[name], change)
         if optimizer.decay:
             found = rates(optimizer)
             q, shift = fraction(found[min(number, len(found) - 1)] * optimizer.decay)

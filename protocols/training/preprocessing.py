@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from protocols import argmax, comparison, conjunction, piecewise, program, ring
 from protocols.conjunction import unpack
 from protocols.exchange import Ring
-from protocols.keystream import KeyStream, derive
+from protocols.keystream import KEY_BYTES, KeyStream, derive
 from protocols.material import Field, Layout, Material, packed
 from protocols.program import Argmax, Shape
 from protocols.training.circuit import AnyOp, Circuit, Given, Largest, MatMul, Multiply, Open, Piecewise, Sign, Truncate, Value, infer
@@ -61,6 +62,13 @@ def inner_pieces(op: Piecewise) -> program.Piecewise:
 def as_rows(x: Ring) -> Ring:
     """An array as a matrix: its last axis is the row."""
     return x.reshape(-1, x.shape[-1])
+
+
+@cache
+def signs(rows: int, columns: int) -> Ring:
+    """Public signs, 1 or -1 modulo 2^64, the same at both servers."""
+    bits = KeyStream(bytes(KEY_BYTES)).words((rows, columns)) >> np.uint64(63)
+    return np.uint64(1) - np.uint64(2) * bits
 
 
 class StepLayout:
@@ -216,8 +224,8 @@ class _Dealing:
                     conjunction.deal(self._xor(position, f"and_mu{level}"), dealt, groups=groups, fan_in=fan_in)
                 self._deal_bits(position, shape)
             case Piecewise(_, drop, window, knots):
-                r, dealt = self._sum(position, "r"), (self._first[position, "mask"], self._first[position, "choice"])
-                piecewise.deal(inner_pieces(op), r, self._xor(position, "rho"), *dealt)
+                r, mask, choice = self._sum(position, "r"), self._first[position, "mask"], self._first[position, "choice"]
+                piecewise.deal(inner_pieces(op), r, self._xor(position, "rho"), mask, choice)
                 self._deal_comparison(position, piecewise.repeated(r, len(knots)), drop, window)
             case Multiply(x, y):
                 for a, b in products(self._circuit, op):

@@ -18,6 +18,7 @@ from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul,
 from protocols.training.functions import FRACTION, WINDOW
 from protocols.training.losses import Loss, gradient, gradient_scale
 from protocols.training.optimizers import Optimizer, Shapes, update
+from protocols.training.window import outside
 
 
 class DenseLayer(msgspec.Struct, frozen=True):
@@ -66,8 +67,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def states(self) -> Shapes:
-        """The shape of what the optimizer keeps beside the weights, by name; it begins at zero."""
-        return self.optimizer.states(self.shapes)
+        """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
+        return {"outside": (1,), **self.optimizer.states(self.shapes)}
 
 
 def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
@@ -78,16 +79,17 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
 
     Rounds: 1 to open the weights; 4 for each hidden layer forward and 2 backward; 1 for the last layer, 22 for softmax over 10 classes, 1
-    for its gradient; 1 to update: 32 for one hidden layer. Activations are not checked: they must lie within +-512.
+    for its gradient; 1 to update, 24 for Adam; 4 for the check: 36 for one hidden layer. Activations must lie within +-512; `outside` tells if they did not.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
     kernels = [build(Open(values[f"kernel{index}"])) for index in range(len(plan.layers))]
     hidden, signs = [build(Given("x", (batch, plan.inputs), "wire"))], []
     y = build(Given("y", (batch, plan.outputs), "wire"))
-    z = -1
+    z, activations = -1, []
     for index, layer in enumerate(plan.layers):
         z = _linear(build, hidden[-1], kernels[index], values.get(f"bias{index}"))
+        activations.append(z)
         if layer.relu:
             sign = build(Sign(z))
             signs.append(sign)
@@ -106,6 +108,7 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
             sign = signs[index - 1]
             slope = build(Open(below if sign < 0 else build(Multiply(sign, below))))
     new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch, number)
+    new["outside"] = outside(build, values["outside"], activations, [values[name] for name in plan.shapes])
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 

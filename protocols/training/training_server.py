@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +41,9 @@ class _Stored:
     masked: Ring = field(repr=False)
     mask: Ring = field(repr=False)
 
-    def wire(self, rows: npt.NDArray[np.int64], columns: int) -> Affine:
-        """Some of its examples."""
-        return Affine(widened(self.masked[rows], columns), {"R": widened(self.mask[rows], columns)})
+    def wire(self, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+        """Some of its examples, in the form in which a step takes them."""
+        return Affine(form(self.masked[rows]), {"R": form(self.mask[rows])})
 
 
 @dataclass
@@ -155,22 +155,24 @@ class TrainingServer(Actor):
         session.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
 
     @message(reentrant=True)
-    async def epoch(self, owner: bytes, number: int, metrics: bool) -> Report:
-        """Trains for one epoch. Only if `metrics` does its share of the metric leave this server."""
+    async def epoch(self, owner: bytes, number: int, told: list[str]) -> Report:
+        """Trains for one epoch. Of "metric" and "loss" the shares of those that are `told` leave this server."""
         session = self._owned(owner)
         clock = asyncio.get_running_loop().time
-        metric, rounds, sent, received, waited, start = np.zeros(1, np.uint64), 0, 0, 0, 0.0, clock()
+        sums = dict.fromkeys(told, np.zeros(1, np.uint64))
+        rounds, sent, received, waited, start = 0, 0, 0, 0.0, clock()
         seal = Seal(session.terms.link, derive(session.terms.link, "epoch", number))
         for rows in session.terms.rows(number):
             before = clock()
             material, dealt = await session.supply.take(session.done)
             waited += clock() - before
             outputs, cost = await self._step(session, rows, material, dealt, seal)
-            metric = metric + outputs.pop("metric")
-            session.shares = outputs
+            sums = {name: total + outputs[name] for name, total in sums.items()}
+            session.shares = {name: outputs[name] for name in session.shares}
             session.done += 1
             rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
-        return Report(metric if metrics else metric[:0], rounds, sent, received, clock() - start, waited, seal.close())
+        outside = session.shares["outside"]
+        return Report(sums, outside, rounds, sent, received, clock() - start, waited, seal.close())
 
     @message(reentrant=True)
     async def keep(self, owner: bytes) -> None:
@@ -184,13 +186,13 @@ class TrainingServer(Actor):
         terms, link = session.terms, session.terms.link
         channel = derive(link, "step", session.done)
         given: dict[str, Affine | Ring] = dict(session.shares)
-        given["x"] = self._stored[terms.x.handle].wire(rows, terms.plan.inputs)
-        given["y"] = self._stored[terms.y.handle].wire(rows, terms.plan.outputs)
+        given["x"] = self._stored[terms.x.handle].wire(rows, lambda array: widened(array, terms.plan.inputs))
+        given["y"] = self._stored[terms.y.handle].wire(rows, terms.targets)
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
             await session.peer.deliver(link, channel, number, arrays)
 
-        protocol = evaluate(session.me, session.steps[len(rows)][0], material, given)
+        protocol = evaluate(session.me, session.steps.at(len(rows), terms.made + session.done), material, given)
         try:
             with session.inboxes.claimed(channel) as inbox:
                 other, patience = session.me.other, self._patience
