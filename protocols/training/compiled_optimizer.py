@@ -32,15 +32,23 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
         if settings.get(setting):
             raise ModelError(f"{kind.__name__} with {setting}={settings[setting]} cannot be trained on shares: {reason}; leave it out")
     decay = float(settings["weight_decay"] or 0.0)
-    if decay and (getattr(optimizer, "_exclude_from_weight_decay_pattern", None) or hasattr(optimizer, "_exclude_from_weight_decay")):
-        raise ModelError(f"{kind.__name__} excludes weights from weight_decay: on shares all weights decay")
+    spared = bool(decay) and _biases_are_spared(model)
     rate = float(optimizer.learning_rate)
     if kind is keras.optimizers.SGD:
-        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay))
-    return _checked(_adam(settings, rate, decay))
+        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, spared))
+    return _checked(_adam(settings, rate, decay, spared))
 
 
-def _adam(settings: dict[str, Any], rate: float, decay: float) -> Adam:
+def _biases_are_spared(model: Any) -> bool:
+    """Whether `exclude_from_weight_decay` was told of the biases; all of them or none."""
+    decays = model.optimizer._use_weight_decay  # Keras has no public way to ask
+    biases = {decays(v) for v in model.trainable_variables if v.name == "bias"}
+    if not all(decays(v) for v in model.trainable_variables if v.name != "bias") or len(biases) > 1:
+        raise ModelError("the optimizer excludes some weights from weight_decay: on shares all weights decay, or all but the biases")
+    return biases == {False}
+
+
+def _adam(settings: dict[str, Any], rate: float, decay: float, spared: bool) -> Adam:
     first, second = float(settings["beta_1"]), float(settings["beta_2"])
     if not (0 <= first < 1 and first**2 < second < 1):
         raise ModelError(f"Adam with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
@@ -49,7 +57,7 @@ def _adam(settings: dict[str, Any], rate: float, decay: float) -> Adam:
             f"Adam with epsilon={settings['epsilon']:g} cannot be trained on shares: there it is about {LARGEST_EPSILON:g};"
             f" use at most that, like Keras' 1e-7"
         )
-    return Adam(rate, first, second, bool(settings["amsgrad"]), decay)
+    return Adam(rate, first, second, bool(settings["amsgrad"]), decay, spared)
 
 
 LARGEST_EPSILON = 1e-6

@@ -37,6 +37,7 @@ class GradientDescent(msgspec.Struct, frozen=True, tag=True):
         momentum: of each velocity in the next, from 0 up to 1; without it there are no velocities.
         nesterov: W <- W + momentum V - rate dW, with the new V.
         decay: W <- W - rate decay W beside each update; 0 for none.
+        spared: biases do not decay.
         schedule: the rate of each step from the first, the last one for all that follow; empty if the rate is constant.
     """
 
@@ -44,6 +45,7 @@ class GradientDescent(msgspec.Struct, frozen=True, tag=True):
     momentum: float = 0.0
     nesterov: bool = False
     decay: float = 0.0
+    spared: bool = False
     schedule: tuple[float, ...] = ()
 
     def states(self, shapes: Shapes) -> Shapes:
@@ -64,6 +66,7 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
         beta_2: of each V in the next, from 0 up to 1.
         amsgrad: whether the largest V divides.
         decay: as for gradient descent (AdamW; Loshchilov and Hutter, 2019, arXiv:1711.05101).
+        spared: as for gradient descent.
         schedule: as for gradient descent.
     """
 
@@ -72,6 +75,7 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
     beta_2: float = 0.999
     amsgrad: bool = False
     decay: float = 0.0
+    spared: bool = False
     schedule: tuple[float, ...] = ()
 
     def states(self, shapes: Shapes) -> Shapes:
@@ -141,7 +145,7 @@ def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[st
         else:
             change, states = _descent(build, optimizer, slope, states, scale, number)
         terms: tuple[int, ...] = (values[name], change)
-        if optimizer.decay:
+        if optimizer.decay and not (optimizer.spared and name.startswith("bias")):
             found = rates(optimizer)
             q, shift = fraction(found[min(number, len(found) - 1)] * optimizer.decay)
             terms = (*terms, scaled(build, values[name], -q, shift))
