@@ -1,20 +1,26 @@
 """Two hospitals, one regression: `python examples/private_regression.py [patients] [epochs]`.
 
-Each patient has measurements and a yes or no. Two hospitals fit one logistic regression without showing each other a patient: rows are
-secret-shared among two servers, a third worker deals randomness, and only the coefficients are opened. Patients are real digits here:
-the brightness of sixteen patches of an image, and whether it shows a 2. Beside it, what each hospital finds alone.
+Each patient has measurements and a yes or no. Rows are secret-shared among two servers, a third worker deals randomness, one logistic
+regression is fitted on all of them, and only its coefficients are opened: no worker sees a patient. This script plays both hospitals and
+stores their rows as one array. Patients are real digits here: the brightness of sixteen patches of an image, and whether it shows a 2.
+Beside it, what the smaller hospital finds alone.
 """
 
 import asyncio
 import sys
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import digits
 from protocols import Cluster, LogisticRegression, Worker
 
 
-def patients(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+Array = npt.NDArray[Any]
+
+
+def patients(images: Array, labels: Array) -> tuple[Array, Array]:
     """Sixteen patches of each image, scaled to about 1 by public constants, and whether it is a 2."""
     patches = images.reshape(-1, 4, 7, 4, 7).mean((2, 4)).reshape(-1, 16)
     return (patches - 0.13) / 0.16, (labels == 2).astype(int)

@@ -122,8 +122,10 @@ class _Regression(ABC):
         outputs, loss = self._task(targets)
         training = Training(self._network(features.shape[1], outputs, loss), cluster)
         try:
-            settings = {"epochs": self.epochs, "batch_size": self.batch_size, "shuffle": self.shuffle}
-            history = [epoch async for epoch in training.fit(features, targets, metrics=True, memory=MEMORY, **settings)]
+            made = training.fit(
+                features, targets, epochs=self.epochs, batch_size=self.batch_size, shuffle=self.shuffle, metrics=True, memory=MEMORY
+            )
+            history = [epoch async for epoch in made]
             kernel, bias = (await training.reveal()).get_weights()
         finally:
             await training.forget()
