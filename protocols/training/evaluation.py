@@ -138,7 +138,8 @@ class _Run:
                     total += self.share(x) * np.uint64(factor % 2**64)
                 return total
             case Project(x, count, rows):
-                flat = as_rows(self.share(x)) if rows else self.share(x).reshape(1, -1)
+                summands = self.share(x)
+                flat = summands.reshape(-1, summands.shape[-1]) if rows else summands.reshape(1, -1)
                 return ring.matmul(flat, signs(flat.shape[1], count))
             case Sum(x, axis, keep):
                 summed = self.share(x)
@@ -210,18 +211,18 @@ class _Run:
         assert x.c is not None
         c = as_rows(x.c)
         d = await comparison.sign(self._me, c, self._material.rows(len(c)), position, drop=cut.drop, window=cut.window)
-        return await self._bits(position, d, x.c.shape)
+        return await self._bits(position, d, c.shape[1], x.c.shape)
 
     async def _largest(self, op: Largest, position: int, x: Ring) -> Affine:
         d = await argmax.argmax(self._me, inner(op), x, self._material.rows(len(x)), position)
-        return await self._bits(position, d, x.shape)
+        return await self._bits(position, d, x.shape[1], x.shape)
 
     async def _piecewise(self, op: Piecewise, position: int, x: Ring) -> Ring:
         rows = as_rows(x)
         y = await piecewise.piecewise(self._me, inner_pieces(op), rows, self._material.rows(len(rows)), position)
         return y.reshape(x.shape)
 
-    async def _bits(self, position: int, d: Ring, shape: Shape) -> Affine:
+    async def _bits(self, position: int, d: Ring, columns: int, shape: Shape) -> Affine:
         """XOR-shared bits as affine values: e = D ^ rho is opened, D = e + (1 - 2 e) rho (daBits, ePrint 2019/207). **Rounds**: 1."""
-        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), shape[-1]).astype(np.uint64).reshape(shape)
+        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), columns).astype(np.uint64).reshape(shape)
         return Affine(e, {"h": self._material(position, "h").reshape(shape)}, np.uint64(1) - np.uint64(2) * e)

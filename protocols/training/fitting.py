@@ -123,7 +123,7 @@ class Training:
         found = msgspec.structs.replace(found, optimizer=optimizer, value="loss" in names)
         order = fresh_key() if shuffle else None
         session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        terms = Terms(session, owner, link, authority, found, x, y, self._made, batch_size, order, memory, self._cluster.addresses)
+        terms = Terms(session, owner, link, authority, found, x, y, batch_size, order, memory, self._cluster.addresses, self._made)
         _check_targets(expects(self._model), y)
         check(terms)
         try:

@@ -60,8 +60,8 @@ def inner_pieces(op: Piecewise) -> program.Piecewise:
 
 
 def as_rows(x: Ring) -> Ring:
-    """An array as a matrix: its last axis is the row."""
-    return x.reshape(-1, x.shape[-1])
+    """An array as the matrix in which it is compared."""
+    return x.reshape(_matrix(Value(x.shape, "share")))
 
 
 @cache
@@ -69,6 +69,10 @@ def signs(rows: int, columns: int) -> Ring:
     """Public signs, 1 or -1 modulo 2^64, the same at both servers."""
     bits = KeyStream(bytes(KEY_BYTES)).words((rows, columns)) >> np.uint64(63)
     return np.uint64(1) - np.uint64(2) * bits
+
+
+WORD = 64
+"""Bits of a row are packed into words."""
 
 
 class StepLayout:
@@ -123,9 +127,9 @@ def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tu
             return
 
 
-def _matrix(value: Value) -> tuple[int, int]:
-    """Rows and columns of a value as a matrix: its last axis is the row."""
-    columns = value.shape[-1]
+def _matrix(value: Value) -> Shape:
+    """Rows and columns of a value as a matrix: its last axis is the row, or all of it where that is shorter than a word of bits."""
+    columns = value.shape[-1] if value.shape[-1] >= WORD else value.size
     return value.size // columns, columns
 
 
@@ -216,13 +220,13 @@ class _Dealing:
                 cut = self._circuit.ops[x]
                 assert isinstance(cut, Truncate)
                 self._deal_comparison(position, self._sum(x, "r"), cut.drop, cut.window)
-                self._deal_bits(position, shape)
+                self._deal_bits(position, _matrix(self._values[x])[1])
             case Largest(_, window):
                 self._deal_comparison(position, self._sum(position, "r"), 0, window)
                 for level, (groups, fan_in) in enumerate(argmax.levels(shape[1])):
                     dealt = self._first[position, f"and_products{level}"]
                     conjunction.deal(self._xor(position, f"and_mu{level}"), dealt, groups=groups, fan_in=fan_in)
-                self._deal_bits(position, shape)
+                self._deal_bits(position, shape[1])
             case Piecewise(_, drop, window, knots):
                 r, mask, choice = self._sum(position, "r"), self._first[position, "mask"], self._first[position, "choice"]
                 piecewise.deal(inner_pieces(op), r, self._xor(position, "rho"), mask, choice)
@@ -245,8 +249,9 @@ class _Dealing:
         bits, node = self._first[position, "bits"], self._first[position, "node"]
         comparison.deal(r, self._xor(position, "mu"), bits, node, drop=drop, window=window)
 
-    def _deal_bits(self, position: int, shape: Shape) -> None:
-        self._known(position, {"h": unpack(self._xor(position, "rho"), shape[-1]).astype(np.uint64).reshape(shape)})
+    def _deal_bits(self, position: int, columns: int) -> None:
+        bits = unpack(self._xor(position, "rho"), columns).astype(np.uint64)
+        self._known(position, {"h": bits.reshape(self._values[position].shape)})
 
 
 def turned(op: MatMul, x: Ring, y: Ring) -> tuple[Ring, Ring]:

@@ -43,11 +43,11 @@ class Terms(msgspec.Struct, frozen=True):
         plan: what is trained, and how.
         x: the features.
         y: the one-hot labels or targets.
-        made: steps that the model has made before this run.
         batch: examples of a step; the last step of an epoch has what is left.
         order: a key from which all derive the public order of the examples; None for the order in which they are stored.
         memory: bytes of randomness that a server may hold ahead.
         addresses: of the cluster.
+        made: steps that the model has made before this run.
     """
 
     session: bytes
@@ -57,11 +57,11 @@ class Terms(msgspec.Struct, frozen=True):
     plan: Plan
     x: Column
     y: Column
-    made: int
     batch: int
     order: bytes | None
     memory: int
     addresses: Addresses
+    made: int = 0
 
     def __repr__(self) -> str:
         return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"

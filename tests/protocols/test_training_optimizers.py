@@ -231,7 +231,7 @@ def test_rates_of_a_schedule_change_public_factors_only():
 
 @pytest.mark.parametrize(
     ("optimizer", "rounds", "sent"),
-    [(GradientDescent(0.1), 36, 28912), (Adam(0.01), 60, 141360), (Adam(0.01, amsgrad=True), 63, 149968)],
+    [(GradientDescent(0.1), 36, 26016), (Adam(0.01), 60, 130176), (Adam(0.01, amsgrad=True), 63, 135424)],
 )
 def test_rounds_and_bytes_of_an_update(optimizer, rounds, sent):
     _, plan = network([20, 16, 10], optimizer, "crossentropy")
