@@ -1,8 +1,9 @@
-"""What it costs to train on shares: `python -m benchmarks.encrypted_training [--epochs N] [--optimizer sgd|adam|amsgrad] [--deep] [--json]`.
+"""What it costs to train on shares: `python -m benchmarks.encrypted_training [--epochs N] [--optimizer NAME] [--deep] [--json]`.
 
-MLP 784-128-10 (784-128-128-10 with --deep), softmax cross-entropy, SGD, Adam or AMSGrad, batch 128, 8,000 digits, everything secret: three worker processes on loopback. Prints
-seconds a step with the dealing at the same time, without the time that servers wait for randomness (online), and for Keras in the
-clear; megabytes and rounds a step; and the accuracy on 2,000 test images of both after training from the same weights in the same order.
+MLP 784-128-10, or 784-128-128-10 with --deep, softmax cross-entropy, SGD, Adam or AMSGrad, batch 128, 8,000 digits, everything secret:
+three worker processes on loopback. Prints seconds a step with the dealing at the same time, without the time that servers wait for
+randomness (online), and for Keras in the clear; megabytes and rounds a step; and the accuracy on 2,000 test images of both after training
+from the same weights in the same order.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import digits
 from protocols import Cluster, LogisticRegression, Worker
 
-
 Array = npt.NDArray[Any]
 
 

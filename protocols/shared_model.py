@@ -124,8 +124,9 @@ class SharedModel:
     ) -> AsyncIterator[Epoch]:
         """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
 
-        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax at the end or not; SGD, momentum; sparse or categorical
-        cross-entropy, or mean squared error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
+        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax or sigmoid at the end or not; SGD, Adam or AdamW, with
+        a number or a schedule for the learning rate, read anew at each `fit`; sparse, categorical or binary cross-entropy, or mean squared
+        error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
         stops early, the model is as it was after the last complete epoch.
 
         Args:

@@ -79,8 +79,8 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
 
     Rounds: 1 to open the weights; 4 for each hidden layer forward and 2 backward; 1 for the last layer, 22 for softmax over 10 classes, 1
-    for its gradient; 1 to update, 24 for Adam; 4 for the check: 36 for one hidden layer. Activations must
-    lie within +-512; `outside` tells if they did not.
+    for its gradient; 1 to update, 25 for Adam; 4 for the check: 36 for one hidden layer. Activations must lie within +-512; `outside`
+    tells if they did not.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}

@@ -3,7 +3,7 @@
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `load`, `begin`, `epoch`,
 `weights`, `forget`), the crypto provider (`supply`) and the other server (`deliver`, `give_up`).
 
-Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rate),
+Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
 """
 

@@ -126,3 +126,16 @@ def test_settings_as_scikit_learn_asks_for_them():
     copy = sklearn.clone(model)
     assert copy is not model
     assert copy.get_params() == model.get_params()
+
+
+def test_with_a_blocking_cluster_fit_blocks(digits):
+    from protocols import keras_hook
+
+    cluster = keras_hook.Cluster("localhost:0", "localhost:0", "localhost:0")
+    cluster.start()
+    try:
+        model = LogisticRegression(cluster, epochs=5, batch_size=100).fit(*digits)
+    finally:
+        cluster.stop()
+    assert isinstance(model, LogisticRegression)
+    assert model.score(*digits) > 0.8

@@ -237,3 +237,18 @@ async def test_a_model_that_diverges_is_as_it_was_before(cluster, data):
         await to_the_end(shared.fit(x, y, batch_size=50))
     for mine, theirs in zip(before, after, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_which_weights_decay():
+    from protocols.training.compiled import plan
+
+    def optimizer(**excluded):
+        found = keras.optimizers.SGD(0.1, weight_decay=0.01)
+        if excluded:
+            found.exclude_from_weight_decay(**excluded)
+        return plan(logits(optimizer=found)).optimizer
+
+    assert (optimizer().decay, optimizer().spared) == (0.01, False)
+    assert optimizer(var_names=["bias"]).spared
+    with pytest.raises(ModelError, match="all but the biases"):
+        optimizer(var_names=["kernel"])
