@@ -252,3 +252,27 @@ def test_which_weights_decay():
     assert optimizer(var_names=["bias"]).spared
     with pytest.raises(ModelError, match="all but the biases"):
         optimizer(var_names=["kernel"])
+
+
+def test_a_sigmoid_at_the_end_belongs_to_the_binary_crossentropy():
+    from protocols.training.compiled import plan
+
+    def planned(loss, *ending):
+        model = keras.Sequential([layers.Input((4,)), *ending])
+        model.compile(keras.optimizers.AdamW(0.01, amsgrad=True), loss)
+        return plan(model)
+
+    for ending in ((layers.Dense(2, activation="sigmoid"),), (layers.Dense(2), layers.Activation("sigmoid"))):
+        found = planned("binary_crossentropy", *ending)
+        assert (found.loss, found.layers[0].relu) == ("binary_crossentropy", False)
+        assert (found.optimizer.amsgrad, found.optimizer.decay) == (True, 0.004)
+        assert set(found.states) == {
+            "outside",
+            *(f"{kind} of {name}" for kind in ("mean", "square", "largest square") for name in found.shapes),
+        }
+        with pytest.raises(ModelError, match="sigmoid with mean_squared_error"):
+            planned("mse", *ending)
+        with pytest.raises(ModelError, match="end in a softmax"):
+            planned("categorical_crossentropy", *ending)
+    with pytest.raises(UnsupportedLayer, match="after a sigmoid"):
+        planned("mse", layers.Dense(2, activation="sigmoid"), layers.Dense(2))
