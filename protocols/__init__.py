@@ -9,9 +9,21 @@ Importing this package imports neither TensorFlow nor Keras.
 
 from protocols.cluster import Cluster
 from protocols.errors import ProtocolError
+from protocols.estimators import LinearRegression, LogisticRegression
 from protocols.noisy_answers import NoisyAnswers
 from protocols.remote_model import RemoteModel, connect
 from protocols.shared_model import SharedModel, share
 from protocols.worker import Worker
 
-__all__ = ["Cluster", "NoisyAnswers", "ProtocolError", "RemoteModel", "SharedModel", "Worker", "connect", "share"]
+__all__ = [
+    "Cluster",
+    "LinearRegression",
+    "LogisticRegression",
+    "NoisyAnswers",
+    "ProtocolError",
+    "RemoteModel",
+    "SharedModel",
+    "Worker",
+    "connect",
+    "share",
+]

@@ -140,3 +140,13 @@ class UnknownData(ServingError):
 
 class NotGranted(ServingError):
     """The caller has no right to the data of that name."""
+
+
+class Diverged(ServingError):
+    """In training, activations or weights have left the range in which fixed point is right. The model is as it was before."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"training left fixed point in epoch {epoch}: activations beyond +-512 or weights beyond +-16,384; the model is as it was"
+            " before: after the last epoch, or the last checkpoint. Use a smaller learning rate, and scale features and targets to about 1"
+        )

@@ -7,7 +7,7 @@ it (the simulator of the tests, or a compute server) receives a `Round`, deliver
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -65,21 +65,50 @@ async def together(*protocols: Protocol[T]) -> list[T]:
     All parties must name the same protocols in the same order. **Rounds**: the largest of theirs. **Bytes**: the sum.
     """
     results: dict[int, T] = {}
+    to_begin = dict(enumerate(protocols))
+
+    def ready() -> dict[int, Protocol[T]]:
+        begun = dict(to_begin)
+        to_begin.clear()
+        return begun
+
+    await as_ready(ready, results.__setitem__)
+    return [results[i] for i in range(len(protocols))]
+
+
+async def as_ready(ready: Callable[[], Mapping[int, Protocol[T]]], done: Callable[[int, T], None]) -> None:
+    """Runs protocols side by side, each from the round on in which it can begin, until none runs and none is ready.
+
+    All parties must do the same in the same order. **Rounds**: those of the longest chain of protocols that wait for each other.
+
+    Args:
+        ready: by number the protocols that can begin now, each once; asked again whenever one has ended.
+        done: is told the result of each.
+    """
+    running: dict[int, Protocol[T]] = {}
+    answers: dict[int, Received | None] = {}
     waiting: dict[int, Round] = {}
-    answers: dict[int, Received | None] = dict.fromkeys(range(len(protocols)))
     try:
         while True:
+            begun = ready()
+            running.update(begun)
+            answers.update(dict.fromkeys(begun))
             for i, answer in answers.items():
                 try:
-                    waiting[i] = protocols[i].send(answer)
+                    waiting[i] = running[i].send(answer)
                 except StopIteration as stop:
-                    results[i] = stop.value
+                    del running[i]
+                    done(i, stop.value)
+            ended = answers.keys() - waiting.keys()
+            answers = {}
+            if ended:
+                continue  # others may be ready for the same round
             if not waiting:
-                return [results[i] for i in range(len(protocols))]
+                return
             answers = dict(_apart(waiting, await _ask(_merged(waiting))))
             waiting.clear()
     finally:
-        for protocol in protocols:
+        for protocol in running.values():
             protocol.close()
 
 

@@ -120,7 +120,7 @@ class SharedModel:
         epochs: int = 1,
         batch_size: int = 32,
         shuffle: bool = True,
-        metrics: bool = True,
+        metrics: bool | Collection[str] = True,
         memory: int = MEMORY,
         folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
@@ -129,8 +129,9 @@ class SharedModel:
     ) -> AsyncIterator[Epoch]:
         """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
 
-        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax at the end or not; SGD, momentum; sparse or categorical
-        cross-entropy, or mean squared error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
+        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax or sigmoid at the end or not; SGD, Adam or AdamW, with
+        a number or a schedule for the learning rate, read anew at each `fit`; sparse, categorical or binary cross-entropy, or mean squared
+        error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
         stops early, the model is as it was after the last complete epoch.
 
         With a folder a training survives all of its processes. After each epoch both servers write their shares of weights and optimizer,
@@ -144,19 +145,22 @@ class SharedModel:
             epochs: passes over the data, at least 1.
             batch_size: examples of a step.
             shuffle: a new order in each epoch; it is public.
-            metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it.
+            metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it. Or the names of what
+                is told: "accuracy" or "mean squared error", and "loss". The loss of a cross-entropy costs a logarithm on shares.
             memory: bytes of randomness that each server may hold ahead.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
             progress: show how far an epoch is, if standard error is a terminal.
 
-        **Leaks** to the workers: layers, loss, learning rate, number and order of the examples.
+        **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
+        is right. To the workers: layers, loss, optimizer, learning rates, number and order of the examples.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
             InputError: data that do not fit the model or each other.
             TooLarge: the randomness of a step does not fit the memory.
+            Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
             WorkerLost: a worker went away.
             CheckpointError: the folder has a training that is not to be resumed, or another one.
             KeepsNothing: a server was started without a folder.

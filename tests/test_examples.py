@@ -119,3 +119,11 @@ async def test_serve_and_client_in_two_terminals():
 @pytest.mark.parametrize("name", sorted(file.name for file in EXAMPLES.glob("*.py")))
 def test_every_example_says_what_it_is(name):
     assert (EXAMPLES / name).read_text().startswith('"""')
+
+
+def test_private_regression():
+    shown = run("private_regression.py", "1000", "4")
+    together, alone = (float(word.rstrip("%,")) for word in shown.splitlines()[1].split() if "%" in word)
+    assert together > 90
+    assert alone > 80
+    assert "coefficients: [" in shown

@@ -27,7 +27,8 @@ class Trainers:
     salt: str = ""
 
     def run(self, values: dict[str, Ring]) -> Transcript:
-        """Evaluates the circuit on the given values, which this shares first."""
+        """Evaluates the circuit on the given values, which this shares first. The bit `outside` begins at zero."""
+        values = {"outside": np.zeros(1, np.uint64), **values}
         layout = StepLayout(self.circuit)
         keys = key(f"step0{self.salt}"), key(f"step1{self.salt}")
         given: tuple[dict, dict] = ({}, {})

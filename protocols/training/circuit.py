@@ -82,6 +82,20 @@ class Largest(Op, frozen=True):
     window: int
 
 
+class Piecewise(Op, frozen=True):
+    """slopes[k] t + offsets[k], t = `x` / 2^drop rounded and k the number of `knots` <= t, for share `x`; a share. Rounds: 3.
+
+    See `protocols.program.Piecewise`, whose ranges hold here.
+    """
+
+    x: int
+    drop: int
+    window: int
+    knots: tuple[int, ...]
+    slopes: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
 class Multiply(Op, frozen=True):
     """x * y element by element, affine both, broadcast as numpy does; a share. Rounds: 0. Dealt: 8 to 32 B an element."""
 
@@ -167,9 +181,17 @@ class Sum(Op, frozen=True):
     keep: bool = True
 
 
+class Project(Op, frozen=True):
+    """`count` sums of share `x` with public signs, over each `row` of so many elements; a share (rows, count)."""
+
+    x: int
+    count: int
+    row: int
+
+
 Bilinear = MatMul | Convolve | KernelGradient | InputGradient
 Linear = Reshape | Take | Put | Combine | Sum
-AnyOp = Given | Open | Truncate | Sign | Largest | Multiply | Bilinear | Linear
+AnyOp = Given | Open | Truncate | Sign | Largest | Piecewise | Multiply | Bilinear | Linear | Project
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -240,7 +262,7 @@ def _next(ops: Sequence[AnyOp], values: list[Value], position: int) -> Value:
     match op:
         case Sign(x, window):
             fits = window is None if isinstance(ops[x], Truncate) else xs[0].kind == "wire" and window is not None and 1 < window < 64
-            _require(fits and len(xs[0].shape) > 1, position, "a truncation, or a wire and a window, of two axes")
+            _require(fits, position, "a truncation, or a wire and a window")
             return Value(xs[0].shape, "affine")
         case MatMul() | Convolve() | KernelGradient() | InputGradient():
             _require(all(x.kind == "wire" for x in xs), position, "two wires")
@@ -252,7 +274,7 @@ def _next(ops: Sequence[AnyOp], values: list[Value], position: int) -> Value:
             return _value(op, xs, position)
 
 
-def _value(op: Given | Open | Truncate | Largest | Multiply, xs: list[Value], position: int) -> Value:
+def _value(op: Given | Open | Truncate | Largest | Piecewise | Multiply | Project, xs: list[Value], position: int) -> Value:
     match op:
         case Given(_, shape, kind):
             _require(kind != "affine" and min(shape, default=1) > 0, position, "a wire or a share of at least one element")
@@ -265,9 +287,16 @@ def _value(op: Given | Open | Truncate | Largest | Multiply, xs: list[Value], po
         case Largest():
             _require(len(xs[0].shape) == 2 and xs[0].shape[1] > 1, position, "a matrix with at least two columns")
             return Value(xs[0].shape, "affine")
+        case Piecewise(_, drop, window, knots, slopes, offsets):
+            _require(drop > 0 and drop + window <= 63, position, "0 < drop, drop + window <= 63")
+            _require(0 < len(knots) == len(slopes) - 1 == len(offsets) - 1, position, "a slope and an offset more than knots")
+            return Value(xs[0].shape, "share")
         case Multiply():
             _require(all(x.kind != "share" for x in xs), position, "two affine values")
             return Value(_broadcast(xs, position), "share")
+        case Project(_, count, row):
+            _require(count > 0 and row > 0 and xs[0].size % row == 0, position, f"rows that fit into {xs[0].shape}")
+            return Value((xs[0].size // row, count), "share")
 
 
 def _product_shape(op: Bilinear, x: Shape, y: Shape, position: int) -> Shape:

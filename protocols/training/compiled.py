@@ -12,8 +12,11 @@ from protocols.training.compiled_optimizer import compiled_optimizer
 from protocols.training.layers import AnyLayer, AveragePooling2D, Conv2D, Dense, Flatten, MaxPooling2D, ReLU, same
 from protocols.training.step import Plan
 
-_KNOWN = "Dense, Conv2D, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D, Flatten, ReLU, and Softmax at the end can be"
+_KNOWN = "Dense, Conv2D, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D, Flatten, ReLU, and a softmax or sigmoid at the end can be"
 _EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
+
+ENDINGS = ("softmax", "sigmoid")
+"""Activations that belong to the loss."""
 
 
 def plan(model: Any) -> Plan:
@@ -27,27 +30,27 @@ def plan(model: Any) -> Plan:
 
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
-    layers, softmax = _layers(model, keras)
-    return Plan(layers, compiled_loss(model, keras, softmax=softmax), compiled_optimizer(model, keras))
+    layers, ending = _layers(model, keras)
+    return Plan(layers, compiled_loss(model, keras, ending=ending), compiled_optimizer(model, keras))
 
 
-def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], bool]:
+def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], str | None]:
     made: list[AnyLayer] = []
-    softmax = False
+    ending: str | None = None
     for layer in _chain(model, keras):
         name = f"layer {layer.name!r} ({type(layer).__name__})"
-        if softmax:
-            raise UnsupportedLayer(f"{name} comes after a softmax: the softmax must be the last layer to be trained on shares")
+        if ending:
+            raise UnsupportedLayer(f"{name} comes after a {ending}: the {ending} must be the last layer to be trained on shares")
         if not layer.trainable:
             raise UnsupportedLayer(f"{name} is frozen: on shares all layers are trained")
         made += _without_activation(layer, name, keras)
         activation = _activation(layer, name)
-        softmax = activation == "softmax"
+        ending = activation if activation in ENDINGS else None
         if activation == "relu":
             made.append(ReLU(_shape(layer.output)))
     if not made or not isinstance(made[-1], Dense):
         raise UnsupportedLayer(f"model {model.name!r} must end in a Dense layer without ReLU to be trained on shares")
-    return _cheaper(made), softmax
+    return _cheaper(made), ending
 
 
 def _chain(model: Any, keras: Any) -> list[Any]:
@@ -153,8 +156,8 @@ def _activation(layer: Any, name: str) -> str:
     if kind == "Softmax":
         return "softmax"
     function = layer.activation.__name__ if hasattr(layer, "activation") else "linear"
-    if function not in ("linear", "relu", "softmax"):
-        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax at the end can be trained")
+    if function not in ("linear", "relu", *ENDINGS):
+        raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be")
     return str(function)
 
 

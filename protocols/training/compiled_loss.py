@@ -7,15 +7,16 @@ from typing import Any
 from protocols.errors import ModelError
 from protocols.training.losses import Loss
 
-_LOSSES = {
+_LOSSES: dict[str, str] = {
     "sparse_categorical_crossentropy": "labels",
     "categorical_crossentropy": "one-hot rows",
+    "binary_crossentropy": "labels 0 and 1",
     "mean_squared_error": "numbers",
 }
 
 
-def compiled_loss(model: Any, keras: Any, *, softmax: bool) -> Loss:
-    """The loss that `model` is compiled with; `softmax` says whether the network ends in one.
+def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
+    """The loss that `model` is compiled with; `ending` is "softmax" or "sigmoid" if the network ends in one.
 
     Raises:
         ModelError: it cannot be trained on shares.
@@ -31,19 +32,23 @@ def compiled_loss(model: Any, keras: Any, *, softmax: bool) -> Loss:
     if settings.get("reduction", "sum_over_batch_size") not in ("sum_over_batch_size", "mean"):
         raise ModelError(f"the loss {wrapped!r} is reduced by {settings['reduction']!r}: on shares the mean over a batch is trained")
     if wrapped == "mean_squared_error":
-        if softmax:
-            raise ModelError("a softmax with mean_squared_error cannot be trained on shares; use categorical_crossentropy")
+        if ending:
+            raise ModelError(f"a {ending} with mean_squared_error cannot be trained on shares; use a cross-entropy")
         return "mse"
-    if bool(settings.get("from_logits", False)) == softmax:
+    if settings.get("axis", -1) != -1:
+        raise ModelError(f"the loss {wrapped!r} has axis={settings['axis']}: on shares the last axis holds the outputs")
+    fitting = "sigmoid" if wrapped == "binary_crossentropy" else "softmax"
+    logits = bool(settings.get("from_logits", False))
+    if ending != (None if logits else fitting):
         raise ModelError(
-            f"the loss {wrapped!r} says from_logits={softmax}, and the model ends {'in' if softmax else 'without'} a softmax:"
-            " either end without one and say from_logits=True, or end in one and say from_logits=False"
+            f"the loss {wrapped!r} says from_logits={logits}, and the model ends {f'in a {ending}' if ending else f'without a {fitting}'}:"
+            f" either end without one and say from_logits=True, or end in a {fitting} and say from_logits=False"
         )
-    return "crossentropy"
+    return "binary_crossentropy" if fitting == "sigmoid" else "crossentropy"
 
 
 def expects(model: Any) -> str:
-    """What the loss compares with: labels, one-hot rows, or numbers."""
+    """What the loss compares with: labels, one-hot rows, labels 0 and 1, or numbers."""
     import keras  # noqa: PLC0415  only the owner needs Keras
 
     loss = keras.losses.get(model.loss)

@@ -1,38 +1,88 @@
-"""The optimizer of a compiled Keras model: which ones can be used on shares."""
+"""The optimizer of a compiled Keras model: which ones can be used on shares, and the learning rates of its schedule."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from protocols.errors import ModelError
-from protocols.training.optimizers import GradientDescent, factor
+from protocols.training.optimizers import Adam, GradientDescent, Optimizer, rates
+
+_REFUSED = {
+    "clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
+    "global_clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
+    "clipvalue": "each gradient would be compared twice in each step",
+    "use_ema": "the average is not kept on shares",
+    "gradient_accumulation_steps": "use a larger batch_size instead, which costs less",
+}
 
 
-def compiled_optimizer(model: Any, keras: Any) -> GradientDescent:
-    """The optimizer that `model` is compiled with.
+def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
+    """The optimizer that `model` is compiled with; of a schedule only the first rate, see `scheduled`.
 
     Raises:
         ModelError: it cannot be used on shares.
     """
     optimizer = model.optimizer
-    if type(optimizer) is not keras.optimizers.SGD:
-        raise ModelError(f"the optimizer {type(optimizer).__name__} cannot be trained on shares; keras.optimizers.SGD can be")
-    settings = optimizer.get_config()
-    for setting in (
-        "nesterov",
-        "weight_decay",
-        "clipnorm",
-        "global_clipnorm",
-        "clipvalue",
-        "use_ema",
-        "gradient_accumulation_steps",
-    ):
+    kind, settings = type(optimizer), optimizer.get_config()
+    if kind not in (keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW):
+        raise ModelError(f"the optimizer {kind.__name__} cannot be trained on shares; SGD, Adam and AdamW of keras.optimizers can be")
+    for setting, reason in _REFUSED.items():
         if settings.get(setting):
-            raise ModelError(
-                f"SGD with {setting}={settings[setting]} cannot be trained on shares; SGD with a constant learning rate and momentum can be"
-            )
-    if not isinstance(settings["learning_rate"], float | int):
-        raise ModelError("SGD with a learning-rate schedule cannot be trained on shares; a constant learning rate can be")
-    found = GradientDescent(float(optimizer.learning_rate), float(settings["momentum"]))
-    factor(found, 1.0)
-    return found
+            raise ModelError(f"{kind.__name__} with {setting}={settings[setting]} cannot be trained on shares: {reason}; leave it out")
+    decay = float(settings["weight_decay"] or 0.0)
+    spared = bool(decay) and _biases_are_spared(model)
+    rate = float(optimizer.learning_rate)
+    if kind is keras.optimizers.SGD:
+        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, spared))
+    return _checked(_adam(settings, rate, decay, spared))
+
+
+def _biases_are_spared(model: Any) -> bool:
+    """Whether `exclude_from_weight_decay` was told of the biases; all of them or none."""
+    decays = model.optimizer._use_weight_decay  # Keras has no public way to ask
+    biases = {decays(v) for v in model.trainable_variables if v.name == "bias"}
+    if not all(decays(v) for v in model.trainable_variables if v.name != "bias") or len(biases) > 1:
+        raise ModelError("the optimizer excludes some weights from weight_decay: on shares all weights decay, or all but the biases")
+    return biases == {False}
+
+
+def _adam(settings: dict[str, Any], rate: float, decay: float, spared: bool) -> Adam:
+    first, second = float(settings["beta_1"]), float(settings["beta_2"])
+    if not (0 <= first < 1 and first**2 < second < 1):
+        raise ModelError(f"Adam with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
+    if settings["epsilon"] > LARGEST_EPSILON:
+        raise ModelError(
+            f"Adam with epsilon={settings['epsilon']:g} cannot be trained on shares: there it is about {LARGEST_EPSILON:g};"
+            f" use at most that, like Keras' 1e-7"
+        )
+    return Adam(rate, first, second, bool(settings["amsgrad"]), decay, spared)
+
+
+LARGEST_EPSILON = 1e-6
+"""What is divided by on shares is never below about this."""
+
+
+def _checked(optimizer: Optimizer) -> Optimizer:
+    rates(optimizer)
+    return optimizer
+
+
+def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optimizer:
+    """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
+
+    Args:
+        model: compiled, its optimizer with a number or a schedule (any callable that takes the number of a step) for its learning rate.
+        optimizer: what it was before.
+        start: how many steps have been made.
+        steps: how many will be made.
+
+    Raises:
+        ModelError: a learning rate vanishes in fixed point, or is too large, at whatever step that would be.
+    """
+    rate = model.optimizer._learning_rate  # the public one is a number: that of the next step in the clear
+    if not callable(rate):
+        return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
+    found = tuple(float(rate(step)) for step in range(start + steps))
+    return _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))

@@ -12,15 +12,14 @@ Adversary: semi-honest, no two parties collude. **Leaks** nothing: all that is o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from protocols import argmax, comparison
+from protocols import argmax, comparison, piecewise, ring
 from protocols.conjunction import unpack
-from protocols.exchange import Party, Protocol, Ring, open_bits, open_sum, together
+from protocols.exchange import Party, Protocol, Ring, as_ready, open_bits, open_sum
 from protocols.program import Shape
 from protocols.training.circuit import (
     Bilinear,
@@ -35,6 +34,8 @@ from protocols.training.circuit import (
     MatMul,
     Multiply,
     Open,
+    Piecewise,
+    Project,
     Put,
     Reshape,
     Sign,
@@ -46,11 +47,11 @@ from protocols.training.circuit import (
     operands,
 )
 from protocols.training.linear import apply
-from protocols.training.preprocessing import Part, Parts, StepMaterial, inner, products
+from protocols.training.preprocessing import Part, Parts, StepMaterial, as_rows, inner, inner_pieces, products, signs
 from protocols.training.products import product
 
 _MINUS_ONE: Ring = np.full(1, 2**64 - 1, np.uint64)
-INTERACTIVE = (Open, Truncate, Sign, Largest)
+INTERACTIVE = (Open, Truncate, Sign, Largest, Piecewise)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _add_scaled(total: Ring, x: Affine, part: Part, value: Ring) -> None:
 async def evaluate(me: Party, circuit: Circuit, material: StepMaterial, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
     """This server's shares of the outputs of a step; consumes the material.
 
-    Operations that do not wait for each other share rounds.
+    Each operation begins as soon as its operands are there, in a round with others.
 
     Args:
         me: which server.
@@ -105,21 +106,20 @@ async def evaluate(me: Party, circuit: Circuit, material: StepMaterial, given: M
     """
     run = _Run(me, circuit, material, given)
     pending = list(range(len(circuit.ops)))
-    while pending:
-        waiting: list[int] = []
-        blocked: list[int] = []
-        for position in pending:
+
+    def ready() -> dict[int, Protocol[Affine | Ring]]:
+        begun: dict[int, Protocol[Affine | Ring]] = {}
+        for position in list(pending):
             op = circuit.ops[position]
-            if not all(x in run.values for x in operands(op)):
-                blocked.append(position)
-            elif isinstance(op, INTERACTIVE):
-                waiting.append(position)
-            else:
-                run.values[position] = run.alone(position)
-        if waiting:
-            results = await together(*(run.interactive(position) for position in waiting))
-            run.values.update(zip(waiting, results, strict=True))
-        pending = blocked
+            if all(x in run.values for x in operands(op)):
+                pending.remove(position)
+                if isinstance(op, INTERACTIVE):
+                    begun[position] = run.interactive(position)
+                else:
+                    run.values[position] = run.alone(position)
+        return begun
+
+    await as_ready(ready, run.values.__setitem__)
     return {name: run.share(position) for name, position in circuit.outputs.items()}
 
 
@@ -153,6 +153,8 @@ class _Run:
                 return self._bilinear(op, position)
             case Reshape() | Take() | Put() | Combine() | Sum():
                 return self._linear(op, position)
+            case Project(x, count, row):
+                return ring.matmul(self.share(x).reshape(-1, row), signs(row, count))
             case _:
                 raise AssertionError(op)
 
@@ -195,13 +197,13 @@ class _Run:
             return Affine(apply(op, [wire.a for wire in wires], shape, constant=True), {"R": mask})
         return apply(op, [self.share(x) for x in xs], shape, constant=self._me.index == 0)
 
-    async def interactive(self, position: int) -> Affine:
+    async def interactive(self, position: int) -> Affine | Ring:
         """An operation that needs messages."""
         op = self._circuit.ops[position]
         assert isinstance(op, INTERACTIVE)
         return await self._protocol(op, position)
 
-    def _protocol(self, op: Open | Truncate | Sign | Largest, position: int) -> Protocol[Affine]:
+    def _protocol(self, op: Open | Truncate | Sign | Largest | Piecewise, position: int) -> Protocol[Affine | Ring]:
         match op:
             case Open(x):
                 return self._open(position, self.share(x))
@@ -211,6 +213,8 @@ class _Run:
                 return self._sign(op, position, self._affine(x))
             case Largest(x):
                 return self._largest(op, position, self.share(x))
+            case Piecewise(x):
+                return self._piecewise(op, position, self.share(x))
 
     async def _open(self, position: int, x: Ring) -> Affine:
         mask = self._material(position, "lambda").reshape(x.shape)
@@ -229,16 +233,20 @@ class _Run:
     async def _sign(self, op: Sign, position: int, x: Affine) -> Affine:
         drop, window = compared(self._circuit.ops, op)
         c = x.a + np.uint64(1 << (window - 1)) if x.c is None else x.c
-        rows = (c - np.uint64(op.strict << drop)).reshape(len(c), -1)  # t > 0 is t - 1 >= 0
+        rows = as_rows(c - np.uint64(op.strict << drop))  # t > 0 is t - 1 >= 0
         d = await comparison.sign(self._me, rows, self._material.rows(len(rows)), position, drop=drop, window=window)
-        return await self._bits(position, d, c.shape)
+        return await self._bits(position, d, rows.shape[1], c.shape)
 
     async def _largest(self, op: Largest, position: int, x: Ring) -> Affine:
         d = await argmax.argmax(self._me, inner(op), x, self._material.rows(len(x)), position)
-        return await self._bits(position, d, x.shape)
+        return await self._bits(position, d, x.shape[1], x.shape)
 
-    async def _bits(self, position: int, d: Ring, shape: Shape) -> Affine:
+    async def _piecewise(self, op: Piecewise, position: int, x: Ring) -> Ring:
+        rows = as_rows(x)
+        y = await piecewise.piecewise(self._me, inner_pieces(op), rows, self._material.rows(len(rows)), position)
+        return y.reshape(x.shape)
+
+    async def _bits(self, position: int, d: Ring, columns: int, shape: Shape) -> Affine:
         """XOR-shared bits as affine values: e = D ^ rho is opened, D = e + (1 - 2 e) rho (daBits, ePrint 2019/207). **Rounds**: 1."""
-        opened = await open_bits(self._me, d ^ self._material(position, "rho"))
-        e = unpack(opened, math.prod(shape[1:])).reshape(shape).astype(np.uint64)
+        e = unpack(await open_bits(self._me, d ^ self._material(position, "rho")), columns).astype(np.uint64).reshape(shape)
         return Affine(e, {"h": self._material(position, "h").reshape(shape)}, np.uint64(1) - np.uint64(2) * e)

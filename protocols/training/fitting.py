@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,15 +14,17 @@ import numpy as np
 
 from actors import ActorError
 from protocols.concurrency import at_once
-from protocols.errors import Altered, InputError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Diverged, InputError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.presence import Presence
 from protocols.training.checkpoints import Checkpoints, settings
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
+from protocols.training.compiled_optimizer import scheduled
 from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
+from protocols.training.losses import METRIC_BITS, Loss
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
@@ -40,6 +42,10 @@ MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
 
 
+METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
+"""The name of the metric of each loss."""
+
+
 class Epoch(msgspec.Struct, frozen=True):
     """What is known of an epoch.
 
@@ -53,6 +59,7 @@ class Epoch(msgspec.Struct, frozen=True):
         online: the same without waiting for randomness.
         bytes: in a step on average: between the servers, both ways.
         dealt: in a step on average: from the provider.
+        loss: of the steps, each before its update, or None.
     """
 
     number: int
@@ -64,9 +71,12 @@ class Epoch(msgspec.Struct, frozen=True):
     online: float
     bytes: float
     dealt: float
+    loss: float | None = None
 
     def __str__(self) -> str:
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
+        if self.loss is not None:
+            metric += f"loss {self.loss:.3f}, "
         total = (self.bytes + self.dealt) / 1e6
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
@@ -84,6 +94,7 @@ class Training:
         self._model, self._cluster, self._name = model, cluster, name
         self._handle: bytes | None = None
         self._plan: Plan | None = None
+        self._made = 0
 
     @property
     def begun(self) -> bool:
@@ -110,43 +121,42 @@ class Training:
         epochs: int,
         batch_size: int,
         shuffle: bool,
-        metrics: bool,
+        metrics: bool | Collection[str],
         memory: int,
-        folder: str | os.PathLike[str] | None,
-        resume: bool,
-        save_every: int | None,
-        progress: bool,
+        folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        save_every: int | None = None,
+        progress: bool = False,
     ) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`."""
-        if epochs < 1:
-            raise InputError(f"epochs={epochs}; at least 1 is needed")
+        if epochs < 1 or batch_size < 1:
+            raise InputError(f"epochs={epochs}, batch_size={batch_size}; at least 1 is needed")
         if folder is None and (resume or save_every is not None):
             raise InputError("resume= and save_every= need the folder of the training: give folder=")
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every={save_every}; at least 1 step is needed")
-        found = self._plan = self._plan or plan(self._model)
-        _check_targets(expects(self._model), y)
-        session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        addresses = self._cluster.addresses_for(self._name)
-        terms = Terms(session, owner, link, authority, found, x, y, batch_size, None, memory, addresses)
-        check(terms)
+        self._plan = self._plan or plan(self._model)
+        told = ["loss" if name == "loss" else "metric" for name in _asked(metrics, self._plan)]
+        terms = self._terms(x, y, msgspec.structs.replace(self._plan, value="loss" in told), batch_size, memory)
+        self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
-            same = settings(found, x, y, batch_size, addresses.helper, shuffle=shuffle)
+            same = settings(terms.plan, x, y, batch_size, terms.addresses.helper, shuffle=shuffle)
             checkpoints = Checkpoints(self._cluster, self._name, folder, resume=resume, settings=same, shuffle=shuffle)
         order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
-        terms = msgspec.structs.replace(terms, order=order)
         try:
             start = await self._loaded(terms, checkpoints)
+            terms = self._scheduled(msgspec.structs.replace(terms, order=order), epochs - start.epoch)
             run = await _begun(self._cluster, self._name, terms, self._handle, checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
                 for number in range(start.epoch, epochs):
                     first = start.step if number == start.epoch else 0
-                    segments = await run.epoch(number, first, save_every, metrics=metrics, progress=progress)
+                    segments = await run.epoch(number, first, save_every, told=told, progress=progress)
                     yield _epoch(number + 1, terms, segments)
             finally:
+                self._made = run.made
                 await run.end()
         except (ActorError, WorkerLost) as error:  # whoever notices first
             reason = str(error).partition("\n")[0]
@@ -155,6 +165,21 @@ class Training:
             if checkpoints is not None:
                 checkpoints.close()
 
+    def _terms(self, x: Column, y: Column, plan: Plan, batch_size: int, memory: int) -> Terms:
+        """Checked, without the order of the examples."""
+        _check_targets(expects(self._model), y)
+        session, owner, link, authority = (os.urandom(16) for _ in range(4))
+        addresses = self._cluster.addresses_for(self._name)
+        terms = Terms(session, owner, link, authority, plan, x, y, batch_size, None, memory, addresses)
+        check(terms)
+        return terms
+
+    def _scheduled(self, terms: Terms, epochs: int) -> Terms:
+        """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
+        steps = max(0, epochs) * -(-terms.examples // terms.batch)
+        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps)
+        return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
+
     async def _loaded(self, terms: Terms, checkpoints: Checkpoints | None) -> Progress:
         """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
         if checkpoints is not None:
@@ -162,11 +187,11 @@ class Training:
             restored = await checkpoints.restore(terms.plan, handle)
             if restored is not None:
                 await self.forget()
-                self._handle = handle
+                self._handle, self._made = handle, restored.made(-(-terms.examples // terms.batch))
                 return restored
         if self._handle is None:
             await self._load(terms.plan)
-        return Progress(0, 0)
+        return Progress(0, 0, self._made)
 
     async def reveal(self) -> Any:
         """See `SharedModel.reveal`."""
@@ -201,14 +226,15 @@ class _Running:
         self._servers = [server.with_options(timeout=None) for server in servers]
         self._dealer = dealer.with_options(timeout=None)
         self.steps = len(terms.rows(0))
-        self._made = 0
+        self.made = terms.made
+        self._begun = 0
 
     async def begin(self, model: bytes, presence: Presence) -> None:
         starts = (server.begin(self._terms, model, party, presence) for party, server in enumerate(self._servers))
         await at_once(*starts)
         await self._dealer.begin(self._terms, presence)  # among equals it agrees on keys with the servers
 
-    async def epoch(self, number: int, first: int, save_every: int | None, *, metrics: bool, progress: bool) -> list[Segment]:
+    async def epoch(self, number: int, first: int, save_every: int | None, *, told: list[str], progress: bool) -> list[Segment]:
         """The steps of an epoch from `first` on, in segments that end in a checkpoint."""
 
         async def dealt() -> list[Segment]:
@@ -218,34 +244,38 @@ class _Running:
         async def trained() -> list[Segment]:
             stops = [*range(first + save_every, self.steps, save_every)] if save_every else []
             bounds = itertools.pairwise([first, *stops, self.steps])
-            return [await self._segment(number, start, stop, metrics) for start, stop in bounds]
+            return [await self._segment(number, start, stop, told) for start, stop in bounds]
 
         with live(number + 1, self.steps, show=progress) as tell:
             showing = None if tell is None else asyncio.create_task(self._show(tell, first))
             try:
                 return (await at_once(trained(), dealt()))[0]
             finally:
-                self._made += self.steps - first
+                self._begun += self.steps - first
                 if showing is not None:
                     showing.cancel()
                     await asyncio.gather(showing, return_exceptions=True)
 
     async def _show(self, tell: Callable[[int], None], first: int) -> None:
         """Tells how many steps of an epoch a server has begun."""
-        begun = before = self._made
+        begun = before = self._begun
         while True:
             begun = await self._servers[0].begun(self._terms.owner, begun)
             tell(first + begun - before)
 
-    async def _segment(self, number: int, start: int, stop: int, metrics: bool) -> Segment:
-        first, second = await at_once(*(s.epoch(self._terms.owner, number, start, stop, metrics) for s in self._servers))
+    async def _segment(self, number: int, start: int, stop: int, told: list[str]) -> Segment:
+        first, second = await at_once(*(s.epoch(self._terms.owner, number, start, stop, told) for s in self._servers))
         if not compare_digest(first.seal, second.seal):
             raise Altered(
                 f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
                 f" altered; {_stands(self._checkpoints)}"
             )
+        if (first.outside + second.outside).any():
+            raise Diverged(number + 1)
         await at_once(*(server.keep(self._terms.owner) for server in self._servers))
-        await self.save(Progress(number, stop) if stop < self.steps else Progress(number + 1, 0))
+        self.made += stop - start
+        epoch, step = (number, stop) if stop < self.steps else (number + 1, 0)
+        await self.save(Progress(epoch, step, self.made - epoch * self.steps - step))
         return first, second
 
     async def save(self, progress: Progress) -> None:
@@ -288,26 +318,41 @@ def _check_targets(expected: str, y: Column) -> None:
         raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
 
 
+def _asked(metrics: bool | Collection[str], plan: Plan) -> tuple[str, ...]:
+    """The names of the metrics that are told."""
+    possible = (METRICS[plan.loss], "loss")
+    if isinstance(metrics, bool):
+        return possible[:1] if metrics else ()
+    wanted = {metrics} if isinstance(metrics, str) else set(metrics)
+    if wanted - set(possible):
+        raise InputError(f"metrics={metrics!r} was asked for; with this loss {' and '.join(map(repr, possible))} can be told")
+    return tuple(name for name in possible if name in wanted)
+
+
+def _values(terms: Terms, last: Segment) -> dict[str, float]:
+    """What was told, as means over examples, and over outputs where Keras has it so."""
+    plan = terms.plan
+    count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
+    bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
+    sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
+    return {name: float(total[0]) / count for name, total in sums.items()}
+
+
 def _epoch(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
     reports = [report for segment in segments for report in segment]
     made = sum(first.steps for first, _ in segments)
-    name = value = None
-    if segments[-1][0].metric.size:
-        total = segments[-1][0].metric + segments[-1][1].metric
-        if terms.plan.loss == "mse":
-            name, value = "mean squared error", decode(total, 2.0 ** (-2 * FRACTION))[0] / terms.examples / terms.plan.outputs
-        else:
-            name, value = "accuracy", decode(total, 2.0**-FRACTION)[0] / terms.examples
+    values = _values(terms, segments[-1])
     seconds = sum(max(report.seconds for report in segment) for segment in segments)
     online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
     return Epoch(
         number,
-        name,
-        None if value is None else float(value),
+        METRICS[terms.plan.loss] if "metric" in values else None,
+        values.get("metric"),
         made,
         sum(first.rounds for first, _ in segments) / made,
         seconds / made,
         online / made,
         sum(report.sent for report in reports) / made,
         sum(report.dealt for report in reports) / made,
+        values.get("loss"),
     )

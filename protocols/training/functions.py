@@ -1,4 +1,4 @@
-"""Functions on shares that training needs, as operations of a circuit: exp, reciprocal, softmax.
+"""Functions on shares that training needs, as operations of a circuit: exp, reciprocal, softmax, sigmoid, logarithms.
 
 All numbers have `FRACTION` fractional bits, and in between `PRECISE`.
 """
@@ -6,8 +6,13 @@ All numbers have `FRACTION` fractional bits, and in between `PRECISE`.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from protocols.training.circuit import Builder, Combine, Largest, Multiply, Open, Sum, Truncate
+import numpy as np
+
+from protocols.lowering.curves import CURVES, TOLERANCE
+from protocols.lowering.splines import Spline, fit
+from protocols.training.circuit import Builder, Combine, Largest, Multiply, Open, Piecewise, Sum, Truncate
 
 FRACTION = 16
 """f: weights, activations and gradients are multiples of 2^-f."""
@@ -20,7 +25,10 @@ SQUARINGS = 8
 
 PRECISE = FRACTION + SQUARINGS
 START = 12
-"""Fractional bits of the first guess of a reciprocal."""
+"""Fractional bits of the first guess of a reciprocal, and of what a spline looks at."""
+
+SPLINE = 2 * FRACTION
+"""Fractional bits of what a spline gives."""
 
 
 def exp(build: Builder, x: int) -> int:
@@ -61,20 +69,62 @@ def reciprocal(build: Builder, x: int, greatest: int) -> tuple[int, int]:
     return y0, p
 
 
-def softmax(build: Builder, x: int, classes: int) -> tuple[int, int]:
+class Softmax(NamedTuple):
+    """What `softmax` gives, as positions.
+
+    Attributes:
+        probabilities: affine with `FRACTION` fractional bits.
+        largest: one-hot bits of the largest logit.
+        top: the largest logit, (rows, 1), a share.
+        total: the sum of e^(logit - top), (rows, 1), a share with `PRECISE` fractional bits.
+    """
+
+    probabilities: int
+    largest: int
+    top: int
+    total: int
+
+
+def softmax(build: Builder, x: int, classes: int) -> Softmax:
     """The softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
 
     The largest logit is subtracted (one-hot bits times logits), then exp, then one reciprocal a row. The absolute error of a probability
     is below 0.003.
 
     Rounds: 22 for 10 classes.
-
-    Returns:
-        The positions of the probabilities, affine with `FRACTION` fractional bits, and of the one-hot bits of the largest logit.
     """
     largest = build(Largest(x, WINDOW))
     top = build(Sum(build(Multiply(largest, x)), 1))
     powers = exp(build, build(Combine((x, top), (1, -1))))
-    y0, p = reciprocal(build, build(Sum(powers, 1)), classes)
+    total = build(Sum(powers, 1))
+    y0, p = reciprocal(build, total, classes)
     drop = PRECISE + PRECISE + START - FRACTION
-    return build(Truncate(build(Combine((build(Multiply(powers, p)),), (y0,))), drop, 63 - drop)), largest
+    probabilities = build(Truncate(build(Combine((build(Multiply(powers, p)),), (y0,))), drop, 63 - drop))
+    return Softmax(probabilities, largest, top, total)
+
+
+def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:
+    """A piecewise linear function of a share with `bits` fractional bits, |x| < 512; a share with `SPLINE` fractional bits.
+
+    Rounds: 3. Beside the error of the pieces, rounding x and the integers adds less than 2^-12 for slopes up to 1.
+    """
+    drop = bits - START
+    slopes = tuple(round(slope * (1 << (SPLINE - START))) for slope in pieces.slopes)
+    offsets = tuple(round(offset * (1 << SPLINE)) for offset in pieces.offsets)
+    knots = tuple(round(knot * (1 << START)) for knot in pieces.knots)
+    return build(Piecewise(x, drop, WINDOW - FRACTION + START + 1, knots, slopes, offsets))
+
+
+def sigmoid(build: Builder, x: int) -> int:
+    """1 / (1 + e^-x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
+    return spline(build, x, CURVES["sigmoid"].spline(-512, 512))
+
+
+def softplus(build: Builder, x: int) -> int:
+    """log(1 + e^x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
+    return spline(build, x, CURVES["softplus"].spline(-512, 512))
+
+
+def logarithm(build: Builder, x: int, greatest: int) -> int:
+    """log x within 2^-10 for a share with `PRECISE` fractional bits, 1 <= x <= `greatest`; a share with `SPLINE`. Rounds: 3."""
+    return spline(build, x, fit(np.log, 1.0, float(greatest), tolerance=TOLERANCE), PRECISE)

@@ -47,11 +47,11 @@ class Stored:
 
 @dataclass
 class Model:
-    """A server's shares of the weights and of the optimizer's state of one model, by name; of the metric, in mid-epoch."""
+    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch."""
 
     plan: Plan
     shares: dict[str, Ring] = field(repr=False)
-    metric: Ring = field(default_factory=lambda: np.zeros(1, np.uint64), repr=False)
+    sums: dict[str, Ring] = field(default_factory=dict, repr=False)
 
 
 class Holdings:

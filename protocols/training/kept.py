@@ -21,10 +21,19 @@ DATA, RUN = "data", "run"
 
 
 class Progress(msgspec.Struct, frozen=True, order=True):
-    """How far a training is: so many steps of the epoch of this number, from 0, are in the weights."""
+    """How far a training is: so many steps of the epoch of this number, from 0, are in the weights.
+
+    Attributes:
+        before: steps that the model had made before this training: learning rates go on from there.
+    """
 
     epoch: int
     step: int
+    before: int = 0
+
+    def made(self, steps: int) -> int:
+        """All steps of the model, with so many in an epoch."""
+        return self.before + self.epoch * steps + self.step
 
 
 class About(msgspec.Struct, frozen=True):

@@ -152,7 +152,10 @@ class Conv2D(Layer, frozen=True):
 
 
 class ReLU(Layer, frozen=True):
-    """Y = D X with D = [X > 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1."""
+    """Y = D X with D = [X > 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1.
+
+    What a max pooling gives is rounded at random, zeros too: within 2^-FRACTION of 0, D is as likely 1.
+    """
 
     def forward(self, build: Builder, weights: Positions, x: Signal) -> tuple[Signal, int]:
         """D X, and D."""

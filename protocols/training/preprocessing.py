@@ -9,17 +9,17 @@ The provider knows every mask and no masked value: nothing here depends on a wei
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
-from protocols import argmax, comparison, conjunction
+from protocols import argmax, comparison, conjunction, piecewise, program
 from protocols.conjunction import unpack
 from protocols.exchange import Ring
-from protocols.keystream import KeyStream, derive
+from protocols.keystream import KEY_BYTES, KeyStream, derive
 from protocols.material import Field, Layout, Material, packed
 from protocols.program import Argmax, Shape
 from protocols.training.circuit import (
@@ -34,6 +34,7 @@ from protocols.training.circuit import (
     MatMul,
     Multiply,
     Open,
+    Piecewise,
     Put,
     Reshape,
     Sign,
@@ -76,6 +77,27 @@ def inner(op: Largest) -> Argmax:
     return Argmax(0, 0, op.window)
 
 
+def inner_pieces(op: Piecewise) -> program.Piecewise:
+    """The function of `protocols.piecewise` that this operation computes."""
+    return program.Piecewise(0, op.drop, op.window, op.knots, op.slopes, op.offsets)
+
+
+def as_rows(x: Ring) -> Ring:
+    """An array as the matrix in which it is compared."""
+    return x.reshape(_matrix(Value(x.shape, "share")))
+
+
+@cache
+def signs(rows: int, columns: int) -> Ring:
+    """Public signs, 1 or -1 modulo 2^64, the same at both servers."""
+    bits = KeyStream(bytes(KEY_BYTES)).words((rows, columns)) >> np.uint64(63)
+    return np.uint64(1) - np.uint64(2) * bits
+
+
+WORD = 64
+"""Bits of a row are packed into words."""
+
+
 class StepLayout:
     """Where the randomness of a step lies. Each field is (rows, words a row)."""
 
@@ -108,19 +130,28 @@ def _fields(circuit: Circuit, position: int, values: list[Value]) -> Iterator[tu
             yield 1, Field("h", value.size, dealt=True)
         case Sign():
             _, window = compared(circuit.ops, op)
-            rows, columns = value.shape[0], value.size // value.shape[0]
+            rows, columns = _matrix(value)
             entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *comparison.fields(columns, window)]
             yield from ((rows, entry) for entry in entries)
         case Largest():
             rows, columns = value.shape
             entries = [Field("rho", packed(columns)), Field("h", columns, dealt=True), *argmax.fields(inner(op), columns)]
             yield from ((rows, entry) for entry in entries)
+        case Piecewise():
+            rows, columns = _matrix(value)
+            yield from ((rows, entry) for entry in piecewise.fields(inner_pieces(op), columns))
         case Multiply():
             yield from ((1, Field(f"{a}{b}", value.size, dealt=True)) for a, b in products(circuit, op))
         case MatMul() | Convolve() | KernelGradient() | InputGradient():
             yield 1, Field("gamma", value.size, dealt=True)
         case _:
             return
+
+
+def _matrix(value: Value) -> Shape:
+    """Rows and columns of a value as a matrix: a row for each example, or one for all where that is shorter than a word of bits."""
+    columns = value.size // value.shape[0]
+    return (value.shape[0], columns) if columns >= WORD else (1, value.size)
 
 
 @dataclass(frozen=True)
@@ -209,14 +240,19 @@ class _Dealing:
             case Sign(x):
                 drop, window = compared(self._circuit.ops, op)
                 r = self._sum(x, "r") if isinstance(self._circuit.ops[x], Truncate) else self._parts[x]["R"]
-                self._deal_comparison(position, r.reshape(shape[0], -1), drop, window)
-                self._deal_bits(position, shape)
+                rows, columns = _matrix(self._values[position])
+                self._deal_comparison(position, r.reshape(rows, columns), drop, window)
+                self._deal_bits(position, columns)
             case Largest(_, window):
                 self._deal_comparison(position, self._sum(position, "r"), 0, window)
                 for level, (groups, fan_in) in enumerate(argmax.levels(shape[1])):
                     dealt = self._first[position, f"and_products{level}"]
                     conjunction.deal(self._xor(position, f"and_mu{level}"), dealt, groups=groups, fan_in=fan_in)
-                self._deal_bits(position, shape)
+                self._deal_bits(position, shape[1])
+            case Piecewise(_, drop, window, knots):
+                r, mask, choice = self._sum(position, "r"), self._first[position, "mask"], self._first[position, "choice"]
+                piecewise.deal(inner_pieces(op), r, self._xor(position, "rho"), mask, choice)
+                self._deal_comparison(position, piecewise.repeated(r, len(knots)), drop, window)
             case Multiply(x, y):
                 for a, b in products(self._circuit, op):
                     self._give(position, f"{a}{b}", self._parts[x][a] * self._parts[y][b])
@@ -238,6 +274,6 @@ class _Dealing:
         bits, node = self._first[position, "bits"], self._first[position, "node"]
         comparison.deal(r, self._xor(position, "mu"), bits, node, drop=drop, window=window)
 
-    def _deal_bits(self, position: int, shape: Shape) -> None:
-        bits = unpack(self._xor(position, "rho"), math.prod(shape[1:]))
-        self._known(position, {"h": bits.reshape(shape).astype(np.uint64)})
+    def _deal_bits(self, position: int, columns: int) -> None:
+        bits = unpack(self._xor(position, "rho"), columns).astype(np.uint64)
+        self._known(position, {"h": bits.reshape(self._values[position].shape)})

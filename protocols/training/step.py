@@ -16,7 +16,8 @@ import msgspec
 from protocols.training.circuit import Builder, Circuit, Given, Open, Reshape
 from protocols.training.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.losses import Loss, gradient, gradient_scale
-from protocols.training.optimizers import GradientDescent, Shapes, update
+from protocols.training.optimizers import Optimizer, Shapes, update
+from protocols.training.window import outside
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -26,11 +27,13 @@ class Plan(msgspec.Struct, frozen=True):
         layers: from the inputs to the logits; the last one is dense.
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
+        value: whether the value of the loss is computed as well.
     """
 
     layers: tuple[AnyLayer, ...]
     loss: Loss
-    optimizer: GradientDescent
+    optimizer: Optimizer
+    value: bool = False
 
     @property
     def inputs(self) -> int:
@@ -54,20 +57,20 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def states(self) -> Shapes:
-        """The shape of what the optimizer keeps beside the weights, by name; it begins at zero."""
-        return self.optimizer.states(self.shapes)
+        """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
+        return {"outside": (1,), **self.optimizer.states(self.shapes)}
 
 
-def step(plan: Plan, batch: int) -> Circuit:
-    """The circuit of a step on `batch` examples.
+def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
+    """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
 
     Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
-    with 2 `FRACTION` fractional bits (mean squared error), from before the update.
+    with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
-    them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update: 32 for one hidden
-    dense layer. Activations are not checked: they must lie within +-512.
+    them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
+    one hidden dense layer. Activations must lie within +-512; `outside` tells if they did not.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
@@ -76,10 +79,12 @@ def step(plan: Plan, batch: int) -> Circuit:
     y = build(Given("y", (batch, plan.outputs), "wire"))
     signal = Signal(build(Reshape(x, (batch, *plan.layers[0].shape))))
     kept: list[Any] = []
+    activations: list[Signal] = []
     for layer, mine in zip(plan.layers, weights, strict=True):
         signal, memory = layer.forward(build, mine, signal)
         kept.append(memory)
-    slope, metric = gradient(build, plan.loss, affine(build, signal), y, plan.outputs)
+        activations += [signal] * bool(mine)
+    slope, metric, loss = gradient(build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value)
     back: Signal | None = Signal(slope)
     slopes: dict[str, tuple[int, int]] = {}
     for index in reversed(range(len(plan.layers))):
@@ -87,8 +92,10 @@ def step(plan: Plan, batch: int) -> Circuit:
             break
         found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
         slopes |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
-    new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch)
-    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, "metric": metric})
+    new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch, number)
+    new["outside"] = outside(build, values["outside"], activations, [values[name] for name in plan.shapes])
+    told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
+    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 
 
 def _opened(build: Builder, values: Positions, index: int, layer: AnyLayer) -> Positions:

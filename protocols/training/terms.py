@@ -13,6 +13,7 @@ from protocols.exchange import Ring
 from protocols.hosting import Addresses
 from protocols.keystream import KeyStream, derive
 from protocols.training.circuit import Circuit
+from protocols.training.optimizers import changes
 from protocols.training.preprocessing import StepLayout
 from protocols.training.step import Plan, step
 
@@ -50,6 +51,7 @@ class Terms(msgspec.Struct, frozen=True):
         order: a key from which all derive the public order of the examples; None for the order in which they are stored.
         memory: bytes of randomness that a server may hold ahead.
         addresses: of the cluster.
+        made: steps that the model has made before this run.
     """
 
     session: bytes
@@ -63,6 +65,7 @@ class Terms(msgspec.Struct, frozen=True):
     order: bytes | None
     memory: int
     addresses: Addresses
+    made: int = 0
 
     def __repr__(self) -> str:
         return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
@@ -71,6 +74,12 @@ class Terms(msgspec.Struct, frozen=True):
     def examples(self) -> int:
         """How many examples an epoch has."""
         return self.x.shape[0]
+
+    def targets(self, array: Ring) -> Ring:
+        """The targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
+        if self.plan.loss == "binary_crossentropy" and self.y.content == "labels":
+            array = array[:, 1:]
+        return widened(array, self.plan.outputs)
 
     def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """The examples of each step of an epoch. Public."""
@@ -85,7 +94,8 @@ class Report(msgspec.Struct, frozen=True):
 
     Attributes:
         steps: how many.
-        metric: its share of the metric, summed over the epoch so far; empty before the end of the epoch, and if it was not asked for.
+        told: by name its shares of what was asked for, "metric" and "loss", summed over the epoch; only at the end of an epoch.
+        outside: its share of a bit: whether a number has left its window, see `window.py`.
         rounds: messages to the other server.
         sent: bytes to the other server.
         dealt: bytes from the crypto provider.
@@ -95,7 +105,8 @@ class Report(msgspec.Struct, frozen=True):
     """
 
     steps: int
-    metric: npt.NDArray[np.uint64]
+    told: dict[str, npt.NDArray[np.uint64]]
+    outside: npt.NDArray[np.uint64]
     rounds: int
     sent: int
     dealt: int
@@ -116,10 +127,18 @@ def check(terms: Terms) -> None:
     check_records(x, y)
     if x.content != "numbers" or x.shape[1] != plan.inputs:
         raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
-    if y.content == "labels" and y.shape[1] > plan.outputs:
+    classes = plan.outputs
+    if plan.loss == "binary_crossentropy" and y.content == "labels":
+        if plan.outputs != 1:
+            raise InputError(
+                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs of a binary cross-entropy: store rows of"
+                f" {plan.outputs} numbers, each 0.0 or 1.0"
+            )
+        classes = 2
+    if y.content == "labels" and y.shape[1] > classes:
         raise InputError(
             f"labels out of range: {y.name!r} has labels for {y.shape[1]} classes, the model has {plan.outputs} outputs,"
-            f" so labels from 0 to {plan.outputs - 1} are needed"
+            f" so labels from 0 to {classes - 1} are needed"
         )
     if y.content == "numbers" and y.shape[1] != plan.outputs:
         raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
@@ -164,6 +183,7 @@ class Steps:
     def __init__(self, terms: Terms) -> None:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
+        self._plan, self._changing = terms.plan, changes(terms.plan.optimizer)
         self._circuits: dict[int, tuple[Circuit, StepLayout]] = {}
         for size in sizes:
             circuit = step(terms.plan, size)
@@ -175,6 +195,12 @@ class Steps:
                 " allowed; use a smaller batch_size or more memory"
             )
         self.ahead = min(8, terms.memory // self.bytes)
+
+    def at(self, size: int, number: int) -> Circuit:
+        """The circuit of step `number` of a model: like the others, but for public factors."""
+        if self._changing:
+            return step(self._plan, size, number)
+        return self._circuits[size][0]
 
     def __getitem__(self, size: int) -> tuple[Circuit, StepLayout]:
         return self._circuits[size]

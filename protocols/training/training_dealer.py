@@ -102,7 +102,7 @@ class TrainingDealer(Actor):
         terms = session.terms
         masks = {
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
-            "y": widened(self._masks[terms.y.handle][rows], terms.plan.outputs),
+            "y": terms.targets(self._masks[terms.y.handle][rows]),
         }
         return deal(*session.steps[len(rows)], masks, keys)
 

@@ -3,7 +3,7 @@
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `hold`, `load`, `begin`, `epoch`,
 `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`, `give_up`).
 
-Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rate),
+Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
 """
 
@@ -39,8 +39,8 @@ from protocols.vault import Label
 
 T = TypeVar("T")
 
-_METRIC = "metric"
-"""Beside the weights in a checkpoint: the metric of the steps so far of an epoch."""
+_SUM = "sum of "
+"""Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
 
 
 class _Session:
@@ -52,7 +52,7 @@ class _Session:
         self.steps = Steps(terms)
         self.supply = Supply(self.steps.ahead)
         self.inboxes = Inboxes(patience)
-        self.shares, self.metric = model.shares, model.metric
+        self.shares, self.sums = model.shares, model.sums
         self.done = 0
         self.watch: asyncio.Task[None] | None = None
         self.pair: Pair | None = None
@@ -135,32 +135,35 @@ class TrainingServer(Actor):
         session.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
 
     @message(reentrant=True)
-    async def epoch(self, owner: bytes, number: int, start: int, stop: int, metrics: bool) -> Report:
-        """Makes the steps `start` to `stop` of an epoch. Only if `metrics` does its share of the metric leave this server, at the end."""
+    async def epoch(self, owner: bytes, number: int, start: int, stop: int, told: list[str]) -> Report:
+        """Makes the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
         session = self._owned(owner)
         clock = asyncio.get_running_loop().time
         rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
         seal = Seal(session.terms.link, derive(session.terms.link, "epoch", number, start))
         if start == 0:
-            session.metric = np.zeros(1, np.uint64)
+            session.sums = {}
         steps = session.terms.rows(number)
         for rows in steps[start:stop]:
             before = clock()
             material, dealt = await session.supply.take(session.done)
             waited += clock() - before
             outputs, cost = await self._step(session, rows, material, dealt, seal)
-            session.metric = session.metric + outputs.pop("metric")
-            session.shares = outputs
+            session.sums = {
+                name: session.sums.get(name, np.zeros(1, np.uint64)) + outputs[name] for name in outputs.keys() - session.shares.keys()
+            }
+            session.shares = {name: outputs[name] for name in session.shares}
             session.done += 1
             rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
-        metric = session.metric if metrics and stop >= len(steps) else session.metric[:0]
-        return Report(len(steps[start:stop]), metric, rounds, sent, received, clock() - begun, waited, seal.close())
+        sums = {name: session.sums[name] for name in told} if stop >= len(steps) else {}
+        seconds = clock() - begun
+        return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
 
     @message(reentrant=True)
     async def keep(self, owner: bytes) -> None:
         """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
         session = self._owned(owner)
-        session.model.shares, session.model.metric = session.shares, session.metric
+        session.model.shares, session.model.sums = session.shares, session.sums
 
     @message(reentrant=True)
     async def begun(self, owner: bytes, number: int) -> int:
@@ -176,7 +179,7 @@ class TrainingServer(Actor):
         if label.kind != RUN or label.name != run_name(right):
             raise NotGranted("this is the right to another training")
         about = About("server", digest(right), digest(right), progress=progress)
-        arrays = {**model.shares, _METRIC: model.metric}
+        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         await asyncio.to_thread(self._holdings.vault.write, label, msgspec.msgpack.encode(about), arrays)
 
     @message(reentrant=True)
@@ -185,10 +188,11 @@ class TrainingServer(Actor):
         if label.kind != RUN or label.name != run_name(right):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
-        metric, shapes = arrays.pop(_METRIC), {name: array.shape for name, array in arrays.items()}
+        sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
+        shapes = {name: array.shape for name, array in arrays.items()}
         if shapes != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
-        self._models[handle] = Model(plan, arrays, metric)
+        self._models[handle] = Model(plan, arrays, sums)
         self._while(presence, self._models, handle)
 
     async def _step(
@@ -197,13 +201,13 @@ class TrainingServer(Actor):
         terms, link = session.terms, session.terms.link
         channel = derive(link, "step", session.done)
         given: dict[str, Affine | Ring] = dict(session.shares)
-        given["x"] = self._wire(terms, terms.x, rows, terms.plan.inputs)
-        given["y"] = self._wire(terms, terms.y, rows, terms.plan.outputs)
+        given["x"] = self._wire(terms, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
+        given["y"] = self._wire(terms, terms.y, rows, terms.targets)
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
             await session.peer.deliver(link, channel, number, arrays)
 
-        protocol = evaluate(session.me, session.steps[len(rows)][0], material, given)
+        protocol = evaluate(session.me, session.steps.at(len(rows), terms.made + session.done), material, given)
         try:
             with session.inboxes.claimed(channel) as inbox:
                 other, patience = session.me.other, self._patience
@@ -215,9 +219,10 @@ class TrainingServer(Actor):
             raise
         return outputs, (cost.rounds, cost.sent)
 
-    def _wire(self, terms: Terms, column: Column, rows: npt.NDArray[np.int64], columns: int) -> Affine:
+    def _wire(self, terms: Terms, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+        """Some examples of an array, in the form in which a step takes them."""
         wire = self._stored[column.handle].wire(terms.addresses.helper, rows)
-        return Affine(widened(wire.a, columns), {"R": widened(wire.parts["R"], columns)})
+        return Affine(form(wire.a), {"R": form(wire.parts["R"])})
 
     @message(reentrant=True)
     async def weights(self, handle: bytes) -> list[npt.NDArray[np.uint64]]:

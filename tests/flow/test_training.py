@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from protocols import Cluster, Worker, share
-from protocols.errors import ClusterError, InputError, ModelError, ServingError, TooLarge, UnsupportedLayer, WorkerLost
+from protocols.errors import ClusterError, Diverged, InputError, ModelError, ServingError, TooLarge, UnsupportedLayer, WorkerLost
 
 
 def network(loss="sparse_categorical_crossentropy", optimizer=None, *, hidden=12, outputs=3, softmax=True, seed=1):
@@ -115,8 +115,20 @@ async def test_what_cannot_be_trained_is_refused(cluster, data):
     await refused(cluster, logits(), x, y, InputError, "epochs=0", epochs=0)
     await refused(cluster, logits(), x, y, TooLarge, "smaller batch_size", memory=1000)
     await refused(cluster, logits(optimizer=keras.optimizers.SGD(1e-7)), x, y, ModelError, "vanishes in fixed point")
-    await refused(cluster, logits(optimizer=keras.optimizers.SGD(0.1, 0.9, nesterov=True)), x, y, ModelError, "nesterov=True")
-    await refused(cluster, logits(optimizer=keras.optimizers.Adam()), x, y, ModelError, "Adam")
+    await refused(cluster, logits(optimizer=keras.optimizers.SGD(0.1, clipvalue=1.0)), x, y, ModelError, "clipvalue=1.0")
+    await refused(cluster, logits(optimizer=keras.optimizers.Adam(global_clipnorm=1.0)), x, y, ModelError, "global_clipnorm=1.0")
+    await refused(cluster, logits(optimizer=keras.optimizers.Adam(epsilon=0.1)), x, y, ModelError, "epsilon=0.1")
+    await refused(cluster, logits(optimizer=keras.optimizers.Adam(beta_1=0.99, beta_2=0.9)), x, y, ModelError, "beta_1=0.99")
+    await refused(cluster, logits(optimizer=keras.optimizers.Nadam()), x, y, ModelError, "Nadam")
+    vanishing = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.1)
+    await refused(cluster, logits(optimizer=keras.optimizers.SGD(vanishing)), x, y, ModelError, "of step 6 vanishes", epochs=3)
+    await refused(cluster, logits(), x, y, InputError, "'accuracy' and 'loss' can be told", metrics=["auc"])
+    three = logits("binary_crossentropy")
+    await refused(cluster, three, x, y, ModelError, "from_logits=False")
+    three.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    await refused(cluster, three, x, y, InputError, "rows of 3 numbers")
+    one = logits(keras.losses.BinaryCrossentropy(from_logits=True), outputs=1)
+    await refused(cluster, one, x, y, InputError, "labels from 0 to 1 are needed")
     await refused(cluster, logits("mae"), x, targets, ModelError, "mean_absolute_error")
     await refused(cluster, logits("sparse_categorical_crossentropy"), x, y, ModelError, "from_logits")
 
@@ -191,3 +203,96 @@ def test_layers_that_cannot_be_trained():
             plan(compiled(layer))
     with pytest.raises(ModelError, match="not compiled"):
         plan(keras.Sequential([layers.Input((4,)), layers.Dense(2)]))
+
+
+SCHEDULES = {
+    "sgd": lambda: keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay([3, 6], [0.5, 0.1, 0.02])),
+    "adam": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 12)),
+}
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+async def test_schedules_adam_and_binary_labels_beside_keras(cluster, data, name):
+    """Two calls of `fit`: the second goes on with the step, and so with the rate and the bias correction, where the first has ended."""
+    x, y = data[0], (data[0].reshape(100, 8).sum(1) > 4).astype(int)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model = logits(loss, outputs=1, optimizer=SCHEDULES[name]())
+    stored = await cluster.store("x", x), await cluster.store("y", y)
+    async with await share(model, cluster) as shared:
+        epochs = [epoch async for epoch in shared.fit(*stored, epochs=2, batch_size=25, shuffle=False, metrics=["loss", "accuracy"])]
+        quiet = [epoch async for epoch in shared.fit(*stored, epochs=1, batch_size=25, shuffle=False, metrics=["loss"])]
+        trained = await shared.reveal()
+    history = model.fit(x, y, epochs=3, batch_size=25, shuffle=False, verbose=0).history
+    for mine, theirs in zip(trained.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=0.02)
+    np.testing.assert_allclose([epoch.loss for epoch in epochs + quiet], history["loss"], atol=0.01)
+    assert [epoch.value is None for epoch in epochs + quiet] == [False, False, True]
+    assert "accuracy 0." in str(epochs[0])
+    assert f"loss {epochs[0].loss:.3f}" in str(epochs[0])
+
+
+async def test_the_rate_of_the_optimizer_counts_at_each_fit(cluster, data):
+    model = logits()
+    x, y = await cluster.store("x", data[0]), await cluster.store("y", data[1])
+    async with await share(model, cluster) as shared:
+        await to_the_end(shared.fit(x, y, batch_size=50, shuffle=False))
+        before = (await shared.reveal()).get_weights()
+        model.optimizer.learning_rate = 2e-5
+        await to_the_end(shared.fit(x, y, batch_size=50, shuffle=False))
+        after = (await shared.reveal()).get_weights()
+    assert 0 < max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) < 2e-4
+
+
+async def test_a_model_that_diverges_is_as_it_was_before(cluster, data):
+    x, y = await cluster.store("x", data[0] * 10), await cluster.store("y", data[0].reshape(100, 8)[:, :3] * 400)
+    model = logits("mse", optimizer=keras.optimizers.SGD(0.00002))
+    async with await share(model, cluster) as shared:
+        await to_the_end(shared.fit(x, y, batch_size=50, shuffle=False))
+        before = (await shared.reveal()).get_weights()
+        model.optimizer.learning_rate = 2.0
+        with pytest.raises(Diverged, match="smaller learning rate"):
+            await to_the_end(shared.fit(x, y, batch_size=10, epochs=3))
+        after = (await shared.reveal()).get_weights()
+        model.optimizer.learning_rate = 0.00002
+        await to_the_end(shared.fit(x, y, batch_size=50))
+    for mine, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_which_weights_decay():
+    from protocols.training.compiled import plan
+
+    def optimizer(**excluded):
+        found = keras.optimizers.SGD(0.1, weight_decay=0.01)
+        if excluded:
+            found.exclude_from_weight_decay(**excluded)
+        return plan(logits(optimizer=found)).optimizer
+
+    assert (optimizer().decay, optimizer().spared) == (0.01, False)
+    assert optimizer(var_names=["bias"]).spared
+    with pytest.raises(ModelError, match="all but the biases"):
+        optimizer(var_names=["kernel"])
+
+
+def test_a_sigmoid_at_the_end_belongs_to_the_binary_crossentropy():
+    from protocols.training.compiled import plan
+
+    def planned(loss, *ending):
+        model = keras.Sequential([layers.Input((4,)), *ending])
+        model.compile(keras.optimizers.AdamW(0.01, amsgrad=True), loss)
+        return plan(model)
+
+    for ending in ((layers.Dense(2, activation="sigmoid"),), (layers.Dense(2), layers.Activation("sigmoid"))):
+        found = planned("binary_crossentropy", *ending)
+        assert (found.loss, len(found.layers)) == ("binary_crossentropy", 1)
+        assert (found.optimizer.amsgrad, found.optimizer.decay) == (True, 0.004)
+        assert set(found.states) == {
+            "outside",
+            *(f"{kind} of {name}" for kind in ("mean", "square", "largest square") for name in found.shapes),
+        }
+        with pytest.raises(ModelError, match="sigmoid with mean_squared_error"):
+            planned("mse", *ending)
+        with pytest.raises(ModelError, match="end in a softmax"):
+            planned("categorical_crossentropy", *ending)
+    with pytest.raises(UnsupportedLayer, match="after a sigmoid"):
+        planned("mse", layers.Dense(2, activation="sigmoid"), layers.Dense(2))

@@ -16,6 +16,7 @@ from protocols.training.functions import FRACTION, WINDOW
 from protocols.training.layers import AveragePooling2D, MaxPooling2D, ReLU, Signal, same
 from protocols.training.preprocessing import StepLayout
 from protocols.training.step import step
+from protocols.training.window import outside
 
 BATCH = 4
 
@@ -49,7 +50,7 @@ def assert_gradients_equal_those_of_keras(model, atol=0.002):
     gradients = tape.gradient(loss, model.trainable_weights)
     before = values_of(model, plan)
     outputs = Trainers(step(plan, BATCH)).real({**before, "x": x, "y": y})
-    for (name, old), expected in zip(before.items(), gradients, strict=True):
+    for (name, old), expected in zip(((name, before[name]) for name in plan.shapes), gradients, strict=True):
         assert np.abs(expected).max() > 0.001, f"a gradient of zero for {name} tests nothing"
         np.testing.assert_allclose(old - outputs[name], expected, rtol=0.004, atol=atol, err_msg=name)  # a rate has 8 bits
 
@@ -111,7 +112,8 @@ def test_gradients_of_any_chain(data):
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
     hidden = []
     for _ in range(draw(st.integers(1, 2))):
-        hidden.append(layers.Conv2D(draw(st.integers(1, 9)), draw(pair), draw(pair), padding=draw(st.sampled_from(["same", "valid"]))))
+        padding = draw(st.sampled_from(["same", "valid"]))
+        hidden.append(layers.Conv2D(draw(st.integers(1, 9)), draw(pair), draw(pair), padding=padding, bias_initializer="random_normal"))
         hidden += [layers.ReLU()] * draw(st.booleans())
         hidden += [layers.MaxPooling2D(draw(pair), draw(pair), padding="same")] * draw(st.booleans())
     shape = (*draw(st.tuples(st.integers(9, 12), st.integers(9, 12))), draw(st.integers(1, 3)))
@@ -123,7 +125,7 @@ def test_gradients_of_any_chain(data):
     before = values_of(model, plan)
     outputs = Trainers(step(plan, BATCH)).real({**before, "x": x, "y": y})
     model.train_on_batch(x, y)
-    for (name, _), weight in zip(before.items(), model.trainable_weights, strict=True):
+    for name, weight in zip(plan.shapes, model.trainable_weights, strict=True):
         np.testing.assert_allclose(outputs[name], weight.numpy(), rtol=0.01, atol=0.01, err_msg=name)
 
 
@@ -181,9 +183,9 @@ def transcript(plan, fill=0.0, salt=""):
 @pytest.mark.parametrize(
     ("order", "more"),
     [
-        ([], 0),
-        ([layers.AveragePooling2D(2)], 0),
-        ([layers.ReLU()], 2),  # [X > 0]; what is multiplied by it is opened anyway, both ways
+        ([], 1),  # to check the activations takes longer than the way back
+        ([layers.AveragePooling2D(2)], 1),
+        ([layers.ReLU()], 2 + 1),  # [X > 0]; what is multiplied by it is opened anyway, both ways
         ([layers.MaxPooling2D()], 5 + 2),  # 6 with the truncation that is there anyway; back one for each level
         ([layers.MaxPooling2D(4)], 11 + 4),
         ([layers.MaxPooling2D(), layers.ReLU()], 5 + 2 + 3),
@@ -194,19 +196,33 @@ def test_rounds_of_a_layer(order, more):
     assert transcript(pooled(order)).rounds == 1 + 2 + 1 + 1 + 2 + 1 + more
 
 
+def check_bytes(plan):
+    """What a server sends to check that nothing has left its window, alone."""
+    build = Builder()
+    before = build(Given("outside", (1,), "share"))
+    made = [layer.output for layer in plan.layers if layer.weights]
+    activations = [Signal(build(Given(f"z{i}", (BATCH, *shape), "share")), 2 * FRACTION) for i, shape in enumerate(made)]
+    weights = [build(Given(name, shape, "share")) for name, shape in plan.shapes.items()]
+    circuit = build.circuit({"outside": outside(build, before, activations, weights)})
+    given = {op.name: np.zeros(op.shape, np.uint64) for op in circuit.ops if isinstance(op, Given)}
+    return Trainers(circuit).run(given).sent[0, 1]
+
+
 def test_bytes_of_a_convolution_and_a_max_pooling():
     """64 bits an element wherever something is opened, the bits of comparisons, both ways alike."""
-    runs = transcript(pooled([])), transcript(pooled([layers.MaxPooling2D()]))
+    plans = pooled([]), pooled([layers.MaxPooling2D()])
+    runs = [transcript(plan) for plan in plans]
+    checks = [check_bytes(plan) for plan in plans]
     for run in runs:
         assert run.sent[0, 1] == run.sent[1, 0]
     image, pool = BATCH * 4 * 4 * 4, BATCH * 2 * 2 * 4
     weights = [9 * 4 + 4 + 64 * 3 + 3, 9 * 4 + 4 + 16 * 3 + 3]
     kernels = [9 * 4 + 64 * 3, 9 * 4 + 16 * 3]
     dense = 2 * 3 * BATCH  # Z and its gradient
-    signs = [blocks_for(WINDOW).opened + 1] * BATCH  # 8 and 4 comparisons of 4 channels fill a word each in every plane
-    assert runs[0].sent[0, 1] == 8 * (weights[0] + kernels[0] + dense + 4 * image)
+    signs = (2 + 1) * (blocks_for(WINDOW).opened + 1)  # 128 and 64 comparisons fill 2 words and 1 in every plane
+    assert runs[0].sent[0, 1] - checks[0] == 8 * (weights[0] + kernels[0] + dense + 4 * image)
     forward, back = image + pool + pool, pool + pool + pool + 2 * pool
-    assert runs[1].sent[0, 1] == 8 * (weights[1] + kernels[1] + dense + forward + back + 2 * sum(signs))
+    assert runs[1].sent[0, 1] - checks[1] == 8 * (weights[1] + kernels[1] + dense + forward + back + signs)
 
 
 def test_what_a_server_sees_is_as_uniform_for_one_secret_as_for_another():
