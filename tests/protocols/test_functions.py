@@ -16,9 +16,9 @@ from protocols.program import Program
 UNIT = 2.0**-15
 
 
-def run(function, x, input_range):
-    """What `function(writer, node, value)` makes of examples x, and how many rounds it took."""
-    writer = Writer(x.shape[1:], input_range, None, 1.0)
+def measured(function, x, input_range, samples=None, margin=1.0):
+    """What `function(writer, node, value)` makes of examples x, the transcript, the program, and the report of its windows."""
+    writer = Writer(x.shape[1:], input_range, samples, margin)
     node = net.Start(layer="tested", kind="Function", inputs=(), shape=x.shape[1:])
     y = writer.share(function(writer, node, writer.input))
     assert y.position == len(writer.ops) - 1
@@ -27,6 +27,12 @@ def run(function, x, input_range):
     values = decode(transcript.results[0] + transcript.results[1], y.scale).reshape(len(x), *y.shape)
     low, high = y.range.low * y.scale, y.range.high * y.scale
     assert ((low <= values) & (values <= high)).all()  # the proof holds
+    return values, transcript, program, writer.layers
+
+
+def run(function, x, input_range):
+    """What it makes of examples x, and how many rounds it took."""
+    values, transcript, _, _ = measured(function, x, input_range)
     return values, transcript.rounds
 
 
@@ -106,6 +112,39 @@ def test_reciprocals_to_a_relative_thousandth(low, high, function, exact):
 def test_what_may_be_zero_is_not_divided_by(low):
     with pytest.raises(WindowError, match="must be well above 0"):
         run(functions.reciprocal, np.ones((1, 3)), (low, 2.0))
+
+
+POSITIVE = [(functions.reciprocal, np.reciprocal), (functions.reciprocal_root, lambda x: x**-0.5), (functions.logarithm, np.log)]
+
+
+@pytest.mark.parametrize(("function", "exact"), POSITIVE)
+@pytest.mark.parametrize("reach", [30.0, 10000.0])
+def test_outside_of_the_samples_a_function_has_the_value_of_the_nearer_end_and_is_called_calibrated(function, exact, reach):
+    samples = np.linspace(1, 4, 60).reshape(20, 3)
+    x = representable(np.concatenate([np.geomspace(0.2, 30, 900), np.linspace(-reach, reach, 300)]).reshape(-1, 3), reach)
+    y, transcript, _, layers = measured(function, x, (-reach, reach), samples, 2.0)
+    clipped = exact(np.clip(x, 1 / 4, 16))
+    assert (np.abs(y - clipped) < 2e-3 * np.maximum(np.abs(clipped), 1.0)).all()
+    assert transcript.rounds == 3
+    assert [layer.source for layer in layers] == ["calibrated"]
+    assert (layers[0].least, layers[0].bound) == pytest.approx((1 / 4, 16), rel=1e-2)
+
+
+def test_a_function_that_is_proved_is_called_so():
+    *_, layers = measured(functions.reciprocal, np.ones((1, 3)), (0.5, 2.0), np.ones((4, 3)), 4.0)
+    assert [(layer.source, layer.least, layer.bound) for layer in layers] == [("proved", 0.5, 2.0)]
+
+
+def test_rows_that_vary_less_than_the_samples_are_normalised_by_the_least_variance():
+    random = np.random.default_rng(0)
+    samples, x = random.uniform(-1, 1, (30, 16)), random.uniform(-1, 1, (30, 16)) * np.geomspace(1e-3, 1, 30)[:, None]
+    y, _, _, layers = measured(lambda w, node, v: functions.normalised(w, node, v, 1e-6), x, (-8.0, 8.0), samples, 2.0)
+    centred, variance = x - x.mean(1, keepdims=True), x.var(1, keepdims=True)
+    variances = samples.var(1)
+    clipped = np.clip(variance, variances.min() / 4, variances.max() * 4)
+    assert np.abs(y - centred / np.sqrt(clipped)).max() < 2.0**-6
+    assert (clipped != variance).any()
+    assert "calibrated" in {layer.source for layer in layers}
 
 
 def test_too_many_pieces_are_refused():
