@@ -2,32 +2,14 @@
 
 import numpy as np
 import pytest
+from function_runs import difference, halves, measured, quotient
 
-from deployment import Deployment
 from protocols.errors import WindowError
-from protocols.fixed_point import decode, encode
 from protocols.lowering import functions, maxima, products
-from protocols.lowering import network as net
 from protocols.lowering.curves import CURVES, TOLERANCE
-from protocols.lowering.emission import Writer
 from protocols.lowering.splines import fit
-from protocols.program import Program
 
 UNIT = 2.0**-15
-
-
-def measured(function, x, input_range, samples=None, margin=1.0):
-    """What `function(writer, node, value)` makes of examples x, the transcript, the program, and the report of its windows."""
-    writer = Writer(x.shape[1:], input_range, samples, margin)
-    node = net.Start(layer="tested", kind="Function", inputs=(), shape=x.shape[1:])
-    y = writer.share(function(writer, node, writer.input))
-    assert y.position == len(writer.ops) - 1
-    program = Program(tuple(writer.ops), (), x.shape[1:], writer.input.scale, input_range, y.scale)
-    transcript = Deployment(program, []).run(encode(x, program.input_scale))
-    values = decode(transcript.results[0] + transcript.results[1], y.scale).reshape(len(x), *y.shape)
-    low, high = y.range.low * y.scale, y.range.high * y.scale
-    assert ((low <= values) & (values <= high)).all()  # the proof holds
-    return values, transcript, program, writer.layers
 
 
 def run(function, x, input_range):
@@ -155,25 +137,11 @@ def test_too_many_pieces_are_refused():
         run(steep, np.ones((1, 3)), (-10.0, 10.0))
 
 
-def halves(w, v):
-    n = v.shape[0] // 2
-    return w.taken(0, range(n), v), w.taken(0, range(n, 2 * n), v)
-
-
-def quotient(w, node, x, y):
-    """What `ops.divide` of two private values is written as."""
-    return products.product(w, node, x, functions.reciprocal(w, node, y))
-
-
 def test_division():
     x = np.random.default_rng(0).uniform(0.5, 8.0, (20, 40))
     y, rounds = run(lambda w, node, v: quotient(w, node, *halves(w, v)), x, (0.5, 8.0))
     np.testing.assert_allclose(y, x[:, :20] / x[:, 20:], rtol=2e-3)
     assert rounds == 4
-
-
-def difference(w, node, v):
-    return w.added(node, *halves(w, v), -1)
 
 
 def test_comparisons_of_two_private_values():
