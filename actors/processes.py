@@ -145,7 +145,17 @@ class ChildProcess:
         return cast(int, self.returncode)
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Ends it: closes its standard input, after `grace` seconds terminates it, after as long again kills it."""
+        """Ends it: closes its standard input, after `grace` seconds terminates it, after as long again kills it; at once if cancelled."""
+        stopping = asyncio.create_task(self._stop(grace))
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.kill()
+            await stopping
+            raise
+
+    async def _stop(self, grace: float) -> None:
         self._stdin.close()
         for insist in (self._transport.terminate, self._transport.kill):
             await asyncio.wait([self._output.exited], timeout=grace)

@@ -4,6 +4,7 @@ The network of He et al. (2016, arXiv:1512.03385, section 4.2) for images of 32 
 it does in Keras at inference, and costs nothing: it is folded into the convolutions.
 """
 
+import argparse
 import asyncio
 import contextlib
 
@@ -68,9 +69,9 @@ async def answer(remote: RemoteModel, x: Images) -> npt.NDArray[np.float64]:
         await asyncio.sleep(0.01)
 
 
-async def main() -> None:
+async def main(images: int) -> None:
     """Trains, shares, and asks about three images."""
-    data, model = digits.load(), train()
+    data, model = digits.load(), train(images)
     x, samples = colour(data.x_test[:3], 1), colour(data.x_train[:64], 2)
     async with (
         Cluster(Worker("localhost:0"), Worker("localhost:0"), crypto_provider=Worker("localhost:0")) as cluster,
@@ -87,4 +88,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=3200, help="images to train on, up to 8,000")
+    asyncio.run(main(parser.parse_args().images))

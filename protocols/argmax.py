@@ -43,7 +43,8 @@ def fields(op: Argmax, classes: int) -> list[Field]:
 async def argmax(me: Party, op: Argmax, z: Ring, material: Material, position: int) -> Ring:
     """XOR shares of the one-hot bits, packed (examples, words), for shares `z` (examples, classes).
 
-    **Rounds**: 2 + the levels of ANDs (2 for 5 to 17 classes).
+    **Rounds**: 2 + the levels of ANDs (2 for 6 to 17 classes). **Bytes**: 8 + 2 (B - 1) / 8 a pair and direction, and 1/8 for each
+    factor of each level.
     """
     first, second = np.triu_indices(z.shape[1], 1)
     share = z[:, first] - z[:, second] + material(position, "r")

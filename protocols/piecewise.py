@@ -16,14 +16,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocols import comparison
-from protocols.conjunction import unpack
+from protocols import comparison, kernels
 from protocols.exchange import Party, Ring, open_bits, open_sum
 from protocols.material import Field, Material, packed
 from protocols.program import Piecewise
-
-TOP = np.uint64(63)
-ONE = np.uint64(1)
 
 
 def fields(op: Piecewise, elements: int) -> list[Field]:
@@ -41,11 +37,7 @@ def repeated(x: Ring, knots: int) -> Ring:
 def deal(op: Piecewise, r: Ring, rho: Ring, mask: Ring, choice: Ring) -> None:
     """Turns party 0's key stream in `mask` and `choice` into party 1's shares of R, h and, for each knot, rho, rho R, rho h."""
     examples, elements = r.shape
-    true = np.stack([r >> np.uint64(op.drop), r >> TOP], axis=1)
-    bits = unpack(rho, len(op.knots) * elements).astype(np.uint64).reshape(examples, len(op.knots), 1, elements)
-    products = bits * np.concatenate([np.ones_like(true[:, :1]), true], axis=1)[:, None]
-    np.subtract(true.reshape(mask.shape), mask, out=mask)
-    np.subtract(products.reshape(choice.shape), choice, out=choice)
+    kernels.deal_piecewise(r, rho, op.drop, mask.reshape(examples, 2, elements), choice.reshape(examples, len(op.knots), 3, elements))
 
 
 async def piecewise(me: Party, op: Piecewise, z: Ring, material: Material, position: int) -> Ring:
@@ -54,37 +46,25 @@ async def piecewise(me: Party, op: Piecewise, z: Ring, material: Material, posit
     **Rounds**: 3. **Bytes**: 8 + knots * (2 (B - 1) + 1) / 8 an element and direction.
     """
     examples, elements = z.shape
-    knots, drop = len(op.knots), np.uint64(op.drop)
+    knots, pieces = len(op.knots), _pieces(op)
     share = z + material(position, "r")
     if me.index == 0:
         share += np.uint64(1 << (op.drop + op.window - 1))
     c = await open_sum(me, share)
-    differences = np.stack([c - _word(knot << op.drop) for knot in op.knots], axis=1).reshape(examples, -1)
+    differences = (c[:, None] - pieces[1:, :1]).reshape(examples, -1)
     d = await comparison.sign(me, differences, material, position, drop=op.drop, window=op.window)
-    e = unpack(await open_bits(me, d ^ material(position, "rho")), knots * elements).reshape(examples, knots, elements)
+    e = await open_bits(me, d ^ material(position, "rho"))
     mask = material(position, "mask").reshape(examples, 2, elements)
     choice = material(position, "choice").reshape(examples, knots, 3, elements)
-    setting = np.uint64(2 ** (64 - op.drop) % 2**64)
+    out = np.empty_like(c)
+    kernels.piecewise(c, e, mask, choice, pieces, np.array([op.drop, op.window], np.int64), me.index, out)
+    return out
 
-    def rounded(c: Ring, one: Ring | np.uint64, r: Ring, h: Ring) -> Ring:
-        """A - R + kappa h, times what `one`, `r` and `h` were multiplied with."""
-        kappa = setting * (ONE - (c >> TOP))
-        t: Ring = one * ((c >> drop) - np.uint64(1 << (op.window - 1))) - r + kappa * h
-        return t
 
-    mine = np.uint64(me.index == 0)
-    y: Ring = _word(op.slopes[0]) * rounded(c, mine, mask[:, 0], mask[:, 1]) + mine * _word(op.offsets[0])
+def _pieces(op: Piecewise) -> Ring:
+    """The first piece as (0, slope, offset), then for each knot (knot 2^drop, a_k, b_k + a_k knot): b_k beside t - knot."""
+    rows = [(0, op.slopes[0], op.offsets[0])]
     for k, knot in enumerate(op.knots):
         jump = op.slopes[k + 1] - op.slopes[k]
-        slope, offset = _word(jump), _word(op.offsets[k + 1] - op.offsets[k] + jump * knot)
-        c_k, (rho, rho_r, rho_h) = c - _word(knot << op.drop), choice[:, k].transpose(1, 0, 2)
-        chosen = e[:, k].astype(np.uint64)
-        sign = ONE - (chosen << ONE)
-        y += offset * (mine * chosen + sign * rho)
-        if slope:
-            y += slope * (chosen * rounded(c_k, mine, mask[:, 0], mask[:, 1]) + sign * rounded(c_k, rho, rho_r, rho_h))
-    return y
-
-
-def _word(factor: int) -> np.uint64:
-    return np.uint64(factor % 2**64)
+        rows.append((knot << op.drop, jump, op.offsets[k + 1] - op.offsets[k] + jump * knot))
+    return np.array([[word % 2**64 for word in row] for row in rows], np.uint64)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -295,6 +296,7 @@ class Program(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, ops=(*self.ops[: self.label.x + 1], self.label), label=None)
 
 
+@lru_cache(maxsize=64)  # every query asks
 def infer(program: Program) -> tuple[Value, ...]:
     """Shapes and kinds of all values of a program, checked: the one place that says whether a program is well formed.
 

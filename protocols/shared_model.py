@@ -38,7 +38,8 @@ class SharedModel:
     Attributes:
         name: under which clients find it.
         program: its public half.
-        layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated.
+        layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated on samples. An input that is
+            not like the samples may leave a calibrated window; its answer is wrong then, and nothing says so.
         guarantee: what is promised where answers are noisy, otherwise None.
     """
 
@@ -272,8 +273,12 @@ async def share(
         cluster: inside its `async with` block.
         name: under which clients find it; the model's own name if None.
         input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it.
-        calibration: sample inputs (n, *input_shape) for models that are too deep for a proof.
-        margin: how much larger than on the samples a sum may become before it would wrap around.
+        calibration: sample inputs (n, *input_shape) for models that are too deep for a proof. Choose samples that cover what clients send:
+            the layers that `SharedModel.layers` calls calibrated are right for inputs like them only, and nobody can see on shares that an
+            input is not. A sum that is too large wraps around: the answer is noise. A value that is too small or too large for a
+            reciprocal, a root or a logarithm (division, normalisation) gets the function's value at the nearer end of its range.
+        margin: at least 1, how much larger than on the samples a sum may become before it would wrap around; the range of a
+            reciprocal, a root or a logarithm is from the least sample / margin^2 to the largest * margin^2.
         answers: clip the outputs and add noise to them inside the computation, and let each client get no more answers than its budget
             allows: differential privacy for the training data. Each client is who its certificate says; those without one are one client.
 

@@ -21,7 +21,7 @@ NAMES = ("julia", "greg", "me")
 
 @contextlib.asynccontextmanager
 async def inner_cluster(
-    folder: Path | None, *, server: type[TrainingServer] = TrainingServer, vault: type[Vault] = Vault
+    folder: Path | None, *, server: type[TrainingServer] = TrainingServer, vault: type[Vault] = Vault, equals: bool = False
 ) -> AsyncIterator[Cluster]:
     """A cluster of such workers; without a folder they keep nothing."""
     async with contextlib.AsyncExitStack() as stack:
@@ -38,5 +38,6 @@ async def inner_cluster(
             await system.spawn(TrainingDealer, holdings, name="training-dealer")
             await system.spawn(Keeper, holdings, name="keeper")
             workers.append(Worker(system.address))
-        async with Cluster(*workers[:2], crypto_provider=workers[2], auto_managed=False) as cluster:
+        parties = Cluster(*workers, auto_managed=False)
+        async with parties if equals else Cluster(*workers[:2], crypto_provider=workers[2], auto_managed=False) as cluster:
             yield cluster

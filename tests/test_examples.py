@@ -95,6 +95,12 @@ def test_two_hospitals():
     assert float(lines[-1].split("accuracy ")[1].split("%")[0]) > 75
 
 
+def test_a_residual_network():
+    shown = run("resnet.py", "--images", "32")
+    assert "predicted without seeing them" in shown
+    assert 0 < float(shown.split("furthest from Keras: ")[1].split()[0]) < 0.02
+
+
 async def test_serve_and_client_in_two_terminals():
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -14,8 +14,10 @@ try:
         block_shares,
         deal_blocks,
         deal_node,
+        deal_piecewise,
         deal_selection,
         node_shares,
+        piecewise,
         selection,
     )
     from protocols.kernels.convolution import conv2d, kernel_gradient, sum_pool
@@ -36,8 +38,10 @@ except ImportError as error:
         block_shares,
         deal_blocks,
         deal_node,
+        deal_piecewise,
         deal_selection,
         node_shares,
+        piecewise,
         selection,
     )
 
@@ -50,12 +54,14 @@ __all__ = [
     "conv2d",
     "deal_blocks",
     "deal_node",
+    "deal_piecewise",
     "deal_selection",
     "decode",
     "encode",
     "kernel_gradient",
     "matmul",
     "node_shares",
+    "piecewise",
     "selection",
     "sum_pool",
 ]

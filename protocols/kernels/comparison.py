@@ -242,3 +242,55 @@ def selection(c: Ring, e: Ring, dealt: Ring, setting: Table, party: int, out: Ri
             rho_t = a * dealt[u, 2, i] - dealt[u, 3, i] + kappa * dealt[u, 4, i]
             d = first * bit + sign * dealt[u, 2, i]
             out[u, i] = negative * t + jump * (bit * t + sign * rho_t) + step * d
+
+
+@compiled("void(uint64[:,::1], uint64[:,::1], uint64[:,:,::1], uint64[:,:,:,::1], uint64[:,::1], int64[::1], int64, uint64[:,::1])")
+def piecewise(c: Ring, e: Ring, mask: Ring, choice: Ring, pieces: Ring, setting: Table, party: int, out: Ring) -> None:
+    """One party's share of slopes[k] t + offsets[k] from public c and e: no communication (`protocols/piecewise.py`).
+
+    `e` are the opened bits, element i of knot k at k * elements + i; `mask` (examples, 2, elements) and `choice` (examples, knots, 3,
+    elements) this party's shares of R, h and of rho, rho R, rho h; `pieces` (1 + knots, 3) the first piece as (0, slope, offset), then for
+    each knot (knot << drop, jump of the slope, jump of the offset); `setting` is (drop, window).
+    """
+    drop, window = np.uint64(setting[0]), np.uint64(setting[1])
+    first = np.uint64(1 - party)
+    half = np.uint64(1) << (window - np.uint64(1))
+    unit = np.uint64(1) << ((np.uint64(64) - drop) & np.uint64(63))
+    if setting[0] == 0:
+        unit = np.uint64(0)
+    elements = c.shape[1]
+    for u in range(c.shape[0]):
+        slope, offset = pieces[0, 1], pieces[0, 2]
+        for i in range(elements):
+            kappa = unit * (np.uint64(1) - (c[u, i] >> np.uint64(63)))
+            a = (c[u, i] >> drop) - half
+            out[u, i] = slope * (first * a - mask[u, 0, i] + kappa * mask[u, 1, i]) + first * offset
+        for k in range(choice.shape[1]):
+            knot, slope, offset = pieces[k + 1, 0], pieces[k + 1, 1], pieces[k + 1, 2]
+            for i in range(elements):
+                at = k * elements + i
+                bit = (e[u, at >> 6] >> np.uint64(at & 63)) & np.uint64(1)
+                sign = np.uint64(1) - bit - bit
+                difference = c[u, i] - knot
+                kappa = unit * (np.uint64(1) - (difference >> np.uint64(63)))
+                a = (difference >> drop) - half
+                t = first * a - mask[u, 0, i] + kappa * mask[u, 1, i]
+                rho_t = a * choice[u, k, 0, i] - choice[u, k, 1, i] + kappa * choice[u, k, 2, i]
+                out[u, i] += offset * (first * bit + sign * choice[u, k, 0, i]) + slope * (bit * t + sign * rho_t)
+
+
+@compiled("void(uint64[:,::1], uint64[:,::1], int64, uint64[:,:,::1], uint64[:,:,:,::1])")
+def deal_piecewise(r: Ring, rho: Ring, drop: int, mask: Ring, choice: Ring) -> None:
+    """Turns party 0's key stream in `mask` and `choice` into party 1's shares of R, h and, for each knot, rho, rho R, rho h."""
+    elements = r.shape[1]
+    for u in range(r.shape[0]):
+        for i in range(elements):
+            mask[u, 0, i] = (r[u, i] >> np.uint64(drop)) - mask[u, 0, i]
+            mask[u, 1, i] = (r[u, i] >> np.uint64(63)) - mask[u, 1, i]
+        for k in range(choice.shape[1]):
+            for i in range(elements):
+                at = k * elements + i
+                bit = (rho[u, at >> 6] >> np.uint64(at & 63)) & np.uint64(1)
+                choice[u, k, 0, i] = bit - choice[u, k, 0, i]
+                choice[u, k, 1, i] = bit * (r[u, i] >> np.uint64(drop)) - choice[u, k, 1, i]
+                choice[u, k, 2, i] = bit * (r[u, i] >> np.uint64(63)) - choice[u, k, 2, i]

@@ -130,3 +130,35 @@ def selection(c: Ring, e: Ring, dealt: Ring, setting: Table, party: int, out: Ri
         sign = _ONE - bit - bit
         selected = bit * t + sign * (a * rho - rho_high + kappa * rho_wrap)
         out[...] = negative * t + (positive - negative) * selected + step * (first * bit + sign * rho)
+
+
+def piecewise(c: Ring, e: Ring, mask: Ring, choice: Ring, pieces: Ring, setting: Table, party: int, out: Ring) -> None:
+    """See `comparison.piecewise`."""
+    drop, window = int(setting[0]), int(setting[1])
+    first, knots = np.uint64(1 - party), choice.shape[1]
+    bits = _unpacked(e, knots * c.shape[1]).reshape(len(c), knots, -1)
+
+    def rounded(c: Ring, one: Ring | np.uint64, r: Ring, h: Ring) -> Ring:
+        """A - R + kappa h, times what `one`, `r` and `h` were multiplied with."""
+        kappa = np.uint64(2 ** (64 - drop) % 2**64) * (_ONE - (c >> np.uint64(63)))
+        t: Ring = one * ((c >> np.uint64(drop)) - np.uint64(1 << (window - 1))) - r + kappa * h
+        return t
+
+    with np.errstate(over="ignore"):
+        y = pieces[0, 1] * rounded(c, first, mask[:, 0], mask[:, 1]) + first * pieces[0, 2]
+        for k, (knot, slope, offset) in enumerate(pieces[1:]):
+            rho, rho_r, rho_h = choice[:, k].transpose(1, 0, 2)
+            bit, sign = bits[:, k], _ONE - bits[:, k] - bits[:, k]
+            y += offset * (first * bit + sign * rho)
+            y += slope * (bit * rounded(c - knot, first, mask[:, 0], mask[:, 1]) + sign * rounded(c - knot, rho, rho_r, rho_h))
+    out[...] = y
+
+
+def deal_piecewise(r: Ring, rho: Ring, drop: int, mask: Ring, choice: Ring) -> None:
+    """See `comparison.deal_piecewise`."""
+    knots = choice.shape[1]
+    bits = _unpacked(rho, knots * r.shape[1]).reshape(len(r), knots, -1)
+    for i, value in enumerate((r >> np.uint64(drop), r >> np.uint64(63))):
+        mask[:, i] = value - mask[:, i]
+        choice[:, :, 1 + i] = bits * value[:, None] - choice[:, :, 1 + i]
+    choice[:, :, 0] = bits - choice[:, :, 0]

@@ -55,7 +55,8 @@ def lower(
         input_range: (low, high) of the inputs; windows are proved for it.
         calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
         margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
-            gives a wrong answer: choose samples that cover what clients send.
+            gives a wrong answer: choose samples that cover what clients send. Reciprocals, roots and logarithms hold from the least
+            sample / margin^2 to the largest * margin^2; outside they have the value of the nearer end.
         answers: clip the outputs and add noise to them.
 
     Raises:

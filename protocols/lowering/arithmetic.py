@@ -111,14 +111,14 @@ def _beside(b: Builder, layer: Any, x: int, constant: Real) -> Real:
 
 
 def along(b: Builder, layer: Any, x: int, axis: int, rule: Callable[[int], int]) -> int:
-    """A rule over the last axis, for any axis."""
+    """A rule over the last axis, which may change its length, for any axis."""
     shape = b.shape(x)
     if axis == len(shape) - 1:
         return rule(x)
     order = list(range(len(shape)))
     order[axis], order[-1] = order[-1], order[axis]
     turned = rule(b.add(net.Permuted, layer, [x], [shape[i] for i in order], axes=tuple(order)))
-    return b.add(net.Permuted, layer, [turned], shape, axes=tuple(order))
+    return b.add(net.Permuted, layer, [turned], [b.shape(turned)[i] for i in order], axes=tuple(order))
 
 
 def over(b: Builder, layer: Any, x: int, axes: Sequence[int], name: str) -> int:

@@ -21,7 +21,7 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import SUM_BITS, Held, Layer, hold, window_bits
+from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, hold, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
@@ -111,9 +111,9 @@ class Writer:
         self._rounded[x.position, x.scale] = rounded
         return rounded
 
-    def report(self, node: Node, bound: float, window: int, drop: int, source: str) -> None:
+    def report(self, node: Node, bound: float, window: int, drop: int, source: str, *, least: float | None = None) -> None:
         """Notes how a sum is held."""
-        self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source))
+        self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source, least))
 
     def held(self, x: Value, node: Node) -> Held:
         """The window in which a value is rounded, noted in the list of layers."""
@@ -137,6 +137,9 @@ class Writer:
         bits = finest
         if self.bits(z) > SUM_BITS:
             bits -= math.floor(self.bits(z) - SUM_BITS) + 1
+            missing = _weight_bits(node.kernel, bits) - bits
+            if missing and x.scale * 2.0**missing <= 2.0**-FRACTION:
+                x, bits = self._coarser(x, missing), bits + missing
             z = self._product(node, x, bits)
         if bits < _weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
             raise WindowError(
@@ -152,6 +155,11 @@ class Writer:
         else:
             op = ops.Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
         return self.put(op, "share", wire.scale * scale, z)
+
+    def _coarser(self, x: Value, drop: int) -> Value:
+        """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
+        bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
+        return self.put(ops.Truncate(self.share(x).position, drop, bounds.window), "share", x.scale * 2.0**drop, bounds.rounded)
 
     def _product(self, node: net.Convolution | net.Product, x: Value, bits: int) -> Interval:
         scale = 2.0**-bits

@@ -19,7 +19,7 @@ from protocols.lowering.intervals import Interval, combined
 from protocols.lowering.maxima import largest
 from protocols.lowering.network import Joined, Node, Real
 from protocols.lowering.products import product, spread, total
-from protocols.lowering.rounding import LARGEST_WINDOW, Held, window_bits
+from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, Held, window_bits
 from protocols.lowering.splines import Spline, fit
 
 SLOPE_BITS = 14
@@ -28,6 +28,7 @@ RELATIVE = 2.0**-11
 FINE_BITS = 26
 FINE_SLOPES = 20
 COARSE = 1024  # units of the least value
+SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
 BELOW = 12.0  # exp(-12) is nothing
 
 
@@ -139,34 +140,50 @@ def positive(
 ) -> Value:
     """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
 
+    Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
+    Then the layer is reported as calibrated, and outside of the domain the function has the value of the nearer end, as long as x stays
+    inside the window: that of the proof, up to `SATURATING_WINDOW` bits.
+
     Raises:
-        WindowError: x is not proved to be positive, or spans too many magnitudes.
+        WindowError: x is not known to be positive, or spans too many magnitudes.
     """
     x = w.share(x)
-    x = replace(x, range=_expected(x.range, w.margin))
-    if x.range.low.min() < COARSE:
-        x = w.finer(x, FINE_BITS)
-    finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
-    drop = next((d for d in range(finest, 62) if window_bits(x.range.largest, d) < LARGEST_WINDOW), 0)
-    held = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
-    if x.range.low.min() < 4 * 2.0**drop:
+    domain = _expected(x.range, w.margin)
+    if domain.low.min() < COARSE:
+        finer = w.finer(replace(x, range=domain), FINE_BITS)
+        domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
+    source = "proved" if domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max() else "calibrated"
+    held = _fine(x, domain, source)
+    low, high = float(domain.low.min()), float(domain.high.max())
+    if low < 4 * 2.0**held.drop:
         raise WindowError(
-            f"layer {node.layer!r} ({node.kind}): a value that is divided by is proved to be at least {x.range.low.min() * x.scale:.3g} "
+            f"layer {node.layer!r} ({node.kind}): a value that is divided by is {source} to be at least {low * x.scale:.3g} "
             "only; it must be well above 0: give calibration=, or a larger epsilon"
         )
+    w.report(node, high * x.scale, held.window, held.drop, source, least=low * x.scale)
 
     def relative(end: Real) -> Real:
         return RELATIVE * function(end)
 
     allowed = tolerance or relative
 
-    def fitted(_: float, high: float) -> Spline:
-        low = float(x.range.low.min()) * x.scale / 2
-        return fit(function, low, high, tolerance=allowed)
+    def fitted(_: float, last: float) -> Spline:
+        if source == "proved":
+            return fit(function, low * x.scale / 2, last, tolerance=allowed)
+        return fit(function, low * x.scale, end, tolerance=allowed).level(low * x.scale, end)
 
-    end = float(x.range.high.max()) * x.scale
+    end = high * x.scale
     bits = math.ceil(math.log2(end / float(allowed(np.asarray(end)))))  # a rounded slope keeps the error to the end
     return pieces(w, node, x, held, fitted, bits=max(bits, FINE_SLOPES))
+
+
+def _fine(x: Value, domain: Interval, source: str) -> Held:
+    """As many fractional bits as the domain has room for, up to 26, in a window that holds all of x if that is possible."""
+    finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
+    drop = next((d for d in range(finest, 62) if window_bits(domain.largest, d) < LARGEST_WINDOW), 0)
+    widest = max(min(SATURATING_WINDOW, LARGEST_ROUNDING - drop), window_bits(domain.largest, drop))
+    window = min(window_bits(x.range.largest, drop), widest)
+    return Held(x.range.clipped(2.0 ** (drop + window - 1) - 2.0 ** (drop + 1)), drop, window, source)
 
 
 def _expected(x: Interval, margin: float) -> Interval:
@@ -178,18 +195,25 @@ def _expected(x: Interval, margin: float) -> Interval:
     return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
 
 
+def _times(x: Interval, factor: float) -> Interval:
+    """By a positive number."""
+    return x.mapped(lambda a: a * factor)
+
+
 def reciprocal(w: Writer, node: Node, x: Value) -> Value:
-    """1 / x for x proved to be positive; see `positive`. Rounds: 3."""
+    """1 / x for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
     return positive(w, node, x, _inverse)
 
 
 def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
-    """1 / sqrt(x) for x proved to be positive; see `positive`. Rounds: 3."""
+    """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
     return positive(w, node, x, _inverse_root)
 
 
 def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool = True) -> Value:
     """(x - mean) / sqrt(variance + epsilon) over the last axis, to 2^-9 of the largest possible value. Rounds: 8 to 9.
+
+    With samples the domain of the root may come from their variances: see `positive`.
 
     If not `centred`, x / sqrt(mean of x x + epsilon) (Zhang and Sennrich, 2019, arXiv:1910.07467).
     """
@@ -222,7 +246,9 @@ def _raised(w: Writer, x: Value, epsilon: float) -> Value:
 
 
 def logarithm(w: Writer, node: Node, x: Value) -> Value:
-    """log x for x proved to be positive, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
+    """log x for positive x, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
+
+    Its domain, and what is outside of it: see `positive`.
 
     Raises:
         WindowError: as `positive`.

@@ -109,7 +109,8 @@ class _Reader:
             named = _named(self._keras, operation, node)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
             masks = {key: self._operand(value, known) for key, value in named.items()}
-            return [RULES[name](self.builder, operation, inputs, **masks)]
+            found = RULES[name](self.builder, operation, inputs, **masks)
+            return found if isinstance(found, list) else [found]
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
             raise unknown(operation, sorted(RULES))
         if name in REWRITTEN and module.startswith("keras."):
@@ -117,6 +118,10 @@ class _Reader:
         return self._inside(operation, node, known)
 
     def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> int:
+        carried = [getattr(one, "_keras_mask", None) for one in node.input_tensors]  # found again by whom it is handed to
+        given = {name: value for name, value in _given(node).items() if not any(value is mask for mask in carried)}
+        if given or len(node.arguments.args) != 1:
+            raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
         output = REWRITTEN[type(layer).__name__](self._keras, layer, *node.arguments.args)
         self._followed.append(output)
         return self.value(output, known)
@@ -198,14 +203,18 @@ def _holds_tensors(keras: Any, value: Any) -> bool:
     return any(isinstance(one, keras.KerasTensor) for one in keras.tree.flatten(value))
 
 
+def _given(node: Any) -> dict[str, Any]:
+    """What a call names beside its inputs."""
+    return {name: value for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False}
+
+
 def _named(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
     """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
 
     Raises:
         UnsupportedLayer: the layer's rule knows no such argument.
     """
-    given = {name: value for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False}
-    given |= _implicit_masks(keras, layer, node)
+    given = _given(node) | _implicit_masks(keras, layer, node)
     known = inspect.signature(RULES[type(layer).__name__]).parameters
     strange = [name for name in given if name not in known]
     if strange:

@@ -20,8 +20,8 @@ from protocols.lowering.network import Real
 from protocols.lowering.refusals import ACTIVATIONS, refuse
 from protocols.program import Shape
 
-Rule = Callable[..., int]
-"""(builder, layer, inputs) -> output, with masks by name where the layer takes them."""
+Rule = Callable[..., Any]
+"""(builder, layer, inputs) -> output, or a list of outputs, with masks by name where the layer takes them."""
 RULES: dict[str, Rule] = {}
 
 
@@ -71,7 +71,8 @@ def activated(b: Builder, layer: Any, x: int) -> int:
     if curve is not None:
         return b.add(net.Curved, layer, [x], b.shape(x), curve=curve)
     if name in RULES:  # an activation layer passed as activation
-        return RULES[name](b, activation, [x])
+        position: int = RULES[name](b, activation, [x])
+        return position
     raise refuse(layer, f"its activation {name!r} has no private form", ACTIVATIONS)
 
 

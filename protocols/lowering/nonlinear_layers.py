@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering import network as net
-from protocols.lowering.arithmetic import alike, along, plus, times
+from protocols.lowering.arithmetic import Operand, alike, along, masked, plus, times
 from protocols.lowering.builder import Builder
 from protocols.lowering.curves import curve_of
 from protocols.lowering.layers import channels_last, image, lowers, weights
+from protocols.lowering.network import Real
 from protocols.lowering.refusals import refuse
 
 
@@ -49,13 +50,19 @@ def global_max_pooling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Softmax")
-def softmax(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """Over one axis."""
+def softmax(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None) -> int:
+    """Over one axis; what the mask, of 0 and 1, hides gets nothing."""
     (x,), shape = inputs, b.shape(inputs[0])
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) and len(layer.axis) == 1 else layer.axis
     if not isinstance(axis, int) or axis == 0:
         raise refuse(layer, f"its axis is {layer.axis}", "a softmax over one axis of an example")
-    return along(b, layer, x, axis - 1 if axis > 0 else axis + len(shape), lambda y: b.add(net.Softmax, layer, [y], b.shape(y)))
+    axis = axis - 1 if axis > 0 else axis + len(shape)
+    if mask is None:
+        return along(b, layer, x, axis, lambda y: b.add(net.Softmax, layer, [y], b.shape(y)))
+    if axis != len(shape) - 1 or isinstance(mask, np.ndarray):
+        raise refuse(layer, "it has a mask that is a constant, or an axis that is not the last", "a private mask, and axis=-1")
+    scores = masked(b, layer, x, [(mask, None)])
+    return times(b, layer, b.add(net.Softmax, layer, [scores], shape), mask)
 
 
 @lowers("ELU")
@@ -87,13 +94,38 @@ def multiply(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("UpSampling2D")
 def up_sampling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
-    """Rows and columns repeated."""
+    """Rows and columns repeated, or interpolated."""
     h, w, channels = image(b, layer, inputs[0])
     if layer.interpolation != "nearest":
-        raise refuse(layer, f"its interpolation is {layer.interpolation!r}", "interpolation='nearest', or Conv2DTranspose")
+        return _resized(b, layer, inputs[0], (h * layer.size[0], w * layer.size[1]))
     rows, columns = (np.arange(n).repeat(size).tolist() for n, size in zip((h, w), layer.size, strict=True))
     taken = b.add(net.Taken, layer, inputs, (len(rows), w, channels), axis=0, indices=tuple(rows))
     return b.add(net.Taken, layer, [taken], (len(rows), len(columns), channels), axis=1, indices=tuple(columns))
+
+
+@lowers("Resizing")
+def resizing(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Another height and width."""
+    image(b, layer, inputs[0])
+    if layer.crop_to_aspect_ratio or getattr(layer, "pad_to_aspect_ratio", False):
+        raise refuse(layer, "it crops or pads", "Resizing without, beside Cropping2D or ZeroPadding2D")
+    return _resized(b, layer, inputs[0], (layer.height, layer.width))
+
+
+def _resized(b: Builder, layer: Any, x: int, size: tuple[int, int]) -> int:
+    """Interpolation is linear: a matrix for the rows and one for the columns, which Keras makes of the unit vectors."""
+    from keras import ops  # noqa: PLC0415  a layer of it is at hand
+
+    for axis, length in enumerate(size):
+        unit = np.eye(b.shape(x)[axis], dtype=np.float32)[None, :, None]
+        matrix = np.asarray(ops.image.resize(unit, (length, 1), interpolation=layer.interpolation, data_format="channels_last"), np.float64)
+        kernel = matrix[0, :, 0].T
+
+        def product(y: int, kernel: Real = kernel) -> int:
+            return b.add(net.Product, layer, [y], (*b.shape(y)[:-1], kernel.shape[1]), kernel=kernel, bias=None)
+
+        x = along(b, layer, x, axis, product)
+    return x
 
 
 @lowers("Permute")

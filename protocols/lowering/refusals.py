@@ -8,13 +8,11 @@ from protocols.errors import UnsupportedLayer
 
 NO_FORM = "it has no private form here"
 WHY: dict[str, tuple[str, str]] = {
-    "UnitNormalization": ("a vector of length 0 has no direction", "RMSNormalization with an epsilon"),
     "Masking": ("which steps it hides depends on private values", "Embedding(mask_zero=True), or sequences of one length"),
-    "AdditiveAttention": (NO_FORM, "Attention or MultiHeadAttention"),
     "RNN": ("its cells are not known", "SimpleRNN, LSTM or GRU"),
     **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), (NO_FORM, "TimeDistributed convolutions and an LSTM")),
     **dict.fromkeys(("Conv3D", "Conv3DTranspose", "AveragePooling3D", "MaxPooling3D"), ("it has three axes of space", "its form in 2D")),
-    **dict.fromkeys(("Resizing", "CenterCrop"), ("it prepares images", "images that the client has resized")),
+    **dict.fromkeys(("CenterCrop",), ("it prepares images", "images that the client has cropped")),
     **dict.fromkeys(
         ("AveragePool", "MaxPool", "Conv", "DepthwiseConv", "SeparableConv", "ConvTranspose"), (NO_FORM, "the layer that does the same")
     ),

@@ -35,7 +35,9 @@ class Layer:
         bound: the largest sum, in real numbers, that the window was made for.
         window: bits of the rounded value, its sign included.
         drop: bits that are rounded away.
-        source: "proved" from the weights and the input range, or "calibrated" on samples.
+        source: "proved" from the weights, the input range and what the layers before hold, or "calibrated" on samples: an input whose sums
+            are larger gives a wrong answer.
+        least: of a reciprocal, a root or a logarithm, the least value that it was made for; None for others.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Layer:
     window: int
     drop: int
     source: str
+    least: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

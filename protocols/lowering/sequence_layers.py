@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering import network as net
-from protocols.lowering.arithmetic import Operand, masked, times
+from protocols.lowering.arithmetic import Operand, alike, masked, times
 from protocols.lowering.builder import Builder
+from protocols.lowering.curves import CURVES
 from protocols.lowering.layers import activated, lowers, weights
 from protocols.lowering.network import Real
 from protocols.lowering.nonlinear_layers import sequence
@@ -70,20 +71,14 @@ def multi_head_attention(
     return b.add(net.Product, layer, [flat], (steps, kernel.shape[2]), kernel=kernel.reshape(heads * width, -1), bias=bias)
 
 
-@lowers("Attention")
+@lowers("Attention", "AdditiveAttention")
 def attention(
     b: Builder, layer: Any, inputs: Sequence[int], *, mask: Sequence[Operand | None] | None = None, use_causal_mask: bool = False
 ) -> int:
-    """softmax(scale Q K) V, inputs query, value and, if given, key; what the query's mask hides gives 0."""
+    """softmax(scores) V, inputs query, value and, if given, key; what the query's mask hides gives 0."""
     query, value, key = (*inputs, inputs[1])[:3]
-    (steps, depth), (places, width) = sequence(b, layer, query), sequence(b, layer, value)
-    if layer.score_mode != "dot":
-        raise refuse(layer, f"its score_mode is {layer.score_mode!r}", "score_mode='dot'")
-    turned = b.add(net.Permuted, layer, [key], (depth, places), axes=(1, 0))
-    scores = b.add(net.Matrices, layer, [query, turned], (steps, places))
-    (scale,) = weights(layer, "scale")
-    if scale is not None:
-        scores = times(b, layer, scores, np.broadcast_to(scale, (steps, places)))
+    (steps, _), (places, width) = sequence(b, layer, query), sequence(b, layer, value)
+    scores = (_additive if type(layer).__name__ == "AdditiveAttention" else _multiplied)(b, layer, query, key)
     of_query, of_value = (*(mask or ()), None, None)[:2]
     causal = np.tril(np.ones((steps, places))) if use_causal_mask else None
     scores = masked(b, layer, scores, [(of_value, -2), (causal, None)])
@@ -92,6 +87,28 @@ def attention(
         return chosen
     assert isinstance(of_query, int)
     return times(b, layer, chosen, b.add(net.Shaped, layer, [of_query], (steps, 1)))
+
+
+def _multiplied(b: Builder, layer: Any, query: int, key: int) -> int:
+    """scale Q K (Luong et al., 2015, arXiv:1508.04025)."""
+    if layer.score_mode != "dot":
+        raise refuse(layer, f"its score_mode is {layer.score_mode!r}", "score_mode='dot', or AdditiveAttention")
+    (steps, depth), (places, _) = b.shape(query), b.shape(key)
+    turned = b.add(net.Permuted, layer, [key], (depth, places), axes=(1, 0))
+    scores = b.add(net.Matrices, layer, [query, turned], (steps, places))
+    (scale,) = weights(layer, "scale")
+    return scores if scale is None else times(b, layer, scores, np.broadcast_to(scale, (steps, places)))
+
+
+def _additive(b: Builder, layer: Any, query: int, key: int) -> int:
+    """sum over the depth of scale tanh(q + k), for each step and place (Bahdanau et al., 2015, arXiv:1409.0473)."""
+    (steps, depth), (places, _) = b.shape(query), b.shape(key)
+    apart = [b.add(net.Shaped, layer, [x], shape) for x, shape in ((query, (steps, 1, depth)), (key, (1, places, depth)))]
+    values, shape = alike(b, layer, apart)
+    curved = b.add(net.Curved, layer, [b.add(net.Sum, layer, values, shape, signs=(1, 1))], shape, curve=CURVES["tanh"])
+    (scale,) = weights(layer, "scale")
+    kernel = np.ones((depth, 1)) if scale is None else scale.reshape(depth, 1)
+    return b.add(net.Shaped, layer, [b.add(net.Product, layer, [curved], (steps, places, 1), kernel=kernel, bias=None)], (steps, places))
 
 
 def _headed(b: Builder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:
@@ -143,6 +160,13 @@ class Steps:
         """Element for element."""
         return self.b.add(net.Multiplied, self.layer, [x, y], self.b.shape(x))
 
+    def kept(self, after: tuple[int, ...], before: tuple[int, ...] | None, bit: int) -> tuple[int, ...]:
+        """before + bit (after - before): each part of the state after a step if the bit is 1, before it if it is 0."""
+        if before is None:
+            return tuple(times(self.b, self.layer, new, bit) for new in after)
+        changes = [self.sum(new, old, signs=(1, -1)) for new, old in zip(after, before, strict=True)]
+        return tuple(self.sum(old, times(self.b, self.layer, change, bit)) for old, change in zip(before, changes, strict=True))
+
     def active(self, x: int) -> int:
         """The layer's activation."""
         return activated(self.b, self.layer, x)
@@ -159,56 +183,84 @@ class _Gate:
         self.name, self.activation = layer.name, layer.recurrent_activation
 
 
-def _unrolled(b: Builder, layer: Any, inputs: Sequence[int], bias: Real | None, step: Callable[[Steps, int, int | None], int]) -> int:
-    """Runs `step` over the sequence; it gets what the input gives to the gates and the state before, None at first."""
-    if layer.return_state or layer.stateful:
-        raise refuse(layer, "it has return_state or stateful", "a layer whose state starts at zero and stays inside")
+Given = Sequence[Operand] | Operand | None
+State = tuple[int, ...]
+Step = Callable[[Steps, int, State | None], State]
+"""What the input gives to the gates, and the state before (None: it is 0) -> the state after; its first part is the output."""
+
+
+def _unrolled(
+    b: Builder,
+    layer: Any,
+    inputs: Sequence[int],
+    bias: Real | None,
+    step: Step,
+    mask: Operand | None,
+    initial: Given,
+) -> int | list[int]:
+    """Runs `step` over the sequence; where the private mask of the steps is 0 the state stays. The output, and the state if asked for."""
+    if layer.stateful or isinstance(mask, np.ndarray) or (mask is not None and getattr(layer, "zero_output_for_mask", False)):
+        raise refuse(layer, "it is stateful, or its mask is a constant or sets outputs to 0", "a layer that starts anew, or a private mask")
     length, _ = sequence(b, layer, inputs[0])
     (kernel,) = weights(layer.cell, "kernel")
     assert kernel is not None
-    x = b.add(net.Product, layer, inputs, (length, kernel.shape[1]), kernel=kernel, bias=bias)
+    x = b.add(net.Product, layer, inputs[:1], (length, kernel.shape[1]), kernel=kernel, bias=bias)
     steps = Steps(b, layer, x, layer.units)
-    state, states = None, []
+    state, outputs = _started(layer, inputs[1:], initial), []
     for place in reversed(range(length)) if layer.go_backwards else range(length):
-        state = step(steps, steps.input(place), state)
-        states.append(state)
-    if not layer.return_sequences:
-        return states[-1]
-    rows = [b.add(net.Shaped, layer, [h], (1, layer.units)) for h in states]
-    return b.add(net.Joined, layer, rows, (length, layer.units), axis=0)
+        after = step(steps, steps.input(place), state)
+        state = after if mask is None else steps.kept(after, state, b.add(net.Taken, layer, [mask], (1,), axis=0, indices=(place,)))
+        outputs.append(state[0])
+    assert state is not None
+    rows = [b.add(net.Shaped, layer, [h], (1, layer.units)) for h in outputs] if layer.return_sequences else []
+    output = b.add(net.Joined, layer, rows, (length, layer.units), axis=0) if rows else state[0]
+    return [output, *state] if layer.return_state else output
+
+
+def _started(layer: Any, others: Sequence[int], initial: Given) -> State | None:
+    """The state before the first step, None for zeros. Keras counts a list of states among the inputs, and a single one by name not."""
+    named = initial if isinstance(initial, Sequence) else [initial]
+    if any(isinstance(each, np.ndarray) for each in named):
+        raise refuse(layer, "its initial state is a constant", "the state of another layer, or none")
+    state = tuple(others) or tuple(each for each in named if isinstance(each, int))
+    if state and len(state) != (2 if type(layer).__name__ == "LSTM" else 1):
+        raise refuse(layer, f"its initial state has {len(state)} parts", "the whole state of another layer of its kind")
+    return state or None
 
 
 @lowers("SimpleRNN")
-def simple_rnn(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def simple_rnn(
+    b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None
+) -> int | list[int]:
     """h = activation(x W + h R + b)."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
     assert recurrent is not None
 
-    def step(s: Steps, x: int, h: int | None) -> int:
-        return s.active(x if h is None else s.sum(x, s.recurrent(h, recurrent)))
+    def step(s: Steps, x: int, state: State | None) -> State:
+        return (s.active(x if state is None else s.sum(x, s.recurrent(state[0], recurrent))),)
 
-    return _unrolled(b, layer, inputs, bias, step)
+    return _unrolled(b, layer, inputs, bias, step, mask, initial_state)
 
 
 @lowers("LSTM")
-def lstm(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def lstm(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None) -> int | list[int]:
     """c = f c + i g, h = o activation(c) with the gates i, f, g, o (Hochreiter and Schmidhuber, 1997)."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
     assert recurrent is not None
-    cells: list[int] = []
 
-    def step(s: Steps, x: int, h: int | None) -> int:
-        z = x if h is None else s.sum(x, s.recurrent(h, recurrent))
+    def step(s: Steps, x: int, state: State | None) -> State:
+        z = x if state is None else s.sum(x, s.recurrent(state[0], recurrent))
         opened = s.gated(s.gate(z, 0, 2))  # i and f
         c = s.product(s.gate(opened, 0), s.active(s.gate(z, 2)))
-        cells.append(c if h is None else s.sum(c, s.product(s.gate(opened, 1), cells[-1])))
-        return s.product(s.gated(s.gate(z, 3)), s.active(cells[-1]))
+        if state is not None:
+            c = s.sum(c, s.product(s.gate(opened, 1), state[1]))
+        return s.product(s.gated(s.gate(z, 3)), s.active(c)), c
 
-    return _unrolled(b, layer, inputs, bias, step)
+    return _unrolled(b, layer, inputs, bias, step, mask, initial_state)
 
 
 @lowers("GRU")
-def gru(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def gru(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None) -> int | list[int]:
     """h = g + z (h - g) with the gates z, r, and g = activation(x + r (h R + b)) (Cho et al., 2014), `reset_after` as in Keras."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
     assert recurrent is not None
@@ -216,15 +268,16 @@ def gru(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
         raise refuse(layer, "reset_after is not set", "GRU(reset_after=True), the default")
     outer, inner = (None, np.zeros(recurrent.shape[1])) if bias is None else (bias[0], bias[1])
 
-    def step(s: Steps, x: int, h: int | None) -> int:
-        if h is None:  # the state is 0, h R + b is b
+    def step(s: Steps, x: int, state: State | None) -> State:
+        if state is None:  # the state is 0, h R + b is b
             opened = s.gated(s.shifted(s.gate(x, 0, 2), inner[: 2 * layer.units]))
             new = s.active(s.sum(s.gate(x, 2), s.scaled(s.gate(opened, 1), inner[2 * layer.units :])))
-            return s.sum(new, s.product(s.gate(opened, 0), new), signs=(1, -1))
+            return (s.sum(new, s.product(s.gate(opened, 0), new), signs=(1, -1)),)
+        (h,) = state
         y = s.recurrent(h, recurrent, inner)
         opened = s.gated(s.sum(s.gate(x, 0, 2), s.gate(y, 0, 2)))
         new = s.active(s.sum(s.gate(x, 2), s.product(s.gate(opened, 1), s.gate(y, 2))))
         kept = s.product(s.gate(opened, 0), s.sum(new, h, signs=(1, -1)))
-        return s.sum(new, kept, signs=(1, -1))
+        return (s.sum(new, kept, signs=(1, -1)),)
 
-    return _unrolled(b, layer, inputs, outer, step)
+    return _unrolled(b, layer, inputs, outer, step, mask, initial_state)

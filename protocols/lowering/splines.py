@@ -44,6 +44,11 @@ class Spline:
         """With a first piece (slope, offset) up to `at`."""
         return Spline((at, *self.knots), (line[0], *self.slopes), (line[1], *self.offsets))
 
+    def level(self, low: float, high: float) -> Spline:
+        """With its values at `low` and `high` outside of them."""
+        first, last = self.slopes[0] * low + self.offsets[0], self.slopes[-1] * high + self.offsets[-1]
+        return self.before((0.0, first), low).after((0.0, last), high)
+
 
 def line(f: Function, low: float, high: float) -> tuple[float, float, float]:
     """(slope, offset, error) of the line along the chord of f over [low, high], in the middle of the residual."""

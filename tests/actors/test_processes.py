@@ -218,3 +218,13 @@ async def test_a_program_that_no_parent_started(monkeypatch):
         started_by_parent()
     os.close(reader)
     module._told.cache_clear()
+
+
+async def test_a_child_ends_although_whoever_stops_it_is_cancelled(programs):
+    child = await ChildProcess.start("the_child", "stubborn", "60")
+    stopping = asyncio.create_task(child.stop(grace=60))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert child.returncode == -signal.SIGKILL

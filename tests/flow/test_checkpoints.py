@@ -235,6 +235,32 @@ async def test_a_training_that_is_resumed_in_each_epoch_equals_an_uninterrupted_
         np.testing.assert_allclose(one, other, atol=3 * 2.0**-16 * STEPS * EPOCHS)
 
 
+async def test_learning_rates_and_moments_go_on_where_they_were(cluster, tmp_path):
+    """Adam under a schedule, resumed after an epoch, beside Keras."""
+
+    def scheduled():
+        model = network()
+        rate = keras.optimizers.schedules.ExponentialDecay(0.05, 3, 0.7)
+        model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    x, y = data()
+    stored = await cluster.store("x", x), await cluster.store("y", y)
+    settings = {"batch_size": 20, "shuffle": False, "folder": tmp_path / "owner", "resume": True, "save_every": 4}
+    async with await share(scheduled(), cluster) as shared:
+        fit = shared.fit(*stored, epochs=3, **settings)
+        assert (await anext(fit)).number == 1
+        await fit.aclose()
+    async with await share(scheduled(), cluster) as shared:
+        assert [epoch.number async for epoch in shared.fit(*stored, epochs=3, **settings)] == [2, 3]
+        weights = (await shared.reveal()).get_weights()
+    model = scheduled()
+    for rows in in_order(3):
+        model.train_on_batch(x[rows], y[rows])
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02)
+
+
 async def test_more_epochs_than_before_and_what_is_on_disk(cluster, tmp_path):
     owner = tmp_path / "owner"
     made, _ = await fitted(cluster, owner, epochs=1, shuffle=False)

@@ -12,6 +12,7 @@ from keras import layers
 from inner_workers import NAMES, inner_cluster
 from protocols import Cluster, Worker, share
 from protocols.errors import InputError, KeepsNothing, NameTaken, NotGranted, UnknownData, VaultError
+from protocols.roles import helper_of
 from protocols.training.deposits import Grant, write_grants
 from protocols.vault import Vault
 
@@ -128,6 +129,24 @@ async def test_shares_are_new_after_each_load_and_old_ones_are_worth_nothing(fol
     assert not ((old[0]["masked"] - new[2]["mask0"] - new[2]["mask1"]) / 65536 == array).any()
     async with inner_cluster(folder) as cluster:
         await cluster.withdraw(grant)
+
+
+async def test_three_equals_keep_data_for_trainings_with_any_helper(folder, data, tmp_path):
+    """Deposited once; each training has another helper, and is resumed by workers that were started anew."""
+    async with inner_cluster(folder, equals=True) as cluster:
+        grants = [await cluster.deposit("x", data[0]), await cluster.deposit("y", data[1])]
+    weights = {}
+    for epochs in (1, 2):
+        async with inner_cluster(folder, equals=True) as cluster:
+            x, y = await cluster.load("x", grants=grants), await cluster.load("y", grants=grants)
+            for name in ("a", "b", "g"):
+                async with await share(network(), cluster, name=name) as shared:
+                    made = shared.fit(x, y, epochs=epochs, batch_size=20, shuffle=False, folder=tmp_path / name, resume=True)
+                    assert [epoch.number async for epoch in made] == [epochs]
+                    weights[name] = (await shared.reveal()).get_weights()
+    assert {helper_of(name) for name in weights} == {0, 1, 2}
+    for found in weights.values():
+        assert_trained_as_in_the_clear(found, *data)
 
 
 async def test_strangers_are_refused_and_names_are_taken_once(cluster, folder):

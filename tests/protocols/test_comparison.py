@@ -55,6 +55,17 @@ def test_selection_equals_its_reference(drop, size, party, setting, seed):
     same("selection", c, rho, dealt, np.array([drop, 20, *setting], np.int64), party, np.zeros_like(c), writes=(5,))
 
 
+@settings(max_examples=40)
+@given(st.integers(0, 40), sizes, st.integers(1, 5), st.integers(0, 1), st.integers(0, 2**32))
+def test_piecewise_equals_its_reference(drop, size, knots, party, seed):
+    (examples, elements), key = size, stream(seed)
+    c, rho = key.words((examples, elements)), key.words((examples, packed(knots * elements)))
+    mask, choice = key.words((examples, 2, elements)), key.words((examples, knots, 3, elements))
+    mask, choice = same("deal_piecewise", c, rho, drop, mask, choice, writes=(3, 4))
+    pieces = key.words((1 + knots, 3))
+    same("piecewise", c, rho, mask, choice, pieces, np.array([drop, 20], np.int64), party, np.zeros_like(c), writes=(7,))
+
+
 def test_a_cut_covers_the_window_and_the_default_window_is_cheap():
     for window in range(2, 66):
         assert sum(blocks_for(window).sizes) == window - 1

@@ -19,9 +19,10 @@ assert "plain numpy" in str(caught[0].message)
 import numpy as np
 from deployment import Deployment, random_ring
 from protocols.plaintext import evaluate
-from protocols.program import Argmax, Conv2D, Input, Open, Program, Reshape, Select, Dense
-ops = (Input(), Conv2D(0, 0, 1), Select(1, 0, 24), Reshape(2, (27,)), Open(3), Dense(4, 2))
-program = Program(ops, ((2, 2, 2, 3), (3,), (27, 4)), (4, 4, 2), 1.0, (0.0, 1.0), 1.0, Argmax(5, 0, 40))
+from protocols.program import Argmax, Conv2D, Input, Open, Piecewise, Program, Reshape, Select, Dense
+curve = Piecewise(2, 0, 26, (50, 7000), (2, 1, 0), (0, 50, 7050))
+ops = (Input(), Conv2D(0, 0, 1), Select(1, 0, 24), curve, Reshape(3, (27,)), Open(4), Dense(5, 2))
+program = Program(ops, ((2, 2, 2, 3), (3,), (27, 4)), (4, 4, 2), 1.0, (0.0, 1.0), 1.0, Argmax(6, 0, 40))
 weights = [random_ring(shape, 50, str(shape)) for shape in program.weights]
 x = random_ring((3, 4, 4, 2), 100, "x")
 expected = evaluate(program, weights, x)

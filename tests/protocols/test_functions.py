@@ -2,31 +2,19 @@
 
 import numpy as np
 import pytest
+from function_runs import difference, halves, measured, quotient
 
-from deployment import Deployment
 from protocols.errors import WindowError
-from protocols.fixed_point import decode, encode
 from protocols.lowering import functions, maxima, products
-from protocols.lowering import network as net
 from protocols.lowering.curves import CURVES, TOLERANCE
-from protocols.lowering.emission import Writer
 from protocols.lowering.splines import fit
-from protocols.program import Program
 
 UNIT = 2.0**-15
 
 
 def run(function, x, input_range):
-    """What `function(writer, node, value)` makes of examples x, and how many rounds it took."""
-    writer = Writer(x.shape[1:], input_range, None, 1.0)
-    node = net.Start(layer="tested", kind="Function", inputs=(), shape=x.shape[1:])
-    y = writer.share(function(writer, node, writer.input))
-    assert y.position == len(writer.ops) - 1
-    program = Program(tuple(writer.ops), (), x.shape[1:], writer.input.scale, input_range, y.scale)
-    transcript = Deployment(program, []).run(encode(x, program.input_scale))
-    values = decode(transcript.results[0] + transcript.results[1], y.scale).reshape(len(x), *y.shape)
-    low, high = y.range.low * y.scale, y.range.high * y.scale
-    assert ((low <= values) & (values <= high)).all()  # the proof holds
+    """What it makes of examples x, and how many rounds it took."""
+    values, transcript, _, _ = measured(function, x, input_range)
     return values, transcript.rounds
 
 
@@ -108,6 +96,39 @@ def test_what_may_be_zero_is_not_divided_by(low):
         run(functions.reciprocal, np.ones((1, 3)), (low, 2.0))
 
 
+POSITIVE = [(functions.reciprocal, np.reciprocal), (functions.reciprocal_root, lambda x: x**-0.5), (functions.logarithm, np.log)]
+
+
+@pytest.mark.parametrize(("function", "exact"), POSITIVE)
+@pytest.mark.parametrize("reach", [30.0, 10000.0])
+def test_outside_of_the_samples_a_function_has_the_value_of_the_nearer_end_and_is_called_calibrated(function, exact, reach):
+    samples = np.linspace(1, 4, 60).reshape(20, 3)
+    x = representable(np.concatenate([np.geomspace(0.2, 30, 900), np.linspace(-reach, reach, 300)]).reshape(-1, 3), reach)
+    y, transcript, _, layers = measured(function, x, (-reach, reach), samples, 2.0)
+    clipped = exact(np.clip(x, 1 / 4, 16))
+    assert (np.abs(y - clipped) < 2e-3 * np.maximum(np.abs(clipped), 1.0)).all()
+    assert transcript.rounds == 3
+    assert [layer.source for layer in layers] == ["calibrated"]
+    assert (layers[0].least, layers[0].bound) == pytest.approx((1 / 4, 16), rel=1e-2)
+
+
+def test_a_function_that_is_proved_is_called_so():
+    *_, layers = measured(functions.reciprocal, np.ones((1, 3)), (0.5, 2.0), np.ones((4, 3)), 4.0)
+    assert [(layer.source, layer.least, layer.bound) for layer in layers] == [("proved", 0.5, 2.0)]
+
+
+def test_rows_that_vary_less_than_the_samples_are_normalised_by_the_least_variance():
+    random = np.random.default_rng(0)
+    samples, x = random.uniform(-1, 1, (30, 16)), random.uniform(-1, 1, (30, 16)) * np.geomspace(1e-3, 1, 30)[:, None]
+    y, _, _, layers = measured(lambda w, node, v: functions.normalised(w, node, v, 1e-6), x, (-8.0, 8.0), samples, 2.0)
+    centred, variance = x - x.mean(1, keepdims=True), x.var(1, keepdims=True)
+    variances = samples.var(1)
+    clipped = np.clip(variance, variances.min() / 4, variances.max() * 4)
+    assert np.abs(y - centred / np.sqrt(clipped)).max() < 2.0**-6
+    assert (clipped != variance).any()
+    assert "calibrated" in {layer.source for layer in layers}
+
+
 def test_too_many_pieces_are_refused():
     def steep(w, node, v):
         return functions.curve(w, node, v, lambda low, high: fit(np.exp, low, high, tolerance=1e-6))
@@ -116,25 +137,11 @@ def test_too_many_pieces_are_refused():
         run(steep, np.ones((1, 3)), (-10.0, 10.0))
 
 
-def halves(w, v):
-    n = v.shape[0] // 2
-    return w.taken(0, range(n), v), w.taken(0, range(n, 2 * n), v)
-
-
-def quotient(w, node, x, y):
-    """What `ops.divide` of two private values is written as."""
-    return products.product(w, node, x, functions.reciprocal(w, node, y))
-
-
 def test_division():
     x = np.random.default_rng(0).uniform(0.5, 8.0, (20, 40))
     y, rounds = run(lambda w, node, v: quotient(w, node, *halves(w, v)), x, (0.5, 8.0))
     np.testing.assert_allclose(y, x[:, :20] / x[:, 20:], rtol=2e-3)
     assert rounds == 4
-
-
-def difference(w, node, v):
-    return w.added(node, *halves(w, v), -1)
 
 
 def test_comparisons_of_two_private_values():

@@ -147,6 +147,24 @@ class TestMagnitudes:
         with pytest.raises(WindowError, match=r"layer 'offset' \(Dense\): its inputs or biases are so large"):
             lower(model)
 
+    def test_a_layer_that_is_all_but_zero_leaves_room_for_the_bias_after_it(self):
+        stack = (
+            layers.Dense(4, activation="relu"),
+            layers.Dense(4),
+            layers.LeakyReLU(0.2),
+            layers.Dense(4),
+            layers.ReLU(),
+            layers.Dense(2),
+        )
+        model = sequential((16,), *stack)
+        for layer, factor, bias in zip(
+            [each for each in model.layers if each.weights], (1.0, 1e-9, 1.0, 1.0), (-9, 0, 0.3, 0.1), strict=True
+        ):
+            kernel, _ = layer.get_weights()
+            layer.set_weights([kernel * factor, np.full(kernel.shape[1], bias)])
+        lowered = lower(model, input_range=(0.01, 0.02))
+        assert relative_error(model, lowered, np.random.default_rng(0).uniform(0.01, 0.02, (9, 16))) < 1e-4
+
     def test_dead_weights_are_no_problem(self):
         model = self.model(0, 1, 1)
         lowered = lower(model)

@@ -64,6 +64,10 @@ IMAGES = {
     "global pool with axes": lambda: [layers.GlobalMaxPooling2D(keepdims=True)],
     "a cnn": lambda: [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(2), layers.Flatten(), layers.Dense(5, "softmax")],
     "repeated pixels": lambda: [layers.UpSampling2D((2, 3)), layers.Conv2D(2, 3)],
+    "interpolated pixels": lambda: [layers.UpSampling2D((2, 3), interpolation="bilinear"), layers.Conv2D(2, 3)],
+    "smooth pixels": lambda: [layers.Conv2D(2, 3), layers.UpSampling2D(2, interpolation="bicubic")],
+    "resized": lambda: [layers.Resizing(5, 9), layers.Conv2D(2, 3)],
+    "resized to the nearest": lambda: [layers.Resizing(4, 3, interpolation="nearest"), layers.Conv2D(2, 3)],
     "transposed": lambda: [layers.Conv2DTranspose(3, 3, strides=2)],
     "transposed with edges": lambda: [layers.Conv2DTranspose(3, (4, 3), strides=(2, 3), padding="same", activation="tanh")],
     "transposed with gaps": lambda: [layers.Conv2DTranspose(2, 1, strides=3)],
@@ -148,6 +152,8 @@ def test_merged_branches(name):
 ATTENTION = {
     "itself": lambda x: layers.MultiHeadAttention(2, 4)(x, x),
     "other keys": lambda x: layers.MultiHeadAttention(2, 4, value_dim=3, output_shape=5)(x, layers.Dense(6)(x), layers.Dense(2)(x)),
+    "additive": lambda x: layers.AdditiveAttention()([x, layers.Dense(3)(x)]),
+    "additive without a scale": lambda x: layers.AdditiveAttention(use_scale=False)([x, x]),
     "no bias": lambda x: layers.MultiHeadAttention(1, 2, use_bias=False)(layers.Dense(2)(x), value=x),
     "a transformer block": lambda x: layers.LayerNormalization()(
         layers.Add()([x, layers.Dense(3)(layers.Dense(8, "gelu")(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])))])
@@ -158,6 +164,52 @@ ATTENTION = {
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention(name):
     assert_same(functional((5, 3), ATTENTION[name]))
+
+
+def read_and_write(cell):
+    """A sequence is read, and another layer goes on with the state."""
+
+    def build(x):
+        output, *state = cell(3, return_state=True, return_sequences=True)(x)
+        return layers.Concatenate()([layers.Flatten()(output), cell(3)(x, initial_state=state), *state])
+
+    return build
+
+
+def test_a_state_without_its_name():
+    assert_same(functional((4, 3), lambda x: layers.GRU(3)(x, keras.ops.mean(x, 1))))
+    with pytest.raises(UnsupportedLayer, match="its initial state has 1 parts"):
+        lower(functional((4, 3), lambda x: layers.LSTM(3)(x, [x[:, 0]])))
+
+
+@pytest.mark.parametrize("cell", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_states_that_are_handed_on(cell):
+    assert_same(functional((4, 3), read_and_write(cell)))
+
+
+def test_softmax_over_what_a_private_mask_shows():
+    def build(x):
+        return layers.Softmax()(layers.Dense(6)(x), mask=keras.ops.greater(x, 0.3))
+
+    model = functional((4, 6), build)
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 4, 6))
+    x[0], x[1] = 1, 0.5
+    lowered = lower(model, input_range=(-1, 1))
+    transcript = Deployment(lowered.program, lowered.weights).run(encode(x, lowered.program.input_scale))
+    y = decode(transcript.results[0] + transcript.results[1], lowered.program.output_scale).reshape(x.shape)
+    np.testing.assert_allclose(y, np.asarray(model(x.astype(np.float32))), atol=0.003)
+
+
+def test_unit_vectors_where_no_sample_is_short():
+    model = sequential((6,), layers.Dense(5), layers.UnitNormalization(), layers.Dense(3))
+    x = np.random.default_rng(0).uniform(0.2, 1, (40, 6))
+    with pytest.raises(WindowError, match=r"must be well above 0: give calibration="):
+        lower(model)
+    lowered = lower(model, calibration=x[:30])
+    assert "calibrated" in {layer.source for layer in lowered.layers}
+    transcript = Deployment(lowered.program, lowered.weights).run(encode(x[30:], lowered.program.input_scale))
+    y = decode(transcript.results[0] + transcript.results[1], lowered.program.output_scale)
+    np.testing.assert_allclose(y, model.predict(x[30:], verbose=0), atol=0.005)
 
 
 def test_rows_of_a_table_by_private_indices():
@@ -181,10 +233,19 @@ def test_the_label_of_a_softmax_is_that_of_its_logits():
     assert program.ops == plain.ops
 
 
-def test_a_mask_that_a_layer_does_not_know_is_refused():
-    model = sequential((6,), layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3))
-    with pytest.raises(UnsupportedLayer, match=r"\(LSTM\) cannot be shared: it is called with mask"):
-        lower(model, input_range=(0, 8))
+def test_what_a_layer_is_called_with_and_does_not_know_is_refused():
+    refused = {
+        "it is called with more than its input": functional((5, 4), lambda x: layers.Bidirectional(layers.GRU(2))(x, [x[:, 0, :2]] * 2)),
+        "it is called with initial_state": functional(
+            (5, 4), lambda x: layers.Bidirectional(layers.GRU(2))(x, initial_state=[x[:, 0]] * 2)
+        ),
+        "it has a mask that is a constant": functional((3, 4), lambda x: layers.Softmax()(x, mask=np.eye(4, dtype=bool)[None, :3])),
+        "its initial state is a constant": functional((5, 4), lambda x: layers.GRU(2)(x, initial_state=np.ones((1, 2), np.float32))),
+        "its mask is a constant": functional((5, 4), lambda x: layers.GRU(2)(x, mask=np.ones((1, 5), bool))),
+    }
+    for message, model in refused.items():
+        with pytest.raises(UnsupportedLayer, match=message):
+            lower(model, input_range=(0, 8))
 
 
 def tokens(build, **settings):
@@ -204,6 +265,14 @@ PADDED = {
     "causal attention": lambda e: layers.MultiHeadAttention(2, 4)(e, e, use_causal_mask=True),
     "a public mask": ring_attention,
     "attention without heads": lambda e: layers.Attention(use_scale=True)([e, e]),
+    "additive attention": lambda e: layers.AdditiveAttention()([e, e]),
+    "LSTM": lambda e: layers.LSTM(3)(e),
+    "GRU": lambda e: layers.GRU(3)(e),
+    "GRU, all steps": lambda e: layers.GRU(3, return_sequences=True)(e),
+    "a simple one": lambda e: layers.SimpleRNN(3)(e),
+    "LSTM backwards, all steps": lambda e: layers.LSTM(3, return_sequences=True, go_backwards=True)(e),
+    "LSTM both ways": lambda e: layers.Bidirectional(layers.LSTM(3))(e),
+    "two LSTMs": lambda e: layers.LSTM(2)(layers.LSTM(3, return_sequences=True)(e)),
     "the mean of steps": lambda e: layers.GlobalAveragePooling1D()(layers.Dense(3, activation="relu")(e)),
     "grouped heads": lambda e: layers.GroupQueryAttention(2, 4, 2)(e, e, use_causal_mask=True),
 }

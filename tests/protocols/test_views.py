@@ -30,7 +30,7 @@ from protocols.program import (
     Truncate,
 )
 
-RUNS = 1000
+RUNS = 400
 LIMIT = 7 / np.sqrt(RUNS)
 
 PROGRAM = Program(
