@@ -15,15 +15,16 @@ class Seal:
     """A GMAC (NIST SP 800-38D) over all messages of one computation, in an order that is the same at both servers.
 
     Equal seals mean that both servers had the same masked input and the same messages between them, so that what they opened was the same
-    as well; if one bit differs, they differ but with a probability of 2^-128 times the number of blocks of 16 bytes. The key is known to
-    the two servers alone, and used for one computation.
+    as well; if one bit differs, they differ but with a probability of 2^-128 times the number of blocks of 16 bytes. The key is used for
+    one computation. Besides the servers it is known to who set them up, the party that deals or, in training, the owner, through whose
+    hands no such message goes.
 
     It tells altered messages between the servers, and different inputs to the two. It tells nothing about dealt randomness or shares of
     weights that are wrong from the start, or about a server that computes wrongly and sends what it has computed: the adversary is
     semi-honest, and links have TLS; this is evidence of faults, and of whoever is on a link that has none.
 
     Args:
-        link: known to both servers and nobody else.
+        link: known to both servers, and to who set them up.
         channel: names the computation; used once.
     """
 
