@@ -127,7 +127,7 @@ def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, in
 
 
 def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0) -> dict[str, int]:
-    """The new weights and states by name. Rounds: 1, 2 with Nesterov's momentum; 25 for Adam, 28 for AMSGrad.
+    """The new weights and states by name. Rounds: 1, 2 with Nesterov's momentum; 24 for Adam, 27 for AMSGrad.
 
     Args:
         build: where the operations go.
