@@ -2,7 +2,8 @@
 
 A sum of numbers with random public signs reaches the largest of them in absolute value with probability 1/2 at least, and seldom much
 more than the root of the sum of their squares. Shares are summed without communication, so what is compared is a few sums instead of
-every number: `SUMS` for each example and layer, and for each weight matrix. Numbers that diverge leave again in the next example and step.
+every number: `SUMS` for each row of `ROW` activations of an example, and for each weight matrix. Numbers that diverge leave again in the
+next example and step.
 
 **Leaks** nothing in a step. The bit of the last step of an epoch is told to the owner.
 """
