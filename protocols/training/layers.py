@@ -152,10 +152,7 @@ class Conv2D(Layer, frozen=True):
 
 
 class ReLU(Layer, frozen=True):
-    """Y = D X with D = [X > 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1.
-
-    What a max pooling gives is rounded at random, zeros too: within 2^-FRACTION of 0, D is as likely 1.
-    """
+    """Y = D X with D = [X > 0]. Back: D G, with the D of the way forward. Rounds: 3, back 1."""
 
     def forward(self, build: Builder, weights: Positions, x: Signal) -> tuple[Signal, int]:
         """D X, and D."""
@@ -173,7 +170,7 @@ class MaxPooling2D(Layer, frozen=True):
     Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g, which is a wire where g and D g are: of equals the first
     gets it, as in Keras. A place outside of the image stands for the nearest place inside, so that padding never is the largest.
 
-    Rounds: 3 a level of pairs, so 6 for 2x2; back 1 a level, and 1 or 2 if G is not a wire yet.
+    Rounds: 3 a level of pairs, so 6 for 2x2, and 1 if X is not rounded yet; back 1 a level, and 1 or 2 if G is not a wire yet.
     """
 
     size: Pair
@@ -188,6 +185,7 @@ class MaxPooling2D(Layer, frozen=True):
     def forward(self, build: Builder, weights: Positions, x: Signal) -> tuple[Signal, list[_Tree]]:
         """The maxima, and the bits of each comparison, within rows and among them."""
         kept: list[_Tree] = []
+        x = x if x.bits == FRACTION else Signal(affine(build, x))  # rounded once, so that equals stay equal
         for axis in (2, 1):
             x, tree = _largest(build, [Signal(build(Take(x.at, axis, places)), x.bits) for places in self._places(axis)])
             kept.append(tree)
@@ -331,11 +329,8 @@ def _largest(build: Builder, xs: list[Signal]) -> tuple[Signal, _Tree]:
     if len(xs) == 1:
         return xs[0], _Tree()
     (a, left), (b, right) = (_largest(build, half) for half in (xs[: len(xs) // 2], xs[len(xs) // 2 :]))
-    if a.bits != b.bits:
-        a, b = Signal(affine(build, a)), Signal(affine(build, b))
-    difference, sign = _compared(build, Signal(build(Combine((a.at, b.at), (1, -1))), a.bits))
-    low = b.at if b.bits == FRACTION else affine(build, b)
-    larger = build(Combine((build(Multiply(sign, difference)), low), (1, 1)))
+    difference, sign = _compared(build, Signal(build(Combine((a.at, b.at), (1, -1)))))
+    larger = build(Combine((build(Multiply(sign, difference)), b.at), (1, 1)))
     return Signal(larger), _Tree(sign, (left, right))
 
 
