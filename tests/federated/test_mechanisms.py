@@ -141,7 +141,7 @@ async def test_the_sum_has_the_whole_noise_and_nobody_saw_it_without(build):
     (outcome,), model = await played(large, owners, privacy=privacy, aggregation=SecureAggregation(threshold=1.0))
     noise = moved(model, large)
     assert outcome.failure is None
-    assert abs(noise.std() / (2.0 * 0.5 / 6) - 1) < 0.03
+    assert 0.99 < noise.std() / (2.0 * 0.5 / 6) < 1.055  # about 1.02, for the rounding is paid for; 15,000 values
     assert abs(noise.mean()) < 5 * noise.std() / math.sqrt(noise.size)
     central = Accountant()
     central.record(dp_accounting.PoissonSampledDpEvent(1.0, dp_accounting.GaussianDpEvent(2.0)))

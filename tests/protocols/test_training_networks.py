@@ -22,8 +22,13 @@ BATCH = 4
 
 
 def compiled(shape, *hidden, outputs=3, rate=1.0, momentum=0.0, loss="mse", seed=0):
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential([layers.Input(shape), *hidden, layers.Dense(outputs, bias_initializer="random_normal")])
+    model = keras.Sequential([layers.Input(shape), *hidden, layers.Dense(outputs)])
+    rng = np.random.default_rng(seed)  # layers that are there already have drawn their seeds
+    for weight in model.trainable_weights:
+        if weight.name == "kernel":
+            weight.assign(rng.normal(size=weight.shape) * (2 / np.prod(weight.shape[:-1])) ** 0.5)
+    if model.layers[-1].use_bias:
+        model.layers[-1].bias.assign(rng.normal(size=outputs) * 0.05)
     model.compile(keras.optimizers.SGD(rate, momentum), loss)
     return model
 
