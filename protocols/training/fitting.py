@@ -138,7 +138,7 @@ class Training:
         self._plan = self._plan or plan(self._model)
         told = ["loss" if name == "loss" else "metric" for name in _asked(metrics, self._plan)]
         terms = self._terms(x, y, msgspec.structs.replace(self._plan, value="loss" in told), batch_size, memory)
-        self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
+        rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
             same = settings(terms.plan, x, y, batch_size, terms.addresses.helper, shuffle=shuffle)
@@ -146,7 +146,9 @@ class Training:
         order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
         try:
             start = await self._loaded(terms, checkpoints)
-            terms = self._scheduled(msgspec.structs.replace(terms, order=order), epochs - start.epoch)
+            if self._made != rated.made:  # a checkpoint: rates go on from there
+                rated = self._scheduled(terms, epochs - start.epoch)
+            terms = msgspec.structs.replace(rated, order=order)
             run = await _begun(self._cluster, self._name, terms, self._handle, checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
