@@ -105,21 +105,31 @@ async def evaluate(me: Party, circuit: Circuit, material: StepMaterial, given: M
         given: for every `Given` of the circuit by name, a wire or this server's share.
     """
     run = _Run(me, circuit, material, given)
-    pending = list(range(len(circuit.ops)))
+    users: list[list[int]] = [[] for _ in circuit.ops]
+    missing = [len(set(operands(op))) for op in circuit.ops]
+    for position, op in enumerate(circuit.ops):
+        for x in set(operands(op)):
+            users[x].append(position)
+    possible = [position for position, count in enumerate(missing) if count == 0]
+
+    def done(position: int, value: Affine | Ring) -> None:
+        run.values[position] = value
+        for user in users[position]:
+            missing[user] -= 1
+            if missing[user] == 0:
+                possible.append(user)
 
     def ready() -> dict[int, Protocol[Affine | Ring]]:
         begun: dict[int, Protocol[Affine | Ring]] = {}
-        for position in list(pending):
-            op = circuit.ops[position]
-            if all(x in run.values for x in operands(op)):
-                pending.remove(position)
-                if isinstance(op, INTERACTIVE):
-                    begun[position] = run.interactive(position)
-                else:
-                    run.values[position] = run.alone(position)
+        while possible:
+            position = possible.pop()
+            if isinstance(circuit.ops[position], INTERACTIVE):
+                begun[position] = run.interactive(position)
+            else:
+                done(position, run.alone(position))
         return begun
 
-    await as_ready(ready, run.values.__setitem__)
+    await as_ready(ready, done)
     return {name: run.share(position) for name, position in circuit.outputs.items()}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -87,7 +87,7 @@ def as_rows(x: Ring) -> Ring:
     return x.reshape(_matrix(Value(x.shape, "share")))
 
 
-@cache
+@lru_cache(maxsize=64)
 def signs(rows: int, columns: int) -> Ring:
     """Public signs, 1 or -1 modulo 2^64, the same at both servers."""
     bits = KeyStream(bytes(KEY_BYTES)).words((rows, columns)) >> np.uint64(63)
