@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
 
-from actors import ActorError, ActorSystem, exit_with_parent
+from actors import Actor, ActorError, ActorSystem, exit_with_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Membership
 from protocols.compute_server import ComputeServer
@@ -27,6 +27,17 @@ from protocols.training.keeper import Keeper
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Vault
+
+PARTS: Mapping[str, type[Actor]] = {
+    "server": ComputeServer,
+    "provider": CryptoProvider,
+    "sums": SumServer,
+    "training": TrainingServer,
+    "training-dealer": TrainingDealer,
+    "keeper": Keeper,
+}
+"""The actors of a worker, by their names. Each is given the cluster; those in `HOLDING` also what the worker holds."""
+HOLDING = frozenset({"training", "training-dealer", "keeper"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ async def opened(
     *,
     data: Path | None = None,
     data_key: Path | None = None,
+    parts: Mapping[str, type[Actor]] | None = None,
 ) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
     """Offer all parts of a worker as long as the block lasts; gives its system, and what it holds.
 
@@ -69,6 +81,7 @@ async def opened(
         cluster: whose worker it is.
         data: folder in which shares are kept; None: nothing is kept.
         data_key: file with the key that they are encrypted under; None: a file in the folder.
+        parts: classes to use instead of those in `PARTS`, by name.
 
     Raises:
         VaultError: the folder or the key cannot be used.
@@ -85,12 +98,8 @@ async def opened(
             named=cluster.names,
             for_user=False,
         ) as system:
-            await system.spawn(ComputeServer, cluster, name="server")
-            await system.spawn(CryptoProvider, cluster, name="provider")
-            await system.spawn(SumServer, cluster, name="sums")
-            await system.spawn(TrainingServer, cluster, holdings, name="training")
-            await system.spawn(TrainingDealer, cluster, holdings, name="training-dealer")
-            await system.spawn(Keeper, cluster, holdings, name="keeper")
+            for name, part in {**PARTS, **(parts or {})}.items():
+                await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)
             if not system.address.startswith("wss"):
                 await system.spawn(Enrolment, cluster, name=ENROLMENT)
             yield system, holdings
