@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -21,6 +22,7 @@ GOOD_WINDOW = 24
 LEAST_WINDOW = 17  # a comparison of 16 bits: four blocks
 LARGEST_WINDOW = 32
 LARGEST_ROUNDING = 62  # drop + window
+TABLE_BITS = 16
 SUM_BITS = 60
 """A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
 
@@ -113,3 +115,20 @@ def window_bits(largest: float, drop: int) -> int:
     """The smallest w >= 3 with largest <= 2^(drop + w - 1) - 2^(drop + 1)."""
     needed = largest + 2.0 ** (drop + 1)
     return max(3, math.ceil(math.log2(needed) + 1e-9) - drop + 1)
+
+
+def common_multiple(counts: list[int]) -> int:
+    """A number that all counts divide, or nearly, to a relative 2^-`TABLE_BITS`, if the least such number is large."""
+    return counts[0] if len(counts) == 1 else min(math.lcm(*counts), max(counts) << TABLE_BITS)
+
+
+def common_scale(scales: list[float]) -> tuple[float, list[int]]:
+    """One scale, and an integer factor to it from each, right to a relative 2^-20."""
+    finest = min(scales)
+    for bits in range(SUM_BITS):
+        scale = finest * 2.0**-bits
+        exact = [Fraction(each) / Fraction(scale) for each in scales]
+        factors = [round(f) for f in exact]
+        if all(abs(f - e) <= e / 2**20 for f, e in zip(factors, exact, strict=True)):
+            break
+    return scale, factors
