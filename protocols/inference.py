@@ -10,7 +10,6 @@ import numpy as np
 from protocols import argmax, bilinear, discrete_gaussian, linear, local, piecewise, selection
 from protocols.exchange import Party, Protocol, Ring, open_sum, together
 from protocols.inputs import clamp
-from protocols.inputs.agreement import same_input
 from protocols.keystream import KeyStream, fresh_key
 from protocols.linear import WeightShares
 from protocols.material import Field, Layout, Material
@@ -93,25 +92,18 @@ async def evaluate(
     """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
 
     **Rounds**: 3 a `ClampedInput`, `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds.
-    With the first of them the servers compare what they received (`inputs/agreement.py`): 32 bytes each way, no round; a program that has
-    no round has nothing to carry it. Not opened: an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares
-    of one-hot bits (examples, words).
+    Not opened: an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
 
     Noise comes from a key of the operating system; `noise_key`, for tests only, takes its place.
 
-    Adversary: semi-honest servers, no two parties collude; where the first operation is `ClampedInput`, a client that sends what it likes.
+    Adversary: semi-honest servers, no two parties collude; where the first operation is `ClampedInput`, a client that sends what it likes,
+    as long as both servers have the same `m`, which whoever runs this sees to (`inputs/agreement.py`).
     **Leaks** to the servers: nothing but the program and the number of examples.
-
-    Raises:
-        Altered: the other server received another `m`. Nothing was given to anybody then.
     """
     run = _Run(me, program, weights, material, m, KeyStream(noise_key or fresh_key()))
-    first = True
     for group in stages(program):
         if isinstance(program.ops[group[0]], INTERACTIVE):
-            compared = [same_input(me, m)] if first else []
-            results = (await together(*compared, *(run.interactive(position) for position in group)))[len(compared) :]
-            first = False
+            results = await together(*(run.interactive(position) for position in group))
         else:
             results = [run.alone(position) for position in group]
         run.values.update(zip(group, results, strict=True))

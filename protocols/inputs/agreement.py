@@ -3,8 +3,12 @@
 A client that sends m to one server and m + d to the other has them add up z = x o W + d o W_1 with one server's half of the weights in it,
 which no clamp of m - lambda takes out. The seal of `seal.py` finds this as well, but only the client is shown the seals.
 
-Both servers send SHA-256(m) with their first message. It is not keyed and needs not be: what a client could gain is to have two different m
-pass, and that is a collision, which a key that the servers share would not make harder than 2^128. Nor does it tell anybody anything. The
+Both servers send SHA-256(m) in front of their first message (`run.drive`): 32 bytes each way, no round, beside what `Cost` counts. A
+program that has no round, one linear layer of which the outputs are told, has no message that could carry it; an answer of such a program
+is a linear function of the weights anyway. A program with `ClampedInput` has three rounds at least.
+
+The digest is not keyed and needs not be: what a client could gain is to have two different m pass, and that is a collision, which a key
+that the servers share would not make harder than 2^128. Nor does it tell anybody anything. The
 other server has m, unless the client lied. To who reads the link between the servers m is uniform, as long as it does not know lambda; the
 provider, which does, and reads that link (without TLS) has seen more there already: what is opened is under masks that the provider made.
 """
@@ -17,7 +21,7 @@ from hmac import compare_digest
 import numpy as np
 
 from protocols.errors import Altered
-from protocols.exchange import Party, Ring, exchange
+from protocols.exchange import Ring
 
 
 def digest(m: Ring) -> Ring:
@@ -27,19 +31,19 @@ def digest(m: Ring) -> Ring:
     return np.frombuffer(hashed.digest(), "<u8").astype(np.uint64)
 
 
-async def same_input(me: Party, m: Ring) -> Ring:
-    """The masked input, if the other server received the same. **Rounds**: 1, beside others. **Bytes**: 32 in each direction.
+def checked(mine: Ring, arrays: list[Ring]) -> list[Ring]:
+    """The other server's first message without the digest that stands in front of it.
 
-    Adversary: a client that does what it likes, servers that are semi-honest.
+    Args:
+        mine: the digest of what this server received.
+        arrays: the message, its first array the digest of what the other server received.
 
     Raises:
-        Altered: the other server received another one.
+        Altered: the other server received another masked input.
     """
-    mine = digest(m)
-    theirs = (await exchange({me.other: mine}, awaiting={me.other}))[me.other]
-    if not compare_digest(mine.tobytes(), theirs.tobytes()):
+    if not arrays or not compare_digest(mine.tobytes(), arrays[0].tobytes()):
         raise Altered(
-            "the two servers were sent different masked inputs, so no share of an answer was given: a client must send the same to both. If "
-            "this one did, something on the way was altered; ask again, and use wss:// between machines"
+            "the two servers were sent different masked inputs, so no share of an answer was given: a client must send the same to both. "
+            "If this one did, something on the way was altered; ask again, and use wss:// between machines"
         )
-    return m
+    return arrays[1:]

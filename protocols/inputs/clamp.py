@@ -96,8 +96,8 @@ async def clamp(me: Party, op: ClampedInput, m: Ring, material: Material, positi
     borrows = await _borrows(me, [c, c - first, c - second], material, position)
     inside, above = borrows[1] ^ borrows[2], borrows[0] ^ borrows[2]
     if me.index == 0:
-        inside ^= pack((c < first) ^ (c < second))
-        above ^= pack(c >= second)
+        inside ^= pack(((c < first) ^ (c < second)).view(np.uint8))
+        above ^= pack((c >= second).view(np.uint8))
     e = _bits(await open_bits(me, np.concatenate([inside, above], axis=1) ^ material(position, "rho")), elements)
     y = _selected(me, e, m - low, span, material(position, "sent"), material(position, "words").reshape(len(m), 3, -1))
     if me.index == 0:
