@@ -3,8 +3,9 @@
 Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `convolution_layers.py`, `nonlinear_layers.py`,
 `sequence_layers.py` and `wrappers.py`, those of `keras.ops` in `operations.py`, `reductions.py` and `contractions.py` (written with
 `arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `emission.py` writes the
-program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, and `curves.py` as
-`splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are noisy.
+program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and
+`curves.py` as `splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where
+answers are noisy.
 Keras is imported when a model is lowered, not before.
 """
 

@@ -20,13 +20,12 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, window_bits
+from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, weight_bits, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
 FINEST_INPUT = 32
 WEIGHT_BITS = 20
-SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
 WORTH_ROUNDING = 4  # bits
 SLOPE_BITS = 16
 LABEL_WINDOW = 49
@@ -130,7 +129,7 @@ class Writer:
 
     def linear(self, node: net.Convolution | net.Product, x: Value) -> Value:
         """A convolution or matrix product, rounded before if its sums would not fit the ring."""
-        finest = _weight_bits(node.kernel, WEIGHT_BITS)
+        finest = weight_bits(node.kernel, WEIGHT_BITS)
         z = self._product(node, x, finest)
         if self.bits(z) > SUM_BITS:
             x = self.truncated(x, node)
@@ -138,14 +137,14 @@ class Writer:
         bits = finest
         if self.bits(z) > SUM_BITS:
             bits -= math.floor(self.bits(z) - SUM_BITS) + 1
-            missing = _weight_bits(node.kernel, bits) - bits
+            missing = weight_bits(node.kernel, bits) - bits
             if missing and x.scale * 2.0**missing <= 2.0**-FRACTION:
                 x, bits = self._coarser(x, missing), bits + missing
             z = self._product(node, x, bits)
-        if bits < _weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
+        if bits < weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
             raise WindowError(
                 f"layer {node.layer!r} ({node.kind}): its inputs or biases are so large that its weights would have {bits} fractional "
-                f"bits; {_weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
+                f"bits; {weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
             )
         wire, scale = self.wire(x), 2.0**-bits
         weight = self.weight(node.kernel, scale)
@@ -338,12 +337,6 @@ class Writer:
         difference = float(x.range.high.max() - x.range.low.min())
         drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
         return ops.Argmax(x.position, drop, window_bits(difference, drop))
-
-
-def _weight_bits(kernel: Real, bits: int) -> int:
-    """Fractional bits of a layer's weights: `bits`, or more where the largest weight would have less than `SIGNIFICANT_BITS`."""
-    largest = float(np.abs(kernel).max(initial=0.0))
-    return max(bits, SIGNIFICANT_BITS - math.floor(math.log2(largest))) if largest else bits
 
 
 def _saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Interval:

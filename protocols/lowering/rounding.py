@@ -14,7 +14,7 @@ import numpy as np
 
 from protocols.errors import WindowError
 from protocols.lowering.intervals import Interval
-from protocols.lowering.network import Node
+from protocols.lowering.network import Node, Real
 
 FRACTION = 15
 LEAST_FRACTION = 13
@@ -23,6 +23,7 @@ LEAST_WINDOW = 17  # a comparison of 16 bits: four blocks
 LARGEST_WINDOW = 32
 LARGEST_ROUNDING = 62  # drop + window
 TABLE_BITS = 16
+SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
 SUM_BITS = 60
 """A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
 
@@ -40,6 +41,7 @@ class Layer:
         source: "proved" from the weights, the input range and what the layers before hold, or "calibrated" on samples: an input whose sums
             are larger gives a wrong answer.
         least: of a reciprocal, a root or a logarithm, the least value that it was made for; None for others.
+        error: of a normalisation, how far a value may be from the exact one for the same inputs (`functions.normalised`); None for others.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layer:
     drop: int
     source: str
     least: float | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,3 +135,9 @@ def common_scale(scales: list[float]) -> tuple[float, list[int]]:
         if all(abs(f - e) <= e / 2**20 for f, e in zip(factors, exact, strict=True)):
             break
     return scale, factors
+
+
+def weight_bits(kernel: Real, bits: int) -> int:
+    """Fractional bits of a layer's weights: `bits`, or more where the largest weight would have less than `SIGNIFICANT_BITS`."""
+    largest = float(np.abs(kernel).max(initial=0.0))
+    return max(bits, SIGNIFICANT_BITS - math.floor(math.log2(largest))) if largest else bits
