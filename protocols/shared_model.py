@@ -291,7 +291,8 @@ async def share(
             inputs inside of the range, and what such an answer tells is not bounded.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
-    Nothing of the weights, to anybody, as long as no two of the three workers collude.
+    Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,
+    of outputs that were rounded, bits below their precision (`selection.py`); of labels nothing.
 
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.

@@ -57,8 +57,8 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
         room = math.floor(SUM_BITS - math.log2(most / unit))
         if room < bits - spare:
             raise WindowError(
-                f"layer {node.layer!r} ({node.kind}): the range of a value that is divided by, {low * unit:.3g} to {high * unit:.3g}, spans "
-                "too many magnitudes: give calibration=, a smaller input_range, or a larger epsilon"
+                f"layer {node.layer!r} ({node.kind}): a value that is divided by spans too many magnitudes, from {low * unit:.3g} "
+                f"to {high * unit:.3g}: give calibration=, a smaller input_range, or a larger epsilon"
             )
         bits = min(bits, room)
     knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))

@@ -1,4 +1,4 @@
-"""How far normalisation is from exact arithmetic, as a function of epsilon and range, on rows that vary a lot, a little and hardly at all."""
+"""How far normalisation is from exact arithmetic, by epsilon and range, on rows that vary a lot, a little and hardly at all."""
 
 import keras
 import numpy as np
