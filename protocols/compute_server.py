@@ -343,6 +343,7 @@ class ComputeServer(Actor):
                     seal=seal,
                     dealt=model.dealt_bytes(ticket),
                     patience=self._patience,
+                    received=m,
                 )
             return share, cost, seal.close()
         except ActorError as error:
