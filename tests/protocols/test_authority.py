@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,17 +33,17 @@ TRIO = Trio((Member(URLS[0]), Member(URLS[1]), Member(URLS[2])), 0)
 NAMED = Trio((Member(URLS[0], "julia"), Member(URLS[1], "greg"), Member(URLS[2], "me")), 0)
 
 
-def certificate(name: str) -> bytes:
+def certificate(*names: str) -> bytes:
     """Of a common name, DER; who has signed it is TLS's concern."""
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name) for name in names])
     private, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(private.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    return builder.sign(private, hashes.SHA256()).public_bytes(x509.serialization.Encoding.DER)
+    return builder.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def holder(name: str) -> Caller:
-    return Caller(certificate=certificate(name))
+def holder(*names: str) -> Caller:
+    return Caller(certificate=certificate(*names))
 
 
 @contextlib.contextmanager
@@ -137,8 +137,14 @@ class TestRights:
 class TestRoles:
     @pytest.mark.parametrize(
         "sender",
-        [Caller(), Caller(dialed=True), Caller(address="ws://127.0.0.1:4009"), Caller(address=URLS[0]), holder("greg"), holder("")],
-        ids=str,
+        [
+            Caller(),
+            Caller(dialed=True),
+            Caller(address="ws://127.0.0.1:4009"),
+            Caller(address=URLS[0]),
+            holder("greg"),
+            holder("greg", "me"),
+        ],
     )
     def test_whoever_is_not_known_is_a_client_and_nothing_else(self, sender):
         for cluster in (Membership(), Membership(TRIO), Membership(TRIO, people={"alice": frozenset({OWNER})})):
