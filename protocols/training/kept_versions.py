@@ -30,6 +30,7 @@ async def keepers(cluster: Cluster, addresses: Addresses, parties: int = 3) -> l
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
+    await cluster.enrol()
     try:
         return [(await cluster.links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in addresses.all[:parties]]
     except ActorError as error:
