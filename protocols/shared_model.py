@@ -331,6 +331,7 @@ async def share(
     lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers, clients=clients)
     guarantee = None if answers is None else answers.guarantee(_sigma(lowered.program))
     chosen = name or model.name
+    await cluster.enrol()
     secret = new_secret()
     shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee)
     try:
