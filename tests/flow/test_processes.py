@@ -131,7 +131,6 @@ async def test_something_else_on_the_port():
 CRASHING = """
 import asyncio, sys, numpy as np, keras
 from keras import layers
-from certified import WORKERS, configured
 from protocols import Cluster, Worker, share
 async def main():
     model = keras.Sequential([layers.Input((8,)), layers.Dense(3)])
@@ -162,7 +161,6 @@ async def test_a_crashed_owner_frees_its_name_and_its_shares(model, images, expe
 
 OWNER = """
 import asyncio, sys
-from certified import WORKERS, configured
 from protocols import Cluster, Worker
 async def main():
     async with Cluster(*(Worker("localhost:0") for _ in range(2)), crypto_provider=Worker("localhost:0")) as cluster:
