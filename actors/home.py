@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from actors.cell import Cell
+from actors.guard.limited_log import LimitedLog
 from actors.memory import Memory
 from actors.reference import ActorRef
 from actors.wire import Encoded
@@ -31,6 +32,11 @@ class Home(Protocol):
     @property
     def timeout(self) -> float | None:
         """Default deadline of a call, in seconds."""
+        ...
+
+    @property
+    def log(self) -> LimitedLog:
+        """Takes the log lines that others can cause."""
         ...
 
     @property

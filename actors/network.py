@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import partial
 from typing import cast
+from weakref import WeakValueDictionary
 
 from websockets.asyncio.server import Server
 
@@ -52,7 +54,8 @@ class Network:
         self._allow_plaintext = allow_plaintext
         self._open = False
         self._server: Server | None = None
-        self._dialed: dict[str, Dialed] = {}
+        self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
+        self._in_use: dict[asyncio.Task[None], Dialed] = {}
         self._links: dict[asyncio.Task[None], Link] = {}
 
     async def open(self) -> str:
@@ -82,24 +85,30 @@ class Network:
     def to(self, address: Address) -> Dialed:
         """The transport to the system at an address; it connects when it is needed.
 
+        It lives as long as a reference uses it, or its connection is open: addresses that are only named leave nothing behind.
+
         Raises:
             InsecureAddress: plaintext to another machine that is not permitted.
         """
         address.check_encryption(self._allow_plaintext)
         key = str(address)
-        if key not in self._dialed:
-            self._dialed[key] = Dialed(key, lambda: self._dial(address), timeout=self._home.timeout)
-        return self._dialed[key]
+        dialed = self._dialed.get(key)
+        if dialed is None:
+            dialed = self._dialed[key] = Dialed(key, partial(self._dial, address), timeout=self._home.timeout)
+        return dialed
 
-    async def _dial(self, address: Address) -> Peer:
+    async def _dial(self, address: Address, dialed: Dialed) -> Peer:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
-        return await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=self._keep)
+        return await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
 
-    def _keep(self, link: Link) -> None:
+    def _keep(self, dialed: Dialed, link: Link) -> None:
         task = asyncio.create_task(link.run())
-        self._links[task] = link
-        task.add_done_callback(lambda task: self._links.pop(task))
+        self._links[task], self._in_use[task] = link, dialed
+        task.add_done_callback(self._drop)
+
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        del self._links[task], self._in_use[task]
 
     async def _run(self, link: Link) -> None:
         """Runs an accepted connection in the task that the server made for it."""

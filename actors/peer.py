@@ -43,7 +43,7 @@ class Peer:
         self.certificate: bytes | None = None
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
-        self.incoming = Incoming(self._crossing, answer or write)
+        self.incoming = Incoming(self._crossing, answer or write, home.log)
         self._receivers: dict[type[Frame], Callable[[Any, Any], None]] = {
             Hello: self._on_hello,
             Call: self.incoming.on_call,

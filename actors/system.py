@@ -19,10 +19,13 @@ from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
 from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
+from actors.guard.limited_log import LimitedLog
+from actors.guard.words import shown, trace
 from actors.memory import Memory
 from actors.names import Names
 from actors.network import Network
 from actors.peer import Peer
+from actors.portable import told
 from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
 from actors.schema import messages_of, reference_type
@@ -31,10 +34,6 @@ from actors.supervision import NEVER, Restart, Terminated
 A = TypeVar("A", bound=Actor)
 
 log = logging.getLogger(__name__)
-
-
-def _log_error(error: OneWayFailed) -> None:
-    log.error("%s", error, exc_info=error.__cause__)
 
 
 class ActorSystem:
@@ -75,7 +74,7 @@ class ActorSystem:
         connect_ssl: tls.SSLContext | None = None,
         allow_plaintext: bool = False,
         advertise: str | None = None,
-        on_error: Callable[[OneWayFailed], None] = _log_error,
+        on_error: Callable[[OneWayFailed], None] | None = None,
     ) -> None:
         self.timeout = timeout
         self.secrets = dict(secrets or {})
@@ -85,7 +84,8 @@ class ActorSystem:
         if any(len(secret) < SECRET_BYTES for secret in self._trust):
             raise ValueError(f"trust: a secret has at least {SECRET_BYTES} random bytes; secrets.token_bytes makes one")
         self._mailbox = mailbox
-        self._on_error = on_error
+        self.log = LimitedLog()
+        self._on_error = on_error or self._log_error
         self._address = ""
         self._open = False
         self._names = Names()
@@ -195,7 +195,7 @@ class ActorSystem:
         try:
             await cell.start()
         except BaseException as error:
-            await cell.stop(f"it did not start: {type(error).__name__}: {error}")
+            await cell.stop(f"it did not start: {told(error)}")
             raise
         return cast(A, ref)
 
@@ -322,6 +322,10 @@ class ActorSystem:
         if address in ("", self._address, self.advertised):
             return ActorRef(self.memory, name)
         return ActorRef(self._network.to(Address.parse(address)), name)
+
+    def _log_error(self, error: OneWayFailed) -> None:
+        cause = error.__cause__ or error
+        self.log.write(log, logging.ERROR, "message without reply", "%s: %s", shown(str(error)), trace(cause))
 
     def report(self, what: str, error: BaseException) -> None:
         """Tells `on_error` of a message without reply that failed."""

@@ -1,7 +1,8 @@
 """Frames to bytes and bytes to frames. No event loop, no socket: bytes come in any pieces, and frames come out.
 
 A frame is `u32 length of the header (little-endian) + header (MessagePack) + the raw bytes of its arrays, one after the other`.
-The first frame on a connection is a `Hello`. Sizes, dtypes, shapes and depth are checked before anything is allocated.
+The first frame on a connection is a `Hello`. How much a header holds is counted before it is parsed; sizes, dtypes, shapes and depth are
+checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import msgspec
 import numpy as np
 
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.frames import PROTOCOL, VERSION, AnyFrame, Call, Frame, Hello, OneWay, Payload, Reply
+from actors.frames import PROTOCOL, VERSION, AnyFrame, Call, Failed, Frame, Hello, OneWay, Payload, Reply, Report
+from actors.guard.structure import HEADER_LIMIT, MAX_ARRAYS, MAX_DIMENSIONS, MAX_REFERENCES, check_structure
+from actors.guard.words import shown
+from actors.portable import ARGUMENTS_LIMIT
 from actors.values import DTYPES, Array
 
-HEADER_LIMIT = 16 << 20
-"""Bytes of a header. Arrays do not count; long bytes and text do."""
-MAX_DIMENSIONS = 32
-MAX_ARRAYS = 1 << 16
+WORDS = 200
+"""Characters of what the other side sent that an error quotes."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -64,7 +66,7 @@ def encode(packet: Packet) -> Encoded:
         packet: its arrays are in C order and little-endian, in the order of the specifications in its payload.
 
     Raises:
-        TooLarge: the header is larger than `HEADER_LIMIT`.
+        TooLarge: the header is larger than `HEADER_LIMIT`, or holds more than the other side takes.
     """
     header = bytearray(4)
     _encoder.encode_into(packet.frame, header, 4)
@@ -72,6 +74,7 @@ def encode(packet: Packet) -> Encoded:
     if length > HEADER_LIMIT:
         raise TooLarge(f"a header of {length} bytes; at most {HEADER_LIMIT} can be sent. Put long bytes into a uint8 array")
     _LENGTH.pack_into(header, 0, length)
+    check_structure(memoryview(header)[4:])
     return Encoded(bytes(header), [_bytes_of(array) for array in packet.arrays if array.size])
 
 
@@ -178,9 +181,17 @@ class FrameReader:
         elif isinstance(frame, Hello):
             raise Malformed("a second greeting on the same connection")
         self._frame = frame
-        if isinstance(frame, (Call, OneWay, Reply)) and frame.payload.arrays:
-            sizes = _check_arrays(frame.payload.arrays, self._limit - len(header))
-            self._arrays = [np.empty(shape, DTYPES[dtype]) for dtype, shape in frame.payload.arrays]
+        if isinstance(frame, (Call, OneWay, Reply)):
+            self._make_room(frame.payload, len(header))
+        elif isinstance(frame, (Failed, Report)) and len(frame.failure.arguments) > ARGUMENTS_LIMIT:
+            raise TooLarge(f"an error with {len(frame.failure.arguments)} arguments; at most {ARGUMENTS_LIMIT} are taken")
+
+    def _make_room(self, value: Payload, header: int) -> None:
+        if len(value.refs) > MAX_REFERENCES:
+            raise TooLarge(f"{len(value.refs)} references were announced; at most {MAX_REFERENCES} are taken in one frame")
+        if value.arrays:
+            sizes = _check_arrays(value.arrays, self._limit - header)
+            self._arrays = [np.empty(shape, DTYPES[dtype]) for dtype, shape in value.arrays]
             self._holes = [_bytes_of(array) for array, size in zip(self._arrays, sizes, strict=True) if size][::-1]
 
     def _fill(self, view: memoryview) -> memoryview:
@@ -196,16 +207,17 @@ class FrameReader:
 
 
 def _parse(header: memoryview) -> Frame:
+    check_structure(header)
     try:
         return _decoder.decode(header)
     except msgspec.ValidationError as error:
         if str(error).startswith("Invalid value") and str(error).endswith("`$[0]`"):
-            raise UnknownType(f"a frame of an unknown kind: {error}") from None
-        raise Malformed(f"a header that is none: {error}") from None
+            raise UnknownType(f"a frame of an unknown kind: {shown(str(error), WORDS)}") from None
+        raise Malformed(f"a header that is none: {shown(str(error), WORDS)}") from None
     except RecursionError:
         raise Malformed("a header that is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"a header that is none: {error}") from None
+        raise Malformed(f"a header that is none: {shown(str(error), WORDS)}") from None
 
 
 def _check_greeting(frame: Frame) -> None:
@@ -228,7 +240,7 @@ def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int)
         if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
             raise Malformed(f"an array with {len(shape)} axes was announced, or with a negative one; at most {MAX_DIMENSIONS} are taken")
         if math.prod(max(length, 1) for length in shape) > limit:
-            raise TooLarge(f"an array of shape {shape} was announced; at most {limit} bytes are taken")
+            raise TooLarge(f"an array of shape {shown(str(shape), WORDS)} was announced; at most {limit} bytes are taken")
         sizes.append(math.prod(shape) * DTYPES[dtype].itemsize)
     if sum(sizes) > limit:
         raise TooLarge(f"arrays of {sum(sizes)} bytes were announced; at most {limit} are taken")
@@ -241,5 +253,14 @@ def hello(limit: int) -> Packet:
 
 
 def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
-    """A value ready to be put into a frame."""
+    """A value ready to be put into a frame.
+
+    Raises:
+        TooLarge: it has more arrays or references than the other side takes.
+    """
+    if len(arrays) > MAX_ARRAYS or len(refs) > MAX_REFERENCES:
+        raise TooLarge(
+            f"{len(arrays)} arrays and {len(refs)} references in one message; at most {MAX_ARRAYS} and {MAX_REFERENCES} can be sent. "
+            "Send several messages, or put many small arrays into one"
+        )
     return Payload(msgspec.Raw(body), [specification(array) for array in arrays], refs)
