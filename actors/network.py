@@ -10,10 +10,11 @@ from weakref import WeakValueDictionary
 
 from websockets.asyncio.server import Server
 
-from actors import websocket
+from actors import opening
 from actors.address import Address
 from actors.dialed import Dialed
 from actors.errors import SystemClosed
+from actors.guard.door import Door
 from actors.home import Home
 from actors.peer import Peer
 from actors.websocket import Link
@@ -28,6 +29,7 @@ class Network:
         home: the system.
         listen: where others may connect, or None.
         limit: the largest message that is taken, in bytes.
+        door: counts the connections that are accepted.
         server_tls, client_tls: for wss.
         allow_plaintext: permit `ws://` to and from other machines.
 
@@ -41,6 +43,7 @@ class Network:
         listen: Address | None,
         *,
         limit: int,
+        door: Door,
         server_tls: ssl.SSLContext | None,
         client_tls: ssl.SSLContext | None,
         allow_plaintext: bool,
@@ -50,10 +53,11 @@ class Network:
         self._home = home
         self._listen = listen
         self._limit = limit
+        self._door = door
         self._server_tls, self._client_tls = server_tls, client_tls
         self._allow_plaintext = allow_plaintext
         self._open = False
-        self._server: Server | None = None
+        self._servers: list[Server] = []
         self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
         self._in_use: dict[asyncio.Task[None], Dialed] = {}
         self._links: dict[asyncio.Task[None], Link] = {}
@@ -62,7 +66,9 @@ class Network:
         """Listens, if it should; returns the address, with the real port."""
         address = ""
         if self._listen is not None:
-            self._server, port = await websocket.listen(self._listen, self._home, limit=self._limit, tls=self._server_tls, run=self._run)
+            self._servers, port = await opening.listen(
+                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run
+            )
             address = str(Address(self._listen.secure, self._listen.host, port))
         self._open = True
         return address
@@ -70,8 +76,8 @@ class Network:
     def stop_listening(self) -> None:
         """Accepts no new connections and opens none; those that are open go on."""
         self._open = False
-        if self._server is not None:
-            self._server.close(close_connections=False)
+        for server in self._servers:
+            server.close(close_connections=False)
 
     async def close(self) -> None:
         """Ends all connections, once what waits has been written."""
@@ -79,8 +85,8 @@ class Network:
         await asyncio.gather(*(link.close(WHY_CLOSED) for link in links.values()))
         if links:
             await asyncio.wait(links)
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     def to(self, address: Address) -> Dialed:
         """The transport to the system at an address; it connects when it is needed.
@@ -100,7 +106,7 @@ class Network:
     async def _dial(self, address: Address, dialed: Dialed) -> Peer:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
-        return await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
+        return await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
 
     def _keep(self, dialed: Dialed, link: Link) -> None:
         task = asyncio.create_task(link.run())

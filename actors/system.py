@@ -19,6 +19,7 @@ from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
 from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
+from actors.guard.door import Door
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import shown, trace
 from actors.memory import Memory
@@ -48,6 +49,9 @@ class ActorSystem:
         mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait. It counts messages, not
             bytes: over each connection up to `mailbox` * `message_limit` bytes may wait for one actor.
         message_limit: largest message that is taken, in bytes.
+        max_connections: how many connections from others may be open at once. Fewer if this process may not open so many files
+            (`ulimit -n`); its soft limit is raised as far as the hard one allows. More are refused, with the reason and one log line.
+        max_connections_per_peer: how many of them may belong to one certificate, or without certificates to one host.
         ssl: certificate of this system, for listening on wss.
         connect_ssl: whom to trust when connecting to wss; None for the authorities that the operating system trusts.
         allow_plaintext: permit `ws://` to and from other machines.
@@ -70,6 +74,8 @@ class ActorSystem:
         secrets: Mapping[str, bytes] | None = None,
         mailbox: int = 1024,
         message_limit: int = 1 << 30,
+        max_connections: int = 4096,
+        max_connections_per_peer: int = 1024,
         ssl: tls.SSLContext | None = None,
         connect_ssl: tls.SSLContext | None = None,
         allow_plaintext: bool = False,
@@ -83,6 +89,9 @@ class ActorSystem:
         self._trust = tuple(trust)
         if any(len(secret) < SECRET_BYTES for secret in self._trust):
             raise ValueError(f"trust: a secret has at least {SECRET_BYTES} random bytes; secrets.token_bytes makes one")
+        for what, most in (("max_connections", max_connections), ("max_connections_per_peer", max_connections_per_peer)):
+            if most < 1:
+                raise ValueError(f"{what}={most}: a system that listens takes at least one connection")
         self._mailbox = mailbox
         self.log = LimitedLog()
         self._on_error = on_error or self._log_error
@@ -91,7 +100,13 @@ class ActorSystem:
         self._names = Names()
         self.memory = Memory(self.cell, self.report, timeout=timeout)
         self._network = Network(
-            self, self._listen, limit=message_limit, server_tls=ssl, client_tls=connect_ssl, allow_plaintext=allow_plaintext
+            self,
+            self._listen,
+            limit=message_limit,
+            door=Door(max_connections, max_connections_per_peer, self.log),
+            server_tls=ssl,
+            client_tls=connect_ssl,
+            allow_plaintext=allow_plaintext,
         )
 
     @property

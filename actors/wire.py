@@ -103,6 +103,9 @@ class FrameReader:
 
     Args:
         limit: the largest frame in bytes, arrays included.
+
+    Attributes:
+        frames: how many have been found.
     """
 
     def __init__(self, limit: int) -> None:
@@ -112,6 +115,12 @@ class FrameReader:
         self._arrays: list[Array] = []
         self._holes: list[memoryview] = []  # memory of the arrays that is still to be filled, in reverse
         self._greeted = False
+        self.frames = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a frame has begun and has not ended."""
+        return bool(self._pending) or self._frame is not None
 
     def feed(self, piece: bytes) -> Iterator[Packet]:
         """Takes the next bytes; yields the frames that are complete now.
@@ -128,6 +137,7 @@ class FrameReader:
                 if not self._holes:
                     packet = Packet(self._frame, self._arrays)
                     self._frame, self._arrays = None, []
+                    self.frames += 1
                     yield packet
 
     def end(self) -> None:
@@ -136,7 +146,7 @@ class FrameReader:
         Raises:
             Truncated: in the middle of a frame.
         """
-        if self._pending or self._frame is not None:
+        if self.unfinished:
             missing = sum(hole.nbytes for hole in self._holes)
             what = (
                 f"{missing} bytes of its arrays are missing" if self._frame is not None else f"after {len(self._pending)} bytes of a header"

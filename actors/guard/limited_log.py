@@ -25,7 +25,7 @@ class LimitedLog:
         self._clock = clock
         self._lines: dict[str, _Allowance] = {}
 
-    def write(self, log: logging.Logger, level: int, kind: str, text: str, *args: object) -> None:
+    def write(self, log: logging.Logger, level: int, kind: str, text: str, *args: object, at_once: int = BURST) -> None:
         """Writes a line, or counts it if there were too many of its kind.
 
         Args:
@@ -33,12 +33,13 @@ class LimitedLog:
             kind: what is counted together; chosen by the program, never by a stranger.
             text: as for `logging`, with `%s` for each of `args`.
             *args: already fit to be shown.
+            at_once: lines of this kind that may come before one must wait.
         """
         lines = self._lines.get(kind)
         if lines is None:
             if len(self._lines) >= KINDS:
                 kind = ""
-            lines = self._lines.setdefault(kind, _Allowance(self._clock()))
+            lines = self._lines.setdefault(kind, _Allowance(at_once, self._clock()))
         left_out = lines.take(self._clock())
         if left_out is None:
             return
@@ -50,12 +51,13 @@ class LimitedLog:
 class _Allowance:
     """The lines of one kind."""
 
-    def __init__(self, now: float) -> None:
-        self._free, self._since, self._left_out = float(BURST), now, 0
+    def __init__(self, at_once: int, now: float) -> None:
+        self._most = self._free = float(at_once)
+        self._since, self._left_out = now, 0
 
     def take(self, now: float) -> int | None:
         """How many were left out before this one; None if this one is left out, too."""
-        self._free = min(float(BURST), self._free + (now - self._since) / EVERY)
+        self._free = min(self._most, self._free + (now - self._since) / EVERY)
         self._since = now
         if self._free < 1:
             self._left_out += 1

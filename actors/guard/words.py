@@ -46,7 +46,7 @@ def trace(error: BaseException) -> str:
     The stack shows lines of code and no values of variables. The message of each error, which may have parts that a stranger chose, stays
     in one line.
     """
-    parts = []
+    parts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(parts) < CAUSES:
         stack = "".join(traceback.format_tb(cause.__traceback__, limit=-FRAMES))

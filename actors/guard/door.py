@@ -1,0 +1,195 @@
+"""Who may be connected: sockets are counted where they are accepted, and again once the other side has shown a certificate.
+
+A socket that finds no room is closed at once, so that nobody waits in vain and no descriptor is held. A few more than the limit are let in
+far enough to be told why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import ipaddress
+import logging
+import os
+import resource
+import socket
+from collections import Counter
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from actors.guard.limited_log import LimitedLog
+
+log = logging.getLogger(__name__)
+
+TOLD = 16
+"""Connections beyond a limit that are told why they are refused; more are closed without a word."""
+RESERVED = 32
+"""Descriptors that are left for everything else that this process has open."""
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+caller: ContextVar[str] = ContextVar("caller", default="somebody")
+"""The host that the connection comes from whose callbacks are running."""
+
+
+class Door:
+    """Counts the connections that a system has accepted.
+
+    Args:
+        in_all: how many there may be.
+        of_one: how many of them may belong to one peer: to one certificate, or without one to one host (of IPv6: one /64 network).
+        lines: takes what goes into the log.
+    """
+
+    def __init__(self, in_all: int, of_one: int, lines: LimitedLog) -> None:
+        self._most, self._most_of_one = in_all, of_one
+        self._bound = f"{in_all} connections are open, the max_connections of this system"
+        self._lines = lines
+        self._guests: dict[int, str] = {}  # descriptor -> peer
+        self._by_peer: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Call it before listening: sees to it that descriptors do not run out before the connections do.
+
+        Raises the soft limit of open files of this process as far as its hard limit allows and the connections need.
+        """
+        available = _descriptors(self._most + TOLD + RESERVED)
+        if available - RESERVED < self._most:
+            self._most = max(1, available - RESERVED)
+            self._bound = f"{self._most} connections are open, all that the limit of {available} open files (ulimit -n) leaves room for"
+
+    def enter(self, descriptor: int, host: str) -> bool:
+        """A socket was accepted; False if it must be closed at once."""
+        peer = _network(host)
+        if len(self._guests) >= self._most + TOLD or self._by_peer[peer] >= self._most_of_one + TOLD:
+            self._refused(host, self._reason(peer))
+            return False
+        self._guests[descriptor] = peer
+        self._by_peer[peer] += 1
+        return True
+
+    def refusal(self, descriptor: int, host: str, certificate: bytes | None) -> str:
+        """Why a connection whose peer is known now must not go on; empty if it may."""
+        if descriptor not in self._guests:
+            return ""
+        if certificate is not None:
+            self._forget(self._guests[descriptor])
+            self._guests[descriptor] = hashlib.sha256(certificate).hexdigest()
+            self._by_peer[self._guests[descriptor]] += 1
+        peer = self._guests[descriptor]
+        if len(self._guests) <= self._most and self._by_peer[peer] <= self._most_of_one:
+            return ""
+        reason = self._reason(peer)
+        self._refused(host, reason)
+        return reason
+
+    def leave(self, descriptor: int) -> None:
+        """A socket was closed."""
+        self._forget(self._guests.pop(descriptor))
+
+    def exhausted(self) -> None:
+        """No descriptor was left to accept a socket."""
+        self._refused(caller.get(), "no descriptor is left (ulimit -n)")
+
+    def _forget(self, peer: str) -> None:
+        self._by_peer[peer] -= 1
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+
+    def _reason(self, peer: str) -> str:
+        if len(self._guests) >= self._most:
+            return self._bound
+        return f"{self._most_of_one} connections of one peer are open, the max_connections_per_peer of this system"
+
+    def _refused(self, host: str, why: str) -> None:
+        self._lines.write(log, logging.WARNING, "no room", "a connection from %s was refused: %s", host, why, at_once=1)
+
+
+class Listener(socket.socket):
+    """A listening socket that lets in as many as its door allows."""
+
+    door: Door
+    _spare: int
+
+    @staticmethod
+    def bind_to(address: tuple[Any, ...], family: int, door: Door) -> Listener:
+        """Binds to an address of `getaddrinfo`; raises `OSError` like `bind`."""
+        made = Listener(family, socket.SOCK_STREAM)
+        try:
+            made.door, made._spare = door, os.open(os.devnull, os.O_RDONLY)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind(address)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection; raises `ConnectionAbortedError`, which the event loop takes calmly, if there was no room for it."""
+        try:
+            accepted, address = super().accept()
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            self._turn_away()
+            raise ConnectionAbortedError("no descriptor is left") from None
+        made = _Accepted(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        caller.set(address[0])
+        if not self.door.enter(made.fileno(), address[0]):
+            made.close()
+            raise ConnectionAbortedError("no room for it")
+        made.left = self.door.leave
+        return made, address
+
+    def _turn_away(self) -> None:
+        """Closes the connection that waits, with the descriptor that is kept for this: otherwise the loop would be told of it for ever."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            waiting, address = super().accept()
+            caller.set(address[0])
+            waiting.close()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self.door.exhausted()
+
+    def close(self) -> None:
+        """Gives the spare descriptor back, too."""
+        if self.fileno() >= 0 and hasattr(self, "_spare"):
+            os.close(self._spare)
+        super().close()
+
+
+class _Accepted(socket.socket):
+    """A socket that says when it is closed."""
+
+    left: Callable[[int], None] | None = None
+
+    def close(self) -> None:
+        descriptor, left, self.left = self.fileno(), self.left, None
+        super().close()
+        if left is not None:
+            left(descriptor)
+
+
+def _network(host: str) -> str:
+    """The peer that a host stands for, as long as it has shown no certificate."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _descriptors(wanted: int) -> int:
+    """How many files this process may have open, after asking for as many as are wanted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    more = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
