@@ -19,7 +19,7 @@ from actors.address import Address
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
 from actors.guard.door import Door, Listener
 from actors.guard.progress import WatchedClient, WatchedServer
-from actors.guard.refusals import explained, refused_by_other, witnessed
+from actors.guard.refusals import Witnessed, explained, refused_by_other
 from actors.guard.words import shown
 from actors.home import Home
 from actors.peer import Peer
@@ -68,7 +68,7 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
             create_connection=Kept,
         )
     except (OSError, TimeoutError, WebSocketException) as error:
-        raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None)) from None
+        raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
     link = Link(opened[-1], home, address=str(address), limit=limit)
     keep(link)
     try:
@@ -82,15 +82,15 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
     return link.peer
 
 
-def _unopened(address: Address, error: Exception, cause: Exception | None) -> str:
-    """Why there is no connection: `error` is what opening it raised, `cause` what ended the socket under it."""
+def _unopened(address: Address, error: Exception, cause: Exception | None, tls: ssl.SSLContext | None) -> str:
+    """Why there is no connection: `error` is what opening it raised, `cause` what ended the socket under it, `tls` what we showed."""
     if isinstance(error, InvalidStatus):
         body = shown((error.response.body or b"").decode(errors="replace").strip(), WORDS)
         return f"{address} refused the connection: {error.response.status_code} {body}".rstrip()
     if cause is not None and refused_by_other(cause):
-        return f"{address} refused the connection: {explained(cause)}"
+        return f"{address} refused the connection: {explained(cause, tls)}"
     if isinstance(error, ssl.SSLError):
-        return f"{address} cannot be trusted or reached: {explained(error)}"
+        return f"{address} cannot be trusted or reached: {explained(error, tls)}"
     text = f"nobody answers at {address}: {type(error).__name__}: {shown(str(error))}"
     if isinstance(error, InvalidMessage):
         hint = "whether it demands a certificate" if address.secure else "whether it wants wss://"
@@ -116,10 +116,9 @@ async def listen(
         BadAddress: it is no address of this machine.
         InsecureAddress: wss without certificates.
     """
-    if address.secure:
-        if tls is None:
-            raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
-        witnessed(tls, home.log)
+    if address.secure and tls is None:
+        raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
+    secured = Witnessed(tls, home.log) if tls is not None and address.secure else None
     door.open()
 
     def let_in(connection: ServerConnection, request: Request) -> Response | None:
@@ -130,27 +129,26 @@ async def listen(
     async def handle(connection: ServerConnection) -> None:
         await run(Link(cast(WatchedServer, connection), home, address="", limit=limit))
 
-    servers: list[Server] = []
+    async def served(listener: Listener) -> Server:
+        return await serve(
+            handle,
+            sock=listener,
+            ssl=secured,
+            compression=None,
+            origins=[None],  # no web page may talk to us
+            process_request=let_in,
+            max_size=(limit + WHOLE, WHOLE + FRAGMENT),
+            open_timeout=OPEN_WITHIN,
+            close_timeout=CLOSE_WITHIN,
+            ping_interval=PING_EVERY,
+            ping_timeout=PING_WITHIN,
+            server_header=None,
+            logger=log_of_websockets,
+            create_connection=WatchedServer,
+        )
+
     try:
-        for listener in await _bound(address, door):
-            servers.append(
-                await serve(
-                    handle,
-                    sock=listener,
-                    ssl=tls if address.secure else None,
-                    compression=None,
-                    origins=[None],  # no web page may talk to us
-                    process_request=let_in,
-                    max_size=(limit + WHOLE, WHOLE + FRAGMENT),
-                    open_timeout=OPEN_WITHIN,
-                    close_timeout=CLOSE_WITHIN,
-                    ping_interval=PING_EVERY,
-                    ping_timeout=PING_WITHIN,
-                    server_header=None,
-                    logger=log_of_websockets,
-                    create_connection=WatchedServer,
-                )
-            )
+        servers = [await served(listener) for listener in await _bound(address, door)]
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"{address} is in use by another process; choose another port, or 0 for any that is free") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import ActorError, ActorSystem, exit_with_parent
+from actors.guard.refusals import know_own_certificate
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ProtocolError
@@ -42,6 +43,7 @@ def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
     for context in (listen, connect):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(certificate, key)
+        know_own_certificate(context, certificate)
     listen.verify_mode = ssl.CERT_REQUIRED
     return Encryption(listen, connect)
 

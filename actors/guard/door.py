@@ -29,8 +29,23 @@ RESERVED = 32
 """Descriptors that are left for everything else that this process has open."""
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
-caller: ContextVar[str] = ContextVar("caller", default="somebody")
-"""The host that the connection comes from whose callbacks are running."""
+
+class Caller:
+    """The other side of a connection that is being accepted."""
+
+    def __init__(self, host: str, connection: socket.socket | None) -> None:
+        self.host = host
+        self._connection = connection
+
+    def tell(self, data: bytes) -> None:
+        """Sends some last bytes before the connection is closed, as far as it takes them without waiting."""
+        if self._connection is not None and data:
+            with contextlib.suppress(OSError):
+                self._connection.send(data)
+
+
+caller: ContextVar[Caller] = ContextVar("caller", default=Caller("somebody", None))  # noqa: B039 (it does not change)
+"""Of the connection whose callbacks are running."""
 
 
 class Door:
@@ -45,9 +60,12 @@ class Door:
     def __init__(self, in_all: int, of_one: int, lines: LimitedLog) -> None:
         self._most, self._most_of_one = in_all, of_one
         self._bound = f"{in_all} connections are open, the max_connections of this system"
+        self._bound_of_one = f"{of_one} connections of one peer are open, the max_connections_per_peer of this system"
         self._lines = lines
-        self._guests: dict[int, str] = {}  # descriptor -> peer
+        self._sockets: dict[int, str] = {}  # descriptor -> peer, from the moment of accepting
         self._by_peer: Counter[str] = Counter()
+        self._admitted: dict[int, str] = {}  # of those: who have said who they are, and found room
+        self._admitted_by_peer: Counter[str] = Counter()
 
     def open(self) -> None:
         """Call it before listening: sees to it that descriptors do not run out before the connections do.
@@ -62,48 +80,52 @@ class Door:
     def enter(self, descriptor: int, host: str) -> bool:
         """A socket was accepted; False if it must be closed at once."""
         peer = _network(host)
-        if len(self._guests) >= self._most + TOLD or self._by_peer[peer] >= self._most_of_one + TOLD:
-            self._refused(host, self._reason(peer))
+        if len(self._sockets) >= self._most + TOLD or self._by_peer[peer] >= self._most_of_one + TOLD:
+            self._refused(host, self._bound if len(self._sockets) >= self._most + TOLD else self._bound_of_one)
             return False
-        self._guests[descriptor] = peer
+        self._sockets[descriptor] = peer
         self._by_peer[peer] += 1
         return True
 
     def refusal(self, descriptor: int, host: str, certificate: bytes | None) -> str:
         """Why a connection whose peer is known now must not go on; empty if it may."""
-        if descriptor not in self._guests:
-            return ""
+        if descriptor not in self._sockets:
+            return "it has been closed"
+        peer = self._sockets[descriptor]
         if certificate is not None:
-            self._forget(self._guests[descriptor])
-            self._guests[descriptor] = hashlib.sha256(certificate).hexdigest()
-            self._by_peer[self._guests[descriptor]] += 1
-        peer = self._guests[descriptor]
-        if len(self._guests) <= self._most and self._by_peer[peer] <= self._most_of_one:
-            return ""
-        reason = self._reason(peer)
-        self._refused(host, reason)
+            _less(self._by_peer, peer)
+            peer = self._sockets[descriptor] = hashlib.sha256(certificate).hexdigest()
+            self._by_peer[peer] += 1
+        reason = ""
+        if len(self._admitted) >= self._most:
+            reason = self._bound
+        elif self._admitted_by_peer[peer] >= self._most_of_one:
+            reason = self._bound_of_one
+        if reason:
+            self._refused(host, reason)
+        else:
+            self._admitted[descriptor] = peer
+            self._admitted_by_peer[peer] += 1
         return reason
 
     def leave(self, descriptor: int) -> None:
         """A socket was closed."""
-        self._forget(self._guests.pop(descriptor))
+        _less(self._by_peer, self._sockets.pop(descriptor))
+        if descriptor in self._admitted:
+            _less(self._admitted_by_peer, self._admitted.pop(descriptor))
 
-    def exhausted(self) -> None:
-        """No descriptor was left to accept a socket."""
-        self._refused(caller.get(), "no descriptor is left (ulimit -n)")
-
-    def _forget(self, peer: str) -> None:
-        self._by_peer[peer] -= 1
-        if not self._by_peer[peer]:
-            del self._by_peer[peer]
-
-    def _reason(self, peer: str) -> str:
-        if len(self._guests) >= self._most:
-            return self._bound
-        return f"{self._most_of_one} connections of one peer are open, the max_connections_per_peer of this system"
+    def exhausted(self, host: str) -> None:
+        """No descriptor was left for a connection."""
+        self._refused(host, "no descriptor is left (ulimit -n)")
 
     def _refused(self, host: str, why: str) -> None:
         self._lines.write(log, logging.WARNING, "no room", "a connection from %s was refused: %s", host, why, at_once=1)
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class Listener(socket.socket):
@@ -137,7 +159,7 @@ class Listener(socket.socket):
             self._turn_away()
             raise ConnectionAbortedError("no descriptor is left") from None
         made = _Accepted(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        caller.set(address[0])
+        caller.set(Caller(address[0], made))
         if not self.door.enter(made.fileno(), address[0]):
             made.close()
             raise ConnectionAbortedError("no room for it")
@@ -149,10 +171,9 @@ class Listener(socket.socket):
         os.close(self._spare)
         with contextlib.suppress(OSError):
             waiting, address = super().accept()
-            caller.set(address[0])
             waiting.close()
+            self.door.exhausted(address[0])
         self._spare = os.open(os.devnull, os.O_RDONLY)
-        self.door.exhausted()
 
     def close(self) -> None:
         """Gives the spare descriptor back, too."""

@@ -29,7 +29,8 @@ class LimitedLog:
         """Writes a line, or counts it if there were too many of its kind.
 
         Args:
-            log, level: where it goes.
+            log: where it goes.
+            level: of `logging`.
             kind: what is counted together; chosen by the program, never by a stranger.
             text: as for `logging`, with `%s` for each of `args`.
             *args: already fit to be shown.

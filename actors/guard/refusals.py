@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import logging
 import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
 
 from actors.guard.door import caller
 from actors.guard.limited_log import LimitedLog
@@ -13,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _ALERTS = {
     "CERTIFICATE_REQUIRED": "it demands a certificate and was shown none",
-    "CERTIFICATE_EXPIRED": "it has expired, or is not valid yet",
+    "CERTIFICATE_EXPIRED": "expired, or not valid yet",
     "UNKNOWN_CA": "it was signed by an authority that is not trusted there",
     "CERTIFICATE_REVOKED": "it was revoked",
     "BAD_CERTIFICATE": "it was found bad",
@@ -30,21 +36,26 @@ _OURS = {
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
-def refused_by_other(error: BaseException | None) -> str:
-    """Why the other side refused the certificate of this one; empty if `error` does not say that it did."""
+_expiries: WeakKeyDictionary[ssl.SSLContext, datetime] = WeakKeyDictionary()
+
+
+def refused_by_other(error: BaseException | None, context: ssl.SSLContext | None = None) -> str:
+    """Why the other side refused the certificate of this one, which `context` has shown; empty if `error` does not say that it did."""
     reason = getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLError) and "ALERT" in reason:
-        return next((text for end, text in _ALERTS.items() if reason.endswith(end)), "")
+        text = next((text for end, text in _ALERTS.items() if reason.endswith(end)), "")
+        expiry = _expiries.get(context) if context is not None and reason.endswith("CERTIFICATE_EXPIRED") else None
+        return f"expired on {expiry:%Y-%m-%d}" if expiry is not None and expiry < datetime.now(UTC) else text
     return ""
 
 
-def explained(error: BaseException) -> str:
-    """A failed handshake in words, seen from the side on which `error` was raised."""
+def explained(error: BaseException, context: ssl.SSLContext | None = None) -> str:
+    """A failed handshake in words, seen from the side on which `error` was raised and whose certificate `context` has shown."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was refused: {shown(error.verify_message)}"
-    theirs = refused_by_other(error)
+    theirs = refused_by_other(error, context)
     if theirs:
-        return f"it refused our certificate: {theirs}"
+        return f"it refused our certificate ({theirs})"
     reason = getattr(error, "reason", None) or ""
     if reason in _OURS:
         return _OURS[reason]
@@ -53,19 +64,53 @@ def explained(error: BaseException) -> str:
     return f"TLS failed: {shown(reason or type(error).__name__)}"
 
 
-def witnessed(context: ssl.SSLContext, lines: LimitedLog) -> None:
-    """Has each handshake that fails over `context` leave a line in the log, with the host and the reason; asyncio leaves none."""
+def know_own_certificate(context: ssl.SSLContext, certificate: Path) -> None:
+    """Remembers how long a certificate lasts that `context` shows, for those who are refused because of it.
 
-    class Witnessed(ssl.SSLObject):
-        """One connection."""
+    Args:
+        context: it has loaded the certificate already.
+        certificate: a PEM file; the first certificate in it is that of the holder.
+    """
+    _expiries[context] = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
-        def do_handshake(self) -> None:
-            try:
-                super().do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise
-            except ssl.SSLError as error:
-                lines.write(log, logging.WARNING, "TLS", "a connection from %s was refused: %s", caller.get(), explained(error))
-                raise
 
-    context.sslobject_class = Witnessed
+class Witnessed:
+    """A TLS context for listening that tells both sides why a handshake failed.
+
+    asyncio throws away what OpenSSL wants to tell the other side, and logs nothing. It uses two methods of a context, of which this has
+    the one for connections; all else it asks of the connection itself.
+
+    Args:
+        context: does the work.
+        lines: takes one line for each handshake that fails, with the host and the reason.
+    """
+
+    def __init__(self, context: ssl.SSLContext, lines: LimitedLog) -> None:
+        self._context, self._lines = context, lines
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> Any:
+        """See `ssl.SSLContext.wrap_bio`."""
+        return _Handshake(self._context.wrap_bio(incoming, outgoing, **options), outgoing, self._lines)
+
+
+class _Handshake:
+    """The TLS of one connection."""
+
+    def __init__(self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, lines: LimitedLog) -> None:
+        self._tls, self._outgoing, self._lines = tls, outgoing, lines
+        self.read, self.write = tls.read, tls.write  # on the way of each message
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def do_handshake(self) -> None:
+        """See `ssl.SSLObject.do_handshake`."""
+        try:
+            self._tls.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            who = caller.get()
+            who.tell(self._outgoing.read())
+            self._lines.write(log, logging.WARNING, "TLS", "a connection from %s was refused: %s", who.host, explained(error))
+            raise
