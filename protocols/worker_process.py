@@ -16,6 +16,7 @@ from ssl import SSLContext
 
 from actors import ActorError, ActorSystem, exit_with_parent
 from actors.guard.refusals import know_own_certificate
+from actors.processes import log_to_parent
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ProtocolError
@@ -83,6 +84,7 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool, data: 
 
 
 if __name__ == "__main__":
+    log_to_parent()
     try:
         folder = Path(sys.argv[2]) if len(sys.argv) > 2 else None
         asyncio.run(run(sys.argv[1], Encryption(), with_parent=True, data=folder))

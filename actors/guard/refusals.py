@@ -29,6 +29,7 @@ _ALERTS = {
 }
 """Ends of the names of TLS alerts (RFC 8446, section 6.2) by which one side refuses the certificate of the other."""
 _OURS = {
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks newer versions of TLS only",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
     "HTTP_REQUEST": "it did not use TLS; this system listens on wss://",
     "UNSUPPORTED_PROTOCOL": "it offered older versions of TLS only",
