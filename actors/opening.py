@@ -92,8 +92,8 @@ def _unopened(address: Address, error: Exception, cause: Exception | None, tls: 
     if isinstance(error, ssl.SSLError):
         return f"{address} cannot be trusted or reached: {explained(error, tls)}"
     text = f"nobody answers at {address}: {type(error).__name__}: {shown(str(error))}"
-    if isinstance(error, InvalidMessage):
-        hint = "whether it demands a certificate" if address.secure else "whether it wants wss://"
+    if isinstance(error, (InvalidMessage, ConnectionResetError)):
+        hint = "whether it listens on wss://, and demands a certificate" if address.secure else "whether it wants wss://"
         return f"{text}; the log there may say why, or check {hint}"
     return text
 

@@ -21,6 +21,7 @@ _ALERTS = {
     "CERTIFICATE_REQUIRED": "it demands a certificate and was shown none",
     "CERTIFICATE_EXPIRED": "expired, or not valid yet",
     "UNKNOWN_CA": "it was signed by an authority that is not trusted there",
+    "DECRYPT_ERROR": "its signature is wrong; another authority may have the same name",
     "CERTIFICATE_REVOKED": "it was revoked",
     "BAD_CERTIFICATE": "it was found bad",
     "UNSUPPORTED_CERTIFICATE": "it is of a kind that is not accepted there",

@@ -16,7 +16,7 @@ MAX_ARRAYS = 1 << 13
 MAX_REFERENCES = 1 << 10
 MAX_DIMENSIONS = 32
 SMALL = 4 << 10
-"""Bytes of a header that cannot hold so much that counting pays."""
+"""Bytes of a header up to which counting does not pay: there cannot be too much in it."""
 
 _FIXED = bytes((*range(0x80, 0xA0), *range(0xD4, 0xD9), *range(0xDC, 0xE0), *range(0xC7, 0xCA)))
 """The marks of lists, maps and extensions."""
@@ -54,8 +54,6 @@ def check_structure(header: bytes | memoryview) -> None:
     Raises:
         TooLarge: there are more than `MAX_CONTAINERS`.
     """
-    if len(header) <= SMALL:
-        return
     data = bytes(header)
     if len(data) - len(data.translate(None, _FIXED)) <= MAX_CONTAINERS:
         return  # not even if each byte that may be a mark is one

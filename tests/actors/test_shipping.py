@@ -91,7 +91,7 @@ async def test_errors_of_shipped_code(node):
         def fail():
             raise Own("here")
 
-        with pytest.raises(RemoteError, match="^Own: failed inside the handler"):
+        with pytest.raises(RemoteError, match=r"^Own: failed inside the handler"):
             await system.run_on(node.address, fail)
 
 
