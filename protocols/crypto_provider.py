@@ -24,7 +24,7 @@ from protocols import dealer, inference
 from protocols.budget import Budget
 from protocols.client_name import client_name
 from protocols.compute_server import ComputeServer
-from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
+from protocols.errors import InputError, NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Addresses, Hosting, Terms, check_program
 from protocols.linear import weight_masks
@@ -317,7 +317,7 @@ class CryptoProvider(Settlement):
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
-            raise ValueError(f"{examples} examples were asked for; at least one is needed")
+            raise InputError(f"{examples} examples were asked for; at least one is needed")
         request = self._opened(shared, examples, reveal, presence)
         if not shared.requests.left:
             for pool in shared.pools.values():

@@ -9,7 +9,7 @@ import numpy as np
 
 from protocols import inference
 from protocols.budget import Budget
-from protocols.errors import NotServed, QuotaSpent, TicketRefused, TooLarge
+from protocols.errors import NotServed, QuotaSpent, SharingError, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
@@ -163,7 +163,7 @@ class HostedModel:
         """Takes the masked weights of the owner, once."""
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
-            raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
+            raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
         self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, shapes))
 
     def serve(self, terms: Terms) -> None:
@@ -213,7 +213,7 @@ class HostedModel:
         if dealt is None:
             dealt = dealt_words(key, plan, examples)
         elif dealt.shape != (plan.dealt * examples,):
-            raise ValueError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
         elif not dealt.flags.writeable:
             dealt = dealt.copy()
         material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
@@ -228,7 +228,7 @@ class HostedModel:
         """Refuses masked examples that do not fit the ticket."""
         expected = (ticket.examples, *self.hosting.program.input_shape)
         if m.dtype != np.uint64 or m.shape != expected:
-            raise ValueError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
+            raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
     @property
     def handshake(self) -> Handshake:

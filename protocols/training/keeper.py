@@ -28,7 +28,7 @@ import numpy.typing as npt
 from actors import Actor, message
 from protocols.client_name import client_name
 from protocols.concurrency import at_once
-from protocols.errors import InputError, NameTaken, NotGranted, UnknownData, VaultError, WorkerLost
+from protocols.errors import InputError, NameTaken, NotGranted, SharingError, UnknownData, VaultError, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Addresses
 from protocols.keystream import KeyStream, derive, fresh_key
@@ -87,7 +87,7 @@ class Keeper(Actor):
         """A server's part of an array: the masked values, and the key of this server's half of the mask."""
         column = _column(about, "server")
         if masked.shape != column.shape:
-            raise ValueError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
+            raise SharingError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
         await self._keep(label, about, {"masked": masked, "mask": KeyStream(key).words(column.shape)})
 
     @message(reentrant=True)
@@ -120,7 +120,7 @@ class Keeper(Actor):
         if name is not None:
             return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
         if kind != DATA:
-            raise ValueError("only the names of data are told")
+            raise SharingError("only the names of data are told")
         return await asyncio.to_thread(lambda: list(self._readable(vault.labels(kind))))
 
     def _readable(self, labels: list[Label]) -> Iterator[Version]:
@@ -144,7 +144,7 @@ class Keeper(Actor):
         if (party == PROVIDER) != (about.role == "crypto provider") or not 0 <= party <= PROVIDER:
             raise InputError(f"{old.name!r} was left here for a {about.role}: name the servers and the provider as its owner did")
         if (old.kind, old.name) != (new.kind, new.name) or new.serial <= old.serial:
-            raise ValueError(f"version {new.serial} cannot come after version {old.serial}")
+            raise SharingError(f"version {new.serial} cannot come after version {old.serial}")
         everybody = (0, 1, PROVIDER) if old.kind == DATA else (0, 1)
         key = await self._joint_key(new.tag, party, everybody, addresses)
         await asyncio.to_thread(self._rewrite, old, new, party, key)
@@ -175,7 +175,7 @@ class Keeper(Actor):
     def contribute(self, tag: bytes, party: int, seed: npt.NDArray[np.uint64]) -> None:
         """The seed of a server for a new version, perhaps before anybody has asked for it here."""
         if seed.shape != (2,):
-            raise ValueError(f"a seed of shape {seed.shape} arrived, two words are needed")
+            raise SharingError(f"a seed of shape {seed.shape} arrived, two words are needed")
         self._seeds.put(_channel(tag, party), 0, [seed])
 
     def _rewrite(self, old: Label, new: Label, party: int, key: bytes) -> None:
@@ -208,7 +208,7 @@ class Keeper(Actor):
         Among equals `helper` is the place of the worker that keeps the masks.
         """
         if not parts:
-            raise ValueError("there is no array to place")
+            raise SharingError("there is no array to place")
         abouts = [await self._granted(part.label, part.right, presence) for part in parts]
         role = "crypto provider" if party == PROVIDER else "server"
         column = joined([_column(about, role) for about in abouts], axis, handle)
@@ -250,7 +250,7 @@ def _channel(tag: bytes, party: int) -> bytes:
 
 def _column(about: About, role: str) -> Column:
     if about.column is None or about.role != role:
-        raise ValueError(f"something for a {about.role} arrived, an array for a {role} is needed")
+        raise SharingError(f"something for a {about.role} arrived, an array for a {role} is needed")
     return about.column
 
 

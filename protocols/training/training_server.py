@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
-from protocols.errors import CheckpointError, NotGranted, TicketRefused, UnknownModel, WorkerLost
+from protocols.errors import CheckpointError, NotGranted, SharingError, TicketRefused, UnknownModel, WorkerLost
 from protocols.exchange import Party, Ring
 from protocols.keystream import KeyStream, derive
 from protocols.pair import Pair
@@ -96,7 +96,7 @@ class TrainingServer(Actor):
     async def store(self, column: Column, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
         """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask."""
         if masked.shape != column.shape:
-            raise ValueError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
+            raise SharingError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
         self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
         self._while(presence, self._stored, column.handle)
 
@@ -112,7 +112,7 @@ class TrainingServer(Actor):
         """Keeps this server's shares of the weights of a model, in the order of `Plan.shapes`."""
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
-            raise ValueError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
+            raise SharingError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
         states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
         self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
         self._while(presence, self._models, handle)
@@ -123,7 +123,7 @@ class TrainingServer(Actor):
         if model not in self._models or terms.x.handle not in self._stored or terms.y.handle not in self._stored:
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         if party not in (0, 1):
-            raise ValueError(f"party={party}; 0 or 1 is needed")
+            raise SharingError(f"party={party}; 0 or 1 is needed")
         peer = await self.system.connect(f"{terms.addresses.servers[1 - party]}/training", TrainingServer)
         session = _Session(terms, party, self._models[model], peer, self._patience)
         self._sessions[terms.session] = session

@@ -138,7 +138,7 @@ async def send_damaged(frames, count, seed):
             async with connect(system.address, compression=None, max_size=None, close_timeout=1) as stranger:
                 try:
                     await stranger.send(HELLO + find)
-                    for _ in range(100):
+                    for _ in range(12):  # more would wait unread while the connection is closed, and hold that up
                         await stranger.send(damaged(chance.choice(frames), frames, chance))
                         sent += 1
                         if sent % 10 == 0:
@@ -162,11 +162,11 @@ def nothing_unexpected(caplog):
 
 
 async def test_damaged_frames_are_read_or_refused(recorded):
-    assert read_damaged(recorded, 3000, seed=1) > 0
+    assert read_damaged(recorded, 20_000, seed=1) > 0
 
 
 async def test_damaged_frames_over_sockets(recorded, caplog):
-    await send_damaged(recorded, 1000, seed=2)
+    await send_damaged(recorded, 5000, seed=2)
     nothing_unexpected(caplog)
 
 
