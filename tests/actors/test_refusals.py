@@ -113,19 +113,21 @@ async def test_no_certificate(server, authority, caplog):
 async def test_a_certificate_of_another_authority(server, authority, stranger, caplog):
     shown = context(ssl.Purpose.SERVER_AUTH, authority, stranger.issue("client"))
     told = r"it refused our certificate \(it was signed by an authority that is not trusted there\)"
-    await refused(server, shown, told, "its certificate was refused: unable to get local issuer certificate", caplog)
+    await refused(
+        server, shown, told, "its certificate was refused: certificate verify failed: unable to get local issuer certificate", caplog
+    )
 
 
 async def test_a_certificate_of_another_authority_of_the_same_name(server, authority, tmp_path, caplog):
     shown = context(ssl.Purpose.SERVER_AUTH, authority, Authority(tmp_path, "our authority").issue("client"))
     told = r"it refused our certificate \(its signature is wrong; another authority may have the same name\)"
-    await refused(server, shown, told, "its certificate was refused: certificate signature failure", caplog)
+    await refused(server, shown, told, "its certificate was refused: certificate verify failed: certificate signature failure", caplog)
 
 
 async def test_an_expired_certificate(server, authority, caplog):
     shown = context(ssl.Purpose.SERVER_AUTH, authority, authority.issue("late", until=NOW - DAY))
     told = r"it refused our certificate \(expired, or not valid yet\)"
-    await refused(server, shown, told, "its certificate was refused: certificate has expired", caplog)
+    await refused(server, shown, told, "its certificate was refused: certificate verify failed: certificate has expired", caplog)
 
 
 async def test_an_expired_certificate_whose_date_is_known(server, authority, caplog):
@@ -133,7 +135,7 @@ async def test_an_expired_certificate_whose_date_is_known(server, authority, cap
     shown = context(ssl.Purpose.SERVER_AUTH, authority, file)
     know_own_certificate(shown, file)
     told = rf"it refused our certificate \(expired on {NOW - DAY:%Y-%m-%d}\)"
-    await refused(server, shown, told, "its certificate was refused: certificate has expired", caplog)
+    await refused(server, shown, told, "its certificate was refused: certificate verify failed: certificate has expired", caplog)
 
 
 async def test_an_older_version_of_tls(server, authority, caplog):
@@ -147,7 +149,9 @@ async def test_no_tls_at_all(server, caplog):
 
 
 async def test_a_server_of_another_authority(server, stranger):
-    with pytest.raises(ConnectFailed, match="its certificate was refused: self-signed certificate in certificate chain"):
+    with pytest.raises(
+        ConnectFailed, match="its certificate was refused: certificate verify failed: self-signed certificate in certificate chain"
+    ):
         await greeting(server, context(ssl.Purpose.SERVER_AUTH, stranger))
 
 
