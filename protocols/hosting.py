@@ -10,7 +10,7 @@ import numpy as np
 
 from protocols import inference
 from protocols.budget import Budget
-from protocols.errors import NotServed, QuotaSpent, ServingError, TicketRefused, TooLarge
+from protocols.errors import NotServed, QuotaSpent, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
@@ -178,7 +178,7 @@ class HostedModel:
             raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
-            raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
+            raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
         self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, shapes))
 
     def serve(self, terms: Terms) -> None:
@@ -228,7 +228,7 @@ class HostedModel:
         if dealt is None:
             dealt = dealt_words(key, plan, examples)
         elif dealt.shape != (plan.dealt * examples,):
-            raise ValueError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
         elif not dealt.flags.writeable:
             dealt = dealt.copy()
         material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
@@ -243,7 +243,7 @@ class HostedModel:
         """Refuses masked examples that do not fit the ticket."""
         expected = (ticket.examples, *self.hosting.program.input_shape)
         if m.dtype != np.uint64 or m.shape != expected:
-            raise ValueError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
+            raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
     def handshake(self, owner: str) -> Handshake:
         """What a client is told."""
