@@ -50,6 +50,11 @@ def split(secret: bytes, *, threshold: int, shares: int) -> Field:
     return value
 
 
+def is_share(value: Field) -> bool:
+    """Whether an array has the form of a share: field elements, one for each limb."""
+    return value.shape == (LIMBS,) and value.dtype == np.uint64 and bool((value < PRIME).all())
+
+
 def _at_zero(points: list[int]) -> Field:
     """Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
     coefficients = []
