@@ -139,6 +139,8 @@ async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption
             say(str(outcome))
             for owner, why in outcome.dropped.items():
                 say(f"  {owner} dropped: {why}")
+            for owner, why in outcome.faults.items():
+                say(f"  {owner}: {why}")
     if node.save is not None:
         path = cluster.path.parent / node.save
         federation.model.save(path)

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from protocols.errors import AggregationError, SharingError
 from protocols.quantisation import Vector
 from protocols.secure_aggregation import shamir
-from protocols.secure_aggregation.masks import add_masks, agreed
 from protocols.secure_aggregation.graph import Graph
+from protocols.secure_aggregation.masks import add_masks, agreed
 from protocols.secure_aggregation.owner import BOX_BYTES, DIGEST_BYTES, checked, digest, fixed
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 from protocols.secure_aggregation.shamir import Field
@@ -65,7 +65,9 @@ class Server:
         self._enough(len(self._advertised), "advertised their keys")
         if not self.terms.complete:
             if len(self._advertised) < len(everybody):
-                raise AggregationError(f"{len(self._advertised)} of {len(everybody)} owners advertised: their nonces are needed, all of them")
+                raise AggregationError(
+                    f"{len(self._advertised)} of {len(everybody)} owners advertised: their nonces are needed, all of them"
+                )
             self.nonces = tuple(self._advertised[u].nonce for u in everybody)
         self._graph = Graph(self.terms, self.nonces)
         self._enough_neighbours(self._advertised, "advertised their keys")

@@ -66,7 +66,9 @@ class Terms:
         if self.length < 1:
             raise AggregationError(f"vectors of {self.length} elements; at least one is needed")
         if not self.complete and len(self.commitments) != n:
-            raise AggregationError(f"{len(self.commitments)} commitments to nonces of {n} owners: each needs one where not all mask with all")
+            raise AggregationError(
+                f"{len(self.commitments)} commitments to nonces of {n} owners: each needs one where not all mask with all"
+            )
 
     @cached_property
     def identifier(self) -> bytes:
