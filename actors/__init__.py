@@ -5,7 +5,7 @@ then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how i
 nothing of machine learning or cryptographic protocols.
 """
 
-from actors.actor import Actor, message
+from actors.actor import ANYONE, Actor, message
 from actors.errors import (
     ActorError,
     ActorNotFound,
@@ -24,6 +24,7 @@ from actors.errors import (
     Malformed,
     MessageRejected,
     NameTaken,
+    NotAllowed,
     OneWayFailed,
     Overrun,
     RemoteError,
@@ -34,6 +35,7 @@ from actors.errors import (
     VersionMismatch,
     WireError,
 )
+from actors.identity import Caller, caller
 from actors.portable import portable_error
 from actors.processes import ChildProcess, exit_with_parent, started_by_parent
 from actors.reference import ActorRef
@@ -41,6 +43,7 @@ from actors.supervision import Restart, Terminated
 from actors.system import ActorSystem
 
 __all__ = [
+    "ANYONE",
     "Actor",
     "ActorError",
     "ActorNotFound",
@@ -51,6 +54,7 @@ __all__ = [
     "BadAddress",
     "CallCancelled",
     "CallTimeout",
+    "Caller",
     "ChildFailed",
     "ChildProcess",
     "CodeNotTrusted",
@@ -62,6 +66,7 @@ __all__ = [
     "Malformed",
     "MessageRejected",
     "NameTaken",
+    "NotAllowed",
     "OneWayFailed",
     "Overrun",
     "RemoteError",
@@ -73,6 +78,7 @@ __all__ = [
     "UnknownType",
     "VersionMismatch",
     "WireError",
+    "caller",
     "exit_with_parent",
     "message",
     "portable_error",

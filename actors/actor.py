@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
@@ -15,7 +16,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MARK = "__actor_message__"
+"""The attribute of a method that holds its `Declared`."""
+ANYONE = "anyone"
+"""The role of everybody who can connect."""
 RESERVED = frozenset({"with_options", "started", "stopped", "system", "me"})
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What `@message` was told."""
+
+    reentrant: bool
+    by: frozenset[str]
 
 
 class Actor:
@@ -90,8 +102,8 @@ def message(handler: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], /) -> 
 @overload
 def message(handler: Callable[Concatenate[A, P], R], /) -> Callable[Concatenate[A, P], Coroutine[Any, Any, R]]: ...
 @overload
-def message(*, reentrant: bool = False) -> _Mark: ...
-def message(handler: Any = None, /, *, reentrant: bool = False) -> Any:
+def message(*, reentrant: bool = False, by: str | Collection[str] = ()) -> _Mark: ...
+def message(handler: Any = None, /, *, reentrant: bool = False, by: str | Collection[str] = ()) -> Any:
     """Marks a method of an actor as callable from outside.
 
     The annotations of the method are its schema: arguments and result are checked against them where they arrive. An `async def`
@@ -101,6 +113,8 @@ def message(handler: Any = None, /, *, reentrant: bool = False) -> Any:
         handler: the method, when used without parentheses.
         reentrant: False: one message at a time, in order of arrival. True: the handler starts when the message arrives and may overlap
             others at each `await`.
+        by: the roles of those who may send it from another process, `ANYONE` for everybody. It holds in a system that knows roles
+            (`ActorSystem(roles=...)`): there a message that names none can be sent by nobody else. Elsewhere it says what is meant.
 
     Returns:
         The method itself. On a reference it is awaitable whether it is `async def` or `def`, and so it is declared for type checkers.
@@ -110,7 +124,7 @@ def message(handler: Any = None, /, *, reentrant: bool = False) -> Any:
     """
 
     def mark(function: Any) -> Any:
-        setattr(function, MARK, reentrant)
+        setattr(function, MARK, Declared(reentrant, frozenset((by,) if isinstance(by, str) else by)))
         return function
 
     return mark if handler is None else mark(handler)

@@ -10,6 +10,7 @@ from typing import cast
 
 from actors.actor import Actor
 from actors.errors import ActorStopped, CallCancelled, Crash
+from actors.identity.caller import CALLER
 from actors.mailbox import Envelope, Mailbox
 from actors.schema import Message
 from actors.supervision import Restart, RestartBudget
@@ -225,12 +226,15 @@ class Cell:
     def _run_now(self, envelope: Envelope, actor: Actor) -> None:
         """Runs a plain `def` handler."""
         envelope.begun = True
+        before = CALLER.set(envelope.caller)
         try:
             value = envelope.message.invoke(actor, envelope.arguments)
         except Exception as error:
             self._failed(envelope, actor, error)
         else:
             envelope.reply(value)
+        finally:
+            CALLER.reset(before)
 
     def _start(self, envelope: Envelope, actor: Actor) -> None:
         if envelope.message.reentrant:
@@ -259,6 +263,7 @@ class Cell:
     async def _run(self, envelope: Envelope, actor: Actor) -> None:
         """Runs an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
         envelope.begun = True
+        CALLER.set(envelope.caller)
         try:
             if envelope.cancelled:
                 raise asyncio.CancelledError

@@ -9,8 +9,9 @@ from actors.cell import Cell
 from actors.errors import ActorNotFound, MessageRejected, TooLarge
 from actors.frames import Frame, Payload
 from actors.home import Home
+from actors.identity import Caller
 from actors.reference import ActorRef
-from actors.schema import Form
+from actors.schema import Form, Message
 from actors.transport import Transport
 from actors.values import Array, Packed
 from actors.wire import Encoded, Packet, encode, payload
@@ -77,6 +78,10 @@ class Crossing:
             raise ActorNotFound(f"no actor named {name!r} can be reached over this connection")
         return self._home.cell(name)
 
+    def check(self, sender: Caller, cell: Cell, message: Message) -> None:
+        """See `Home.check`."""
+        self._home.check(sender, cell, message)
+
     def _export(self, ref: ActorRef) -> tuple[str, str]:
         """How a reference is written to the other side."""
         transport = ref._transport
@@ -95,4 +100,6 @@ class Crossing:
     def _import(self, address: str, name: str) -> ActorRef:
         if address == THROUGH_HERE:
             return ActorRef(self._transport, name)
+        if address not in (YOURS, self._home.advertised, self._transport.address) and not self._home.refer:
+            raise MessageRejected("a reference leads to another system than the two that talk: here that is not followed")
         return self._home.reference("" if address == YOURS else address, name)

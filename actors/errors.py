@@ -10,6 +10,7 @@ ActorError
  +-- MessageRejected        an argument or a result that does not fit its annotation, or cannot be sent
  +-- OneWayFailed           a message without reply failed; given to `on_error` of the sender's system
  +-- RemoteError            a handler elsewhere raised an error whose class is not portable
+ +-- NotAllowed             a message was sent by somebody whose role it is not to send it
  +-- CodeNotTrusted         a node was asked to run code by somebody it does not trust
  +-- ChildFailed            a child process did not start, or ended before it was ready
  +-- SystemClosed           the actor system is not running (any more)
@@ -84,6 +85,10 @@ class RemoteError(ActorError):
 
     def __str__(self) -> str:
         return f"{self.class_name}: {self.text}"
+
+
+class NotAllowed(ActorError):
+    """A message was sent by somebody whose role it is not to send it. It was not looked at."""
 
 
 class CodeNotTrusted(ActorError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from actors.portable import Failure
@@ -27,11 +29,12 @@ class Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Hello(Frame, frozen=True, tag=0):
-    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes."""
+    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes; `nonce` is for a `Proof`."""
 
     protocol: str
     version: int
     limit: int
+    nonce: Any = b""  # of another version it may be anything: the version is read first
 
 
 class Call(Frame, frozen=True, tag=1):
@@ -86,4 +89,18 @@ class Report(Frame, frozen=True, tag=7):
     failure: Failure
 
 
-AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report
+class Proof(Frame, frozen=True, tag=8):
+    """Who the sender is, on loopback without certificates: sent by who has dialed, before anything else, and answered by the other side.
+
+    Attributes:
+        address: where the sender listens; empty if it does not.
+        user: proves that it runs for the user of the receiver; empty if it does not say so.
+        system: proves that it is the system that listens there; empty if it does not say so.
+    """
+
+    address: str
+    user: bytes
+    system: bytes
+
+
+AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report | Proof

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from actors.cell import Cell
+from actors.identity import Caller
+from actors.identity.proofs import Identity
 from actors.memory import Memory
 from actors.reference import ActorRef
+from actors.schema import Message
 from actors.wire import Encoded
 
 Write = Callable[[Encoded, "asyncio.Future[None] | None"], None]
@@ -36,6 +39,25 @@ class Home(Protocol):
     @property
     def memory(self) -> Memory:
         """The transport to its own actors."""
+        ...
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this system is on loopback; None if it does not listen there."""
+        ...
+
+    @property
+    def for_user(self) -> bool:
+        """Whether it shows on loopback that it runs for its user."""
+        ...
+
+    @property
+    def refer(self) -> bool:
+        """Whether references from the other side may lead to systems elsewhere."""
+        ...
+
+    def check(self, sender: Caller, cell: Cell, message: Message) -> None:
+        """Raises `NotAllowed` if a message may not be sent by who has sent it."""
         ...
 
     def cell(self, name: str) -> Cell:

@@ -12,6 +12,7 @@ from actors.directory import DIRECTORY, DIRECTORY_WINDOW, Directory
 from actors.errors import ActorError, Malformed, MessageRejected
 from actors.frames import Call, Cancel, Credit, Failed, Frame, OneWay, Reply, Report
 from actors.home import Write
+from actors.identity import Caller
 from actors.mailbox import Envelope
 from actors.portable import to_wire
 from actors.schema import Message, messages_of
@@ -26,12 +27,16 @@ class Incoming:
     Args:
         crossing: turns values into frames and back, and says which actors may be reached.
         write: takes the frames that go out.
+
+    Attributes:
+        caller: who is at the other end, as far as that is known.
     """
 
     def __init__(self, crossing: Crossing, write: Write) -> None:
         self._crossing = crossing
         self._write = write
         self._closed = False
+        self.caller = Caller()
         self._windows = {DIRECTORY: ReceiveWindow("the directory", DIRECTORY_WINDOW)}
         self._running: dict[int, tuple[Cell, Envelope]] = {}
         self._directory = Cell(
@@ -96,6 +101,8 @@ class Incoming:
         message = cell.messages.get(frame.method)
         if message is None:
             raise MessageRejected(f"{cell.label} answers no message {frame.method[:200]!r}; it answers: {', '.join(cell.messages)}")
+        if cell is not self._directory:
+            self._crossing.check(self.caller, cell, message)
         return cell, message, self._crossing.decoded(message.arguments, frame.payload, arrays)
 
     # Ends of handlers.
@@ -156,7 +163,7 @@ class _Call(Envelope):
     __slots__ = ("_incoming", "_number", "_window")
 
     def __init__(self, incoming: Incoming, number: int, window: ReceiveWindow, message: Message, arguments: tuple[Any, ...]) -> None:
-        super().__init__(message, arguments)
+        super().__init__(message, arguments, incoming.caller)
         self._incoming, self._number, self._window = incoming, number, window
 
     def reply(self, value: Any) -> None:
@@ -172,7 +179,7 @@ class _OneWay(Envelope):
     __slots__ = ("_incoming", "_target", "_window")
 
     def __init__(self, incoming: Incoming, target: str, window: ReceiveWindow, message: Message, arguments: tuple[Any, ...]) -> None:
-        super().__init__(message, arguments)
+        super().__init__(message, arguments, incoming.caller)
         self._incoming, self._target, self._window = incoming, target, window
 
     def reply(self, value: Any) -> None:

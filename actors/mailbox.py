@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from actors.identity import LOCAL, Caller
+
 if TYPE_CHECKING:
     from actors.schema import Message
 
@@ -20,15 +22,17 @@ class Envelope(ABC):
 
     Attributes:
         message, arguments: what to call with what.
+        caller: who has sent it.
         task: in which the handler runs, if it does.
         cancelled: the sender does not want it any more.
     """
 
-    __slots__ = ("arguments", "begun", "cancelled", "message", "task")
+    __slots__ = ("arguments", "begun", "caller", "cancelled", "message", "task")
 
-    def __init__(self, message: Message, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, message: Message, arguments: tuple[Any, ...], caller: Caller = LOCAL) -> None:
         self.message = message
         self.arguments = arguments
+        self.caller = caller
         self.task: Task[None] | None = None
         self.begun = False
         self.cancelled = False

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from actors.address import Address
 from actors.crossing import Crossing
 from actors.directory import Found
-from actors.errors import ConnectionLost, LinkError, MessageRejected
-from actors.frames import Call, Cancel, Credit, Failed, Frame, Hello, OneWay, Reply, Report
+from actors.errors import ConnectionLost, LinkError, Malformed, MessageRejected
+from actors.frames import Call, Cancel, Credit, Failed, Frame, Hello, OneWay, Proof, Reply, Report
 from actors.home import Home, Write
+from actors.identity import Caller
+from actors.identity.proofs import Introduction
 from actors.incoming import Incoming
 from actors.outgoing import Outgoing
 from actors.schema import Message
-from actors.wire import Packet
+from actors.wire import Packet, encode
 
 
 class Peer:
@@ -27,23 +30,30 @@ class Peer:
         answer: takes those that answer the other side, if they are to be counted apart.
         address: of the other system if it was dialed, otherwise empty.
         label: what errors call it.
+        certificate: that the other side has shown, DER; None without TLS, or if it had none to show.
 
     Attributes:
-        greeted: done when the greeting of the other side has arrived.
+        introduction: what this side and the other prove to each other.
+        greeted: done when the greeting of the other side has arrived, and who dialed knows whom it has reached.
         closed: why the connection has ended; None while it is open.
-        certificate: that the other side has shown, DER; None without TLS, or if it had none to show.
     """
 
-    def __init__(self, home: Home, write: Write, *, answer: Write | None = None, address: str, label: str) -> None:
+    def __init__(
+        self, home: Home, write: Write, *, answer: Write | None = None, address: str, label: str, certificate: bytes | None = None
+    ) -> None:
         self.address = address
+        self._write = write
         self.label = label
         self.timeout = home.timeout
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: ConnectionLost | None = None
-        self.certificate: bytes | None = None
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
         self.incoming = Incoming(self._crossing, answer or write)
+        self.incoming.caller = Caller(dialed=bool(address), certificate=certificate)
+        dialed = Address.parse(address) if address else None
+        self.introduction = Introduction(home.identity, dialed, for_user=home.for_user)
+        self._proven = False
         self._receivers: dict[type[Frame], Callable[[Any, Any], None]] = {
             Hello: self._on_hello,
             Call: self.incoming.on_call,
@@ -53,7 +63,13 @@ class Peer:
             Failed: lambda frame, arrays: self.outgoing.on_failed(frame),
             Credit: lambda frame, arrays: self.outgoing.on_credit(frame),
             Report: lambda frame, arrays: self.outgoing.on_report(frame),
+            Proof: lambda frame, arrays: self._on_proof(frame),
         }
+
+    @property
+    def caller(self) -> Caller:
+        """Who is at the other end, as far as that is known."""
+        return self.incoming.caller
 
     async def start(self) -> None:
         """Lets messages in; call it before the first frame is received."""
@@ -91,6 +107,31 @@ class Peer:
 
     def _on_hello(self, frame: Hello, arrays: object) -> None:
         self._crossing.limit = frame.limit
+        proof = self.introduction.greeted(frame.nonce)
+        if proof is None:
+            self._met()
+        else:
+            self._write(encode(Packet(proof, [])), None)
+
+    def _on_proof(self, frame: Proof) -> None:
+        """Who dialed sends one before anything else, and is answered with one."""
+        if self._proven:
+            raise Malformed("a second proof on the same connection")
+        self._proven = True
+        if not self.address:
+            answer, self.incoming.caller = self.introduction.checked(frame, self.caller)
+            self._write(encode(Packet(answer, [])), None)
+            return
+        try:
+            self.incoming.caller = self.introduction.answered(frame, self.caller)
+        except Malformed:
+            raise
+        except LinkError as error:
+            self.refused(error)
+            raise Malformed("the other side has not proven who it is") from None
+        self._met()
+
+    def _met(self) -> None:
         if not self.greeted.done():
             self.greeted.set_result(None)
 

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import numpy as np
 
-from actors.actor import MARK, Actor
+from actors.actor import MARK, Actor, Declared
 from actors.errors import MessageRejected
 from actors.reference import ActorRef
 from actors.values import DTYPES, PLAIN, Packed, pack, unpack
@@ -101,6 +101,7 @@ class Message:
         name: of the method.
         label: "Class.method", for errors.
         reentrant: as given to `@message`.
+        by: the roles of those who may send it where roles are known.
         asynchronous: False for a plain `def`.
         arguments, result: what may be sent and what comes back.
     """
@@ -109,7 +110,8 @@ class Message:
         self.name = function.__name__
         self.label = f"{cls.__qualname__}.{self.name}"
         self.function = function
-        self.reentrant = bool(getattr(function, MARK))
+        declared: Declared = getattr(function, MARK)
+        self.reentrant, self.by = declared.reentrant, declared.by
         self.asynchronous = inspect.iscoroutinefunction(function)
         hints = _hints(self.label, function)
         parameters = list(inspect.signature(function).parameters.values())[1:]

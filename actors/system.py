@@ -12,20 +12,32 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from actors import shipping
-from actors.actor import Actor
+from actors.actor import ANYONE, Actor
 from actors.address import Address, parse_actor
 from actors.allocation import keep_freed_memory
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
-from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
+from actors.errors import (
+    ActorNotFound,
+    ActorStopped,
+    CallTimeout,
+    LinkError,
+    MessageRejected,
+    NotAllowed,
+    OneWayFailed,
+    SystemClosed,
+)
+from actors.identity import LOCAL, Caller, caller
+from actors.identity.proofs import Identity
+from actors.identity.published import kept_in_the_clear
 from actors.memory import Memory
 from actors.names import Names
 from actors.network import Network
 from actors.peer import Peer
 from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
-from actors.schema import messages_of, reference_type
+from actors.schema import Message, messages_of, reference_type
 from actors.supervision import NEVER, Restart, Terminated
 
 A = TypeVar("A", bound=Actor)
@@ -54,6 +66,12 @@ class ActorSystem:
         allow_plaintext: permit `ws://` to and from other machines.
         advertise: the address that others reach this system at, if it is not the one it listens on. A system that listens on all
             addresses (0.0.0.0) and advertises none is reached, through references that it sends, over the same connection only.
+        roles: of whoever sends a message from another process. With it a message is handled only if one of its `by` is among the roles
+            of its sender, or is `ANYONE`; all others are refused before they are looked at, and leave one line in the log. None: whoever
+            can connect may send everything.
+        refer: whether references in messages may lead to other systems than the two ends of a connection, so that a message can make
+            this one connect to an address that its sender names.
+        for_user: show, on loopback, to systems of the same user that this one is, too.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
     Example:
@@ -75,9 +93,15 @@ class ActorSystem:
         connect_ssl: tls.SSLContext | None = None,
         allow_plaintext: bool = False,
         advertise: str | None = None,
+        roles: Callable[[Caller], Collection[str]] | None = None,
+        refer: bool = True,
+        for_user: bool = True,
         on_error: Callable[[OneWayFailed], None] = _log_error,
     ) -> None:
         self.timeout = timeout
+        self.for_user = for_user
+        self.identity: Identity | None = None
+        self._roles, self.refer = roles, refer
         self.secrets = dict(secrets or {})
         self.advertised = str(Address.parse(advertise)) if advertise else ""
         self._listen = Address.parse(listen) if listen is not None else None
@@ -113,6 +137,8 @@ class ActorSystem:
         if not (self.advertised or self._listen is None or self._listen.wildcard):
             self.advertised = self._address
         self.memory.address = self.advertised
+        if self._listen is not None and kept_in_the_clear(self._listen):
+            self.identity = Identity(Address.parse(self._address))
         self._open = True
         if self._trust:
             await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
@@ -124,6 +150,8 @@ class ActorSystem:
         for cell in self._names.youngest_first():
             await cell.stop("its system was closed")
         await self._network.close()
+        if self.identity is not None:
+            self.identity.withdraw()
 
     async def serve_forever(self) -> None:
         """Waits until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
@@ -265,7 +293,22 @@ class ActorSystem:
             raise MessageRejected(
                 f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
             )
-        return transport.certificate
+        return transport.caller.certificate
+
+    def holder(self, ref: Actor | ActorRef) -> Caller:
+        """Return who is at the other end of the connection that a received reference came by, if that is where it leads.
+
+        Raises:
+            MessageRejected: it leads elsewhere.
+        """
+        transport = _ref(ref)._transport
+        if transport is self.memory and caller().local:
+            return LOCAL
+        if not isinstance(transport, Peer):
+            raise MessageRejected(
+                f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
+            )
+        return transport.caller
 
     async def stop(self, ref: Actor | ActorRef) -> None:
         """Ends an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
@@ -308,6 +351,22 @@ class ActorSystem:
         return await shipping.run_on(self, node, function, args, kwargs)
 
     # What connections need from their system (`peer.Home`).
+
+    def check(self, sender: Caller, cell: Cell, message: Message) -> None:
+        """Refuse a message that its sender may not send.
+
+        Raises:
+            NotAllowed: it may be sent by others, or by nobody.
+        """
+        if self._roles is None or ANYONE in message.by:
+            return
+        roles = self._roles(sender)
+        if message.by.isdisjoint(roles):
+            log.warning("refused: %s sent by %s", message.label, sender)
+            raise NotAllowed(
+                f"{message.label} may be sent by: {', '.join(sorted(message.by)) or 'nobody outside of its process'}; you are {sender},"
+                f" here: {', '.join(sorted(roles)) or 'nobody that is known'}"
+            )
 
     def cell(self, name: str) -> Cell:
         """The running actor of a name.

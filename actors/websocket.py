@@ -171,13 +171,13 @@ class Link:
         self._why = ""
         host = socket.remote_address
         label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")
-        self.peer = Peer(home, self._writer.put, answer=self._writer.put_answer, address=address, label=label)
         tls = socket.transport.get_extra_info("ssl_object")
-        self.peer.certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        shown = None if tls is None else tls.getpeercert(binary_form=True)
+        self.peer = Peer(home, self._writer.put, answer=self._writer.put_answer, address=address, label=label, certificate=shown)
 
     async def run(self) -> None:
         """Reads and writes until the connection ends, for whatever reason."""
-        self._writer.put(encode(hello(self._limit)))
+        self._writer.put(encode(hello(self._limit, self.peer.introduction.nonce)))
         await self.peer.start()
         writing = asyncio.create_task(self._write())
         try:

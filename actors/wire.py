@@ -22,6 +22,7 @@ HEADER_LIMIT = 16 << 20
 """Bytes of a header. Arrays do not count; long bytes and text do."""
 MAX_DIMENSIONS = 32
 MAX_ARRAYS = 1 << 16
+LONGEST_NONCE = 64
 
 _LENGTH = struct.Struct("<I")
 
@@ -215,6 +216,8 @@ def _check_greeting(frame: Frame) -> None:
         raise VersionMismatch(
             f"the other side speaks {frame.protocol[:40]!r} version {frame.version}; here it is {PROTOCOL!r} version {VERSION}"
         )
+    if not (isinstance(frame.nonce, bytes) and len(frame.nonce) <= LONGEST_NONCE):
+        raise Malformed(f"a greeting whose nonce is none; at most {LONGEST_NONCE} bytes are taken")
 
 
 def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int) -> list[int]:
@@ -235,9 +238,9 @@ def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int)
     return sizes
 
 
-def hello(limit: int) -> Packet:
+def hello(limit: int, nonce: bytes = b"") -> Packet:
     """The greeting of this side."""
-    return Packet(Hello(PROTOCOL, VERSION, limit), [])
+    return Packet(Hello(PROTOCOL, VERSION, limit, nonce), [])
 
 
 def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
