@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from actors import Caller, NotAllowed
 from federated import blueprint
 from federated.data import Data
 from federated.errors import DataError, SettingError, UpdateHeldBack
@@ -146,10 +147,9 @@ def _check_ranges(training: LocalTraining) -> None:
     if one.bound is not None:
         _check("clip_norm", 0.0 < one.bound.clip_norm < math.inf, "above 0 and finite")
         _check("stddev", 0.0 <= one.bound.stddev < math.inf, "at least 0 and finite")
-        exact = (
-            one.bound.step == 0.0 if not one.bound.stddev else math.frexp(one.bound.step)[0] == 0.5 and one.bound.step <= one.bound.stddev
-        )
-        _check("step", exact, "a power of two, not above stddev; 0 without noise")
+        step, stddev = one.bound.step, one.bound.stddev
+        fine = math.frexp(step)[0] == 0.5 and step <= stddev if stddev else step == 0.0
+        _check("step", fine, "a power of two, not above stddev; 0 without noise")
 
 
 def _check(name: str, holds: bool, expected: str) -> None:
@@ -159,13 +159,17 @@ def _check(name: str, holds: bool, expected: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What an owner agrees to, whoever asks. With none of these it trains what the one whom it serves asks for.
+    """What an owner agrees to. With none of these it trains what the one whom it serves asks for.
+
+    It serves, whatever the policy: its own process; processes of the same user of this machine, over `ws://` on loopback; and the
+    aggregator that it has connected to itself. Nobody else, but for `aggregator` and `plaintext`.
 
     Against one that sends weights of its own making, `min_batch` and `min_examples` bound little: a layer can be made to single records
     out. Pinned `models` make that harder, and only noise bounds it.
 
     Args:
-        aggregator: common name of the certificate of the one that it serves; "": none by certificate.
+        aggregator: common name of the certificate of the one that it serves; "": nobody by certificate.
+        plaintext: serve whoever connects without TLS, and so has shown nothing: for networks where everybody may have what it tells.
         models: what it trains: digests of `blueprint_digest`, or compiled models; empty: any.
         min_batch: the fewest examples that a step may be over; a remainder that is smaller joins the batch before.
         min_examples: the fewest that it may have itself.
@@ -185,6 +189,7 @@ class Policy:
     """
 
     aggregator: str = ""
+    plaintext: bool = False
     models: Collection[Any] = ()
     min_batch: int = 1
     min_examples: int = 1
@@ -204,9 +209,23 @@ class Policy:
                 raise SettingError(f"{name}={getattr(self, name)}: it has to be at least 1, or None")
         if isinstance(self.models, str):
             raise SettingError(f"models={self.models!r}: a list of digests or models is expected")
-        object.__setattr__(
-            self, "models", frozenset(one if isinstance(one, str) else blueprint.blueprint_digest(one) for one in self.models)
-        )
+        digests = (one if isinstance(one, str) else blueprint.blueprint_digest(one) for one in self.models)
+        object.__setattr__(self, "models", frozenset(digests))
+
+    def check_caller(self, caller: Caller) -> None:
+        """Refuse to serve somebody.
+
+        Raises:
+            NotAllowed: it is not the one that this owner serves.
+        """
+        known = caller.certificate is not None
+        joined = caller.dialed and not (known and self.aggregator and caller.common_name != self.aggregator)
+        named = known and bool(self.aggregator) and caller.common_name == self.aggregator
+        if caller.local or caller.same_user or joined or named or (self.plaintext and not known):
+            return
+        if not self.aggregator:
+            raise NotAllowed(f"this owner serves no aggregator by certificate: give it Policy(aggregator=...); you are {caller}")
+        raise NotAllowed(f"this owner serves the holder of the certificate of {self.aggregator!r}; you are {caller}")
 
     def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
         """Refuses a task that it does not agree to.

@@ -27,8 +27,8 @@ STATES = 4
 """Variables that a model and its optimizer may have for each weight that is allowed."""
 STEPS_AT_ONCE = 1000
 """Largest `steps_per_execution`: training can be stopped between executions only."""
-REFERENCES = frozenset({"keras_history", "input_layers", "output_layers", "layer_name"})
-"""Keys of a blueprint below which layers are told by their names."""
+REFERENCES = frozenset({"name", "shared_object_id", "keras_history", "input_layers", "output_layers", "layer_name"})
+"""Keys of a blueprint below which there are names, or what else is made up anew in each process."""
 
 
 def draw(model: keras.Model) -> Blueprint:
@@ -192,15 +192,12 @@ def _numbered(plan: Any) -> Any:
 
     def renamed(value: Any, key: str | None) -> Any:
         if isinstance(value, dict):
-            return {
-                name: renamed(one, name if name in REFERENCES or name in ("name", "shared_object_id") else key)
-                for name, one in value.items()
-            }
+            return {name: renamed(one, name if name in REFERENCES else key) for name, one in value.items()}
         if isinstance(value, list):
             return [renamed(one, key) for one in value]
         if key is None or not isinstance(value, (str, int)):
             return value
-        return numbers.get(("shared_object_id" if key == "shared_object_id" else "name", value), value)
+        return numbers.get((key if key == "shared_object_id" else "name", value), value)
 
     collect(plan)
     return renamed(plan, None)

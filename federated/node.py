@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import ActorSystem
 from federated import certificates
+from federated.admission import Policy
 from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, OwnerNode, ServerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
@@ -107,7 +108,9 @@ async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
     async with _system(node.address, node.listen, tls) as system:
-        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, name=OWNER)
+        aggregator = next(each for each, one in cluster.nodes.items() if one is cluster.aggregator)
+        policy = Policy(aggregator=aggregator, plaintext=cluster.allow_plaintext and not cluster.encrypted)
+        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, policy=policy, name=OWNER)
         if node.address is None:
             await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
         else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from actors import Actor, ActorSystem, message
+from actors import Actor, ActorSystem, caller, message
 from federated.admission import Admission, Policy
 from federated.data import Data
 from federated.errors import SettingError
@@ -22,6 +22,8 @@ from privacy import Ledger
 from protocols.secure_aggregation import Terms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares
 from protocols.sum_server import SumServer
+
+R = TypeVar("R")
 
 
 class Owner(Protocol):
@@ -83,7 +85,8 @@ class DataOwner(Actor):
     blueprint; (3) it trains in a thread, so that the process goes on answering; (4) the new weights, the number of examples and the
     metrics go back. If the aggregator gives up, training stops after the batch under way.
 
-    Whoever can reach it can have it train: let it listen with TLS, or on loopback.
+    Whom it serves is said in its `policy`: by default its own process, processes of the same user of this machine, and an aggregator that it
+    has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
 
     Args:
         data: (x, y) arrays, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
@@ -131,17 +134,23 @@ class DataOwner(Actor):
             served=self._admission.served,
         )
 
-    @message
+    @message(by="aggregator")
     async def train(self, task: Task) -> Update:
         """Trains as told, from the weights of the task.
 
         Raises:
+            NotAllowed: it does not serve whoever asks.
             ModelRefused: the blueprint cannot be built here.
             DataError: the data set is empty or without end.
             UpdateHeldBack: its policy does not allow it, or the ledger cannot pay for it.
             OwnerFailed: something else went wrong; what, is in the log of this process.
         """
-        return await in_own_words("training", self._trained(task))
+        return await self._serve("training", lambda: self._trained(task))
+
+    async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
+        """Work for the one whom this owner serves, and tell nobody what its failures quote."""
+        self._admission.policy.check_caller(caller())
+        return await in_own_words(what, work())
 
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
         await asyncio.to_thread(self._admission.admit, task, self._data, hidden=hidden)
@@ -151,7 +160,7 @@ class DataOwner(Actor):
     async def _trained_to_hide(self, task: Task) -> Update:
         return await self._trained(task, hidden=True)
 
-    @message
+    @message(by="aggregator")
     async def evaluate(self, task: Task) -> Evaluation:
         """Evaluates the weights of the task; 0 examples if this owner has no evaluation data.
 
@@ -159,7 +168,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it keeps a ledger, or its policy does not allow it.
             ModelRefused, DataError, OwnerFailed: as in training.
         """
-        return await in_own_words("evaluation", self._evaluated(task))
+        return await self._serve("evaluation", lambda: self._evaluated(task))
 
     async def _evaluated(self, task: Task) -> Evaluation:
         if self._evaluation is None:
@@ -169,47 +178,47 @@ class DataOwner(Actor):
 
     # Secure aggregation, see `Masker`.
 
-    @message
+    @message(by="aggregator")
     async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
         """Trains, and keeps the update.
 
         Raises:
             UpdateHeldBack: it cannot be hidden.
         """
-        return await in_own_words("training", self._masker.prepare(task, hiding))
+        return await self._serve("training", lambda: self._masker.prepare(task, hiding))
 
-    @message
+    @message(by="aggregator")
     async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
         """Begins a session.
 
         Raises:
             AggregationError: terms that this owner does not agree to.
         """
-        return await in_own_words("secure aggregation", self._masker.advertise(ticket, terms))
+        return await self._serve("secure aggregation", lambda: self._masker.advertise(ticket, terms))
 
-    @message
+    @message(by="aggregator")
     async def share(self, session: bytes, advertisements: list[Advertisement], nonces: tuple[bytes, ...] = ()) -> Shares:
         """Shares the secrets of the session."""
-        return await in_own_words("secure aggregation", self._masker.share(session, advertisements, nonces))
+        return await self._serve("secure aggregation", lambda: self._masker.share(session, advertisements, nonces))
 
-    @message
+    @message(by="aggregator")
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
         """Gives the masked update."""
-        return await in_own_words("secure aggregation", self._masker.mask(session, sealed))
+        return await self._serve("secure aggregation", lambda: self._masker.mask(session, sealed))
 
-    @message
+    @message(by="aggregator")
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
         """Signs whose sum it is."""
-        return await in_own_words("secure aggregation", self._masker.confirm(session, survivors))
+        return await self._serve("secure aggregation", lambda: self._masker.confirm(session, survivors))
 
-    @message
+    @message(by="aggregator")
     async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
         """Helps to open the sum."""
-        return await in_own_words("secure aggregation", self._masker.unmask(session, confirmations))
+        return await self._serve("secure aggregation", lambda: self._masker.unmask(session, confirmations))
 
     # Two-server aggregation, see `Giver`.
 
-    @message
+    @message(by="aggregator")
     async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
         """Trains, and hands each server its half of the update.
 
@@ -217,7 +226,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it cannot be hidden.
             AggregationError: a server refuses its half.
         """
-        return await in_own_words("training", self._giver.give(task, hiding, drop, vectors, seeds))
+        return await self._serve("training", lambda: self._giver.give(task, hiding, drop, vectors, seeds))
 
     async def stopped(self) -> None:
         """Ends the thread."""

@@ -72,7 +72,8 @@ class Served:
 
         Args:
             what: its kind.
-            run, number: for those who read the record.
+            run: its name, for those who read the record.
+            number: of the round, for the same.
             in_all: how many there may be; None: any number.
             a_day: how many there may be within 24 hours.
 

@@ -50,7 +50,8 @@ def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes, b
     Args:
         key: of the two.
         session: its identifier.
-        sender, receiver: their numbers.
+        sender: its number.
+        receiver: its number.
         plain: what only the receiver may read.
         beside: what everybody may read, and the receiver has to get as it is.
     """
