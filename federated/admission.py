@@ -286,10 +286,11 @@ class Admission:
     Args:
         policy: what it agrees to.
         ledger: of what was let out about its data; asked and told before each round. None: no limit.
+        hidden_only: updates leave it by secure aggregation only.
     """
 
-    def __init__(self, policy: Policy, ledger: Ledger | None) -> None:
-        self.policy, self._ledger = policy, ledger
+    def __init__(self, policy: Policy, ledger: Ledger | None, *, hidden_only: bool = False) -> None:
+        self.policy, self._ledger, self._hidden_only = policy, ledger, hidden_only
         self.served = Served(policy.record)
 
     @property
@@ -310,6 +311,10 @@ class Admission:
             DataError: the data is empty, without end, or too short.
         """
         _check_task(task)
+        if self._hidden_only and not hidden:
+            raise UpdateHeldBack(
+                "this owner has a roster: its updates leave it by secure aggregation with these owners, and in no other way"
+            )
         release, examples = released(task.training), data.count()
         coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
         if coarse:

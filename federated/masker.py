@@ -101,11 +101,12 @@ class OwnMasker:
         train: makes the update.
         identity: long-term key; None: a new one for as long as this object lives.
         roster: public keys (32 bytes) of those whom this owner takes part with; None: whomever the aggregator names. Only with a roster
-            does the protocol withstand an aggregator that makes owners up; without one it has to be honest about who takes part. With one
-            the degree of a session has to be the usual one at least, see `usual_degree`.
+            does the protocol withstand an aggregator that makes owners up; without one it has to be honest about who takes part, and what
+            they are asked. With one each round of a run is served once, what others were asked is compared, and the degree of a session
+            has to be the usual one at least, see `usual_degree`.
         least: the smallest cohort whose sum it helps to open, at least 3; None: two thirds of the roster, or 3 without one.
         policy: its least noise is compared with that of the cohort that is signed.
-        served: each round of a run is served once; None: a record in memory.
+        served: the record of the rounds; None: one in memory.
     """
 
     def __init__(
@@ -137,10 +138,10 @@ class OwnMasker:
         """See `Masker.prepare`.
 
         Raises:
-            AggregationError: the round of this run was served before. Two sums that differ by one owner would show its update.
+            AggregationError: with a roster: the round of this run was served before. Two sums that differ by one owner would show it.
             UpdateHeldBack: a value is too large or not finite, or there are too many examples. It says nothing of how large they are.
         """
-        if not self._served.once(task.run, task.round):
+        if self._roster is not None and not self._served.once(task.run, task.round):
             raise AggregationError(f"round {task.round} of this run was served before: an owner serves each once")
         agreed = await asyncio.to_thread(agreement, task, hiding)  # before training: what is asked, not what became of it
         update = await self._train(task)
@@ -167,7 +168,7 @@ class OwnMasker:
         length = values + len(update.metrics) + 1
         if terms.identifier in self._used:
             raise AggregationError("this session has been held before: each has terms of its own")
-        if terms.task != kept.agreed:
+        if terms.task != kept.agreed and (terms.task or self._roster is not None):
             raise AggregationError(
                 "the session is about another task than this owner was given: owners would be summed that did other things"
             )

@@ -85,14 +85,15 @@ class DataOwner(Actor):
     blueprint; (3) it trains in a thread, so that the process goes on answering; (4) the new weights, the number of examples and the
     metrics go back. If the aggregator gives up, training stops after the batch under way.
 
-    Whom it serves is said in its `policy`: by default its own process, processes of the same user of this machine, and an aggregator that it
-    has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
+    Whom it serves is said in its `policy`: by default its own process, processes of the same user of this machine, and an aggregator
+    that it has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
 
     Args:
         data: (x, y) arrays, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
         evaluation: the same, to evaluate global models on; None: this owner evaluates nothing.
         identity: its long-term key for secure aggregation; None: a new one for as long as the actor lives.
-        roster: public keys (32 bytes) of the owners that it aggregates with; None: whomever the aggregator names, see `OwnMasker`.
+        roster: public keys (32 bytes) of the owners that it aggregates with; its updates leave it in no other way then. None: whomever the
+            aggregator names, see `OwnMasker`.
         least_cohort: the smallest number of owners among which it hides its updates, at least 3; None: two thirds of the roster, or 3
             without one.
         ledger: of what was let out about the data; asked and told before each round, see `Release.event`. With one, nothing leaves that it
@@ -122,7 +123,7 @@ class DataOwner(Actor):
         policy = policy or Policy()
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
-        self._admission = Admission(policy, ledger)
+        self._admission = Admission(policy, ledger, hidden_only=roster is not None)
         self._trainer = Trainer(largest=policy.largest, min_batch=policy.min_batch)
         self._giver = OwnGiver(self._trained)
         self._masker = OwnMasker(

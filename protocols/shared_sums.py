@@ -46,7 +46,7 @@ class SumTerms:
     scaled: int
     word: int
     cohort: int
-    most: int = 1
+    most: int = LARGEST_FACTOR
 
     def __post_init__(self) -> None:
         if not 1 <= self.most <= LARGEST_FACTOR:
