@@ -24,7 +24,7 @@ from federated.served import Served
 from federated.update import Bound, LocalTraining, Task, Update
 from privacy import BudgetSpent, Ledger
 
-MOST_EPOCHS = 10_000
+MOST_EPOCHS = 1_000_000
 MOST_ROUNDS = 1 << 31
 LONGEST_RUN = 200
 """What settings may be at most; `LONGEST_RUN` in characters."""
@@ -313,7 +313,7 @@ class Admission:
         _check_task(task)
         if self._hidden_only and not hidden:
             raise UpdateHeldBack(
-                "this owner has a roster: its updates leave it by secure aggregation with these owners, and in no other way"
+                "this owner has a roster: its updates leave it by secure aggregation with it, and in no other way"
             )
         release, examples = released(task.training), data.count()
         coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
