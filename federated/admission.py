@@ -312,9 +312,7 @@ class Admission:
         """
         _check_task(task)
         if self._hidden_only and not hidden:
-            raise UpdateHeldBack(
-                "this owner has a roster: its updates leave it by secure aggregation with it, and in no other way"
-            )
+            raise UpdateHeldBack("this owner has a roster: its updates leave it by secure aggregation with it, and in no other way")
         release, examples = released(task.training), data.count()
         coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
         if coarse:

@@ -165,9 +165,9 @@ def _check_activations(model: Any, largest: float) -> None:
     """Refuses layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
     import keras  # noqa: PLC0415  is loaded already
 
-    for operation in getattr(model, "operations", ()):
+    for layer in model._flatten_layers():  # Keras has no public way to layers within layers
         with contextlib.suppress(AttributeError, ValueError):  # no output yet, or several
-            if sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(operation.output)) > largest:
+            if sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output)) > largest:
                 raise ModelRefused(f"layer outputs of more than {largest:,.0f} values for one example: no more are allowed here")
 
 
