@@ -166,9 +166,11 @@ def _check_activations(model: Any, largest: float) -> None:
     import keras  # noqa: PLC0415  is loaded already
 
     for layer in model._flatten_layers():  # Keras has no public way to layers within layers
+        count = 0
         with contextlib.suppress(AttributeError, ValueError):  # no output yet, or several
-            if sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output)) > largest:
-                raise ModelRefused(f"layer outputs of more than {largest:,.0f} values for one example: no more are allowed here")
+            count = sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output))
+        if count > largest:
+            raise ModelRefused(f"the outputs of a layer have more than {largest:,.0f} values for one example: no more are allowed here")
 
 
 def _check_compilation(compilation: Any) -> None:

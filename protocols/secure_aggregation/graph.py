@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 from protocols.errors import AggregationError
 from protocols.secure_aggregation.session import Terms
@@ -70,11 +71,9 @@ class Graph:
         self._order: list[int] | None = None
         if terms.complete:
             return
-        if len(nonces) != self._owners or any(commitment(n) != c for n, c in zip(nonces, terms.commitments, strict=True)):
+        if not _open(tuple(nonces), terms.commitments):
             raise AggregationError("the nonces are not those that the owners have committed to: nobody can say who masks with whom")
-        beacon = hashlib.sha256(b"confide graph" + terms.identifier + b"".join(nonces)).digest()
-        places = {u: hashlib.sha256(beacon + key).digest() for u, key in enumerate(terms.roster)}
-        self._order = sorted(places, key=lambda u: places[u])
+        self._order = _order(terms.identifier, terms.roster, tuple(nonces))
         self._places = {u: place for place, u in enumerate(self._order)}
 
     def neighbours(self, u: int) -> list[int]:
@@ -83,3 +82,16 @@ class Graph:
             return [v for v in range(self._owners) if v != u]
         at = self._places[u]
         return sorted(self._order[(at + step) % self._owners] for step in range(-self._reach, self._reach + 1) if step)
+
+
+@lru_cache(maxsize=8)
+def _open(nonces: tuple[bytes, ...], commitments: tuple[bytes, ...]) -> bool:
+    return tuple(map(commitment, nonces)) == commitments
+
+
+@lru_cache(maxsize=8)
+def _order(session: bytes, roster: tuple[bytes, ...], nonces: tuple[bytes, ...]) -> list[int]:
+    """The ring: owners in an order that is a function of all nonces. Kept, for owners of a simulation are many."""
+    beacon = hashlib.sha256(b"confide graph" + session + b"".join(nonces)).digest()
+    places = [hashlib.sha256(beacon + key).digest() for key in roster]
+    return sorted(range(len(roster)), key=lambda u: places[u])

@@ -7,6 +7,7 @@ secret is the row of its polynomials at x = j + 1. Any `threshold` shares give t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +51,8 @@ def split(secret: bytes, *, threshold: int, shares: int) -> Field:
     return value
 
 
-def is_share(value: Field) -> bool:
-    """Whether an array has the form of a share: field elements, one for each limb."""
-    return value.shape == (LIMBS,) and value.dtype == np.uint64 and bool((value < PRIME).all())
-
-
-def _at_zero(points: list[int]) -> Field:
+@lru_cache(maxsize=64)
+def _at_zero(points: tuple[int, ...]) -> Field:
     """Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
     coefficients = []
     for j in points:
@@ -72,15 +69,18 @@ def combine(shares: Mapping[int, Field], *, threshold: int) -> bytes:
     """The secret from shares by their number j.
 
     Raises:
-        SharingError: fewer than `threshold` shares, or shares that belong to no secret.
+        SharingError: fewer than `threshold` shares, shares that are no field elements, or shares that belong to no secret.
     """
     if len(shares) < threshold:
         raise SharingError(f"{len(shares)} shares are there, {threshold} are needed")
     chosen = sorted(shares)[:threshold]
-    weights = _at_zero([j + 1 for j in chosen])
-    total = np.zeros(LIMBS, np.uint64)
-    for weight, j in zip(weights, chosen, strict=True):
-        total = (total + weight * shares[j]) % np.uint64(PRIME)
+    if any(shares[j].shape != (LIMBS,) or shares[j].dtype != np.uint64 for j in chosen):
+        raise SharingError(f"a share has another form than {LIMBS} field elements")
+    rows = np.stack([shares[j] for j in chosen])
+    if (rows >= PRIME).any():
+        raise SharingError("a share is no field element")
+    weights = _at_zero(tuple(j + 1 for j in chosen))
+    total = (weights[:, None] * rows % np.uint64(PRIME)).sum(axis=0, dtype=np.uint64) % np.uint64(PRIME)
     number = sum(int(limb) << (LIMB_BITS * i) for i, limb in enumerate(total))
     if (total >> np.uint64(LIMB_BITS)).any() or number >> (8 * SECRET_BYTES):
         raise SharingError("the shares do not belong together")

@@ -107,7 +107,7 @@ def test_as_many_as_leave_a_threshold():
 
 def test_a_lever_on_a_single_mask():
     """A multiple of the inverse of its Lagrange coefficient moves just the mask that the server would take away."""
-    weight = int(shamir._at_zero([k + 1 for k in range(2 * (N - 1) // 3 + 1)])[0])
+    weight = int(shamir._at_zero(tuple(range(1, 2 * (N - 1) // 3 + 2)))[0])
 
     def pull(one):
         masks = {u: share.copy() for u, share in one.own_masks.items()}
