@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from typing import cast
 
 from websockets.asyncio.server import Server
@@ -11,7 +12,7 @@ from websockets.asyncio.server import Server
 from actors import websocket
 from actors.address import Address
 from actors.dialed import Dialed
-from actors.errors import SystemClosed
+from actors.errors import ConnectFailed, SystemClosed
 from actors.home import Home
 from actors.peer import Peer
 from actors.websocket import Link
@@ -28,6 +29,7 @@ class Network:
         limit: the largest message that is taken, in bytes.
         server_tls, client_tls: for wss.
         allow_plaintext: permit `ws://` to and from other machines.
+        named: address -> the common name that the certificate shown there must have.
 
     Raises:
         InsecureAddress: plaintext to other machines that is not permitted.
@@ -42,6 +44,7 @@ class Network:
         server_tls: ssl.SSLContext | None,
         client_tls: ssl.SSLContext | None,
         allow_plaintext: bool,
+        named: Mapping[str, str],
     ) -> None:
         if listen is not None:
             listen.check_encryption(allow_plaintext)
@@ -50,6 +53,7 @@ class Network:
         self._limit = limit
         self._server_tls, self._client_tls = server_tls, client_tls
         self._allow_plaintext = allow_plaintext
+        self._named = dict(named)
         self._open = False
         self._server: Server | None = None
         self._dialed: dict[str, Dialed] = {}
@@ -94,7 +98,13 @@ class Network:
     async def _dial(self, address: Address) -> Peer:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
-        return await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=self._keep)
+        peer = await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=self._keep)
+        expected, shown = self._named.get(str(address)), peer.caller.common_name
+        if expected is not None and shown != expected:
+            link = next(link for link in self._links.values() if link.peer is peer)
+            await link.close("it has shown the certificate of somebody else")
+            raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
+        return peer
 
     def _keep(self, link: Link) -> None:
         task = asyncio.create_task(link.run())

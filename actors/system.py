@@ -71,6 +71,7 @@ class ActorSystem:
             can connect may send everything.
         refer: whether references in messages may lead to other systems than the two ends of a connection, so that a message can make
             this one connect to an address that its sender names.
+        named: address -> the common name that the certificate shown there must have; others are refused when they are dialed.
         for_user: show, on loopback, to systems of the same user that this one is, too.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
@@ -95,6 +96,7 @@ class ActorSystem:
         advertise: str | None = None,
         roles: Callable[[Caller], Collection[str]] | None = None,
         refer: bool = True,
+        named: Mapping[str, str] | None = None,
         for_user: bool = True,
         on_error: Callable[[OneWayFailed], None] = _log_error,
     ) -> None:
@@ -115,7 +117,13 @@ class ActorSystem:
         self._names = Names()
         self.memory = Memory(self.cell, self.report, timeout=timeout)
         self._network = Network(
-            self, self._listen, limit=message_limit, server_tls=ssl, client_tls=connect_ssl, allow_plaintext=allow_plaintext
+            self,
+            self._listen,
+            limit=message_limit,
+            server_tls=ssl,
+            client_tls=connect_ssl,
+            allow_plaintext=allow_plaintext,
+            named=named or {},
         )
 
     @property

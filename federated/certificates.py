@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from actors.identity.caller import common_name
 from federated.errors import KeysError
-from protocols.client_name import common_name
 from protocols.worker_process import Encryption, mutual
 
 DAYS = 365

@@ -17,6 +17,7 @@ from federated.hiding import LARGEST_METRIC, Hiding
 from federated.owner import Owner, giver
 from federated.strategy import check
 from federated.update import Array, Task
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.cluster import Cluster
 from protocols.concurrency import at_once
 from protocols.errors import AggregationError, ProtocolError
@@ -134,8 +135,17 @@ class SharedAggregation:
 class _Session:
     """A session with the two servers, for any number of rounds."""
 
-    def __init__(self, servers: tuple[SumServer, SumServer], session: Session, parameters: int, hiding: Hiding, owners: int) -> None:
+    def __init__(
+        self,
+        servers: tuple[SumServer, SumServer],
+        session: Session,
+        rights: tuple[bytes, bytes],
+        parameters: int,
+        hiding: Hiding,
+        owners: int,
+    ) -> None:
         self.vectors, self.seeds = servers
+        self._at_vectors, self._at_seeds = rights
         self.hiding = hiding
         self._session, self._parameters, self._owners = session, parameters, owners
         self._scheme = hiding.quantisation(owners)
@@ -148,14 +158,16 @@ class _Session:
         Raises:
             ActorError, ProtocolError: one of them is not there.
         """
+        await cluster.enrol()
         urls = [f"{url}/sums" for url in cluster.addresses.servers]
         first, second = await at_once(*(cluster.links.system.connect(url, SumServer) for url in urls))
         scheme = hiding.quantisation(owners)
         terms = SumTerms(parameters + METRIC_SLOTS + 1, parameters, scheme.word, cohort, hiding.headroom)
-        names = secrets.token_bytes(16), secrets.token_bytes(32), secrets.token_bytes(32)
-        sessions = [Session(*names, terms, peer, peer == urls[1]) for peer in reversed(urls)]
+        handle, key, secret, places = secrets.token_bytes(16), secrets.token_bytes(32), new_secret(), cluster.seats_for("").servers
+        sessions = [Session(handle, digest_at(secret, place), key, terms, cluster.equals) for place in places]
         await at_once(*(one.begin(session, cluster.presence) for one, session in zip((first, second), sessions, strict=True)))
-        return _Session((first, second), sessions[0], parameters, hiding, owners)
+        rights = right_at(secret, places[0]), right_at(secret, places[1])
+        return _Session((first, second), sessions[0], rights, parameters, hiding, owners)
 
     def serves(self, parameters: int, hiding: Hiding, owners: int) -> bool:
         """Whether it can be used for such a round."""
@@ -178,12 +190,12 @@ class _Session:
         return await asyncio.shield(admission)
 
     async def _admit(self, ticket: bytes, factor: int) -> bool:
-        authority = self._session.authority
-        if not await self.seeds.admit(authority, ticket, factor):
+        handle = self._session.handle
+        if not await self.seeds.admit(handle, self._at_seeds, ticket, factor):
             return False
-        if await self.vectors.admit(authority, ticket, factor):
+        if await self.vectors.admit(handle, self._at_vectors, ticket, factor):
             return True
-        await self.seeds.expel(authority, ticket)
+        await self.seeds.expel(handle, self._at_seeds, ticket)
         return False
 
     async def open(self) -> Vector:
@@ -193,8 +205,8 @@ class _Session:
             AggregationError: the servers do not agree, or too few were admitted.
         """
         await asyncio.gather(*self._admissions)
-        first = await self.vectors.open(self._session.authority)
-        second = await self.seeds.open(self._session.authority)
+        first = await self.vectors.open(self._session.handle, self._at_vectors)
+        second = await self.seeds.open(self._session.handle, self._at_seeds)
         if first.shape != second.shape or first.dtype != second.dtype:
             raise AggregationError("the halves of the sum do not fit together")
         total: Vector = first + second
@@ -203,7 +215,8 @@ class _Session:
     async def discard(self) -> None:
         """Forgets what was admitted."""
         await asyncio.gather(*self._admissions, return_exceptions=True)
-        await at_once(*(server.discard(self._session.authority) for server in (self.vectors, self.seeds)))
+        both = ((self.vectors, self._at_vectors), (self.seeds, self._at_seeds))
+        await at_once(*(server.discard(self._session.handle, right) for server, right in both))
 
     def check(self, total: Vector, owners: int) -> None:
         """Refuses a sum that updates of so many owners cannot have.

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy.typing as npt
 
-from actors import Actor, ActorError, ActorNotFound, ActorSystem, ChildFailed, ChildProcess, ConnectFailed
+from actors import Actor, ActorError, ActorNotFound, ActorSystem, ChildFailed, ChildProcess, ConnectFailed, NotAllowed
+from protocols.authority.enrolment import ENROLMENT, Enrolment
+from protocols.authority.seats import Seats, helper_of, seats
 from protocols.compute_server import ComputeServer
 from protocols.concurrency import at_once
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ClusterError, WorkerUnreachable
 from protocols.hosting import Addresses
 from protocols.presence import Presence
-from protocols.roles import helper_of, roles
+from protocols.roles import roles
 from protocols.worker import Worker
 
 if TYPE_CHECKING:
     from protocols.training.deposits import Deposited, Grant, Granting
-    from protocols.training.terms import Column
+    from protocols.training.terms import SharedArray
 
 A = TypeVar("A", bound=Actor)
 
@@ -84,8 +86,9 @@ class Cluster:
         self.children: dict[int, ChildProcess] = {}
 
     def system(self) -> ActorSystem:
-        """A new actor system that can reach the workers."""
-        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=self._allow_plaintext)
+        """A new actor system that can reach the workers, and those only that show the certificates of their names, if these are known."""
+        names = {worker.url: worker.name for worker in self.workers if worker.name}
+        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=self._allow_plaintext, named=names)
 
     @property
     def addresses(self) -> Addresses:
@@ -96,6 +99,10 @@ class Cluster:
         """The same for a model of this name: among equals its roles."""
         first, second, third = (worker.url for worker in self.workers)
         return roles((first, second, third), helper_of(model)) if self.equals else Addresses((first, second), third)
+
+    def seats_for(self, model: str) -> Seats:
+        """Who does what for a model of this name, by the places of the workers in this cluster."""
+        return seats(self.equals, model)
 
     @property
     def links(self) -> Links:
@@ -127,7 +134,7 @@ class Cluster:
             raise ClusterError("the cluster is not running; use it inside 'async with cluster:'")
         return self._presence
 
-    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> Column:
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
         """Secret-shares an array among the servers, to train on it: neither sees more than its shape.
 
         Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
@@ -182,7 +189,7 @@ class Cluster:
 
         return await deposit(self, name, array, classes=classes, ids=ids, allow=allow)
 
-    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> Column:
+    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedArray:
         """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.
 
         All parts are re-randomised: files that somebody copied before are worth nothing beside those of afterwards.
@@ -238,10 +245,25 @@ class Cluster:
             system = await stack.enter_async_context(self.system())
             stack.callback(self.children.clear)
             await at_once(*(self._find(number, system, stack) for number in range(3)))
+            await at_once(*(self._enrol(system, worker) for worker in self.workers))
             self._links = tuple(await at_once(*(connected(system, addresses) for addresses in self._all_roles())))
             self._presence = await system.spawn(Presence)
             self._stack = stack.pop_all()
         return self
+
+    async def enrol(self) -> None:
+        """Tell those workers of this machine that were started again whose they are. Whoever does not answer is left to who uses it next.
+
+        Raises:
+            ClusterError: outside of the `async with` block, or a worker belongs to another cluster.
+        """
+        system = self.links.system
+
+        async def told(worker: Worker) -> None:
+            with contextlib.suppress(ActorError, WorkerUnreachable):
+                await self._enrol(system, worker)
+
+        await at_once(*(told(worker) for worker in self.workers))
 
     def _all_roles(self) -> list[Addresses]:
         """By the place of the helper; with a crypto provider there is but one."""
@@ -272,6 +294,15 @@ class Cluster:
         stack.push_async_callback(child.stop)
         self.children[number] = child
         worker.url = child.address
+
+    async def _enrol(self, system: ActorSystem, worker: Worker) -> None:
+        """Tells a worker of this machine and user whose it is. Others know it from their cluster file, or are somebody else's."""
+        if not (worker.local and worker.url.startswith("ws://")):
+            return
+        first, second, third = (each.url for each in self.workers)
+        enrolment = await _connected(system, f"{worker.url}/{ENROLMENT}", Enrolment)
+        with contextlib.suppress(NotAllowed):  # of another user, or of a cluster file: then this process is a client to it
+            await enrolment.join((first, second, third))
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._links, self._presence = (), None

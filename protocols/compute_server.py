@@ -1,8 +1,8 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
-It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `withdraw`,
-`give_back`, `retire`), the model's owner (`load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and the other server
-(`deliver`, `give_up`).
+It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`,
+`withdraw`, `give_back`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and
+the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
 examples; nothing of weights, inputs, values in between, or answers.
@@ -20,19 +20,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, message, portable_error
+from actors import Actor, ActorError, caller, message, portable_error
 from protocols import errors, inference
-from protocols.client_name import client_name
-from protocols.errors import NameTaken, NotOwner, UnknownModel, WorkerLost
+from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PARTY, WORKERS, Membership
+from protocols.authority.rights import Claim
+from protocols.authority.seats import Seats
+from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.hosting import Handshake, HostedModel, Hosting, Terms
+from protocols.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
 from protocols.keystream import derive
 from protocols.material import Material
-from protocols.pair import Pair
+from protocols.pair import Agreement, Pair
 from protocols.preprocessing import answered
-from protocols.presence import Presence
 from protocols.run import Cost, Inboxes, drive
-from protocols.seal import Seal
+from protocols.seal import Seal, seal_key
 from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, check
 
@@ -42,7 +43,9 @@ for _error in vars(errors).values():
 
 
 HOSTED_WITHIN = 60.0
-"""Seconds after an agreement within which its model arrives."""
+"""Seconds after a claim or an agreement within which its model arrives."""
+CLAIMS = 1000
+"""How many names may be claimed for models that have not arrived."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -57,10 +60,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Entry:
-    """A hosted model with its links to the other server and the provider."""
+    """A hosted model: who its owner is, who the other parties are, and the links to them."""
 
-    def __init__(self, model: HostedModel, peer: ComputeServer, provider: Settlement, patience: float) -> None:
-        self.model = model
+    def __init__(
+        self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, peer: ComputeServer, provider: Settlement, patience: float
+    ) -> None:
+        self.model, self.claim, self.seats = model, claim, seats
+        self.seal_key = key
         self.peer = peer.with_options(one_way=True)
         self.provider = provider.with_options(one_way=True)
         self.inboxes = Inboxes(patience)
@@ -71,13 +77,15 @@ class ComputeServer(Actor):
     """Evaluates shared models together with its twin.
 
     Args:
+        cluster: whose server it is.
         patience: seconds to wait for a message of the other server.
     """
 
-    def __init__(self, patience: float = 30.0) -> None:
-        self._patience = patience
+    def __init__(self, cluster: Membership | None = None, patience: float = 30.0) -> None:
+        self._cluster, self._patience = cluster or Membership(), patience
         self._entries: dict[str, _Entry] = {}
-        self._agreed: dict[bytes, Pair] = {}
+        self._claims: dict[str, Claim] = {}
+        self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
@@ -95,33 +103,69 @@ class ComputeServer(Actor):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _by(self, capability: str, value: bytes) -> _Entry:
+    def _model(self, model: bytes) -> _Entry:
         for entry in self._entries.values():
-            if getattr(entry.model.hosting, capability) == value:
+            if entry.model.hosting.model == model:
                 return entry
-        raise (NotOwner if capability == "owner" else UnknownModel)("this server hosts no such model; it may have been stopped")
+        raise UnknownModel("this server hosts no such model; it may have been stopped")
 
-    # The crypto provider's messages.
+    # The third party's messages.
 
-    @message(reentrant=True)
-    async def agree(self, model: bytes, party: int, public: bytes) -> bytes:
-        """Among equals: agrees on a secret with the helper of a model that will be hosted here; gives this server's public key."""
-        mine, self._agreed[model] = answered(public, model, party)
+    def _dealt(self, model: bytes, what: str) -> _Entry:
+        """The model of a message that its third party alone may send."""
+        entry = self._model(model)
+        self._cluster.require(entry.seats.third, what)
+        return entry
+
+    def _seated(self, equals: bool, name: str, what: str) -> tuple[Seats, int]:
+        """Who does what for a model that its third party begins to share, and which server this one is."""
+        seats = self._cluster.seats(equals, name)
+        self._cluster.require(seats.third, what)
+        return seats, seats.servers.index(self._cluster.place)
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def agree(self, name: str, model: bytes, equals: bool, public: bytes | None) -> Agreed:
+        """Agrees on keys for a model that will be hosted here: with the other server, and among equals with the helper.
+
+        Args:
+            name: of the model.
+            model: its identifier.
+            equals: see `Hosting`.
+            public: of the helper, among equals.
+        """
+        _, party = self._seated(equals, name, "agree")
+        if (public is not None) != equals:
+            raise ClusterError("a helper among equals agrees on a secret with this server, and a crypto provider does not")
+        mine, pair = (None, None) if public is None else answered(public, model, party)
+        seal = Agreement()
+        self._agreed[model] = seal, pair
         asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._agreed.pop, model, None)
-        return mine
+        return Agreed(seal.public, mine)
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=THIRD_PARTY)
     async def host(self, hosting: Hosting) -> None:
-        """Makes room for a model and connects to the other server."""
-        if hosting.name in self._entries:
-            raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
-        model = HostedModel(hosting, self._agreed.pop(hosting.model, None))
-        peer = await self.system.connect(f"{hosting.addresses.servers[model.me.other]}/server", ComputeServer)
+        """Makes room for a model whose name its owner has claimed here, and connects to the other server.
+
+        Raises:
+            NotOwner: nobody has claimed the name.
+            NameTaken: it is somebody else's.
+            ClusterError: the third party takes this server for the other one, or has not agreed on keys.
+        """
+        seats, party = self._seated(hosting.equals, hosting.name, "host")
+        if hosting.party != party or hosting.model not in self._agreed:
+            raise ClusterError(f"server {party} of the model {hosting.name!r} is asked to be server {hosting.party}, or agreed on no keys")
+        self._check_free(hosting.name)
+        claim = self._claims.pop(hosting.name, None)
+        if claim is None:
+            raise NotOwner(f"no owner has claimed the name {hosting.name!r} at this server: the owner itself has to, before it is shared")
+        seal, pair = self._agreed.pop(hosting.model)
+        model = HostedModel(hosting, pair)
+        key = seal_key(seal, hosting.seal, hosting.model)
+        peer = await self.system.connect(f"{self._cluster.address(seats.servers[model.me.other])}/server", ComputeServer)
         settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
-        provider = await self.system.connect(f"{hosting.addresses.crypto_provider}/provider", settlement)
-        if hosting.name in self._entries:
-            raise NameTaken(f"a model named {hosting.name!r} is hosted here already; choose another name or stop it first")
-        entry = self._entries[hosting.name] = _Entry(model, peer, provider, self._patience)
+        provider = await self.system.connect(f"{self._cluster.address(seats.third)}/provider", settlement)
+        self._check_free(hosting.name)
+        entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, peer, provider, self._patience)
         entry.watches = [asyncio.create_task(self._watch(entry, peer)), asyncio.create_task(self._watch_provider(entry, provider))]
 
     async def _watch(self, entry: _Entry, peer: ComputeServer) -> None:
@@ -137,36 +181,40 @@ class ComputeServer(Actor):
             await self.system.watch(provider)
             await asyncio.sleep(self._patience)
             try:
-                known = await provider.knows(entry.model.hosting.authority)
+                known = await provider.knows(entry.model.hosting.model)
             except ActorError:
                 known = False
         if self._entries.get(entry.model.name) is entry:
             self._forget(entry)
 
-    @message(reentrant=True)
+    def _check_free(self, name: str) -> None:
+        if name in self._entries:
+            raise NameTaken(f"a model named {name!r} is hosted here already; choose another name or stop it first")
+
+    @message(reentrant=True, by=THIRD_PARTY)
     async def deal(
-        self, authority: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, examples: int, dealt: npt.NDArray[np.uint64] | None
+        self, model: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, examples: int, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
         """Takes a chunk of randomness; returns when it is prepared and on stock."""
-        model = self._by("authority", authority).model
-        own = model.key(key, "chunk", chunk)
-        prepare = asyncio.get_running_loop().run_in_executor(self._ahead, model.prepared, reveal, own, examples, dealt)
-        model.stocks[reveal].add(chunk, await prepare)
+        hosted = self._dealt(model, "deal").model
+        own = hosted.key(key, "chunk", chunk)
+        prepare = asyncio.get_running_loop().run_in_executor(self._ahead, hosted.prepared, reveal, own, examples, dealt)
+        hosted.stocks[reveal].add(chunk, await prepare)
 
-    @message(reentrant=True)
-    async def withdraw(self, authority: bytes, ticket: Ticket) -> bool:
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
         """Throws the randomness of an unused ticket away; False if it has been used."""
-        return self._by("authority", authority).model.stocks[ticket.reveal].withdraw(ticket)
+        return self._dealt(model, "withdraw").model.stocks[ticket.reveal].withdraw(ticket)
 
-    @message(reentrant=True)
-    async def give_back(self, authority: bytes, request: bytes) -> None:
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def give_back(self, model: bytes, request: bytes) -> None:
         """A request got no answer and does not count."""
-        self._by("authority", authority).model.give_back(request)
+        self._dealt(model, "give_back").model.give_back(request)
 
-    @message(reentrant=True)
-    async def retire(self, authority: bytes) -> None:
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def retire(self, model: bytes) -> None:
         """Forgets a model that could not be shared completely, or whose owner is gone."""
-        self._forget(self._by("authority", authority))
+        self._forget(self._dealt(model, "retire"))
 
     def _forget(self, entry: _Entry) -> None:
         """Shares, randomness, and requests under way."""
@@ -181,51 +229,89 @@ class ComputeServer(Actor):
 
     # The owner's messages.
 
-    @message(reentrant=True)
-    async def load(self, owner: bytes, masked: list[npt.NDArray[np.uint64]]) -> None:
-        """Takes M_W = W + lambda_W of every weight."""
-        self._by("owner", owner).model.load(masked)
+    @message(reentrant=True, by=OWNER)
+    async def claim(self, name: str, digest: bytes) -> None:
+        """Keeps a name for whoever asks, for a while, until the third party shares the model. `digest` is that of the owner's right here.
 
-    @message(reentrant=True)
-    async def serve(self, owner: bytes, terms: Terms) -> None:
+        Raises:
+            NameTaken: the name is somebody's already.
+            NotAllowed: the cluster file says whose it is.
+            TooLarge: too many names are claimed.
+        """
+        self._cluster.check_name(name)
+        self._check_free(name)
+        if name in self._claims:
+            raise NameTaken(f"a model named {name!r} is being shared here already; choose another name")
+        if len(self._claims) >= CLAIMS:
+            raise TooLarge(f"{CLAIMS} names are claimed here for models that have not arrived; try again in {HOSTED_WITHIN:g} s")
+        claim = self._claims[name] = Claim.of_caller(digest)
+        asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._expired, name, claim)
+
+    def _expired(self, name: str, claim: Claim) -> None:
+        if self._claims.get(name) is claim:
+            del self._claims[name]
+
+    def _owned(self, name: str, right: bytes) -> _Entry:
+        if name not in self._entries:
+            raise UnknownModel(f"no model named {name!r} is shared here; it may have been stopped")
+        self._entries[name].claim.check(right, f"the model {name!r}")
+        return self._entries[name]
+
+    @message(reentrant=True, by=OWNER)
+    async def load(self, name: str, right: bytes, program: bytes, masked: list[npt.NDArray[np.uint64]]) -> None:
+        """Takes M_W = W + lambda_W of every weight. `program` is the fingerprint of the program that the owner has shared.
+
+        Raises:
+            ServingError: another program is hosted here.
+        """
+        model = self._owned(name, right).model
+        if fingerprint(model.hosting.program) != program:
+            raise ServingError(f"another program than that of the owner is hosted here for {name!r}: the third party has changed it")
+        model.load(masked)
+
+    @message(reentrant=True, by=OWNER)
+    async def serve(self, name: str, right: bytes, terms: Terms) -> None:
         """Allows requests."""
-        self._by("owner", owner).model.serve(terms)
+        self._owned(name, right).model.serve(terms)
 
-    @message(reentrant=True)
-    async def remove(self, name: str, owner: bytes) -> None:
-        """Forgets a model."""
-        entry = self._by("owner", owner)
-        if entry.model.name == name:
-            self._forget(entry)
+    @message(reentrant=True, by=OWNER)
+    async def remove(self, name: str, right: bytes) -> None:
+        """Forgets a model, or the claim to its name."""
+        claim = self._claims.get(name)
+        if claim is not None and claim.allows(right):
+            del self._claims[name]
+        else:
+            self._forget(self._owned(name, right))
 
     # The clients' messages.
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=CLIENT)
     async def describe(self, name: str) -> Handshake:
         """The public half of a model."""
         if name not in self._entries:
             shared = ", ".join(sorted(self._entries)) or "none"
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
-        return self._entries[name].model.handshake
+        entry = self._entries[name]
+        return entry.model.handshake(entry.claim.holder)
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
-        """The names of the models hosted here."""
+        """The names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
         return sorted(self._entries)
 
-    @message(reentrant=True)
-    async def answer(self, signed: SignedTicket, m: npt.NDArray[np.uint64], presence: Presence | None = None) -> Answer:
+    @message(reentrant=True, by=CLIENT)
+    async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
         """This server's share of the answer for masked examples.
 
-        Steps: (1) verify the ticket; (2) check the shape; (3) consume the randomness; (4) count the request; (5) evaluate with the other
-        server; (6) tell the provider how it ended. Nothing is sent before (4), and a ticket that is refused in (3) counts nowhere.
-        `presence` says who asks; it is needed where answers are noisy.
+        Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
+        (4) count the request; (5) evaluate with the other server; (6) tell the provider how it ended. Nothing is sent before (4), and a
+        ticket that is refused in (3) counts nowhere.
         """
-        entry = self._by("model", signed.ticket.model)
+        entry = self._model(signed.ticket.model)
         model = entry.model
-        ticket = check(signed, model.ticket_key, model.me.index)
+        ticket = check(signed, model.ticket_key, model.me.index, right)
         model.check_input(ticket, m)
-        client = client_name(self.system, presence) if model.counts_clients else ""
+        client = caller().common_name if model.counts_clients else ""
         material = model.stocks[ticket.reveal].take(ticket)
         answered = False
         try:
@@ -237,13 +323,13 @@ class ComputeServer(Actor):
         return Answer(share, cost, seal)
 
     async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost, bytes]:
-        model, link = entry.model, entry.model.hosting.link
-        channel = derive(link, ticket.run)
-        seal = Seal(link, channel)
+        model, identifier = entry.model, entry.model.hosting.model
+        channel = derive(identifier, ticket.run)
+        seal = Seal(entry.seal_key, channel)
         seal.add([m])
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
-            await entry.peer.deliver(link, channel, number, arrays)
+            await entry.peer.deliver(identifier, channel, number, arrays)
 
         protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
         try:
@@ -257,33 +343,38 @@ class ComputeServer(Actor):
                     seal=seal,
                     dealt=model.dealt_bytes(ticket),
                     patience=self._patience,
+                    received=m,
                 )
             return share, cost, seal.close()
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None
         except BaseException:
-            self._later(entry.peer.give_up(link, channel))
+            self._later(entry.peer.give_up(identifier, channel))
             raise
 
     def _settle(self, entry: _Entry, ticket: Ticket, answered: bool) -> None:
-        self._later(entry.provider.settle(entry.model.hosting.authority, ticket.request, ticket.part, entry.model.me.index, answered))
+        self._later(entry.provider.settle(entry.model.hosting.model, ticket.request, ticket.part, entry.model.me.index, answered))
 
     # The other server's messages.
 
-    @message(reentrant=True)
-    def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, model: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         """One round of a computation; of a model that has been stopped meanwhile, nothing."""
-        for entry in self._linked(link):
+        for entry in self._linked(model, "deliver"):
             entry.inboxes.put(channel, number, arrays)
 
-    @message(reentrant=True)
-    def give_up(self, link: bytes, channel: bytes) -> None:
+    @message(reentrant=True, by=OTHER_SERVER)
+    def give_up(self, model: bytes, channel: bytes) -> None:
         """The other server will send no more for a computation."""
-        for entry in self._linked(link):
+        for entry in self._linked(model, "give_up"):
             entry.inboxes.fail(channel, WorkerLost("the other server gave this request up"))
 
-    def _linked(self, link: bytes) -> list[_Entry]:
-        return [entry for entry in self._entries.values() if entry.model.hosting.link == link]
+    def _linked(self, model: bytes, what: str) -> list[_Entry]:
+        """The model of a message that its other server alone may send."""
+        linked = [entry for entry in self._entries.values() if entry.model.hosting.model == model]
+        for entry in linked:
+            self._cluster.require(entry.seats.servers[entry.model.me.other], what)
+        return linked
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

@@ -1,7 +1,8 @@
 """The actor that deals correlated randomness and issues one-time tickets: the third party of a cluster, or of a model among three equals.
 
 It knows masks and no masked value. Its messages come from the owner (`open`, `serve`, `answered`, `remove`), clients (`request`, `more`,
-`remaining`), and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer.
+`remaining`), and the servers (`settle`, `knows`): none carries anything that depends on a weight, an input or an answer. Who a message
+may come from is in its declaration; which worker is meant follows from the model's name.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, who asks when, how many examples, whether it was answered.
 """
@@ -19,24 +20,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError, message
+from actors import ActorError, Caller, caller, message
 from protocols import dealer, inference
+from protocols.authority.membership import CLIENT, OWNER, SERVER, Membership
+from protocols.authority.rights import Claim
+from protocols.authority.seats import Seats
 from protocols.budget import Budget
-from protocols.client_name import client_name
 from protocols.compute_server import ComputeServer
-from protocols.errors import NameTaken, NotOwner, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NameTaken, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.hosting import Addresses, Hosting, Terms, check_program
+from protocols.hosting import Hosting, Terms, check_program
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee
 from protocols.pool import Chunk, Pool
 from protocols.preprocessing import Preprocessing, third_party
-from protocols.presence import Presence
+from protocols.presence import Presence, check_presence
 from protocols.program import Program
 from protocols.requests import Part, Request, Requests
 from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, identifier, sign
 
+DIGEST_BYTES = 32
 CHUNK_BYTES = 12 << 20
 LARGEST_CHUNK = 64
 MEMORY = 256 << 20
@@ -46,9 +50,8 @@ log = logging.getLogger(__name__)
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """What the owner needs to share a model: its capability, and both halves of the one-time masks of the weights."""
+    """What the owner needs to share a model: both halves of the one-time masks of the weights."""
 
-    owner: bytes
     weight_keys: tuple[bytes, bytes]
 
     def __repr__(self) -> str:
@@ -89,18 +92,20 @@ class _Shared:
         self,
         name: str,
         program: Program,
-        addresses: Addresses,
+        seats: Seats,
+        claim: Claim,
         servers: tuple[ComputeServer, ComputeServer],
         guarantee: Guarantee | None,
         model: bytes,
         preprocessing: Preprocessing,
+        seals: tuple[bytes, bytes],
     ) -> None:
         self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
-        link, owner = identifier(), identifier()
+        self.seats, self.claim, self.model = seats, claim, model
         weights, tickets = preprocessing.keys("weights"), preprocessing.keys("tickets")
         self.weight_keys, self.ticket_keys = weights.of, tickets.of
         self.hostings = tuple(
-            Hosting(name, program, party, addresses, model, identifier(), owner, link, weights.told[party], tickets.told[party], guarantee)
+            Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
             for party in (0, 1)
         )
         halves = [weight_masks(key, program.weights) for key in self.weight_keys]
@@ -113,18 +118,19 @@ class _Shared:
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
 
-    @property
-    def owner(self) -> bytes:
-        return self.hostings[0].owner
-
     def program_for(self, reveal: Reveal) -> Program:
         return self.program.for_label() if reveal == "label" else self.program
 
 
 class CryptoProvider(Settlement):
-    """Deals randomness to two servers and tickets to clients."""
+    """Deals randomness to two servers and tickets to clients.
 
-    def __init__(self) -> None:
+    Args:
+        cluster: whose third party it is.
+    """
+
+    def __init__(self, cluster: Membership | None = None) -> None:
+        self._cluster = cluster or Membership()
         self._models: dict[str, _Shared] = {}
         self._opening: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
@@ -149,39 +155,67 @@ class CryptoProvider(Settlement):
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
         return self._models[name]
 
-    def _owned(self, name: str, owner: bytes) -> _Shared:
+    def _owned(self, name: str, right: bytes) -> _Shared:
         shared = self._shared(name)
-        if shared.owner != owner:
-            raise NotOwner(f"model {name!r} was shared by somebody else; only its owner may do this")
+        shared.claim.check(right, f"the model {name!r}")
         return shared
 
     # The owner's messages.
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=OWNER)
     async def open(
-        self, name: str, program: Program, addresses: Addresses, presence: Presence, guarantee: Guarantee | None = None
+        self, name: str, program: Program, equals: bool, digest: bytes, presence: Presence, guarantee: Guarantee | None = None
     ) -> Opening:
         """Begins to share a model: tells both servers, and gives the owner the masks of the weights.
 
-        The model is removed when its owner is gone: when `presence` ends, or the connection to it.
+        The model is removed when its owner is gone: when `presence` ends, or the connection to it. Before this, the owner claims the name
+        at both servers.
+
+        Args:
+            name: of the model.
+            program: its public half.
+            equals: whether the owner takes the cluster for one of three equals.
+            digest: of the owner's right here.
+            presence: of the owner, over the connection of this message.
+            guarantee: where answers are noisy.
+
+        Raises:
+            ClusterError: this worker is not the third party of that name, or belongs to another cluster.
+            NameTaken: the name is somebody's already.
+            NotAllowed: the cluster file says whose it is.
         """
+        seats = self._cluster.seats(equals, name)
+        if seats.third != self._cluster.place:
+            raise ClusterError(
+                f"this worker is not the third party of the model {name!r}: list the three workers in the order of the cluster"
+            )
+        self._cluster.check_name(name)
+        check_presence(self.system, presence)
+        claim = Claim.of_caller(digest)
         if name in self._models or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
         check_program(program)
         self._opening.add(name)
         try:
-            first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in addresses.servers]
+            urls = [self._cluster.address(place) for place in seats.servers]
+            first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in urls]
             model = identifier()
-            agree = [partial(server.agree, model, party) for party, server in enumerate((first, second))]
-            preprocessing = await third_party(addresses.equals, model, agree)
-            shared = _Shared(name, program, addresses, (first, second), guarantee, model, preprocessing)
+            seals: dict[int, bytes] = {}
+
+            async def agree(party: int, public: bytes | None) -> bytes | None:
+                agreed = await (first, second)[party].agree(name, model, equals, public)
+                seals[party] = agreed.seal
+                return agreed.helper
+
+            preprocessing = await third_party(equals, model, [partial(agree, 0), partial(agree, 1)])
+            shared = _Shared(name, program, seats, claim, (first, second), guarantee, model, preprocessing, (seals[0], seals[1]))
             await self._host(shared)
             self._models[name] = shared
         finally:
             self._opening.discard(name)
         shared.tasks += [asyncio.create_task(self._watch(shared, party)) for party in (0, 1)]
         shared.tasks.append(asyncio.create_task(self._watch_owner(shared, presence)))
-        return Opening(shared.owner, shared.weight_keys)
+        return Opening(shared.weight_keys)
 
     async def _host(self, shared: _Shared) -> None:
         hosted: list[int] = []
@@ -191,7 +225,7 @@ class CryptoProvider(Settlement):
                 hosted.append(party)
         except BaseException:
             for party in hosted:
-                self._later(shared.servers[party].retire(shared.hostings[party].authority))
+                self._later(shared.servers[party].retire(shared.model))
             raise
 
     async def _watch(self, shared: _Shared, party: int) -> None:
@@ -213,14 +247,14 @@ class CryptoProvider(Settlement):
     async def _watch_owner(self, shared: _Shared, presence: Presence) -> None:
         ended = await self.system.watch(presence)
         log.info("the owner of model %r is gone: %s", shared.name, ended.reason)
-        for server, hosting in zip(shared.servers, shared.hostings, strict=True):
-            self._later(server.retire(hosting.authority))
+        for server in shared.servers:
+            self._later(server.retire(shared.model))
         self._later(self._removed(shared))
 
-    @message(reentrant=True)
-    async def serve(self, name: str, owner: bytes, allowance: Allowance) -> None:
+    @message(reentrant=True, by=OWNER)
+    async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
         """Allows requests and begins to deal ahead."""
-        shared = self._owned(name, owner)
+        shared = self._owned(name, right)
         shared.lifetime = allowance.ticket_lifetime
         for reveal in allowance.terms.reveal:
             await self._supply(shared, reveal, allowance)
@@ -260,18 +294,18 @@ class CryptoProvider(Settlement):
         try:
             await asyncio.gather(
                 *(
-                    server.with_options(timeout=None).deal(hosting.authority, reveal, chunk, key, examples, half)
-                    for server, hosting, key, half in zip(shared.servers, shared.hostings, keys.told, halves, strict=True)
+                    server.with_options(timeout=None).deal(shared.model, reveal, chunk, key, examples, half)
+                    for server, key, half in zip(shared.servers, keys.told, halves, strict=True)
                 )
             )
         except ActorError as error:
             raise WorkerLost(f"a server of model {shared.name!r} did not take its randomness: {error}") from None
         return Chunk(chunk, dealing.input_mask)
 
-    @message(reentrant=True)
-    async def answered(self, name: str, owner: bytes, after: int) -> int:
+    @message(reentrant=True, by=OWNER)
+    async def answered(self, name: str, right: bytes, after: int) -> int:
         """Waits until more than `after` requests have been answered, or a server is lost; returns how many have been."""
-        shared = self._owned(name, owner)
+        shared = self._owned(name, right)
         requests = shared.requests
         async with requests.changed:
             await requests.changed.wait_for(lambda: requests.answered > after or shared.lost or self._models.get(name) is not shared)
@@ -281,16 +315,16 @@ class CryptoProvider(Settlement):
             raise UnknownModel(f"model {name!r} has been stopped")
         return requests.answered
 
-    @message(reentrant=True)
-    async def prepared(self, name: str, owner: bytes, reveal: Reveal) -> int:
+    @message(reentrant=True, by=OWNER)
+    async def prepared(self, name: str, right: bytes, reveal: Reveal) -> int:
         """How many examples are dealt ahead for a kind of answer, ready at both servers."""
-        pool = self._owned(name, owner).pools.get(reveal)
+        pool = self._owned(name, right).pools.get(reveal)
         return pool.available if pool else 0
 
-    @message(reentrant=True)
-    async def remove(self, name: str, owner: bytes) -> None:
+    @message(reentrant=True, by=OWNER)
+    async def remove(self, name: str, right: bytes) -> None:
         """Forgets a model; who waits for it is told."""
-        await self._removed(self._owned(name, owner))
+        await self._removed(self._owned(name, right))
 
     async def _removed(self, shared: _Shared) -> None:
         if self._models.get(shared.name) is not shared:
@@ -305,49 +339,59 @@ class CryptoProvider(Settlement):
 
     # The clients' messages.
 
-    @message(reentrant=True)
-    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, presence: Presence | None = None) -> Grants:
-        """Begins a request and returns its first tickets, as soon as there are any. `model` is the identifier from the handshake.
+    @message(reentrant=True, by=CLIENT)
+    async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, holders: tuple[bytes, bytes]) -> Grants:
+        """Begins a request and returns its first tickets, as soon as there are any.
 
-        `presence` says who asks; it is needed where answers are noisy. Its budget pays here and now, whatever becomes of the request.
+        Where answers are noisy, the budget of the client, who is known by its certificate, pays here and now, whatever becomes of it.
+
+        Args:
+            name: of the model.
+            model: its identifier, from the handshake.
+            examples: how many, at least 1.
+            reveal: the kind of answer.
+            holders: digests of the client's rights to the tickets at server 0 and at server 1.
         """
         shared = self._shared(name)
-        if shared.hostings[0].model != model:
+        if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
-            raise ValueError(f"{examples} examples were asked for; at least one is needed")
-        request = self._opened(shared, examples, reveal, presence)
+            raise TicketRefused(f"{examples} examples were asked for; at least one is needed")
+        if {len(holder) for holder in holders} != {DIGEST_BYTES} or holders[0] == holders[1]:
+            raise TicketRefused(f"a client shows another right at each server: two different digests of {DIGEST_BYTES} bytes are needed")
+        request = self._opened(shared, examples, reveal)
+        request.holders, request.sender = holders, caller()
         if not shared.requests.left:
             for pool in shared.pools.values():
                 await pool.rest()
         return await self._grant(shared, request)
 
-    def _opened(self, shared: _Shared, examples: int, reveal: Reveal, presence: Presence | None) -> Request:
+    def _opened(self, shared: _Shared, examples: int, reveal: Reveal) -> Request:
         if shared.budget is None:
             return shared.requests.open(examples, reveal)
-        client = client_name(self.system, presence)
+        client = caller().common_name
         shared.budget.check(client, examples)
         request = shared.requests.open(examples, reveal, client)
         shared.budget.spend(client, examples)
         return request
 
-    @message(reentrant=True)
-    async def remaining(self, name: str, presence: Presence) -> int | None:
+    @message(reentrant=True, by=CLIENT)
+    async def remaining(self, name: str) -> int | None:
         """How many noisy answers a client may still get; None if they are not counted.
 
         The servers have counted no more than this provider: they answer its tickets only.
         """
         budget = self._shared(name).budget
-        return None if budget is None else budget.left(client_name(self.system, presence))
+        return None if budget is None else budget.left(caller().common_name)
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=CLIENT)
     async def more(self, name: str, request: bytes) -> Grants:
         """The next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
-        if found is None or found.granted >= found.examples:
+        if found is None or found.granted >= found.examples or not _same(found.sender, caller()):
             raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
         if found.waiting:
             raise TicketRefused(f"the tickets of this request for model {name!r} are being waited for already; ask once at a time")
@@ -368,7 +412,7 @@ class CryptoProvider(Settlement):
         granted = []
         for grant in grants:
             ticket = Ticket(
-                shared.hostings[0].model,
+                shared.model,
                 request.identifier,
                 len(request.parts),
                 request.reveal,
@@ -376,6 +420,7 @@ class CryptoProvider(Settlement):
                 grant.start,
                 grant.stop,
                 request.client,
+                request.holders,
             )
             part = Part(ticket)
             part.expiry = asyncio.get_running_loop().call_later(shared.lifetime, self._expire, shared, request, part)
@@ -386,16 +431,17 @@ class CryptoProvider(Settlement):
 
     # The servers' messages, and what becomes of tickets.
 
-    @message(reentrant=True)
-    async def knows(self, authority: bytes) -> bool:
+    @message(reentrant=True, by=SERVER)
+    async def knows(self, model: bytes) -> bool:
         """A server asks whether a model is still shared."""
-        return any(authority == hosting.authority for shared in self._models.values() for hosting in shared.hostings)
+        return any(model == shared.model for shared in self._models.values())
 
-    @message(reentrant=True)
-    async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
-        """A server tells how a part of a request ended there."""
+    @message(reentrant=True, by=SERVER)
+    async def settle(self, model: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
+        """Server `party`, 0 or 1, tells how a part of a request ended there."""
         for shared in self._models.values():
-            if shared.hostings[party].authority == authority:
+            if shared.model == model and party in (0, 1):
+                self._cluster.require(shared.seats.servers[party], "settle")
                 found = shared.requests.get(request)
                 if found is not None and 0 <= part < len(found.parts):
                     await self._ended(shared, found, found.parts[part], party, answered)
@@ -407,7 +453,7 @@ class CryptoProvider(Settlement):
     async def _withdraw(self, shared: _Shared, request: Request, part: Part) -> None:
         """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
         for party, server in enumerate(shared.servers):
-            if party not in part.ended and await server.withdraw(shared.hostings[party].authority, part.ticket):
+            if party not in part.ended and await server.withdraw(shared.model, part.ticket):
                 await self._ended(shared, request, part, party, False)
 
     async def _ended(self, shared: _Shared, request: Request, part: Part, party: int, answered: bool) -> None:
@@ -440,9 +486,14 @@ class CryptoProvider(Settlement):
         if not request.settled or shared.requests.get(request.identifier) is None:
             return
         if not request.answered:
-            for server, hosting in zip(shared.servers, shared.hostings, strict=True):
-                await server.give_back(hosting.authority, request.identifier)
+            for server in shared.servers:
+                await server.give_back(shared.model, request.identifier)
         await shared.requests.close(request)
+
+
+def _same(one: Caller | None, other: Caller) -> bool:
+    """Whether two messages came from one client: over one connection, or by one certificate."""
+    return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)
 
 
 async def _quietly(work: Coroutine[Any, Any, Any]) -> None:

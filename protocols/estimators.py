@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, ModelError
 from protocols.training.fitting import MEMORY, Epoch, Training
-from protocols.training.terms import Column
+from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
@@ -93,7 +93,7 @@ class _Regression(ABC):
         """The same settings, not fitted: on the same cluster, which cannot be copied."""
         return type(self)(**self.get_params())
 
-    def fit(self, x: Column | npt.ArrayLike, y: Column | npt.ArrayLike) -> Awaitable[Self]:
+    def fit(self, x: SharedArray | npt.ArrayLike, y: SharedArray | npt.ArrayLike) -> Awaitable[Self]:
         """Fits on shares. Awaitable; with a blocking cluster it is done when this returns, and gives the estimator itself.
 
         Args:
@@ -116,9 +116,9 @@ class _Regression(ABC):
             return cast("Awaitable[Self]", self.cluster.run(self._fit(self.cluster.cluster, x, y)))
         return self._fit(self.cluster, x, y)
 
-    async def _fit(self, cluster: Cluster, x: Column | npt.ArrayLike, y: Column | npt.ArrayLike) -> Self:
-        features = x if isinstance(x, Column) else await cluster.store("features", _table(x))
-        targets, labels = (y, None) if isinstance(y, Column) else await self._stored(cluster, np.asarray(y))
+    async def _fit(self, cluster: Cluster, x: SharedArray | npt.ArrayLike, y: SharedArray | npt.ArrayLike) -> Self:
+        features = x if isinstance(x, SharedArray) else await cluster.store("features", _table(x))
+        targets, labels = (y, None) if isinstance(y, SharedArray) else await self._stored(cluster, np.asarray(y))
         outputs, loss = self._task(targets)
         training = Training(self._network(features.shape[1], outputs, loss), cluster, type(self).__name__)
         try:
@@ -155,11 +155,11 @@ class _Regression(ABC):
         return result
 
     @abstractmethod
-    async def _stored(self, cluster: Cluster, y: Array) -> tuple[Column, Array | None]:
+    async def _stored(self, cluster: Cluster, y: Array) -> tuple[SharedArray, Array | None]:
         """Shares an array of labels or targets; also gives which labels there are."""
 
     @abstractmethod
-    def _task(self, targets: Column) -> tuple[int, Any]:
+    def _task(self, targets: SharedArray) -> tuple[int, Any]:
         """How many outputs, and the Keras loss."""
 
     @abstractmethod
@@ -189,13 +189,13 @@ class LogisticRegression(_Regression):
     _estimator_type = "classifier"
     classes_: Array
 
-    async def _stored(self, cluster: Cluster, y: Array) -> tuple[Column, Array | None]:
+    async def _stored(self, cluster: Cluster, y: Array) -> tuple[SharedArray, Array | None]:
         if y.ndim != 1:
             raise InputError(f"y has shape {y.shape}: one label an example is needed")
         labels, numbers = np.unique(y, return_inverse=True)
         return await cluster.store("labels", numbers, classes=len(labels)), labels
 
-    def _task(self, targets: Column) -> tuple[int, Any]:
+    def _task(self, targets: SharedArray) -> tuple[int, Any]:
         import keras  # noqa: PLC0415  only the owner needs Keras
 
         classes = targets.shape[1]
@@ -244,12 +244,12 @@ class LinearRegression(_Regression):
 
     _estimator_type = "regressor"
 
-    async def _stored(self, cluster: Cluster, y: Array) -> tuple[Column, Array | None]:
+    async def _stored(self, cluster: Cluster, y: Array) -> tuple[SharedArray, Array | None]:
         if y.ndim not in (1, 2):
             raise InputError(f"y has shape {y.shape}: one or several targets an example are needed")
         return await cluster.store("targets", y.astype(np.float64).reshape(len(y), -1)), None
 
-    def _task(self, targets: Column) -> tuple[int, Any]:
+    def _task(self, targets: SharedArray) -> tuple[int, Any]:
         if targets.content != "numbers":
             raise InputError(f"{targets.name!r} was stored as labels because it is made of integers: store floats")
         return targets.shape[1], "mean_squared_error"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 
 import msgspec
 import numpy as np
 
 from protocols import inference
 from protocols.budget import Budget
-from protocols.errors import NotServed, QuotaSpent, TicketRefused, TooLarge
+from protocols.errors import NotServed, QuotaSpent, ServingError, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
@@ -62,38 +63,45 @@ def check_program(program: Program) -> None:
 
 
 class Hosting(msgspec.Struct, frozen=True):
-    """What the crypto provider tells a server when a model is shared.
-
-    The four identifiers are capabilities: whoever knows one may do what it is for, and each is told only to those who should.
+    """What the third party tells a server when a model is shared. None of it is a right: who may do what is checked by who asks.
 
     Attributes:
         name: the model's name, known to everybody.
         program: its public half.
         party: which server this is.
-        addresses: of the cluster.
-        model: in every ticket; names the model to clients.
-        authority: known to the provider and this server; needed to deal and to withdraw.
-        owner: known to the owner; needed to load, serve and stop.
-        link: known to both servers; names the model between them.
+        equals: whether the cluster is one of three equals; with the name it says who the others are.
+        model: in every ticket; names the model to clients and workers.
         weight_key: from which this server expands its half of the weights' masks; None among equals, who derive it.
         ticket_key: verifies tickets; None among equals.
+        seal: public key of the other server for the seals of both, see `Agreed`.
         guarantee: what is promised where answers are noisy, known to everybody.
     """
 
     name: str
     program: Program
     party: int
-    addresses: Addresses
+    equals: bool
     model: bytes
-    authority: bytes
-    owner: bytes
-    link: bytes
     weight_key: Told
     ticket_key: Told
+    seal: bytes
     guarantee: Guarantee | None = None
 
     def __repr__(self) -> str:
         return f"Hosting({self.name!r}, party={self.party})"
+
+
+class Agreed(msgspec.Struct, frozen=True):
+    """A server's answer before it hosts a model.
+
+    Attributes:
+        seal: its public key; what it gives with that of the other server (X25519) seals what the two send each other. It passes through
+            the hands of the third party, which learns nothing from it.
+        helper: among equals its public key for what it shares with the helper; otherwise None.
+    """
+
+    seal: bytes
+    helper: bytes | None
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -104,9 +112,10 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Handshake(msgspec.Struct, frozen=True):
-    """What anybody may know of a shared model."""
+    """What anybody may know of a shared model. `owner` is the common name in the certificate of who shared it, as this server saw it."""
 
     name: str
+    owner: str
     model: bytes
     program: Program
     reveal: tuple[Reveal, ...]
@@ -146,7 +155,7 @@ class HostedModel:
 
     def key(self, told: Told, *purpose: str | bytes) -> bytes:
         """This server's key of a purpose; see `server_key`."""
-        return server_key(self.hosting.addresses.equals, self._pair, told, *purpose)
+        return server_key(self.hosting.equals, self._pair, told, *purpose)
 
     @property
     def weights(self) -> WeightShares:
@@ -160,7 +169,13 @@ class HostedModel:
         return self._weights
 
     def load(self, masked: list[Ring]) -> None:
-        """Takes the masked weights of the owner, once."""
+        """Takes the masked weights of the owner, once: others under the same masks would show how they differ.
+
+        Raises:
+            ServingError: they are here already.
+        """
+        if self._weights is not None:
+            raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
             raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
@@ -230,7 +245,11 @@ class HostedModel:
         if m.dtype != np.uint64 or m.shape != expected:
             raise ValueError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
-    @property
-    def handshake(self) -> Handshake:
+    def handshake(self, owner: str) -> Handshake:
         """What a client is told."""
-        return Handshake(self.name, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)
+        return Handshake(self.name, owner, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)
+
+
+def fingerprint(program: Program) -> bytes:
+    """Return SHA-256 of a program: by it an owner makes sure that both servers host what it has shared."""
+    return sha256(msgspec.msgpack.encode(program)).digest()

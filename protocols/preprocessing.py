@@ -29,8 +29,8 @@ from protocols.pair import Agreement, Pair
 
 Told = bytes | None
 """What the third party tells a server of its key: the key itself, or nothing because the server derives it."""
-Agree = Callable[[bytes], Awaitable[bytes]]
-"""Sends a server the third party's public key, and gives that of the server."""
+Agree = Callable[[bytes | None], Awaitable[bytes | None]]
+"""Sends a server the helper's public key, and gives that of the server; nothing of both where an external dealer deals."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,20 @@ class Helper(Preprocessing):
 
 
 async def third_party(equals: bool, session: bytes, servers: Sequence[Agree]) -> Preprocessing:
-    """What the third party of a new session is: a dealer, or after one message each way with each server the helper.
+    """What the third party of a new session is, after one message each way with each server: a dealer, or the helper.
 
     Args:
         equals: whether the three are equals.
         session: names the model or the run; fresh, so that agreements of two sessions never mix.
         servers: how to reach server 0 and server 1.
     """
-    if not equals:
-        return ExternalDealer()
     pairs = []
     for party, agree in enumerate(servers):
-        mine = Agreement()
-        pairs.append(mine.with_peer(await agree(mine.public), session, party))
-    return Helper((pairs[0], pairs[1]))
+        mine = Agreement() if equals else None
+        theirs = await agree(None if mine is None else mine.public)
+        if mine is not None:
+            pairs.append(mine.with_peer(theirs or b"", session, party))
+    return Helper((pairs[0], pairs[1])) if equals else ExternalDealer()
 
 
 def answered(public: bytes, session: bytes, party: int) -> tuple[bytes, Pair]:

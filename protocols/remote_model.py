@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.cluster import Cluster, Links, connected, server_at
 from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
 from protocols.crypto_provider import Granted, Grants
-from protocols.errors import Altered, ClusterError, InputError, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.errors import Altered, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.hosting import Handshake
-from protocols.presence import Presence
 from protocols.program import Program
 from protocols.run import Cost
 from protocols.ticket import REVEALS, Reveal
@@ -59,17 +59,18 @@ class RemoteModel:
     Attributes:
         name: the model's name.
         model: what tells it from other models that had this name before, or will.
+        owner: the common name in the certificate of who shared it, as both servers saw it; empty without certificates.
         guarantee: clip, sigma of the noise, and answers for each client where answers are noisy, otherwise None.
         last: what the last query cost, or None.
     """
 
-    def __init__(self, handshake: Handshake, links: Links, presence: Presence | None = None) -> None:
+    def __init__(self, handshake: Handshake, links: Links) -> None:
         self.name = handshake.name
+        self.owner = handshake.owner
         self.model = handshake.model
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None
-        self._presence = presence
         self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
         self._servers = [server.with_options(timeout=None) for server in links.servers]
 
@@ -95,10 +96,10 @@ class RemoteModel:
             UnknownModel: the model is not shared any more.
             WorkerLost: the crypto provider does not answer.
         """
-        if self._presence is None:
+        if self.guarantee is None:
             return None
         try:
-            return await self._provider.with_options(timeout=TIMEOUT).remaining(self.name, self._presence)
+            return await self._provider.with_options(timeout=TIMEOUT).remaining(self.name)
         except ActorError as error:
             raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
 
@@ -108,7 +109,7 @@ class RemoteModel:
         """Asks the model.
 
         Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
-        both servers; (4) compare their seals, and add their shares of the answer.
+        both servers, with another right to the ticket to each; (4) compare their seals, and add their shares of the answer.
 
         Args:
             examples: (n, *input_shape) real numbers within `input_range`.
@@ -174,9 +175,10 @@ class RemoteModel:
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
-        grants = await self._provider.request(self.name, self.model, len(x), reveal, self._presence)
+        secret = new_secret()
+        grants = await self._provider.request(self.name, self.model, len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)))
         if not grants.left and len(grants.granted) == 1:
-            return [(grants.granted[0], await self._part(x, grants.granted[0]))]
+            return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
         granted: list[Granted] = []
         tasks: list[asyncio.Task[tuple[Answer, Answer]]] = []
@@ -186,7 +188,7 @@ class RemoteModel:
                 await slots.acquire()
                 stop = start + grant.ticket.ticket.examples
                 granted.append(grant)
-                tasks.append(asyncio.create_task(self._part(x[start:stop], grant)))
+                tasks.append(asyncio.create_task(self._part(x[start:stop], grant, secret)))
                 tasks[-1].add_done_callback(lambda _: slots.release())
                 start = stop
         finally:
@@ -201,10 +203,11 @@ class RemoteModel:
                 return
             grants = await self._provider.more(self.name, grants.request)
 
-    async def _part(self, x: npt.NDArray[np.uint64], granted: Granted) -> tuple[Answer, Answer]:
+    async def _part(self, x: npt.NDArray[np.uint64], granted: Granted, secret: bytes) -> tuple[Answer, Answer]:
         """M = x + lambda to both servers; their answers."""
         m = x + granted.input_mask
-        first, second = await at_once(*(server.answer(granted.ticket, m, self._presence) for server in self._servers))
+        asked = (server.answer(granted.ticket, right_at(secret, party), m) for party, server in enumerate(self._servers))
+        first, second = await at_once(*asked)
         if not compare_digest(first.seal, second.seal):
             raise Altered(
                 f"the servers of model {self.name!r} do not agree on what they sent each other: something on the way between them, or to "
@@ -234,16 +237,18 @@ def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, 
 
 
 @contextlib.asynccontextmanager
-async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[RemoteModel]:
+async def connect(cluster: Cluster, name: str | None = None, *, owner: str | None = None) -> AsyncIterator[RemoteModel]:
     """Connects to a shared model; the cluster need not be ours, nor inside its block.
 
     Args:
         cluster: where the model is shared.
         name: the model's name; may be left out if only one is shared there.
+        owner: the common name in the certificate of who has to have shared it; None: whoever has. Without certificates nobody has a name.
 
     Raises:
         WorkerUnreachable: a worker does not answer.
         UnknownModel: no such model is shared there, or several are and none was named.
+        NotOwner: it was shared by somebody else than `owner`.
         ClusterError: the servers do not agree on what they host.
 
     Example:
@@ -257,8 +262,10 @@ async def connect(cluster: Cluster, name: str | None = None) -> AsyncIterator[Re
         first, second = await _described(links, name, cluster.equals)
         if first != second:
             raise ClusterError("the two servers host different models under this name; are they of one cluster?")
-        presence = None if first.guarantee is None else await system.spawn(Presence)
-        yield RemoteModel(first, links, presence)
+        if owner is not None and first.owner != owner:
+            by = f"the holder of the certificate of {first.owner!r}" if first.owner else "somebody without a certificate"
+            raise NotOwner(f"the model {name!r} was shared by {by}, not by {owner!r}: do not show it anything")
+        yield RemoteModel(first, links)
 
 
 async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from actors import Caller
 from protocols.errors import QuotaSpent
 from protocols.ticket import Reveal, Ticket, identifier
 
@@ -35,6 +36,8 @@ class Request:
     examples: int
     reveal: Reveal
     client: str = ""
+    holders: tuple[bytes, bytes] = (b"", b"")
+    sender: Caller | None = None
     identifier: bytes = field(default_factory=identifier)
     granted: int = 0
     parts: list[Part] = field(default_factory=list)

@@ -5,39 +5,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from blake3 import blake3
 
 from protocols.exchange import Ring
-from protocols.keystream import derive
+from protocols.pair import Agreement
+
+SEAL_BYTES = 32
+"""Bytes of a seal, and of the key of all seals of two servers."""
+
+
+def seal_key(own: Agreement, public: bytes, session: bytes) -> bytes:
+    """Return the key of the seals of two servers, from this server's half of an agreement (X25519) and the other's public key.
+
+    The public keys pass through the hands of whoever brings the two together, the third party or the owner of a training. Neither it nor
+    anybody who reads all messages learns the key, and no argument of a message is the key or determines it.
+
+    Args:
+        own: used for this only.
+        public: of the other server, 32 bytes.
+        session: names the model or the run.
+
+    Raises:
+        ClusterError: it is no public key.
+    """
+    pair = own.with_peer(public, "seal", session)
+    return pair.key("seal", 0) + pair.key("seal", 1)
 
 
 class Seal:
-    """A GMAC (NIST SP 800-38D) over all messages of one computation, in an order that is the same at both servers.
+    """A keyed BLAKE3 (a pseudo-random function, not linear) over all messages of one computation, in the same order at both servers.
 
     Equal seals mean that both servers had the same masked input and the same messages between them, so that what they opened was the same
-    as well; if one bit differs, they differ but with a probability of 2^-128 times the number of blocks of 16 bytes. The key is used for
-    one computation. Besides the servers it is known to who set them up, the party that deals or, in training, the owner, through whose
-    hands no such message goes.
+    as well; if one bit differs, they differ but with a probability of 2^-256, whoever has altered it, unless it knows the key.
 
-    It tells altered messages between the servers, and different inputs to the two. It tells nothing about dealt randomness or shares of
-    weights that are wrong from the start, or about a server that computes wrongly and sends what it has computed: the adversary is
-    semi-honest, and links have TLS; this is evidence of faults, and of whoever is on a link that has none.
+    It finds faults and whoever alters messages between the servers or to one of them, also on links without TLS. It finds nothing where
+    somebody alters the messages of both servers with the third party while they agree on the key (TLS finds that), nor dealt randomness or
+    shares of weights that are wrong from the start, nor a server that computes wrongly and sends what it has computed.
 
     Args:
-        link: known to both servers, and to who set them up.
+        key: of the two servers, 32 bytes, see `seal_key`.
         channel: names the computation; used once.
     """
 
-    def __init__(self, link: bytes, channel: bytes) -> None:
-        self._mac = Cipher(algorithms.AES(derive(link, "seal", channel)), modes.GCM(bytes(12))).encryptor()
+    def __init__(self, key: bytes, channel: bytes) -> None:
+        self._mac = blake3(key=key)
+        self._mac.update(len(channel).to_bytes(8, "little") + channel)
 
     def add(self, arrays: Sequence[Ring]) -> None:
-        """One message. Both servers add the masked input, then for each round the message of server 0 and that of server 1."""
-        self._mac.authenticate_additional_data(np.array([len(arrays), *(array.nbytes for array in arrays)], "<u8").tobytes())
+        """Add one message. Both servers add the masked input, then for each round the message of server 0 and that of server 1."""
+        self._mac.update(np.array([len(arrays), *(array.nbytes for array in arrays)], "<u8").tobytes())
         for array in arrays:
-            self._mac.authenticate_additional_data(np.ascontiguousarray(array).data.cast("B"))
+            if array.size:
+                self._mac.update(np.ascontiguousarray(array).data.cast("B"))
 
     def close(self) -> bytes:
-        """The seal, 16 bytes. Nothing can be added any more."""
-        self._mac.finalize()
-        return self._mac.tag
+        """Return the seal, 32 bytes."""
+        return self._mac.digest(SEAL_BYTES)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from actors import Actor, message
+from protocols.authority.membership import SERVER
 
 
 class Settlement(Actor):
     """The provider, as the servers know it."""
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=SERVER)
     @abstractmethod
-    async def settle(self, authority: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
+    async def settle(self, model: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
         """A part of a request has ended at a server: its share was released, or it was not and never will be."""
 
-    @message(reentrant=True)
+    @message(reentrant=True, by=SERVER)
     @abstractmethod
-    async def knows(self, authority: bytes) -> bool:
-        """Whether the model of this authority is still shared. A provider that was started again knows none."""
+    async def knows(self, model: bytes) -> bool:
+        """Whether the model of this identifier is still shared. A provider that was started again knows none."""

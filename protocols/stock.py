@@ -23,9 +23,17 @@ class Stock:
 
     def __init__(self) -> None:
         self._chunks: dict[bytes, _Chunk] = {}
+        self._seen: set[bytes] = set()
 
     def add(self, chunk: bytes, material: Material) -> None:
-        """Puts a prepared chunk on stock."""
+        """Puts a prepared chunk on stock.
+
+        Raises:
+            TicketRefused: a chunk of this name was here before, used or not: the same masks never serve twice.
+        """
+        if chunk in self._seen:
+            raise TicketRefused("a chunk of this name has been dealt before: the same masks never serve twice")
+        self._seen.add(chunk)
         self._chunks[chunk] = _Chunk(material, np.zeros(material.examples, np.bool_))
 
     @property

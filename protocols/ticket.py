@@ -13,6 +13,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, hmac
 
+from protocols.authority.rights import shows
 from protocols.errors import TicketRefused
 
 Reveal = Literal["logits", "label"]
@@ -37,6 +38,8 @@ class Ticket(msgspec.Struct, frozen=True):
         start: first example of the chunk that is used.
         stop: one past the last.
         client: whose budget pays for it, where answers are counted for each client.
+        holders: digests of the client's right to it at server 0 and at server 1, see `protocols.authority.rights`: a server that is
+            shown the ticket cannot show it to the other.
     """
 
     model: bytes
@@ -47,6 +50,7 @@ class Ticket(msgspec.Struct, frozen=True):
     start: int
     stop: int
     client: str = ""
+    holders: tuple[bytes, bytes] = (b"", b"")
 
     @property
     def examples(self) -> int:
@@ -80,14 +84,16 @@ def sign(ticket: Ticket, keys: tuple[bytes, bytes]) -> SignedTicket:
     return SignedTicket(ticket, (_mac(keys[0], ticket).finalize(), _mac(keys[1], ticket).finalize()))
 
 
-def check(signed: SignedTicket, key: bytes, party: int) -> Ticket:
-    """The ticket, if the provider made it for server `party`.
+def check(signed: SignedTicket, key: bytes, party: int, right: bytes) -> Ticket:
+    """The ticket, if the provider made it for server `party`, and who shows it is the client that it was made for.
 
     Raises:
-        TicketRefused: the tag is not the provider's.
+        TicketRefused: the tag is not the provider's, or the right is not that to this ticket at this server.
     """
     try:
         _mac(key, signed.ticket).verify(signed.tags[party])
     except InvalidSignature:
         raise TicketRefused("the ticket was not issued by the crypto provider of this model; ask it for a new one") from None
+    if not shows(right, signed.ticket.holders[party]):
+        raise TicketRefused("the ticket was issued to another client; ask the crypto provider for one of your own")
     return signed.ticket

@@ -18,6 +18,11 @@ class Worker:
         address: "localhost:4000", "ws://host:port" or "wss://host:port". Port 0 lets a worker that the cluster starts choose its port.
         data: folder in which a worker that the cluster starts keeps shares; None: it keeps none. Each worker needs one of its own. A
             worker that runs already has the one that it was started with.
+        name: the common name that its certificate must have (wss://); None: any that the authority has signed for its host.
+
+    Attributes:
+        name: that name, or "".
+        url: ws:// or wss://, with a port.
 
     Raises:
         ClusterError: the address cannot be understood.
@@ -27,7 +32,8 @@ class Worker:
         'ws://127.0.0.1:4000'
     """
 
-    def __init__(self, address: str, *, data: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, address: str, *, data: str | os.PathLike[str] | None = None, name: str | None = None) -> None:
+        self.name = name or ""
         self.data = None if data is None else Path(data)
         parts = urlsplit(address if "://" in address else f"ws://{address}")
         try:

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import ssl
 import sys
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
 
-from actors import ActorError, ActorSystem, exit_with_parent
+from actors import Actor, ActorError, ActorSystem, exit_with_parent
+from protocols.authority.enrolment import ENROLMENT, Enrolment
+from protocols.authority.membership import Membership
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ProtocolError
@@ -24,6 +27,17 @@ from protocols.training.keeper import Keeper
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Vault
+
+PARTS: Mapping[str, type[Actor]] = {
+    "server": ComputeServer,
+    "provider": CryptoProvider,
+    "sums": SumServer,
+    "training": TrainingServer,
+    "training-dealer": TrainingDealer,
+    "keeper": Keeper,
+}
+"""The actors of a worker, by their names. Each is given the cluster; those in `HOLDING` also what the worker holds."""
+HOLDING = frozenset({"training", "training-dealer", "keeper"})
 
 
 @dataclass(frozen=True)
@@ -46,15 +60,28 @@ def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
     return Encryption(listen, connect)
 
 
-async def run(address: str, encryption: Encryption, *, with_parent: bool, data: Path | None = None, data_key: Path | None = None) -> None:
-    """Serves until told to stop; with a parent, no longer than the parent lives.
+@contextlib.asynccontextmanager
+async def opened(
+    address: str,
+    encryption: Encryption,
+    cluster: Membership,
+    *,
+    data: Path | None = None,
+    data_key: Path | None = None,
+    parts: Mapping[str, type[Actor]] | None = None,
+) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
+    """Offer all parts of a worker as long as the block lasts; gives its system, and what it holds.
+
+    What its actors are sent is checked against the cluster and the roles in `cluster`, and no message makes it connect to an address that
+    is not in there.
 
     Args:
         address: host:port; port 0 chooses one.
         encryption: in the clear, or TLS.
-        with_parent: started by a cluster.
+        cluster: whose worker it is.
         data: folder in which shares are kept; None: nothing is kept.
         data_key: file with the key that they are encrypted under; None: a file in the folder.
+        parts: classes to use instead of those in `PARTS`, by name.
 
     Raises:
         VaultError: the folder or the key cannot be used.
@@ -66,18 +93,46 @@ async def run(address: str, encryption: Encryption, *, with_parent: bool, data: 
             ssl=encryption.listen,
             connect_ssl=encryption.connect,
             allow_plaintext=encryption.allow_plaintext,
+            roles=cluster.roles,
+            refer=False,
+            named=cluster.names,
+            for_user=False,
         ) as system:
-            await system.spawn(ComputeServer, name="server")
-            await system.spawn(CryptoProvider, name="provider")
-            await system.spawn(SumServer, name="sums")
-            await system.spawn(TrainingServer, holdings, name="training")
-            await system.spawn(TrainingDealer, holdings, name="training-dealer")
-            await system.spawn(Keeper, holdings, name="keeper")
-            print(f"ready {system.address}", flush=True)
-            if with_parent:
-                await exit_with_parent()
-            else:
-                await system.serve_forever()
+            for name, part in {**PARTS, **(parts or {})}.items():
+                await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)
+            if not system.address.startswith("wss"):
+                await system.spawn(Enrolment, cluster, name=ENROLMENT)
+            yield system, holdings
+
+
+async def run(
+    address: str,
+    encryption: Encryption,
+    *,
+    with_parent: bool,
+    cluster: Membership | None = None,
+    data: Path | None = None,
+    data_key: Path | None = None,
+) -> None:
+    """Serves until told to stop; with a parent, no longer than the parent lives.
+
+    Args:
+        address: host:port; port 0 chooses one.
+        encryption: in the clear, or TLS.
+        with_parent: started by a cluster.
+        cluster: whose worker it is; None: it learns that from a process of its own user, on loopback.
+        data: folder in which shares are kept; None: nothing is kept.
+        data_key: file with the key that they are encrypted under; None: a file in the folder.
+
+    Raises:
+        VaultError: the folder or the key cannot be used.
+    """
+    async with opened(address, encryption, cluster or Membership(), data=data, data_key=data_key) as (system, _):
+        print(f"ready {system.address}", flush=True)
+        if with_parent:
+            await exit_with_parent()
+        else:
+            await system.serve_forever()
 
 
 if __name__ == "__main__":

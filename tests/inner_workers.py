@@ -1,43 +1,73 @@
-"""Three workers in this process, each with its own actor system on loopback and its own folder for shares: quick, and open to tests."""
+"""Three workers in this process, each with its own actor system on loopback and its own folder for shares: quick, and open to tests.
+
+They are set up by the very code that a worker's process runs; a test may put classes of its own in the place of parts.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from actors import ActorSystem
+from actors import Actor, ActorSystem
 from protocols import Cluster, Worker
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider
+from protocols.authority.membership import Membership
 from protocols.training.holdings import Holdings
-from protocols.training.keeper import Keeper
-from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Vault
+from protocols.worker_process import Encryption, opened
 
 NAMES = ("julia", "greg", "me")
+
+Parts = Mapping[str, type[Actor]]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """One worker in this process: its system, what it holds, and the cluster that it belongs to."""
+
+    system: ActorSystem
+    holdings: Holdings
+    membership: Membership
+
+    def actor(self, name: str) -> Actor:
+        """The very instance behind a name: a test sees all of its memory."""
+        found = self.system.cell(name)._actor
+        assert found is not None
+        return found
+
+
+@contextlib.asynccontextmanager
+async def inner_worker(folder: Path | None = None, parts: Parts | None = None, address: str = "127.0.0.1:0") -> AsyncIterator[Inner]:
+    """A worker that belongs to no cluster yet."""
+    membership = Membership()
+    async with opened(address, Encryption(), membership, data=folder, parts=parts) as (system, holdings):
+        yield Inner(system, holdings, membership)
+
+
+@contextlib.asynccontextmanager
+async def inner_workers(
+    folder: Path | None = None, *, parts: Sequence[Parts | None] = (None, None, None), equals: bool = False
+) -> AsyncIterator[tuple[list[Inner], Cluster]]:
+    """Three such workers, and the cluster that they form; `parts` for each of them."""
+    async with contextlib.AsyncExitStack() as stack:
+        inner = [
+            await stack.enter_async_context(inner_worker(None if folder is None else folder / name, own))
+            for name, own in zip(NAMES, parts, strict=True)
+        ]
+        workers = [Worker(one.system.address) for one in inner]
+        formed = Cluster(*workers, auto_managed=False) if equals else Cluster(*workers[:2], crypto_provider=workers[2], auto_managed=False)
+        yield inner, await stack.enter_async_context(formed)
 
 
 @contextlib.asynccontextmanager
 async def inner_cluster(
     folder: Path | None, *, server: type[TrainingServer] = TrainingServer, vault: type[Vault] = Vault, equals: bool = False
 ) -> AsyncIterator[Cluster]:
-    """A cluster of such workers; without a folder they keep nothing."""
-    async with contextlib.AsyncExitStack() as stack:
-        workers = []
-        for name in NAMES:
-            opened = None if folder is None else Vault.open(folder / name)
-            if opened is not None:
-                opened.__class__ = vault
-            holdings = stack.enter_context(contextlib.closing(Holdings(opened)))
-            system = await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0"))
-            await system.spawn(ComputeServer, name="server")
-            await system.spawn(CryptoProvider, name="provider")
-            await system.spawn(server, holdings, name="training")
-            await system.spawn(TrainingDealer, holdings, name="training-dealer")
-            await system.spawn(Keeper, holdings, name="keeper")
-            workers.append(Worker(system.address))
-        parties = Cluster(*workers, auto_managed=False)
-        async with parties if equals else Cluster(*workers[:2], crypto_provider=workers[2], auto_managed=False) as cluster:
-            yield cluster
+    """The cluster alone; without a folder its workers keep nothing."""
+    async with inner_workers(folder, parts=[{"training": server}] * 3, equals=equals) as (inner, cluster):
+        for one in inner:
+            if folder is not None:
+                one.holdings.vault.__class__ = vault
+        yield cluster

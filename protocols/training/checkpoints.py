@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from protocols.authority.rights import digest_at, right_at
 from protocols.concurrency import at_once
 from protocols.errors import CheckpointError
 from protocols.keystream import fresh_key
 from protocols.training.kept import RUN, Progress, run_name
-from protocols.training.kept_versions import at_all, keepers, renewed
+from protocols.training.kept_versions import Kept, at_all, keepers, renewed
 from protocols.training.step import Plan
-from protocols.training.terms import Column
+from protocols.training.terms import SharedArray
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Label, locked, replace
 
@@ -39,7 +40,7 @@ class _Run(msgspec.Struct, frozen=True):
 
     Attributes:
         settings: a digest of all that must be the same when the training is resumed.
-        right: to the shares.
+        right: secret from which the rights to the shares follow, another one for each server.
         order: see `Terms.order`.
         model: the name under which it was shared.
         begun: whether there is a first checkpoint.
@@ -52,9 +53,9 @@ class _Run(msgspec.Struct, frozen=True):
     begun: bool = False
 
 
-def settings(plan: Plan, x: Column, y: Column, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+def settings(plan: Plan, x: SharedArray, y: SharedArray, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
     """A digest of what a training does and among whom, but for the number of its epochs."""
-    data = [(column.name, column.shape, column.content, column.records) for column in (x, y)]
+    data = [(array.name, array.shape, array.content, array.column.records) for array in (x, y)]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
 
@@ -78,7 +79,7 @@ class Checkpoints:
         self, cluster: Cluster, model: str, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool
     ) -> None:
         self._cluster, self._file = cluster, Path(folder) / FILE
-        self._addresses = cluster.addresses_for(model)
+        self._addresses, self._places = cluster.addresses_for(model), cluster.seats_for(model).servers
         self._serial = 0
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -130,41 +131,56 @@ class Checkpoints:
             raise CheckpointError(f"{self._file} cannot be written: {error}") from None
         self._run = run
 
-    async def restore(self, plan: Plan, handle: bytes) -> Progress | None:
-        """Has both servers hold the model of the last checkpoint under a handle, under new shares; None if the training has not begun.
+    @property
+    def _rights(self) -> list[bytes]:
+        """At server 0 and at server 1."""
+        return [right_at(self._run.right, place) for place in self._places]
+
+    async def _kept(self) -> Kept:
+        keeping = await keepers(self._cluster, self._addresses, SERVERS)
+        return Kept(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
+
+    async def restore(self, plan: Plan, handle: bytes, secret: bytes) -> Progress | None:
+        """Has both servers hold the model of the last checkpoint, under new shares; None if the training has not begun.
+
+        Args:
+            plan: what is trained.
+            handle: for the model.
+            secret: from which the rights to it follow.
 
         Raises:
             UnknownData: the servers keep no checkpoint of it that both have.
             VaultError: a file is damaged.
             WorkerLost: a worker went away.
         """
-        right, presence = self._run.right, self._cluster.presence
-        keeping = await keepers(self._cluster, self._addresses, SERVERS)
+        name, presence, kept = run_name(self._run.right), self._cluster.presence, await self._kept()
         if not self._run.begun:
-            found = await at_all(self._addresses, *(keeper.versions(RUN, run_name(right)) for keeper in keeping))
+            found = await kept.found(RUN, name)
             labels = [{version.label for version in versions} for versions in found]
             if not set.intersection(*labels):
                 self._serial = max((label.serial for label in set.union(*labels)), default=0)
                 return None
-        version = await renewed(self._addresses, presence, keeping, RUN, run_name(right), right)
-        servers = await self._servers()
-        await at_all(self._addresses, *(server.restore(handle, plan, version.label, right, presence) for server in servers))
+        version = await renewed(kept, RUN, name)
+        work = (
+            server.restore(handle, digest_at(secret, place), plan, version.label, right, presence)
+            for server, place, right in zip(await self._servers(), self._places, kept.rights, strict=True)
+        )
+        await at_all(self._addresses, *work)
         self._serial = version.label.serial
         return version.about.progress
 
-    async def save(self, owner: bytes, progress: Progress) -> None:
-        """Has both servers write a checkpoint of a run of theirs, and then forget the one before.
+    async def save(self, run: bytes, rights: list[bytes], progress: Progress) -> None:
+        """Has both servers write a checkpoint of a run of theirs, and then forget older ones. `rights` are those to the run, at each.
 
         Raises:
             KeepsNothing: a server has no folder.
             VaultError: a server cannot write.
             WorkerLost: a worker went away.
         """
-        right = self._run.right
-        label = Label(RUN, run_name(right), self._serial + 1, secrets.token_bytes(16))
-        servers, keeping = await self._servers(), await keepers(self._cluster, self._addresses, SERVERS)
-        await at_all(self._addresses, *(server.save(owner, label, right, progress) for server in servers))
-        await at_all(self._addresses, *(keeper.commit(label, right, self._cluster.presence) for keeper in keeping))
+        label, kept = Label(RUN, run_name(self._run.right), self._serial + 1, secrets.token_bytes(16)), await self._kept()
+        servers = zip(await self._servers(), rights, kept.rights, strict=True)
+        await at_all(self._addresses, *(server.save(run, right, label, shown, progress) for server, right, shown in servers))
+        await kept.committed(label)
         self._serial = label.serial
         if not self._run.begun:
             self._write(msgspec.structs.replace(self._run, begun=True))
@@ -184,5 +200,7 @@ async def discard(cluster: Cluster, folder: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{folder} holds no training: {error}") from None
     addresses = cluster.addresses_for(run.model)
     keeping = await keepers(cluster, addresses, SERVERS)
-    await at_all(addresses, *(keeper.remove(RUN, run_name(run.right), run.right) for keeper in keeping))
+    places = cluster.seats_for(run.model).servers
+    removing = (keeper.remove(RUN, run_name(run.right), right_at(run.right, place)) for keeper, place in zip(keeping, places, strict=True))
+    await at_all(addresses, *removing)
     path.unlink()

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
+from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, right_at
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.keeper import Keeper, Part
-from protocols.training.kept import DATA, About, digest, joined, records
-from protocols.training.kept_versions import ATTEMPTS, at_all, keepers, renewed
+from protocols.training.kept import DATA, About, joined, records
+from protocols.training.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
 from protocols.training.stored import encoded
-from protocols.training.terms import Column
+from protocols.training.terms import Column, SharedArray
 from protocols.vault import NAME, Label, replace
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 class Grant(msgspec.Struct, frozen=True):
     """The right to train on data of a name. Whoever has it can use it: give it away as a secret.
 
+    A worker is shown what follows from it for that worker only, and keeps a digest of that, so that no worker can use it at another.
+
     Attributes:
         name: of the data.
-        right: to train on them.
-        own: to remove them; empty in what is given to others.
+        right: secret from which the rights to train on them follow.
+        own: secret from which the rights to remove them follow; empty in what is given to others.
     """
 
     name: str
@@ -42,6 +45,32 @@ class Grant(msgspec.Struct, frozen=True):
     def to_give(self) -> Grant:
         """The same without the right to remove."""
         return Grant(self.name, self.right)
+
+    def rights(self, places: Sequence[int]) -> list[bytes]:
+        """Return the rights to train on the data at the workers of these places.
+
+        Raises:
+            NotGranted: this is no grant that `Cluster.deposit` has made.
+        """
+        return self._at(self.right, places)
+
+    def owns(self, places: Sequence[int]) -> list[bytes]:
+        """Return the rights to remove the data at the workers of these places.
+
+        Raises:
+            NotGranted: it is the grant of somebody who may only train on them, or none that `Cluster.deposit` has made.
+        """
+        if not self.own:
+            raise NotGranted(f"this grant lets one train on {self.name!r}, not remove it: its owner has the one that does")
+        return self._at(self.own, places)
+
+    def _at(self, secret: bytes, places: Sequence[int]) -> list[bytes]:
+        if len(secret) != SECRET_BYTES:
+            raise NotGranted(
+                f"{self.name!r} may not be used with this grant: its secret has {len(secret)} bytes, and those that workers know have"
+                f" {SECRET_BYTES}; ask the owner for the grant again"
+            )
+        return [right_at(secret, place) for place in places]
 
     def __repr__(self) -> str:
         return f"Grant({self.name!r}{', its owner' if self.own else ''})"
@@ -90,36 +119,36 @@ async def deposit(
     if "" in allowed:
         raise InputError("allow= names certificates: a name is not empty")
     column = Column(name, (values.shape[0], values.shape[1]), content, b"", b"" if ids is None else records(ids))
-    grant = Grant(name, secrets.token_bytes(32), secrets.token_bytes(32))
-    label = Label(DATA, name, 1, secrets.token_bytes(16))
-    server = About("server", digest(grant.right), digest(grant.own), allowed, column)
-    provider = msgspec.structs.replace(server, role="crypto provider")
+    grant = Grant(name, new_secret(), new_secret())
+    label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
+    *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, column) for place in places]
+    provider = msgspec.structs.replace(about, role="crypto provider")
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
     *servers, third = keeping = await keepers(cluster, cluster.addresses)
     try:
-        work = (keeper.keep_masked(label, server, masked, key) for keeper, key in zip(servers, keys, strict=True))
+        work = (keeper.keep_masked(label, one, masked, key) for keeper, one, key in zip(servers, abouts, keys, strict=True))
         await at_all(cluster.addresses, *work, third.keep_mask(label, provider, keys))
     except BaseException:
-        await _removed_where_it_is(keeping, grant)
+        await _removed_where_it_is(cluster, keeping, grant)
         raise
     return grant
 
 
-async def _removed_where_it_is(keeping: Sequence[Keeper], grant: Grant) -> None:
+async def _removed_where_it_is(cluster: Cluster, keeping: Sequence[Keeper], grant: Grant) -> None:
     """After a failure: at some workers the name may be there, or be somebody else's."""
-    for keeper in keeping:
+    for keeper, own in zip(keeping, grant.owns(cluster.seats_for("").all), strict=True):
         try:
-            await keeper.with_options(timeout=5.0).remove(DATA, grant.name, grant.own)
+            await keeper.with_options(timeout=5.0).remove(DATA, grant.name, own)
         except (ActorError, ProtocolError):
             continue
 
 
 async def withdraw(cluster: Cluster, grant: Grant) -> None:
     """Has the workers remove data; see `Cluster.withdraw`."""
-    if not grant.own:
-        raise NotGranted(f"this grant lets one train on {grant.name!r}, not remove it: its owner has the one that does")
-    await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, grant.own) for keeper in await keepers(cluster, cluster.addresses)))
+    owns = grant.owns(cluster.seats_for("").all)
+    keeping = zip(await keepers(cluster, cluster.addresses), owns, strict=True)
+    await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, own) for keeper, own in keeping))
 
 
 async def deposits(cluster: Cluster) -> list[Deposited]:
@@ -135,24 +164,38 @@ async def deposits(cluster: Cluster) -> list[Deposited]:
     return listed
 
 
-async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> Column:
+async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedArray:
     """Finds data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
-    rights = {name: granted[name].right if name in granted else b"" for name in names}
+    places, none = cluster.seats_for("").all, [b""] * 3
+    rights = {name: granted[name].rights(places) if name in granted else none for name in names}
     if len(rights) != len(names):
         raise InputError(f"{', '.join(names)}: a name is there twice")
     keeping = await keepers(cluster, cluster.addresses)
-    handle, helper, presence = os.urandom(16), cluster.addresses.helper, cluster.presence
+    handle, secret, presence = os.urandom(16), new_secret(), cluster.presence
+    digests = [digest_at(secret, place) for place in places]
     for attempt in range(1, ATTEMPTS + 1):
         joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
-        versions = [await renewed(cluster.addresses, presence, keeping, DATA, name, right) for name, right in rights.items()]
-        parts = [Part(version.label, right) for version, right in zip(versions, rights.values(), strict=True)]
+        kept = [Kept(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
+        versions = [await renewed(one, DATA, name) for one, name in zip(kept, rights, strict=True)]
         try:
             placed = await at_all(
-                cluster.addresses, *(keeper.place(parts, axis, handle, party, helper, presence) for party, keeper in enumerate(keeping))
+                cluster.addresses,
+                *(
+                    keeper.place(
+                        [Part(version.label, one.rights[party]) for version, one in zip(versions, kept, strict=True)],
+                        axis,
+                        handle,
+                        digests[party],
+                        cluster.equals,
+                        presence,
+                    )
+                    for party, keeper in enumerate(keeping)
+                ),
             )
-            return placed[0]
+            return SharedArray(placed[0], secret)
         except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
+            handle = os.urandom(16)  # one of the workers may hold it under the one before
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError

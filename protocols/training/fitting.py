@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 
 from actors import ActorError
+from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.authority.seats import Seats
 from protocols.concurrency import at_once
 from protocols.errors import Altered, Diverged, InputError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
@@ -28,7 +30,7 @@ from protocols.training.losses import METRIC_BITS, Loss
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
-from protocols.training.terms import Column, Report, Terms, check
+from protocols.training.terms import Report, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
@@ -93,6 +95,8 @@ class Training:
     def __init__(self, model: Any, cluster: Cluster, name: str) -> None:
         self._model, self._cluster, self._name = model, cluster, name
         self._handle: bytes | None = None
+        self._secret = b""
+        self._seats = cluster.seats_for(name)
         self._plan: Plan | None = None
         self._made = 0
 
@@ -107,16 +111,20 @@ class Training:
         stream = KeyStream(fresh_key())
         first = [stream.words(weight.shape) for weight in weights]
         second = [weight - share for weight, share in zip(weights, first, strict=True)]
-        handle = os.urandom(16)
-        servers = await training_servers(self._cluster, self._name)
-        presence = self._cluster.presence
-        await at_once(*(s.load(handle, plan, share, presence) for s, share in zip(servers, (first, second), strict=True)))
-        self._handle = handle
+        handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
+        placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
+        await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
+        self._handle, self._secret = handle, secret
+
+    @property
+    def _rights(self) -> list[bytes]:
+        """To the model, at server 0 and at server 1."""
+        return [right_at(self._secret, place) for place in self._seats.servers]
 
     async def fit(
         self,
-        x: Column,
-        y: Column,
+        x: SharedArray,
+        y: SharedArray,
         *,
         epochs: int,
         batch_size: int,
@@ -141,7 +149,7 @@ class Training:
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
-            same = settings(terms.plan, x, y, batch_size, terms.addresses.helper, shuffle=shuffle)
+            same = settings(terms.plan, x, y, batch_size, self._seats.helper, shuffle=shuffle)
             checkpoints = Checkpoints(self._cluster, self._name, folder, resume=resume, settings=same, shuffle=shuffle)
         order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
         try:
@@ -149,7 +157,7 @@ class Training:
             if self._made != rated.made:  # a checkpoint: rates go on from there
                 rated = self._scheduled(terms, epochs - start.epoch)
             terms = msgspec.structs.replace(rated, order=order)
-            run = await _begun(self._cluster, self._name, terms, self._handle, checkpoints)
+            run = await _begun(self._cluster, terms, (x, y), (self._handle or b"", self._secret), checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
@@ -167,12 +175,10 @@ class Training:
             if checkpoints is not None:
                 checkpoints.close()
 
-    def _terms(self, x: Column, y: Column, plan: Plan, batch_size: int, memory: int) -> Terms:
+    def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""
         _check_targets(expects(self._model), y)
-        session, owner, link, authority = (os.urandom(16) for _ in range(4))
-        addresses = self._cluster.addresses_for(self._name)
-        terms = Terms(session, owner, link, authority, plan, x, y, batch_size, None, memory, addresses)
+        terms = Terms(os.urandom(16), plan, x.column, y.column, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)
         return terms
 
@@ -185,11 +191,11 @@ class Training:
     async def _loaded(self, terms: Terms, checkpoints: Checkpoints | None) -> Progress:
         """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
         if checkpoints is not None:
-            handle = os.urandom(16)
-            restored = await checkpoints.restore(terms.plan, handle)
+            handle, secret = os.urandom(16), new_secret()
+            restored = await checkpoints.restore(terms.plan, handle, secret)
             if restored is not None:
                 await self.forget()
-                self._handle, self._made = handle, restored.made(-(-terms.examples // terms.batch))
+                self._handle, self._secret, self._made = handle, secret, restored.made(-(-terms.examples // terms.batch))
                 return restored
         if self._handle is None:
             await self._load(terms.plan)
@@ -205,7 +211,8 @@ class Training:
         else:
             servers = await training_servers(self._cluster, self._name)
             try:
-                first, second = await at_once(*(server.weights(self._handle) for server in servers))
+                held = zip(servers, self._rights, strict=True)
+                first, second = await at_once(*(server.weights(self._handle, right) for server, right in held))
             except ActorError as error:
                 raise WorkerLost(f"the weights could not be fetched: {error}") from None
             trained.set_weights([decode(a + b, 2.0**-FRACTION) for a, b in zip(first, second, strict=True)])
@@ -216,31 +223,51 @@ class Training:
         """Removes the shares of the weights from the servers."""
         if self._handle is not None:
             servers = await training_servers(self._cluster, self._name)
-            await at_once(*(server.forget(self._handle) for server in servers))
+            held = zip(servers, self._rights, strict=True)
+            await at_once(*(server.forget(self._handle, right) for server, right in held))
             self._handle = None
 
 
 class _Running:
     """One run of training: its owner's side while it lasts."""
 
-    def __init__(self, terms: Terms, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None) -> None:
-        self._terms, self._checkpoints = terms, checkpoints
+    def __init__(
+        self, terms: Terms, seats: Seats, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None
+    ) -> None:
+        self._terms, self._checkpoints, self._seats = terms, checkpoints, seats
+        self._secret = new_secret()
+        *self._rights, self._right = [right_at(self._secret, place) for place in seats.all]
         self._servers = [server.with_options(timeout=None) for server in servers]
         self._dealer = dealer.with_options(timeout=None)
         self.steps = len(terms.rows(0))
         self.made = terms.made
         self._begun = 0
 
-    async def begin(self, model: bytes, presence: Presence) -> None:
-        starts = (server.begin(self._terms, model, party, presence) for party, server in enumerate(self._servers))
-        await at_once(*starts)
-        await self._dealer.begin(self._terms, presence)  # among equals it agrees on keys with the servers
+    async def begin(self, data: tuple[SharedArray, SharedArray], model: tuple[bytes, bytes], presence: Presence) -> None:
+        """`model` is the handle, and the secret of the rights to it."""
+        x, y = (array.secret for array in data)
+        handle, secret = model
+        starts = (
+            server.begin(
+                self._terms,
+                digest_at(self._secret, place),
+                handle,
+                (right_at(x, place), right_at(y, place), right_at(secret, place)),
+                presence,
+            )
+            for server, place in zip(self._servers, self._seats.servers, strict=True)
+        )
+        publics = await at_once(*starts)
+        met = zip(self._servers, self._rights, reversed(publics), strict=True)
+        await at_once(*(server.meet(self._terms.session, right, public) for server, right, public in met))
+        third = self._seats.third  # among equals it agrees on keys with the servers
+        await self._dealer.begin(self._terms, digest_at(self._secret, third), (right_at(x, third), right_at(y, third)), presence)
 
     async def epoch(self, number: int, first: int, save_every: int | None, *, told: list[str], progress: bool) -> list[Segment]:
         """The steps of an epoch from `first` on, in segments that end in a checkpoint."""
 
         async def dealt() -> list[Segment]:
-            await self._dealer.epoch(self._terms.owner, number, first)
+            await self._dealer.epoch(self._terms.session, self._right, number, first)
             return []
 
         async def trained() -> list[Segment]:
@@ -262,11 +289,13 @@ class _Running:
         """Tells how many steps of an epoch a server has begun."""
         begun = before = self._begun
         while True:
-            begun = await self._servers[0].begun(self._terms.owner, begun)
+            begun = await self._servers[0].begun(self._terms.session, self._rights[0], begun)
             tell(first + begun - before)
 
     async def _segment(self, number: int, start: int, stop: int, told: list[str]) -> Segment:
-        first, second = await at_once(*(s.epoch(self._terms.owner, number, start, stop, told) for s in self._servers))
+        run = self._terms.session
+        both = list(zip(self._servers, self._rights, strict=True))
+        first, second = await at_once(*(server.epoch(run, right, number, start, stop, told) for server, right in both))
         if not compare_digest(first.seal, second.seal):
             raise Altered(
                 f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
@@ -274,7 +303,7 @@ class _Running:
             )
         if (first.outside + second.outside).any():
             raise Diverged(number + 1)
-        await at_once(*(server.keep(self._terms.owner) for server in self._servers))
+        await at_once(*(server.keep(run, right) for server, right in both))
         self.made += stop - start
         epoch, step = (number, stop) if stop < self.steps else (number + 1, 0)
         await self.save(Progress(epoch, step, self.made - epoch * self.steps - step))
@@ -283,23 +312,25 @@ class _Running:
     async def save(self, progress: Progress) -> None:
         """A checkpoint, if there are any."""
         if self._checkpoints is not None:
-            await self._checkpoints.save(self._terms.owner, progress)
+            await self._checkpoints.save(self._terms.session, self._rights, progress)
 
     async def end(self) -> None:
         """Ends the run wherever it has begun."""
         workers: list[TrainingServer | TrainingDealer] = [*self._servers, self._dealer]
-        work = (worker.with_options(timeout=5.0).end(self._terms.owner) for worker in workers)
+        rights = (*self._rights, self._right)
+        work = (worker.with_options(timeout=5.0).end(self._terms.session, right) for worker, right in zip(workers, rights, strict=True))
         for outcome in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel):
                 raise outcome
 
 
-async def _begun(cluster: Cluster, name: str, terms: Terms, model: bytes | None, checkpoints: Checkpoints | None) -> _Running:
-    assert model is not None  # it has been loaded
-    first, second, dealer = await trainers(cluster, name)
-    run = _Running(terms, [first, second], dealer, checkpoints)
+async def _begun(
+    cluster: Cluster, terms: Terms, data: tuple[SharedArray, SharedArray], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
+) -> _Running:
+    first, second, dealer = await trainers(cluster, terms.name)
+    run = _Running(terms, cluster.seats_for(terms.name), [first, second], dealer, checkpoints)
     try:
-        await run.begin(model, cluster.presence)
+        await run.begin(data, model, cluster.presence)
     except BaseException:
         await run.end()
         raise
@@ -312,7 +343,7 @@ def _stands(checkpoints: Checkpoints | None) -> str:
     return "the last checkpoint stands: run it again with resume=True when all workers are there"
 
 
-def _check_targets(expected: str, y: Column) -> None:
+def _check_targets(expected: str, y: SharedArray) -> None:
     """Refuses labels where the loss compares with numbers, and the other way round."""
     if expected == "labels" and y.content != "labels":
         raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")

@@ -6,22 +6,21 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
-from protocols.errors import KeepsNothing, UnknownModel
+from protocols.authority.rights import Claim
+from protocols.errors import KeepsNothing, NameTaken, UnknownModel
 from protocols.exchange import Ring
-from protocols.presence import Presence
+from protocols.presence import Presence, check_presence
 from protocols.training.evaluation import Affine
 from protocols.training.replicated import Replicated
 from protocols.training.step import Plan
 from protocols.training.terms import Column
 from protocols.vault import Vault
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Holdings:
         arrays: of a server, by handle.
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
+        claims: whose each of these is, by handle.
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.
@@ -70,7 +70,35 @@ class Holdings:
         self.arrays: dict[bytes, Stored | Replicated] = {}
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
+        self.claims: dict[bytes, Claim] = {}
         self._vault = vault
+
+    def claim(self, handle: bytes, digest: bytes) -> None:
+        """Write down that who sent the message that is being handled places something under a handle here.
+
+        Raises:
+            NameTaken: there is something.
+            NotOwner: this is no digest of a right.
+        """
+        if handle in self.claims:
+            raise NameTaken("something is held under this handle already; place it under a new one")
+        self.claims[handle] = Claim.of_caller(digest)
+
+    def check(self, handle: bytes, right: bytes, what: str) -> None:
+        """Refuse whoever has not placed what is held under a handle.
+
+        Raises:
+            UnknownModel: there is nothing.
+            NotOwner: it is somebody else's.
+        """
+        if handle not in self.claims:
+            raise UnknownModel(f"this worker holds no such {what}; its owner may be gone, or the worker was started anew")
+        self.claims[handle].check(right, what)
+
+    def forget(self, handle: bytes) -> None:
+        """Let go of what is held under a handle."""
+        for table in (self.arrays, self.masks, self.models, self.claims):
+            table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:
         """An array at one of three equals, for its part as a server and for that as the helper."""
@@ -115,15 +143,18 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def while_present(
-        self, system: ActorSystem, presence: Presence, table: dict[bytes, T], handle: bytes, closing: Callable[[T], None] | None = None
-    ) -> None:
-        """Forgets what an owner left in a table when the owner is gone."""
+    def while_present(self, system: ActorSystem, presence: Presence, forget: Callable[[], None]) -> None:
+        """Have something forgotten when who sent the message that is being handled is gone.
+
+        Args:
+            system: of the worker.
+            presence: of the sender, over the connection of its message.
+            forget: is called once.
+        """
+        check_presence(system, presence)
 
         async def watch() -> None:
             await system.watch(presence)
-            gone = table.pop(handle, None)
-            if gone is not None and closing is not None:
-                closing(gone)
+            forget()
 
         self.later(watch())

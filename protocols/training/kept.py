@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Sequence
 from typing import Literal
 
@@ -41,11 +40,13 @@ class About(msgspec.Struct, frozen=True):
 
     Attributes:
         role: whose share it is: a server's, or the masks of the crypto provider.
-        use: digest of the right to train on it.
-        own: digest of the right to remove it.
+        use: digest of the right to train on it, at this worker.
+        own: digest of the right to remove it, at this worker.
         allowed: common names in the certificates of those who may train on it without showing a right.
         column: what array it is; None: weights. Its handle is empty.
         progress: of a training whose weights they are.
+        check: what the parts of one version have in common, and those of different ones do not; empty for data as their owner brought them.
+        origin: serial number of the version from which this one was made; 0: from none.
     """
 
     role: Role
@@ -54,21 +55,13 @@ class About(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...] = ()
     column: Column | None = None
     progress: Progress | None = None
+    check: bytes = b""
+    origin: int = 0
 
 
-def digest(right: bytes) -> bytes:
-    """What a worker keeps of a right: it recognises the right, and could not show it elsewhere."""
-    return hashlib.sha256(b"confide right" + right).digest()
-
-
-def shows(right: bytes, expected: bytes) -> bool:
-    """Whether it is the right that has this digest."""
-    return hmac.compare_digest(digest(right), expected)
-
-
-def run_name(right: bytes) -> str:
-    """The name of a training, which only those who have the right to it know."""
-    return hashlib.sha256(b"confide training" + right).hexdigest()[:32]
+def run_name(secret: bytes) -> str:
+    """Return the name under which servers keep a training, from the secret of its owner."""
+    return hashlib.sha256(b"confide training" + secret).hexdigest()[:32]
 
 
 def records(ids: Sequence[object]) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from actors import ActorError
 from protocols.concurrency import at_once
 from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.hosting import Addresses
-from protocols.presence import Presence
 from protocols.training.keeper import Keeper, Version
 from protocols.training.kept import DATA
 from protocols.vault import Label
@@ -31,6 +30,7 @@ async def keepers(cluster: Cluster, addresses: Addresses, parties: int = 3) -> l
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
+    await cluster.enrol()
     try:
         return [(await cluster.links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in addresses.all[:parties]]
     except ActorError as error:
@@ -57,13 +57,14 @@ async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]
 
 
 def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
-    """The newest version that all have, and a label for one after all that anybody has.
+    """The newest version that all have and have made together, and a label for one after all that anybody has.
 
     Raises:
         UnknownData: there is none.
     """
     labels = [{version.label for version in versions} for versions in found]
-    common = set.intersection(*labels)
+    checked = [{(version.label, version.about.check) for version in versions} for versions in found]
+    common = [label for label, _ in set.intersection(*checked)]
     if not common:
         everywhere = set.union(*labels)
         raise UnknownData(
@@ -78,20 +79,44 @@ def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Lab
     return version, Label(newest.kind, newest.name, serial + 1, secrets.token_bytes(16))
 
 
-async def refreshed(addresses: Addresses, presence: Presence, keeping: Sequence[Keeper], old: Label, new: Label, right: bytes) -> None:
-    """Has all parties write a version that has nothing in common with the old one, and then forget that.
+class Kept(NamedTuple):
+    """Something that workers keep, as whoever may use it sees it.
 
-    Raises:
-        Altered: they did not agree on the new version; the old one stands.
+    Attributes:
+        addresses: of the workers, in their roles.
+        keeping: their actors, in the same order.
+        rights: at each of them; empty where the certificate of this process is enough.
+        equals: see `Keeper.refresh`.
+        model: the same.
     """
-    work = (keeper.refresh(old, new, right, party, addresses, presence) for party, keeper in enumerate(keeping))
-    first, *others = await at_all(addresses, *work)
-    if any(not secrets.compare_digest(first, other) for other in others):
-        raise Altered(f"the workers do not agree on the new shares of {old.name!r}: something on the way was altered; the old ones stand")
-    await at_all(addresses, *(keeper.commit(new, right, presence) for keeper in keeping))
+
+    addresses: Addresses
+    keeping: Sequence[Keeper]
+    rights: Sequence[bytes]
+    equals: bool
+    model: str
+
+    async def refreshed(self, old: Label, new: Label) -> None:
+        """Have all parties write a version that has nothing in common with the old one.
+
+        Raises:
+            Altered: they have not made it together; the old one stands.
+        """
+        parties = list(zip(self.keeping, self.rights, strict=True))
+        await at_all(self.addresses, *(keeper.refresh(old, new, right, self.equals, self.model) for keeper, right in parties))
+        await self.committed(new)
+
+    async def committed(self, label: Label) -> None:
+        """Have all parties let go of old versions, once each has asked the others whether they have this one."""
+        parties = zip(self.keeping, self.rights, strict=True)
+        await at_all(self.addresses, *(keeper.commit(label, right, self.equals, self.model) for keeper, right in parties))
+
+    async def found(self, kind: str, name: str) -> list[list[Version]]:
+        """Return the versions that each party has."""
+        return await at_all(self.addresses, *(keeper.versions(kind, name) for keeper in self.keeping))
 
 
-async def renewed(addresses: Addresses, presence: Presence, keeping: Sequence[Keeper], kind: str, name: str, right: bytes) -> Version:
+async def renewed(kept: Kept, kind: str, name: str) -> Version:
     """The current version, re-randomised.
 
     Raises:
@@ -101,12 +126,11 @@ async def renewed(addresses: Addresses, presence: Presence, keeping: Sequence[Ke
     """
     what = f"data of the name {name!r}" if kind == DATA else "checkpoint of this training"
     for attempt in range(1, ATTEMPTS + 1):
-        found = await at_all(addresses, *(keeper.versions(kind, name) for keeper in keeping))
-        version, new = current(found, what)
+        version, new = current(await kept.found(kind, name), what)
         try:
-            await refreshed(addresses, presence, keeping, version.label, new, right)
+            await kept.refreshed(version.label, new)
             return Version(new, version.about)
-        except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
+        except (UnknownData, VaultError, Altered):  # somebody else has loaded it meanwhile
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
+from protocols.authority.rights import digest_at, new_secret
+from protocols.authority.seats import THIRD
 from protocols.concurrency import at_once
 from protocols.errors import InputError, WorkerLost
 from protocols.exchange import Ring
@@ -16,7 +18,7 @@ from protocols.fixed_point import encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.functions import FRACTION
 from protocols.training.replicated import held_by, split
-from protocols.training.terms import Column
+from protocols.training.terms import Column, SharedArray
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
@@ -57,33 +59,37 @@ async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, Traini
         raise WorkerLost(f"the cluster cannot train: {error}") from None
 
 
-async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> Column:
+async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
     """Shares an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
-    column = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16))
+    column, secret = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16)), new_secret()
+    digests = [digest_at(secret, place) for place in range(3)]
+    await cluster.enrol()
     try:
-        await (_replicate if cluster.equals else _mask)(cluster, column, values)
+        await (_replicate if cluster.equals else _mask)(cluster, column, digests, values)
     except ActorError as error:
         raise WorkerLost(f"{name!r} could not be stored: {error}") from None
-    return column
+    return SharedArray(column, secret)
 
 
-async def _replicate(cluster: Cluster, column: Column, values: Ring) -> None:
+async def _replicate(cluster: Cluster, column: Column, digests: list[bytes], values: Ring) -> None:
     """Two of the three components of an array to each of three equals."""
     system = cluster.links.system
     servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
     components = split(values, last=column.handle[0] % 3)
-    await at_once(*(server.hold(column, held_by(components, place), cluster.presence) for place, server in enumerate(servers)))
+    holding = (server.hold(column, digests[place], held_by(components, place), cluster.presence) for place, server in enumerate(servers))
+    await at_once(*holding)
 
 
-async def _mask(cluster: Cluster, column: Column, values: Ring) -> None:
+async def _mask(cluster: Cluster, column: Column, digests: list[bytes], values: Ring) -> None:
     """x + lambda and half of lambda to each server, both halves to the crypto provider."""
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
     *servers, dealer = await trainers(cluster, column.name)
+    storing = zip(servers, digests, keys, strict=False)
     await at_once(
-        dealer.store(column, keys, cluster.presence),
-        *(server.store(column, masked, key, cluster.presence) for server, key in zip(servers, keys, strict=True)),
+        dealer.store(column, digests[THIRD], keys, cluster.presence),
+        *(server.store(column, digest, masked, key, cluster.presence) for server, digest, key in storing),
     )
 
 

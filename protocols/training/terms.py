@@ -1,7 +1,8 @@
-"""What the owner of a training tells the workers, and what they tell back: all of it public but the capabilities and keys."""
+"""What the owner of a training tells the workers, and what they tell back: all of it public but shares of what is asked for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -10,7 +11,6 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, TooLarge
 from protocols.exchange import Ring
-from protocols.hosting import Addresses
 from protocols.keystream import KeyStream, derive
 from protocols.training.circuit import Circuit
 from protocols.training.optimizers import changes
@@ -21,9 +21,14 @@ Content = Literal["numbers", "labels"]
 
 
 class Column(msgspec.Struct, frozen=True):
-    """An array that is shared: its name, its shape (examples, columns), and what it holds. `handle` is the right to train on it.
+    """An array that is shared, as workers know it: all of it is public.
 
-    `records` is a digest of the ids of its rows in their order, empty if its owner gave none.
+    Attributes:
+        name: what errors call it.
+        shape: examples, columns.
+        content: what it holds.
+        handle: what the workers call it.
+        records: a digest of the ids of its rows in their order, empty if its owner gave none.
     """
 
     name: str
@@ -36,35 +41,62 @@ class Column(msgspec.Struct, frozen=True):
         return f"Column({self.name!r}, {self.shape}, {self.content})"
 
 
+@dataclass(frozen=True)
+class SharedArray:
+    """An array that is shared, as whoever may train on it has it. Made by `Cluster.store` and `Cluster.load`.
+
+    Attributes:
+        column: what the workers know.
+        secret: from which the rights to train on it follow, another one for each worker.
+    """
+
+    column: Column
+    secret: bytes = field(repr=False)
+
+    def __repr__(self) -> str:
+        return repr(self.column)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.column.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples, columns."""
+        return self.column.shape
+
+    @property
+    def content(self) -> Content:
+        """What it holds."""
+        return self.column.content
+
+
 class Terms(msgspec.Struct, frozen=True):
-    """One run of training.
+    """One run of training. None of it is a right: who may do what is checked by who asks, and what it shows.
 
     Attributes:
         session: names the run to workers.
-        owner: the capability of the owner.
-        link: known to the owner and both servers; names the run between them.
-        authority: known to the owner, the provider and the servers; needed to supply randomness.
         plan: what is trained, and how.
         x: the features.
         y: the one-hot labels or targets.
         batch: examples of a step; the last step of an epoch has what is left.
         order: a key from which all derive the public order of the examples; None for the order in which they are stored.
         memory: bytes of randomness that a server may hold ahead.
-        addresses: of the cluster.
+        equals: whether the owner takes the cluster for one of three equals.
+        name: of the model; among equals it says who does what.
         made: steps that the model has made before this run.
     """
 
     session: bytes
-    owner: bytes
-    link: bytes
-    authority: bytes
     plan: Plan
     x: Column
     y: Column
     batch: int
     order: bytes | None
     memory: int
-    addresses: Addresses
+    equals: bool
+    name: str
     made: int = 0
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """The actor that deals the randomness of training: the crypto provider's part, or the helper's among equals, beside its `CryptoProvider`.
 
-It knows the masks of stored arrays and no masked value. Its messages come from owners only: `store`, `begin`, `epoch`, `end`.
+It knows the masks of stored arrays and no masked value. Its messages come from owners only, who show rights that hold here: `store`,
+`begin`, `epoch`, `end`, `forget`.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the shapes of arrays, how many steps are made.
 """
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
+from protocols.authority.membership import OWNER, Membership
+from protocols.authority.rights import Claim
 from protocols.concurrency import at_once
-from protocols.errors import UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NameTaken, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream
 from protocols.preprocessing import ExternalDealer, Preprocessing, Told, third_party
@@ -30,8 +33,8 @@ from protocols.training.training_server import TrainingServer
 class _Session:
     """One run of training at the provider."""
 
-    def __init__(self, terms: Terms, servers: tuple[TrainingServer, TrainingServer]) -> None:
-        self.terms, self.servers = terms, servers
+    def __init__(self, terms: Terms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
+        self.terms, self.claim, self.servers = terms, claim, servers
         self.steps = Steps(terms)
         self.done = 0
         self.preprocessing: Preprocessing = ExternalDealer()
@@ -41,11 +44,13 @@ class TrainingDealer(Actor):
     """Deals the randomness of each step to both servers, ahead of them and within their memory.
 
     Args:
+        cluster: whose third party it is.
         holdings: of this worker; of its own if None.
     """
 
-    def __init__(self, holdings: Holdings | None = None) -> None:
-        self._masks = (holdings or Holdings()).masks
+    def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None) -> None:
+        self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
+        self._masks = self._holdings.masks
         self._sessions: dict[bytes, _Session] = {}
         self._background = Background()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-dealer")
@@ -55,31 +60,65 @@ class TrainingDealer(Actor):
         self._background.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    @message(reentrant=True)
-    async def store(self, column: Column, keys: tuple[bytes, bytes], presence: Presence) -> None:
-        """Keeps the mask of an array as long as its owner is there. The masked array never comes here."""
+    @message(reentrant=True, by=OWNER)
+    async def store(self, column: Column, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
+        """Keeps the mask of an array as long as its owner is there. The masked array never comes here.
+
+        `digest` is that of the right to train on it, at this worker.
+        """
         first, second = (KeyStream(key).words(column.shape) for key in keys)
+        self._background.while_present(self.system, presence, lambda: self._holdings.forget(column.handle))
+        self._holdings.claim(column.handle, digest)
         self._masks[column.handle] = first + second
-        self._background.while_present(self.system, presence, self._masks, column.handle)
 
-    @message(reentrant=True)
-    async def begin(self, terms: Terms, presence: Presence) -> None:
-        """Begins a run of training, which ends when its owner is gone: finds both servers."""
-        if terms.x.handle not in self._masks or terms.y.handle not in self._masks:
-            raise UnknownModel("the provider knows no such data; their owner may be gone, or the provider was started anew")
-        first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in terms.addresses.servers]
-        session = _Session(terms, (first, second))
-        agree = [partial(server.agree, terms.authority) for server in session.servers]
-        session.preprocessing = await third_party(terms.addresses.equals, terms.session, agree)
-        self._sessions[terms.owner] = session
-        self._background.while_present(self.system, presence, self._sessions, terms.owner)
+    @message(reentrant=True, by=OWNER)
+    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, bytes], presence: Presence) -> None:
+        """Begins a run of training, which ends when its owner is gone: finds both servers.
 
-    @message(reentrant=True)
-    async def epoch(self, owner: bytes, number: int, start: int) -> None:
-        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
-        if owner not in self._sessions:
+        Args:
+            terms: of the run.
+            digest: of the right to the run, at this worker.
+            rights: to the features and the targets, at this worker.
+            presence: of the owner.
+
+        Raises:
+            NotOwner: the data are somebody else's.
+            UnknownModel: they are not here.
+            ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
+        """
+        for column, right, what in zip((terms.x, terms.y), rights, ("features", "targets"), strict=True):
+            self._holdings.check(column.handle, right, what)
+            if column.handle not in self._masks:
+                raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
+        if terms.session in self._sessions:
+            raise NameTaken("a run of this name is under way; begin another one")
+        where = self._cluster.seats(terms.equals, terms.name)
+        if self._cluster.place != where.third:
+            raise ClusterError(
+                f"this worker does not deal for the model {terms.name!r}: list the three workers in the order of the cluster"
+            )
+        claim, urls = Claim.of_caller(digest), [self._cluster.address(place) for place in where.servers]
+        first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in urls]
+        session = _Session(terms, claim, (first, second))
+        agree = [partial(server.agree, terms.session) for server in session.servers]
+        session.preprocessing = await third_party(terms.equals, terms.session, agree)
+        self._background.while_present(self.system, presence, lambda: self._gone(session))
+        self._sessions[terms.session] = session
+
+    def _gone(self, session: _Session) -> None:
+        if self._sessions.get(session.terms.session) is session:
+            del self._sessions[session.terms.session]
+
+    def _owned(self, run: bytes, right: bytes) -> _Session:
+        if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
-        session = self._sessions[owner]
+        self._sessions[run].claim.check(right, "this training")
+        return self._sessions[run]
+
+    @message(reentrant=True, by=OWNER)
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
+        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
+        session = self._owned(run, right)
         loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:
@@ -110,17 +149,21 @@ class TrainingDealer(Actor):
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(
-                server.with_options(timeout=None).supply(session.terms.authority, number, examples, key, half)
+                server.with_options(timeout=None).supply(session.terms.session, number, examples, key, half)
                 for server, key, half in zip(session.servers, keys, halves, strict=True)
             )
         )
 
-    @message(reentrant=True)
-    async def end(self, owner: bytes) -> None:
+    @message(reentrant=True, by=OWNER)
+    async def end(self, run: bytes, right: bytes) -> None:
         """Ends a run."""
-        self._sessions.pop(owner, None)
+        if run in self._sessions:
+            self._owned(run, right)
+            del self._sessions[run]
 
-    @message(reentrant=True)
-    async def forget(self, handle: bytes) -> None:
-        """Forgets the mask of an array."""
-        self._masks.pop(handle, None)
+    @message(reentrant=True, by=OWNER)
+    async def forget(self, handle: bytes, right: bytes) -> None:
+        """Forgets the mask of an array, for who has placed it."""
+        if handle in self._holdings.claims:
+            self._holdings.check(handle, right, "array")
+            self._holdings.forget(handle)
