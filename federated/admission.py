@@ -228,7 +228,7 @@ class Policy:
         raise NotAllowed(f"this owner serves the holder of the certificate of {self.aggregator!r}; you are {caller}")
 
     def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
-        """Refuses a task that it does not agree to.
+        """Refuse a task that it does not agree to.
 
         Args:
             task: what the owner is asked.
@@ -252,7 +252,7 @@ class Policy:
         return hidden or release.bound.stddev >= self.noise * reach(release.bound, values)
 
     def check_model(self, task: Task) -> None:
-        """Refuses a model that it does not agree to.
+        """Refuse a model that it does not agree to.
 
         Raises:
             UpdateHeldBack: it does not.
@@ -263,7 +263,7 @@ class Policy:
             raise _forbids(f"models of more than {self.largest:,} weights")
 
     def check_share(self, bound: Bound | None, values: int, cohort: int) -> None:
-        """Refuses to have an update summed with too few others to have enough noise together.
+        """Refuse to have an update summed with too few others to have enough noise together.
 
         Raises:
             UpdateHeldBack: s^2 n' < (z S)^2, for n' owners that each add noise of the standard deviation s.
@@ -299,7 +299,7 @@ class Admission:
         return self.policy.metrics and self._ledger is None
 
     def admit(self, task: Task, data: Data, *, hidden: bool) -> None:
-        """Agrees to train, and pays for it before there is an update. It takes a while: call it in a thread.
+        """Agree to train, and pay for it before there is an update. It takes a while: call it in a thread.
 
         Args:
             task: what is asked.
@@ -340,7 +340,7 @@ class Admission:
             raise UpdateHeldBack("the privacy budget of this owner is spent") from None
 
     def admit_evaluation(self, task: Task) -> None:
-        """Agrees to evaluate.
+        """Agree to evaluate.
 
         Raises:
             UpdateHeldBack: it does not: metrics have no noise, so no ledger can pay for them.

@@ -120,7 +120,7 @@ def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
 
 @contextlib.contextmanager
 def _counted(largest: float) -> Iterator[None]:
-    """Counts the values of TensorFlow variables that are made in the block, before they are.
+    """Count the values of TensorFlow variables that are made in the block, before they are.
 
     Raises:
         ModelRefused: they would be more than `largest`.
@@ -162,7 +162,7 @@ def _uncompiled(plan: Any) -> Any:
 
 
 def _check_activations(model: Any, largest: float) -> None:
-    """Refuses layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
+    """Refuse layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
     import keras  # noqa: PLC0415  is loaded already
 
     for layer in model._flatten_layers():  # Keras has no public way to layers within layers

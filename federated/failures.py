@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def in_own_words(what: str, work: Awaitable[R]) -> R:
-    """Waits for work of an owner. What goes wrong is raised without a trace of what was raised by others.
+    """Wait for work of an owner. What goes wrong is raised without a trace of what was raised by others.
 
     Args:
         what: is done, like "training".

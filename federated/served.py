@@ -61,14 +61,14 @@ class Served:
         self._remember(line)
 
     def once(self, run: str, number: int) -> bool:
-        """Takes a round of a run in; False if it was served before."""
+        """Take a round of a run in; False if it was served before."""
         if (run, number) in self._rounds:
             return False
         self._write("round", run, number)
         return True
 
     def count(self, what: str, run: str, number: int, *, in_all: int | None, a_day: int | None) -> None:
-        """Takes in one service of a kind.
+        """Take in one service of a kind.
 
         Args:
             what: its kind.

@@ -113,7 +113,7 @@ class Quantisation:
         return int(total[-1])
 
     def check(self, total: Vector, owners: int, *, headroom: int = 1) -> None:
-        """Refuses a sum that `owners` encoded vectors cannot have: somebody has sent something else.
+        """Refuse a sum that `owners` encoded vectors cannot have: somebody has sent something else.
 
         Args:
             total: of the vectors, as they are summed.
