@@ -67,7 +67,7 @@ class Graph:
     """
 
     def __init__(self, terms: Terms, nonces: Sequence[bytes] = ()) -> None:
-        self._owners, self._reach = len(terms.roster), terms.degree // 2
+        self._terms, self._owners, self._reach = terms, len(terms.roster), terms.degree // 2
         self._order: list[int] | None = None
         if terms.complete:
             return
@@ -79,7 +79,7 @@ class Graph:
     def neighbours(self, u: int) -> list[int]:
         """Whom owner u shares with and masks with, itself not included, in increasing order."""
         if self._order is None:
-            return [v for v in range(self._owners) if v != u]
+            return self._terms.neighbours(u)
         at = self._places[u]
         return sorted(self._order[(at + step) % self._owners] for step in range(-self._reach, self._reach + 1) if step)
 

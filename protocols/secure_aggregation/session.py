@@ -84,6 +84,16 @@ class Terms:
         """Whether everybody masks with everybody."""
         return self.degree == len(self.roster) - 1
 
+    def neighbours(self, u: int) -> list[int]:
+        """Whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
+
+        Raises:
+            AggregationError: not everybody does; then it follows from nonces, see `graph.Graph`.
+        """
+        if not self.complete:
+            raise AggregationError("who masks with whom follows from the nonces of the owners: ask the graph of the session")
+        return [v for v in range(len(self.roster)) if v != u]
+
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """Of the elements of a vector."""

@@ -6,7 +6,7 @@ secret is the row of its polynomials at x = j + 1. Any `threshold` shares give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -51,8 +51,12 @@ def split(secret: bytes, *, threshold: int, shares: int) -> Field:
     return value
 
 
+def _at_zero(points: Sequence[int]) -> Field:
+    return _coefficients(tuple(points))
+
+
 @lru_cache(maxsize=64)
-def _at_zero(points: tuple[int, ...]) -> Field:
+def _coefficients(points: tuple[int, ...]) -> Field:
     """Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
     coefficients = []
     for j in points:
@@ -62,7 +66,9 @@ def _at_zero(points: tuple[int, ...]) -> Field:
                 above = above * m % PRIME
                 below = below * (m - j) % PRIME
         coefficients.append(above * pow(below, -1, PRIME) % PRIME)
-    return np.array(coefficients, np.uint64)
+    found = np.array(coefficients, np.uint64)
+    found.flags.writeable = False  # kept, and given out again
+    return found
 
 
 def combine(shares: Mapping[int, Field], *, threshold: int) -> bytes:
@@ -79,7 +85,7 @@ def combine(shares: Mapping[int, Field], *, threshold: int) -> bytes:
     rows = np.stack([shares[j] for j in chosen])
     if (rows >= PRIME).any():
         raise SharingError("a share is no field element")
-    weights = _at_zero(tuple(j + 1 for j in chosen))
+    weights = _at_zero([j + 1 for j in chosen])
     total = (weights[:, None] * rows % np.uint64(PRIME)).sum(axis=0, dtype=np.uint64) % np.uint64(PRIME)
     number = sum(int(limb) << (LIMB_BITS * i) for i, limb in enumerate(total))
     if (total >> np.uint64(LIMB_BITS)).any() or number >> (8 * SECRET_BYTES):
