@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from federated import Evaluation, OwnMasker, SecureAggregation, Task, Update
+from federated import Evaluation, OwnerDropped, OwnMasker, SecureAggregation, Task, Update
 from federated.gathering import Gathering
 from federated.masker import Masker
 from federated.rounds import Round
@@ -48,7 +48,7 @@ CASES = [
 
 class Vanishing(OwnMasker):
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
-        raise ConnectionError("gone")
+        raise OwnerDropped("gone")
 
 
 class Owner:

@@ -4,9 +4,11 @@ Start reading in `federation.py` (the aggregator, what users write), then `round
 other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the updates. Importing this package does not import Keras.
 """
 
+from federated.admission import Policy
 from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.aggregator import Aggregator
 from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
+from federated.blueprint import blueprint_digest
 from federated.engine import Engine, Holding, ThreadEngine
 from federated.errors import (
     ClusterFileError,
@@ -17,6 +19,7 @@ from federated.errors import (
     KeysError,
     ModelRefused,
     OwnerDropped,
+    OwnerFailed,
     OwnerLate,
     RunExists,
     SettingError,
@@ -91,9 +94,11 @@ __all__ = [
     "OwnMasker",
     "Owner",
     "OwnerDropped",
+    "OwnerFailed",
     "OwnerLate",
     "Part",
     "PlainMean",
+    "Policy",
     "Prepared",
     "ProcessEngine",
     "RayEngine",
@@ -113,6 +118,7 @@ __all__ = [
     "UpdateHeldBack",
     "UpdateRejected",
     "Weights",
+    "blueprint_digest",
     "computing_cluster",
     "joining_owners",
     "partition",

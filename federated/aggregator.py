@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from actors import Actor, NameTaken, message
+from actors import ANYONE, Actor, NameTaken, message
 from federated.certificates import shown_name
 from federated.errors import JoinRefused, OwnerDropped
 from federated.owner import DataOwner
@@ -105,7 +105,7 @@ class Aggregator(Actor):
         self._played, self._tell = played, tell
         self._watching: set[asyncio.Task[None]] = set()
 
-    @message
+    @message(by="owner")
     async def join(self, name: str, owner: DataOwner) -> None:
         """Takes an owner in until its connection ends.
 
@@ -142,7 +142,7 @@ class Aggregator(Actor):
         if self._attendance.leave(name, owner, ended.reason):
             self._tell(f"{name} has left: {ended.reason}")
 
-    @message
+    @message(by=ANYONE)
     async def standing(self) -> Standing:
         """How far the federation is, and who is here."""
         return Standing(self._played(), {name: self._attendance.owner(name) is not None for name in self._names})

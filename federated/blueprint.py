@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +18,17 @@ from federated.update import Blueprint
 
 if TYPE_CHECKING:
     import keras
+
+log = logging.getLogger(__name__)
+
+LARGEST = 1 << 27
+"""Weights that a model may have, if nobody says otherwise: 512 MiB of float32."""
+STATES = 4
+"""Variables that a model and its optimizer may have for each weight that is allowed."""
+STEPS_AT_ONCE = 1000
+"""Largest `steps_per_execution`: training can be stopped between executions only."""
+REFERENCES = frozenset({"name", "shared_object_id", "keras_history", "input_layers", "output_layers", "layer_name"})
+"""Keys of a blueprint below which there are names, or what else is made up anew in each process."""
 
 
 def draw(model: keras.Model) -> Blueprint:
@@ -34,29 +51,155 @@ def draw(model: keras.Model) -> Blueprint:
         blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error
-    build(blueprint)
+    build(blueprint, largest=math.inf)  # one's own model may be as large as one likes
     return blueprint
 
 
-def build(blueprint: Blueprint) -> keras.Model:
-    """A compiled model with fresh weights, and with the state of its optimizer.
+def blueprint_digest(model: keras.Model) -> str:
+    """What `Policy(models=...)` knows a compiled model by: the same in every process that builds it in the same way.
+
+    Its layers, loss, metrics and optimizer with all their settings; not its weights, and not the names of its layers.
 
     Raises:
-        ModelRefused: the blueprint has code, or a class that is not known here, or is no model.
+        ModelRefused: the model cannot be sent to owners, see `draw`.
+
+    Example:
+        >>> blueprint_digest(build_model())
+        '5f1c...'
+    """
+    return digest(draw(model))
+
+
+@lru_cache(maxsize=16)
+def digest(blueprint: Blueprint) -> str:
+    """SHA-256, in hexadecimal digits, of a blueprint whose names are numbers."""
+    try:
+        plan = _numbered([json.loads(blueprint.architecture), json.loads(blueprint.compilation)])
+    except (ValueError, RecursionError):
+        raise ModelRefused("the blueprint is no JSON, or nested too deeply") from None
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
+    """A compiled model with fresh weights, and with the state of its optimizer.
+
+    Args:
+        blueprint: of the model.
+        largest: weights that it may have. They are counted before there is memory for them.
+
+    Raises:
+        ModelRefused: the blueprint has code, or a class that is not known here, or is no model, or one with more weights. The message has
+            no text of others; that is in the log.
     """
     import keras  # noqa: PLC0415  takes seconds, and only those who have a model need it
 
+    kind = ""
     try:
-        model: Any = keras.saving.deserialize_keras_object(json.loads(blueprint.architecture), safe_mode=True)
+        with _counted(largest):
+            model: Any = keras.saving.deserialize_keras_object(_uncompiled(json.loads(blueprint.architecture)), safe_mode=True)
         if not isinstance(model, keras.Model):
             raise ModelRefused(f"the blueprint is of a {type(model).__qualname__}: a keras.Model is expected")
-        model.compile_from_config(json.loads(blueprint.compilation))
-        model.optimizer.build(model.trainable_variables)
+        _check_activations(model, STATES * largest)
+        compilation = json.loads(blueprint.compilation)
+        _check_compilation(compilation)
+        with _counted(STATES * largest):
+            model.compile_from_config(compilation)
+            model.optimizer.build(model.trainable_variables)
     except ModelRefused:
         raise
     except Exception as error:  # Keras raises nearly anything for a config that it does not understand
+        log.warning("a model cannot be built from its blueprint", exc_info=True)
+        kind = type(error).__name__
+    if kind:
         raise ModelRefused(
-            f"the model cannot be built from its blueprint: {error}; register its own classes with "
+            f"the model cannot be built from its blueprint ({kind}, see the log there): register its own classes with "
             f"keras.saving.register_keras_serializable() at every owner, and use no lambda"
-        ) from error
+        )
     return model
+
+
+@contextlib.contextmanager
+def _counted(largest: float) -> Iterator[None]:
+    """Count the values of TensorFlow variables that are made in the block, before they are.
+
+    Raises:
+        ModelRefused: they would be more than `largest`.
+    """
+    import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    count, graph = 0, tf.Graph()
+
+    def creator(following: Callable[..., Any], **kwargs: Any) -> Any:
+        nonlocal count
+        count += _values(kwargs.get("initial_value"), graph)
+        if count > largest:
+            raise ModelRefused(f"the model needs variables with more than {largest:,.0f} values in all: no more are allowed here")
+        return following(**kwargs)
+
+    with tf.variable_creator_scope(creator):
+        yield
+
+
+def _values(initial: Any, graph: Any) -> int:
+    """How many values an initial value has; of one that is not there yet, by its shape."""
+    import tensorflow as tf  # noqa: PLC0415  is loaded already
+
+    if callable(initial):
+        try:
+            with graph.as_default():  # where values have shapes, and nothing is computed
+                initial = initial()
+        except RuntimeError:  # it needs a variable, such as the state of a seed generator
+            return int(math.prod(tf.function(initial).get_concrete_function().output_shapes))
+    return int(math.prod(getattr(initial, "shape", np.shape(initial))))
+
+
+def _uncompiled(plan: Any) -> Any:
+    """A configuration without that of its compilation, which the blueprint has beside it."""
+    if isinstance(plan, dict):
+        drop = "compile_config" if "class_name" in plan else None
+        return {key: _uncompiled(value) for key, value in plan.items() if key != drop}
+    return [_uncompiled(one) for one in plan] if isinstance(plan, list) else plan
+
+
+def _check_activations(model: Any, largest: float) -> None:
+    """Refuse layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
+    import keras  # noqa: PLC0415  is loaded already
+
+    for layer in model._flatten_layers():  # Keras has no public way to layers within layers
+        count = 0
+        with contextlib.suppress(AttributeError, ValueError):  # no output yet, or several
+            count = sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output))
+        if count > largest:
+            raise ModelRefused(f"the outputs of a layer have more than {largest:,.0f} values for one example: no more are allowed here")
+
+
+def _check_compilation(compilation: Any) -> None:
+    steps = compilation.get("steps_per_execution", 1) if isinstance(compilation, dict) else 1
+    if steps not in (None, "auto") and not (isinstance(steps, int) and 1 <= steps <= STEPS_AT_ONCE):
+        raise ModelRefused(f"steps_per_execution is not from 1 to {STEPS_AT_ONCE}, or 'auto': training could not be stopped")
+
+
+def _numbered(plan: Any) -> Any:
+    """JSON in which layers have numbers for names, in the order in which they appear, wherever Keras tells them by name."""
+    numbers: dict[Any, str] = {}
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in ("name", "shared_object_id"):
+                if isinstance(value.get(key), (str, int)):
+                    numbers.setdefault((key, value[key]), f"#{len(numbers)}")
+        if isinstance(value, (dict, list)):
+            for one in value.values() if isinstance(value, dict) else value:
+                collect(one)
+
+    def renamed(value: Any, key: str | None) -> Any:
+        if isinstance(value, dict):
+            return {name: renamed(one, name if name in REFERENCES else key) for name, one in value.items()}
+        if isinstance(value, list):
+            return [renamed(one, key) for one in value]
+        if key is None or not isinstance(value, (str, int)):
+            return value
+        return numbers.get((key if key == "shared_object_id" else "name", value), value)
+
+    collect(plan)
+    return renamed(plan, None)

@@ -24,6 +24,8 @@ class Data:
     def __init__(self, source: Any) -> None:
         self.pair = _pair(source) if isinstance(source, tuple) else None
         self.source = source
+        self._least: int | None = None
+        self._fitting: dict[tuple[int, int | None], bool] = {}
         self._count = len(self.pair[0]) if self.pair else None
         if self.pair is None and not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
             raise DataError(f"a {type(source).__qualname__} is no data: give a pair (x, y) of arrays, a tf.data.Dataset or a PyDataset")
@@ -38,10 +40,24 @@ class Data:
             DataError: it is empty, or without end.
         """
         if self._count is None:
-            self._count = sum(_batch_length(batch) for batch in self.batches())
+            lengths = [_batch_length(batch) for batch in self.batches()]
+            self._count, self._least = sum(lengths), min(lengths, default=0)
         if self._count == 0:
             raise DataError("the data set is empty: at least one example is needed")
         return self._count
+
+    def least_batch(self) -> int:
+        """Examples in the smallest batch of a data set. For data sets only."""
+        self.count()
+        assert self._least is not None
+        return self._least
+
+    def labels_fit(self, width: int, ignored: int | None) -> bool:
+        """Whether all labels are integers from 0 to `width` - 1, or `ignored`. A data set is read once for it."""
+        if (width, ignored) not in self._fitting:
+            parts = [self.pair[1]] if self.pair else (batch[1] for batch in self.batches())
+            self._fitting[width, ignored] = all(_within(np.asarray(part), width, ignored) for part in parts)
+        return self._fitting[width, ignored]
 
     def shuffled(self, seed: list[int]) -> tuple[Any, Any]:
         """The pair of arrays in an order made from the seed. For arrays only."""
@@ -66,6 +82,11 @@ def _pair(source: tuple[Any, ...]) -> tuple[Any, Any]:
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or not len(x):
         raise DataError(f"x has shape {x.shape} and y has shape {y.shape}: both need the same number of examples, at least one")
     return x, y
+
+
+def _within(labels: Any, width: int, ignored: int | None) -> bool:
+    counted = labels if ignored is None else labels[labels != ignored]
+    return bool(((counted >= 0) & (counted < width)).all())
 
 
 def _batch_length(batch: Any) -> int:

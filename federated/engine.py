@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from federated.data import Data
 from federated.errors import SettingError
+from federated.failures import kind
 from federated.training import Trainer
 from federated.update import Evaluation, Task, Update
 
@@ -67,6 +68,6 @@ class ThreadEngine:
 def cannot_be_sent(error: Exception) -> SettingError:
     """What is told when the data of owners does not go to another process."""
     return SettingError(
-        f"the data of an owner cannot be sent to another process ({type(error).__name__}: {error}): give arrays or a PyDataset, "
+        f"the data of an owner cannot be sent to another process ({kind(error)}): give arrays or a PyDataset, "
         "or simulate in this process; a tf.data.Dataset stays in the process that made it"
     )

@@ -5,9 +5,10 @@ FederatedError
  +-- DataError           data that cannot be split or trained on (also a ValueError)
  +-- ModelRefused        a Keras model that cannot be sent to owners, or a blueprint that cannot be built (also a ValueError)
  +-- UpdateRejected      an update that does not count: wrong shapes, not finite, an old round, a second one, late
- +-- UpdateHeldBack      an owner does not give its update: a value is too large to be aggregated without being seen
+ +-- UpdateHeldBack      an owner does not do what it is asked: its policy or ledger forbids it, or a value is too large to be hidden
  +-- OwnerDropped        an owner gave no update in this round
  +-- OwnerLate           an owner has not answered in time
+ +-- OwnerFailed         something that is not of this library failed at an owner; what, is in its log
  +-- RunExists           a run folder has a run already, or one of other settings (also a ValueError)
  +-- StepFailed          a strategy gave weights that cannot be used; the round fails
  +-- FederationClosed    a federation was used outside of its `async with` block
@@ -49,7 +50,7 @@ class UpdateRejected(FederatedError):
 
 @portable_error
 class UpdateHeldBack(FederatedError):
-    """An owner does not give its update. The message shows no value of it."""
+    """An owner does not do what it is asked, or does not give its update. The message shows no value of it."""
 
 
 @portable_error
@@ -60,6 +61,11 @@ class OwnerDropped(FederatedError):
 @portable_error
 class OwnerLate(FederatedError):
     """An owner has not answered in time."""
+
+
+@portable_error
+class OwnerFailed(FederatedError):
+    """Something failed at an owner. The message tells the kind of failure only: the text, which may quote data, is in the owner's log."""
 
 
 class StepFailed(FederatedError):

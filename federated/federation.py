@@ -263,7 +263,7 @@ class Federation:
         if self._private is not None and failure is None:
             aggregate, failure = self._noised(self._private, aggregate, task)
         failure = failure or _stepped(opened, task, aggregate)
-        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task)
+        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task, gathering.book)
         examples = aggregate.examples if aggregate else 0
         self.history.append(
             concluded(
@@ -327,11 +327,11 @@ class Federation:
         book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
         return Gathering(book, self._owners, task, progress=progress)
 
-    async def _metrics(self, aggregate: Aggregate, task: Task) -> dict[str, float]:
+    async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> dict[str, float]:
         metrics = dict(aggregate.metrics)
         if aggregate.evaluators:
             moved = replace(task, weights=self._opened().weights)
-            metrics |= await evaluate(aggregate.evaluators, moved, deadline=self._deadline)
+            metrics |= await evaluate(aggregate.evaluators, moved, deadline=self._deadline, missing=book.fault)
         if self._evaluation is not None:
             metrics |= await asyncio.to_thread(self._opened().evaluate, self._evaluation)
         return metrics

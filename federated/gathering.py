@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from actors import MessageRejected
+from actors import MessageRejected, RemoteError
 from federated.errors import OwnerLate, UpdateRejected
+from federated.failures import is_ours, kind
 from federated.owner import Owner
 from federated.rounds import Round
 from federated.update import Task, Update, size
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Work = Callable[[Owner, Task], Awaitable[R]]
@@ -103,7 +107,7 @@ class Gathering:
         except OwnerLate:
             self.book.late(owner)
         except Exception as error:
-            self.book.drop(owner, f"{type(error).__name__}: {error}")
+            self.book.drop(owner, told(error))
         self._progress(self.book)
 
     def owner(self, name: str) -> Owner:
@@ -136,6 +140,15 @@ class Gathering:
     def _asked(self, owner: str) -> int:
         """The round in which the owner was asked."""
         return self.task.round
+
+
+def told(error: Exception) -> str:
+    """What is told of an error at an owner: of one that is not of this library, its kind only, for its text may quote data."""
+    if is_ours(error):
+        return f"{type(error).__name__}: {error}"
+    if not isinstance(error, RemoteError):  # this process is the owner's
+        log.warning("an owner failed", exc_info=error)
+    return f"it failed ({kind(error)}); see this owner's log"
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class GlobalModel:
         self._model = build()
         self._blueprint = blueprint.draw(self._model)
         self._strategy, self._seed = strategy, seed
+        self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         trainable = {id(variable) for variable in self._model.trainable_variables}
@@ -77,7 +79,7 @@ class GlobalModel:
     def task(self, number: int) -> Task:
         """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
-        return Task(number, self._blueprint, self.weights, training)
+        return Task(number, self._blueprint, self.weights, training, self._run)
 
     def step(self, old: Weights, delta: Weights) -> None:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.

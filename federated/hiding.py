@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from federated.errors import UpdateHeldBack
 from federated.update import Array, Update
 from protocols.quantisation import Quantisation
+from protocols.shared_sums import LARGEST_FACTOR
 
 LARGEST_METRIC = 1000.0
 """Metrics are cut to this, so that their sums cannot overflow."""
@@ -27,6 +29,13 @@ class Hiding:
     clip: float
     most_examples: int
     headroom: int = 1
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.clip < math.inf and self.most_examples >= 1 and 1 <= self.headroom <= LARGEST_FACTOR):
+            raise UpdateHeldBack(
+                f"clip={self.clip}, most_examples={self.most_examples}, headroom={self.headroom}: above 0 and finite, at least 1, and "
+                f"from 1 to {LARGEST_FACTOR} are needed"
+            )
 
     def quantisation(self, owners: int) -> Quantisation:
         """For so many owners."""

@@ -16,6 +16,7 @@ from actors import ActorSystem
 from actors.address import Address
 from actors.identity.published import reached
 from federated import certificates
+from federated.admission import Policy
 from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
@@ -167,7 +168,10 @@ async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
     async with _system(node.address, node.listen, tls) as system:
-        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, name=OWNER_ACTOR)
+        aggregator = next(each for each, one in cluster.nodes.items() if one is cluster.aggregator)
+        plain = cluster.allow_plaintext and (node.address or "").startswith("ws://")  # where nobody can show who it is
+        policy = Policy(aggregator=aggregator, plaintext=plain)
+        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, policy=policy, name=OWNER_ACTOR)
         if node.address is None:
             await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
         else:
@@ -199,6 +203,8 @@ async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption
             say(str(outcome))
             for owner, why in outcome.dropped.items():
                 say(f"  {owner} dropped: {why}")
+            for owner, why in outcome.faults.items():
+                say(f"  {owner}: {why}")
     if node.save is not None:
         path = cluster.path.parent / node.save
         federation.model.save(path)

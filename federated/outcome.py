@@ -19,6 +19,8 @@ class Outcome:
         late: those that did not answer before the deadline.
         dropped: name -> why it gave no update.
         rejected: name -> why its update does not count.
+        faults: name -> what went wrong with an owner whose update counts all the same: its evaluation has failed and is not in the
+            metrics, or it has altered what opens a sum.
         metrics: name -> mean over the owners, weighted by examples. Names as Keras has them: `loss` and others are from local training,
             `val_loss` and others of the new global model on the owners' evaluation data, `test_loss` and others on the aggregator's.
         examples: that the reported updates were trained on.
@@ -44,13 +46,18 @@ class Outcome:
     bytes: int = 0
     epsilon: float | None = None
     failure: str | None = None
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.failure is not None:
             middle = [f"failed, {self.failure}"]
         else:
             shown = [f"{name} {value:.3f}" for name, value in self.metrics.items()]
-            middle = [f"{len(self.reported)} of {len(self.sampled)} owners", *shown]
+            middle = [
+                f"{len(self.reported)} of {len(self.sampled)} owners",
+                *([f"{len(self.faults)} at fault"] if self.faults else []),
+                *shown,
+            ]
         if self.epsilon is not None:
             middle.append(f"epsilon {self.epsilon:.2f}")
         return f"round {self.round}: {', '.join([*middle, f'{self.seconds:.1f} s', f'{self.bytes / 1e6:.1f} MB'])}"
@@ -74,4 +81,5 @@ def concluded(
         bytes=size,
         epsilon=epsilon,
         failure=failure,
+        faults=dict(book.faults),
     )

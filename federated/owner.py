@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from actors import Actor, ActorSystem, message
-from federated import owner_ledger
+from actors import Actor, ActorSystem, caller, message
+from federated.admission import Admission, Policy
 from federated.data import Data
 from federated.errors import SettingError
+from federated.failures import in_own_words
 from federated.giver import Drop, Given, Giver, OwnGiver
 from federated.hiding import Hiding
 from federated.masker import Masker, OwnMasker, Prepared
@@ -19,8 +20,10 @@ from federated.training import Trainer
 from federated.update import Evaluation, Task, Update
 from privacy import Ledger
 from protocols.secure_aggregation import Terms
-from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
+from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares
 from protocols.sum_server import SumServer
+
+R = TypeVar("R")
 
 
 class Owner(Protocol):
@@ -82,15 +85,20 @@ class DataOwner(Actor):
     blueprint; (3) it trains in a thread, so that the process goes on answering; (4) the new weights, the number of examples and the
     metrics go back. If the aggregator gives up, training stops after the batch under way.
 
-    Whoever can reach it can have it train: let it listen with TLS, or on loopback.
+    Whom it serves is said in its `policy`: by default its own process, processes of the same user of this machine, and an aggregator
+    that it has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
 
     Args:
         data: (x, y) arrays, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
         evaluation: the same, to evaluate global models on; None: this owner evaluates nothing.
         identity: its long-term key for secure aggregation; None: a new one for as long as the actor lives.
-        roster: public keys (32 bytes) of the owners that it aggregates with; None: whomever the aggregator names, see `OwnMasker`.
-        least_cohort: the smallest number of owners among which it hides its updates, at least 3.
-        ledger: of what was let out about the data; asked and told before each round, see `owner_ledger.spend`. None: no limit.
+        roster: public keys (32 bytes) of the owners that it aggregates with; its updates leave it in no other way then. None: whomever the
+            aggregator names, see `OwnMasker`.
+        least_cohort: the smallest number of owners among which it hides its updates, at least 3; None: two thirds of the roster, or 3
+            without one.
+        ledger: of what was let out about the data; asked and told before each round, see `Release.event`. With one, nothing leaves that it
+            was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing. None: no limit.
+        policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
 
     Raises:
         DataError: the data is none of these, or is empty.
@@ -108,82 +116,110 @@ class DataOwner(Actor):
         *,
         identity: Ed25519PrivateKey | None = None,
         roster: Collection[bytes] | None = None,
-        least_cohort: int = SMALLEST_COHORT,
+        least_cohort: int | None = None,
         ledger: Ledger | None = None,
+        policy: Policy | None = None,
     ) -> None:
-        self._ledger = ledger
+        policy = policy or Policy()
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
-        self._trainer = Trainer()
+        self._admission = Admission(policy, ledger, hidden_only=roster is not None)
+        self._trainer = Trainer(largest=policy.largest, min_batch=policy.min_batch)
         self._giver = OwnGiver(self._trained)
-        self._masker = OwnMasker(self._trained, identity=identity, roster=roster, least=least_cohort)
+        self._masker = OwnMasker(
+            self._trained_to_hide,
+            identity=identity,
+            roster=roster,
+            least=least_cohort,
+            policy=policy,
+            served=self._admission.served,
+        )
 
-    @message
+    @message(by="aggregator")
     async def train(self, task: Task) -> Update:
         """Trains as told, from the weights of the task.
 
         Raises:
+            NotAllowed: it does not serve whoever asks.
             ModelRefused: the blueprint cannot be built here.
             DataError: the data set is empty or without end.
-            UpdateHeldBack: the ledger cannot pay for it.
-            ValueError: the weights do not fit the blueprint, or the data does not fit the model.
+            UpdateHeldBack: its policy does not allow it, or the ledger cannot pay for it.
+            OwnerFailed: something else went wrong; what, is in the log of this process.
         """
-        return await self._trained(task)
+        return await self._serve("training", lambda: self._trained(task))
 
-    async def _trained(self, task: Task) -> Update:
-        await asyncio.to_thread(owner_ledger.spend, self._ledger, task.training, self._data.count())
-        return await self._trainer.train(task, self._data, evaluates=self._evaluation is not None)
+    async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
+        """Work for the one whom this owner serves, and tell nobody what its failures quote."""
+        self._admission.policy.check_caller(caller())
+        return await in_own_words(what, work())
 
-    @message
+    async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
+        await asyncio.to_thread(self._admission.admit, task, self._data, hidden=hidden)
+        evaluates = self._evaluation is not None and self._admission.tells_metrics
+        return self._admission.outgoing(await self._trainer.train(task, self._data, evaluates=evaluates))
+
+    async def _trained_to_hide(self, task: Task) -> Update:
+        return await self._trained(task, hidden=True)
+
+    @message(by="aggregator")
     async def evaluate(self, task: Task) -> Evaluation:
-        """Evaluates the weights of the task; 0 examples if this owner has no evaluation data."""
+        """Evaluates the weights of the task; 0 examples if this owner has no evaluation data.
+
+        Raises:
+            UpdateHeldBack: it keeps a ledger, or its policy does not allow it.
+            ModelRefused, DataError, OwnerFailed: as in training.
+        """
+        return await self._serve("evaluation", lambda: self._evaluated(task))
+
+    async def _evaluated(self, task: Task) -> Evaluation:
         if self._evaluation is None:
             return Evaluation(task.round, 0, {})
+        await asyncio.to_thread(self._admission.admit_evaluation, task)
         return await self._trainer.evaluate(task, self._evaluation)
 
     # Secure aggregation, see `Masker`.
 
-    @message
+    @message(by="aggregator")
     async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
         """Trains, and keeps the update.
 
         Raises:
             UpdateHeldBack: it cannot be hidden.
         """
-        return await self._masker.prepare(task, hiding)
+        return await self._serve("training", lambda: self._masker.prepare(task, hiding))
 
-    @message
+    @message(by="aggregator")
     async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
         """Begins a session.
 
         Raises:
             AggregationError: terms that this owner does not agree to.
         """
-        return await self._masker.advertise(ticket, terms)
+        return await self._serve("secure aggregation", lambda: self._masker.advertise(ticket, terms))
 
-    @message
-    async def share(self, session: bytes, advertisements: list[Advertisement]) -> Shares:
+    @message(by="aggregator")
+    async def share(self, session: bytes, advertisements: list[Advertisement], nonces: tuple[bytes, ...] = ()) -> Shares:
         """Shares the secrets of the session."""
-        return await self._masker.share(session, advertisements)
+        return await self._serve("secure aggregation", lambda: self._masker.share(session, advertisements, nonces))
 
-    @message
+    @message(by="aggregator")
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
         """Gives the masked update."""
-        return await self._masker.mask(session, sealed)
+        return await self._serve("secure aggregation", lambda: self._masker.mask(session, sealed))
 
-    @message
+    @message(by="aggregator")
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
         """Signs whose sum it is."""
-        return await self._masker.confirm(session, survivors)
+        return await self._serve("secure aggregation", lambda: self._masker.confirm(session, survivors))
 
-    @message
+    @message(by="aggregator")
     async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
         """Helps to open the sum."""
-        return await self._masker.unmask(session, confirmations)
+        return await self._serve("secure aggregation", lambda: self._masker.unmask(session, confirmations))
 
     # Two-server aggregation, see `Giver`.
 
-    @message
+    @message(by="aggregator")
     async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
         """Trains, and hands each server its half of the update.
 
@@ -191,7 +227,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it cannot be hidden.
             AggregationError: a server refuses its half.
         """
-        return await self._giver.give(task, hiding, drop, vectors, seeds)
+        return await self._serve("training", lambda: self._giver.give(task, hiding, drop, vectors, seeds))
 
     async def stopped(self) -> None:
         """Ends the thread."""

@@ -46,6 +46,7 @@ class Round:
         standing: name -> where the owner stands.
         reasons: name -> why it was dropped or rejected.
         refused: one line for each update that was refused: owner and reason. A second update of an owner is in here only.
+        faults: name -> what went wrong with an owner beside its update, which may count.
 
     Raises:
         SettingError: an owner is named twice, or nobody is asked and somebody has to report.
@@ -62,6 +63,7 @@ class Round:
         self._count = dict.fromkeys(Standing, 0) | {Standing.WAITING: len(sampled)}
         self.reasons: dict[str, str] = {}
         self.refused: list[str] = []
+        self.faults: dict[str, str] = {}
         self._failure: str | None = None
         self._forms = [(array.shape, array.dtype) for array in weights]
 
@@ -115,6 +117,10 @@ class Round:
         """An owner will not answer in time. Does nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
             self._becomes(owner, Standing.LATE)
+
+    def fault(self, owner: str, reason: str) -> None:
+        """Something went wrong with an owner that changes nothing about its update."""
+        self.faults.setdefault(owner, reason)
 
     def tick(self, now: float) -> None:
         """Time has passed: at the deadline, all that are awaited are late."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering
 from federated.hiding import LARGEST_METRIC, Hiding
-from federated.masker import Masker, Prepared
+from federated.masker import Masker, Prepared, agreement
 from federated.owner import Owner, masker
 from federated.strategy import check
 from federated.update import Array, Weights
@@ -31,7 +32,7 @@ class SecureAggregation:
     """The aggregator sees the sum of the updates only, whoever drops out (Bonawitz et al., 2017; Bell et al., 2020).
 
     A round: (0) owners train and keep their updates; (1) those who have are the roster of a session: they advertise signed keys;
-    (2) they share the secrets behind their masks with their neighbours in a graph that follows from a hash of the roster; (3) they send
+    (2) they share the secrets behind their masks with their neighbours in a graph that follows from nonces of all of them; (3) they send
     masked vectors; (4) they sign the set of those whose vectors arrived; (5) they give the shares that open the sum of just that set.
     Owners that drop out after (2) cost the others a little work, before it nothing.
 
@@ -41,8 +42,10 @@ class SecureAggregation:
 
     **Leaks** to the aggregator: the mean, the total number of examples, the mean metrics, and who took part. To owners: who takes part.
     **Adversary**: the aggregator follows the protocol, or, if owners have each other's keys as `roster`, does what it likes; together
-    with fewer owners than the threshold of a graph neighbourhood (two thirds) in either case. Owners can send wrong updates: what hides
-    them hides that as well.
+    with fewer owners than the threshold of a graph neighbourhood (two thirds) in either case. What owners were asked is in what they sign.
+    An aggregator that begins run after run with nearly the same weights and other owners can take one mean from another: noise of the
+    owners' own bounds that, or a cohort of all of them. Owners can send wrong updates: what hides them hides that as well, but shares of
+    masks that they alter are found, and a sum whose weight or values no updates have is refused.
 
     Args:
         threshold: share of the sampled owners whose sum may be opened, above 0 and at most 1; at least 3 owners in any case. A round with
@@ -50,7 +53,7 @@ class SecureAggregation:
         clip: the largest absolute value in an update. An owner with a larger one holds its update back, and says so.
         most_examples: the largest number of examples of an owner, from 1 on. With 1, and less than some 200 owners, elements have 32
             bits instead of 64.
-        degree: owners that each masks with; None: all up to 32 owners, else 4 log2(n).
+        degree: owners that each masks with; None: all up to 32 owners, else 4 log2(n). Owners with a `roster` refuse fewer than that.
         stage_deadline: seconds that owners have for each of the steps after training.
     """
 
@@ -100,12 +103,13 @@ class SecureAggregation:
         try:
             await session.share()
         except AggregationError:
-            left = {name: one for name, one in prepared.items() if gathering.book.awaits(name)}
+            left = {name: one for name, one in session.prepared.items() if gathering.book.awaits(name)}
             if len(left) == len(prepared):
                 raise
             return await self._session(gathering, left, hiding)  # nothing was masked yet: another session with those who are left
         total = await session.open()
         scheme, some = hiding.quantisation(len(agreed.roster)), next(iter(prepared.values()))
+        scheme.check(total, len(session.survivors))
         delta, metrics = _taken_apart(scheme.mean(total), gathering.task.weights, some.metrics, hiding)
         evaluators = tuple(gathering.owner(name) for name in session.survivors if prepared[name].evaluates)
         return Aggregate(delta, metrics, scheme.weight(total), evaluators)
@@ -115,15 +119,24 @@ class SecureAggregation:
         length = sum(array.size for array in gathering.task.weights) + len(next(iter(prepared.values())).metrics) + 1
         label = f"{self._run} {secrets.token_hex(8)} round {gathering.task.round} {hiding}"
         degree = None if self.degree is None or self.degree >= len(roster) else self.degree
-        word = hiding.quantisation(len(roster)).word
-        return terms(label, roster, length, degree=degree, cohort=gathering.book.quorum, word=word)
+        return terms(
+            label,
+            roster,
+            length,
+            degree=degree,
+            cohort=gathering.book.quorum,
+            word=hiding.quantisation(len(roster)).word,
+            task=agreement(gathering.task, hiding),
+            commitments=[one.commitment for one in prepared.values()],
+        )
 
 
 class _Session:
     """The steps between the owners that have an update and the protocol's server."""
 
     def __init__(self, gathering: Gathering, server: Server, prepared: dict[str, Prepared], patience: float) -> None:
-        self._gathering, self._server, self._prepared, self._patience = gathering, server, prepared, patience
+        self._gathering, self._server, self._patience = gathering, server, patience
+        self.prepared = dict(prepared)
         self._numbers = {name: number for number, name in enumerate(prepared)}
         self._names = list(prepared)
         self._id = server.terms.identifier
@@ -137,10 +150,25 @@ class _Session:
             AggregationError: too few owners are left.
         """
         server, session = self._server, self._id
-        first = await self._step(self._names, lambda masker, name: masker.advertise(self._prepared[name].ticket, server.terms))
-        advertised = server.advertisements(list(first.values()))
-        second = await self._step(first, lambda masker, name: masker.share(session, advertised[self._numbers[name]]))
-        self._sealed = server.shares(list(second.values()))
+        first = await self._step(self._names, lambda masker, name: masker.advertise(self.prepared[name].ticket, server.terms))
+        for name, one in first.items():
+            if one.nonce:  # commits to the next, for a session that may follow
+                self.prepared[name] = replace(self.prepared[name], commitment=one.nonce)
+        with self._rejecting():
+            advertised = server.advertisements(list(first.values()))
+        there = [name for name in first if self._numbers[name] in advertised]
+        second = await self._step(there, lambda masker, name: masker.share(session, advertised[self._numbers[name]], server.nonces))
+        with self._rejecting():
+            self._sealed = server.shares(list(second.values()))
+
+    @contextlib.contextmanager
+    def _rejecting(self) -> Iterator[None]:
+        """Names those whose messages the server has left out."""
+        try:
+            yield
+        finally:
+            for number, why in self._server.left_out.items():
+                self._gathering.book.reject(self._names[number], why)
 
     async def open(self) -> Vector:
         """Steps 3 to 5: the sum of the survivors' vectors.
@@ -156,7 +184,11 @@ class _Session:
         fourth = await self._step(third, lambda masker, _: masker.confirm(session, survivors))
         confirmed = server.confirmations(list(fourth.values()))
         fifth = await self._step(fourth, lambda masker, name: masker.unmask(session, confirmed[self._numbers[name]]))
-        return await asyncio.to_thread(server.total, list(fifth.values()))
+        try:
+            return await asyncio.to_thread(server.total, list(fifth.values()))
+        finally:
+            for number, what in server.faults.items():
+                self._gathering.book.fault(self._names[number], what)
 
     async def _step(
         self, names: Collection[str], ask: Callable[[Masker, str], Awaitable[A]], take: Callable[[str, A], A] | None = None

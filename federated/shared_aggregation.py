@@ -11,7 +11,7 @@ import numpy as np
 
 from actors import ActorError
 from federated.aggregation import Aggregate, Limits
-from federated.gathering import Gathering
+from federated.gathering import Gathering, told
 from federated.giver import METRIC_SLOTS, Drop, Given
 from federated.hiding import LARGEST_METRIC, Hiding
 from federated.owner import Owner, giver
@@ -22,10 +22,10 @@ from protocols.cluster import Cluster
 from protocols.concurrency import at_once
 from protocols.errors import AggregationError, ProtocolError
 from protocols.quantisation import Vector
-from protocols.shared_sums import SumTerms, new_ticket
+from protocols.shared_sums import LARGEST_FACTOR, SumTerms, new_ticket
 from protocols.sum_server import Session, SumServer
 
-FACTORS = 256
+FACTORS = LARGEST_FACTOR
 """Discounts of asynchronous rounds are multiples of 1 / 256, at least one of them."""
 
 
@@ -81,7 +81,7 @@ class SharedAggregation:
             return await self._summed(gathering, session)
         except (ActorError, ProtocolError) as error:
             self._session = None  # a server may have forgotten it: the next round begins another
-            gathering.give_up(f"{type(error).__name__}: {error}")
+            gathering.give_up(told(error))
             gathering.book.fail(f"the servers could not sum: {error}")
             return None
 
@@ -120,7 +120,13 @@ class SharedAggregation:
         if gathering.book.failure is not None:
             await session.discard()
             return None
-        delta, metrics, examples = session.mean(await session.open(), names[0])
+        total = await session.open()
+        try:
+            session.check(total, len(names))
+        except AggregationError as error:
+            gathering.book.fail(str(error))
+            return None
+        delta, metrics, examples = session.mean(total, names[0])
         ends = np.cumsum([array.size for array in gathering.task.weights])[:-1]
         shaped = [part.reshape(array.shape) for part, array in zip(np.split(delta, ends), gathering.task.weights, strict=True)]
         return Aggregate(shaped, metrics, examples, tuple(evaluators))
@@ -156,7 +162,7 @@ class _Session:
         urls = [f"{url}/sums" for url in cluster.addresses.servers]
         first, second = await at_once(*(cluster.links.system.connect(url, SumServer) for url in urls))
         scheme = hiding.quantisation(owners)
-        terms = SumTerms(parameters + METRIC_SLOTS + 1, parameters, scheme.word, cohort)
+        terms = SumTerms(parameters + METRIC_SLOTS + 1, parameters, scheme.word, cohort, hiding.headroom)
         handle, key, secret, places = secrets.token_bytes(16), secrets.token_bytes(32), new_secret(), cluster.seats_for("").servers
         sessions = [Session(handle, digest_at(secret, place), key, terms, cluster.equals) for place in places]
         await at_once(*(one.begin(session, cluster.presence) for one, session in zip((first, second), sessions, strict=True)))
@@ -211,6 +217,14 @@ class _Session:
         await asyncio.gather(*self._admissions, return_exceptions=True)
         both = ((self.vectors, self._at_vectors), (self.seeds, self._at_seeds))
         await at_once(*(server.discard(self._session.handle, right) for server, right in both))
+
+    def check(self, total: Vector, owners: int) -> None:
+        """Refuses a sum that updates of so many owners cannot have.
+
+        Raises:
+            AggregationError: its weight or a value is out of range.
+        """
+        self._scheme.check(total, owners, headroom=self.hiding.headroom)
 
     def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[Array, dict[str, float], int]:
         """The mean of the updates, of the metrics, and the total number of examples."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from federated import blueprint, gradient
+from federated.admission import Release, Work, private_steps, released
 from federated.bounding import bounded
 from federated.data import Data
-from federated.errors import DataError
+from federated.errors import DataError, UpdateHeldBack
+from federated.failures import in_own_words
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
@@ -30,9 +32,14 @@ class Trainer:
 
     The model is built from the blueprint of the first task, and again only when another blueprint comes. Before each task its weights
     and the whole state of its optimizer are set, so that nothing passes from one task, or one owner, to the next.
+
+    Args:
+        largest: weights that a model may have.
+        min_batch: the fewest examples of a step; a smaller remainder joins the batch before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, largest: float = blueprint.LARGEST, min_batch: int = 1) -> None:
+        self._largest, self._min_batch = largest, min_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
         self._desk: _Desk | None = None
 
@@ -48,22 +55,29 @@ class Trainer:
         Raises:
             ModelRefused: the blueprint cannot be built.
             DataError: the data cannot be used.
+            UpdateHeldBack: the settings mean nothing, or the weights do not fit the model.
+            OwnerFailed: training failed.
         """
-        return await self._run(lambda stop: self._set_desk(task).train(task, data, evaluates, stream, stop))
+        release = released(task.training)
+        return await self._run("training", lambda stop: self._set_desk(task).train(task, release, data, evaluates, stream, stop))
 
     async def evaluate(self, task: Task, data: Data) -> Evaluation:
-        """The metrics of the weights of the task on the data."""
-        return await self._run(lambda stop: self._set_desk(task).evaluate(task, data, stop))
+        """The metrics of the weights of the task on the data.
+
+        Raises:
+            ModelRefused, DataError, UpdateHeldBack, OwnerFailed: as above.
+        """
+        return await self._run("evaluation", lambda stop: self._set_desk(task).evaluate(task, data, stop))
 
     async def close(self) -> None:
         """Stops what runs, and waits until the thread has ended."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, work: Callable[[threading.Event], R]) -> R:
+    async def _run(self, what: str, work: Callable[[threading.Event], R]) -> R:
         stop = threading.Event()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, stop)
+            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self._thread, work, stop))
         except asyncio.CancelledError:
             stop.set()
             raise
@@ -72,16 +86,26 @@ class Trainer:
         key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
         if self._desk is None or self._desk.key != key:
             self._desk = None  # the old model goes before the new one comes
-            self._desk = _Desk(*key)
+            self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
         return self._desk
 
 
 class _Desk:
     """A model that was built from a blueprint, with what is needed to begin anew."""
 
-    def __init__(self, plan: Blueprint, proximal: float, noise_multiplier: float, max_grad_norm: float) -> None:
-        self.key = (plan, proximal, noise_multiplier, max_grad_norm)
-        self.model = blueprint.build(plan)
+    def __init__(
+        self,
+        plan: Blueprint,
+        proximal: float,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        *,
+        largest: float = blueprint.LARGEST,
+        min_batch: int = 1,
+    ) -> None:
+        self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm), min_batch
+        self.model = blueprint.build(plan, largest=largest)
+        self._forms = [(array.shape, array.dtype) for array in self.model.get_weights()]
         if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
             PrivacyEngine("rdp").make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
         self._generators = seed_generators(self.model)
@@ -89,40 +113,37 @@ class _Desk:
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
 
-    def train(self, task: Task, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+    def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
         self._begin(task, stream)
-        if task.training.gradient:
+        self._check_labels(data)
+        if release.work is Work.GRADIENT:
             delta, examples, metrics = gradient.descent(self.model, task, data, stream, stop)
         else:
-            metrics = self._fit(task, data, stream, stop)
+            metrics = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
         update = Update(task.round, delta, examples, metrics, evaluates)
-        if task.training.bound is not None:
-            update = bounded(update, task.training.bound, self._noise)
+        if release.bound is not None:
+            update = bounded(update, release.bound, self._noise)
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}
-        if settings.noise_multiplier:
-            self._fit_privately(settings, data, stop)
-            return {}
         for epoch in range(settings.epochs):
             metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
         return metrics
 
-    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> None:
+    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, float]:
         """DP-SGD; the metrics of training have no noise, and stay here."""
         if data.pair is None:
             raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
-        batch, steps = int(settings.rate * len(data.pair[0])), math.ceil(1 / settings.rate)
-        if batch < 1:
-            raise DataError(f"this owner has fewer than 1 / {settings.rate} examples: DP-SGD at that rate would leave batches empty")
+        batch, steps = private_steps(settings, data.count())
         stopper = [_stopper(stop)]
         self.model.fit(*data.pair, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
+        return {}
 
     def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
         if data.pair is None:
@@ -130,20 +151,33 @@ class _Desk:
             return {name: float(values[-1]) for name, values in history.items()}
         x, y = data.pair if settings.batch_size is None else data.shuffled(seed)
         batch, metrics = settings.batch_size or len(x), MetricsMean()
-        for start in range(0, len(x), batch):  # fit() would first spend 50 ms on a pipeline, for each owner
+        ends = [*range(batch, len(x), batch), len(x)]
+        if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
+            del ends[-2]
+        for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
             if stop.is_set():
                 break
-            some = slice(start, start + batch)
+            some = slice(start, end)
             metrics.add(self.model.train_on_batch(x[some], y[some], return_dict=True), len(x[some]))
         return {name: float(value) for name, value in metrics.result().items()}
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
         self._begin(task, 0)
+        self._check_labels(data)
         given = (data.source,) if data.pair is None else data.pair
         metrics = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         return Evaluation(task.round, data.count(), {name: float(value) for name, value in metrics.items()})
 
+    def _check_labels(self, data: Data) -> None:
+        """Refuses labels that are no class of the model, before somebody else does and quotes them."""
+        width, ignored = _classes(self.model)
+        if width is not None and not data.labels_fit(width, ignored):
+            raise DataError(f"a label of this owner is not from 0 to {width - 1}: the model has {width} classes, and the data has others")
+
     def _begin(self, task: Task, stream: int) -> None:
+        forms = [(array.shape, array.dtype) for array in task.weights]
+        if forms != self._forms:
+            raise UpdateHeldBack("the weights of the task do not fit its model: they are of another number, shape or dtype")
         self.model.set_weights(task.weights)
         optimizer = self.model.optimizer
         for variable, value in zip(optimizer.variables, self._fresh, strict=True):
@@ -172,6 +206,17 @@ def _hold(model: keras.Model, mu: float) -> list[Any]:
     for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
         variable.regularizer = term(anchor, variable.regularizer)
     return anchors
+
+
+def _classes(model: keras.Model) -> tuple[int | None, int | None]:
+    """How many classes a model has, and the label that its loss ignores; None for a loss of other labels than numbers of classes."""
+    loss = model.loss
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", loss)
+    sparse = name == "sparse_categorical_crossentropy" or type(loss).__name__ == "SparseCategoricalCrossentropy"
+    shape = getattr(model, "output_shape", None)
+    if not sparse or not isinstance(shape, tuple) or not shape or not isinstance(shape[-1], int):
+        return None, None
+    return shape[-1], getattr(loss, "ignore_class", None)
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -73,12 +76,31 @@ class LocalTraining:
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """What an owner is asked to do in round `round`: start from `weights`, train as `training` says."""
+    """What an owner is asked to do in round `round`: start from `weights`, train as `training` says.
+
+    Args:
+        round: from 1 on.
+        blueprint: of the model.
+        weights: of the model.
+        training: how.
+        run: tells apart rounds of the same number in different runs.
+    """
 
     round: int
     blueprint: Blueprint
     weights: list[Array]
     training: LocalTraining
+    run: str = ""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of all of it: two owners that have the same were asked the same."""
+        forms = [(array.shape, array.dtype.str) for array in self.weights]
+        plan = (self.blueprint.architecture, self.blueprint.compilation)
+        hashed = hashlib.sha256(msgspec.msgpack.encode(("confide task", self.run, self.round, plan, self.training, forms)))
+        for array in self.weights:
+            hashed.update(np.ascontiguousarray(array).data)
+        return hashed.digest()
 
 
 @dataclass(frozen=True, repr=False)

@@ -112,6 +112,24 @@ class Quantisation:
         """The sum of the weights."""
         return int(total[-1])
 
+    def check(self, total: Vector, owners: int, *, headroom: int = 1) -> None:
+        """Refuse a sum that `owners` encoded vectors cannot have: somebody has sent something else.
+
+        Args:
+            total: of the vectors, as they are summed.
+            owners: how many.
+            headroom: the largest factor that a vector was multiplied by, but for its weight: `most_weight` has room for it.
+
+        Raises:
+            AggregationError: the weight is not from `owners` to `owners` times the largest, or a value is beyond `clip` times it.
+        """
+        signed, weight = total.view(signed_type(self.word)), self.weight(total)
+        if not owners <= weight <= owners * self.most_weight // headroom:
+            raise AggregationError(f"a sum of {owners} vectors has a weight that they cannot have: an owner has sent what is no update")
+        largest = math.floor(self.clip * weight * headroom * 2.0**self.bits) + headroom * owners  # each is rounded once
+        if len(signed) > 1 and not -largest <= int(signed[:-1].min()) <= int(signed[:-1].max()) <= largest:
+            raise AggregationError(f"a sum of {owners} vectors has values that they cannot have: an owner has sent what is no update")
+
 
 def _most_bits(largest: Fraction, limit: int) -> int:
     """The largest b with largest * 2^b <= limit."""

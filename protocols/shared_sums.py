@@ -24,6 +24,8 @@ SEED_BYTES = 32
 NONCE_BYTES = 16
 WAITING = 256
 """How many parts may wait to be admitted; more are refused."""
+LARGEST_FACTOR = 256
+"""By which a part may be multiplied in any sum: with larger ones a sum would show one part above all others."""
 CHUNK = 1 << 17
 """Bytes of a key stream that are made at once."""
 
@@ -37,14 +39,18 @@ class SumTerms:
         scaled: of these the first so many are multiplied by the factor of an admission; the others are not.
         word: bits of an element, 32 or 64.
         cohort: the fewest vectors whose sum may be opened, at least 2.
+        most: the largest factor of an admission, from 1 to `LARGEST_FACTOR`.
     """
 
     length: int
     scaled: int
     word: int
     cohort: int
+    most: int = LARGEST_FACTOR
 
     def __post_init__(self) -> None:
+        if not 1 <= self.most <= LARGEST_FACTOR:
+            raise AggregationError(f"factors up to {self.most}; from 1 to {LARGEST_FACTOR} can be agreed on")
         if not (1 <= self.scaled <= self.length and self.word in (32, 64) and self.cohort >= 2):
             raise AggregationError(
                 f"vectors of {self.length} elements of {self.word} bits, {self.scaled} of them scaled, cohorts of {self.cohort}: "
@@ -142,9 +148,13 @@ class Half:
             raise AggregationError("a ticket that was used before: each is for one vector")
 
     def admit(self, ticket: bytes, factor: int) -> bool:
-        """Makes a part count, times a factor from 1 on; False if there is no such part."""
-        if factor < 1:
-            raise AggregationError(f"a factor of {factor}; at least 1 is needed")
+        """Makes a part count, times a factor; False if there is no such part.
+
+        Raises:
+            AggregationError: the factor is not from 1 to the largest of the terms.
+        """
+        if not 1 <= factor <= self.terms.most:
+            raise AggregationError(f"a factor of {factor}; from 1 to {self.terms.most} was agreed on")
         part = self._waiting.pop(ticket, None)
         if part is None:
             return False

@@ -44,13 +44,22 @@ def _context(session: bytes, sender: int, receiver: int) -> bytes:
     return session + sender.to_bytes(4, "big") + receiver.to_bytes(4, "big")
 
 
-def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes) -> bytes:
-    """AES-256-GCM from one owner to another. The key serves two messages of a session, one each way, told apart by the nonce."""
+def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes, beside: bytes = b"") -> bytes:
+    """AES-256-GCM from one owner to another. The key serves two messages of a session, one each way, told apart by the nonce.
+
+    Args:
+        key: of the two.
+        session: its identifier.
+        sender: its number.
+        receiver: its number.
+        plain: what only the receiver may read.
+        beside: what everybody may read, and the receiver has to get as it is.
+    """
     context = _context(session, sender, receiver)
-    return AESGCM(key).encrypt(context[-8:] + bytes(4), plain, context)
+    return AESGCM(key).encrypt(context[-8:] + bytes(4), plain, context + beside)
 
 
-def unseal(key: bytes, session: bytes, sender: int, receiver: int, sealed: bytes) -> bytes:
+def unseal(key: bytes, session: bytes, sender: int, receiver: int, sealed: bytes, beside: bytes = b"") -> bytes:
     """The plaintext.
 
     Raises:
@@ -58,6 +67,6 @@ def unseal(key: bytes, session: bytes, sender: int, receiver: int, sealed: bytes
     """
     context = _context(session, sender, receiver)
     try:
-        return AESGCM(key).decrypt(context[-8:] + bytes(4), sealed, context)
-    except InvalidTag:
+        return AESGCM(key).decrypt(context[-8:] + bytes(4), sealed, context + beside)
+    except (InvalidTag, ValueError):
         raise AggregationError(f"the shares from owner {sender} were altered, or are of another session") from None

@@ -3,12 +3,14 @@
 Steps: `advertise`, `share`, `mask`, `confirm`, `unmask`. Each takes what the server relayed and returns what to send; an error means: stop
 taking part. The masked vector is x + PRG(b_u) + sum_{v > u} PRG(s_uv) - sum_{v < u} PRG(s_uv) modulo 2^64 over the neighbours that shared.
 
-Adversary: a server that lies about who advertised, dropped out or confirmed, and up to threshold - 1 corrupt neighbours of an owner.
+Adversary: a server that lies about who advertised, dropped out or confirmed, and up to threshold - 1 corrupt neighbours of an owner. What
+the session is about is in the terms, and so in every signature: owners that were told different terms do not open a sum together.
 **Leaks** to the server: the sum over at least `cohort` owners, and who took part. **Rounds**: 5 messages of an owner.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 
@@ -20,18 +22,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from protocols.errors import AggregationError
 from protocols.quantisation import Vector
-from protocols.secure_aggregation import shamir
+from protocols.secure_aggregation import graph, shamir
 from protocols.secure_aggregation.masks import add_masks, agreed, seal, unseal
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")
 
 
-class _Pair(msgspec.Struct, frozen=True):
-    """What one owner entrusts to another: a share of its own mask and one of its mask key."""
-
-    own_mask: bytes
-    mask_key: bytes
+DIGEST_BYTES = 32
+BOX_BYTES = 2 * DIGEST_BYTES + 2 * 8 * shamir.LIMBS + 16
+"""What an owner gives a neighbour: digests of two shares, and the shares themselves, sealed."""
 
 
 class Owner:
@@ -40,18 +40,21 @@ class Owner:
     Args:
         terms: the session. Its label must never have been used before by this owner.
         identity: the long-term key whose public half is on the roster.
+        nonces: whose commitment is in the terms; None is enough if everybody masks with everybody.
 
     Raises:
-        AggregationError: the identity is not on the roster.
+        AggregationError: the identity is not on the roster, or the terms have another commitment.
     """
 
-    def __init__(self, terms: Terms, identity: Ed25519PrivateKey) -> None:
+    def __init__(self, terms: Terms, identity: Ed25519PrivateKey, nonces: graph.Nonces | None = None) -> None:
         public = identity.public_key().public_bytes_raw()
         if public not in terms.roster:
             raise AggregationError("this owner is not on the roster of the session")
         self.terms, self.number = terms, terms.roster.index(public)
-        self._identity = identity
-        self._neighbours = terms.neighbours(self.number)
+        if not terms.complete and (nonces is None or terms.commitments[self.number] != nonces.commitment):
+            raise AggregationError("the terms do not have this owner's commitment: who masks with whom would be chosen without it")
+        self._identity, self._nonces = identity, nonces
+        self._neighbours: list[int] = []
         self._share_key, self._mask_key = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._own_mask = os.urandom(shamir.SECRET_BYTES)
         self._advertised: dict[int, Advertisement] = {}
@@ -69,21 +72,26 @@ class Owner:
         self._step += 1
 
     def advertise(self) -> Advertisement:
-        """Step 0: two fresh public keys, signed."""
+        """Step 0: two fresh public keys, what fixes the own mask, and the nonce; signed."""
         self._enter("advertise")
+        nonce = self._nonces.reveal() if self._nonces is not None and not self.terms.complete else b""
         keys = self._share_key.public_key().public_bytes_raw(), self._mask_key.public_key().public_bytes_raw()
-        return Advertisement(self.number, *keys, self._identity.sign(advertised(self.terms, self.number, *keys)))
+        one = Advertisement(self.number, *keys, fixed(self.terms, self.number, self._own_mask), nonce, b"")
+        return msgspec.structs.replace(one, signature=self._identity.sign(advertised(self.terms, one)))
 
-    def share(self, advertisements: Sequence[Advertisement]) -> Shares:
+    def share(self, advertisements: Sequence[Advertisement], nonces: Sequence[bytes] = ()) -> Shares:
         """Step 1: shares of both secrets for the neighbours that advertised.
 
         Args:
             advertisements: those of the neighbours.
+            nonces: of all owners, in the order of the roster; none if everybody masks with everybody.
 
         Raises:
-            AggregationError: a forged or doubled advertisement, one of a stranger, or too few of them.
+            AggregationError: a forged or doubled advertisement, one of a stranger, or too few of them; nonces that are not what was
+                committed to.
         """
         self._enter("share")
+        self._neighbours = graph.Graph(self.terms, nonces).neighbours(self.number)
         self._advertised = checked(self.terms, advertisements, among=self._neighbours)
         present = list(self._advertised)
         if len(present) < self.terms.threshold:
@@ -93,8 +101,9 @@ class Owner:
         sealed = {}
         for v in present:
             j = self._neighbours.index(v)
-            pair = msgspec.msgpack.encode(_Pair(own[j].tobytes(), key[j].tobytes()))
-            sealed[v] = seal(self._channel(v), self.terms.identifier, self.number, v, pair)
+            digests = digest(own[j]) + digest(key[j])
+            pair = own[j].tobytes() + key[j].tobytes()
+            sealed[v] = digests + seal(self._channel(v), self.terms.identifier, self.number, v, pair, digests)
         return Shares(self.number, sealed)
 
     def _channel(self, v: int) -> bytes:
@@ -152,23 +161,48 @@ class Owner:
             confirmations: those of the neighbours.
 
         Raises:
-            AggregationError: not enough neighbours have signed the very set that this one has signed, or shares were altered.
+            AggregationError: not enough neighbours have signed the very set that this one has signed.
         """
         self._enter("unmask")
         verify_confirmations(self.terms, self._survivors, confirmations, among=self._neighbours)
-        own_masks, mask_keys = {}, {}
+        own_masks, mask_keys, unreadable = {}, {}, []
         for v, box in self._sealed.items():
-            pair = msgspec.msgpack.decode(unseal(self._channel(v), self.terms.identifier, v, self.number, box), type=_Pair)
+            try:
+                own_mask, mask_key = self._unsealed(v, box)
+            except AggregationError:  # of the server, or of that neighbour: the others' shares are enough without it
+                unreadable.append(v)
+                continue
             if v in self._survivors:
-                own_masks[v] = np.frombuffer(pair.own_mask, np.uint64)
+                own_masks[v] = own_mask
             else:
-                mask_keys[v] = np.frombuffer(pair.mask_key, np.uint64)
-        return Opened(self.number, own_masks, mask_keys)
+                mask_keys[v] = mask_key
+        return Opened(self.number, own_masks, mask_keys, tuple(unreadable))
+
+    def _unsealed(self, v: int, box: bytes) -> tuple[shamir.Field, shamir.Field]:
+        """The shares that a neighbour has sealed, if they are those whose digests it tells everybody."""
+        digests, sealed = box[: 2 * DIGEST_BYTES], box[2 * DIGEST_BYTES :]
+        plain = unseal(self._channel(v), self.terms.identifier, v, self.number, sealed, digests)
+        pair = np.frombuffer(plain, np.uint64) if len(plain) == 16 * shamir.LIMBS else np.zeros(0, np.uint64)
+        own_mask, mask_key = pair[: shamir.LIMBS], pair[shamir.LIMBS :]
+        if digest(own_mask) + digest(mask_key) != digests:
+            raise AggregationError(f"the shares from owner {v} are others than it tells everybody")
+        return own_mask, mask_key
 
 
-def advertised(terms: Terms, owner: int, share_key: bytes, mask_key: bytes) -> bytes:
+def digest(share: shamir.Field) -> bytes:
+    """What everybody may know of a share, which says nothing of it as long as it is not opened."""
+    return hashlib.sha256(b"confide share" + share.tobytes()).digest()
+
+
+def fixed(terms: Terms, owner: int, own_mask: bytes) -> bytes:
+    """What an owner advertises of the seed of its own mask, so that nobody can make it another one later."""
+    return hashlib.sha256(b"confide own mask" + terms.identifier + owner.to_bytes(4, "big") + own_mask).digest()
+
+
+def advertised(terms: Terms, one: Advertisement) -> bytes:
     """What the signature of an advertisement covers."""
-    return b"advertise" + terms.identifier + owner.to_bytes(4, "big") + share_key + mask_key
+    fields = msgspec.msgpack.encode((one.share_key, one.mask_key, one.own_mask, one.nonce))
+    return b"advertise" + terms.identifier + one.owner.to_bytes(4, "big") + fields
 
 
 def confirmed(terms: Terms, survivors: frozenset[int]) -> bytes:
@@ -179,7 +213,7 @@ def confirmed(terms: Terms, survivors: frozenset[int]) -> bytes:
 def _verified(terms: Terms, owner: int, signature: bytes, message: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(terms.roster[owner]).verify(signature, message)
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):
         raise AggregationError(f"the signature of owner {owner} is forged, or of another session") from None
 
 
@@ -187,13 +221,16 @@ def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Col
     """Advertisements by owner.
 
     Raises:
-        AggregationError: one is forged, or of somebody who is not among those expected, or an owner has two.
+        AggregationError: one is forged, or of somebody who is not among those expected, or an owner has two, or another nonce than it
+            has committed to.
     """
     found: dict[int, Advertisement] = {}
     for one in advertisements:
         if one.owner not in among:
             raise AggregationError(f"owner {one.owner} advertised, and is not on the roster or no neighbour")
-        _verified(terms, one.owner, one.signature, advertised(terms, one.owner, one.share_key, one.mask_key))
+        _verified(terms, one.owner, one.signature, advertised(terms, one))
+        if not terms.complete and graph.commitment(one.nonce) != terms.commitments[one.owner]:
+            raise AggregationError(f"the nonce of owner {one.owner} is not the one that it has committed to")
         if one.owner in found:
             raise AggregationError(f"owner {one.owner} advertised twice")
         found[one.owner] = one

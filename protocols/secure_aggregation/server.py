@@ -1,11 +1,14 @@
 """The server's side of one secure aggregation: relays, adds up, and takes the masks of those who dropped out away.
 
-It learns the sum and who took part. Owners that send nothing, twice, or nonsense are left out, by name, as long as enough remain.
+It learns the sum and who took part. Owners that send nothing, twice, or nonsense are left out, by name, as long as enough remain. What an
+owner deals to its neighbours it fixes by digests before, and the seed of its own mask too: so whoever alters a share is named, and the sum
+is opened with the shares of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,12 +17,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from protocols.errors import AggregationError, SharingError
 from protocols.quantisation import Vector
 from protocols.secure_aggregation import shamir
+from protocols.secure_aggregation.graph import Graph
 from protocols.secure_aggregation.masks import add_masks, agreed
-from protocols.secure_aggregation.owner import checked
+from protocols.secure_aggregation.owner import BOX_BYTES, DIGEST_BYTES, checked, digest, fixed
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
 from protocols.secure_aggregation.shamir import Field
 
 T = TypeVar("T")
+OWN_MASK, MASK_KEY = 0, 1
+"""Which of the two secrets of an owner."""
+SUBSETS = 256
+"""How many sets of shares are tried, if those of an owner do not belong together."""
 
 
 class Server:
@@ -27,18 +35,27 @@ class Server:
 
     Attributes:
         left_out: owner -> why, for those whose message was refused.
+        faults: owner -> what it did wrong, although its vector is in the sum.
+        nonces: of all owners, to relay to each with the advertisements; none if everybody masks with everybody.
     """
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.left_out: dict[int, str] = {}
+        self.faults: dict[int, str] = {}
+        self.nonces: tuple[bytes, ...] = ()
+        self._graph: Graph | None = None
         self._advertised: dict[int, Advertisement] = {}
         self._sealed: dict[int, dict[int, bytes]] = {}
         self._masked: set[int] = set()
         self._sum: Vector = np.zeros(terms.length, terms.dtype)
 
     def advertisements(self, received: Sequence[Advertisement]) -> dict[int, list[Advertisement]]:
-        """Round 0 -> for each owner that advertised, what its neighbours have."""
+        """Round 0 -> for each owner that advertised, what its neighbours have.
+
+        Raises:
+            AggregationError: too few; or where not all mask with all, not all: then begin another session with those that have.
+        """
         everybody = range(len(self.terms.roster))
         for one in received:
             try:
@@ -46,18 +63,38 @@ class Server:
             except AggregationError as error:
                 self.left_out[one.owner] = str(error)
         self._enough(len(self._advertised), "advertised their keys")
+        if not self.terms.complete:
+            if len(self._advertised) < len(everybody):
+                raise AggregationError(
+                    f"{len(self._advertised)} of {len(everybody)} owners advertised: their nonces are needed, all of them"
+                )
+            self.nonces = tuple(self._advertised[u].nonce for u in everybody)
+        self._graph = Graph(self.terms, self.nonces)
         self._enough_neighbours(self._advertised, "advertised their keys")
         return {u: self._from_neighbours(u, self._advertised) for u in self._advertised}
 
+    def _neighbours(self, u: int) -> list[int]:
+        if self._graph is None:
+            raise AggregationError("nobody has advertised yet: rounds come in order")
+        return self._graph.neighbours(u)
+
     def _from_neighbours(self, u: int, sent: Mapping[int, T]) -> list[T]:
-        return [sent[v] for v in self.terms.neighbours(u) if v in sent]
+        return [sent[v] for v in self._neighbours(u) if v in sent]
 
     def shares(self, received: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
         """Round 1 -> for each owner that shared, what its neighbours have sealed for it."""
-        self._sealed = {one.owner: one.sealed for one in received if one.owner in self._advertised}
+        for one in received:
+            if one.owner not in self._advertised:
+                continue
+            if set(one.sealed) == {v for v in self._neighbours(one.owner) if v in self._advertised} and all(
+                len(box) == BOX_BYTES for box in one.sealed.values()
+            ):
+                self._sealed[one.owner] = one.sealed
+            else:
+                self.left_out[one.owner] = "it has not sealed shares for each of its neighbours"
         self._enough(len(self._sealed), "shared their secrets")
         self._enough_neighbours(self._sealed, "shared their secrets")
-        return {u: {v: box[u] for v, box in self._sealed.items() if u in box and v in self.terms.neighbours(u)} for u in self._sealed}
+        return {u: {v: self._sealed[v][u] for v in self._neighbours(u) if v in self._sealed} for u in self._sealed}
 
     def add(self, masked: Masked) -> None:
         """Round 2, for each vector as it arrives: adds it up and forgets it.
@@ -88,38 +125,66 @@ class Server:
         """Round 4 -> the sum of the survivors' vectors.
 
         Raises:
-            AggregationError: too few shares of a secret.
+            AggregationError: too few shares of a secret, or an owner has dealt shares that give no secret of its own. It is named.
         """
         opened = [one for one in {one.owner: one for one in received}.values() if one.owner in self._masked]
+        for one in opened:
+            for v in one.unreadable:
+                if one.owner in self._sealed.get(v, ()):
+                    self._fault({one.owner, v}, f"owner {one.owner} says that it cannot read the shares from owner {v}: one of them lies")
         signs = {}
         for u in sorted(self._masked):
-            signs[self._secret(u, {one.owner: one.own_masks[u] for one in opened if u in one.own_masks})] = -1
+            signs[self._own_mask(u, {one.owner: one.own_masks[u] for one in opened if u in one.own_masks})] = -1
         for v in sorted(set(self._sealed) - self._masked):
             signs |= self._left(v, {one.owner: one.mask_keys[v] for one in opened if v in one.mask_keys})
         add_masks(self._sum, signs)
         return self._sum
 
+    def _own_mask(self, owner: int, shares: dict[int, Field]) -> bytes:
+        known = self._advertised[owner].own_mask
+        return self._secret(owner, OWN_MASK, shares, lambda secret: fixed(self.terms, owner, secret) == known)
+
     def _left(self, dropped: int, shares: dict[int, Field]) -> dict[bytes, int]:
         """The masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
-        partners = [u for u in self.terms.neighbours(dropped) if u in self._masked and u in self._sealed[dropped]]
+        partners = [u for u in self._neighbours(dropped) if u in self._masked and u in self._sealed[dropped]]
         if not partners:
             return {}
-        key = X25519PrivateKey.from_private_bytes(self._secret(dropped, shares))
-        if key.public_key().public_bytes_raw() != self._advertised[dropped].mask_key:
-            raise AggregationError(f"the shares of owner {dropped} give another key than it has advertised")
+        known = self._advertised[dropped].mask_key
+        secret = self._secret(dropped, MASK_KEY, shares, lambda secret: _public(secret) == known)
+        key = X25519PrivateKey.from_private_bytes(secret)
         seeds = {u: agreed(key, self._advertised[u].mask_key, self.terms.identifier, "mask") for u in partners}
         return {seed: -1 if dropped > u else 1 for u, seed in seeds.items()}
 
-    def _secret(self, owner: int, shares: dict[int, Field]) -> bytes:
-        neighbours = self.terms.neighbours(owner)
-        numbered = {neighbours.index(u): share for u, share in shares.items() if u in neighbours}
-        try:
-            return shamir.combine(numbered, threshold=self.terms.threshold)
-        except SharingError as error:
-            raise AggregationError(f"a secret of owner {owner} cannot be reconstructed: {error}") from None
+    def _secret(self, owner: int, which: int, shares: dict[int, Field], right: Callable[[bytes], bool]) -> bytes:
+        """A secret of an owner, from the shares that are as it has dealt them."""
+        neighbours, dealt = self._neighbours(owner), {}
+        for v, share in shares.items():
+            if v not in self._sealed[owner]:
+                continue
+            told = self._sealed[owner][v][which * DIGEST_BYTES : (which + 1) * DIGEST_BYTES]
+            if not isinstance(share, np.ndarray) or digest(share) != told:
+                self._fault({v}, f"it has altered its share of a secret of owner {owner}")
+            else:
+                dealt[neighbours.index(v)] = share
+        failed = f"a secret of owner {owner} cannot be reconstructed"
+        if len(dealt) < self.terms.threshold:
+            raise AggregationError(f"{failed}: {len(dealt)} shares are there, {self.terms.threshold} are needed")
+        for chosen in itertools.islice(_subsets(sorted(dealt), self.terms.threshold), SUBSETS):
+            try:
+                secret = shamir.combine({j: dealt[j] for j in chosen}, threshold=self.terms.threshold)
+            except SharingError:
+                secret = b""
+            if secret and right(secret):
+                return secret
+            self._fault({owner}, "it has dealt shares that do not belong together")
+        raise AggregationError(f"{failed}: it has dealt shares that give another than it has advertised")
+
+    def _fault(self, owners: Collection[int], what: str) -> None:
+        for owner in owners:
+            self.faults.setdefault(owner, what)
 
     def _enough_neighbours(self, present: Collection[int], what: str) -> None:
-        fewest = min(sum(v in present for v in self.terms.neighbours(u)) for u in present)
+        fewest = min(sum(v in present for v in self._neighbours(u)) for u in present)
         if fewest < self.terms.threshold:
             raise AggregationError(
                 f"an owner has {fewest} neighbours that have {what}, {self.terms.threshold} are needed: "
@@ -129,3 +194,14 @@ class Server:
     def _enough(self, count: int, what: str) -> None:
         if count < self.terms.cohort:
             raise AggregationError(f"{count} owners have {what}, {self.terms.cohort} are needed: the round is given up, nothing is opened")
+
+
+def _public(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def _subsets(numbers: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Subsets of a size: first those that leave out neighbours in the list, so that each number is missing soon, then all."""
+    twice = numbers + numbers
+    yield from (tuple(twice[start : start + size]) for start in range(len(numbers)))
+    yield from itertools.combinations(numbers, size)

@@ -1,8 +1,4 @@
-"""What everybody in one secure aggregation agrees on: who takes part, the thresholds, the graph, and the words that are exchanged.
-
-The graph is a k-regular ring over an order that follows from the session's identifier and the roster, so that the server cannot choose
-who masks with whom (Bell et al., CCS 2020, section 3, with the order fixed by a hash).
-"""
+"""What everybody in one secure aggregation agrees on: who takes part, on what, the thresholds, and the words that are exchanged."""
 
 from __future__ import annotations
 
@@ -39,6 +35,8 @@ class Terms:
         cohort: the fewest owners whose sum may be opened.
         degree: how many owners each owner masks with; even, or one less than the number of owners.
         word: bits of an element, 32 or 64: sums are modulo 2^word.
+        task: a digest of what each owner was asked to do, which owners compare with what they were asked; empty if there is none.
+        commitments: of each owner to its nonce, see `graph`; none are needed if everybody masks with everybody.
     """
 
     label: str
@@ -48,6 +46,8 @@ class Terms:
     cohort: int
     degree: int
     word: int = 64
+    task: bytes = b""
+    commitments: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.roster)
@@ -65,63 +65,86 @@ class Terms:
             raise AggregationError(f"elements of {self.word} bits; 32 or 64 are needed")
         if self.length < 1:
             raise AggregationError(f"vectors of {self.length} elements; at least one is needed")
+        if not self.complete and len(self.commitments) != n:
+            raise AggregationError(
+                f"{len(self.commitments)} commitments to nonces of {n} owners: each needs one where not all mask with all"
+            )
 
     @cached_property
     def identifier(self) -> bytes:
         """A hash of everything above: bound into every key, signature and ciphertext."""
-        return hashlib.sha256(b"confide secure aggregation 1" + msgspec.msgpack.encode(self._fields())).digest()
+        return hashlib.sha256(b"confide secure aggregation 2" + msgspec.msgpack.encode(self._fields())).digest()
 
     def _fields(self) -> list[object]:
-        return [self.label, list(self.roster), self.length, self.threshold, self.cohort, self.degree, self.word]
+        sizes = [self.length, self.threshold, self.cohort, self.degree, self.word]
+        return [self.label, list(self.roster), *sizes, self.task, list(self.commitments)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody masks with everybody."""
+        return self.degree == len(self.roster) - 1
+
+    def neighbours(self, u: int) -> list[int]:
+        """Whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
+
+        Raises:
+            AggregationError: not everybody does; then it follows from nonces, see `graph.Graph`.
+        """
+        if not self.complete:
+            raise AggregationError("who masks with whom follows from the nonces of the owners: ask the graph of the session")
+        return [v for v in range(len(self.roster)) if v != u]
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """Of the elements of a vector."""
         return word_type(self.word)
 
-    @cached_property
-    def _order(self) -> list[int]:
-        def place(u: int) -> bytes:
-            return hashlib.sha256(self.identifier + self.roster[u]).digest()
 
-        return sorted(range(len(self.roster)), key=place)
+def usual_degree(owners: int) -> int:
+    """How many owners each masks with: all up to 32 owners, else 4 log2(n)."""
+    return owners - 1 if owners <= COMPLETE else 2 * math.ceil(2 * math.log2(owners))
 
-    @cached_property
-    def _places(self) -> dict[int, int]:
-        return {u: place for place, u in enumerate(self._order)}
 
-    def neighbours(self, u: int) -> list[int]:
-        """Whom owner u shares with and masks with, itself not included, in increasing order."""
-        n = len(self.roster)
-        if self.degree == n - 1:
-            return [v for v in range(n) if v != u]
-        at, reach = self._places[u], self.degree // 2
-        return sorted(self._order[(at + step) % n] for step in range(-reach, reach + 1) if step)
+def usual_cohort(owners: int) -> int:
+    """Two thirds of so many owners, at least 3."""
+    return max(SMALLEST_COHORT, -(-2 * owners // 3))
 
 
 def terms(
-    label: str, roster: Sequence[bytes], length: int, *, degree: int | None = None, cohort: int | None = None, word: int = 64
+    label: str,
+    roster: Sequence[bytes],
+    length: int,
+    *,
+    degree: int | None = None,
+    cohort: int | None = None,
+    word: int = 64,
+    task: bytes = b"",
+    commitments: Sequence[bytes] = (),
 ) -> Terms:
     """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
     n = len(roster)
-    if degree is None:
-        degree = n - 1 if n <= COMPLETE else 2 * math.ceil(2 * math.log2(n))
-    threshold = 2 * degree // 3 + 1
-    smallest = max(SMALLEST_COHORT, -(-2 * n // 3)) if cohort is None else cohort
-    return Terms(label, tuple(roster), length, threshold, smallest, degree, word)
+    degree = usual_degree(n) if degree is None else degree
+    smallest = usual_cohort(n) if cohort is None else cohort
+    committed = () if degree == n - 1 else tuple(commitments)
+    return Terms(label, tuple(roster), length, 2 * degree // 3 + 1, smallest, degree, word, task, committed)
 
 
 class Advertisement(msgspec.Struct, frozen=True):
-    """Round 0, owner to all: two X25519 public keys, for shares and for masks, signed with the session and the owner's number."""
+    """Round 0, owner to all: what is signed with the session and the owner's number.
+
+    Two X25519 public keys, for shares and for masks; a digest of the seed of its own mask; its nonce, if not all mask with all.
+    """
 
     owner: int
     share_key: bytes
     mask_key: bytes
+    own_mask: bytes
+    nonce: bytes
     signature: bytes
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """Round 1, owner to neighbours: by neighbour, AES-256-GCM of the shares of both secrets."""
+    """Round 1, owner to neighbours: by neighbour, the digests of the shares of both secrets, and AES-256-GCM of these shares."""
 
     owner: int
     sealed: dict[int, bytes]
@@ -145,11 +168,15 @@ class Confirmation(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """Round 4, owner to server: for each neighbour a share of its own mask (it survived) or of its mask key (it did not); never both."""
+    """Round 4, owner to server: for each neighbour a share of its own mask (it survived) or of its mask key (it did not); never both.
+
+    `unreadable` are the neighbours whose shares did not come as they said.
+    """
 
     owner: int
     own_masks: dict[int, npt.NDArray[np.uint64]]
     mask_keys: dict[int, npt.NDArray[np.uint64]]
+    unreadable: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Opened(owner={self.owner})"

@@ -6,7 +6,8 @@ secret is the row of its polynomials at x = j + 1. Any `threshold` shares give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,12 @@ def split(secret: bytes, *, threshold: int, shares: int) -> Field:
     return value
 
 
-def _at_zero(points: list[int]) -> Field:
+def _at_zero(points: Sequence[int]) -> Field:
+    return _coefficients(tuple(points))
+
+
+@lru_cache(maxsize=64)
+def _coefficients(points: tuple[int, ...]) -> Field:
     """Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
     coefficients = []
     for j in points:
@@ -60,22 +66,27 @@ def _at_zero(points: list[int]) -> Field:
                 above = above * m % PRIME
                 below = below * (m - j) % PRIME
         coefficients.append(above * pow(below, -1, PRIME) % PRIME)
-    return np.array(coefficients, np.uint64)
+    found = np.array(coefficients, np.uint64)
+    found.flags.writeable = False  # kept, and given out again
+    return found
 
 
 def combine(shares: Mapping[int, Field], *, threshold: int) -> bytes:
     """The secret from shares by their number j.
 
     Raises:
-        SharingError: fewer than `threshold` shares, or shares that belong to no secret.
+        SharingError: fewer than `threshold` shares, shares that are no field elements, or shares that belong to no secret.
     """
     if len(shares) < threshold:
         raise SharingError(f"{len(shares)} shares are there, {threshold} are needed")
     chosen = sorted(shares)[:threshold]
+    if any(shares[j].shape != (LIMBS,) or shares[j].dtype != np.uint64 for j in chosen):
+        raise SharingError(f"a share has another form than {LIMBS} field elements")
+    rows = np.stack([shares[j] for j in chosen])
+    if (rows >= PRIME).any():
+        raise SharingError("a share is no field element")
     weights = _at_zero([j + 1 for j in chosen])
-    total = np.zeros(LIMBS, np.uint64)
-    for weight, j in zip(weights, chosen, strict=True):
-        total = (total + weight * shares[j]) % np.uint64(PRIME)
+    total = (weights[:, None] * rows % np.uint64(PRIME)).sum(axis=0, dtype=np.uint64) % np.uint64(PRIME)
     number = sum(int(limb) << (LIMB_BITS * i) for i, limb in enumerate(total))
     if (total >> np.uint64(LIMB_BITS)).any() or number >> (8 * SECRET_BYTES):
         raise SharingError("the shares do not belong together")

@@ -153,6 +153,24 @@ def test_a_factor_below_one():
         half.admit(new_ticket(KEY), 0)
 
 
+@pytest.mark.parametrize(("most", "factor"), [(1, 2), (16, 17), (256, 257), (256, 1 << 30), (256, 1 << 63), (1, -1)])
+def test_a_factor_above_what_was_agreed_on(most, factor):
+    """With a large one the sum would show one vector above all others; neither server admits it."""
+    terms = SumTerms(5, 3, 64, 2, most)
+    halves = Half(terms, KEY), Half(terms, KEY)
+    tickets = [handed_in(*halves, vector) for vector in vectors(2, 5, 64)]
+    for half in halves:
+        with pytest.raises(AggregationError, match=f"a factor of {factor}; from 1 to {most} was agreed on"):
+            half.admit(tickets[0], factor)
+        assert all(half.admit(ticket, most) for ticket in tickets)  # it waits still
+
+
+@pytest.mark.parametrize("most", [0, 257, -1, 1 << 40])
+def test_no_larger_factors_can_be_agreed_on(most):
+    with pytest.raises(AggregationError, match="from 1 to 256 can be agreed on"):
+        SumTerms(5, 3, 64, 2, most)
+
+
 @pytest.mark.parametrize("word", [32, 64])
 def test_the_half_with_the_vector_is_uniform_whatever_the_vector(word):
     for value in (0, 1, (1 << word) - 1):

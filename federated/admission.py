@@ -1,0 +1,367 @@
+"""What an owner agrees to: what leaves it for a task, what that costs, and what its policy says. Whatever is not known here is refused.
+
+`released` turns settings into what leaves the owner. The trainer does what it says, and a ledger is charged what it says, so that no order
+of settings can make the two differ. It knows no network and no Keras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from actors import Caller, NotAllowed
+from federated import blueprint
+from federated.data import Data
+from federated.errors import DataError, SettingError, UpdateHeldBack
+from federated.served import Served
+from federated.update import Bound, LocalTraining, Task, Update
+from privacy import BudgetSpent, Ledger
+
+MOST_EPOCHS = 1_000_000
+MOST_ROUNDS = 1 << 31
+LONGEST_RUN = 200
+"""What settings may be at most; `LONGEST_RUN` in characters."""
+COARSEST = 0.25
+"""How far rounding to multiples of a step may move the norm of an update, as a share of the clip norm."""
+
+
+class Work(enum.Enum):
+    """How an update comes about."""
+
+    FIT = "training"
+    GRADIENT = "the gradient of the loss"
+    DPSGD = "training by DP-SGD"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What leaves an owner for a task, beside numbers of examples.
+
+    Attributes:
+        work: how the update comes about.
+        training: its settings.
+        bound: what is done to it then.
+        metrics: whether the metrics of training leave with it, which have no noise.
+    """
+
+    work: Work
+    training: LocalTraining
+    bound: Bound | None
+    metrics: bool
+
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise of this owner's own in all that leaves it."""
+        return not self.metrics and (self.work is Work.DPSGD or (self.bound is not None and self.bound.stddev > 0))
+
+    def event(self, unit: str, *, examples: int, values: int) -> tuple[Any, int] | None:
+        """What it releases about neighbours that differ in a unit, as a `dp_accounting.DpEvent`, and how often; None: more than any.
+
+        DP-SGD about an example: an event a step, a Gaussian sum over a Poisson sample. Noise of standard deviation s on an update about the
+        owner, of whom any two data sets are neighbours: two updates of length S, each value rounded to multiples of a step t, are up to
+        2 S + t sqrt(values) apart.
+
+        Args:
+            unit: of the ledger, "example" or "owner".
+            examples: that the owner has; both neighbours have as many.
+            values: in an update.
+        """
+        import dp_accounting  # noqa: PLC0415  takes a second
+
+        from privacy.plan import event  # noqa: PLC0415  takes a second
+        from privacy.sampling import PoissonSampler  # noqa: PLC0415  as the one above
+
+        if not self.noisy:
+            return None
+        if self.work is Work.DPSGD and unit == "example":
+            batch, steps = private_steps(self.training, examples)
+            return event(PoissonSampler(examples, batch).probability, self.training.noise_multiplier), steps * self.training.epochs
+        if self.work is not Work.DPSGD and self.bound is not None and unit == "owner":
+            return dp_accounting.GaussianDpEvent(self.bound.stddev / (2 * reach(self.bound, values))), 1
+        return None
+
+
+def reach(bound: Bound, values: int) -> float:
+    """How long an update of so many values can be that was clipped, and then rounded if there is noise."""
+    return bound.clip_norm * (1 + 1e-9) + bound.step * math.sqrt(values) / 2  # the norm is itself that of float64
+
+
+def private_steps(training: LocalTraining, examples: int) -> tuple[int, int]:
+    """The expected batch of DP-SGD, and its steps in an epoch.
+
+    Raises:
+        DataError: there are too few examples for the rate.
+    """
+    batch = int(training.rate * examples)
+    if batch < 1:
+        raise DataError(f"this owner has fewer than 1 / {training.rate} examples: DP-SGD at that rate would leave batches empty")
+    return batch, math.ceil(1 / training.rate)
+
+
+def released(training: LocalTraining) -> Release:
+    """What leaves an owner that trains so.
+
+    Raises:
+        UpdateHeldBack: a setting is out of its range, or they mean nothing that is known together.
+    """
+    _check_ranges(training)
+    bound, private = training.bound, training.noise_multiplier > 0
+    if training.gradient and private:
+        raise _unknown("a gradient with noise_multiplier", "DP-SGD is training: ask for one of both")
+    if training.gradient and (training.proximal or training.epochs != 1):
+        raise _unknown("a gradient with proximal or epochs", "a gradient is of one point: leave them out")
+    if private and bound is not None:
+        raise _unknown("DP-SGD with a bound", "its updates have their noise: leave the bound out")
+    if not private and (training.max_grad_norm or training.rate):
+        raise _unknown("max_grad_norm or rate without noise_multiplier", "they are settings of DP-SGD: give all three")
+    if bound is not None and bound.stddev and bound.counts:
+        raise _unknown("counts with noise", "whether an update was clipped would be told without: leave counts out")
+    work = Work.DPSGD if private else Work.GRADIENT if training.gradient else Work.FIT
+    return Release(work, training, bound, metrics=not private and (bound is None or bound.counts))
+
+
+def _unknown(what: str, instead: str) -> UpdateHeldBack:
+    return UpdateHeldBack(f"this owner was asked for {what}: {instead}")
+
+
+def _check_ranges(training: LocalTraining) -> None:
+    one = training
+    _check("epochs", 1 <= one.epochs <= MOST_EPOCHS, f"from 1 to {MOST_EPOCHS}")
+    _check("batch_size", one.batch_size is None or one.batch_size >= 1, "at least 1, or None")
+    _check("proximal", 0.0 <= one.proximal < math.inf, "at least 0 and finite")
+    _check("learning_rate", one.learning_rate is None or 0.0 <= one.learning_rate < math.inf, "at least 0 and finite, or None")
+    _check("seed", one.seed >= 0, "at least 0")
+    _check("noise_multiplier", 0.0 <= one.noise_multiplier < math.inf, "at least 0 and finite")
+    _check("max_grad_norm", 0.0 <= one.max_grad_norm < math.inf, "at least 0 and finite")
+    _check("rate", 0.0 <= one.rate <= 1.0, "in [0, 1]")
+    if one.noise_multiplier:
+        _check("max_grad_norm", one.max_grad_norm > 0.0, "above 0 with noise_multiplier")
+        _check("rate", one.rate > 0.0, "above 0 with noise_multiplier")
+    if one.bound is not None:
+        _check("clip_norm", 0.0 < one.bound.clip_norm < math.inf, "above 0 and finite")
+        _check("stddev", 0.0 <= one.bound.stddev < math.inf, "at least 0 and finite")
+        step, stddev = one.bound.step, one.bound.stddev
+        fine = math.frexp(step)[0] == 0.5 and step <= stddev if stddev else step == 0.0
+        _check("step", fine, "a power of two, not above stddev; 0 without noise")
+
+
+def _check(name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise UpdateHeldBack(f"this owner was asked to train with a {name} that is out of range: it has to be {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What an owner agrees to. With none of these it trains what the one whom it serves asks for.
+
+    It serves, whatever the policy: its own process; processes of the same user of this machine, over `ws://` on loopback; and the
+    aggregator that it has connected to itself. Nobody else, but for `aggregator` and `plaintext`.
+
+    Against one that sends weights of its own making, `min_batch` and `min_examples` bound little: a layer can be made to single records
+    out. Pinned `models` make that harder, and only noise bounds it.
+
+    Args:
+        aggregator: common name of the certificate of the one that it serves; "": nobody by certificate.
+        plaintext: serve whoever connects without TLS, and so has shown nothing: for networks where everybody may have what it tells.
+        models: what it trains: digests of `blueprint_digest`, or compiled models; empty: any.
+        min_batch: the fewest examples that a step may be over; a remainder that is smaller joins the batch before.
+        min_examples: the fewest that it may have itself.
+        noise: z, the least noise: the multiplier of DP-SGD; or on an update clipped to S, a standard deviation of at least z S, of this
+            owner's alone, or in secure aggregation of the cohort's together. 0: none is needed.
+        rounds: in which it trains, in all; None: any number. It evaluates in as many.
+        rounds_a_day: the same within 24 hours.
+        metrics: whether metrics of its training and evaluation, which have no noise, may leave it.
+        largest: weights that a model may have; they are counted before there is memory for them.
+        record: a file in which it keeps what it has served, so that a restart begins nothing anew; None: it is kept in memory.
+
+    Raises:
+        SettingError: a setting is out of its range.
+
+    Example:
+        >>> DataOwner((x, y), policy=Policy(aggregator="hub", models=[build_model()], min_batch=32, rounds_a_day=20))
+    """
+
+    aggregator: str = ""
+    plaintext: bool = False
+    models: Collection[Any] = ()
+    min_batch: int = 1
+    min_examples: int = 1
+    noise: float = 0.0
+    rounds: int | None = None
+    rounds_a_day: int | None = None
+    metrics: bool = True
+    largest: int = blueprint.LARGEST
+    record: str | PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("min_batch", 1), ("min_examples", 1), ("noise", 0.0), ("largest", 1)):
+            if not least <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name}={getattr(self, name)}: it has to be at least {least}, and finite")
+        for name in ("rounds", "rounds_a_day"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 1:
+                raise SettingError(f"{name}={getattr(self, name)}: it has to be at least 1, or None")
+        if isinstance(self.models, str):
+            raise SettingError(f"models={self.models!r}: a list of digests or models is expected")
+        digests = (one if isinstance(one, str) else blueprint.blueprint_digest(one) for one in self.models)
+        object.__setattr__(self, "models", frozenset(digests))
+
+    def check_caller(self, caller: Caller) -> None:
+        """Refuse to serve somebody.
+
+        Raises:
+            NotAllowed: it is not the one that this owner serves.
+        """
+        known = caller.certificate is not None
+        joined = caller.dialed and not (known and self.aggregator and caller.common_name != self.aggregator)
+        named = known and bool(self.aggregator) and caller.common_name == self.aggregator
+        if caller.local or caller.same_user or joined or named or (self.plaintext and not known):
+            return
+        if not self.aggregator:
+            raise NotAllowed(f"this owner serves no aggregator by certificate: give it Policy(aggregator=...); you are {caller}")
+        raise NotAllowed(f"this owner serves the holder of the certificate of {self.aggregator!r}; you are {caller}")
+
+    def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
+        """Refuse a task that it does not agree to.
+
+        Args:
+            task: what the owner is asked.
+            release: what would leave it.
+            examples: that it has.
+            hidden: whether nobody sees the update alone, and the noise of a sum is checked when its terms are known.
+
+        Raises:
+            UpdateHeldBack: it does not.
+        """
+        self.check_model(task)
+        batch = private_steps(release.training, examples)[0] if release.work is Work.DPSGD else release.training.batch_size or examples
+        if min(batch, examples) < self.min_batch or examples < self.min_examples:
+            raise _forbids(f"steps over fewer than {self.min_batch} examples, or fewer than {self.min_examples} of its own")
+        if self.noise and not (release.noisy and self._is_enough(release, _values(task), hidden=hidden)):
+            raise _forbids(f"updates with less noise of its own than {self.noise:g} times their bound")
+
+    def _is_enough(self, release: Release, values: int, *, hidden: bool) -> bool:
+        if release.work is Work.DPSGD or release.bound is None:
+            return release.training.noise_multiplier >= self.noise
+        return hidden or release.bound.stddev >= self.noise * reach(release.bound, values)
+
+    def check_model(self, task: Task) -> None:
+        """Refuse a model that it does not agree to.
+
+        Raises:
+            UpdateHeldBack: it does not.
+        """
+        if self.models and blueprint.digest(task.blueprint) not in self.models:
+            raise _forbids("models other than those it was given digests of")
+        if _values(task) > self.largest:
+            raise _forbids(f"models of more than {self.largest:,} weights")
+
+    def check_share(self, bound: Bound | None, values: int, cohort: int) -> None:
+        """Refuse to have an update summed with too few others to have enough noise together.
+
+        Raises:
+            UpdateHeldBack: s^2 n' < (z S)^2, for n' owners that each add noise of the standard deviation s.
+        """
+        if self.noise and bound is not None and bound.stddev**2 * cohort < (self.noise * reach(bound, values)) ** 2:
+            raise _forbids(f"sums over {cohort} owners with less noise of theirs than {self.noise:g} times the bound of an update")
+
+
+def _forbids(what: str) -> UpdateHeldBack:
+    return UpdateHeldBack(f"this owner's policy forbids {what}")
+
+
+def _values(task: Task) -> int:
+    return sum(array.size for array in task.weights)
+
+
+class Admission:
+    """An owner's consent, task by task: its policy, its ledger, and the record of what it has served.
+
+    Args:
+        policy: what it agrees to.
+        ledger: of what was let out about its data; asked and told before each round. None: no limit.
+        hidden_only: updates leave it by secure aggregation only.
+    """
+
+    def __init__(self, policy: Policy, ledger: Ledger | None, *, hidden_only: bool = False) -> None:
+        self.policy, self._ledger, self._hidden_only = policy, ledger, hidden_only
+        self.served = Served(policy.record)
+
+    @property
+    def tells_metrics(self) -> bool:
+        """Whether metrics leave the owner: never past a ledger, since they have no noise."""
+        return self.policy.metrics and self._ledger is None
+
+    def admit(self, task: Task, data: Data, *, hidden: bool) -> None:
+        """Agree to train, and pay for it before there is an update. It takes a while: call it in a thread.
+
+        Args:
+            task: what is asked.
+            data: of the owner.
+            hidden: see `Policy.check`.
+
+        Raises:
+            UpdateHeldBack: it does not agree, or the budget is spent.
+            DataError: the data is empty, without end, or too short.
+        """
+        _check_task(task)
+        if self._hidden_only and not hidden:
+            raise UpdateHeldBack("this owner has a roster: its updates leave it by secure aggregation with it, and in no other way")
+        release, examples = released(task.training), data.count()
+        coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
+        if coarse:
+            raise _unknown("a coarse step", f"rounding may change the norm of an update by {COARSEST:g} of its clip norm: lower step")
+        if data.pair is None and release.work is Work.DPSGD:
+            raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
+        self.policy.check(task, release, examples, hidden=hidden)
+        if data.pair is None and data.least_batch() < self.policy.min_batch:
+            raise _forbids(f"steps over fewer than {self.policy.min_batch} examples, and its data set has such a batch: drop the remainder")
+        self._count("training", task)
+        self._spend(release, examples, _values(task))
+
+    def _spend(self, release: Release, examples: int, values: int) -> None:
+        if self._ledger is None:
+            return
+        spent = release.event(self._ledger.unit, examples=examples, values=values)
+        if spent is None:
+            raise UpdateHeldBack(
+                f"this owner keeps a ledger with the unit {self._ledger.unit!r}, and lets nothing out without noise of its own: "
+                f"DPSGD is that for 'example', LocalGaussian for 'owner'"
+            )
+        try:
+            self._ledger.spend(*spent, purpose="a federated round")
+        except BudgetSpent:
+            raise UpdateHeldBack("the privacy budget of this owner is spent") from None
+
+    def admit_evaluation(self, task: Task) -> None:
+        """Agree to evaluate.
+
+        Raises:
+            UpdateHeldBack: it does not: metrics have no noise, so no ledger can pay for them.
+        """
+        _check_task(task)
+        if not self.tells_metrics:
+            raise UpdateHeldBack("this owner tells no metrics: they have no noise, and it keeps a ledger, or its policy forbids them")
+        self.policy.check_model(task)
+        self._count("evaluation", task)
+
+    def _count(self, what: str, task: Task) -> None:
+        self.served.count(what, task.run, task.round, in_all=self.policy.rounds, a_day=self.policy.rounds_a_day)
+
+    def outgoing(self, update: Update) -> Update:
+        """The update as it may leave the owner."""
+        return update if self.tells_metrics else dataclasses.replace(update, metrics={}, evaluates=False)
+
+
+def _check_task(task: Task) -> None:
+    if not (0 <= task.round < MOST_ROUNDS and len(task.run) <= LONGEST_RUN):
+        raise UpdateHeldBack(f"a round has a number below {MOST_ROUNDS}, and a run a name of {LONGEST_RUN} characters at most")
+    for array in task.weights:
+        if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
+            raise UpdateHeldBack("a weight of the task is no float32 or float64, or not finite")
