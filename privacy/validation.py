@@ -117,11 +117,11 @@ def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
     return ()
 
 
-def made_up(specs: Any, value: float) -> Any:
-    """Two examples of a nest of specifications: waves around `value`; integers are 0 and 1."""
+def made_up(specs: Any, value: float, examples: int = 2) -> Any:
+    """So many examples of a nest of specifications: waves around `value`; integers are 0 or 1."""
 
     def tensor(spec: Any) -> Any:
-        shape = [2, *(4 if size is None else size for size in spec.shape[1:])]
+        shape = [examples, *(4 if size is None else size for size in spec.shape[1:])]
         if not spec.dtype.is_floating:
             return tf.cast(tf.fill(shape, round(value)), spec.dtype)
         return tf.cast(tf.reshape(tf.sin(tf.range(tf.reduce_prod(shape), dtype=tf.float32) * value), shape) + value, spec.dtype)
