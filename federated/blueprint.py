@@ -60,3 +60,9 @@ def build(blueprint: Blueprint) -> keras.Model:
             f"keras.saving.register_keras_serializable() at every owner, and use no lambda"
         ) from error
     return model
+
+
+def trained(model: keras.Model) -> tuple[bool, ...]:
+    """Of each of the weights, in the order of `get_weights()`, whether it is trained."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    return tuple(id(variable) in trainable for variable in model.weights)
