@@ -328,9 +328,7 @@ class Federation:
         if self._private is not None and chosen:
             limits = self.aggregation.limits(len(chosen))
             quorum = max(quorum, limits.least)
-            training = self._private.training(
-                task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained
-            )
+            training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
             task = replace(task, training=training)
         book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
         return Gathering(book, self._owners, task, progress=progress)

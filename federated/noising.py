@@ -34,7 +34,7 @@ class Noising(Protocol):
             resolution: multiples of this are summed without rounding.
 
         Raises:
-            privacy.SettingError: the noise is too little for what is claimed of it.
+            SettingError: the noise is too little for what is claimed of it.
         """
 
     def noisy(self, sums: Weights, metrics: Mapping[str, float]) -> Weights:

@@ -67,7 +67,7 @@ class Accountant:
         yield Held(self.record)
 
     def epsilon(self, delta: float) -> float:
-        """An upper bound of epsilon at `delta`; seconds and 300 MB at most, so not for an event loop."""
+        """An upper bound of epsilon at `delta`; seconds and some 500 MB at most, so not for an event loop."""
         return epsilon(self._events, self.method, delta)
 
 
@@ -157,8 +157,11 @@ def calibrate(event: Callable[[float], Any], *, target_epsilon: float, target_de
     """The smallest noise multiplier whose `event` stays within the target."""
     import dp_accounting  # noqa: PLC0415  takes a second
 
+    low = 0.5
+    while low > 2.0**-40 and epsilon([(event(low), 1)], method, target_delta) <= target_epsilon:
+        low /= 2
     found = dp_accounting.calibrate_dp_mechanism(
-        lambda: _Fresh(method), event, target_epsilon, target_delta, dp_accounting.LowerEndpointAndGuess(0.0, 1.0)
+        lambda: _Fresh(method), event, target_epsilon, target_delta, dp_accounting.LowerEndpointAndGuess(low, 1.0)
     )
     return float(found)
 
@@ -169,7 +172,7 @@ class _Fresh:
     def __init__(self, method: str) -> None:
         import dp_accounting  # noqa: PLC0415  takes a second
 
-        self.ledger, self._method, self._events = dp_accounting.NoOpDpEvent(), method
+        self.ledger, self._method = dp_accounting.NoOpDpEvent(), method
         self._events: list[tuple[Any, int]] = []
 
     def compose(self, event: Any, count: int = 1) -> _Fresh:

@@ -55,7 +55,7 @@ class GaussianNoise:
         return discrete_gaussian(self._words, int(np.prod(shape)), sigma).reshape(shape)
 
     def rounded(self, shape: int | tuple[int, ...], sigma: float) -> NDArray[np.float64]:
-        """N(0, sigma^2) rounded to whole numbers, exactly (`rounded_normal`); NANOS ns each.
+        """N(0, sigma^2) rounded to whole numbers, exactly (`rounded_normal`); 9 ns each.
 
         Added to whole numbers it is the normal distribution, rounded afterwards: whatever holds for that holds for it, for any sigma.
 

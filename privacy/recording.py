@@ -242,7 +242,9 @@ def disagreement(model: keras.Model, units: list[Unit], inputs: Any) -> str | No
             off.append(float(far))
         gradients.append(max(off))
     if outputs > ALIKE:
-        return f"its recorded forward pass is off by {outputs:.2g} of the largest output on made-up examples (at most {ALIKE:g} is rounding)"
+        return (
+            f"its recorded forward pass is off by {outputs:.2g} of the largest output on made-up examples (at most {ALIKE:g} is rounding)"
+        )
     if min(gradients) > NEAR:
         return f"its gradients by example add up to another sum, {min(gradients):.2g} of its norm away (at most {NEAR:g} is rounding)"
     return None

@@ -126,7 +126,8 @@ def _accepted(b: int, t: int, places: int, u: int, coins: int) -> bool | None:
     with localcontext(prec=(places + coins) * 31 // 100 + 30) as context:
         margin = Decimal(10) ** (5 - context.prec)
         least, most = (
-            (-place * (2 * b + place) / (2 * BLOCKS * BLOCKS)).exp() for place in (Decimal(t + 1) / (1 << places), Decimal(t) / (1 << places))
+            (-place * (2 * b + place) / (2 * BLOCKS * BLOCKS)).exp()
+            for place in (Decimal(t + 1) / (1 << places), Decimal(t) / (1 << places))
         )
         if Decimal(u + 1) / (1 << coins) <= least - margin:
             return True

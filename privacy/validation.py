@@ -131,12 +131,11 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
     held = [variable for variable in model.weights if id(variable) in owners]
     if not held:
         return ()
-    inputs = getattr(model, "inputs", None)
+    inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None)  # a functional model's as they were given
     before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
     if inputs:
-        specs = tf.nest.map_structure(lambda given: tf.TensorSpec(given.shape, given.dtype), model.input)
-        with tf.device("CPU"):
-            model(made_up(specs, 0.75), training=True)
+        given = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
+        model(made_up(tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), given), 0.75), training=True)
     values = dict(zip(map(id, model.non_trainable_variables), before, strict=True))
     moved = [
         variable

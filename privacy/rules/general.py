@@ -44,7 +44,11 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
             given[index] = tf.stack([row] * COPIES)
         inputs, options = tf.nest.pack_sequence_as((args, kwargs), given)
         variables = [*layer.trainable_variables, *layer.non_trainable_variables]
-        with keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope, unrolled(layer), called(layer, context):
+        with (
+            keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope,
+            unrolled(layer),
+            called(layer, context),
+        ):
             outputs = run(*inputs, **options)
             after = [tf.convert_to_tensor(scope.get_current_value(seed)) for seed in generators]
         return tf.nest.map_structure(lambda y: y[0], outputs), after

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -221,3 +222,18 @@ async def test_a_presence_that_leads_elsewhere_says_nothing(cluster, model):
         provider = await listening.connect(f"{cluster.addresses.crypto_provider}/provider", CryptoProvider)
         with pytest.raises(Exception, match="not reached over the connection"):
             await provider.request("noisy", remote.model, 1, "logits", elsewhere)
+
+
+async def test_what_answers_cost_is_computed_beside_the_event_loop(cluster, model, monkeypatch):
+    """The accountant takes a second to load, and so long no worker of this process would answer."""
+    loop, threads, right = threading.get_ident(), [], NoisyAnswers.guarantee
+
+    def guarantee(self, sigma):
+        threads.append(threading.get_ident())
+        return right(self, sigma)
+
+    monkeypatch.setattr(NoisyAnswers, "guarantee", guarantee)
+    async with await share(model, cluster, name="priced", answers=FAINT):
+        pass
+    assert len(threads) == 1
+    assert loop not in threads
