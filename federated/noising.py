@@ -124,9 +124,9 @@ class OwnersNoise:
             step = wanted
         if isinstance(self._settings, DistributedGaussian) and stddev < LEAST_SIGMA * step:
             raise SettingError(
-                f"clip_norm={clip:g}, noise_multiplier={z:g}: the noise of each of {least} owners has a standard deviation of {stddev / step:.3g} "
-                f"steps of {step:.3g}, the finest that the aggregation sums exactly; {LEAST_SIGMA:g} are needed for a sum that is Gaussian: "
-                "raise noise_multiplier or clip_norm, or lower the clip of the aggregation"
+                f"clip_norm={clip:g}, noise_multiplier={z:g}: the noise of each of {least} owners has a standard deviation of "
+                f"{stddev / step:.3g} steps of {step:.3g}, the finest that the aggregation sums exactly; {LEAST_SIGMA:g} are needed for a "
+                "sum that is Gaussian: raise noise_multiplier or clip_norm, or lower the clip of the aggregation"
             )
         return Bound(clip, stddev, step)
 

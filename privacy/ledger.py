@@ -58,9 +58,9 @@ class Ledger:
         unit: what differs between neighbouring data sets: "example", "owner", or whatever you release about. All releases in one ledger
             have to speak of the same.
         method: how releases are composed. "pld" (tighter) is proved for mechanisms that are fixed in advance: noise and number of releases
-            may not be chosen by what was released before, as someone does who looks at a result and then decides how much noise the next one
-            gets. If that happens give "rdp": it holds then, too (Feldman and Zrnic, 2021, arXiv:2008.11193, Theorem 3.1). A ledger can be
-            opened with either; what is written in it is the same.
+            may not be chosen by what was released before, as someone does who looks at a result and then decides how much noise the next
+            one gets. If that happens give "rdp": it holds then, too (Feldman and Zrnic, 2021, arXiv:2008.11193). A ledger can be opened
+            with either; what is written in it is the same.
 
     Raises:
         SettingError: a setting is out of its range.

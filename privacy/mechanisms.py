@@ -114,8 +114,8 @@ class DistributedGaussian(ClippedGaussian):
 
     Neighbours: zero-out, as for `CentralGaussian`, with whose accounting it shares all but one thing: the sum of discrete Gaussians is one
     but for tau = 10 sum_(k < n) exp(-2 pi^2 s^2 k / (k + 1)) (Theorem 1 below), where s is the standard deviation of each in steps of the
-    grid. Rounds for which tau could be 2^-1000 or more are refused. Owners are believed to add their part; of n' owners of whom k do not, the rest adds
-    up to sqrt(1 - k / n') of the standard deviation.
+    grid. Rounds for which tau could be 2^-1000 or more are refused. Owners are believed to add their part; of n' owners of whom k do not,
+    the rest adds up to sqrt(1 - k / n') of the standard deviation.
 
     References:
         Kairouz, Liu and Steinke, 2021, arXiv:2102.06387, Algorithm 1 and Theorem 1, without the rotation, which a grid this fine does
@@ -157,7 +157,8 @@ class DPSGD:
     """Each owner trains by DP-SGD on its own examples, so that its update tells little about any one of them, whoever sees it.
 
     Neighbours: zero-out of one example of one owner, whose gradients are zero then in every step that takes it; it moves the sum of such a
-    step by at most C. Numbers of examples are public: they are the weights of the mean, and make the expected size of a batch. A step takes each example with probability `sampling_rate`, so that all owners spend the same in a round.
+    step by at most C. Numbers of examples are public: they are the weights of the mean, and make the expected size of a batch. A step takes
+    each example with probability `sampling_rate`, so that all owners spend the same in a round.
 
     Args:
         max_grad_norm: C, the largest L2 norm of an example's gradient, above 0.

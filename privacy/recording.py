@@ -93,8 +93,8 @@ def safe_units(model: keras.Model, inputs: Any) -> list[Unit]:
     if difference is not None:
         raise ModelRefused(
             f"{model.name}: {difference}, with {', '.join(f'{unit.layer.name} ({unit.path})' for unit in found)}. Nothing about single "
-            "examples can be promised then. Products of TensorFlow with oneDNN can be the cause: start Python with TF_ENABLE_ONEDNN_OPTS=0, "
-            "or install another release of TensorFlow"
+            "examples can be promised then. Products of TensorFlow with oneDNN can be the cause: start Python with "
+            "TF_ENABLE_ONEDNN_OPTS=0, or install another release of TensorFlow"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""A model with layers that run "each example alone", in a process of its own, since TensorFlow may end it: `python alone_program.py CASE ..`.
+"""Models with layers that run "each example alone", in a process of their own, since TensorFlow may end it: `alone_program.py CASE ..`.
 
 Each case prints how far the recorded forward pass is from the plain one, and the clipped sum from a loop over single examples.
 """

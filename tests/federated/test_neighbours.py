@@ -1,4 +1,4 @@
-"""What each mechanism promises, and about whom: how far a neighbour moves what is released, which weights get noise, and what is refused."""
+"""What each mechanism promises, and about whom: how far a neighbour moves what is released, which weights get noise, what is refused."""
 
 import math
 import threading

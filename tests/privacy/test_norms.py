@@ -21,12 +21,10 @@ MAGNITUDES = [1.0, 1e2, 1e3, 1e4, 1e5, 1e6]
 
 
 def moved(model, x, y):
-    """The norm of what one example adds to a sum, read off a step of SGD without noise."""
+    """The norm of what one example adds to a sum, before noise."""
     model.compile(keras.optimizers.SGD(1.0), "mse")
     model.optimizer.build(model.trainable_variables)
     step = PrivateStep(model, units(model), clipping=FlatClipping(), batch=None, eager=True)
-    for variable in model.trainable_variables:  # so that nothing rounds what is added
-        variable.assign(tf.zeros(variable.shape))
     sums, _, _ = step._clipped((tf.constant(x), tf.constant(y)), tf.constant(len(x)), tf.constant(CLIP))
     return math.sqrt(sum(float(np.vdot(one, one)) for one in (np.asarray(part, np.float64) for part in sums)))
 
