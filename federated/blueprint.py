@@ -203,3 +203,9 @@ def _numbered(plan: Any) -> Any:
 
     collect(plan)
     return renamed(plan, None)
+
+
+def trained(model: keras.Model) -> tuple[bool, ...]:
+    """Of each of the weights, in the order of `get_weights()`, whether it is trained."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    return tuple(id(variable) in trainable for variable in model.weights)

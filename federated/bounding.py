@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,23 +19,38 @@ LARGEST_NOISE = 10
 """Standard deviations beyond which the discrete Gaussian has no values."""
 
 
-def bounded(update: Update, bound: Bound, noise: GaussianNoise) -> Update:
+def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequence[bool] | None = None) -> Update:
     """min(1, S / ||Delta||) Delta; with noise, rounded to multiples of the step, plus N_Z(0, stddev^2 / step^2) steps in each value.
+
+    Arrays that are not trained come out as zeros, whatever happened to them, and count in no norm: they tell nothing, and need no noise.
 
     Args:
         update: of which only the arrays are used; the norm is over all of them together.
         bound: what to do.
         noise: where the noise comes from.
+        trained: of each array, whether it is trained; None: all are.
     """
-    length = norm(update.delta)
+    trained = [True] * len(update.delta) if trained is None else trained
+    length = norm(only(update.delta, trained))
     factor = min(1.0, bound.clip_norm / length) if length > 0 else 1.0
-    delta = [factor * array.astype(np.float64) for array in update.delta]
+    delta = [factor * array.astype(np.float64) for array in only(update.delta, trained)]
     if bound.stddev:
         sigma = math.ceil(bound.stddev / bound.step)
         delta = [(np.rint(array / bound.step) + noise.discrete(array.shape, sigma)) * bound.step for array in delta]
     metrics = {WITHIN: 0.5 if length <= bound.clip_norm else -0.5} if bound.counts else {}
-    sent = [array.astype(before.dtype) for array, before in zip(delta, update.delta, strict=True)]
+    sent = [array.astype(before.dtype) for array, before in zip(spread(delta, update.delta, trained), update.delta, strict=True)]
     return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics)
+
+
+def only(arrays: Weights, trained: Sequence[bool]) -> Weights:
+    """Those that are trained."""
+    return [array for array, moves in zip(arrays, trained, strict=True) if moves]
+
+
+def spread(arrays: Weights, weights: Weights, trained: Sequence[bool]) -> Weights:
+    """The opposite: arrays for those that are trained, in their places, and zeros of the others' shapes between them."""
+    given = iter(arrays)
+    return [next(given) if moves else np.zeros(array.shape) for array, moves in zip(weights, trained, strict=True)]
 
 
 def exceeds(update: Update, bound: Bound) -> bool:

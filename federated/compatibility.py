@@ -57,15 +57,17 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
         )
 
 
-def check_trained_privately(model: Any) -> None:
-    """Refuses a model that DP-SGD cannot train.
+def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD) -> None:
+    """Refuses a model that DP-SGD cannot train, and one with state that cannot have noise: variances would be below 0, counters no counts.
 
     Raises:
         SettingError: naming each layer, why, and what to use instead.
     """
-    found = PrivacyEngine().validate(model)
+    from privacy.validation import changing  # noqa: PLC0415  imports TensorFlow
+
+    found = (PrivacyEngine().validate(model) if isinstance(privacy, DPSGD) else ()) or changing(model)
     if found:
-        raise SettingError("DPSGD cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
+        raise SettingError(f"{type(privacy).__name__} cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
 
 
 def check_together(strategy: Strategy, aggregation: Aggregation) -> None:

@@ -156,8 +156,8 @@ class Federation:
     def _begin(self) -> None:
         """Makes the global model, and gives it the state of a run that is resumed."""
         model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
-        if isinstance(self.privacy, DPSGD):
-            compatibility.check_trained_privately(model.model)
+        if self.privacy is not None:
+            compatibility.check_trained_privately(model.model, self.privacy)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
             self._resumed = self._run.load(model.digest)
@@ -201,7 +201,7 @@ class Federation:
             FederationClosed: outside of `async with`.
         """
         for _ in range(self._to_play(n)):
-            if self._private is not None and not self._private.affordable:
+            if not await self._affordable():
                 return
             outcome = await self._round()
             self._save()
@@ -226,7 +226,7 @@ class Federation:
         with Callbacks(callbacks, model, len(self.history) + due, resumed.callbacks if resumed else ()) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
-                if model.stop_training or not (self._private is None or self._private.affordable):
+                if model.stop_training or not await self._affordable():
                     break
                 told.begin(len(self.history) + 1)
                 outcome = await self._round()
@@ -250,6 +250,11 @@ class Federation:
         if self._run is not None:
             self._run.save(self._opened().checkpoint(self.history, told.memories() if told else (), stopped=stopped))
 
+    async def _affordable(self) -> bool:
+        """Whether privacy is left for a round. As all that is accounted for, it is computed beside the event loop: it takes a while."""
+        private = self._private
+        return private is None or await asyncio.to_thread(lambda: private.affordable)
+
     async def _round(self) -> Outcome:
         if self._scope is None:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
@@ -257,14 +262,15 @@ class Federation:
         began = now()
         task = opened.task(len(self.history) + 1)
         with live(task.round, show=self._progress) as progress:
-            gathering = self._gathering(task, began, progress)
-            aggregate = await self._gathered(gathering) if self._paid(gathering) else None
+            gathering = await self._gathering(task, began, progress)
+            aggregate = await self._gathered(gathering) if await self._paid(gathering) else None
         failure = gathering.book.failure
         if self._private is not None and failure is None:
-            aggregate, failure = self._noised(self._private, aggregate, task)
+            aggregate, failure = await self._noised(self._private, aggregate, task)
         failure = failure or _stepped(opened, task, aggregate)
         metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task, gathering.book)
         examples = aggregate.examples if aggregate else 0
+        epsilon = None if self._private is None else await asyncio.to_thread(self._private.epsilon)
         self.history.append(
             concluded(
                 gathering.book,
@@ -272,42 +278,42 @@ class Federation:
                 examples=examples,
                 seconds=now() - began,
                 size=gathering.bytes,
-                epsilon=None if self._private is None else self._private.epsilon(),
+                epsilon=epsilon,
                 failure=failure,
             )
         )
         return self.history[-1]
 
-    def _paid(self, gathering: Gathering) -> bool:
+    async def _paid(self, gathering: Gathering) -> bool:
         """Whether owners may be asked: where what they send may be seen, it is accounted for before."""
         if self._private is None or not self._private.upfront:
             return True
         try:
-            self._private.charge()
+            await asyncio.to_thread(self._private.charge)
         except BudgetSpent as error:
             gathering.give_up(str(error))
             return False
         self._save()
         return True
 
-    def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
+    async def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
         """What may be known, and why nothing may."""
         if aggregate is None and private.hidden:
             return None, "nobody took part: there is no sum, and no noise in it"
         if not private.upfront:
             try:
-                private.charge()
+                await asyncio.to_thread(private.charge)
             except BudgetSpent as error:
                 return None, str(error)
             self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
-        return private.released(aggregate, task.weights), None
+        return await asyncio.to_thread(private.released, aggregate, task.weights, self._opened().trained), None
 
     async def _gathered(self, gathering: Gathering) -> Aggregate | None:
         if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
             return None
         return await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
 
-    def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
+    async def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
         deadline = math.inf if self._deadline is None else now + self._deadline
         names = list(self._owners)
         if self._pipeline is not None and isinstance(self.strategy, FedBuff):
@@ -317,12 +323,12 @@ class Federation:
         if self._private is None:
             chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
         else:
-            chosen = self._private.sample(names)
+            chosen = await asyncio.to_thread(self._private.sample, names)
         quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
         if self._private is not None and chosen:
             limits = self.aggregation.limits(len(chosen))
             quorum = max(quorum, limits.least)
-            training = self._private.training(task.training, task.weights, least=quorum, limits=limits)
+            training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
             task = replace(task, training=training)
         book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
         return Gathering(book, self._owners, task, progress=progress)

@@ -38,6 +38,7 @@ class GlobalModel:
 
     Attributes:
         digest: of model, strategy and seed.
+        trained: of each of the weights, whether it is trained.
 
     Raises:
         ModelRefused: the model cannot be sent to owners.
@@ -52,8 +53,8 @@ class GlobalModel:
         self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
-        trainable = {id(variable) for variable in self._model.trainable_variables}
-        self._moved = [i for i, variable in enumerate(self._model.weights) if strategy.single_updates or id(variable) in trainable]
+        self.trained = blueprint.trained(self._model)
+        self._moved = [i for i, moves in enumerate(self.trained) if strategy.single_updates or moves]
         self._weights: Weights | None = list(self._model.get_weights())
         self._state = strategy.initial([self.weights[i] for i in self._moved])
 

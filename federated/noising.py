@@ -9,12 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from federated.bounding import WITHIN, step_for
+from federated.errors import SettingError
 from federated.update import Array, Bound, Weights
 from privacy import CentralGaussian, ClippedGaussian, DistributedGaussian, GaussianNoise, LocalGaussian, TreeGaussian
 from privacy.noise import Grid, noisy_sum
 
 ROUNDING = 1e-6
 """What an aggregation may change in each value of an update, see `Quantisation`: it adds to what one owner can do to the sum."""
+
+
+LEAST_SIGMA = 9.0
+"""In steps: of the noise of one of n < 2^100 owners whose discrete Gaussians add up to one, but for tau < 10 n exp(-(pi sigma)^2)."""
 
 
 class Noising(Protocol):
@@ -27,6 +32,9 @@ class Noising(Protocol):
             size: values in an update.
             least: n', the fewest owners whose sum is opened.
             resolution: multiples of this are summed without rounding.
+
+        Raises:
+            SettingError: the noise is too little for what is claimed of it.
         """
 
     def noisy(self, sums: Weights, metrics: Mapping[str, float]) -> Weights:
@@ -112,8 +120,15 @@ class OwnersNoise:
             stddev = z * (clip + step * math.sqrt(size)) / math.sqrt(share)
             wanted = step_for(clip, stddev, resolution)
             if wanted <= step:
-                return Bound(clip, stddev, step)
+                break
             step = wanted
+        if isinstance(self._settings, DistributedGaussian) and stddev < LEAST_SIGMA * step:
+            raise SettingError(
+                f"clip_norm={clip:g}, noise_multiplier={z:g}: the noise of each of {least} owners has a standard deviation of "
+                f"{stddev / step:.3g} steps of {step:.3g}, the finest that the aggregation sums exactly; {LEAST_SIGMA:g} are needed for a "
+                "sum that is Gaussian: raise noise_multiplier or clip_norm, or lower the clip of the aggregation"
+            )
+        return Bound(clip, stddev, step)
 
     def noisy(self, sums: Weights, metrics: Mapping[str, float]) -> Weights:
         """As they are."""

@@ -43,7 +43,9 @@ class PrivateExamples:
 
     # Before a round.
 
-    def training(self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits) -> LocalTraining:
+    def training(
+        self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits, trained: Sequence[bool] | None = None
+    ) -> LocalTraining:
         """What owners are told; see `PrivateRounds.training`."""
         one = self._settings
         return dataclasses.replace(told, noise_multiplier=one.noise_multiplier, max_grad_norm=one.max_grad_norm, rate=one.sampling_rate)
@@ -85,7 +87,7 @@ class PrivateExamples:
 
     # After a round.
 
-    def released(self, aggregate: Aggregate | None, weights: Weights) -> Aggregate | None:
+    def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate | None:
         """The mean, as it is; without metrics and evaluations, which have no noise."""
         return None if aggregate is None else Aggregate(aggregate.delta, {}, aggregate.examples, ())
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from federated.aggregation import Aggregate, Limits
-from federated.bounding import LARGEST_NOISE
+from federated.bounding import LARGEST_NOISE, only, spread
 from federated.errors import SettingError
 from federated.noising import TreeNoise, noising
 from federated.update import LocalTraining, Weights
@@ -56,7 +56,9 @@ class PrivateRounds:
         """Whether the noise is in the sum already, so that without owners there is none."""
         return isinstance(self._settings, DistributedGaussian)
 
-    def training(self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits) -> LocalTraining:
+    def training(
+        self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits, trained: Sequence[bool] | None = None
+    ) -> LocalTraining:
         """What owners are told.
 
         Args:
@@ -64,11 +66,13 @@ class PrivateRounds:
             weights: shaped as the updates.
             least: the fewest owners whose sum is opened.
             limits: of the aggregation.
+            trained: of each of the weights, whether it is trained; None: all are. The others get no noise.
 
         Raises:
-            SettingError: updates with noise are too large for the aggregation.
+            SettingError: updates with noise are too large for the aggregation, or have too little for the grid that they are rounded to.
         """
-        bound = self._noising.bound(sum(array.size for array in weights), least, limits.resolution)
+        values = weights if trained is None else only(weights, trained)
+        bound = self._noising.bound(sum(array.size for array in values), least, limits.resolution)
         largest = bound.clip_norm + LARGEST_NOISE * (bound.stddev + bound.step)
         if bound.stddev and largest > limits.largest:
             raise SettingError(
@@ -146,21 +150,23 @@ class PrivateRounds:
 
     # After a round.
 
-    def released(self, aggregate: Aggregate | None, weights: Weights) -> Aggregate:
+    def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate:
         """What may be known: the noisy sum over the expected number of owners; the mean, if each update has its noise already.
 
         Args:
             aggregate: the mean of the clipped updates, each with weight one; None: nobody took part.
             weights: shaped as the updates.
+            trained: of each of the weights, whether it is trained; None: all are. The others do not move.
         """
+        trained = [True] * len(weights) if trained is None else trained
         count = 0 if aggregate is None else aggregate.examples
-        mean = [np.zeros(array.shape) for array in weights] if aggregate is None else aggregate.delta
+        mean = only([np.zeros(array.shape) for array in weights] if aggregate is None else aggregate.delta, trained)
         metrics = {} if aggregate is None else {name: count * value for name, value in aggregate.metrics.items()}
         if isinstance(self._settings, LocalGaussian):
-            return Aggregate(mean, {}, count, ())
+            return Aggregate(spread(mean, weights, trained), {}, count, ())
         noisy = self._noising.noisy([count * array for array in mean], metrics)
         expected = self._turns or self._fraction * self._owners
-        return Aggregate([array / expected for array in noisy], {}, count, ())
+        return Aggregate(spread([array / expected for array in noisy], weights, trained), {}, count, ())
 
     # Durable runs.
 

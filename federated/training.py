@@ -110,6 +110,7 @@ class _Desk:
             PrivacyEngine("rdp").make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
         self._generators = seed_generators(self.model)
         self._noise = GaussianNoise()
+        self._trained = blueprint.trained(self.model)
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
 
@@ -123,7 +124,7 @@ class _Desk:
             delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
         update = Update(task.round, delta, examples, metrics, evaluates)
         if release.bound is not None:
-            update = bounded(update, release.bound, self._noise)
+            update = bounded(update, release.bound, self._noise, self._trained)
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy import box_muller  # noqa: F401  loaded with the training, not in the first step
+from privacy import rounded_normal  # noqa: F401  loaded with the training, not in the first step
 
 if TYPE_CHECKING:
     from privacy.noise import GaussianNoise

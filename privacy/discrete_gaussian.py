@@ -16,7 +16,8 @@ LARGEST_SIGMA = 1 << 40
 def discrete_gaussian(words: Words, size: int, sigma: int) -> NDArray[np.int64]:
     """Independent values of N_Z(0, sigma^2): P(x) proportional to exp(-x^2 / (2 sigma^2)) for whole numbers x.
 
-    Each probability is within 2^-50 of itself, and what lies beyond 10 sigma has none: that is 2^-70 of all.
+    The distribution is within 2^-50 of that in total variation: float64 decides what is accepted, and what lies beyond 10 sigma, 2^-70 of
+    all, has no probability. So n values add at most n 2^-50 to a delta.
 
     Args:
         words: gives so many independent uniform words of 64 bits.

@@ -25,7 +25,8 @@ class PrivacyEngine:
 
         w <- optimizer(w, (sum_i min(1, C / ||g_i||) g_i + N(0, z^2 C^2 I)) / B)
 
-    and the accountant composes the steps that were made. Two data sets are neighbours if one has one example more.
+    and the accountant composes the steps that were made. Neighbours: zero-out, two data sets of the same N examples, but that the gradients
+    of one example are zero in one of them. N and B are public; it moves the sum of a step by at most C, or not at all if q spares it.
 
     Args:
         accountant: "pld" (tight), "rdp" (fast), an `Accountant` that several engines share, or a `Ledger` that outlives this process:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from privacy.accounting import Accountant, Held
+from privacy.accounting import Held, check_method
+from privacy.accounting import epsilon as composed
 from privacy.errors import BudgetSpent, LedgerUnusable, SettingError
 from privacy.events import from_text, to_text
 
@@ -56,7 +57,10 @@ class Ledger:
         delta: at which epsilon is meant, in (0, 1).
         unit: what differs between neighbouring data sets: "example", "owner", or whatever you release about. All releases in one ledger
             have to speak of the same.
-        method: "pld" (tighter) or "rdp" (faster).
+        method: how releases are composed. "pld" (tighter) is proved for mechanisms that are fixed in advance: noise and number of releases
+            may not be chosen by what was released before, as someone does who looks at a result and then decides how much noise the next
+            one gets. If that happens give "rdp": it holds then, too (Feldman and Zrnic, 2021, arXiv:2008.11193). A ledger can be opened
+            with either; what is written in it is the same.
 
     Raises:
         SettingError: a setting is out of its range.
@@ -75,7 +79,7 @@ class Ledger:
             raise SettingError(f"max_epsilon={max_epsilon}, delta={delta}: above 0 and finite, and in (0, 1) are needed")
         self.path, self.data, self.unit = Path(path), data, unit
         self.max_epsilon, self.delta = max_epsilon, delta
-        Accountant(method)  # refuses an unknown one
+        check_method(method)
         self.method = method
         self._agree({"ledger of": "confide 1", "data": data, "unit": unit, "max_epsilon": repr(max_epsilon), "delta": repr(delta)})
 
@@ -99,11 +103,11 @@ class Ledger:
 
     def epsilon(self, delta: float | None = None) -> float:
         """An upper bound of epsilon for all releases, at `delta`, by default that of the budget."""
-        return _epsilon(self.events, self.method, self.delta if delta is None else delta)
+        return composed(self.events, self.method, self.delta if delta is None else delta)
 
     def affords(self, event: Any, count: int = 1) -> bool:
         """Whether `count` releases of `event` more would stay within the budget."""
-        return _epsilon((*self.events, (event, count)), self.method, self.delta) <= self.max_epsilon
+        return composed((*self.events, (event, count)), self.method, self.delta) <= self.max_epsilon
 
     # Spending.
 
@@ -155,9 +159,9 @@ class Ledger:
         with self._transaction() as db:
             now = _totals(db)
             after = [(from_text(text), count) for text, count in (Counter(now) + Counter(wanted)).items()]
-            epsilon = _epsilon(after, self.method, self.delta)
+            epsilon = composed(after, self.method, self.delta)
             if epsilon > self.max_epsilon:
-                before = _epsilon([(from_text(text), count) for text, count in now.items()], self.method, self.delta)
+                before = composed([(from_text(text), count) for text, count in now.items()], self.method, self.delta)
                 raise BudgetSpent(
                     f"{sum(wanted.values())} releases about {self.data!r} would bring epsilon from {before:.3g} to {epsilon:.3g} at delta "
                     f"{self.delta:g}; the budget in {self.path} is {self.max_epsilon:g}: release less, with more noise, or never again"
@@ -207,10 +211,3 @@ class Ledger:
 
 def _totals(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute("SELECT event, SUM(count) FROM releases GROUP BY event ORDER BY MIN(number)").fetchall())
-
-
-def _epsilon(events: Iterable[tuple[Any, int]], method: str, delta: float) -> float:
-    accountant = Accountant(method)
-    for event, count in events:
-        accountant.record(event, count)
-    return accountant.epsilon(delta) if accountant.events else 0.0

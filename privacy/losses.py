@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from privacy.rules.general import COPIES
 from privacy.rules.gradients import Tensor
 
 _REDUCTIONS = ("sum", "sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -66,7 +67,10 @@ def known(model: keras.Model) -> Any:
 
 
 def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
-    """By `vectorized_map` over batches of one."""
+    """By `vectorized_map` over batches of one, inside another over two copies of all of it, of which the first counts.
+
+    That keeps products of the shape (B, 1, T, K) x (K, O) out of a loss, see `rules/general.py`: they become (2, B, 1, T, K) x (K, O).
+    """
     masks = [getattr(output, "_keras_mask", None) for output in tf.nest.flatten(outputs)]
     given = [mask for mask in masks if mask is not None]
 
@@ -78,4 +82,5 @@ def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
         with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
             return model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
 
-    return tf.vectorized_map(one, (x, y, outputs, given))
+    rows = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * COPIES), (x, y, outputs, given))
+    return tf.vectorized_map(lambda row: tf.vectorized_map(one, row), rows)[0]

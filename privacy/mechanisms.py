@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 class ClippedGaussian:
     """Each owner's update is clipped to an L2 norm, and Gaussian noise in proportion is added.
 
-    Neighbours are two federations of which one has one owner more. What is bounded is what an owner's whole data can change.
+    What is bounded is what an owner's whole data can change. Which federations are neighbours each mechanism says itself. For all but
+    `LocalGaussian` it is **zero-out**: the same N owners, but that one of them gives an update of zeros wherever it takes part (Kairouz et
+    al., 2021, arXiv:2103.00039, Definition 1.1). N, the names of the owners, and settings are public.
+
+    Only weights that are trained are clipped and get noise. The others come out as they were: frozen ones did not change, and a model
+    whose training changes others, as BatchNormalization does, is refused.
 
     Args:
-        clip_norm: S, the largest L2 norm of an update over all its arrays, above 0.
+        clip_norm: S, the largest L2 norm of an update over all its arrays that are trained, above 0.
         noise_multiplier: z, standard deviation of the noise over S, above 0.
         max_epsilon: no round is played that would spend more than this; None: no limit.
         delta: at which epsilon is told, in (0, 1).
@@ -55,6 +60,9 @@ class CentralGaussian(ClippedGaussian):
 
     where each of N owners takes part with probability q, independently. The aggregator is trusted with the sum, and to add the noise.
 
+    Neighbours: zero-out, which moves the sum of a round by at most S, and not at all unless the owner takes part. For somebody who sees the
+    models and does not know who took part.
+
     Args:
         clipping: None: S stays as it is. `AdaptiveClipping()`: S follows a quantile of the norms, of which `clip_norm` is the first guess;
             owners then add whether they were clipped, and the noise pays for that, too. Its batch size is the expected number of owners.
@@ -81,17 +89,19 @@ class CentralGaussian(ClippedGaussian):
 class LocalGaussian(ClippedGaussian):
     """Each owner adds the noise itself, so that nobody has to be trusted with its update; the mean of n updates has noise z S / sqrt(n).
 
-    Epsilon is that of one owner that takes part in every round, against somebody who sees its updates: sampling does not help there.
+    Neighbours: any two data sets of one owner, which moves its update by up to 2 S (the local model). So epsilon is that of the Gaussian
+    mechanism with noise multiplier z / 2, of one owner that takes part in every round, against somebody who sees its updates and knows that
+    they are its own: neither sampling nor the number of owners helps there. That an owner takes part is not hidden.
 
     References:
         Kasiviswanathan et al., 2011, arXiv:0803.0924 (local model); Dwork and Roth, 2014, Theorem A.1 (the Gaussian mechanism).
     """
 
     def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """The Gaussian mechanism, each round; `fraction` makes no difference."""
+        """The Gaussian mechanism of sensitivity 2 S, each round; `fraction` makes no difference."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
-        return [(dp_accounting.GaussianDpEvent(self.noise_multiplier), rounds)]
+        return [(dp_accounting.GaussianDpEvent(self.noise_multiplier / 2), rounds)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +112,10 @@ class DistributedGaussian(ClippedGaussian):
     N_Z(0, z^2 S^2 / n'). The sum has at least N(0, z^2 S^2), more if more than n' take part, and with fewer the round ends before
     anything is opened. Needs an aggregation that hides single updates.
 
-    The accounting is that of `CentralGaussian`, for somebody who sees the sums: the sum of discrete Gaussians of so large a variance is
-    one, but for less than 2^-1000 (Theorem 1 below). Owners are believed to add their part; of n' owners of whom k do not, the rest adds
-    up to sqrt(1 - k / n') of the standard deviation.
+    Neighbours: zero-out, as for `CentralGaussian`, with whose accounting it shares all but one thing: the sum of discrete Gaussians is one
+    but for tau = 10 sum_(k < n) exp(-2 pi^2 s^2 k / (k + 1)) (Theorem 1 below), where s is the standard deviation of each in steps of the
+    grid. Rounds for which tau could be 2^-1000 or more are refused. Owners are believed to add their part; of n' owners of whom k do not,
+    the rest adds up to sqrt(1 - k / n') of the standard deviation.
 
     References:
         Kairouz, Liu and Steinke, 2021, arXiv:2102.06387, Algorithm 1 and Theorem 1, without the rotation, which a grid this fine does
@@ -126,7 +137,9 @@ class TreeGaussian(ClippedGaussian):
     of t; what moves the model in round t is the difference of two such noisy sums. Owners take turns: each takes part once in an epoch,
     of 1 / fraction rounds, in an order that the seed gives; then the tree begins anew.
 
-    The aggregator is trusted with the sums, and to add the noise. It may be public who takes part when.
+    Neighbours: zero-out, which moves one leaf of each epoch by at most S, and with it the nodes above. With an owner more instead, others
+    would take other turns, and every sum could move: their number N is public. The aggregator is trusted with the sums, and to add the
+    noise. It may be public who takes part when.
 
     References:
         Kairouz et al., 2021, arXiv:2103.00039, Algorithm 1 and Theorem 1, with restarts (section D.2); Dwork et al., 2010 (the tree).
@@ -143,8 +156,9 @@ class TreeGaussian(ClippedGaussian):
 class DPSGD:
     """Each owner trains by DP-SGD on its own examples, so that its update tells little about any one of them, whoever sees it.
 
-    Neighbours are two federations of which one owner has one example more. Numbers of examples are public: they are the weights of the
-    mean. A step takes each example with probability `sampling_rate`, so that all owners spend the same in a round.
+    Neighbours: zero-out of one example of one owner, whose gradients are zero then in every step that takes it; it moves the sum of such a
+    step by at most C. Numbers of examples are public: they are the weights of the mean, and make the expected size of a batch. A step takes
+    each example with probability `sampling_rate`, so that all owners spend the same in a round.
 
     Args:
         max_grad_norm: C, the largest L2 norm of an example's gradient, above 0.

@@ -7,17 +7,20 @@ is safe, the whole model. While a recording is open, the `call` of each unit is 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
 
+from privacy.errors import ModelRefused
 from privacy.rules import lookup
 from privacy.rules.general import alone
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer, Rule
+from privacy.rules.registry import Call, Layer, Rule, seeds
+from privacy.validation import made_up
 
 _WHOLE = (keras.layers.RNN, keras.layers.Wrapper)  # these run their inner layers in loops
 
@@ -77,12 +80,23 @@ def safe_units(model: keras.Model, inputs: Any) -> list[Unit]:
     Args:
         model: built.
         inputs: a nest of `tf.TensorSpec`.
+
+    Raises:
+        ModelRefused: recorded and run as it is, the model does not compute the same on this machine.
     """
     found = units(model)
     reasons: list[str | None] = []
     trial = tf.function(lambda examples: reasons.append(strays(model, found, examples)), autograph=False)
     trial.get_concrete_function(inputs)  # in a graph, where being inside of a loop can be seen
-    return found if reasons[0] is None else [whole(model, reasons[0])]
+    found = found if reasons[0] is None else [whole(model, reasons[0])]
+    difference = disagreement(model, found, inputs)
+    if difference is not None:
+        raise ModelRefused(
+            f"{model.name}: {difference}, with {', '.join(f'{unit.layer.name} ({unit.path})' for unit in found)}. Nothing about single "
+            "examples can be promised then. Products of TensorFlow with oneDNN can be the cause: start Python with "
+            "TF_ENABLE_ONEDNN_OPTS=0, or install another release of TensorFlow"
+        )
+    return found
 
 
 def whole(model: keras.Model, reason: str) -> Unit:
@@ -165,3 +179,115 @@ def strays(model: keras.Model, units: list[Unit], inputs: Any) -> str | None:
     values = {id(variable.value): variable for variable in mine.values()}
     outside = [values[id(one)].path for one in tape.watched_variables() if id(one) in values]
     return f"{outside[0]} is used outside of its layer's call" if outside else None
+
+
+EXAMPLES: Final = 3
+"""On which the recorded model is compared with the plain one."""
+ALIKE: Final = 1e-4
+"""How far outputs may be apart, as a part of the largest, at least 1: what another order of float32 operations makes of them."""
+NEAR: Final = 1e-2
+"""How far gradients may be apart, as a part of their norm: where float32 decides which of two equal values is larger they are not close."""
+
+
+def disagreement(model: keras.Model, units: list[Unit], inputs: Any) -> str | None:
+    """Why the recorded model is not the plain one, or None: outputs and gradients of both are computed on made-up examples.
+
+    Each run begins in the same state of the seed generators. A model with random layers runs on copies of one example after the other, and
+    the first copy is compared: a layer that is recorded "alone" draws the same for all examples, where the plain one does not.
+
+    Args:
+        model: built.
+        units: how its weights are handled.
+        inputs: a nest of `tf.TensorSpec`.
+    """
+    state = [tf.identity(variable.value) for variable in model.non_trainable_variables]
+
+    def begin() -> None:
+        for variable, value in zip(model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+
+    def both(examples: Any, counts: Tensor) -> tuple[Tensor, Tensor]:
+        begin()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = [variable.value for variable in model.trainable_variables]
+            tape.watch(values)
+            plain = tf.nest.flatten(model(examples, training=True))
+            total = _weighted(plain, counts)
+        gradients = tape.gradient(total, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        begin()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with recording(units, tape.watch) as record:
+                recorded = tf.nest.flatten(model(examples, training=True))
+            total = _weighted(recorded, counts)
+        dz = tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        sums: dict[int, Tensor] = {}
+        for unit, found in record.gradients(tf.nest.map_structure(tf.convert_to_tensor, dz)):
+            sums.update(zip(map(id, unit.layer.trainable_variables), found.weighted_sum(counts), strict=True))
+        begin()
+        outputs = [_apart(a, b, counts) for a, b in zip(plain, recorded, strict=True)]
+        pairs = [
+            (tf.convert_to_tensor(one), sums[id(variable)])
+            for one, variable in zip(gradients, model.trainable_variables, strict=True)
+            if id(variable) in sums
+        ]
+        return tf.reduce_max(outputs), _off(pairs)
+
+    run = tf.function(both, autograph=False, reduce_retracing=True)
+    outputs, gradients = 0.0, []
+    for value in (0.25, 0.75):
+        examples, off = made_up(inputs, value, EXAMPLES), []
+        for batch, counts in _batches(model, examples):
+            apart, far = run(batch, counts)
+            outputs = max(outputs, float(apart))
+            off.append(float(far))
+        gradients.append(max(off))
+    if outputs > ALIKE:
+        return (
+            f"its recorded forward pass is off by {outputs:.2g} of the largest output on made-up examples (at most {ALIKE:g} is rounding)"
+        )
+    if min(gradients) > NEAR:
+        return f"its gradients by example add up to another sum, {min(gradients):.2g} of its norm away (at most {NEAR:g} is rounding)"
+    return None
+
+
+def _batches(model: keras.Model, examples: Any) -> list[tuple[Any, Tensor]]:
+    """What is run, and which outputs are compared: all examples at once, or of each two copies and the first."""
+    if not any(seeds(layer) for layer in model._flatten_layers()):
+        return [(examples, tf.ones(EXAMPLES))]
+    return [
+        (tf.nest.map_structure(lambda array, i=i: tf.stack([array[i]] * 2), examples), tf.constant([1.0, 0.0])) for i in range(EXAMPLES)
+    ]
+
+
+def _weighted(outputs: list[Tensor], counts: Tensor) -> Tensor:
+    """A sum in which every value of the outputs that count has another weight."""
+    total = tf.zeros(())
+    for output in outputs:
+        if output.dtype.is_floating:
+            rows = tf.reshape(output, [tf.shape(counts)[0], -1])
+            waves = tf.cos(tf.range(tf.cast(tf.shape(rows)[1], tf.float32)))
+            total += tf.reduce_sum(rows * waves * counts[:, None])
+    return total
+
+
+def _apart(plain: Tensor, recorded: Tensor, counts: Tensor) -> Tensor:
+    """The largest difference of outputs that count, as a part of the largest, at least 1; infinite where only one is finite."""
+    counted = tf.math.count_nonzero(counts)
+    first, second = (tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[:counted] for one in (plain, recorded))
+    largest = tf.reduce_max(tf.where(tf.math.is_finite(first), tf.abs(first), 0.0))
+    return _relative(first, second, tf.maximum(largest, 1.0), tf.reduce_max)
+
+
+def _off(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The norm of the difference of gradients, as a part of that of the first."""
+    if not pairs:
+        return tf.zeros(())
+    first, second = (tf.concat([tf.reshape(pair[index], [-1]) for pair in pairs], 0) for index in (0, 1))
+    finite = tf.where(tf.math.is_finite(first), first, 0.0)
+    return _relative(first, second, tf.norm(finite) + 1e-6, tf.norm)
+
+
+def _relative(a: Tensor, b: Tensor, size: Tensor, over: Callable[[Tensor], Tensor]) -> Tensor:
+    same = (a == b) | (tf.math.is_nan(a) & tf.math.is_nan(b))
+    difference = over(tf.where(same, 0.0, tf.abs(a - b))) / size
+    return tf.where(tf.math.is_finite(difference), difference, math.inf)

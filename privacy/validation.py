@@ -117,11 +117,50 @@ def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
     return ()
 
 
-def made_up(specs: Any, value: float) -> Any:
-    """Two examples of a nest of specifications: waves around `value`; integers are 0 and 1."""
+def changing(model: keras.Model) -> tuple[Finding, ...]:
+    """Layers with weights that are not trained and yet change in training: they would be released, and no noise fits them.
+
+    The statistics of BatchNormalization are such, counters, and whatever else a forward pass in training stores; it is run on made-up
+    examples. Where the shapes of inputs are not known, every such weight of a layer that is not frozen counts.
+
+    Args:
+        model: built.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    owners = {id(variable): layer for layer in model._flatten_layers() for variable in layer.weights if id(variable) not in trained}
+    held = [variable for variable in model.weights if id(variable) in owners]
+    if not held:
+        return ()
+    inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None)  # a functional model's as they were given
+    before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
+    if inputs:
+        given = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
+        model(made_up(tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), given), 0.75), training=True)
+    values = dict(zip(map(id, model.non_trainable_variables), before, strict=True))
+    moved = [
+        variable
+        for variable in held
+        if (_differ(variable.value, values[id(variable)]) if inputs else owners[id(variable)].trainable)
+        or (isinstance(owners[id(variable)], keras.layers.BatchNormalization) and owners[id(variable)].trainable)
+    ]
+    for variable, value in zip(model.non_trainable_variables, before, strict=True):
+        variable.assign(value)
+    names = {f"{owners[id(one)].name} ({type(owners[id(one)]).__name__})": one.path for one in moved}
+    return tuple(
+        Finding(
+            name,
+            f"training changes {path}, which is not trained and so has no norm that is clipped, and noise makes no sense of it",
+            "use GroupNormalization or LayerNormalization, a layer without such state, or freeze it (trainable = False)",
+        )
+        for name, path in names.items()
+    )
+
+
+def made_up(specs: Any, value: float, examples: int = 2) -> Any:
+    """So many examples of a nest of specifications: waves around `value`; integers are 0 or 1."""
 
     def tensor(spec: Any) -> Any:
-        shape = [2, *(4 if size is None else size for size in spec.shape[1:])]
+        shape = [examples, *(4 if size is None else size for size in spec.shape[1:])]
         if not spec.dtype.is_floating:
             return tf.cast(tf.fill(shape, round(value)), spec.dtype)
         return tf.cast(tf.reshape(tf.sin(tf.range(tf.reduce_prod(shape), dtype=tf.float32) * value), shape) + value, spec.dtype)

@@ -21,10 +21,10 @@ MOST_ANSWERS: Final = 1 << 32
 class NoisyAnswers:
     """Differentially private answers: how much noise, and how much one client may learn.
 
-    **Protected**: the training data behind the weights, from each client. Whatever another training set (any change of any number of
-    records), hence other weights, all answers that one client ever gets from this shared model have nearly the same distribution:
-    (epsilon, delta)-differential privacy with epsilon at most `max_epsilon`, by adaptive composition of Gaussian mechanisms in Rényi
-    divergence (Mironov, 2017, arXiv:1702.07476), which holds for the discrete Gaussian, too (Canonne, Kamath and Steinke, 2020,
+    **Protected**: the training data behind the weights, from each client. Neighbours are any two training sets: whatever another one (any
+    change of any number of records), hence other weights, all answers that one client ever gets from this shared model have nearly the same
+    distribution: (epsilon, delta)-differential privacy with epsilon at most `max_epsilon`, by adaptive composition of Gaussian mechanisms
+    in Rényi divergence (Mironov, 2017, arXiv:1702.07476), which holds for the discrete Gaussian, too (Canonne, Kamath and Steinke, 2020,
     arXiv:2004.00010, Theorem 4). Each example of a batch is one answer. The sampler is within 2^-48 of the law for each output of each
     answer (`discrete_gaussian.py`), which comes on top of delta.
 
@@ -33,10 +33,10 @@ class NoisyAnswers:
 
     This protects the whole training set at once, and so it costs a lot: with 10 classes at the ends of [-B, B] a label that is right nine
     times in ten needs z = 0.075, and epsilon is 150 an answer. If it is enough to protect single records, an ensemble is what helps: the
-    mean of m networks trained on disjoint parts of the records, each with outputs in [-B, B] (a ReLU with max_value ends it, say), moves
-    by at most 2 B sqrt(n) / m when one record is another (Dwork and Feldman, 2018, arXiv:1803.10266; Papernot et al., 2017,
-    arXiv:1610.05755). Say so with `sensitivity`; **what is protected is then one record**, and the owner's word is taken for the bound.
-    100 networks that agree and z = 7 give 120 labels, 93 % of them right, for an epsilon of 8.
+    mean of m networks trained on disjoint parts of the records, each with outputs in [-B, B] (a ReLU with max_value ends it, say), moves by
+    at most 2 B sqrt(n) / m when one record is another (Dwork and Feldman, 2018, arXiv:1803.10266; Papernot et al., 2017, arXiv:1610.05755).
+    Say so with `sensitivity`; **neighbours are then training sets that differ in one record, replaced by another**, and the owner's word is
+    taken for the bound. 100 networks that agree and z = 7 give 120 labels, 93 % of them right, for an epsilon of 8.
 
     **Not protected**: the program (architecture, windows, scales: the same for all clients, and public), and the number of answers. Clients
     that join forces add up their epsilons; the same weights shared a second time begin a budget of their own. Clients may send what they

@@ -329,7 +329,7 @@ async def share(
     from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
 
     lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers, clients=clients)
-    guarantee = None if answers is None else answers.guarantee(_sigma(lowered.program))
+    guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, _sigma(lowered.program))
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()

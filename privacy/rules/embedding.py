@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.dense import lora
-from privacy.rules.gradients import ExampleGradients, Tensor
+from privacy.rules.gradients import LEAST, ExampleGradients, Tensor, gamma
 from privacy.rules.registry import Call, Layer, book_keeping
 
 
@@ -30,7 +30,8 @@ def embedding(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
 class Rows(ExampleGradients):
     """Gradients of a table that was looked up at T positions, never formed.
 
-    ||g_i||^2 = sum_ts [index_it = index_is] dz_it . dz_is.
+    ||g_i||^2 = sum_ts [index_it = index_is] dz_it . dz_is, of which float32 may lose gamma_n sum_ts [..] ||dz_it|| ||dz_is||, n = D + 2 T,
+    where positions cancel: that is added.
 
     Args:
         indices: (B, T) int32.
@@ -42,10 +43,13 @@ class Rows(ExampleGradients):
         self._indices, self._dz, self._rows = indices, dz, rows
 
     def squared_norms(self) -> Tensor:
-        """Over all pairs of positions with the same index."""
+        """Over all pairs of positions with the same index, plus what rounding may have taken away."""
         same = tf.cast(self._indices[:, :, None] == self._indices[:, None, :], self._dz.dtype)
         alike = tf.matmul(self._dz, self._dz, transpose_b=True)
-        return tf.maximum(tf.reduce_sum(alike * same, [1, 2]), 0.0)  # rounding may take a norm of zero below it
+        width, count = (tf.cast(tf.shape(self._dz)[axis], tf.float32) for axis in (2, 1))
+        long = tf.sqrt(tf.linalg.diag_part(alike) + width * LEAST)
+        most = tf.reduce_sum(long * tf.linalg.matvec(same, long), 1)
+        return tf.maximum(tf.reduce_sum(tf.reduce_sum(alike * same, 2), 1), 0.0) + 2 * gamma(width + 2 * count) * most
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
         """w_i dz_it added up at row index_it."""

@@ -1,21 +1,28 @@
 """Layers without a rule: each example runs alone, all at once by `tf.vectorized_map`.
 
-The layer's function is evaluated on batches of one example, so whatever it does, examples cannot mix; the second evaluation that the
-gradients need starts from the same non-trainable state, so a random mask inside the layer is the same in both (and the same for all
-examples of a batch).
+The layer's function is evaluated on batches that hold one example only, so whatever it does, examples cannot mix; the second evaluation
+that the gradients need starts from the same non-trainable state, so a random mask inside the layer is the same in both (and the same for
+all examples of a batch).
+
+Such a batch is the example and a copy of it, of which the first output counts. Batches of one would make products of the shape
+(B, 1, T, K) x (K, O), for which TensorFlow with oneDNN reads past its buffers (tensorflow/tensorflow#117700, in releases to 2.21); with
+(B, 2, T, K) it does not. What is recorded is compared with the plain model before training begins, see `recording.disagreement`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
 
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
 from privacy.rules.registry import Call, Layer, seeds
+
+COPIES: Final = 2
+"""Of an example in the batch that it runs in."""
 
 
 def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
@@ -27,19 +34,24 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
     theta = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
     state = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
     generators = seeds(layer)
+    context = dict(vars(layer._get_call_context()))  # what layers inside ask for, `training` above all; Keras has no public way
     leaves = tf.nest.flatten((args, kwargs))
     batched = [index for index, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
 
     def function(rows: list[Tensor]) -> tuple[Any, list[Tensor]]:
         given = list(leaves)
         for index, row in zip(batched, rows, strict=True):
-            given[index] = row[None]
+            given[index] = tf.stack([row] * COPIES)
         inputs, options = tf.nest.pack_sequence_as((args, kwargs), given)
         variables = [*layer.trainable_variables, *layer.non_trainable_variables]
-        with keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope, unrolled(layer):
+        with (
+            keras.StatelessScope(state_mapping=list(zip(variables, [*theta, *state], strict=True))) as scope,
+            unrolled(layer),
+            called(layer, context),
+        ):
             outputs = run(*inputs, **options)
             after = [tf.convert_to_tensor(scope.get_current_value(seed)) for seed in generators]
-        return tf.nest.map_structure(lambda y: tf.squeeze(y, 0), outputs), after
+        return tf.nest.map_structure(lambda y: y[0], outputs), after
 
     rows = [leaves[index] for index in batched]
     outputs, after = tf.vectorized_map(function, rows)
@@ -74,3 +86,17 @@ def unrolled(layer: Layer) -> Iterator[None]:
     finally:
         for inner in loops:
             inner.__dict__["unroll"] = False
+
+
+@contextlib.contextmanager
+def called(layer: Layer, context: dict[str, Any]) -> Iterator[None]:
+    """Layers inside find the call that they are part of, as `training=True`, also when the model's own call is over."""
+    now = layer._get_call_context()
+    before = dict(vars(now))
+    vars(now).update({name: value for name, value in context.items() if name != "entry_layer"})
+    try:
+        yield
+    finally:
+        vars(now).clear()
+        vars(now).update(before)
+        layer._maybe_reset_call_context()

@@ -8,12 +8,17 @@ arXiv:2110.05679, section 4; Bu et al., 2023, arXiv:2210.00038, section 3.) B is
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import tensorflow as tf
 
 Tensor = Any  # tf.Tensor; TensorFlow has no types
+ROUNDING: Final = 2.0**-24
+"""u, the relative rounding error of one float32 operation."""
+LEAST: Final = 2.0**-126
+"""The smallest normal float32: what a product loses where it is rounded to zero."""
 
 
 class ExampleGradients(abc.ABC):
@@ -21,7 +26,10 @@ class ExampleGradients(abc.ABC):
 
     @abc.abstractmethod
     def squared_norms(self) -> Tensor:
-        """||g_i||^2 over all variables of the layer: (B,) float32."""
+        """||g_i||^2 over all variables of the layer: (B,) float32.
+
+        Where terms can cancel, the rounding of float32 is added, so that it is never less than the true one.
+        """
 
     @abc.abstractmethod
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
@@ -85,6 +93,10 @@ class Ghost(ExampleGradients):
 
     ||sum_t x_it^T dz_it||^2 = sum_ts (x_it . x_is) (dz_it . dz_is): T^2 (K + O) instead of T K O multiplications.
 
+    Positions can cancel, and then the sum in float32 is far below the true one, or negative. Its error is at most
+    gamma_n (sum_t ||x_it|| ||dz_it||)^2 for n = K + O + 2 T (Higham, 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1),
+    which is added.
+
     Args:
         x: (B, T, K).
         dz: (B, T, O).
@@ -95,10 +107,16 @@ class Ghost(ExampleGradients):
         self._x, self._dz, self._bias = x, dz, bias
 
     def squared_norms(self) -> Tensor:
-        """The sum over all pairs of positions, plus ||sum_t dz_it||^2."""
-        alike = tf.matmul(self._x, self._x, transpose_b=True) * tf.matmul(self._dz, self._dz, transpose_b=True)
-        kernel = tf.maximum(tf.reduce_sum(alike, [1, 2]), 0.0)  # rounding may take a norm of zero below it
-        return kernel + squares(tf.reduce_sum(self._dz, 1)) if self._bias else kernel
+        """The sum over all pairs of positions, plus ||sum_t dz_it||^2, plus what rounding may have taken away."""
+        x, dz = (tf.matmul(one, one, transpose_b=True) for one in (self._x, self._dz))
+        k, o, t = (tf.cast(size, tf.float32) for size in (tf.shape(self._x)[2], tf.shape(self._dz)[2], tf.shape(self._x)[1]))
+        long, steep = tf.sqrt(tf.linalg.diag_part(x) + k * LEAST), tf.sqrt(tf.linalg.diag_part(dz) + o * LEAST)
+        error = gamma(k + o + 2 * t) * tf.square(tf.reduce_sum(long * steep, 1))
+        tiny = LEAST * (o * tf.square(tf.reduce_sum(long, 1)) + k * tf.square(tf.reduce_sum(steep, 1)))
+        kernel = tf.maximum(tf.reduce_sum(tf.reduce_sum(x * dz, 2), 1), 0.0) + error + tiny  # by axis: 2 T roundings, not T^2
+        if not self._bias:
+            return kernel
+        return kernel + squares(tf.reduce_sum(self._dz, 1)) + 2 * gamma(t) * tf.square(tf.reduce_sum(steep, 1))
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
         """X^T (w dZ) over examples and positions together."""
@@ -154,6 +172,15 @@ def at_positions(x: Tensor, dz: Tensor, *, bias: bool) -> ExampleGradients:
 
 
 def squares(tensor: Tensor) -> Tensor:
-    """The sum of the squares of each example: (B, ...) to (B,)."""
+    """The sum of the squares of each example, and what they lose where they are too small for float32: (B, ...) to (B,)."""
     rows = tf.reshape(tensor, [tf.shape(tensor)[0], -1])  # one axis: half the time of several
-    return tf.reduce_sum(tf.square(rows), 1)
+    return tf.reduce_sum(tf.square(rows), 1) + tf.cast(tf.shape(rows)[1], tf.float32) * LEAST
+
+
+def gamma(operations: Tensor) -> Tensor:
+    """How far a sum of products may be off after so many float32 operations, as a part of the sum of absolute values.
+
+    n u / (1 - n u), times 1 + 2^-6 for the rounding of the bound itself; infinite where n u is no longer small.
+    """
+    share = operations * ROUNDING
+    return tf.where(share < 0.5, (1.0 + 2.0**-6) * share / (1.0 - share), math.inf)

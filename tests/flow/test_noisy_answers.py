@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 
 import numpy as np
 import pytest
@@ -188,3 +189,18 @@ async def test_a_presence_that_leads_elsewhere_says_nothing(cluster, model):
         provider = await listening.connect(f"{cluster.addresses.crypto_provider}/provider", CryptoProvider)
         with pytest.raises(MessageRejected, match="leads to another system than the two that talk"):
             await provider.open("other", shared.program, False, digest_at(SECRET, 2), elsewhere)
+
+
+async def test_what_answers_cost_is_computed_beside_the_event_loop(cluster, model, monkeypatch):
+    """The accountant takes a second to load, and so long no worker of this process would answer."""
+    loop, threads, right = threading.get_ident(), [], NoisyAnswers.guarantee
+
+    def guarantee(self, sigma):
+        threads.append(threading.get_ident())
+        return right(self, sigma)
+
+    monkeypatch.setattr(NoisyAnswers, "guarantee", guarantee)
+    async with await share(model, cluster, name="priced", answers=FAINT):
+        pass
+    assert len(threads) == 1
+    assert loop not in threads

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import GaussianNoise, InsecureNoise, box_muller
+from privacy import GaussianNoise, InsecureNoise, rounded_normal
 from privacy.ahead import NoiseAhead
 from privacy.noise import Grid, noisy_sum
 
@@ -156,14 +157,100 @@ def test_a_forked_process_has_noise_of_its_own():
     assert not np.isin(theirs, noise._words(100)).any()
 
 
-def test_pairs_of_words_become_normal_values_as_box_and_muller_have_it():
-    words, sigma = GaussianNoise()._words(200_000), 2.0**40
-    u, angle = (words[:100_000] >> np.uint64(12)) + 0.5, (words[100_000:] >> np.uint64(12)) * (2 * np.pi * 2.0**-52)
-    radius = sigma * np.sqrt(-2 * np.log(u * 2.0**-52))
-    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-    found = box_muller.rounded(words, sigma)
-    np.testing.assert_array_equal(found, np.rint(found))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.5 + 10 * sigma * 2.0**-49)
+WORD = (1 << 64) - 1
+
+
+def word(sign, chosen, place, coin):
+    return sign << 63 | chosen << 51 | place << 16 | coin
+
+
+def filled(tries, more, sigma):
+    """What the compiled sampler makes of each word alone: a value, None where it is not accepted, "open" where it cannot tell."""
+    found = []
+    for one in tries:
+        out, at = np.empty(1), np.zeros(3, np.int64)
+        state = rounded_normal._fill(
+            np.array([one], np.uint64), np.array(more, np.uint64), rounded_normal._GUIDE, rounded_normal._THRESHOLDS, sigma, out, at
+        )
+        found.append("open" if state == rounded_normal.UNDECIDED else int(out[0]) if at[2] else None)
+    return found
+
+
+def edges(sigma):
+    """Words whose t or u is where the answer changes, and around it."""
+    found = []
+    for chosen in (0, 40, 900, 2500, 3900, 4095):
+        b = max(int(rounded_normal._GUIDE[chosen]), 0)
+        for t in (0.0, 0.1, 0.5, 0.9, 1.0 - 2.0**-35, (round(sigma * (b + 0.5) / 16) + 0.5) * 16 / sigma - b):
+            if 0.0 <= t < 1.0:
+                coin = int(math.exp(-t * (2 * b + t) / 512) * 2**16)
+                for place in (int(t * 2**35) + off for off in (-1, 0, 1)):
+                    found += [word(1, chosen, min(max(place, 0), 2**35 - 1), min(max(coin + off, 0), 2**16 - 1)) for off in (-1, 0, 1)]
+    return found
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 77.7, 2.0**20, 2.0**26 + 0.5])
+def test_what_is_compiled_decides_as_numbers_of_any_length_do(sigma):
+    """Wherever float64 decides it decides right, also at the edges of blocks, values and acceptance."""
+    random = np.random.default_rng(0)
+    tries = [*map(int, random.integers(0, WORD, 3000, np.uint64, endpoint=True)), *edges(sigma)]
+    for more in ([0, 0, 0, 0], [WORD] * 4, list(map(int, random.integers(0, WORD, 4, np.uint64, endpoint=True)))):
+        for one, value in zip(tries, filled(tries, more, sigma), strict=True):
+            given = iter([*more, *map(int, random.integers(0, WORD, 8, np.uint64, endpoint=True))])
+            right = rounded_normal.exact(one, given.__next__, sigma)
+            assert value in ("open", right), hex(one)
+
+
+def test_words_at_the_very_edges_are_left_to_numbers_of_any_length():
+    """Where it depends on bits that were not made yet, what is compiled does not guess."""
+    chosen = 4095  # several blocks begin with these bits
+    threshold = next(one for one in rounded_normal.cumulative(64) if one >> 52 == chosen)
+    second = (threshold & (1 << 52) - 1) << 12
+    assert filled([word(0, chosen, 0, 0)], [second, 0, 0, 0], 100.0) == ["open"]
+    half = 0.5 * 16 / 100.0 * 2**52  # t at which 100 t / 16 is one half, in 52 bits
+    assert filled([word(0, 0, int(half) >> 17, 0)], [(int(half) & 0x1FFFF) << 47, 0, 0, 0], 100.0) == ["open"]
+    beyond = filled([word(0, chosen, 0, 0)], [WORD] * 4, 100.0)
+    assert beyond == ["open"]
+    source = iter([WORD, 0, 0, 0, 0, 0])
+    assert abs(rounded_normal.exact(word(0, chosen, 0, 0), lambda: next(source), 100.0)) > 900  # sqrt(2 ln 2^64) = 9.4 sigma
+
+
+def test_words_that_were_looked_at_are_not_used_again():
+    """Where float64 leaves it open, the words behind go on from those that it has seen."""
+    threshold = next(one for one in rounded_normal.cumulative(64) if one >> 52 == 4095)
+    first, second = word(0, 4095, 1 << 34, 0), (threshold & (1 << 52) - 1) << 12
+    given = [np.array([first] + [word(0, 0, 1 << 30, 0)] * 40, np.uint64), np.array([second] + [7] * 40, np.uint64)]
+    asked = []
+
+    def words(count):
+        asked.append(count)
+        return given[len(asked) - 1][:count] if len(asked) <= 2 else np.full(count, 5 << 20, np.uint64)
+
+    out = np.empty(8)
+    rounded_normal.rounded_normal(words, out, 1000.0)
+    assert asked[2:] == [1]  # one word to tell which block it is, and no more
+    assert abs(out[0]) > 1000
+    assert (out[1:] == out[1]).all()
+
+
+@pytest.mark.parametrize("bits", [64, 128])
+def test_blocks_have_the_probabilities_of_a_discrete_gaussian(bits):
+    ends = [0, *rounded_normal.cumulative(bits)]
+    found = np.array([float(after - before) for before, after in pairwise(ends)]) / 2.0**bits
+    weights = np.exp(-((np.arange(400) / 16) ** 2) / 2)
+    np.testing.assert_allclose(found[:100], (weights / weights.sum())[:100], rtol=1e-12, atol=2.0**-62)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0, 2.5, 6.0])
+def test_rounded_noise_value_by_value(sigma):
+    """P(n) = Phi((n + 1/2) / sigma) - Phi((n - 1/2) / sigma), for noise below a step, too."""
+    size, reach = 400_000, max(2, math.ceil(4 * sigma))
+    values = GaussianNoise().rounded(size, sigma).astype(int)
+    cdf = [0.5 * math.erfc(-(n + 0.5) / sigma / math.sqrt(2)) for n in range(-reach - 1, reach + 1)]
+    p = np.diff(cdf)
+    kept = p * size > 5
+    found = np.bincount(values[np.abs(values) <= reach] + reach, minlength=2 * reach + 1)
+    assert chi_square(found[kept], size * p[kept]) < kept.sum() + 6 * math.sqrt(2 * kept.sum())
 
 
 def test_the_part_of_the_noise_that_is_odd():

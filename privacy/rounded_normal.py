@@ -1,0 +1,235 @@
+"""The normal distribution rounded to whole numbers, exactly: no value is more or less likely than it should be. Compiled, without the GIL.
+
+Importing this module takes half a second (numba), or some seconds where its code is not on disk yet.
+
+|x| = sigma (b + t) / 16 for a block b = 0, 1, .. and 0 <= t < 1. With b of probability proportional to exp(-(b / 16)^2 / 2), and t uniform
+and accepted with probability exp(-t (2 b + t) / 512), the density of x is proportional to exp(-x^2 / (2 sigma^2)) (von Neumann; Karney,
+2016, arXiv:1303.6257, Algorithm N, has blocks of width sigma). All that is asked of the uniform b, t and u is on which side of some real
+number they lie, and so as many of their bits are made as it takes: a word of 64 bits is nearly always enough, in float64 with its errors
+bounded (`_fill`); else a second; else `exact` goes on with as many words as it needs, in numbers of any length.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCKS: Final = 16
+"""In sigma."""
+_CHOOSING, _PLACE, _COIN = 12, 35, 16
+"""Bits of a word, below its sign: that choose b, of t, of u."""
+_MORE_PLACE, _MORE_COIN = 17, 32
+"""Bits of the second word, from its top: that go on with t, and with u."""
+DECIDED, WORDS_WANTED, UNDECIDED = 0, 1, 2
+
+Words = Callable[[int], NDArray[np.uint64]]
+
+
+def rounded_normal(words: Words, out: NDArray[np.float64], sigma: float) -> None:
+    """Fills `out` with independent values of N(0, sigma^2), rounded to whole numbers.
+
+    Args:
+        words: gives so many independent uniform words of 64 bits.
+        out: C-contiguous.
+        sigma: above 0. Up to 2^26 or so it is fast.
+    """
+    at, filled = np.zeros(3, np.int64), 0
+    while filled < len(out):
+        missing = len(out) - filled
+        tries, more = words(missing + (missing >> 5) + 32), words((missing >> 3) + 32)
+        at[:2], state = 0, DECIDED
+        while state != WORDS_WANTED and at[2] < len(out):
+            before = int(at[1])
+            state = _fill(tries, more, _GUIDE, _THRESHOLDS, sigma, out, at)
+            if state == UNDECIDED:
+                source = _Source(more, before, int(at[1]), words)
+                value = exact(int(tries[at[0]]), source, sigma)
+                at[0], at[1] = at[0] + 1, source.place
+                if value is not None:
+                    out[at[2]] = value
+                    at[2] += 1
+        filled = int(at[2])
+
+
+class _Source:
+    """Words that `_fill` has looked at, in their order, and then new ones: none is used for two values."""
+
+    def __init__(self, more: NDArray[np.uint64], first: int, end: int, words: Words) -> None:
+        self._seen, self._words = [int(word) for word in more[first:end]], words
+        self.place = end
+
+    def __call__(self) -> int:
+        return self._seen.pop(0) if self._seen else int(self._words(1)[0])
+
+
+def exact(word: int, more: Callable[[], int], sigma: float) -> int | None:
+    """The value that a word of 64 bits begins, or None where it is not accepted: what `_fill` does, with numbers of any length.
+
+    Args:
+        word: the sign, and the first bits of b, t and u.
+        more: gives further words of 64 bits.
+        sigma: above 0.
+    """
+    chosen = word >> 51 & 0xFFF
+    b = _block(chosen, more) if _GUIDE[chosen] < 0 else int(_GUIDE[chosen])
+    t, u, places, coins = word >> _COIN & (1 << _PLACE) - 1, word & (1 << _COIN) - 1, _PLACE, _COIN
+    while True:
+        accepted = _accepted(b, t, places, u, coins)
+        if accepted is False:
+            return None
+        value = _whole(b, t, places, sigma)
+        if accepted and value is not None:
+            return -value if word >> 63 else value
+        next_t, next_u = (more(), more()) if places > _PLACE else (0, 0)
+        if places > _PLACE:
+            t, u, places, coins = t << 64 | next_t, u << 64 | next_u, places + 64, coins + 64
+        else:
+            second = more()
+            t, places = t << _MORE_PLACE | second >> 64 - _MORE_PLACE, places + _MORE_PLACE
+            u, coins = u << _MORE_COIN | second >> 64 - _MORE_PLACE - _MORE_COIN & (1 << _MORE_COIN) - 1, coins + _MORE_COIN
+
+
+def _block(chosen: int, more: Callable[[], int]) -> int:
+    """b, from its first 12 bits and as many as it takes."""
+    s, bits = chosen << 52 | more() >> 12, 64
+    while True:
+        thresholds = cumulative(bits)
+        b = next((i for i, threshold in enumerate(thresholds) if threshold >= s - 1), None)
+        if b is not None and thresholds[b] > s + 1:
+            return b
+        s, bits = s << 64 | more(), bits + 64
+
+
+@functools.lru_cache(maxsize=8)
+def cumulative(bits: int) -> tuple[int, ...]:
+    """P(block <= b) times 2^bits, rounded down (or up: it is within 1), for b = 0, 1, .. as long as it is below 2^bits - 2."""
+    with localcontext(prec=bits * 31 // 100 + 30) as context:
+        weights: list[Decimal] = []
+        while not weights or weights[-1] > Decimal(10) ** -context.prec:
+            weights.append((-Decimal(len(weights) ** 2) / (2 * BLOCKS * BLOCKS)).exp())
+        total, part, found = sum(weights), Decimal(0), []
+        for weight in weights:
+            part += weight
+            found.append(int(part / total * (1 << bits)))
+    return tuple(threshold for threshold in found if threshold < (1 << bits) - 2)
+
+
+def _accepted(b: int, t: int, places: int, u: int, coins: int) -> bool | None:
+    """Whether u < exp(-t (2 b + t) / 512), or None if that depends on further bits of t or u."""
+    with localcontext(prec=(places + coins) * 31 // 100 + 30) as context:
+        margin = Decimal(10) ** (5 - context.prec)
+        least, most = (
+            (-place * (2 * b + place) / (2 * BLOCKS * BLOCKS)).exp()
+            for place in (Decimal(t + 1) / (1 << places), Decimal(t) / (1 << places))
+        )
+        if Decimal(u + 1) / (1 << coins) <= least - margin:
+            return True
+        return False if Decimal(u) / (1 << coins) >= most + margin else None
+
+
+def _whole(b: int, t: int, places: int, sigma: float) -> int | None:
+    """Sigma (b + t) / 16, rounded; None if that depends on further bits of t."""
+    ends = [Fraction(sigma) / BLOCKS * (b + Fraction(t + last, 1 << places)) + Fraction(1, 2) for last in (0, 1)]
+    whole = ends[0].__floor__()
+    return whole if ends[1] <= whole + 1 else None
+
+
+def _guide(thresholds: tuple[int, ...]) -> NDArray[np.int16]:
+    """The block for each 12 first bits, or -1 where they do not say it."""
+    found = np.full(1 << _CHOOSING, -1, np.int16)
+    for chosen in range(1 << _CHOOSING):
+        first, last = chosen << 52, (chosen + 1) << 52
+        b = next((i for i, threshold in enumerate(thresholds) if threshold > first), None)
+        if b is not None and thresholds[b] >= last and (b == 0 or thresholds[b - 1] + 1 < first):
+            found[chosen] = b
+    return found
+
+
+_THRESHOLDS = np.array(cumulative(64), np.uint64)
+_GUIDE = _guide(cumulative(64))
+
+
+def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compiles for the types of `signature`, kept on disk where that can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+        try:
+            made: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
+        except RuntimeError:
+            made = numba.njit(signature, **options)(function)
+        return made
+
+    return decorate
+
+
+@compiled("int64(uint64[::1], uint64[::1], int16[::1], uint64[::1], float64, float64[::1], int64[::1])")
+def _fill(
+    words: NDArray[np.uint64],
+    more: NDArray[np.uint64],
+    guide: NDArray[np.int16],
+    thresholds: NDArray[np.uint64],
+    sigma: float,
+    out: NDArray[np.float64],
+    at: NDArray[np.int64],
+) -> int:
+    """Goes on at[0] words, at[1] further words and at[2] values from the beginning, to the first that is not decided.
+
+    Float64 is off by less than 2^-30 (first word) or 2^-45 (second) in a chance, and by less than 2^-50 of itself in a value.
+    """
+    i, j, filled = at[0], at[1], at[2]
+    scale = sigma / 16.0
+    unsure = scale * 2.0**-35
+    state = WORDS_WANTED
+    while i < len(words) and j + 2 <= len(more) and filled < len(out):
+        word = words[i]
+        b = np.int64(guide[np.int64(word >> np.uint64(51)) & 4095])
+        if b < 0:
+            s = ((word >> np.uint64(51)) & np.uint64(4095)) << np.uint64(52) | more[j] >> np.uint64(12)
+            j += 1
+            b = np.searchsorted(thresholds, s)  # the first that is not below s
+            if b > 0 and s - thresholds[b - 1] <= np.uint64(1):
+                state = UNDECIDED
+                break
+            if b == len(thresholds) or thresholds[b] - s <= np.uint64(1):
+                state = UNDECIDED
+                break
+        t = np.float64(np.int64(word >> np.uint64(16)) & 0x7FFFFFFFF) * 2.0**-35
+        u = np.float64(np.int64(word) & 0xFFFF) * 2.0**-16
+        x = t * (2.0 * b + t) * (1.0 / 512.0)
+        value = (b + t) * scale
+        whole = np.rint(value)
+        sure = abs(value - whole) + value * 2.0**-50 + unsure < 0.5
+        if u + (2.0**-16 + 2.0**-30) > 1.0 - x or not sure:  # 1 - x <= exp(-x)
+            chance = np.exp(-x)
+            if u >= chance + 2.0**-30:
+                i += 1
+                continue
+            if u + (2.0**-16 + 2.0**-30) > chance or not sure:
+                second = more[j]
+                j += 1
+                t += np.float64(second >> np.uint64(47)) * 2.0**-52
+                u += np.float64((second >> np.uint64(15)) & np.uint64(0xFFFFFFFF)) * 2.0**-48
+                chance = np.exp(-t * (2.0 * b + t) * (1.0 / 512.0))
+                if u >= chance + 2.0**-45:
+                    i += 1
+                    continue
+                value = (b + t) * scale
+                whole = np.rint(value)
+                if u + (2.0**-48 + 2.0**-45) > chance or abs(value - whole) + value * 2.0**-50 + scale * 2.0**-52 >= 0.5:
+                    state = UNDECIDED
+                    break
+        out[filled] = whole * np.float64(1 - 2 * np.int64(word >> np.uint64(63)))
+        filled += 1
+        i += 1
+    if filled == len(out):
+        state = DECIDED
+    at[0], at[1], at[2] = i, j, filled
+    return state
