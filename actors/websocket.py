@@ -35,6 +35,8 @@ ASK_WITHIN = 60.0
 """Seconds within which whoever has connected must have asked for something: until then, they hold a place for nothing."""
 TURN = 0.02
 """Seconds for which the frames of one connection are handled before others get a chance to run."""
+BRIEF = 1 << 10
+"""Bytes that cannot take that long."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
 """Seconds. A loop that computes for longer than the last loses its connections; long work belongs in a thread."""
 
@@ -64,6 +66,11 @@ class Writer:
         Own messages do not count: two systems that send each other much at once would wait for each other.
         """
         self._add(encoded, written, encoded.size)
+
+    @property
+    def full(self) -> bool:
+        """Whether more than that wait."""
+        return self._unread > UNREAD
 
     async def room(self) -> None:
         """Waits until no more than `UNREAD` bytes of answers wait."""
@@ -231,15 +238,23 @@ class Link:
             await self._read_message(reader)
 
     async def _read_message(self, reader: FrameReader) -> None:
-        pieces = self._socket.recv_streaming(decode=False)
+        pieces, receive = self._socket.recv_streaming(decode=False), self.peer.receive
         async for first in pieces:
             piece: bytes | None = first
             while piece is not None:
-                await self._handle(reader, piece)
+                if len(piece) <= BRIEF:
+                    for packet in reader.feed(piece):
+                        receive(packet)
+                else:
+                    await self._handle_in_turns(reader, piece)
+                if self._writer.full:
+                    self._socket.held = True
+                    await self._writer.room()
+                    self._socket.held = False
                 piece = await self._next(pieces, reader.frames) if reader.unfinished else None
         reader.end()
 
-    async def _handle(self, reader: FrameReader, piece: bytes) -> None:
+    async def _handle_in_turns(self, reader: FrameReader, piece: bytes) -> None:
         """Takes what has arrived, and lets others run in between if it takes long."""
         receive, time = self.peer.receive, asyncio.get_running_loop().time
         pause_at = time() + TURN
@@ -248,9 +263,6 @@ class Link:
             if time() > pause_at:
                 await asyncio.sleep(0)
                 pause_at = time() + TURN
-        self._socket.held = True
-        await self._writer.room()
-        self._socket.held = False
 
     async def _next(self, pieces: AsyncIterator[bytes], frame: int) -> bytes | None:
         """The next bytes of a frame that has begun, the one of that number; None at the end of the message.
