@@ -18,16 +18,18 @@ from protocols.cluster import Cluster, Links, connected, server_at
 from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
-from protocols.crypto_provider import Granted, Grants
-from protocols.errors import Altered, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Busy, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.hosting import Handshake
 from protocols.program import Program
 from protocols.run import Cost
+from protocols.serving.granting import Granted, Grants
 from protocols.ticket import REVEALS, Reveal
 
 TIMEOUT = 30.0
 """Seconds within which the provider says how many answers are left."""
+FIRST_PAUSE = 0.05
+"""Seconds after which a client asks again when the model is busy; each further pause is twice as long, up to what the provider says."""
 PARTS_AT_ONCE = 8
 """How many parts of one request the servers work on at the same time."""
 
@@ -114,14 +116,15 @@ class RemoteModel:
         Args:
             examples: (n, *input_shape) real numbers within `input_range`.
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
-            timeout: seconds for the whole query; None for no limit.
+            timeout: seconds for the whole query, waiting while others are served included; None for no limit.
 
         Returns:
             (n, *output_shape) float64, or (n,) int64 labels.
 
         Raises:
             InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
-            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more).
+            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more), or for fewer examples; the message says how many.
+            Busy: others were served, or kept their tickets, until the time was over. Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
             Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
@@ -135,8 +138,8 @@ class RemoteModel:
             raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(timeout):
-                parts = await self._ask(x, reveal)
+            async with asyncio.timeout(timeout) as limit:
+                parts = await self._ask(x, reveal, limit.when())
         except TimeoutError:
             raise WorkerLost(
                 f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
@@ -173,10 +176,10 @@ class RemoteModel:
             )
         return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
 
-    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
-        """All parts of a request, in order; each is sent as soon as its ticket is there."""
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, until: float | None) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+        """All parts of a request, in order; each is sent as soon as its ticket is there. `until`, of the loop's clock, it has a place."""
         secret = new_secret()
-        grants = await self._provider.request(self.name, self.model, len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)))
+        grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), until)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -194,6 +197,19 @@ class RemoteModel:
         finally:
             answers = await settled(tasks)
         return list(zip(granted, answers, strict=True))
+
+    async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], until: float | None) -> Grants:
+        """The first tickets of a request; waits while the model is busy."""
+        pause, now = FIRST_PAUSE, asyncio.get_running_loop().time
+        while True:
+            try:
+                return await self._provider.request(self.name, self.model, examples, reveal, holders)
+            except Busy as busy:
+                wait = min(pause, busy.seconds)
+                if until is not None and now() + wait >= until:
+                    raise
+            await asyncio.sleep(wait)
+            pause *= 2
 
     async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
         while True:

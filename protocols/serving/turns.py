@@ -1,0 +1,101 @@
+"""Who is next where clients wait for the same thing: whoever has the least of it, not whoever asks the most.
+
+A client is who its certificate says; without a certificate each connection is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
+
+from actors import Caller
+from protocols.errors import Busy
+
+MOST_WAITING = 256
+"""How many requests of one client may wait in one line."""
+RETRY = 1.0
+"""Seconds after which a client that was told "busy" may ask again."""
+
+Client: TypeAlias = str | Caller
+"""The common name in a certificate, or a connection that showed none."""
+
+
+def client_of(sender: Caller | None) -> Client:
+    """Return who a message is from, for counting."""
+    return "" if sender is None else sender.common_name or sender
+
+
+def without_name(client: Client) -> bool:
+    """Return whether nobody has vouched for a client, so that whoever likes can be any number of them."""
+    return not isinstance(client, str)
+
+
+class Turns:
+    """A lock that goes to the client that holds the least, then to one with a certificate, then to the one that has waited longest.
+
+    So a client with a thousand requests in line keeps nobody else waiting longer than one turn, and many connections of nobody come after
+    a client with a certificate that holds as little as they do.
+
+    Args:
+        held: how much a client holds of what is waited for.
+    """
+
+    def __init__(self, held: Callable[[Client], int]) -> None:
+        self._held = held
+        self._taken = False
+        self._lines: dict[Client, deque[tuple[int, asyncio.Future[None]]]] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def clients(self) -> int:
+        """How many different clients wait in line, apart from the one whose turn it is."""
+        return len(self._lines)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, client: Client) -> AsyncIterator[None]:
+        """Wait in line, then have the turn as long as the block lasts.
+
+        Raises:
+            Busy: this client has too many requests in line.
+        """
+        await self._wait(client)
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, client: Client) -> None:
+        if not self._taken:
+            self._taken = True
+            return
+        line = self._lines.setdefault(client, deque())
+        if len(line) >= MOST_WAITING:
+            raise Busy(f"{len(line)} requests of this client wait already", RETRY)
+        place = (next(self._numbers), asyncio.get_running_loop().create_future())
+        line.append(place)
+        try:
+            await place[1]
+        except BaseException:
+            if place in line:
+                line.remove(place)
+                self._forget_if_empty(client)
+            else:  # it was this one's turn in the moment in which it was cancelled
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        if not self._lines:
+            self._taken = False
+            return
+        client = min(self._lines, key=lambda one: (self._held(one), without_name(one), self._lines[one][0][0]))
+        _, waiting = self._lines[client].popleft()
+        self._forget_if_empty(client)
+        waiting.set_result(None)
+
+    def _forget_if_empty(self, client: Client) -> None:
+        if client in self._lines and not self._lines[client]:
+            del self._lines[client]
