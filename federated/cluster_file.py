@@ -15,8 +15,12 @@ role = "server"                        # or "crypto_provider"
 address = "wss://julia.example:4000"
 data = "shares"                        # folder for shares that stay, beside this file
 
-[nodes.analyst]                        # shares data or trains: has a certificate, runs nothing
+[nodes.analyst]                        # shares data or models, trains, or asks: has a certificate, runs nothing
 role = "client"
+may = ["ask"]                          # only asks; without this line also "share"
+
+[models]
+mnist = "ward-1"                       # nobody else may share a model of this name; other names are free
 """
 
 from __future__ import annotations
@@ -25,9 +29,9 @@ import importlib
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -103,8 +107,13 @@ class OwnerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class ClientNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="client"):
-    """Who shares data, trains or asks, and runs nothing that others connect to: it needs a certificate only."""
+    """Who shares data or models, trains or asks, and runs nothing that others connect to: it needs a certificate only.
 
+    Attributes:
+        may: what the workers let the holder of its certificate do: "share" (leave data and models with them, and train), "ask".
+    """
+
+    may: tuple[Literal["share", "ask"], ...] = ("share", "ask")
     address: None = None
     listen: None = None
 
@@ -120,11 +129,13 @@ class ClusterFile:
         path: of the file.
         nodes: by name.
         allow_plaintext: whether `ws://` may be used between machines.
+        models: name of a model -> the node that alone may share it.
     """
 
     path: Path
     nodes: Mapping[str, Node]
     allow_plaintext: bool = False
+    models: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path) -> ClusterFile:
@@ -153,6 +164,27 @@ class ClusterFile:
         if name not in self.nodes:
             raise ClusterFileError(f"{self.path} has no node {name!r}; it has {', '.join(self.nodes)}")
         return self.nodes[name]
+
+    @property
+    def workers(self) -> dict[str, ServerNode | CryptoProviderNode]:
+        """The three workers by name, in the order of their cluster: two servers and the crypto provider, or three servers, who are equals.
+
+        Raises:
+            ClusterFileError: there are others.
+        """
+        servers = {name: node for name, node in self.nodes.items() if isinstance(node, ServerNode)}
+        providers = {name: node for name, node in self.nodes.items() if isinstance(node, CryptoProviderNode)}
+        if (len(servers), len(providers)) not in ((2, 1), (3, 0)):
+            raise ClusterFileError(
+                f"{self.path} has {len(servers)} servers and {len(providers)} crypto providers: two and one are needed, or three servers as"
+                " equals"
+            )
+        return {**servers, **providers}
+
+    @property
+    def equals(self) -> bool:
+        """Whether the three workers are equals, without a crypto provider."""
+        return not any(isinstance(node, CryptoProviderNode) for node in self.nodes.values())
 
     @property
     def hosts(self) -> dict[str, str | None]:
@@ -204,13 +236,16 @@ class ClusterFile:
 
 def _checked(path: Path, content: dict[str, Any]) -> ClusterFile:
     nodes, plaintext = content.pop("nodes", None), content.pop("allow_plaintext", False)
+    models = content.pop("models", {})
     if content:
-        raise ClusterFileError(f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables and allow_plaintext only")
+        raise ClusterFileError(f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models] and allow_plaintext only")
     if not isinstance(nodes, dict) or not nodes:
         raise ClusterFileError("there is no [nodes.NAME] table: each machine needs one, with its role")
     if not isinstance(plaintext, bool):
         raise ClusterFileError(f"allow_plaintext = {plaintext!r}: expected true or false")
-    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext)
+    if not isinstance(models, dict) or not all(isinstance(node, str) and node in nodes for node in models.values()):
+        raise ClusterFileError("[models]: expected lines NAME = 'NODE', a model and the node that alone may share it")
+    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext, models)
     for name, node in cluster.nodes.items():
         _check_addresses(name, node, plaintext)
     _check_roles(cluster)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from actors import ActorError, ActorSystem
 from federated.aggregator import NAME, Aggregator, Standing
 from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
-from federated.node import OWNER
+from federated.node import OWNER_ACTOR
 from federated.owner import DataOwner
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
@@ -69,7 +69,7 @@ async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.
             await system.connect(f"{node.address}/provider", CryptoProvider)
             return True, ""
         case OwnerNode(address=str()):
-            await system.connect(f"{node.address}/{OWNER}", DataOwner)
+            await system.connect(f"{node.address}/{OWNER_ACTOR}", DataOwner)
             return True, ""
         case ClientNode():
             return True, "it runs nothing"

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
+from ssl import SSLError
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from federated.cluster_file import ClusterFile
 from federated.cluster_status import states
 from federated.errors import FederatedError
 from federated.node import computing_cluster
-from protocols import Cluster, Worker, demonstration
+from protocols import Cluster, Worker, demonstration, worker_process
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
 
@@ -47,6 +48,50 @@ def run(
 
 async def _run(name: str, cluster: Path, keys: Path | None) -> None:
     await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True))
+
+
+Pem = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
+
+
+@app.command()
+def worker(
+    address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")],
+    certificate: Pem = None,
+    key: Pem = None,
+    authority: Pem = None,
+    cluster: Annotated[
+        Path | None, typer.Option("--for", help="cluster.toml with the three workers, of which this is one", exists=True, dir_okay=False)
+    ] = None,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="listen in the clear beyond this machine")] = False,
+    data: Annotated[Path | None, typer.Option(help="folder to keep shares in; is made if it is missing", file_okay=False)] = None,
+    data_key: Annotated[
+        Path | None, typer.Option(envvar="CONFIDE_DATA_KEY", help="file with the key of that folder: 64 hexadecimal digits")
+    ] = None,
+) -> None:
+    """Run one worker here: a compute server, the crypto provider of a cluster, or one of three equals, whichever it is asked to be.
+
+    On this machine alone, without certificates, it works for the programs of its own user: the first Cluster that uses it tells it which
+    other two it belongs to. Elsewhere give --for: it computes with the three workers of that file only. With --certificate, --key and
+    --authority (PEM files) it is reached at wss:// and both sides show certificates. With --data it keeps shares of data (confide share)
+    and of trainings, encrypted; their key is made in the folder unless --data-key names one.
+    """
+    try:
+        encryption = _encryption(certificate, key, authority, allow_plaintext)
+        belongs = None if cluster is None else node.worker_membership(ClusterFile.read(cluster), address, certificate)
+        url = Worker(address).address
+        asyncio.run(worker_process.run(url, encryption, with_parent=False, cluster=belongs, data=data, data_key=data_key))
+    except (*EXPECTED, SSLError) as error:
+        raise _failed(error) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _encryption(certificate: Path | None, key: Path | None, authority: Path | None, allow_plaintext: bool) -> worker_process.Encryption:
+    if certificate is None and key is None and authority is None:
+        return worker_process.Encryption(allow_plaintext=allow_plaintext)
+    if certificate is None or key is None or authority is None:
+        raise FederatedError("TLS needs all three of --certificate, --key and --authority")
+    return worker_process.mutual(certificate, key, authority)
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +13,20 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import ActorSystem
+from actors.address import Address
+from actors.identity.published import reached
 from federated import certificates
-from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
 from federated.joining import JoiningOwners, joining_owners
 from federated.membership import stay_joined
 from federated.owner import DataOwner
 from protocols import Cluster, Worker, worker_process
+from protocols.authority.membership import AGGREGATOR, CLIENT, OWNER, Member, Membership, Trio
 from protocols.worker_process import Encryption
 
-OWNER = "owner"
+OWNER_ACTOR = "owner"
 """Name of the actor at an owner."""
 
 Say = Callable[[str], None]
@@ -63,6 +68,7 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
                 (node.listen or node.address).partition("://")[2],
                 tls,
                 with_parent=False,
+                cluster=membership(cluster, name),
                 data=None if node.data is None else beside / node.data,
                 data_key=None if node.data_key is None else beside / node.data_key,
             )
@@ -74,8 +80,61 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
             raise ClusterFileError(f"{name} is a client: it has a certificate and runs nothing; see confide share")
 
 
+def membership(cluster: ClusterFile, name: str) -> Membership:
+    """Return what the worker `name` knows of its cluster: the other two, their certificates, and what everybody in the file may do.
+
+    Without three workers in the file, or with ports that are chosen at start, it belongs to no cluster (yet).
+    """
+    people = {node: _roles(kind) for node, kind in cluster.nodes.items()}
+    believe = cluster.allow_plaintext and not cluster.encrypted
+    trio = None
+    with contextlib.suppress(ClusterFileError):
+        addresses = {node: Address.parse(worker.address) for node, worker in cluster.workers.items()}
+        if name in addresses and all(address.port for address in addresses.values()):
+            first, second, third = (Member(reached(one), node if one.secure else "") for node, one in addresses.items())
+            trio = Trio((first, second, third), list(addresses).index(name), cluster.equals)
+    return Membership(trio, people=people, models=cluster.models, believe=believe)
+
+
+def worker_membership(cluster: ClusterFile, address: str, certificate: Path | None) -> Membership:
+    """Return what a worker knows of its cluster that is not started by its name, but by its address.
+
+    Args:
+        cluster: the file.
+        address: host:port that it listens on.
+        certificate: PEM file whose common name is its name; None: the node at that address is meant.
+
+    Raises:
+        ClusterFileError: the file has no worker of that name or address, or other than three workers.
+    """
+    workers = cluster.workers
+    if certificate is not None:
+        try:
+            name = certificates.shown_name(ssl.PEM_cert_to_DER_cert(certificate.read_text()))
+        except (OSError, ValueError) as error:
+            raise ClusterFileError(f"{certificate} is no certificate: {type(error).__name__}") from None
+    else:
+        url = Worker(address).url
+        name = next((name for name, node in workers.items() if reached(Address.parse(node.address)) == url), "")
+    if name not in workers:
+        what = f"named {name!r} as in {certificate}" if certificate is not None else f"at {address}"
+        raise ClusterFileError(f"{cluster.path} has no worker {what}; its workers are {', '.join(workers)}")
+    return membership(cluster, name)
+
+
+def _roles(node: Node) -> frozenset[str]:
+    match node:
+        case OwnerNode():
+            return frozenset({OWNER, CLIENT})
+        case AggregatorNode():
+            return frozenset({AGGREGATOR, CLIENT})
+        case ClientNode():
+            return frozenset(({OWNER} if "share" in node.may else set()) | ({CLIENT} if "ask" in node.may else set()))
+    return frozenset()
+
+
 def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:
-    """The two servers and the crypto provider of a cluster file, to share data or models with, to train or ask.
+    """The three workers of a cluster file, to share data or models with, to train or ask. They have to show their certificates.
 
     Args:
         path: of the cluster file.
@@ -83,18 +142,19 @@ def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[s
         name: the node that this process acts for; None: the first client, or else the first node, whose key is in the folder.
 
     Raises:
-        ClusterFileError: the file has other than two servers and one provider, or cannot be read.
+        ClusterFileError: the file has other than two servers and one provider, or three servers, or cannot be read.
         KeysError: certificates are needed and not there.
     """
     cluster = ClusterFile.read(Path(path))
-    servers = [node.address for node in cluster.nodes.values() if isinstance(node, ServerNode)]
-    providers = [node.address for node in cluster.nodes.values() if isinstance(node, CryptoProviderNode)]
-    if len(servers) != 2 or len(providers) != 1:
-        raise ClusterFileError(f"{path} has {len(servers)} servers and {len(providers)} crypto providers: two and one are needed")
+    found = cluster.workers
     folder = Path(keys) if keys is not None else cluster.path.parent / "keys" if cluster.encrypted else None
     tls = encryption(cluster, folder, name or _acting(cluster, folder))
-    first, second, third = (Worker(address) for address in (*servers, *providers))
+    first, second, third = (
+        Worker(worker.address, name=node if worker.address.startswith("wss") else None) for node, worker in found.items()
+    )
     plain = cluster.allow_plaintext
+    if cluster.equals:
+        return Cluster(first, second, third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
     return Cluster(first, second, crypto_provider=third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
 
 
@@ -107,7 +167,7 @@ async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
     async with _system(node.address, node.listen, tls) as system:
-        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, name=OWNER)
+        owner = await system.spawn(DataOwner, data, evaluation, identity=identity, name=OWNER_ACTOR)
         if node.address is None:
             await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
         else:
@@ -149,7 +209,7 @@ def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Sa
     return joining_owners(
         [name for name, owner in cluster.owners.items() if owner.address is None],
         node.listen or node.address,
-        dialed={name: f"{owner.address}/{OWNER}" for name, owner in cluster.owners.items() if owner.address is not None},
+        dialed={name: f"{owner.address}/{OWNER_ACTOR}" for name, owner in cluster.owners.items() if owner.address is not None},
         ssl=tls.listen,
         connect_ssl=tls.connect,
         allow_plaintext=tls.allow_plaintext,
