@@ -4,12 +4,14 @@ import contextlib
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 from keras import layers
 
 from actors import message
 from inner_workers import inner_cluster
 from protocols import share
+from protocols.authority.membership import THIRD_PARTY
 from protocols.errors import VaultError
 from protocols.training import fitting
 from protocols.training.training_server import TrainingServer
@@ -21,10 +23,10 @@ KEYS = []
 class Recording(TrainingServer):
     """Notes the key of each step."""
 
-    @message(reentrant=True)
-    async def supply(self, authority: bytes, number: int, examples: int, key: bytes, dealt: np.ndarray | None) -> None:
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def supply(self, run: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
         KEYS.append(key)
-        await super().supply(authority, number, examples, key, dealt)
+        await super().supply(run, number, examples, key, dealt)
 
 
 class Full(Vault):
@@ -65,6 +67,7 @@ async def test_no_mask_is_used_twice_however_often_a_training_is_resumed(cluster
     for epochs in (1, 2, 3):
         await fitted(cluster, tmp_path / "owner", epochs)
     assert len(KEYS) == 2 * 3 * 4  # both servers, epochs, steps
+    assert {len(key) for key in KEYS} == {16}
     assert len(set(KEYS)) == len(KEYS)
 
 

@@ -1,6 +1,7 @@
 """Data that stay with the workers when their owner has gone: one owner, several, horizontally and vertically; who may use them."""
 
 import asyncio
+import contextlib
 import json
 import stat
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from inner_workers import NAMES, inner_cluster
+from inner_workers import NAMES, inner_cluster, inner_worker
 from protocols import Cluster, Worker, share
-from protocols.errors import InputError, KeepsNothing, NameTaken, NotGranted, UnknownData, VaultError
+from protocols.errors import ClusterError, InputError, KeepsNothing, NameTaken, NotGranted, UnknownData, VaultError
 from protocols.roles import helper_of
 from protocols.training.deposits import Grant, write_grants
 from protocols.vault import Vault
@@ -62,11 +63,11 @@ def assert_trained_as_in_the_clear(weights, x, y):
         np.testing.assert_allclose(mine, theirs, atol=0.005)
 
 
-def files(folder, name):
-    """The one file of each worker."""
-    found = [list((folder / worker / "data" / name).glob("*.share")) for worker in NAMES]
-    assert [len(one) for one in found] == [1, 1, 1]
-    return [one[0] for one in found]
+def files(folder, name, *, versions=1):
+    """The newest file of each worker, of so many versions that it keeps."""
+    found = [sorted((folder / worker / "data" / name).glob("*.share")) for worker in NAMES]
+    assert [len(one) for one in found] == [versions] * 3
+    return [one[-1] for one in found]
 
 
 async def test_owners_of_other_examples_and_of_other_features_come_and_go(folder, data, tmp_path):
@@ -91,8 +92,15 @@ async def test_owners_of_other_examples_and_of_other_features_come_and_go(folder
         labels = await cluster.load("ward.y", grants=tmp_path / "others.json")
         assert features.shape == (60, 6)
         assert_trained_as_in_the_clear(await trained(cluster, features, labels), x, y)
-        for name, old in before.items():  # each load has replaced the files
-            assert all(new.read_bytes() != one for new, one in zip(files(folder, name), old, strict=True))
+        for name, old in before.items():  # each load writes other files, and the next one removes those of before
+            new = [file.read_bytes() for file in files(folder, name, versions=2)]
+            assert all(now != one for now, one in zip(new, old, strict=True))
+            await cluster.load(name, grants=tmp_path)
+            files(folder, name, versions=2)
+            for worker, one, loaded in zip(NAMES, old, new, strict=True):
+                left = [file.read_bytes() for file in (folder / worker / "data" / name).iterdir()]
+                assert one not in left
+                assert loaded in left
         for grant in (*north, *south, lab, *ward):
             await cluster.withdraw(grant)
         assert await cluster.deposits() == []
@@ -239,16 +247,31 @@ async def test_several_load_the_same_at_once(cluster):
     await cluster.withdraw(grant)
 
 
-async def test_workers_in_other_parts_than_when_the_data_came(cluster, folder):
+async def test_running_workers_are_in_one_order_for_everybody(cluster):
     grant = await cluster.deposit("a", np.ones((3, 2)))
     julia, greg, me = cluster.workers
-    async with Cluster(greg, julia, crypto_provider=me) as turned:  # the servers are alike
-        assert (await turned.load("a", grants=grant)).shape == (3, 2)
-    async with Cluster(julia, me, crypto_provider=greg) as wrong:
-        with pytest.raises(InputError, match="name the servers and the provider as its owner did"):
-            await wrong.load("a", grants=grant)
+    for order in ((greg, julia, me), (julia, me, greg)):
+        with pytest.raises(ClusterError, match="name the three in the same order"):
+            async with Cluster(*order[:2], crypto_provider=order[2]):
+                pass
     assert (await cluster.load("a", grants=grant)).shape == (3, 2)
     await cluster.withdraw(grant)
+
+
+async def test_workers_in_other_parts_than_when_the_data_came(folder):
+    """Started anew with the same folders, and listed in another order: rights hold at one worker, and the parts are those of before."""
+    async with inner_cluster(folder) as cluster:
+        grant = await cluster.deposit("a", np.ones((3, 2)))
+    for order in (("greg", "julia", "me"), ("julia", "me", "greg"), ("me", "julia", "greg")):
+        async with contextlib.AsyncExitStack() as stack:
+            turned = [await stack.enter_async_context(inner_worker(folder / name)) for name in order]
+            first, second, third = (Worker(one.system.address) for one in turned)
+            cluster = await stack.enter_async_context(Cluster(first, second, crypto_provider=third))
+            with pytest.raises((NotGranted, InputError), match=r"'a' may not be used|as its owner did"):
+                await cluster.load("a", grants=grant)
+    async with inner_cluster(folder) as cluster:
+        assert (await cluster.load("a", grants=grant)).shape == (3, 2)
+        await cluster.withdraw(grant)
 
 
 async def test_a_damaged_file_and_one_that_is_gone(cluster, folder):
@@ -265,7 +288,12 @@ async def test_a_damaged_file_and_one_that_is_gone(cluster, folder):
     assert [(one.name, one.complete) for one in await cluster.deposits()] == [("a", False), ("b", True)]
     file.write_bytes(whole)
     assert (await cluster.load("a", grants=grant)).shape == (30, 2)
-    files(folder, "a")[1].unlink()
+    newest = max((folder / "greg" / "data" / "a").iterdir())
+    assert newest != file
+    newest.unlink()
+    assert (await cluster.load("a", grants=grant)).shape == (30, 2)  # all three have the version from which it was made
+    for one in (folder / "greg" / "data" / "a").iterdir():
+        one.unlink()
     with pytest.raises(UnknownData, match="do not all keep the same data of the name 'a'"):
         await cluster.load("a", grants=grant)
     assert not (await cluster.deposits())[0].complete

@@ -14,6 +14,7 @@ from keras import layers
 
 from actors import ChildProcess
 from protocols import Cluster, Worker, connect, share
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.blocks import blocks_for
 from protocols.compute_server import ComputeServer
 from protocols.errors import ClusterError, NotServed, QuotaSpent, ServingError, TicketRefused, UnknownModel, WorkerLost
@@ -21,6 +22,9 @@ from protocols.program import Select
 from protocols.roles import helper_of
 
 TOLERANCE = 0.001
+SECRET = new_secret()
+HOLDERS = (digest_at(SECRET, 0), digest_at(SECRET, 1))
+"""What a client that talks to the workers by itself tells the provider, and shows to each server a right to."""
 NAMES = {0: "net", 1: "small", 2: "b"}
 """A name for each place of the helper."""
 
@@ -113,10 +117,11 @@ async def test_a_ticket_works_once_and_a_chunk_is_taken_once(equals, model, imag
         serving = asyncio.create_task(shared.serve(5))
         await until_served(remote, images[:1])
         links = equals.links_for(name)
-        [granted] = (await links.provider.request(name, remote.model, 1, "logits")).granted
-        await asyncio.gather(*(server.answer(granted.ticket, granted.input_mask) for server in links.servers))
+        [granted] = (await links.provider.request(name, remote.model, 1, "logits", HOLDERS)).granted
+        answers = (server.answer(granted.ticket, right_at(SECRET, party), granted.input_mask) for party, server in enumerate(links.servers))
+        await asyncio.gather(*answers)
         with pytest.raises(TicketRefused, match="used before"):
-            await links.servers[0].answer(granted.ticket, granted.input_mask)
+            await links.servers[0].answer(granted.ticket, right_at(SECRET, 0), granted.input_mask)
         await finish(serving)
 
 
@@ -204,7 +209,7 @@ async def test_a_helper_that_dies_is_told_and_started_again_it_knows_nothing(doo
     async with connect(doomed, name) as remote:
         await until_served(remote, images[:1])
         links = doomed.links_for(name)
-        [unused] = (await links.provider.request(name, remote.model, 1, "logits")).granted
+        [unused] = (await links.provider.request(name, remote.model, 1, "logits", HOLDERS)).granted
         os.kill(doomed.children[0].pid, signal.SIGKILL)
         with pytest.raises(WorkerLost, match=doomed.workers[0].url):
             await remote.query(images[:1], timeout=20)
@@ -219,7 +224,7 @@ async def test_a_helper_that_dies_is_told_and_started_again_it_knows_nothing(doo
                 np.testing.assert_allclose(await until_served(anew, images[:2]), expected[:2], atol=TOLERANCE)
                 await serving
                 with pytest.raises(UnknownModel):
-                    await links.servers[0].answer(unused.ticket, unused.input_mask)
+                    await links.servers[0].answer(unused.ticket, right_at(SECRET, 0), unused.input_mask)
 
 
 async def test_a_helper_that_dies_in_training_leaves_the_model_of_the_last_epoch(doomed, data):

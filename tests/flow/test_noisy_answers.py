@@ -8,15 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from actors import ActorSystem
+from actors import ActorSystem, MessageRejected
 from federated.certificates import encryption, issue
+from inner_workers import inner_workers
 from protocols import Cluster, NoisyAnswers, Worker, connect, share
-from protocols.compute_server import ComputeServer
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import BudgetSpent, NotServed, QuotaSpent, TicketRefused
 from protocols.presence import Presence
 
 CLIP = 0.25
+SECRET = new_secret()
+HOLDERS = (digest_at(SECRET, 0), digest_at(SECRET, 1))
+"""What a client that talks to the workers by itself tells the provider, and shows to each server a right to."""
 FAINT = NoisyAnswers(clip=CLIP, noise_multiplier=0.02, max_epsilon=1e7)
 LOUD = NoisyAnswers(clip=CLIP, noise_multiplier=0.2, max_epsilon=1e7)
 NINE = NoisyAnswers(clip=CLIP, noise_multiplier=2.0, max_epsilon=8.0)
@@ -40,7 +44,7 @@ async def until_served(remote):
     """The owner's `serve` has reached all workers: it tells the provider last. More than the budget is asked for, which costs nothing."""
     for _ in range(1000):
         try:
-            await remote._provider.request("noisy", remote.model, 1 << 40, "logits", remote._presence)
+            await remote._provider.request("noisy", remote.model, 1 << 40, "logits", HOLDERS)
         except BudgetSpent:
             return
         except NotServed:
@@ -68,11 +72,10 @@ async def test_logits_are_clipped_and_have_the_noise_of_both_servers(cluster, mo
 async def test_a_client_that_sends_garbage_is_answered_within_the_clip(cluster, model):
     garbage = [np.random.default_rng(i).integers(0, 2**64, (16, 8, 8, 1), np.uint64) for i in (0, 1)]
     async with noisy(cluster, model, FAINT), connect(cluster, "noisy") as remote:
-        granted = (await remote._provider.request("noisy", remote.model, 16, "logits", remote._presence)).granted[0]
-        size = granted.ticket.ticket.examples
-        answers = await asyncio.gather(  # not even the same to both
-            *(server.answer(granted.ticket, m[:size], remote._presence) for server, m in zip(remote._servers, garbage, strict=True))
-        )
+        granted = (await remote._provider.request("noisy", remote.model, 16, "logits", HOLDERS)).granted[0]
+        size, rights = granted.ticket.ticket.examples, (right_at(SECRET, 0), right_at(SECRET, 1))
+        asked = zip(remote._servers, rights, garbage, strict=True)
+        answers = await asyncio.gather(*(server.answer(granted.ticket, right, m[:size]) for server, right, m in asked))  # not the same
         logits = remote._opened(tuple(answers), "logits")
         limit = CLIP + 7 * np.sqrt(2) * remote.guarantee.sigma
     assert np.abs(logits).max() < limit < 1
@@ -111,7 +114,7 @@ async def test_each_image_is_an_answer_and_all_callers_without_certificate_are_o
 
 async def test_a_ticket_that_is_never_used_stays_paid(cluster, model):
     async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
-        await remote._provider.request("noisy", remote.model, 4, "logits", remote._presence)
+        await remote._provider.request("noisy", remote.model, 4, "logits", HOLDERS)
         assert await remote.answers_left() == 5
 
 
@@ -123,15 +126,19 @@ async def test_a_spent_quota_costs_no_budget(cluster, model, images):
         assert await remote.answers_left() == 8
 
 
-async def test_who_does_not_say_who_asks_gets_nothing(cluster, model, images):
+async def test_who_shows_no_right_gets_nothing_and_spends_nothing(cluster, model, images):
     async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
-        with pytest.raises(NotServed, match="counted for each client"):
-            await remote._provider.request("noisy", remote.model, 1, "logits")
-        grants = await remote._provider.request("noisy", remote.model, 1, "logits", remote._presence)
+        for nobody in ((b"", b""), (HOLDERS[0], b""), (HOLDERS[0], HOLDERS[0])):
+            with pytest.raises(TicketRefused, match="another right at each server"):
+                await remote._provider.request("noisy", remote.model, 1, "logits", nobody)
+        assert await remote.answers_left() == 9
+        grants = await remote._provider.request("noisy", remote.model, 1, "logits", HOLDERS)
         m = np.zeros((1, 8, 8, 1), np.uint64)
-        for server in remote._servers:
-            with pytest.raises(NotServed, match="counted for each client"):
-                await server.answer(grants.granted[0].ticket, m)
+        for party, server in enumerate(remote._servers):
+            for right in (b"", right_at(SECRET, 1 - party)):
+                with pytest.raises(TicketRefused, match="issued to another client"):
+                    await server.answer(grants.granted[0].ticket, right, m)
+        assert (await remote.query(images[:8])).shape == (8, 4)  # no server has counted what it refused
 
 
 async def test_models_without_noise_count_nothing(cluster, model):
@@ -142,32 +149,12 @@ async def test_models_without_noise_count_nothing(cluster, model):
 @pytest.mark.parametrize("generous", [0, 1])
 async def test_each_server_counts_by_itself(model, images, generous):
     """A provider that has lost count, and one server, too: the other still answers no more than it may."""
-    async with contextlib.AsyncExitStack() as stack:
-        servers, providers, systems = [], [], []
-        for _ in range(3):
-            system = await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0"))
-            await system.spawn(kept(ComputeServer, servers), name="server")
-            await system.spawn(kept(CryptoProvider, providers), name="provider")
-            systems.append(system)
-        workers = [Worker(system.address) for system in systems]
-        cluster = await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
-        await stack.enter_async_context(noisy(cluster, model, NINE))
-        remote = await stack.enter_async_context(connect(cluster, "noisy"))
+    async with inner_workers() as (inner, cluster), noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
         await remote.query(images[:9])
-        providers[2]._models["noisy"].budget._spent.clear()
-        servers[generous]._entries["noisy"].model._budget._spent.clear()
+        inner[2].actor("provider")._models["noisy"].budget._spent.clear()
+        inner[generous].actor("server")._entries["noisy"].model._budget._spent.clear()
         with pytest.raises(BudgetSpent, match="0 of 9"):
             await remote.query(images[:1])
-
-
-def kept(actor: type, instances: list) -> type:
-    """An actor whose instances can be found."""
-
-    class Kept(actor):
-        async def started(self) -> None:
-            instances.append(self)
-
-    return Kept
 
 
 @contextlib.asynccontextmanager
@@ -209,15 +196,19 @@ async def test_with_certificates_each_client_has_a_budget_of_its_own(tmp_path, m
             await bob.query(images[:9])
             with pytest.raises(BudgetSpent, match="0 of 9 are left for client 'bob'"):
                 await bob.query(images[:1])
-            for server in bob._servers:  # a ticket that alice passes on
-                granted = (await alice._provider.request("noisy", alice.model, 1, "logits", alice._presence)).granted[0]
+            for party, server in enumerate(bob._servers):  # a ticket that alice passes on, with the right to it
+                granted = (await alice._provider.request("noisy", alice.model, 1, "logits", HOLDERS)).granted[0]
+                m = np.zeros((1, 8, 8, 1), np.uint64)
+                with pytest.raises(TicketRefused, match="issued to another client"):
+                    await server.answer(granted.ticket, right_at(new_secret(), 0), m)
                 with pytest.raises(TicketRefused, match="issued to client 'alice', and client 'bob' came"):
-                    await server.answer(granted.ticket, np.zeros((1, 8, 8, 1), np.uint64), bob._presence)
+                    await server.answer(granted.ticket, right_at(SECRET, party), m)
 
 
 async def test_a_presence_that_leads_elsewhere_says_nothing(cluster, model):
-    async with noisy(cluster, model, NINE), connect(cluster, "noisy") as remote, ActorSystem(listen="ws://127.0.0.1:0") as listening:
+    """An owner is there as long as the connection by which it shares: workers follow no reference to a system that somebody names."""
+    async with noisy(cluster, model, NINE) as shared, ActorSystem(listen="ws://127.0.0.1:0") as listening:
         elsewhere = await listening.spawn(Presence)
         provider = await listening.connect(f"{cluster.addresses.crypto_provider}/provider", CryptoProvider)
-        with pytest.raises(Exception, match="not reached over the connection"):
-            await provider.request("noisy", remote.model, 1, "logits", elsewhere)
+        with pytest.raises(MessageRejected, match="leads to another system than the two that talk"):
+            await provider.open("other", shared.program, False, digest_at(SECRET, 2), elsewhere)

@@ -8,8 +8,11 @@ import signal
 import numpy as np
 import pytest
 
-from actors import ActorSystem, ChildProcess, message
+from actors import ChildProcess, message
+from inner_workers import inner_worker, inner_workers
 from protocols import Cluster, Worker, connect, share
+from protocols.authority.membership import SERVER, Membership
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import (
@@ -28,6 +31,15 @@ from protocols.errors import (
 from protocols.hosting import HostedModel
 
 TOLERANCE = 0.005
+SECRET = new_secret()
+HOLDERS = (digest_at(SECRET, 0), digest_at(SECRET, 1))
+"""What a client that talks to the workers by itself tells the provider; see `answers_of`."""
+
+
+async def answers_of(servers, granted, m=None):
+    """Both servers' answers to a client that shows each its right to a ticket."""
+    m = granted.input_mask if m is None else m
+    return await asyncio.gather(*(server.answer(granted.ticket, right_at(SECRET, party), m) for party, server in enumerate(servers)))
 
 
 async def finish(task: asyncio.Task) -> None:
@@ -233,11 +245,11 @@ async def test_expired_tickets_do_not_eat_the_quota_of_the_servers(cluster, mode
         granted = []
         while len(granted) < 2:  # the second is granted only after the first has expired
             with contextlib.suppress(NotServed, QuotaSpent):
-                granted += (await cluster.links.provider.request("brief", remote.model, 1, "logits")).granted
+                granted += (await cluster.links.provider.request("brief", remote.model, 1, "logits", HOLDERS)).granted
             await asyncio.sleep(0.01)
-        for server in cluster.links.servers:
+        for party, server in enumerate(cluster.links.servers):
             with pytest.raises(TicketRefused, match="withdrawn"):
-                await server.answer(granted[0].ticket, granted[0].input_mask)
+                await server.answer(granted[0].ticket, right_at(SECRET, party), granted[0].input_mask)
         async with asyncio.timeout(20):
             while not serving.done():
                 with contextlib.suppress(QuotaSpent, TicketRefused, WorkerLost):
@@ -261,7 +273,7 @@ async def test_a_client_that_asks_for_tickets_twice_at_once_gets_no_more_than_it
         while not await shared.prepared():
             await asyncio.sleep(0.01)
         provider = cluster.links.provider
-        grants = await provider.request("greedy", remote.model, 2, "logits")
+        grants = await provider.request("greedy", remote.model, 2, "logits", HOLDERS)
         assert grants.left == 1
         more = await asyncio.gather(*(provider.more("greedy", grants.request) for _ in range(3)), return_exceptions=True)
         assert [type(outcome) for outcome in more].count(TicketRefused) == 2
@@ -278,7 +290,7 @@ async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
         provider = cluster.links.provider
         while True:
             try:
-                await provider.request("patient", (await cluster.links.servers[0].describe("patient")).model, 3, "logits")
+                await provider.request("patient", (await cluster.links.servers[0].describe("patient")).model, 3, "logits", HOLDERS)
                 break
             except NotServed:
                 await asyncio.sleep(0.01)
@@ -295,20 +307,21 @@ async def test_a_vanished_client_gives_its_request_back(cluster, model, images):
 
 async def test_a_ticket_works_once(served, images):
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
-    m = grants.granted[0].input_mask
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)
+    [granted] = grants.granted
     servers = cluster.links.servers
-    await asyncio.gather(*(server.answer(grants.granted[0].ticket, m) for server in servers))
-    for server in servers:
+    await answers_of(servers, granted)
+    for party, server in enumerate(servers):
         with pytest.raises(TicketRefused, match="used before"):
-            await server.answer(grants.granted[0].ticket, m)
+            await server.answer(granted.ticket, right_at(SECRET, party), granted.input_mask)
     await remote.query(images[:1])
 
 
 async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(served, images, expected):
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
-    half = asyncio.create_task(cluster.links.servers[0].answer(grants.granted[0].ticket, grants.granted[0].input_mask))
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)
+    [granted] = grants.granted
+    half = asyncio.create_task(cluster.links.servers[0].answer(granted.ticket, right_at(SECRET, 0), granted.input_mask))
     np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
     await finish(half)
     np.testing.assert_allclose(await remote.query(images[:2]), expected[:2], atol=TOLERANCE)
@@ -316,12 +329,47 @@ async def test_a_client_that_reaches_one_server_only_does_not_disturb_others(ser
 
 async def test_masked_input_of_a_wrong_shape_does_not_cost_the_ticket(served):
     cluster, _, remote = served
-    grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
-    ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
+    grants = await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)
+    [granted] = grants.granted
     with pytest.raises(ValueError, match="the ticket is for"):
-        await cluster.links.servers[0].answer(ticket, np.concatenate([m, m]))
-    answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
+        await cluster.links.servers[0].answer(granted.ticket, right_at(SECRET, 0), np.concatenate([granted.input_mask] * 2))
+    answers = await answers_of(cluster.links.servers, granted)
     assert answers[0].share.shape == (1, 4)
+
+
+async def test_a_ticket_is_worth_nothing_to_whoever_does_not_have_the_right_at_that_server(served, images):
+    """Also to the other server, which has seen the ticket and the right there. Its client is answered afterwards."""
+    cluster, _, remote = served
+    [granted] = (await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)).granted
+    for party, server in enumerate(cluster.links.servers):
+        for right in (right_at(SECRET, 1 - party), HOLDERS[party], right_at(new_secret(), party), b""):
+            with pytest.raises(TicketRefused, match="issued to another client"):
+                await server.answer(granted.ticket, right, granted.input_mask)
+    assert (await answers_of(cluster.links.servers, granted))[0].share.shape == (1, 4)
+    await remote.query(images[:1])
+
+
+@pytest.mark.parametrize("holders", [(HOLDERS[0], HOLDERS[0]), (b"", HOLDERS[1]), (HOLDERS[0], HOLDERS[1][:-1]), (b"", b"")])
+async def test_a_client_names_another_right_for_each_server(served, holders):
+    cluster, _, remote = served
+    with pytest.raises(TicketRefused, match="two different digests of 32 bytes"):
+        await cluster.links.provider.request("small", remote.model, 1, "logits", holders)
+
+
+async def test_another_client_gets_no_tickets_of_a_request(cluster, model):
+    """Requests are known by who has begun them, over the connection or by the certificate."""
+    async with await share(model, cluster, name="greedy") as shared, connect(cluster, "greedy") as remote:
+        serving = asyncio.create_task(shared.serve(1, memory=shared.bytes_per_example, reveal=["logits"]))
+        while not await shared.prepared():
+            await asyncio.sleep(0.01)
+        provider = cluster.links.provider
+        grants = await provider.request("greedy", remote.model, 2, "logits", HOLDERS)
+        assert grants.left == 1
+        with pytest.raises(TicketRefused, match="no such request"):
+            await remote._provider.more("greedy", grants.request)
+        await answers_of(cluster.links.servers, grants.granted[0])
+        assert (await provider.more("greedy", grants.request)).left == 0
+        await finish(serving)
 
 
 async def test_unsupported_layers_are_refused_before_anything_is_shared(cluster):
@@ -397,14 +445,13 @@ class TestLoss:
 
     async def test_the_provider_dies(self, doomed, images):
         cluster, remote, serving = doomed
-        grants = await cluster.links.provider.request("small", remote.model, 1, "logits")
+        grants = await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)
         os.kill(cluster.children[2].pid, signal.SIGKILL)
         with pytest.raises(WorkerLost):
             await remote.query(images[:1], timeout=20)
         with pytest.raises(WorkerLost):
             await serving
-        ticket, m = grants.granted[0].ticket, grants.granted[0].input_mask
-        answers = await asyncio.gather(*(server.answer(ticket, m) for server in cluster.links.servers))
+        answers = await answers_of(cluster.links.servers, grants.granted[0])
         assert answers[1].share.shape == (1, 4)  # what was granted before is still answered
 
     async def test_a_server_that_is_started_again_knows_nothing_and_can_be_shared_with_again(self, model, images, expected):
@@ -415,19 +462,19 @@ class TestLoss:
             serving = asyncio.create_task(shared.serve(1000))
             async with connect(cluster, "small") as remote:
                 await until_served(remote, images[:1])
-                grants = [(await cluster.links.provider.request("small", remote.model, 1, "logits")).granted[0] for _ in range(2)]
+                grants = [(await cluster.links.provider.request("small", remote.model, 1, "logits", HOLDERS)).granted[0] for _ in range(2)]
                 used, unused = grants
                 servers = cluster.links.servers
-                await asyncio.gather(*(server.answer(used.ticket, used.input_mask) for server in servers))
+                await answers_of(servers, used)
                 os.kill(cluster.children[1].pid, signal.SIGKILL)
                 with pytest.raises(WorkerLost):
                     await serving
                 async with await ChildProcess.start("protocols.worker_process", second.address, ready_within=30):
                     with pytest.raises(TicketRefused, match="used before"):
-                        await servers[0].answer(used.ticket, used.input_mask)
+                        await servers[0].answer(used.ticket, right_at(SECRET, 0), used.input_mask)
                     for granted in grants:
                         with pytest.raises(UnknownModel):
-                            await servers[1].answer(granted.ticket, granted.input_mask)
+                            await servers[1].answer(granted.ticket, right_at(SECRET, 1), granted.input_mask)
                     with pytest.raises(WorkerLost, match="shared again"):
                         await remote.query(images[:1])
                     await shared.stop()
@@ -436,71 +483,65 @@ class TestLoss:
                         np.testing.assert_allclose(await until_served(anew, images[:2]), expected[:2], atol=TOLERANCE)
                         await serving
                     with pytest.raises(UnknownModel):
-                        await servers[0].answer(unused.ticket, unused.input_mask)
+                        await servers[0].answer(unused.ticket, right_at(SECRET, 0), unused.input_mask)
+
+
+class Impatient(ComputeServer):
+    """Waits a moment only for the other parties."""
+
+    def __init__(self, cluster: Membership) -> None:
+        super().__init__(cluster, 0.05)
 
 
 async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
-    """The servers wait as long as an answer may take, then the name is free."""
-    async with contextlib.AsyncExitStack() as stack:
-        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(2)]
-        for system in systems:
-            await system.spawn(ComputeServer, 0.05, name="server")
-        addresses = [Worker(system.address) for system in systems]
-
-        async def names() -> set[str]:
-            return {name for system in systems for name in await (await system.connect(f"{system.address}/server", ComputeServer)).names()}
-
+    """The servers wait as long as an answer may take, then the name is free, also for a provider that is started again."""
+    async with inner_worker(parts={"server": Impatient}) as first, inner_worker(parts={"server": Impatient}) as second:
+        servers = [Worker(one.system.address) for one in (first, second)]
+        address = "127.0.0.1:0"
         for _ in range(2):
-            async with ActorSystem(listen="ws://127.0.0.1:0") as provider:
-                for actor, name in ((ComputeServer, "server"), (CryptoProvider, "provider")):
-                    await provider.spawn(actor, name=name)
-                cluster = await stack.enter_async_context(Cluster(*addresses, crypto_provider=Worker(provider.address)))
-                await share(model, cluster, name="small")
-                assert await names() == {"small"}
-            async with asyncio.timeout(20):
-                while await names():
-                    await asyncio.sleep(0.01)
+            async with contextlib.AsyncExitStack() as stack:
+                async with inner_worker(address=address) as provider:
+                    address = provider.system.address.removeprefix("ws://")
+                    cluster = Cluster(*servers, crypto_provider=Worker(address))
+                    await share(model, await stack.enter_async_context(cluster), name="small")
+                    assert [one.actor("server")._entries.keys() for one in (first, second)] == [{"small"}] * 2
+                async with asyncio.timeout(20):
+                    while any(one.actor("server")._entries for one in (first, second)):
+                        await asyncio.sleep(0.01)
 
 
 class Asked(CryptoProvider):
     """Tells when a server has asked whether a model is still shared."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        ASKED.append(asyncio.Queue())
+    def __init__(self, cluster: Membership) -> None:
+        super().__init__(cluster)
+        self.asked: asyncio.Queue[bool] = asyncio.Queue()
 
-    @message(reentrant=True)
-    async def knows(self, authority: bytes) -> bool:
-        answer = await CryptoProvider.knows(self, authority)
-        ASKED[-1].put_nowait(answer)
+    @message(reentrant=True, by=SERVER)
+    async def knows(self, model: bytes) -> bool:
+        answer = await CryptoProvider.knows(self, model)
+        self.asked.put_nowait(answer)
         return answer
-
-
-ASKED: list[asyncio.Queue] = []
 
 
 @pytest.fixture
 async def at_home():
-    """Three workers in this process, to reach into: their systems, and the cluster."""
-    async with contextlib.AsyncExitStack() as stack:
-        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
-        for system in systems:
-            await system.spawn(ComputeServer, 0.05, name="server")
-            await system.spawn(Asked, name="provider")
-        workers = [Worker(system.address) for system in systems]
-        yield systems, await stack.enter_async_context(Cluster(*workers[:2], crypto_provider=workers[2]))
+    """Three workers in this process, to reach into, and their cluster."""
+    async with inner_workers(parts=[{"server": Impatient, "provider": Asked}] * 3) as (inner, cluster):
+        yield inner, cluster
 
 
 async def test_a_connection_to_the_provider_that_only_broke_costs_no_model(at_home, model, images, expected):
-    systems, cluster = at_home
+    inner, cluster = at_home
+    asked = inner[2].actor("provider").asked
     async with await share(model, cluster, name="small") as shared, connect(cluster, "small") as remote:
         serving = asyncio.create_task(shared.serve(1))
-        for system in systems[:2]:
-            for link in list(system._network._links.values()):
-                if link.peer.address == systems[2].address:
+        for one in inner[:2]:
+            for link in list(one.system._network._links.values()):
+                if link.peer.address == inner[2].system.address:
                     link._socket.transport.abort()
-        assert await ASKED[-1].get()
-        assert await ASKED[-1].get()
+        assert await asked.get()
+        assert await asked.get()
         np.testing.assert_allclose(await until_served(remote, images[:2]), expected[:2], atol=TOLERANCE)
         await serving
 

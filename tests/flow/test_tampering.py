@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actors import ActorSystem, message
-from protocols import Cluster, Worker, connect, share
+from actors import message
+from inner_workers import inner_workers
+from protocols import connect, share
+from protocols.authority.membership import OTHER_SERVER
 from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider
 from protocols.errors import Altered
 from protocols.remote_model import RemoteModel
 from protocols.seal import Seal
-from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
 
@@ -24,12 +24,12 @@ class Altering(ComputeServer):
 
     alter: int | None = None
 
-    @message(reentrant=True)
-    def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, model: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         if number == self.alter:
             arrays = [array.copy() for array in arrays]
             arrays[-1].reshape(-1)[-1] ^= np.uint64(1)
-        for entry in self._linked(link):
+        for entry in self._linked(model, "deliver"):
             entry.inboxes.put(channel, number, arrays)
 
 
@@ -38,8 +38,8 @@ class AlteringTrainer(TrainingServer):
 
     alter: int | None = None
 
-    @message(reentrant=True)
-    def deliver(self, link: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, run: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         if number == self.alter:
             arrays = [array.copy() for array in arrays]
             arrays[0].reshape(-1)[0] ^= np.uint64(1 << 12)
@@ -50,16 +50,9 @@ class AlteringTrainer(TrainingServer):
 @contextlib.asynccontextmanager
 async def trained_by():
     """A cluster in this process, of which the second server can be told to alter what arrives in training."""
-    async with contextlib.AsyncExitStack() as stack:
-        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
-        altering = type("Told", (AlteringTrainer,), {})
-        for number, system in enumerate(systems):
-            await system.spawn(ComputeServer, name="server")
-            await system.spawn(CryptoProvider, name="provider")
-            await system.spawn(altering if number == 1 else TrainingServer, name="training")
-            await system.spawn(TrainingDealer, name="training-dealer")
-        workers = [Worker(system.address.removeprefix("ws://")) for system in systems]
-        yield altering, await stack.enter_async_context(Cluster(workers[0], workers[1], crypto_provider=workers[2], auto_managed=False))
+    altering = type("Told", (AlteringTrainer,), {})
+    async with inner_workers(parts=[None, {"training": altering}, None]) as (_, cluster):
+        yield altering, cluster
 
 
 async def test_an_epoch_of_training_that_was_altered_is_thrown_away():
@@ -85,17 +78,11 @@ async def test_an_epoch_of_training_that_was_altered_is_thrown_away():
 @contextlib.asynccontextmanager
 async def served(model):
     """A cluster in this process, of which the second server can be told to alter what arrives."""
-    async with contextlib.AsyncExitStack() as stack:
-        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
-        altering = type("Told", (Altering,), {})
-        await systems[0].spawn(ComputeServer, name="server")
-        await systems[1].spawn(altering, name="server")
-        await systems[2].spawn(ComputeServer, name="server")
-        for system in systems:
-            await system.spawn(CryptoProvider, name="provider")
-        workers = [Worker(system.address.removeprefix("ws://")) for system in systems]
-        cluster = await stack.enter_async_context(Cluster(workers[0], workers[1], crypto_provider=workers[2], auto_managed=False))
-        shared = await stack.enter_async_context(await share(model, cluster, name="small"))
+    altering = type("Told", (Altering,), {})
+    async with (
+        inner_workers(parts=[None, {"server": altering}, None]) as (_, cluster),
+        await share(model, cluster, name="small") as shared,
+    ):
         serving = asyncio.create_task(shared.serve(1000))
         try:
             async with connect(cluster, "small") as remote:
@@ -125,20 +112,20 @@ async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):
     """A link to one server that alters the masked input."""
     part = RemoteModel._part
 
-    async def wrong(self, x, granted):
+    async def wrong(self, x, granted, secret):
         class Other:
             def __init__(self, server):
                 self._server = server
 
-            async def answer(self, ticket, m, presence):
+            async def answer(self, ticket, right, m):
                 m = m.copy()
                 m.reshape(-1)[0] += np.uint64(1 << 20)
-                return await self._server.answer(ticket, m, presence)
+                return await self._server.answer(ticket, right, m)
 
         servers = self._servers
         self._servers = (servers[0], Other(servers[1]))
         try:
-            return await part(self, x, granted)
+            return await part(self, x, granted, secret)
         finally:
             self._servers = servers
 
@@ -151,8 +138,8 @@ async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):
         assert (await remote.query(images[:2])).shape == (2, 4)
 
 
-def sealed(*messages, link=b"k" * 16, channel=b"c" * 16):
-    seal = Seal(link, channel)
+def sealed(*messages, key=b"k" * 32, channel=b"c" * 16):
+    seal = Seal(key, channel)
     for one in messages:
         seal.add(one)
     return seal.close()
@@ -168,8 +155,11 @@ def test_seals_tell_what_was_sent_in_which_message():
         sealed([a], [b], []),
         sealed([np.concatenate([a, b])], []),
         sealed([a], [b[::-1]]),
-        sealed([a], [b], link=b"l" * 16),
+        sealed([a], [b], key=b"k" * 31 + b"l"),
         sealed([a], [b], channel=b"d" * 16),
+        sealed([a], [b], channel=b"c" * 15),
+        sealed([a.view(np.int64) + 2**61], [b]),
+        sealed([a], [a, b]),
     ]
-    assert len({base, *others}) == 8
-    assert len(base) == 16
+    assert len({base, *others}) == 11
+    assert len(base) == 32

@@ -4,7 +4,6 @@ The crypto provider, and in the same way the one of three equals that helps with
 """
 
 import asyncio
-import contextlib
 import inspect
 from typing import get_type_hints
 
@@ -12,26 +11,28 @@ import msgspec
 import numpy as np
 import pytest
 
-from actors import ActorRef, ActorSystem, message
-from protocols import Cluster, Worker, connect, share
-from protocols.compute_server import ComputeServer
+from actors import ActorRef, message
+from actors.schema import messages_of
+from inner_workers import inner_workers
+from protocols import connect, remote_model, share, shared_model
+from protocols.authority.membership import Membership
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.crypto_provider import CryptoProvider
 from protocols.training.holdings import Holdings
 from protocols.training.training_dealer import TrainingDealer
-from protocols.training.training_server import TrainingServer
 
 
 class Recorder(CryptoProvider):
     """Writes down the arguments of every message before it is handled, and what it gave away itself."""
 
-    def __init__(self, log: list, issued: set[bytes]) -> None:
-        super().__init__()
-        self.log, self.issued = log, issued
+    def __init__(self, cluster: Membership) -> None:
+        super().__init__(cluster)
+        self.log: list = []
+        self.issued: set[bytes] = set()
 
     def note(self) -> None:
         for shared in self._models.values():
-            self.issued.update(value for hosting in shared.hostings for value in (hosting.model, hosting.authority, hosting.owner))
-            self.issued.update(shared.requests._open)
+            self.issued.update((shared.model, *shared.requests._open))
 
 
 def _recording(name: str, base: type = CryptoProvider):
@@ -45,22 +46,23 @@ def _recording(name: str, base: type = CryptoProvider):
     record.__name__, record.__qualname__, record.__module__ = name, f"Recorder.{name}", handler.__module__
     record.__annotations__ = get_type_hints(handler, include_extras=True)
     record.__signature__ = inspect.signature(handler)
-    return message(reentrant=True)(record)
+    return message(reentrant=True, by=messages_of(base)[name].by)(record)
 
 
 MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "remaining", "settle", "knows"]
 
 
-def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:
-    """The log with random identifiers numbered by first appearance, sorted where servers race each other.
+def canonical(log: list, known: set[bytes], addresses: list[str]) -> list:
+    """The log with random bytes numbered by first appearance, sorted where servers race each other.
 
-    Nothing hides among the identifiers: all of them are the provider's own, sent back to it.
+    Nothing hides among them: all are identifiers of the provider's own, sent back to it, or rights that follow from a secret that the
+    operating system has drawn.
     """
     seen: dict[bytes, int] = {}
 
     def plain(value):
         if isinstance(value, bytes):
-            assert value in issued
+            assert value in known
             return f"identifier {seen.setdefault(value, len(seen))}, {len(value)} bytes"
         if isinstance(value, msgspec.Struct):
             return [type(value).__name__, *(plain(getattr(value, field)) for field in value.__struct_fields__)]
@@ -76,35 +78,40 @@ def canonical(log: list, issued: set[bytes], addresses: list[str]) -> list:
     return sorted((name, str(plain(arguments))) for name, arguments in log)
 
 
-async def recorded(model, images, equals: bool) -> tuple[list, np.ndarray]:
+@pytest.fixture
+def drawn(monkeypatch):
+    """The secrets that owner and clients draw for rights."""
+    secrets: list[bytes] = []
+
+    def draw() -> bytes:
+        secrets.append(new_secret())
+        return secrets[-1]
+
+    for module in (shared_model, remote_model):
+        monkeypatch.setattr(module, "new_secret", draw)
+    return secrets
+
+
+async def recorded(model, images, equals: bool, drawn: list[bytes]) -> tuple[list, np.ndarray]:
     """Everything the third party was sent while a model was shared, asked, and removed; and the answers."""
-    log: list = []
-    issued: set[bytes] = set()
-    async with (
-        ActorSystem(listen="ws://127.0.0.1:0") as first,
-        ActorSystem(listen="ws://127.0.0.1:0") as second,
-        ActorSystem(listen="ws://127.0.0.1:0") as third,
-    ):
-        for system in (first, second):
-            await system.spawn(ComputeServer, name="server")
-            await system.spawn(CryptoProvider, name="provider")
-        as_server = await third.spawn(ComputeServer, name="server")
-        await third.spawn(RecordingProvider, log, issued, name="provider")
-        workers = [Worker(system.address) for system in (first, second, third)]
-        async with Cluster(*workers) if equals else Cluster(*workers[:2], crypto_provider=workers[2]) as cluster:
-            assert not cluster.children
-            assert cluster.addresses_for("b").crypto_provider == workers[2].url
-            async with await share(model, cluster, name="b") as shared, connect(cluster, "b") as remote:
-                serving = asyncio.create_task(shared.serve(2))
-                while not await shared.prepared("label"):
-                    await asyncio.sleep(0)
-                answers = await remote.query(images[:3])
-                await remote.query(images[:3], reveal="label")
-                await serving
-                assert await as_server.names() == []
-        # `prepared` is this test's own waiting; how many answers one wait of the owner sees is a matter of timing
-        counted = [(name, arguments) for name, arguments in log if name not in ("prepared", "answered")]
-        return canonical(counted, issued, [worker.url for worker in workers]), answers
+    async with inner_workers(parts=[None, None, {"provider": RecordingProvider}], equals=equals) as (inner, cluster):
+        third, urls = inner[2].actor("provider"), [worker.url for worker in cluster.workers]
+        assert not cluster.children
+        assert cluster.addresses_for("b").crypto_provider == urls[2]
+        async with await share(model, cluster, name="b") as shared, connect(cluster, "b") as remote:
+            serving = asyncio.create_task(shared.serve(2))
+            while not await shared.prepared("label"):
+                await asyncio.sleep(0)
+            answers = await remote.query(images[:3])
+            await remote.query(images[:3], reveal="label")
+            await serving
+            assert inner[2].actor("server")._entries == {}
+    rights = {one for secret in drawn for place in range(3) for one in (right_at(secret, place), digest_at(secret, place))}
+    assert len(drawn) % 3 == 0  # for the model, and for each of both requests
+    # `prepared` is this test's own waiting; how many answers one wait of the owner sees is a matter of timing
+    counted = [(name, arguments) for name, arguments in third.log if name not in ("prepared", "answered")]
+    assert {name for name, _ in counted} == {"open", "serve", "remove", "request", "settle"}
+    return canonical(counted, third.issued | rights, urls), answers
 
 
 RecordingProvider = type("RecordingProvider", (Recorder,), {name: _recording(name) for name in MESSAGES})
@@ -118,9 +125,9 @@ def test_every_message_of_the_provider_is_recorded():
 class DealerRecorder(TrainingDealer):
     """The same for the third party of training."""
 
-    def __init__(self, log: list, holdings: Holdings) -> None:
-        super().__init__(holdings)
-        self.log = log
+    def __init__(self, cluster: Membership, holdings: Holdings) -> None:
+        super().__init__(cluster, holdings)
+        self.log: list = []
 
     def note(self) -> None:
         """It issues no identifiers: the owner's are random."""
@@ -143,27 +150,16 @@ async def recorded_training(seed: int, equals: bool) -> tuple[list, list[np.ndar
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="b")
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     rng = np.random.default_rng(seed)
-    log: list = []
-    async with contextlib.AsyncExitStack() as stack:
-        systems = [await stack.enter_async_context(ActorSystem(listen="ws://127.0.0.1:0")) for _ in range(3)]
-        for system in systems:
-            holdings = Holdings()
-            for actor, name in ((ComputeServer, "server"), (CryptoProvider, "provider")):
-                await system.spawn(actor, name=name)
-            await system.spawn(TrainingServer, holdings, name="training")
-            dealer = (RecordingDealer, log) if system is systems[2] else (TrainingDealer,)
-            await system.spawn(*dealer, holdings, name="training-dealer")
-        workers = [Worker(system.address) for system in systems]
-        cluster = Cluster(*workers) if equals else Cluster(*workers[:2], crypto_provider=workers[2])
-        async with cluster:
-            assert cluster.addresses_for("b").crypto_provider == workers[2].url
-            x = await cluster.store("x", rng.uniform(size=(20, 4)))
-            y = await cluster.store("y", rng.integers(3, size=20), classes=3)
-            async with await share(model, cluster) as shared:
-                async for _ in shared.fit(x, y, epochs=2, batch_size=10, shuffle=False):
-                    pass
-                trained = (await shared.reveal()).get_weights()
-    return sorted((name, str(_shapes(arguments, [worker.url for worker in workers]))) for name, arguments in log), trained
+    async with inner_workers(parts=[None, None, {"training-dealer": RecordingDealer}], equals=equals) as (inner, cluster):
+        log, urls = inner[2].actor("training-dealer").log, [worker.url for worker in cluster.workers]
+        assert cluster.addresses_for("b").crypto_provider == urls[2]
+        x = await cluster.store("x", rng.uniform(size=(20, 4)))
+        y = await cluster.store("y", rng.integers(3, size=20), classes=3)
+        async with await share(model, cluster) as shared:
+            async for _ in shared.fit(x, y, epochs=2, batch_size=10, shuffle=False):
+                pass
+            trained = (await shared.reveal()).get_weights()
+    return sorted((name, str(_shapes(arguments, urls))) for name, arguments in log), trained
 
 
 def _shapes(value, addresses: list[str]):
@@ -205,17 +201,17 @@ def other_model(model):
 
 
 @pytest.mark.parametrize("equals", [False, True])
-async def test_nothing_depends_on_inputs(model, images, equals):
-    first, answers = await recorded(model, images, equals)
-    second, others = await recorded(model, 1 - images, equals)
+async def test_nothing_depends_on_inputs(model, images, equals, drawn):
+    first, answers = await recorded(model, images, equals, drawn)
+    second, others = await recorded(model, 1 - images, equals, drawn)
     assert not np.allclose(answers, others, atol=0.01)
     assert first == second
 
 
 @pytest.mark.parametrize("equals", [False, True])
-async def test_nothing_depends_on_weights(model, other_model, images, equals):
-    first, answers = await recorded(model, images, equals)
-    second, others = await recorded(other_model, images, equals)
+async def test_nothing_depends_on_weights(model, other_model, images, equals, drawn):
+    first, answers = await recorded(model, images, equals, drawn)
+    second, others = await recorded(other_model, images, equals, drawn)
     assert not np.allclose(answers, others, atol=0.01)
     if first != second:  # the program is public; it may differ in the windows, which follow the weights
         first, second = ([(n, a.partition("Program")[0]) for n, a in log] for log in (first, second))

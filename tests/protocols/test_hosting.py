@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from protocols import hosting, inference
-from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, TicketRefused, TooLarge
-from protocols.hosting import Addresses, HostedModel, Hosting, Terms
+from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, ServingError, TicketRefused, TooLarge
+from protocols.hosting import HostedModel, Hosting, Terms, fingerprint
 from protocols.noisy_answers import Guarantee
 from protocols.program import Argmax, Dense, Input, Program
 from protocols.ticket import Ticket
@@ -14,8 +14,8 @@ PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0,
 
 
 def hosted(party: int = 0, program: Program = PROGRAM, guarantee: Guarantee | None = None) -> HostedModel:
-    secrets = [bytes([i]) * 16 for i in range(6)]
-    return HostedModel(Hosting("small", program, party, Addresses(("a", "b"), "c"), *secrets, guarantee))
+    model, weights, tickets, seal = (bytes([i]) * 16 for i in range(4))
+    return HostedModel(Hosting("small", program, party, False, model, weights, tickets, seal, guarantee))
 
 
 def ticket(request: bytes, reveal: str = "logits", examples: int = 1, client: str = "") -> Ticket:
@@ -74,6 +74,21 @@ def test_weights_must_be_there_and_fit():
         model.load([np.zeros((2, 3), np.uint64)])
     model.load([np.zeros((3, 2), np.uint64)])
     assert [w.shape for w in model.weights.share] == [(3, 2)]
+
+
+def test_weights_come_once_for_two_under_one_mask_would_show_how_they_differ():
+    model = hosted()
+    model.load([np.zeros((3, 2), np.uint64)])
+    before = model.weights
+    with pytest.raises(ServingError, match="are here already: share a changed model anew"):
+        model.load([np.ones((3, 2), np.uint64)])
+    assert model.weights is before
+
+
+def test_the_fingerprint_of_a_program_tells_it_from_others():
+    others = [Program(PROGRAM.ops, ((3, 3),), (3,), 1.0, (0.0, 1.0), 1.0), Program(PROGRAM.ops, ((3, 2),), (3,), 0.5, (0.0, 1.0), 1.0)]
+    assert len({fingerprint(program) for program in (PROGRAM, *others)}) == 3
+    assert fingerprint(Program(*(getattr(PROGRAM, field) for field in PROGRAM.__struct_fields__))) == fingerprint(PROGRAM)
 
 
 def test_dealt_randomness_must_have_the_size_of_the_program():

@@ -1,16 +1,23 @@
 """What is kept of data and trainings: how arrays of several owners fit, rights, and which version is current."""
 
+import contextlib
+from types import EllipsisType
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import message
 from deployment import key
-from protocols.errors import Altered, InputError, UnknownData
-from protocols.hosting import Addresses
-from protocols.training.keeper import Version, _change
-from protocols.training.kept import About, digest, joined, put_together, records, run_name, shows
-from protocols.training.kept_versions import current, refreshed
+from inner_workers import inner_workers
+from protocols.authority.membership import SERVER
+from protocols.authority.rights import digest, new_secret, right_at, shows
+from protocols.errors import Altered, InputError, NotGranted, UnknownData
+from protocols.training.keeper import Keeper, Version, _change
+from protocols.training.kept import DATA, RUN, About, Progress, joined, put_together, records, run_name
+from protocols.training.kept_versions import Kept, current, keepers
 from protocols.training.terms import Column
 from protocols.vault import Label
 
@@ -88,29 +95,89 @@ def test_what_a_refresh_adds_changes_no_value():
     assert not (weights[0] == _change(key("k"), "bias0", (5, 2), 0)).any()
 
 
-class Forgetful:
-    """A keeper that answers a refresh, and notes what is committed."""
+class Saying(Keeper):
+    """A keeper that may say something else of its version than what is so."""
 
-    def __init__(self, answer):
-        self.answer, self.committed = answer, []
+    says: bytes | EllipsisType | None = ...
 
-    async def refresh(self, *arguments):
-        return self.answer
-
-    async def commit(self, label, right, presence):
-        self.committed.append(label)
+    @message(reentrant=True, by=SERVER)
+    async def holds(self, label: Label) -> bytes | None:
+        return await super().holds(label) if self.says is ... else self.says
 
 
-SOMEWHERE = Addresses(("ws://julia:1", "ws://greg:1"), "ws://me:1")
+@contextlib.asynccontextmanager
+async def keeping(folder):
+    """Workers whose keepers can be told what to say; gives their classes, too."""
+    told = [type("Told", (Saying,), {}) for _ in range(3)]
+    async with inner_workers(folder, parts=[{"keeper": one} for one in told]) as (inner, cluster):
+        yield told, inner, cluster
 
 
-@pytest.mark.parametrize("answers", [(b"1", b"1", b"2"), (b"1", b"2"), (b"1", b"1", b"1")])
-async def test_a_refresh_counts_only_if_all_agree(answers):
-    keeping = [Forgetful(answer) for answer in answers]
-    old, new = version(1, "old").label, version(2, "new").label
-    if len(set(answers)) == 1:
-        await refreshed(SOMEWHERE, None, keeping, old, new, b"")
-    else:
+def serials(inner, kind):
+    return [[label.serial for label in one.holdings.vault.labels(kind)] for one in inner]
+
+
+ANSWERS = [(b"1", b"1", b"2"), (b"1", b"2", b"1"), (b"2", b"1", b"1"), (b"1", b"1", None), (None, b"1", b"1"), (None, None, None)]
+
+
+@pytest.mark.parametrize("answers", [*ANSWERS, (b"1", b"1", b"1")])
+async def test_old_versions_of_data_go_only_when_all_three_have_the_same(tmp_path, answers):
+    async with keeping(tmp_path) as (told, inner, cluster):
+        grant = await cluster.deposit("a", np.ones((3, 2)))
+        await cluster.load("a", grants=grant)
+        assert serials(inner, DATA) == [[1, 2]] * 3  # the one before stays until the next has been made
+        for one, answer in zip(told, answers, strict=True):
+            one.says = answer
+        if answers == (b"1", b"1", b"1"):
+            await cluster.load("a", grants=grant)
+            assert serials(inner, DATA) == [[2, 3]] * 3
+            return
         with pytest.raises(Altered, match="the old ones stand"):
-            await refreshed(SOMEWHERE, None, keeping, old, new, b"")
-    assert [keeper.committed for keeper in keeping] == [[new] if len(set(answers)) == 1 else []] * len(keeping)
+            await cluster.load("a", grants=grant)
+        assert [labels[:2] for labels in serials(inner, DATA)] == [[1, 2]] * 3
+        for one in told:
+            one.says = ...
+        assert (await cluster.load("a", grants=grant)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("answers", [(b"1", b"2", b"1"), (b"1", None, b"1"), (b"1", b"1", b"2"), (b"1", b"1", None)])
+async def test_old_versions_of_a_training_go_only_when_both_servers_have_the_same(tmp_path, answers):
+    async with keeping(tmp_path) as (told, inner, cluster):
+        secret, name = new_secret(), "a training"
+        rights = [right_at(secret, place) for place in (0, 1)]
+        labels = [Label(RUN, name, serial, key(f"{serial}")) for serial in (1, 2, 3)]
+        for one, right in zip(inner, rights, strict=False):
+            about = About("server", digest(right), digest(right), progress=Progress(0, 0))
+            for label in labels[:2]:
+                one.holdings.vault.write(label, msgspec.msgpack.encode(about), {"kernel0": np.ones(4, np.uint64)})
+        kept = Kept(cluster.addresses, await keepers(cluster, cluster.addresses, 2), rights, equals=False, model="net")
+        for one, answer in zip(told, answers, strict=True):
+            one.says = answer
+        if answers[0] == answers[1]:  # the third party has no share of a weight, and is not asked
+            await kept.refreshed(labels[1], labels[2])
+            assert serials(inner, RUN) == [[2, 3], [2, 3], []]
+        else:
+            with pytest.raises(Altered, match="the old ones stand"):
+                await kept.refreshed(labels[1], labels[2])
+            assert serials(inner, RUN) == [[1, 2, 3], [1, 2, 3], []]
+
+
+async def test_a_keeper_believes_nobody_s_word_that_a_version_was_made(tmp_path):
+    """Who may only use data cannot have the old version removed by saying that there is a new one."""
+    async with keeping(tmp_path) as (_, inner, cluster):
+        grant = await cluster.deposit("a", np.ones((3, 2)))
+        await cluster.load("a", grants=grant)
+        await cluster.load("a", grants=grant)
+        [first, second] = serials(inner, DATA)[0]
+        keeper, *_ = await keepers(cluster, cluster.addresses)
+        label = next(label for label in inner[0].holdings.vault.labels(DATA, "a") if label.serial == second)
+        alone = Label(DATA, "a", second + 1, key("alone"))
+        about = inner[0].holdings.vault.about(label)
+        inner[0].holdings.vault.write(alone, about, inner[0].holdings.vault.read(label)[1])
+        inner[0].holdings.remember(alone, b"made alone")
+        with pytest.raises(Altered, match="not all parties have version"):
+            await keeper.commit(alone, right_at(grant.right, 0), False, "")
+        assert serials(inner, DATA) == [[first, second, second + 1], [first, second], [first, second]]
+        with pytest.raises(NotGranted):
+            await keeper.commit(label, right_at(grant.right, 1), False, "")  # the right at another worker
+        assert serials(inner, DATA)[0] == [first, second, second + 1]

@@ -8,12 +8,13 @@ import pytest
 
 from deployment import random_ring
 from protocols import dealer, inference
+from protocols.authority.seats import seats
 from protocols.blocks import blocks_for
 from protocols.conjunction import unpack
 from protocols.errors import ClusterError, TicketRefused, UnknownModel
 from protocols.exchange import Party
 from protocols.fixed_point import decode, encode
-from protocols.hosting import Addresses, HostedModel, Hosting
+from protocols.hosting import HostedModel, Hosting
 from protocols.keystream import KeyStream
 from protocols.linear import weight_masks
 from protocols.pair import Agreement, Pair
@@ -36,19 +37,25 @@ from protocols.training.step import Plan, step
 SCALE = 2.0**-FRACTION
 SESSION = b"a session of 16b"
 URLS = ("ws://a", "ws://b", "ws://c")
+NAME = "b"
+"""Of a model that the last worker helps with."""
 
 
 class Parties:
     """The third party and both servers of one session, without a network; everything that travels between them is recorded."""
 
     def __init__(self, equals: bool) -> None:
-        self.addresses = roles(URLS, 2) if equals else Addresses(URLS[:2], URLS[2])
+        self.seats = seats(equals, NAME)
         self.pairs: list[Pair | None] = [None, None]
         self.travelled: list[bytes] = []
+        self.asked: list[tuple[int, bool]] = []
         self.third = asyncio.run(third_party(equals, SESSION, [self._reached(0), self._reached(1)]))
 
     def _reached(self, party: int):
-        async def agree(public: bytes) -> bytes:
+        async def agree(public: bytes | None) -> bytes | None:
+            self.asked.append((party, public is not None))
+            if public is None:
+                return None
             mine, self.pairs[party] = answered(public, SESSION, party)
             self.travelled += [public, mine]
             return mine
@@ -59,14 +66,14 @@ class Parties:
         """The keys of a purpose, as the third party has them and as the servers have them."""
         keys = self.third.keys(*purpose)
         self.travelled += [key for key in keys.told if key is not None]
-        first, second = (server_key(self.addresses.equals, self.pairs[i], keys.told[i], *purpose) for i in (0, 1))
+        first, second = (server_key(self.seats.equals, self.pairs[i], keys.told[i], *purpose) for i in (0, 1))
         return keys, (first, second)
 
     def hosted(self, program: Program) -> tuple[tuple[HostedModel, HostedModel], Keys]:
         """A program at both servers, and the keys of its weights as the third party has them."""
         weights, tickets = self.third.keys("weights"), self.third.keys("tickets")
-        names = [os.urandom(16) for _ in range(4)]
-        hostings = [Hosting("m", program, i, self.addresses, *names, weights.told[i], tickets.told[i]) for i in (0, 1)]
+        model, seal, equals = os.urandom(16), os.urandom(32), self.seats.equals
+        hostings = [Hosting(NAME, program, i, equals, model, weights.told[i], tickets.told[i], seal) for i in (0, 1)]
         first, second = (HostedModel(hosting, pair) for hosting, pair in zip(hostings, self.pairs, strict=True))
         assert (first.ticket_key, second.ticket_key) == tickets.of
         return (first, second), weights
@@ -171,11 +178,11 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
 
 def _stored(parties: Parties, values: np.ndarray) -> tuple[np.ndarray, tuple[Affine, Affine]]:
     """An array as it is stored in each form: the mask at the third party, and what each server has."""
-    if parties.addresses.helper is None:
+    if parties.seats.helper is None:
         first, second = (KeyStream(os.urandom(16)).words(values.shape) for _ in range(2))
         masked = values + first + second
         return first + second, (Affine(masked, {"R": first}), Affine(masked, {"R": second}))
-    components, helper = split(values, last=0), parties.addresses.helper
+    components, helper = split(values, last=0), parties.seats.helper
     held = [Replicated(held_by(components, place), values.shape) for place in range(3)]
     rows = np.arange(len(values))
     first, second = (held[(helper + 1 + party) % 3].wire(helper, rows) for party in (0, 1))
@@ -203,7 +210,7 @@ def test_halves_differ_and_no_mask_serves_twice(parties):
 
 def test_a_new_session_has_new_keys(parties):
     """A party that is started again has lost its keys: whatever it agrees on then is new, also for a name that was there before."""
-    anew = Parties(parties.addresses.equals)
+    anew = Parties(parties.seats.equals)
     assert not set(parties.keys("chunk", b"same")[1]) & set(anew.keys("chunk", b"same")[1])
 
 
@@ -233,6 +240,12 @@ def test_among_equals_a_purpose_has_its_key_once_at_each_end():
         assert not any(key.hex() in repr(pair) for key in servers)
 
 
+def test_each_server_is_asked_once_and_told_no_public_key_of_an_external_dealer(parties):
+    """It has to say its own public key for the seals in both forms."""
+    assert parties.asked == [(0, parties.seats.equals), (1, parties.seats.equals)]
+    assert parties.pairs == [None, None] or parties.seats.equals
+
+
 def test_an_external_dealer_must_tell_a_key():
     assert isinstance(Parties(False).third, ExternalDealer)
     with pytest.raises(ClusterError, match="told no key"):
@@ -256,7 +269,9 @@ def test_the_helper_turns_with_the_name():
     assert min(helpers.count(place) for place in range(3)) > 60
     assert {roles(URLS, helper).crypto_provider for helper in range(3)} == set(URLS)
     for helper in range(3):
-        assert {*roles(URLS, helper).servers, roles(URLS, helper).crypto_provider} == set(URLS)
+        assert set(roles(URLS, helper).all) == set(URLS)
+    for name in ("net", "small", "b"):  # what workers know by places, owners and clients know by addresses
+        assert [URLS[place] for place in seats(True, name).all] == [*roles(URLS, helper_of(name)).all]
 
 
 @pytest.mark.parametrize("last", range(3))

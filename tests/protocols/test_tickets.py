@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.errors import QuotaSpent, TicketRefused, WorkerLost
 from protocols.material import Material
 from protocols.pool import Chunk, Pool
@@ -14,26 +15,58 @@ from protocols.stock import Stock
 from protocols.ticket import Ticket, check, identifier, sign
 
 KEYS = (b"a" * 32, b"b" * 32)
+SECRET = new_secret()
+RIGHTS = (right_at(SECRET, 0), right_at(SECRET, 1))
+HOLDERS = (digest_at(SECRET, 0), digest_at(SECRET, 1))
 
 
 def ticket(start: int = 0, stop: int = 1, chunk: bytes = b"chunk", request: bytes = b"request", part: int = 0) -> Ticket:
-    return Ticket(b"model", request, part, "logits", chunk, start, stop)
+    return Ticket(b"model", request, part, "logits", chunk, start, stop, holders=HOLDERS)
 
 
 class TestTicket:
-    def test_each_server_accepts_its_own_tag(self):
+    def test_each_server_accepts_its_own_tag_from_the_client_it_was_made_for(self):
         signed = sign(ticket(), KEYS)
-        assert check(signed, KEYS[0], 0) == check(signed, KEYS[1], 1) == ticket()
+        assert check(signed, KEYS[0], 0, RIGHTS[0]) == check(signed, KEYS[1], 1, RIGHTS[1]) == ticket()
 
-    @pytest.mark.parametrize("change", [{"stop": 2}, {"start": 1}, {"part": 1}, {"reveal": "label"}, {"chunk": b"other"}, {"model": b"m"}])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"stop": 2},
+            {"start": 1},
+            {"part": 1},
+            {"reveal": "label"},
+            {"chunk": b"other"},
+            {"model": b"m"},
+            {"request": b"another"},
+            {"client": "alice"},
+            {"holders": HOLDERS[::-1]},
+            {"holders": (HOLDERS[0], digest_at(new_secret(), 1))},
+        ],
+    )
     def test_a_changed_ticket_is_refused(self, change):
         signed = msgspec.structs.replace(sign(ticket(), KEYS), ticket=msgspec.structs.replace(ticket(), **change))
         with pytest.raises(TicketRefused, match="not issued by the crypto provider"):
-            check(signed, KEYS[0], 0)
+            check(signed, KEYS[0], 0, RIGHTS[0])
 
     def test_the_tag_for_one_server_is_no_tag_for_the_other(self):
-        with pytest.raises(TicketRefused):
-            check(sign(ticket(), KEYS), KEYS[0], 1)
+        for right in RIGHTS:
+            with pytest.raises(TicketRefused, match="not issued by the crypto provider"):
+                check(sign(ticket(), KEYS), KEYS[0], 1, right)
+
+    @pytest.mark.parametrize("party", [0, 1])
+    def test_whoever_shows_another_right_is_refused(self, party):
+        """Also the other server, which has been shown the ticket and the right there, and whoever knows what the ticket says."""
+        wrong = (RIGHTS[1 - party], right_at(new_secret(), party), right_at(SECRET, 2), HOLDERS[party], RIGHTS[party][:-1], SECRET, b"")
+        for right in wrong:
+            with pytest.raises(TicketRefused, match="issued to another client"):
+                check(sign(ticket(), KEYS), KEYS[party], party, right)
+
+    def test_a_ticket_for_nobody_is_for_nobody(self):
+        nobody = msgspec.structs.replace(ticket(), holders=(b"", b""))
+        for right in (*RIGHTS, b""):
+            with pytest.raises(TicketRefused, match="issued to another client"):
+                check(sign(nobody, KEYS), KEYS[0], 0, right)
 
 
 def stocked(examples: int) -> Stock:
@@ -61,6 +94,15 @@ class TestStock:
     def test_a_chunk_of_another_life_of_the_server_is_refused(self):
         with pytest.raises(TicketRefused, match="another run of the server"):
             Stock().take(ticket())
+
+    @pytest.mark.parametrize("used", [False, True])
+    def test_a_chunk_is_dealt_once(self, used):
+        stock = stocked(2)
+        if used:
+            stock.take(ticket(0, 2))
+        with pytest.raises(TicketRefused, match="dealt before"):
+            stock.add(b"chunk", Material({(0, "lambda"): np.zeros((2, 2), np.uint64)}, 0, 2))
+        assert stock.examples == (0 if used else 2)
 
     def test_what_was_withdrawn_never_leaves_and_what_left_cannot_be_withdrawn(self):
         stock = stocked(2)

@@ -7,7 +7,6 @@ import pytest
 
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
-from protocols.hosting import Addresses
 from protocols.training.layers import Dense
 from protocols.training.optimizers import GradientDescent
 from protocols.training.preprocessing import StepMaterial
@@ -21,7 +20,7 @@ PLAN = Plan((Dense((4,), 3, True),), "crossentropy", GradientDescent(0.1))
 def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, memory: int = 1 << 20, classes: int = 3) -> Terms:
     x = Column("x", (examples, 4), "numbers", key("x"))
     y = Column("y", (examples, classes), "labels", key("y"))
-    return Terms(key("s"), key("o"), key("l"), key("a"), PLAN, x, y, batch, order, memory, Addresses(("ws://a", "ws://b"), "ws://c"))
+    return Terms(key("s"), PLAN, x, y, batch, order, memory, False, "net")
 
 
 async def test_supply_waits_for_room_and_gives_each_step_once():
