@@ -212,9 +212,7 @@ class ComputeServer(Actor):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
-        """Throws the randomness of an unused ticket away; False if it has been used. If the other server has begun with it, it is told
-        that there is nothing to wait for.
-        """
+        """Throws an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
         entry = self._dealt(model, "withdraw")
         withdrawn = entry.model.stocks[ticket.reveal].withdraw(ticket)
         if withdrawn:

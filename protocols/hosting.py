@@ -17,11 +17,13 @@ from protocols.noisy_answers import Guarantee
 from protocols.pair import Pair
 from protocols.preprocessing import Told, server_key
 from protocols.program import Program, infer
-from protocols.serving import room
 from protocols.serving.quota import Quota
 from protocols.serving.room import weight_bytes
 from protocols.stock import Stock
 from protocols.ticket import REVEALS, Reveal, Ticket
+
+MODEL_LIMIT = 1 << 31
+"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -57,8 +59,8 @@ def check_program(program: Program) -> None:
     """
     infer(program)
     size = weight_bytes(program)
-    if size > room.MODEL_LIMIT:
-        raise TooLarge(f"the model has {size >> 20} MiB of shared weights, {room.MODEL_LIMIT >> 20} MiB are allowed")
+    if size > MODEL_LIMIT:
+        raise TooLarge(f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed")
 
 
 class Hosting(msgspec.Struct, frozen=True):

@@ -135,7 +135,7 @@ class Pool:
                 self._needed = 0
             if self._failure is not None:
                 raise self._failure
-            others = self._turns.clients
+            others = self._turns.others(client)
             grants = self._granted(min(examples, max(1, self._capacity // (others + 1))) if others else examples)
             self._held[client] += sum(grant.stop - grant.start for grant in grants)
             self._changed.notify_all()

@@ -55,6 +55,13 @@ class Report:
     downloaded: int
 
 
+@dataclass
+class _Waiting:
+    """What a query waits for: the last that it was told while the model is busy, None otherwise."""
+
+    busy: Busy | None = None
+
+
 class RemoteModel:
     """A model shared by somebody else. Made by `connect`.
 
@@ -136,11 +143,13 @@ class RemoteModel:
             raise ValueError(f"reveal={reveal!r}; it is one of {REVEALS}")
         if reveal == "label" and self.program.label is None:
             raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
-        started = time.perf_counter()
+        started, waiting = time.perf_counter(), _Waiting()
         try:
-            async with asyncio.timeout(timeout) as limit:
-                parts = await self._ask(x, reveal, limit.when())
+            async with asyncio.timeout(timeout):
+                parts = await self._ask(x, reveal, waiting)
         except TimeoutError:
+            if waiting.busy is not None:
+                raise waiting.busy from None
             raise WorkerLost(
                 f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
             ) from None
@@ -176,10 +185,10 @@ class RemoteModel:
             )
         return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
 
-    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, until: float | None) -> list[tuple[Granted, tuple[Answer, Answer]]]:
-        """All parts of a request, in order; each is sent as soon as its ticket is there. `until`, of the loop's clock, it has a place."""
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+        """All parts of a request, in order; each is sent as soon as its ticket is there."""
         secret = new_secret()
-        grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), until)
+        grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), waiting)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -198,18 +207,19 @@ class RemoteModel:
             answers = await settled(tasks)
         return list(zip(granted, answers, strict=True))
 
-    async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], until: float | None) -> Grants:
+    async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
         """The first tickets of a request; waits while the model is busy."""
-        pause, now = FIRST_PAUSE, asyncio.get_running_loop().time
+        pause = FIRST_PAUSE
         while True:
             try:
-                return await self._provider.request(self.name, self.model, examples, reveal, holders)
+                grants = await self._provider.request(self.name, self.model, examples, reveal, holders)
             except Busy as busy:
-                wait = min(pause, busy.seconds)
-                if until is not None and now() + wait >= until:
-                    raise
-            await asyncio.sleep(wait)
-            pause *= 2
+                waiting.busy = busy
+                await asyncio.sleep(min(pause, busy.seconds))
+                pause *= 2
+            else:
+                waiting.busy = None
+                return grants
 
     async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
         while True:

@@ -1,4 +1,4 @@
-"""How large shared models may be: each of them, and all of one owner together at one part of a worker."""
+"""How large all models of one owner may be together, at one part of a worker."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections import Counter
 from protocols.errors import TooLarge
 from protocols.program import Program
 
-MODEL_LIMIT = 1 << 31
-"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
 OWNER_LIMIT = 1 << 32
 """The most bytes of weights of all models of one owner at a server, or at the provider."""
 

@@ -50,10 +50,9 @@ class Turns:
         self._lines: dict[Client, deque[tuple[int, asyncio.Future[None]]]] = {}
         self._numbers = itertools.count()
 
-    @property
-    def clients(self) -> int:
-        """How many different clients wait in line, apart from the one whose turn it is."""
-        return len(self._lines)
+    def others(self, client: Client) -> int:
+        """Return how many clients but this one wait in line."""
+        return len(self._lines) - (client in self._lines)
 
     @contextlib.asynccontextmanager
     async def turn(self, client: Client) -> AsyncIterator[None]:
@@ -75,27 +74,29 @@ class Turns:
         line = self._lines.setdefault(client, deque())
         if len(line) >= MOST_WAITING:
             raise Busy(f"{len(line)} requests of this client wait already", RETRY)
-        place = (next(self._numbers), asyncio.get_running_loop().create_future())
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (next(self._numbers), mine)
         line.append(place)
         try:
-            await place[1]
+            await mine
         except BaseException:
             if place in line:
                 line.remove(place)
                 self._forget_if_empty(client)
-            else:  # it was this one's turn in the moment in which it was cancelled
+            if mine.done() and not mine.cancelled():  # the turn was given to it in the moment in which it was cancelled
                 self._pass_on()
             raise
 
     def _pass_on(self) -> None:
-        if not self._lines:
-            self._taken = False
-            return
-        client = min(self._lines, key=lambda one: (self._held(one), without_name(one), self._lines[one][0][0]))
-        _, waiting = self._lines[client].popleft()
-        self._forget_if_empty(client)
-        waiting.set_result(None)
+        while self._lines:
+            client = min(self._lines, key=lambda one: (self._held(one), without_name(one), self._lines[one][0][0]))
+            _, waiting = self._lines[client].popleft()
+            self._forget_if_empty(client)
+            if not waiting.done():  # else it is cancelled, and does not know it yet
+                waiting.set_result(None)
+                return
+        self._taken = False
 
     def _forget_if_empty(self, client: Client) -> None:
-        if client in self._lines and not self._lines[client]:
+        if not self._lines.get(client, True):
             del self._lines[client]
