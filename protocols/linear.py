@@ -22,6 +22,9 @@ from protocols.exchange import Party, Ring
 from protocols.keystream import KeyStream, derive
 from protocols.program import Conv2D, Dense, Shape
 
+PIECE = 1 << 17
+"""Words of a mask that are expanded at a time where they are only added to something."""
+
 
 @dataclass(frozen=True)
 class WeightShares:
@@ -54,7 +57,10 @@ def summed_weight_masks(keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> l
     """The masks lambda_W of all weights, both halves added. Slow for a large model; runs in a thread."""
     masks = weight_masks(keys[0], shapes)
     for index, mask in enumerate(masks):
-        mask += KeyStream(derive(keys[1], "weight", index)).words(shapes[index])
+        stream, flat = KeyStream(derive(keys[1], "weight", index)), mask.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start : start + PIECE]
+            piece += stream.words(piece.size)
     return masks
 
 

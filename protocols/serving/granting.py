@@ -23,7 +23,7 @@ from protocols.requests import Part, Request, Requests
 from protocols.serving.turns import RETRY, Turns, client_of, without_name
 from protocols.ticket import Reveal, SignedTicket, Ticket, sign
 
-GRACE = 5.0
+GRACE = 3.0
 """Seconds that a ticket may stay unused while others wait for it; without them it lives as long as the owner says."""
 PATIENCE = 1.0
 """Seconds that a request waits for a place before its client is told that the model is busy."""

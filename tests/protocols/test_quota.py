@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actors import Caller
+from protocols import linear
 from protocols.errors import Busy, QuotaSpent, TooLarge
 from protocols.hosting import check_program
 from protocols.keystream import KeyStream, derive
@@ -243,8 +244,9 @@ class TestRoom:
             check_program(program)
 
 
-def test_masks_added_in_place_are_those_of_both_servers():
-    keys, shapes = (b"a" * 16, b"b" * 16), [(3, 2), (5,)]
+def test_masks_added_in_place_and_in_pieces_are_those_of_both_servers(monkeypatch):
+    monkeypatch.setattr(linear, "PIECE", 3)
+    keys, shapes = (b"a" * 16, b"b" * 16), [(4, 2), (5,), (3,), ()]
     for index, mask in enumerate(summed_weight_masks(keys, shapes)):
         halves = [KeyStream(derive(key, "weight", index)).words(shapes[index]) for key in keys]
         np.testing.assert_array_equal(mask, halves[0] + halves[1])
