@@ -221,6 +221,29 @@ async def test_randomness_that_is_taken_and_not_used_keeps_nobody_out(model, ima
         await asyncio.gather(*greedies, return_exceptions=True)
 
 
+async def test_requests_that_wait_for_randomness_keep_no_place_from_others(model, images, expected, monkeypatch):
+    """One client has far more requests in line than the quota allows, and the servers hold but two examples."""
+    monkeypatch.setattr(granting, "GRACE", 0.05)
+    async with contextlib.AsyncExitStack() as stack:
+        size = (await stack.enter_async_context(shared_alone(model))).bytes_per_example
+        terms = {"memory": 2 * size, "reveal": ["logits"], "ticket_lifetime": 600.0}
+        _, cluster, _, remote, serving = await stack.enter_async_context(served(model, 4, **terms))
+        provider, *_ = await stack.enter_async_context(stranger(cluster))
+
+        async def greedy() -> None:
+            while True:
+                with contextlib.suppress(Busy):
+                    await provider.with_options(timeout=None).request("small", remote.model, 1, "logits", HOLDERS)
+
+        greedies = [asyncio.create_task(greedy()) for _ in range(40)]
+        for start in range(4):
+            answer = await remote.query(images[start : start + 1], timeout=30)
+            np.testing.assert_allclose(answer, expected[start : start + 1], atol=TOLERANCE)
+        async with asyncio.timeout(20):
+            await serving
+        assert {type(outcome) for outcome in await asyncio.gather(*greedies, return_exceptions=True)} == {QuotaSpent}
+
+
 @contextlib.asynccontextmanager
 async def shared_alone(model):
     """A model that nobody serves: its measures are known."""
