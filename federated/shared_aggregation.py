@@ -152,6 +152,7 @@ class _Session:
         Raises:
             ActorError, ProtocolError: one of them is not there.
         """
+        await cluster.enrol()
         urls = [f"{url}/sums" for url in cluster.addresses.servers]
         first, second = await at_once(*(cluster.links.system.connect(url, SumServer) for url in urls))
         scheme = hiding.quantisation(owners)

@@ -251,6 +251,20 @@ class Cluster:
             self._stack = stack.pop_all()
         return self
 
+    async def enrol(self) -> None:
+        """Tell those workers of this machine that were started again whose they are. Whoever does not answer is left to who uses it next.
+
+        Raises:
+            ClusterError: outside of the `async with` block, or a worker belongs to another cluster.
+        """
+        system = self.links.system
+
+        async def told(worker: Worker) -> None:
+            with contextlib.suppress(ActorError, WorkerUnreachable):
+                await self._enrol(system, worker)
+
+        await at_once(*(told(worker) for worker in self.workers))
+
     def _all_roles(self) -> list[Addresses]:
         """By the place of the helper; with a crypto provider there is but one."""
         if not self.equals:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from actors import Actor, ActorError, caller, message, portable_error
 from protocols import errors, inference
-from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PARTY, Membership
+from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
 from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TooLarge, UnknownModel, WorkerLost
@@ -309,9 +309,9 @@ class ComputeServer(Actor):
         entry = self._entries[name]
         return entry.model.handshake(entry.claim.holder)
 
-    @message(reentrant=True, by=CLIENT)
+    @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
-        """The names of the models hosted here."""
+        """The names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
         return sorted(self._entries)
 
     @message(reentrant=True, by=CLIENT)
@@ -361,6 +361,7 @@ class ComputeServer(Actor):
                     seal=seal,
                     dealt=model.dealt_bytes(ticket),
                     patience=self._patience,
+                    received=m,
                 )
             return share, cost, seal.close()
         except ActorError as error:

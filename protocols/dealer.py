@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from protocols import argmax, bilinear, comparison, conjunction, linear, piecewise, selection
 from protocols.exchange import Ring
 from protocols.inference import layout, wire_masks
+from protocols.inputs import clamp
 from protocols.material import Key, Layout, dealt_words, own_words
-from protocols.program import Argmax, Conv2D, Dense, Hadamard, MatMul, Piecewise, Program, Select, Truncate, infer
+from protocols.program import Argmax, ClampedInput, Conv2D, Dense, Hadamard, MatMul, Piecewise, Program, Select, Truncate, infer
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Dealing:
 
     Attributes:
         dealt: party 1's half of everything that is dealt, flat.
-        input_mask: lambda of the input, (examples, *input_shape): a slice of it goes with each ticket, to that client only.
+        input_mask: lambda of what the client sends, (examples, *input_shape): a slice of it goes with each ticket, to that client only.
     """
 
     dealt: Ring = field(repr=False)
@@ -55,7 +56,10 @@ def deal(program: Program, weight_masks: Sequence[Ring], keys: tuple[bytes, byte
             _deal_piecewise(op, chunk, position)
         elif isinstance(op, Argmax):
             _deal_argmax(op, chunk, position, sizes[position])
-    return Dealing(dealt, masks[0])
+        elif isinstance(op, ClampedInput):
+            _deal_clamp(chunk, position)
+    sent = chunk.sum(0, "sent") if isinstance(program.ops[0], ClampedInput) else masks[0]
+    return Dealing(dealt, sent.reshape(masks[0].shape))
 
 
 class _Chunk:
@@ -84,6 +88,14 @@ def _deal_select(op: Select, chunk: _Chunk, position: int) -> None:
     r = chunk.sum(position, "r")
     selection.deal_select(op, r, chunk.xor(position, "rho"), chunk.dealt(position, "words"))
     _deal_comparison(op, r, chunk, position)
+
+
+def _deal_clamp(chunk: _Chunk, position: int) -> None:
+    sent = chunk.sum(position, "sent")
+    clamp.deal_words(sent, chunk.xor(position, "rho"), chunk.dealt(position, "words"))
+    clamp.deal_bits(sent, chunk.dealt(position, "bits"))
+    for k in range(clamp.EDGES):
+        clamp.deal_node(chunk.xor(position, f"mu{k}"), chunk.dealt(position, f"node{k}"))
 
 
 def _deal_piecewise(op: Piecewise, chunk: _Chunk, position: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from protocols import argmax, bilinear, discrete_gaussian, linear, local, piecewise, selection
 from protocols.exchange import Party, Protocol, Ring, open_sum, together
+from protocols.inputs import clamp
 from protocols.keystream import KeyStream, fresh_key
 from protocols.linear import WeightShares
 from protocols.material import Field, Layout, Material
@@ -16,6 +17,7 @@ from protocols.program import (
     AddNoise,
     Argmax,
     AsShare,
+    ClampedInput,
     Conv2D,
     Dense,
     Hadamard,
@@ -45,6 +47,8 @@ def _fields(program: Program, position: int, values: tuple[Value, ...]) -> list[
     match op:
         case Input() | Open():
             return [Field("lambda", size)]
+        case ClampedInput():
+            return clamp.fields(size)
         case Dense() | Conv2D() | Hadamard() | MatMul():
             return [Field("gamma", size, dealt=True)]
         case Truncate():
@@ -66,7 +70,7 @@ def wire_masks(program: Program, mask: Callable[[int], Ring]) -> Iterator[tuple[
     for position, op in enumerate(program.ops):
         if values[position].kind != "wire":
             continue
-        if isinstance(op, Input | Open):
+        if isinstance(op, Input | ClampedInput | Open):
             field = mask(position)
             masks[position] = field.reshape(len(field), *values[position].shape)
         else:
@@ -87,12 +91,14 @@ async def evaluate(
 ) -> Ring:
     """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
 
-    **Rounds**: 3 a `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds. Not opened:
-    an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
+    **Rounds**: 3 a `ClampedInput`, `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds.
+    Not opened: an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
 
     Noise comes from a key of the operating system; `noise_key`, for tests only, takes its place.
 
-    Adversary: semi-honest, no two parties collude. **Leaks** to the servers: nothing but the program and the number of examples.
+    Adversary: semi-honest servers, no two parties collude; where the first operation is `ClampedInput`, a client that sends what it likes,
+    as long as both servers have the same `m`, which whoever runs this sees to (`inputs/agreement.py`).
+    **Leaks** to the servers: nothing but the program and the number of examples.
     """
     run = _Run(me, program, weights, material, m, KeyStream(noise_key or fresh_key()))
     for group in stages(program):
@@ -149,6 +155,9 @@ class _Run:
     async def interactive(self, position: int) -> Ring:
         """An operation that needs messages."""
         op = self.program.ops[position]
+        if isinstance(op, ClampedInput):
+            m = np.ascontiguousarray(self._m)
+            return (await clamp.clamp(self.me, op, m.reshape(len(m), -1), self.material, position)).reshape(m.shape)
         assert isinstance(op, Open | Truncate | Select | Piecewise | Argmax)
         x = self.values[op.x]
         result = await self._protocol(op, np.ascontiguousarray(x).reshape(len(x), -1), position)

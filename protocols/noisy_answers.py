@@ -40,7 +40,8 @@ class NoisyAnswers:
 
     **Not protected**: the program (architecture, windows, scales: the same for all clients, and public), and the number of answers. Clients
     that join forces add up their epsilons; the same weights shared a second time begin a budget of their own. Clients may send what they
-    like, outside of the input range or different things to the two servers; servers and provider are semi-honest, as everywhere here.
+    like: the servers cut inputs into the input range (unless the model is shared with `clients="semi-honest"`), and give nothing if they
+    were sent different things. Servers and provider are semi-honest, as everywhere here.
 
     Attributes:
         clip: B > 0, in units of the outputs. Outputs beyond are cut: choose what most of them stay below.
@@ -48,7 +49,9 @@ class NoisyAnswers:
         max_epsilon: > 0, the most that one client may cost.
         delta: in (0, 1); well below 1 / number of training records.
         sensitivity: > 0, how far (L2, in units of the outputs) another record can move the vector of outputs of any input; None: nothing is
-            assumed, 2 B sqrt(n). Roundings inside the model are not in it: leave some room.
+            assumed, 2 B sqrt(n). It holds for whatever ring elements a client sends, since they are cut into the input range, where the
+            windows of all layers are proved; `share` refuses it with `clients="semi-honest"`, and where a window is only calibrated.
+            Roundings inside the model are not in it: leave some room.
 
     Raises:
         ValueError: a number is out of its range, or not even one answer costs as little as `max_epsilon`.

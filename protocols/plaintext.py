@@ -18,6 +18,7 @@ from protocols.program import (
     AnyOp,
     Argmax,
     AsShare,
+    ClampedInput,
     Combine,
     Concatenate,
     Conv2D,
@@ -77,6 +78,8 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
     match op:
         case Input():
             return x
+        case ClampedInput(low, high):
+            return x.view(np.int64).clip(low, high).view(np.uint64)
         case Open(a) | AsShare(a) | AddNoise(a):
             return values[a]
         case Dense(a, weight, bias):

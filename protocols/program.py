@@ -23,6 +23,7 @@ from typing import Literal
 
 import msgspec
 
+from protocols import shapes
 from protocols.discrete_gaussian import LARGEST_SIGMA
 from protocols.errors import ProgramError
 
@@ -31,6 +32,7 @@ Kind = Literal["wire", "share"]
 Pair = tuple[int, int]
 
 RING_BITS = 64
+LARGEST_INPUT = 1 << 62
 MAX_ELEMENTS = 1 << 31
 """The largest number of ring elements that one value of one example may have."""
 
@@ -41,6 +43,13 @@ class Op(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Input(Op, frozen=True):
     """The client's example, masked by the client: a wire."""
+
+
+class ClampedInput(Op, frozen=True):
+    """The client's example, cut into [low, high] whatever ring element was sent: a wire under a new mask. Rounds: 3 (`inputs/clamp.py`)."""
+
+    low: int
+    high: int
 
 
 class Open(Op, frozen=True):
@@ -220,6 +229,7 @@ class AddNoise(Op, frozen=True):
 
 AnyOp = (
     Input
+    | ClampedInput
     | Open
     | AsShare
     | Dense
@@ -263,10 +273,12 @@ class Program(msgspec.Struct, frozen=True):
         weights: the shape of each shared weight tensor.
         input_shape: of one example, without the batch axis.
         input_scale: the real number that the integer 1 of the input stands for.
-        input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it.
+        input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it; servers enforce it
+            where the first operation is `ClampedInput`.
         output_scale: the real number that the integer 1 of the output stands for.
         label: how the largest output is found without opening the outputs, or None where the output is not a vector. It may compare a
             value from which the outputs are made by a rising function, such as softmax.
+        label_clamped: the label is that of the input cut into `input_range` (`for_label`), also where the outputs are of any input.
     """
 
     ops: tuple[AnyOp, ...]
@@ -276,6 +288,7 @@ class Program(msgspec.Struct, frozen=True):
     input_range: tuple[float, float]
     output_scale: float
     label: Argmax | None = None
+    label_clamped: bool = False
 
     @property
     def output_shape(self) -> Shape:
@@ -293,7 +306,14 @@ class Program(msgspec.Struct, frozen=True):
                 f"the label of an output of shape {self.output_shape} was asked for: a label needs a vector of classes; "
                 "ask for reveal='logits'"
             )
-        return msgspec.structs.replace(self, ops=(*self.ops[: self.label.x + 1], self.label), label=None)
+        first = enforced(self.input_range, self.input_scale) if self.label_clamped else self.ops[0]
+        return msgspec.structs.replace(self, ops=(first, *self.ops[1 : self.label.x + 1], self.label), label=None)
+
+
+def enforced(input_range: tuple[float, float], scale: float) -> ClampedInput:
+    """The first operation of a program whose servers enforce the input range."""
+    low, high = (round(bound / scale) for bound in input_range)
+    return ClampedInput(low, high)
 
 
 @lru_cache(maxsize=64)  # every query asks
@@ -324,10 +344,14 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
             raise ProgramError(f"operand {x} is a {values[x].kind}, a {kind} is needed")
         return values[x]
 
-    if isinstance(op, Input) != (position == 0):
+    if isinstance(op, Input | ClampedInput) != (position == 0):
         raise ProgramError("the input is the first operation, and only that")
     match op:
         case Input():
+            return Value(program.input_shape, "wire")
+        case ClampedInput(low, high):
+            if not -LARGEST_INPUT <= low <= high <= LARGEST_INPUT:
+                raise ProgramError(f"an input cannot be cut into [{low}, {high}]; integers in order of up to 2^62 are needed")
             return Value(program.input_shape, "wire")
         case Open(x):
             return Value(operand(x, "share").shape, "wire")
@@ -343,9 +367,9 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
                 raise ProgramError(f"weight {weight} of shape {program.weights[weight]} does not fit a value of shape {value.shape}")
             return value
         case Hadamard(x, y):
-            return _hadamard(operand(x, "wire"), operand(y, "wire"))
+            return Value(shapes.product(operand(x, "wire").shape, operand(y, "wire").shape), "share")
         case MatMul(x, y):
-            return _matmul(operand(x, "wire"), operand(y, "wire"))
+            return Value(shapes.matrix_product(operand(x, "wire").shape, operand(y, "wire").shape), "share")
         case Truncate(x, drop, window) | Select(x, drop, window):
             _check_window(drop, window)
             return operand(x, "share")
@@ -383,18 +407,6 @@ def _check_pieces(op: Piecewise) -> None:
         raise ProgramError("slopes and offsets must be integers of 64 bits")
 
 
-def _hadamard(x: Value, y: Value) -> Value:
-    if len(x.shape) != len(y.shape) or any(a != b and 1 not in (a, b) for a, b in zip(x.shape, y.shape, strict=True)):
-        raise ProgramError(f"values of shape {x.shape} and {y.shape} cannot be multiplied element for element")
-    return Value(tuple(map(max, x.shape, y.shape)), "share")
-
-
-def _matmul(x: Value, y: Value) -> Value:
-    if len(x.shape) < 2 or len(x.shape) != len(y.shape) or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
-        raise ProgramError(f"there is no matrix product of shapes {x.shape} and {y.shape}")
-    return Value((*x.shape[:-1], y.shape[-1]), "share")
-
-
 def _weight(program: Program, index: int, dimensions: int) -> Shape:
     if not 0 <= index < len(program.weights):
         raise ProgramError(f"there is no weight {index}")
@@ -422,18 +434,7 @@ def _conv(op: Conv2D, program: Program, x: Value) -> Value:
     if len(x.shape) != 3 or op.groups < 1 or x.shape[2] != channels * op.groups or filters % op.groups:
         raise ProgramError(f"an input of shape {x.shape} does not fit {op.groups} groups of a kernel {(kh, kw, channels, filters)}")
     _check_bias(program, op.bias, filters)
-    return Value((*_windows(x.shape, (kh, kw), op.strides, op.padding, op.dilation), filters), "share")
-
-
-def _windows(shape: Shape, size: Pair, strides: Pair, padding: tuple[Pair, Pair], dilation: Pair = (1, 1)) -> Pair:
-    """How many windows fit: floor((n + before + after - dilation * (size - 1) - 1) / stride) + 1 an axis."""
-    if min(*size, *strides, *dilation) < 1 or min(*padding[0], *padding[1]) < 0:
-        raise ProgramError("sizes, strides and dilations are at least 1, paddings at least 0")
-    h, w = (
-        (n + sum(pad) - step * (k - 1) - 1) // stride + 1
-        for n, k, stride, pad, step in zip(shape[:2], size, strides, padding, dilation, strict=True)
-    )
-    return h, w
+    return Value((*shapes.windows(x.shape, (kh, kw), op.strides, op.padding, op.dilation), filters), "share")
 
 
 def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
@@ -463,9 +464,10 @@ def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
             value = operand(x)
             if len(value.shape) != 3:
                 raise ProgramError(f"a pool needs (height, width, channels), not shape {value.shape}")
-            return Value((*_windows(value.shape, size, strides, padding), value.shape[2]), value.kind)
+            return Value((*shapes.windows(value.shape, size, strides, padding), value.shape[2]), value.kind)
         case Concatenate(xs, axis):
-            return _concatenated([operand(x) for x in xs], axis)
+            kind = _same_kind([operand(x) for x in xs]).kind
+            return Value(shapes.joined([operand(x).shape for x in xs], axis), kind)
         case Combine(xs, factors):
             first = _same_kind([operand(x) for x in xs])
             if len(factors) != len(xs) or any(operand(x).shape != first.shape for x in xs):
@@ -489,14 +491,3 @@ def _same_kind(values: list[Value]) -> Value:
     if any(value.kind != values[0].kind for value in values):
         raise ProgramError("wires and shares cannot be mixed; use AsShare")
     return values[0]
-
-
-def _concatenated(values: list[Value], axis: int) -> Value:
-    first = _same_kind(values)
-    if not 0 <= axis < len(first.shape):
-        raise ProgramError(f"axis {axis} does not exist in shape {first.shape}")
-    for value in values:
-        if (*value.shape[:axis], *value.shape[axis + 1 :]) != (*first.shape[:axis], *first.shape[axis + 1 :]):
-            raise ProgramError(f"{value.shape} and {first.shape} cannot be joined along axis {axis}")
-    length = sum(value.shape[axis] for value in values)
-    return Value((*first.shape[:axis], length, *first.shape[axis + 1 :]), first.kind)

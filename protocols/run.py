@@ -11,6 +11,7 @@ import msgspec
 
 from protocols.errors import WorkerLost
 from protocols.exchange import Protocol, Ring, Round
+from protocols.inputs import agreement
 from protocols.seal import Seal
 
 T = TypeVar("T")
@@ -111,7 +112,16 @@ class Inboxes:
 
 
 async def drive(
-    protocol: Protocol[T], channel: bytes, inbox: Inbox, send: Send, *, other: int, seal: Seal, dealt: int, patience: float
+    protocol: Protocol[T],
+    channel: bytes,
+    inbox: Inbox,
+    send: Send,
+    *,
+    other: int,
+    seal: Seal,
+    dealt: int,
+    patience: float,
+    received: Ring | None = None,
 ) -> tuple[T, Cost]:
     """Runs a protocol to its end: one message each way a round.
 
@@ -124,23 +134,30 @@ async def drive(
         seal: takes each round in: the message of server 0, then that of server 1.
         dealt: bytes that were dealt ahead for this computation.
         patience: seconds to wait for each round.
+        received: what a client sent to both servers: its digest goes in front of the first message, and is compared before the message is
+            used. None: there is no such thing.
 
     Raises:
+        Altered: the other server received something else from the client.
         WorkerLost: the other server gave up, went away, or was silent for too long.
     """
-    number, sent, received = 0, 0, 0
+    number, sent, arrived = 0, 0, 0
+    digest = None if received is None else agreement.digest(received)
     answer = None
     try:
         while True:
             try:
                 request: Round = protocol.send(answer)
             except StopIteration as stop:
-                return stop.value, Cost(number, sent, received, dealt)
+                return stop.value, Cost(number, sent, arrived, dealt)
             if other in request.messages:
-                await send(channel, number, request.messages[other])
+                front = [] if digest is None or number else [digest]
+                await send(channel, number, [*front, *request.messages[other]])
                 sent += request.bytes_sent
             answer = {other: await _in_time(inbox, number, patience)} if request.awaiting else {}
-            received += sum(array.nbytes for array in answer.get(other, []))
+            if digest is not None and number == 0:
+                answer[other] = agreement.checked(digest, answer.get(other, []))
+            arrived += sum(array.nbytes for array in answer.get(other, []))
             for party in (0, 1):
                 seal.add(answer.get(other, []) if party == other else request.messages.get(other, []))
             number += 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from protocols.local import operands
-from protocols.program import Argmax, Open, Piecewise, Program, Select, Truncate
+from protocols.program import Argmax, ClampedInput, Open, Piecewise, Program, Select, Truncate
 
-INTERACTIVE = (Open, Truncate, Select, Piecewise, Argmax)
+INTERACTIVE = (ClampedInput, Open, Truncate, Select, Piecewise, Argmax)
 """The operations that need messages; all others are computed by each server alone."""
 
 

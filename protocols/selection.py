@@ -9,6 +9,12 @@ and A = (c >> drop) - 2^(w-1):
 
 **Needs** |Z| <= 2^(drop + w - 1) - 2^(drop + 1): proved or calibrated when the model is shared.
 Adversary: semi-honest, no two parties collude. **Leaks** nothing: c, the node's bits and e are masked by fresh uniform values.
+
+Outside of that: u = 1 if and only if Z mod 2^drop > c mod 2^drop, so a server that shows c to a client that is told t (a model that
+ends in a rectifier or a curve) narrows down the bits that were rounded away: with 200 answers to one input to 1 / 156 of their range
+(measured; 1 / 50 and better tested), where a client alone has 1 / 14, from the mean of u. These bits are below 2^-13 of an output; a
+model that ends in a linear layer tells them to every client, one that gives labels to nobody. Rounding that is exact (floor) would tell
+neither; it would cost a comparison of `drop` bits more, and a `Truncate` two rounds more. It is not built.
 """
 
 from __future__ import annotations

@@ -68,6 +68,17 @@ def test_the_mathematics_knows_no_loop_socket_or_keras(name):
     assert not {module.partition(".")[0] for module in imports(ROOT / "protocols" / f"{name}.py")} & banned
 
 
+def test_who_somebody_is_is_decided_without_loop_or_socket():
+    for file in (ROOT / "actors" / "identity").glob("*.py"):
+        assert not {module.partition(".")[0] for module in imports(file)} & {"asyncio", "socket", "ssl", "websockets"}, file
+
+
+def test_who_may_do_what_knows_nothing_of_what_is_computed():
+    for file in (ROOT / "protocols" / "authority").glob("*.py"):
+        ours = {".".join(module.split(".")[:2]) for module in imports(file) if module.startswith("protocols.")}
+        assert ours <= {"protocols.authority", "protocols.errors", "protocols.keystream"}, file
+
+
 @pytest.mark.parametrize("folder", ["actors", "protocols"])
 def test_no_randomness_but_that_of_the_operating_system(folder):
     for file in (ROOT / folder).rglob("*.py"):

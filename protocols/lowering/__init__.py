@@ -3,8 +3,9 @@
 Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `convolution_layers.py`, `nonlinear_layers.py`,
 `sequence_layers.py` and `wrappers.py`, those of `keras.ops` in `operations.py`, `reductions.py` and `contractions.py` (written with
 `arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `emission.py` writes the
-program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, and `curves.py` as
-`splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are noisy.
+program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and
+`curves.py` as `splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where
+answers are noisy.
 Keras is imported when a model is lowered, not before.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,10 @@ from protocols.lowering.rounding import Layer
 from protocols.noisy_answers import NoisyAnswers
 from protocols.program import Program, infer
 
-__all__ = ["Layer", "Lowered", "lower"]
+__all__ = ["Clients", "Layer", "Lowered", "lower"]
+
+Clients = Literal["semi-honest", "malicious"]
+"""What clients are taken to be: they keep to the input range, or send what they like."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def lower(
     calibration: npt.ArrayLike | None = None,
     margin: float = 2.0,
     answers: NoisyAnswers | None = None,
+    clients: Clients | None = None,
 ) -> Lowered:
     """Lowers a built Keras 3 model.
 
@@ -58,9 +63,12 @@ def lower(
             gives a wrong answer: choose samples that cover what clients send. Reciprocals, roots and logarithms hold from the least
             sample / margin^2 to the largest * margin^2; outside they have the value of the nearer end.
         answers: clip the outputs and add noise to them.
+        clients: "malicious": the program first cuts each element of the input into `input_range`, exactly, whatever ring element was sent.
+            "semi-honest": it does not. None: noisy answers and labels (`Program.for_label`) do, plain outputs do not.
 
     Raises:
-        ModelError: not a model that can be read; weights or samples that are not finite.
+        ModelError: not a model that can be read; weights or samples that are not finite; `answers` with a sensitivity that would not hold
+            (`clients="semi-honest"`, or windows that hold on samples only).
         UnsupportedLayer: a layer has no private form.
         WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it.
     """
@@ -69,13 +77,38 @@ def lower(
         raise ModelError(f"input_range={input_range}; two finite numbers, the smaller first, are needed")
     if not margin >= 1:
         raise ModelError(f"margin={margin}; at least 1 is needed")
+    if clients not in (None, "semi-honest", "malicious"):
+        raise ModelError(f'clients={clients!r}; "semi-honest", "malicious" or None is needed')
+    if answers is not None and answers.sensitivity is not None and clients == "semi-honest":
+        raise ModelError(
+            f'sensitivity={answers.sensitivity:g} with clients="semi-honest": it bounds outputs for inputs in the input range, and nobody '
+            'would hold a client to that; leave clients= out, or say clients="malicious"'
+        )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape, (low, high))
     program, weights, layers = write(
-        fold(nodes), (low, high), samples, margin, end=None if answers is None else partial(noisy, answers=answers)
+        fold(nodes),
+        (low, high),
+        samples,
+        margin,
+        end=None if answers is None else partial(noisy, answers=answers),
+        clamp=clients == "malicious" or (clients is None and answers is not None),
+        clamp_label=clients != "semi-honest",
     )
     infer(program)
+    _check_sensitivity(answers, layers)
     return Lowered(program, weights, layers)
+
+
+def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[Layer, ...]) -> None:
+    """A sensitivity is that of the real outputs: sums that leave a window wrap around, and then one member moves them further."""
+    calibrated = [layer.name for layer in layers if layer.source != "proved"]
+    if answers is not None and answers.sensitivity is not None and calibrated:
+        raise ModelError(
+            f"sensitivity={answers.sensitivity:g}, but layer {calibrated[0]!r} is right for inputs like the calibration samples only, and "
+            "clients choose their inputs: leave sensitivity= out, or make a model whose windows are proved (a smaller input_range, weight "
+            "constraints, BatchNormalization)"
+        )
 
 
 def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...], input_range: tuple[float, float]) -> Real:

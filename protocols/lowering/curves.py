@@ -35,12 +35,16 @@ class Curve:
     relative: bool = False
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
-        """A spline within the tolerance over [low, high]; outside of it, too, if both ends lie beyond the reach of the curve."""
+        """A spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the reach of the curve.
+
+        Where all of the range lies beyond the reach on one side, it is one line, the asymptote.
+        """
         reach = (self._reach(-1, self.left, tolerance / 4), self._reach(1, self.right, tolerance / 4))
+        if self.left and high <= -reach[0]:
+            return Spline((), *((part,) for part in self.left))
+        if self.right and low >= reach[1]:
+            return Spline((), *((part,) for part in self.right))
         start, stop = max(low, -reach[0]), min(high, reach[1])
-        if start >= stop:
-            start = max(-reach[0], low - 1)  # all of it lies on an asymptote: any piece before it will do
-            stop = min(reach[1], start + 1)
         allowed = (lambda end: tolerance * np.maximum(1.0, self.function(end))) if self.relative else tolerance
         spline = fit(self.function, start, stop, tolerance=allowed, breaks=self.breaks)
         if self.left and start == -reach[0]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -21,16 +20,14 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, hold, window_bits
+from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, weight_bits, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
 FINEST_INPUT = 32
 WEIGHT_BITS = 20
-SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
 WORTH_ROUNDING = 4  # bits
 SLOPE_BITS = 16
-TABLE_BITS = 16
 LABEL_WINDOW = 49
 MOST_CLASSES = 256
 
@@ -53,8 +50,9 @@ class Value:
 class Writer:
     """Writes a program, operation by operation."""
 
-    def __init__(self, input_shape: Shape, input_range: tuple[float, float], samples: Real | None, margin: float) -> None:
-        self.ops: list[AnyOp] = [ops.Input()]
+    def __init__(
+        self, input_shape: Shape, input_range: tuple[float, float], samples: Real | None, margin: float, *, clamp: bool = False
+    ) -> None:
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
         self.margin = margin
@@ -62,7 +60,9 @@ class Writer:
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
-        low, high = (np.full(input_shape, round(bound / scale), np.float64) for bound in input_range)
+        enforced = ops.enforced(input_range, scale)
+        self.ops: list[AnyOp] = [enforced if clamp else ops.Input()]
+        low, high = (np.full(input_shape, bound, np.float64) for bound in (enforced.low, enforced.high))
         encoded = np.zeros((0, *input_shape)) if samples is None else np.rint(samples / scale)
         self.input = Value(0, "wire", scale, Interval(low, high, encoded))
 
@@ -129,7 +129,7 @@ class Writer:
 
     def linear(self, node: net.Convolution | net.Product, x: Value) -> Value:
         """A convolution or matrix product, rounded before if its sums would not fit the ring."""
-        finest = _weight_bits(node.kernel, WEIGHT_BITS)
+        finest = weight_bits(node.kernel, WEIGHT_BITS)
         z = self._product(node, x, finest)
         if self.bits(z) > SUM_BITS:
             x = self.truncated(x, node)
@@ -137,14 +137,14 @@ class Writer:
         bits = finest
         if self.bits(z) > SUM_BITS:
             bits -= math.floor(self.bits(z) - SUM_BITS) + 1
-            missing = _weight_bits(node.kernel, bits) - bits
+            missing = weight_bits(node.kernel, bits) - bits
             if missing and x.scale * 2.0**missing <= 2.0**-FRACTION:
                 x, bits = self._coarser(x, missing), bits + missing
             z = self._product(node, x, bits)
-        if bits < _weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
+        if bits < weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
             raise WindowError(
                 f"layer {node.layer!r} ({node.kind}): its inputs or biases are so large that its weights would have {bits} fractional "
-                f"bits; {_weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
+                f"bits; {weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
             )
         wire, scale = self.wire(x), 2.0**-bits
         weight = self.weight(node.kernel, scale)
@@ -247,7 +247,7 @@ class Writer:
         """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
         add_up = partial(sums, size=node.size, strides=node.strides, padding=node.padding, grid=node.shape[:2])
         count = add_up(np.ones((1, *x.shape[:2], 1)))[0]
-        whole = _multiple([int(n) for n in np.unique(count)])
+        whole = common_multiple([int(n) for n in np.unique(count)])
         table = np.rint(whole / count)
         x = self._with_room(x, math.log2(whole), node)
         op = ops.SumPool(x.position, node.size, node.strides, node.padding)
@@ -282,7 +282,7 @@ class Writer:
 
     def _common(self, node: Node, values: list[Value]) -> tuple[list[Value], float, list[int]]:
         """The values as one kind, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
-        scale, factors = _common_scale([v.scale for v in values])
+        scale, factors = common_scale([v.scale for v in values])
         if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
             return self._one_kind(values), scale, factors
         finest = min(v.scale for v in values)
@@ -339,29 +339,6 @@ class Writer:
         return ops.Argmax(x.position, drop, window_bits(difference, drop))
 
 
-def _weight_bits(kernel: Real, bits: int) -> int:
-    """Fractional bits of a layer's weights: `bits`, or more where the largest weight would have less than `SIGNIFICANT_BITS`."""
-    largest = float(np.abs(kernel).max(initial=0.0))
-    return max(bits, SIGNIFICANT_BITS - math.floor(math.log2(largest))) if largest else bits
-
-
-def _multiple(counts: list[int]) -> int:
-    """A number that all counts divide, or nearly, to a relative 2^-`TABLE_BITS`, if the least such number is large."""
-    return counts[0] if len(counts) == 1 else min(math.lcm(*counts), max(counts) << TABLE_BITS)
-
-
-def _common_scale(scales: list[float]) -> tuple[float, list[int]]:
-    """One scale, and an integer factor to it from each, right to a relative 2^-20."""
-    finest = min(scales)
-    for bits in range(SUM_BITS):
-        scale = finest * 2.0**-bits
-        exact = [Fraction(each) / Fraction(scale) for each in scales]
-        factors = [round(f) for f in exact]
-        if all(abs(f - e) <= e / 2**20 for f, e in zip(factors, exact, strict=True)):
-            break
-    return scale, factors
-
-
 def _saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Interval:
     """The range of x = min(before, maximum), which was made of two values rounded to multiples of `unit` or less."""
     slack = 4 * math.ceil(unit / x.scale)
@@ -375,10 +352,27 @@ End = Callable[[Writer, Value, Node], Value]
 
 
 def write(
-    nodes: list[Node], input_range: tuple[float, float], samples: Real | None, margin: float, *, end: End | None = None
+    nodes: list[Node],
+    input_range: tuple[float, float],
+    samples: Real | None,
+    margin: float,
+    *,
+    end: End | None = None,
+    clamp: bool = False,
+    clamp_label: bool = False,
 ) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
-    """The program, its integer weights, and how the sums of each layer are held."""
-    writer = Writer(nodes[0].shape, input_range, samples, margin)
+    """The program, its integer weights, and how the sums of each layer are held.
+
+    Args:
+        nodes: the network.
+        input_range: (low, high) of the inputs.
+        samples: encoded inputs, or None.
+        margin: of calibrated windows.
+        end: what comes after the model.
+        clamp: servers enforce the input range, for all answers.
+        clamp_label: servers enforce the input range, for labels.
+    """
+    writer = Writer(nodes[0].shape, input_range, samples, margin, clamp=clamp)
     values: list[Value] = []
     for node in nodes:
         values.append(_written(writer, node, [values[x] for x in node.inputs]))
@@ -397,6 +391,7 @@ def write(
         input_range,
         output.scale,
         writer.label(_compared(nodes, values, output)),
+        label_clamped=clamp_label,
     )
     return program, writer.weights, tuple(writer.layers)
 

@@ -1,4 +1,6 @@
-"""Functions of private values, written with few operations: splines, softmax, division, normalisation, comparisons, the k largest.
+"""Functions of several private values, written with few operations: softmax, normalisation, comparisons, the k largest.
+
+Those of single values, which some of these are made of, are in `elementwise.py`.
 
 Every function takes the writer, the node that it belongs to (for errors), and values whose range is proved or calibrated; it says what
 range it needs, and refuses values outside of it.
@@ -7,82 +9,41 @@ range it needs, and refuses values outside of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from protocols import program as ops
 from protocols.errors import WindowError
+from protocols.lowering.elementwise import FINE_BITS, PRECISE, curve, expected, inverse, logarithm, positive, reciprocal, reciprocal_root
 from protocols.lowering.emission import Value, Writer
-from protocols.lowering.intervals import Interval, combined
+from protocols.lowering.intervals import SLACK, Interval, combined
 from protocols.lowering.maxima import largest
 from protocols.lowering.network import Joined, Node, Real
-from protocols.lowering.products import product, spread, total
-from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, Held, window_bits
+from protocols.lowering.products import product, rounded, spread, total
+from protocols.lowering.rounding import LARGEST_WINDOW, SUM_BITS, window_bits
 from protocols.lowering.splines import Spline, fit
 
-SLOPE_BITS = 14
+__all__ = [
+    "curve",
+    "logarithm",
+    "masked",
+    "normalised",
+    "one_hot",
+    "positive",
+    "reciprocal",
+    "reciprocal_root",
+    "softmax",
+    "top_k",
+    "truth",
+]
+
 EXP_TOLERANCE = 2.0**-12
-RELATIVE = 2.0**-11
-FINE_BITS = 26
-FINE_SLOPES = 20
-COARSE = 1024  # units of the least value
-SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
+LEAST_EPSILON = 2.0**-60
+DEVIATION_BITS = 12  # of a deviation, below the root of epsilon
+SQUARE_BITS = 29  # of a deviation times sqrt(n), so that the sum of squares stays in the ring
 BELOW = 12.0  # exp(-12) is nothing
-
-
-def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
-    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3."""
-    x = w.share(x)
-    return pieces(w, node, x, w.held(x, node), spline, bits=SLOPE_BITS)
-
-
-def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int) -> Value:
-    """A spline of a share that is rounded as `held` says, slopes with `bits` fractional bits.
-
-    Raises:
-        WindowError: the function cannot be fitted over the range of x.
-    """
-    unit = x.scale * 2.0**held.drop
-    rounded = held.rounded if held.drop else held.range
-    low, high = float(rounded.low.min()), float(rounded.high.max())
-    try:
-        fitted = spline(low * unit, high * unit)
-    except ValueError as error:
-        raise WindowError(f"layer {node.layer!r} ({node.kind}): {error}. Normalise its inputs, or give calibration=") from None
-    if any(slope * 2**bits % 1 for slope in (fitted.slopes[0], fitted.slopes[-1])):
-        longest = max(fitted.knots[0] - low * unit, high * unit - fitted.knots[-1]) if fitted.knots else (high - low) * unit
-        bits += max(0, math.ceil(math.log2(max(longest / 8, 1.0))))  # so that a rounded slope does not lead far away
-    knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
-    op = ops.Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
-
-    def value(t: Real) -> Real:
-        piece = np.searchsorted(knots, t, side="right")
-        y: Real = np.asarray(slopes, np.float64)[piece] * t + np.asarray(offsets, np.float64)[piece]
-        return y
-
-    corners = np.unique(np.clip([low, high, *knots, *(knot - 1 for knot in knots)], low, high))
-    ends = value(corners)
-    bounds = Interval(np.full(x.shape, ends.min()), np.full(x.shape, ends.max()), value(rounded.samples)).widened()
-    return w.put(op, "share", unit * 2.0**-bits, bounds)
-
-
-def integers(spline: Spline, unit: float, bits: int, *, ends: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Knots, slopes and offsets for integers of a scale: slopes are rounded, offsets make each line right in the middle of its piece."""
-    edges = [math.ceil(knot / unit) for knot in spline.knots] or [sum(ends) // 2]
-    slopes, offsets = (each if spline.knots else each * 2 for each in (spline.slopes, spline.offsets))
-    edges = [min(ends[0], edges[0]), *edges, max(ends[1], edges[-1])]
-    lines: list[tuple[int, int, int]] = []
-    for k, (slope, offset) in enumerate(zip(slopes, offsets, strict=True)):
-        start, stop = edges[k], edges[k + 1]
-        whole, middle = round(slope * 2**bits), (start + stop) // 2
-        constant = round((slope * middle + offset / unit) * 2**bits) - whole * middle
-        if len(lines) > 1 and lines[-1][0] == start:
-            lines.pop()  # a piece of no length
-        lines.append((start, whole, constant))
-    starts, wholes, constants = zip(*lines, strict=True)
-    return starts[1:], wholes, constants
 
 
 def softmax(w: Writer, node: Node, x: Value, *, log: bool = False) -> Value:
@@ -99,9 +60,9 @@ def softmax(w: Writer, node: Node, x: Value, *, log: bool = False) -> Value:
     e = curve(w, node, d, _exponential)
     s = _at_least_one(node, total(w, node, e), e, length)
     if log:
-        logarithm = curve(w, node, s, lambda low, high: fit(np.log, low, high, tolerance=EXP_TOLERANCE))
-        return w.added(node, d, spread(w, logarithm, length), -1)
-    return product(w, node, e, curve(w, node, s, lambda low, high: fit(_inverse, low, high, tolerance=EXP_TOLERANCE)))
+        log_s = curve(w, node, s, lambda low, high: fit(np.log, low, high, tolerance=EXP_TOLERANCE))
+        return w.added(node, d, spread(w, log_s, length), -1)
+    return product(w, node, e, curve(w, node, s, lambda low, high: fit(inverse, low, high, tolerance=EXP_TOLERANCE)))
 
 
 def _exponential(low: float, high: float) -> Spline:
@@ -125,117 +86,68 @@ def _at_least_one(node: Node, s: Value, e: Value, length: int) -> Value:
     return replace(s, range=replace(s.range, low=np.maximum(s.range.low, math.floor(least / s.scale))))
 
 
-def _inverse(x: Real) -> Real:
-    y: Real = 1 / x
-    return y
-
-
-def _inverse_root(x: Real) -> Real:
-    y: Real = 1 / np.sqrt(x)
-    return y
-
-
-def positive(
-    w: Writer, node: Node, x: Value, function: Callable[[Real], Real], *, tolerance: Callable[[Real], Real] | None = None
-) -> Value:
-    """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
-
-    Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
-    Then the layer is reported as calibrated, and outside of the domain the function has the value of the nearer end, as long as x stays
-    inside the window: that of the proof, up to `SATURATING_WINDOW` bits.
-
-    Raises:
-        WindowError: x is not known to be positive, or spans too many magnitudes.
-    """
-    x = w.share(x)
-    domain = _expected(x.range, w.margin)
-    if domain.low.min() < COARSE:
-        finer = w.finer(replace(x, range=domain), FINE_BITS)
-        domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
-    source = "proved" if domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max() else "calibrated"
-    held = _fine(x, domain, source)
-    low, high = float(domain.low.min()), float(domain.high.max())
-    if low < 4 * 2.0**held.drop:
-        raise WindowError(
-            f"layer {node.layer!r} ({node.kind}): a value that is divided by is {source} to be at least {low * x.scale:.3g} "
-            "only; it must be well above 0: give calibration=, or a larger epsilon"
-        )
-    w.report(node, high * x.scale, held.window, held.drop, source, least=low * x.scale)
-
-    def relative(end: Real) -> Real:
-        return RELATIVE * function(end)
-
-    allowed = tolerance or relative
-
-    def fitted(_: float, last: float) -> Spline:
-        if source == "proved":
-            return fit(function, low * x.scale / 2, last, tolerance=allowed)
-        return fit(function, low * x.scale, end, tolerance=allowed).level(low * x.scale, end)
-
-    end = high * x.scale
-    bits = math.ceil(math.log2(end / float(allowed(np.asarray(end)))))  # a rounded slope keeps the error to the end
-    return pieces(w, node, x, held, fitted, bits=max(bits, FINE_SLOPES))
-
-
-def _fine(x: Value, domain: Interval, source: str) -> Held:
-    """As many fractional bits as the domain has room for, up to 26, in a window that holds all of x if that is possible."""
-    finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
-    drop = next((d for d in range(finest, 62) if window_bits(domain.largest, d) < LARGEST_WINDOW), 0)
-    widest = max(min(SATURATING_WINDOW, LARGEST_ROUNDING - drop), window_bits(domain.largest, drop))
-    window = min(window_bits(x.range.largest, drop), widest)
-    return Held(x.range.clipped(2.0 ** (drop + window - 1) - 2.0 ** (drop + 1)), drop, window, source)
-
-
-def _expected(x: Interval, margin: float) -> Interval:
-    """The range of positive values: proved, or with samples from the least to the largest of them, with a margin on both sides."""
-    if not len(x.samples):
-        return x
-    low = max(float(x.low.min()), float(x.samples.min()) / margin**2)
-    high = min(float(x.high.max()), float(x.samples.max()) * margin**2)
-    return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
-
-
-def _times(x: Interval, factor: float) -> Interval:
-    """By a positive number."""
-    return x.mapped(lambda a: a * factor)
-
-
-def reciprocal(w: Writer, node: Node, x: Value) -> Value:
-    """1 / x for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
-    return positive(w, node, x, _inverse)
-
-
-def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
-    """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
-    return positive(w, node, x, _inverse_root)
-
-
 def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool = True) -> Value:
-    """(x - mean) / sqrt(variance + epsilon) over the last axis, to 2^-9 of the largest possible value. Rounds: 8 to 9.
+    """y = (x - mean) / sqrt(variance + epsilon) over the last axis of n. Rounds: 8 at most, from x to y.
 
-    With samples the domain of the root may come from their variances: see `positive`.
+    Deviations d from the mean are rounded to steps of u, the variance is that of the rounded ones. With kappa = 1.25 u / sqrt(epsilon)
+
+        |error| <= kappa + (2^-10 + kappa) |y|,   |y| <= sqrt(n)
+
+    as long as the domain of the root is proved; with samples that of `positive` holds, and its least value takes the place of epsilon. u is
+    sqrt(epsilon) 2^-`DEVIATION_BITS`, or more where n d^2 would leave the ring: d sqrt(n) 2^-29. What the inputs are off by comes on top:
+    any normalisation multiplies it by up to 1 / sqrt(epsilon).
 
     If not `centred`, x / sqrt(mean of x x + epsilon) (Zhang and Sennrich, 2019, arXiv:1910.07467).
+
+    Raises:
+        WindowError: kappa is above 2^-7, or as `positive`.
     """
-    x = w.truncated(w.share(x), node)
-    length = x.shape[-1]
-    d = _centred(w, node, x) if centred else x
-    square = product(w, node, d, d)
-    variance = total(w, node, square)
-    variance = replace(variance, scale=variance.scale / length)
-    root = w.truncated(reciprocal_root(w, node, _raised(w, variance, epsilon)), node)
-    bound = math.sqrt(length) * 1.01 / (d.scale * root.scale)
-    y = product(w, node, d, root)
-    return replace(y, range=y.range.clipped(bound))
+    length, radius = x.shape[-1], x.range.largest * x.scale
+    reach = max(x.range.expected(w.margin) * x.scale, 2.0**-FINE_BITS) * (2 if centred else 1)
+    finest = math.log2(max(epsilon, LEAST_EPSILON)) / 2 - DEVIATION_BITS
+    u = 2.0 ** math.ceil(max(finest, math.log2(reach * math.sqrt(length)) - SQUARE_BITS))
+    d = rounded(w, node, _centred(w, node, x, u / 8) if centred else x, u)
+    variance = _raised(w, _mean_square(w, node, d, radius), epsilon)
+    least = float(expected(variance.range, w.margin).low.min()) * variance.scale
+    kappa = 1.25 * u / math.sqrt(least) if least > 0 else math.inf
+    if kappa > 2.0**-7:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): with epsilon={epsilon:g} and inputs up to {reach:.3g} its values would be off by up to "
+            f"{kappa:.2g} where they vary little; give epsilon={(1.25 * u * 2**7) ** 2:.2g} or more, a smaller input_range, or calibration="
+        )
+    root = reciprocal_root(w, node, variance)
+    error = kappa + (2.0**-10 + kappa) * math.sqrt(length)
+    w.layers[-1] = replace(w.layers[-1], error=error)
+    root = rounded(w, node, root, 2.0**-PRECISE / (2 * math.sqrt(float(variance.range.high.max()) * variance.scale)))
+    return _quotient(w, node, d, root, math.sqrt(length) * 1.01 / (d.scale * root.scale))
 
 
-def _centred(w: Writer, node: Node, x: Value) -> Value:
-    """x - mean."""
+def _mean_square(w: Writer, node: Node, d: Value, radius: float) -> Value:
+    """The mean of d d for x in [-radius, radius], not above (radius + a step)^2: of deviations by Popoviciu's inequality on variances."""
+    squares = total(w, node, product(w, node, d, d))
+    mean = replace(squares, scale=squares.scale / d.shape[-1])
+    most = math.ceil((radius + 2 * d.scale) ** 2 / mean.scale * (1 + SLACK)) + 1
+    return replace(mean, range=replace(mean.range, low=mean.range.low.clip(0, most), high=mean.range.high.clip(0, most)))
+
+
+def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Value:
+    """d times the root of its own variance: below `bound`, whatever the two could be without each other."""
+    if len(d.range.samples) or w.bits(d.range) + w.bits(root.range) <= SUM_BITS:
+        y = product(w, node, d, root)
+        return replace(y, range=y.range.clipped(bound))
+    ends = np.full(d.shape, bound)
+    left, right = w.wire(d), w.wire(root)
+    return w.put(ops.Hadamard(left.position, right.position), "share", d.scale * root.scale, Interval(-ends, ends, d.range.samples))
+
+
+def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:
+    """x - mean, exact, of x rounded to steps of `unit` if it would leave the ring otherwise."""
     length = x.shape[-1]
+    if w.bits(x.range) + math.log2(length) + 1 > SUM_BITS:
+        x = rounded(w, node, x, unit)
     sums = spread(w, total(w, node, x), length)
     bounds = combined([x.range, sums.range], [length, -1], 0)
-    d = w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
-    return w.truncated(d, node)
+    return w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
 
 
 def _raised(w: Writer, x: Value, epsilon: float) -> Value:
@@ -243,17 +155,6 @@ def _raised(w: Writer, x: Value, epsilon: float) -> Value:
     constant = round(epsilon / x.scale)
     raised = w.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
     return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
-
-
-def logarithm(w: Writer, node: Node, x: Value) -> Value:
-    """log x for positive x, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
-
-    Its domain, and what is outside of it: see `positive`.
-
-    Raises:
-        WindowError: as `positive`.
-    """
-    return positive(w, node, x, np.log, tolerance=lambda _: np.asarray(RELATIVE))
 
 
 def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import reduce
 
 from protocols.lowering import network as net
+from protocols.lowering.elementwise import curve, logarithm, reciprocal, reciprocal_root
 from protocols.lowering.emission import Value, Writer
-from protocols.lowering.functions import curve, logarithm, masked, normalised, one_hot, reciprocal, reciprocal_root, softmax, top_k, truth
+from protocols.lowering.functions import masked, normalised, one_hot, softmax, top_k, truth
 from protocols.lowering.maxima import largest_of, pooled
 from protocols.lowering.network import Node
 from protocols.lowering.products import matrix_product, product

@@ -12,7 +12,7 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import SUM_BITS
+from protocols.lowering.rounding import LARGEST_ROUNDING, SUM_BITS, Held, window_bits
 
 
 def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
@@ -57,6 +57,24 @@ def total(w: Writer, node: Node, x: Value) -> Value:
 def spread(w: Writer, x: Value, length: int) -> Value:
     """A last axis of length 1, repeated. Rounds: 0."""
     return w.taken(len(x.shape) - 1, (0,) * length, x)
+
+
+def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
+    """x in steps of at most `unit`, a real number; itself if its steps are no finer. Error: one step. Rounds: 1.
+
+    Raises:
+        WindowError: x is too large to be rounded.
+    """
+    drop = math.floor(math.log2(unit / x.scale))
+    if drop <= 0:
+        return x
+    proved = window_bits(x.range.largest, drop) + drop <= LARGEST_ROUNDING
+    bounds = x.range if proved else x.range.clipped(x.range.expected(w.margin))
+    held = Held(bounds, drop, window_bits(bounds.largest, drop), "proved" if proved else "calibrated")
+    if held.drop + held.window > LARGEST_ROUNDING:
+        return w.truncated(x, node)
+    w.report(node, bounds.largest * x.scale, held.window, drop, held.source)
+    return w.put(ops.Truncate(w.share(x).position, drop, held.window), "share", x.scale * 2.0**drop, held.rounded)
 
 
 def _fitting(w: Writer, node: Node, x: Value, y: Value, terms: int) -> tuple[Value, Value]:

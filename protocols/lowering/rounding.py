@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from protocols.errors import WindowError
 from protocols.lowering.intervals import Interval
-from protocols.lowering.network import Node
+from protocols.lowering.network import Node, Real
 
 FRACTION = 15
 LEAST_FRACTION = 13
@@ -21,6 +22,8 @@ GOOD_WINDOW = 24
 LEAST_WINDOW = 17  # a comparison of 16 bits: four blocks
 LARGEST_WINDOW = 32
 LARGEST_ROUNDING = 62  # drop + window
+TABLE_BITS = 16
+SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
 SUM_BITS = 60
 """A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
 
@@ -38,6 +41,7 @@ class Layer:
         source: "proved" from the weights, the input range and what the layers before hold, or "calibrated" on samples: an input whose sums
             are larger gives a wrong answer.
         least: of a reciprocal, a root or a logarithm, the least value that it was made for; None for others.
+        error: of a normalisation, how far a value may be from the exact one for the same inputs (`functions.normalised`); None for others.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Layer:
     drop: int
     source: str
     least: float | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,3 +118,26 @@ def window_bits(largest: float, drop: int) -> int:
     """The smallest w >= 3 with largest <= 2^(drop + w - 1) - 2^(drop + 1)."""
     needed = largest + 2.0 ** (drop + 1)
     return max(3, math.ceil(math.log2(needed) + 1e-9) - drop + 1)
+
+
+def common_multiple(counts: list[int]) -> int:
+    """A number that all counts divide, or nearly, to a relative 2^-`TABLE_BITS`, if the least such number is large."""
+    return counts[0] if len(counts) == 1 else min(math.lcm(*counts), max(counts) << TABLE_BITS)
+
+
+def common_scale(scales: list[float]) -> tuple[float, list[int]]:
+    """One scale, and an integer factor to it from each, right to a relative 2^-20."""
+    finest = min(scales)
+    for bits in range(SUM_BITS):
+        scale = finest * 2.0**-bits
+        exact = [Fraction(each) / Fraction(scale) for each in scales]
+        factors = [round(f) for f in exact]
+        if all(abs(f - e) <= e / 2**20 for f, e in zip(factors, exact, strict=True)):
+            break
+    return scale, factors
+
+
+def weight_bits(kernel: Real, bits: int) -> int:
+    """Fractional bits of a layer's weights: `bits`, or more where the largest weight would have less than `SIGNIFICANT_BITS`."""
+    largest = float(np.abs(kernel).max(initial=0.0))
+    return max(bits, SIGNIFICANT_BITS - math.floor(math.log2(largest))) if largest else bits

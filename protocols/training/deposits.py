@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
-from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, right_at
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.keeper import Keeper, Part
@@ -47,8 +47,30 @@ class Grant(msgspec.Struct, frozen=True):
         return Grant(self.name, self.right)
 
     def rights(self, places: Sequence[int]) -> list[bytes]:
-        """Return the rights to train on the data at the workers of these places."""
-        return [right_at(self.right, place) for place in places]
+        """Return the rights to train on the data at the workers of these places.
+
+        Raises:
+            NotGranted: this is no grant that `Cluster.deposit` has made.
+        """
+        return self._at(self.right, places)
+
+    def owns(self, places: Sequence[int]) -> list[bytes]:
+        """Return the rights to remove the data at the workers of these places.
+
+        Raises:
+            NotGranted: it is the grant of somebody who may only train on them, or none that `Cluster.deposit` has made.
+        """
+        if not self.own:
+            raise NotGranted(f"this grant lets one train on {self.name!r}, not remove it: its owner has the one that does")
+        return self._at(self.own, places)
+
+    def _at(self, secret: bytes, places: Sequence[int]) -> list[bytes]:
+        if len(secret) != SECRET_BYTES:
+            raise NotGranted(
+                f"{self.name!r} may not be used with this grant: its secret has {len(secret)} bytes, and those that workers know have"
+                f" {SECRET_BYTES}; ask the owner for the grant again"
+            )
+        return [right_at(secret, place) for place in places]
 
     def __repr__(self) -> str:
         return f"Grant({self.name!r}{', its owner' if self.own else ''})"
@@ -115,19 +137,18 @@ async def deposit(
 
 async def _removed_where_it_is(cluster: Cluster, keeping: Sequence[Keeper], grant: Grant) -> None:
     """After a failure: at some workers the name may be there, or be somebody else's."""
-    for keeper, place in zip(keeping, cluster.seats_for("").all, strict=True):
+    for keeper, own in zip(keeping, grant.owns(cluster.seats_for("").all), strict=True):
         try:
-            await keeper.with_options(timeout=5.0).remove(DATA, grant.name, right_at(grant.own, place))
+            await keeper.with_options(timeout=5.0).remove(DATA, grant.name, own)
         except (ActorError, ProtocolError):
             continue
 
 
 async def withdraw(cluster: Cluster, grant: Grant) -> None:
     """Has the workers remove data; see `Cluster.withdraw`."""
-    if not grant.own:
-        raise NotGranted(f"this grant lets one train on {grant.name!r}, not remove it: its owner has the one that does")
-    keeping = zip(await keepers(cluster, cluster.addresses), cluster.seats_for("").all, strict=True)
-    await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, right_at(grant.own, place)) for keeper, place in keeping))
+    owns = grant.owns(cluster.seats_for("").all)
+    keeping = zip(await keepers(cluster, cluster.addresses), owns, strict=True)
+    await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, own) for keeper, own in keeping))
 
 
 async def deposits(cluster: Cluster) -> list[Deposited]:

@@ -20,10 +20,7 @@ from protocols.training.evaluation import Affine
 from protocols.training.replicated import Replicated
 from protocols.training.step import Plan
 from protocols.training.terms import Column
-from protocols.vault import Label, Vault
-
-CHECKS = 4096
-"""How many check values of versions are remembered."""
+from protocols.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,6 @@ class Holdings:
         models: of a server, by handle.
         claims: whose each of these is, by handle.
 
-        checks: what all parties of a version have in common, for the versions that were made since this worker was started.
-
     Args:
         vault: None: this worker keeps nothing when owners are gone.
     """
@@ -76,7 +71,6 @@ class Holdings:
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
         self.claims: dict[bytes, Claim] = {}
-        self.checks: dict[Label, bytes] = {}
         self._vault = vault
 
     def claim(self, handle: bytes, digest: bytes) -> None:
@@ -105,12 +99,6 @@ class Holdings:
         """Let go of what is held under a handle."""
         for table in (self.arrays, self.masks, self.models, self.claims):
             table.pop(handle, None)
-
-    def remember(self, label: Label, check: bytes) -> None:
-        """Write down what all parties of a new version have in common."""
-        self.checks[label] = check
-        while len(self.checks) > CHECKS:
-            del self.checks[next(iter(self.checks))]
 
     def hold(self, handle: bytes, array: Replicated) -> None:
         """An array at one of three equals, for its part as a server and for that as the helper."""

@@ -9,9 +9,10 @@ provider); with delta_i = PRG(s_0, s_1, i)
 
 which changes neither x nor W. A file of before and a file of afterwards, of two parties, say nothing together.
 
-A version is current when all parties have written it. Nobody's word is taken for that: each keeper asks the others, which it knows from
-its cluster, for the check value of their version, and lets go of old ones only if all have the same; and of those before the last one
-only, so that the version from which the current one was made stays until the next has been made from that.
+A version is current when all parties have written it, together and from the same one. Nobody's word is taken for that: each version has a
+check value, which follows from the seeds and from the version before; each keeper asks the others, which it knows from its cluster, for
+theirs, makes a new version only from one that all have, and lets go of old ones only if all have the new one. The version from which the
+current one was made stays until the next has been made from that.
 
 Adversary: semi-honest, no two parties collude; whoever may only train on data does what it likes, and cannot destroy them. **Leaks** to
 each worker: names, shapes, how far a training is, who loads what when.
@@ -149,16 +150,23 @@ class Keeper(Actor):
 
         Raises:
             NotGranted: the caller has no right to it.
-            UnknownData: there is no such version.
+            UnknownData: there is no such version here, or at another party.
+            Altered: the parties have not made the version that is there together.
             WorkerLost: another party did not take part.
         """
         about = await self._granted(old, right)
         seats, party = self._seated(old, about, equals, name)
         if (old.kind, old.name) != (new.kind, new.name) or new.serial <= old.serial:
             raise InputError(f"version {new.serial} cannot come after version {old.serial}")
+        checks = await self._checks(old, seats, party)
+        if None in checks:
+            raise UnknownData(f"not all parties keep version {old.serial} of {old.name!r}; it may have been loaded or removed meanwhile")
+        if any(check != about.check for check in checks):
+            raise Altered(f"the parties have not made version {old.serial} of {old.name!r} together: nothing can be made from it")
         key = await self._joint_key(new.tag, party, seats, old.kind)
-        await asyncio.to_thread(self._rewrite, old, new, party, key)
-        self._holdings.remember(new, derive(key, "check"))
+        check = derive(key, "check", old.serial, old.tag, about.check)
+        about = msgspec.structs.replace(about, check=check, origin=old.serial)
+        await asyncio.to_thread(self._rewrite, old, new, about, party, key)
 
     def _seated(self, label: Label, about: About, equals: bool, name: str) -> tuple[Seats, int]:
         """Who keeps the parts of something, and which part is here."""
@@ -203,20 +211,35 @@ class Keeper(Actor):
             raise InputError(f"a seed of shape {seed.shape} arrived, two words are needed")
         self._seeds.put(_channel(tag, place), 0, [seed])
 
-    def _rewrite(self, old: Label, new: Label, party: int, key: bytes) -> None:
-        about, arrays = self._holdings.vault.read(old)
+    def _rewrite(self, old: Label, new: Label, about: About, party: int, key: bytes) -> None:
+        _, arrays = self._holdings.vault.read(old)
         refreshed = {name: array + _change(key, name, array.shape, party) for name, array in arrays.items()}
-        self._holdings.vault.write(new, about, refreshed)
+        self._holdings.vault.write(new, msgspec.msgpack.encode(about), refreshed)
+
+    async def _checks(self, label: Label, seats: Seats, party: int) -> list[bytes | None]:
+        """What the other parties say that `holds` is for a version.
+
+        Raises:
+            WorkerLost: one of them cannot be asked.
+        """
+        others = [other for other in ((0, 1, THIRD) if label.kind == DATA else (0, 1)) if other != party]
+        try:
+            return [await (await self._keeper(seats.all[other])).holds(label) for other in others]
+        except ActorError:
+            raise WorkerLost("another party cannot be asked whether it has this version; nothing was changed") from None
 
     @message(reentrant=True, by=SERVER)
     async def holds(self, label: Label) -> bytes | None:
-        """What all parties of a version have in common, for a worker of this cluster; None if this one has not made it since it started."""
-        here = label in await asyncio.to_thread(self._holdings.vault.labels, label.kind, label.name)
-        return self._holdings.checks.get(label) if here else None
+        """What all parties of a version have in common, for a worker of this cluster; None if this one does not have it, or damaged."""
+        if label.kind in KINDS and label in await asyncio.to_thread(self._holdings.vault.labels, label.kind, label.name):
+            with contextlib.suppress(VaultError):
+                return (await asyncio.to_thread(self._about, label)).check
+        return None
 
     @message(reentrant=True, by=OWNER)
     async def commit(self, label: Label, right: bytes, equals: bool, name: str) -> None:
-        """Lets go of the versions before the last one, once all parties have this one: which they are asked for, whatever the caller says.
+        """Lets go of old versions once all parties have this one: which they are asked for, whatever the caller says. The one from which it
+        was made stays.
 
         Raises:
             Altered: they have not, or theirs does not belong to this one; nothing was removed.
@@ -224,19 +247,14 @@ class Keeper(Actor):
         """
         about = await self._granted(label, right)
         seats, party = self._seated(label, about, equals, name)
-        own = await self.holds(label)
-        others = [other for other in ((0, 1, THIRD) if label.kind == DATA else (0, 1)) if other != party]
-        try:
-            theirs = [await (await self._keeper(seats.all[other])).holds(label) for other in others]
-        except ActorError:
-            raise WorkerLost("another party cannot be asked whether it has this version; nothing was removed") from None
-        if own is None or any(check != own for check in theirs):
+        if any(check != about.check for check in await self._checks(label, seats, party)):
             raise Altered(
                 f"not all parties have version {label.serial} of {label.name!r}, or they do not belong together; the old ones stand"
             )
-        serials = sorted({one.serial for one in self._holdings.vault.labels(label.kind, label.name) if one.serial < label.serial})
-        if len(serials) > 1:
-            await asyncio.to_thread(self._holdings.vault.remove, label.kind, label.name, before=serials[-1])
+        serials = [one.serial for one in self._holdings.vault.labels(label.kind, label.name) if one.serial < label.serial]
+        before = about.origin or max(serials, default=0)
+        if any(serial < before for serial in serials):
+            await asyncio.to_thread(self._holdings.vault.remove, label.kind, label.name, before=before)
 
     @message(reentrant=True, by=OWNER)
     async def remove(self, kind: str, name: str, own: bytes) -> None:

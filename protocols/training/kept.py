@@ -45,6 +45,8 @@ class About(msgspec.Struct, frozen=True):
         allowed: common names in the certificates of those who may train on it without showing a right.
         column: what array it is; None: weights. Its handle is empty.
         progress: of a training whose weights they are.
+        check: what the parts of one version have in common, and those of different ones do not; empty for data as their owner brought them.
+        origin: serial number of the version from which this one was made; 0: from none.
     """
 
     role: Role
@@ -53,6 +55,8 @@ class About(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...] = ()
     column: Column | None = None
     progress: Progress | None = None
+    check: bytes = b""
+    origin: int = 0
 
 
 def run_name(secret: bytes) -> str:

@@ -30,6 +30,7 @@ async def keepers(cluster: Cluster, addresses: Addresses, parties: int = 3) -> l
         ClusterError: outside of the `async with` block.
         WorkerLost: a worker does not answer.
     """
+    await cluster.enrol()
     try:
         return [(await cluster.links.system.connect(f"{url}/keeper", Keeper)).with_options(timeout=None) for url in addresses.all[:parties]]
     except ActorError as error:
@@ -56,13 +57,14 @@ async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]
 
 
 def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
-    """The newest version that all have, and a label for one after all that anybody has.
+    """The newest version that all have and have made together, and a label for one after all that anybody has.
 
     Raises:
         UnknownData: there is none.
     """
     labels = [{version.label for version in versions} for versions in found]
-    common = set.intersection(*labels)
+    checked = [{(version.label, version.about.check) for version in versions} for versions in found]
+    common = [label for label, _ in set.intersection(*checked)]
     if not common:
         everywhere = set.union(*labels)
         raise UnknownData(

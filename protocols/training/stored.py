@@ -64,6 +64,7 @@ async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int 
     values, content = encoded(name, np.asarray(array), classes)
     column, secret = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16)), new_secret()
     digests = [digest_at(secret, place) for place in range(3)]
+    await cluster.enrol()
     try:
         await (_replicate if cluster.equals else _mask)(cluster, column, digests, values)
     except ActorError as error:

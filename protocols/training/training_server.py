@@ -233,11 +233,10 @@ class TrainingServer(Actor):
         model = session.model
         if label.kind != RUN or not all([shows(kept, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
             raise NotGranted("this is the right to another training")
-        about = About("server", digest(kept), digest(kept), progress=progress)
-        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         check = derive(run, "saved", label.serial, label.tag, session.done)
+        about = About("server", digest(kept), digest(kept), progress=progress, check=check)
+        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
-        self._holdings.remember(label, check)
 
     async def _about(self, label: Label) -> About:
         return msgspec.msgpack.decode(await asyncio.to_thread(self._holdings.vault.about, label), type=About)

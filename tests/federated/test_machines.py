@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from certified import free_ports
 from federated.certificates import issue
 
 ROOT = Path(__file__).parents[2]
@@ -206,11 +207,12 @@ async def test_servers_and_the_provider_of_a_cluster_file(tmp_path):
         nodes = (f'[nodes.{name}]\nrole = "{role}"\naddress = "{addresses[name]}"\n' for name, role in roles.items())
         (tmp_path / "cluster.toml").write_text("".join(nodes))
 
-    place(dict.fromkeys(roles, "wss://127.0.0.1:0"))
+    addresses = {name: f"wss://127.0.0.1:{port}" for name, port in zip(roles, free_ports(3), strict=True)}
+    place(addresses)
     issue(dict.fromkeys(roles, "127.0.0.1"), tmp_path / "keys")
     async with running(tmp_path, "julia") as julia, running(tmp_path, "greg") as greg, running(tmp_path, "me") as me:
         machines = {"julia": julia, "greg": greg, "me": me}
-        place({name: (await machine.line("ready ")).removeprefix("ready ") for name, machine in machines.items()})
+        assert {name: (await machine.line("ready ")).removeprefix("ready ") for name, machine in machines.items()} == addresses
         out, code = await shown(tmp_path, "status", "--cluster", "cluster.toml")
         assert code == 0, out
         assert out.count("ready") == 3

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from certified import free_ports
 from federated import ClusterFileError, computing_cluster
 from federated.certificates import issue
 from federated.command import app
@@ -44,10 +45,12 @@ def place(folder, addresses):
 async def running(folder):
     """The three workers of a cluster file, each with a folder for shares."""
     issue({name: None if role == "client" else "127.0.0.1" for name, role in ROLES.items()}, folder / "keys")
-    place(folder, dict.fromkeys(ROLES, "wss://127.0.0.1:0"))
-    workers = {name: await begun(folder, "run", name, "--keys", "keys") for name, role in ROLES.items() if role != "client"}
+    workers = [name for name, role in ROLES.items() if role != "client"]
+    addresses = {name: f"wss://127.0.0.1:{port}" for name, port in zip(workers, free_ports(3), strict=True)}
+    place(folder, addresses)
+    workers = {name: await begun(folder, "run", name, "--keys", "keys") for name in workers}
     try:
-        place(folder, {name: (await worker.stdout.readline()).decode().split()[1] for name, worker in workers.items()})
+        assert {name: (await worker.stdout.readline()).decode().split()[1] for name, worker in workers.items()} == addresses
         yield
     finally:
         for worker in workers.values():

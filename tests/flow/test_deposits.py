@@ -160,11 +160,13 @@ async def test_three_equals_keep_data_for_trainings_with_any_helper(folder, data
 async def test_strangers_are_refused_and_names_are_taken_once(cluster, folder):
     grant = await cluster.deposit("mine", np.zeros((3, 2)))
     other = await cluster.deposit("other", np.zeros((3, 2)))
-    for wrong in ((), Grant("mine", b"guess"), Grant("mine", other.right)):
+    for wrong in ((), Grant("mine", b"guess"), Grant("mine", bytes(32)), Grant("mine", grant.own), Grant("mine", other.right)):
         with pytest.raises(NotGranted, match="'mine' may not be used"):
             await cluster.load("mine", grants=wrong)
     with pytest.raises(NotGranted, match="not remove it"):
         await cluster.withdraw(grant.to_give())
+    with pytest.raises(NotGranted, match="secret has 5 bytes"):
+        await cluster.withdraw(Grant("mine", grant.right, b"guess"))
     with pytest.raises(NotGranted, match="only the owner"):
         await cluster.withdraw(Grant("mine", grant.right, other.own))
     with pytest.raises(NameTaken, match="'mine' are kept here already"):

@@ -112,7 +112,7 @@ async def test_the_report_has_rounds_and_bytes(served, images):
     assert report.servers[1].dealt > 0 == report.servers[0].dealt
     assert report.uploaded == 2 * 8 * 64
     await remote.query(images[:5], reveal="label")
-    assert remote.last.rounds == 4 + 3  # c, node, one level of ANDs for four classes
+    assert remote.last.rounds == 3 + 4 + 3  # the clamp first; then c, node, one level of ANDs for four classes
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import itertools
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +19,8 @@ from actors import ActorNotFound, ActorSystem, BadAddress, Caller, NotAllowed
 from actors.identity.caller import CALLER, LOCAL
 from actors.schema import messages_of
 from federated.certificates import encryption, issue
+from federated.hiding import Hiding
+from federated.shared_aggregation import _Session
 from inner_workers import inner_worker, inner_workers
 from protocols import Cluster, Worker
 from protocols.authority.enrolment import ENROLMENT, Enrolment
@@ -254,10 +257,15 @@ class TestMembership:
 
 
 def test_every_message_of_a_worker_says_who_may_send_it_and_no_worker_may_do_what_people_do():
+    """But ask which models there are: `confide status` on the machine of a worker has that worker's certificate."""
+    both = set()
     for part in (*PARTS.values(), Enrolment):
         for name, declared in messages_of(part).items():
             assert declared.by, f"{part.__name__}.{name}"
-            assert declared.by <= WORKERS or declared.by <= PEOPLE, f"{part.__name__}.{name}"
+            assert declared.by <= WORKERS | PEOPLE
+            if declared.by & WORKERS and declared.by & PEOPLE:
+                both.add(f"{part.__name__}.{name}")
+    assert both == {"ComputeServer.names"}
     assert {one.by for one in messages_of(Enrolment).values()} == {frozenset({ADMINISTRATOR})}
 
 
@@ -278,6 +286,32 @@ class TestEnrolment:
                     pass
             for place, one in enumerate(inner):
                 assert (one.membership.place, one.membership.address(0)) == (place, urls[0])
+
+    @pytest.mark.parametrize("place", range(3))
+    async def test_a_worker_that_was_started_again_is_told_by_the_cluster_that_goes_on(self, tmp_path, place):
+        """Before the next thing that needs it; its folder is that of before, its memory is empty."""
+        array, hiding = np.ones((3, 2)), Hiding(8.0, 100)
+        async with contextlib.AsyncExitStack() as stack:
+            others = [await stack.enter_async_context(inner_worker(tmp_path / f"other {number}")) for number in range(2)]
+            mine, address = tmp_path / "mine", "127.0.0.1:0"
+            async with inner_worker(mine) as one:
+                address = one.system.address.removeprefix("ws://")
+                urls = [other.system.address for other in others]
+                urls.insert(place, one.system.address)
+                first, second, third = map(Worker, urls)
+                cluster = await stack.enter_async_context(Cluster(first, second, crypto_provider=third, auto_managed=False))
+                grant = await cluster.deposit("a", array)
+            for asked in (
+                lambda: cluster.load("a", grants=grant),
+                lambda: cluster.store("b", array),
+                lambda: cluster.deposits(),
+                lambda: _Session.begin(cluster, 4, hiding, 3, 3),
+            ):
+                async with inner_worker(mine, address=address) as again:
+                    with pytest.raises(ClusterError, match="belongs to no cluster"):
+                        _ = again.membership.trio
+                    assert await asked()
+                    assert (again.membership.place, again.membership.address(place)) == (place, urls[place])
 
     async def test_nobody_else_does(self):
         """Neither another user, nor another worker of this one, nor one of the cluster itself."""

@@ -15,7 +15,7 @@ from protocols.inference import layout
 from protocols.lowering import functions, maxima
 from protocols.lowering.curves import CURVES
 from protocols.material import packed
-from protocols.program import Argmax, AsShare, Input, Program
+from protocols.program import Argmax, AsShare, ClampedInput, Input, Program
 
 
 def planes(bits, window):
@@ -127,3 +127,18 @@ def test_an_arg_max(classes, rounds, sent, dealt):
     for groups, fan_in in levels(classes):
         formula += [8 * packed(groups * fan_in), 8 * packed(groups * (2**fan_in - 1))]
     assert formula.tolist() == [sent, dealt]
+
+
+@pytest.mark.parametrize(("elements", "sent", "dealt"), [(64, 864, 26672), (784, 10848, 345584)])
+def test_the_clamp_of_an_input(elements, sent, dealt):
+    """8 bytes and 44 bits an element each way; three words dealt, the monomials of its mask once, and the node of each of three edges."""
+    program = Program((ClampedInput(0, 1 << 16), AsShare(0)), (), (elements,), 1.0, EIGHT, 1.0)
+    transcript = Deployment(program, []).run(random_ring((2, elements), 1 << 20, "x"))
+    assert transcript.rounds == 3
+    assert transcript.sent == {(0, 1): 2 * sent, (1, 0): 2 * sent}
+    assert 8 * layout(program).dealt == dealt
+    blocks, words = blocks_for(65), 8 * packed(elements)
+    assert [8 * elements + (3 * blocks.opened + 2) * words, 24 * elements + (blocks.monomials + 3 * blocks.products) * words] == [
+        sent,
+        dealt,
+    ]

@@ -152,15 +152,20 @@ def test_labels_are_those_of_the_largest_noisy_output():
 
 
 def test_rounds_and_bytes(noisy):
-    """A dense layer alone needs no round: all is the clip; the noise is free. A label needs three more for four classes."""
+    """A dense layer alone needs no round: all is clamp and clip; the noise is free. A label needs three more for four classes."""
     _, plain = run(lower(MODEL), inputs(8))
     _, transcript = run(noisy, inputs(8))
-    assert (plain.rounds, transcript.rounds) == (0, 4)
+    believed = lower(MODEL, answers=settings(), clients="semi-honest")
+    _, unclamped = run(believed, inputs(8))
+    assert (plain.rounds, transcript.rounds, unclamped.rounds) == (0, 3 + 4, 4)
     (window,) = {op.window for op in noisy.program.ops if isinstance(op, Select)}
     selection = 8 * (4 + blocks_for(window).opened + 1)  # c; packed in words: the opened bits, and e
-    assert transcript.sent[0, 1] == transcript.sent[1, 0] == 8 * (8 * 4 + 2 * selection)
-    _, label = run(noisy, inputs(8), noisy.program.for_label())
-    assert label.rounds == 7
+    clip, clamp = 8 * (8 * 4 + 2 * selection), 8 * 8 * (2 + 3 * 14 + 2)
+    assert unclamped.sent[0, 1] == unclamped.sent[1, 0] == clip
+    assert transcript.sent[0, 1] == transcript.sent[1, 0] == clip + clamp
+    for lowered, rounds in ((noisy, 10), (believed, 7)):
+        _, label = run(lowered, inputs(8), lowered.program.for_label())
+        assert label.rounds == rounds
 
 
 def test_the_sigma_follows_clip_multiplier_and_number_of_outputs():

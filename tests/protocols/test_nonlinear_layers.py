@@ -9,6 +9,7 @@ from deployment import Deployment
 from protocols.errors import UnsupportedLayer, WindowError
 from protocols.fixed_point import decode, encode
 from protocols.lowering import lower
+from protocols.lowering.curves import CURVES
 from protocols.plaintext import evaluate
 from protocols.program import Select, infer
 
@@ -338,3 +339,32 @@ def test_a_rectifier_that_others_read_stays_where_it_is():
         return layers.Concatenate()([layers.Flatten()(y), layers.Flatten()(layers.MaxPooling2D(2)(y))])
 
     assert_same(functional((6, 6, 1), build))
+
+
+ENDS = [(2.0, 3.0), (0.5, 0.75), (20.0, 30.0), (100.0, 101.0), (3.0, 3.01), (1.0, 1.0001), (0.0, 0.001)]
+
+
+@pytest.mark.parametrize(("low", "high"), [*ENDS, *((-high, -low) for low, high in ENDS)])
+def test_a_curve_whose_range_lies_beyond_an_asymptote(low, high):
+    """There it is one straight line."""
+    names = set(CURVES) | {"soft_shrink", "hard_tanh", "relu6", "leaky_relu", "elu", "selu", "celu"}
+    for name in sorted(names & set(dir(keras.activations)) - {"exponential", "erf"}):
+        model = sequential((64,), layers.Activation(name))
+        lowered = lower(model, input_range=(low, high))
+        scale = lowered.program.input_scale
+        x = np.rint(np.linspace(low, high, 128).reshape(2, 64) / scale) * scale
+        ring = encode(x, scale)
+        y = decode(Deployment(lowered.program, lowered.weights).output(ring), lowered.program.output_scale)
+        np.testing.assert_allclose(y, np.asarray(model(x.astype(np.float32))), atol=2.0**-11 + 2.0**-13, rtol=2.0**-16, err_msg=name)
+
+
+@pytest.mark.parametrize("layer", [lambda: layers.ELU(0.5), lambda: layers.ELU(2.0), lambda: layers.Activation("celu")])
+def test_layers_of_curves_beyond_an_asymptote(layer):
+    for low, high in ((2.0, 3.0), (-40.0, -39.0)):
+        model = sequential((64,), layer())
+        lowered = lower(model, input_range=(low, high))
+        x = np.linspace(low, high, 64)[None]
+        y = decode(
+            Deployment(lowered.program, lowered.weights).output(encode(x, lowered.program.input_scale)), lowered.program.output_scale
+        )
+        np.testing.assert_allclose(y, np.asarray(model(x.astype(np.float32))), atol=2.0**-10)

@@ -136,3 +136,21 @@ def test_a_party_that_vanishes_is_named(lost):
     z = np.zeros((1, 5), np.uint64)
     with pytest.raises(PartyLost, match=f"from party 1 in round {lost}"):
         Deployment(program(Select, 5, 13, 24), []).run(z, drop=(1, lost))
+
+
+@pytest.mark.parametrize("op", [Truncate, Select])
+@pytest.mark.parametrize("drop", [10, 20])
+def test_a_server_that_helps_a_client_learns_what_is_stated_of_the_bits_that_are_rounded_away(op, drop):
+    """u = [Z mod 2^drop > c mod 2^drop] for each of 200 answers to one input: together they know it to 1 / 50 or better."""
+    answers, value = 200, (5 << drop) + (1 << drop) // 3
+    z = np.full((answers, 1), value, np.int64).view(np.uint64)
+    transcript = Deployment(program(op, 1, drop, 20), []).run(z)
+    t = (transcript.results[0] + transcript.results[1]).view(np.int64)[:, 0]
+    (_, _, _, [first]), (_, _, _, [second]) = transcript.messages[:2]
+    c = ((first + second) % np.uint64(1 << drop)).astype(np.int64)[:, 0]
+    up = t - (value >> drop)
+    assert set(up.tolist()) == {0, 1}
+    np.testing.assert_array_equal(up == 1, value % (1 << drop) > c)
+    known = c[up == 0].min() - c[up == 1].max()
+    assert 1 / 1000 < known / (1 << drop) < 1 / 50
+    assert abs(up.mean() - 1 / 3) < 4 * np.sqrt(2 / 9 / answers)  # all that a client alone sees

@@ -1,4 +1,4 @@
-"""What one worker alone can do with all that it knows, by calls that anybody may make: nothing. For each place, in both forms of cluster."""
+"""What one worker alone can do with all that it knows, by calls that anybody may make: nothing. For each place, in both forms."""
 
 from __future__ import annotations
 

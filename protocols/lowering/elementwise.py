@@ -1,0 +1,196 @@
+"""Functions of single private values: any curve as a spline, and reciprocals, roots and logarithms to a relative error.
+
+Every function takes the writer, the node that it belongs to (for errors), and a value whose range is proved or calibrated; it says what
+range it needs, and refuses values outside of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from protocols import program as ops
+from protocols.errors import WindowError
+from protocols.lowering.emission import Value, Writer
+from protocols.lowering.intervals import Interval
+from protocols.lowering.network import Node, Real
+from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, SUM_BITS, Held, window_bits
+from protocols.lowering.splines import Spline, fit
+
+SLOPE_BITS = 14
+RELATIVE = 2.0**-11
+FINE_BITS = 26
+FINE_SLOPES = 20
+COARSE = 1024  # units of the least value
+PRECISE = 11  # bits of the least value that is rounded
+SPARE = 4  # bits that slopes can do without: a piece is a sixteenth of the range or less where the function bends
+SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
+
+
+def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
+    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3."""
+    x = w.share(x)
+    return pieces(w, node, x, w.held(x, node), spline, bits=SLOPE_BITS)
+
+
+def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0) -> Value:
+    """A spline of a share that is rounded as `held` says, slopes with `bits` fractional bits, or `spare` less where that is too many.
+
+    Raises:
+        WindowError: the function cannot be fitted over the range of x.
+    """
+    unit = x.scale * 2.0**held.drop
+    whole = held.rounded if held.drop else held.range
+    low, high = float(whole.low.min()), float(whole.high.max())
+    try:
+        fitted = spline(low * unit, high * unit)
+    except ValueError as error:
+        raise WindowError(f"layer {node.layer!r} ({node.kind}): {error}. Normalise its inputs, or give calibration=") from None
+    if any(slope * 2**bits % 1 for slope in (fitted.slopes[0], fitted.slopes[-1])):
+        longest = max(fitted.knots[0] - low * unit, high * unit - fitted.knots[-1]) if fitted.knots else (high - low) * unit
+        bits += max(0, math.ceil(math.log2(max(longest / 8, 1.0))))  # so that a rounded slope does not lead far away
+    if spare:
+        most = float(np.abs(fitted(np.array([low * unit, high * unit, *fitted.knots]))).max())
+        room = math.floor(SUM_BITS - math.log2(most / unit))
+        if room < bits - spare:
+            raise WindowError(
+                f"layer {node.layer!r} ({node.kind}): a value that is divided by spans too many magnitudes, from {low * unit:.3g} "
+                f"to {high * unit:.3g}: give calibration=, a smaller input_range, or a larger epsilon"
+            )
+        bits = min(bits, room)
+    knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
+    op = ops.Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
+
+    def value(t: Real) -> Real:
+        piece = np.searchsorted(knots, t, side="right")
+        y: Real = np.asarray(slopes, np.float64)[piece] * t + np.asarray(offsets, np.float64)[piece]
+        return y
+
+    corners = np.unique(np.clip([low, high, *knots, *(knot - 1 for knot in knots)], low, high))
+    ends = value(corners)
+    bounds = Interval(np.full(x.shape, ends.min()), np.full(x.shape, ends.max()), value(whole.samples)).widened()
+    return w.put(op, "share", unit * 2.0**-bits, bounds)
+
+
+def integers(spline: Spline, unit: float, bits: int, *, ends: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Knots, slopes and offsets for integers of a scale: slopes are rounded, offsets make each line right in the middle of its piece."""
+    edges = [math.ceil(knot / unit) for knot in spline.knots] or [sum(ends) // 2]
+    slopes, offsets = (each if spline.knots else each * 2 for each in (spline.slopes, spline.offsets))
+    edges = [min(ends[0], edges[0]), *edges, max(ends[1], edges[-1])]
+    lines: list[tuple[int, int, int]] = []
+    for k, (slope, offset) in enumerate(zip(slopes, offsets, strict=True)):
+        start, stop = edges[k], edges[k + 1]
+        whole, middle = round(slope * 2**bits), (start + stop) // 2
+        constant = round((slope * middle + offset / unit) * 2**bits) - whole * middle
+        if len(lines) > 1 and lines[-1][0] == start:
+            lines.pop()  # a piece of no length
+        lines.append((start, whole, constant))
+    starts, wholes, constants = zip(*lines, strict=True)
+    return starts[1:], wholes, constants
+
+
+def inverse(x: Real) -> Real:
+    """1 / x."""
+    y: Real = 1 / x
+    return y
+
+
+def inverse_root(x: Real) -> Real:
+    """1 / sqrt(x)."""
+    y: Real = 1 / np.sqrt(x)
+    return y
+
+
+def positive(
+    w: Writer, node: Node, x: Value, function: Callable[[Real], Real], *, tolerance: Callable[[Real], Real] | None = None
+) -> Value:
+    """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
+
+    Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
+    Then the layer is reported as calibrated, and outside of the domain the function has the value of the nearer end, as long as x stays
+    inside the window: that of the proof, up to `SATURATING_WINDOW` bits.
+
+    Raises:
+        WindowError: x is not known to be positive, or spans too many magnitudes.
+    """
+    x = w.share(x)
+    domain = expected(x.range, w.margin)
+    if domain.low.min() < COARSE:
+        finer = w.finer(replace(x, range=domain), FINE_BITS)
+        domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
+    source = "proved" if domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max() else "calibrated"
+    held = _fine(x, domain, source)
+    low, high = float(domain.low.min()), float(domain.high.max())
+    if low < (2.0 ** (PRECISE - 1) if held.drop else 4.0) * 2.0**held.drop:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): a value that is divided by is {source} to be at least {low * x.scale:.3g} "
+            "only; it must be well above 0: give calibration=, or a larger epsilon"
+        )
+    w.report(node, high * x.scale, held.window, held.drop, source, least=low * x.scale)
+
+    def relative(end: Real) -> Real:
+        return RELATIVE * function(end)
+
+    allowed = tolerance or relative
+
+    def fitted(_: float, last: float) -> Spline:
+        if source == "proved":
+            return fit(function, low * x.scale / 2, last, tolerance=allowed)
+        return fit(function, low * x.scale, end, tolerance=allowed).level(low * x.scale, end)
+
+    end = high * x.scale
+    bits = max(math.ceil(math.log2(end / float(allowed(np.asarray(end))))), FINE_SLOPES)  # a rounded slope keeps the error to the end
+    return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE)
+
+
+def _fine(x: Value, domain: Interval, source: str) -> Held:
+    """As many fractional bits as the domain has room for, up to 26, in a window that holds all of x if that is possible.
+
+    More bits where the least value would have less than a relative 2^-`PRECISE`, up to `SATURATING_WINDOW`.
+    """
+    finest = max(0, round(-math.log2(x.scale)) - FINE_BITS)
+    drop = next((d for d in range(finest, 62) if window_bits(domain.largest, d) < LARGEST_WINDOW), 0)
+    precise = max(0, math.floor(math.log2(max(domain.low.min(), 1.0))) - PRECISE)
+    if precise < drop:
+        drop = next((d for d in range(precise, drop) if window_bits(domain.largest, d) < SATURATING_WINDOW), drop)
+    widest = max(min(SATURATING_WINDOW, LARGEST_ROUNDING - drop), window_bits(domain.largest, drop))
+    window = min(window_bits(x.range.largest, drop), widest)
+    return Held(x.range.clipped(2.0 ** (drop + window - 1) - 2.0 ** (drop + 1)), drop, window, source)
+
+
+def expected(x: Interval, margin: float) -> Interval:
+    """The range of positive values: proved, or with samples from the least to the largest of them, with a margin on both sides."""
+    if not len(x.samples):
+        return x
+    low = max(float(x.low.min()), float(x.samples.min()) / margin**2)
+    high = min(float(x.high.max()), float(x.samples.max()) * margin**2)
+    return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
+
+
+def _times(x: Interval, factor: float) -> Interval:
+    """By a positive number."""
+    return x.mapped(lambda a: a * factor)
+
+
+def reciprocal(w: Writer, node: Node, x: Value) -> Value:
+    """1 / x for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
+    return positive(w, node, x, inverse)
+
+
+def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
+    """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
+    return positive(w, node, x, inverse_root)
+
+
+def logarithm(w: Writer, node: Node, x: Value) -> Value:
+    """log x for positive x, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
+
+    Its domain, and what is outside of it: see `positive`.
+
+    Raises:
+        WindowError: as `positive`.
+    """
+    return positive(w, node, x, np.log, tolerance=lambda _: np.asarray(RELATIVE))
