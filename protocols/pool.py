@@ -46,7 +46,7 @@ class Pool:
         chunk: examples of a chunk.
         capacity: the most examples that the servers hold for this pool; at least one chunk.
         ahead: how many are dealt ahead before anybody asks.
-        blocked: called when somebody has to wait, and nothing can be dealt before something that was granted is settled.
+        blocked: called when one more has to wait, and nothing can be dealt before something that was granted is settled.
     """
 
     def __init__(
@@ -82,6 +82,11 @@ class Pool:
     def blocked(self) -> bool:
         """Whether somebody waits and nothing can be dealt, because all that the servers may hold was granted and not settled."""
         return self._needed > 0 and not self._ready and not self._dealing and not self._short() and self._failure is None
+
+    @property
+    def clients(self) -> set[Client]:
+        """Who waits."""
+        return self._turns.clients
 
     @property
     def failure(self) -> Exception | None:
@@ -122,6 +127,8 @@ class Pool:
         Raises:
             Busy: this client has too many requests in line.
         """
+        if self.blocked:
+            self._on_blocked()
         async with self._turns.turn(client), self._changed:
             self._needed = min(examples, self._capacity)
             if not self._resting:

@@ -98,6 +98,8 @@ class Granting:
         whose = client_of(sender)
         if self._requests.held(whose) >= MOST_OPEN:
             raise Busy(f"{MOST_OPEN} requests of this client are under way; it has to use its tickets first", RETRY)
+        if self._waiting:
+            self.relieve()
         try:
             async with asyncio.timeout(PATIENCE), self._turns.turn(whose):
                 self._waiting += 1
@@ -117,10 +119,14 @@ class Granting:
         return request
 
     async def grant(self, request: Request) -> Grants:
-        """Give the next tickets of a request, as soon as there are any."""
-        request.waiting = True
+        """Give the next tickets of a request, as soon as there are any.
+
+        Raises:
+            Busy: this client has too much in line; or it did not use what it has, and others waited for it.
+        """
+        request.waiting, wanted = True, request.examples
         try:
-            grants = await self._pools[request.reveal].take(request.examples - request.granted, request.owner)
+            grants = await self._pools[request.reveal].take(wanted - request.granted, request.owner)
         except BaseException:  # the client has gone, has too much in line, or the pool is lost
             request.give_up()
             self._later(self._closed(request))
@@ -145,9 +151,13 @@ class Granting:
             part.expiry = asyncio.get_running_loop().call_later(self.lifetime, self._expire, request, part)
             request.parts.append(part)
             request.granted += ticket.examples
-            request.examples = max(request.examples, request.granted)  # it may have been given up while it waited
             granted.append(Granted(sign(ticket, self._keys), grant.input_mask))
         self._touch(request)
+        if request.examples < wanted:  # it was given up while it waited
+            request.give_up()
+            for part in request.parts[-len(grants) :]:
+                self._later(self._withdraw(request, part))
+            raise Busy("others waited for what this request held and did not use; it was given up", RETRY)
         if self._short(None) or any(map(self._short, self._pools)):
             self.relieve()
         return Grants(request.identifier, granted, max(0, request.examples - request.granted))
@@ -208,26 +218,34 @@ class Granting:
         """Whether somebody waits for a place in the quota (None), or for randomness of a kind, and only what is out can help."""
         return self._waiting > 0 if reveal is None else self._pools[reveal].blocked
 
+    def _wanted(self, request: Request) -> bool:
+        """Whether another client waits for what a request holds, and does not use right now."""
+        if request.idle if request.waiting else request.settled:
+            return False
+        waiting = self._turns.clients if self._short(None) else set()
+        if self._short(request.reveal):
+            waiting |= self._pools[request.reveal].clients
+        return bool(waiting - {request.owner})
+
     async def _relieving(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while wanted := [one for one in (None, *self._pools) if self._short(one)]:
-                unused = [
-                    request
-                    for request in self._requests.open_ones
-                    if not (request.idle if request.waiting else request.settled) and (None in wanted or request.reveal in wanted)
-                ]
-                if not unused:
-                    return
-                ripe = [request for request in unused if loop.time() - request.touched >= GRACE]
-                if not ripe:
-                    await asyncio.sleep(max(0.0, min(request.touched for request in unused) + GRACE - loop.time()))
-                    continue
-                await self._take_back(max(ripe, key=lambda one: (self._requests.held(one.owner), without_name(one.owner), -one.touched)))
+            while wanted := [request for request in self._requests.open_ones if self._wanted(request)]:
+                ripe = [request for request in wanted if loop.time() - request.touched >= GRACE]
+                if ripe:
+                    await self._take_back(
+                        max(ripe, key=lambda one: (self._requests.held(one.owner), without_name(one.owner), -one.touched))
+                    )
+                else:
+                    await asyncio.sleep(max(0.0, min(request.touched for request in wanted) + GRACE - loop.time()))
         except ActorError:
             return  # a server is lost: who watches it tells everybody
         finally:
             self._relief = False
+
+    def _first_to_give(self, request: Request) -> tuple[int, bool, float]:
+        """The larger, the sooner a request is taken back: of who holds most, of who has no name, and the oldest."""
+        return self._requests.held(request.owner), without_name(request.owner), -request.touched
 
     async def _take_back(self, request: Request) -> None:
         """Withdraw the tickets of a request, unless both servers work on one of them; the rest of it is not granted."""

@@ -47,12 +47,18 @@ class Turns:
     def __init__(self, held: Callable[[Client], int]) -> None:
         self._held = held
         self._taken = False
+        self._whose: Client = ""
         self._lines: dict[Client, deque[tuple[int, asyncio.Future[None]]]] = {}
         self._numbers = itertools.count()
 
     def others(self, client: Client) -> int:
         """Return how many clients but this one wait in line."""
         return len(self._lines) - (client in self._lines)
+
+    @property
+    def clients(self) -> set[Client]:
+        """Whose turn it is, and who waits for one."""
+        return {*self._lines, self._whose} if self._taken else set()
 
     @contextlib.asynccontextmanager
     async def turn(self, client: Client) -> AsyncIterator[None]:
@@ -62,6 +68,7 @@ class Turns:
             Busy: this client has too many requests in line.
         """
         await self._wait(client)
+        self._whose = client
         try:
             yield
         finally:

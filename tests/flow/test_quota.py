@@ -50,6 +50,18 @@ async def stranger(cluster):
         yield provider, *[await system.connect(f"{url}/server", ComputeServer) for url in urls.servers]
 
 
+@contextlib.asynccontextmanager
+async def running(*work):
+    """Tasks that end with the block."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def taken(provider, remote: RemoteModel, most: int, examples: int = 1) -> list:
     """All tickets that one client gets without using any, asked for without a pause until it gets none."""
     grants = []
@@ -206,19 +218,16 @@ async def test_randomness_that_is_taken_and_not_used_keeps_nobody_out(model, ima
 
         async def greedy() -> None:
             while True:
-                grants = await provider.with_options(timeout=None).request("small", remote.model, examples, "logits", HOLDERS)
-                with contextlib.suppress(TicketRefused):
+                with contextlib.suppress(Busy, TicketRefused):
+                    grants = await provider.with_options(timeout=None).request("small", remote.model, examples, "logits", HOLDERS)
                     while grants.left:
                         grants = await provider.with_options(timeout=None).more("small", grants.request)
 
-        greedies = [asyncio.create_task(greedy()) for _ in range(5)]
+        greedies = await stack.enter_async_context(running(greedy(), greedy(), greedy(), greedy(), greedy()))
         for start in range(0, 12, 2):
             answers = await remote.query(images[start : start + 2], timeout=30)
             np.testing.assert_allclose(answers, expected[start : start + 2], atol=TOLERANCE)
         assert not any(task.done() for task in greedies)
-        for task in greedies:
-            task.cancel()
-        await asyncio.gather(*greedies, return_exceptions=True)
 
 
 async def test_requests_that_wait_for_randomness_keep_no_place_from_others(model, images, expected, monkeypatch):
@@ -235,7 +244,7 @@ async def test_requests_that_wait_for_randomness_keep_no_place_from_others(model
                 with contextlib.suppress(Busy):
                     await provider.with_options(timeout=None).request("small", remote.model, 1, "logits", HOLDERS)
 
-        greedies = [asyncio.create_task(greedy()) for _ in range(40)]
+        greedies = await stack.enter_async_context(running(*(greedy() for _ in range(40))))
         for start in range(4):
             answer = await remote.query(images[start : start + 1], timeout=30)
             np.testing.assert_allclose(answer, expected[start : start + 1], atol=TOLERANCE)
@@ -348,6 +357,30 @@ async def test_a_request_whose_rest_is_never_fetched_keeps_no_examples(model, im
             *(server.answer(granted.ticket, right_at(SECRET, party), granted.input_mask) for party, server in enumerate(servers))
         )
         assert len(await remote.query(images[:9], timeout=30)) == 9
+
+
+async def test_no_request_is_taken_back_for_its_own_sake(model, images, expected, monkeypatch):
+    """It waits for randomness that only its own parts hold."""
+    monkeypatch.setattr(granting, "GRACE", 0.0)
+    async with contextlib.AsyncExitStack() as stack:
+        size = (await stack.enter_async_context(shared_alone(model))).bytes_per_example
+        _, _, _, remote, _ = await stack.enter_async_context(served(model, 1000, memory=size, reveal=["logits"]))
+        for _ in range(3):
+            np.testing.assert_allclose(await remote.query(images[:12], timeout=30), expected[:12], atol=TOLERANCE)
+
+
+async def test_a_request_that_was_taken_back_while_it_waited_is_told(model, monkeypatch):
+    """Not given tickets for fewer examples, as if these were all."""
+    monkeypatch.setattr(granting, "GRACE", 0.0)
+    async with contextlib.AsyncExitStack() as stack:
+        size = (await stack.enter_async_context(shared_alone(model))).bytes_per_example
+        _, cluster, _, remote, _ = await stack.enter_async_context(served(model, 1000, memory=size, reveal=["logits"]))
+        provider, *_ = await stack.enter_async_context(stranger(cluster))
+        grants = await provider.request("small", remote.model, 3, "logits", HOLDERS)
+        [rest] = await stack.enter_async_context(running(provider.more("small", grants.request)))
+        await remote._provider.request("small", remote.model, 1, "logits", HOLDERS)
+        with pytest.raises((Busy, TicketRefused)):
+            await rest
 
 
 async def test_one_client_has_a_limit_of_requests_under_way(model, monkeypatch):
