@@ -17,6 +17,11 @@ from protocols.crypto_provider import CryptoProvider
 from protocols.errors import Busy, QuotaSpent, ServingError, TicketRefused, TooLarge, WorkerLost
 from protocols.hosting import fingerprint
 from protocols.serving import granting, room
+from protocols.training.keeper import Keeper
+from protocols.training.kept import About
+from protocols.training.terms import Column
+from protocols.training.training_dealer import TrainingDealer
+from protocols.vault import Label
 
 TOLERANCE = 0.005
 SECRET = new_secret()
@@ -442,3 +447,16 @@ async def test_masks_of_weights_are_expanded_beside_the_event_loop(model, monkey
         right = shared._rights[0]
         with pytest.raises(ServingError, match="are here already"):
             await cluster.links.servers[0].load("small", right, fingerprint(shared.program), [])
+
+
+async def test_a_third_party_expands_no_array_beyond_the_limit():
+    """What arrives is a shape and two keys; without a limit, this many zeros were allocated."""
+    column = Column("x", (1 << 20, 1 << 20), "numbers", b"handle")
+    keys = (bytes(16), bytes(16))
+    async with inner_workers() as (_, cluster):
+        system, url = cluster.links.system, cluster.workers[2].url
+        dealer, keeper = await system.connect(f"{url}/training-dealer", TrainingDealer), await system.connect(f"{url}/keeper", Keeper)
+        with pytest.raises(TooLarge, match="2048 MiB are allowed"):
+            await dealer.store(column, bytes(32), keys, cluster.presence)
+        with pytest.raises(TooLarge, match="2048 MiB are allowed"):
+            await keeper.keep_mask(Label("data", "x", 1, bytes(16)), About("crypto provider", bytes(32), bytes(32), column=column), keys)

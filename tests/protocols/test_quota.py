@@ -8,7 +8,7 @@ import pytest
 
 from actors import Caller
 from protocols import linear
-from protocols.errors import Busy, QuotaSpent, TooLarge
+from protocols.errors import Busy, InputError, QuotaSpent, TooLarge
 from protocols.hosting import check_program
 from protocols.keystream import KeyStream, derive
 from protocols.linear import summed_weight_masks
@@ -20,6 +20,7 @@ from protocols.serving.quota import Quota
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.turns import Turns, client_of
 from protocols.ticket import Ticket, identifier
+from protocols.training.terms import Column
 
 
 def ticket(request: bytes, examples: int = 1, part: int = 0) -> Ticket:
@@ -245,6 +246,15 @@ class TestRoom:
         assert weight_bytes(program) == 2_400_000_000
         with pytest.raises(TooLarge, match="2288 MiB of shared weights, 2048 MiB are allowed"):
             check_program(program)
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 1 << 20), (1 << 60, 1 << 60), (1 << 28, 2)])
+def test_an_array_whose_shape_is_all_that_was_sent_has_a_limit(shape):
+    with pytest.raises(TooLarge, match="2048 MiB are allowed"):
+        Column("x", shape, "numbers", b"handle").check()
+    Column("x", (1 << 28, 1), "numbers", b"handle").check()
+    with pytest.raises(InputError, match="none of that shape"):
+        Column("x", (-1, 3), "numbers", b"handle").check()
 
 
 def test_masks_added_in_place_and_in_pieces_are_those_of_both_servers(monkeypatch):
