@@ -5,7 +5,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export TF_NUM_INTRAOP_THREADS ?= 2
 export TF_NUM_INTEROP_THREADS ?= 1
 
-.PHONY: demo test lint types unit bench format clean
+.PHONY: demo test test-long lint types unit bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,6 +18,9 @@ demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
 test: lint types unit
+
+test-long: .venv/ready
+	$(BIN)/pytest -m long --timeout 1800
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Typed actors over asyncio: programs that talk, in one process or over WebSocket, in the same way.
 
 Start reading in `actor.py` (what an actor is), then `system.py` (where it lives). How a message travels: `reference.py`, `schema.py`,
-then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how it is handled: `mailbox.py`, `cell.py`. This package knows
-nothing of machine learning or cryptographic protocols.
+then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how it is handled: `mailbox.py`, `cell.py`; what protects a
+system from strangers: `guard`. This package knows nothing of machine learning or cryptographic protocols.
 """
 
 from actors.actor import ANYONE, Actor, message

@@ -10,8 +10,10 @@ from typing import cast
 
 from actors.actor import Actor
 from actors.errors import ActorStopped, CallCancelled, Crash
+from actors.guard.words import trace
 from actors.identity.caller import CALLER
 from actors.mailbox import Envelope, Mailbox
+from actors.portable import told
 from actors.schema import Message
 from actors.supervision import Restart, RestartBudget
 
@@ -152,7 +154,8 @@ class Cell:
                 return
             except Exception as again:
                 reason = again
-        self._closing = f"it crashed: {type(reason).__name__}: {reason}"
+        self._closing = f"it crashed: {told(reason)}"
+        log.error("%s crashed and has ended: %s", self.label, trace(reason))
         await self._end(None)
 
     # Messages.

@@ -19,11 +19,11 @@ class Dialed:
 
     Args:
         address: `ws://host:port`.
-        dial: opens a connection; raises `ConnectFailed`.
+        dial: opens a connection for this transport; raises `ConnectFailed`.
         timeout: default deadline in seconds.
     """
 
-    def __init__(self, address: str, dial: Callable[[], Awaitable[Peer]], *, timeout: float | None) -> None:
+    def __init__(self, address: str, dial: Callable[[Dialed], Awaitable[Peer]], *, timeout: float | None) -> None:
         self.address = address
         self.timeout = timeout
         self._dial = dial
@@ -39,7 +39,7 @@ class Dialed:
         try:
             async with self._dialing:
                 if self._peer is None or self._peer.closed is not None:
-                    self._peer = await self._dial()
+                    self._peer = await self._dial(self)
                 return self._peer
         finally:
             self._waiting -= 1

@@ -28,7 +28,7 @@ ActorError
            +-- VersionMismatch  the other side speaks another version, or another protocol
            +-- Overrun          the other side sent more messages than it was allowed to
 
-All of them keep their class when they cross from one process to another.
+All of them but `ChildFailed` and `OneWayFailed`, which quote others, keep their class when they cross from one process to another.
 """
 
 from __future__ import annotations
@@ -71,17 +71,16 @@ class OneWayFailed(ActorError):
 
 
 class RemoteError(ActorError):
-    """A handler elsewhere raised an error that is not registered here as portable.
+    """A handler elsewhere raised an error that is not registered as portable. What it said is in the log of the system there.
 
     Attributes:
-        class_name: qualified name of the class of the error.
-        text: its message.
-        traceback: its traceback, as text.
+        class_name: of the error.
+        text: what is told of it.
     """
 
-    def __init__(self, class_name: str, text: str = "", traceback: str = "") -> None:
-        super().__init__(class_name, text, traceback)
-        self.class_name, self.text, self.traceback = class_name, text, traceback
+    def __init__(self, class_name: str, text: str = "") -> None:
+        super().__init__(class_name, text)
+        self.class_name, self.text = class_name, text
 
     def __str__(self) -> str:
         return f"{self.class_name}: {self.text}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from actors.cell import Cell
+from actors.guard.limited_log import LimitedLog
 from actors.identity import Caller
 from actors.identity.proofs import Identity
 from actors.memory import Memory
@@ -34,6 +35,11 @@ class Home(Protocol):
     @property
     def timeout(self) -> float | None:
         """Default deadline of a call, in seconds."""
+        ...
+
+    @property
+    def log(self) -> LimitedLog:
+        """Takes the log lines that others can cause."""
         ...
 
     @property

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from actors.cell import Cell
 from actors.credit import ReceiveWindow
 from actors.crossing import Crossing
 from actors.directory import DIRECTORY, DIRECTORY_WINDOW, Directory
-from actors.errors import ActorError, Malformed, MessageRejected
+from actors.errors import ActorError, Malformed, MessageRejected, RemoteError
 from actors.frames import Call, Cancel, Credit, Failed, Frame, OneWay, Reply, Report
+from actors.guard.limited_log import LimitedLog
+from actors.guard.words import trace
 from actors.home import Write
 from actors.identity import Caller
 from actors.mailbox import Envelope
-from actors.portable import to_wire
+from actors.portable import is_portable, to_wire
 from actors.schema import Message, messages_of
 from actors.supervision import NEVER
 from actors.values import Array
 from actors.wire import Packet, encode
+
+log = logging.getLogger(__name__)
 
 
 class Incoming:
@@ -27,13 +32,15 @@ class Incoming:
     Args:
         crossing: turns values into frames and back, and says which actors may be reached.
         write: takes the frames that go out.
+        lines: takes what goes into the log of this system.
 
     Attributes:
         caller: who is at the other end, as far as that is known.
     """
 
-    def __init__(self, crossing: Crossing, write: Write) -> None:
+    def __init__(self, crossing: Crossing, write: Write, lines: LimitedLog) -> None:
         self._crossing = crossing
+        self._log = lines
         self._write = write
         self._closed = False
         self.caller = Caller()
@@ -133,6 +140,12 @@ class Incoming:
         if credit:
             self._put(Credit(target, credit))
 
+    def note(self, message: Message, error: BaseException) -> None:
+        """Writes down what the other side is not told: the text and the place of an error that is not portable. Not the arguments."""
+        if not isinstance(error, RemoteError) and not is_portable(error):
+            text = "%s failed; its caller is told the class of the error only: %s"
+            self._log.write(log, logging.ERROR, f"failed {message.label}", text, message.label, trace(error))
+
     def _ended(self, number: int, window: ReceiveWindow) -> bool:
         del self._running[number]
         window.answered()
@@ -170,6 +183,7 @@ class _Call(Envelope):
         self._incoming.returned(self._number, self._window, self.message, value)
 
     def fail(self, error: BaseException) -> None:
+        self._incoming.note(self.message, error)
         self._incoming.failed(self._number, self._window, error)
 
 
@@ -186,4 +200,5 @@ class _OneWay(Envelope):
         self._incoming.one_way_ended(self._target, self.message.name, self._window, None)
 
     def fail(self, error: BaseException) -> None:
+        self._incoming.note(self.message, error)
         self._incoming.one_way_ended(self._target, self.message.name, self._window, error)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import cast
+from weakref import WeakValueDictionary
 
 from websockets.asyncio.server import Server
 
-from actors import websocket
+from actors import opening
 from actors.address import Address
 from actors.dialed import Dialed
 from actors.errors import ConnectFailed, SystemClosed
+from actors.guard.door import Door
 from actors.home import Home
 from actors.peer import Peer
 from actors.websocket import Link
@@ -27,6 +30,7 @@ class Network:
         home: the system.
         listen: where others may connect, or None.
         limit: the largest message that is taken, in bytes.
+        door: counts the connections that are accepted.
         server_tls, client_tls: for wss.
         allow_plaintext: permit `ws://` to and from other machines.
         named: address -> the common name that the certificate shown there must have.
@@ -41,6 +45,7 @@ class Network:
         listen: Address | None,
         *,
         limit: int,
+        door: Door,
         server_tls: ssl.SSLContext | None,
         client_tls: ssl.SSLContext | None,
         allow_plaintext: bool,
@@ -51,19 +56,23 @@ class Network:
         self._home = home
         self._listen = listen
         self._limit = limit
+        self._door = door
         self._server_tls, self._client_tls = server_tls, client_tls
         self._allow_plaintext = allow_plaintext
         self._named = dict(named)
         self._open = False
-        self._server: Server | None = None
-        self._dialed: dict[str, Dialed] = {}
+        self._servers: list[Server] = []
+        self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
+        self._in_use: dict[asyncio.Task[None], Dialed] = {}
         self._links: dict[asyncio.Task[None], Link] = {}
 
     async def open(self) -> str:
         """Listens, if it should; returns the address, with the real port."""
         address = ""
         if self._listen is not None:
-            self._server, port = await websocket.listen(self._listen, self._home, limit=self._limit, tls=self._server_tls, run=self._run)
+            self._servers, port = await opening.listen(
+                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run
+            )
             address = str(Address(self._listen.secure, self._listen.host, port))
         self._open = True
         return address
@@ -71,8 +80,8 @@ class Network:
     def stop_listening(self) -> None:
         """Accepts no new connections and opens none; those that are open go on."""
         self._open = False
-        if self._server is not None:
-            self._server.close(close_connections=False)
+        for server in self._servers:
+            server.close(close_connections=False)
 
     async def close(self) -> None:
         """Ends all connections, once what waits has been written."""
@@ -80,25 +89,28 @@ class Network:
         await asyncio.gather(*(link.close(WHY_CLOSED) for link in links.values()))
         if links:
             await asyncio.wait(links)
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     def to(self, address: Address) -> Dialed:
         """The transport to the system at an address; it connects when it is needed.
+
+        It lives as long as a reference uses it, or its connection is open: addresses that are only named leave nothing behind.
 
         Raises:
             InsecureAddress: plaintext to another machine that is not permitted.
         """
         address.check_encryption(self._allow_plaintext)
         key = str(address)
-        if key not in self._dialed:
-            self._dialed[key] = Dialed(key, lambda: self._dial(address), timeout=self._home.timeout)
-        return self._dialed[key]
+        dialed = self._dialed.get(key)
+        if dialed is None:
+            dialed = self._dialed[key] = Dialed(key, partial(self._dial, address), timeout=self._home.timeout)
+        return dialed
 
-    async def _dial(self, address: Address) -> Peer:
+    async def _dial(self, address: Address, dialed: Dialed) -> Peer:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
-        peer = await websocket.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=self._keep)
+        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
             link = next(link for link in self._links.values() if link.peer is peer)
@@ -106,10 +118,13 @@ class Network:
             raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
         return peer
 
-    def _keep(self, link: Link) -> None:
+    def _keep(self, dialed: Dialed, link: Link) -> None:
         task = asyncio.create_task(link.run())
-        self._links[task] = link
-        task.add_done_callback(lambda task: self._links.pop(task))
+        self._links[task], self._in_use[task] = link, dialed
+        task.add_done_callback(self._drop)
+
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        del self._links[task], self._in_use[task]
 
     async def _run(self, link: Link) -> None:
         """Runs an accepted connection in the task that the server made for it."""

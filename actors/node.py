@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from actors.processes import exit_with_parent, started_by_parent
+from actors.processes import exit_with_parent, log_to_parent, started_by_parent
 from actors.system import ActorSystem
 
 
 async def serve(address: str) -> None:
     """Listens until the parent ends."""
+    log_to_parent()
     async with ActorSystem(listen=address, trust=[started_by_parent()]) as system:
         print(f"ready {system.address}", flush=True)
         await exit_with_parent()

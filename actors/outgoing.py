@@ -11,8 +11,9 @@ from actors.credit import SendWindow
 from actors.crossing import Crossing
 from actors.deadline import Expired, within
 from actors.directory import DIRECTORY, DIRECTORY_WINDOW, Directory, Found
-from actors.errors import ActorError, ConnectionLost, Malformed
+from actors.errors import ActorError, ConnectionLost, Malformed, MessageRejected
 from actors.frames import Call, Cancel, Credit, Failed, OneWay, Reply, Report
+from actors.guard.words import NAME_LIMIT, shown
 from actors.home import Write
 from actors.portable import from_wire
 from actors.schema import Message, messages_of
@@ -55,6 +56,8 @@ class Outgoing:
         self._windows: dict[str, SendWindow[_Sent]] = {DIRECTORY: SendWindow(DIRECTORY_WINDOW)}
         self._asking: dict[str, asyncio.Task[Found]] = {}
         self._uncredited: dict[str, int] = {}
+        self._reported: dict[str, int] = {}  # of the uncredited ones, by actor
+        self._one_way: set[tuple[str, str]] = set()  # actors and messages that were sent without reply
 
     async def call(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         """See `Transport.call`."""
@@ -93,13 +96,23 @@ class Outgoing:
         if target not in self._windows:
             self._window(target)
             return await asyncio.shield(self._asking[target])
-        found: Found = await self._ask_directory("find", target)
-        return found
+        return await self._found(target)
 
     async def watch(self, target: str) -> str:
         """See `Transport.watch`."""
         reason: str = await self._ask_directory("watch", target)
-        return reason
+        return shown(reason)
+
+    async def _found(self, target: str) -> Found:
+        """What the other side says of an actor, made fit to be shown.
+
+        Raises:
+            MessageRejected: no window that an actor can have.
+        """
+        found: Found = await self._ask_directory("find", target)
+        if found.window < 1:
+            raise MessageRejected(f"{self._label} gave a window of {found.window} messages for {target!r}; at least 1 is needed")
+        return Found(shown(found.class_name, NAME_LIMIT), [shown(name, NAME_LIMIT) for name in found.messages], found.window)
 
     async def _ask_directory(self, what: str, target: str) -> Any:
         return await self.call(DIRECTORY, messages_of(Directory)[what], (target,), None)
@@ -119,9 +132,10 @@ class Outgoing:
     async def _open_window(self, target: str) -> Found:
         window = self._windows[target]
         try:
-            found: Found = await self._ask_directory("find", target)
+            found = await self._found(target)
         except ActorError as error:
             self._windows.pop(target, None)
+            self._asking.pop(target, None)
             self._fail(window.drain(), error)
             raise
         self._release(window.grant(found.window))
@@ -136,6 +150,7 @@ class Outgoing:
 
     def _write_one_way(self, sent: _Sent) -> None:
         self._uncredited[sent.target] = self._uncredited.get(sent.target, 0) + 1
+        self._one_way.add((sent.target, sent.message.name))
         if sent.encoded.buffers:
             self._write(sent.encoded, sent.done)
         else:
@@ -173,11 +188,16 @@ class Outgoing:
         if not 0 < frame.count <= under_way:
             raise Malformed(f"credit for {frame.count} messages to {frame.target[:200]!r}; {under_way} are under way")
         self._uncredited[frame.target] = under_way - frame.count
+        self._reported[frame.target] = max(0, self._reported.get(frame.target, 0) - frame.count)
         self._release(self._windows[frame.target].grant(frame.count))
 
     def on_report(self, frame: Report) -> None:
-        """A message without reply has failed."""
-        what = f"{frame.method[:200]} of {frame.target[:200]} at {self._label}"
+        """A message without reply has failed. It is believed of a message that was sent and has not ended, once for each."""
+        reported, under_way = self._reported.get(frame.target, 0), self._uncredited.get(frame.target, 0)
+        if reported >= under_way or (frame.target, frame.method) not in self._one_way:
+            raise Malformed(f"a report on {frame.method[:200]!r} of {frame.target[:200]!r}, which is not under way")
+        self._reported[frame.target] = reported + 1
+        what = f"{frame.method} of {frame.target} at {self._label}"
         self._report(what, from_wire(frame.failure, what))
 
     def _answered(self, number: int) -> _Sent:

@@ -1,47 +1,49 @@
-"""Errors that cross from one process to another without pickle: by the name of a registered class, with plain arguments."""
+"""Errors that cross from one process to another without pickle: by the name of a registered class, with plain arguments.
+
+Only the texts of registered classes cross: whoever registers a class vouches for what it says. Of any other error, those of Python and of
+libraries included, the bare name of its class crosses and nothing else. Its text may quote what the handler worked on, and its traceback
+shows the files of a machine: both stay in the log of the process where it was raised.
+"""
 
 from __future__ import annotations
 
-import builtins
-import traceback
 from typing import TypeVar
 
 import msgspec
 
 from actors import errors
-from actors.errors import RemoteError
+from actors.errors import ChildFailed, OneWayFailed, RemoteError
+from actors.guard.words import TEXT_LIMIT, checked_name, name_of, shown
 
 E = TypeVar("E", bound=type[BaseException])
 Plain = None | bool | int | float | str
 
-TRACEBACK_LIMIT = 16_000
-TEXT_LIMIT = 64_000
 ARGUMENTS_LIMIT = 16
-"""What is sent of an error: characters of its traceback, of its message and each argument, and how many arguments."""
+"""Arguments of an error that are sent."""
+KEPT_THERE = "failed inside the handler; the log of its own system says why"
+"""Told in place of what an error says that is not portable."""
 
-_BUILTINS = (
-    "ArithmeticError AssertionError AttributeError BufferError EOFError FileExistsError FileNotFoundError FloatingPointError "
-    "IndexError InterruptedError IsADirectoryError KeyError LookupError MemoryError NotADirectoryError NotImplementedError OSError "
-    "OverflowError PermissionError ProcessLookupError RecursionError ReferenceError RuntimeError TimeoutError TypeError ValueError "
-    "ZeroDivisionError ConnectionError ConnectionAbortedError ConnectionRefusedError ConnectionResetError BrokenPipeError"
-)
 _registered: dict[str, type[BaseException]] = {}
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True):
-    """An error on the wire: qualified name of its class, its arguments, its message, and its traceback as text (without values)."""
+    """An error on the wire: qualified name of its class, its arguments, and its message.
+
+    Of an error that is not portable: the bare name of its class, no arguments, and `KEPT_THERE`. Earlier versions sent a traceback as well;
+    it is not read.
+    """
 
     class_name: str
     arguments: list[Plain]
     text: str
-    traceback: str
 
 
 def portable_error(cls: E) -> E:
     """Registers a class of errors that keeps its class when it crosses from one process to another.
 
     The class is made again from its arguments `args`, so it must be possible to call it with them. Arguments that are no None, bool, int,
-    float or str are replaced by the name of their type. It must be registered in both processes, which importing its module does.
+    float or str are replaced by the name of their type. It must be registered in both processes, which importing its module does. What it
+    says is shown to callers: put nothing into it that they must not see, no text of another error either.
 
     Example:
         >>> @portable_error
@@ -58,13 +60,26 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def is_portable(error: BaseException) -> bool:
+    """Whether what an error says may leave this process."""
+    return _registered.get(_name(type(error))) is type(error)
+
+
+def told(error: BaseException) -> str:
+    """What others may be told of an error, in a sentence."""
+    if is_portable(error):
+        return f"{type(error).__name__}: {_text(error)}"
+    return f"{name_of(type(error))}: {KEPT_THERE}"
+
+
 def to_wire(error: BaseException) -> Failure:
     """An error as it is sent."""
-    if isinstance(error, RemoteError):  # passes through as it came
-        return Failure(error.class_name, [], error.text, error.traceback)
-    lines = _clean("".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:])
+    if isinstance(error, RemoteError):  # passes through
+        return Failure(error.class_name, [], KEPT_THERE)
+    if not is_portable(error):
+        return Failure(name_of(type(error)), [], KEPT_THERE)
     arguments = [_plain(argument) for argument in error.args[:ARGUMENTS_LIMIT]]
-    return Failure(_name(type(error)), arguments, _text(error), lines)
+    return Failure(_name(type(error)), arguments, _text(error))
 
 
 def _plain(value: object) -> Plain:
@@ -90,19 +105,23 @@ def from_wire(failure: Failure, where: str) -> BaseException:
     """An error as it is raised at the caller: of its own class if that is registered here, otherwise a `RemoteError`.
 
     Args:
-        failure: what arrived.
-        where: the message and the address of the actor, for the note with the traceback.
+        failure: what arrived. Its words are made fit to be shown; those of a class that is not registered here are not shown at all.
+        where: the message and the address of the actor, for the note.
     """
     cls = _registered.get(failure.class_name)
     error: BaseException
-    try:
-        error = RemoteError(failure.class_name, failure.text, failure.traceback) if cls is None else cls(*failure.arguments)
-    except Exception:  # a class that its own arguments do not make again
-        error = RemoteError(failure.class_name, failure.text, failure.traceback)
-    error.add_note(f"raised by {where}; traceback there:\n{failure.traceback}")
+    if cls is None:
+        error = RemoteError(checked_name(failure.class_name), KEPT_THERE)
+    else:
+        arguments = [shown(one) if isinstance(one, str) else one for one in failure.arguments]
+        try:
+            error = cls(*arguments)
+        except Exception:  # a class that its own arguments do not make again
+            error = RemoteError(checked_name(failure.class_name), shown(failure.text))
+    error.add_note(f"raised by {where}")
     return error
 
 
-for _error in [getattr(builtins, name) for name in _BUILTINS.split()] + list(vars(errors).values()):
-    if isinstance(_error, type) and issubclass(_error, Exception):
+for _error in vars(errors).values():
+    if isinstance(_error, type) and issubclass(_error, errors.ActorError) and _error not in (ChildFailed, OneWayFailed, RemoteError):
         portable_error(_error)

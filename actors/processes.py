@@ -2,7 +2,8 @@
 
 A child is started as `python -m module args...`, in a session of its own so that Ctrl-C in a terminal goes to the parent only. Its
 standard input stays open as long as the parent lives: the first line is a secret and the number of the parent, and the end of it tells
-the child to end. Its standard output says `ready ADDRESS` when it can be used.
+the child to end. Its standard output says `ready ADDRESS` when it can be used. What it logs, if it calls `log_to_parent`, appears in the
+log of the parent: callers are told little of an error in a handler, and the rest must not be lost with the child.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
+import logging
 import os
 import secrets
 import select
@@ -30,12 +33,15 @@ LOOK_EVERY = 1.0
 SILENT_WITHIN = 2.0
 """Seconds after its end that a child's output may still take to arrive."""
 SECRET_BYTES = 32
+LOG = "log "
+"""How a line of a child's standard error begins that is a line of its log: level, logger and text follow, as JSON."""
 
 
 class _Output(asyncio.SubprocessProtocol):
     """What a child writes, line by line, and its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[str] = loop.create_future()
         self.exited: asyncio.Future[None] = loop.create_future()
@@ -53,8 +59,19 @@ class _Output(asyncio.SubprocessProtocol):
         text = line[-LINE_LIMIT:].decode(errors="replace").rstrip()
         if fd == 1 and text.startswith("ready ") and not self.ready.done():
             self.ready.set_result(text.removeprefix("ready "))
+        elif fd == 2 and text.startswith(LOG):
+            self._log(text.removeprefix(LOG))
         elif text:
             self.tail.append(text)
+
+    def _log(self, line: str) -> None:
+        try:
+            level, logger, text = json.loads(line)
+        except ValueError:  # cut off, or no line of `log_to_parent`
+            self.tail.append(line)
+            return
+        self.tail.append(text)
+        logging.getLogger(logger).log(level, "%s: %s", self._name, text)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd in self._partial:
@@ -97,8 +114,10 @@ class ChildProcess:
             ChildFailed: it ended, or was late; with the last lines that it wrote.
         """
         command = (sys.executable, "-m", module, *args)
-        transport, output = await asyncio.get_running_loop().subprocess_exec(_Output, *command, start_new_session=True)
-        child = ChildProcess(f"python -m {' '.join((module, *args))}", transport, output)
+        name = f"python -m {' '.join((module, *args))}"
+        loop = asyncio.get_running_loop()
+        transport, output = await loop.subprocess_exec(functools.partial(_Output, name), *command, start_new_session=True)
+        child = ChildProcess(name, transport, output)
         try:
             await child._await_ready(ready_within)
         except BaseException:
@@ -204,6 +223,18 @@ def started_by_parent() -> bytes:
         ChildFailed: there is no such line; this process was not started by a `ChildProcess`.
     """
     return _told()[0]
+
+
+def log_to_parent() -> None:
+    """Sends what this process logs to the log of its parent, from level WARNING on if nothing else was set."""
+    logging.getLogger().addHandler(_ToParent())
+
+
+class _ToParent(logging.Handler):
+    """Writes each record in one line to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{LOG}{json.dumps([record.levelno, record.name, self.format(record)])}", file=sys.stderr, flush=True)
 
 
 async def exit_with_parent(grace: float = 5.0) -> None:

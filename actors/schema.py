@@ -16,11 +16,19 @@ import numpy as np
 
 from actors.actor import MARK, Actor, Declared
 from actors.errors import MessageRejected
+from actors.guard.words import name_of
+from actors.portable import is_portable
 from actors.reference import ActorRef
 from actors.values import DTYPES, PLAIN, Packed, pack, unpack
 
 _ATOMS = frozenset({bool, int, float, str, bytes, type(None)})
 SMALLEST_INT, LARGEST_INT = -(1 << 63), (1 << 64) - 1
+_QUOTING = {
+    "Invalid enum value": "a value that is none of those allowed",
+    "Invalid value": "a kind of object that is none of those allowed",
+    "Object contains unknown field": "an object with a field that is not known",
+}
+"""How msgspec begins a message that quotes a value, and what is said instead."""
 _PLACE = re.compile(r" - at `\$\[(\d+)\](.*)`")
 
 
@@ -53,6 +61,8 @@ class Form:
         """
         try:
             return pack(values, copy=copy)
+        except UnicodeError:
+            raise MessageRejected(f"{self.label}: text that is no valid Unicode cannot be sent") from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise MessageRejected(f"{self.label}: {error}") from None
 
@@ -60,12 +70,12 @@ class Form:
         """Puts values together that arrived.
 
         Raises:
-            MessageRejected: they do not fit the annotations. The message names the message and the argument.
+            MessageRejected: they do not fit the annotations. The message names the message and the argument, and quotes no value.
         """
         try:
             values = unpack(packed, self._struct, _converted)
         except Exception as error:  # a class in the annotations may raise anything when it is made
-            raise MessageRejected(self._explain(str(error))) from None
+            raise MessageRejected(self._explain(_without_values(error))) from None
         return msgspec.structs.astuple(values)
 
     def transfer(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,6 +94,18 @@ class Form:
             expected = ", ".join(self.names)
             return f"{self.label}: {text} (it takes: {expected or 'nothing'})"
         return f"{self.label}: {self.names[int(place[1])]}{place[2]}: {_PLACE.sub('', text)}"
+
+
+def _without_values(error: Exception) -> str:
+    """What was wrong with values that arrived, without quoting them: the one who reads it may not be the one who sent them."""
+    cause, text = error.__cause__, str(error)
+    if isinstance(error, MessageRejected) or isinstance(cause, _Unfit) or (cause is not None and is_portable(cause)):
+        return text
+    place = _PLACE.search(text)
+    where = place[0] if place else ""
+    if cause is not None or not isinstance(error, msgspec.MsgspecError):  # raised by a class in the annotations
+        return f"a value that its class refuses ({name_of(type(cause or error))}){where}"
+    return next((instead + where for start, instead in _QUOTING.items() if text.startswith(start)), text)
 
 
 def _fit(atoms: tuple[Any, ...]) -> bool:
@@ -203,22 +225,26 @@ def typed(ref: ActorRef, cls: type[Actor]) -> ActorRef:
     return reference_type(cls)(ref._transport, ref._name, timeout=ref._timeout, one_way=ref._one_way)
 
 
+class _Unfit(ValueError):  # never leaves this file: `unpack` makes it a MessageRejected
+    """A value is not what its annotation says. The message names types only."""
+
+
 def _converted(kind: Any, value: Any) -> Any:
     """Makes what msgspec does not know: arrays of a declared dtype, and references to a declared class."""
     origin = get_origin(kind) or kind
     if origin is np.ndarray:
         return _array(kind, value)
     if not isinstance(value, ActorRef):
-        raise ValueError(f"Expected a reference to `{origin.__name__}`, got `{type(value).__name__}`")
+        raise _Unfit(f"Expected a reference to `{origin.__name__}`, got `{type(value).__name__}`")
     return value if origin is ActorRef else typed(value, origin)
 
 
 def _array(kind: Any, value: Any) -> Any:
     if not isinstance(value, np.ndarray):
-        raise ValueError(f"Expected an array, got `{type(value).__name__}`")
+        raise _Unfit(f"Expected an array, got `{type(value).__name__}`")
     dtype = _element(kind)
     if dtype is not None and not np.issubdtype(value.dtype, dtype):
-        raise ValueError(f"Expected an array of {dtype.__name__}, got one of {value.dtype}")
+        raise _Unfit(f"Expected an array of {dtype.__name__}, got one of {value.dtype}")
     return value
 
 

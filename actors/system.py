@@ -28,6 +28,9 @@ from actors.errors import (
     OneWayFailed,
     SystemClosed,
 )
+from actors.guard.door import Door
+from actors.guard.limited_log import LimitedLog
+from actors.guard.words import shown, trace
 from actors.identity import LOCAL, Caller, caller
 from actors.identity.proofs import Identity
 from actors.identity.published import kept_in_the_clear
@@ -35,6 +38,7 @@ from actors.memory import Memory
 from actors.names import Names
 from actors.network import Network
 from actors.peer import Peer
+from actors.portable import told
 from actors.processes import SECRET_BYTES
 from actors.reference import ActorRef
 from actors.schema import Message, messages_of, reference_type
@@ -43,10 +47,6 @@ from actors.supervision import NEVER, Restart, Terminated
 A = TypeVar("A", bound=Actor)
 
 log = logging.getLogger(__name__)
-
-
-def _log_error(error: OneWayFailed) -> None:
-    log.error("%s", error, exc_info=error.__cause__)
 
 
 class ActorSystem:
@@ -61,6 +61,9 @@ class ActorSystem:
         mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait. It counts messages, not
             bytes: over each connection up to `mailbox` * `message_limit` bytes may wait for one actor.
         message_limit: largest message that is taken, in bytes.
+        max_connections: how many connections from others may be open at once. Fewer if this process may not open so many files
+            (`ulimit -n`); its soft limit is raised as far as the hard one allows. More are refused, with the reason and one log line.
+        max_connections_per_peer: how many of them may belong to one certificate, or without certificates to one host.
         ssl: certificate of this system, for listening on wss.
         connect_ssl: whom to trust when connecting to wss; None for the authorities that the operating system trusts.
         allow_plaintext: permit `ws://` to and from other machines.
@@ -90,6 +93,8 @@ class ActorSystem:
         secrets: Mapping[str, bytes] | None = None,
         mailbox: int = 1024,
         message_limit: int = 1 << 30,
+        max_connections: int = 4096,
+        max_connections_per_peer: int = 1024,
         ssl: tls.SSLContext | None = None,
         connect_ssl: tls.SSLContext | None = None,
         allow_plaintext: bool = False,
@@ -98,7 +103,7 @@ class ActorSystem:
         refer: bool = True,
         named: Mapping[str, str] | None = None,
         for_user: bool = True,
-        on_error: Callable[[OneWayFailed], None] = _log_error,
+        on_error: Callable[[OneWayFailed], None] | None = None,
     ) -> None:
         self.timeout = timeout
         self.for_user = for_user
@@ -110,8 +115,12 @@ class ActorSystem:
         self._trust = tuple(trust)
         if any(len(secret) < SECRET_BYTES for secret in self._trust):
             raise ValueError(f"trust: a secret has at least {SECRET_BYTES} random bytes; secrets.token_bytes makes one")
+        for what, most in (("max_connections", max_connections), ("max_connections_per_peer", max_connections_per_peer)):
+            if most < 1:
+                raise ValueError(f"{what}={most}: a system that listens takes at least one connection")
         self._mailbox = mailbox
-        self._on_error = on_error
+        self.log = LimitedLog()
+        self._on_error = on_error or self._log_error
         self._address = ""
         self._open = False
         self._names = Names()
@@ -120,6 +129,7 @@ class ActorSystem:
             self,
             self._listen,
             limit=message_limit,
+            door=Door(max_connections, max_connections_per_peer, self.log),
             server_tls=ssl,
             client_tls=connect_ssl,
             allow_plaintext=allow_plaintext,
@@ -231,7 +241,7 @@ class ActorSystem:
         try:
             await cell.start()
         except BaseException as error:
-            await cell.stop(f"it did not start: {type(error).__name__}: {error}")
+            await cell.stop(f"it did not start: {told(error)}")
             raise
         return cast(A, ref)
 
@@ -370,7 +380,7 @@ class ActorSystem:
             return
         roles = self._roles(sender)
         if message.by.isdisjoint(roles):
-            log.warning("refused: %s sent by %s", message.label, sender)
+            self.log.write(log, logging.WARNING, f"refused {message.label}", "refused: %s sent by %s", message.label, sender)
             raise NotAllowed(
                 f"{message.label} may be sent by: {', '.join(sorted(message.by)) or 'nobody outside of its process'}; you are {sender},"
                 f" here: {', '.join(sorted(roles)) or 'nobody that is known'}"
@@ -389,6 +399,10 @@ class ActorSystem:
         if address in ("", self._address, self.advertised):
             return ActorRef(self.memory, name)
         return ActorRef(self._network.to(Address.parse(address)), name)
+
+    def _log_error(self, error: OneWayFailed) -> None:
+        cause = error.__cause__ or error
+        self.log.write(log, logging.ERROR, "message without reply", "%s: %s", shown(str(error)), trace(cause))
 
     def report(self, what: str, error: BaseException) -> None:
         """Tells `on_error` of a message without reply that failed."""

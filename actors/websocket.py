@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
-from websockets.asyncio.client import connect
-from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 
-from actors.address import Address
-from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, Malformed, TooLarge, WireError
+from actors.errors import Malformed, TooLarge, WireError
+from actors.guard.progress import Patience, WatchedClient, WatchedServer
+from actors.guard.words import shown, trace
 from actors.home import Home
 from actors.peer import Peer
 from actors.wire import Encoded, FrameReader, encode, hello
@@ -34,8 +31,15 @@ UNREAD = 16 << 20
 """Bytes of answers that may wait for somebody who asks and does not listen, before nothing more is read from them."""
 OPEN_WITHIN = 10.0
 CLOSE_WITHIN = 2.0
+ASK_WITHIN = 60.0
+"""Seconds within which whoever has connected must have asked for something: until then, they hold a place for nothing."""
+TURN = 0.02
+"""Seconds for which the frames of one connection are handled before others get a chance to run."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
 """Seconds. A loop that computes for longer than the last loses its connections; long work belongs in a thread."""
+
+
+Socket = WatchedClient | WatchedServer
 
 
 class Writer:
@@ -72,7 +76,7 @@ class Writer:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    async def run(self, socket: Connection) -> None:
+    async def run(self, socket: Socket) -> None:
         """Writes until it is cancelled, or the connection is closed."""
         try:
             while True:
@@ -103,7 +107,7 @@ class Writer:
                 written.set_exception(error)
         self._queue.clear()
 
-    async def _write_next(self, socket: Connection) -> None:
+    async def _write_next(self, socket: Socket) -> None:
         encoded, written, answer = self._queue[0]
         if not encoded.buffers and len(encoded.header) <= WHOLE:
             small, answers = self._together()
@@ -164,16 +168,18 @@ class Link:
         limit: the largest message that is taken, in bytes.
     """
 
-    def __init__(self, socket: Connection, home: Home, *, address: str, limit: int) -> None:
+    def __init__(self, socket: Socket, home: Home, *, address: str, limit: int) -> None:
         self._socket = socket
         self._limit = limit
+        self._log = home.log
+        self._dialed_us = not address
+        self._patience = Patience()
         self._writer = Writer()
         self._why = ""
         host = socket.remote_address
         label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")
-        tls = socket.transport.get_extra_info("ssl_object")
-        shown = None if tls is None else tls.getpeercert(binary_form=True)
-        self.peer = Peer(home, self._writer.put, answer=self._writer.put_answer, address=address, label=label, certificate=shown)
+        own = self._writer
+        self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate_of(socket))
 
     async def run(self) -> None:
         """Reads and writes until the connection ends, for whatever reason."""
@@ -186,8 +192,9 @@ class Link:
             await self._refuse(error)
         except ConnectionClosed as error:
             self._why = self._why or _reason(error)
-        except Exception:
-            log.exception("a frame from %s could not be handled", self.peer.label)
+        except Exception as error:
+            text = "a frame from %s could not be handled: %s"
+            self._log.write(log, logging.ERROR, "internal error", text, self.peer.label, trace(error))
             self._why = "an internal error here"
             await self._socket.close(1011, self._why)
         finally:
@@ -214,16 +221,52 @@ class Link:
                     await self._read_message(reader)
         except TimeoutError:
             raise Malformed(f"no greeting came within {OPEN_WITHIN:g} s") from None
+        if self._dialed_us and reader.frames == 1:
+            try:
+                async with asyncio.timeout(ASK_WITHIN):
+                    await self._read_message(reader)
+            except TimeoutError:
+                await self.close(f"nothing was asked within {ASK_WITHIN:g} s")
         while True:
             await self._read_message(reader)
 
     async def _read_message(self, reader: FrameReader) -> None:
-        receive = self.peer.receive
-        async for piece in self._socket.recv_streaming(decode=False):
-            for packet in reader.feed(piece):
-                receive(packet)
-            await self._writer.room()
+        pieces = self._socket.recv_streaming(decode=False)
+        async for first in pieces:
+            piece: bytes | None = first
+            while piece is not None:
+                await self._handle(reader, piece)
+                piece = await self._next(pieces, reader.frames) if reader.unfinished else None
         reader.end()
+
+    async def _handle(self, reader: FrameReader, piece: bytes) -> None:
+        """Takes what has arrived, and lets others run in between if it takes long."""
+        receive, time = self.peer.receive, asyncio.get_running_loop().time
+        pause_at = time() + TURN
+        for packet in reader.feed(piece):
+            receive(packet)
+            if time() > pause_at:
+                await asyncio.sleep(0)
+                pause_at = time() + TURN
+        self._socket.held = True
+        await self._writer.room()
+        self._socket.held = False
+
+    async def _next(self, pieces: AsyncIterator[bytes], frame: int) -> bytes | None:
+        """The next bytes of a frame that has begun, the one of that number; None at the end of the message.
+
+        Raises:
+            Malformed: they take too long.
+        """
+        time = asyncio.get_running_loop().time
+        before = time()
+        try:
+            async with asyncio.timeout(self._patience.left(of=frame)):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise Malformed("a frame that has begun did not go on in time") from None
+        self._patience.arrived(len(piece or b""), time() - before)
+        return piece
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -232,7 +275,8 @@ class Link:
     async def _refuse(self, error: WireError) -> None:
         self._why = f"refused here: {type(error).__name__}: {error}"
         self.peer.refused(error)
-        log.warning("%s: %s; the connection is closed", self.peer.label, error)
+        text = "%s: %s; the connection is closed"
+        self._log.write(log, logging.WARNING, "broken rules", text, self.peer.label, shown(str(error)))
         code = 1009 if isinstance(error, TooLarge) else 1002
         await self._socket.close(code, f"{type(error).__name__}: {error}".encode()[:120].decode(errors="ignore"))
 
@@ -242,94 +286,13 @@ class Link:
 
 def _reason(error: ConnectionClosed) -> str:
     if error.rcvd is not None:
-        return f"closed by the other side: {error.rcvd.code} {error.rcvd.reason}".rstrip()
+        return f"closed by the other side: {error.rcvd.code} {shown(error.rcvd.reason)}".rstrip()
     cause = error.__cause__
-    return f"{type(cause).__name__}: {cause}" if cause is not None else "the other side vanished without closing it"
+    return f"{type(cause).__name__}: {shown(str(cause))}" if cause is not None else "the other side vanished without closing it"
 
 
-async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None]) -> Peer:
-    """Opens a connection and exchanges greetings.
-
-    Args:
-        address: of the other system.
-        home: this system.
-        limit: the largest message that is taken, in bytes.
-        tls: for wss; None for the certificates that the operating system trusts.
-        keep: is given the link, to run it and to close it with the system.
-
-    Raises:
-        ConnectFailed: nobody answers there, or not with this protocol.
-        VersionMismatch: another version is spoken there.
-    """
-    try:
-        socket = await connect(
-            str(address),
-            ssl=(tls or ssl.create_default_context()) if address.secure else None,
-            compression=None,
-            proxy=None,
-            max_size=(limit + WHOLE, WHOLE + FRAGMENT),
-            open_timeout=OPEN_WITHIN,
-            close_timeout=CLOSE_WITHIN,
-            ping_interval=PING_EVERY,
-            ping_timeout=PING_WITHIN,
-            user_agent_header=None,
-        )
-    except (OSError, TimeoutError, WebSocketException) as error:
-        raise ConnectFailed(f"nobody answers at {address}: {type(error).__name__}: {error}") from None
-    link = Link(socket, home, address=str(address), limit=limit)
-    keep(link)
-    try:
-        async with asyncio.timeout(OPEN_WITHIN):
-            await asyncio.shield(link.peer.greeted)
-    except BaseException as error:
-        await socket.close()
-        if isinstance(error, WireError) or not isinstance(error, (LinkError, TimeoutError)):
-            raise
-        raise ConnectFailed(f"{address} does not speak this protocol: {error or 'no greeting'}") from None
-    return link.peer
-
-
-async def listen(
-    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, run: Callable[[Link], Awaitable[None]]
-) -> tuple[Server, int]:
-    """Listens for connections; returns the server and its port.
-
-    Args:
-        address: to bind; port 0 chooses one.
-        home: this system.
-        limit: the largest message that is taken, in bytes.
-        tls: for wss.
-        run: runs a link as long as its connection lasts.
-
-    Raises:
-        AddressInUse: somebody else listens there.
-        BadAddress: it is no address of this machine.
-        InsecureAddress: wss without certificates.
-    """
-    if address.secure and tls is None:
-        raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
-
-    async def handle(socket: ServerConnection) -> None:
-        await run(Link(socket, home, address="", limit=limit))
-
-    try:
-        server = await serve(
-            handle,
-            address.host,
-            address.port,
-            ssl=tls if address.secure else None,
-            compression=None,
-            origins=[None],  # no web page may talk to us
-            max_size=(limit + WHOLE, WHOLE + FRAGMENT),
-            open_timeout=OPEN_WITHIN,
-            close_timeout=CLOSE_WITHIN,
-            ping_interval=PING_EVERY,
-            ping_timeout=PING_WITHIN,
-            server_header=None,
-            logger=logging.getLogger(f"{__name__}.server"),
-        )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(f"{address} is in use by another process; choose another port, or 0 for any that is free") from None
-        raise BadAddress(f"cannot listen on {address}: {error}") from None
-    return server, next(iter(server.sockets)).getsockname()[1]
+def certificate_of(socket: Socket | ServerConnection) -> bytes | None:
+    """What the other side has shown, DER."""
+    tls = socket.transport.get_extra_info("ssl_object")
+    certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
+    return certificate

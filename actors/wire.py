@@ -1,7 +1,8 @@
 """Frames to bytes and bytes to frames. No event loop, no socket: bytes come in any pieces, and frames come out.
 
 A frame is `u32 length of the header (little-endian) + header (MessagePack) + the raw bytes of its arrays, one after the other`.
-The first frame on a connection is a `Hello`. Sizes, dtypes, shapes and depth are checked before anything is allocated.
+The first frame on a connection is a `Hello`. How much a header holds is counted before it is parsed; sizes, dtypes, shapes and depth are
+checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import msgspec
 import numpy as np
 
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.frames import PROTOCOL, VERSION, AnyFrame, Call, Frame, Hello, OneWay, Payload, Reply
+from actors.frames import PROTOCOL, VERSION, AnyFrame, Call, Failed, Frame, Hello, OneWay, Payload, Reply, Report
+from actors.guard.structure import HEADER_LIMIT, MAX_ARRAYS, MAX_DIMENSIONS, MAX_REFERENCES, SMALL, check_structure
+from actors.guard.words import shown
+from actors.portable import ARGUMENTS_LIMIT
 from actors.values import DTYPES, Array
 
-HEADER_LIMIT = 16 << 20
-"""Bytes of a header. Arrays do not count; long bytes and text do."""
-MAX_DIMENSIONS = 32
-MAX_ARRAYS = 1 << 16
 LONGEST_NONCE = 64
+WORDS = 200
+"""Characters of what the other side sent that an error quotes."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -65,7 +67,7 @@ def encode(packet: Packet) -> Encoded:
         packet: its arrays are in C order and little-endian, in the order of the specifications in its payload.
 
     Raises:
-        TooLarge: the header is larger than `HEADER_LIMIT`.
+        TooLarge: the header is larger than `HEADER_LIMIT`, or holds more than the other side takes.
     """
     header = bytearray(4)
     _encoder.encode_into(packet.frame, header, 4)
@@ -73,6 +75,8 @@ def encode(packet: Packet) -> Encoded:
     if length > HEADER_LIMIT:
         raise TooLarge(f"a header of {length} bytes; at most {HEADER_LIMIT} can be sent. Put long bytes into a uint8 array")
     _LENGTH.pack_into(header, 0, length)
+    if length > SMALL:
+        check_structure(memoryview(header)[4:])
     return Encoded(bytes(header), [_bytes_of(array) for array in packet.arrays if array.size])
 
 
@@ -101,6 +105,9 @@ class FrameReader:
 
     Args:
         limit: the largest frame in bytes, arrays included.
+
+    Attributes:
+        frames: how many have been found.
     """
 
     def __init__(self, limit: int) -> None:
@@ -110,6 +117,12 @@ class FrameReader:
         self._arrays: list[Array] = []
         self._holes: list[memoryview] = []  # memory of the arrays that is still to be filled, in reverse
         self._greeted = False
+        self.frames = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a frame has begun and has not ended."""
+        return bool(self._pending) or self._frame is not None
 
     def feed(self, piece: bytes) -> Iterator[Packet]:
         """Takes the next bytes; yields the frames that are complete now.
@@ -126,6 +139,7 @@ class FrameReader:
                 if not self._holes:
                     packet = Packet(self._frame, self._arrays)
                     self._frame, self._arrays = None, []
+                    self.frames += 1
                     yield packet
 
     def end(self) -> None:
@@ -134,7 +148,7 @@ class FrameReader:
         Raises:
             Truncated: in the middle of a frame.
         """
-        if self._pending or self._frame is not None:
+        if self.unfinished:
             missing = sum(hole.nbytes for hole in self._holes)
             what = (
                 f"{missing} bytes of its arrays are missing" if self._frame is not None else f"after {len(self._pending)} bytes of a header"
@@ -179,9 +193,17 @@ class FrameReader:
         elif isinstance(frame, Hello):
             raise Malformed("a second greeting on the same connection")
         self._frame = frame
-        if isinstance(frame, (Call, OneWay, Reply)) and frame.payload.arrays:
-            sizes = _check_arrays(frame.payload.arrays, self._limit - len(header))
-            self._arrays = [np.empty(shape, DTYPES[dtype]) for dtype, shape in frame.payload.arrays]
+        if isinstance(frame, (Call, OneWay, Reply)):
+            self._make_room(frame.payload, len(header))
+        elif isinstance(frame, (Failed, Report)) and len(frame.failure.arguments) > ARGUMENTS_LIMIT:
+            raise TooLarge(f"an error with {len(frame.failure.arguments)} arguments; at most {ARGUMENTS_LIMIT} are taken")
+
+    def _make_room(self, value: Payload, header: int) -> None:
+        if len(value.refs) > MAX_REFERENCES:
+            raise TooLarge(f"{len(value.refs)} references were announced; at most {MAX_REFERENCES} are taken in one frame")
+        if value.arrays:
+            sizes = _check_arrays(value.arrays, self._limit - header)
+            self._arrays = [np.empty(shape, DTYPES[dtype]) for dtype, shape in value.arrays]
             self._holes = [_bytes_of(array) for array, size in zip(self._arrays, sizes, strict=True) if size][::-1]
 
     def _fill(self, view: memoryview) -> memoryview:
@@ -197,16 +219,18 @@ class FrameReader:
 
 
 def _parse(header: memoryview) -> Frame:
+    if len(header) > SMALL:
+        check_structure(header)
     try:
         return _decoder.decode(header)
     except msgspec.ValidationError as error:
         if str(error).startswith("Invalid value") and str(error).endswith("`$[0]`"):
-            raise UnknownType(f"a frame of an unknown kind: {error}") from None
-        raise Malformed(f"a header that is none: {error}") from None
+            raise UnknownType(f"a frame of an unknown kind: {shown(str(error), WORDS)}") from None
+        raise Malformed(f"a header that is none: {shown(str(error), WORDS)}") from None
     except RecursionError:
         raise Malformed("a header that is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"a header that is none: {error}") from None
+        raise Malformed(f"a header that is none: {shown(str(error), WORDS)}") from None
 
 
 def _check_greeting(frame: Frame) -> None:
@@ -231,7 +255,7 @@ def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int)
         if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
             raise Malformed(f"an array with {len(shape)} axes was announced, or with a negative one; at most {MAX_DIMENSIONS} are taken")
         if math.prod(max(length, 1) for length in shape) > limit:
-            raise TooLarge(f"an array of shape {shape} was announced; at most {limit} bytes are taken")
+            raise TooLarge(f"an array of shape {shown(str(shape), WORDS)} was announced; at most {limit} bytes are taken")
         sizes.append(math.prod(shape) * DTYPES[dtype].itemsize)
     if sum(sizes) > limit:
         raise TooLarge(f"arrays of {sum(sizes)} bytes were announced; at most {limit} are taken")
@@ -244,5 +268,14 @@ def hello(limit: int, nonce: bytes = b"") -> Packet:
 
 
 def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
-    """A value ready to be put into a frame."""
+    """A value ready to be put into a frame.
+
+    Raises:
+        TooLarge: it has more arrays or references than the other side takes.
+    """
+    if len(arrays) > MAX_ARRAYS or len(refs) > MAX_REFERENCES:
+        raise TooLarge(
+            f"{len(arrays)} arrays and {len(refs)} references in one message; at most {MAX_ARRAYS} and {MAX_REFERENCES} can be sent. "
+            "Send several messages, or put many small arrays into one"
+        )
     return Payload(msgspec.Raw(body), [specification(array) for array in arrays], refs)

@@ -30,7 +30,7 @@ def draw(model: keras.Model) -> Blueprint:
     import keras  # noqa: PLC0415  takes seconds, and only those who have a model need it
 
     try:
-        architecture = json.dumps(keras.saving.serialize_keras_object(model))
+        architecture = json.dumps(keras.saving.serialize_keras_object(model), separators=(",", ":"))  # it travels in each task
         blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from protocols import inference
 from protocols.budget import Budget
-from protocols.errors import NotServed, ServingError, TicketRefused, TooLarge
+from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
@@ -186,13 +186,13 @@ class HostedModel:
 
         Raises:
             ServingError: they are here already.
-            ValueError: their shapes are not those of the program.
+            SharingError: their shapes are not those of the program.
         """
         if self._sent:
             raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
-            raise ValueError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
+            raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
         self._sent = True
 
     def expand(self, masked: list[Ring]) -> None:
@@ -245,7 +245,7 @@ class HostedModel:
         if dealt is None:
             dealt = dealt_words(key, plan, examples)
         elif dealt.shape != (plan.dealt * examples,):
-            raise ValueError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
         elif not dealt.flags.writeable:
             dealt = dealt.copy()
         material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
@@ -260,7 +260,7 @@ class HostedModel:
         """Refuses masked examples that do not fit the ticket."""
         expected = (ticket.examples, *self.hosting.program.input_shape)
         if m.dtype != np.uint64 or m.shape != expected:
-            raise ValueError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
+            raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
     def handshake(self, owner: str) -> Handshake:
         """What a client is told."""

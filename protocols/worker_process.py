@@ -16,6 +16,8 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent
+from actors.guard.refusals import know_own_certificate
+from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Membership
 from protocols.compute_server import ComputeServer
@@ -56,6 +58,7 @@ def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
     for context in (listen, connect):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(certificate, key)
+        know_own_certificate(context, certificate)
     listen.verify_mode = ssl.CERT_REQUIRED
     return Encryption(listen, connect)
 
@@ -136,6 +139,7 @@ async def run(
 
 
 if __name__ == "__main__":
+    log_to_parent()
     try:
         folder = Path(sys.argv[2]) if len(sys.argv) > 2 else None
         asyncio.run(run(sys.argv[1], Encryption(), with_parent=True, data=folder))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from actors import Caller, NotAllowed, caller
+from actors.guard.limited_log import LimitedLog
 from protocols.authority.seats import Seats, seats
 from protocols.errors import ClusterError
 
@@ -82,6 +83,7 @@ class Membership:
     ) -> None:
         self._trio = trio
         self._people, self._models, self.believe = dict(people or {}), dict(models or {}), believe
+        self._log = LimitedLog()
         self._places: WeakKeyDictionary[Caller, int] = WeakKeyDictionary()
 
     # Whose it is.
@@ -186,7 +188,7 @@ class Membership:
         sender = caller()
         if self.believe or sender.local or self.place_of(sender) == place:
             return
-        log.warning("refused: %s sent by %s", what, sender)
+        self._log.write(log, logging.WARNING, f"refused {what}", "refused: %s sent by %s", what, sender)
         raise NotAllowed(f"{what} is for the worker at place {place} of this cluster alone; you are {sender}")
 
     def check_name(self, name: str) -> None:
@@ -198,5 +200,5 @@ class Membership:
         owner = self._models.get(name)
         sender = caller()
         if owner is not None and owner != sender.common_name and not self.believe:
-            log.warning("refused: sharing a model under the name %r, sent by %s", name, sender)
+            self._log.write(log, logging.WARNING, "refused name", "refused: a model under the name %r, sent by %s", name[:100], sender)
             raise NotAllowed(f"the name {name!r} is for the models of {owner!r} alone; you are {sender}")

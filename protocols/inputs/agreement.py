@@ -3,7 +3,7 @@
 A client that sends m to one server and m + d to the other has them add up z = x o W + d o W_1 with one server's half of the weights in it,
 which no clamp of m - lambda takes out. The seal of `seal.py` finds this as well, but only the client is shown the seals.
 
-Both servers send SHA-256(m) in front of their first message (`run.drive`): 32 bytes each way, no round, beside what `Cost` counts. A
+Both servers send BLAKE3(m) in front of their first message (`run.drive`): 32 bytes each way, no round, beside what `Cost` counts. A
 program that has no round, one linear layer of which the outputs are told, has no message that could carry it; an answer of such a program
 is a linear function of the weights anyway. A program with `ClampedInput` has three rounds at least.
 
@@ -15,18 +15,18 @@ provider, which does, and reads that link (without TLS) has seen more there alre
 
 from __future__ import annotations
 
-import hashlib
 from hmac import compare_digest
 
 import numpy as np
+from blake3 import blake3
 
 from protocols.errors import Altered
 from protocols.exchange import Ring
 
 
 def digest(m: Ring) -> Ring:
-    """SHA-256 of the shape and the words of a masked input, as 4 ring words."""
-    hashed = hashlib.sha256(np.array([m.ndim, *m.shape], "<u8").tobytes())
+    """BLAKE3 of the shape and the words of a masked input, as 4 ring words."""
+    hashed = blake3(np.array([m.ndim, *m.shape], "<u8").tobytes())
     hashed.update(np.ascontiguousarray(m, "<u8").data.cast("B"))
     return np.frombuffer(hashed.digest(), "<u8").astype(np.uint64)
 

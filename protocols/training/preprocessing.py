@@ -18,6 +18,7 @@ import numpy as np
 
 from protocols import argmax, comparison, conjunction, piecewise, program
 from protocols.conjunction import unpack
+from protocols.errors import SharingError
 from protocols.exchange import Ring
 from protocols.keystream import KEY_BYTES, KeyStream, derive
 from protocols.material import Field, Layout, Material, packed
@@ -165,12 +166,12 @@ class StepMaterial:
         """Expanded from this server's key of the step; `dealt` is what the provider sent to server 1, None at server 0.
 
         Raises:
-            ValueError: another number of words was dealt than the step needs.
+            SharingError: another number of words was dealt than the step needs.
         """
         if dealt is None:
             dealt = _dealt(layout, key)
         elif dealt.shape != (layout.dealt,):
-            raise ValueError(f"{dealt.size} words were dealt for a step, {layout.dealt} are needed")
+            raise SharingError(f"{dealt.size} words were dealt for a step, {layout.dealt} are needed")
         return cls(layout.views(_own(layout, key), dealt))
 
     def __call__(self, position: int, name: str) -> Ring:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import UnknownModel
+from protocols.errors import SharingError, UnknownModel
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.evaluation import Affine
@@ -39,11 +39,11 @@ class Component(msgspec.Struct, frozen=True):
         """The words.
 
         Raises:
-            ValueError: they are not of this shape, or missing.
+            SharingError: they are not of this shape, or missing.
         """
         words = KeyStream(self.key).words(shape) if self.key is not None else self.words
         if words is None or words.shape != shape:
-            raise ValueError(f"a component of shape {None if words is None else words.shape} arrived, {shape} is needed")
+            raise SharingError(f"a component of shape {None if words is None else words.shape} arrived, {shape} is needed")
         return words
 
 
@@ -88,12 +88,12 @@ class Replicated:
         shape: of the array.
 
     Raises:
-        ValueError: they are not two of the three, or of another shape.
+        SharingError: they are not two of the three, or of another shape.
     """
 
     def __init__(self, held: dict[int, Component], shape: tuple[int, ...]) -> None:
         if len(held) != 2 or not set(held) < {0, 1, 2}:
-            raise ValueError(f"the components {sorted(held)} arrived; two of 0, 1 and 2 are needed")
+            raise SharingError(f"the components {sorted(held)} arrived; two of 0, 1 and 2 are needed")
         self._components = {place: component.expanded(shape) for place, component in held.items()}
 
     def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:

@@ -228,3 +228,27 @@ async def test_a_child_ends_although_whoever_stops_it_is_cancelled(programs):
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert child.returncode == -signal.SIGKILL
+
+
+async def test_what_a_child_logs_is_in_the_log_of_its_parent(programs, caplog):
+    programs(
+        "logging_child",
+        """
+        import logging, sys
+        from actors.processes import log_to_parent
+        log_to_parent()
+        logging.getLogger("some.logger").warning("first line\\nsecond line")
+        logging.getLogger("some.logger").info("nobody asked for this")
+        print("log not of the logger", file=sys.stderr, flush=True)
+        print("ready", flush=True)
+        print("ready here", flush=True)
+        sys.stdin.read()
+        """,
+    )
+    async with await ChildProcess.start("logging_child") as child:
+        while "not of the logger" not in child.tail:
+            await asyncio.sleep(0)
+        [record] = caplog.records
+        assert (record.name, record.levelname) == ("some.logger", "WARNING")
+        assert record.getMessage() == "python -m logging_child: first line\nsecond line"
+        assert "first line\nsecond line" in child.tail

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import enum
 import threading
-from typing import Any
+import uuid
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actors import Actor, ActorRef, message
-from actors.schema import messages_of, reference_type
+from actors import Actor, ActorRef, BadAddress, MessageRejected, message
+from actors.schema import Form, messages_of, reference_type
+from actors.values import Packed
 
 
 def test_messages_are_found_in_base_classes():
@@ -117,3 +123,63 @@ def test_with_options_on_the_actor_itself():
 
     with pytest.raises(TypeError, match=r"use self.me.with_options"):
         Plain().with_options()
+
+
+CANARY = "patient 4711"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, tag="strict"):
+    x: int
+
+
+@dataclasses.dataclass
+class Picky:
+    x: str
+
+    def __post_init__(self):
+        raise ValueError(self.x)
+
+
+@dataclasses.dataclass
+class PickyInOwnWords:
+    x: str
+
+    def __post_init__(self):
+        raise BadAddress("a portable error says what its author vouches for")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (Colour, CANARY, "a value that is none of those allowed"),
+        (Literal["a", "b"], CANARY, "a value that is none of those allowed"),
+        (Strict, {"type": CANARY, "x": 1}, "a kind of object that is none of those allowed"),
+        (Strict, {"type": "strict", "x": 1, CANARY: 2}, "an object with a field that is not known"),
+        (Picky, {"x": CANARY}, r"a value that its class refuses \(ValueError\)"),
+        (PickyInOwnWords, {"x": CANARY}, "what its author vouches for"),
+        (list[Picky], [{"x": CANARY}], r"a value that its class refuses \(ValueError\)"),
+        (int, CANARY, "Expected `int`, got `str`"),
+        (dict[str, int], {CANARY: "x"}, "Expected `int`, got `str`"),
+        (uuid.UUID, CANARY, "Invalid UUID"),
+        (datetime.datetime, CANARY, "Invalid RFC3339"),
+        (np.ndarray, CANARY, "Expected an array, got `str`"),
+        (Annotated[int, msgspec.Meta(lt=5)], 4711, "Expected `int` <= 4"),
+    ],
+)
+def test_a_refusal_of_values_quotes_none_of_them(kind, value, said):
+    form = Form("Class.message", ["argument 'x'"], [kind])
+    with pytest.raises(MessageRejected, match=said) as caught:
+        form.unpack(Packed(msgspec.msgpack.encode([value]), [], []))
+    assert "4711" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_text_that_cannot_be_sent_is_not_quoted():
+    with pytest.raises(MessageRejected, match="no valid Unicode") as caught:
+        Form("Class.message", ["argument 'x'"], [str]).pack(("\udc80" + CANARY,))
+    assert "udc80" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import cloudpickle
@@ -77,7 +78,7 @@ async def test_code_of_those_who_know_a_secret(node):
 
 async def test_errors_of_shipped_code(node):
     async with knowing(node) as system:
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(RemoteError, match="ZeroDivisionError"):
             await system.run_on(node.address, lambda: 1 / 0)
         with pytest.raises(MessageRejected, match="cannot be sent"):
             await system.run_on(node.address, object)
@@ -91,7 +92,7 @@ async def test_errors_of_shipped_code(node):
         def fail():
             raise Own("here")
 
-        with pytest.raises(RemoteError, match="Own: here"):
+        with pytest.raises(RemoteError, match=r"^Own: failed inside the handler"):
             await system.run_on(node.address, fail)
 
 
@@ -143,3 +144,15 @@ async def test_nonces_do_not_pile_up(node, monkeypatch):
         code = np.frombuffer(cloudpickle.dumps((os.getpid, (), {})), np.uint8)
         with pytest.raises(CodeNotTrusted):
             await yard.run(oldest, shipping._proof(SECRET, oldest, "run", "", code.tobytes()), code)
+
+
+async def test_the_log_of_a_node_that_was_started_here_says_why_its_code_failed(caplog):
+    def fail():
+        raise ValueError("the whole story")
+
+    async with ActorSystem() as system, system.start_node() as node:
+        with pytest.raises(RemoteError, match="its own system says why"):
+            await system.run_on(node, fail)
+        while "the whole story" not in caplog.text:
+            await asyncio.sleep(0)
+        assert "in fail" in caplog.text

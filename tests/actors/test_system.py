@@ -107,7 +107,7 @@ async def test_an_actor_that_does_not_start(monkeypatch):
     async with ActorSystem() as system:
         with pytest.raises(ValueError, match="try 1"):
             await system.spawn(Picky, 2, name="picky")
-        with pytest.raises(ActorStopped, match="it did not start: ValueError: try 1"):
+        with pytest.raises(ActorStopped, match="it did not start: ValueError: failed inside the handler"):
             system.cell("picky")
         with pytest.raises(TypeError, match="missing 1 required positional argument"):
             await system.spawn(Picky)

@@ -2,16 +2,14 @@
 
 import asyncio
 import contextlib
-import signal
-import sys
 
 import numpy as np
 import pytest
 
 from actors import ActorSystem, MessageRejected
-from federated.certificates import encryption, issue
+from certified import configured, running
 from inner_workers import inner_workers
-from protocols import Cluster, NoisyAnswers, Worker, connect, share
+from protocols import NoisyAnswers, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.crypto_provider import CryptoProvider
 from protocols.errors import BudgetSpent, NotServed, QuotaSpent, TicketRefused
@@ -157,52 +155,30 @@ async def test_each_server_counts_by_itself(model, images, generous):
             await remote.query(images[:1])
 
 
-@contextlib.asynccontextmanager
-async def started(keys, name: str):
-    """A `confide worker` over TLS with certificates on both sides."""
-    options = ["--certificate", f"{keys}/{name}.pem", "--key", f"{keys}/{name}.key", "--authority", f"{keys}/ca.pem"]
-    code = "from federated.command import main; main()"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, "worker", "127.0.0.1:0", *options, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        line = await process.stdout.readline()
-        assert line.startswith(b"ready wss://"), line
-        yield Worker(line.decode().split()[1])
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() in (0, 130)
-
-
 async def test_with_certificates_each_client_has_a_budget_of_its_own(tmp_path, model, images):
-    keys = tmp_path / "keys"
-    issue({"s0": "127.0.0.1", "s1": "127.0.0.1", "s2": "127.0.0.1", "owner": None, "alice": None, "bob": None}, keys)
-    async with started(keys, "s0") as first, started(keys, "s1") as second, started(keys, "s2") as third:
-
-        def cluster(name: str) -> Cluster:
-            return Cluster(first, second, crypto_provider=third, ssl=encryption(keys, name).connect)
-
-        async with (
-            cluster("owner") as owned,
-            noisy(owned, model, NINE),
-            connect(cluster("alice"), "noisy") as alice,
-            connect(cluster("alice"), "noisy") as again,
-            connect(cluster("bob"), "noisy") as bob,
-        ):
-            await alice.query(images[:6])
-            assert [await one.answers_left() for one in (alice, again, bob)] == [3, 3, 9]
-            with pytest.raises(BudgetSpent, match=r"4 noisy answers .* 3 of 9 are left for client 'alice'"):
-                await again.query(images[:4])
-            await bob.query(images[:9])
-            with pytest.raises(BudgetSpent, match="0 of 9 are left for client 'bob'"):
-                await bob.query(images[:1])
-            for party, server in enumerate(bob._servers):  # a ticket that alice passes on, with the right to it
-                granted = (await alice._provider.request("noisy", alice.model, 1, "logits", HOLDERS)).granted[0]
-                m = np.zeros((1, 8, 8, 1), np.uint64)
-                with pytest.raises(TicketRefused, match="issued to another client"):
-                    await server.answer(granted.ticket, right_at(new_secret(), 0), m)
-                with pytest.raises(TicketRefused, match="issued to client 'alice', and client 'bob' came"):
-                    await server.answer(granted.ticket, right_at(SECRET, party), m)
+    made = configured(tmp_path, dict.fromkeys(("owner", "alice", "bob"), 'role = "client"\n'))
+    async with (
+        running(made),
+        made.cluster("owner") as owned,
+        noisy(owned, model, NINE),
+        connect(made.cluster("alice"), "noisy") as alice,
+        connect(made.cluster("alice"), "noisy") as again,
+        connect(made.cluster("bob"), "noisy") as bob,
+    ):
+        await alice.query(images[:6])
+        assert [await one.answers_left() for one in (alice, again, bob)] == [3, 3, 9]
+        with pytest.raises(BudgetSpent, match=r"4 noisy answers .* 3 of 9 are left for client 'alice'"):
+            await again.query(images[:4])
+        await bob.query(images[:9])
+        with pytest.raises(BudgetSpent, match="0 of 9 are left for client 'bob'"):
+            await bob.query(images[:1])
+        for party, server in enumerate(bob._servers):  # a ticket that alice passes on, with the right to it
+            granted = (await alice._provider.request("noisy", alice.model, 1, "logits", HOLDERS)).granted[0]
+            m = np.zeros((1, 8, 8, 1), np.uint64)
+            with pytest.raises(TicketRefused, match="issued to another client"):
+                await server.answer(granted.ticket, right_at(new_secret(), 0), m)
+            with pytest.raises(TicketRefused, match="issued to client 'alice', and client 'bob' came"):
+                await server.answer(granted.ticket, right_at(SECRET, party), m)
 
 
 async def test_a_presence_that_leads_elsewhere_says_nothing(cluster, model):

