@@ -1,7 +1,7 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
 It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`,
-`withdraw`, `give_back`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and
+`withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and
 the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
@@ -34,6 +34,7 @@ from protocols.pair import Agreement, Pair
 from protocols.preprocessing import answered
 from protocols.run import Cost, Inboxes, drive
 from protocols.seal import Seal, seal_key
+from protocols.serving.room import Room, weight_bytes
 from protocols.settlement import Settlement
 from protocols.ticket import Reveal, SignedTicket, Ticket, check
 
@@ -87,6 +88,7 @@ class ComputeServer(Actor):
         self._claims: dict[str, Claim] = {}
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._room = Room()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
     async def stopped(self) -> None:
@@ -150,6 +152,7 @@ class ComputeServer(Actor):
             NotOwner: nobody has claimed the name.
             NameTaken: it is somebody else's.
             ClusterError: the third party takes this server for the other one, or has not agreed on keys.
+            TooLarge: the weights are, or with those of the other models of this owner.
         """
         seats, party = self._seated(hosting.equals, hosting.name, "host")
         if hosting.party != party or hosting.model not in self._agreed:
@@ -161,10 +164,16 @@ class ComputeServer(Actor):
         seal, pair = self._agreed.pop(hosting.model)
         model = HostedModel(hosting, pair)
         key = seal_key(seal, hosting.seal, hosting.model)
-        peer = await self.system.connect(f"{self._cluster.address(seats.servers[model.me.other])}/server", ComputeServer)
-        settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
-        provider = await self.system.connect(f"{self._cluster.address(seats.third)}/provider", settlement)
-        self._check_free(hosting.name)
+        size = weight_bytes(hosting.program)
+        self._room.take(claim.holder, size)
+        try:
+            peer = await self.system.connect(f"{self._cluster.address(seats.servers[model.me.other])}/server", ComputeServer)
+            settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
+            provider = await self.system.connect(f"{self._cluster.address(seats.third)}/provider", settlement)
+            self._check_free(hosting.name)
+        except BaseException:
+            self._room.give(claim.holder, size)
+            raise
         entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, peer, provider, self._patience)
         entry.watches = [asyncio.create_task(self._watch(entry, peer)), asyncio.create_task(self._watch_provider(entry, provider))]
 
@@ -203,13 +212,17 @@ class ComputeServer(Actor):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
-        """Throws the randomness of an unused ticket away; False if it has been used."""
-        return self._dealt(model, "withdraw").model.stocks[ticket.reveal].withdraw(ticket)
+        """Throws an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
+        entry = self._dealt(model, "withdraw")
+        withdrawn = entry.model.stocks[ticket.reveal].withdraw(ticket)
+        if withdrawn:
+            self._later(entry.peer.give_up(model, derive(model, ticket.run)))
+        return withdrawn
 
     @message(reentrant=True, by=THIRD_PARTY)
-    async def give_back(self, model: bytes, request: bytes) -> None:
-        """A request got no answer and does not count."""
-        self._dealt(model, "give_back").model.give_back(request)
+    async def under_way(self, model: bytes, request: bytes) -> list[int]:
+        """The parts of a request that this server works on now."""
+        return self._dealt(model, "under_way").model.quota.under_way(request)
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def retire(self, model: bytes) -> None:
@@ -219,6 +232,7 @@ class ComputeServer(Actor):
     def _forget(self, entry: _Entry) -> None:
         """Shares, randomness, and requests under way."""
         del self._entries[entry.model.name]
+        self._room.give(entry.claim.holder, weight_bytes(entry.model.hosting.program))
         self._close(entry, UnknownModel(f"model {entry.model.name!r} has been stopped"))
 
     def _close(self, entry: _Entry, reason: Exception) -> None:
@@ -267,7 +281,8 @@ class ComputeServer(Actor):
         model = self._owned(name, right).model
         if fingerprint(model.hosting.program) != program:
             raise ServingError(f"another program than that of the owner is hosted here for {name!r}: the third party has changed it")
-        model.load(masked)
+        model.accept(masked)
+        await asyncio.to_thread(model.expand, masked)
 
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, terms: Terms) -> None:
@@ -304,8 +319,8 @@ class ComputeServer(Actor):
         """This server's share of the answer for masked examples.
 
         Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
-        (4) count the request; (5) evaluate with the other server; (6) tell the provider how it ended. Nothing is sent before (4), and a
-        ticket that is refused in (3) counts nowhere.
+        (4) count it as under way; (5) evaluate with the other server; (6) count it as answered, or not at all; tell the provider.
+        Nothing is sent before (4), and a ticket that is refused in (3) counts nowhere.
         """
         entry = self._model(signed.ticket.model)
         model = entry.model
@@ -313,13 +328,16 @@ class ComputeServer(Actor):
         model.check_input(ticket, m)
         client = caller().common_name if model.counts_clients else ""
         material = model.stocks[ticket.reveal].take(ticket)
-        answered = False
+        released = False
         try:
             model.admit(ticket, client)
-            share, cost, seal = await self._evaluate(entry, ticket, material, m)
-            answered = True
+            try:
+                share, cost, seal = await self._evaluate(entry, ticket, material, m)
+                released = True
+            finally:
+                model.ended(ticket, released)
         finally:
-            self._settle(entry, ticket, answered)
+            self._settle(entry, ticket, released)
         return Answer(share, cost, seal)
 
     async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost, bytes]:

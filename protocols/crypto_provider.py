@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from actors import ActorError, Caller, caller, message
 from protocols import dealer, inference
@@ -27,18 +25,30 @@ from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
 from protocols.budget import Budget
 from protocols.compute_server import ComputeServer
-from protocols.errors import ClusterError, NameTaken, NotServed, ProtocolError, TicketRefused, TooLarge, UnknownModel, WorkerLost
+from protocols.errors import (
+    BudgetSpent,
+    ClusterError,
+    NameTaken,
+    NotServed,
+    ProtocolError,
+    TicketRefused,
+    TooLarge,
+    UnknownModel,
+    WorkerLost,
+)
 from protocols.exchange import Ring
 from protocols.hosting import Hosting, Terms, check_program
-from protocols.linear import weight_masks
+from protocols.linear import summed_weight_masks
 from protocols.noisy_answers import Guarantee
 from protocols.pool import Chunk, Pool
 from protocols.preprocessing import Preprocessing, third_party
 from protocols.presence import Presence, check_presence
 from protocols.program import Program
-from protocols.requests import Part, Request, Requests
+from protocols.requests import Request, Requests
+from protocols.serving.granting import Granting, Grants, Later
+from protocols.serving.room import Room, weight_bytes
 from protocols.settlement import Settlement
-from protocols.ticket import Reveal, SignedTicket, Ticket, identifier, sign
+from protocols.ticket import Reveal, identifier
 
 DIGEST_BYTES = 32
 CHUNK_BYTES = 12 << 20
@@ -67,22 +77,11 @@ class Allowance(msgspec.Struct, frozen=True):
     ticket_lifetime: float = 60.0
 
 
-class Granted(msgspec.Struct, frozen=True):
-    """One ticket and the mask of its inputs, (examples, *input_shape), for the client's eyes only."""
+class Tally(msgspec.Struct, frozen=True):
+    """What has been answered of a model since it was shared."""
 
-    ticket: SignedTicket
-    input_mask: npt.NDArray[np.uint64]
-
-    def __repr__(self) -> str:
-        return f"Granted({self.ticket.ticket.examples} examples)"
-
-
-class Grants(msgspec.Struct, frozen=True):
-    """The tickets of a request that are ready; `left` examples are still to be granted."""
-
-    request: bytes
-    granted: list[Granted]
-    left: int
+    requests: int
+    examples: int
 
 
 class _Shared:
@@ -99,22 +98,22 @@ class _Shared:
         model: bytes,
         preprocessing: Preprocessing,
         seals: tuple[bytes, bytes],
+        later: Later,
     ) -> None:
         self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
         self.seats, self.claim, self.model = seats, claim, model
         weights, tickets = preprocessing.keys("weights"), preprocessing.keys("tickets")
-        self.weight_keys, self.ticket_keys = weights.of, tickets.of
+        self.weight_keys = weights.of
         self.hostings = tuple(
             Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
             for party in (0, 1)
         )
-        halves = [weight_masks(key, program.weights) for key in self.weight_keys]
-        self.weight_masks = [a + b for a, b in zip(*halves, strict=True)]
+        self.weight_masks: list[Ring] = []
         self.requests = Requests(name)
         self.budget = None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
+        self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
-        self.lifetime = 60.0
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
 
@@ -134,6 +133,7 @@ class CryptoProvider(Settlement):
         self._models: dict[str, _Shared] = {}
         self._opening: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._room = Room()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dealer")
 
     async def stopped(self) -> None:
@@ -183,6 +183,7 @@ class CryptoProvider(Settlement):
             ClusterError: this worker is not the third party of that name, or belongs to another cluster.
             NameTaken: the name is somebody's already.
             NotAllowed: the cluster file says whose it is.
+            TooLarge: the weights are, or with those of the other models of this owner. Nothing was allocated.
         """
         seats = self._cluster.seats(equals, name)
         if seats.third != self._cluster.place:
@@ -195,6 +196,7 @@ class CryptoProvider(Settlement):
         if name in self._models or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
         check_program(program)
+        self._room.take(claim.holder, weight_bytes(program))
         self._opening.add(name)
         try:
             urls = [self._cluster.address(place) for place in seats.servers]
@@ -208,9 +210,14 @@ class CryptoProvider(Settlement):
                 return agreed.helper
 
             preprocessing = await third_party(equals, model, [partial(agree, 0), partial(agree, 1)])
-            shared = _Shared(name, program, seats, claim, (first, second), guarantee, model, preprocessing, (seals[0], seals[1]))
+            servers, both = (first, second), (seals[0], seals[1])
+            shared = _Shared(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._later)
+            shared.weight_masks = await asyncio.to_thread(summed_weight_masks, shared.weight_keys, program.weights)
             await self._host(shared)
             self._models[name] = shared
+        except BaseException:
+            self._room.give(claim.holder, weight_bytes(program))
+            raise
         finally:
             self._opening.discard(name)
         shared.tasks += [asyncio.create_task(self._watch(shared, party)) for party in (0, 1)]
@@ -238,11 +245,10 @@ class CryptoProvider(Settlement):
 
     async def _lose(self, shared: _Shared, why: str) -> None:
         """Tells everybody who waits for a model that it is no more."""
-        shared.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
+        shared.lost = shared.granting.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
         for pool in shared.pools.values():
             await pool.fail(shared.lost)
-        async with shared.requests.changed:
-            shared.requests.changed.notify_all()
+        await shared.requests.tell()
 
     async def _watch_owner(self, shared: _Shared, presence: Presence) -> None:
         ended = await self.system.watch(presence)
@@ -255,13 +261,14 @@ class CryptoProvider(Settlement):
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
         """Allows requests and begins to deal ahead."""
         shared = self._owned(name, right)
-        shared.lifetime = allowance.ticket_lifetime
+        shared.granting.lifetime = allowance.ticket_lifetime
         for reveal in allowance.terms.reveal:
             await self._supply(shared, reveal, allowance)
         for reveal in set(shared.pools) - set(allowance.terms.reveal):
             await shared.pools[reveal].rest()
         shared.reveal = allowance.terms.reveal
-        shared.requests.allow(allowance.terms.total)
+        shared.requests.allow(allowance.terms.total, allowance.terms.examples)
+        await shared.requests.tell()
 
     async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
         size = inference.layout(shared.program_for(reveal)).bytes_per_example
@@ -280,7 +287,7 @@ class CryptoProvider(Settlement):
         async def deal(examples: int) -> Chunk:
             return await self._deal(shared, reveal, examples)
 
-        pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead)
+        pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead, blocked=shared.granting.relieve)
         shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
 
     async def _deal(self, shared: _Shared, reveal: Reveal, examples: int) -> Chunk:
@@ -303,7 +310,7 @@ class CryptoProvider(Settlement):
         return Chunk(chunk, dealing.input_mask)
 
     @message(reentrant=True, by=OWNER)
-    async def answered(self, name: str, right: bytes, after: int) -> int:
+    async def answered(self, name: str, right: bytes, after: int) -> Tally:
         """Waits until more than `after` requests have been answered, or a server is lost; returns how many have been."""
         shared = self._owned(name, right)
         requests = shared.requests
@@ -313,7 +320,7 @@ class CryptoProvider(Settlement):
             raise shared.lost
         if self._models.get(name) is not shared:
             raise UnknownModel(f"model {name!r} has been stopped")
-        return requests.answered
+        return Tally(requests.answered, requests.examples)
 
     @message(reentrant=True, by=OWNER)
     async def prepared(self, name: str, right: bytes, reveal: Reveal) -> int:
@@ -330,12 +337,14 @@ class CryptoProvider(Settlement):
         if self._models.get(shared.name) is not shared:
             return
         del self._models[shared.name]
+        self._room.give(shared.claim.holder, weight_bytes(shared.program))
+        gone = UnknownModel(f"model {shared.name!r} has been stopped")
+        shared.granting.lost = shared.granting.lost or gone
         for task in shared.tasks:
             task.cancel()
         for pool in shared.pools.values():
-            await pool.fail(UnknownModel(f"model {shared.name!r} has been stopped"))
-        async with shared.requests.changed:
-            shared.requests.changed.notify_all()
+            await pool.fail(gone)
+        await shared.requests.tell()
 
     # The clients' messages.
 
@@ -343,7 +352,8 @@ class CryptoProvider(Settlement):
     async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, holders: tuple[bytes, bytes]) -> Grants:
         """Begins a request and returns its first tickets, as soon as there are any.
 
-        Where answers are noisy, the budget of the client, who is known by its certificate, pays here and now, whatever becomes of it.
+        Where answers are noisy, the budget of the client, who is known by its certificate, pays here and now, whatever becomes of it. The
+        quota pays for what is answered. Until then it has a place in it, and keeps it as long as it uses its tickets or nobody else waits.
 
         Args:
             name: of the model.
@@ -351,6 +361,12 @@ class CryptoProvider(Settlement):
             examples: how many, at least 1.
             reveal: the kind of answer.
             holders: digests of the client's rights to the tickets at server 0 and at server 1.
+
+        Raises:
+            QuotaSpent: the owner allowed no more, or fewer examples; the message says how many are left.
+            Busy: what is left is promised to others, or this client has too much under way. Nothing was spent.
+            BudgetSpent: fewer noisy answers are left for this client.
+            NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
         shared = self._shared(name)
         if shared.model != model:
@@ -361,20 +377,26 @@ class CryptoProvider(Settlement):
             raise TicketRefused(f"{examples} examples were asked for; at least one is needed")
         if {len(holder) for holder in holders} != {DIGEST_BYTES} or holders[0] == holders[1]:
             raise TicketRefused(f"a client shows another right at each server: two different digests of {DIGEST_BYTES} bytes are needed")
-        request = self._opened(shared, examples, reveal)
-        request.holders, request.sender = holders, caller()
-        if not shared.requests.left:
+        request = await self._opened(shared, examples, reveal)
+        request.holders = holders
+        if shared.requests.left < 1:
             for pool in shared.pools.values():
                 await pool.rest()
         return await self._grant(shared, request)
 
-    def _opened(self, shared: _Shared, examples: int, reveal: Reveal) -> Request:
+    async def _opened(self, shared: _Shared, examples: int, reveal: Reveal) -> Request:
+        sender = caller()
         if shared.budget is None:
-            return shared.requests.open(examples, reveal)
-        client = caller().common_name
+            return await shared.granting.place(examples, reveal, "", sender)
+        client = sender.common_name
         shared.budget.check(client, examples)
-        request = shared.requests.open(examples, reveal, client)
-        shared.budget.spend(client, examples)
+        request = await shared.granting.place(examples, reveal, client, sender)
+        try:
+            shared.budget.spend(client, examples)
+        except BudgetSpent:  # by another request of this client, while this one waited
+            request.give_up()
+            await shared.requests.close(request)
+            raise
         return request
 
     @message(reentrant=True, by=CLIENT)
@@ -400,36 +422,9 @@ class CryptoProvider(Settlement):
     async def _grant(self, shared: _Shared, request: Request) -> Grants:
         if shared.lost is not None:
             raise shared.lost
-        request.waiting = True
-        try:
-            grants = await shared.pools[request.reveal].take(request.examples - request.granted)
-        except BaseException:  # the client has gone, or the pool is lost
-            request.give_up()
-            self._later(self._closed(shared, request))
-            raise
-        finally:
-            request.waiting = False
-        granted = []
-        for grant in grants:
-            ticket = Ticket(
-                shared.model,
-                request.identifier,
-                len(request.parts),
-                request.reveal,
-                grant.chunk,
-                grant.start,
-                grant.stop,
-                request.client,
-                request.holders,
-            )
-            part = Part(ticket)
-            part.expiry = asyncio.get_running_loop().call_later(shared.lifetime, self._expire, shared, request, part)
-            request.parts.append(part)
-            request.granted += ticket.examples
-            granted.append(Granted(sign(ticket, shared.ticket_keys), grant.input_mask))
-        return Grants(request.identifier, granted, max(0, request.examples - request.granted))
+        return await shared.granting.grant(request)
 
-    # The servers' messages, and what becomes of tickets.
+    # The servers' messages.
 
     @message(reentrant=True, by=SERVER)
     async def knows(self, model: bytes) -> bool:
@@ -444,51 +439,8 @@ class CryptoProvider(Settlement):
                 self._cluster.require(shared.seats.servers[party], "settle")
                 found = shared.requests.get(request)
                 if found is not None and 0 <= part < len(found.parts):
-                    await self._ended(shared, found, found.parts[part], party, answered)
+                    await shared.granting.ended(found, found.parts[part], party, answered)
                 return
-
-    def _expire(self, shared: _Shared, request: Request, part: Part) -> None:
-        self._later(self._withdraw(shared, request, part))
-
-    async def _withdraw(self, shared: _Shared, request: Request, part: Part) -> None:
-        """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
-        for party, server in enumerate(shared.servers):
-            if party not in part.ended and await server.withdraw(shared.model, part.ticket):
-                await self._ended(shared, request, part, party, False)
-
-    async def _ended(self, shared: _Shared, request: Request, part: Part, party: int, answered: bool) -> None:
-        if part.settled:
-            return
-        part.ended[party] = answered
-        if not answered:
-            request.give_up()
-        if not part.settled:
-            if not answered:
-                self._later(self._withdraw(shared, request, part))
-            return
-        if part.expiry is not None:
-            part.expiry.cancel()
-        await shared.pools[request.reveal].settle(part.ticket.examples)
-        if request.idle and not request.settled:
-            asyncio.get_running_loop().call_later(shared.lifetime, self._abandon, shared, request, request.granted)
-        await self._closed(shared, request)
-
-    def _abandon(self, shared: _Shared, request: Request, granted: int) -> None:
-        """The client has not come back for the rest of its tickets."""
-        if request.granted == granted and not request.waiting:
-            request.give_up()
-            self._later(self._closed(shared, request))
-
-    async def _closed(self, shared: _Shared, request: Request) -> None:
-        """Closes a request that has ended. One that got no answer does not count: the servers are told first, so that none of them
-        refuses the next request.
-        """
-        if not request.settled or shared.requests.get(request.identifier) is None:
-            return
-        if not request.answered:
-            for server in shared.servers:
-                await server.give_back(shared.model, request.identifier)
-        await shared.requests.close(request)
 
 
 def _same(one: Caller | None, other: Caller) -> bool:

@@ -20,7 +20,8 @@ ProtocolError
       +-- NameTaken           a model of that name is shared already, by somebody else or by you
       +-- NotOwner            the caller is not the one who shared the model
       +-- NotServed           the model is shared but not served now, or not with this kind of answer
-      +-- QuotaSpent          the number of requests that the owner allowed has been reached
+      +-- QuotaSpent          the number of requests or examples that the owner allowed has been reached
+      +-- Busy                others are served now; the same request is possible in some seconds
       +-- BudgetSpent         the noisy answers that one client may get have been given to it
       +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
       +-- TooLarge            a model or request that does not fit the memory set aside for it
@@ -115,7 +116,22 @@ class NotServed(ServingError):
 
 
 class QuotaSpent(ServingError):
-    """All the requests that the owner allowed have been answered or are under way."""
+    """The requests or the examples that the owner allowed have been answered, or fewer examples are left than were asked for."""
+
+
+class Busy(ServingError):
+    """Others are served now, or this client has too much under way. Nothing was spent.
+
+    Attributes:
+        seconds: after which to ask again.
+    """
+
+    def __init__(self, why: str, seconds: float) -> None:
+        super().__init__(why, seconds)
+        self.why, self.seconds = why, seconds
+
+    def __str__(self) -> str:
+        return f"busy, retry in {self.seconds:g} s: {self.why}"
 
 
 class BudgetSpent(ServingError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from hashlib import sha256
 
 import msgspec
@@ -10,7 +9,7 @@ import numpy as np
 
 from protocols import inference
 from protocols.budget import Budget
-from protocols.errors import NotServed, QuotaSpent, ServingError, SharingError, TicketRefused, TooLarge
+from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.exchange import Party, Ring
 from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
@@ -18,11 +17,13 @@ from protocols.noisy_answers import Guarantee
 from protocols.pair import Pair
 from protocols.preprocessing import Told, server_key
 from protocols.program import Program, infer
+from protocols.serving.quota import Quota
+from protocols.serving.room import weight_bytes
 from protocols.stock import Stock
 from protocols.ticket import REVEALS, Reveal, Ticket
 
-MODEL_LIMIT = 1 << 32
-"""The most bytes of masked weights of one model at one server."""
+MODEL_LIMIT = 1 << 31
+"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ def check_program(program: Program) -> None:
         TooLarge: its weights need more than `MODEL_LIMIT` bytes.
     """
     infer(program)
-    size = 8 * sum(math.prod(shape) for shape in program.weights)
+    size = weight_bytes(program)
     if size > MODEL_LIMIT:
         raise TooLarge(f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed")
 
@@ -105,10 +106,17 @@ class Agreed(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What an owner allows: how many requests in all since the model was shared, and which kinds of answer."""
+    """What an owner allows, in all since the model was shared. Servers and provider each enforce it.
+
+    Attributes:
+        total: requests.
+        reveal: kinds of answer.
+        examples: of all requests together; None: any number.
+    """
 
     total: int
     reveal: tuple[Reveal, ...] = REVEALS
+    examples: int | None = None
 
 
 class Handshake(msgspec.Struct, frozen=True):
@@ -144,8 +152,8 @@ class HostedModel:
         self.stocks: dict[Reveal, Stock] = {reveal: Stock() for reveal in programs}
         self.reveal: tuple[Reveal, ...] = ()
         self._weights: WeightShares | None = None
-        self._allowed = 0
-        self._requests: set[bytes] = set()
+        self._sent = False
+        self.quota = Quota(hosting.name)
         self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
 
     @property
@@ -169,22 +177,32 @@ class HostedModel:
         return self._weights
 
     def load(self, masked: list[Ring]) -> None:
-        """Takes the masked weights of the owner, once: others under the same masks would show how they differ.
+        """Takes the masked weights of the owner, once; see `accept` and `expand`."""
+        self.accept(masked)
+        self.expand(masked)
+
+    def accept(self, masked: list[Ring]) -> None:
+        """Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
 
         Raises:
             ServingError: they are here already.
+            SharingError: their shapes are not those of the program.
         """
-        if self._weights is not None:
+        if self._sent:
             raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
         if [w.shape for w in masked] != shapes:
             raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
-        self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, shapes))
+        self._sent = True
+
+    def expand(self, masked: list[Ring]) -> None:
+        """Makes this server's shares of accepted weights. Slow for a large model; runs in a thread."""
+        self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, [w.shape for w in masked]))
 
     def serve(self, terms: Terms) -> None:
-        """Allows `terms.total` requests in all, those that were answered before included."""
+        """Allows so much in all, what was answered before included."""
         self.reveal = terms.reveal
-        self._allowed = terms.total
+        self.quota.allow(terms.total, terms.examples)
 
     @property
     def counts_clients(self) -> bool:
@@ -192,27 +210,26 @@ class HostedModel:
         return self._budget is not None
 
     def admit(self, ticket: Ticket, client: str = "") -> None:
-        """Counts a request, and where answers are noisy its examples for the client.
+        """Counts a part of a request as under way, and where answers are noisy its examples for the client. One `ended` follows.
 
         Raises:
             NotServed: this kind of answer is not served.
-            QuotaSpent: the owner allowed no more.
+            QuotaSpent: the owner allowed no more requests, or fewer examples.
             BudgetSpent: this client has got all the noisy answers that it can get.
             TicketRefused: the ticket is somebody else's.
         """
         if ticket.reveal not in self.reveal:
             raise NotServed(f"model {self.name!r} does not answer with {ticket.reveal!r}; it serves {list(self.reveal)}")
-        if ticket.request not in self._requests and len(self._requests) >= self._allowed:
-            raise QuotaSpent(f"model {self.name!r} has been asked as often as its owner allowed")
+        self.quota.check(ticket)
         if self._budget is not None:
             if ticket.client != client:
                 raise TicketRefused(f"the ticket was issued to client {ticket.client!r}, and client {client!r} came with it")
             self._budget.spend(client, ticket.examples)
-        self._requests.add(ticket.request)
+        self.quota.begin(ticket)
 
-    def give_back(self, request: bytes) -> None:
-        """A request that got no answer does not count; the budget of its client stays spent."""
-        self._requests.discard(request)
+    def ended(self, ticket: Ticket, released: bool) -> None:
+        """What was admitted has ended. Without an answer it does not count; the budget of its client stays spent."""
+        self.quota.end(ticket, released)
 
     def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
         """Expands and prepares a chunk: the work ahead of any request. Slow; runs in a thread.

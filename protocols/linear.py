@@ -15,10 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from protocols import ring
 from protocols.exchange import Party, Ring
 from protocols.keystream import KeyStream, derive
 from protocols.program import Conv2D, Dense, Shape
+
+PIECE = 1 << 17
+"""Words of a mask that are expanded at a time where they are only added to something."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,28 @@ class WeightShares:
 
     @classmethod
     def of(cls, me: Party, masked: Sequence[Ring], masks: Sequence[Ring]) -> WeightShares:
-        """From the masked weights and this server's half lambda_{W,i} of their masks."""
-        return cls(masked, [m - mask if me.index else -mask for m, mask in zip(masked, masks, strict=True)])
+        """From the masked weights and this server's half lambda_{W,i} of their masks, which the shares are written over."""
+        for m, mask in zip(masked, masks, strict=True):
+            np.negative(mask, out=mask)
+            if me.index:
+                mask += m
+        return cls(masked, masks)
 
 
 def weight_masks(key: bytes, shapes: Sequence[Shape]) -> list[Ring]:
     """One server's half of the masks of all weights of a model, expanded from its key for that model."""
     return [KeyStream(derive(key, "weight", index)).words(shape) for index, shape in enumerate(shapes)]
+
+
+def summed_weight_masks(keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> list[Ring]:
+    """The masks lambda_W of all weights, both halves added. Slow for a large model; runs in a thread."""
+    masks = weight_masks(keys[0], shapes)
+    for index, mask in enumerate(masks):
+        stream, flat = KeyStream(derive(keys[1], "weight", index)), mask.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            piece = flat[start : start + PIECE]
+            piece += stream.words(piece.size)
+    return masks
 
 
 def product(op: Dense | Conv2D, x: Ring, weight: Ring, *, add_to: Ring | None = None) -> Ring:

@@ -18,16 +18,18 @@ from protocols.cluster import Cluster, Links, connected, server_at
 from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
-from protocols.crypto_provider import Granted, Grants
-from protocols.errors import Altered, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Busy, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.hosting import Handshake
 from protocols.program import Program
 from protocols.run import Cost
+from protocols.serving.granting import Granted, Grants
 from protocols.ticket import REVEALS, Reveal
 
 TIMEOUT = 30.0
 """Seconds within which the provider says how many answers are left."""
+FIRST_PAUSE = 0.05
+"""Seconds after which a client asks again when the model is busy; each further pause is twice as long, up to what the provider says."""
 PARTS_AT_ONCE = 8
 """How many parts of one request the servers work on at the same time."""
 
@@ -51,6 +53,13 @@ class Report:
     servers: tuple[Cost, Cost]
     uploaded: int
     downloaded: int
+
+
+@dataclass
+class _Waiting:
+    """What a query waits for: the last that it was told while the model is busy, None otherwise."""
+
+    busy: Busy | None = None
 
 
 class RemoteModel:
@@ -114,14 +123,15 @@ class RemoteModel:
         Args:
             examples: (n, *input_shape) real numbers within `input_range`.
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
-            timeout: seconds for the whole query; None for no limit.
+            timeout: seconds for the whole query, waiting while others are served included; None for no limit.
 
         Returns:
             (n, *output_shape) float64, or (n,) int64 labels.
 
         Raises:
             InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
-            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more).
+            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more), or for fewer examples; the message says how many.
+            Busy: others were served, or kept their tickets, until the time was over. Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
             Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
@@ -133,11 +143,13 @@ class RemoteModel:
             raise ValueError(f"reveal={reveal!r}; it is one of {REVEALS}")
         if reveal == "label" and self.program.label is None:
             raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
-        started = time.perf_counter()
+        started, waiting = time.perf_counter(), _Waiting()
         try:
             async with asyncio.timeout(timeout):
-                parts = await self._ask(x, reveal)
+                parts = await self._ask(x, reveal, waiting)
         except TimeoutError:
+            if waiting.busy is not None:
+                raise waiting.busy from None
             raise WorkerLost(
                 f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
             ) from None
@@ -173,10 +185,10 @@ class RemoteModel:
             )
         return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
 
-    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
         secret = new_secret()
-        grants = await self._provider.request(self.name, self.model, len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)))
+        grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), waiting)
         if not grants.left and len(grants.granted) == 1:
             return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -194,6 +206,20 @@ class RemoteModel:
         finally:
             answers = await settled(tasks)
         return list(zip(granted, answers, strict=True))
+
+    async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
+        """The first tickets of a request; waits while the model is busy."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                grants = await self._provider.request(self.name, self.model, examples, reveal, holders)
+            except Busy as busy:
+                waiting.busy = busy
+                await asyncio.sleep(min(pause, busy.seconds))
+                pause *= 2
+            else:
+                waiting.busy = None
+                return grants
 
     async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
         while True:

@@ -85,19 +85,24 @@ class SharedModel:
         self,
         num_requests: int,
         *,
+        examples: int | None = None,
         reveal: Collection[Reveal] | None = None,
         memory: int = MEMORY,
         ahead: int = 0,
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
     ) -> None:
-        """Lets clients ask, and returns once `num_requests` requests have been answered.
+        """Lets clients ask, and returns once `num_requests` requests have been answered, or all of `examples`.
 
-        Servers and crypto provider each enforce the number. A request that got no answer (a client that vanished) does not count.
+        Servers and crypto provider each enforce both numbers. What counts is what a server has released its share of: a client that takes
+        tickets and does not use them, or vanishes, spends nothing, and keeps others waiting for a few seconds at most. A request for more
+        examples than are left is refused as a whole, and the rest stays for smaller ones: serving goes on until it is used up.
         Cancelling this ends the waiting only: what was allowed is answered until `stop`.
 
         Args:
-            num_requests: at least 1; each may have any number of examples.
+            num_requests: at least 1; each may have any number of examples, unless `examples` is given.
+            examples: how many examples of all these requests together are answered, at least 1; None: any number. Choose it by what a
+                client could learn from so many answers: one request may hold as many examples as it likes.
             reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
                 more about the model than labels do.
             memory: bytes of randomness that each server may hold ahead.
@@ -115,24 +120,25 @@ class SharedModel:
             raise ServingError(f"model {self.name!r} was trained after it was shared: reveal it and share the result to serve it")
         requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
         memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
+        more = None if examples is None else _whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
         try:
             *rights, third = self._rights
-            self._answered = await self._links.provider.answered(self.name, third, -1)
-            until = self._answered + requests
-            terms = Terms(until, kinds)
+            tally = await self._links.provider.answered(self.name, third, -1)
+            self._answered = tally.requests
+            terms = Terms(tally.requests + requests, kinds, None if more is None else tally.examples + more)
             allowance = Allowance(terms, memory, ahead, ticket_lifetime)
             servers = zip(self._links.servers, rights, strict=True)
             await asyncio.gather(*(server.serve(self.name, right, terms) for server, right in servers))
             await self._links.provider.serve(self.name, third, allowance)
             waiting = self._links.provider.with_options(timeout=None)
-            while self._answered < until:
-                answered = await waiting.answered(self.name, third, self._answered)
-                for number in range(self._answered + 1, answered + 1):
+            while tally.requests < terms.total and (terms.examples is None or tally.examples < terms.examples):
+                tally = await waiting.answered(self.name, third, self._answered)
+                for number in range(self._answered + 1, tally.requests + 1):
                     if on_answer is not None:
                         on_answer(number)
-                self._answered = answered
+                self._answered = tally.requests
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} is served no more: {error}") from None
 

@@ -98,7 +98,8 @@ class Keeper(Actor):
     async def keep_mask(self, label: Label, about: About, keys: tuple[bytes, bytes]) -> None:
         """The provider's part of an array: both halves of its mask. The masked array never comes here."""
         column = _column(about, "crypto provider")
-        first, second = (KeyStream(key).words(column.shape) for key in keys)
+        column.check()
+        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
         await self._keep(label, about, {"mask0": first, "mask1": second})
 
     async def _keep(self, label: Label, about: About, arrays: dict[str, Ring]) -> None:

@@ -18,6 +18,8 @@ from protocols.training.preprocessing import StepLayout
 from protocols.training.step import Plan, step
 
 Content = Literal["numbers", "labels"]
+COLUMN_LIMIT = 1 << 31
+"""The most bytes of an array in the ring, 8 for each value."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -39,6 +41,19 @@ class Column(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Column({self.name!r}, {self.shape}, {self.content})"
+
+    def check(self) -> None:
+        """Refuse a shape that is none or too large, before anything of it is allocated.
+
+        Raises:
+            TooLarge: it is more than `COLUMN_LIMIT`.
+            InputError: it is negative.
+        """
+        if min(self.shape) < 0:
+            raise InputError(f"an array of shape {self.shape} was announced for {self.name!r}; there is none of that shape")
+        size = 8 * self.shape[0] * self.shape[1]
+        if size > COLUMN_LIMIT:
+            raise TooLarge(f"{self.name!r} has {size >> 20} MiB in the ring, {COLUMN_LIMIT >> 20} MiB are allowed: store it in parts")
 
 
 @dataclass(frozen=True)

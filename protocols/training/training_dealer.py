@@ -66,7 +66,8 @@ class TrainingDealer(Actor):
 
         `digest` is that of the right to train on it, at this worker.
         """
-        first, second = (KeyStream(key).words(column.shape) for key in keys)
+        column.check()
+        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
         self._background.while_present(self.system, presence, lambda: self._holdings.forget(column.handle))
         self._holdings.claim(column.handle, digest)
         self._masks[column.handle] = first + second

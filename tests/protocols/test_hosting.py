@@ -29,7 +29,7 @@ def test_the_quota_is_the_server_s_own():
         model.admit(ticket(request))
     with pytest.raises(QuotaSpent, match="as often as its owner allowed"):
         model.admit(ticket(b"three"))
-    model.give_back(b"two")
+    model.ended(ticket(b"two"), False)  # without an answer it does not count
     model.admit(ticket(b"three"))
     model.serve(Terms(3))
     model.admit(ticket(b"four"))
@@ -46,7 +46,7 @@ def test_the_budget_of_each_client_is_the_server_s_own_too():
     with pytest.raises(TicketRefused, match="issued to client 'bob', and client 'alice' came"):
         model.admit(ticket(b"two", client="bob"), "alice")
     model.admit(ticket(b"two", examples=5, client="bob"), "bob")
-    model.give_back(b"one")  # the quota comes back, the budget does not
+    model.ended(ticket(b"one", examples=3, client="alice"), False)  # the quota comes back, the budget does not
     with pytest.raises(BudgetSpent):
         model.admit(ticket(b"three", examples=3, client="alice"), "alice")
     model.admit(ticket(b"three", "label", 2, "alice"), "alice")

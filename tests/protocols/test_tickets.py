@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.errors import QuotaSpent, TicketRefused, WorkerLost
+from protocols.errors import Busy, QuotaSpent, TicketRefused, WorkerLost
 from protocols.material import Material
 from protocols.pool import Chunk, Pool
 from protocols.requests import Part, Requests
@@ -230,20 +230,35 @@ class TestRequests:
         with pytest.raises(QuotaSpent, match="0 requests"):
             requests.open(1, "logits")
         requests.allow(2)
-        first, _ = requests.open(1, "logits"), requests.open(1, "logits")
-        with pytest.raises(QuotaSpent, match=r"'mnist' .*2 requests"):
+        first, second = requests.open(1, "logits"), requests.open(1, "logits")
+        with pytest.raises(Busy, match=r"retry in 1 s: .*'mnist' is promised"):  # neither has been answered
             requests.open(1, "logits")
         self.answered(first)
         await requests.close(first)
         assert (requests.answered, requests.left) == (1, 0)
+        self.answered(second)
+        with pytest.raises(QuotaSpent, match=r"'mnist' .*2 requests"):
+            requests.open(1, "logits")
 
     async def test_a_request_without_an_answer_does_not_count(self):
         requests = Requests("mnist")
         requests.allow(1)
         request = requests.open(1, "logits")
-        request.parts = [Part(ticket(), {0: True, 1: False})]
+        request.parts = [Part(ticket(), {0: False, 1: False})]
         await requests.close(request)
         assert (requests.answered, requests.left) == (0, 1)
+
+    @pytest.mark.parametrize("honest", [0, 1])
+    async def test_no_server_alone_can_say_that_an_answer_was_none(self, honest):
+        requests = Requests("mnist")
+        requests.allow(1)
+        request = requests.open(1, "logits")
+        request.parts = [Part(ticket())]
+        request.parts[0].end(honest, True)
+        request.parts[0].end(1 - honest, False)
+        request.parts[0].end(honest, False)  # nor take it back
+        await requests.close(request)
+        assert (requests.answered, requests.left) == (1, 0)
 
     async def test_a_request_with_one_answered_part_counts(self):
         requests = Requests("mnist")

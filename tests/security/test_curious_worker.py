@@ -254,7 +254,7 @@ async def test_one_worker_is_not_taken_for_another(equals, place, monkeypatch, t
                 if party in (0, 1) and not is_third:
                     calls += [
                         server.deal(model, "logits", bytes(16), None, 1, None),
-                        server.give_back(model, bytes(16)),
+                        server.under_way(model, bytes(16)),
                         server.retire(model),
                         server.agree(NAME, bytes(16), equals, bytes(32) if equals else None),
                     ]

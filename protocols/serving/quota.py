@@ -1,0 +1,71 @@
+"""What one server has answered of one model, and is answering: it counts for itself, and nobody's word takes anything back.
+
+A request counts as soon as this server has released its share for one of its parts, and examples part by part. What fails before that does
+not count. A server cannot know whether the other one released its share, too; it does not ask, because whoever could answer "it did not"
+could lift the quota.
+"""
+
+from __future__ import annotations
+
+from protocols.errors import QuotaSpent
+from protocols.ticket import Ticket
+
+
+class Quota:
+    """Requests and examples of one model at one server.
+
+    Args:
+        name: of the model.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._requests, self._examples = 0, None  # type: int, int | None
+        self._released: set[bytes] = set()
+        self._running: dict[bytes, list[int]] = {}
+        self._counted = 0
+
+    def allow(self, requests: int, examples: int | None = None) -> None:
+        """So many in all since the model was shared; None: any number of examples."""
+        self._requests, self._examples = requests, examples
+
+    def check(self, ticket: Ticket) -> None:
+        """Refuse a ticket that is more than is left beside what was answered and what is under way.
+
+        Raises:
+            QuotaSpent: it is; the message says how much is left.
+        """
+        known = ticket.request in self._released or ticket.request in self._running
+        if not known and len(self._released | self._running.keys()) >= self._requests:
+            raise QuotaSpent(f"model {self._name!r} has been asked as often as its owner allowed")
+        if self._examples is not None and self._counted + ticket.examples > self._examples:
+            left = max(0, self._examples - self._counted)
+            raise QuotaSpent(
+                f"{ticket.examples} examples were asked for; {left} of the {self._examples} examples that the owner of model"
+                f" {self._name!r} allowed are left"
+            )
+
+    def begin(self, ticket: Ticket) -> None:
+        """Count a part of a request as under way. For each there is one `end`.
+
+        Raises:
+            QuotaSpent: see `check`; nothing was counted.
+        """
+        self.check(ticket)
+        self._running.setdefault(ticket.request, []).append(ticket.part)
+        self._counted += ticket.examples
+
+    def end(self, ticket: Ticket, released: bool) -> None:
+        """A part that had begun has ended: this server releases its share of the answer now, or never will."""
+        parts = self._running[ticket.request]
+        parts.remove(ticket.part)
+        if not parts:
+            del self._running[ticket.request]
+        if released:
+            self._released.add(ticket.request)
+        else:
+            self._counted -= ticket.examples
+
+    def under_way(self, request: bytes) -> list[int]:
+        """Return the parts of a request that this server works on now."""
+        return list(self._running.get(request, []))
