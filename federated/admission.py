@@ -179,6 +179,8 @@ class Policy:
         rounds_a_day: the same within 24 hours.
         metrics: whether metrics of its training and evaluation, which have no noise, may leave it.
         largest: weights that a model may have; they are counted before there is memory for them.
+        servers: urls of the workers that may be the two servers of `SharedAggregation`; None: those that the aggregator names, who could
+            name two of its own and see each update.
         record: a file in which it keeps what it has served, so that a restart begins nothing anew; None: it is kept in memory.
 
     Raises:
@@ -198,6 +200,7 @@ class Policy:
     rounds_a_day: int | None = None
     metrics: bool = True
     largest: int = blueprint.LARGEST
+    servers: Collection[str] | None = None
     record: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
@@ -209,6 +212,8 @@ class Policy:
                 raise SettingError(f"{name}={getattr(self, name)}: it has to be at least 1, or None")
         if isinstance(self.models, str):
             raise SettingError(f"models={self.models!r}: a list of digests or models is expected")
+        if self.servers is not None:
+            object.__setattr__(self, "servers", frozenset(self.servers))
         digests = (one if isinstance(one, str) else blueprint.blueprint_digest(one) for one in self.models)
         object.__setattr__(self, "models", frozenset(digests))
 
@@ -226,6 +231,20 @@ class Policy:
         if not self.aggregator:
             raise NotAllowed(f"this owner serves no aggregator by certificate: give it Policy(aggregator=...); you are {caller}")
         raise NotAllowed(f"this owner serves the holder of the certificate of {self.aggregator!r}; you are {caller}")
+
+    def check_servers(self, *servers: str) -> None:
+        """Refuse to hand the halves of an update to servers that it does not agree to.
+
+        Args:
+            *servers: the addresses of the two actors.
+
+        Raises:
+            UpdateHeldBack: they are one, or others than those of the policy.
+        """
+        if len(set(servers)) < 2:
+            raise UpdateHeldBack("this owner was asked to give both halves of its update to one server, which would see it")
+        if self.servers is not None and not {server.rpartition("/")[0] for server in servers} <= set(self.servers):
+            raise _forbids("servers of a sum other than those it was given the addresses of")
 
     def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
         """Refuse a task that it does not agree to.

@@ -167,10 +167,10 @@ def _acting(cluster: ClusterFile, keys: Path | None) -> str:
 async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption, identity: Ed25519PrivateKey | None, say: Say) -> None:
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
-    async with _system(node.address, node.listen, tls) as system:
+    async with _system(node.address, node.listen, tls, cluster) as system:
         aggregator = next(each for each, one in cluster.nodes.items() if one is cluster.aggregator)
         plain = cluster.allow_plaintext and (node.address or "").startswith("ws://")  # where nobody can show who it is
-        policy = Policy(aggregator=aggregator, plaintext=plain)
+        policy = Policy(aggregator=aggregator, plaintext=plain, servers=_servers(cluster))
         owner = await system.spawn(DataOwner, data, evaluation, identity=identity, policy=policy, name=OWNER_ACTOR)
         if node.address is None:
             await stay_joined(system, cluster.aggregator.address, name=name, owner=owner, tell=say)
@@ -179,13 +179,23 @@ async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption
             await system.serve_forever()
 
 
-def _system(address: str | None, listen: str | None, tls: Encryption) -> ActorSystem:
+def _servers(cluster: ClusterFile) -> list[str]:
+    """The workers of the file that may be servers of a sum; none if there are not three."""
+    with contextlib.suppress(ClusterFileError):
+        return [reached(Address.parse(node.address)) for node in cluster.workers.values() if isinstance(node, ServerNode)]
+    return []
+
+
+def _system(address: str | None, listen: str | None, tls: Encryption, cluster: ClusterFile) -> ActorSystem:
+    """The system of an owner: whom it dials has to show the certificate of the node at that address."""
+    nodes = {name: Address.parse(node.address) for name, node in cluster.nodes.items() if node.address is not None}
     return ActorSystem(
         listen or address,
         ssl=tls.listen,
         connect_ssl=tls.connect,
         allow_plaintext=tls.allow_plaintext,
         advertise=address if listen else None,
+        named={str(one): name for name, one in nodes.items() if one.secure},
     )
 
 

@@ -224,10 +224,14 @@ class DataOwner(Actor):
         """Trains, and hands each server its half of the update.
 
         Raises:
-            UpdateHeldBack: it cannot be hidden.
+            UpdateHeldBack: it cannot be hidden, or its policy does not allow these servers.
             AggregationError: a server refuses its half.
         """
-        return await self._serve("training", lambda: self._giver.give(task, hiding, drop, vectors, seeds))
+        return await self._serve("training", lambda: self._given(task, hiding, drop, vectors, seeds))
+
+    async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+        self._admission.policy.check_servers(str(vectors), str(seeds))
+        return await self._giver.give(task, hiding, drop, vectors, seeds)
 
     async def stopped(self) -> None:
         """Ends the thread."""

@@ -25,10 +25,12 @@ from federated import (
 )
 from federated.admission import Work, reach, released
 from federated.data import Data
+from federated.giver import Drop
 from federated.served import Served
 from federated.training import Trainer
 from federated.update import Blueprint, Bound, LocalTraining, Task
 from privacy import Ledger
+from protocols.sum_server import SumServer
 
 DPSGD = {"noise_multiplier": 100.0, "max_grad_norm": 1.0, "rate": 0.1}
 NOISE = Bound(0.005, 5.0, 2.0**-20)
@@ -494,3 +496,32 @@ async def test_only_the_aggregators_certificate_is_served(tmp_path, build, examp
                         await call
                 with pytest.raises(NotAllowed, match=r"give it Policy\(aggregator=\.\.\.\)"):
                     await (await system.connect(f"{at_ward.address}/nobodys", DataOwner)).train(plan)
+
+
+async def test_the_two_servers_of_a_sum_are_two_and_those_that_the_policy_names():
+    """Who names both servers, and names its own, or one twice, would see the update. Nothing is trained for that, nor connected to."""
+    asked_to_train = []
+
+    class Counting(DataOwner):
+        async def _trained(self, task, *, hidden=False):
+            asked_to_train.append(task)
+            raise UpdateHeldBack("this test goes no further")
+
+    async with ActorSystem("ws://127.0.0.1:0") as first, ActorSystem("ws://127.0.0.1:0") as second, ActorSystem() as own:
+        for system in (first, second):
+            await system.spawn(SumServer, name="sums")
+        one, other = [await own.connect(f"{system.address}/sums", SumServer) for system in (first, second)]
+        drop, hiding = Drop(bytes(16), bytes(48), 3), Hiding(8.0, 100)
+        anything, named = Policy(), Policy(servers=[first.address, second.address])
+        for policy in (anything, named):
+            owner = await own.spawn(Counting, records(), policy=policy)
+            with pytest.raises(UpdateHeldBack, match="both halves of its update to one server"):
+                await owner.give(task(), hiding, drop, one, one)
+            with pytest.raises(UpdateHeldBack, match="goes no further"):
+                await owner.give(task(), hiding, drop, one, other)
+        assert len(asked_to_train) == 2
+        for servers in ([], [first.address], ["ws://127.0.0.1:1", second.address]):
+            owner = await own.spawn(Counting, records(), policy=Policy(servers=servers))
+            with pytest.raises(UpdateHeldBack, match="servers of a sum other than those"):
+                await owner.give(task(), hiding, drop, one, other)
+        assert len(asked_to_train) == 2
