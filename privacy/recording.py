@@ -272,8 +272,10 @@ def _weighted(outputs: list[Tensor], counts: Tensor) -> Tensor:
 
 def _apart(plain: Tensor, recorded: Tensor, counts: Tensor) -> Tensor:
     """The largest difference of outputs that count, as a part of the largest, at least 1; infinite where only one is finite."""
-    both = [tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[: tf.math.count_nonzero(counts)] for one in (plain, recorded)]
-    return _relative(*both, tf.maximum(tf.reduce_max(tf.where(tf.math.is_finite(both[0]), tf.abs(both[0]), 0.0)), 1.0), tf.reduce_max)
+    count = tf.math.count_nonzero(counts)
+    first, second = (tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[:count] for one in (plain, recorded))
+    largest = tf.reduce_max(tf.where(tf.math.is_finite(first), tf.abs(first), 0.0))
+    return _relative(first, second, tf.maximum(largest, 1.0), tf.reduce_max)
 
 
 def _off(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
