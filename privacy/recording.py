@@ -272,8 +272,8 @@ def _weighted(outputs: list[Tensor], counts: Tensor) -> Tensor:
 
 def _apart(plain: Tensor, recorded: Tensor, counts: Tensor) -> Tensor:
     """The largest difference of outputs that count, as a part of the largest, at least 1; infinite where only one is finite."""
-    counted = tf.math.count_nonzero(counts)
-    first, second = (tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[:counted] for one in (plain, recorded))
+    count = tf.math.count_nonzero(counts)
+    first, second = (tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[:count] for one in (plain, recorded))
     largest = tf.reduce_max(tf.where(tf.math.is_finite(first), tf.abs(first), 0.0))
     return _relative(first, second, tf.maximum(largest, 1.0), tf.reduce_max)
 

@@ -6,7 +6,7 @@ Importing this module takes half a second (numba), or some seconds where its cod
 and accepted with probability exp(-t (2 b + t) / 512), the density of x is proportional to exp(-x^2 / (2 sigma^2)) (von Neumann; Karney,
 2016, arXiv:1303.6257, Algorithm N, has blocks of width sigma). All that is asked of the uniform b, t and u is on which side of some real
 number they lie, and so as many of their bits are made as it takes: a word of 64 bits is nearly always enough, in float64 with its errors
-bounded (`_fill`); else a second; else `exact` goes on with as many words as it needs, in numbers of any length.
+bounded (`_clear`); else a second (`_closed`); else `exact` goes on with as many words as it needs, in numbers of any length.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ _CHOOSING, _PLACE, _COIN = 12, 35, 16
 """Bits of a word, below its sign: that choose b, of t, of u."""
 _MORE_PLACE, _MORE_COIN = 17, 32
 """Bits of the second word, from its top: that go on with t, and with u."""
-DECIDED, WORDS_WANTED, UNDECIDED = 0, 1, 2
 
 Words = Callable[[int], NDArray[np.uint64]]
 
@@ -40,37 +39,44 @@ def rounded_normal(words: Words, out: NDArray[np.float64], sigma: float) -> None
         out: C-contiguous.
         sigma: above 0. Up to 2^26 or so it is fast.
     """
-    at, filled = np.zeros(3, np.int64), 0
+    filled = 0
     while filled < len(out):
         missing = len(out) - filled
-        tries, more = words(missing + (missing >> 5) + 32), words((missing >> 3) + 32)
-        at[:2], state = 0, DECIDED
-        while state != WORDS_WANTED and at[2] < len(out):
-            before = int(at[1])
-            state = _fill(tries, more, _GUIDE, _THRESHOLDS, sigma, out, at)
-            if state == UNDECIDED:
-                source = _Source(more, before, int(at[1]), words)
-                value = exact(int(tries[at[0]]), source, sigma)
-                at[0], at[1] = at[0] + 1, source.place
-                if value is not None:
-                    out[at[2]] = value
-                    at[2] += 1
-        filled = int(at[2])
+        values, accepted = decided(words, words(missing + (missing >> 5) + 32), sigma)
+        filled += _packed(values, accepted, out[filled:])
+
+
+def decided(words: Words, tries: NDArray[np.uint64], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """What each of these words begins: a value, and whether it is accepted.
+
+    Args:
+        words: gives further ones.
+        tries: the words.
+        sigma: above 0.
+    """
+    values, accepted, open_ = np.empty(len(tries)), np.empty(len(tries), np.uint8), np.empty(len(tries) + 1, np.int64)
+    count = _clear(tries, _GUIDE, sigma, values, accepted, open_)
+    more, at = words(2 * count), np.zeros(3, np.int64)
+    while not _closed(tries, more, _GUIDE, _THRESHOLDS, sigma, values, accepted, open_[:count], at):
+        place = open_[at[0]]
+        value = exact(int(tries[place]), _Source(more[at[2] : at[1]], words), sigma)
+        values[place], accepted[place] = value or 0, value is not None
+        at[0] += 1
+    return values, accepted
 
 
 class _Source:
-    """Words that `_fill` has looked at, in their order, and then new ones: none is used for two values."""
+    """The words that float64 has looked at for one value, in their order, and then new ones: none is used for two values."""
 
-    def __init__(self, more: NDArray[np.uint64], first: int, end: int, words: Words) -> None:
-        self._seen, self._words = [int(word) for word in more[first:end]], words
-        self.place = end
+    def __init__(self, seen: NDArray[np.uint64], words: Words) -> None:
+        self._seen, self._words = list(map(int, seen)), words
 
     def __call__(self) -> int:
         return self._seen.pop(0) if self._seen else int(self._words(1)[0])
 
 
 def exact(word: int, more: Callable[[], int], sigma: float) -> int | None:
-    """The value that a word of 64 bits begins, or None where it is not accepted: what `_fill` does, with numbers of any length.
+    """The value that a word of 64 bits begins, or None where it is not accepted: what float64 does, with numbers of any length.
 
     Args:
         word: the sign, and the first bits of b, t and u.
@@ -141,9 +147,9 @@ def _whole(b: int, t: int, places: int, sigma: float) -> int | None:
     return whole if ends[1] <= whole + 1 else None
 
 
-def _guide(thresholds: tuple[int, ...]) -> NDArray[np.int16]:
+def _guide(thresholds: tuple[int, ...]) -> NDArray[np.float32]:
     """The block for each 12 first bits, or -1 where they do not say it."""
-    found = np.full(1 << _CHOOSING, -1, np.int16)
+    found = np.full(1 << _CHOOSING, -1, np.float32)
     for chosen in range(1 << _CHOOSING):
         first, last = chosen << 52, (chosen + 1) << 52
         b = next((i for i, threshold in enumerate(thresholds) if threshold > first), None)
@@ -170,66 +176,100 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return decorate
 
 
-@compiled("int64(uint64[::1], uint64[::1], int16[::1], uint64[::1], float64, float64[::1], int64[::1])")
-def _fill(
+@compiled("int64(uint64[::1], float32[::1], float64, float64[::1], uint8[::1], int64[::1])")
+def _clear(
+    words: NDArray[np.uint64],
+    guide: NDArray[np.float32],
+    sigma: float,
+    values: NDArray[np.float64],
+    accepted: NDArray[np.uint8],
+    open_: NDArray[np.int64],
+) -> int:
+    """The values of all words, which of them are accepted for sure, and the places of the others; returns how many those are.
+
+    Without a branch, for one that cannot be foretold takes longer than all the rest. 1 - x <= exp(-x); t is below its next 35 bits.
+    """
+    scale, count = sigma / 16.0, 0
+    unsure = scale * 2.0**-35
+    for i in range(len(words)):
+        word = words[i]
+        b = np.float64(guide[np.int64(word >> np.uint64(51)) & 4095])
+        t = np.float64(np.int64(word >> np.uint64(16)) & 0x7FFFFFFFF) * 2.0**-35
+        u = np.float64(np.int64(word) & 0xFFFF) * 2.0**-16
+        value = (b + t) * scale
+        whole = np.rint(value)
+        sure = abs(value - whole) + value * 2.0**-50 + unsure < 0.5
+        taken = (u + (2.0**-16 + 2.0**-30) <= 1.0 - t * (2.0 * b + t) * (1.0 / 512.0)) & sure & (b >= 0.0)
+        values[i] = whole * np.float64(1 - 2 * np.int64(word >> np.uint64(63)))
+        accepted[i] = taken
+        open_[count] = i
+        count += 1 - np.int64(taken)
+    return count
+
+
+@compiled("b1(uint64[::1], uint64[::1], float32[::1], uint64[::1], float64, float64[::1], uint8[::1], int64[::1], int64[::1])")
+def _closed(
     words: NDArray[np.uint64],
     more: NDArray[np.uint64],
-    guide: NDArray[np.int16],
+    guide: NDArray[np.float32],
     thresholds: NDArray[np.uint64],
     sigma: float,
-    out: NDArray[np.float64],
+    values: NDArray[np.float64],
+    accepted: NDArray[np.uint8],
+    open_: NDArray[np.int64],
     at: NDArray[np.int64],
-) -> int:
-    """Goes on at[0] words, at[1] further words and at[2] values from the beginning, to the first that is not decided.
+) -> bool:
+    """Goes on with the open places from at[0], with further words from at[1]; False at the first that takes more, with words from at[2].
 
     Float64 is off by less than 2^-30 (first word) or 2^-45 (second) in a chance, and by less than 2^-50 of itself in a value.
     """
-    i, j, filled = at[0], at[1], at[2]
     scale = sigma / 16.0
-    unsure = scale * 2.0**-35
-    state = WORDS_WANTED
-    while i < len(words) and j + 2 <= len(more) and filled < len(out):
+    j = at[1]
+    for n in range(at[0], len(open_)):
+        at[0], at[2] = n, j
+        i = open_[n]
         word = words[i]
         b = np.int64(guide[np.int64(word >> np.uint64(51)) & 4095])
         if b < 0:
             s = ((word >> np.uint64(51)) & np.uint64(4095)) << np.uint64(52) | more[j] >> np.uint64(12)
             j += 1
+            at[1] = j
             b = np.searchsorted(thresholds, s)  # the first that is not below s
-            if b > 0 and s - thresholds[b - 1] <= np.uint64(1):
-                state = UNDECIDED
-                break
-            if b == len(thresholds) or thresholds[b] - s <= np.uint64(1):
-                state = UNDECIDED
-                break
+            if (b > 0 and s - thresholds[b - 1] <= np.uint64(1)) or b == len(thresholds) or thresholds[b] - s <= np.uint64(1):
+                return False
         t = np.float64(np.int64(word >> np.uint64(16)) & 0x7FFFFFFFF) * 2.0**-35
         u = np.float64(np.int64(word) & 0xFFFF) * 2.0**-16
-        x = t * (2.0 * b + t) * (1.0 / 512.0)
+        chance = np.exp(-t * (2.0 * b + t) * (1.0 / 512.0))
         value = (b + t) * scale
         whole = np.rint(value)
-        sure = abs(value - whole) + value * 2.0**-50 + unsure < 0.5
-        if u + (2.0**-16 + 2.0**-30) > 1.0 - x or not sure:  # 1 - x <= exp(-x)
-            chance = np.exp(-x)
-            if u >= chance + 2.0**-30:
-                i += 1
-                continue
-            if u + (2.0**-16 + 2.0**-30) > chance or not sure:
-                second = more[j]
-                j += 1
-                t += np.float64(second >> np.uint64(47)) * 2.0**-52
-                u += np.float64((second >> np.uint64(15)) & np.uint64(0xFFFFFFFF)) * 2.0**-48
-                chance = np.exp(-t * (2.0 * b + t) * (1.0 / 512.0))
-                if u >= chance + 2.0**-45:
-                    i += 1
-                    continue
-                value = (b + t) * scale
-                whole = np.rint(value)
-                if u + (2.0**-48 + 2.0**-45) > chance or abs(value - whole) + value * 2.0**-50 + scale * 2.0**-52 >= 0.5:
-                    state = UNDECIDED
-                    break
-        out[filled] = whole * np.float64(1 - 2 * np.int64(word >> np.uint64(63)))
-        filled += 1
-        i += 1
-    if filled == len(out):
-        state = DECIDED
-    at[0], at[1], at[2] = i, j, filled
-    return state
+        sure = abs(value - whole) + value * 2.0**-50 + scale * 2.0**-35 < 0.5
+        taken = u + (2.0**-16 + 2.0**-30) <= chance
+        if u < chance + 2.0**-30 and not (taken and sure):
+            second = more[j]
+            j += 1
+            at[1] = j
+            t += np.float64(second >> np.uint64(47)) * 2.0**-52
+            u += np.float64((second >> np.uint64(15)) & np.uint64(0xFFFFFFFF)) * 2.0**-48
+            chance = np.exp(-t * (2.0 * b + t) * (1.0 / 512.0))
+            value = (b + t) * scale
+            whole = np.rint(value)
+            sure = abs(value - whole) + value * 2.0**-50 + scale * 2.0**-52 < 0.5
+            taken = u + (2.0**-48 + 2.0**-45) <= chance
+            if u < chance + 2.0**-45 and not (taken and sure):
+                return False
+        values[i] = whole * np.float64(1 - 2 * np.int64(word >> np.uint64(63)))
+        accepted[i] = taken
+    at[0] = len(open_)
+    return True
+
+
+@compiled("int64(float64[::1], uint8[::1], float64[::1])")
+def _packed(values: NDArray[np.float64], accepted: NDArray[np.uint8], out: NDArray[np.float64]) -> int:
+    """Accepted values, one behind the other, until `out` is full; how many there are."""
+    filled = 0
+    for i in range(len(values)):
+        if filled == len(out):
+            break
+        out[filled] = values[i]
+        filled += np.int64(accepted[i])
+    return filled

@@ -168,11 +168,12 @@ def filled(tries, more, sigma):
     """What the compiled sampler makes of each word alone: a value, None where it is not accepted, "open" where it cannot tell."""
     found = []
     for one in tries:
-        out, at = np.empty(1), np.zeros(3, np.int64)
-        state = rounded_normal._fill(
-            np.array([one], np.uint64), np.array(more, np.uint64), rounded_normal._GUIDE, rounded_normal._THRESHOLDS, sigma, out, at
-        )
-        found.append("open" if state == rounded_normal.UNDECIDED else int(out[0]) if at[2] else None)
+        words, values, accepted = np.array([one], np.uint64), np.empty(1), np.empty(1, np.uint8)
+        open_, at = np.empty(2, np.int64), np.zeros(3, np.int64)
+        tables = rounded_normal._GUIDE, rounded_normal._THRESHOLDS
+        count = rounded_normal._clear(words, tables[0], sigma, values, accepted, open_)
+        done = rounded_normal._closed(words, np.array(more, np.uint64), *tables, sigma, values, accepted, open_[:count], at)
+        found.append("open" if not done else int(values[0]) if accepted[0] else None)
     return found
 
 
@@ -194,6 +195,7 @@ def test_what_is_compiled_decides_as_numbers_of_any_length_do(sigma):
     """Wherever float64 decides it decides right, also at the edges of blocks, values and acceptance."""
     random = np.random.default_rng(0)
     tries = [*map(int, random.integers(0, WORD, 3000, np.uint64, endpoint=True)), *edges(sigma)]
+    assert filled(tries[:3000], list(map(int, random.integers(0, WORD, 4, np.uint64))), sigma).count("open") < 3
     for more in ([0, 0, 0, 0], [WORD] * 4, list(map(int, random.integers(0, WORD, 4, np.uint64, endpoint=True)))):
         for one, value in zip(tries, filled(tries, more, sigma), strict=True):
             given = iter([*more, *map(int, random.integers(0, WORD, 8, np.uint64, endpoint=True))])
@@ -215,22 +217,24 @@ def test_words_at_the_very_edges_are_left_to_numbers_of_any_length():
     assert abs(rounded_normal.exact(word(0, chosen, 0, 0), lambda: next(source), 100.0)) > 900  # sqrt(2 ln 2^64) = 9.4 sigma
 
 
-def test_words_that_were_looked_at_are_not_used_again():
-    """Where float64 leaves it open, the words behind go on from those that it has seen."""
+def test_no_word_is_used_for_two_values():
+    """Where float64 leaves it open, those behind go on from the words that it has looked at for this value, and then from new ones."""
     threshold = next(one for one in rounded_normal.cumulative(64) if one >> 52 == 4095)
-    first, second = word(0, 4095, 1 << 34, 0), (threshold & (1 << 52) - 1) << 12
-    given = [np.array([first] + [word(0, 0, 1 << 30, 0)] * 40, np.uint64), np.array([second] + [7] * 40, np.uint64)]
-    asked = []
+    edge, other = (threshold & (1 << 52) - 1) << 12, (threshold + 999 & (1 << 52) - 1) << 12
+    hard = word(0, 4095, 1 << 34, 0)  # takes a word more to tell its block
+    given, asked = [[other, edge, other, other, 0, 0, 0, 0], [5]], []
 
     def words(count):
         asked.append(count)
-        return given[len(asked) - 1][:count] if len(asked) <= 2 else np.full(count, 5 << 20, np.uint64)
+        return np.array(given[len(asked) - 1], np.uint64)[:count]
 
-    out = np.empty(8)
-    rounded_normal.rounded_normal(words, out, 1000.0)
-    assert asked[2:] == [1]  # one word to tell which block it is, and no more
-    assert abs(out[0]) > 1000
-    assert (out[1:] == out[1]).all()
+    values, accepted = rounded_normal.decided(words, np.array([hard, hard, word(0, 0, 1 << 30, 0), hard, hard], np.uint64), 1000.0)
+    assert asked == [8, 1]  # two each, and one to tell the block of the second
+    assert accepted.all()
+    assert values[0] == values[3] == values[4]
+    block = int(16 * values[1] / 1000.0)
+    assert abs(block - int(16 * values[0] / 1000.0)) <= 1
+    assert values[2] < 10
 
 
 @pytest.mark.parametrize("bits", [64, 128])
