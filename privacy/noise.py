@@ -68,7 +68,7 @@ class GaussianNoise:
         """
         from privacy.rounded_normal import rounded_normal  # noqa: PLC0415  the compiler behind it takes half a second and 130 MB
 
-        out = np.empty(int(np.prod(shape)), np.float32 if sigma <= EXACT_IN_FLOAT32 else np.float64)
+        out: NDArray[np.floating[Any]] = np.empty(int(np.prod(shape)), np.float32 if sigma <= EXACT_IN_FLOAT32 else np.float64)
         rounded_normal(self._words, out, sigma)
         return out.reshape(shape)
 

@@ -210,7 +210,8 @@ def _clear(
 
     Without a branch, for one that cannot be foretold takes longer than all the rest. 1 - x <= exp(-x); t is below its next 35 bits.
     """
-    scale, count = sigma / 16.0, 0
+    scale = sigma / 16.0
+    count = np.int64(0)
     unsure = scale * 2.0**-35
     for i in range(len(words)):
         word = words[i]
@@ -225,7 +226,7 @@ def _clear(
         accepted[i] = taken
         open_[count] = i
         count += 1 - np.int64(taken)
-    return count
+    return int(count)
 
 
 @compiled("b1(uint64[::1], uint64[::1], float32[::1], uint64[::1], float64, float64[::1], uint8[::1], int64[::1], int64[::1])")
@@ -287,10 +288,10 @@ def _closed(
 @compiled("int64(float64[::1], uint8[::1], float32[::1])", "int64(float64[::1], uint8[::1], float64[::1])")
 def _packed(values: NDArray[np.float64], accepted: NDArray[np.uint8], out: NDArray[Any]) -> int:
     """Accepted values, one behind the other, until `out` is full; how many there are."""
-    filled = 0
+    filled = np.int64(0)
     for i in range(len(values)):
         if filled == len(out):
             break
         out[filled] = values[i]
         filled += np.int64(accepted[i])
-    return filled
+    return int(filled)
