@@ -109,9 +109,12 @@ def epsilon(events: Sequence[tuple[Any, int]], method: str, delta: float) -> flo
     bounds = [_renyi(tamed, _orders(), delta)] if reach > WIDEST else []
     if reach <= WIDEST or (reach <= BEYOND and len(tamed) <= DISTINCT):
         accountant = pld.PLDAccountant(value_discretization_interval=INTERVAL * max(1.0, reach / WIDEST))
-        for event, count in tamed:
-            accountant.compose(event, count)
-        bounds.append(float(accountant.get_epsilon(delta)))
+        try:
+            for event, count in tamed:
+                accountant.compose(event, count)
+            bounds.append(float(accountant.get_epsilon(delta)))
+        except ValueError:  # where a loss is very steep float64 makes a grid that dp-accounting refuses
+            bounds = bounds or [_renyi(tamed, _orders(), delta)]
     return min(bounds)
 
 

@@ -41,4 +41,4 @@ class NoiseAhead:
         return made
 
     def _make(self, size: int, sigma: float) -> NDArray[np.float32]:
-        return self._noise.rounded(size, sigma).astype(np.float32)
+        return self._noise.rounded(size, sigma).astype(np.float32, copy=False)

@@ -19,8 +19,8 @@ from privacy.errors import InsecureNoise
 
 ZEROS = 1 << 16
 _ZEROS = bytes(ZEROS)
-CHUNK = 1 << 14
-"""Values that are made at once: few enough to stay in the cache."""
+EXACT_IN_FLOAT32 = 1 << 20
+"""Of this sigma values beyond 2^24 have a probability below 2^-180."""
 
 
 class GaussianNoise:
@@ -54,7 +54,7 @@ class GaussianNoise:
         """
         return discrete_gaussian(self._words, int(np.prod(shape)), sigma).reshape(shape)
 
-    def rounded(self, shape: int | tuple[int, ...], sigma: float) -> NDArray[np.float64]:
+    def rounded(self, shape: int | tuple[int, ...], sigma: float) -> NDArray[np.floating[Any]]:
         """N(0, sigma^2) rounded to whole numbers, exactly (`rounded_normal`); 8 ns each.
 
         Added to whole numbers it is the normal distribution, rounded afterwards: whatever holds for that holds for it, for any sigma.
@@ -62,12 +62,14 @@ class GaussianNoise:
         Args:
             shape: of the result.
             sigma: above 0.
+
+        Returns:
+            float32 up to sigma = 2^20, which holds all values that occur exactly, else float64.
         """
         from privacy.rounded_normal import rounded_normal  # noqa: PLC0415  the compiler behind it takes half a second and 130 MB
 
-        out = np.empty(int(np.prod(shape)))
-        for start in range(0, len(out), CHUNK):
-            rounded_normal(self._words, out[start : start + CHUNK], sigma)
+        out: NDArray[np.floating[Any]] = np.empty(int(np.prod(shape)), np.float32 if sigma <= EXACT_IN_FLOAT32 else np.float64)
+        rounded_normal(self._words, out, sigma)
         return out.reshape(shape)
 
     def _words(self, count: int) -> NDArray[np.uint64]:

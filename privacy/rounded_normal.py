@@ -31,34 +31,55 @@ _MORE_PLACE, _MORE_COIN = 17, 32
 Words = Callable[[int], NDArray[np.uint64]]
 
 
-def rounded_normal(words: Words, out: NDArray[np.float64], sigma: float) -> None:
+CHUNK: Final = 1 << 14
+"""Values that are made at once: few enough to stay in the cache."""
+
+
+def rounded_normal(words: Words, out: NDArray[Any], sigma: float) -> None:
     """Fills `out` with independent values of N(0, sigma^2), rounded to whole numbers.
 
     Args:
         words: gives so many independent uniform words of 64 bits.
-        out: C-contiguous.
+        out: (size,), C-contiguous, float32 or float64.
         sigma: above 0. Up to 2^26 or so it is fast.
     """
-    filled = 0
+    filled, scratch = 0, Scratch(_tries(min(len(out), CHUNK)))
     while filled < len(out):
-        missing = len(out) - filled
-        values, accepted = decided(words, words(missing + (missing >> 5) + 32), sigma)
-        filled += _packed(values, accepted, out[filled:])
+        part = out[filled : filled + CHUNK]
+        values, accepted = decided(words, words(_tries(len(part))), sigma, scratch)
+        filled += _packed(values, accepted, part)
 
 
-def decided(words: Words, tries: NDArray[np.uint64], sigma: float) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+def _tries(missing: int) -> int:
+    """As many as nearly always suffice: 97 of 100 are accepted."""
+    return missing + (missing >> 5) + 32
+
+
+class Scratch:
+    """Arrays that are written again and again, for fresh memory costs more than what is written to it.
+
+    Args:
+        size: values that it has room for.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.values, self.accepted, self.open = np.empty(size), np.empty(size, np.uint8), np.empty(size + 1, np.int64)
+
+
+def decided(words: Words, tries: NDArray[np.uint64], sigma: float, scratch: Scratch) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """What each of these words begins: a value, and whether it is accepted.
 
     Args:
         words: gives further ones.
         tries: the words.
         sigma: above 0.
+        scratch: with room for as many; the results are in it.
     """
-    values, accepted, open_ = np.empty(len(tries)), np.empty(len(tries), np.uint8), np.empty(len(tries) + 1, np.int64)
-    count = _clear(tries, _GUIDE, sigma, values, accepted, open_)
+    values, accepted = scratch.values[: len(tries)], scratch.accepted[: len(tries)]
+    count = _clear(tries, _GUIDE, sigma, values, accepted, scratch.open)
     more, at = words(2 * count), np.zeros(3, np.int64)
-    while not _closed(tries, more, _GUIDE, _THRESHOLDS, sigma, values, accepted, open_[:count], at):
-        place = open_[at[0]]
+    while not _closed(tries, more, _GUIDE, _THRESHOLDS, sigma, values, accepted, scratch.open[:count], at):
+        place = scratch.open[at[0]]
         value = exact(int(tries[place]), _Source(more[at[2] : at[1]], words), sigma)
         values[place], accepted[place] = value or 0, value is not None
         at[0] += 1
@@ -162,15 +183,15 @@ _THRESHOLDS = np.array(cumulative(64), np.uint64)
 _GUIDE = _guide(cumulative(64))
 
 
-def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles for the types of `signature`, kept on disk where that can be written."""
+def compiled(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compiles for the types of `signatures`, kept on disk where that can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         try:
-            made: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
+            made: Callable[..., Any] = numba.njit(list(signatures), cache=True, **options)(function)
         except RuntimeError:
-            made = numba.njit(signature, **options)(function)
+            made = numba.njit(list(signatures), **options)(function)
         return made
 
     return decorate
@@ -189,7 +210,8 @@ def _clear(
 
     Without a branch, for one that cannot be foretold takes longer than all the rest. 1 - x <= exp(-x); t is below its next 35 bits.
     """
-    scale, count = sigma / 16.0, 0
+    scale = sigma / 16.0
+    count = np.int64(0)
     unsure = scale * 2.0**-35
     for i in range(len(words)):
         word = words[i]
@@ -204,7 +226,7 @@ def _clear(
         accepted[i] = taken
         open_[count] = i
         count += 1 - np.int64(taken)
-    return count
+    return int(count)
 
 
 @compiled("b1(uint64[::1], uint64[::1], float32[::1], uint64[::1], float64, float64[::1], uint8[::1], int64[::1], int64[::1])")
@@ -263,13 +285,13 @@ def _closed(
     return True
 
 
-@compiled("int64(float64[::1], uint8[::1], float64[::1])")
-def _packed(values: NDArray[np.float64], accepted: NDArray[np.uint8], out: NDArray[np.float64]) -> int:
+@compiled("int64(float64[::1], uint8[::1], float32[::1])", "int64(float64[::1], uint8[::1], float64[::1])")
+def _packed(values: NDArray[np.float64], accepted: NDArray[np.uint8], out: NDArray[Any]) -> int:
     """Accepted values, one behind the other, until `out` is full; how many there are."""
-    filled = 0
+    filled = np.int64(0)
     for i in range(len(values)):
         if filled == len(out):
             break
         out[filled] = values[i]
         filled += np.int64(accepted[i])
-    return filled
+    return int(filled)

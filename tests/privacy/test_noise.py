@@ -228,7 +228,9 @@ def test_no_word_is_used_for_two_values():
         asked.append(count)
         return np.array(given[len(asked) - 1], np.uint64)[:count]
 
-    values, accepted = rounded_normal.decided(words, np.array([hard, hard, word(0, 0, 1 << 30, 0), hard, hard], np.uint64), 1000.0)
+    values, accepted = rounded_normal.decided(
+        words, np.array([hard, hard, word(0, 0, 1 << 30, 0), hard, hard], np.uint64), 1000.0, rounded_normal.Scratch(5)
+    )
     assert asked == [8, 1]  # two each, and one to tell the block of the second
     assert accepted.all()
     assert values[0] == values[3] == values[4]
