@@ -17,6 +17,7 @@ from actors.dialed import Dialed
 from actors.errors import ConnectFailed, SystemClosed
 from actors.guard.door import Door
 from actors.home import Home
+from actors.identity.published import kept_in_the_clear
 from actors.peer import Peer
 from actors.websocket import Link
 
@@ -34,6 +35,7 @@ class Network:
         server_tls, client_tls: for wss.
         allow_plaintext: permit `ws://` to and from other machines.
         named: address -> the common name that the certificate shown there must have.
+        known_only: who is dialed on loopback without certificates must prove to run for the same user.
 
     Raises:
         InsecureAddress: plaintext to other machines that is not permitted.
@@ -50,6 +52,7 @@ class Network:
         client_tls: ssl.SSLContext | None,
         allow_plaintext: bool,
         named: Mapping[str, str],
+        known_only: bool = False,
     ) -> None:
         if listen is not None:
             listen.check_encryption(allow_plaintext)
@@ -59,7 +62,7 @@ class Network:
         self._door = door
         self._server_tls, self._client_tls = server_tls, client_tls
         self._allow_plaintext = allow_plaintext
-        self._named = dict(named)
+        self._named, self._known_only = dict(named), known_only
         self._open = False
         self._servers: list[Server] = []
         self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
@@ -113,10 +116,18 @@ class Network:
         peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
-            link = next(link for link in self._links.values() if link.peer is peer)
-            await link.close("it has shown the certificate of somebody else")
+            await self._hang_up(peer, "it has shown the certificate of somebody else")
             raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
+        if self._known_only and kept_in_the_clear(address) and not peer.caller.same_user:
+            await self._hang_up(peer, "it has not proven to run for the same user")
+            raise ConnectFailed(
+                f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
+                " the port of a process that has ended. Between users use wss://, or ask as a client"
+            )
         return peer
+
+    async def _hang_up(self, peer: Peer, why: str) -> None:
+        await next(link for link in self._links.values() if link.peer is peer).close(why)
 
     def _keep(self, dialed: Dialed, link: Link) -> None:
         task = asyncio.create_task(link.run())

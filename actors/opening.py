@@ -22,6 +22,7 @@ from actors.guard.progress import WatchedClient, WatchedServer
 from actors.guard.refusals import Witnessed, explained, refused_by_other
 from actors.guard.words import shown
 from actors.home import Home
+from actors.identity.published import kept_in_the_clear, reached
 from actors.peer import Peer
 from actors.websocket import CLOSE_WITHIN, FRAGMENT, OPEN_WITHIN, PING_EVERY, PING_WITHIN, WHOLE, Link, certificate_of
 from actors.wire import WORDS
@@ -55,7 +56,7 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
 
     try:
         await connect(
-            str(address),
+            reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
             ssl=(tls or ssl.create_default_context()) if address.secure else None,
             compression=None,
             proxy=None,
@@ -159,6 +160,7 @@ async def listen(
 async def _bound(address: Address, door: Door) -> list[Listener]:
     """Sockets that are bound to the addresses of a host."""
     places = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    places.sort(key=lambda one: one[0] != socket.AF_INET)  # localhost is dialed as 127.0.0.1
     found = {place: family for family, _, _, _, place in places}
     listeners: list[Listener] = []
     try:

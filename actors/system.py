@@ -76,6 +76,8 @@ class ActorSystem:
             this one connect to an address that its sender names.
         named: address -> the common name that the certificate shown there must have; others are refused when they are dialed.
         for_user: show, on loopback, to systems of the same user that this one is, too.
+        known_only: dial, on loopback without certificates, systems of the same user only: whoever has taken the port of one that has ended
+            is not dialed.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
     Example:
@@ -103,6 +105,7 @@ class ActorSystem:
         refer: bool = True,
         named: Mapping[str, str] | None = None,
         for_user: bool = True,
+        known_only: bool = False,
         on_error: Callable[[OneWayFailed], None] | None = None,
     ) -> None:
         self.timeout = timeout
@@ -134,6 +137,7 @@ class ActorSystem:
             client_tls=connect_ssl,
             allow_plaintext=allow_plaintext,
             named=named or {},
+            known_only=known_only,
         )
 
     @property

@@ -196,6 +196,7 @@ def _system(address: str | None, listen: str | None, tls: Encryption, cluster: C
         allow_plaintext=tls.allow_plaintext,
         advertise=address if listen else None,
         named={str(one): name for name, one in nodes.items() if one.secure},
+        known_only=not tls.allow_plaintext,
     )
 
 

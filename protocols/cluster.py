@@ -85,10 +85,15 @@ class Cluster:
         self._presence: Presence | None = None
         self.children: dict[int, ChildProcess] = {}
 
-    def system(self) -> ActorSystem:
-        """A new actor system that can reach the workers, and those only that show the certificates of their names, if these are known."""
+    def system(self, *, known_only: bool = False) -> ActorSystem:
+        """A new actor system that can reach the workers, and those only that show the certificates of their names, if these are known.
+
+        Args:
+            known_only: on loopback only those of this user. A client may ask the workers of another user.
+        """
         names = {worker.url: worker.name for worker in self.workers if worker.name}
-        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=self._allow_plaintext, named=names)
+        plain = self._allow_plaintext
+        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=plain, named=names, known_only=known_only)
 
     @property
     def addresses(self) -> Addresses:
@@ -242,7 +247,7 @@ class Cluster:
         if self._links:
             raise ClusterError("the cluster is running already; give each block a Cluster of its own")
         async with contextlib.AsyncExitStack() as stack:
-            system = await stack.enter_async_context(self.system())
+            system = await stack.enter_async_context(self.system(known_only=not self._allow_plaintext))
             stack.callback(self.children.clear)
             await at_once(*(self._find(number, system, stack) for number in range(3)))
             await at_once(*(self._enrol(system, worker) for worker in self.workers))

@@ -47,6 +47,8 @@ HOSTED_WITHIN = 60.0
 """Seconds after a claim or an agreement within which its model arrives."""
 CLAIMS = 1000
 """How many names may be claimed for models that have not arrived."""
+CLAIMS_OF_ONE = 100
+"""How many of them by one certificate."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -258,6 +260,10 @@ class ComputeServer(Actor):
             raise NameTaken(f"a model named {name!r} is being shared here already; choose another name")
         if len(self._claims) >= CLAIMS:
             raise TooLarge(f"{CLAIMS} names are claimed here for models that have not arrived; try again in {HOSTED_WITHIN:g} s")
+        if sum(claim.holder == caller().common_name for claim in self._claims.values()) >= CLAIMS_OF_ONE:
+            raise TooLarge(
+                f"this owner has claimed {CLAIMS_OF_ONE} names without a model; try again in {HOSTED_WITHIN:g} s"
+            )
         claim = self._claims[name] = Claim.of_caller(digest)
         asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._expired, name, claim)
 

@@ -31,6 +31,7 @@ from protocols.errors import (
     NameTaken,
     NotServed,
     ProtocolError,
+    ServingError,
     TicketRefused,
     TooLarge,
     UnknownModel,
@@ -55,6 +56,10 @@ CHUNK_BYTES = 12 << 20
 LARGEST_CHUNK = 64
 MEMORY = 256 << 20
 """Bytes of randomness that a server holds ahead for one model, unless the owner says otherwise."""
+
+MOST_MEMORY = 1 << 32
+"""The same, whatever the owner says."""
+LONGEST_LIFETIME = 1e7
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +266,8 @@ class CryptoProvider(Settlement):
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
         """Allows requests and begins to deal ahead."""
         shared = self._owned(name, right)
+        if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
+            raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
         shared.granting.lifetime = allowance.ticket_lifetime
         for reveal in allowance.terms.reveal:
             await self._supply(shared, reveal, allowance)
@@ -272,7 +279,7 @@ class CryptoProvider(Settlement):
 
     async def _supply(self, shared: _Shared, reveal: Reveal, allowance: Allowance) -> None:
         size = inference.layout(shared.program_for(reveal)).bytes_per_example
-        capacity = allowance.memory // len(allowance.terms.reveal) // size
+        capacity = min(allowance.memory, MOST_MEMORY) // len(allowance.terms.reveal) // size
         if capacity < 1:
             raise TooLarge(
                 f"one example of model {shared.name!r} needs {size:,} bytes of randomness at a server, and {allowance.memory:,} bytes "

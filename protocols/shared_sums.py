@@ -26,6 +26,8 @@ WAITING = 256
 """How many parts may wait to be admitted; more are refused."""
 LARGEST_FACTOR = 256
 """By which a part may be multiplied in any sum: with larger ones a sum would show one part above all others."""
+LARGEST = 1 << 31
+"""Bytes of a vector."""
 CHUNK = 1 << 17
 """Bytes of a key stream that are made at once."""
 
@@ -49,6 +51,8 @@ class SumTerms:
     most: int = LARGEST_FACTOR
 
     def __post_init__(self) -> None:
+        if self.length * self.word // 8 > LARGEST:
+            raise AggregationError(f"vectors of {self.length:,} elements; up to {LARGEST >> 20} MiB are summed")
         if not 1 <= self.most <= LARGEST_FACTOR:
             raise AggregationError(f"factors up to {self.most}; from 1 to {LARGEST_FACTOR} can be agreed on")
         if not (1 <= self.scaled <= self.length and self.word in (32, 64) and self.cohort >= 2):

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -86,6 +87,8 @@ class Vault:
     def __init__(self, folder: Path, key: bytes) -> None:
         self._folder, self._key = folder, key
         self._party = derive(key, "party")
+        self._begun: set[Path] = set()
+        self._beginning = threading.Lock()
         self._lock = locked(folder)
 
     @staticmethod
@@ -137,16 +140,23 @@ class Vault:
             arrays: words, any shapes, by name.
 
         Raises:
-            VaultError: it cannot be written.
+            VaultError: it cannot be written, or is here already: no version is ever replaced.
         """
         header = _Header(label, about, {name: array.shape for name, array in arrays.items()})
         path = self._path(label)
+        with self._beginning:
+            if path in self._begun or path.exists():
+                raise VaultError(f"version {label.serial} of {label.name!r} is here already, or is being written")
+            self._begun.add(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with replacing(path) as file:
                 _write(file, self._key, self._party, header, arrays)
         except OSError as error:
             raise VaultError(f"{path} cannot be written: {error}") from None
+        finally:
+            with self._beginning:
+                self._begun.discard(path)
 
     def about(self, label: Label) -> bytes:
         """What was said about a version when it was written.
@@ -193,6 +203,8 @@ class Vault:
     def _path(self, label: Label) -> Path:
         if not _valid(label.kind) or not _valid(label.name):
             raise VaultError(f"{label.name!r} is no name for shares: 1 to 100 letters, digits, '.', '_' and '-', the first no '.'")
+        if not 1 <= label.serial < 1 << 63 or len(label.tag) != TAG_BYTES:
+            raise VaultError(f"version {label.serial} of {label.name!r} with {len(label.tag)} bytes for a tag is none")
         return self._folder / label.kind / label.name / f"{label.serial:08}-{label.tag.hex()}.share"
 
     @contextlib.contextmanager

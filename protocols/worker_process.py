@@ -100,6 +100,7 @@ async def opened(
             refer=False,
             named=cluster.names,
             for_user=False,
+            known_only=not cluster.believe,
         ) as system:
             for name, part in {**PARTS, **(parts or {})}.items():
                 await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)

@@ -31,6 +31,11 @@ class Stored:
     masked: Ring = field(repr=False)
     mask: Ring = field(repr=False)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Examples, columns."""
+        return self.masked.shape
+
     def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:
         """Some of its examples.
 
@@ -73,8 +78,8 @@ class Holdings:
         self.claims: dict[bytes, Claim] = {}
         self._vault = vault
 
-    def claim(self, handle: bytes, digest: bytes) -> None:
-        """Write down that who sent the message that is being handled places something under a handle here.
+    def claim(self, handle: bytes, digest: bytes) -> Claim:
+        """Write down that who sent the message that is being handled places something under a handle here; return that.
 
         Raises:
             NameTaken: there is something.
@@ -82,7 +87,23 @@ class Holdings:
         """
         if handle in self.claims:
             raise NameTaken("something is held under this handle already; place it under a new one")
-        self.claims[handle] = Claim.of_caller(digest)
+        claim = self.claims[handle] = Claim.of_caller(digest)
+        return claim
+
+    def claim_while_present(self, background: Background, system: ActorSystem, presence: Presence, handle: bytes, digest: bytes) -> None:
+        """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
+
+        Raises:
+            NameTaken, NotOwner: see `claim`.
+            MessageRejected: see `check_presence`. Nothing was claimed.
+        """
+        check_presence(system, presence)
+        claim = self.claim(handle, digest)
+        background.while_present(system, presence, lambda: self._forget_for(handle, claim))
+
+    def _forget_for(self, handle: bytes, claim: Claim) -> None:
+        if self.claims.get(handle) is claim:
+            self.forget(handle)
 
     def check(self, handle: bytes, right: bytes, what: str) -> None:
         """Refuse whoever has not placed what is held under a handle.

@@ -42,7 +42,7 @@ from protocols.training.holdings import Background, Holdings, Stored
 from protocols.training.kept import DATA, RUN, About, joined, put_together
 from protocols.training.replicated import replicated
 from protocols.training.terms import Column
-from protocols.vault import Label
+from protocols.vault import TAG_BYTES, Label
 
 KINDS = (DATA, RUN)
 
@@ -144,7 +144,7 @@ class Keeper(Actor):
 
         Args:
             old: the version that is there.
-            new: one that follows it, with a fresh tag.
+            new: the one that follows it, with a fresh tag: whoever may train on data cannot use up its numbers.
             right: to use it, at this worker.
             equals: whether the caller takes the cluster for one of three equals.
             name: of the model whose servers keep a training; for data "".
@@ -157,8 +157,10 @@ class Keeper(Actor):
         """
         about = await self._granted(old, right)
         seats, party = self._seated(old, about, equals, name)
-        if (old.kind, old.name) != (new.kind, new.name) or new.serial <= old.serial:
-            raise InputError(f"version {new.serial} cannot come after version {old.serial}")
+        if (old.kind, old.name) != (new.kind, new.name) or new.serial != old.serial + 1 or len(new.tag) != TAG_BYTES:
+            raise InputError(f"version {new.serial} does not follow version {old.serial}")
+        if new in self._holdings.vault.labels(new.kind, new.name):
+            raise InputError(f"version {new.serial} of that tag is here already: no version is ever replaced")
         checks = await self._checks(old, seats, party)
         if None in checks:
             raise UnknownData(f"not all parties keep version {old.serial} of {old.name!r}; it may have been loaded or removed meanwhile")
@@ -287,8 +289,7 @@ class Keeper(Actor):
         seats, party = self._seated(parts[0].label, abouts[0], equals, "")
         column = joined([_column(about, "crypto provider" if party == THIRD else "server") for about in abouts], axis, handle)
         arrays = await asyncio.to_thread(self._together, parts, axis)
-        self._background.while_present(self.system, presence, lambda: self._holdings.forget(handle))
-        self._holdings.claim(handle, digest)
+        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
         if seats.helper is not None:
             self._holdings.hold(handle, replicated(seats.helper, party, arrays))
         elif party == THIRD:

@@ -57,7 +57,7 @@ async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]
 
 
 def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
-    """The newest version that all have and have made together, and a label for one after all that anybody has.
+    """The newest version that all have and have made together, and a label for the one after it.
 
     Raises:
         UnknownData: there is none.
@@ -74,9 +74,8 @@ def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Lab
             else f"no {what} is kept by these workers"
         )
     newest = max(common, key=lambda label: (label.serial, label.tag))
-    serial = max(label.serial for label in set.union(*labels))
     version = next(version for version in found[0] if version.label == newest)
-    return version, Label(newest.kind, newest.name, serial + 1, secrets.token_bytes(16))
+    return version, Label(newest.kind, newest.name, newest.serial + 1, secrets.token_bytes(16))
 
 
 class Kept(NamedTuple):

@@ -94,6 +94,7 @@ class Replicated:
     def __init__(self, held: dict[int, Component], shape: tuple[int, ...]) -> None:
         if len(held) != 2 or not set(held) < {0, 1, 2}:
             raise SharingError(f"the components {sorted(held)} arrived; two of 0, 1 and 2 are needed")
+        self.shape = shape
         self._components = {place: component.expanded(shape) for place, component in held.items()}
 
     def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:

@@ -20,6 +20,8 @@ from protocols.training.step import Plan, step
 Content = Literal["numbers", "labels"]
 COLUMN_LIMIT = 1 << 31
 """The most bytes of an array in the ring, 8 for each value."""
+MEMORY_LIMIT = 1 << 32
+"""The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -162,6 +164,16 @@ class Report(msgspec.Struct, frozen=True):
     seal: bytes
 
 
+def check_held(terms: Terms, x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them.
+
+    Raises:
+        InputError: they are.
+    """
+    if (terms.x.shape, terms.y.shape) != (x, y):
+        raise InputError(f"arrays of shapes {terms.x.shape} and {terms.y.shape} were named, and are {x} and {y} here")
+
+
 def check(terms: Terms) -> None:
     """Refuses data that do not fit each other or the plan, before anything is done with them.
 
@@ -236,12 +248,13 @@ class Steps:
             circuit = step(terms.plan, size)
             self._circuits[size] = circuit, StepLayout(circuit)
         self.bytes = max(layout.bytes for _, layout in self._circuits.values())
-        if self.bytes > terms.memory:
+        memory = min(terms.memory, MEMORY_LIMIT)
+        if self.bytes > memory:
             raise TooLarge(
-                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, and {terms.memory:,} are"
+                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, and {memory:,} are"
                 " allowed; use a smaller batch_size or more memory"
             )
-        self.ahead = min(8, terms.memory // self.bytes)
+        self.ahead = min(8, memory // self.bytes)
 
     def at(self, size: int, number: int) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""

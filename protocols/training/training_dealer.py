@@ -26,7 +26,7 @@ from protocols.preprocessing import ExternalDealer, Preprocessing, Told, third_p
 from protocols.presence import Presence
 from protocols.training.holdings import Background, Holdings
 from protocols.training.preprocessing import deal
-from protocols.training.terms import Column, Steps, Terms, widened
+from protocols.training.terms import Column, Steps, Terms, check_held, widened
 from protocols.training.training_server import TrainingServer
 
 
@@ -68,8 +68,7 @@ class TrainingDealer(Actor):
         """
         column.check()
         first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
-        self._background.while_present(self.system, presence, lambda: self._holdings.forget(column.handle))
-        self._holdings.claim(column.handle, digest)
+        self._holdings.claim_while_present(self._background, self.system, presence, column.handle, digest)
         self._masks[column.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
@@ -91,8 +90,7 @@ class TrainingDealer(Actor):
             self._holdings.check(column.handle, right, what)
             if column.handle not in self._masks:
                 raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
-        if terms.session in self._sessions:
-            raise NameTaken("a run of this name is under way; begin another one")
+        check_held(terms, self._masks[terms.x.handle].shape, self._masks[terms.y.handle].shape)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -103,6 +101,8 @@ class TrainingDealer(Actor):
         session = _Session(terms, claim, (first, second))
         agree = [partial(server.agree, terms.session) for server in session.servers]
         session.preprocessing = await third_party(terms.equals, terms.session, agree)
+        if terms.session in self._sessions:
+            raise NameTaken("a run of this name is under way; begin another one")
         self._background.while_present(self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
 

@@ -37,7 +37,7 @@ from protocols.training.preprocessing import StepMaterial
 from protocols.training.replicated import Component, Replicated
 from protocols.training.step import Plan
 from protocols.training.supply import Supply
-from protocols.training.terms import Column, Report, Steps, Terms, widened
+from protocols.training.terms import Column, Report, Steps, Terms, check_held, widened
 from protocols.vault import Label
 
 _SUM = "sum of "
@@ -92,8 +92,8 @@ class TrainingServer(Actor):
         self._background.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _while(self, presence: Presence, handle: bytes) -> None:
-        self._background.while_present(self.system, presence, lambda: self._holdings.forget(handle))
+    def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
+        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
 
     # The owners' messages.
 
@@ -105,16 +105,14 @@ class TrainingServer(Actor):
         """
         if masked.shape != column.shape:
             raise InputError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
-        self._while(presence, column.handle)
-        self._holdings.claim(column.handle, digest)
+        self._claim(presence, column.handle, digest)
         self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
 
     @message(reentrant=True, by=OWNER)
     async def hold(self, column: Column, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
         """Among equals: keeps two of the three components of an array as long as its owner is there."""
         array = Replicated(components, column.shape)
-        self._while(presence, column.handle)
-        self._holdings.claim(column.handle, digest)
+        self._claim(presence, column.handle, digest)
         self._holdings.hold(column.handle, array)
 
     @message(reentrant=True, by=OWNER)
@@ -124,8 +122,7 @@ class TrainingServer(Actor):
         if [share.shape for share in shares] != list(shapes.values()):
             raise InputError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
         states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
-        self._while(presence, handle)
-        self._holdings.claim(handle, digest)
+        self._claim(presence, handle, digest)
         self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
 
     @message(reentrant=True, by=OWNER)
@@ -152,13 +149,16 @@ class TrainingServer(Actor):
             self._holdings.check(handle, right, what)
         if model not in self._models or terms.x.handle not in self._stored or terms.y.handle not in self._stored:
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
-        if terms.session in self._sessions:
-            raise NameTaken("a run of this name is under way; begin another one")
+        check_held(terms, self._stored[terms.x.handle].shape, self._stored[terms.y.handle].shape)
+        if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
+            raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
         claim, where = Claim.of_caller(digest), self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place == where.third:
             raise ClusterError(f"this worker deals for the model {terms.name!r}: list the three workers in the order of the cluster")
         party = where.party(self._cluster.place)
         peer = await self.system.connect(f"{self._cluster.address(where.servers[1 - party])}/training", TrainingServer)
+        if terms.session in self._sessions:
+            raise NameTaken("a run of this name is under way; begin another one")
         session = _Session(terms, claim, party, self._models[model], peer, self._patience)
         self._background.while_present(self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
@@ -260,8 +260,7 @@ class TrainingServer(Actor):
         shapes = {name: array.shape for name, array in arrays.items()}
         if shapes != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
-        self._while(presence, handle)
-        self._holdings.claim(handle, digest)
+        self._claim(presence, handle, digest)
         self._models[handle] = Model(plan, arrays, sums)
 
     async def _step(

@@ -248,3 +248,28 @@ async def test_the_holder_of_a_reference_is_the_one_who_sent_it():
             await remote.same(elsewhere)
         with pytest.raises(MessageRejected, match="has to send it itself"):
             await remote.same(remote)
+
+
+async def test_a_port_that_was_left_in_order_is_not_dialed_when_somebody_else_has_taken_it():
+    """There is no file then, so nobody proves anything: only those that must reach their own user find out."""
+    async with ActorSystem(LISTEN) as taker:
+        await taker.spawn(Door, name="door")
+        taker.identity.withdraw()  # another user's: its file is not among ours
+        async with ActorSystem() as client, ActorSystem(known_only=True) as careful, ActorSystem(LISTEN, known_only=True) as worker:
+            assert await (await client.connect(f"{taker.address}/door", Door)).ring() == "ring"
+            for system in (careful, worker):
+                with pytest.raises(ConnectFailed, match="has not proven to run for the same user"):
+                    await system.connect(f"{taker.address}/door", Door)
+    async with ActorSystem(LISTEN) as own, ActorSystem(known_only=True) as careful:
+        await own.spawn(Door, name="door")
+        assert await (await careful.connect(f"{own.address}/door", Door)).ring() == "ring"
+
+
+async def test_localhost_is_not_dialed_where_another_user_may_listen(monkeypatch):
+    """A machine may know it as ::1 first, and there anybody could pass every byte on to 127.0.0.1, proofs included."""
+    dialed = []
+    monkeypatch.setattr("actors.opening.connect", lambda url, **options: dialed.append(url) or (_ for _ in ()).throw(OSError("stop")))
+    async with ActorSystem() as system:
+        with pytest.raises(ConnectFailed):
+            await system.connect("ws://localhost:7/door", Door)
+    assert dialed == ["ws://127.0.0.1:7"]

@@ -20,7 +20,7 @@ from protocols.training.keeper import Keeper, Version, _change
 from protocols.training.kept import DATA, RUN, About, Progress, joined, put_together, records, run_name
 from protocols.training.kept_versions import Kept, current, keepers
 from protocols.training.terms import Column
-from protocols.vault import Label
+from protocols.vault import Label, Vault
 
 IDS = records("abcd")
 
@@ -75,11 +75,11 @@ def test_the_newest_version_that_all_have_is_current():
     for found in ([[old, new]] * 3, [[old, new, half], [old, new], [new]], [[new, half], [new, other], [new]]):
         chosen, following = current(found, "data")
         assert chosen == new
-        assert following.serial == max(one.label.serial for versions in found for one in versions) + 1
+        assert following.serial == new.label.serial + 1  # whatever higher number somebody has left at one of them
     assert current([[old, half], [old, other]], "data")[0] == old
     mixed = [version(4, "mixed", check) for check in (b"1", b"1", b"2")]  # not made together
     chosen, following = current([[new, one] for one in mixed], "data")
-    assert (chosen, following.serial) == (new, 5)
+    assert (chosen, following.serial) == (new, 3)
     with pytest.raises(UnknownData, match="do not all keep the same data"):
         current([[new], [other], [new]], "data")
     with pytest.raises(UnknownData, match="no data is kept"):
@@ -168,11 +168,12 @@ async def test_parties_that_begin_from_different_versions_have_made_nothing_toge
         await cluster.load("a", grants=grant)
         first, second = inner[0].holdings.vault.labels(DATA, "a")
         mixed, kept = Label(DATA, "a", 3, key("mixed")), await keepers(cluster, cluster.addresses)
-        rights = grant.rights((0, 1, 2))
-        begun = [second if place == turned else first for place in range(3)]
+        rights, beside = grant.rights((0, 1, 2)), Label(DATA, "a", 2, key("beside"))
+        await asyncio.gather(*(one.refresh(first, beside, right, False, "") for one, right in zip(kept, rights, strict=True)))
+        begun = [second if place == turned else beside for place in range(3)]
         made = (one.refresh(old, mixed, right, False, "") for one, old, right in zip(kept, begun, rights, strict=True))
         await asyncio.gather(*made)
-        assert serials(inner, DATA) == [[1, 2, 3]] * 3
+        assert serials(inner, DATA) == [[1, 2, 2, 3]] * 3
         for one, right in zip(kept, rights, strict=True):
             with pytest.raises(Altered, match="do not belong together; the old ones stand"):
                 await one.commit(mixed, right, False, "")
@@ -181,9 +182,8 @@ async def test_parties_that_begin_from_different_versions_have_made_nothing_toge
         assert all(isinstance(outcome, Altered) for outcome in await asyncio.gather(*made, return_exceptions=True))
         for _ in range(2):
             await cluster.load("a", grants=grant)
-            newest = [one.holdings.vault.labels(DATA, "a")[-1] for one in inner]
-            assert len(set(newest)) == 1
-            parts = [one.holdings.vault.read(newest[0])[1] for one in inner]
+            newest = current([await one.versions(DATA, "a") for one in kept], "data")[0].label
+            parts = [one.holdings.vault.read(newest)[1] for one in inner]
             assert ((parts[0]["masked"] - parts[0]["mask"] - parts[1]["mask"]) / 65536 == array).all()
             assert ((parts[1]["masked"] - parts[2]["mask0"] - parts[2]["mask1"]) / 65536 == array).all()
 
@@ -236,3 +236,34 @@ async def test_versions_that_workers_have_made_are_known_to_them_when_they_are_s
             await keeper.commit(last, right, False, "")
         await cluster.load("a", grants=grant)
         assert serials(inner, DATA) == [[2, 3]] * 3
+
+
+async def test_who_may_use_data_neither_replaces_a_version_nor_uses_up_the_numbers(tmp_path):
+    async with keeping(tmp_path) as (_, inner, cluster):
+        grant = (await cluster.deposit("a", np.ones((3, 2)))).to_give()
+        await cluster.load("a", grants=grant)
+        first, second = inner[0].holdings.vault.labels(DATA, "a")
+        kept, rights = await keepers(cluster, cluster.addresses), grant.rights((0, 1, 2))
+
+        async def refreshed(new, parties=3):
+            made = (one.refresh(first, new, right, False, "") for one, right in list(zip(kept, rights, strict=True))[:parties])
+            return await asyncio.gather(*made, return_exceptions=True)
+
+        assert all(
+            isinstance(one, InputError) for one in await refreshed(second, 2)
+        )  # no mask of theirs at the provider
+        for serial in (1, 3, 2**63 - 1, 2**64 - 1):  # after the last number nobody could load the data again
+            assert all(isinstance(one, InputError) for one in await refreshed(Label(DATA, "a", serial, key("last"))))
+        for tag in (b"", b"short"):  # a file that nobody lists, and nobody removes
+            assert all(isinstance(one, InputError) for one in await refreshed(Label(DATA, "a", 2, tag)))
+        assert serials(inner, DATA) == [[1, 2]] * 3
+        assert (await cluster.load("a", grants=grant)).shape == (3, 2)
+
+
+async def test_a_version_that_is_being_written_is_not_written_again(tmp_path):
+    vault, label = Vault.open(tmp_path / "v"), Label(DATA, "a", 1, key("a"))
+    arrays = {"masked": np.zeros(1 << 20, np.uint64)}
+    outcomes = await asyncio.gather(*(asyncio.to_thread(vault.write, label, b"", arrays) for _ in range(4)), return_exceptions=True)
+    assert sum(one is None for one in outcomes) == 1
+    assert sum(isinstance(one, VaultError) for one in outcomes) == 3
+    vault.close()

@@ -147,8 +147,10 @@ def test_a_write_that_fails_leaves_what_was_there(vault, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VaultError, match="No space left"):
-        vault.write(FIRST, b"new", {})
+        vault.write(FIRST.next(), b"new", {})
     monkeypatch.undo()
+    with pytest.raises(VaultError, match="is here already"):
+        vault.write(FIRST, b"new", {})
     assert vault.about(FIRST) == b"old"
     assert len(list(file_of(vault).parent.iterdir())) == 1
 
