@@ -95,9 +95,11 @@ class DataOwner(Actor):
         roster: public keys (32 bytes) of the owners that it aggregates with; its updates leave it in no other way then. None: whomever the
             aggregator names, see `OwnMasker`.
         least_cohort: the smallest number of owners among which it hides its updates, at least 3; None: two thirds of the roster, or 3
-            without one.
+            without one. With fewer than the whole roster, an aggregator that asks for the same in two rounds, with and without one owner,
+            learns the update of that one from the difference.
         ledger: of what was let out about the data; asked and told before each round, see `Release.event`. With one, nothing leaves that it
-            was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing. None: no limit.
+            was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing; so it trains no more
+            when training has failed three times. None: no limit.
         policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
 
     Raises:
@@ -156,7 +158,12 @@ class DataOwner(Actor):
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
         await asyncio.to_thread(self._admission.admit, task, self._data, hidden=hidden)
         evaluates = self._evaluation is not None and self._admission.tells_metrics
-        return self._admission.outgoing(await self._trainer.train(task, self._data, evaluates=evaluates))
+        try:
+            update = await self._trainer.train(task, self._data, evaluates=evaluates)
+        except Exception:
+            self._admission.failed()
+            raise
+        return self._admission.outgoing(update)
 
     async def _trained_to_hide(self, task: Task) -> Update:
         return await self._trained(task, hidden=True)
