@@ -23,7 +23,9 @@ _NAMES: Final = """
 _LAYERS: Final = {getattr(keras.layers, name) for name in _NAMES.split() if hasattr(keras.layers, name)}
 _MODELS: Final = {keras.Sequential, type(keras.Model(one := keras.Input((1,)), keras.layers.Identity()(one)))}
 _ACTIVATIONS: Final = {
-    id(function) for name, function in vars(keras.activations).items() if callable(function) and name not in ("get", "deserialize", "serialize")
+    id(function)
+    for name, function in vars(keras.activations).items()
+    if callable(function) and name not in ("get", "deserialize", "serialize")
 }
 """Functions of values, or along the last axis."""
 
