@@ -50,7 +50,7 @@ class Peer:
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
         self.incoming = Incoming(self._crossing, answer or write, home.log)
-        self.incoming.caller = Caller(dialed=bool(address), certificate=certificate)
+        self.incoming.caller = Caller(dialed=bool(address), certificate=certificate, url=address)
         dialed = Address.parse(address) if address else None
         self.introduction = Introduction(home.identity, dialed, for_user=home.for_user)
         self._proven = False

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from actors import Caller, NotAllowed
+from actors.address import Address
 from federated import blueprint
 from federated.data import Data
 from federated.errors import DataError, SettingError, UpdateHeldBack
@@ -28,6 +29,8 @@ MOST_EPOCHS = 1_000_000
 MOST_ROUNDS = 1 << 31
 LONGEST_RUN = 200
 """What settings may be at most; `LONGEST_RUN` in characters."""
+MOST_FAILURES = 3
+"""Trainings that may fail at an owner with a ledger: that one fails may tell a bit about a record, which no ledger is charged for."""
 COARSEST = 0.25
 """How far rounding to multiples of a step may move the norm of an update, as a share of the clip norm."""
 
@@ -177,7 +180,7 @@ class Policy:
             owner's alone, or in secure aggregation of the cohort's together. 0: none is needed.
         rounds: in which it trains, in all; None: any number. It evaluates in as many.
         rounds_a_day: the same within 24 hours.
-        metrics: whether metrics of its training and evaluation, which have no noise, may leave it.
+        metrics: whether metrics of its training and evaluation, which have no noise, may leave it; not where `noise` is asked for.
         largest: weights that a model may have; they are counted before there is memory for them.
         servers: urls of the workers that may be the two servers of `SharedAggregation`; None: those that the aggregator names, who could
             name two of its own and see each update.
@@ -217,14 +220,19 @@ class Policy:
         digests = (one if isinstance(one, str) else blueprint.blueprint_digest(one) for one in self.models)
         object.__setattr__(self, "models", frozenset(digests))
 
-    def check_caller(self, caller: Caller) -> None:
+    def check_caller(self, caller: Caller, aggregators: Collection[str] = ()) -> None:
         """Refuse to serve somebody.
+
+        Args:
+            caller: who asks.
+            aggregators: addresses of those that this owner has joined. Whom it dials otherwise, such as the servers of a sum, it serves not.
 
         Raises:
             NotAllowed: it is not the one that this owner serves.
         """
         known = caller.certificate is not None
-        joined = caller.dialed and not (known and self.aggregator and caller.common_name != self.aggregator)
+        joined = caller.dialed and caller.url in aggregators and not (known and self.aggregator and caller.common_name != self.aggregator)
+        joined = joined and (known or caller.same_user or not Address.parse(caller.url).loopback)  # anybody can take a port
         named = known and bool(self.aggregator) and caller.common_name == self.aggregator
         if caller.local or caller.same_user or joined or named or (self.plaintext and not known):
             return
@@ -311,11 +319,12 @@ class Admission:
     def __init__(self, policy: Policy, ledger: Ledger | None, *, hidden_only: bool = False) -> None:
         self.policy, self._ledger, self._hidden_only = policy, ledger, hidden_only
         self.served = Served(policy.record)
+        self._failures = 0
 
     @property
     def tells_metrics(self) -> bool:
-        """Whether metrics leave the owner: never past a ledger, since they have no noise."""
-        return self.policy.metrics and self._ledger is None
+        """Whether metrics leave the owner: never past a ledger, or a policy that asks for noise, since they have none."""
+        return self.policy.metrics and self._ledger is None and not self.policy.noise
 
     def admit(self, task: Task, data: Data, *, hidden: bool) -> None:
         """Agree to train, and pay for it before there is an update. It takes a while: call it in a thread.
@@ -330,6 +339,11 @@ class Admission:
             DataError: the data is empty, without end, or too short.
         """
         _check_task(task)
+        if self._ledger is not None and self._failures >= MOST_FAILURES:
+            raise UpdateHeldBack(
+                f"this owner keeps a ledger, and training has failed {MOST_FAILURES} times here, which may tell of its data: it trains no "
+                "more until it is started again; see its log"
+            )
         if self._hidden_only and not hidden:
             raise UpdateHeldBack("this owner has a roster: its updates leave it by secure aggregation with it, and in no other way")
         release, examples = released(task.training), data.count()
@@ -358,6 +372,10 @@ class Admission:
         except BudgetSpent:
             raise UpdateHeldBack("the privacy budget of this owner is spent") from None
 
+    def failed(self) -> None:
+        """Take in that training failed that was agreed to."""
+        self._failures += 1
+
     def admit_evaluation(self, task: Task) -> None:
         """Agree to evaluate.
 
@@ -366,7 +384,7 @@ class Admission:
         """
         _check_task(task)
         if not self.tells_metrics:
-            raise UpdateHeldBack("this owner tells no metrics: they have no noise, and it keeps a ledger, or its policy forbids them")
+            raise UpdateHeldBack("this owner tells no metrics: they have no noise, and it keeps a ledger, or its policy forbids that")
         self.policy.check_model(task)
         self._count("evaluation", task)
 

@@ -23,6 +23,7 @@ def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequenc
     """min(1, S / ||Delta||) Delta; with noise, rounded to multiples of the step, plus N_Z(0, stddev^2 / step^2) steps in each value.
 
     Arrays that are not trained come out as zeros, whatever happened to them, and count in no norm: they tell nothing, and need no noise.
+    An update that has no finite norm cannot be scaled down: with noise it comes out as noise alone, as if it were zero.
 
     Args:
         update: of which only the arrays are used; the norm is over all of them together.
@@ -35,6 +36,8 @@ def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequenc
     factor = min(1.0, bound.clip_norm / length) if length > 0 else 1.0
     delta = [factor * array.astype(np.float64) for array in only(update.delta, trained)]
     if bound.stddev:
+        if not math.isfinite(length):
+            delta = [np.zeros(array.shape) for array in delta]
         sigma = math.ceil(bound.stddev / bound.step)
         delta = [(np.rint(array / bound.step) + noise.discrete(array.shape, sigma)) * bound.step for array in delta]
     metrics = {WITHIN: 0.5 if length <= bound.clip_norm else -0.5} if bound.counts else {}

@@ -41,6 +41,7 @@ async def stay_joined(system: ActorSystem, aggregator: str, *, name: str, owner:
         ...     await stay_joined(system, "wss://hub.example:9000", name="ward-1", owner=owner)
     """
     waits, told = pauses(), ""
+    await owner.joins(aggregator)
     while True:
         try:
             reached = await system.connect(f"{aggregator}/{NAME}", Aggregator)

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from actors import Actor, ActorSystem, caller, message
+from actors import Actor, ActorSystem, NotAllowed, caller, message
+from actors.address import Address
 from federated.admission import Admission, Policy
 from federated.data import Data
 from federated.errors import SettingError
@@ -95,9 +96,11 @@ class DataOwner(Actor):
         roster: public keys (32 bytes) of the owners that it aggregates with; its updates leave it in no other way then. None: whomever the
             aggregator names, see `OwnMasker`.
         least_cohort: the smallest number of owners among which it hides its updates, at least 3; None: two thirds of the roster, or 3
-            without one.
+            without one. With fewer than the whole roster, an aggregator that asks for the same in two rounds, with and without one owner,
+            learns the update of that one from the difference.
         ledger: of what was let out about the data; asked and told before each round, see `Release.event`. With one, nothing leaves that it
-            was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing. None: no limit.
+            was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing; so it trains no more
+            when training has failed three times. None: no limit.
         policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
 
     Raises:
@@ -121,6 +124,7 @@ class DataOwner(Actor):
         policy: Policy | None = None,
     ) -> None:
         policy = policy or Policy()
+        self._aggregators: set[str] = set()
         self._data = Data(data)
         self._evaluation = None if evaluation is None else Data(evaluation)
         self._admission = Admission(policy, ledger, hidden_only=roster is not None)
@@ -134,6 +138,17 @@ class DataOwner(Actor):
             policy=policy,
             served=self._admission.served,
         )
+
+    @message
+    async def joins(self, aggregator: str) -> None:
+        """Take the system at an address, which this owner's own process is about to join, for an aggregator: for `stay_joined`.
+
+        Raises:
+            NotAllowed: another process says so.
+        """
+        if not caller().local:
+            raise NotAllowed("whom an owner joins is for its own process to say")
+        self._aggregators.add(str(Address.parse(aggregator)))
 
     @message(by="aggregator")
     async def train(self, task: Task) -> Update:
@@ -150,13 +165,18 @@ class DataOwner(Actor):
 
     async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
         """Work for the one whom this owner serves, and tell nobody what its failures quote."""
-        self._admission.policy.check_caller(caller())
+        self._admission.policy.check_caller(caller(), self._aggregators)
         return await in_own_words(what, work())
 
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
         await asyncio.to_thread(self._admission.admit, task, self._data, hidden=hidden)
         evaluates = self._evaluation is not None and self._admission.tells_metrics
-        return self._admission.outgoing(await self._trainer.train(task, self._data, evaluates=evaluates))
+        try:
+            update = await self._trainer.train(task, self._data, evaluates=evaluates)
+        except Exception:
+            self._admission.failed()
+            raise
+        return self._admission.outgoing(update)
 
     async def _trained_to_hide(self, task: Task) -> Update:
         return await self._trained(task, hidden=True)

@@ -107,7 +107,8 @@ class _Desk:
         self.model = blueprint.build(plan, largest=largest)
         self._forms = [(array.shape, array.dtype) for array in self.model.get_weights()]
         if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
-            PrivacyEngine("rdp").make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm)
+            engine = PrivacyEngine("rdp")
+            engine.make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm, foreign=True)
         self._generators = seed_generators(self.model)
         self._noise = GaussianNoise()
         self._trained = blueprint.trained(self.model)

@@ -19,6 +19,8 @@ BEYOND: Final = 1e5
 DISTINCT: Final = 64
 _TAIL: Final = math.exp(-50)
 """Of the privacy loss, which the accountant "pld" cuts off."""
+_MOST: Final = 1e5
+"""Noise of samples, over their rate, from which float64 no longer holds their Renyi divergences above 0."""
 _FEW_ORDERS: Final = (1.25, 2.0, 8.0, 32.0)
 
 
@@ -146,6 +148,8 @@ def _tamed(event: Any) -> Any:
             return event if event.noise_multiplier > 1e-100 else None
         case dp.PoissonSampledDpEvent(event=dp.GaussianDpEvent()) if event.event.noise_multiplier < 1e-6:
             return _tamed(event.event)
+        case dp.PoissonSampledDpEvent(sampling_probability=q, event=dp.GaussianDpEvent(noise_multiplier=z)) if z > max(10.0, q * _MOST):
+            return dp.PoissonSampledDpEvent(q, dp.GaussianDpEvent(max(10.0, q * _MOST)))  # less noise is never less loss
         case dp.SelfComposedDpEvent():
             inner = _tamed(event.event)
             return None if inner is None else dp.SelfComposedDpEvent(inner, event.count)

@@ -57,6 +57,7 @@ class PrivacyEngine:
         max_grad_norm: float,
         clipping: str | Clipping = "flat",
         max_physical_batch_size: int | None = None,
+        foreign: bool = False,
     ) -> Any:
         """The same model, whose `fit` is private from now on; compile it as always.
 
@@ -68,6 +69,8 @@ class PrivacyEngine:
             max_grad_norm: C, above 0: what one example adds to a sum of gradients has at most this norm.
             clipping: "flat", "per_layer", or a `Clipping`, as `AdaptiveClipping()` for which C is the first value.
             max_physical_batch_size: at most so many examples are computed at once; larger batches are summed up in parts.
+            foreign: somebody else has made the model, who may want it to mix examples where no trial on made-up ones shows it: each
+                example runs alone, then, unless the structure of the model is known to leave them apart.
 
         Raises:
             SettingError: a setting is out of its range.
@@ -75,7 +78,7 @@ class PrivacyEngine:
         """
         if not callable(noise_multiplier):
             _positive("noise_multiplier", noise_multiplier)
-        return self._install(model, noise_multiplier, max_grad_norm, clipping, max_physical_batch_size, None)
+        return self._install(model, noise_multiplier, max_grad_norm, clipping, max_physical_batch_size, None, foreign)
 
     def make_private_with_epsilon(
         self,
@@ -148,7 +151,14 @@ class PrivacyEngine:
         return "\n".join(f"{name:24} {kind:20} {path:26} {reason}".rstrip() for name, kind, path, reason in rows)
 
     def _install(
-        self, model: Any, z: float | Callable[[int], float], clip: float, clipping: str | Clipping, most: int | None, plan: Plan | None
+        self,
+        model: Any,
+        z: float | Callable[[int], float],
+        clip: float,
+        clipping: str | Clipping,
+        most: int | None,
+        plan: Plan | None,
+        foreign: bool = False,
     ) -> Any:
         from privacy.training import PrivateTraining  # noqa: PLC0415  imports TensorFlow
         from privacy.validation import require  # noqa: PLC0415  imports TensorFlow
@@ -168,6 +178,7 @@ class PrivacyEngine:
                 clipping=_clipping(clipping),
                 max_physical_batch_size=most,
                 plan=plan,
+                foreign=foreign,
             )
         )
         return model

@@ -45,13 +45,27 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
         weight: (B,) or None.
     """
     loss = known(model)
-    if loss is None or tf.nest.is_nested(y) or tf.nest.is_nested(outputs) or getattr(outputs, "_keras_mask", None) is not None:
+    several = tf.nest.is_nested(y) or tf.nest.is_nested(outputs)
+    if loss is None or several or getattr(outputs, "_keras_mask", None) is not None or not aligned(loss, y, outputs):
         losses = _alone(model, x, y, outputs)
     else:
         values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
         axes = list(range(1, len(values.shape)))
         losses = tf.reduce_sum(values, axes) if loss.reduction == "sum" else tf.reduce_mean(values, axes)
     return losses if weight is None else losses * tf.cast(weight, losses.dtype)
+
+
+def aligned(loss: Any, y: Any, outputs: Any) -> bool:
+    """Whether the loss has the examples of targets and outputs on one axis.
+
+    Otherwise the one is repeated along an axis of the other, and each example's loss is over the targets of all: targets (B,) and outputs
+    (B, 1, 1) make (B, 1, B).
+    """
+    more = len(outputs.shape) - len(y.shape)
+    if len(outputs.shape) < 2 or abs(more) > 1:
+        return False
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return more == 0 or (more == 1 and (sparse or outputs.shape[-1] == 1)) or (more == -1 and y.shape[-1] == 1)
 
 
 def known(model: keras.Model) -> Any:

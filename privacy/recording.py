@@ -15,6 +15,7 @@ from typing import Any, Final
 import keras
 import tensorflow as tf
 
+from privacy.apartness import unknown
 from privacy.errors import ModelRefused
 from privacy.rules import lookup
 from privacy.rules.general import alone
@@ -74,12 +75,13 @@ def units(model: keras.Model) -> list[Unit]:
     return found
 
 
-def safe_units(model: keras.Model, inputs: Any) -> list[Unit]:
+def safe_units(model: keras.Model, inputs: Any, *, foreign: bool = False) -> list[Unit]:
     """As `units`, after a trial run; the whole model where something uses its weights past them.
 
     Args:
         model: built.
         inputs: a nest of `tf.TensorSpec`.
+        foreign: somebody made it who may want examples to be mixed: the whole model, too, where it is not known that they are not.
 
     Raises:
         ModelRefused: recorded and run as it is, the model does not compute the same on this machine.
@@ -88,7 +90,8 @@ def safe_units(model: keras.Model, inputs: Any) -> list[Unit]:
     reasons: list[str | None] = []
     trial = tf.function(lambda examples: reasons.append(strays(model, found, examples)), autograph=False)
     trial.get_concrete_function(inputs)  # in a graph, where being inside of a loop can be seen
-    found = found if reasons[0] is None else [whole(model, reasons[0])]
+    reason = reasons[0] if reasons[0] is not None or not foreign else unknown(model)
+    found = found if reason is None else [whole(model, reason)]
     difference = disagreement(model, found, inputs)
     if difference is not None:
         raise ModelRefused(

@@ -39,6 +39,7 @@ class PrivateTraining:
         clipping: the rule.
         max_physical_batch_size: examples that are computed at once.
         plan: what the noise was calibrated for, or None.
+        foreign: see `PrivacyEngine.make_private`.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class PrivateTraining:
         clipping: Clipping,
         max_physical_batch_size: int | None,
         plan: Plan | None,
+        foreign: bool = False,
     ) -> None:
         self.model, self.accountant, self.noise = model, accountant, noise
         self.clip, self.clipping, self.plan = max_grad_norm, clipping, plan
         self.steps = 0
         self.units: list[Unit] = []
-        self._multiplier, self._most = noise_multiplier, max_physical_batch_size
+        self._multiplier, self._most, self._foreign = noise_multiplier, max_physical_batch_size, foreign
         self._layers, self._variables = _layers(model), _variables(model)
         self._step: PrivateStep | None = None
         self._traced: list[Any] = []
@@ -245,7 +247,7 @@ class PrivateTraining:
             inputs = data.batch[0]
             model(validation.made_up(inputs, 0.25))  # builds it
             validation.require(validation.findings(model) + validation.probe(model, inputs))
-            self.units = safe_units(model, inputs)
+            self.units = safe_units(model, inputs, foreign=self._foreign)
             self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
         if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)) or data.batch != self._batch:

@@ -261,9 +261,7 @@ class ComputeServer(Actor):
         if len(self._claims) >= CLAIMS:
             raise TooLarge(f"{CLAIMS} names are claimed here for models that have not arrived; try again in {HOSTED_WITHIN:g} s")
         if sum(claim.holder == caller().common_name for claim in self._claims.values()) >= CLAIMS_OF_ONE:
-            raise TooLarge(
-                f"this owner has claimed {CLAIMS_OF_ONE} names without a model; try again in {HOSTED_WITHIN:g} s"
-            )
+            raise TooLarge(f"this owner has claimed {CLAIMS_OF_ONE} names without a model; try again in {HOSTED_WITHIN:g} s")
         claim = self._claims[name] = Claim.of_caller(digest)
         asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._expired, name, claim)
 

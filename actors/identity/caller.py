@@ -17,6 +17,7 @@ class Caller:
     Attributes:
         local: it is this very process.
         dialed: this system opened the connection, to an address that it had chosen.
+        url: that address, `ws://host:port`; empty if the other end opened it.
         same_user: it has proven to run for the same user of this machine as this system (`ws://` on loopback).
         address: where it listens, if it has proven to be the system that listens there (`ws://` on loopback); otherwise empty.
         certificate: that it has shown, DER, verified by TLS; None without TLS, or if it had none to show.
@@ -27,6 +28,7 @@ class Caller:
     same_user: bool = False
     address: str = ""
     certificate: bytes | None = field(default=None, repr=False)
+    url: str = ""
 
     @cached_property
     def common_name(self) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class Introduction:
         pair = None if self._own is None else self._own.shared_with(self._found.public)
         if pair is not None and not hmac.compare_digest(proof.system, self._tag(pair, "system listens", self._dialed, self._sender)):
             raise LinkError(f"whoever listens at {self._dialed} does not have the key that {self._path} names")
-        return Caller(dialed=True, same_user=True, address=self._dialed, certificate=caller.certificate)
+        return replace(caller, same_user=True, address=self._dialed)
 
     def checked(self, proof: Proof, caller: Caller) -> tuple[Proof, Caller]:
         """Check the proof of an end that has dialed this one; return the answer, and who it is as far as it has proven that."""
@@ -131,7 +132,7 @@ class Introduction:
             self._tag(self._own.user_key, "user listens", here, sender),
             self._tag(pair, "system listens", here, sender) if pair is not None and known else b"",
         )
-        return answer, Caller(same_user=same_user, address=sender if known else "", certificate=caller.certificate)
+        return answer, replace(caller, same_user=same_user, address=sender if known else "")
 
     def _pair(self, sender: str) -> bytes | None:
         """What this system has in common with the one that listens at an address."""

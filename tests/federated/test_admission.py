@@ -16,6 +16,7 @@ from federated import (
     Federation,
     Hiding,
     ModelRefused,
+    OwnerFailed,
     Policy,
     SettingError,
     UpdateHeldBack,
@@ -454,19 +455,32 @@ def test_policies_that_make_no_sense(settings):
     [
         (Caller(local=True), Policy(), True),
         (Caller(same_user=True), Policy(), True),
-        (Caller(dialed=True), Policy(), True),
-        (Caller(dialed=True), Policy(aggregator="hub"), True),
+        (Caller(dialed=True, url="ws://hub.example:9000"), Policy(), True),
+        (Caller(dialed=True, url="ws://hub.example:9000"), Policy(aggregator="hub"), True),
+        (Caller(dialed=True, url="ws://server.example:4000"), Policy(), False),  # a server of a sum, which the owner dials to hand in
+        (Caller(dialed=True, url="ws://127.0.0.1:9000"), Policy(), False),  # whoever has taken the port
+        (Caller(dialed=True, url="ws://127.0.0.1:9000", same_user=True), Policy(), True),
+        (Caller(url="ws://hub.example:9000"), Policy(), False),
         (Caller(), Policy(), False),
         (Caller(), Policy(aggregator="hub"), False),
         (Caller(), Policy(plaintext=True), True),
     ],
 )
 def test_callers_without_certificates(caller, policy, served):
+    joined = ["ws://hub.example:9000", "ws://127.0.0.1:9000"]
     if served:
-        policy.check_caller(caller)
+        policy.check_caller(caller, joined)
         return
     with pytest.raises(NotAllowed, match="this owner serves"):
-        policy.check_caller(caller)
+        policy.check_caller(caller, joined)
+
+
+async def test_only_its_own_process_says_whom_an_owner_joins():
+    async with ActorSystem("ws://127.0.0.1:0") as at_ward, ActorSystem() as other:
+        owner = await at_ward.spawn(DataOwner, records(), name="owner")
+        await owner.joins("ws://127.0.0.1:9000")
+        with pytest.raises(NotAllowed, match="own process"):
+            await (await other.connect(f"{at_ward.address}/owner", DataOwner)).joins("ws://127.0.0.1:9000")
 
 
 async def test_only_the_aggregators_certificate_is_served(tmp_path, build, examples):
@@ -525,3 +539,52 @@ async def test_the_two_servers_of_a_sum_are_two_and_those_that_the_policy_names(
             with pytest.raises(UpdateHeldBack, match="servers of a sum other than those"):
                 await owner.give(task(), hiding, drop, one, other)
         assert len(asked_to_train) == 2
+
+
+# What an aggregator may try with a model of its own making, past a ledger.
+
+
+def nan_beside_a_record():
+    """Its second kernel has a gradient that is NaN, whatever the data: of what belongs to the first, nothing may be told but noise."""
+    given = keras.Input((6,))
+    first = keras.layers.Dense(1, use_bias=False)(given)
+    second = keras.ops.sqrt(keras.layers.Dense(1, use_bias=False)(given))
+    model = keras.Model(given, keras.layers.Concatenate()([first, second]))
+    model.compile(keras.optimizers.SGD(1e6), "mae")
+    return model
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+async def test_an_update_with_a_value_that_is_none_is_noise_alone(tmp_path, gradient):
+    """A norm of NaN clips nothing: the record stood in the other values, 10^5 times as large as the clip norm."""
+    x, _ = records(n=20)
+    weights = [np.zeros((6, 1), np.float32)] * 2
+    training = LocalTraining(gradient=gradient, batch_size=None, learning_rate=None if gradient else 1e6, bound=Bound(0.005, 5.0, 2.0**-20))
+    one = Task(1, blueprint.draw(nan_beside_a_record()), weights, training, "a run")
+    async with ActorSystem() as system:
+        owner = await system.spawn(DataOwner, (x, np.full((20, 2), 1e3, np.float32)), ledger=ledger(tmp_path, "owner"))
+        update = await owner.train(one)
+    assert all(np.isfinite(array).all() and np.abs(array).max() < 60 for array in update.delta)
+
+
+async def test_evaluation_reads_no_record_past_a_policy_with_noise():
+    """Its metrics have none, and a model can be made whose metrics are a record."""
+    async with ActorSystem() as system:
+        owner = await system.spawn(DataOwner, records(), records(), policy=Policy(noise=10.0))
+        with pytest.raises(UpdateHeldBack, match="tells no metrics"):
+            await owner.evaluate(task())
+
+
+async def test_failures_are_no_oracle_past_a_ledger(tmp_path):
+    """An Embedding fails if a value is out of its range: twenty rounds at no cost told a feature to 20 bits."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Rescaling(100.0), keras.layers.Embedding(500, 1), keras.layers.Flatten()])
+    model.compile("sgd", "mse")
+    plan, weights, told = blueprint.draw(model), [np.zeros((500, 1), np.float32)], []
+    async with ActorSystem() as system:
+        owner = await system.spawn(DataOwner, records(), ledger=ledger(tmp_path, "owner"))
+        for number in range(1, 7):
+            with pytest.raises((OwnerFailed, UpdateHeldBack)) as caught:
+                await owner.train(Task(number, plan, weights, LocalTraining(bound=Bound(0.005, 5000.0, 2.0**-20)), "a run"))
+            told.append(str(caught.value))
+    assert ["failed (" in one for one in told] == [True] * 3 + [False] * 3
+    assert all("training has failed 3 times here" in one for one in told[3:])

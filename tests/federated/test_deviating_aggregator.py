@@ -254,3 +254,18 @@ async def test_an_owner_that_alters_shares_is_in_the_outcome(build, examples):
     assert len(outcome.reported) == 5
     assert set(outcome.faults) == {"owner-3"}
     assert "5 of 5 owners, 1 at fault" in str(outcome)
+
+
+async def test_the_same_under_another_name_without_one_owner_ends_where_a_cohort_is_all_of_the_roster():
+    """A run is what the aggregator calls it: with smaller cohorts the difference of the two sums is the update of that owner."""
+    for least, ends in ((None, False), (6, True)):
+        crowd = Crowd(6, least=least)
+        everybody = await crowd.session(range(6), [TASK] * 6, cohort=6)
+        again, others = [dataclasses.replace(TASK, run="another")] * 5, HIDING.quantisation(5)
+        if ends:
+            with pytest.raises(AggregationError, match="this owner hides among at least 6"):
+                await crowd.session(range(5), again, of=(again[0], HIDING), label="y")
+        else:  # what SECURITY.md says: nothing is claimed
+            rest, scheme = await crowd.session(range(5), again, of=(again[0], HIDING), label="y"), HIDING.quantisation(6)
+            summed = scheme.mean(everybody) * scheme.weight(everybody) - others.mean(rest) * others.weight(rest)
+            np.testing.assert_allclose(summed / 40, 0.6, atol=1e-5)

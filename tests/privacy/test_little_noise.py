@@ -100,3 +100,13 @@ def test_a_ledger_prices_little_noise_and_can_be_opened_for_adaptive_releases(tm
     adaptive = Ledger(tmp_path / "ledger", data="x", max_epsilon=10.0, delta=DELTA, method="rdp")
     assert adaptive.events == ledger.events
     assert ledger.epsilon() < adaptive.epsilon() < 10.0
+
+
+@pytest.mark.parametrize("z", [1e5, 1e6, 1e8])
+@pytest.mark.parametrize("q", [1e-4, 0.01, 0.5])
+def test_samples_with_very_much_noise_have_an_epsilon_as_well(q, z):
+    """Renyi divergences below 0 by rounding made an error of it."""
+    from privacy.accounting import epsilon
+    from privacy.plan import event
+
+    assert all(0 <= epsilon([(event(q, z), 1000)], method, 1e-5) < 0.1 for method in ("pld", "rdp"))

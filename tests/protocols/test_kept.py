@@ -249,9 +249,7 @@ async def test_who_may_use_data_neither_replaces_a_version_nor_uses_up_the_numbe
             made = (one.refresh(first, new, right, False, "") for one, right in list(zip(kept, rights, strict=True))[:parties])
             return await asyncio.gather(*made, return_exceptions=True)
 
-        assert all(
-            isinstance(one, InputError) for one in await refreshed(second, 2)
-        )  # no mask of theirs at the provider
+        assert all(isinstance(one, InputError) for one in await refreshed(second, 2))  # no mask of theirs at the provider
         for serial in (1, 3, 2**63 - 1, 2**64 - 1):  # after the last number nobody could load the data again
             assert all(isinstance(one, InputError) for one in await refreshed(Label(DATA, "a", serial, key("last"))))
         for tag in (b"", b"short"):  # a file that nobody lists, and nobody removes
