@@ -225,7 +225,7 @@ class Policy:
 
         Args:
             caller: who asks.
-            aggregators: addresses of those that this owner has joined. Whom it dials otherwise, such as the servers of a sum, it serves not.
+            aggregators: addresses of those that this owner has joined. Whom it dials otherwise, such as the servers of a sum, it does not.
 
         Raises:
             NotAllowed: it is not the one that this owner serves.
