@@ -122,7 +122,7 @@ class Network:
             await self._hang_up(peer, "it has not proven to run for the same user")
             raise ConnectFailed(
                 f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
-                " the port of a process that has ended. Between users use wss://, or ask as a client"
+                " the port of a process that has ended, or HOME and XDG_RUNTIME_DIR differ between the two. Between users use wss://"
             )
         return peer
 

@@ -85,15 +85,17 @@ class Cluster:
         self._presence: Presence | None = None
         self.children: dict[int, ChildProcess] = {}
 
-    def system(self, *, known_only: bool = False) -> ActorSystem:
+    def system(self, *, known_only: bool) -> ActorSystem:
         """A new actor system that can reach the workers, and those only that show the certificates of their names, if these are known.
 
         Args:
-            known_only: on loopback only those of this user. A client may ask the workers of another user.
+            known_only: on loopback only those of this user, unless plaintext is allowed between machines, where nobody is known.
         """
         names = {worker.url: worker.name for worker in self.workers if worker.name}
         plain = self._allow_plaintext
-        return ActorSystem(timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=plain, named=names, known_only=known_only)
+        return ActorSystem(
+            timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=plain, named=names, known_only=known_only and not plain
+        )
 
     @property
     def addresses(self) -> Addresses:
@@ -247,7 +249,7 @@ class Cluster:
         if self._links:
             raise ClusterError("the cluster is running already; give each block a Cluster of its own")
         async with contextlib.AsyncExitStack() as stack:
-            system = await stack.enter_async_context(self.system(known_only=not self._allow_plaintext))
+            system = await stack.enter_async_context(self.system(known_only=True))
             stack.callback(self.children.clear)
             await at_once(*(self._find(number, system, stack) for number in range(3)))
             await at_once(*(self._enrol(system, worker) for worker in self.workers))

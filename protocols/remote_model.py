@@ -263,16 +263,20 @@ def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, 
 
 
 @contextlib.asynccontextmanager
-async def connect(cluster: Cluster, name: str | None = None, *, owner: str | None = None) -> AsyncIterator[RemoteModel]:
+async def connect(
+    cluster: Cluster, name: str | None = None, *, owner: str | None = None, strangers: bool = False
+) -> AsyncIterator[RemoteModel]:
     """Connects to a shared model; the cluster need not be ours, nor inside its block.
 
     Args:
         cluster: where the model is shared.
         name: the model's name; may be left out if only one is shared there.
         owner: the common name in the certificate of who has to have shared it; None: whoever has. Without certificates nobody has a name.
+        strangers: ask workers on loopback (ws://) also if they do not prove to run for the user of this process: those of another user, in
+            another container. Whoever has taken the ports of three workers that have ended sees what it is shown then.
 
     Raises:
-        WorkerUnreachable: a worker does not answer.
+        WorkerUnreachable: a worker does not answer, or is not known to run for this user.
         UnknownModel: no such model is shared there, or several are and none was named.
         NotOwner: it was shared by somebody else than `owner`.
         ClusterError: the servers do not agree on what they host.
@@ -281,7 +285,7 @@ async def connect(cluster: Cluster, name: str | None = None, *, owner: str | Non
         >>> async with connect(cluster, "mnist") as remote:
         ...     logits = await remote.query(images)
     """
-    async with cluster.system() as system:
+    async with cluster.system(known_only=not strangers) as system:
         if name is None:
             name = await _only_one(system, cluster)
         links = await connected(system, cluster.addresses_for(name))

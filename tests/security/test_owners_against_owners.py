@@ -12,7 +12,7 @@ import pytest
 
 from actors import ActorSystem
 from inner_workers import inner_workers
-from protocols import Cluster, Worker, share
+from protocols import Cluster, Worker, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.compute_server import CLAIMS_OF_ONE, ComputeServer
 from protocols.crypto_provider import Allowance
@@ -50,6 +50,21 @@ async def test_strangers_at_the_ports_of_three_workers_are_given_nothing(monkeyp
         with pytest.raises(WorkerUnreachable, match="has not proven to run for the same user"):
             async with Cluster(first, second, crypto_provider=third, auto_managed=False):
                 pass
+
+
+async def test_a_client_shows_nothing_to_strangers_at_the_ports_unless_it_says_so():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="net")
+    async with inner_workers() as (inner, cluster), await share(model, cluster):
+        async with connect(cluster, "net") as remote:
+            assert remote.name == "net"
+        for one in inner:
+            one.system.identity.withdraw()  # they are of another user: their files are not among ours
+        with pytest.raises(WorkerUnreachable, match="has not proven to run for the same user"):
+            async with connect(cluster, "net"):
+                pass
+        async with connect(cluster, "net", strangers=True) as remote:
+            assert remote.name == "net"
 
 
 async def test_a_run_is_on_arrays_of_the_shapes_that_are_held_and_on_the_plan_of_its_model():
