@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import select
+import signal
 import sys
 import threading
 from collections import deque
@@ -193,6 +194,21 @@ class ChildProcess:
 
     def __repr__(self) -> str:
         return f"<ChildProcess {self._name}, pid {self.pid}, returncode {self.returncode}>"
+
+
+async def told_to_end() -> None:
+    """Wait until this process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    installed = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not this platform
+            loop.add_signal_handler(number, told.set)
+            installed.append(number)
+    try:
+        await told.wait()
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)
 
 
 # The child's side.

@@ -5,41 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import ssl as tls
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from actors import shipping
-from actors.actor import ANYONE, Actor
+from actors.actor import Actor
 from actors.address import Address, parse_actor
 from actors.allocation import keep_freed_memory
 from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
-from actors.errors import (
-    ActorNotFound,
-    ActorStopped,
-    CallTimeout,
-    LinkError,
-    MessageRejected,
-    NotAllowed,
-    OneWayFailed,
-    SystemClosed,
-)
+from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
 from actors.guard.door import Door
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import shown, trace
 from actors.identity import LOCAL, Caller, caller
 from actors.identity.proofs import Identity
 from actors.identity.published import kept_in_the_clear
+from actors.identity.roles import Roles, check_role
 from actors.memory import Memory
 from actors.names import Names
 from actors.network import Network
 from actors.peer import Peer
 from actors.portable import told
-from actors.processes import SECRET_BYTES
+from actors.processes import SECRET_BYTES, told_to_end
 from actors.reference import ActorRef
 from actors.schema import Message, messages_of, reference_type
 from actors.supervision import NEVER, Restart, Terminated
@@ -101,7 +92,7 @@ class ActorSystem:
         connect_ssl: tls.SSLContext | None = None,
         allow_plaintext: bool = False,
         advertise: str | None = None,
-        roles: Callable[[Caller], Collection[str]] | None = None,
+        roles: Roles | None = None,
         refer: bool = True,
         named: Mapping[str, str] | None = None,
         for_user: bool = True,
@@ -177,17 +168,7 @@ class ActorSystem:
 
     async def serve_forever(self) -> None:
         """Waits until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not this platform
-                loop.add_signal_handler(number, told.set)
-                installed.append(number)
-        try:
-            await told.wait()
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
+        await told_to_end()
 
     # Actors.
 
@@ -380,15 +361,7 @@ class ActorSystem:
         Raises:
             NotAllowed: it may be sent by others, or by nobody.
         """
-        if self._roles is None or ANYONE in message.by:
-            return
-        roles = self._roles(sender)
-        if message.by.isdisjoint(roles):
-            self.log.write(log, logging.WARNING, f"refused {message.label}", "refused: %s sent by %s", message.label, sender)
-            raise NotAllowed(
-                f"{message.label} may be sent by: {', '.join(sorted(message.by)) or 'nobody outside of its process'}; you are {sender},"
-                f" here: {', '.join(sorted(roles)) or 'nobody that is known'}"
-            )
+        check_role(self._roles, sender, message, self.log)
 
     def cell(self, name: str) -> Cell:
         """The running actor of a name.

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from actors import Actor, ActorError, caller, message, portable_error
 from protocols import errors, inference
 from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PARTY, WORKERS, Membership
+from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TooLarge, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
 from protocols.keystream import derive
@@ -43,12 +44,8 @@ for _error in vars(errors).values():
         portable_error(_error)
 
 
-HOSTED_WITHIN = 60.0
-"""Seconds after a claim or an agreement within which its model arrives."""
-CLAIMS = 1000
-"""How many names may be claimed for models that have not arrived."""
-CLAIMS_OF_ONE = 100
-"""How many of them by one certificate."""
+AGREED_WITHIN = 60.0
+"""Seconds after an agreement on keys within which its model arrives."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -87,7 +84,7 @@ class ComputeServer(Actor):
     def __init__(self, cluster: Membership | None = None, patience: float = 30.0) -> None:
         self._cluster, self._patience = cluster or Membership(), patience
         self._entries: dict[str, _Entry] = {}
-        self._claims: dict[str, Claim] = {}
+        self._claims = PendingClaims()
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._room = Room()
@@ -143,7 +140,7 @@ class ComputeServer(Actor):
         mine, pair = (None, None) if public is None else answered(public, model, party)
         seal = Agreement()
         self._agreed[model] = seal, pair
-        asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._agreed.pop, model, None)
+        asyncio.get_running_loop().call_later(AGREED_WITHIN, self._agreed.pop, model, None)
         return Agreed(seal.public, mine)
 
     @message(reentrant=True, by=THIRD_PARTY)
@@ -160,7 +157,7 @@ class ComputeServer(Actor):
         if hosting.party != party or hosting.model not in self._agreed:
             raise ClusterError(f"server {party} of the model {hosting.name!r} is asked to be server {hosting.party}, or agreed on no keys")
         self._check_free(hosting.name)
-        claim = self._claims.pop(hosting.name, None)
+        claim = self._claims.take(hosting.name)
         if claim is None:
             raise NotOwner(f"no owner has claimed the name {hosting.name!r} at this server: the owner itself has to, before it is shared")
         seal, pair = self._agreed.pop(hosting.model)
@@ -256,18 +253,7 @@ class ComputeServer(Actor):
         """
         self._cluster.check_name(name)
         self._check_free(name)
-        if name in self._claims:
-            raise NameTaken(f"a model named {name!r} is being shared here already; choose another name")
-        if len(self._claims) >= CLAIMS:
-            raise TooLarge(f"{CLAIMS} names are claimed here for models that have not arrived; try again in {HOSTED_WITHIN:g} s")
-        if sum(claim.holder == caller().common_name for claim in self._claims.values()) >= CLAIMS_OF_ONE:
-            raise TooLarge(f"this owner has claimed {CLAIMS_OF_ONE} names without a model; try again in {HOSTED_WITHIN:g} s")
-        claim = self._claims[name] = Claim.of_caller(digest)
-        asyncio.get_running_loop().call_later(HOSTED_WITHIN, self._expired, name, claim)
-
-    def _expired(self, name: str, claim: Claim) -> None:
-        if self._claims.get(name) is claim:
-            del self._claims[name]
+        self._claims.add(name, digest)
 
     def _owned(self, name: str, right: bytes) -> _Entry:
         if name not in self._entries:
@@ -296,10 +282,7 @@ class ComputeServer(Actor):
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
         """Forgets a model, or the claim to its name."""
-        claim = self._claims.get(name)
-        if claim is not None and claim.allows(right):
-            del self._claims[name]
-        else:
+        if not self._claims.give_back(name, right):
             self._forget(self._owned(name, right))
 
     # The clients' messages.

@@ -13,8 +13,9 @@ import pytest
 from actors import ActorSystem
 from inner_workers import inner_workers
 from protocols import Cluster, Worker, connect, share
+from protocols.authority.pending import CLAIMS_OF_ONE
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.compute_server import CLAIMS_OF_ONE, ComputeServer
+from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import Allowance
 from protocols.errors import AggregationError, InputError, NameTaken, ServingError, TooLarge, WorkerUnreachable
 from protocols.hosting import Terms
