@@ -36,8 +36,18 @@ def run(case, *, onednn):
     )
 
 
-@pytest.mark.parametrize("onednn", ["1", "0"], ids=["as it is by default", "without oneDNN"])
-@pytest.mark.parametrize("case", CASES)
+QUICK = {("attention with LoRA", "1"), ("x @ w", "1"), ("loss with a product", "1"), ("GPT with tied embeddings", "1"), ("x @ w", "0")}
+"""Each process loads TensorFlow, so the others are for `make test-long`."""
+
+
+@pytest.mark.parametrize(
+    ("case", "onednn"),
+    [
+        pytest.param(case, onednn, marks=() if (case, onednn) in QUICK else pytest.mark.long, id=f"{case}, oneDNN {onednn}")
+        for case in CASES
+        for onednn in ("1", "0")
+    ],
+)
 def test_in_a_process_of_its_own(case, onednn):
     """Several sizes: with batches of one, products read past their buffers, so that all of it was garbage, or the process ended."""
     ran = run(case, onednn=onednn)
