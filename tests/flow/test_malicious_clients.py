@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from protocols import Cluster, NoisyAnswers, Worker, connect, share
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.compute_server import Answer
 from protocols.errors import Altered, NotServed
 
+SECRET = new_secret()
+HOLDERS = (digest_at(SECRET, 0), digest_at(SECRET, 1))
+RIGHTS = (right_at(SECRET, 0), right_at(SECRET, 1))
+"""What a client that talks to the workers by itself tells the provider, and shows to each server."""
 FORMS = ["two servers and a provider", "three equals"]
 KINDS = {"labels only": (None, "label"), "labels": (None, "label"), "outputs": (None, "logits"), "noisy": ("noisy", "logits")}
 
@@ -45,7 +50,7 @@ async def ticket(remote, reveal):
     async with asyncio.timeout(30):
         while True:
             with contextlib.suppress(NotServed):
-                return (await remote._provider.request("small", remote.model, 1, reveal, remote._presence)).granted[0]
+                return (await remote._provider.request("small", remote.model, 1, reveal, HOLDERS)).granted[0]
             await asyncio.sleep(0)
 
 
@@ -89,7 +94,10 @@ async def test_different_inputs_at_the_two_servers_give_an_error_and_no_share(fo
             second = first.copy()
             second.reshape(-1)[place : place + 1] += np.uint64(change)
             outcomes = await asyncio.gather(
-                *(server.answer(granted.ticket, m, remote._presence) for server, m in zip(remote._servers, (first, second), strict=True)),
+                *(
+                    server.answer(granted.ticket, right, m)
+                    for server, right, m in zip(remote._servers, RIGHTS, (first, second), strict=True)
+                ),
                 return_exceptions=True,
             )
             assert not any(isinstance(outcome, Answer) for outcome in outcomes)
@@ -106,5 +114,6 @@ async def test_an_input_of_another_shape_is_refused_as_before(cluster, model):
     async with served(model, cluster) as remote:
         granted = await ticket(remote, "label")
         m = granted.input_mask[:, :7]
-        outcomes = await asyncio.gather(*(s.answer(granted.ticket, m, remote._presence) for s in remote._servers), return_exceptions=True)
+        asked = (server.answer(granted.ticket, right, m) for server, right in zip(remote._servers, RIGHTS, strict=True))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert not any(isinstance(outcome, Answer) for outcome in outcomes)
