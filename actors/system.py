@@ -291,12 +291,7 @@ class ActorSystem:
         Raises:
             MessageRejected: the reference does not go over the connection that it came by, but to an address, or to this system.
         """
-        transport = _ref(ref)._transport
-        if not isinstance(transport, Peer):
-            raise MessageRejected(
-                f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
-            )
-        return transport.caller.certificate
+        return _peer(ref).caller.certificate
 
     def holder(self, ref: Actor | ActorRef) -> Caller:
         """Return who is at the other end of the connection that a received reference came by, if that is where it leads.
@@ -304,14 +299,9 @@ class ActorSystem:
         Raises:
             MessageRejected: it leads elsewhere.
         """
-        transport = _ref(ref)._transport
-        if transport is self.memory and caller().local:
+        if _ref(ref)._transport is self.memory and caller().local:
             return LOCAL
-        if not isinstance(transport, Peer):
-            raise MessageRejected(
-                f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
-            )
-        return transport.caller
+        return _peer(ref).caller
 
     async def stop(self, ref: Actor | ActorRef) -> None:
         """Ends an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
@@ -395,3 +385,12 @@ def _ref(ref: Actor | ActorRef) -> ActorRef:
     if not isinstance(ref, ActorRef):
         raise TypeError(f"a {type(ref).__qualname__} is not a reference to an actor; within an actor use self.me")
     return ref
+
+
+def _peer(ref: Actor | ActorRef) -> Peer:
+    transport = _ref(ref)._transport
+    if not isinstance(transport, Peer):
+        raise MessageRejected(
+            f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
+        )
+    return transport

@@ -82,17 +82,18 @@ class Introduction:
         self._found: Published | None = None if found is None else found[0]
         self._path: Path | None = None if found is None else found[1]
         self._theirs = b""
+        self._shared: bytes | None = None  # with the system that has published the file
 
     def greeted(self, nonce: bytes) -> Proof | None:
         """Take the nonce of the other end; return what to send it, if this end has dialed somebody who knows this user."""
         self._theirs = nonce
         if self._found is None:
             return None
-        pair = None if self._own is None else self._own.shared_with(self._found.public)
+        self._shared = None if self._own is None else self._own.shared_with(self._found.public)
         return Proof(
             "" if self._own is None else self._own.address,
             self._tag(self._found.user, "user dials", self._dialed, self._sender) if self._for_user else b"",
-            self._tag(pair, "system dials", self._dialed, self._sender) if pair else b"",
+            self._tag(self._shared, "system dials", self._dialed, self._sender) if self._shared else b"",
         )
 
     @property
@@ -114,7 +115,7 @@ class Introduction:
                 f"whoever listens at {self._dialed} is not the process that wrote {self._path}: it may be of another user. If you know"
                 " that this is right, remove that file"
             )
-        pair = None if self._own is None else self._own.shared_with(self._found.public)
+        pair = self._shared
         if pair is not None and not hmac.compare_digest(proof.system, self._tag(pair, "system listens", self._dialed, self._sender)):
             raise LinkError(f"whoever listens at {self._dialed} does not have the key that {self._path} names")
         return replace(caller, same_user=True, address=self._dialed)
