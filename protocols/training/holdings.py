@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from protocols.errors import KeepsNothing, NameTaken, UnknownModel
 from protocols.exchange import Ring
 from protocols.presence import Presence, check_presence
 from protocols.training.evaluation import Affine
+from protocols.training.kept import Stretch, Use, check_steps
 from protocols.training.replicated import Replicated
 from protocols.training.step import Plan
 from protocols.training.terms import Column
@@ -51,11 +54,15 @@ class Stored:
 
 @dataclass
 class Model:
-    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch."""
+    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch.
+
+    `use` is what the owners of the data that it was trained on allow.
+    """
 
     plan: Plan
     shares: dict[str, Ring] = field(repr=False)
     sums: dict[str, Ring] = field(default_factory=dict, repr=False)
+    use: Use = field(default_factory=Use)
 
 
 class Holdings:
@@ -66,6 +73,7 @@ class Holdings:
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
         claims: whose each of these is, by handle.
+        stretches: what the owners of arrays that were kept allow, by handle; an array without was placed by who trains on it.
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.
@@ -76,6 +84,7 @@ class Holdings:
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
         self.claims: dict[bytes, Claim] = {}
+        self.stretches: dict[bytes, list[Stretch]] = {}
         self._vault = vault
 
     def claim(self, handle: bytes, digest: bytes) -> Claim:
@@ -90,7 +99,15 @@ class Holdings:
         claim = self.claims[handle] = Claim.of_caller(digest)
         return claim
 
-    def claim_while_present(self, background: Background, system: ActorSystem, presence: Presence, handle: bytes, digest: bytes) -> None:
+    def claim_while_present(
+        self,
+        background: Background,
+        system: ActorSystem,
+        presence: Presence,
+        handle: bytes,
+        digest: bytes,
+        stretches: list[Stretch] | None = None,
+    ) -> None:
         """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
 
         Raises:
@@ -99,6 +116,8 @@ class Holdings:
         """
         check_presence(system, presence)
         claim = self.claim(handle, digest)
+        if stretches is not None:
+            self.stretches[handle] = stretches
         background.while_present(system, presence, lambda: self._forget_for(handle, claim))
 
     def _forget_for(self, handle: bytes, claim: Claim) -> None:
@@ -116,9 +135,22 @@ class Holdings:
             raise UnknownModel(f"this worker holds no such {what}; its owner may be gone, or the worker was started anew")
         self.claims[handle].check(right, what)
 
+    def use_of(self, *handles: bytes) -> Use:
+        """Return what the owners of all these arrays allow."""
+        return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
+
+    def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Refuse steps with fewer examples than the owners of these arrays allow.
+
+        Raises:
+            NotGranted: see `protocols.training.kept.check_steps`.
+        """
+        for handle in handles:
+            check_steps(self.stretches.get(handle, []), steps)
+
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""
-        for table in (self.arrays, self.masks, self.models, self.claims):
+        for table in (self.arrays, self.masks, self.models, self.claims, self.stretches):
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:

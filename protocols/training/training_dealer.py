@@ -84,6 +84,7 @@ class TrainingDealer(Actor):
         Raises:
             NotOwner: the data are somebody else's.
             UnknownModel: they are not here.
+            NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
         for column, right, what in zip((terms.x, terms.y), rights, ("features", "targets"), strict=True):
@@ -91,6 +92,7 @@ class TrainingDealer(Actor):
             if column.handle not in self._masks:
                 raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
         check_held(terms, self._masks[terms.x.handle].shape, self._masks[terms.y.handle].shape)
+        self._holdings.check_steps((terms.x.handle, terms.y.handle), terms.rows(0))
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -120,6 +122,8 @@ class TrainingDealer(Actor):
     async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
         """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
         session = self._owned(run, right)
+        terms = session.terms
+        self._holdings.check_steps((terms.x.handle, terms.y.handle), terms.rows(number))
         loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:
