@@ -36,7 +36,7 @@ class Patience:
 
     @contextlib.asynccontextmanager
     async def bounding(self) -> AsyncIterator[None]:
-        """Raise `TimeoutError` inside of the block if a wait in it, see `waits`, takes too long. One timer serves all waits of the block."""
+        """Raise `TimeoutError` in the block if a wait in it, see `waits`, takes too long. One timer serves all of its waits."""
         try:
             async with asyncio.timeout(None) as self._limit:
                 yield
