@@ -30,7 +30,9 @@ WITNESSES: Final = 40
 @overload
 def split(secret: int | float | Whole, parties: float = 3, *, modulus: float | None = None) -> list[Whole]: ...
 @overload
-def split(secret: Integers | npt.NDArray[np.floating[Any]] | Sequence[float], parties: float = 3, *, modulus: float | None = None) -> list[WholeArray]: ...
+def split(
+    secret: Integers | npt.NDArray[np.floating[Any]] | Sequence[float], parties: float = 3, *, modulus: float | None = None
+) -> list[WholeArray]: ...
 def split(secret: Any, parties: float = 3, *, modulus: float | None = None) -> list[Whole] | list[WholeArray]:
     """Shares of a secret: all but the last are uniform, the last is the secret minus their sum.
 

@@ -51,7 +51,9 @@ def whole_array(values: Any) -> Integers | None:
     if not isinstance(values, list | tuple):
         return None
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
-        raise SharingError("a list of lists or arrays was given: one array is needed, or numbers in one list; in R a vector, matrix or array")
+        raise SharingError(
+            "a list of lists or arrays was given: one array is needed, or numbers in one list; in R a vector, matrix or array"
+        )
     numbers = [integer(value) for value in values]
     low, high = min(numbers, default=0), max(numbers, default=0)
     if low < -(1 << 63) or high >= 1 << (63 if low < 0 else 64):
