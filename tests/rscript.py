@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def missing() -> str:
 
 def require_r() -> None:
     """Skip a test that needs R where there is none; fail it where R is required."""
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        pytest.skip("this Python has no shared library, which reticulate would load")
     if why := missing():
         why += "; on Debian: apt-get install --no-install-recommends r-base-core r-cran-reticulate"
         if os.environ.get(NEEDED) == "required":
