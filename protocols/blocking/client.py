@@ -48,7 +48,8 @@ class Client:
             InputError: a shape is none, or the model has another one; nothing is connected then.
             WorkerUnreachable, UnknownModel, NotOwner, ClusterError: see `protocols.connect`.
         """
-        bare = bool(where and isinstance(where[0], Cluster)) or not (where or named.keys() & {"batch_input_shape", "batch_output_shape"})
+        shapes = {"batch_input_shape", "batch_output_shape"} & named.keys() or len(where) + ("cluster" in named) > 2
+        bare = bool(where and isinstance(where[0], Cluster)) or not shapes
         (self._connect if bare else self._connect_checked)(*where, **named)
 
     def _connect_checked(

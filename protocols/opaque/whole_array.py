@@ -13,6 +13,11 @@ from protocols.errors import SharingError
 from protocols.opaque.accepted import integer, integers
 from protocols.opaque.whole import Whole
 
+FORM = ("shape", "dtype", "ndim", "size", "nbytes")
+"""Attributes that tell nothing of the numbers."""
+CHANGES = ("astype", "copy", "flatten", "ravel", "reshape", "transpose", "view")
+"""Methods that give the same numbers in another form."""
+
 Integers = npt.NDArray[np.integer[Any]]
 
 
@@ -20,7 +25,7 @@ class WholeArray(NDArrayOperatorsMixin):
     """An array of int64 or uint64 that counts and prints like one of NumPy, and is none.
 
     Arithmetic with integers and with whole floats of magnitude below 2^53, arrays of them included, gives a `WholeArray` again, comparison
-    an array of NumPy; so does `numpy.asarray`. Attributes and methods are those of the array of NumPy. An operation whose result would be
+    an array of NumPy; so does `numpy.asarray`. The names in `FORM` and `CHANGES` are as there. An operation whose result would be
     floating point is refused, because it would lose digits.
 
     Args:
@@ -37,10 +42,12 @@ class WholeArray(NDArrayOperatorsMixin):
         return np.array(self._array, dtype) if copy else np.asarray(self._array, dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **settings: Any) -> Any:
-        if "out" in settings:
-            return NotImplemented
-        result = getattr(ufunc, method)(*map(self._operand, inputs), **settings)
-        return _kept(result, ufunc.__name__)
+        operands = [self._operand(value) for value in inputs]
+        if (out := settings.get("out")) is None:
+            return _kept(getattr(ufunc, method)(*operands, **settings), ufunc.__name__)
+        settings["out"] = tuple(value._array if isinstance(value, WholeArray) else value for value in out)
+        getattr(ufunc, method)(*operands, **settings)
+        return out[0] if len(out) == 1 else out
 
     def _operand(self, value: Any) -> Any:
         """Return a number or an array as NumPy computes with it, in the dtype of this array where that holds all of its values."""
@@ -59,9 +66,12 @@ class WholeArray(NDArrayOperatorsMixin):
         return public.astype(np.int64 if signed else np.uint64) if fits else public
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._array, name)
+        if name in FORM:
+            return getattr(self._array, name)
+        if name in CHANGES:
+            change = getattr(self._array, name)
+            return lambda *arguments, **settings: _kept(change(*arguments, **settings), name)
+        raise AttributeError(f"a WholeArray has no {name!r}: numpy.asarray of it is an array of NumPy, which has all of them")
 
     def __getitem__(self, index: Any) -> Any:
         return _kept(self._array[index], "an index")

@@ -32,6 +32,21 @@ def test_shares_and_what_becomes_of_them_are_nothing_that_r_converts(secret):
         assert not hasattr(share, "__next__")
 
 
+def test_arrays_have_the_form_of_those_of_numpy_and_stay_whole():
+    array = np.arange(6).reshape(2, 3)
+    ours = WholeArray(array.copy())
+    for changed in (ours.reshape(3, 2), ours.transpose(), ours.flatten(), ours.view(np.uint64), ours.copy()):
+        assert isinstance(changed, WholeArray)
+    total = np.zeros((2, 3), np.int64)
+    total += ours
+    ours += 1
+    np.testing.assert_array_equal(total, array)
+    np.testing.assert_array_equal(ours, array + 1)
+    for lossy in (lambda: ours.astype(float), lambda: ours.tolist(), lambda: ours.item(0), lambda: ours.sum()):
+        with pytest.raises((SharingError, AttributeError), match=r"lose digits|numpy\.asarray"):
+            lossy()
+
+
 def test_elements_of_shares_are_nothing_that_r_converts():
     share = split(np.arange(6).reshape(2, 3))[0]
     for part in (share[0], share[0, 0], *share, share[:, 1]):
