@@ -17,7 +17,7 @@ from actors.address import Address
 from actors.identity.published import reached
 from federated import certificates
 from federated.admission import Policy
-from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
 from federated.joining import JoiningOwners, joining_owners
@@ -25,7 +25,7 @@ from federated.membership import stay_joined
 from federated.owner import DataOwner
 from protocols import Cluster, Worker, worker_process
 from protocols.authority.membership import AGGREGATOR, CLIENT, OWNER, Member, Membership, Trio
-from protocols.nodes.worker_nodes import acting, cluster_among
+from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, acting, cluster_among
 from protocols.worker_process import Encryption
 
 OWNER_ACTOR = "owner"

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NEEDED = "CONFIDE_R"
 """Environment variable that `.ci/run` sets to "required" when it has installed R: then a missing R is a failure, not a reason to skip."""
-WITHIN = 100.0
+WITHIN = 250.0
+"""Seconds that a program may take on a machine that is busy with other things."""
 
 
 def environment() -> dict[str, str]:

@@ -27,12 +27,14 @@ def check_shape(what: str, given: Any, expected: tuple[int | None, ...], model: 
         InputError: it is another shape, or none.
     """
     if not isinstance(given, list | tuple | np.ndarray):
-        raise InputError(f"{what} is a {type(given).__name__}: a shape such as {expected} is needed, with the number of examples first")
+        raise InputError(
+            f"{what} of type {type(given).__name__} is no shape: model {model!r} has {expected}, with the number of examples first"
+        )
     sizes = list(given)
     try:
         shape = (*(None if _unknown(size) else whole_number(size) for size in sizes[:1]), *(whole_number(size) for size in sizes[1:]))
     except SharingError:
-        raise InputError(f"{what}={sizes} is no shape: whole numbers are needed, such as {expected}") from None
+        raise InputError(f"{what}={sizes} is no shape: whole numbers are needed, model {model!r} has {expected}") from None
     batch = shape[0] if shape else None
     if not shape or (batch is not None and batch < 1) or shape[1:] != expected[1:]:
         raise InputError(f"{what} is {shape}, but model {model!r} has {expected}: give that, or connect to another model by its name")

@@ -23,12 +23,13 @@ def integer(value: Any) -> int:
     if isinstance(value, bool | np.bool_):
         raise SharingError("a bool was given: an integer is needed (R's NA arrives as a bool, too)")
     if isinstance(value, float | np.floating):
-        if not (abs(value) < EXACT and value == int(value)):
+        number: Any = value
+        if not (abs(number) < EXACT and number == int(number)):
             raise SharingError(
                 "a float was given: an integer is needed, or a whole number of magnitude below 2^53;"
                 " protocols.fixed_point.encode turns real numbers into integers"
             )
-        return int(value)
+        return int(number)
     try:
         return operator.index(value)
     except TypeError:

@@ -153,6 +153,7 @@ async def test_a_client_checks_shapes_and_is_told_of_a_spent_quota_without_the_f
         assert ours not in lines[7]
 
 
+@pytest.mark.timeout(600)
 async def test_the_three_scripts_of_the_tutorial(tmp_path):
     weights = str(tmp_path / "digits.weights.h5")
     created = await asyncio.to_thread(rscript.run, str(SCRIPTS / "create_model.R"), weights)
@@ -191,6 +192,7 @@ async def _until(stream, last):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_the_example_of_the_hook():
     shown = rscript.run("examples/keras_hook.R")
     assert "Served encrypted prediction 1 to client." in shown

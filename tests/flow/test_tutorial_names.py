@@ -15,9 +15,10 @@ Q = 78090573363827.0
 
 
 @pytest.fixture
-def hook():
+def hook(model):
     hook = KerasHook()
     yield hook
+    model.stop()
     hook.remove()
 
 
