@@ -257,7 +257,7 @@ async def test_what_a_child_logs_is_in_the_log_of_its_parent(programs, caplog):
 
 async def test_a_child_finds_its_own_libpython_first(programs, tmp_path, monkeypatch):
     """R exports LD_LIBRARY_PATH with folders of the system, where the libpython of another installation may be."""
-    library = sysconfig.get_config_var("INSTSONAME")
+    library = sysconfig.get_config_var("INSTSONAME") or ""
     if not library.startswith("libpython"):
         pytest.skip("this Python is linked statically: LD_LIBRARY_PATH cannot give it another libpython")
     (tmp_path / library).write_text("no library at all")
