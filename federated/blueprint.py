@@ -15,6 +15,7 @@ import numpy as np
 
 from federated.errors import ModelRefused
 from federated.update import Blueprint
+from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
@@ -165,7 +166,7 @@ def _check_activations(model: Any, largest: float) -> None:
     """Refuse layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
     import keras  # noqa: PLC0415  is loaded already
 
-    for layer in model._flatten_layers():  # Keras has no public way to layers within layers
+    for layer in internals.layers_within(model):
         count = 0
         with contextlib.suppress(AttributeError, ValueError):  # no output yet, or several
             count = sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output))

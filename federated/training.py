@@ -20,6 +20,7 @@ from federated.failures import in_own_words
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
+from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
@@ -238,6 +239,6 @@ def _stopper(stop: threading.Event) -> Any:
 
 def seed_generators(model: keras.Model) -> list[Any]:
     """Where the layers of a model take their randomness from, in the order of its layers."""
-    layers = model._flatten_layers()  # Keras has no public way to layers within layers
+    layers = internals.layers_within(model)
     found = [getattr(layer, "seed_generator", None) for layer in layers]
     return list({id(one): one for one in found if one is not None}.values())

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from privacy.keras_models import internals
 from privacy.rules.general import COPIES
 from privacy.rules.gradients import Tensor
 
@@ -46,7 +47,7 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
     """
     loss = known(model)
     several = tf.nest.is_nested(y) or tf.nest.is_nested(outputs)
-    if loss is None or several or getattr(outputs, "_keras_mask", None) is not None or not aligned(loss, y, outputs):
+    if loss is None or several or internals.mask_of(outputs) is not None or not aligned(loss, y, outputs):
         losses = _alone(model, x, y, outputs)
     else:
         values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
@@ -70,8 +71,8 @@ def aligned(loss: Any, y: Any, outputs: Any) -> bool:
 
 def known(model: keras.Model) -> Any:
     """The compiled loss as one of `_ALONE`; else None."""
-    if model.loss is None or tf.nest.is_nested(model.loss) or model._compile_loss._user_loss_weights is not None:
-        return None  # Keras has no public way to the loss weights
+    if model.loss is None or tf.nest.is_nested(model.loss) or internals.loss_weights(model) is not None:
+        return None
     loss = keras.losses.get(model.loss)
     if not isinstance(loss, keras.losses.Loss):
         loss = next((one() for one in _ALONE if one().fn is loss), None)
@@ -85,14 +86,14 @@ def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
 
     That keeps products of the shape (B, 1, T, K) x (K, O) out of a loss, see `rules/general.py`: they become (2, B, 1, T, K) x (K, O).
     """
-    masks = [getattr(output, "_keras_mask", None) for output in tf.nest.flatten(outputs)]
+    masks = [internals.mask_of(output) for output in tf.nest.flatten(outputs)]
     given = [mask for mask in masks if mask is not None]
 
     def one(row: Any) -> Tensor:
         x, y, outputs, known = tf.nest.map_structure(lambda leaf: leaf[None], row)
         for output, mask in zip(tf.nest.flatten(outputs), masks, strict=True):
             if mask is not None:
-                output._keras_mask = known.pop(0)
+                internals.put_mask(output, known.pop(0))
         with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
             return model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from privacy.clipping import Clipping
 from privacy.examples import count
+from privacy.keras_models import internals
 from privacy.losses import each_loss
 from privacy.recording import Unit, recording
 from privacy.rules.gradients import ExampleGradients, Tensor
@@ -189,8 +190,9 @@ def _first(real: Tensor, nest: Any) -> Any:
 
     def first(tensor: Tensor) -> Tensor:
         part = tensor[:real]
-        if getattr(tensor, "_keras_mask", None) is not None:
-            part._keras_mask = tensor._keras_mask[:real]
+        mask = internals.mask_of(tensor)
+        if mask is not None:
+            internals.put_mask(part, mask[:real])
         return part
 
     return None if nest is None else tf.nest.map_structure(first, nest)

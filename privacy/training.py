@@ -14,6 +14,7 @@ from privacy.ahead import NoiseAhead
 from privacy.clipping import AdaptiveClipping, Clipping
 from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
 from privacy.examples import Examples, count, split
+from privacy.keras_models import internals
 from privacy.noise import Grid, noisy_sum
 from privacy.plan import Plan, event
 from privacy.recording import Unit, safe_units
@@ -258,7 +259,7 @@ class PrivateTraining:
 
 
 def _layers(model: keras.Model) -> list[tuple[int, type]]:
-    return [(id(layer), type(layer)) for layer in model._flatten_layers()]  # Keras has no public way to layers in layers
+    return [(id(layer), type(layer)) for layer in internals.layers_within(model)]
 
 
 def _variables(model: keras.Model) -> list[tuple[int, bool]]:

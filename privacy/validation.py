@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from privacy.errors import ModelRefused
+from privacy.keras_models import internals
 from privacy.rules.registry import Layer, seeds
 
 
@@ -38,7 +39,7 @@ class Finding:
 def findings(model: keras.Model) -> tuple[Finding, ...]:
     """What stands in the way of training `model` privately, in the order of its layers; none is good."""
     found = [*_of_model(model)]
-    for layer in model._flatten_layers():  # nested ones too; Keras has no public way
+    for layer in internals.layers_within(model):
         found += [Finding(f"{layer.name} ({type(layer).__name__})", reason, instead) for reason, instead in _of_layer(layer)]
     return tuple(found)
 
@@ -127,11 +128,11 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
         model: built.
     """
     trained = {id(variable) for variable in model.trainable_variables}
-    owners = {id(variable): layer for layer in model._flatten_layers() for variable in layer.weights if id(variable) not in trained}
+    owners = {id(variable): layer for layer in internals.layers_within(model) for variable in layer.weights if id(variable) not in trained}
     held = [variable for variable in model.weights if id(variable) in owners]
     if not held:
         return ()
-    inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None)  # a functional model's as they were given
+    inputs = internals.inputs_as_given(model)
     before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
     if inputs:
         given = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs

@@ -79,10 +79,12 @@ def _check_chain(model: Any, layers: list[Any]) -> None:
     Raises:
         UnsupportedLayer: a layer branches or joins.
     """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
     at, fed = model.outputs[0], []
     while at is not model.inputs[0]:
-        layer, node, _ = at._keras_history
-        sources = layer._inbound_nodes[node].input_tensors
+        layer, node = internals.origin(at)
+        sources = node.input_tensors
         if len(sources) != 1 or layer in fed:
             raise UnsupportedLayer(f"layer {layer.name!r} joins branches or is used twice: on shares a chain of layers can be trained")
         fed.append(layer)

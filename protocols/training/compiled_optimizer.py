@@ -41,7 +41,11 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
 
 def _biases_are_spared(model: Any) -> bool:
     """Whether `exclude_from_weight_decay` was told of the biases; all of them or none."""
-    decays = model.optimizer._use_weight_decay  # Keras has no public way to ask
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    def decays(variable: Any) -> bool:
+        return internals.decays(model.optimizer, variable)
+
     biases = {decays(v) for v in model.trainable_variables if v.name == "bias"}
     if not all(decays(v) for v in model.trainable_variables if v.name != "bias") or len(biases) > 1:
         raise ModelError("the optimizer excludes some weights from weight_decay: on shares all weights decay, or all but the biases")
@@ -81,7 +85,9 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
     Raises:
         ModelError: a learning rate vanishes in fixed point, or is too large, at whatever step that would be.
     """
-    rate = model.optimizer._learning_rate  # the public one is a number: that of the next step in the clear
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    rate = internals.learning_rate(model.optimizer)
     if not callable(rate):
         return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
     found = tuple(float(rate(step)) for step in range(start + steps))
