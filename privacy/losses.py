@@ -36,7 +36,7 @@ _ALONE = (
 
 
 def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor | None) -> Tensor:
-    """(B,) float32: the loss of each example, times its weight.
+    """(B,) float32: the loss of each example, times its weight; without regularizers and what layers add.
 
     Args:
         model: compiled.
@@ -51,9 +51,18 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
         losses = _alone(model, x, y, outputs)
     else:
         values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
-        axes = list(range(1, len(values.shape)))
-        losses = tf.reduce_sum(values, axes) if loss.reduction == "sum" else tf.reduce_mean(values, axes)
+        losses = _reduced(values, internals.mask_of(values), is_sum=loss.reduction == "sum")
     return losses if weight is None else losses * tf.cast(weight, losses.dtype)
+
+
+def _reduced(values: Tensor, mask: Tensor | None, *, is_sum: bool) -> Tensor:
+    """(B,): for each example the sum of (B, ...) values, or their mean; a mask tells which labels count, see `ignore_class`."""
+    axes = list(range(1, len(values.shape)))
+    if is_sum:
+        return tf.reduce_sum(values, axes)  # those that do not count are 0
+    if mask is None:
+        return tf.reduce_mean(values, axes)
+    return tf.math.divide_no_nan(tf.reduce_sum(values, axes), tf.reduce_sum(tf.cast(mask, values.dtype), axes))
 
 
 def aligned(loss: Any, y: Any, outputs: Any) -> bool:
@@ -71,7 +80,7 @@ def aligned(loss: Any, y: Any, outputs: Any) -> bool:
 
 def known(model: keras.Model) -> Any:
     """The compiled loss as one of `_ALONE`; else None."""
-    if model.loss is None or tf.nest.is_nested(model.loss) or internals.loss_weights(model) is not None:
+    if model.loss is None or tf.nest.is_nested(model.loss) or own_loss(model) or internals.loss_weights(model) is not None:
         return None
     loss = keras.losses.get(model.loss)
     if not isinstance(loss, keras.losses.Loss):
@@ -79,6 +88,11 @@ def known(model: keras.Model) -> Any:
     if type(loss) not in _ALONE or loss.reduction not in _REDUCTIONS:
         return None
     return loss if loss.get_config().get("axis", -1) == -1 else None
+
+
+def own_loss(model: keras.Model) -> bool:
+    """Whether the class of a model replaces `compute_loss`. Such a model cannot be trained privately, but its losses can be looked at."""
+    return type(model).compute_loss is not keras.Model.compute_loss
 
 
 def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
@@ -95,7 +109,7 @@ def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
             if mask is not None:
                 internals.put_mask(output, known.pop(0))
         with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
-            return model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+            return model.compute_loss(x=x, y=y, y_pred=outputs) if own_loss(model) else internals.compiled_loss(model, y, outputs)
 
     rows = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * COPIES), (x, y, outputs, given))
     return tf.vectorized_map(lambda row: tf.vectorized_map(one, row), rows)[0]

@@ -8,14 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
 
 from privacy.errors import ModelRefused
 from privacy.keras_models import internals
+from privacy.keras_models.added_losses import OF_WEIGHTS
+from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, unanswered
 from privacy.rules.registry import Layer, seeds
+
+ANSWERED: Final = (
+    HOW_IT_RUNS
+    | METRICS
+    | EVALUATION
+    | FUNCTION
+    | OPTIMIZER
+    | {OF_WEIGHTS, "loss_weights", "several losses", "ignore_class", "reduction sum", "reduction mean_with_sample_weight"}
+    | {"regularizer", "constraint", "frozen weights", "integer weights", "seed"}
+)
+"""What a private step does of all that a compiled model may ask for."""
+_BY_LAYER: Final = frozenset({"activity_regularizer", "dtype"})
+"""What each layer is refused for, with a reason of its own."""
+_WHY: Final = {
+    "train_step": "only a sum of losses over examples can be clipped",
+    "compute_loss": "only a sum of losses over examples can be clipped",
+    "add_loss": "a loss of a batch is not a sum of losses of its examples, which could be clipped",
+    "LossScaleOptimizer": "it skips steps by values without noise: use the optimizer inside it",
+    "metrics of one's own": "who updates them is not known to a private step",
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +58,14 @@ class Finding:
         return f"{self.path}: {self.reason}; {self.replacement}"
 
 
-def findings(model: keras.Model) -> tuple[Finding, ...]:
-    """What stands in the way of training `model` privately, in the order of its layers; none is good."""
-    found = [*_of_model(model)]
+def findings(model: keras.Model, inputs: Any = None) -> tuple[Finding, ...]:
+    """What stands in the way of training `model` privately, in the order of its layers; none is good.
+
+    Args:
+        model: compiled or not.
+        inputs: a nest of specifications, for a model without symbolic inputs.
+    """
+    found = [*_of_model(model, inputs)]
     for layer in internals.layers_within(model):
         found += [Finding(f"{layer.name} ({type(layer).__name__})", reason, instead) for reason, instead in _of_layer(layer)]
     return tuple(found)
@@ -50,12 +77,10 @@ def require(found: tuple[Finding, ...]) -> None:
         raise ModelRefused("this model cannot be private:\n" + "\n".join(f"  {one}" for one in found))
 
 
-def _of_model(model: keras.Model) -> Iterator[Finding]:
-    for name in ("train_step", "compute_loss"):
-        if getattr(type(model), name) is not getattr(keras.Model, name):
-            yield Finding(
-                model.name, f"it has a {name} of its own, and only a sum of losses over examples can be clipped", f"remove {name}"
-            )
+def _of_model(model: keras.Model, inputs: Any = None) -> Iterator[Finding]:
+    for ask in unanswered(model, ANSWERED | _BY_LAYER, inputs):
+        why = _WHY.get(ask.name, "a private step does not do that")
+        yield Finding(model.name, f"it asks for {ask}, and {why}", "leave it out")
     if model.built and not model.trainable_variables:
         yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
 

@@ -101,3 +101,34 @@ def learning_rate(optimizer: Any) -> Any:
 def decays(optimizer: Any, variable: Any) -> bool:
     """Tell whether the optimizer's `weight_decay` is for this variable: see `exclude_from_weight_decay`."""
     return bool(optimizer._use_weight_decay(variable))
+
+
+def losses_added_by(layer: Layer) -> list[Tensor]:
+    """List what a layer itself has added with `add_loss` in the call of the model that was last; regularizers of weights are not there."""
+    found: list[Tensor] = layer._get_own_losses()
+    return found
+
+
+def forget_losses(layer: Layer) -> None:
+    """Make a layer, and those in it, forget what they have added with `add_loss`."""
+    layer._clear_losses()
+
+
+def compiled_loss(model: Model, y: Any, outputs: Any) -> Tensor:
+    """Compute what `compile(loss=, loss_weights=)` says of targets and outputs, without what layers and regularizers add."""
+    return model._compile_loss(y, outputs)
+
+
+def loss_of(model: Model, **given: Any) -> Tensor:
+    """Compute the loss of a training step as Keras' own step does, also where the model's `compute_loss` takes no `training`.
+
+    Args:
+        model: compiled.
+        given: `x`, `y`, `y_pred` and `sample_weight`.
+    """
+    return model._compute_loss(**given, training=True)
+
+
+def call_takes_training(model: Model) -> bool:
+    """Tell whether the model's `call` has an argument `training`."""
+    return bool(model._call_has_training_arg)

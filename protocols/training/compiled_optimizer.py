@@ -73,6 +73,27 @@ def _checked(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+LEAST_OF_ADAM = 0.01
+"""Weight of the loss below which the epsilon of Adam would no longer be small beside gradients."""
+
+
+def weighted(optimizer: Optimizer, weight: float) -> Optimizer:
+    """`optimizer`, if it can go with a loss that counts `weight` times. Adam divides by the gradient's size: its steps stay the same.
+
+    Raises:
+        ModelError: steps would vanish in fixed point, or be too large.
+    """
+    if isinstance(optimizer, Adam):
+        if weight < LEAST_OF_ADAM:
+            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with Adam: at least {LEAST_OF_ADAM:g} is needed")
+    elif weight != 1.0:
+        try:
+            rates(msgspec.structs.replace(optimizer, rate=optimizer.rate * weight, schedule=()))
+        except ModelError as error:
+            raise ModelError(f"loss_weights={weight:g} times the learning rate: {error}") from None
+    return optimizer
+
+
 def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optimizer:
     """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
 
