@@ -159,14 +159,14 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
         return ()
     inputs = internals.inputs_as_given(model)
     before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
-    if inputs:
+    if inputs is not None:
         given = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
         model(made_up(tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), given), 0.75), training=True)
     values = dict(zip(map(id, model.non_trainable_variables), before, strict=True))
     moved = [
         variable
         for variable in held
-        if (_differ(variable.value, values[id(variable)]) if inputs else owners[id(variable)].trainable)
+        if (_differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
         or (isinstance(owners[id(variable)], keras.layers.BatchNormalization) and owners[id(variable)].trainable)
     ]
     for variable, value in zip(model.non_trainable_variables, before, strict=True):

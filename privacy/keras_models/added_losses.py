@@ -25,7 +25,7 @@ def added_losses(model: Any, inputs: Any = None) -> Iterator[tuple[str, str, str
     """
     layers = internals.layers_within(model)
     specs = inputs if inputs is not None else internals.inputs_as_given(model)
-    if not specs or all(type(layer).__module__.partition(".")[0] == "keras" for layer in layers):
+    if specs is None or all(type(layer).__module__.partition(".")[0] == "keras" for layer in layers):
         return
     try:
         found = _traced(model, layers, specs)

@@ -176,7 +176,7 @@ def _of_class(model: Model) -> Iterator[Ask]:
                 own.setdefault(name, cls.__qualname__)
     for name, value in vars(model).items():
         bound = type(getattr(value, "__self__", None)).__module__.partition(".")[0]
-        if name in known and callable(value) and callable(getattr(keras.Model, name, None)) and bound != "privacy":
+        if name in known and name != "loss" and inspect.isroutine(value) and bound != "privacy":
             own.setdefault(name, f"model {model.name!r}")
     for name, where in own.items():
         named = "metrics of one's own" if name == "metrics" else name
@@ -246,7 +246,8 @@ def _of_optimizer(optimizer: Any) -> Iterator[Ask]:
     if callable(internals.learning_rate(optimizer)):
         yield Ask("learning_rate schedule", f"{kind.__name__}(learning_rate=)", "the learning rate changes from step to step")
     settings = optimizer.get_config()
-    for name, parameter in inspect.signature(keras.optimizers.Optimizer.__init__).parameters.items():
+    shared = [inspect.signature(one.__init__).parameters for one in keras.optimizers.Optimizer.__mro__ if "__init__" in vars(one)]
+    for name, parameter in {name: one for parameters in shared for name, one in parameters.items()}.items():
         value = settings.get(name)
         details = name in ("self", "learning_rate", "name", "kwargs", "ema_momentum", "ema_overwrite_frequency")
         if not details and value and value != parameter.default:

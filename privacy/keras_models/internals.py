@@ -58,8 +58,11 @@ def adds(operation: Operation) -> bool:
 
 
 def inputs_as_given(model: Model) -> Any:
-    """Give the symbolic inputs of a functional model in the nest they were given in; None or [] for a model without."""
-    return getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None)
+    """Give the symbolic inputs of a functional model in the nest they were given in (one tensor is a nest); None for a model without."""
+    given = getattr(model, "_inputs_struct", None)
+    if given is None:
+        given = getattr(model, "inputs", None)
+    return None if isinstance(given, list) and not given else given
 
 
 def call_context(layer: Layer) -> Any:

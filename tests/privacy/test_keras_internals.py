@@ -60,7 +60,10 @@ def test_inputs_as_they_were_given(model):
         def call(self, x):
             return x
 
-    assert not internals.inputs_as_given(Mine())
+    assert internals.inputs_as_given(Mine()) is None
+    one = layers.Input((4,))
+    assert keras.tree.flatten(internals.inputs_as_given(keras.Model(one, layers.Dense(1)(one)))) == [one]
+    assert len(keras.tree.flatten(internals.inputs_as_given(keras.Sequential([layers.Input((4,)), layers.Dense(1)])))) == 1
 
 
 def test_the_call_that_is_under_way():
