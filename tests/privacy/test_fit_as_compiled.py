@@ -12,10 +12,10 @@ X = RANDOM.normal(size=(20, 4)).astype(np.float32)
 CLASSES = RANDOM.integers(0, 3, 20)
 
 
-def both(build, x, y, **options):
+def both(build, x, y, batch=None, **options):
     """The models and what `fit` tells, of Keras and private."""
-    plain, hidden = build(), PrivacyEngine("rdp").make_private(build(), noise_multiplier=1e-6, max_grad_norm=100.0)
-    told = [model.fit(x, y, batch_size=len(x), verbose=0, **options).history for model in (plain, hidden)]
+    plain, hidden = build(), PrivacyEngine("rdp").make_private(build(), noise_multiplier=1e-7, max_grad_norm=100.0)
+    told = [model.fit(x, y, batch_size=batch or len(x), verbose=0, **options).history for model in (plain, hidden)]
     return (plain, hidden), told
 
 
@@ -135,12 +135,12 @@ def test_weights_of_classes(form):
 
 
 def test_a_part_of_the_examples_validates():
-    same(lambda: small(loss=crossentropy(), metrics=["accuracy"]), X, CLASSES, validation_split=0.25, epochs=2)
+    same(lambda: small(loss=crossentropy(), metrics=["accuracy"]), X, CLASSES, batch=15, validation_split=0.25, epochs=2)
 
 
 def test_a_part_of_weighted_examples_validates():
     weights = RANDOM.uniform(0, 2, 20)
-    same(lambda: small(loss=crossentropy()), X, CLASSES, validation_split=0.25, sample_weight=weights)
+    same(lambda: small(loss=crossentropy()), X, CLASSES, batch=15, validation_split=0.25, sample_weight=weights)
 
 
 def test_epsilon_is_that_of_the_examples_that_are_trained_on():
@@ -159,7 +159,7 @@ def test_a_sum_over_the_batch_in_parts():
     y = RANDOM.normal(size=(20, 3))
     plain = build()
     plain.fit(X, y, batch_size=20, verbose=0)
-    hidden = PrivacyEngine("rdp").make_private(build(), noise_multiplier=1e-6, max_grad_norm=100.0, max_physical_batch_size=7)
+    hidden = PrivacyEngine("rdp").make_private(build(), noise_multiplier=1e-7, max_grad_norm=100.0, max_physical_batch_size=7)
     hidden.fit(X, y, batch_size=20, verbose=0)
     for one, other in zip(plain.get_weights(), hidden.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -169,7 +169,7 @@ def test_a_mean_over_weights_is_refused_where_there_are_weights():
     loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
     model = PrivacyEngine().make_private(small(loss=loss), noise_multiplier=1.0, max_grad_norm=1.0)
     with pytest.raises(ModelRefused, match="mean_with_sample_weight"):
-        model.fit(X, np.zeros((20, 3)), sample_weight=np.ones(20), verbose=0)
+        model.fit(X, np.zeros((20, 3)), sample_weight=np.ones(20), batch_size=10, verbose=0)
 
 
 def test_the_loss_that_is_told_has_each_penalty_once():
