@@ -90,7 +90,7 @@ def _within(labels: Any, width: int, ignored: int | None) -> bool:
 
 
 def _batch_length(batch: Any) -> int:
-    labels = batch[1] if isinstance(batch, tuple) and len(batch) >= 2 else None
+    labels: Any = batch[1] if isinstance(batch, tuple) and len(batch) >= 2 else None
     while isinstance(labels, (dict, list, tuple)) and labels:  # of several outputs
         labels = next(iter(labels.values() if isinstance(labels, dict) else labels))
     if labels is None or not getattr(labels, "shape", ()):

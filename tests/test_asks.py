@@ -23,6 +23,7 @@ from training_deployment import Trainers
 import federated
 import privacy
 from federated import FedAvg, FedSGD, gradient, training
+from federated.compatibility import check_trained_privately
 from federated.data import Data
 from federated.global_model import GlobalModel
 from federated.training import Trainer
@@ -500,6 +501,11 @@ async def test_weights_of_examples_in_data_sets(kind):
     built.fit(X, Y, sample_weight=weights, batch_size=EXAMPLES, epochs=STEPS_MADE, shuffle=False, verbose=0)
     for one, other in zip(held.model.get_weights(), built.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+def test_owners_that_train_privately_refuse_what_private_fit_refuses():
+    with pytest.raises(federated.SettingError, match="add_loss"):
+        check_trained_privately(model(last=Pulled(3)), privacy.DPSGD(noise_multiplier=1.0, max_grad_norm=1.0))
 
 
 @pytest.mark.parametrize("option", ["sample_weight", "class_weight", "validation_split"])

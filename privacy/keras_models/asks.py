@@ -141,8 +141,10 @@ def lost(model: Model, copy: Model) -> tuple[str, ...]:
 
     Args:
         model: compiled.
-        copy: of the same weights, compiled, its optimizer built.
+        copy: built from the configuration of the model, compiled, its optimizer built.
     """
+    if len(model.weights) != len(copy.weights):
+        return (f"{len(model.weights)} weights (and its copy {len(copy.weights)})",)
     missing = {one.name for one in _of_class(model)} - {one.name for one in _of_class(copy)}
     for one, other in zip(model.weights, copy.weights, strict=True):
         for name, before, after in zip(_OF_A_WEIGHT, _sayings(model, one), _sayings(copy, other), strict=True):
