@@ -15,6 +15,8 @@ import numpy as np
 
 from federated.errors import ModelRefused
 from federated.update import Blueprint
+from privacy.keras_models import internals
+from privacy.keras_models.asks import lost
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +37,8 @@ def draw(model: keras.Model) -> Blueprint:
     """The blueprint of a model. Checks that it can be built from it.
 
     Raises:
-        ModelRefused: the model is not compiled, not built, has weights that are no float32 or float64, or cannot be written as JSON.
+        ModelRefused: the model is not compiled, not built, has weights that are no float32 or float64, or cannot be written as JSON, or
+            says something that its configuration does not.
     """
     if not getattr(model, "compiled", False):
         raise ModelRefused(f"model {model.name!r} is not compiled: owners need its optimizer and loss; call model.compile(...)")
@@ -43,7 +46,7 @@ def draw(model: keras.Model) -> Blueprint:
         raise ModelRefused(f"model {model.name!r} has no weights yet: give it an Input layer, or call model.build(...)")
     for variable in model.weights:
         if np.dtype(variable.dtype) not in (np.float32, np.float64):
-            raise ModelRefused(f"weight {variable.path!r} is {variable.dtype}: float32 and float64 can be averaged")
+            raise ModelRefused(f"weight {variable.path!r} is {variable.dtype}: float32 and float64 can be averaged, integer weights cannot")
     import keras  # noqa: PLC0415  takes seconds, and only those who have a model need it
 
     try:
@@ -51,7 +54,12 @@ def draw(model: keras.Model) -> Blueprint:
         blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error
-    build(blueprint, largest=math.inf)  # one's own model may be as large as one likes
+    missing = lost(model, build(blueprint, largest=math.inf))  # one's own model may be as large as one likes
+    if missing:
+        raise ModelRefused(
+            f"model {model.name!r} says {', '.join(missing)}, which its configuration does not: owners would not know; say it to the "
+            f"constructors of its layers and its optimizer, or in a class that is registered at every owner"
+        )
     return blueprint
 
 
@@ -165,7 +173,7 @@ def _check_activations(model: Any, largest: float) -> None:
     """Refuse layers whose outputs for one example are more than memory is meant for, as far as their shapes are known."""
     import keras  # noqa: PLC0415  is loaded already
 
-    for layer in model._flatten_layers():  # Keras has no public way to layers within layers
+    for layer in internals.layers_within(model):
         count = 0
         with contextlib.suppress(AttributeError, ValueError):  # no output yet, or several
             count = sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output))

@@ -90,7 +90,9 @@ def _within(labels: Any, width: int, ignored: int | None) -> bool:
 
 
 def _batch_length(batch: Any) -> int:
-    labels = batch[1] if isinstance(batch, tuple) and len(batch) >= 2 else None
-    if labels is None or not labels.shape:
+    labels: Any = batch[1] if isinstance(batch, tuple) and len(batch) >= 2 else None
+    while isinstance(labels, (dict, list, tuple)) and labels:  # of several outputs
+        labels = next(iter(labels.values() if isinstance(labels, dict) else labels))
+    if labels is None or not getattr(labels, "shape", ()):
         raise DataError("the data set does not give batches (x, y): use batch(n) on a tf.data.Dataset")
     return int(labels.shape[0])

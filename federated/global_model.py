@@ -12,12 +12,15 @@ import numpy as np
 from federated import blueprint
 from federated.averaging import moved
 from federated.data import Data
-from federated.errors import StepFailed
+from federated.errors import ModelRefused, StepFailed
+from federated.gradient import ANSWERED as BY_GRADIENT
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, digest
 from federated.strategy import Strategy
+from federated.training import ANSWERED as BY_FIT
 from federated.update import Task, Weights
+from privacy.keras_models.asks import refusal
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +44,7 @@ class GlobalModel:
         trained: of each of the weights, whether it is trained.
 
     Raises:
-        ModelRefused: the model cannot be sent to owners.
+        ModelRefused: the model cannot be sent to owners, or asks for what the training of this strategy does not do.
     """
 
     def __init__(
@@ -49,12 +52,18 @@ class GlobalModel:
     ) -> None:
         self._model = build()
         self._blueprint = blueprint.draw(self._model)
+        by_gradient = strategy.local_training().gradient
+        refused = refusal(self._model, BY_GRADIENT if by_gradient else BY_FIT, step=f"the training of {type(strategy).__name__}")
+        if refused is not None:
+            raise ModelRefused(refused)
         self._strategy, self._seed = strategy, seed
         self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
         self._moved = [i for i, moves in enumerate(self.trained) if strategy.single_updates or moves]
+        steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
+        self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
         self._weights: Weights | None = list(self._model.get_weights())
         self._state = strategy.initial([self.weights[i] for i in self._moved])
 
@@ -93,9 +102,18 @@ class GlobalModel:
             others = sorted(set(range(len(old))) - set(self._moved))
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
         new = [array for _, array in sorted(zip([*self._moved, *others], [*stepped, *averaged], strict=True), key=lambda pair: pair[0])]
+        self._constrain(new)
         self._check(old, new)
         self._set(new)
         self._state = state
+
+    def _constrain(self, weights: Weights) -> None:
+        """Project the weights that have a constraint: only where the step is made here, and not at the owners."""
+        if self._constraints:
+            import keras  # noqa: PLC0415  is loaded already
+
+            for i, constraint in self._constraints.items():
+                weights[i] = np.asarray(constraint(keras.ops.convert_to_tensor(weights[i])))
 
     def evaluate(self, data: Data) -> dict[str, float]:
         """`test_` and the name of the metric -> its value on the aggregator's data."""

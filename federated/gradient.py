@@ -1,19 +1,33 @@
-"""The gradient of a model's loss on an owner's data, for FedSGD."""
+"""The gradient of a model's loss on an owner's data, for FedSGD. The model's own step and its optimizer are not run."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from federated.data import Data
+from federated.errors import DataError
 from federated.means import MetricsMean, RunningMean
 from federated.update import Task, Update, Weights
+from privacy.keras_models import internals
+from privacy.keras_models.added_losses import ADDED
+from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS
 
 if TYPE_CHECKING:
     import keras
+
+ANSWERED: Final = (
+    HOW_IT_RUNS
+    | METRICS
+    | EVALUATION
+    | FUNCTION
+    | {*ADDED, "loss_weights", "several losses", "no loss", "compute_loss", "metrics of one's own", "ignore_class"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "dtype", "seed"}
+)
+"""What FedSGD does of all that a compiled model may ask for; constraints hold after the step of the aggregator."""
 
 CHUNK = 1024
 """Examples whose gradient is taken at once; more are summed up, so that memory stays bounded."""
@@ -26,43 +40,76 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
 
     Returns:
         The arrays in the order of `model.get_weights()`; the number of examples; the metrics.
+
+    Raises:
+        DataError: no label counts.
     """
     tally, metrics, places = RunningMean(task.weights), MetricsMean(), {id(v): i for i, v in enumerate(model.weights)}
-    for x, y in _chunks(data, task, stream):
+    total = 0
+    for x, y, weight in _chunks(data, task, stream):
         if stop.is_set():
             break
         model.reset_metrics()
-        gradients, values = _gradients(model, x, y)
+        gradients, values, counted = _gradients(model, x, y, weight)
         delta = [after - before for after, before in zip(model.get_weights(), task.weights, strict=True)]
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
-        tally.add("", Update(task.round, delta, len(x), {}))
-        metrics.add(values, len(x))
+        total += counted
+        tally.add("", Update(task.round, delta, counted, {}))
+        metrics.add(values, len(_first(y)))
+    if not total and not stop.is_set():
+        raise DataError("no label of this owner counts: the loss ignores the class of each, or the mask of the model hides it")
     mean = [array.astype(before.dtype) for array, before in zip(tally.result(), task.weights, strict=True)]
     return mean, metrics.examples, metrics.result()
 
 
-def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any]]:
+def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any, Any]]:
+    """Inputs, targets and the weights of examples, or None; of a data set its own batches."""
     if data.pair is None:
-        yield from data.batches()
+        for batch in data.batches():
+            yield (*batch, None)[:3]
         return
     batch = task.training.batch_size
     x, y = data.pair if batch is None else data.shuffled([task.training.seed, task.round, stream])
     for start in range(0, len(x) if batch is None else min(batch, len(x)), CHUNK):
         some = slice(start, start + CHUNK if batch is None else min(start + CHUNK, batch))
-        yield x[some], y[some]
+        yield x[some], y[some], None
 
 
-def _gradients(model: keras.Model, x: Any, y: Any) -> tuple[list[Any], dict[str, float]]:
+def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> tuple[list[Any], dict[str, float], int]:
+    """The gradients of the trainable weights, the metrics, and how many labels the loss is a mean over."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
     with tf.GradientTape() as tape:
-        predicted = model(x, training=True)
-        loss = model.compute_loss(x=x, y=y, y_pred=predicted, training=True)
+        predicted = model(x, training=True) if internals.call_takes_training(model) else model(x)
+        loss = internals.loss_of(model, x=x, y=y, y_pred=predicted, sample_weight=weight)
     found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     gradients = [
         np.zeros(v.shape, v.dtype) if g is None else np.asarray(tf.convert_to_tensor(g))
         for v, g in zip(model.trainable_variables, found, strict=True)
     ]
-    values = model.compute_metrics(x=x, y=y, y_pred=predicted)
-    return gradients, {name: float(value) for name, value in values.items()} | {"loss": float(loss)}
+    values = model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=weight)
+    return gradients, {name: float(value) for name, value in values.items()} | {"loss": float(loss)}, _counted(model, y, predicted)
+
+
+def _first(y: Any) -> Any:
+    """The targets of the first of several outputs, or of the one."""
+    while isinstance(y, (dict, list, tuple)):
+        y = next(iter(y.values() if isinstance(y, dict) else y))
+    return y
+
+
+def _counted(model: keras.Model, y: Any, predicted: Any) -> int:
+    """How many labels the mean of a chunk is over: all but those that the loss ignores or the mask of the outputs hides."""
+    import tensorflow as tf  # noqa: PLC0415  is loaded already
+
+    if tf.nest.is_nested(y) or tf.nest.is_nested(predicted):
+        return len(_first(y))
+    ignored, mask = getattr(model.loss, "ignore_class", None), internals.mask_of(predicted)
+    if ignored is None and mask is None:
+        return len(y)
+    labels = np.asarray(y)
+    counts = np.ones(labels.shape, bool) if ignored is None else labels != ignored
+    if mask is not None:
+        counts = counts & np.reshape(mask, np.shape(mask) + (1,) * (counts.ndim - np.ndim(mask)))
+    return int(counts.sum())

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,27 @@ from federated.failures import in_own_words
 from federated.means import MetricsMean
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
+from privacy.keras_models import internals
+from privacy.keras_models.added_losses import ADDED
+from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, REDUCTIONS
 
 if TYPE_CHECKING:
     import keras
 
 R = TypeVar("R")
+
+ANSWERED: Final = (
+    HOW_IT_RUNS
+    | METRICS
+    | EVALUATION
+    | FUNCTION
+    | OPTIMIZER
+    | REDUCTIONS
+    | {*ADDED, "loss_weights", "several losses", "no loss", "compute_loss", "metrics of one's own", "ignore_class"}
+    | {"train_step", "make_train_function", "LossScaleOptimizer", "overwrite_with_gradient"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "dtype", "seed"}
+)
+"""What local training does of all that a compiled model may ask for: what Keras' own step does. A `fit` of one's own is not called."""
 
 
 class Trainer:
@@ -132,10 +148,12 @@ class _Desk:
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
         settings, metrics = task.training, {}
-        for epoch in range(settings.epochs):
+        for epoch in range(settings.epochs if data.pair else 1):  # fit() makes all epochs of a data set
             metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
+        if data.pair:  # as fit() ends: with `use_ema` the averages become the weights
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         return metrics
 
     def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, float]:
@@ -149,7 +167,7 @@ class _Desk:
 
     def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
         if data.pair is None:
-            history = self.model.fit(data.source, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
+            history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
             return {name: float(values[-1]) for name, values in history.items()}
         x, y = data.pair if settings.batch_size is None else data.shuffled(seed)
         batch, metrics = settings.batch_size or len(x), MetricsMean()
@@ -238,6 +256,6 @@ def _stopper(stop: threading.Event) -> Any:
 
 def seed_generators(model: keras.Model) -> list[Any]:
     """Where the layers of a model take their randomness from, in the order of its layers."""
-    layers = model._flatten_layers()  # Keras has no public way to layers within layers
+    layers = internals.layers_within(model)
     found = [getattr(layer, "seed_generator", None) for layer in layers]
     return list({id(one): one for one in found if one is not None}.values())

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import keras
 
+from privacy.keras_models import internals
+
 _NAMES: Final = """
     Activation Add AlphaDropout Average AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization Bidirectional Concatenate
     Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D
@@ -32,7 +34,7 @@ _ACTIVATIONS: Final = {
 
 def unknown(model: keras.Model) -> str | None:
     """Why it is not known that the model leaves examples apart, or None."""
-    for layer in model._flatten_layers():  # nested ones too; Keras has no public way
+    for layer in internals.layers_within(model):
         why = _of_model(layer) if isinstance(layer, keras.Model) else _of_layer(layer)
         if why is not None:
             return f"{layer.name} ({type(layer).__name__}) {why}"
@@ -48,9 +50,9 @@ def _of_model(model: Any) -> str | None:
 
 def _adds(operation: Any) -> bool:
     """Whether it is x + y of tensors with as many axes, each with the examples on the first."""
-    if type(operation) is not keras.src.ops.numpy.Add:
+    if not internals.adds(operation):
         return False
-    given = [node.arguments for node in operation._inbound_nodes]
+    given = [node.arguments for node in internals.calls_of(operation)]
     return all(
         len(keras.tree.flatten((one.args, one.kwargs))) == 2 and len({len(tensor.shape) for tensor in one.keras_tensors}) == 1
         and len(one.keras_tensors) == 2
@@ -61,7 +63,7 @@ def _adds(operation: Any) -> bool:
 def _of_layer(layer: Any) -> str | None:
     if type(layer) not in _LAYERS:
         return "may mix examples"
-    for name in ("axis", "_attention_axes", "axes", "dims"):
+    for name in ("axis", internals.ATTENTION_AXES, "axes", "dims"):
         if any(axis is not None and axis < 1 and axis != -1 for axis in keras.tree.flatten(getattr(layer, name, None))):
             return f"works along {name}={getattr(layer, name)}"
     for name in ("activation", "recurrent_activation"):
@@ -72,7 +74,7 @@ def _of_layer(layer: Any) -> str | None:
         given, _, made = layer.equation.replace(" ", "").replace("->", ",").split(",")
         if not (given[:1] == made[:1] != "." and given[0] not in layer.equation.split(",")[1].split("->")[0]):
             return "has the examples elsewhere than on the first axis of its equation"
-    tensors = [tensor for node in layer._inbound_nodes for tensor in (*node.input_tensors, *node.output_tensors)]
+    tensors = [tensor for node in internals.calls_of(layer) for tensor in (*node.input_tensors, *node.output_tensors)]
     if any(len(tensor.shape) < 2 for tensor in tensors):
         return "works on examples that are single numbers, so that its last axis is that of the examples"
     return None

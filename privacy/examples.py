@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class Examples:
 
     def __init__(self, x: Any, y: Any, weight: Any = None) -> None:
         if y is None:
+            tf.nest.map_structure(_array, x)  # a data set has its targets in it: that is not what is wrong
             raise SamplingRefused("y is missing: private training needs inputs and targets as arrays")
         self._arrays = tf.nest.map_structure(_array, (x, y) if weight is None else (x, y, weight))
         lengths = {len(array) for array in tf.nest.flatten(self._arrays)}
@@ -43,6 +45,43 @@ class Examples:
     def take(self, indices: Any) -> Any:
         """(x, y) or (x, y, weight) of these examples."""
         return tf.nest.map_structure(lambda array: _narrow(array[indices]), self._arrays)
+
+    def parted(self, fraction: float) -> tuple[Examples, Any]:
+        """Split into examples to train on and arrays (x, y) or (x, y, weight) to validate with: the last ones, as in Keras.
+
+        Args:
+            fraction: of the examples that are for validation, between 0 and 1.
+
+        Raises:
+            SamplingRefused: nothing would be left to train on, or to validate with.
+        """
+        start = math.floor(len(self) * (1.0 - fraction)) if 0.0 < fraction < 1.0 else 0
+        if not 0 < start < len(self):
+            raise SamplingRefused(
+                f"validation_split={fraction} leaves {start} of {len(self)} examples to train on: a fraction that leaves some, and some to "
+                "validate with, is needed"
+            )
+        first, last = (
+            tf.nest.map_structure(lambda array, part=part: array[part], self._arrays) for part in (slice(start), slice(start, None))
+        )
+        return Examples(*first), last
+
+    def weighted(self, of_classes: Mapping[int, float]) -> Examples:
+        """Give each example the weight of its class, as Keras' `class_weight`; 1 for classes that are not named.
+
+        Raises:
+            SamplingRefused: the examples have weights already, or several targets, of which none tells a class.
+        """
+        x, y, *weight = self._arrays
+        if weight:
+            raise SamplingRefused("class_weight and sample_weight were both given: give their products as sample_weight")
+        if tf.nest.is_nested(y):
+            raise SamplingRefused("class_weight was given for several targets: give sample_weight, one weight an example")
+        wide = y.ndim > 1 and y.shape[-1] != 1
+        classes = np.rint(y.argmax(-1) if wide else y.reshape(len(y), -1)[:, 0]).astype(np.int64)
+        if classes.ndim != 1:
+            raise SamplingRefused(f"class_weight was given for targets of shape {y.shape}: one class an example is needed")
+        return Examples(x, y, np.array([of_classes.get(int(one), 1.0) for one in classes], np.float32))
 
     @property
     def batch(self) -> Any:

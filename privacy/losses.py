@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from privacy.keras_models import internals
 from privacy.rules.general import COPIES
 from privacy.rules.gradients import Tensor
 
@@ -35,7 +36,7 @@ _ALONE = (
 
 
 def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor | None) -> Tensor:
-    """(B,) float32: the loss of each example, times its weight.
+    """(B,) float32: the loss of each example, times its weight; without regularizers and what layers add.
 
     Args:
         model: compiled.
@@ -46,13 +47,22 @@ def each_loss(model: keras.Model, x: Any, y: Any, outputs: Any, weight: Tensor |
     """
     loss = known(model)
     several = tf.nest.is_nested(y) or tf.nest.is_nested(outputs)
-    if loss is None or several or getattr(outputs, "_keras_mask", None) is not None or not aligned(loss, y, outputs):
+    if loss is None or several or internals.mask_of(outputs) is not None or not aligned(loss, y, outputs):
         losses = _alone(model, x, y, outputs)
     else:
         values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
-        axes = list(range(1, len(values.shape)))
-        losses = tf.reduce_sum(values, axes) if loss.reduction == "sum" else tf.reduce_mean(values, axes)
+        losses = _reduced(values, internals.mask_of(values), is_sum=loss.reduction == "sum")
     return losses if weight is None else losses * tf.cast(weight, losses.dtype)
+
+
+def _reduced(values: Tensor, mask: Tensor | None, *, is_sum: bool) -> Tensor:
+    """(B,): for each example the sum of (B, ...) values, or their mean; a mask tells which labels count, see `ignore_class`."""
+    axes = list(range(1, len(values.shape)))
+    if is_sum:
+        return tf.reduce_sum(values, axes)  # those that do not count are 0
+    if mask is None:
+        return tf.reduce_mean(values, axes)
+    return tf.math.divide_no_nan(tf.reduce_sum(values, axes), tf.reduce_sum(tf.cast(mask, values.dtype), axes))
 
 
 def aligned(loss: Any, y: Any, outputs: Any) -> bool:
@@ -70,8 +80,8 @@ def aligned(loss: Any, y: Any, outputs: Any) -> bool:
 
 def known(model: keras.Model) -> Any:
     """The compiled loss as one of `_ALONE`; else None."""
-    if model.loss is None or tf.nest.is_nested(model.loss) or model._compile_loss._user_loss_weights is not None:
-        return None  # Keras has no public way to the loss weights
+    if model.loss is None or tf.nest.is_nested(model.loss) or own_loss(model) or internals.loss_weights(model) is not None:
+        return None
     loss = keras.losses.get(model.loss)
     if not isinstance(loss, keras.losses.Loss):
         loss = next((one() for one in _ALONE if one().fn is loss), None)
@@ -80,21 +90,26 @@ def known(model: keras.Model) -> Any:
     return loss if loss.get_config().get("axis", -1) == -1 else None
 
 
+def own_loss(model: keras.Model) -> bool:
+    """Whether the class of a model replaces `compute_loss`. Such a model cannot be trained privately, but its losses can be looked at."""
+    return type(model).compute_loss is not keras.Model.compute_loss
+
+
 def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
     """By `vectorized_map` over batches of one, inside another over two copies of all of it, of which the first counts.
 
     That keeps products of the shape (B, 1, T, K) x (K, O) out of a loss, see `rules/general.py`: they become (2, B, 1, T, K) x (K, O).
     """
-    masks = [getattr(output, "_keras_mask", None) for output in tf.nest.flatten(outputs)]
+    masks = [internals.mask_of(output) for output in tf.nest.flatten(outputs)]
     given = [mask for mask in masks if mask is not None]
 
     def one(row: Any) -> Tensor:
         x, y, outputs, known = tf.nest.map_structure(lambda leaf: leaf[None], row)
         for output, mask in zip(tf.nest.flatten(outputs), masks, strict=True):
             if mask is not None:
-                output._keras_mask = known.pop(0)
+                internals.put_mask(output, known.pop(0))
         with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
-            return model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+            return model.compute_loss(x=x, y=y, y_pred=outputs) if own_loss(model) else internals.compiled_loss(model, y, outputs)
 
     rows = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * COPIES), (x, y, outputs, given))
     return tf.vectorized_map(lambda row: tf.vectorized_map(one, row), rows)[0]

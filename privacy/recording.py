@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from privacy.apartness import unknown
 from privacy.errors import ModelRefused
+from privacy.keras_models import internals
 from privacy.rules import lookup
 from privacy.rules.general import alone
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
@@ -112,7 +113,7 @@ def _collect(layer: Layer, found: list[Unit], seen: set[int]) -> None:
         return
     seen.add(id(layer))
     entry, reason = lookup(layer)
-    inner = list(layer._flatten_layers(include_self=False, recursive=False))  # Keras has no public way to a layer's layers
+    inner = internals.layers_within(layer, itself=False, deep=False)
     inside = {id(variable) for one in inner for variable in one.trainable_variables}
     if entry is not None:
         found.append(Unit(layer, entry.rule, entry.name, reason))
@@ -255,7 +256,7 @@ def disagreement(model: keras.Model, units: list[Unit], inputs: Any) -> str | No
 
 def _batches(model: keras.Model, examples: Any) -> list[tuple[Any, Tensor]]:
     """What is run, and which outputs are compared: all examples at once, or of each two copies and the first."""
-    if not any(seeds(layer) for layer in model._flatten_layers()):
+    if not any(seeds(layer) for layer in internals.layers_within(model)):
         return [(examples, tf.ones(EXAMPLES))]
     return [
         (tf.nest.map_structure(lambda array, i=i: tf.stack([array[i]] * 2), examples), tf.constant([1.0, 0.0])) for i in range(EXAMPLES)

@@ -5,8 +5,8 @@ For a batch of any size (Abadi et al., 2016, arXiv:1607.00133, Algorithm 1; Bu e
 1. One forward pass, recorded; the loss of each example.
 2. One backward pass, to the recorded tensors and not to the weights; the norms of the per-example gradients.
 3. S = sum_i w_i g_i with the weights of the clipping rule.
-4. The optimizer gets (S + noise) / B, S rounded to the grid of the noise (see `Grid`), B the expected size of the batch, plus the gradient
-   of the regularizers, which knows no data.
+4. The optimizer gets (S + noise) / B, S rounded to the grid of the noise (see `Grid`), B the expected size of the batch (1 for a loss that
+   is a sum over the batch), plus the gradient of the penalties, which know no data: regularizers, and losses of weights that layers add.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import tensorflow as tf
 
 from privacy.clipping import Clipping
 from privacy.examples import count
+from privacy.keras_models import internals
+from privacy.keras_models.asks import reductions
 from privacy.losses import each_loss
 from privacy.recording import Unit, recording
 from privacy.rules.gradients import ExampleGradients, Tensor
+from privacy.validation import made_up
 
 
 class PrivateStep:
@@ -35,10 +38,15 @@ class PrivateStep:
         clipping: the rule.
         batch: the specification of the batches: (x, y) or (x, y, weight), nests of `tf.TensorSpec` of which the first axis is open.
         eager: run without `tf.function`, for debugging.
+        adds: whether layers add losses of weights with `add_loss`; those that look at a batch cannot be private.
     """
 
-    def __init__(self, model: keras.Model, units: list[Unit], *, clipping: Clipping, batch: Any, eager: bool = False) -> None:
+    def __init__(
+        self, model: keras.Model, units: list[Unit], *, clipping: Clipping, batch: Any, eager: bool = False, adds: bool = False
+    ) -> None:
         self.model, self.units, self.clipping = model, units, clipping
+        self._examples = made_up(batch[0], 0.25) if adds else None
+        self._is_sum = reductions(model) == {"sum"}
         self.variables = list(model.trainable_variables)
         self.parameters = sum(math.prod(variable.shape) for variable in self.variables)
         self._sums: list[tf.Variable] = []
@@ -63,7 +71,7 @@ class PrivateStep:
         Returns:
             The metrics so far, and the number of examples that were not clipped.
         """
-        numbers = (tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
+        numbers = (tf.constant(step, tf.float32), self._scale(batch_size))
         metrics, unclipped = self._fused(*_filled(batch), tf.constant(clip, tf.float32), tf.constant(noise), *numbers)
         return metrics, int(unclipped)
 
@@ -81,7 +89,11 @@ class PrivateStep:
 
     def finish(self, noise: Any, step: float, batch_size: int) -> None:
         """Ends a step in parts; there may have been none."""
-        self._finish(tf.constant(noise), tf.constant(step, tf.float32), tf.constant(1.0 / batch_size, tf.float32))
+        self._finish(tf.constant(noise), tf.constant(step, tf.float32), self._scale(batch_size))
+
+    def _scale(self, batch_size: int) -> Tensor:
+        """What turns the sum of gradients into the gradient of the compiled loss."""
+        return tf.constant(1.0 if self._is_sum else 1.0 / batch_size, tf.float32)
 
     def _fused_step(
         self, batch: Any, real: Tensor, clip: Tensor, noise: Tensor, step: Tensor, scale: Tensor
@@ -106,16 +118,26 @@ class PrivateStep:
             whole = tf.round(total / step)  # a grid, so that noise hides all bits of it, see `Grid`
             gradients.append((whole + tf.reshape(noise[start : start + size], total.shape)) * (step * scale))
             start += size
-        self.model.optimizer.apply(self._regularized(gradients), self.variables)
+        optimizer = self.model.optimizer
+        scaled = [optimizer.scale_loss(gradient) for gradient in self._penalised(gradients)]  # `apply` takes `loss_scale_factor` out again
+        optimizer.apply_gradients(zip(scaled, self.variables, strict=True))
 
-    def _regularized(self, gradients: list[Tensor]) -> list[Tensor]:
-        terms = [(index, variable) for index, variable in enumerate(self.variables) if variable.regularizer is not None]
+    def _penalised(self, gradients: list[Tensor]) -> list[Tensor]:
         with tf.GradientTape() as tape:
-            penalty = [variable.regularizer(variable) for _, variable in terms]
-        found = tape.gradient(penalty, [variable.value for _, variable in terms]) if terms else []
-        for (index, _), gradient in zip(terms, found, strict=True):
-            gradients[index] += gradient
-        return gradients
+            penalties = self._penalties()
+        if not penalties:
+            return gradients
+        found = tape.gradient(penalties, [variable.value for variable in self.variables])
+        return [gradient if more is None else gradient + more for gradient, more in zip(gradients, found, strict=True)]
+
+    def _penalties(self) -> list[Tensor]:
+        """What regularizers say of the weights, and what layers add that looks at weights only, whatever examples they are given."""
+        found = [variable.regularizer(variable) for variable in self.variables if variable.regularizer is not None]
+        if self._examples is not None:
+            with keras.StatelessScope(collect_losses=True) as scope:  # seeds stay as they are
+                self.model(self._examples, training=True)
+            found += [tf.reduce_sum(tf.cast(loss, tf.float32)) for loss in scope.losses]
+        return found
 
     def _clipped(self, batch: Any, real: Tensor, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
         """Steps 1 to 3, the metrics, and how many examples were not clipped, of the first `real` examples of a batch."""
@@ -147,8 +169,8 @@ class PrivateStep:
 
     def _metrics(self, x: Any, y: Any, outputs: Any, weight: Tensor | None, losses: Tensor) -> dict[str, Tensor]:
         """Updates the metrics as Keras' own step does."""
-        penalty = tf.add_n([variable.regularizer(variable) for variable in self.variables if variable.regularizer] or [0.0])
-        self.model.metrics[0].update_state(tf.reduce_mean(losses) + penalty, sample_weight=tf.shape(losses)[0])
+        whole = tf.reduce_sum(losses) if self._is_sum else tf.reduce_mean(losses)
+        self.model.metrics[0].update_state(tf.add_n([whole, *self._penalties()]), sample_weight=tf.shape(losses)[0])
         if tf.nest.is_nested(outputs):
             self.model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight)  # keeps the metric of each loss
         metrics: dict[str, Tensor] = self.model.compute_metrics(x, y, outputs, sample_weight=weight)
@@ -189,8 +211,9 @@ def _first(real: Tensor, nest: Any) -> Any:
 
     def first(tensor: Tensor) -> Tensor:
         part = tensor[:real]
-        if getattr(tensor, "_keras_mask", None) is not None:
-            part._keras_mask = tensor._keras_mask[:real]
+        mask = internals.mask_of(tensor)
+        if mask is not None:
+            internals.put_mask(part, mask[:real])
         return part
 
     return None if nest is None else tf.nest.map_structure(first, nest)

@@ -14,6 +14,9 @@ from privacy.ahead import NoiseAhead
 from privacy.clipping import AdaptiveClipping, Clipping
 from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
 from privacy.examples import Examples, count, split
+from privacy.keras_models import internals
+from privacy.keras_models.added_losses import OF_WEIGHTS, added_losses
+from privacy.keras_models.asks import reductions
 from privacy.noise import Grid, noisy_sum
 from privacy.plan import Plan, event
 from privacy.recording import Unit, safe_units
@@ -109,10 +112,10 @@ class PrivateTraining:
             epochs: of ceil(N / batch_size) steps each.
             verbose: as in Keras.
             callbacks: as in Keras, but for those that choose the model by, or write down, training metrics.
-            validation_split: refused.
+            validation_split: as in Keras, the last part of the examples, which is not protected; N is the number of the others.
             validation_data: as in Keras; it is not protected.
             shuffle: has no meaning here: every step samples.
-            class_weight: refused.
+            class_weight: the weight of the loss of the examples of each class, as in Keras; before gradients are clipped.
             sample_weight: (N,), the weight of each example's loss, before its gradient is clipped.
             initial_epoch: as in Keras.
             steps_per_epoch: instead of ceil(N / batch_size).
@@ -130,9 +133,11 @@ class PrivateTraining:
             BudgetSpent: more steps than were planned.
         """
         self._check_compiled()
-        if class_weight is not None or validation_split:
-            raise SamplingRefused("class_weight and validation_split are not supported: give sample_weight and validation_data")
         data = Examples(x, y, sample_weight)
+        if validation_split and validation_data is None:
+            data, validation_data = data.parted(validation_split)
+        if class_weight is not None:
+            data = data.weighted(class_weight)
         sampler = PoissonSampler(len(data), batch_size or (self.plan.batch_size if self.plan else 32))
         steps = steps_per_epoch or epoch_of(len(data), sampler.batch_size)
         if self.plan is not None:
@@ -235,30 +240,37 @@ class PrivateTraining:
     def _check_compiled(self) -> None:
         if not self.model.compiled or self.model.loss is None:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
-        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
-            raise ModelRefused("LossScaleOptimizer skips steps by values without noise: use the optimizer inside it")
 
     def _ready(self, data: Examples) -> PrivateStep:
         """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
         model = self.model
         if _layers(model) != self._layers or (self._variables and _variables(model) != self._variables):
             raise ModelChanged("layers or trainable weights changed after make_private: call make_private again")
+        unchecked = bool(self.units)
         if not self.units:
             inputs = data.batch[0]
             model(validation.made_up(inputs, 0.25))  # builds it
-            validation.require(validation.findings(model) + validation.probe(model, inputs))
+            validation.require(validation.findings(model, inputs) + validation.probe(model, inputs))
             self.units = safe_units(model, inputs, foreign=self._foreign)
             self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
         if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)) or data.batch != self._batch:
+            if unchecked:  # compiled anew, or other data
+                validation.require(validation.findings(model, data.batch[0]))
+            if len(data.batch) == 3 and "mean_with_sample_weight" in reductions(model):
+                raise ModelRefused(
+                    "the loss has reduction='mean_with_sample_weight': the sum of the weights of a batch is a value of the examples, "
+                    "by which a private step cannot divide; use the default, or train without weights of examples"
+                )
+            adds = any(name == OF_WEIGHTS for name, *_ in added_losses(model, data.batch[0]))
             model.optimizer.build(model.trainable_variables)
-            self._step = PrivateStep(model, self.units, clipping=self.clipping, batch=data.batch, eager=model.run_eagerly)
+            self._step = PrivateStep(model, self.units, clipping=self.clipping, batch=data.batch, eager=model.run_eagerly, adds=adds)
             self._traced, self._batch = compiled, data.batch
         return self._step
 
 
 def _layers(model: keras.Model) -> list[tuple[int, type]]:
-    return [(id(layer), type(layer)) for layer in model._flatten_layers()]  # Keras has no public way to layers in layers
+    return [(id(layer), type(layer)) for layer in internals.layers_within(model)]
 
 
 def _variables(model: keras.Model) -> list[tuple[int, bool]]:

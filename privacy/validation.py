@@ -8,13 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import keras
 import tensorflow as tf
 
 from privacy.errors import ModelRefused
+from privacy.keras_models import internals
+from privacy.keras_models.added_losses import OF_WEIGHTS
+from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, unanswered
 from privacy.rules.registry import Layer, seeds
+
+ANSWERED: Final = (
+    HOW_IT_RUNS
+    | METRICS
+    | EVALUATION
+    | FUNCTION
+    | OPTIMIZER
+    | {OF_WEIGHTS, "loss_weights", "several losses", "ignore_class", "reduction sum", "reduction mean_with_sample_weight"}
+    | {"regularizer", "constraint", "frozen weights", "integer weights", "seed"}
+)
+"""What a private step does of all that a compiled model may ask for."""
+_BY_LAYER: Final = frozenset({"activity_regularizer", "dtype"})
+"""What each layer is refused for, with a reason of its own."""
+_WHY: Final = {
+    "train_step": "only a sum of losses over examples can be clipped",
+    "compute_loss": "only a sum of losses over examples can be clipped",
+    "add_loss": "a loss of a batch is not a sum of losses of its examples, which could be clipped",
+    "LossScaleOptimizer": "it skips steps by values without noise: use the optimizer inside it",
+    "metrics of one's own": "who updates them is not known to a private step",
+}
 
 
 @dataclass(frozen=True)
@@ -35,10 +58,15 @@ class Finding:
         return f"{self.path}: {self.reason}; {self.replacement}"
 
 
-def findings(model: keras.Model) -> tuple[Finding, ...]:
-    """What stands in the way of training `model` privately, in the order of its layers; none is good."""
-    found = [*_of_model(model)]
-    for layer in model._flatten_layers():  # nested ones too; Keras has no public way
+def findings(model: keras.Model, inputs: Any = None) -> tuple[Finding, ...]:
+    """What stands in the way of training `model` privately, in the order of its layers; none is good.
+
+    Args:
+        model: compiled or not.
+        inputs: a nest of specifications, for a model without symbolic inputs.
+    """
+    found = [*_of_model(model, inputs)]
+    for layer in internals.layers_within(model):
         found += [Finding(f"{layer.name} ({type(layer).__name__})", reason, instead) for reason, instead in _of_layer(layer)]
     return tuple(found)
 
@@ -49,12 +77,10 @@ def require(found: tuple[Finding, ...]) -> None:
         raise ModelRefused("this model cannot be private:\n" + "\n".join(f"  {one}" for one in found))
 
 
-def _of_model(model: keras.Model) -> Iterator[Finding]:
-    for name in ("train_step", "compute_loss"):
-        if getattr(type(model), name) is not getattr(keras.Model, name):
-            yield Finding(
-                model.name, f"it has a {name} of its own, and only a sum of losses over examples can be clipped", f"remove {name}"
-            )
+def _of_model(model: keras.Model, inputs: Any = None) -> Iterator[Finding]:
+    for ask in unanswered(model, ANSWERED | _BY_LAYER, inputs):
+        why = _WHY.get(ask.name, "a private step does not do that")
+        yield Finding(model.name, f"it asks for {ask}, and {why}", "leave it out")
     if model.built and not model.trainable_variables:
         yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
 
@@ -127,20 +153,20 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
         model: built.
     """
     trained = {id(variable) for variable in model.trainable_variables}
-    owners = {id(variable): layer for layer in model._flatten_layers() for variable in layer.weights if id(variable) not in trained}
+    owners = {id(variable): layer for layer in internals.layers_within(model) for variable in layer.weights if id(variable) not in trained}
     held = [variable for variable in model.weights if id(variable) in owners]
     if not held:
         return ()
-    inputs = getattr(model, "_inputs_struct", None) or getattr(model, "inputs", None)  # a functional model's as they were given
+    inputs = internals.inputs_as_given(model)
     before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
-    if inputs:
+    if inputs is not None:
         given = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
         model(made_up(tf.nest.map_structure(lambda one: tf.TensorSpec(one.shape, one.dtype), given), 0.75), training=True)
     values = dict(zip(map(id, model.non_trainable_variables), before, strict=True))
     moved = [
         variable
         for variable in held
-        if (_differ(variable.value, values[id(variable)]) if inputs else owners[id(variable)].trainable)
+        if (_differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
         or (isinstance(owners[id(variable)], keras.layers.BatchNormalization) and owners[id(variable)].trainable)
     ]
     for variable, value in zip(model.non_trainable_variables, before, strict=True):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("actors", "protocols", "federated", "privacy")
-ALLOWED = {"actors": set(), "privacy": set(), "protocols": {"actors"}, "federated": {"actors", "protocols", "privacy"}}
+ALLOWED = {"actors": set(), "privacy": set(), "protocols": {"actors", "privacy"}, "federated": {"actors", "protocols", "privacy"}}
 MATHEMATICS = [
     "program",
     "plaintext",
@@ -62,6 +62,62 @@ def test_imports_run_one_way(folder):
         assert tops - {folder} <= ALLOWED[folder], file
 
 
+def test_protocols_know_of_privacy_how_to_read_keras_models_and_no_more():
+    for file in (ROOT / "protocols").rglob("*.py"):
+        known = {name for name in imports(file) if name.partition(".")[0] == "privacy"}
+        assert all(name.startswith("privacy.keras_models") for name in known), file
+
+
+def private_names(file: Path) -> set[str]:
+    """The attributes with a leading underscore that a file takes of anything but `self` or `cls`, and those that it names as text."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+            found.add(node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr"):
+            found.update(one.value for one in node.args[1:2] if isinstance(one, ast.Constant) and isinstance(one.value, str))
+        if isinstance(node, ast.Constant) and node.value in KERAS_TEXTS:
+            found.add(node.value)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def own_names(file: Path) -> set[str]:
+    """What a file itself gives a name with a leading underscore: functions, methods, attributes of `self`, fields."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+KERAS_TEXTS = frozenset({"_attention_axes", "_keras_mask", "_keras_history", "_inputs_struct", "_compile_config"})
+FOREIGN = {
+    "privacy/queries.py": "TensorFlow Privacy's queries have no public settings",
+    "privacy/tfp.py": "as above",
+    "privacy/keras_models/internals.py": "this is the one file for Keras",
+}
+"""Files that may use the private names of another library, and why."""
+
+
+def test_private_names_of_keras_are_in_one_file():
+    files = [file for folder in (*FOLDERS, "examples", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    ours = {"_replace", "_exit", *(name for file in files if file.name != "internals.py" for name in own_names(file))}
+    of_keras = private_names(ROOT / "privacy/keras_models/internals.py")
+    assert {"_flatten_layers", "_keras_history", "_inbound_nodes", "_keras_mask", "_user_loss_weights"} <= of_keras
+    for file in files:
+        if file.relative_to(ROOT).as_posix() in FOREIGN:
+            continue
+        foreign = private_names(file) - ours
+        assert not foreign, f"{file} uses {foreign}: give it a function in privacy/keras_models/internals.py"
+        assert not private_names(file) & (of_keras - ours), file
+        assert "keras.src" not in file.read_text(), file
+
+
 @pytest.mark.parametrize("name", MATHEMATICS)
 def test_the_mathematics_knows_no_loop_socket_or_keras(name):
     banned = {"asyncio", "socket", "websockets", "keras", "tensorflow", "actors"}
@@ -97,7 +153,8 @@ def test_pickle_is_in_one_place():
 
 
 def test_workers_and_clients_never_import_tensorflow():
-    code = "import sys, protocols, protocols.worker_process, federated.command; print({'tensorflow', 'keras'} & set(sys.modules))"
+    code = "import sys, protocols, protocols.worker_process; private = {'privacy'} & set(sys.modules); "
+    code += "import federated.command; print(private | ({'tensorflow', 'keras'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "set()"
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import keras
 import tensorflow as tf
 
+from privacy.keras_models import internals
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
 from privacy.rules.registry import Call, Layer, seeds
 
@@ -34,7 +35,7 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
     theta = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
     state = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
     generators = seeds(layer)
-    context = dict(vars(layer._get_call_context()))  # what layers inside ask for, `training` above all; Keras has no public way
+    context = dict(vars(internals.call_context(layer)))  # what layers inside ask for, `training` above all
     leaves = tf.nest.flatten((args, kwargs))
     batched = [index for index, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
 
@@ -78,7 +79,7 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
 @contextlib.contextmanager
 def unrolled(layer: Layer) -> Iterator[None]:
     """Recurrent layers inside run without a loop, which `vectorized_map` could not differentiate."""
-    loops = [inner for inner in layer._flatten_layers() if isinstance(inner, keras.layers.RNN) and not inner.unroll]
+    loops = [inner for inner in internals.layers_within(layer) if isinstance(inner, keras.layers.RNN) and not inner.unroll]
     for inner in loops:
         inner.__dict__["unroll"] = True
     try:
@@ -91,7 +92,7 @@ def unrolled(layer: Layer) -> Iterator[None]:
 @contextlib.contextmanager
 def called(layer: Layer, context: dict[str, Any]) -> Iterator[None]:
     """Layers inside find the call that they are part of, as `training=True`, also when the model's own call is over."""
-    now = layer._get_call_context()
+    now = internals.call_context(layer)
     before = dict(vars(now))
     vars(now).update({name: value for name, value in context.items() if name != "entry_layer"})
     try:
@@ -99,4 +100,4 @@ def called(layer: Layer, context: dict[str, Any]) -> Iterator[None]:
     finally:
         vars(now).clear()
         vars(now).update(before)
-        layer._maybe_reset_call_context()
+        internals.leave_call(layer)

@@ -118,7 +118,7 @@ class _Reader:
         return self._inside(operation, node, known)
 
     def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> int:
-        carried = [getattr(one, "_keras_mask", None) for one in node.input_tensors]  # found again by whom it is handed to
+        carried = [_mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
         given = {name: value for name, value in _given(node).items() if not any(value is mask for mask in carried)}
         if given or len(node.arguments.args) != 1:
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
@@ -193,7 +193,7 @@ def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
     masks = {}
     for name, value in tensors.items():
         named = f"{name}_mask" if len(tensors) > 1 else "mask"
-        found = keras.tree.map_structure(lambda one: getattr(one, "_keras_mask", None), value)
+        found = keras.tree.map_structure(_mask_of, value)
         if named in parameters and given.get(named) is None and any(one is not None for one in keras.tree.flatten(found)):
             masks[named] = found
     return masks
@@ -227,13 +227,15 @@ def _outputs(keras: Any, layer: Any, node: Any) -> list[Any]:
     settings = {**node.arguments.kwargs, **_implicit_masks(keras, layer, node)}
     if "training" in inspect.signature(layer.call).parameters:
         settings["training"] = False
-    masks = [(one, getattr(one, "_keras_mask", None)) for one in node.input_tensors]
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    masks = [(one, _mask_of(one)) for one in node.input_tensors]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whoever built the model has seen them
         outputs: list[Any] = keras.tree.flatten(layer.call(*node.arguments.args, **settings))
     for one, mask in masks:
         if mask is not None:
-            one._keras_mask = mask
+            internals.put_mask(one, mask)
     return outputs
 
 
@@ -263,8 +265,15 @@ def _short(error: Exception) -> str:
 
 
 def _origin(tensor: Any) -> tuple[Any, Any]:
-    operation, index, _ = tensor._keras_history
-    return operation, operation._inbound_nodes[index]
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    return internals.origin(tensor)
+
+
+def _mask_of(tensor: Any) -> Any:
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    return internals.mask_of(tensor)
 
 
 def _reached(nodes: list[Node], last: int) -> list[Node]:

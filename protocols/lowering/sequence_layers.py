@@ -48,6 +48,8 @@ def multi_head_attention(
 
     Masks are public arrays, or private values of 0 and 1, such as those of an Embedding with mask_zero.
     """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
     query, value, key = (*inputs, inputs[1])[:3]
     (steps, _), (places, _) = sequence(b, layer, query), sequence(b, layer, value)
     heads, depth, width = layer.num_heads, layer.key_dim, layer.value_dim
@@ -57,14 +59,14 @@ def multi_head_attention(
     q = b.add(net.Permuted, layer, [q], (heads, steps, depth), axes=(1, 0, 2))
     k = b.add(net.Permuted, layer, [k], (heads, depth, places), axes=(1, 2, 0))
     scores = b.add(net.Matrices, layer, [q, k], (heads, steps, places))
-    if getattr(layer, "_sliding_window", None) is not None or getattr(layer, "_use_gate", False):
+    if internals.is_windowed_or_gated(layer):
         raise refuse(layer, "it has a sliding window or a gate", "attention_mask= with the same window, and Multiply")
     causal = np.tril(np.ones((steps, places))) if use_causal_mask else None
     scores = masked(b, layer, scores, [(query_mask, -1), (value_mask, -2), (key_mask, -2), (attention_mask, None), (causal, None)])
     chosen = b.add(net.Matrices, layer, [b.add(net.Softmax, layer, [scores], (heads, steps, places)), v], (heads, steps, width))
     moved = b.add(net.Permuted, layer, [chosen], (steps, heads, width), axes=(1, 0, 2))
     flat = b.add(net.Shaped, layer, [moved], (steps, heads * width))
-    kernel, bias = weights(layer._output_dense, "kernel", "bias")
+    kernel, bias = weights(internals.output_projection(layer), "kernel", "bias")
     assert kernel is not None
     if kernel.ndim != 3:
         raise refuse(layer, f"its output_shape is {kernel.shape[2:]}", "an output of (steps, units)")

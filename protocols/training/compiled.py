@@ -7,13 +7,32 @@ from typing import Any
 
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.program import Shape
-from protocols.training.compiled_loss import compiled_loss
-from protocols.training.compiled_optimizer import compiled_optimizer
+from protocols.training.compiled_loss import compiled_loss, loss_weight
+from protocols.training.compiled_optimizer import compiled_optimizer, weighted
 from protocols.training.layers import AnyLayer, AveragePooling2D, Conv2D, Dense, Flatten, MaxPooling2D, ReLU, same
+from protocols.training.losses import Loss
 from protocols.training.step import Plan
 
 _KNOWN = "Dense, Conv2D, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D, Flatten, ReLU, and a softmax or sigmoid at the end can be"
 _EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
+
+ANSWERED = frozenset({"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype"})
+"""What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
+
+_SAID_BETTER = frozenset(
+    {"clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps", "LossScaleOptimizer", "optimizer of one's own"}
+    | {"several losses", "reduction sum", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "seed"}
+)
+"""What is refused further on, by name and with a reason of its own."""
+
+_ACCURACY = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
+_TOLD: dict[Loss, tuple[str, ...]] = {
+    "crossentropy": _ACCURACY,
+    "binary_crossentropy": _ACCURACY,
+    "mse": ("mean_squared_error", "mse", "MSE"),
+}
+"""Names of Keras' metrics that are what is told of a training with each loss."""
 
 ENDINGS = ("softmax", "sigmoid")
 """Activations that belong to the loss."""
@@ -30,8 +49,40 @@ def plan(model: Any) -> Plan:
 
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
+    _answer(model)
     layers, ending = _layers(model, keras)
-    return Plan(layers, compiled_loss(model, keras, ending=ending), compiled_optimizer(model, keras))
+    loss, weight = compiled_loss(model, keras, ending=ending), loss_weight(model)
+    _check_metrics(model, loss, keras)
+    return Plan(layers, loss, weighted(compiled_optimizer(model, keras), weight), weight=weight)
+
+
+def _answer(model: Any) -> None:
+    """Refuses a model that asks for what a step on shares does not do.
+
+    Raises:
+        ModelError: naming it.
+    """
+    from privacy.keras_models.asks import EVALUATION, HOW_IT_RUNS, refusal  # noqa: PLC0415  only the owner reads Keras models
+
+    refused = refusal(model, ANSWERED | HOW_IT_RUNS | EVALUATION | _SAID_BETTER, step="training on shares")
+    if refused is not None:
+        raise ModelError(refused)
+
+
+def _check_metrics(model: Any, loss: Loss, keras: Any) -> None:
+    """Refuses metrics that are not what is told of a training.
+
+    Raises:
+        ModelError: naming it.
+    """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    for given in keras.tree.flatten(internals.compile_arguments(model).get("metrics")):
+        name = given if isinstance(given, str) else getattr(given, "name", getattr(given, "__name__", given))
+        if name is not None and name not in _TOLD[loss]:
+            raise ModelError(
+                f"compile(metrics=) asks for {name!r}: with this loss {_TOLD[loss][0]!r} and 'loss' can be told of a training on shares"
+            )
 
 
 def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], str | None]:
@@ -79,10 +130,12 @@ def _check_chain(model: Any, layers: list[Any]) -> None:
     Raises:
         UnsupportedLayer: a layer branches or joins.
     """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
     at, fed = model.outputs[0], []
     while at is not model.inputs[0]:
-        layer, node, _ = at._keras_history
-        sources = layer._inbound_nodes[node].input_tensors
+        layer, node = internals.origin(at)
+        sources = node.input_tensors
         if len(sources) != 1 or layer in fed:
             raise UnsupportedLayer(f"layer {layer.name!r} joins branches or is used twice: on shares a chain of layers can be trained")
         fed.append(layer)
@@ -145,6 +198,9 @@ def _plain(layer: Any, name: str) -> None:
             raise UnsupportedLayer(f"{name} has a {setting}: it has no form on shares, leave it out")
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
+    frozen = [variable.name for variable in layer.weights if not variable.trainable]
+    if frozen:
+        raise UnsupportedLayer(f"{name} has a frozen {frozen[0]}: on shares all weights are trained")
 
 
 def _activation(layer: Any, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from protocols.errors import ModelError
@@ -45,6 +46,23 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
             f" either end without one and say from_logits=True, or end in a {fitting} and say from_logits=False"
         )
     return "binary_crossentropy" if fitting == "sigmoid" else "crossentropy"
+
+
+def loss_weight(model: Any) -> float:
+    """How many times the loss counts: what `compile(loss_weights=)` says of a model with one output.
+
+    Raises:
+        ModelError: it is not one number above 0.
+    """
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    given = internals.loss_weights(model)
+    weights = [1.0] if given is None else [float(one) for one in keras.tree.flatten(given)]
+    if len(weights) != 1 or not 0.0 < weights[0] < math.inf:
+        raise ModelError(f"loss_weights={given} cannot be trained on shares: one number above 0 is needed for the one loss")
+    return weights[0]
 
 
 def expects(model: Any) -> str:

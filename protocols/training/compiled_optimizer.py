@@ -41,7 +41,11 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
 
 def _biases_are_spared(model: Any) -> bool:
     """Whether `exclude_from_weight_decay` was told of the biases; all of them or none."""
-    decays = model.optimizer._use_weight_decay  # Keras has no public way to ask
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    def decays(variable: Any) -> bool:
+        return internals.decays(model.optimizer, variable)
+
     biases = {decays(v) for v in model.trainable_variables if v.name == "bias"}
     if not all(decays(v) for v in model.trainable_variables if v.name != "bias") or len(biases) > 1:
         raise ModelError("the optimizer excludes some weights from weight_decay: on shares all weights decay, or all but the biases")
@@ -69,6 +73,27 @@ def _checked(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+LEAST_OF_ADAM = 0.01
+"""Weight of the loss below which the epsilon of Adam would no longer be small beside gradients."""
+
+
+def weighted(optimizer: Optimizer, weight: float) -> Optimizer:
+    """`optimizer`, if it can go with a loss that counts `weight` times. Adam divides by the gradient's size: its steps stay the same.
+
+    Raises:
+        ModelError: steps would vanish in fixed point, or be too large.
+    """
+    if isinstance(optimizer, Adam):
+        if weight < LEAST_OF_ADAM:
+            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with Adam: at least {LEAST_OF_ADAM:g} is needed")
+    elif weight != 1.0:
+        try:
+            rates(msgspec.structs.replace(optimizer, rate=optimizer.rate * weight, schedule=()))
+        except ModelError as error:
+            raise ModelError(f"loss_weights={weight:g} times the learning rate: {error}") from None
+    return optimizer
+
+
 def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optimizer:
     """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
 
@@ -81,7 +106,9 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
     Raises:
         ModelError: a learning rate vanishes in fixed point, or is too large, at whatever step that would be.
     """
-    rate = model.optimizer._learning_rate  # the public one is a number: that of the next step in the clear
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    rate = internals.learning_rate(model.optimizer)
     if not callable(rate):
         return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
     found = tuple(float(rate(step)) for step in range(start + steps))

@@ -368,7 +368,8 @@ def _values(terms: Terms, last: Segment) -> dict[str, float]:
     count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
     bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
-    return {name: float(total[0]) / count for name, total in sums.items()}
+    weights = {"loss": plan.weight}
+    return {name: weights.get(name, 1.0) * float(total[0]) / count for name, total in sums.items()}
 
 
 def _epoch(number: int, terms: Terms, segments: list[Segment]) -> Epoch:

@@ -16,7 +16,7 @@ import msgspec
 from protocols.training.circuit import Builder, Circuit, Given, Open, Reshape
 from protocols.training.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.losses import Loss, gradient, gradient_scale
-from protocols.training.optimizers import Optimizer, Shapes, update
+from protocols.training.optimizers import GradientDescent, Optimizer, Shapes, update
 from protocols.training.window import outside
 
 
@@ -28,12 +28,14 @@ class Plan(msgspec.Struct, frozen=True):
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
         value: whether the value of the loss is computed as well.
+        weight: how many times the loss counts, above 0.
     """
 
     layers: tuple[AnyLayer, ...]
     loss: Loss
     optimizer: Optimizer
     value: bool = False
+    weight: float = 1.0
 
     @property
     def inputs(self) -> int:
@@ -92,7 +94,8 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
             break
         found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
         slopes |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
-    new = update(build, plan.optimizer, slopes, values, gradient_scale(plan.loss, plan.outputs) / batch, number)
+    weight = plan.weight if isinstance(plan.optimizer, GradientDescent) else 1.0  # Adam divides by the size of gradients
+    new = update(build, plan.optimizer, slopes, values, weight * gradient_scale(plan.loss, plan.outputs) / batch, number)
     new["outside"] = outside(build, values["outside"], activations, [values[name] for name in plan.shapes])
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})

@@ -9,6 +9,7 @@ import dp_accounting
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from privacy import (
@@ -344,8 +345,11 @@ def test_another_accountant_is_refused():
     [
         ({"batch_size": 41}, "shorter than its batch"),
         ({"batch_size": -1}, "at least 1"),
-        ({"class_weight": {0: 2.0}}, "class_weight"),
-        ({"validation_split": 0.2}, "validation_split"),
+        ({"class_weight": {0: 2.0}, "sample_weight": np.ones(40)}, "class_weight and sample_weight"),
+        ({"class_weight": {0: 2.0}, "y": {"a": np.zeros(40)}}, "several targets"),
+        ({"validation_split": 0.99}, "leaves 0 of 40"),
+        ({"validation_split": 1.5}, "validation_split=1.5"),
+        ({"x": tf.data.Dataset.from_tensor_slices((np.zeros((40, 4)), np.zeros(40))).batch(10), "y": None}, "sampled by itself"),
         ({"sample_weight": np.ones((40, 1))}, "one weight an example"),
         ({"y": None}, "y is missing"),
         ({"y": np.zeros(39)}, "39, 40"),

@@ -1,0 +1,137 @@
+"""Keras' private names, and its private modules, by what they mean to us. No other file of these packages uses one.
+
+`tests/privacy/test_keras_internals.py` holds that each exists in the installed Keras and means what is said here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Model = Any  # keras.Model; Keras has no types
+Layer = Any  # keras.layers.Layer
+Operation = Any  # keras.Operation
+Tensor = Any  # keras.KerasTensor, or one of the backend
+
+ATTENTION_AXES: Final = "_attention_axes"
+"""The attribute of a `MultiHeadAttention` that holds its axes: None for all but the first and last."""
+
+
+def layers_within(layer: Layer, *, itself: bool = True, deep: bool = True) -> list[Layer]:
+    """List the layers of a model or layer, nested ones too.
+
+    Args:
+        layer: to look into.
+        itself: whether it is the first of the list.
+        deep: whether layers in layers are listed, too.
+    """
+    found: list[Layer] = layer._flatten_layers(include_self=itself, recursive=deep)
+    return found
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """Give the mask that a tensor carries from layer to layer and to the loss, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def put_mask(tensor: Tensor, mask: Tensor) -> None:
+    """Make a tensor carry a mask."""
+    tensor._keras_mask = mask
+
+
+def calls_of(operation: Operation) -> list[Any]:
+    """List the calls of an operation with symbolic tensors, as nodes: each has `arguments`, `input_tensors`, `output_tensors`."""
+    found: list[Any] = operation._inbound_nodes
+    return found
+
+
+def origin(tensor: Tensor) -> tuple[Operation, Any]:
+    """Give the operation that made a symbolic tensor, and the node of that call."""
+    operation, index, _ = tensor._keras_history
+    return operation, calls_of(operation)[index]
+
+
+def adds(operation: Operation) -> bool:
+    """Tell whether an operation in a functional model is x + y."""
+    import keras  # noqa: PLC0415  takes seconds
+
+    return type(operation) is keras.src.ops.numpy.Add
+
+
+def inputs_as_given(model: Model) -> Any:
+    """Give the symbolic inputs of a functional model in the nest they were given in (one tensor is a nest); None for a model without."""
+    given = getattr(model, "_inputs_struct", None)
+    if given is None:
+        given = getattr(model, "inputs", None)
+    return None if isinstance(given, list) and not given else given
+
+
+def call_context(layer: Layer) -> Any:
+    """Give the call that is under way: layers inside find there whether it is `training`. Without one, `layer` begins one."""
+    return layer._get_call_context()
+
+
+def leave_call(layer: Layer) -> None:
+    """End the call that is under way if `layer` began it."""
+    layer._maybe_reset_call_context()
+
+
+def output_projection(attention: Layer) -> Layer:
+    """Give the layer that an attention layer ends in."""
+    return attention._output_dense
+
+
+def is_windowed_or_gated(attention: Layer) -> bool:
+    """Tell whether an attention layer has a sliding window or a gate."""
+    return getattr(attention, "_sliding_window", None) is not None or bool(getattr(attention, "_use_gate", False))
+
+
+def compile_arguments(model: Model) -> dict[str, Any]:
+    """Give what `compile` was called with, by the names of its arguments and not serialised; nothing if it was not called."""
+    settings = getattr(model, "_compile_config", None)
+    return {} if settings is None else dict(settings.config)
+
+
+def loss_weights(model: Model) -> Any:
+    """Give what `compile(loss_weights=)` was given: a number, a nest of numbers, or None."""
+    return None if model._compile_loss is None else model._compile_loss._user_loss_weights
+
+
+def learning_rate(optimizer: Any) -> Any:
+    """Give the learning rate as it was given: a variable, or a schedule (a callable); the public one is the number of the next step."""
+    return optimizer._learning_rate
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Tell whether the optimizer's `weight_decay` is for this variable: see `exclude_from_weight_decay`."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
+def losses_added_by(layer: Layer) -> list[Tensor]:
+    """List what a layer itself has added with `add_loss` in the call of the model that was last; regularizers of weights are not there."""
+    found: list[Tensor] = layer._get_own_losses()
+    return found
+
+
+def forget_losses(layer: Layer) -> None:
+    """Make a layer, and those in it, forget what they have added with `add_loss`."""
+    layer._clear_losses()
+
+
+def compiled_loss(model: Model, y: Any, outputs: Any) -> Tensor:
+    """Compute what `compile(loss=, loss_weights=)` says of targets and outputs, without what layers and regularizers add."""
+    return model._compile_loss(y, outputs)
+
+
+def loss_of(model: Model, **given: Any) -> Tensor:
+    """Compute the loss of a training step as Keras' own step does, also where the model's `compute_loss` takes no `training`.
+
+    Args:
+        model: compiled.
+        given: `x`, `y`, `y_pred` and `sample_weight`.
+    """
+    return model._compute_loss(**given, training=True)
+
+
+def call_takes_training(model: Model) -> bool:
+    """Tell whether the model's `call` has an argument `training`."""
+    return bool(model._call_has_training_arg)

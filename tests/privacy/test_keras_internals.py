@@ -1,0 +1,125 @@
+"""Each private name of Keras that these packages use exists in the installed Keras and means what `internals` says it means."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from privacy.keras_models import internals
+
+
+@pytest.fixture
+def model():
+    """Two inputs in a dict, a model in a model, a sum."""
+    inputs = {"a": layers.Input((3,), name="a"), "b": layers.Input((3,), name="b")}
+    inner = keras.Sequential([layers.Input((3,)), layers.Dense(2, name="deep")], name="inner")
+    return keras.Model(inputs, layers.Dense(1, name="last")(inner(inputs["a"] + inputs["b"])))
+
+
+def test_layers_within_layers(model):
+    assert internals.layers_within(model)[0] is model
+    assert {one.name for one in internals.layers_within(model, itself=False)} >= {"a", "b", "inner", "deep", "last"}
+    near = {one.name for one in internals.layers_within(model, itself=False, deep=False)}
+    assert "inner" in near
+    assert "deep" not in near
+
+
+def test_masks_travel_with_tensors():
+    ids = np.array([[1, 0, 2]])
+    embedded = layers.Embedding(3, 2, mask_zero=True)(ids)
+    np.testing.assert_array_equal(internals.mask_of(embedded), [[True, False, True]])
+    assert internals.mask_of(tf.zeros(3)) is None
+    other = tf.constant(embedded.numpy())
+    internals.put_mask(other, tf.constant([[True, True, False]]))
+    summed = layers.LSTM(2, return_sequences=True)(other)
+    np.testing.assert_array_equal(internals.mask_of(summed), [[True, True, False]])  # Keras hands on what we put
+
+
+def test_the_graph_of_a_functional_model(model):
+    last = model.get_layer("last")
+    operation, node = internals.origin(model.outputs[0])
+    assert operation is last
+    assert node is internals.calls_of(last)[0]
+    inner, node = internals.origin(node.input_tensors[0])
+    assert inner is model.get_layer("inner")
+    adding, node = internals.origin(node.input_tensors[0])
+    assert internals.adds(adding)
+    assert not internals.adds(last)
+    assert [tensor is model.inputs[i] for i, tensor in enumerate(node.input_tensors)] == [True, True]
+    assert len(node.arguments.args) + len(node.arguments.kwargs) == 2
+    layers.Dense(1)(layers.Input((4,)))
+    last(layers.Input((2,)))
+    assert len(internals.calls_of(last)) == 2
+
+
+def test_inputs_as_they_were_given(model):
+    assert set(internals.inputs_as_given(model)) == {"a", "b"}
+
+    class Mine(keras.Model):
+        def call(self, x):
+            return x
+
+    assert internals.inputs_as_given(Mine()) is None
+    one = layers.Input((4,))
+    assert keras.tree.flatten(internals.inputs_as_given(keras.Model(one, layers.Dense(1)(one)))) == [one]
+    assert len(keras.tree.flatten(internals.inputs_as_given(keras.Sequential([layers.Input((4,)), layers.Dense(1)])))) == 1
+
+
+def test_the_call_that_is_under_way():
+    seen = []
+
+    class Looking(layers.Layer):
+        def call(self, x):
+            seen.append(internals.call_context(self).training)
+            return x
+
+    layer = Looking()
+    looking = keras.Sequential([layer])
+    looking(np.zeros((1, 2)), training=True)
+    looking(np.zeros((1, 2)), training=False)
+    assert seen[-2:] == [True, False]
+    begun = internals.call_context(layer)
+    assert internals.call_context(looking) is begun  # the one that is under way
+    internals.leave_call(looking)  # which did not begin it
+    assert internals.call_context(looking) is begun
+    internals.leave_call(layer)
+    assert internals.call_context(looking) is not begun
+    internals.leave_call(looking)
+
+
+def test_attention():
+    attention = layers.MultiHeadAttention(2, 3, attention_axes=(1,))
+    attention(np.zeros((1, 4, 5)), np.zeros((1, 4, 5)))
+    kernel = internals.output_projection(attention).kernel
+    assert tuple(kernel.shape) == (2, 3, 5)
+    assert getattr(attention, internals.ATTENTION_AXES) in ((1,), [1])
+    assert not internals.is_windowed_or_gated(attention)
+    if "sliding_window" in attention.get_config():
+        assert internals.is_windowed_or_gated(layers.MultiHeadAttention(2, 3, sliding_window=2))
+    if "use_gate" in attention.get_config():
+        assert internals.is_windowed_or_gated(layers.MultiHeadAttention(2, 3, use_gate=True))
+
+
+def test_what_compile_was_given(model):
+    assert internals.compile_arguments(model) == {}
+    assert internals.loss_weights(model) is None
+    loss, optimizer = keras.losses.MeanSquaredError(), keras.optimizers.SGD(0.1)
+    model.compile(optimizer, loss, loss_weights=[3.0], weighted_metrics=["mae"], steps_per_execution=2)
+    given = internals.compile_arguments(model)
+    assert given["loss"] is loss
+    assert given["optimizer"] is optimizer
+    assert given["weighted_metrics"] == ["mae"]
+    assert given["steps_per_execution"] == 2
+    assert given["loss_weights"] == internals.loss_weights(model) == [3.0]
+
+
+def test_optimizers():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    assert internals.learning_rate(keras.optimizers.SGD(schedule)) is schedule
+    assert float(internals.learning_rate(keras.optimizers.SGD(0.25))) == 0.25
+    kernel, bias = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert internals.decays(optimizer, kernel) is True
+    assert internals.decays(optimizer, bias) is False
