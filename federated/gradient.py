@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.data import Data
-from federated.means import MetricsMean, RunningMean
+from federated.means import RunningMean
+from federated.metrics.compiled import loss_tracker
 from federated.update import Task, Update, Weights
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ CHUNK = 1024
 """Examples whose gradient is taken at once; more are summed up, so that memory stays bounded."""
 
 
-def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threading.Event) -> tuple[Weights, int, dict[str, float]]:
+def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threading.Event) -> tuple[Weights, int, dict[str, Any]]:
     """Minus the gradient of the mean loss at the model's weights, on all data or on a batch of `task.training.batch_size`.
 
     Weights that are not trained (statistics of BatchNormalization) have no gradient: for them it is what the forward pass added.
@@ -27,22 +28,30 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
     Returns:
         The arrays in the order of `model.get_weights()`; the number of examples; the metrics.
     """
-    tally, metrics, places = RunningMean(task.weights), MetricsMean(), {id(v): i for i, v in enumerate(model.weights)}
-    for x, y in _chunks(data, task, stream):
+    tally, examples, places = RunningMean(task.weights), 0, {id(v): i for i, v in enumerate(model.weights)}
+    model.reset_metrics()
+    for x, y, *weights in _chunks(data, task, stream):
         if stop.is_set():
             break
-        model.reset_metrics()
-        gradients, values = _gradients(model, x, y)
+        count = len(_first(x))
+        gradients = _gradients(model, x, y, *weights)
         delta = [after - before for after, before in zip(model.get_weights(), task.weights, strict=True)]
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
-        tally.add("", Update(task.round, delta, len(x), {}))
-        metrics.add(values, len(x))
+        tally.add("", Update(task.round, delta, count, {}))
+        examples += count
     mean = [array.astype(before.dtype) for array, before in zip(tally.result(), task.weights, strict=True)]
-    return mean, metrics.examples, metrics.result()
+    return mean, examples, model.get_metrics_result()
 
 
-def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any]]:
+def _first(x: Any) -> Any:
+    """An array of those that examples are made of."""
+    import keras  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    return keras.tree.flatten(x)[0]
+
+
+def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, ...]]:
     if data.pair is None:
         yield from data.batches()
         return
@@ -53,16 +62,18 @@ def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any]]:
         yield x[some], y[some]
 
 
-def _gradients(model: keras.Model, x: Any, y: Any) -> tuple[list[Any], dict[str, float]]:
+def _gradients(model: keras.Model, x: Any, y: Any, weights: Any = None) -> list[Any]:
+    """The gradients of the mean loss; the metrics take in the batch, as in a step of Keras' own."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
     with tf.GradientTape() as tape:
         predicted = model(x, training=True)
-        loss = model.compute_loss(x=x, y=y, y_pred=predicted, training=True)
+        loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weights, training=True)
     found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     gradients = [
         np.zeros(v.shape, v.dtype) if g is None else np.asarray(tf.convert_to_tensor(g))
         for v, g in zip(model.trainable_variables, found, strict=True)
     ]
-    values = model.compute_metrics(x=x, y=y, y_pred=predicted)
-    return gradients, {name: float(value) for name, value in values.items()} | {"loss": float(loss)}
+    loss_tracker(model).update_state(loss, sample_weight=len(_first(x)))
+    model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=weights)
+    return gradients
