@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -33,7 +33,7 @@ from federated.rounds import Round
 from federated.run_folder import Checkpoint, RunFolder
 from federated.sampling import sample
 from federated.strategy import Strategy, check
-from federated.update import Task
+from federated.update import Array, Task
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
@@ -340,15 +340,20 @@ class Federation:
 
     async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> tuple[dict[str, float], Evaluated | None]:
         opened, evaluated = self._opened(), None
-        metrics = await asyncio.to_thread(opened.results, aggregate.states, aggregate.metrics)
+        metrics = await _results(opened, aggregate.states, aggregate.metrics)
         if aggregate.evaluators:
             moved = replace(task, weights=opened.weights)
             evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
-            values = await asyncio.to_thread(opened.results, evaluated.states, evaluated.means)
+            values = await _results(opened, evaluated.states, evaluated.means)
             metrics |= {f"val_{name}": value for name, value in values.items()}
         if self._evaluation is not None:
             metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
         return metrics, evaluated
+
+
+async def _results(model: GlobalModel, states: Array, means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by name; those that Keras computes, beside the event loop."""
+    return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
 
 
 def _stepped(model: GlobalModel, task: Task, aggregate: Aggregate | None) -> str | None:

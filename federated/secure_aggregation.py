@@ -231,11 +231,17 @@ def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:
         if one.states not in (0, gathering.book.layout.length):
             gathering.book.reject(name, f"the states of its metrics have {one.states} values; expected {gathering.book.layout.length}")
         elif one.metrics != usual or one.states != states:
-            gathering.book.reject(name, f"its metrics are {', '.join(one.metrics) or 'none'}; those of most owners are {', '.join(usual)}")
+            told, others = _told(one.metrics, one.states), _told(usual, states)
+            gathering.book.reject(name, f"its metrics are {told}; those of most owners are {others}")
         elif one.identity in keys:
             gathering.book.reject(name, "it has the key of another owner")
         keys.add(one.identity)
     return [name for name in prepared if gathering.book.awaits(name)]
+
+
+def _told(metrics: tuple[str, ...], states: int) -> str:
+    """Metrics in words."""
+    return ", ".join([*metrics, *([f"states of {states} values"] if states else [])]) or "none"
 
 
 def _taken_apart(mean: Array, weights: Weights, names: tuple[str, ...], hiding: Hiding) -> tuple[Weights, dict[str, float]]:

@@ -34,6 +34,11 @@ def names(model: keras.Model) -> list[str]:
     return found
 
 
+def of_layers(model: keras.Model, *, without: list[str]) -> list[str]:
+    """The names of the metrics that were not given to `compile`, of which `without` are the names."""
+    return [metric.name for metric in model.metrics if not _holds_others(metric) and metric.name not in without]
+
+
 def _holds_others(metric: Any) -> bool:
     return metric.name == CONTAINER and hasattr(metric, "output_names")
 

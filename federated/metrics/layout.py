@@ -10,8 +10,10 @@ from federated.update import Array
 
 LARGEST_STATES = 1 << 16
 """Values that the states of a model's metrics may have, all together."""
-SLACK = 0.5
-"""How far below 0 a sum of counts may be: hidden sums are rounded."""
+SLACK = 1e-4
+"""How far below 0 counts may be, as a share of the largest value: Keras makes some of them as differences of sums of weights."""
+HIDDEN_SLACK = 0.5
+"""The same for hidden sums, which are rounded, too; not as a share."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Layout:
         wrong = ~np.isfinite(states)
         if wrong.any():
             return f"its {self._owner_of(wrong)} is not finite"
-        wrong = (states < 0) & np.array(self.counts, bool)
+        wrong = (states < -SLACK * (1 + np.abs(states).max())) & np.array(self.counts, bool)
         if wrong.any():
             return f"its {self._owner_of(wrong)} has counts below 0"
         return None
@@ -52,7 +54,7 @@ class Layout:
         if not states.size:
             return states
         counts = np.array(self.counts, bool)
-        if not np.isfinite(states).all() or (states[counts] < -SLACK).any():
+        if not np.isfinite(states).all() or (states[counts] < -HIDDEN_SLACK - SLACK * np.abs(states).max()).any():
             return None
         return np.where(counts, np.maximum(states, 0.0), states)
 

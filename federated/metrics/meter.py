@@ -16,7 +16,7 @@ import numpy as np
 from federated.metrics import compiled
 from federated.metrics.addition import adding, is_mean
 from federated.metrics.layout import LARGEST_STATES, Layout
-from federated.metrics.stand_in import stand_in
+from federated.metrics.stand_in import StandIn, outputs, stand_in
 from federated.update import Array, Blueprint
 
 if TYPE_CHECKING:
@@ -57,7 +57,14 @@ class Meter:
     def __init__(self, model: keras.Model, plan: Blueprint) -> None:
         self.layout = Layout()
         self._means = {"loss"} | _names_of_means(plan)
-        self._stand_in = stand_in(model, plan) if compiled.tells_as_keras(model) else None
+        self._stand_in: StandIn | None = None
+        if not compiled.tells_as_keras(model):
+            return
+        plain = _quotients(model, plan)
+        if plain:  # nothing to find out, and nothing for Keras to compute
+            self.layout = Layout(plain, (2,) * len(plain), (False, True) * len(plain))
+            return
+        self._stand_in = stand_in(model, plan)
         if self._stand_in is None:
             return
         metrics, names = self._stand_in.metrics, self._stand_in.names()
@@ -66,7 +73,7 @@ class Meter:
         if sum(sizes) > LARGEST_STATES:
             log.warning("the states of the metrics have %d values, %d can be summed: their values are averaged", sum(sizes), LARGEST_STATES)
             return
-        own = [metric.name for metric in compiled.each(model) if metric.name not in names]  # of layers
+        own = compiled.of_layers(model, without=names)
         counts = [mark for metric, asked in zip(metrics, sizes, strict=True) if asked for mark in _counts(metric)]
         self._means |= {name for name, metric in zip(names, metrics, strict=True) if is_mean(metric)}
         self.layout = Layout((*names, *own), (*sizes, *[0] * len(own)), tuple(counts))
@@ -89,7 +96,9 @@ class Meter:
         return any(name == known or name.startswith(f"{known}_") for known in self.layout.names)
 
     def _computed(self, states: Array) -> dict[str, float]:
-        assert self._stand_in is not None
+        if self._stand_in is None:
+            totals, counts = states.reshape(-1, 2).T
+            return {name: float(t / n) if n else 0.0 for name, t, n in zip(self.layout.names, totals, counts, strict=True)}
         found, at = {}, 0
         for name, asked, metric in zip(self.layout.names, self.layout.sizes, self._stand_in.metrics, strict=False):
             if asked:
@@ -97,6 +106,21 @@ class Meter:
                 found[name] = metric.result()
                 at += asked
         return compiled.numbers(found)
+
+
+def _quotients(model: keras.Model, plan: Blueprint) -> tuple[str, ...]:
+    """The names of the metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    given = keras.saving.deserialize_keras_object(json.loads(plan.compilation))
+    metrics = keras.tree.flatten(given.get("metrics") or [])
+    if given.get("weighted_metrics") or not isinstance(given.get("loss"), (str, keras.losses.Loss)):
+        return ()
+    if len(keras.tree.flatten(outputs(model))) != 1 or compiled.of_layers(model, without=["loss"]):
+        return ()
+    names = ("loss", *(metric if isinstance(metric, str) else getattr(metric, "name", "") for metric in metrics))
+    known = all(metric in ("accuracy", "acc") or is_mean(metric) for metric in metrics)
+    return names if known and len(set(names)) == len(names) else ()
 
 
 def _names_of_means(plan: Blueprint) -> set[str]:

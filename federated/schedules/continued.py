@@ -62,7 +62,7 @@ class Continuation:
 
         class Later(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
             def __call__(self, step: Any) -> Any:
-                return schedule(keras.ops.cast(step, "int64") + begun)
+                return schedule(keras.ops.add(keras.ops.cast(step, "int64"), begun))
 
             def get_config(self) -> dict[str, Any]:
                 return {}
