@@ -112,9 +112,9 @@ def _quotients(model: keras.Model, plan: Blueprint) -> tuple[str, ...]:
     """The names of the metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
-    given = keras.saving.deserialize_keras_object(json.loads(plan.compilation))
+    given = _given(plan)
     metrics = keras.tree.flatten(given.get("metrics") or [])
-    if given.get("weighted_metrics") or not isinstance(given.get("loss"), (str, keras.losses.Loss)):
+    if given.get("weighted_metrics") or not (isinstance(given.get("loss"), str) or callable(given.get("loss"))):
         return ()
     if len(keras.tree.flatten(outputs(model))) != 1 or compiled.of_layers(model, without=["loss"]):
         return ()
@@ -127,12 +127,18 @@ def _names_of_means(plan: Blueprint) -> set[str]:
     """Names of metrics in a compilation that are means over examples, whatever the labels are."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
-    try:
-        given = keras.saving.deserialize_keras_object(json.loads(plan.compilation))["metrics"]
-    except (KeyError, TypeError, ValueError):
-        return set()
-    flat = keras.tree.flatten(given)
+    flat = keras.tree.flatten(_given(plan).get("metrics") or [])
     return {one for one in flat if isinstance(one, str) and _is_named_mean(one)} | {one.name for one in flat if is_mean(one)}
+
+
+def _given(plan: Blueprint) -> dict[str, Any]:
+    """What was given to `compile`, but for the optimizer."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    compilation = json.loads(plan.compilation)
+    wanted = {name: compilation[name] for name in ("loss", "metrics", "weighted_metrics") if compilation.get(name) is not None}
+    given: dict[str, Any] = keras.saving.deserialize_keras_object(wanted)
+    return given
 
 
 def _is_named_mean(name: str) -> bool:

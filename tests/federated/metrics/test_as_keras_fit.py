@@ -92,8 +92,8 @@ def halves():
 # One owner: `fit`.
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-async def test_arrays_are_as_fit_on_them_in_the_same_order(epochs):
+async def test_arrays_are_as_fit_on_them_in_the_same_order():
+    epochs = 2
     strategy = FedAvg(batch_size=32, local_epochs=epochs)
     (outcome,) = await rounds(lambda: build(0.3), simulated_owners([(X, Y)]), strategy=strategy)
     model = build(0.3)
@@ -151,7 +151,13 @@ async def test_each_round_begins_anew_whatever_was_trained_before():
 # Several owners: all data together.
 
 
-STRATEGIES = [FedAvg(batch_size=8), FedSGD(), FedProx(), CoordinateMedian(), FedBuff(buffer=3, concurrency=3)]
+STRATEGIES = [
+    FedAvg(batch_size=8),
+    FedSGD(),
+    FedBuff(buffer=3, concurrency=3),
+    pytest.param(FedProx(), marks=pytest.mark.long),
+    pytest.param(CoordinateMedian(), marks=pytest.mark.long),
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__)
@@ -173,7 +179,11 @@ async def test_hidden_from_the_aggregator_too(word):
     assert outcome.metrics == pytest.approx(figures(build().evaluate(X, Y, verbose=0, return_dict=True)), rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", [FedAvg(batch_size=8), FedBuff(buffer=3, concurrency=3)], ids=["rounds", "asynchronous"])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(FedAvg(batch_size=8), marks=pytest.mark.long), FedBuff(buffer=3, concurrency=3)],
+    ids=["rounds", "asynchronous"],
+)
 async def test_hidden_from_two_servers(strategy):
     workers = [Worker("localhost:0") for _ in range(3)]
     async with Cluster(*workers[:2], crypto_provider=workers[2]) as cluster:
@@ -271,13 +281,14 @@ def test_forms_of_models_and_labels(form):
     model, (x, y) = FORMS[form]
     there, owner = model(), model()
     meter, sums = Meter(there, draw(there)), 0
+    batch = {"batch_size": 30, "verbose": 0, "return_dict": True}  # Keras' loss of one of several outputs counts each batch alike
     for where in (slice(0, 30), slice(30, 90)):
-        logs = owner.evaluate(x[where], tf.nest.map_structure(lambda one, where=where: one[where], y), verbose=0, return_dict=True)
+        logs = owner.evaluate(x[where], tf.nest.map_structure(lambda one, where=where: one[where], y), **batch)
         states, rest = told(owner, logs, meter.layout.sizes)
         assert (rest, meter.layout.fault(states)) == ({}, None)
         sums = sums + states
     expected = {}
-    for name, value in model().evaluate(x, y, verbose=0, return_dict=True).items():
+    for name, value in model().evaluate(x, y, **batch).items():
         values = np.ravel(value)
         expected |= {name: values[0]} if len(values) == 1 else {f"{name}_{i}": one for i, one in enumerate(values)}
     assert meter.results(sums, {}) == pytest.approx(expected, rel=1e-4)

@@ -61,6 +61,7 @@ async def test_one_owner_moves_as_keras_does(name):
         assert -np.diff([1.0, *found]) == pytest.approx([2, 0.2, 0.02, 0.002], rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras' word for the end of a generator
 @pytest.mark.parametrize("kind", ["data set", "from a generator", "ragged", "two epochs", "asynchronous", "two owners"])
 async def test_whatever_its_steps_are_made_of(kind):
     data, strategy, more, parts = (ONE, ONE), FedAvg(batch_size=32), {"batch_size": 32}, 1
