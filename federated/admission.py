@@ -398,8 +398,9 @@ class Admission:
 
     def outgoing(self, update: Update) -> Update:
         """The update as it may leave the owner."""
-        silent = {"metrics": {}, "states": np.zeros(0, np.float32), "evaluates": False}
-        return update if self.tells_metrics else dataclasses.replace(update, **silent)
+        if self.tells_metrics:
+            return update
+        return dataclasses.replace(update, metrics={}, states=update.states[:0], evaluates=False)
 
 
 def _check_task(task: Task) -> None:

@@ -268,7 +268,8 @@ class Federation:
         if self._private is not None and failure is None:
             aggregate, failure = await self._noised(self._private, aggregate, task)
         failure = failure or _stepped(opened, task, aggregate)
-        metrics, evaluated = {}, None
+        metrics: dict[str, float] = {}
+        evaluated = None
         if aggregate is not None and not failure:
             metrics, evaluated = await self._metrics(aggregate, task, gathering.book)
         examples = aggregate.examples if aggregate else 0

@@ -20,7 +20,7 @@ STEPS = ("train_step", "test_step", "compute_metrics", "get_metrics_result", "me
 
 def each(model: keras.Model) -> list[Any]:
     """All metrics of a model, in its order: of the loss, those that were given to `compile`, of the losses of outputs, of layers."""
-    found = []
+    found: list[Any] = []
     for metric in model.metrics:
         found += metric.metrics if _holds_others(metric) else [metric]
     return found

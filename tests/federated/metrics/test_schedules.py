@@ -77,6 +77,8 @@ async def test_whatever_its_steps_are_made_of(kind):
     if kind == "two owners":
         parts = 2  # of the same, so that their mean is each of them
     given = data if len(data) == 2 else data[0]
+    if kind == "from a generator":  # Keras' own count goes one too far where it does not know the number of batches
+        data = (whole,)
     found = await played(lambda: build(DECAY), simulated_owners([given] * parts), strategy=strategy)
     assert found == pytest.approx(fitted(build(DECAY), data, **more), rel=1e-5)
 
