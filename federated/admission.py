@@ -21,6 +21,7 @@ from actors.address import Address
 from federated import blueprint
 from federated.data import Data
 from federated.errors import DataError, SettingError, UpdateHeldBack
+from federated.metrics.layout import LARGEST_STATES
 from federated.served import Served
 from federated.update import Bound, LocalTraining, Task, Update
 from privacy import BudgetSpent, Ledger
@@ -126,6 +127,8 @@ def released(training: LocalTraining) -> Release:
         raise _unknown("max_grad_norm or rate without noise_multiplier", "they are settings of DP-SGD: give all three")
     if bound is not None and bound.stddev and bound.counts:
         raise _unknown("counts with noise", "whether an update was clipped would be told without: leave counts out")
+    if training.states and (private or bound is not None):
+        raise _unknown("states of metrics with DP-SGD or a bound", "they have no noise: leave them out")
     work = Work.DPSGD if private else Work.GRADIENT if training.gradient else Work.FIT
     return Release(work, training, bound, metrics=not private and (bound is None or bound.counts))
 
@@ -144,6 +147,8 @@ def _check_ranges(training: LocalTraining) -> None:
     _check("noise_multiplier", 0.0 <= one.noise_multiplier < math.inf, "at least 0 and finite")
     _check("max_grad_norm", 0.0 <= one.max_grad_norm < math.inf, "at least 0 and finite")
     _check("rate", 0.0 <= one.rate <= 1.0, "in [0, 1]")
+    _check("states", all(size >= 0 for size in one.states) and sum(one.states) <= LARGEST_STATES, f"0 to {LARGEST_STATES} values in all")
+    _check("rounds", 0 <= one.rounds < MOST_ROUNDS, f"from 0 to {MOST_ROUNDS - 1}")
     if one.noise_multiplier:
         _check("max_grad_norm", one.max_grad_norm > 0.0, "above 0 with noise_multiplier")
         _check("rate", one.rate > 0.0, "above 0 with noise_multiplier")
@@ -393,7 +398,9 @@ class Admission:
 
     def outgoing(self, update: Update) -> Update:
         """The update as it may leave the owner."""
-        return update if self.tells_metrics else dataclasses.replace(update, metrics={}, evaluates=False)
+        if self.tells_metrics:
+            return update
+        return dataclasses.replace(update, metrics={}, states=update.states[:0], evaluates=False)
 
 
 def _check_task(task: Task) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from federated.bounding import exceeds
 from federated.gathering import Gathering
-from federated.means import MetricsMean, RunningMean, Stack
+from federated.means import RunningMean, Stack
+from federated.metrics.tally import NOTHING, Tally
 from federated.owner import Owner
-from federated.update import Task, Update, Weights
+from federated.update import Array, Task, Update, Weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,12 +24,14 @@ class Aggregate:
         metrics: of local training: name -> mean over the updates that count, weighted by examples.
         examples: that the updates were trained on.
         evaluators: owners whose update counts and that have evaluation data.
+        states: of the metrics of local training: the sum over the updates that count, float64; empty if none has any.
     """
 
     delta: Weights
     metrics: Mapping[str, float]
     examples: int
     evaluators: tuple[Owner, ...]
+    states: Array = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class PlainMean:
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Takes updates in as they come."""
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
-        metrics, evaluators = MetricsMean(), []
+        metrics, evaluators = Tally(), []
 
         async def take(owner: Owner, update: Update, factor: float) -> None:
             if gathering.task.training.bound is not None and exceeds(update, gathering.task.training.bound):
@@ -98,14 +101,14 @@ class PlainMean:
                 return
             gathering.report(owner, update)
             tally.add(owner.name, update, factor)
-            metrics.add(update.metrics, update.examples)
+            metrics.add(update.metrics, update.states, update.examples)
             if update.evaluates:
                 evaluators.append(owner)
 
         await gathering.ask(_train, take)
         if gathering.book.failure is not None:
             return None
-        return Aggregate(tally.result(), metrics.result(), metrics.examples, tuple(evaluators))
+        return Aggregate(tally.result(), metrics.means(), metrics.examples, tuple(evaluators), metrics.states)
 
 
 async def _train(owner: Owner, task: Task) -> Update:

@@ -42,7 +42,7 @@ def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequenc
         delta = [(np.rint(array / bound.step) + noise.discrete(array.shape, sigma)) * bound.step for array in delta]
     metrics = {WITHIN: 0.5 if length <= bound.clip_norm else -0.5} if bound.counts else {}
     sent = [array.astype(before.dtype) for array, before in zip(spread(delta, update.delta, trained), update.delta, strict=True)]
-    return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics)
+    return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics, states=np.zeros(0, np.float32))
 
 
 def only(arrays: Weights, trained: Sequence[bool]) -> Weights:
@@ -59,6 +59,7 @@ def spread(arrays: Weights, weights: Weights, trained: Sequence[bool]) -> Weight
 def exceeds(update: Update, bound: Bound) -> bool:
     """Whether an update tells more than it may, as far as one can see: noise of the owner's makes any length possible."""
     told = set(update.metrics) == ({WITHIN} if bound.counts else set()) and all(abs(value) <= 0.5 for value in update.metrics.values())
+    told = told and update.states.size == 0
     return update.examples != 1 or not told or (bound.stddev == 0 and not norm(update.delta) <= bound.clip_norm * SLACK)
 
 

@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from federated.gathering import at_work, told
-from federated.means import MetricsMean
+from federated.metrics.layout import Layout
+from federated.metrics.tally import Tally
 from federated.owner import Owner
-from federated.update import Evaluation, Task
+from federated.rounds import fault_of_metrics
+from federated.update import Array, Evaluation, Task, size
 
 
-async def evaluate(owners: Sequence[Owner], task: Task, *, deadline: float | None, missing: Callable[[str, str], None]) -> dict[str, float]:
+@dataclass(frozen=True, repr=False)
+class Evaluated:
+    """What came of asking owners for an evaluation.
+
+    Attributes:
+        means: name -> mean of the owners' values, weighted by examples: of metrics of which they gave no states.
+        states: of the others: the sum; empty if nobody gave any.
+        owners: names of those whose evaluation counts.
+        bytes: of weights, sent, and of states, received.
+    """
+
+    means: Mapping[str, float]
+    states: Array
+    owners: tuple[str, ...]
+    bytes: int
+
+
+async def evaluate(
+    owners: Sequence[Owner], task: Task, *, layout: Layout, deadline: float | None, missing: Callable[[str, str], None]
+) -> Evaluated:
     """The metrics of the weights of the task. An evaluation that fails, or is not there in time, does not count.
 
     Args:
         owners: that are asked.
         task: with the weights to evaluate.
+        layout: of the states that it asks for.
         deadline: seconds from now; None for none.
         missing: is told the name of each owner whose evaluation does not count, and why.
-
-    Returns:
-        `val_` and the name of the metric -> mean, weighted by examples.
     """
-    metrics, awaited = MetricsMean(), {owner.name for owner in owners}
+    tally, awaited, counted = Tally(), {owner.name for owner in owners}, set()
+    received = 0
 
     async def ask(owner: Owner) -> None:
+        nonlocal received
         try:
             evaluation = await owner.evaluate(task)
-            fault = _fault(evaluation, task)
+            fault = _fault(evaluation, task, layout)
+            received += evaluation.states.nbytes
         except Exception as error:  # an evaluation that is missing costs its metrics, and nothing more
             fault = told(error)
         awaited.discard(owner.name)
         if fault is None:
-            metrics.add(evaluation.metrics, evaluation.examples)
+            tally.add(evaluation.metrics, evaluation.states, evaluation.examples)
+            counted.add(owner.name)
         else:
             missing(owner.name, f"its evaluation does not count: {fault}")
 
@@ -44,12 +67,13 @@ async def evaluate(owners: Sequence[Owner], task: Task, *, deadline: float | Non
         late = sorted(awaited)
     for name in late:
         missing(name, "its evaluation does not count: it came after the deadline")
-    return {f"val_{name}": value for name, value in metrics.result().items()}
+    names = tuple(owner.name for owner in owners if owner.name in counted)
+    return Evaluated(tally.means(), tally.states, names, len(owners) * size(task.weights) + received)
 
 
-def _fault(evaluation: Evaluation, task: Task) -> str | None:
+def _fault(evaluation: Evaluation, task: Task, layout: Layout) -> str | None:
     if evaluation.round != task.round:
         return f"it is of round {evaluation.round}, and was asked for in round {task.round}"
     if evaluation.examples < 1:
         return "it is over no examples"
-    return next((f"its {name} is not finite" for name, value in evaluation.metrics.items() if not math.isfinite(value)), None)
+    return fault_of_metrics(evaluation.metrics, evaluation.states, layout)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,7 +20,7 @@ from federated.callbacks import Callbacks
 from federated.compatibility import sampled
 from federated.data import Data
 from federated.errors import FederationClosed, SettingError, StepFailed
-from federated.evaluation import evaluate
+from federated.evaluation import Evaluated, evaluate
 from federated.fedbuff import FedBuff
 from federated.gathering import Gathering
 from federated.global_model import GlobalModel
@@ -33,7 +33,7 @@ from federated.rounds import Round
 from federated.run_folder import Checkpoint, RunFolder
 from federated.sampling import sample
 from federated.strategy import Strategy, check
-from federated.update import Task
+from federated.update import Array, Task
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class Federation:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
         opened, now = self._opened(), asyncio.get_running_loop().time
         began = now()
-        task = opened.task(len(self.history) + 1)
+        task = opened.task(len(self.history) + 1, moved=sum(1 for outcome in self.history if outcome.failure is None))
         with live(task.round, show=self._progress) as progress:
             gathering = await self._gathering(task, began, progress)
             aggregate = await self._gathered(gathering) if await self._paid(gathering) else None
@@ -268,7 +268,10 @@ class Federation:
         if self._private is not None and failure is None:
             aggregate, failure = await self._noised(self._private, aggregate, task)
         failure = failure or _stepped(opened, task, aggregate)
-        metrics = {} if aggregate is None or failure else await self._metrics(aggregate, task, gathering.book)
+        metrics: dict[str, float] = {}
+        evaluated = None
+        if aggregate is not None and not failure:
+            metrics, evaluated = await self._metrics(aggregate, task, gathering.book)
         examples = aggregate.examples if aggregate else 0
         epsilon = None if self._private is None else await asyncio.to_thread(self._private.epsilon)
         self.history.append(
@@ -277,9 +280,11 @@ class Federation:
                 metrics,
                 examples=examples,
                 seconds=now() - began,
-                size=gathering.bytes,
+                size=gathering.bytes + (evaluated.bytes if evaluated else 0),
                 epsilon=epsilon,
                 failure=failure,
+                evaluators=tuple(owner.name for owner in aggregate.evaluators) if aggregate and evaluated else (),
+                evaluated=evaluated.owners if evaluated else (),
             )
         )
         return self.history[-1]
@@ -318,7 +323,8 @@ class Federation:
         names = list(self._owners)
         if self._pipeline is not None and isinstance(self.strategy, FedBuff):
             enough = self.strategy.buffer
-            book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough)
+            layout = self._opened().layout
+            book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
             return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
         if self._private is None:
             chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
@@ -330,17 +336,25 @@ class Federation:
             quorum = max(quorum, limits.least)
             training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
             task = replace(task, training=training)
-        book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline)
+        book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
         return Gathering(book, self._owners, task, progress=progress)
 
-    async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> dict[str, float]:
-        metrics = dict(aggregate.metrics)
+    async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> tuple[dict[str, float], Evaluated | None]:
+        opened, evaluated = self._opened(), None
+        metrics = await _results(opened, aggregate.states, aggregate.metrics)
         if aggregate.evaluators:
-            moved = replace(task, weights=self._opened().weights)
-            metrics |= await evaluate(aggregate.evaluators, moved, deadline=self._deadline, missing=book.fault)
+            moved = replace(task, weights=opened.weights)
+            evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
+            values = await _results(opened, evaluated.states, evaluated.means)
+            metrics |= {f"val_{name}": value for name, value in values.items()}
         if self._evaluation is not None:
-            metrics |= await asyncio.to_thread(self._opened().evaluate, self._evaluation)
-        return metrics
+            metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
+        return metrics, evaluated
+
+
+async def _results(model: GlobalModel, states: Array, means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by name; those that Keras computes, beside the event loop."""
+    return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
 
 
 def _stepped(model: GlobalModel, task: Task, aggregate: Aggregate | None) -> str | None:

@@ -136,7 +136,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not.
         """
-        self.bytes += size(self.task.weights) + size(update.delta)
+        self.bytes += size(self.task.weights) + size(update.delta) + update.states.nbytes
         self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
 
     def _asked(self, owner: str) -> int:

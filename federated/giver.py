@@ -28,11 +28,13 @@ class Drop:
         handle: of the session at the servers.
         ticket: for this update.
         owners: how many there can be in a sum.
+        states: values of states of metrics that the vector has room for.
     """
 
     handle: bytes
     ticket: bytes
     owners: int
+    states: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ class Given:
     Args:
         metrics: names of its metrics, in the order in which they are in the vector.
         evaluates: whether the owner has evaluation data.
+        states: values of the states of its metrics; 0: it tells none, and zeros are in the vector, which add nothing.
     """
 
     metrics: tuple[str, ...]
     evaluates: bool
+    states: int = 0
 
 
 class Giver(Protocol):
@@ -76,13 +80,17 @@ class OwnGiver:
         hiding.check(update)
         if len(update.metrics) > METRIC_SLOTS:
             raise UpdateHeldBack(f"this owner has {len(update.metrics)} metrics; {METRIC_SLOTS} at most can be summed")
-        halves = await asyncio.to_thread(lambda: halve(encoded(update, hiding, drop.owners)))
+        if update.states.size not in (0, drop.states):
+            raise UpdateHeldBack(f"this owner's metrics have states of {update.states.size} values; the sum has room for {drop.states}")
+        halves = await asyncio.to_thread(lambda: halve(encoded(update, hiding, drop.owners, drop.states)))
         await hand_in(vectors, seeds, drop.handle, drop.ticket, halves)
-        return Given(tuple(update.metrics), update.evaluates)
+        return Given(tuple(update.metrics), update.evaluates, update.states.size)
 
 
-def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
-    """The update, its metrics and zeros behind them, times the number of examples, and that number."""
+def encoded(update: Update, hiding: Hiding, owners: int, states: int = 0) -> Vector:
+    """The update, its metrics and zeros behind them, times the number of examples, the states of the metrics, and that number."""
     slots = np.zeros(METRIC_SLOTS)
     slots[: len(update.metrics)] = hiding.metrics(update)
-    return hiding.quantisation(owners).encode([*update.delta, slots], update.examples)
+    given = update.states if update.states.size else np.zeros(states)
+    limbs = hiding.split(given, update.examples, owners)
+    return hiding.quantisation(owners).encode([*update.delta, slots, *limbs], update.examples)

@@ -14,12 +14,16 @@ from federated.averaging import moved
 from federated.data import Data
 from federated.errors import ModelRefused, StepFailed
 from federated.gradient import ANSWERED as BY_GRADIENT
+from federated.metrics import compiled
+from federated.metrics.layout import Layout
+from federated.metrics.meter import Meter
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, digest
+from federated.schedules.continued import check_used, schedule_of
 from federated.strategy import Strategy
 from federated.training import ANSWERED as BY_FIT
-from federated.update import Task, Weights
+from federated.update import Array, Task, Weights
 from privacy.keras_models.asks import refusal
 
 if TYPE_CHECKING:
@@ -61,6 +65,9 @@ class GlobalModel:
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
+        self._scheduled = schedule_of(self._model.optimizer) is not None
+        check_used(self._model, strategy.local_training())
+        self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
         self._moved = [i for i, moves in enumerate(self.trained) if strategy.single_updates or moves]
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
@@ -86,9 +93,29 @@ class GlobalModel:
         else:
             self._weights = [array.astype(before.dtype) for array, before in zip(weights, self._weights, strict=True)]
 
-    def task(self, number: int) -> Task:
-        """What owners are asked in round `number`: local training from the present weights, with the present learning rate."""
-        training = dataclasses.replace(self._strategy.local_training(), seed=self._seed, learning_rate=self._learning_rate())
+    @property
+    def layout(self) -> Layout:
+        """Of the states of metrics that owners are asked for."""
+        return Layout() if self._meter is None else self._meter.layout
+
+    def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics by name, see `Meter.results`."""
+        return dict(means) if self._meter is None else self._meter.results(states, means)
+
+    def task(self, number: int, *, moved: int) -> Task:
+        """What owners are asked in round `number`: local training from the present weights, with the present learning rate.
+
+        Args:
+            number: of the round.
+            moved: rounds before that have moved the model: a schedule of the learning rate goes on after them.
+        """
+        training = dataclasses.replace(
+            self._strategy.local_training(),
+            seed=self._seed,
+            learning_rate=self._learning_rate(),
+            states=self.layout.sizes,
+            rounds=moved if self._scheduled else 0,
+        )
         return Task(number, self._blueprint, self.weights, training, self._run)
 
     def step(self, old: Weights, delta: Weights) -> None:
@@ -120,8 +147,8 @@ class GlobalModel:
         given = (data.source,) if data.pair is None else data.pair
         if self._weights is not None:
             self._model.set_weights(self._weights)
-        values = self._model.evaluate(*given, verbose=0, return_dict=True)
-        return {f"test_{name}": float(values[name]) for name in sorted(values, key=lambda name: name != "loss")}
+        values = compiled.numbers(self._model.evaluate(*given, verbose=0, return_dict=True))
+        return {f"test_{name}": values[name] for name in sorted(values, key=lambda name: name != "loss")}
 
     def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
         """All that the next round depends on."""

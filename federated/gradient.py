@@ -10,7 +10,8 @@ import numpy as np
 
 from federated.data import Data
 from federated.errors import DataError
-from federated.means import MetricsMean, RunningMean
+from federated.means import RunningMean
+from federated.metrics.compiled import loss_tracker
 from federated.update import Task, Update, Weights
 from privacy.keras_models import internals
 from privacy.keras_models.added_losses import ADDED
@@ -33,7 +34,7 @@ CHUNK = 1024
 """Examples whose gradient is taken at once; more are summed up, so that memory stays bounded."""
 
 
-def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threading.Event) -> tuple[Weights, int, dict[str, float]]:
+def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threading.Event) -> tuple[Weights, int, dict[str, Any]]:
     """Minus the gradient of the mean loss at the model's weights, on all data or on a batch of `task.training.batch_size`.
 
     Weights that are not trained (statistics of BatchNormalization) have no gradient: for them it is what the forward pass added.
@@ -44,23 +45,23 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
     Raises:
         DataError: no label counts.
     """
-    tally, metrics, places = RunningMean(task.weights), MetricsMean(), {id(v): i for i, v in enumerate(model.weights)}
-    total = 0
+    tally, places = RunningMean(task.weights), {id(v): i for i, v in enumerate(model.weights)}
+    examples = total = 0
+    model.reset_metrics()
     for x, y, weight in _chunks(data, task, stream):
         if stop.is_set():
             break
-        model.reset_metrics()
-        gradients, values, counted = _gradients(model, x, y, weight)
+        gradients, counted = _gradients(model, x, y, weight)
         delta = [after - before for after, before in zip(model.get_weights(), task.weights, strict=True)]
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
-        total += counted
         tally.add("", Update(task.round, delta, counted, {}))
-        metrics.add(values, len(_first(y)))
+        total += counted
+        examples += len(_first(y))
     if not total and not stop.is_set():
         raise DataError("no label of this owner counts: the loss ignores the class of each, or the mask of the model hides it")
     mean = [array.astype(before.dtype) for array, before in zip(tally.result(), task.weights, strict=True)]
-    return mean, metrics.examples, metrics.result()
+    return mean, examples, model.get_metrics_result()
 
 
 def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any, Any]]:
@@ -76,8 +77,8 @@ def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any, Any
         yield x[some], y[some], None
 
 
-def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> tuple[list[Any], dict[str, float], int]:
-    """The gradients of the trainable weights, the metrics, and how many labels the loss is a mean over."""
+def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> tuple[list[Any], int]:
+    """The gradients of the trainable weights, and how many labels the loss is a mean over; the metrics take in the batch, as in Keras."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
     with tf.GradientTape() as tape:
@@ -88,8 +89,9 @@ def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> tuple[list[An
         np.zeros(v.shape, v.dtype) if g is None else np.asarray(tf.convert_to_tensor(g))
         for v, g in zip(model.trainable_variables, found, strict=True)
     ]
-    values = model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=weight)
-    return gradients, {name: float(value) for name, value in values.items()} | {"loss": float(loss)}, _counted(model, y, predicted)
+    loss_tracker(model).update_state(loss, sample_weight=len(_first(y)))
+    model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=weight)
+    return gradients, _counted(model, y, predicted)
 
 
 def _first(y: Any) -> Any:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from federated.errors import UpdateHeldBack
+from federated.metrics.limbs import Limbs, largest
 from federated.update import Array, Update
-from protocols.quantisation import Quantisation
+from protocols.quantisation import Quantisation, Vector
 from protocols.shared_sums import LARGEST_FACTOR
 
 LARGEST_METRIC = 1000.0
-"""Metrics are cut to this, so that their sums cannot overflow."""
+"""Values of metrics that are averaged may be as large as this, so that their sums cannot overflow."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,31 @@ class Hiding:
             raise UpdateHeldBack(f"this owner does not have from 1 to most_examples={self.most_examples} examples: raise most_examples")
         if not all(array.size == 0 or -self.clip <= array.min() <= array.max() <= self.clip for array in update.delta):
             raise UpdateHeldBack(f"a value of the update is not finite, or larger than clip={self.clip:g}: raise clip, or train less")
+        for name, value in update.metrics.items():
+            if not -LARGEST_METRIC <= value <= LARGEST_METRIC:
+                raise UpdateHeldBack(f"the metric {name} is not finite, or beyond +-{LARGEST_METRIC:g}, which no hidden sum holds")
+        most = update.examples * self._largest_state
+        if update.states.size and not -most <= float(update.states.min()) <= float(update.states.max()) <= most:
+            raise UpdateHeldBack(
+                f"the state of a metric, or of the loss, is not finite, or above {self._largest_state:g} for each example, the most that "
+                f"hidden sums hold: scale the targets, or compile without that metric"
+            )
+
+    @property
+    def _largest_state(self) -> float:
+        return largest(self.clip, self.most_examples)
 
     def metrics(self, update: Update) -> Array:
         """The metrics as values up to `clip`."""
-        values = np.nan_to_num(list(update.metrics.values()), nan=LARGEST_METRIC)
-        return np.asarray(values.clip(-LARGEST_METRIC, LARGEST_METRIC) * (self.clip / LARGEST_METRIC), np.float64)
+        return np.array([*update.metrics.values()], np.float64) * (self.clip / LARGEST_METRIC)
+
+    def split(self, states: Array, examples: int, owners: int) -> list[Array]:
+        """The states of the metrics as values up to `clip`, see `Limbs.split`."""
+        return self._limbs(owners).split(states, examples) if states.size else []
+
+    def joined(self, total: Vector, owners: int) -> Array:
+        """The sum of states from that of these, see `Limbs.joined`."""
+        return self._limbs(owners).joined(total)
+
+    def _limbs(self, owners: int) -> Limbs:
+        return Limbs(self.quantisation(owners), self._largest_state)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federated.admission import Policy
 from federated.errors import UpdateHeldBack
 from federated.hiding import Hiding
+from federated.metrics.limbs import LIMBS
 from federated.served import Served
 from federated.update import Bound, Task, Update
 from protocols.errors import AggregationError
@@ -52,6 +53,7 @@ class Prepared:
         metrics: names of its metrics, in the order in which they are in the vector.
         evaluates: whether it has evaluation data.
         commitment: to the nonce of the first session, 32 bytes; see `protocols.secure_aggregation.graph`.
+        states: how many values the states of its metrics have, which are behind the metrics in the vector.
     """
 
     ticket: bytes
@@ -59,6 +61,7 @@ class Prepared:
     metrics: tuple[str, ...]
     evaluates: bool
     commitment: bytes = b""
+    states: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +151,7 @@ class OwnMasker:
         hiding.check(update)
         ticket, nonces = os.urandom(16), Nonces()
         _keep(self._updates, ticket, _Kept(update, hiding, task.training.bound, agreed, nonces))
-        return Prepared(ticket, self.public_identity, tuple(update.metrics), update.evaluates, nonces.commitment)
+        return Prepared(ticket, self.public_identity, tuple(update.metrics), update.evaluates, nonces.commitment, update.states.size)
 
     async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
         """See `Masker.advertise`.
@@ -165,7 +168,7 @@ class OwnMasker:
 
     def _agree(self, terms: Terms, kept: _Kept) -> None:
         update, values = kept.update, sum(array.size for array in kept.update.delta)
-        length = values + len(update.metrics) + 1
+        length = values + len(update.metrics) + LIMBS * update.states.size + 1
         if terms.identifier in self._used:
             raise AggregationError("this session has been held before: each has terms of its own")
         if terms.task != kept.agreed and (terms.task or self._roster is not None):
@@ -234,8 +237,9 @@ def agreement(task: Task, hiding: Hiding) -> bytes:
 
 
 def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
-    """What is masked: the update and the metrics, times the number of examples, and that number."""
-    return hiding.quantisation(owners).encode([*update.delta, hiding.metrics(update)], update.examples)
+    """What is masked: the update and the metrics, times the number of examples, the states of the metrics, and that number."""
+    states = hiding.split(update.states, update.examples, owners)
+    return hiding.quantisation(owners).encode([*update.delta, hiding.metrics(update), *states], update.examples)
 
 
 def _keep(kept: dict[bytes, Any], name: bytes, value: Any) -> None:

@@ -21,13 +21,17 @@ class Outcome:
         rejected: name -> why its update does not count.
         faults: name -> what went wrong with an owner whose update counts all the same: its evaluation has failed and is not in the
             metrics, or it has altered what opens a sum.
-        metrics: name -> mean over the owners, weighted by examples. Names as Keras has them: `loss` and others are from local training,
-            `val_loss` and others of the new global model on the owners' evaluation data, `test_loss` and others on the aggregator's.
+        metrics: name -> value over all data of the owners together, computed from the states of their metrics; a metric whose states do
+            not add is a mean over owners, weighted by examples, and its name ends with `_mean_of_owners`. Names as Keras has them:
+            `loss` and others are from local training, `val_loss` and others of the new global model on the owners' evaluation data,
+            `test_loss` and others on the aggregator's.
         examples: that the reported updates were trained on.
         seconds: that the round took.
-        bytes: of weights, sent and received; what a connection adds is not counted.
+        bytes: of weights and states of metrics, sent and received, for training and evaluation; what a connection adds is not counted.
         epsilon: spent so far, with differential privacy; None without.
         failure: why the global model did not change; None if it did.
+        evaluators: the owners that reported and have evaluation data.
+        evaluated: those of them whose evaluation counts. Why the others' do not is in `faults`.
 
     Example:
         >>> print(outcome)
@@ -47,6 +51,8 @@ class Outcome:
     epsilon: float | None = None
     failure: str | None = None
     faults: Mapping[str, str] = field(default_factory=dict)
+    evaluators: tuple[str, ...] = ()
+    evaluated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.failure is not None:
@@ -55,6 +61,7 @@ class Outcome:
             shown = [f"{name} {value:.3f}" for name, value in self.metrics.items()]
             middle = [
                 f"{len(self.reported)} of {len(self.sampled)} owners",
+                *([f"{len(self.evaluated)} of {len(self.evaluators)} evaluated"] if self.evaluated != self.evaluators else []),
                 *([f"{len(self.faults)} at fault"] if self.faults else []),
                 *shown,
             ]
@@ -64,7 +71,16 @@ class Outcome:
 
 
 def concluded(
-    book: Round, metrics: Mapping[str, float], *, examples: int, seconds: float, size: int, epsilon: float | None, failure: str | None
+    book: Round,
+    metrics: Mapping[str, float],
+    *,
+    examples: int,
+    seconds: float,
+    size: int,
+    epsilon: float | None,
+    failure: str | None,
+    evaluators: tuple[str, ...] = (),
+    evaluated: tuple[str, ...] = (),
 ) -> Outcome:
     """What came of a round, from its book."""
     having, reasons = book.having, book.reasons
@@ -82,4 +98,6 @@ def concluded(
         epsilon=epsilon,
         failure=failure,
         faults=dict(book.faults),
+        evaluators=evaluators,
+        evaluated=evaluated,
     )

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from federated.errors import SettingError, UpdateRejected
+from federated.metrics.layout import Layout
 from federated.update import Array, Update, Weights
 
 LARGEST = 1e100
 """Values above this are refused, so that no sum can overflow in float64."""
+LONGEST_NAME = 200
+"""Characters of the name of a metric."""
 
 
 class Standing(enum.Enum):
@@ -41,6 +44,7 @@ class Round:
         weights: the global ones, whose shapes and dtypes updates have to have.
         deadline: on the clock that the `now` of the other calls is from; infinite for none.
         enough: the round is over when so many have reported; None: all are waited for.
+        layout: of the states of metrics that owners were asked for; none by default.
 
     Attributes:
         standing: name -> where the owner stands.
@@ -53,7 +57,15 @@ class Round:
     """
 
     def __init__(
-        self, number: int, sampled: Sequence[str], *, quorum: int, weights: Weights, deadline: float = math.inf, enough: int | None = None
+        self,
+        number: int,
+        sampled: Sequence[str],
+        *,
+        quorum: int,
+        weights: Weights,
+        deadline: float = math.inf,
+        enough: int | None = None,
+        layout: Layout | None = None,
     ) -> None:
         if (quorum and not sampled) or len(set(sampled)) < len(sampled):
             raise SettingError(f"round {number} asks {list(sampled)}: at least one owner is needed, and each once")
@@ -66,6 +78,7 @@ class Round:
         self.faults: dict[str, str] = {}
         self._failure: str | None = None
         self._forms = [(array.shape, array.dtype) for array in weights]
+        self.layout = layout or Layout()
 
     # What happens.
 
@@ -181,7 +194,7 @@ class Round:
         for i, array in enumerate(update.delta):
             if not _moderate(array):
                 return f"array {i} of its update is not finite, or larger than {LARGEST:g}"
-        return next((f"its {name} is not finite" for name, value in update.metrics.items() if not math.isfinite(value)), None)
+        return fault_of_metrics(update.metrics, update.states, self.layout)
 
     def _leave(self, owner: str, standing: Standing, reason: str) -> None:
         self._becomes(owner, standing)
@@ -195,6 +208,16 @@ class Round:
     def _refuse(self, owner: str, reason: str) -> UpdateRejected:
         self.refused.append(f"{owner}: {reason}")
         return UpdateRejected(self.refused[-1])
+
+
+def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: Layout) -> str | None:
+    """What is wrong with the metrics that an owner tells; None if nothing is."""
+    for name, value in metrics.items():
+        if not (name.isprintable() and len(name) <= LONGEST_NAME):
+            return f"a name of its metrics is not printable, or longer than {LONGEST_NAME} characters"
+        if not math.isfinite(value):
+            return f"its {name} is not finite"
+    return layout.fault(states)
 
 
 def _out_of_turn(number: int, standing: Standing | None) -> str:

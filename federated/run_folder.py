@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +93,7 @@ class RunFolder:
             return None
         try:
             with np.load(self._file, allow_pickle=False) as arrays:
-                text = msgspec.json.decode(arrays["text"].tobytes(), type=_Text)
+                text = msgspec.json.decode(arrays["text"].tobytes(), type=_Text, strict=False)  # see _written
                 state = {name: [arrays[f"state/{name}/{i}"] for i in range(n)] for name, n in text.state.items()}
                 weights = _numbered(arrays, "weights")
                 callbacks = tuple(_with_arrays(arrays, i, one) for i, one in enumerate(text.callbacks))
@@ -165,7 +167,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
     counts = {name: len(some) for name, some in checkpoint.state.items()}
     text = _Text(
         checkpoint.run,
-        checkpoint.history,
+        tuple(_written(outcome) for outcome in checkpoint.history),
         checkpoint.learning_rate,
         checkpoint.stopped,
         dict(checkpoint.privacy),
@@ -173,6 +175,12 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
         remembered,
     )
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
+
+
+def _written(outcome: Outcome) -> Outcome:
+    """The outcome with metrics that are NaN or infinite as words, since JSON has no such numbers."""
+    metrics: dict[str, Any] = {name: value if math.isfinite(value) else str(value) for name, value in outcome.metrics.items()}
+    return dataclasses.replace(outcome, metrics=metrics)
 
 
 def _numbered(arrays: Mapping[str, Array], prefix: str) -> Weights:

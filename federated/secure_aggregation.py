@@ -16,6 +16,7 @@ from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering
 from federated.hiding import LARGEST_METRIC, Hiding
 from federated.masker import Masker, Prepared, agreement
+from federated.metrics.limbs import LIMBS
 from federated.owner import Owner, masker
 from federated.strategy import check
 from federated.update import Array, Weights
@@ -36,11 +37,13 @@ class SecureAggregation:
     masked vectors; (4) they sign the set of those whose vectors arrived; (5) they give the shares that open the sum of just that set.
     Owners that drop out after (2) cost the others a little work, before it nothing.
 
-    The vector is n_i (x_i - x_t), the metrics times n_i, and n_i, so that numbers of examples and metrics are hidden as well. It is
+    The vector is n_i (x_i - x_t), the states of the metrics, and n_i, so that numbers of examples and metrics are hidden as well. It is
     rounded to integers modulo 2^32 or 2^64, whichever holds all sums: the mean is wrong by at most 1e-6, and nothing can overflow (see
-    `Quantisation`). Metrics are cut to +-1000, and wrong by at most 1000 / clip times that.
+    `Quantisation`). States of metrics are two elements each, and as exact (see `Limbs`); an owner whose states do not fit holds its update
+    back, and says so. Metrics whose states do not add are averaged: up to +-1000, and wrong by at most 1000 / clip times 1e-6.
 
-    **Leaks** to the aggregator: the mean, the total number of examples, the mean metrics, and who took part. To owners: who takes part.
+    **Leaks** to the aggregator: the mean, the total number of examples, the sum of the states of metrics, and who took part. To owners:
+    who takes part.
     **Adversary**: the aggregator follows the protocol, or, if owners have each other's keys as `roster`, does what it likes; together
     with fewer owners than the threshold of a graph neighbourhood (two thirds) in either case. What owners were asked is in what they sign.
     An aggregator that begins run after run with nearly the same weights and other owners can take one mean from another: noise of the
@@ -110,13 +113,17 @@ class SecureAggregation:
         total = await session.open()
         scheme, some = hiding.quantisation(len(agreed.roster)), next(iter(prepared.values()))
         scheme.check(total, len(session.survivors))
+        states = gathering.book.layout.opened(hiding.joined(_behind(total, LIMBS * some.states), len(agreed.roster)))
+        if states is None:
+            raise AggregationError("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
         delta, metrics = _taken_apart(scheme.mean(total), gathering.task.weights, some.metrics, hiding)
         evaluators = tuple(gathering.owner(name) for name in session.survivors if prepared[name].evaluates)
-        return Aggregate(delta, metrics, scheme.weight(total), evaluators)
+        return Aggregate(delta, metrics, scheme.weight(total), evaluators, states)
 
     def _terms(self, gathering: Gathering, prepared: dict[str, Prepared], hiding: Hiding) -> Terms:
         roster = [one.identity for one in prepared.values()]
-        length = sum(array.size for array in gathering.task.weights) + len(next(iter(prepared.values())).metrics) + 1
+        some = next(iter(prepared.values()))
+        length = sum(array.size for array in gathering.task.weights) + len(some.metrics) + LIMBS * some.states + 1
         label = f"{self._run} {secrets.token_hex(8)} round {gathering.task.round} {hiding}"
         degree = None if self.degree is None or self.degree >= len(roster) else self.degree
         return terms(
@@ -217,16 +224,24 @@ async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepar
 
 def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:
     """The owners whose metrics are those that most have, and whose keys are their own; the others are rejected."""
-    metrics = [one.metrics for one in prepared.values()]
-    usual = max(metrics, key=metrics.count, default=())
+    metrics = [(one.metrics, one.states) for one in prepared.values()]
+    usual, states = max(metrics, key=metrics.count, default=((), 0))
     keys: set[bytes] = set()
     for name, one in prepared.items():
-        if one.metrics != usual:
-            gathering.book.reject(name, f"its metrics are {', '.join(one.metrics) or 'none'}; those of most owners are {', '.join(usual)}")
+        if one.states not in (0, gathering.book.layout.length):
+            gathering.book.reject(name, f"the states of its metrics have {one.states} values; expected {gathering.book.layout.length}")
+        elif one.metrics != usual or one.states != states:
+            told, others = _told(one.metrics, one.states), _told(usual, states)
+            gathering.book.reject(name, f"its metrics are {told}; those of most owners are {others}")
         elif one.identity in keys:
             gathering.book.reject(name, "it has the key of another owner")
         keys.add(one.identity)
     return [name for name in prepared if gathering.book.awaits(name)]
+
+
+def _told(metrics: tuple[str, ...], states: int) -> str:
+    """Metrics in words."""
+    return ", ".join([*metrics, *([f"states of {states} values"] if states else [])]) or "none"
 
 
 def _taken_apart(mean: Array, weights: Weights, names: tuple[str, ...], hiding: Hiding) -> tuple[Weights, dict[str, float]]:
@@ -234,5 +249,10 @@ def _taken_apart(mean: Array, weights: Weights, names: tuple[str, ...], hiding: 
     ends = np.cumsum([array.size for array in weights])
     parts = np.split(mean, ends)
     delta = [part.reshape(array.shape) for part, array in zip(parts, weights, strict=False)]
-    metrics = parts[-1] * (LARGEST_METRIC / hiding.clip)
+    metrics = parts[-1][: len(names)] * (LARGEST_METRIC / hiding.clip)
     return delta, {name: float(value) for name, value in zip(names, metrics, strict=True)}
+
+
+def _behind(total: Vector, count: int) -> Vector:
+    """The last elements of a sum, before its weight."""
+    return total[len(total) - 1 - count : len(total) - 1]

@@ -14,6 +14,8 @@ from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering, told
 from federated.giver import METRIC_SLOTS, Drop, Given
 from federated.hiding import LARGEST_METRIC, Hiding
+from federated.metrics.limbs import LIMBS
+from federated.metrics.tally import NOTHING
 from federated.owner import Owner, giver
 from federated.strategy import check
 from federated.update import Array, Task
@@ -39,9 +41,9 @@ class SharedAggregation:
     Vectors are integers modulo 2^32 or 2^64, whichever holds all sums: the mean is wrong by at most 1e-6, and nothing can overflow (see
     `Quantisation`).
 
-    **Leaks** to the aggregator: the mean, the total number of examples, the mean metrics, who takes part. To the servers: how many take
-    part, their addresses, and discounts. **Adversary**: semi-honest; the servers do not collude with each other, and the aggregator, who
-    gets the sums, with neither. Use wss:// between machines: whoever reads both of an owner's messages learns its update.
+    **Leaks** to the aggregator: the mean, the total number of examples, the sum of the states of metrics, who takes part. To the servers:
+    how many take part, their addresses, and discounts. **Adversary**: semi-honest; the servers do not collude with each other, and the
+    aggregator, who gets the sums, with neither. Use wss:// between machines: whoever reads both of an owner's messages learns its update.
 
     Args:
         cluster: inside its `async with` block. Its crypto provider has nothing to do here.
@@ -90,14 +92,15 @@ class SharedAggregation:
         parameters = sum(array.size for array in gathering.task.weights)
         hiding = Hiding(self._clip, self._most, 1 if gathering.at_once else FACTORS)
         owners = len(gathering.book.standing)
-        session = self._session
-        if session is None or not session.serves(parameters, hiding, owners):
-            session = self._session = await _Session.begin(self._cluster, parameters, hiding, owners, self._cohort)
+        session, states = self._session, gathering.book.layout.length
+        if session is None or not session.serves(parameters, states, hiding, owners):
+            session = self._session = await _Session.begin(self._cluster, (parameters, states), hiding, owners, self._cohort)
         return session
 
     async def _summed(self, gathering: Gathering, session: _Session) -> Aggregate | None:
         evaluators: list[Owner] = []
         names: list[tuple[str, ...]] = []
+        told_states: list[bool] = []
 
         async def hand_in(owner: Owner, task: Task) -> tuple[bytes, Given]:
             drop = session.drop()
@@ -113,6 +116,7 @@ class SharedAggregation:
                 return
             gathering.count(owner.name, session.size)
             names.append(one.metrics)
+            told_states.append(one.states > 0)
             if one.evaluates:
                 evaluators.append(owner)
 
@@ -126,10 +130,14 @@ class SharedAggregation:
         except AggregationError as error:
             gathering.book.fail(str(error))
             return None
+        states = gathering.book.layout.opened(session.states(total) if any(told_states) else NOTHING)
+        if states is None:
+            gathering.book.fail("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
+            return None
         delta, metrics, examples = session.mean(total, names[0])
         ends = np.cumsum([array.size for array in gathering.task.weights])[:-1]
         shaped = [part.reshape(array.shape) for part, array in zip(np.split(delta, ends), gathering.task.weights, strict=True)]
-        return Aggregate(shaped, metrics, examples, tuple(evaluators))
+        return Aggregate(shaped, metrics, examples, tuple(evaluators), states)
 
 
 class _Session:
@@ -140,20 +148,21 @@ class _Session:
         servers: tuple[SumServer, SumServer],
         session: Session,
         rights: tuple[bytes, bytes],
-        parameters: int,
+        values: tuple[int, int],
         hiding: Hiding,
         owners: int,
     ) -> None:
         self.vectors, self.seeds = servers
         self._at_vectors, self._at_seeds = rights
         self.hiding = hiding
-        self._session, self._parameters, self._owners = session, parameters, owners
+        self._session, self._owners = session, owners
+        self._parameters, self._states = values
         self._scheme = hiding.quantisation(owners)
         self._admissions: set[asyncio.Task[bool]] = set()
 
     @staticmethod
-    async def begin(cluster: Cluster, parameters: int, hiding: Hiding, owners: int, cohort: int) -> _Session:
-        """Asks both servers.
+    async def begin(cluster: Cluster, values: tuple[int, int], hiding: Hiding, owners: int, cohort: int) -> _Session:
+        """Asks both servers to sum updates of so many parameters, and states of metrics of so many values.
 
         Raises:
             ActorError, ProtocolError: one of them is not there.
@@ -162,16 +171,17 @@ class _Session:
         urls = [f"{url}/sums" for url in cluster.addresses.servers]
         first, second = await at_once(*(cluster.links.system.connect(url, SumServer) for url in urls))
         scheme = hiding.quantisation(owners)
-        terms = SumTerms(parameters + METRIC_SLOTS + 1, parameters, scheme.word, cohort, hiding.headroom)
+        length = values[0] + METRIC_SLOTS + LIMBS * values[1] + 1
+        terms = SumTerms(length, values[0], scheme.word, cohort, hiding.headroom)
         handle, key, secret, places = secrets.token_bytes(16), secrets.token_bytes(32), new_secret(), cluster.seats_for("").servers
         sessions = [Session(handle, digest_at(secret, place), key, terms, cluster.equals) for place in places]
         await at_once(*(one.begin(session, cluster.presence) for one, session in zip((first, second), sessions, strict=True)))
         rights = right_at(secret, places[0]), right_at(secret, places[1])
-        return _Session((first, second), sessions[0], rights, parameters, hiding, owners)
+        return _Session((first, second), sessions[0], rights, values, hiding, owners)
 
-    def serves(self, parameters: int, hiding: Hiding, owners: int) -> bool:
+    def serves(self, parameters: int, states: int, hiding: Hiding, owners: int) -> bool:
         """Whether it can be used for such a round."""
-        return (self._parameters, self.hiding, self._owners) == (parameters, hiding, owners)
+        return (self._parameters, self._states, self.hiding, self._owners) == (parameters, states, hiding, owners)
 
     @property
     def size(self) -> int:
@@ -180,7 +190,7 @@ class _Session:
 
     def drop(self) -> Drop:
         """Where an owner hands one update in."""
-        return Drop(self._session.handle, new_ticket(self._session.key), self._owners)
+        return Drop(self._session.handle, new_ticket(self._session.key), self._owners, self._states)
 
     async def admit(self, ticket: bytes, factor: int) -> bool:
         """Makes an update count on both servers, or on none; False if a half is missing."""
@@ -226,9 +236,13 @@ class _Session:
         """
         self._scheme.check(total, owners, headroom=self.hiding.headroom)
 
+    def states(self, total: Vector) -> Array:
+        """The sum of the states of the metrics."""
+        return self.hiding.joined(total[self._parameters + METRIC_SLOTS : -1], self._owners)
+
     def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[Array, dict[str, float], int]:
         """The mean of the updates, of the metrics, and the total number of examples."""
         values = self._scheme.mean(total)
         delta = values[: self._parameters] / self.hiding.headroom
-        metrics = values[self._parameters :] * (LARGEST_METRIC / self.hiding.clip)
+        metrics = values[self._parameters : self._parameters + METRIC_SLOTS] * (LARGEST_METRIC / self.hiding.clip)
         return delta, dict(zip(names, map(float, metrics), strict=False)), self._scheme.weight(total)

@@ -17,7 +17,8 @@ from federated.bounding import bounded
 from federated.data import Data
 from federated.errors import DataError, UpdateHeldBack
 from federated.failures import in_own_words
-from federated.means import MetricsMean
+from federated.metrics.kept import kept, told
+from federated.schedules.continued import Continuation
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
 from privacy.keras_models import internals
@@ -125,6 +126,7 @@ class _Desk:
         if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
             engine = PrivacyEngine("rdp")
             engine.make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm, foreign=True)
+        self._schedule = Continuation(self.model)
         self._generators = seed_generators(self.model)
         self._noise = GaussianNoise()
         self._trained = blueprint.trained(self.model)
@@ -134,29 +136,31 @@ class _Desk:
     def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
         self._begin(task, stream)
         self._check_labels(data)
+        self._schedule.begin(task.training, data, min_batch=self._min_batch)
         if release.work is Work.GRADIENT:
-            delta, examples, metrics = gradient.descent(self.model, task, data, stream, stop)
+            delta, examples, logs = gradient.descent(self.model, task, data, stream, stop)
         else:
-            metrics = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
+            logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
-        update = Update(task.round, delta, examples, metrics, evaluates)
+        states, metrics = told(self.model, logs, task.training.states)
+        update = Update(task.round, delta, examples, metrics, evaluates, states)
         if release.bound is not None:
             update = bounded(update, release.bound, self._noise, self._trained)
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
 
-    def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, float]:
-        settings, metrics = task.training, {}
+    def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, Any]:
+        settings, logs = task.training, {}
         for epoch in range(settings.epochs if data.pair else 1):  # fit() makes all epochs of a data set
-            metrics = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
+            logs = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
         if data.pair:  # as fit() ends: with `use_ema` the averages become the weights
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-        return metrics
+        return logs
 
-    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, float]:
+    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, Any]:
         """DP-SGD; the metrics of training have no noise, and stay here."""
         if data.pair is None:
             raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
@@ -165,28 +169,30 @@ class _Desk:
         self.model.fit(*data.pair, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
         return {}
 
-    def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, float]:
+    def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, Any]:
         if data.pair is None:
             history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
-            return {name: float(values[-1]) for name, values in history.items()}
+            return {name: values[-1] for name, values in history.items()}
         x, y = data.pair if settings.batch_size is None else data.shuffled(seed)
-        batch, metrics = settings.batch_size or len(x), MetricsMean()
+        batch, logs = settings.batch_size or len(x), {}
         ends = [*range(batch, len(x), batch), len(x)]
         if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
             del ends[-2]
-        for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
-            if stop.is_set():
-                break
-            some = slice(start, end)
-            metrics.add(self.model.train_on_batch(x[some], y[some], return_dict=True), len(x[some]))
-        return {name: float(value) for name, value in metrics.result().items()}
+        with kept(self.model):
+            for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
+                if stop.is_set():
+                    break
+                some = slice(start, end)
+                logs = self.model.train_on_batch(x[some], y[some], return_dict=True)
+        return logs
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
         self._begin(task, 0)
         self._check_labels(data)
         given = (data.source,) if data.pair is None else data.pair
-        metrics = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
-        return Evaluation(task.round, data.count(), {name: float(value) for name, value in metrics.items()})
+        logs = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
+        states, metrics = told(self.model, logs, task.training.states)
+        return Evaluation(task.round, data.count(), metrics, states)
 
     def _check_labels(self, data: Data) -> None:
         """Refuses labels that are no class of the model, before somebody else does and quotes them."""

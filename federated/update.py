@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,10 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = list[Array]
 """The arrays of `model.get_weights()`, in its order: float32 or float64."""
+
+
+def _nothing() -> Array:
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +64,10 @@ class LocalTraining:
         max_grad_norm: C, of DP-SGD.
         rate: q, with which an example takes part in a step of DP-SGD.
         bound: None: the update as it is. Otherwise it is clipped, counts as one example, and comes without metrics, which have no noise.
+        states: of each metric of the model, in its order, how many values its states have, which are given to be summed; 0: its value is
+            given. Empty: all values are. Not with noise or a bound.
+        rounds: that have moved the model before, for a learning rate that follows a schedule: it goes on after as many times the steps
+            that this owner makes in a round.
     """
 
     epochs: int = 1
@@ -72,6 +80,8 @@ class LocalTraining:
     max_grad_norm: float = 0.0
     rate: float = 0.0
     bound: Bound | None = None
+    states: tuple[int, ...] = ()
+    rounds: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,8 +122,10 @@ class Update:
         delta: what training added to the weights of the task, same shapes and dtypes; with `gradient`, minus the gradient (and what the
             forward pass added to weights that are not trained, the statistics of BatchNormalization).
         examples: that it was trained on, at least 1.
-        metrics: name -> mean over the batches of the last local epoch, weighted by their sizes.
+        metrics: name -> value over the last local epoch, as Keras' `fit` tells it: of those whose states are not given.
         evaluates: whether the owner has evaluation data.
+        states: of the metrics that `LocalTraining.states` asks for, after the last local epoch, one behind the other: a vector of float32
+            or float64; empty if this owner tells no metrics.
     """
 
     round: int
@@ -121,15 +133,17 @@ class Update:
     examples: int
     metrics: dict[str, float]
     evaluates: bool = False
+    states: Array = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of given weights on an owner's evaluation data, over `examples` examples; 0 if it has none."""
+    """The metrics of given weights on an owner's evaluation data, over `examples` examples; 0 if it has none. States as in `Update`."""
 
     round: int
     examples: int
     metrics: dict[str, float]
+    states: Array = field(default_factory=_nothing, compare=False)
 
 
 def size(weights: Weights) -> int:

@@ -1,0 +1,96 @@
+"""A learning-rate schedule that goes on where the rounds before have left it, though each round begins with a fresh optimizer.
+
+Only the schedule goes on, and not the optimizer's count of its steps: Adam and its like correct their moments, which are fresh, by that.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from federated.admission import private_steps
+from federated.data import Data
+from federated.errors import SettingError
+from federated.update import LocalTraining
+
+if TYPE_CHECKING:
+    import keras
+
+_counted: weakref.WeakKeyDictionary[Data, int] = weakref.WeakKeyDictionary()
+
+
+def schedule_of(optimizer: Any) -> Any:
+    """The schedule that a learning rate follows; None if it is a number."""
+    import keras  # noqa: PLC0415  is loaded already: there is an optimizer
+
+    rate = getattr(_inner(optimizer), "_learning_rate", None)  # `learning_rate` is its value
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def check_used(model: keras.Model, training: LocalTraining) -> None:
+    """Refuses a schedule that nobody would follow.
+
+    Raises:
+        SettingError: owners give gradients, so that the optimizer of the model makes no step.
+    """
+    if training.gradient and schedule_of(model.optimizer) is not None:
+        raise SettingError(
+            f"the model's optimizer has the schedule {type(schedule_of(model.optimizer)).__name__}, and FedSGD makes its steps itself: "
+            f"eta is their size; compile with a number, or use FedAvg"
+        )
+
+
+class Continuation:
+    """The schedule of a model's optimizer, that begins where it is told; does nothing for an optimizer without one.
+
+    Args:
+        model: compiled. Its optimizer gets another schedule: the same, later.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        import keras  # noqa: PLC0415  is loaded already: there is a model
+
+        self._begun: Any = None
+        schedule = schedule_of(model.optimizer)
+        if schedule is None:
+            return
+        begun = self._begun = keras.Variable(0, dtype="int64", trainable=False, name="steps_before")
+
+        class Later(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
+            def __call__(self, step: Any) -> Any:
+                return schedule(keras.ops.add(keras.ops.cast(step, "int64"), begun))
+
+            def get_config(self) -> dict[str, Any]:
+                return {}
+
+        _inner(model.optimizer).learning_rate = Later()
+
+    def begin(self, training: LocalTraining, data: Data, *, min_batch: int) -> None:
+        """Sets where the schedule begins: rounds before, times the steps that are made of this data in a round.
+
+        With one owner this is where Keras' `fit` would be. With several, each goes by the rounds that have moved the model, whoever took
+        part in them, and by its own steps in a round.
+
+        Args:
+            training: how.
+            data: that the steps are made of.
+            min_batch: as for `Trainer`.
+        """
+        if self._begun is not None:
+            self._begun.assign(training.rounds * steps(training, data, min_batch=min_batch) if training.rounds else 0)
+
+
+def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
+    """The steps that an optimizer makes in a round."""
+    if training.noise_multiplier:
+        return training.epochs * private_steps(training, data.count())[1]
+    if data.pair is None:
+        if data not in _counted:
+            _counted[data] = sum(1 for _ in data.batches())
+        return training.epochs * _counted[data]
+    whole, rest = divmod(data.count(), training.batch_size or data.count())
+    return training.epochs * max(1, whole + (rest >= min_batch if rest else 0))
