@@ -74,8 +74,8 @@ def check_inside(program: Program, x: npt.NDArray[Any], name: str) -> None:
     if program.ranges is None:
         low, high = program.input_range
         raise InputError(
-            f"{count}; model {name!r} answers for values from {low:g} to {high:g}. Scale the input as for training, or share the model with "
-            "the range of its inputs, such as input_range=(-1, 1)"
+            f"{count}; model {name!r} answers for values from {low:g} to {high:g}. Scale the input as for training, or share the model "
+            "with the range of its inputs, such as input_range=(-1, 1)"
         )
     first = np.argwhere(outside)[0][1:]
     low, high = (float(np.broadcast_to(end, x.shape[1:])[tuple(first)]) for end in bounds(program))

@@ -181,7 +181,7 @@ def _ranges(low: Real, high: Real) -> Ranges:
 def of_samples(samples: Real) -> tuple[Real, Real]:
     """A range for each feature of the last axis from samples (n, *shape), rounded outwards so that it tells their order of magnitude only.
 
-    The ends are multiples of a quarter to half of the power of two above the width of what was seen, or above its size if all samples are alike.
+    The ends are multiples of a quarter of the power of two above the width of what was seen, or above its size if all samples are alike.
     """
     rows = samples.reshape(-1, samples.shape[-1])
     low, high = rows.min(axis=0), rows.max(axis=0)

@@ -130,12 +130,11 @@ def _bounded(last: Node) -> bool:
 
 
 def _told(few: tuple[TooFewSteps, ...]) -> str:
-    more = f", and {len(few) - 1} more ({', '.join(str(each.feature) for each in few[1:9])}{', ...' if len(few) > 9 else ''})" * (
-        len(few) > 1
-    )
+    named = ", ".join(str(each.feature) for each in few[1:9]) + (", ..." if len(few) > 9 else "")
+    more = f", and {len(few) - 1} more ({named})" if named else ""
     return (
-        f"{few[0]}{more}; at least {ENOUGH} steps are needed for what varies. Give each feature a range of its own, with arrays in the shape "
-        'of an example: input_range=(low, high); or input_range="calibration" with samples'
+        f"{few[0]}{more}; at least {ENOUGH} steps are needed for what varies. Give each feature a range of its own, with arrays in the "
+        'shape of an example: input_range=(low, high); or input_range="calibration" with samples'
     )
 
 

@@ -169,9 +169,9 @@ def _judged(
         what = f"outputs differ by up to {error:.3g}" if error > allowed else f"labels differ where outputs are {lost.max():.3g} apart"
         few = f" {lowered.coarse[0]}: give it a range of its own, with arrays as input_range=(low, high)." if lowered.coarse else ""
         raise Inaccurate(
-            f"model {model.name!r}: on {len(expected)} {_named(source)} the private program does not give Keras' answers: {what}, of at most "
-            f"{largest:.3g}; {allowed:.3g} are allowed (tolerance={tolerance:g}).{few} What helps: samples like the inputs as calibration=, "
-            "input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the beginning; or a "
+            f"model {model.name!r}: on {len(expected)} {_named(source)} the private program does not give Keras' answers: {what}, of at "
+            f"most {largest:.3g}; {allowed:.3g} are allowed (tolerance={tolerance:g}).{few} What helps: samples like the inputs as "
+            "calibration=, input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the beginning; or a "
             "larger tolerance=, or None, if this is good enough"
         )
     return check

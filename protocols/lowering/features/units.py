@@ -5,8 +5,8 @@ What moves elements moves units and origins. What is linear takes them in, in fl
     (unit v + origin) W + b = v (unit W) + (origin W + b)
 
 and so for convolutions and for scales of channels, `Normalization` and batch normalisation among them. Only where something else reads
-the input, or where units differ along an axis that a layer repeats its weights over, the values are brought to one unit: by public powers of
-two, without communication.
+the input, or where units differ along an axis that a layer repeats its weights over, the values are brought to one unit: by public powers
+of two, without communication.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from protocols import program as ops
 from protocols.errors import WindowError
@@ -165,8 +164,8 @@ def scaled(w: Writer, node: net.Scaled, x: Value) -> Value:
     bounds = x.range.mapped(lambda a: a * node.table)
     if w.bits(bounds) > SUM_BITS:
         raise WindowError(
-            f"model {node.layer!r}: the ranges of its features differ by a factor of {node.table.max():.3g}, and what reads them first has no "
-            "weights to even that out; begin with Normalization, or give ranges that are closer to each other"
+            f"model {node.layer!r}: the ranges of its features differ by a factor of {node.table.max():.3g}, and what reads them first has "
+            "no weights to even that out; begin with Normalization, or give ranges that are closer to each other"
         )
     factors = tuple(int(f) for f in node.table.reshape(-1))
     return w.put(ops.Multiply(x.position, factors, node.table.shape), x.kind, x.scale, bounds)
