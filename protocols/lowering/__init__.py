@@ -118,7 +118,7 @@ def lower(
     _check_sensitivity(answers, layers)
     few = coarse(spread, *steps(program), samples)
     if few:
-        warnings.warn(_told(few), CoarseInput, stacklevel=3)
+        warnings.warn(_told(few), CoarseInput, stacklevel=2)
     return Lowered(program, weights, layers, spread, few, _bounded(nodes[-1]))
 
 

@@ -171,8 +171,8 @@ def _judged(
         raise Inaccurate(
             f"model {model.name!r}: on {len(expected)} {_named(source)} the private program does not give Keras' answers: {what}, of at "
             f"most {largest:.3g}; {allowed:.3g} are allowed (tolerance={tolerance:g}).{few} What helps: samples like the inputs as "
-            "calibration=, input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the beginning; or a "
-            "larger tolerance=, or None, if this is good enough"
+            "calibration=, input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the "
+            "beginning; or a larger tolerance=, or None, if this is good enough"
         )
     return check
 

@@ -22,8 +22,8 @@ TABLES = {
     "iris": datasets.load_iris,
     "diabetes": datasets.load_diabetes,
 }
-LOW = np.array([-5e5, 1e-7, 3.0, 1e5, 0.0, -9.0])
-HIGH = np.array([1e6, 2e-6, 3.0, 1e5 + 1, 0.5, -2.0])
+LOW = np.array([-5e5, 1e-7, 3.0, 100.0, 0.0, -9.0])
+HIGH = np.array([1e6, 2e-6, 3.0, 101.0, 0.5, -2.0])
 """A huge feature, a tiny one, a constant, one far from 0, a usual one, a negative one."""
 MEAN = ((LOW + HIGH) / 2).astype(np.float32)
 VARIANCE = ((HIGH - LOW) ** 2 / 12).astype(np.float32)
@@ -107,7 +107,7 @@ SIBLINGS = {
     "normalization, then a curve": lambda x: layers.Activation("tanh")(normalised()(x)),
     "normalization, then two readers": lambda x: split(normalised()(x)),
     "rescaling, then normalization": lambda x: layers.Dense(4)(
-        layers.Normalization(mean=MEAN * 0.5 + 1, variance=VARIANCE * 0.25)(layers.Rescaling(0.5, 1.0)(x))
+        layers.Normalization(mean=MEAN * 0.5, variance=VARIANCE * 0.25)(layers.Rescaling(0.5)(x))
     ),
     "batch normalisation": lambda x: layers.Dense(4, "relu")(settled(layers.BatchNormalization())(x)),
     "dense on raw features": lambda x: raw_dense()(x),

@@ -57,7 +57,7 @@ def test_the_error_is_that_of_the_program():
 
 
 @pytest.mark.parametrize("index", [0, 2], ids=["first layer", "last layer"])
-@pytest.mark.parametrize("factor", [0.0, 1.5, -1.0])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.2])
 def test_a_wrong_weight_is_found(index, factor):
     model = small()
     with pytest.raises(Inaccurate, match=r"model 'small': on 16 inputs drawn .* outputs differ by up to \S+, of at most \S+; \S+ are"):
@@ -81,7 +81,8 @@ def test_probabilities_may_be_off_by_a_little_where_all_are_small():
     bias = max(range(len(lowered.weights)), key=lambda i: (lowered.weights[i].shape == (1,), i))
     check = compare(model, lowered)
     assert check.largest < 0.01
-    assert check.error > 0.05 * check.largest  # a spline's error, which is nothing beside 1
+    off = compare(model, mutated(lowered, bias, 0.8))  # 7e-4 in place of 1e-4
+    assert 0.02 > off.error > 2 * off.largest
     with pytest.raises(Inaccurate):
         compare(model, mutated(lowered, bias, 0.2))
 
@@ -188,7 +189,9 @@ def test_drawn_inputs_are_of_each_kind_and_the_same_each_time():
 
 
 def test_a_large_model_is_compared_on_few_inputs():
-    large = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(64, 3), layers.Conv2D(64, 3), layers.GlobalAveragePooling2D()])
+    large = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Conv2D(64, 3), layers.Conv2D(64, 3, activation="relu"), layers.GlobalMaxPooling2D()]
+    )
     lowered = lower(large)
     assert multiplications(lowered.program) > 1 << 24
     assert compare(large, lowered).samples == 4
