@@ -83,8 +83,8 @@ def test_probabilities_may_be_off_by_a_little_where_all_are_small():
     assert check.largest < 0.01
     off = compare(model, mutated(lowered, bias, 0.8))  # 7e-4 in place of 1e-4
     assert 0.02 > off.error > 2 * off.largest
-    with pytest.raises(Inaccurate):
-        compare(model, mutated(lowered, bias, 0.2))
+    with pytest.raises(Inaccurate, match=r"tolerance=1e-05"):
+        compare(model, mutated(lowered, bias, 0.8), tolerance=1e-5)
 
 
 def test_labels_are_compared_too():

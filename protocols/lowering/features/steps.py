@@ -16,6 +16,8 @@ from protocols.lowering.network import Node, Real
 
 ENOUGH = 256
 """Steps of the fixed point that a standard deviation should have: rounding is 1/512 of it then."""
+CONSTANT = 1.001e-7
+"""Keras divides by 1e-7 what did not vary when it was normalised: that says nothing of how finely it must be known."""
 NORMALISING = ("Normalization", "BatchNormalization")
 FEW_SAMPLES = 16
 """So many samples say how much a feature varies."""
@@ -90,7 +92,8 @@ def coarse(spread: Spread, step: Real, varies: npt.NDArray[np.bool_], samples: R
         samples: (n, *shape), or None.
     """
     steps = _by_feature(step).max(axis=0)
-    width = np.where(_by_feature(varies), _by_feature(spread.deviation), np.inf).min(axis=0)
+    known = varies & (spread.deviation > CONSTANT)
+    width = np.where(_by_feature(known), _by_feature(spread.deviation), np.inf).min(axis=0)
     if samples is not None and len(samples) >= FEW_SAMPLES:
         seen = np.ptp(_by_feature(samples), axis=0)
         width = np.minimum(width, np.where((seen > 0) & _by_feature(varies).any(axis=0), seen, np.inf))

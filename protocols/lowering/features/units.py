@@ -86,7 +86,7 @@ class _Units:
         match node:
             case net.Affine() if channel is None:  # other units in each place: a scale of its own for each element
                 return self._flat(node, x)
-            case net.Affine():
+            case net.Affine() if channel is not None:
                 return self._shifted(replace(node, scale=node.scale * channel), x, node.scale * x.origin)
             case net.Product() if channel is not None:
                 return self._shifted(replace(node, kernel=channel[:, None] * node.kernel), x, x.origin @ node.kernel)
@@ -144,7 +144,8 @@ def _like(node: Node, node_class: type[Node], shape: Sequence[int], *, kind: str
 def _by_channel(table: Real) -> Real | None:
     """A table's last axis if all others only repeat it."""
     rows = table.reshape(-1, table.shape[-1])
-    return np.array(rows[0]) if (rows == rows[0]).all() else None
+    first: Real = rows[0]
+    return first if (rows == first).all() else None
 
 
 def _convolved(node: net.Convolution, x: Real) -> Real:
