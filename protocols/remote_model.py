@@ -22,7 +22,7 @@ from protocols.errors import Altered, Busy, ClusterError, InputError, NotOwner, 
 from protocols.fixed_point import decode
 from protocols.hosting import Handshake
 from protocols.inputs.encoding import bounds, check_inside, encoded
-from protocols.program import Program
+from protocols.program import Program, infer
 from protocols.run import Cost
 from protocols.serving.granting import Granted, Grants
 from protocols.ticket import REVEALS, Reveal
@@ -78,6 +78,7 @@ class RemoteModel:
         self.name = handshake.name
         self.owner = handshake.owner
         self.model = handshake.model
+        infer(handshake.program)  # whoever told it may be faulty
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None

@@ -5,7 +5,7 @@ Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `
 `arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `emission.py` writes the
 program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and
 `curves.py` as `splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where
-answers are noisy.
+answers are noisy; `features/` is about the elements of the input: their units, and whether they have enough steps.
 Keras is imported when a model is lowered, not before.
 """
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import reduce
 
 from protocols.lowering import network as net
-from protocols.lowering.elementwise import curve, logarithm, reciprocal, reciprocal_root
+from protocols.lowering.elementwise import curve, logarithm, reciprocal, reciprocal_root, scaled
 from protocols.lowering.emission import Value, Writer
-from protocols.lowering.features.units import scaled
 from protocols.lowering.functions import masked, normalised, one_hot, softmax, top_k, truth
 from protocols.lowering.maxima import largest_of, pooled
 from protocols.lowering.network import Node

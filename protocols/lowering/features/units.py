@@ -18,15 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from protocols import program as ops
-from protocols.errors import WindowError
 from protocols.inputs.ranges import Ranges
 from protocols.lowering import network as net
-from protocols.lowering.emission import Value, Writer
 from protocols.lowering.features.places import MOVES, moved
 from protocols.lowering.intervals import convolve
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import SUM_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +145,7 @@ def _by_channel(table: Real) -> Real | None:
 
 
 def _convolved(node: net.Convolution, x: Real) -> Real:
-    return convolve(
+    found: Real = convolve(
         x[None],
         node.kernel,
         strides=node.strides,
@@ -158,15 +154,4 @@ def _convolved(node: net.Convolution, x: Real) -> Real:
         groups=node.groups,
         grid=node.shape[:2],
     )[0]
-
-
-def scaled(w: Writer, node: net.Scaled, x: Value) -> Value:
-    """Each element times a public integer."""
-    bounds = x.range.mapped(lambda a: a * node.table)
-    if w.bits(bounds) > SUM_BITS:
-        raise WindowError(
-            f"model {node.layer!r}: the ranges of its features differ by a factor of {node.table.max():.3g}, and what reads them first has "
-            "no weights to even that out; begin with Normalization, or give ranges that are closer to each other"
-        )
-    factors = tuple(int(f) for f in node.table.reshape(-1))
-    return w.put(ops.Multiply(x.position, factors, node.table.shape), x.kind, x.scale, bounds)
+    return found
