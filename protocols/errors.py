@@ -7,6 +7,7 @@ ProtocolError
  +-- ModelError               a Keras model that cannot be shared
  |    +-- UnsupportedLayer    a layer, or a setting of one, that has no private form
  |    +-- WindowError         a layer whose sums may leave the fixed-point window
+ |    +-- Inaccurate          a private program whose answers are not those of its model
  +-- InputError               an input of a query that was refused before anything was sent
  +-- AggregationError         a secure aggregation that cannot go on: too few owners, a forged, replayed or inconsistent message
  +-- ClusterError             workers that do not form a cluster, or cannot be reached
@@ -28,6 +29,8 @@ ProtocolError
       +-- KeepsNothing        the worker was started without a folder for shares
       +-- UnknownData         no shares of that name are kept there, or not at all three workers
       +-- NotGranted          the caller has no right to the data of that name
+
+`CoarseInput` is a warning: a feature of which the fixed point of the input keeps too little.
 
 `compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
@@ -61,6 +64,14 @@ class UnsupportedLayer(ModelError):
 
 class WindowError(ModelError):
     """The sums of a layer may leave the fixed-point window. The message names the layer and the bound."""
+
+
+class Inaccurate(ModelError):
+    """A private program gives other answers than the model that it was made of. The message has error, tolerance, and what to do."""
+
+
+class CoarseInput(UserWarning):
+    """A feature of the input varies by too few steps of the fixed point. The message names it, and what to do."""
 
 
 class InputError(ProtocolError, ValueError):

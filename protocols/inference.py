@@ -157,7 +157,8 @@ class _Run:
         op = self.program.ops[position]
         if isinstance(op, ClampedInput):
             m = np.ascontiguousarray(self._m)
-            return (await clamp.clamp(self.me, op, m.reshape(len(m), -1), self.material, position)).reshape(m.shape)
+            flat = m.reshape(len(m), -1)
+            return (await clamp.clamp(self.me, op, flat, self.material, position, input_shape=m.shape[1:])).reshape(m.shape)
         assert isinstance(op, Open | Truncate | Select | Piecewise | Argmax)
         x = self.values[op.x]
         result = await self._protocol(op, np.ascontiguousarray(x).reshape(len(x), -1), position)

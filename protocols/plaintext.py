@@ -7,12 +7,13 @@ raises, so that tests find windows that are too small.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
 from protocols.errors import WindowError
 from protocols.exchange import Ring
+from protocols.local import operands
 from protocols.program import (
     AddNoise,
     AnyOp,
@@ -43,6 +44,9 @@ from protocols.program import (
 Rounding = Callable[[tuple[int, ...]], Ring]
 """Gives the random bit u of each rounded value, 0 or 1, for a shape."""
 
+Product = Callable[[Dense | Conv2D, Ring, Ring], Ring]
+"""(operation, x, weight) -> x o weight modulo 2^64."""
+
 
 def evaluate(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Rounding | None = None) -> Ring:
     """The output (examples, *output_shape) of a program for integers `x` (examples, *input_shape); see `trace`."""
@@ -64,28 +68,60 @@ def trace(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Round
     Noise is left out. The arg max is that of the exact values; a protocol that drops bits may choose another of those within 2^drop of
     the largest.
     """
-    values: list[Ring] = []
+    values = outputs(program, weights, x, range(len(program.ops)), rounding=rounding)
+    return [values[position] for position in range(len(program.ops))]
+
+
+def outputs(
+    program: Program,
+    weights: Sequence[Ring],
+    x: Ring,
+    wanted: Collection[int],
+    *,
+    rounding: Rounding | None = None,
+    product: Product | None = None,
+) -> dict[int, Ring]:
+    """Some values of a program by position; the others are forgotten as soon as nothing needs them. See `trace`.
+
+    Args:
+        program: what to compute.
+        weights: its weights.
+        x: encoded examples.
+        wanted: positions of the values.
+        rounding: the random bits of truncation.
+        product: a faster one in place of that of this file.
+    """
+    needed = {operand: position for position, op in enumerate(program.ops) for operand in operands(op)}
+    values: dict[int, Ring] = {}
     for position, op in enumerate(program.ops):
-        values.append(_value(op, position, values, weights, x, rounding or _down))
+        values[position] = _value(op, position, values, weights, x, rounding or _down, product or _product)
+        for done in {*operands(op), position} - set(wanted):
+            if needed.get(done, position) <= position:
+                del values[done]
     return values
+
+
+def _product(op: Dense | Conv2D, x: Ring, weight: Ring) -> Ring:
+    return _convolved(op, x, weight) if isinstance(op, Conv2D) else np.tensordot(x, weight, 1)
 
 
 def _down(shape: tuple[int, ...]) -> Ring:
     return np.zeros(shape, np.uint64)
 
 
-def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring], x: Ring, rounding: Rounding) -> Ring:
+def _value(
+    op: AnyOp, position: int, values: Mapping[int, Ring], weights: Sequence[Ring], x: Ring, rounding: Rounding, product: Product
+) -> Ring:
     match op:
         case Input():
             return x
-        case ClampedInput(low, high):
-            return x.view(np.int64).clip(low, high).view(np.uint64)
+        case ClampedInput(low, high, shape):
+            ends = [np.array(edge, np.int64).reshape(shape) for edge in (low, high)]
+            return x.view(np.int64).clip(*ends).view(np.uint64)
         case Open(a) | AsShare(a) | AddNoise(a):
             return values[a]
-        case Dense(a, weight, bias):
-            return _biased(np.tensordot(values[a], weights[weight], 1), weights, bias)
-        case Conv2D(a):
-            return _biased(_convolved(op, values[a], weights[op.weight]), weights, op.bias)
+        case Dense(a) | Conv2D(a):
+            return _biased(product(op, values[a], weights[op.weight]), weights, op.bias)
         case Shift(a, weight):
             return values[a] + weights[weight]
         case Hadamard(a, b):
@@ -101,7 +137,7 @@ def _value(op: AnyOp, position: int, values: list[Ring], weights: Sequence[Ring]
         case Argmax(a, drop, window):
             return _one_hot(values[a], drop, window, position)
         case _:
-            return _local(op, values)
+            return _local(op, values, product)
 
 
 def _biased(z: Ring, weights: Sequence[Ring], bias: int | None) -> Ring:
@@ -160,7 +196,7 @@ def _one_hot(z: Ring, drop: int, window: int, position: int) -> Ring:
     return one_hot
 
 
-def _local(op: AnyOp, values: list[Ring]) -> Ring:
+def _local(op: AnyOp, values: Mapping[int, Ring], product: Product) -> Ring:
     match op:
         case Reshape(a, shape):
             return values[a].reshape(len(values[a]), *shape)
@@ -171,7 +207,7 @@ def _local(op: AnyOp, values: list[Ring]) -> Ring:
         case Pad(a, padding):
             return np.pad(values[a], ((0, 0), *padding, (0, 0)))
         case SumPool(a):
-            return _summed(op, values[a])
+            return _summed(op, values[a], product)
         case Concatenate(xs, axis):
             return np.concatenate([values[a] for a in xs], axis + 1)
         case Combine(xs, factors, constant):
@@ -180,13 +216,13 @@ def _local(op: AnyOp, values: list[Ring]) -> Ring:
                 total += values[a] * np.uint64(factor % 2**64)
             return total
         case Multiply(a, factors, shape):
-            product: Ring = values[a] * np.array([factor % 2**64 for factor in factors], np.uint64).reshape(shape)
-            return product
+            scaled: Ring = values[a] * np.array([factor % 2**64 for factor in factors], np.uint64).reshape(shape)
+            return scaled
         case _:
             raise TypeError(f"unknown operation {type(op).__name__}")
 
 
-def _summed(op: SumPool, x: Ring) -> Ring:
+def _summed(op: SumPool, x: Ring, product: Product) -> Ring:
     channels = x.shape[3]
     ones = np.ones((*op.size, 1, channels), np.uint64)
-    return _convolved(Conv2D(op.x, 0, strides=op.strides, padding=op.padding, groups=channels), x, ones)
+    return product(Conv2D(op.x, 0, strides=op.strides, padding=op.padding, groups=channels), x, ones)

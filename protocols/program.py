@@ -26,13 +26,14 @@ import msgspec
 from protocols import shapes
 from protocols.discrete_gaussian import LARGEST_SIGMA
 from protocols.errors import ProgramError
+from protocols.inputs import edges
+from protocols.inputs.ranges import Ranges
 
 Shape = tuple[int, ...]
 Kind = Literal["wire", "share"]
 Pair = tuple[int, int]
 
 RING_BITS = 64
-LARGEST_INPUT = 1 << 62
 MAX_ELEMENTS = 1 << 31
 """The largest number of ring elements that one value of one example may have."""
 
@@ -46,10 +47,14 @@ class Input(Op, frozen=True):
 
 
 class ClampedInput(Op, frozen=True):
-    """The client's example, cut into [low, high] whatever ring element was sent: a wire under a new mask. Rounds: 3 (`inputs/clamp.py`)."""
+    """The client's example, cut into [low, high] whatever ring element was sent: a wire under a new mask. Rounds: 3 (`inputs/clamp.py`).
 
-    low: int
-    high: int
+    Tuples have an edge for each feature: tables of `shape`, broadcast over the example as numpy does.
+    """
+
+    low: int | tuple[int, ...]
+    high: int | tuple[int, ...]
+    shape: Shape = ()
 
 
 class Open(Op, frozen=True):
@@ -272,13 +277,14 @@ class Program(msgspec.Struct, frozen=True):
         ops: the operations in order; every operand is an earlier position; the first is `Input`, the last gives the output.
         weights: the shape of each shared weight tensor.
         input_shape: of one example, without the batch axis.
-        input_scale: the real number that the integer 1 of the input stands for.
+        input_scale: the real number that the integer 1 of the input stands for; in the units of `ranges`, where there are any.
         input_range: (low, high), the closed range of real inputs for which the windows hold. The client checks it; servers enforce it
             where the first operation is `ClampedInput`.
         output_scale: the real number that the integer 1 of the output stands for.
         label: how the largest output is found without opening the outputs, or None where the output is not a vector. It may compare a
             value from which the outputs are made by a rising function, such as softmax.
         label_clamped: the label is that of the input cut into `input_range` (`for_label`), also where the outputs are of any input.
+        ranges: a range for each feature, checked and enforced in place of `input_range`, which holds all of them; None: there is only one.
     """
 
     ops: tuple[AnyOp, ...]
@@ -289,6 +295,7 @@ class Program(msgspec.Struct, frozen=True):
     output_scale: float
     label: Argmax | None = None
     label_clamped: bool = False
+    ranges: Ranges | None = None
 
     @property
     def output_shape(self) -> Shape:
@@ -306,12 +313,14 @@ class Program(msgspec.Struct, frozen=True):
                 f"the label of an output of shape {self.output_shape} was asked for: a label needs a vector of classes; "
                 "ask for reveal='logits'"
             )
-        first = enforced(self.input_range, self.input_scale) if self.label_clamped else self.ops[0]
+        first = enforced(self.input_range, self.input_scale, self.ranges) if self.label_clamped else self.ops[0]
         return msgspec.structs.replace(self, ops=(first, *self.ops[1 : self.label.x + 1], self.label), label=None)
 
 
-def enforced(input_range: tuple[float, float], scale: float) -> ClampedInput:
-    """The first operation of a program whose servers enforce the input range."""
+def enforced(input_range: tuple[float, float], scale: float, ranges: Ranges | None = None) -> ClampedInput:
+    """The first operation of a program whose servers enforce the input range, or that of each feature."""
+    if ranges is not None:
+        return ClampedInput(*ranges.edges(scale), ranges.shape)
     low, high = (round(bound / scale) for bound in input_range)
     return ClampedInput(low, high)
 
@@ -323,6 +332,8 @@ def infer(program: Program) -> tuple[Value, ...]:
     Raises:
         ProgramError: an operand is not an earlier value, has the wrong kind or shape, or a window does not fit the ring.
     """
+    if program.ranges is not None:
+        program.ranges.check(program.input_shape, program.input_scale)
     values: list[Value] = []
     for position, op in enumerate(program.ops):
         try:
@@ -349,9 +360,8 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
     match op:
         case Input():
             return Value(program.input_shape, "wire")
-        case ClampedInput(low, high):
-            if not -LARGEST_INPUT <= low <= high <= LARGEST_INPUT:
-                raise ProgramError(f"an input cannot be cut into [{low}, {high}]; integers in order of up to 2^62 are needed")
+        case ClampedInput():
+            edges.check(op.low, op.high, op.shape, program.input_shape)
             return Value(program.input_shape, "wire")
         case Open(x):
             return Value(operand(x, "share").shape, "wire")
@@ -446,14 +456,10 @@ def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
             return Value(shape, value.kind)
         case Permute(x, axes):
             value = operand(x)
-            if sorted(axes) != list(range(len(value.shape))):
-                raise ProgramError(f"axes {axes} are not an order of those of a value of shape {value.shape}")
-            return Value(tuple(value.shape[axis] for axis in axes), value.kind)
+            return Value(shapes.permuted(value.shape, axes), value.kind)
         case Take(x, axis, indices):
             value = operand(x)
-            if not 0 <= axis < len(value.shape) or not all(0 <= index < value.shape[axis] for index in indices):
-                raise ProgramError(f"{len(indices)} slices along axis {axis} are not all in a value of shape {value.shape}")
-            return Value((*value.shape[:axis], len(indices), *value.shape[axis + 1 :]), value.kind)
+            return Value(shapes.taken(value.shape, axis, indices), value.kind)
         case Pad(x, padding):
             value = operand(x)
             if len(value.shape) != 3 or min(*padding[0], *padding[1]) < 0:
@@ -475,11 +481,7 @@ def _local(op: AnyOp, operand: Callable[[int], Value]) -> Value:
             return first
         case Multiply(x, factors, shape):
             value = operand(x)
-            padded = (1,) * (len(value.shape) - len(shape)) + tuple(shape)
-            if len(factors) != math.prod(shape) or len(padded) != len(value.shape):
-                raise ProgramError(f"{len(factors)} factors of shape {shape} do not fit a value of shape {value.shape}")
-            if any(a not in (1, b) for a, b in zip(padded, value.shape, strict=True)):
-                raise ProgramError(f"factors of shape {shape} cannot be broadcast to {value.shape}")
+            shapes.check_table(len(factors), shape, value.shape)
             return value
         case _:
             raise ProgramError("unknown operation")

@@ -19,9 +19,10 @@ from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
 from protocols.errors import Altered, Busy, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
-from protocols.fixed_point import decode, encode
+from protocols.fixed_point import decode
 from protocols.hosting import Handshake
-from protocols.program import Program
+from protocols.inputs.encoding import bounds, check_inside, encoded
+from protocols.program import Program, infer
 from protocols.run import Cost
 from protocols.serving.granting import Granted, Grants
 from protocols.ticket import REVEALS, Reveal
@@ -77,6 +78,7 @@ class RemoteModel:
         self.name = handshake.name
         self.owner = handshake.owner
         self.model = handshake.model
+        infer(handshake.program)  # whoever told it may be faulty
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None
@@ -94,9 +96,9 @@ class RemoteModel:
         return (None, *self.program.output_shape)
 
     @property
-    def input_range(self) -> tuple[float, float]:
-        """The closed range in which inputs must lie."""
-        return self.program.input_range
+    def input_range(self) -> tuple[float, float] | tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The closed range in which inputs must lie: two numbers, or two arrays that are broadcast to an example."""
+        return self.program.input_range if self.program.ranges is None else bounds(self.program)
 
     async def answers_left(self) -> int | None:
         """How many noisy answers this client may still get, one for each example; None if answers are not noisy, so not counted.
@@ -171,19 +173,8 @@ class RemoteModel:
         if x.shape[1:] != self.program.input_shape or not x.size:
             hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
             raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
-        low, high = self.program.input_range
-        ends = np.array([low, high])
-        if x.dtype.kind == "f":  # 0.1 of float32 is a little above 0.1
-            with np.errstate(over="ignore"):
-                ends = ends.astype(x.dtype)
-        outside = ~((x >= ends[0]) & (x <= ends[1]) & np.isfinite(x))
-        if outside.any():
-            what = "NaN or infinite" if not np.isfinite(x).all() else "outside of the range"
-            raise InputError(
-                f"{int(outside.sum())} of {x.size} values are {what}; model {self.name!r} answers for values from {low:g} to {high:g}. "
-                "Scale the input as for training"
-            )
-        return encode(np.clip(x.astype(np.float64), low, high), self.program.input_scale)
+        check_inside(self.program, x, self.name)
+        return encoded(self.program, x.astype(np.float64))
 
     async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> list[tuple[Granted, tuple[Answer, Answer]]]:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""

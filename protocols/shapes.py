@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from protocols.errors import ProgramError
@@ -60,3 +61,38 @@ def joined(shapes: Sequence[Shape], axis: int) -> Shape:
         if (*shape[:axis], *shape[axis + 1 :]) != (*first[:axis], *first[axis + 1 :]):
             raise ProgramError(f"{shape} and {first} cannot be joined along axis {axis}")
     return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
+
+
+def permuted(shape: Shape, axes: Sequence[int]) -> Shape:
+    """Of a value with its axes in another order.
+
+    Raises:
+        ProgramError: `axes` is no order of them.
+    """
+    if sorted(axes) != list(range(len(shape))):
+        raise ProgramError(f"axes {axes} are not an order of those of a value of shape {shape}")
+    return tuple(shape[axis] for axis in axes)
+
+
+def taken(shape: Shape, axis: int, indices: Sequence[int]) -> Shape:
+    """Of slices along an axis.
+
+    Raises:
+        ProgramError: there is no such axis or slice.
+    """
+    if not 0 <= axis < len(shape) or not all(0 <= index < shape[axis] for index in indices):
+        raise ProgramError(f"{len(indices)} slices along axis {axis} are not all in a value of shape {shape}")
+    return (*shape[:axis], len(indices), *shape[axis + 1 :])
+
+
+def check_table(count: int, table: Shape, shape: Shape) -> None:
+    """Refuse a table of `count` factors that cannot be broadcast to a value.
+
+    Raises:
+        ProgramError: it cannot.
+    """
+    padded = (1,) * (len(shape) - len(table)) + tuple(table)
+    if count != math.prod(table) or len(padded) != len(shape):
+        raise ProgramError(f"{count} factors of shape {table} do not fit a value of shape {shape}")
+    if any(a not in (1, b) for a, b in zip(padded, shape, strict=True)):
+        raise ProgramError(f"factors of shape {table} cannot be broadcast to {shape}")

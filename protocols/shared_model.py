@@ -21,9 +21,11 @@ from protocols.crypto_provider import MEMORY, Allowance, CryptoProvider, Opening
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.hosting import Terms, fingerprint
+from protocols.inputs.ranges import InputRange
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.program import AddNoise, Program
+from protocols.selfcheck.report import TOLERANCE, Check
 from protocols.ticket import REVEALS, Reveal
 from protocols.training.fitting import Epoch, Training
 from protocols.training.terms import SharedArray
@@ -43,6 +45,7 @@ class SharedModel:
         layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated on samples. An input that is
             not like the samples may leave a calibrated window; its answer is wrong then, and nothing says so.
         guarantee: what is promised where answers are noisy, otherwise None.
+        check: how far its answers are from Keras', as `share` has found.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class SharedModel:
         secret: bytes,
         training: Training,
         guarantee: Guarantee | None = None,
+        check: Check | None = None,
     ) -> None:
-        self.name, self.program, self.layers, self.guarantee = name, program, layers, guarantee
+        self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._training = training
         self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
@@ -270,7 +274,9 @@ class SharedModel:
                 raise
 
     def __repr__(self) -> str:
-        return f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape})"
+        return (
+            f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape}{f', {self.check}' * bool(self.check)})"
+        )
 
 
 def _whole(name: str, number: int, least: int) -> int:
@@ -289,29 +295,38 @@ async def share(
     cluster: Cluster,
     name: str | None = None,
     *,
-    input_range: tuple[float, float] = (0.0, 1.0),
+    input_range: InputRange = (0.0, 1.0),
     calibration: npt.ArrayLike | None = None,
     margin: float = 2.0,
+    check: npt.ArrayLike | None = None,
+    tolerance: float | None = TOLERANCE,
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
 ) -> SharedModel:
     """Secret-shares a Keras model among the servers of a running cluster.
 
-    Steps: (1) turn the model into a program and integers; refuse what cannot be private or could overflow; (2) claim the name at both
-    servers; (3) get one-time masks from the crypto provider; (4) send W + lambda_W to both servers, which refuse it if the provider has
-    told them another program. Afterwards the owner's process may forget the model.
+    Steps: (1) turn the model into a program and integers; refuse what cannot be private or could overflow; (2) evaluate the program in the
+    clear beside Keras, and refuse it where its answers are others; (3) claim the name at both servers; (4) get one-time masks from the
+    crypto provider; (5) send W + lambda_W to both servers, which refuse it if the provider has told them another program. Afterwards the
+    owner's process may forget the model.
 
     Args:
         model: a built Keras 3 model, Sequential or functional.
         cluster: inside its `async with` block.
         name: under which clients find it; the model's own name if None.
-        input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it.
+        input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it. Each is a number, or an array
+            that is broadcast to an example: the range of each feature, which then has 2^19 steps or more of its own. "calibration" takes
+            the range of each feature (of the last axis) from the samples, rounded outwards to a few bits. Ranges are public.
         calibration: sample inputs (n, *input_shape) for models that are too deep for a proof. Choose samples that cover what clients send:
             the layers that `SharedModel.layers` calls calibrated are right for inputs like them only, and nobody can see on shares that an
             input is not. A sum that is too large wraps around: the answer is noise. A value that is too small or too large for a
             reciprocal, a root or a logarithm (division, normalisation) gets the function's value at the nearer end of its range.
         margin: at least 1, how much larger than on the samples a sum may become before it would wrap around; the range of a
             reciprocal, a root or a logarithm is from the least sample / margin^2 to the largest * margin^2.
+        check: examples (n, *input_shape) on which the program is compared with Keras, each of them; None: on some of `calibration`, or on
+            inputs drawn from the range. `SharedModel.check` has the largest error.
+        tolerance: the largest error of an output that is accepted, as a part of the largest output in the comparison; None: any is. Where
+            the model ends in a bounded function such as a softmax, errors of up to 0.02, or up to a smaller tolerance, are always.
         answers: clip the outputs and add noise to them inside the computation, and let each client get no more answers than its budget
             allows: differential privacy for the training data. Each client is who its certificate says; those without one are one client.
         clients: "malicious": clients may send what they like, and the servers cut each element of each input into `input_range`, on shares
@@ -329,17 +344,23 @@ async def share(
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
         WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
+        Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps.
+        ModelError: a setting makes no sense, or samples lie outside of the range.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
     from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
+    from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
     lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers, clients=clients)
+    checked = await asyncio.to_thread(
+        compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
+    )
     guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, _sigma(lowered.program))
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()
-    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee)
+    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee, checked)
     try:
         await shared.placed(lowered.weights, cluster, secret)
     except ActorError as error:

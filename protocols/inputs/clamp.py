@@ -23,8 +23,9 @@ from protocols import kernels
 from protocols.blocks import Blocks, blocks_for
 from protocols.conjunction import pack, unpack
 from protocols.exchange import Party, Ring, open_bits, open_sum
+from protocols.inputs import edges
 from protocols.material import Field, Material, packed
-from protocols.program import RING_BITS, ClampedInput
+from protocols.program import RING_BITS, ClampedInput, Shape
 
 EDGES = 3
 """The least ring element, low, high."""
@@ -83,15 +84,15 @@ def deal_node(mu: Ring, node: Ring) -> None:
     kernels.deal_node(mu.reshape(len(mu), blocks.opened, -1), blocks.count, node.reshape(len(node), blocks.products, -1))
 
 
-async def clamp(me: Party, op: ClampedInput, m: Ring, material: Material, position: int) -> Ring:
-    """The wire y + lambda' of the clamped input, for masked inputs `m` (examples, elements).
+async def clamp(me: Party, op: ClampedInput, m: Ring, material: Material, position: int, *, input_shape: Shape) -> Ring:
+    """The wire y + lambda' of the clamped input, for masked inputs `m` (examples, elements) of examples of `input_shape`.
 
     **Rounds**: 3. **Bytes**: 8 + (6 (B - 1) + 2) / 8 an element and direction, 13.5 with the B = 8 blocks of 64 bits; dealt:
     24 + (255 B + 1 + 3 * 367) / 8 = 417 an element.
     """
     elements = m.shape[1]
-    low, span = np.uint64(op.low % 2**RING_BITS), np.uint64(op.high - op.low)
-    first, second = (np.uint64((edge + TOP) % 2**RING_BITS) for edge in (op.low, op.high))  # the edges of u
+    low, high = (edges.elements(edge, op.shape, input_shape) for edge in (op.low, op.high))
+    span, first, second = high - low, low ^ np.uint64(TOP), high ^ np.uint64(TOP)  # the edges of u = x + 2^63
     c = m + np.uint64(TOP)
     borrows = await _borrows(me, [c, c - first, c - second], material, position)
     inside, above = borrows[1] ^ borrows[2], borrows[0] ^ borrows[2]
@@ -122,7 +123,7 @@ async def _borrows(me: Party, c: list[Ring], material: Material, position: int) 
     return borrows
 
 
-def _selected(me: Party, e: Ring, masked: Ring, span: np.uint64, sent: Ring, words: Ring) -> Ring:
+def _selected(me: Party, e: Ring, masked: Ring, span: Ring, sent: Ring, words: Ring) -> Ring:
     """A share of inside (x - low) + above span, from the opened e = (inside ^ rho_0, above ^ rho_1) and masked = x - low + lambda."""
     sign = np.uint64(1) - e - e
     y: Ring = sign[0] * (masked * words[:, 0] - words[:, 1]) - e[0] * sent + span * sign[1] * words[:, 2]

@@ -5,12 +5,13 @@ Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `
 `arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `emission.py` writes the
 program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and
 `curves.py` as `splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where
-answers are noisy.
+answers are noisy; `features/` is about the elements of the input: their units, and whether they have enough steps.
 Keras is imported when a model is lowered, not before.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -18,12 +19,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import ModelError
+from protocols.errors import CoarseInput, ModelError
 from protocols.exchange import Ring
+from protocols.inputs.encoding import steps
+from protocols.inputs.ranges import InputRange, Ranges, chosen
 from protocols.lowering.emission import write
+from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, spread_of
+from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
-from protocols.lowering.network import Real
+from protocols.lowering.network import Curved, Node, Real, Softmax
 from protocols.lowering.noise import noisy
 from protocols.lowering.rounding import Layer
 from protocols.noisy_answers import NoisyAnswers
@@ -37,17 +42,29 @@ Clients = Literal["semi-honest", "malicious"]
 
 @dataclass(frozen=True)
 class Lowered:
-    """A model as it will be shared: what everybody may know, what nobody will, and how each layer's sums are held."""
+    """A model as it will be shared: what everybody may know, what nobody will, and how each layer's sums are held.
+
+    Attributes:
+        program: its public half.
+        weights: as integers.
+        layers: how their sums are held.
+        spread: what the model says of its inputs.
+        coarse: features of which the fixed point keeps too little.
+        bounded: whether the last layer gives numbers of at most 1, as softmax and sigmoid do.
+    """
 
     program: Program
     weights: list[Ring] = field(repr=False)
     layers: tuple[Layer, ...]
+    spread: Spread = field(repr=False)
+    coarse: tuple[TooFewSteps, ...] = ()
+    bounded: bool = False
 
 
 def lower(
     model: Any,
     *,
-    input_range: tuple[float, float] = (0.0, 1.0),
+    input_range: InputRange = (0.0, 1.0),
     calibration: npt.ArrayLike | None = None,
     margin: float = 2.0,
     answers: NoisyAnswers | None = None,
@@ -57,7 +74,8 @@ def lower(
 
     Args:
         model: Sequential or functional, one input, one output, channels last.
-        input_range: (low, high) of the inputs; windows are proved for it.
+        input_range: (low, high) of the inputs; windows are proved for it. Each is a number, or an array that is broadcast to an example and
+            has the range of each feature; "calibration" for that of the samples, rounded outwards.
         calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
         margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
             gives a wrong answer: choose samples that cover what clients send. Reciprocals, roots and logarithms hold from the least
@@ -72,9 +90,6 @@ def lower(
         UnsupportedLayer: a layer has no private form.
         WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it.
     """
-    low, high = (float(bound) for bound in input_range)
-    if not (np.isfinite([low, high]).all() and low < high):
-        raise ModelError(f"input_range={input_range}; two finite numbers, the smaller first, are needed")
     if not margin >= 1:
         raise ModelError(f"margin={margin}; at least 1 is needed")
     if clients not in (None, "semi-honest", "malicious"):
@@ -85,19 +100,42 @@ def lower(
             'would hold a client to that; leave clients= out, or say clients="malicious"'
         )
     nodes = read(model)
-    samples = None if calibration is None else _samples(calibration, nodes[0].shape, (low, high))
+    samples = None if calibration is None else _samples(calibration, nodes[0].shape)
+    found = chosen(input_range, nodes[0].shape, samples)
+    ranges, outermost = (found, found.outermost) if isinstance(found, Ranges) else (None, found)
+    spread = spread_of(nodes)
     program, weights, layers = write(
-        fold(nodes),
-        (low, high),
+        fold(nodes if ranges is None else in_units(nodes, ranges)),
+        outermost,
         samples,
         margin,
         end=None if answers is None else partial(noisy, answers=answers),
         clamp=clients == "malicious" or (clients is None and answers is not None),
         clamp_label=clients != "semi-honest",
+        ranges=ranges,
     )
     infer(program)
     _check_sensitivity(answers, layers)
-    return Lowered(program, weights, layers)
+    few = coarse(spread, *steps(program), samples)
+    if few:
+        warnings.warn(_told(few), CoarseInput, stacklevel=2)
+    return Lowered(program, weights, layers, spread, few, _bounded(nodes[-1]))
+
+
+def _bounded(last: Node) -> bool:
+    """Whether a layer gives numbers of at most 1, as softmax, sigmoid and tanh do."""
+    if isinstance(last, Curved):
+        return last.curve.left is not None and last.curve.right is not None and last.curve.left[0] == last.curve.right[0] == 0
+    return isinstance(last, Softmax) and not last.log
+
+
+def _told(few: tuple[TooFewSteps, ...]) -> str:
+    named = ", ".join(str(each.feature) for each in few[1:9]) + (", ..." if len(few) > 9 else "")
+    more = f", and {len(few) - 1} more ({named})" if named else ""
+    return (
+        f"{few[0]}{more}; at least {ENOUGH} steps are needed for what varies. Give each feature a range of its own, with arrays in the "
+        'shape of an example: input_range=(low, high); or input_range="calibration" with samples'
+    )
 
 
 def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[Layer, ...]) -> None:
@@ -111,10 +149,8 @@ def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[Layer, ...]) 
         )
 
 
-def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...], input_range: tuple[float, float]) -> Real:
+def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...]) -> Real:
     samples = np.asarray(calibration, np.float64)
     if samples.shape[1:] != shape or not len(samples):
         raise ModelError(f"calibration samples of shape {samples.shape} were given; {('n', *shape)} with n >= 1 is needed")
-    if not ((samples >= input_range[0]) & (samples <= input_range[1])).all():
-        raise ModelError(f"calibration samples lie outside of input_range={input_range}, or are not finite")
     return samples

@@ -16,7 +16,7 @@ from protocols import program as ops
 from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
-from protocols.lowering.network import Node, Real
+from protocols.lowering.network import Node, Real, Scaled
 from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, SUM_BITS, Held, window_bits
 from protocols.lowering.splines import Spline, fit
 
@@ -194,3 +194,15 @@ def logarithm(w: Writer, node: Node, x: Value) -> Value:
         WindowError: as `positive`.
     """
     return positive(w, node, x, np.log, tolerance=lambda _: np.asarray(RELATIVE))
+
+
+def scaled(w: Writer, node: Scaled, x: Value) -> Value:
+    """Each element times a public integer."""
+    bounds = x.range.mapped(lambda a: a * node.table)
+    if w.bits(bounds) > SUM_BITS:
+        raise WindowError(
+            f"model {node.layer!r}: the ranges of its features differ by a factor of {node.table.max():.3g}, and what reads them first has "
+            "no weights to even that out; begin with Normalization, or give ranges that are closer to each other"
+        )
+    factors = tuple(int(f) for f in node.table.reshape(-1))
+    return w.put(ops.Multiply(x.position, factors, node.table.shape), x.kind, x.scale, bounds)

@@ -17,14 +17,14 @@ from protocols import program as ops
 from protocols.errors import WindowError
 from protocols.exchange import Ring
 from protocols.fixed_point import encode
+from protocols.inputs.encoding import input_scale
+from protocols.inputs.ranges import Ranges
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
 from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, weight_bits, window_bits
 from protocols.program import AnyOp, Kind, Program, Shape
 
-INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
-FINEST_INPUT = 32
 WEIGHT_BITS = 20
 WORTH_ROUNDING = 4  # bits
 SLOPE_BITS = 16
@@ -51,7 +51,14 @@ class Writer:
     """Writes a program, operation by operation."""
 
     def __init__(
-        self, input_shape: Shape, input_range: tuple[float, float], samples: Real | None, margin: float, *, clamp: bool = False
+        self,
+        input_shape: Shape,
+        input_range: tuple[float, float],
+        samples: Real | None,
+        margin: float,
+        *,
+        clamp: bool = False,
+        ranges: Ranges | None = None,
     ) -> None:
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
@@ -59,11 +66,12 @@ class Writer:
         self._wires: dict[int, int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
-        scale = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
-        enforced = ops.enforced(input_range, scale)
-        self.ops: list[AnyOp] = [enforced if clamp else ops.Input()]
-        low, high = (np.full(input_shape, bound, np.float64) for bound in (enforced.low, enforced.high))
-        encoded = np.zeros((0, *input_shape)) if samples is None else np.rint(samples / scale)
+        scale = input_scale(input_range, ranges)
+        cut = ops.enforced(input_range, scale, ranges)
+        self.ops: list[AnyOp] = [cut if clamp else ops.Input()]
+        low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
+        samples = np.zeros((0, *input_shape)) if samples is None else samples
+        encoded = np.rint(samples / scale) if ranges is None else ranges.encoded(samples, scale).view(np.int64).astype(np.float64)
         self.input = Value(0, "wire", scale, Interval(low, high, encoded))
 
     def put(self, op: AnyOp, kind: Kind, scale: float, bounds: Interval) -> Value:
@@ -360,6 +368,7 @@ def write(
     end: End | None = None,
     clamp: bool = False,
     clamp_label: bool = False,
+    ranges: Ranges | None = None,
 ) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
     """The program, its integer weights, and how the sums of each layer are held.
 
@@ -371,8 +380,9 @@ def write(
         end: what comes after the model.
         clamp: servers enforce the input range, for all answers.
         clamp_label: servers enforce the input range, for labels.
+        ranges: of each feature, whose units `nodes` read; None if there is one for all.
     """
-    writer = Writer(nodes[0].shape, input_range, samples, margin, clamp=clamp)
+    writer = Writer(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges)
     values: list[Value] = []
     for node in nodes:
         values.append(_written(writer, node, [values[x] for x in node.inputs]))
@@ -392,6 +402,7 @@ def write(
         output.scale,
         writer.label(_compared(nodes, values, output)),
         label_clamped=clamp_label,
+        ranges=ranges,
     )
     return program, writer.weights, tuple(writer.layers)
 

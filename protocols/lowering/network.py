@@ -86,6 +86,13 @@ class Rescale(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Scaled(Node):
+    """x times a public table of powers of two, at least 1, of its shape."""
+
+    table: Real
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AveragePool(Node):
     """Means over windows; where `padding` reaches into a window, over the part that lies inside."""
 

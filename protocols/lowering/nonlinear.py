@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 from protocols.lowering import network as net
-from protocols.lowering.elementwise import curve, logarithm, reciprocal, reciprocal_root
+from protocols.lowering.elementwise import curve, logarithm, reciprocal, reciprocal_root, scaled
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.functions import masked, normalised, one_hot, softmax, top_k, truth
 from protocols.lowering.maxima import largest_of, pooled
@@ -16,6 +16,8 @@ from protocols.lowering.products import matrix_product, product
 def written(w: Writer, node: Node, inputs: list[Value]) -> Value:
     """The value of a node."""
     match node:
+        case net.Scaled():
+            return scaled(w, node, inputs[0])
         case net.MaxPool():
             return pooled(w, node, inputs[0])
         case net.Largest():

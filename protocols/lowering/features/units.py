@@ -1,0 +1,157 @@
+"""A network that reads each feature in its own unit, made of one that reads real numbers: x = unit v + origin for each element.
+
+What moves elements moves units and origins. What is linear takes them in, in float64, and costs nothing more:
+
+    (unit v + origin) W + b = v (unit W) + (origin W + b)
+
+and so for convolutions and for scales of channels, `Normalization` and batch normalisation among them. Only where something else reads
+the input, or where units differ along an axis that a layer repeats its weights over, the values are brought to one unit: by public powers
+of two, without communication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from protocols.inputs.ranges import Ranges
+from protocols.lowering import network as net
+from protocols.lowering.features.places import MOVES, moved
+from protocols.lowering.intervals import convolve
+from protocols.lowering.network import Node, Real
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """A value that is still in units: its position in the new network, and x = unit v + origin; unit 0 where it is always the origin."""
+
+    position: int
+    unit: Real
+    origin: Real
+
+
+def in_units(nodes: Sequence[Node], ranges: Ranges) -> list[Node]:
+    """The same network on inputs in the units of their ranges; the first node is the input, the last the output."""
+    units = _Units(nodes[0], ranges)
+    for position, node in enumerate(nodes[1:], 1):
+        units.add(position, node)
+    return units.finished(len(nodes) - 1)
+
+
+class _Units:
+    def __init__(self, start: Node, ranges: Ranges) -> None:
+        low, high, unit, origin = (ranges.table(table) for table in (ranges.low, ranges.high, ranges.unit, ranges.origin))
+        constant = low == high
+        seen = np.where(constant, origin.astype(np.float32), origin)  # as a Keras layer of float32 sees it
+        unit, seen = (np.broadcast_to(table, start.shape) for table in (np.where(constant, 0.0, unit), seen))
+        self._nodes: list[Node] = [start]
+        self._raw: dict[int, _Raw] = {0: _Raw(0, unit, seen)}
+        self._real: dict[int, int] = {}
+
+    def finished(self, last: int) -> list[Node]:
+        """The new network."""
+        if self._real.get(last) != len(self._nodes) - 1:
+            self._brought(last)
+        return self._nodes
+
+    def add(self, position: int, node: Node) -> None:
+        """The next node of the network."""
+        raw = [self._raw.get(x) for x in node.inputs]
+        first = raw[0] if raw else None
+        if first is not None and isinstance(node, MOVES) and all(raw):
+            known = [each for each in raw if each is not None]
+            unit, origin = (moved(node, [getattr(each, name) for each in known]) for name in ("unit", "origin"))
+            self._raw[position] = _Raw(self._put(node, *(each.position for each in known)), unit, origin)
+        elif first is not None and isinstance(node, net.Rescale):
+            self._raw[position] = replace(first, unit=first.unit * node.scale, origin=first.origin * node.scale + node.offset)
+        else:
+            taken_in = None if first is None else self._taken_in(node, first)
+            self._real[position] = self._put(node, *(self._brought(x) for x in node.inputs)) if taken_in is None else taken_in
+
+    def _put(self, node: Node, *inputs: int) -> int:
+        self._nodes.append(replace(node, inputs=inputs))
+        return len(self._nodes) - 1
+
+    def _taken_in(self, node: Node, x: _Raw) -> int | None:
+        """A linear layer on a value in units, or None if it is not one that can take them in."""
+        channel = _by_channel(x.unit)
+        match node:
+            case net.Affine() if channel is None:  # other units in each place: a scale of its own for each element
+                return self._flat(node, x)
+            case net.Affine() if channel is not None:
+                return self._shifted(replace(node, scale=node.scale * channel), x, node.scale * x.origin)
+            case net.Product() if channel is not None:
+                return self._shifted(replace(node, kernel=channel[:, None] * node.kernel), x, x.origin @ node.kernel)
+            case net.Convolution() if channel is not None:
+                kh, kw, depth, filters = node.kernel.shape
+                grouped = node.kernel.reshape(kh, kw, depth, node.groups, filters // node.groups)
+                scaled = grouped * channel.reshape(node.groups, depth).T[:, :, None]
+                return self._shifted(replace(node, kernel=scaled.reshape(node.kernel.shape)), x, _convolved(node, x.origin))
+            case _:
+                return None
+
+    def _flat(self, node: net.Affine, x: _Raw) -> int:
+        scale = (x.unit * node.scale).reshape(-1)
+        shift = (x.origin * node.scale + node.shift).reshape(-1)
+        flat = self._put(_like(node, net.Shaped, scale.shape), x.position)
+        scaled = self._put(_like(node, net.Affine, scale.shape, kind=node.kind, scale=scale, shift=shift), flat)
+        return self._put(_like(node, net.Shaped, node.shape), scaled)
+
+    def _shifted(self, node: net.Affine | net.Product | net.Convolution, x: _Raw, constant: Real) -> int:
+        """A linear layer, and what it makes of the origins: in its bias where that is the same in all places."""
+        channel = _by_channel(constant)
+        if channel is not None:
+            if isinstance(node, net.Affine):
+                return self._put(replace(node, shift=node.shift + channel), x.position)
+            if channel.any():
+                node = replace(node, bias=channel if node.bias is None else node.bias + channel)
+            return self._put(node, x.position)
+        position = self._put(node, x.position)
+        return self._put(_like(node, net.Shifted, node.shape, shift=constant), position)
+
+    def _brought(self, position: int) -> int:
+        """A value as real numbers in one unit."""
+        if position in self._real:
+            return self._real[position]
+        x, node = self._raw[position], self._nodes[0]
+        like: Callable[..., Node] = partial(_like, node, shape=x.unit.shape, kind="Input")
+        varied = x.unit[x.unit != 0]
+        least = float(varied.flat[np.abs(varied).argmin()]) if varied.size else 1.0  # all are negative after a negative Rescaling
+        table = np.where(x.unit == 0, 1.0, x.unit / least)
+        now = x.position
+        if (table != 1).any():
+            now = self._put(like(node_class=net.Scaled, table=table), now)
+        same = bool((x.origin == x.origin.flat[0]).all())
+        now = self._put(like(node_class=net.Rescale, scale=least, offset=float(x.origin.flat[0]) if same else 0.0), now)
+        if not same:
+            now = self._put(like(node_class=net.Shifted, shift=x.origin), now)
+        self._real[position] = now
+        return now
+
+
+def _like(node: Node, node_class: type[Node], shape: Sequence[int], *, kind: str | None = None, **settings: Any) -> Node:
+    return node_class(layer=node.layer, kind=kind or node.kind, inputs=(), shape=tuple(shape), **settings)
+
+
+def _by_channel(table: Real) -> Real | None:
+    """A table's last axis if all others only repeat it."""
+    rows = table.reshape(-1, table.shape[-1])
+    first: Real = rows[0]
+    return first if (rows == first).all() else None
+
+
+def _convolved(node: net.Convolution, x: Real) -> Real:
+    found: Real = convolve(
+        x[None],
+        node.kernel,
+        strides=node.strides,
+        padding=node.padding,
+        dilation=node.dilation,
+        groups=node.groups,
+        grid=node.shape[:2],
+    )[0]
+    return found
