@@ -196,11 +196,9 @@ class Writer:
 
     def shifted(self, node: Node, shift: Real, x: Value) -> Value:
         """x plus private numbers, one for each element."""
-        x = self.share(self._with_room(x, 1, node))
+        x = self.share(self.beside(node, self._with_room(x, 1, node), float(np.abs(shift).max())))
         weight = self.weight(shift, x.scale)
         whole = np.rint(shift / x.scale)
-        if np.abs(whole).max() > 2.0**SUM_BITS:
-            raise WindowError(f"layer {node.layer!r} ({node.kind}): a constant in it reaches {np.abs(shift).max():.3g}, which is too large")
         bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
         return self.put(ops.Shift(x.position, weight), "share", x.scale, bounds.widened())
 
@@ -216,7 +214,23 @@ class Writer:
         if node.scale < 0:
             x = self.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
-        return self._offset(scaled, node.offset) if node.offset else scaled
+        return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
+
+    def beside(self, node: Node, x: Value, constant: float) -> Value:
+        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers.
+
+        Raises:
+            WindowError: the constant is too large for the rounded value, too.
+        """
+        if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
+            return x
+        rounded = self.truncated(self.share(x), node)
+        if abs(constant) > rounded.scale * 2.0 ** (SUM_BITS - 1):
+            raise WindowError(
+                f"layer {node.layer!r} ({node.kind}): a constant in it reaches {abs(constant):.3g}, the fixed point holds "
+                f"{rounded.scale * 2.0 ** (SUM_BITS - 1):.3g} there: use smaller constants, or scale its inputs"
+            )
+        return rounded
 
     def _offset(self, x: Value, offset: float) -> Value:
         constant = round(offset / x.scale)
@@ -304,6 +318,8 @@ class Writer:
     def rectified(self, node: net.Rectify, x: Value) -> Value:
         """max(x, 0) and its relatives, with the rounding in one protocol."""
         x = self.share(x)
+        cut = node.maximum if node.maximum is not None and x.range.high.max() * x.scale > node.maximum else 0.0
+        x = self.beside(node, x, max(abs(node.threshold), abs(cut)))
         below = self._offset(x, -node.threshold) if node.threshold else x
         y = self._selected(node, below, node.slope, node.threshold)
         if node.maximum is None or x.range.high.max() * x.scale <= node.maximum:

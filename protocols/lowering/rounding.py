@@ -94,10 +94,22 @@ def hold(bounds: Interval, scale: float, node: Node, *, margin: float) -> Held:
     calibrated = _held(bounds.clipped(bounds.expected(margin)), scale, "calibrated")
     if calibrated.fits:
         return calibrated
-    raise WindowError(
-        f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums reach "
-        f"{calibrated.range.largest * scale:.3g}, which needs a window of {calibrated.window} bits; {LARGEST_WINDOW} are possible. "
-        "Use a smaller margin, or normalise the activations"
+    where = f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums"
+    raise WindowError(f"{where} {_misfit(calibrated, scale)}")
+
+
+def _misfit(held: Held, scale: float) -> str:
+    """Why a window is not possible, and what helps."""
+    reach = f"reach {held.range.largest * scale:.3g}"
+    if held.window > LARGEST_WINDOW:
+        return (
+            f"{reach}, which needs a window of {held.window} bits; {LARGEST_WINDOW} are possible. Use a smaller margin, or normalise the "
+            "activations"
+        )
+    return (
+        f"{reach} in units of 2^{math.log2(scale):.0f}: {held.drop} bits to round away and a window of {held.window} bits, "
+        f"{held.drop + held.window} together; {LARGEST_ROUNDING} are possible. Use larger weights in the linear layers before it, an "
+        "activation or a normalisation between them, or smaller constants"
     )
 
 

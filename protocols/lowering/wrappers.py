@@ -29,13 +29,7 @@ def bidirectional(keras: Any, layer: Any, x: Any) -> Any:
     return merges[layer.merge_mode](forward, backward)
 
 
-def unit_normalization(keras: Any, layer: Any, x: Any) -> Any:
-    """x / |x|, where |x| is well above 0 on the samples."""
-    return x * keras.ops.rsqrt(keras.ops.sum(x * x, axis=layer.axis, keepdims=True))
-
-
 REWRITTEN: dict[str, Callable[..., Any]] = {
     "TimeDistributed": time_distributed,
     "Bidirectional": bidirectional,
-    "UnitNormalization": unit_normalization,
 }
