@@ -72,6 +72,7 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
                 cluster=membership(cluster, name),
                 data=None if node.data is None else beside / node.data,
                 data_key=None if node.data_key is None else beside / node.data_key,
+                message_limit=cluster.message_limit,
             )
         case OwnerNode():
             await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
@@ -153,10 +154,15 @@ def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[s
     first, second, third = (
         Worker(worker.address, name=node if worker.address.startswith("wss") else None) for node, worker in found.items()
     )
-    plain = cluster.allow_plaintext
-    if cluster.equals:
-        return Cluster(first, second, third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
-    return Cluster(first, second, crypto_provider=third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
+    servers, provider = ((first, second, third), None) if cluster.equals else ((first, second), third)
+    return Cluster(
+        *servers,
+        crypto_provider=provider,
+        auto_managed=False,
+        ssl=tls.connect,
+        allow_plaintext=cluster.allow_plaintext,
+        message_limit=cluster.message_limit,
+    )
 
 
 def _acting(cluster: ClusterFile, keys: Path | None) -> str:
@@ -197,6 +203,7 @@ def _system(address: str | None, listen: str | None, tls: Encryption, cluster: C
         advertise=address if listen else None,
         named={str(one): name for name, one in nodes.items() if one.secure},
         known_only=not tls.allow_plaintext,
+        message_limit=cluster.message_limit,
     )
 
 
@@ -234,4 +241,5 @@ def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Sa
         wait=node.wait,
         patience=node.patience,
         tell=say,
+        message_limit=cluster.message_limit,
     )

@@ -48,7 +48,8 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
     low = float(whole.low.min())
     high = max(float(whole.high.max()), low + 1)  # of a constant, too
     try:
-        fitted = spline(low * unit, high * unit)
+        with np.errstate(over="ignore", invalid="ignore"):  # of an exponential that is refused
+            fitted = spline(low * unit, high * unit)
     except ValueError as error:
         raise WindowError(f"layer {node.layer!r} ({node.kind}): {error}. Normalise its inputs, or give calibration=") from None
     bits += _more_bits(fitted, low * unit, high * unit, bits, ends_only=spare > 0)
@@ -174,8 +175,9 @@ def positive(
         return fit(function, low * x.scale, end, tolerance=allowed).level(low * x.scale, end)
 
     end = high * x.scale
-    bits = max(math.ceil(math.log2(end / float(allowed(np.asarray(end))))), FINE_SLOPES)  # a rounded slope keeps the error to the end
-    return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE)
+    needed = math.ceil(math.log2(end / float(allowed(np.asarray(end)))))  # a rounded slope keeps the error to the end
+    bits = max(needed, FINE_SLOPES)
+    return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE + bits - needed)
 
 
 def _fine(x: Value, domain: Interval, source: str) -> Held:

@@ -126,8 +126,8 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
     kappa = 1.25 * u / math.sqrt(least) if least > 0 else math.inf
     if kappa > 2.0**-7 and not epsilon:
         raise WindowError(
-            f"layer {node.layer!r} ({node.kind}): it divides by the size of what may be all 0; give calibration=, or a larger epsilon: "
-            "RMSNormalization has one"
+            f"layer {node.layer!r} ({node.kind}): the size of its input is divided by and may be 0, but must be well above 0: give "
+            "calibration=, or a larger epsilon (RMSNormalization has one)"
         )
     if kappa > 2.0**-7:
         raise WindowError(
