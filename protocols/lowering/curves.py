@@ -27,7 +27,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 class Curve:
     """A real function with straight asymptotes, (slope, offset) each; None where there is none, or far away.
 
-    With `relative` the tolerance is that of values up to 1, and relative to larger ones.
+    With `relative` the tolerance is that of values up to 1, and relative to larger ones. `steep` is the largest slope, unless relative.
     """
 
     function: Callable[[Real], Real] = field(repr=False)
@@ -35,6 +35,7 @@ class Curve:
     right: tuple[float, float] | None
     breaks: tuple[float, ...] = ()
     relative: bool = False
+    steep: float = 1.0
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
         """A spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the reach of the curve.
@@ -97,7 +98,7 @@ def _elu(alpha: float, scale: float = 1.0, stretch: float = 1.0) -> Curve:
     def function(x: Real) -> Real:
         return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / stretch))
 
-    return Curve(function, (0.0, -scale * alpha), (scale, 0.0), (0.0,))
+    return Curve(function, (0.0, -scale * alpha), (scale, 0.0), (0.0,), steep=max(scale, abs(scale * alpha / stretch)))
 
 
 def _clipped(x: Real) -> Real:

@@ -17,13 +17,14 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, SUM_BITS, Held, window_bits
+from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, LEAST_WINDOW, SUM_BITS, Held, window_bits
 from protocols.lowering.splines import Spline, fit
 
 SLOPE_BITS = 14
 RELATIVE = 2.0**-11
 FINE_BITS = 26
 FINE_SLOPES = 20
+FINEST_UNIT = 2.0**-44  # of the input of a curve, so that its values fit the ring
 COARSE = 1024  # units of the least value
 PRECISE = 11  # bits of the least value that is rounded
 SPARE = 4  # bits that slopes can do without: a piece is a sixteenth of the range or less where the function bends
@@ -31,10 +32,28 @@ SPAN = 2.0**26  # between the least and the largest value of a root, for its slo
 SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
 
 
-def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
-    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3."""
+def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline], *, steep: float = 1.0) -> Value:
+    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3.
+
+    With slopes up to `steep`, more than 2, x is rounded to so much finer steps.
+
+    Raises:
+        WindowError: x cannot be rounded so finely, or the function cannot be fitted over its range.
+    """
     x = w.share(x)
-    return pieces(w, node, x, w.held(x, node), spline, bits=SLOPE_BITS)
+    held = w.held(x, node)
+    finer = max(0, math.ceil(math.log2(steep)) - 1) if steep > 0 else 0
+    coarsest = math.ceil(math.log2(FINEST_UNIT / x.scale))
+    drop = max(0, held.drop - finer, coarsest)
+    if drop != held.drop:
+        held = replace(held, drop=drop, window=max(LEAST_WINDOW, window_bits(held.range.largest, drop)))
+        w.layers[-1] = replace(w.layers[-1], drop=drop, window=held.window)
+        if not held.fits:
+            raise WindowError(
+                f"layer {node.layer!r} ({node.kind}): its slope is up to {steep:g}, its inputs up to {held.range.largest * x.scale:.3g} "
+                "would have to be rounded to steps that are too fine. Normalise its inputs, or give calibration="
+            )
+    return pieces(w, node, x, held, spline, bits=SLOPE_BITS)
 
 
 def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0) -> Value:

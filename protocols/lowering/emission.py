@@ -20,7 +20,18 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, weight_bits, window_bits
+from protocols.lowering.rounding import (
+    FRACTION,
+    SUM_BITS,
+    Held,
+    Layer,
+    common_multiple,
+    common_scale,
+    hold,
+    hold_beside,
+    weight_bits,
+    window_bits,
+)
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
@@ -217,20 +228,13 @@ class Writer:
         return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
 
     def beside(self, node: Node, x: Value, constant: float) -> Value:
-        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers.
-
-        Raises:
-            WindowError: the constant is too large for the rounded value, too.
-        """
+        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
         if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
             return x
-        rounded = self.truncated(self.share(x), node)
-        if abs(constant) > rounded.scale * 2.0 ** (SUM_BITS - 1):
-            raise WindowError(
-                f"layer {node.layer!r} ({node.kind}): a constant in it reaches {abs(constant):.3g}, the fixed point holds "
-                f"{rounded.scale * 2.0 ** (SUM_BITS - 1):.3g} there: use smaller constants, or scale its inputs"
-            )
-        return rounded
+        held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
 
     def _offset(self, x: Value, offset: float) -> Value:
         constant = round(offset / x.scale)

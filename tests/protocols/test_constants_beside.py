@@ -57,9 +57,7 @@ def test_the_error_names_the_bound_that_is_hit():
         ends = np.full(1, largest / scale)
         return hold(Interval(-ends, ends, ends[None] / 2), scale, node, margin=2.0)
 
-    with pytest.raises(
-        WindowError, match=r"layer 'cut' .* reach 6 in units of 2\^-71: .* 62 are possible\. Use larger"
-    ):
+    with pytest.raises(WindowError, match=r"layer 'cut' .* reach 6 in units of 2\^-71: .* 62 are possible\. Use larger"):
         sums(6.0, 2.0**-71)
     with pytest.raises(WindowError, match=r"needs a window of 3. bits; 32 are possible\. Use a smaller margin"):
         sums(2.0**22, 2.0**-20)

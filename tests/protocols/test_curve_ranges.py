@@ -65,7 +65,10 @@ def test_every_curve_over_every_range(name):
             want = curve.function(x)
         allowed = (TOLERANCE + 2.0**-13) * np.maximum(1.0, np.abs(want) * curve.relative)
         try:
-            found = [values(lambda w, node, v: functions.curve(w, node, v, curve.spline), x, (low, high), each) for each in ROUNDINGS]
+            found = [
+                values(lambda w, node, v: functions.curve(w, node, v, curve.spline, steep=curve.steep), x, (low, high), each)
+                for each in ROUNDINGS
+            ]
         except WindowError as error:
             refused.append(str(error))
             continue
