@@ -37,10 +37,10 @@ class Awake:
         self._arm()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._timer.cancel()
         self.spent += min(max(0.0, self._loop.time() - self._due + self._step), self._step)
-        return await self._timeout.__aexit__(kind, error, trace)
+        await self._timeout.__aexit__(kind, error, trace)
 
     def _arm(self) -> None:
         self._step = min(TICK, max(0.0, self._left))

@@ -53,7 +53,7 @@ async def test_a_model_that_is_trained_while_it_is_read_is_refused(monkeypatch):
     await begun.wait()
     model.layers[0].kernel.assign(np.zeros((4, 3)))
     may.set()
-    with pytest.raises(ModelError, match="changed while it was read: .* train or load it before it is shared"):
+    with pytest.raises(ModelError, match=r"changed while it was read: .* train or load it before it is shared"):
         await reading
 
 
