@@ -6,9 +6,9 @@ import operator
 
 from actors.actor import Actor
 from actors.dialed import Dialed
+from actors.guard.structure import HEADER_LIMIT
 from actors.peer import Peer
 from actors.reference import ActorRef
-from actors.guard.structure import HEADER_LIMIT
 
 MESSAGE_LIMIT = 1 << 30
 """Bytes of the largest message that a system takes, unless it is told otherwise."""
