@@ -66,8 +66,8 @@ def check_program(program: Program) -> None:
     size = weight_bytes(program)
     if size > MODEL_LIMIT:
         raise TooLarge(
-            f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed: share a smaller model, or the part of it "
-            "that has to be secret"
+            f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed: share a smaller model, or the part of "
+            "it that has to be secret"
         )
 
 
