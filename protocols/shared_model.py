@@ -18,12 +18,13 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.cluster import Cluster
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import MEMORY, Allowance, CryptoProvider, Opening
-from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
+from protocols.errors import NotOwner, ProtocolError, ServingError, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.hosting import Terms, fingerprint
+from protocols.hosting import MOST_MEMORY, Terms, check_program, fingerprint
 from protocols.inputs.ranges import InputRange
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee, NoisyAnswers
+from protocols.placing import delivery
 from protocols.program import AddNoise, Program
 from protocols.selfcheck.report import TOLERANCE, Check
 from protocols.ticket import REVEALS, Reveal
@@ -78,7 +79,9 @@ class SharedModel:
             opening = await provider.open(name, self.program, cluster.equals, digest_at(secret, third), cluster.presence, self.guarantee)
             claimed.append((provider, right_at(secret, third)))
             masked, program = _masked(weights, opening, self.program), fingerprint(self.program)
-            await asyncio.gather(*(server.load(name, right, program, masked) for server, (_, right) in zip(servers, claimed, strict=False)))
+            await asyncio.gather(
+                *(delivery.load(server, name, right, program, masked) for server, (_, right) in zip(servers, claimed, strict=False))
+            )
         except BaseException:
             for worker, right in claimed:
                 with contextlib.suppress(ActorError, ProtocolError):
@@ -310,6 +313,8 @@ async def share(
     crypto provider; (5) send W + lambda_W to both servers, which refuse it if the provider has told them another program. Afterwards the
     owner's process may forget the model.
 
+    The first step runs in a thread, so that the event loop goes on; leave the model as it is until this returns.
+
     Args:
         model: a built Keras 3 model, Sequential or functional.
         cluster: inside its `async with` block.
@@ -346,13 +351,16 @@ async def share(
         WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
         Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps.
         ModelError: a setting makes no sense, or samples lie outside of the range.
+        TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
-    from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
+    from protocols.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
-    lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers, clients=clients)
+    settings = {"input_range": input_range, "calibration": calibration, "margin": margin, "answers": answers, "clients": clients}
+    lowered = await lowered_beside(model, **settings)
+    _check_size(lowered.program)
     checked = await asyncio.to_thread(
         compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
     )
@@ -366,6 +374,21 @@ async def share(
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared
+
+
+def _check_size(program: Program) -> None:
+    """Refuse what could be shared, and never be served.
+
+    Raises:
+        TooLarge: of weights, or of randomness for one example.
+    """
+    check_program(program)
+    size = inference.layout(program).bytes_per_example
+    if size > MOST_MEMORY:
+        raise TooLarge(
+            f"one example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most that it may hold: "
+            "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
+        )
 
 
 def _sigma(program: Program) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from actors import InsecureAddress
 from actors.address import Address
+from actors.guard import limits
 from protocols import cluster as asynchronous
 from protocols.blocking.loop import Loop
 from protocols.errors import ClusterError
@@ -34,6 +35,7 @@ class Cluster:
         timeout: default deadline of a message in seconds.
         ssl: whom to trust, and our own certificate, for workers at wss:// addresses.
         allow_plaintext: permit ws:// to other machines. Whoever can read both servers' links then learns everything.
+        message_limit: bytes of the largest message, see `protocols.Cluster`.
 
     Attributes:
         cluster: the same, for `await`.
@@ -54,12 +56,19 @@ class Cluster:
         timeout: float = 30.0,
         ssl: SSLContext | None = None,
         allow_plaintext: bool = False,
+        message_limit: int = limits.MESSAGE_LIMIT,
     ) -> None:
         workers = [Worker(address) for address in (first, second, crypto_provider)]
         servers, provider = (workers, None) if equals else (workers[:2], workers[2])
         self._hold(
             asynchronous.Cluster(
-                *servers, crypto_provider=provider, auto_managed=auto_managed, timeout=timeout, ssl=ssl, allow_plaintext=allow_plaintext
+                *servers,
+                crypto_provider=provider,
+                auto_managed=auto_managed,
+                timeout=timeout,
+                ssl=ssl,
+                allow_plaintext=allow_plaintext,
+                message_limit=message_limit,
             ),
             allow_plaintext,
         )

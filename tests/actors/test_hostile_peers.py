@@ -289,15 +289,20 @@ async def test_patience_counts_the_time_of_the_other_side_and_grows_with_what_ar
         patience._since = 0.0
         patience.came(size, waited)
 
-    arrived(progress.SLOWEST, 11.0)
+    patience.waits(0.0, of=1)
+    for _ in range(10):
+        arrived(0, 1.0)
     assert patience.left(of=1) == progress.STALLED_AFTER - 10
     for _ in range(1000):
         arrived(progress.SLOWEST, 1.0)
+    assert patience.left(of=1) == progress.STALLED_AFTER - 10
+    arrived(progress.SLOWEST, 500.0)  # for most of that time this side was busy: nobody looked at what arrived
     assert patience.left(of=1) == progress.STALLED_AFTER - 10
     for _ in range(100):
         arrived(1, 1.0)
     assert patience.left(of=1) == 0
     assert patience.left(of=2) == progress.STALLED_AFTER
+    patience._timer.cancel()
 
 
 async def test_others_are_served_between_the_frames_of_one_message(server, monkeypatch):
