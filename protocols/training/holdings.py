@@ -18,8 +18,7 @@ from protocols.exchange import Ring
 from protocols.presence import Presence, check_presence
 from protocols.training.evaluation import Affine
 from protocols.training.replicated import Replicated
-from protocols.training.step import Plan
-from protocols.training.terms import Column
+from protocols.training.terms import AnyPlan, Column
 from protocols.vault import Vault
 
 
@@ -53,7 +52,7 @@ class Stored:
 class Model:
     """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch."""
 
-    plan: Plan
+    plan: AnyPlan
     shares: dict[str, Ring] = field(repr=False)
     sums: dict[str, Ring] = field(default_factory=dict, repr=False)
 
