@@ -9,7 +9,7 @@ Importing this package imports neither TensorFlow nor Keras.
 
 from protocols.cluster import Cluster
 from protocols.errors import ProtocolError
-from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, Ridge
+from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
 from protocols.noisy_answers import NoisyAnswers
 from protocols.remote_model import RemoteModel, connect
 from protocols.shared_model import SharedModel, share
@@ -21,6 +21,7 @@ __all__ = [
     "LinearRegression",
     "LogisticRegression",
     "NoisyAnswers",
+    "PrecisionWarning",
     "ProtocolError",
     "RemoteModel",
     "Ridge",

@@ -12,6 +12,6 @@ as in scikit-learn. scikit-learn is not needed; `sklearn.base.clone` and `get_pa
 
 from protocols.estimators.linear import LinearRegression, Ridge
 from protocols.estimators.logistic import LogisticRegression
-from protocols.estimators.settings import ConvergenceWarning
+from protocols.estimators.settings import ConvergenceWarning, PrecisionWarning
 
-__all__ = ["ConvergenceWarning", "LinearRegression", "LogisticRegression", "Ridge"]
+__all__ = ["ConvergenceWarning", "LinearRegression", "LogisticRegression", "PrecisionWarning", "Ridge"]

@@ -14,7 +14,7 @@ from protocols.estimators import data as forms
 from protocols.estimators.data import Scale
 from protocols.estimators.least_squares import Solution, normal, solve
 from protocols.estimators.run import Run
-from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
+from protocols.estimators.settings import Array, Data, Estimator, PrecisionWarning, weights_of_rows
 from protocols.training.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
@@ -90,7 +90,7 @@ class _Linear(Estimator):
                     f"the features depend on each other in {exact} directions, of which fixed point tells {found.rank} apart: predictions"
                     " are least squares in those, and single coefficients are not; leave out features that nearly follow from others, or"
                     " use Ridge",
-                    np.exceptions.RankWarning,
+                    PrecisionWarning,
                     stacklevel=2,
                 )
         if prepared.here is None:
@@ -102,7 +102,7 @@ class _Linear(Estimator):
                 warnings.warn(
                     f"{' and '.join(filter(None, (what, which)))}: coefficients are not those of the numbers before they were stored;"
                     " have their owners scale them to about 1 before",
-                    np.exceptions.RankWarning,
+                    PrecisionWarning,
                     stacklevel=2,
                 )
 

@@ -8,8 +8,8 @@ import pytest
 from sklearn import datasets, exceptions, linear_model, preprocessing
 from sklearn.base import clone
 
-from protocols import ConvergenceWarning, LinearRegression, LogisticRegression, Ridge
-from protocols.errors import InputError, ModelError, ProtocolError, WorkerLost
+from protocols import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
+from protocols.errors import InputError, ModelError, ProtocolError, UnknownModel
 from protocols.estimators import logistic
 
 
@@ -104,13 +104,13 @@ async def test_features_that_depend_on_each_other(cluster):
     assert ours.rank_ == theirs.rank_ == 4
     wide = x[:5]
     close(await LinearRegression(cluster).fit(wide, y[:5]), linear_model.LinearRegression().fit(wide, y[:5]), 5e-3)
-    nearly = np.c_[x[:, :4], x[:, 0] + 1e-9 * x[:, 1]]
-    with pytest.warns(np.exceptions.RankWarning, match="5 directions, of which fixed point tells 4 apart"):
+    nearly = np.c_[x[:, :4], x[:, 0] + 1e-9 * y[:, 1]]
+    with pytest.warns(PrecisionWarning, match="5 directions, of which fixed point tells 4 apart"):
         model = await LinearRegression(cluster).fit(nearly, y)
     np.testing.assert_allclose(model.predict(nearly), linear_model.LinearRegression().fit(x[:, :4], y).predict(x[:, :4]), atol=1e-3)
-    nearly[:, 4] = x[:, 0] + 1e-2 * x[:, 1]
+    nearly[:, 4] = x[:, 0] + 1e-3 * y[:, 1]
     close(await LinearRegression(cluster).fit(nearly, y), linear_model.LinearRegression().fit(nearly, y))
-    with pytest.warns(np.exceptions.RankWarning, match=r"columns \[1\] were stored with less than 256 steps"):
+    with pytest.warns(PrecisionWarning, match=r"columns \[1\] were stored with less than 256 steps"):
         await LinearRegression(cluster).fit(await cluster.store("x", x[:, :4] * [1, 1e-3, 1, 1]), y)
 
 
@@ -136,7 +136,7 @@ async def test_nothing_of_a_fit_stays_at_the_workers(cluster, monkeypatch):
         await LogisticRegression(cluster, learning_rate=1e9).fit(x, (y[:, 0] > 2).astype(int))
     assert len(stored) == 4
     for array in stored:
-        with pytest.raises(WorkerLost, match="holds no such features"):
+        with pytest.raises(UnknownModel, match="holds no such features"):
             await LinearRegression(cluster).fit(array, y)
 
 
@@ -181,7 +181,7 @@ async def test_settings_of_logistic_regression(cluster, classes, settings):
     asked = {name: value for name, value in settings.items() if name != "batch_size"}
     theirs = linear_model.LogisticRegression(tol=1e-8, max_iter=10_000, **asked).fit(x, y)
     for data in ((x, y), (await cluster.store("x", x), await cluster.store("y", y))):
-        ours = await LogisticRegression(cluster, tol=1e-3, **settings).fit(*data)
+        ours = await LogisticRegression(cluster, **settings).fit(*data)
         close(ours, theirs, 0.03)
         np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=0.015)
         assert ours.converged_
@@ -191,7 +191,7 @@ async def test_weights_of_examples(cluster):
     x, y = two(*standard(SMALL))
     w = np.random.default_rng(0).uniform(0, 2, len(y))
     theirs = linear_model.LogisticRegression(tol=1e-8, max_iter=10_000, class_weight="balanced").fit(x, y, sample_weight=w)
-    model = LogisticRegression(cluster, tol=1e-3, class_weight="balanced")
+    model = LogisticRegression(cluster, class_weight="balanced")
     close(await model.fit(x, y, sample_weight=w), theirs, 0.02)
     model.set_params(class_weight=None)
     a, b, shared = [await cluster.store(name, one) for name, one in (("x", x), ("y", y), ("w", w / 2))]
