@@ -140,34 +140,6 @@ def test_whoever_looks_at_a_budget_to_spend_it_is_alone_with_it(tmp_path, monkey
     assert len(tried) > 2
 
 
-def test_whoever_opens_a_ledger_waits_for_those_who_use_it(tmp_path, monkeypatch):
-    """SQLite says "locked" at once, and does not wait, to whoever comes while the last one leaves: that is no broken ledger."""
-    ledger(tmp_path)
-    connect, refused = sqlite3.connect, iter([True, True, False])
-
-    class Leaving:
-        """A connection at the moment when another one takes its files away."""
-
-        def __init__(self, *arguments, **options):
-            self._db = connect(*arguments, **options)
-
-        def execute(self, statement, *values):
-            if "journal_mode" in statement and next(refused, False):
-                error = sqlite3.OperationalError("database is locked")
-                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
-                raise error
-            return self._db.execute(statement, *values)
-
-        def __getattr__(self, name):
-            return getattr(self._db, name)
-
-    monkeypatch.setattr(sqlite3, "connect", Leaving)
-    ledger(tmp_path).spend(GAUSSIAN)
-    assert next(refused, None) is None
-    monkeypatch.undo()
-    assert ledger(tmp_path).events == ((GAUSSIAN, 1),)
-
-
 SPENDS = """
 import sys, dp_accounting
 from pathlib import Path
