@@ -238,47 +238,54 @@ class Link:
             await self._read_message(reader)
 
     async def _read_message(self, reader: FrameReader) -> None:
-        pieces, receive = self._socket.recv_streaming(decode=False), self.peer.receive
-        async for first in pieces:
-            piece: bytes | None = first
-            while piece is not None:
-                if len(piece) <= BRIEF:
-                    for packet in reader.feed(piece):
-                        receive(packet)
-                else:
-                    await self._handle_in_turns(reader, piece)
-                if self._writer.full:
-                    self._socket.held = True
-                    await self._writer.room()
-                    self._socket.held = False
-                piece = await self._next(pieces, reader.frames) if reader.unfinished else None
+        pieces = self._socket.recv_streaming(decode=False)
+        async for piece in pieces:
+            if len(piece) <= BRIEF and not self._writer.full:
+                for packet in reader.feed(piece):
+                    self.peer.receive(packet)
+            else:
+                await self._handle(reader, piece)
+            if reader.unfinished:
+                await self._handle_rest(reader, pieces)
         reader.end()
 
-    async def _handle_in_turns(self, reader: FrameReader, piece: bytes) -> None:
-        """Takes what has arrived, and lets others run in between if it takes long."""
-        receive, time = self.peer.receive, asyncio.get_running_loop().time
-        pause_at = time() + TURN
-        for packet in reader.feed(piece):
-            receive(packet)
-            if time() > pause_at:
-                await asyncio.sleep(0)
-                pause_at = time() + TURN
-
-    async def _next(self, pieces: AsyncIterator[bytes], frame: int) -> bytes | None:
-        """The next bytes of a frame that has begun, the one of that number; None at the end of the message.
+    async def _handle_rest(self, reader: FrameReader, pieces: AsyncIterator[bytes]) -> None:
+        """Takes what follows in the message, until no frame in it has begun and not ended.
 
         Raises:
-            Malformed: they take too long.
+            Malformed: the next bytes take too long.
         """
-        time = asyncio.get_running_loop().time
-        before = time()
+        patience, time = self._patience, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._patience.left(of=frame)):
-                piece = await anext(pieces, None)
+            async with patience.bounding():
+                while reader.unfinished:
+                    patience.waits(time(), of=reader.frames)
+                    piece = await anext(pieces, None)
+                    if piece is None:
+                        return
+                    patience.came(len(piece), time())
+                    if len(piece) < reader.room:
+                        reader.fill(piece)
+                    else:
+                        await self._handle(reader, piece)
         except TimeoutError:
             raise Malformed("a frame that has begun did not go on in time") from None
-        self._patience.arrived(len(piece or b""), time() - before)
-        return piece
+
+    async def _handle(self, reader: FrameReader, piece: bytes) -> None:
+        """Takes what has arrived, and lets others run in between if it takes long."""
+        receive, time = self.peer.receive, asyncio.get_running_loop().time
+        pause_at = 0.0
+        for packet in reader.feed(piece):
+            receive(packet)
+            if not pause_at:
+                pause_at = time() + TURN
+            elif time() > pause_at:
+                await asyncio.sleep(0)
+                pause_at = time() + TURN
+        if self._writer.full:
+            self._socket.held = True
+            await self._writer.room()
+            self._socket.held = False
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):

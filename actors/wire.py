@@ -124,6 +124,15 @@ class FrameReader:
         """Whether a frame has begun and has not ended."""
         return bool(self._pending) or self._frame is not None
 
+    @property
+    def room(self) -> int:
+        """Bytes that are missing of the array that is being filled; 0 if none is."""
+        return len(self._holes[-1]) if self._holes else 0
+
+    def fill(self, piece: bytes) -> None:
+        """Takes the next bytes, fewer than there is `room`: the same as `feed`, where nothing can be complete."""
+        self._fill(memoryview(piece))
+
     def feed(self, piece: bytes) -> Iterator[Packet]:
         """Takes the next bytes; yields the frames that are complete now.
 

@@ -21,7 +21,7 @@ from federated.cluster_file import ClusterFile
 from federated.cluster_status import states
 from federated.errors import FederatedError
 from federated.node import computing_cluster
-from protocols import Cluster, Worker, demonstration, worker_process
+from protocols import Cluster, Use, Worker, demonstration, worker_process
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
 
@@ -164,6 +164,10 @@ def share(
         int | None, typer.Option(min=1, help="how many labels there can be; one more than the largest, unless given")
     ] = None,
     allow: Annotated[list[str] | None, typer.Option("--for", help="a certificate name that may train without the grant")] = None,
+    min_batch: Annotated[int, typer.Option(min=1, help="the fewest of these examples in a step of training")] = 1,
+    reveal_to: Annotated[
+        list[str] | None, typer.Option(help="a certificate name that gets trained weights and metrics; whoever trains, unless given")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the grants; is made if it is missing", file_okay=False)] = Path("grants"),
     listing: Annotated[bool, typer.Option("--list", help="show what data the workers keep")] = False,
     delete: Annotated[
@@ -189,7 +193,8 @@ def share(
         return Cluster(first, second, crypto_provider=third, auto_managed=False)
 
     if file is not None:
-        source = sharing.Source(file, name or file.stem, labels, ids, classes, tuple(allow or ()))
+        use = Use(min_batch=min_batch, reveal_to=tuple(reveal_to) if reveal_to else None)
+        source = sharing.Source(file, name or file.stem, labels, ids, classes, tuple(allow or ()), use)
         _told(sharing.share(among, source, out, console))
     elif delete is not None:
         _told(sharing.remove(among, delete, console))

@@ -124,9 +124,11 @@ class Gathering:
         self.book.count(name)
 
     def give_up(self, reason: str) -> None:
-        """Drops all that are awaited: the round has failed."""
+        """Drop all that are awaited: the round has failed, also if nobody is awaited any more."""
         for name in self.book.standing:
             self.book.drop(name, reason)
+        if self.book.failure is None:
+            self.book.fail(reason)
 
     def report(self, owner: Owner, update: Update) -> None:
         """Takes in an update; when this returns, it counts.

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from federated.errors import FederatedError
-from protocols import Cluster
+from protocols import Cluster, Use
 from protocols.errors import ProtocolError
 from protocols.training import tables
 from protocols.training.deposits import Deposited, Grant, read_grants, write_grants
@@ -29,6 +29,7 @@ class Source(NamedTuple):
     ids: str | None
     classes: int | None
     allow: tuple[str, ...]
+    use: Use
 
 
 async def share(among: Among, source: Source, out: Path, console: Console) -> None:
@@ -46,7 +47,7 @@ async def share(among: Among, source: Source, out: Path, console: Console) -> No
             for end, array in found.arrays.items():
                 classes = source.classes if array.ndim == 1 and array.dtype.kind in "iu" else None
                 name = source.name + end
-                grants.append(await cluster.deposit(name, array, classes=classes, ids=found.ids, allow=source.allow))
+                grants.append(await cluster.deposit(name, array, classes=classes, ids=found.ids, allow=source.allow, use=source.use))
                 write_grants(kept, grants)
             write_grants(given, [grant.to_give() for grant in grants])
         except BaseException:

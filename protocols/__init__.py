@@ -13,6 +13,7 @@ from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticR
 from protocols.noisy_answers import NoisyAnswers
 from protocols.remote_model import RemoteModel, connect
 from protocols.shared_model import SharedModel, share
+from protocols.training.kept import Use
 from protocols.worker import Worker
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RemoteModel",
     "Ridge",
     "SharedModel",
+    "Use",
     "Worker",
     "connect",
     "share",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +25,7 @@ from protocols.worker import Worker
 
 if TYPE_CHECKING:
     from protocols.training.deposits import Deposited, Grant, Granting
+    from protocols.training.kept import Use
     from protocols.training.terms import SharedArray
 
 A = TypeVar("A", bound=Actor)
@@ -169,7 +170,8 @@ class Cluster:
         *,
         classes: int | None = None,
         ids: Sequence[object] | None = None,
-        allow: Iterable[str] = (),
+        allow: Iterable[str] | Mapping[str, Use] = (),
+        use: Use | None = None,
     ) -> Grant:
         """Leaves shares of an array with the workers, for somebody to train on when its owner has gone; `confide share` does it for files.
 
@@ -181,7 +183,8 @@ class Cluster:
             classes: as for `store`.
             ids: for each example its record id. A digest of all of them, in their order, becomes public, so that nobody joins rows of
                 different records by mistake. It hides no list that somebody can guess as a whole.
-            allow: common names in the certificates of those who may train on it without a grant.
+            allow: common names in the certificates of those who may train on it without a grant; or for each what it may do.
+            use: what those may do who have the grant, and those in `allow` of whom nothing else is said; None: train as they like.
 
         Returns:
             The right to train on it, and to remove it. `Grant.to_give` is for others.
@@ -194,7 +197,7 @@ class Cluster:
         """
         from protocols.training.deposits import deposit  # noqa: PLC0415  it needs this module
 
-        return await deposit(self, name, array, classes=classes, ids=ids, allow=allow)
+        return await deposit(self, name, array, classes=classes, ids=ids, allow=allow, use=use)
 
     async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedArray:
         """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.

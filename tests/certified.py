@@ -58,12 +58,14 @@ class Certified:
         return context
 
 
-def configured(folder: Path, people: Mapping[str, str] = PEOPLE, *, equals: bool = False, more: str = "") -> Certified:
-    """Write the cluster file and the certificates."""
+def configured(folder: Path, people: Mapping[str, str] = PEOPLE, *, equals: bool = False, keeps: bool = False, more: str = "") -> Certified:
+    """Write the cluster file and the certificates; workers that keep data have a folder for them."""
     addresses = tuple(f"wss://127.0.0.1:{port}" for port in free_ports(3))
     roles = ("server", "server", "server" if equals else "crypto_provider")
+    data = f'data = "{folder}/shares-{{}}"\n' if keeps else ""
     text = "".join(
-        f'[nodes.{name}]\nrole = "{role}"\naddress = "{address}"\n' for name, role, address in zip(WORKERS, roles, addresses, strict=True)
+        f'[nodes.{name}]\nrole = "{role}"\naddress = "{address}"\n{data.format(name)}'
+        for name, role, address in zip(WORKERS, roles, addresses, strict=True)
     )
     text += "".join(f"[nodes.{name}]\n{table}" for name, table in people.items()) + more
     made = Certified(folder, (addresses[0], addresses[1], addresses[2]))

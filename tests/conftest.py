@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,3 +12,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that no process is left with it in the end."""
+    items.sort(key=lambda item: item.path.name != "test_examples.py")

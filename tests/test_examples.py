@@ -46,6 +46,7 @@ def test_a_federated_round_by_hand():
     assert together > max(owners)
 
 
+@pytest.mark.long
 def test_a_hundred_owners():
     shown = run("hundred_owners.py", "--rounds", "28")
     assert "round 28:" in shown
@@ -62,6 +63,7 @@ def test_a_secure_federation():
     assert masked > 85
 
 
+@pytest.mark.long
 def test_a_private_federation():
     shown = run("private_federation.py", "--rounds", "8")
     accuracy, epsilon = (float(word.strip("%,")) for word in shown.split("with noise:")[1].split()[1:6:4])
@@ -95,6 +97,7 @@ def test_two_hospitals():
     assert float(lines[-1].split("accuracy ")[1].split("%")[0]) > 75
 
 
+@pytest.mark.long
 def test_a_residual_network():
     shown = run("resnet.py", "--images", "32")
     assert "predicted without seeing them" in shown
@@ -127,6 +130,7 @@ def test_every_example_says_what_it_is(name):
     assert (EXAMPLES / name).read_text().startswith('"""')
 
 
+@pytest.mark.long
 def test_private_regression():
     shown = run("private_regression.py", "500", "20")
     together, alone = (float(word.rstrip("%,")) for word in shown.splitlines()[-2].split() if "%" in word)

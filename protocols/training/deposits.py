@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,7 +17,7 @@ from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, righ
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.keeper import Keeper, Part
-from protocols.training.kept import DATA, About, joined, records
+from protocols.training.kept import DATA, About, Use, joined, records
 from protocols.training.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
 from protocols.training.stored import encoded
 from protocols.training.terms import Column, SharedArray
@@ -107,7 +107,8 @@ async def deposit(
     *,
     classes: int | None,
     ids: Sequence[object] | None,
-    allow: Iterable[str],
+    allow: Iterable[str] | Mapping[str, Use],
+    use: Use | None,
 ) -> Grant:
     """Leaves shares of an array with the workers; see `Cluster.deposit`."""
     if NAME.fullmatch(name) is None:
@@ -115,13 +116,16 @@ async def deposit(
     values, content = encoded(name, np.asarray(array), classes)
     if ids is not None and len(ids) != len(values):
         raise InputError(f"{name!r} has {len(values)} examples and {len(ids)} record ids: each example needs one")
-    allowed = tuple(allow)
+    use = use or Use()
+    allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(allow, use)
     if "" in allowed:
         raise InputError("allow= names certificates: a name is not empty")
+    for one in (use, *allowed.values()):
+        one.check()
     column = Column(name, (values.shape[0], values.shape[1]), content, b"", b"" if ids is None else records(ids))
     grant = Grant(name, new_secret(), new_secret())
     label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
-    *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, column) for place in places]
+    *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, use, column) for place in places]
     provider = msgspec.structs.replace(about, role="crypto provider")
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
@@ -160,7 +164,7 @@ async def deposits(cluster: Cluster) -> list[Deposited]:
     listed = []
     for name, about in sorted(abouts.items()):
         if (column := about.column) is not None:
-            listed.append(Deposited(name, column.shape, column.content, bool(column.records), about.allowed, name in complete))
+            listed.append(Deposited(name, column.shape, column.content, bool(column.records), tuple(about.allowed), name in complete))
     return listed
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
 from protocols.authority.rights import Claim
-from protocols.errors import KeepsNothing, NameTaken, UnknownModel
+from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.exchange import Ring
 from protocols.presence import Presence, check_presence
 from protocols.training.evaluation import Affine
+from protocols.training.kept import Stretch, Use, check_steps
 from protocols.training.replicated import Replicated
 from protocols.training.terms import AnyPlan, Column
 from protocols.vault import Vault
@@ -50,11 +53,15 @@ class Stored:
 
 @dataclass
 class Model:
-    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch."""
+    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch.
+
+    `use` is what the owners of the data that it was trained on allow.
+    """
 
     plan: AnyPlan
     shares: dict[str, Ring] = field(repr=False)
     sums: dict[str, Ring] = field(default_factory=dict, repr=False)
+    use: Use = field(default_factory=Use)
 
 
 class Holdings:
@@ -65,6 +72,7 @@ class Holdings:
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
         claims: whose each of these is, by handle.
+        stretches: what the owners of arrays that were kept allow, by handle; an array without was placed by who trains on it.
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.
@@ -75,6 +83,7 @@ class Holdings:
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
         self.claims: dict[bytes, Claim] = {}
+        self.stretches: dict[bytes, list[Stretch]] = {}
         self._vault = vault
 
     def claim(self, handle: bytes, digest: bytes) -> Claim:
@@ -89,7 +98,15 @@ class Holdings:
         claim = self.claims[handle] = Claim.of_caller(digest)
         return claim
 
-    def claim_while_present(self, background: Background, system: ActorSystem, presence: Presence, handle: bytes, digest: bytes) -> None:
+    def claim_while_present(
+        self,
+        background: Background,
+        system: ActorSystem,
+        presence: Presence,
+        handle: bytes,
+        digest: bytes,
+        stretches: list[Stretch] | None = None,
+    ) -> None:
         """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
 
         Raises:
@@ -98,6 +115,8 @@ class Holdings:
         """
         check_presence(system, presence)
         claim = self.claim(handle, digest)
+        if stretches is not None:
+            self.stretches[handle] = stretches
         background.while_present(system, presence, lambda: self._forget_for(handle, claim))
 
     def _forget_for(self, handle: bytes, claim: Claim) -> None:
@@ -115,9 +134,28 @@ class Holdings:
             raise UnknownModel(f"this worker holds no such {what}; its owner may be gone, or the worker was started anew")
         self.claims[handle].check(right, what)
 
+    def use_of(self, *handles: bytes) -> Use:
+        """Return what the owners of all these arrays allow."""
+        return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
+
+    def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]], *, weighted: bool = False) -> None:
+        """Refuse steps with fewer examples than the owners of these arrays allow; examples with weights may be fewer than they seem.
+
+        Raises:
+            NotGranted: see `protocols.training.kept.check_steps`; or examples have weights, and an owner asks for more than one in a step.
+        """
+        for handle in handles:
+            stretches = self.stretches.get(handle, [])
+            check_steps(stretches, steps)
+            if weighted and any(stretch.use.min_batch > 1 for stretch in stretches):
+                raise NotGranted(
+                    "an owner of the data allows steps with several examples only, and examples have weights, which may leave one of"
+                    " them: fit without sample_weight and class_weight"
+                )
+
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""
-        for table in (self.arrays, self.masks, self.models, self.claims):
+        for table in (self.arrays, self.masks, self.models, self.claims, self.stretches):
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:

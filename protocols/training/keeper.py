@@ -23,6 +23,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from functools import reduce
+from operator import and_
 
 import msgspec
 import numpy as np
@@ -39,7 +41,7 @@ from protocols.keystream import KeyStream, derive, fresh_key
 from protocols.presence import Presence
 from protocols.run import Inboxes
 from protocols.training.holdings import Background, Holdings, Stored
-from protocols.training.kept import DATA, RUN, About, joined, put_together
+from protocols.training.kept import DATA, RUN, About, Stretch, Use, joined, put_together
 from protocols.training.replicated import replicated
 from protocols.training.terms import Column
 from protocols.vault import TAG_BYTES, Label
@@ -155,7 +157,7 @@ class Keeper(Actor):
             Altered: the parties have not made the version that is there together.
             WorkerLost: another party did not take part.
         """
-        about = await self._granted(old, right)
+        about, _ = await self._granted(old, right)
         seats, party = self._seated(old, about, equals, name)
         if (old.kind, old.name) != (new.kind, new.name) or new.serial != old.serial + 1 or len(new.tag) != TAG_BYTES:
             raise InputError(f"version {new.serial} does not follow version {old.serial}")
@@ -248,7 +250,7 @@ class Keeper(Actor):
             Altered: they have not, or theirs does not belong to this one; nothing was removed.
             NotGranted: the caller has no right to it.
         """
-        about = await self._granted(label, right)
+        about, _ = await self._granted(label, right)
         seats, party = self._seated(label, about, equals, name)
         if any(check != about.check for check in await self._checks(label, seats, party)):
             raise Altered(
@@ -285,11 +287,14 @@ class Keeper(Actor):
         """
         if not parts:
             raise InputError("there is no array to place")
-        abouts = [await self._granted(part.label, part.right) for part in parts]
+        granted = [await self._granted(part.label, part.right) for part in parts]
+        abouts, uses = [about for about, _ in granted], [use for _, use in granted]
         seats, party = self._seated(parts[0].label, abouts[0], equals, "")
+        if len({part.label.name for part in parts}) != len(parts):
+            raise InputError("a name is there twice: the examples of an owner count once")
         column = joined([_column(about, "crypto provider" if party == THIRD else "server") for about in abouts], axis, handle)
         arrays = await asyncio.to_thread(self._together, parts, axis)
-        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
+        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest, _stretches(abouts, uses, axis))
         if seats.helper is not None:
             self._holdings.hold(handle, replicated(seats.helper, party, arrays))
         elif party == THIRD:
@@ -302,8 +307,8 @@ class Keeper(Actor):
         read = [self._holdings.vault.read(part.label)[1] for part in parts]
         return {name: put_together([arrays[name] for arrays in read], axis) for name in read[0]}
 
-    async def _granted(self, label: Label, right: bytes) -> About:
-        """What a version is, for a caller who may use it: who shows the right, or a certificate that its owner has named.
+    async def _granted(self, label: Label, right: bytes) -> tuple[About, Use]:
+        """What a version is, and what the caller may do with it: who shows the right, or a certificate that its owner has named.
 
         Raises:
             UnknownData: there is no such version.
@@ -312,8 +317,10 @@ class Keeper(Actor):
         if label.kind not in KINDS or label not in self._holdings.vault.labels(label.kind, label.name):
             raise UnknownData(f"version {label.serial} of {label.name!r} is not kept here; it may have been loaded or removed meanwhile")
         about = await asyncio.to_thread(self._about, label)
-        if shows(right, about.use) or (about.allowed and caller().common_name in about.allowed):
-            return about
+        if shows(right, about.use):
+            return about, about.granted
+        if (use := about.allowed.get(caller().common_name)) is not None:
+            return about, use
         raise NotGranted(
             f"{label.name!r} may not be used: show the grant that its owner has given, or a certificate that its owner has named"
         )
@@ -328,6 +335,12 @@ def _column(about: About, role: str) -> Column:
     if about.column is None or about.role != role:
         raise InputError(f"something for a {about.role} arrived, an array for a {role} is needed")
     return about.column
+
+
+def _stretches(abouts: list[About], uses: list[Use], axis: int) -> list[Stretch]:
+    """What the owners of arrays that are put together allow: below each other each of its own rows, beside each other all of all rows."""
+    rows = [about.column.shape[0] for about in abouts if about.column is not None]
+    return [Stretch(rows[0], reduce(and_, uses))] if axis else [Stretch(*one) for one in zip(rows, uses, strict=True)]
 
 
 def _change(key: bytes, name: str, shape: tuple[int, ...], party: int) -> Ring:

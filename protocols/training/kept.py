@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from protocols.errors import InputError
+from protocols.errors import InputError, NotGranted
 from protocols.exchange import Ring
 from protocols.training.terms import Column, check_records, widened
 
@@ -35,6 +36,87 @@ class Progress(msgspec.Struct, frozen=True, order=True):
         return self.before + self.epoch * steps + self.step
 
 
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """What those who may train on kept data may do with them. Each worker that takes part holds them to it.
+
+    It bounds what a step, and what is opened, may mix; it makes no training harmless: who chooses the first weights reads out of the
+    last ones, or out of metrics, what `min_batch` examples have in common.
+
+    Attributes:
+        min_batch: the fewest examples of these data in a step that has any of them, the last one of an epoch included; at least 1.
+        reveal_to: common names in the certificates of those who get metrics, and weights that were trained on the data; None: whoever
+            trains on them.
+    """
+
+    min_batch: int = 1
+    reveal_to: tuple[str, ...] | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InputError: the smallest batch is none, or there is no name in `reveal_to`, or an empty one.
+        """
+        if self.min_batch < 1:
+            raise InputError(f"Use(min_batch={self.min_batch}): a step has at least 1 example")
+        if self.reveal_to is not None and (not self.reveal_to or "" in self.reveal_to):
+            raise InputError("Use(reveal_to=) names certificates: at least one, and a name is not empty; None is whoever trains")
+
+    def __and__(self, other: Use) -> Use:
+        """Return what both allow."""
+        lists = [names for names in (self.reveal_to, other.reveal_to) if names is not None]
+        both = tuple(name for name in lists[0] if all(name in names for names in lists)) if lists else None
+        return Use(min_batch=max(self.min_batch, other.min_batch), reveal_to=both)
+
+    def check_reveal(self, name: str) -> None:
+        """Refuse to open what was trained on the data to who has a certificate of that name.
+
+        Raises:
+            NotGranted: the owner has not named it.
+        """
+        if self.reveal_to is not None and name not in self.reveal_to:
+            allowed = ", ".join(self.reveal_to) or "nobody"
+            raise NotGranted(
+                f"weights and metrics of this training are opened to {allowed} only, as the owners of the data have said, and the"
+                f" certificate shown is {name or 'none'}"
+            )
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """Examples of one owner in an array that was put together.
+
+    Attributes:
+        examples: how many, after those of the stretch before.
+        use: what their owner allows.
+    """
+
+    examples: int
+    use: Use
+
+
+def check_steps(stretches: Sequence[Stretch], steps: Sequence[npt.NDArray[np.int64]]) -> None:
+    """Refuse steps with fewer examples of an owner than it allows, and yet some.
+
+    Args:
+        stretches: of the array, in its order.
+        steps: the rows of each step.
+
+    Raises:
+        NotGranted: there is such a step.
+    """
+    if all(stretch.use.min_batch == 1 for stretch in stretches):
+        return
+    ends = np.cumsum([stretch.examples for stretch in stretches])
+    for rows in steps:
+        counts = np.bincount(np.searchsorted(ends, rows, side="right"), minlength=len(ends))
+        for count, stretch in zip(counts, stretches, strict=True):
+            if 0 < count < stretch.use.min_batch:
+                raise NotGranted(
+                    f"a step has {count} examples of an owner who allows steps with at least {stretch.use.min_batch}: choose a larger"
+                    " batch_size, one that leaves no smaller remainder, and with several owners shuffle=False or still larger steps"
+                )
+
+
 class About(msgspec.Struct, frozen=True):
     """The public half of a file of shares.
 
@@ -42,7 +124,8 @@ class About(msgspec.Struct, frozen=True):
         role: whose share it is: a server's, or the masks of the crypto provider.
         use: digest of the right to train on it, at this worker.
         own: digest of the right to remove it, at this worker.
-        allowed: common names in the certificates of those who may train on it without showing a right.
+        allowed: common names in the certificates of those who may train on it without showing a right, and what each may do.
+        granted: what those may do who show the right; of a training, what may be done with its weights.
         column: what array it is; None: weights. Its handle is empty.
         progress: of a training whose weights they are.
         check: what the parts of one version have in common, and those of different ones do not; empty for data as their owner brought them.
@@ -52,7 +135,8 @@ class About(msgspec.Struct, frozen=True):
     role: Role
     use: bytes
     own: bytes
-    allowed: tuple[str, ...] = ()
+    allowed: Mapping[str, Use] = {}
+    granted: Use = Use()
     column: Column | None = None
     progress: Progress | None = None
     check: bytes = b""

@@ -84,6 +84,7 @@ class TrainingDealer(Actor):
         Raises:
             NotOwner: the data are somebody else's.
             UnknownModel: they are not here.
+            NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
         columns = list(terms.columns.values())
@@ -94,6 +95,7 @@ class TrainingDealer(Actor):
             if column.handle not in self._masks:
                 raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
         check_held(terms, *(self._masks[column.handle].shape for column in columns))
+        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.w is not None)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -123,6 +125,8 @@ class TrainingDealer(Actor):
     async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
         """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
         session = self._owned(run, right)
+        terms = session.terms
+        self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
         loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:

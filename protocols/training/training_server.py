@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, message
+from actors import Actor, ActorError, caller, message
 from protocols.authority.membership import OTHER_SERVER, OWNER, THIRD_PARTY, Membership
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
@@ -141,6 +141,7 @@ class TrainingServer(Actor):
         Raises:
             NotOwner: the data or the model are somebody else's.
             UnknownModel: they are not here.
+            NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
         arrays = [column.handle for column in terms.columns.values()]
@@ -152,6 +153,7 @@ class TrainingServer(Actor):
         if model not in self._models or any(array not in self._stored for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         check_held(terms, *(self._stored[array].shape for array in arrays))
+        self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.w is not None)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
         claim, where = Claim.of_caller(digest), self._cluster.seats(terms.equals, terms.name)
@@ -161,6 +163,7 @@ class TrainingServer(Actor):
         peer = await self.system.connect(f"{self._cluster.address(where.servers[1 - party])}/training", TrainingServer)
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
+        self._models[model].use &= self._holdings.use_of(*arrays)
         session = _Session(terms, claim, party, self._models[model], peer, self._patience)
         self._background.while_present(self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
@@ -190,12 +193,15 @@ class TrainingServer(Actor):
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
         rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
+        if told:
+            session.model.use.check_reveal(caller().common_name)
         if not session.seal_key:
             raise TicketRefused("the servers of this training have not met: each needs the public key of the other")
         seal = Seal(session.seal_key, derive(run, "epoch", number, start, session.done))
         if start == 0:
             session.sums = {}
         steps = session.terms.rows(number)
+        self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
         for rows in steps[start:stop]:
             before = clock()
             material, dealt = await session.supply.take(session.done)
@@ -237,7 +243,7 @@ class TrainingServer(Actor):
         if label.kind != RUN or not all([shows(kept, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
             raise NotGranted("this is the right to another training")
         check = derive(run, "saved", label.serial, label.tag, session.done)
-        about = About("server", digest(kept), digest(kept), progress=progress, check=check)
+        about = About("server", digest(kept), digest(kept), progress=progress, check=check, granted=model.use)
         arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
 
@@ -256,7 +262,8 @@ class TrainingServer(Actor):
             kept: the right to the training, at this server.
             presence: of the owner.
         """
-        if label.kind != RUN or not shows(kept, (await self._about(label)).use):
+        about = await self._about(label) if label.kind == RUN else None
+        if about is None or not shows(kept, about.use):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
@@ -264,7 +271,7 @@ class TrainingServer(Actor):
         if shapes != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
         self._claim(presence, handle, digest)
-        self._models[handle] = Model(plan, arrays, sums)
+        self._models[handle] = Model(plan, arrays, sums, about.granted)
 
     async def _step(
         self, session: _Session, rows: npt.NDArray[np.int64], material: StepMaterial, dealt: int, seal: Seal
@@ -301,11 +308,16 @@ class TrainingServer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
-        """This server's shares of the weights of a model, for who has placed it."""
+        """This server's shares of the weights of a model, for who has placed it.
+
+        Raises:
+            NotGranted: the owners of the data on which it was trained open weights to others only.
+        """
         self._holdings.check(handle, right, "model")
         if handle not in self._models:
             raise UnknownModel("this server has no such model; its owner may be gone, or the server was started anew")
         model = self._models[handle]
+        model.use.check_reveal(caller().common_name)
         return [model.shares[name] for name in model.plan.shapes]
 
     @message(reentrant=True, by=OWNER)

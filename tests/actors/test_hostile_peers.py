@@ -284,13 +284,18 @@ async def test_who_asks_for_nothing_is_sent_away(server, monkeypatch):
 async def test_patience_counts_the_time_of_the_other_side_and_grows_with_what_arrives():
     patience = progress.Patience()
     assert patience.left(of=1) == progress.STALLED_AFTER
-    patience.arrived(progress.SLOWEST, 11.0)
+
+    def arrived(size, waited):
+        patience._since = 0.0
+        patience.came(size, waited)
+
+    arrived(progress.SLOWEST, 11.0)
     assert patience.left(of=1) == progress.STALLED_AFTER - 10
     for _ in range(1000):
-        patience.arrived(progress.SLOWEST, 1.0)
+        arrived(progress.SLOWEST, 1.0)
     assert patience.left(of=1) == progress.STALLED_AFTER - 10
     for _ in range(100):
-        patience.arrived(1, 1.0)
+        arrived(1, 1.0)
     assert patience.left(of=1) == 0
     assert patience.left(of=2) == progress.STALLED_AFTER
 

@@ -33,7 +33,7 @@ async def played(build, examples, engine, rounds=2, **settings):
         return [outcome async for outcome in federation.rounds(rounds)], federation.model
 
 
-@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 async def test_the_same_result_as_in_one_thread(build, examples, name):
     expected, reference = await played(build, examples, ThreadEngine(), dropouts={2: ["owner-3"]})

@@ -141,6 +141,7 @@ async def started(folder, hub):
 
 
 @pytest.mark.timeout(300)  # TensorFlow is imported five times
+@pytest.mark.long
 async def test_owners_and_the_aggregator_are_killed_and_come_back(folder):
     async with running(folder, "hub") as hub, contextlib.AsyncExitStack() as stack:
         address = await started(folder, hub)

@@ -100,6 +100,7 @@ def plateau():
     ]
 
 
+@pytest.mark.long
 async def test_callbacks_remember(build, examples, tmp_path):
     """The learning rate falls, and training stops, in the same rounds as without an interruption."""
     whole = federation_of(build, examples, None)

@@ -152,6 +152,14 @@ async def test_fewer_than_the_threshold_open_nothing():
     assert not any("unmask" in owner.asked for owner in owners)
 
 
+@pytest.mark.parametrize("step", ["confirm", "unmask"])
+async def test_a_round_that_fails_when_all_have_sent_their_vectors_says_why(step):
+    owners = [Scripted(f"owner-{i}", learned(i), vanishes=step if i else None) for i in range(4)]
+    round_ = gathering(owners)
+    assert await SecureAggregation(threshold=0.7).gather(round_, single_updates=False) is None
+    assert "are needed" in round_.book.failure
+
+
 async def test_what_is_sent_says_nothing_of_the_update():
     """Two updates, many sessions: the masked vectors of both are uniform."""
     ones = []

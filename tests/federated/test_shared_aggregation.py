@@ -50,6 +50,7 @@ def close(one, other, atol):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
+@pytest.mark.long
 async def test_a_simulated_federation_learns_what_the_plain_one_learns(build, examples):
     parts = partition(*examples, owners=6, by="quantity")
 

@@ -182,6 +182,7 @@ asyncio.run(main())
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 async def test_the_owner_is_killed_in_mid_training_and_goes_on_in_the_same_order_of_examples(tmp_path):
     owner = tmp_path / "owner"
     async with machines(tmp_path) as three:
@@ -225,6 +226,7 @@ async def cluster(tmp_path):
         yield cluster
 
 
+@pytest.mark.long
 async def test_a_training_that_is_resumed_in_each_epoch_equals_an_uninterrupted_one(cluster, tmp_path):
     """Up to the random rounding, which two uninterrupted ones differ by as well: three units of 2^-16 a step at most."""
     _, once = await fitted(cluster, tmp_path / "once", shuffle=False)

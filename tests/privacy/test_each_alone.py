@@ -36,7 +36,7 @@ def run(case, *, onednn):
     )
 
 
-QUICK = {("attention with LoRA", "1"), ("x @ w", "1"), ("loss with a product", "1"), ("GPT with tied embeddings", "1"), ("x @ w", "0")}
+QUICK = {("attention with LoRA", "1"), ("x @ w", "0")}
 """Each process loads TensorFlow, so the others are for `make test-long`."""
 
 
@@ -82,7 +82,10 @@ def specs(model):
     [
         grouped,
         lambda: keras.Sequential([keras.Input((7, 4)), Inner(), layers.GaussianNoise(0.5), layers.Dropout(0.3), layers.Dense(2)]),
-        lambda: keras.Sequential([keras.Input((6, 4)), layers.GRU(5, dropout=0.3, recurrent_dropout=0.2), layers.Dense(2)]),
+        pytest.param(
+            lambda: keras.Sequential([keras.Input((6, 4)), layers.GRU(5, dropout=0.3, recurrent_dropout=0.2), layers.Dense(2)]),
+            marks=pytest.mark.long,
+        ),
         lambda: keras.Sequential([keras.Input((6, 4)), layers.LSTM(5), layers.Dropout(0.5), layers.Dense(2)]),
         lambda: keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip(), layers.Conv2D(4, 3), layers.GroupNormalization(2)]),
     ],

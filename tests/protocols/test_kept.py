@@ -17,7 +17,7 @@ from protocols.authority.membership import SERVER
 from protocols.authority.rights import digest, new_secret, right_at, shows
 from protocols.errors import Altered, InputError, NotGranted, UnknownData, VaultError
 from protocols.training.keeper import Keeper, Version, _change
-from protocols.training.kept import DATA, RUN, About, Progress, joined, put_together, records, run_name
+from protocols.training.kept import DATA, RUN, About, Progress, Stretch, Use, check_steps, joined, put_together, records, run_name
 from protocols.training.kept_versions import Kept, current, keepers
 from protocols.training.terms import Column
 from protocols.vault import Label, Vault
@@ -44,6 +44,28 @@ def test_labels_of_owners_who_know_fewer_classes():
     both = joined([column("a", 2, 3, "labels"), column("b", 1, 1, "labels")], 0, b"h")
     assert (both.shape, both.handle) == ((3, 3), b"h")
     np.testing.assert_array_equal(put_together([np.eye(3)[1:], np.ones((1, 1))], 0), [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4), st.integers(1, 12), st.randoms())
+def test_steps_count_the_examples_of_each_owner(owners, batch, random):
+    total = sum(rows for rows, _ in owners)
+    order = random.sample(range(total), total)
+    steps = [np.array(order[start : start + batch]) for start in range(0, total, batch)]
+    whose = [owner for owner, (rows, _) in enumerate(owners) for _ in range(rows)]
+    too_few = any(0 < sum(whose[row] == owner for row in rows) < least for rows in steps for owner, (_, least) in enumerate(owners))
+    with pytest.raises(NotGranted) if too_few else contextlib.nullcontext():
+        check_steps([Stretch(rows, Use(min_batch=least)) for rows, least in owners], steps)
+
+
+def test_what_several_owners_allow():
+    some, other, all_of_them = Use(min_batch=3, reveal_to=("a", "b")), Use(reveal_to=("b", "c")), Use(min_batch=8)
+    assert some & other & all_of_them == Use(min_batch=8, reveal_to=("b",))
+    assert all_of_them & Use() == all_of_them
+    with pytest.raises(NotGranted, match="opened to nobody only"):
+        (some & Use(reveal_to=("c",))).check_reveal("a")
+    for wrong in (Use(min_batch=0), Use(reveal_to=()), Use(reveal_to=("a", ""))):
+        with pytest.raises(InputError, match="Use"):
+            wrong.check()
 
 
 def test_record_ids():

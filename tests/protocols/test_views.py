@@ -109,7 +109,11 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+QUICK = {"party 0, small secrets", "functions, party 1, small secrets"}
+PARAMETERS = [pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.long) for name, case in CASES.items()]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
 def seen(request):
     received, sent, held = view(*request.param)
     return received, sent, np.hstack([bits(array) for array in held])
