@@ -43,7 +43,9 @@ class LogisticRegression(Estimator):
     It minimises what scikit-learn minimises, |coef_|^2 / 2 + C sum_i w_i loss_i (intercepts are not penalised), by full gradients with
     Nesterov's momentum, see `protocols.training.regression.logistic`. It has converged when no element of the gradient of the mean loss
     and its penalty is above `tol`, as in scikit-learn; if that does not happen within `max_iter` iterations a `ConvergenceWarning` says
-    so. The sigmoid is within 2^-10, which moves coefficients by about 0.3 % of the largest. Every fit begins at zero.
+    so. On breast_cancer, standardised, coefficients are within 4 % of the largest of those of the exact minimum with the default `tol`, and
+    within 1 % with `tol=1e-5`: a gradient of `tol` leaves an error of up to `tol` times C times the number of examples. The sigmoid itself
+    is within 2^-10. Every fit begins at zero.
 
     Args:
         cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.
@@ -197,7 +199,8 @@ class LogisticRegression(Estimator):
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the likeliest label of each row."""
-        labels: Array = self.classes_[self.predict_log_proba(x).argmax(1)]
+        likeliest = self.predict_log_proba(x).argmax(1)
+        labels: Array = self.classes_[likeliest]
         return labels
 
     def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
