@@ -30,7 +30,7 @@ from protocols.training.losses import METRIC_BITS, Loss
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
-from protocols.training.terms import Report, SharedArray, Terms, check
+from protocols.training.terms import AnyPlan, Report, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
@@ -105,7 +105,7 @@ class Training:
         """Whether the weights have been shared for training."""
         return self._handle is not None
 
-    async def _load(self, plan: Plan) -> None:
+    async def _load(self, plan: AnyPlan) -> None:
         """Shares the weights: one uniform share, the other the difference."""
         weights = [encode(np.asarray(weight), 2.0**-FRACTION) for weight in self._model.get_weights()]
         stream = KeyStream(fresh_key())

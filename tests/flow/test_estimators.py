@@ -212,6 +212,7 @@ async def test_settings_of_logistic_regression(cluster, classes, settings):
         assert ours.converged_
 
 
+@pytest.mark.long
 async def test_weights_of_examples(cluster):
     x, y = drawn()
     w = np.random.default_rng(0).uniform(0, 2, len(y))
@@ -386,6 +387,7 @@ async def test_scores_are_those_of_scikit_learn(cluster):
         ours.score(x, y, w[:3])
 
 
+@pytest.mark.long
 async def test_three_equals():
     from protocols import Cluster, Worker
 
