@@ -18,6 +18,7 @@ import secrets
 import select
 import signal
 import sys
+import sysconfig
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -106,6 +107,8 @@ class ChildProcess:
     async def start(module: str, *args: str, ready_within: float = 20.0) -> ChildProcess:
         """Starts `python -m module args...` and waits until it is ready.
 
+        It loads the same libpython as this process does, whatever LD_LIBRARY_PATH says.
+
         Args:
             module: run as `__main__` by the same Python.
             *args: its command line.
@@ -117,7 +120,8 @@ class ChildProcess:
         command = (sys.executable, "-m", module, *args)
         name = f"python -m {' '.join((module, *args))}"
         loop = asyncio.get_running_loop()
-        transport, output = await loop.subprocess_exec(functools.partial(_Output, name), *command, start_new_session=True)
+        protocol = functools.partial(_Output, name)
+        transport, output = await loop.subprocess_exec(protocol, *command, start_new_session=True, env=_environment())
         child = ChildProcess(name, transport, output)
         try:
             await child._await_ready(ready_within)
@@ -194,6 +198,20 @@ class ChildProcess:
 
     def __repr__(self) -> str:
         return f"<ChildProcess {self._name}, pid {self.pid}, returncode {self.returncode}>"
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a child: ours, with the folder of our libpython first in LD_LIBRARY_PATH if that is set.
+
+    A program that has this Python inside, such as R, may have put folders there for itself. A Python with a shared library would find in
+    them the libpython of another installation, which its own modules do not fit.
+    """
+    environment, library = dict(os.environ), sysconfig.get_config_var("INSTSONAME") or ""
+    homes = (sysconfig.get_config_var("LIBDIR") or "", os.path.join(sys.base_prefix, "lib"))
+    own = next((home for home in homes if library.startswith("libpython") and os.path.isfile(os.path.join(home, library))), None)
+    if own is not None and (folders := environment.get("LD_LIBRARY_PATH")):
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join((own, folders))
+    return environment
 
 
 async def told_to_end() -> None:

@@ -17,7 +17,8 @@ cluster$start()
 model$share(cluster, name = "mnist")
 
 script <- file.path(dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE))), "client.py")
-system2(py_config()$python, c(script, cluster$addresses, "--images", "0"), wait = FALSE)
+# LD_LIBRARY_PATH, as R has set it, is for R: a Python may find another libpython there.
+system2(py_config()$python, c(script, cluster$addresses, "--images", "0"), env = "LD_LIBRARY_PATH=", wait = FALSE)
 model$serve(num_requests = 1L)
 
 model$stop()

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from ssl import SSLError
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -20,7 +19,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from actors.identity.caller import common_name
 from federated.errors import KeysError
-from protocols.worker_process import Encryption, mutual
+from protocols.errors import ClusterError
+from protocols.nodes import certificate
+from protocols.worker_process import Encryption
 
 DAYS = 365
 """How long certificates are valid, unless told otherwise."""
@@ -142,14 +143,10 @@ def encryption(folder: Path, name: str) -> Encryption:
     Raises:
         KeysError: a file is missing, or is not what it should be.
     """
-    paths = [folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"]
-    for path in paths:
-        if not path.is_file():
-            raise KeysError(f"{path} is missing: {name} needs {', '.join(each.name for each in paths)}; see confide certs")
     try:
-        return mutual(*paths)
-    except (SSLError, OSError) as error:
-        raise KeysError(f"the certificates of {name} in {folder} cannot be used: {error}") from None
+        return certificate.encryption(folder, name)
+    except ClusterError as error:
+        raise KeysError(str(error)) from None
 
 
 def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:

@@ -38,34 +38,11 @@ import msgspec
 from actors.address import NAME, Address
 from actors.errors import LinkError
 from federated.errors import ClusterFileError
+from protocols.errors import ClusterError
+from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, three_workers
 
 Code: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:function")]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
-
-
-class ServerNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="server"):
-    """A compute server.
-
-    Attributes:
-        address: that others reach it at.
-        listen: the address that it binds, if that is another one.
-        data: folder beside the cluster file in which it keeps shares (`confide share`, checkpoints); None: it keeps none.
-        data_key: file beside the cluster file with the key of that folder; None: it is made in the folder.
-    """
-
-    address: str
-    listen: str | None = None
-    data: str | None = None
-    data_key: str | None = None
-
-
-class CryptoProviderNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="crypto_provider"):
-    """The crypto provider; attributes as for `ServerNode`."""
-
-    address: str
-    listen: str | None = None
-    data: str | None = None
-    data_key: str | None = None
 
 
 class AggregatorNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="role", tag="aggregator"):
@@ -172,14 +149,10 @@ class ClusterFile:
         Raises:
             ClusterFileError: there are others.
         """
-        servers = {name: node for name, node in self.nodes.items() if isinstance(node, ServerNode)}
-        providers = {name: node for name, node in self.nodes.items() if isinstance(node, CryptoProviderNode)}
-        if (len(servers), len(providers)) not in ((2, 1), (3, 0)):
-            raise ClusterFileError(
-                f"{self.path} has {len(servers)} servers and {len(providers)} crypto providers: two and one are needed, or three servers as"
-                " equals"
-            )
-        return {**servers, **providers}
+        try:
+            return three_workers(self.path, self.nodes)
+        except ClusterError as error:
+            raise ClusterFileError(str(error)) from None
 
     @property
     def equals(self) -> bool:

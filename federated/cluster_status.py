@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from actors import ActorError, ActorSystem
 from federated.aggregator import NAME, Aggregator, Standing
-from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
 from federated.node import OWNER_ACTOR
 from federated.owner import DataOwner
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import CryptoProvider
+from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode
 from protocols.worker_process import Encryption
 
 WITHIN = 5.0

@@ -155,6 +155,7 @@ def share(
     file: Annotated[Path | None, typer.Argument(help=".npy, .npz or .csv", exists=True, dir_okay=False)] = None,
     name: Annotated[str | None, typer.Option(help="of the data at the workers; the name of the file, unless given")] = None,
     worker: Annotated[list[str] | None, typer.Option(help="host:port, three times: both servers, then the crypto provider")] = None,
+    equals: Annotated[bool, typer.Option("--equals", help="the three --worker are equals, without a crypto provider")] = False,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file, instead of --worker")] = None,
     keys: KeysPath = None,
     acting: Annotated[str | None, typer.Option("--as", help="node of the cluster file whose certificate is shown")] = None,
@@ -186,10 +187,15 @@ def share(
             FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file")
         )
 
+    if equals and cluster is not None:
+        raise _failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))
+
     def among() -> Cluster:
         if cluster is not None:
             return computing_cluster(cluster, keys=keys, name=acting)
         first, second, third = (Worker(address) for address in worker or ())
+        if equals:
+            return Cluster(first, second, third, auto_managed=False)
         return Cluster(first, second, crypto_provider=third, auto_managed=False)
 
     if file is not None:

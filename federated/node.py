@@ -17,7 +17,7 @@ from actors.address import Address
 from actors.identity.published import reached
 from federated import certificates
 from federated.admission import Policy
-from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, CryptoProviderNode, Node, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
 from federated.errors import ClusterFileError, KeysError
 from federated.federation import Federation
 from federated.joining import JoiningOwners, joining_owners
@@ -25,6 +25,7 @@ from federated.membership import stay_joined
 from federated.owner import DataOwner
 from protocols import Cluster, Worker, worker_process
 from protocols.authority.membership import AGGREGATOR, CLIENT, OWNER, Member, Membership, Trio
+from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, acting, cluster_among
 from protocols.worker_process import Encryption
 
 OWNER_ACTOR = "owner"
@@ -150,18 +151,11 @@ def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[s
     found = cluster.workers
     folder = Path(keys) if keys is not None else cluster.path.parent / "keys" if cluster.encrypted else None
     tls = encryption(cluster, folder, name or _acting(cluster, folder))
-    first, second, third = (
-        Worker(worker.address, name=node if worker.address.startswith("wss") else None) for node, worker in found.items()
-    )
-    plain = cluster.allow_plaintext
-    if cluster.equals:
-        return Cluster(first, second, third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
-    return Cluster(first, second, crypto_provider=third, auto_managed=False, ssl=tls.connect, allow_plaintext=plain)
+    return cluster_among(found, ssl=tls.connect, allow_plaintext=cluster.allow_plaintext)
 
 
 def _acting(cluster: ClusterFile, keys: Path | None) -> str:
-    names = sorted(cluster.nodes, key=lambda name: not isinstance(cluster.nodes[name], ClientNode))
-    return next((name for name in names if keys is not None and (keys / f"{name}.key").is_file()), names[0])
+    return acting(cluster.nodes, [name for name, node in cluster.nodes.items() if isinstance(node, ClientNode)], keys)
 
 
 async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption, identity: Ed25519PrivateKey | None, say: Say) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError, ActorSystem
@@ -26,7 +27,7 @@ async def show_workers(addresses: list[str]) -> None:
     table = Table("worker", "state", "models")
     reached = await _states([Worker(address) for address in addresses])
     for address, (there, text) in zip(addresses, reached, strict=True):
-        table.add_row(address, "[green]ready[/]" if there else "[red]unreachable[/]", text)
+        table.add_row(escape(address), "[green]ready[/]" if there else "[red]unreachable[/]", escape(text))
     console.print(table)
     if not all(there for there, _ in reached):
         raise typer.Exit(1)

@@ -3,6 +3,10 @@
 `KerasHook()` adds `share`, `serve` and `stop` to Keras models until `remove()` is called; `Cluster` and `Client` are the blocking forms of
 `protocols.Cluster` and `protocols.connect`. Everything runs on one event loop in a thread of its own.
 
+The names of PySyft's tutorial are here, too: `KerasHook(tf.keras)`, `TFEWorker(host, auto_managed)`, `TFECluster(first, second, third)`,
+a `TFEWorker()` without host as client, and `encrypt`, `add` and `decrypt` of its section on secret sharing. In R a number of any type will
+do wherever a whole number is asked for. `examples/r` has the scripts.
+
 Example:
     >>> hook = KerasHook()
     >>> cluster = Cluster("localhost:4000", "localhost:4001", "localhost:4002")
@@ -12,123 +16,99 @@ Example:
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from protocols import cluster as asynchronous
-from protocols.errors import ClusterError, ServingError
-from protocols.remote_model import RemoteModel, connect
+from protocols.blocking.client import Client
+from protocols.blocking.cluster import Cluster
+from protocols.errors import ClusterError, ServingError, SharingError
+from protocols.opaque import whole_number
 from protocols.shared_model import SharedModel, share
-from protocols.ticket import Reveal
-from protocols.worker import Worker
+from protocols.sharing import reconstruct, split
 
-T = TypeVar("T")
+__all__ = ["Client", "Cluster", "KerasHook", "TFECluster", "TFEWorker", "add", "decrypt", "encrypt"]
+
 METHODS = ("share", "serve", "stop")
+WHOLE = ("examples", "memory", "ahead")
+"""Settings of `SharedModel.serve` that are whole numbers."""
+PARTIES = 3
 
 
-class _Loop:
-    """An event loop in a thread, for callers that block."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="confide", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs to the end; an interrupt of the caller cancels the work and waits until it has cleaned up."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            with contextlib.suppress(BaseException):
-                future.exception(timeout=10)
-            raise
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-class Cluster:
-    """Two servers and a crypto provider, or three equals, by address, blocking.
+class TFEWorker(Client):
+    """A worker by its address, for a `TFECluster`; without an address a client, which `connect_to_model` connects.
 
     Args:
-        first: address of server 0, "host:port".
-        second: address of server 1.
-        crypto_provider: address of the third worker.
-        equals: that one is no crypto provider but one of three equals, see `protocols.Cluster`.
+        host: "host:port"; None: this is a client.
+        auto_managed: start it, if it is on this machine and does not run.
+
+    Example:
+        >>> cluster = TFECluster(*(TFEWorker(host=f"localhost:{port}", auto_managed=True) for port in (4000, 4001, 4002)))
+        >>> client = TFEWorker()
+        >>> client.connect_to_model((1, 28, 28, 1), (1, 10), cluster)
+        >>> client.query_model(image)
     """
 
-    def __init__(self, first: str, second: str, crypto_provider: str, *, equals: bool = False) -> None:
-        workers = [Worker(address) for address in (first, second, crypto_provider)]
-        servers, provider = (workers, None) if equals else (workers[:2], workers[2])
-        self.cluster = asynchronous.Cluster(*servers, crypto_provider=provider)
-        self._loop: _Loop | None = None
+    def __init__(self, host: str | None = None, auto_managed: bool = True) -> None:
+        super().__init__()
+        self.host, self.auto_managed = host, auto_managed
 
-    @property
-    def addresses(self) -> list[str]:
-        """host:port of each worker, real ports included once they run."""
-        return [worker.address for worker in self.cluster.workers]
 
-    def start(self) -> None:
-        """Connects to the workers, and starts those on this machine that are not running."""
-        if self._loop is not None:
-            raise ClusterError("the cluster is running already; stop it first")
-        loop = _Loop()
-        try:
-            loop.run(self.cluster.__aenter__())
-        except BaseException:
-            loop.close()
-            raise
-        self._loop = loop
+class TFECluster(Cluster):
+    """Three workers as a blocking cluster: two servers and a crypto provider, or three equals.
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs something on the cluster's loop."""
-        if self._loop is None:
-            work.close()
-            raise ClusterError("the cluster is not running; call start() first")
-        return self._loop.run(work)
+    Args:
+        workers: three, each with its address, all of them auto-managed or none.
+        equals: that the third is no crypto provider but one of three equals, see `protocols.Cluster`.
+        **settings: as for `Cluster`: `timeout`, `ssl`, `allow_plaintext`.
 
-    def stop(self) -> None:
-        """Ends the workers that `start` started. What was shared through this cluster ends with its connection.
+    Raises:
+        ClusterError: other than three workers, one without an address, or some auto-managed and some not.
+    """
 
-        Does nothing if the cluster is not running.
-        """
-        if self._loop is not None:
-            for model in [model for model, (cluster, _) in _shared.items() if cluster is self]:
-                del _shared[model]
-            loop, self._loop = self._loop, None
-            loop.run(self.cluster.__aexit__(None, None, None))
-            loop.close()
+    def __init__(self, *workers: TFEWorker, equals: bool = False, **settings: Any) -> None:
+        for number, worker in enumerate(workers, 1):
+            if not isinstance(worker, TFEWorker) or worker.host is None:
+                what = "has no host" if isinstance(worker, TFEWorker) else f"is a {type(worker).__name__}"
+                raise ClusterError(f"worker {number} {what}: give TFEWorker(host='HOST:PORT')")
+        if len(workers) != 3:
+            raise ClusterError(f"{len(workers)} workers were given: three are needed")
+        managed = {bool(worker.auto_managed) for worker in workers}
+        if len(managed) != 1:
+            raise ClusterError("some workers have auto_managed=True and some False: a cluster starts all of its workers here, or none")
+        first, second, third = (str(worker.host) for worker in workers)
+        super().__init__(first, second, third, equals=equals, auto_managed=managed.pop(), **settings)
 
 
 class KerasHook:
-    """Adds `share(cluster, name=None, ...)`, `serve(num_requests)` and `stop()` to all Keras models until `remove()`."""
+    """Adds `share(cluster, name=None, ...)`, `serve(num_requests)` and `stop()` to all Keras models until `remove()`.
+
+    Args:
+        keras: the Keras of the models, such as `tf.keras`; None: `keras` as it is installed.
+
+    Raises:
+        ClusterError: models are hooked already, or that is another Keras.
+    """
 
     _before: ClassVar[dict[str, Any]] = {}
     _installed: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        import keras  # noqa: PLC0415  only who hooks Keras needs it
+    def __init__(self, keras: Any = None) -> None:
+        import keras as installed  # noqa: PLC0415  only who hooks Keras needs it
 
-        self._model = keras.Model
+        if keras is not None and getattr(keras, "Model", None) is not installed.Model:
+            raise ClusterError(
+                f"{getattr(keras, '__name__', type(keras).__name__)} is not the installed Keras {installed.__version__}, whose models"
+                " can be shared: give tf.keras of a TensorFlow with Keras 3 (without TF_USE_LEGACY_KERAS), or nothing"
+            )
+        self._model = installed.Model
         if KerasHook._installed:
             raise ClusterError("Keras models are hooked already; remove() the other hook first")
-        KerasHook._before.update({name: vars(keras.Model)[name] for name in METHODS if name in vars(keras.Model)})
+        KerasHook._before.update({name: vars(installed.Model)[name] for name in METHODS if name in vars(installed.Model)})
         KerasHook._installed = True
         added: tuple[Callable[..., Any], ...] = (_share, _serve, _stop)
         for name, function in zip(METHODS, added, strict=True):
-            setattr(keras.Model, name, function)
+            setattr(installed.Model, name, function)
 
     def remove(self) -> None:
         """Leaves Keras as it was."""
@@ -141,68 +121,84 @@ class KerasHook:
         KerasHook._installed = False
 
 
-_shared: weakref.WeakKeyDictionary[Any, tuple[Cluster, SharedModel]] = weakref.WeakKeyDictionary()
-"""What each hooked model is shared as, as long as the model lives."""
+_clusters: weakref.WeakKeyDictionary[Any, Cluster] = weakref.WeakKeyDictionary()
+"""Where each hooked model was shared last, as long as the model lives."""
 
 
 def _share(self: Any, cluster: Cluster, name: str | None = None, **settings: Any) -> None:
-    if self in _shared:
+    if _found(self) is not None:
         raise ServingError(f"model {self.name!r} is shared already; stop() it first")
-    _shared[self] = (cluster, cluster.run(share(self, cluster.cluster, name, **settings)))
+    if not isinstance(cluster, Cluster):
+        raise ClusterError(f"a {type(cluster).__name__} was given as cluster: a blocking Cluster or TFECluster is needed")
+    cluster.models[self] = cluster.run(share(self, cluster.cluster, name, **settings))
+    _clusters[self] = cluster
 
 
-def _serve(self: Any, num_requests: int = 5, **settings: Any) -> None:
-    cluster, shared = _of(self)
+def _serve(self: Any, num_requests: float = 5, **settings: Any) -> None:
+    found = _found(self)
+    if found is None:
+        raise ServingError(f"model {self.name!r} is not shared; call share(cluster) first")
+    cluster, shared = found
 
     def tell(number: int) -> None:
         print(f"Served encrypted prediction {number} to client.", flush=True)
 
-    cluster.run(shared.serve(int(num_requests), on_answer=tell, **settings))
+    whole = {name: _whole(name, settings[name]) for name in WHOLE if settings.get(name) is not None}
+    cluster.run(shared.serve(_whole("num_requests", num_requests), on_answer=tell, **{**settings, **whole}))
 
 
 def _stop(self: Any) -> None:
-    if self in _shared:
-        cluster, shared = _shared.pop(self)
+    found = _found(self)
+    if found is not None:
+        cluster, shared = found
+        del cluster.models[self], _clusters[self]
         cluster.run(shared.stop())
 
 
-def _of(model: Any) -> tuple[Cluster, SharedModel]:
-    if model not in _shared:
-        raise ServingError(f"model {model.name!r} is not shared; call share(cluster) first")
-    return _shared[model]
+def _found(model: Any) -> tuple[Cluster, SharedModel] | None:
+    """Where a model is shared, and as what."""
+    cluster = _clusters.get(model)
+    if cluster is None or model not in cluster.models:
+        return None
+    return cluster, cluster.models[model]
 
 
-class Client:
-    """Asks a shared model, blocking."""
+def _whole(name: str, number: float) -> int:
+    """A whole number, which R gives as a double."""
+    try:
+        return whole_number(number)
+    except SharingError:
+        raise ValueError(f"{name}={number!r} is no whole number") from None
 
-    def __init__(self) -> None:
-        self._loop: _Loop | None = None
-        self._stack = contextlib.AsyncExitStack()
-        self._remote: RemoteModel | None = None
 
-    def connect_to_model(self, cluster: Cluster, name: str | None = None) -> None:
-        """Connects to the model of that name, or to the only one that is shared there. The cluster need not be started here."""
-        self.close()
-        self._loop = _Loop()
-        try:
-            self._remote = self._loop.run(self._stack.enter_async_context(connect(cluster.cluster, name)))
-        except BaseException:
-            self._loop.close()
-            self._loop = None
-            raise
+def encrypt(x: Any, Q: float | None = None) -> list[Any]:
+    """Three shares of a whole number or of several, see `protocols.sharing.split`.
 
-    def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits") -> npt.NDArray[Any]:
-        """The model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis."""
-        if self._loop is None or self._remote is None:
-            raise ClusterError("not connected; call connect_to_model(cluster) first")
-        x = np.asarray(image)
-        single = x.ndim == len(self._remote.program.input_shape)
-        answer = self._loop.run(self._remote.query(x[None] if single else x, reveal=reveal))
-        return answer[0] if single else answer
+    Args:
+        x: the secret.
+        Q: a prime, or None for Z_2^64.
+    """
+    shares: list[Any] = split(x, PARTIES, modulus=Q)
+    return shares
 
-    def close(self) -> None:
-        """Disconnects."""
-        if self._loop is not None:
-            loop, self._loop, self._remote = self._loop, None, None
-            loop.run(self._stack.aclose())
-            loop.close()
+
+def decrypt(shares: Iterable[Any], Q: float | None = None) -> Any:
+    """The secret of three shares, see `protocols.sharing.reconstruct`.
+
+    Args:
+        shares: of all parties.
+        Q: as it was given to `encrypt`.
+    """
+    return reconstruct(shares, modulus=Q)
+
+
+def add(x: Iterable[Any], y: Iterable[Any]) -> list[Any]:
+    """Shares of the sum of two secrets: each party adds what it has.
+
+    Raises:
+        SharingError: there are more shares of one than of the other.
+    """
+    ours, theirs = list(x), list(y)
+    if len(ours) != len(theirs):
+        raise SharingError(f"{len(ours)} and {len(theirs)} shares cannot be added: each party needs one of both")
+    return [one + other for one, other in zip(ours, theirs, strict=True)]

@@ -7,7 +7,6 @@ which share is the caller's business.
 from __future__ import annotations
 
 import functools
-import operator
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast, overload
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from protocols.errors import SharingError
 from protocols.keystream import KeyStream, fresh_key
+from protocols.opaque import Whole, WholeArray, to_caller, whole_array, whole_number
 
 Integers = npt.NDArray[np.integer[Any]]
 Words = npt.NDArray[np.uint64]
@@ -28,25 +28,30 @@ WITNESSES: Final = 40
 
 
 @overload
-def split(secret: int, parties: int = 3, *, modulus: int | None = None) -> list[int]: ...
+def split(secret: int | float | Whole, parties: float = 3, *, modulus: float | None = None) -> list[Whole]: ...
 @overload
-def split(secret: Integers, parties: int = 3, *, modulus: int | None = None) -> list[Integers]: ...
-def split(secret: int | Integers, parties: int = 3, *, modulus: int | None = None) -> list[int] | list[Integers]:
+def split(
+    secret: Integers | npt.NDArray[np.floating[Any]] | Sequence[float], parties: float = 3, *, modulus: float | None = None
+) -> list[WholeArray]: ...
+def split(secret: Any, parties: float = 3, *, modulus: float | None = None) -> list[Whole] | list[WholeArray]:
     """Shares of a secret: all but the last are uniform, the last is the secret minus their sum.
 
-    Shares are numbers like any others. Adding the shares of two secrets one by one gives shares of the sum of the secrets, and
-    multiplying each by a public integer gives shares of the product; `reconstruct` reduces. Arrays over Z_2^64 wrap by themselves;
-    over a prime field reduce sums of arrays modulo Q before they reach 2^64, and add Q before subtracting.
+    Shares are numbers that count like any others, but no Python integers or arrays of NumPy: `int(share)` and `numpy.asarray(share)` are.
+    So R keeps them as they are. Adding the shares of two secrets one by one gives shares of the sum of the secrets, and multiplying each by
+    a public integer gives shares of the product; `reconstruct` reduces. Arrays over Z_2^64 wrap by themselves; over a prime field reduce
+    sums of arrays modulo Q before they reach 2^64, and add Q before subtracting.
+
+    Whole numbers of magnitude below 2^53 may also be given as floats, as R gives them.
 
     Args:
-        secret: an integer or an array of integers of any shape. Over Z_2^64 from -2^63 to 2^64 - 1; numbers from 2^63 come back as
-            negative ones, unless in a uint64 array. Over a field, above -Q and below Q; -s stands for Q - s.
+        secret: an integer, or an array of integers of any shape, or a list of integers. Over Z_2^64 from -2^63 to 2^64 - 1; numbers from
+            2^63 come back as negative ones, unless in a uint64 array. Over a field, above -Q and below Q; -s stands for Q - s.
         parties: how many shares, at least 2.
         modulus: None for Z_2^64, or a prime Q; below 2^63 for arrays.
 
     Returns:
-        One share a party: integers from 0 to 2^64 - 1 or Q - 1 for an integer; for an array, arrays of its shape, uint64 over a
-        field, and over Z_2^64 uint64 if the secret is, else int64.
+        One share a party: from 0 to 2^64 - 1 or Q - 1 for an integer; for an array, arrays of its shape, uint64 over a field, and over
+        Z_2^64 uint64 if the secret is, else int64.
 
     Raises:
         SharingError: fewer than two parties, a modulus that is not prime, or a secret that is out of range or not made of integers.
@@ -66,52 +71,51 @@ def split(secret: int | Integers, parties: int = 3, *, modulus: int | None = Non
         Ito, Saito, Nishizeki, 1987, "Secret sharing scheme realizing general access structure"; Demmler, Schneider, Zohner, 2015,
         "ABY", NDSS, section III.A, for Z_2^l.
     """
-    if parties < 2:
-        raise SharingError(f"{parties} parties were asked for: a secret is shared by at least 2")
-    modulus = _prime(modulus)
-    if isinstance(secret, np.ndarray) and secret.ndim:
-        return _split_array(secret, parties, modulus)
-    return _split_integer(_integer(secret), parties, modulus)
+    count = whole_number(parties)
+    if count < 2:
+        raise SharingError(f"{count} parties were asked for: a secret is shared by at least 2")
+    order = _prime(modulus)
+    array = whole_array(secret)
+    if array is not None:
+        return [WholeArray(share) for share in _split_array(array, count, order)]
+    return [Whole(share) for share in _split_integer(whole_number(secret), count, order)]
 
 
 @overload
-def reconstruct(shares: Iterable[int], *, modulus: int | None = None) -> int: ...
+def reconstruct(shares: Iterable[int | Whole], *, modulus: float | None = None) -> int: ...
 @overload
-def reconstruct(shares: Iterable[Integers], *, modulus: int | None = None) -> Integers: ...
-def reconstruct(shares: Iterable[int] | Iterable[Integers], *, modulus: int | None = None) -> int | Integers:
+def reconstruct(shares: Iterable[Integers | WholeArray], *, modulus: float | None = None) -> Integers: ...
+def reconstruct(shares: Iterable[Any], *, modulus: float | None = None) -> int | Integers:
     """The secret that the shares of all parties stand for: their sum.
 
     Args:
         shares: what `split` returned, or sums of such, in any order, from every party: a missing share is not noticed, the result
-            is then a uniform number.
+            is then a uniform number. Integers and arrays of integers are shares, too; floats are none, they may have lost digits.
         modulus: the modulus that `split` was given.
 
     Returns:
-        An integer from -2^63 to 2^63 - 1, or from 0 to Q - 1 over a field; or an array of the shape and dtype of the shares.
+        An integer from -2^63 to 2^63 - 1, or from 0 to Q - 1 over a field; or an array of the shape and dtype of the shares. In R the
+        same number: a double beyond 32 bits, and beyond 2^53, which R's doubles cannot hold, a `Whole` or `WholeArray`.
 
     Raises:
         SharingError: fewer than two shares, shares of different shapes or dtypes, or a modulus that is not prime.
     """
-    modulus = _prime(modulus)
-    together = cast("list[int | Integers]", list(shares))
+    order = _prime(modulus)
+    together = [np.asarray(share) if isinstance(share, WholeArray) else share for share in shares]
     if len(together) < 2:
         raise SharingError(f"there are {len(together)} shares: the shares of all parties are needed, at least 2")
     arrays = [share for share in together if isinstance(share, np.ndarray) and share.ndim]
     if not arrays:
-        return _join_integers([_integer(cast(int, share)) for share in together], modulus)
+        return cast(int, to_caller(_join_integers([_share(share) for share in together], order)))
     if len(arrays) < len(together):
         raise SharingError(f"{len(arrays)} of {len(together)} shares are arrays: all or none must be")
-    return _join_arrays(arrays, modulus)
+    return cast(Integers, to_caller(_join_arrays(arrays, order)))
 
 
-def _integer(value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise SharingError(
-            f"a {type(value).__name__} was given: an integer or an array of integers is needed;"
-            " protocols.fixed_point.encode turns real numbers into integers"
-        ) from None
+def _share(value: Any) -> int:
+    if isinstance(value, float | np.floating):
+        raise SharingError("a float was given: shares are integers, and a float may have lost digits of one; give what split returned")
+    return whole_number(value)
 
 
 def _split_integer(secret: int, parties: int, modulus: int | None) -> list[int]:
@@ -129,10 +133,6 @@ def _join_integers(shares: Sequence[int], modulus: int | None) -> int:
 
 
 def _split_array(secret: Integers, parties: int, modulus: int | None) -> list[Integers]:
-    if secret.dtype.kind not in "iu":
-        raise SharingError(
-            f"an array of {secret.dtype} was given: integers are needed; protocols.fixed_point.encode turns real numbers into integers"
-        )
     dtype = np.dtype(np.uint64 if modulus or secret.dtype == np.uint64 else np.int64)
     last = _residues(secret, modulus)
     stream = KeyStream(fresh_key())
@@ -188,13 +188,13 @@ def _uniform(stream: KeyStream, shape: tuple[int, ...], modulus: int | None) -> 
     return words
 
 
-def _prime(modulus: int | None) -> int | None:
+def _prime(modulus: float | None) -> int | None:
     if modulus is None:
         return None
-    modulus = _integer(modulus)
-    if not _is_prime(modulus):
-        raise SharingError(f"the modulus {modulus} is not prime: a prime is needed, or None for Z_2^64")
-    return modulus
+    order = whole_number(modulus)
+    if not _is_prime(order):
+        raise SharingError(f"the modulus {order} is not prime: a prime is needed, or None for Z_2^64")
+    return order
 
 
 @functools.lru_cache(maxsize=64)

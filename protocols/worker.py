@@ -35,11 +35,11 @@ class Worker:
     def __init__(self, address: str, *, data: str | os.PathLike[str] | None = None, name: str | None = None) -> None:
         self.name = name or ""
         self.data = None if data is None else Path(data)
-        parts = urlsplit(address if "://" in address else f"ws://{address}")
         try:
+            parts = urlsplit(address if "://" in address else f"ws://{address}")
             port = parts.port
-        except ValueError:
-            port = None
+        except ValueError:  # no number, or no IPv6 address between brackets
+            parts, port = urlsplit(""), None
         if parts.scheme not in ("ws", "wss") or not parts.hostname or port is None or parts.path not in ("", "/"):
             raise ClusterError(f"{address!r} is not the address of a worker; expected 'host:port', 'ws://host:port' or 'wss://host:port'")
         host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname

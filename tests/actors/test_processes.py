@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import sysconfig
 import textwrap
 
 import pytest
@@ -252,3 +253,23 @@ async def test_what_a_child_logs_is_in_the_log_of_its_parent(programs, caplog):
         assert (record.name, record.levelname) == ("some.logger", "WARNING")
         assert record.getMessage() == "python -m logging_child: first line\nsecond line"
         assert "first line\nsecond line" in child.tail
+
+
+async def test_a_child_finds_its_own_libpython_first(programs, tmp_path, monkeypatch):
+    """R exports LD_LIBRARY_PATH with folders of the system, where the libpython of another installation may be."""
+    library = sysconfig.get_config_var("INSTSONAME") or ""
+    if not library.startswith("libpython"):
+        pytest.skip("this Python is linked statically: LD_LIBRARY_PATH cannot give it another libpython")
+    (tmp_path / library).write_text("no library at all")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    async with await ChildProcess.start("the_child", "hello") as child:
+        assert child.address.endswith(" hello")
+    before = os.environ["LD_LIBRARY_PATH"]
+    assert before == str(tmp_path)  # nobody else's environment has changed
+
+
+async def test_where_nobody_has_set_a_path_for_libraries_none_is_set(programs, monkeypatch):
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    programs("a_child", CHILD.replace("secret.hex()", "'LD_LIBRARY_PATH' in __import__('os').environ"))
+    async with await ChildProcess.start("a_child", "hello") as child:
+        assert child.address == "False hello"

@@ -5,8 +5,9 @@ import textwrap
 
 import pytest
 
-from federated.cluster_file import AggregatorNode, ClusterFile, OwnerNode, ServerNode
+from federated.cluster_file import AggregatorNode, ClusterFile, OwnerNode
 from federated.errors import ClusterFileError
+from protocols.nodes.worker_nodes import ServerNode
 
 GOOD = """
 [nodes.hub]

@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from actors import ActorSystem
+from federated import sharing
 from federated.command import app
+from protocols import command
 from protocols.compute_server import ComputeServer
 
 
@@ -31,6 +33,10 @@ async def test_status_of_a_worker_that_is_there_and_one_that_is_not():
     ("arguments", "complaint"),
     [
         (("status", "localhost"), "expected 'host:port'"),
+        (("status", "[abc]:x"), "'[abc]:x' is not the address of a worker"),
+        (("status", "[::1"), "'[::1' is not the address of a worker"),
+        (("status", "--cluster", "[ward]/cluster.toml"), "[ward]/cluster.toml cannot be read"),
+        (("share", "--list", "--equals", "--cluster", "cluster.toml"), "--equals goes with --worker"),
         (("worker", "localhost"), "expected 'host:port'"),
         (("worker", "0.0.0.0:0"), "not encrypted"),
         (("worker", "localhost:0", "--key", __file__), "all three"),
@@ -45,6 +51,33 @@ def test_errors_are_one_line(arguments, complaint):
     assert code == 1
     assert complaint in shown
     assert "Traceback" not in shown
+
+
+async def test_what_workers_and_people_write_in_brackets_is_shown(monkeypatch):
+    """Rich would take it for markup."""
+
+    async def states(workers):
+        return [(True, "[ward] model") for _ in workers]
+
+    monkeypatch.setattr(command, "_states", states)
+    code, shown = await asyncio.to_thread(run, "status", "[fe80::1]:4000")
+    assert code == 0
+    assert "[fe80::1]:4000" in shown
+    assert "[ward] model" in shown
+
+
+async def test_data_are_left_with_three_equals_by_their_addresses(monkeypatch):
+    asked = []
+
+    async def show(among, console):
+        asked.append(among())
+
+    monkeypatch.setattr(sharing, "show", show)
+    workers = [word for port in (4000, 4001, 4002) for word in ("--worker", f"localhost:{port}")]
+    for more in ((), ("--equals",)):
+        code, shown = await asyncio.to_thread(run, "share", "--list", *workers, *more)
+        assert code == 0, shown
+    assert [cluster.equals for cluster in asked] == [False, True]
 
 
 async def test_a_port_in_use():

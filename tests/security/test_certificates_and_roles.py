@@ -94,6 +94,7 @@ async def test_every_message_from_every_wrong_role_is_refused_and_leaves_one_lin
         assert refused > 50
         processes[0].terminate()
         log = (await processes[0].stderr.read()).decode()
+        await processes[0].wait()  # before anybody signals it again, which would take its return code away
         lines = [line for line in log.splitlines() if "refused: " in line]
         assert len(lines) == refused
         assert all("sent by the holder of the certificate of" in line for line in lines)
