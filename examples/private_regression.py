@@ -1,4 +1,4 @@
-"""Two hospitals, one regression: `python examples/private_regression.py [patients] [epochs]`.
+"""Two hospitals, one regression: `python examples/private_regression.py [patients] [iterations]`.
 
 Each patient has measurements and a yes or no. Rows are secret-shared among two servers, a third worker deals randomness, one logistic
 regression is fitted on all of them, and only its coefficients are opened: no worker sees a patient. This script plays both hospitals and
@@ -25,7 +25,7 @@ def patients(images: Array, labels: Array) -> tuple[Array, Array]:
     return (patches - 0.13) / 0.16, (labels == 2).astype(int)
 
 
-async def main(count: int, epochs: int) -> None:
+async def main(count: int, iterations: int) -> None:
     """Fits together and alone, and prints accuracies on new patients."""
     data = digits.load()
     x, y = patients(data.x_train[:count], data.y_train[:count])
@@ -33,13 +33,14 @@ async def main(count: int, epochs: int) -> None:
     small = count // 10  # the first hospital has a tenth of the patients
     julia, greg, me = (Worker("localhost:0") for _ in range(3))
     async with Cluster(julia, greg, crypto_provider=me) as cluster:
-        together = await LogisticRegression(cluster, epochs=epochs, l2=0.001).fit(x, y)
-        alone = await LogisticRegression(cluster, epochs=epochs, l2=0.001).fit(x[:small], y[:small])
-    print(f"together, {count} patients: {together.history_[-1]}")
+        together = await LogisticRegression(cluster, max_iter=iterations, l2=0.01).fit(x, y)
+        alone = await LogisticRegression(cluster, max_iter=iterations, l2=0.01).fit(x[:small], y[:small])
+    state = "converged" if together.converged_ else "not converged"
+    print(f"together, {count} patients: {state} after {together.n_iter_[0]} iterations")
     print(f"accuracy on 2,000 new patients: together {together.score(*new):.1%}, the small hospital alone {alone.score(*new):.1%}")
     print("coefficients:", np.array2string(together.coef_[0], precision=2, suppress_small=True))
 
 
 if __name__ == "__main__":
     arguments = [int(number) for number in sys.argv[1:]]
-    asyncio.run(main(*arguments, *(2000, 10)[len(arguments) :]))
+    asyncio.run(main(*arguments, *(2000, 300)[len(arguments) :]))

@@ -9,7 +9,7 @@ Importing this package imports neither TensorFlow nor Keras.
 
 from protocols.cluster import Cluster
 from protocols.errors import ProtocolError
-from protocols.estimators import LinearRegression, LogisticRegression
+from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
 from protocols.noisy_answers import NoisyAnswers
 from protocols.remote_model import RemoteModel, connect
 from protocols.shared_model import SharedModel, share
@@ -18,11 +18,14 @@ from protocols.worker import Worker
 
 __all__ = [
     "Cluster",
+    "ConvergenceWarning",
     "LinearRegression",
     "LogisticRegression",
     "NoisyAnswers",
+    "PrecisionWarning",
     "ProtocolError",
     "RemoteModel",
+    "Ridge",
     "SharedModel",
     "Use",
     "Worker",

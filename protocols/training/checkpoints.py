@@ -22,8 +22,7 @@ from protocols.errors import CheckpointError
 from protocols.keystream import fresh_key
 from protocols.training.kept import RUN, Progress, run_name
 from protocols.training.kept_versions import Kept, at_all, keepers, renewed
-from protocols.training.step import Plan
-from protocols.training.terms import SharedArray
+from protocols.training.terms import AnyPlan, SharedArray
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Label, locked, replace
 
@@ -53,7 +52,7 @@ class _Run(msgspec.Struct, frozen=True):
     begun: bool = False
 
 
-def settings(plan: Plan, x: SharedArray, y: SharedArray, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+def settings(plan: AnyPlan, x: SharedArray, y: SharedArray, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
     """A digest of what a training does and among whom, but for the number of its epochs."""
     data = [(array.name, array.shape, array.content, array.column.records) for array in (x, y)]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
@@ -140,7 +139,7 @@ class Checkpoints:
         keeping = await keepers(self._cluster, self._addresses, SERVERS)
         return Kept(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
 
-    async def restore(self, plan: Plan, handle: bytes, secret: bytes) -> Progress | None:
+    async def restore(self, plan: AnyPlan, handle: bytes, secret: bytes) -> Progress | None:
         """Has both servers hold the model of the last checkpoint, under new shares; None if the training has not begun.
 
         Args:

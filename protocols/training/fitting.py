@@ -30,7 +30,7 @@ from protocols.training.losses import METRIC_BITS, Loss
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
-from protocols.training.terms import Report, SharedArray, Terms, check
+from protocols.training.terms import AnyPlan, Report, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
@@ -105,7 +105,7 @@ class Training:
         """Whether the weights have been shared for training."""
         return self._handle is not None
 
-    async def _load(self, plan: Plan) -> None:
+    async def _load(self, plan: AnyPlan) -> None:
         """Shares the weights: one uniform share, the other the difference."""
         weights = [encode(np.asarray(weight), 2.0**-FRACTION) for weight in self._model.get_weights()]
         stream = KeyStream(fresh_key())
@@ -157,7 +157,7 @@ class Training:
             if self._made != rated.made:  # a checkpoint: rates go on from there
                 rated = self._scheduled(terms, epochs - start.epoch)
             terms = msgspec.structs.replace(rated, order=order)
-            run = await _begun(self._cluster, terms, (x, y), (self._handle or b"", self._secret), checkpoints)
+            run = await begun(self._cluster, terms, (x, y), (self._handle or b"", self._secret), checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
@@ -185,6 +185,7 @@ class Training:
     def _scheduled(self, terms: Terms, epochs: int) -> Terms:
         """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
+        assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps)
         return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
 
@@ -228,7 +229,7 @@ class Training:
             self._handle = None
 
 
-class _Running:
+class Running:
     """One run of training: its owner's side while it lasts."""
 
     def __init__(
@@ -239,20 +240,23 @@ class _Running:
         *self._rights, self._right = [right_at(self._secret, place) for place in seats.all]
         self._servers = [server.with_options(timeout=None) for server in servers]
         self._dealer = dealer.with_options(timeout=None)
-        self.steps = len(terms.rows(0))
+        self.steps = terms.steps(0)
         self.made = terms.made
         self._begun = 0
 
-    async def begin(self, data: tuple[SharedArray, SharedArray], model: tuple[bytes, bytes], presence: Presence) -> None:
+    async def begin(self, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
         """`model` is the handle, and the secret of the rights to it."""
-        x, y = (array.secret for array in data)
         handle, secret = model
+
+        def rights(place: int) -> tuple[bytes, ...]:
+            return tuple(right_at(array.secret, place) for array in data)
+
         starts = (
             server.begin(
                 self._terms,
                 digest_at(self._secret, place),
                 handle,
-                (right_at(x, place), right_at(y, place), right_at(secret, place)),
+                (*rights(place), right_at(secret, place)),
                 presence,
             )
             for server, place in zip(self._servers, self._seats.servers, strict=True)
@@ -261,26 +265,27 @@ class _Running:
         met = zip(self._servers, self._rights, reversed(publics), strict=True)
         await at_once(*(server.meet(self._terms.session, right, public) for server, right, public in met))
         third = self._seats.third  # among equals it agrees on keys with the servers
-        await self._dealer.begin(self._terms, digest_at(self._secret, third), (right_at(x, third), right_at(y, third)), presence)
+        await self._dealer.begin(self._terms, digest_at(self._secret, third), rights(third), presence)
 
     async def epoch(self, number: int, first: int, save_every: int | None, *, told: list[str], progress: bool) -> list[Segment]:
         """The steps of an epoch from `first` on, in segments that end in a checkpoint."""
+        steps = self._terms.steps(number)
 
         async def dealt() -> list[Segment]:
             await self._dealer.epoch(self._terms.session, self._right, number, first)
             return []
 
         async def trained() -> list[Segment]:
-            stops = [*range(first + save_every, self.steps, save_every)] if save_every else []
-            bounds = itertools.pairwise([first, *stops, self.steps])
+            stops = [*range(first + save_every, steps, save_every)] if save_every else []
+            bounds = itertools.pairwise([first, *stops, steps])
             return [await self._segment(number, start, stop, told) for start, stop in bounds]
 
-        with live(number + 1, self.steps, show=progress) as tell:
+        with live(number + 1, steps, show=progress) as tell:
             showing = None if tell is None else asyncio.create_task(self._show(tell, first))
             try:
                 return (await at_once(trained(), dealt()))[0]
             finally:
-                self._begun += self.steps - first
+                self._begun += steps - first
                 if showing is not None:
                     showing.cancel()
                     await asyncio.gather(showing, return_exceptions=True)
@@ -324,11 +329,12 @@ class _Running:
                 raise outcome
 
 
-async def _begun(
-    cluster: Cluster, terms: Terms, data: tuple[SharedArray, SharedArray], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
-) -> _Running:
+async def begun(
+    cluster: Cluster, terms: Terms, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
+) -> Running:
+    """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any."""
     first, second, dealer = await trainers(cluster, terms.name)
-    run = _Running(terms, cluster.seats_for(terms.name), [first, second], dealer, checkpoints)
+    run = Running(terms, cluster.seats_for(terms.name), [first, second], dealer, checkpoints)
     try:
         await run.begin(data, model, cluster.presence)
     except BaseException:

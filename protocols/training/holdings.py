@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
 from protocols.authority.rights import Claim
-from protocols.errors import KeepsNothing, NameTaken, UnknownModel
+from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.exchange import Ring
 from protocols.presence import Presence, check_presence
 from protocols.training.evaluation import Affine
 from protocols.training.kept import Stretch, Use, check_steps
 from protocols.training.replicated import Replicated
-from protocols.training.step import Plan
-from protocols.training.terms import Column
+from protocols.training.terms import AnyPlan, Column
 from protocols.vault import Vault
 
 
@@ -59,7 +58,7 @@ class Model:
     `use` is what the owners of the data that it was trained on allow.
     """
 
-    plan: Plan
+    plan: AnyPlan
     shares: dict[str, Ring] = field(repr=False)
     sums: dict[str, Ring] = field(default_factory=dict, repr=False)
     use: Use = field(default_factory=Use)
@@ -139,14 +138,20 @@ class Holdings:
         """Return what the owners of all these arrays allow."""
         return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
 
-    def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]]) -> None:
-        """Refuse steps with fewer examples than the owners of these arrays allow.
+    def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]], *, weighted: bool = False) -> None:
+        """Refuse steps with fewer examples than the owners of these arrays allow; examples with weights may be fewer than they seem.
 
         Raises:
-            NotGranted: see `protocols.training.kept.check_steps`.
+            NotGranted: see `protocols.training.kept.check_steps`; or examples have weights, and an owner asks for more than one in a step.
         """
         for handle in handles:
-            check_steps(self.stretches.get(handle, []), steps)
+            stretches = self.stretches.get(handle, [])
+            check_steps(stretches, steps)
+            if weighted and any(stretch.use.min_batch > 1 for stretch in stretches):
+                raise NotGranted(
+                    "an owner of the data allows steps with several examples only, and examples have weights, which may leave one of"
+                    " them: fit without sample_weight and class_weight"
+                )
 
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""

@@ -16,11 +16,11 @@ import msgspec
 from protocols.training.circuit import Builder, Circuit, Given, Open, Reshape
 from protocols.training.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.losses import Loss, gradient, gradient_scale
-from protocols.training.optimizers import GradientDescent, Optimizer, Shapes, update
+from protocols.training.optimizers import GradientDescent, Optimizer, Shapes, changes, update
 from protocols.training.window import outside
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, tag=True):
     """What a network computes and how it learns: all of it is public.
 
     Attributes:
@@ -61,6 +61,24 @@ class Plan(msgspec.Struct, frozen=True):
     def states(self) -> Shapes:
         """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
         return {"outside": (1,), **self.optimizer.states(self.shapes)}
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """States that the owner may be told at the end of an epoch: none."""
+        return ()
+
+    @property
+    def changing(self) -> bool:
+        """Whether public factors are others from step to step."""
+        return changes(self.optimizer)
+
+    def repeats(self, epoch: int) -> int:
+        """How often an epoch goes over the examples."""
+        return 1
+
+    def circuit(self, batch: int, number: int = 0) -> Circuit:
+        """Return the circuit of a step, see `step`."""
+        return step(self, batch, number)
 
 
 def step(plan: Plan, batch: int, number: int = 0) -> Circuit:

@@ -13,11 +13,14 @@ from protocols.errors import InputError, TooLarge
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream, derive
 from protocols.training.circuit import Circuit
-from protocols.training.optimizers import changes
 from protocols.training.preprocessing import StepLayout
-from protocols.training.step import Plan, step
+from protocols.training.regression import Logistic, Moments
+from protocols.training.step import Plan
 
 Content = Literal["numbers", "labels"]
+AnyPlan = Plan | Moments | Logistic
+"""What can be done with examples in steps."""
+
 COLUMN_LIMIT = 1 << 31
 """The most bytes of an array in the ring, 8 for each value."""
 MEMORY_LIMIT = 1 << 32
@@ -103,10 +106,11 @@ class Terms(msgspec.Struct, frozen=True):
         equals: whether the owner takes the cluster for one of three equals.
         name: of the model; among equals it says who does what.
         made: steps that the model has made before this run.
+        w: the weights of the examples, one number each, if the plan has them.
     """
 
     session: bytes
-    plan: Plan
+    plan: AnyPlan
     x: Column
     y: Column
     batch: int
@@ -115,14 +119,24 @@ class Terms(msgspec.Struct, frozen=True):
     equals: bool
     name: str
     made: int = 0
+    w: Column | None = None
 
     def __repr__(self) -> str:
         return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
 
     @property
+    def columns(self) -> dict[str, Column]:
+        """The arrays of the run by the names that a circuit gives them."""
+        return {"x": self.x, "y": self.y} | ({} if self.w is None else {"w": self.w})
+
+    @property
     def examples(self) -> int:
         """How many examples an epoch has."""
         return self.x.shape[0]
+
+    def steps(self, epoch: int) -> int:
+        """How many steps an epoch has."""
+        return -(-self.examples // self.batch) * self.plan.repeats(epoch)
 
     def targets(self, array: Ring) -> Ring:
         """The targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
@@ -135,7 +149,8 @@ class Terms(msgspec.Struct, frozen=True):
         order = np.arange(self.examples)
         if self.order is not None:
             order = KeyStream(derive(self.order, "epoch", epoch)).words(self.examples).argsort(kind="stable")
-        return [order[start : start + self.batch] for start in range(0, self.examples, self.batch)]
+        batches = [order[start : start + self.batch] for start in range(0, self.examples, self.batch)]
+        return batches * self.plan.repeats(epoch)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -164,14 +179,15 @@ class Report(msgspec.Struct, frozen=True):
     seal: bytes
 
 
-def check_held(terms: Terms, x: tuple[int, ...], y: tuple[int, ...]) -> None:
+def check_held(terms: Terms, *held: tuple[int, ...]) -> None:
     """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them.
 
     Raises:
         InputError: they are.
     """
-    if (terms.x.shape, terms.y.shape) != (x, y):
-        raise InputError(f"arrays of shapes {terms.x.shape} and {terms.y.shape} were named, and are {x} and {y} here")
+    named = tuple(column.shape for column in terms.columns.values())
+    if named != held:
+        raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
 
 
 def check(terms: Terms) -> None:
@@ -201,8 +217,22 @@ def check(terms: Terms) -> None:
         )
     if y.content == "numbers" and y.shape[1] != plan.outputs:
         raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
+    _check_weights(terms)
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
+
+
+def _check_weights(terms: Terms) -> None:
+    w, wanted = terms.w, not isinstance(terms.plan, Plan) and terms.plan.weighted
+    if (w is not None) != wanted:
+        raise InputError("weights of examples were named for a plan without, or the other way round")
+    if w is None:
+        return
+    if w.content != "numbers" or w.shape != (terms.x.shape[0], 1):
+        raise InputError(
+            f"{w.name!r} has shape {w.shape} and holds {w.content}: one weight for each of {terms.x.shape[0]} examples is needed"
+        )
+    check_records(terms.x, w)
 
 
 def check_records(first: Column, other: Column) -> None:
@@ -242,10 +272,10 @@ class Steps:
     def __init__(self, terms: Terms) -> None:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
-        self._plan, self._changing = terms.plan, changes(terms.plan.optimizer)
+        self._plan = terms.plan
         self._circuits: dict[int, tuple[Circuit, StepLayout]] = {}
         for size in sizes:
-            circuit = step(terms.plan, size)
+            circuit = terms.plan.circuit(size)
             self._circuits[size] = circuit, StepLayout(circuit)
         self.bytes = max(layout.bytes for _, layout in self._circuits.values())
         memory = min(terms.memory, MEMORY_LIMIT)
@@ -258,8 +288,8 @@ class Steps:
 
     def at(self, size: int, number: int) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""
-        if self._changing:
-            return step(self._plan, size, number)
+        if self._plan.changing:
+            return self._plan.circuit(size, number)
         return self._circuits[size][0]
 
     def __getitem__(self, size: int) -> tuple[Circuit, StepLayout]:

@@ -19,7 +19,7 @@ from actors import Actor, ActorError, message
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.rights import Claim
 from protocols.concurrency import at_once
-from protocols.errors import ClusterError, NameTaken, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.exchange import Ring
 from protocols.keystream import KeyStream
 from protocols.preprocessing import ExternalDealer, Preprocessing, Told, third_party
@@ -72,13 +72,13 @@ class TrainingDealer(Actor):
         self._masks[column.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, bytes], presence: Presence) -> None:
+    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
         """Begins a run of training, which ends when its owner is gone: finds both servers.
 
         Args:
             terms: of the run.
             digest: of the right to the run, at this worker.
-            rights: to the features and the targets, at this worker.
+            rights: to the features, the targets, and the weights of the examples if there are any, at this worker.
             presence: of the owner.
 
         Raises:
@@ -87,12 +87,15 @@ class TrainingDealer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
-        for column, right, what in zip((terms.x, terms.y), rights, ("features", "targets"), strict=True):
+        columns = list(terms.columns.values())
+        if len(rights) != len(columns):
+            raise InputError(f"{len(rights)} rights were shown for {len(columns)} arrays: one for each is needed")
+        for column, right, what in zip(columns, rights, ("features", "targets", "weights"), strict=False):
             self._holdings.check(column.handle, right, what)
             if column.handle not in self._masks:
                 raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
-        check_held(terms, self._masks[terms.x.handle].shape, self._masks[terms.y.handle].shape)
-        self._holdings.check_steps((terms.x.handle, terms.y.handle), terms.rows(0))
+        check_held(terms, *(self._masks[column.handle].shape for column in columns))
+        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.w is not None)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -123,7 +126,7 @@ class TrainingDealer(Actor):
         """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
         session = self._owned(run, right)
         terms = session.terms
-        self._holdings.check_steps((terms.x.handle, terms.y.handle), terms.rows(number))
+        self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
         loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:
@@ -148,6 +151,8 @@ class TrainingDealer(Actor):
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
             "y": terms.targets(self._masks[terms.y.handle][rows]),
         }
+        if terms.w is not None:
+            masks["w"] = self._masks[terms.w.handle][rows]
         return deal(*session.steps[len(rows)], masks, keys)
 
     async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:

@@ -35,9 +35,8 @@ from protocols.training.holdings import Background, Holdings, Model, Stored
 from protocols.training.kept import RUN, About, Progress
 from protocols.training.preprocessing import StepMaterial
 from protocols.training.replicated import Component, Replicated
-from protocols.training.step import Plan
 from protocols.training.supply import Supply
-from protocols.training.terms import Column, Report, Steps, Terms, check_held, widened
+from protocols.training.terms import AnyPlan, Column, Report, Steps, Terms, check_held, widened
 from protocols.vault import Label
 
 _SUM = "sum of "
@@ -116,7 +115,7 @@ class TrainingServer(Actor):
         self._holdings.hold(column.handle, array)
 
     @message(reentrant=True, by=OWNER)
-    async def load(self, handle: bytes, digest: bytes, plan: Plan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
+    async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
         """Keeps this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
@@ -126,14 +125,14 @@ class TrainingServer(Actor):
         self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, model: bytes, rights: tuple[bytes, bytes, bytes], presence: Presence) -> bytes:
+    async def begin(self, terms: Terms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
         """Begins a run of training, which ends when its owner is gone: finds the data and the other server.
 
         Args:
             terms: of the run.
             digest: of the right to the run, at this server.
             model: handle of the weights.
-            rights: to the features, the targets, and the model, at this server.
+            rights: to the features, the targets, the weights of the examples if there are any, and the model, at this server.
             presence: of the owner.
 
         Returns:
@@ -145,13 +144,16 @@ class TrainingServer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
-        owned = ((terms.x.handle, "features"), (terms.y.handle, "targets"), (model, "model"))
+        arrays = [column.handle for column in terms.columns.values()]
+        owned = (*zip(arrays, ("features", "targets", "weights"), strict=False), (model, "model"))
+        if len(rights) != len(owned):
+            raise InputError(f"{len(rights)} rights were shown for {len(owned)} things: one for each array, and one for the model")
         for (handle, what), right in zip(owned, rights, strict=True):
             self._holdings.check(handle, right, what)
-        if model not in self._models or terms.x.handle not in self._stored or terms.y.handle not in self._stored:
+        if model not in self._models or any(array not in self._stored for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
-        check_held(terms, self._stored[terms.x.handle].shape, self._stored[terms.y.handle].shape)
-        self._holdings.check_steps((terms.x.handle, terms.y.handle), terms.rows(0))
+        check_held(terms, *(self._stored[array].shape for array in arrays))
+        self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.w is not None)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
         claim, where = Claim.of_caller(digest), self._cluster.seats(terms.equals, terms.name)
@@ -161,7 +163,7 @@ class TrainingServer(Actor):
         peer = await self.system.connect(f"{self._cluster.address(where.servers[1 - party])}/training", TrainingServer)
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
-        self._models[model].use &= self._holdings.use_of(terms.x.handle, terms.y.handle)
+        self._models[model].use &= self._holdings.use_of(*arrays)
         session = _Session(terms, claim, party, self._models[model], peer, self._patience)
         self._background.while_present(self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
@@ -199,7 +201,7 @@ class TrainingServer(Actor):
         if start == 0:
             session.sums = {}
         steps = session.terms.rows(number)
-        self._holdings.check_steps((session.terms.x.handle, session.terms.y.handle), steps)
+        self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
         for rows in steps[start:stop]:
             before = clock()
             material, dealt = await session.supply.take(session.done)
@@ -211,7 +213,8 @@ class TrainingServer(Actor):
             session.shares = {name: outputs[name] for name in session.shares}
             session.done += 1
             rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
-        sums = {name: session.sums[name] for name in told} if stop >= len(steps) else {}
+        known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
+        sums = {name: known[name] for name in told} if stop >= len(steps) else {}
         seconds = clock() - begun
         return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
 
@@ -248,7 +251,7 @@ class TrainingServer(Actor):
         return msgspec.msgpack.decode(await asyncio.to_thread(self._holdings.vault.about, label), type=About)
 
     @message(reentrant=True, by=OWNER)
-    async def restore(self, handle: bytes, digest: bytes, plan: Plan, label: Label, kept: bytes, presence: Presence) -> None:
+    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, kept: bytes, presence: Presence) -> None:
         """Holds a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
 
         Args:
@@ -278,6 +281,8 @@ class TrainingServer(Actor):
         given: dict[str, Affine | Ring] = dict(session.shares)
         given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
         given["y"] = self._wire(session, terms.y, rows, terms.targets)
+        if terms.w is not None:
+            given["w"] = self._wire(session, terms.w, rows, lambda array: array)
 
         async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
             await session.peer.deliver(run, channel, number, arrays)

@@ -40,13 +40,13 @@ COUNT = 32
 """How many sums may be outside in a step, in bits."""
 
 
-def outside(build: Builder, before: int, activations: Sequence[Signal], weights: Sequence[int]) -> int:
-    """[`before` or any of `activations` (batch, ...) or `weights` outside]; weights with `FRACTION` fractional bits, `before` a bit, (1,).
+def outside(build: Builder, before: int, activations: Sequence[Signal], weights: Sequence[int], *, bits: int = FRACTION) -> int:
+    """[`before` or any of `activations` (batch, ...) or `weights` outside]; weights with `bits` fractional bits, `before` a bit, (1,).
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, and for each weight matrix.
     """
     counts = [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape))), ACTIVATIONS, x.bits) for x in activations]
-    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), WEIGHTS, FRACTION) for x in weights]
+    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), WEIGHTS, bits) for x in weights]
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
 

@@ -1,7 +1,6 @@
 """The ledger: written before it is released, shared by processes, and never short after a crash."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -17,7 +16,7 @@ from dp_accounting import dp_event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import Accountant, BudgetSpent, Ledger, LedgerUnusable, PrivacyEngine, SettingError
+from privacy import Accountant, BudgetSpent, Ledger, LedgerUnusable, PrivacyEngine, SettingError, accounting
 from privacy.events import from_text, to_text
 
 GAUSSIAN = dp_accounting.GaussianDpEvent(5.0)
@@ -122,20 +121,54 @@ def test_what_is_held_and_not_used_is_given_back(tmp_path):
     assert book.events == ((GAUSSIAN, 4),)
 
 
-def spend_many(folder):
-    book, done = ledger(folder), 0
-    while True:
-        try:
-            book.spend(dp_accounting.GaussianDpEvent(20.0))
-        except BudgetSpent:
-            return done
-        done += 1
+def test_whoever_looks_at_a_budget_to_spend_it_is_alone_with_it(tmp_path, monkeypatch):
+    """Between what is read and what is written nobody else can write, however fast anybody is."""
+    book, tried = ledger(tmp_path), []
+
+    def meanwhile(events, method, delta):
+        with contextlib.closing(sqlite3.connect(book.path, timeout=0.0, isolation_level=None)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            tried.append(events)
+        return accounting.epsilon(events, method, delta)
+
+    monkeypatch.setattr("privacy.ledger.composed", meanwhile)
+    book.spend(GAUSSIAN)
+    assert tried
+    with pytest.raises(BudgetSpent):
+        book.spend(GAUSSIAN, 10_000)
+    assert len(tried) > 2
+
+
+SPENDS = """
+import sys, dp_accounting
+from pathlib import Path
+from privacy import BudgetSpent, Ledger
+book, done = Ledger(Path(sys.argv[1]) / "ledger.sqlite", data="digits", max_epsilon=1.0, delta=1e-5, method="rdp"), 0
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    try:
+        book.spend(dp_accounting.GaussianDpEvent(20.0))
+    except BudgetSpent:
+        break
+    done += 1
+print(done)
+"""
 
 
 def test_processes_that_share_a_budget_do_not_overspend_it(tmp_path):
+    """They begin together; neither loads more than the ledger."""
     ledger(tmp_path)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        done = pool.map(spend_many, [tmp_path, tmp_path])
+    command = [sys.executable, "-c", SPENDS, str(tmp_path)]
+    with contextlib.ExitStack() as stack:
+        start = (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2))
+        both = [stack.enter_context(process) for process in start]
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        done = [int(process.stdout.readline()) for process in both]
     book = ledger(tmp_path)
     assert sum(count for _, count in book.events) == sum(done)
     assert book.epsilon() <= 1.0 < book.epsilon() * 1.1

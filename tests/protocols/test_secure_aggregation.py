@@ -195,6 +195,27 @@ class TestOwnersThatMisbehave:
         assert len(server.advertisements(sent)) == 4
         assert "forged" in server.left_out[4]
 
+    @pytest.mark.parametrize(("secret", "vanishes"), [("_mask_key", True), ("_own_mask", False)])
+    def test_shares_of_another_secret_than_was_advertised(self, secret, vanishes):
+        """Shares that belong together, with digests that fit: nothing but what was advertised tells that they are of something else."""
+        agreed, owners = session(5, cohort=3)
+        other = session(5, cohort=3)[1][4]
+        server, x = Server(agreed), vectors(5)
+        advertised = server.advertisements([owner.advertise() for owner in owners])
+        right = getattr(owners[4], secret)
+        setattr(owners[4], secret, getattr(other, secret))
+        shared = owners[4].share(advertised[4])
+        setattr(owners[4], secret, right)
+        sealed = server.shares([owner.share(advertised[owner.number]) for owner in owners[:4]] + [shared])
+        there = owners[:4] if vanishes else owners
+        for owner in there:
+            server.add(owner.mask(sealed[owner.number], x[owner.number]))
+        signed = server.confirmations([owner.confirm(server.survivors()) for owner in there])
+        opened = [owner.unmask(signed[owner.number]) for owner in there]
+        with pytest.raises(AggregationError, match=r"secret of owner 4 .* another than it has advertised"):
+            server.total(opened)
+        assert set(server.faults) == {4}
+
     def test_two_vectors_or_a_wrong_one(self):
         _, owners, server, sealed = to_stage(2)
         masked = owners[0].mask(sealed[0], vectors(5)[0])

@@ -10,6 +10,7 @@ from training_deployment import SCALE, Trainers
 
 from protocols.blocks import blocks_for
 from protocols.errors import ModelError, ProgramError, UnsupportedLayer
+from protocols.fixed_point import encode
 from protocols.training.circuit import Builder, Convolve, Given, InputGradient, KernelGradient, Open, Put, Reshape, Sign, Take
 from protocols.training.compiled import plan as plan_of
 from protocols.training.functions import FRACTION, WINDOW
@@ -211,6 +212,19 @@ def check_bytes(plan):
     circuit = build.circuit({"outside": outside(build, before, activations, weights)})
     given = {op.name: np.zeros(op.shape, np.uint64) for op in circuit.ops if isinstance(op, Given)}
     return Trainers(circuit).run(given).sent[0, 1]
+
+
+@pytest.mark.parametrize(("edge", "what"), [(512.0, "activation"), (16384.0, "weight")])
+def test_the_edges_of_the_window(edge, what):
+    """Of one number alone the sums with random signs are plus or minus itself: it is inside up to the edge, and found from there on."""
+    build = Builder()
+    before = build(Given("outside", (1,), "share"))
+    x = build(Given("x", (1, 1), "share"))
+    activations, weights = ([Signal(x)], []) if what == "activation" else ([], [x])
+    circuit = build.circuit({"outside": outside(build, before, activations, weights)})
+    for size, expected in [(edge - 1, 0), (1 - edge, 0), (edge + 1, 1), (-1 - edge, 1), (1.9 * edge, 1)]:
+        found = Trainers(circuit).outputs({"x": encode(np.array([[size]]), 2.0**-FRACTION)})
+        assert int(found["outside"][0]) == expected, size
 
 
 def test_bytes_of_a_convolution_and_a_max_pooling():

@@ -1,0 +1,102 @@
+"""Least squares from sums of products, in the clear: centred exactly, of smallest norm where columns depend on each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.estimators.settings import Array
+from protocols.exchange import Ring
+from protocols.training.functions import FRACTION
+from protocols.training.regression import Moments
+
+ROUNDING = 2.0 ** (-2 * FRACTION) / 12
+"""The variance of rounding a number to `FRACTION` fractional bits."""
+
+CAUTION = 1024.0
+"""How many times what rounding adds to a direction must be there, for it to count: coefficients are right to about one part in that."""
+
+
+@dataclass(frozen=True)
+class Normal:
+    """The normal equations A u = K of what is stored.
+
+    Attributes:
+        products: A, (columns, columns).
+        right: K, (columns, targets).
+        total: the sum of weights.
+        means: of columns and of targets; zeros without an intercept.
+    """
+
+    products: Array
+    right: Array
+    total: float
+    means: tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What solves them.
+
+    Attributes:
+        coefficients: (targets, columns).
+        rank: how many directions of the columns are told apart from rounding.
+    """
+
+    coefficients: Array
+    rank: int
+
+
+def normal(plan: Moments, sums: dict[str, Ring], examples: int) -> Normal:
+    """The normal equations, centred if the sums of columns are there: exactly, since all sums are integers.
+
+    S A - s s^T for the sum S of weights and the sums s of columns, in Python's integers, divided once.
+    """
+    signed = {name: found.view(np.int64).astype(object) for name, found in sums.items()}
+    gram, cross = signed["gram"] * 2**plan.drop, signed["cross"] * 2**plan.drop
+    total = signed["weight"].item() if plan.weighted else examples << FRACTION
+    if "features" not in signed:
+        scale = 1 << (2 * FRACTION)
+        return Normal(_real(gram, scale), _real(cross, scale), total / 2**FRACTION, (np.zeros(plan.inputs), np.zeros(plan.outputs)))
+    features = signed["features"].reshape(-1)
+    targets = signed["targets"].reshape(-1) * (1 if plan.weighted else 2**FRACTION)  # now with 2 `FRACTION` fractional bits
+    scale = total << (2 * FRACTION)
+    means = _real(features, total), _real(targets, total << FRACTION)
+    products = _real(gram * total - np.outer(features, features) * 2**FRACTION, scale)
+    return Normal(products, _real(cross * total - np.outer(features, targets), scale), total / 2**FRACTION, means)
+
+
+def _real(integers: Array, scale: int) -> Array:
+    """Integers of any size over another one, each rounded once."""
+    return np.array([integer / scale for integer in integers.reshape(-1)], np.float64).reshape(integers.shape)
+
+
+def solve(equations: Normal, factor: Array, alpha: float) -> Solution:
+    """The coefficients of what is stored.
+
+    With alpha > 0 those that minimise |residuals|^2 + alpha |coefficients of the user's columns|^2. With alpha = 0 those that minimise the
+    residuals, and among them, as `numpy.linalg.lstsq` does it, those whose coefficients of the user's columns have the smallest norm; a
+    direction of the columns counts if there is more of it than rounding to `FRACTION` bits explains.
+
+    Args:
+        equations: of what is stored.
+        factor: (columns,), what the user's columns are multiplied by to be stored.
+        alpha: at least 0.
+    """
+    diagonal = np.diag(equations.products)
+    width = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    products, right = equations.products / np.outer(width, width), equations.right / width[:, None]
+    noise = equations.total * ROUNDING / width**2
+    values, vectors = np.linalg.eigh(products)
+    there = values > CAUTION * (noise @ vectors**2) + 1e-13 * len(values)
+    rank = int(there.sum())
+    if alpha > 0:
+        found = np.linalg.solve(products + np.diag(alpha * (factor / width) ** 2), right)
+        return Solution((found / width[:, None]).T, rank)
+    kept, lost = vectors[:, there], vectors[:, ~there]
+    found = kept @ ((kept.T @ right) / values[there, None])
+    if lost.size:
+        back = (factor / width)[:, None]  # to coefficients of the user's columns
+        found = found - lost @ np.linalg.lstsq(back * lost, back * found, rcond=None)[0]
+    return Solution((found / width[:, None]).T, rank)

@@ -1,0 +1,261 @@
+"""Linear and ridge regression by the normal equations: sums of products on shares, exact, and a small system solved here."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import InputError
+from protocols.estimators import data as forms
+from protocols.estimators.data import Scale
+from protocols.estimators.least_squares import Solution, normal, solve
+from protocols.estimators.run import Run
+from protocols.estimators.settings import Array, Data, Estimator, PrecisionWarning, weights_of_rows
+from protocols.training.functions import FRACTION
+from protocols.training.regression import Moments
+from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
+from protocols.training.terms import SharedArray
+
+if TYPE_CHECKING:
+    from protocols import keras_hook
+    from protocols.cluster import Cluster
+
+STEPS_LEFT = 256
+"""A column that is stored by somebody else should spread over so many units of the last place."""
+
+SMALL_BATCH = 65_536
+"""Examples of a step where sums cannot wrap around."""
+
+
+class _Linear(Estimator):
+    """What both linear models share.
+
+    Attributes:
+        rank_: how many directions of the features are told apart from rounding to 2^-16.
+    """
+
+    _estimator_type = "regressor"
+    fit_intercept: bool
+    alpha: float
+    rank_: int
+
+    def _check(self) -> None:
+        if not isinstance(self.alpha, int | float | np.number) or not 0 <= self.alpha < math.inf:
+            raise InputError(f"alpha={self.alpha!r}; a number of at least 0 is needed, the same for all targets")
+
+    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
+        examples = forms.as_many(x, y, sample_weight)
+        single = (y.shape[1] == 1) if isinstance(y, SharedArray) else np.ndim(y) == 1
+        async with Run(cluster, type(self).__name__) as run:
+            prepared = _Prepared(run, examples, centred=self.fit_intercept)
+            arrays = await prepared.stored(x, y, sample_weight)
+            plan = self._plan(prepared, arrays)
+            sums = await run.moments(plan, arrays, prepared.batch)
+        equations = normal(plan, sums, examples)
+        if equations.total <= 0:
+            raise InputError("all weights of examples are 0: there is nothing to fit")
+        found = solve(equations, prepared.x.factor, float(self.alpha) * prepared.largest_weight)
+        self._keep(found, equations.means, prepared, single=single)
+        self._tell(found, prepared, np.diag(equations.products) / equations.total)
+        return self
+
+    def _plan(self, prepared: _Prepared, arrays: tuple[SharedArray, ...]) -> Moments:
+        asks: list[Asked] = ["gram", "cross"]
+        weighted = len(arrays) > 2
+        if self.fit_intercept and not prepared.complete:
+            asks += ["features", "targets"]
+        if weighted:
+            asks.append("weight")
+        return Moments(arrays[0].shape[1], arrays[1].shape[1], tuple(asks), prepared.drop, weighted, prepared.checked)
+
+    def _keep(self, found: Solution, means: tuple[Array, Array], prepared: _Prepared, *, single: bool) -> None:
+        x, y = prepared.x, prepared.y
+        coef = found.coefficients * x.factor / y.factor[:, None]
+        center_x, center_y = x.center + means[0] / x.factor, y.center + means[1] / y.factor
+        intercept = center_y - coef @ center_x if self.fit_intercept else np.zeros(len(coef))
+        self.coef_ = coef[0] if single else coef
+        self.intercept_ = (float(intercept[0]) if single else intercept) if self.fit_intercept else 0.0
+        self.n_features_in_, self.rank_ = coef.shape[1], found.rank
+
+    def _tell(self, found: Solution, prepared: _Prepared, variances: Array) -> None:
+        """Warn of what fixed point could not tell apart."""
+        if prepared.here is not None and self.alpha == 0:
+            exact = int(np.linalg.matrix_rank(prepared.here))
+            if found.rank < exact:
+                warnings.warn(
+                    f"the features depend on each other in {exact} directions, of which fixed point tells {found.rank} apart: predictions"
+                    " are least squares in those, and single coefficients are not; leave out features that nearly follow from others, or"
+                    " use Ridge",
+                    PrecisionWarning,
+                    stacklevel=2,
+                )
+        if prepared.here is None:
+            coarse = [int(column) for column in np.nonzero((variances > 0) & (variances < (STEPS_LEFT * 2.0**-FRACTION) ** 2))[0]]
+            dropped = self.alpha == 0 and found.rank < len(variances)
+            if coarse or dropped:
+                what = f"columns {coarse} were stored with less than {STEPS_LEFT} steps of 2^-{FRACTION} in their spread" if coarse else ""
+                which = f"{len(variances)} features are told apart in {found.rank} directions only" if dropped else ""
+                warnings.warn(
+                    f"{' and '.join(filter(None, (what, which)))}: coefficients are not those of the numbers before they were stored;"
+                    " have their owners scale them to about 1 before",
+                    PrecisionWarning,
+                    stacklevel=2,
+                )
+
+    def predict(self, x: npt.ArrayLike) -> Array:
+        """Return the targets of each row, (n,) or (n, targets)."""
+        targets = self._affine(x)
+        return targets[:, 0] if self.coef_.ndim == 1 else targets
+
+    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return R^2, the part of the variance of the targets that is explained, the mean over targets."""
+        found, true = self.predict(x), np.asarray(y, np.float64)
+        if found.shape != true.shape:
+            raise InputError(f"y has shape {true.shape}; {found.shape} is needed")
+        weights = weights_of_rows(sample_weight, len(true)).reshape(-1, *[1] * (true.ndim - 1))
+        mean = (weights * true).sum(0) / weights.sum()
+        unexplained, total = (weights * (true - found) ** 2).sum(0), (weights * (true - mean) ** 2).sum(0)
+        parts = np.where(total > 0, 1 - unexplained / np.where(total > 0, total, 1.0), np.where(unexplained > 0, 0.0, 1.0))
+        return float(np.mean(parts))
+
+
+class _Prepared:
+    """Data of a fit as they are stored: what is here is centred and scaled before, so that fixed point is fine enough and nothing wraps.
+
+    Attributes:
+        x: how the features are stored.
+        y: how the targets are.
+        here: the features as they are stored, if they are here.
+        complete: whether all data are here: then they are centred, and weights are in their rows already.
+        largest_weight: what a weight of 1 of the user is stored as.
+        checked: whether weights must be checked on shares.
+        batch: examples of a step.
+        drop: bits that sums lose.
+    """
+
+    def __init__(self, run: Run, examples: int, *, centred: bool) -> None:
+        self._run, self._examples, self._centred = run, examples, centred
+        self.here: Array | None = None
+        self.complete = False
+        self.largest_weight, self.checked = 1.0, False
+        # Numbers below 2^bits have sums of `examples` products below 2^62; where those of somebody else may be larger sums are rounded.
+        self._bits = min(LARGEST_BITS - 1, (62 - 2 * FRACTION - examples.bit_length()) // 2)
+        self.batch, self.drop = min(examples, SMALL_BATCH), 0
+
+    async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedArray, ...]:
+        """Check everything that is here, then store it."""
+        self.complete = not any(isinstance(one, SharedArray) for one in (x, y, weights))
+        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
+        if own is not None:
+            self.largest_weight = 1 / own.max()
+        rows = own if self.complete else None  # weights go into rows, which costs nothing
+        self.x, features = self._column_scale("x", x, rows)
+        self.y, targets = self._column_scale("y", y if isinstance(y, SharedArray) else self._targets(y), rows)
+        self.here = None if isinstance(features, SharedArray) else features
+        column = None if own is None or self.complete else forms.storable(own)
+        if isinstance(weights, SharedArray):
+            forms.shared_weights(weights)
+            self.checked = True
+        if isinstance(x, SharedArray) or isinstance(y, SharedArray):
+            self._round()
+        shared = [
+            one if isinstance(one, SharedArray) else await self._run.store(name, one)
+            for name, one in (("features", features), ("targets", targets))
+        ]
+        if isinstance(weights, SharedArray):
+            shared.append(weights)
+        elif column is not None:
+            shared.append(await self._run.store("weights", column))
+        return tuple(shared)
+
+    def _targets(self, y: npt.ArrayLike) -> Array:
+        found = np.asarray(y)
+        if found.ndim not in (1, 2):
+            raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
+        return found.reshape(len(found), -1)
+
+    def _column_scale(self, name: str, data: Data, weights: Array | None) -> tuple[Scale, SharedArray | Array]:
+        if isinstance(data, SharedArray):
+            if data.content != "numbers":
+                raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
+            return Scale.none(data.shape[1]), data
+        rows = forms.table(name, data)
+        center = np.average(rows, 0, weights) if self._centred else np.zeros(rows.shape[1])
+        reach = np.abs(rows - center).max(0)
+        reach[reach <= 1e-12 * np.abs(rows).max(0)] = 0.0  # a constant column, but for how its mean is rounded
+        scale = Scale(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
+        root = np.ones(1) if weights is None else np.sqrt(weights * self.largest_weight)
+        return scale, np.where(reach > 0, scale.stored(rows), 0.0) * root.reshape(-1, 1)
+
+    def _round(self) -> None:
+        """Numbers of somebody else may be up to 2^LARGEST_BITS."""
+        bits = self._examples.bit_length() + 2 * LARGEST_BITS + 2 * FRACTION
+        if bits > 63:
+            self.batch, self.drop = min(self._examples, BATCH), bits - 63
+
+
+class LinearRegression(_Linear):
+    """Least squares: targets are x coef_^T + intercept_. With `alpha` above 0 it is ridge regression, see `Ridge`.
+
+    The servers multiply X^T X and X^T y on shares: integers, exact, in one pass and without a round of their own. Both are opened to this
+    process, which solves A u = K in float64, by eigenvalues; where features depend on each other the coefficients of smallest norm, as
+    scikit-learn has them. An array that is given here is centred, and each of its columns is scaled so that it uses up to 24 bits, before
+    it is stored; arrays that are stored already have 2^-16 as their last digit.
+
+    Args:
+        cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.
+        fit_intercept: whether there is an intercept.
+        alpha: alpha |coef_|^2 is added to the (weighted) sum of squares, as in scikit-learn's `Ridge`.
+
+    Attributes:
+        coef_: the coefficients, (columns,), or (targets, columns) for a table of targets.
+        intercept_: a number, or (targets,).
+        n_features_in_: columns of x.
+        rank_: how many directions of the features are told apart from rounding.
+
+    **Leaks** to this process, where x or y were shared by others: X^T X, X^T y, the sums of the columns of x and y (with an intercept), and
+    of the weights. From that follow the coefficients, and besides means, variances and correlations of all columns; with about as few
+    examples as columns, or with weights that single examples out, single records. To the workers: shapes, and which sums were asked for.
+
+    Example:
+        >>> model = await LinearRegression(cluster).fit(x, y)
+        >>> model.coef_, model.score(x, y)
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster | keras_hook.Cluster | None = None,
+        *,
+        fit_intercept: bool = True,
+        alpha: float = 0.0,
+        **unknown: Any,
+    ) -> None:
+        self._refuse(unknown)
+        self.cluster, self.fit_intercept, self.alpha = cluster, fit_intercept, alpha
+
+
+class Ridge(_Linear):
+    """Ridge regression (Hoerl and Kennard, 1970): least squares and alpha |coef_|^2, intercepts not counted, as in scikit-learn.
+
+    It is solved as `LinearRegression` is, with the same accuracy, and **leaks** the same. See there for what is fitted.
+
+    Args:
+        cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.
+        alpha: above or equal to 0, the same for all targets.
+        fit_intercept: whether there is an intercept.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster | keras_hook.Cluster | None = None,
+        *,
+        alpha: float = 1.0,
+        fit_intercept: bool = True,
+        **unknown: Any,
+    ) -> None:
+        self._refuse(unknown)
+        self.cluster, self.alpha, self.fit_intercept = cluster, alpha, fit_intercept

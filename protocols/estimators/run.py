@@ -1,0 +1,167 @@
+"""One fit at the workers: stores what is not there, runs plans on it, and has everything of it forgotten at the end."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError
+from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.concurrency import at_once
+from protocols.errors import Diverged, InputError, WorkerLost
+from protocols.exchange import Ring
+from protocols.fixed_point import decode
+from protocols.keystream import KeyStream, fresh_key
+from protocols.training.fitting import MEMORY, Running, begun
+from protocols.training.preprocessing import StepLayout
+from protocols.training.regression import Logistic, Moments
+from protocols.training.regression.logistic import WEIGHT_BITS
+from protocols.training.stored import training_servers
+from protocols.training.terms import SharedArray, Terms
+from protocols.training.training_server import TrainingServer
+
+if TYPE_CHECKING:
+    from protocols.cluster import Cluster
+
+STEP_MEMORY = MEMORY // 8
+"""Bytes of randomness of a step at a server, at most: so many are dealt ahead."""
+
+
+class Run:
+    """What one fit does at the workers, as a context.
+
+    Args:
+        cluster: a running one.
+        name: of the model; among equals it says who helps.
+    """
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self._cluster, self._name = cluster, name
+        self._seats = cluster.seats_for(name)
+        self._stored: list[SharedArray] = []
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            await self._forget()
+        except (ActorError, WorkerLost) as lost:
+            if error is None:
+                raise WorkerLost(f"the data of the fit could not be removed: {str(lost).partition(chr(10))[0]}") from None
+
+    async def _forget(self) -> None:
+        system = self._cluster.links.system
+        workers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in self._cluster.workers if self._stored]
+        while self._stored:
+            array = self._stored.pop()
+            forgetting = (worker.forget(array.column.handle, right_at(array.secret, place)) for place, worker in enumerate(workers))
+            await at_once(*forgetting)
+
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
+        """Share an array for this fit; see `Cluster.store`."""
+        shared = await self._cluster.store(name, array, classes=classes)
+        self._stored.append(shared)
+        return shared
+
+    async def moments(self, plan: Moments, data: tuple[SharedArray, ...], batch: int) -> dict[str, Ring]:
+        """Open the sums that a plan asks for: integers modulo 2^64.
+
+        Args:
+            plan: what is summed.
+            data: x, y, and the weights if there are any.
+            batch: examples of a step.
+
+        Raises:
+            InputError: data do not fit, or weights are not from 0 to 1.
+            WorkerLost: a worker went away.
+        """
+        model = await self._placed(plan)
+        try:
+            running = await self._begun(plan, data, batch, model)
+            try:
+                [(first, second)] = await running.epoch(0, 0, None, told=list(plan.asks), progress=False)
+            finally:
+                await running.end()
+        except Diverged:
+            raise InputError(f"{data[-1].name!r} has weights below 0 or above 1: weights that are shared must be from 0 to 1") from None
+        except (ActorError, WorkerLost) as error:
+            raise _lost(error) from None
+        finally:
+            await self._removed(model)
+        return {name: first.told[name] + second.told[name] for name in plan.asks}
+
+    async def minimised(self, plan: Logistic, data: tuple[SharedArray, ...], batch: int) -> tuple[list[npt.NDArray[np.float64]], int, bool]:
+        """Iterate until the gradient is small, or as often as the plan allows.
+
+        Returns:
+            The weights, opened to this process; how many iterations were made; whether the gradient is small.
+
+        Raises:
+            InputError: data do not fit.
+            Diverged: numbers have left fixed point.
+            TooLarge: the randomness of a step does not fit the memory.
+            WorkerLost: a worker went away.
+        """
+        model = await self._placed(plan)
+        made, steep = 0, True
+        try:
+            running = await self._begun(plan, data, batch, model)
+            try:
+                epoch = 0
+                while steep and made < plan.iterations:
+                    [(first, second)] = await running.epoch(epoch, 0, None, told=["steep"], progress=False)
+                    steep = bool((first.told["steep"] + second.told["steep"]).any())
+                    made, epoch = made + plan.repeats(epoch), epoch + 1
+            finally:
+                await running.end()
+            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
+            halves = await at_once(*(server.weights(model[0], right) for server, right in held))
+        except (ActorError, WorkerLost) as error:
+            raise _lost(error) from None
+        finally:
+            await self._removed(model)
+        return [decode(a + b, 2.0**-WEIGHT_BITS) for a, b in zip(*halves, strict=True)], made, not steep
+
+    def _rights(self, secret: bytes) -> list[bytes]:
+        return [right_at(secret, place) for place in self._seats.servers]
+
+    async def _placed(self, plan: Moments | Logistic) -> tuple[bytes, bytes]:
+        """Share weights that are zero; the handle, and the secret of the rights to them."""
+        first = [KeyStream(fresh_key()).words(shape) for shape in plan.shapes.values()]
+        second = [np.uint64(0) - share for share in first]
+        handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
+        placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
+        await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
+        return handle, secret
+
+    async def _begun(self, plan: Moments | Logistic, data: tuple[SharedArray, ...], batch: int, model: tuple[bytes, bytes]) -> Running:
+        columns = [array.column for array in data]
+        weights = columns[2] if len(columns) > 2 else None
+        equals = self._cluster.equals
+        terms = Terms(os.urandom(16), plan, columns[0], columns[1], batch, None, MEMORY, equals, self._name, w=weights)
+        return await begun(self._cluster, terms, data, model, None)
+
+    async def _removed(self, model: tuple[bytes, bytes]) -> None:
+        try:
+            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
+            await at_once(*(server.forget(model[0], right) for server, right in held))
+        except (ActorError, WorkerLost):
+            return  # a worker that is gone has forgotten it
+
+
+def _lost(error: Exception) -> WorkerLost:
+    reason = str(error).partition("\n")[0]
+    return WorkerLost(f"the fit stopped: {reason}; what was fitted before stays")
+
+
+def batch_within(plan: Logistic, memory: int = STEP_MEMORY) -> int:
+    """The largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
+    batch = plan.examples
+    while batch > 1 and StepLayout(plan.circuit(batch)).bytes > memory:
+        batch = -(-batch // 2)
+    return batch

@@ -1,0 +1,150 @@
+"""What all estimators share: settings by name as scikit-learn asks for them, `fit`, and the affine function that was fitted."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import InputError, ModelError
+from protocols.training.terms import SharedArray
+
+if TYPE_CHECKING:
+    from protocols import keras_hook
+    from protocols.cluster import Cluster
+
+Array = npt.NDArray[Any]
+Data = SharedArray | npt.ArrayLike
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit that has not converged. What is warned is scikit-learn's class of that name as well, where scikit-learn is installed."""
+
+
+class PrecisionWarning(UserWarning):
+    """A fit of features that fixed point cannot tell apart, or of which it has kept too little."""
+
+
+def convergence_warning() -> type[Warning]:
+    """The class that is warned."""
+    try:
+        from sklearn import exceptions  # noqa: PLC0415  takes a second, and is not needed
+    except ImportError:
+        return ConvergenceWarning
+    return type("ConvergenceWarning", (ConvergenceWarning, exceptions.ConvergenceWarning), {})
+
+
+class Estimator(ABC):
+    """A fitted affine function x coef_^T + intercept_, and how one comes to it.
+
+    Attributes:
+        cluster: where it is fitted.
+        coef_: the coefficients, in the shape that scikit-learn gives them.
+        intercept_: the same of intercepts.
+        n_features_in_: columns of x.
+    """
+
+    cluster: Cluster | keras_hook.Cluster | None
+    coef_: Array
+    intercept_: Any
+    n_features_in_: int
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        parameters = inspect.signature(cls).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+
+    def _refuse(self, unknown: dict[str, Any]) -> None:
+        """Refuse settings that there are not.
+
+        Raises:
+            TypeError: there is one.
+        """
+        if unknown:
+            known = ", ".join(self._names())
+            raise TypeError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}; it has {known}")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the settings by name, as scikit-learn asks for them; none of them has settings of its own."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self, **settings: Any) -> Self:
+        """Change settings; what is fitted stays until `fit`.
+
+        Raises:
+            ValueError: there is no such setting.
+        """
+        known = self._names()
+        for name, value in settings.items():
+            if name not in known:
+                raise ValueError(f"{type(self).__name__} has no setting {name!r}; it has {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        """Return the same settings, not fitted: on the same cluster, which cannot be copied."""
+        return type(self)(**self.get_params())
+
+    def fit(self, x: Data, y: Data, sample_weight: Data | None = None) -> Awaitable[Self]:
+        """Fit on shares. Awaitable; with a blocking cluster it is done when this returns, and gives the estimator itself.
+
+        Args:
+            x: features (n, columns): an array, or what `Cluster.store` or `Cluster.load` gave, between -512 and 512.
+            y: labels or targets, as many.
+            sample_weight: as many numbers of at least 0; shared ones must be from 0 to 1, which is found out on shares. None: all are 1.
+
+        Raises:
+            InputError: data that do not fit each other, or settings out of range. Nothing was done.
+            Diverged: numbers have left fixed point; what was fitted before stays.
+            WorkerLost: a worker went away.
+        """
+        from protocols import keras_hook  # noqa: PLC0415  only a blocking cluster needs it
+
+        if self.cluster is None:
+            raise InputError(f"{type(self).__name__} needs a cluster to be fitted: {type(self).__name__}(cluster)")
+        self._check()
+        if isinstance(self.cluster, keras_hook.Cluster):
+            return cast("Awaitable[Self]", self.cluster.run(self._fit(self.cluster.cluster, x, y, sample_weight)))
+        return self._fit(self.cluster, x, y, sample_weight)
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            InputError: there is one.
+        """
+
+    @abstractmethod
+    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
+        """Fit, see `fit`."""
+
+    def _affine(self, x: npt.ArrayLike) -> Array:
+        """x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
+        if not hasattr(self, "coef_"):
+            raise ModelError(f"this {type(self).__name__} is not fitted yet: await fit(x, y) first")
+        rows = np.asarray(x, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
+            raise InputError(f"x has shape {rows.shape}; a table of {self.n_features_in_} columns is needed, as in fit")
+        result: Array = rows @ np.atleast_2d(self.coef_).T + self.intercept_
+        return result
+
+    def __repr__(self) -> str:
+        names = [name for name in self._names() if name != "cluster"]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def weights_of_rows(sample_weight: npt.ArrayLike | None, rows: int) -> Array:
+    """Weights for scores in the clear.
+
+    Raises:
+        InputError: not as many as rows.
+    """
+    weights = np.ones(rows) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if weights.shape != (rows,):
+        raise InputError(f"sample_weight has shape {weights.shape}; ({rows},) is needed")
+    return weights

@@ -1,0 +1,9 @@
+"""What the estimators run on shares: sums over all examples, and logistic regression. Start with `moments.py`.
+
+Each is a plan as `protocols.training.step.Plan` is one: servers, dealer and terms of a run treat all of them alike.
+"""
+
+from protocols.training.regression.logistic import Logistic
+from protocols.training.regression.moments import Moments
+
+__all__ = ["Logistic", "Moments"]
