@@ -16,7 +16,6 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from actors.errors import Malformed, TooLarge, WireError
-from actors.guard.awake import Awake
 from actors.guard.progress import UNANSWERED, Patience, WatchedClient, WatchedServer
 from actors.guard.words import shown, trace
 from actors.home import Home

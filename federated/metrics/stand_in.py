@@ -140,4 +140,4 @@ def _classes(rng: np.random.Generator, predictions: Array) -> Array:
 
 
 def _classes_in_columns(rng: np.random.Generator, predictions: Array) -> Array:
-    return np.expand_dims(_classes(rng, predictions), -1)
+    return _classes(rng, predictions)[..., None]

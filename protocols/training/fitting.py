@@ -374,7 +374,7 @@ def _values(terms: Terms, last: Segment) -> dict[str, float]:
     count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
     bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
-    weights = {"loss": plan.weight}
+    weights = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}
     return {name: weights.get(name, 1.0) * float(total[0]) / count for name, total in sums.items()}
 
 
