@@ -161,6 +161,13 @@ def with_frozen_kernel() -> keras.Model:
     return built
 
 
+def frozen_later() -> keras.Model:
+    built = model(hidden=(layers.Dense(5),))
+    built.layers[0].trainable = False
+    built.compile(**sgd(), loss="mse", run_eagerly=True)
+    return built
+
+
 def patched() -> keras.Model:
     built = model()
     plain = built.compute_metrics
@@ -300,6 +307,7 @@ CASES = {
     ),
     "constraint": Case(lambda: model(last=layers.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.5))), shares="constraint"),
     "frozen weights": Case(lambda: model(hidden=(layers.Dense(5, trainable=False),)), shares="frozen"),
+    "a layer frozen later": Case(frozen_later, ask="frozen weights", shares="frozen"),
     "a frozen kernel": Case(
         with_frozen_kernel, ask="frozen weights", **refused("trainable of .*kernel", "fedavg", "fedsgd"), shares="frozen"
     ),

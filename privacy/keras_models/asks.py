@@ -146,22 +146,28 @@ def lost(model: Model, copy: Model) -> tuple[str, ...]:
     if len(model.weights) != len(copy.weights):
         return (f"{len(model.weights)} weights (and its copy {len(copy.weights)})",)
     missing = {one.name for one in _of_class(model)} - {one.name for one in _of_class(copy)}
-    for one, other in zip(model.weights, copy.weights, strict=True):
-        for name, before, after in zip(_OF_A_WEIGHT, _sayings(model, one), _sayings(copy, other), strict=True):
-            if before != after:
-                missing.add(f"{name} of {one.path}")
+    for one, before, after in zip(model.weights, _sayings(model), _sayings(copy), strict=True):
+        missing.update(f"{name} of {one.path}" for name, a, b in zip(_OF_A_WEIGHT, before, after, strict=True) if a != b)
     return tuple(sorted(missing))
 
 
 _OF_A_WEIGHT: Final = ("trainable", "regularizer", "constraint", "overwrite_with_gradient", "exclude_from_weight_decay")
 
 
-def _sayings(model: Model, weight: Any) -> tuple[object, ...]:
-    """What is said of one weight, in the order of `_OF_A_WEIGHT`."""
-    optimizer = model.optimizer
-    decays = bool(getattr(optimizer, "weight_decay", None)) and internals.decays(optimizer, weight)
-    kinds = [type(one).__name__ for one in (weight.regularizer, weight.constraint)]
-    return weight.trainable, *kinds, getattr(weight, "overwrite_with_gradient", False), decays
+def _sayings(model: Model) -> list[tuple[object, ...]]:
+    """What is said of each weight, in the order of `_OF_A_WEIGHT`. A layer may be frozen whose variables are not."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    decaying = bool(getattr(model.optimizer, "weight_decay", None))
+    return [
+        (
+            id(weight) in trained,
+            type(weight.regularizer).__name__,
+            type(weight.constraint).__name__,
+            getattr(weight, "overwrite_with_gradient", False),
+            decaying and internals.decays(model.optimizer, weight),
+        )
+        for weight in model.weights
+    ]
 
 
 def _of_class(model: Model) -> Iterator[Ask]:
