@@ -132,7 +132,8 @@ def _like_predictions(rng: np.random.Generator, predictions: Array) -> Array:
     width = predictions.shape[-1] if predictions.ndim > 1 else 1
     if width == 1:
         return rng.integers(0, 2, predictions.shape).astype(np.float32)
-    return np.eye(width, dtype=np.float32)[rng.integers(0, width, predictions.shape[:-1])]
+    one_hot: Array = np.eye(width, dtype=np.float32)[rng.integers(0, width, predictions.shape[:-1])]
+    return one_hot
 
 
 def _classes(rng: np.random.Generator, predictions: Array) -> Array:
