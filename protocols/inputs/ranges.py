@@ -104,7 +104,7 @@ def chosen(input_range: Any, input_shape: Shape, samples: Real | None) -> tuple[
         ModelError: the range is none, or there are no samples, or they are not finite or lie outside.
     """
     if samples is not None and not np.isfinite(samples).all():
-        raise ModelError("calibration samples are NaN or infinite")
+        raise ModelError("calibration samples are not finite: NaN or infinite")
     if isinstance(input_range, str):
         if input_range != CALIBRATION or samples is None:
             raise ModelError(f'input_range={input_range!r}; a pair (low, high), or "{CALIBRATION}" with sample inputs as calibration=')

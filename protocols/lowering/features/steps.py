@@ -18,7 +18,7 @@ ENOUGH = 256
 """Steps of the fixed point that a standard deviation should have: rounding is 1/512 of it then."""
 CONSTANT = 1.001e-7
 """Keras divides by 1e-7 what did not vary when it was normalised: that says nothing of how finely it must be known."""
-NORMALISING = ("Normalization", "BatchNormalization")
+NORMALISING = ("Normalization",)
 FEW_SAMPLES = 16
 """So many samples say how much a feature varies."""
 
