@@ -18,6 +18,8 @@ from protocols.lowering.splines import Spline, fit
 
 TOLERANCE = 2.0**-11
 """The largest error of the spline of an activation; the fixed point adds less than 2^-13."""
+SEARCHES = 24
+"""How often the search for an asymptote goes twice as far; the last time to 2^29."""
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -25,7 +27,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 class Curve:
     """A real function with straight asymptotes, (slope, offset) each; None where there is none, or far away.
 
-    With `relative` the tolerance is that of values up to 1, and relative to larger ones.
+    With `relative` the tolerance is that of values up to 1, and relative to larger ones. `steep` is the largest slope, unless relative.
     """
 
     function: Callable[[Real], Real] = field(repr=False)
@@ -33,6 +35,7 @@ class Curve:
     right: tuple[float, float] | None
     breaks: tuple[float, ...] = ()
     relative: bool = False
+    steep: float = 1.0
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
         """A spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the reach of the curve.
@@ -52,12 +55,20 @@ class Curve:
         return spline.after(self.right, stop) if self.right and stop == reach[1] else spline
 
     def _reach(self, side: int, asymptote: tuple[float, float] | None, tolerance: float) -> float:
-        """From where on the curve is its asymptote within the tolerance: searched on multiples of 1/8."""
+        """From where on the curve is its asymptote within the tolerance: searched on multiples of 1/8, coarser ones far from 0.
+
+        A stretched curve (CELU(alpha=20), a wide threshold) comes near its asymptote far from 0: the search goes on, each time twice as
+        far, until nothing in the outer half was off. Infinite if that is never so.
+        """
         if asymptote is None:
             return math.inf
-        x = np.arange(0, 64, 0.125)
-        far = np.abs(self.function(side * x) - asymptote[0] * side * x - asymptote[1]) > tolerance
-        return float(x[far].max(initial=0.0)) + 0.125
+        for doubling in range(SEARCHES):
+            step = 0.125 * 2.0**doubling
+            x = np.arange(0, 512) * step
+            far = np.abs(self.function(side * x) - asymptote[0] * side * x - asymptote[1]) > tolerance
+            if not far[256:].any():
+                return float(x[far].max(initial=0.0)) + step
+        return math.inf
 
 
 def _sigmoid(x: Real) -> Real:
@@ -87,7 +98,7 @@ def _elu(alpha: float, scale: float = 1.0, stretch: float = 1.0) -> Curve:
     def function(x: Real) -> Real:
         return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / stretch))
 
-    return Curve(function, (0.0, -scale * alpha), (scale, 0.0), (0.0,))
+    return Curve(function, (0.0, -scale * alpha), (scale, 0.0), (0.0,), steep=max(scale, abs(scale * alpha / stretch)))
 
 
 def _clipped(x: Real) -> Real:
@@ -102,11 +113,15 @@ def _soft_shrink(threshold: float) -> Curve:
     return Curve(function, (1, threshold), (1, -threshold), (-threshold, threshold))
 
 
+def _squareplus(b: float) -> Curve:
+    return Curve(lambda x: (x + np.sqrt(x * x + b)) / 2, None, None)
+
+
 CURVES: dict[str, Curve] = {
     "exponential": Curve(np.exp, (0, 0), None, relative=True),
     "erf": Curve(_erf, (0, -1), (0, 1)),
     "softsign": Curve(lambda x: x / (1 + np.abs(x)), None, None, (0.0,)),
-    "squareplus": Curve(lambda x: (x + np.sqrt(x * x + 4)) / 2, None, None),
+    "squareplus": _squareplus(4.0),
     "tanh_shrink": Curve(lambda x: x - np.tanh(x), (1, 1), (1, -1)),
     "soft_shrink": _soft_shrink(0.5),
     "sparse_plus": Curve(lambda x: np.where(x >= 1, x, np.maximum(x + 1, 0) ** 2 / 4), (0, 0), (1, 0), (-1.0, 1.0)),
@@ -136,6 +151,8 @@ def curve_of(activation: Any, name: str) -> Curve | None:
         return _elu(float(activation.alpha), stretch=float(activation.alpha))
     if name == "soft_shrink":
         return _soft_shrink(float(getattr(activation, "threshold", 0.5)))
+    if name == "squareplus":
+        return _squareplus(float(getattr(activation, "b", 4.0)))
     if name == "gelu_tanh":
         return Curve(_gelu_tanh, (0, 0), (1, 0))
     return CURVES.get(name)

@@ -17,23 +17,43 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, SUM_BITS, Held, window_bits
+from protocols.lowering.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, LEAST_WINDOW, SUM_BITS, Held, window_bits
 from protocols.lowering.splines import Spline, fit
 
 SLOPE_BITS = 14
 RELATIVE = 2.0**-11
 FINE_BITS = 26
 FINE_SLOPES = 20
+FINEST_UNIT = 2.0**-44  # of the input of a curve, so that its values fit the ring
 COARSE = 1024  # units of the least value
 PRECISE = 11  # bits of the least value that is rounded
 SPARE = 4  # bits that slopes can do without: a piece is a sixteenth of the range or less where the function bends
+SPAN = 2.0**26  # between the least and the largest value of a root, for its slopes to fit the ring
 SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
 
 
-def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline]) -> Value:
-    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3."""
+def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline], *, steep: float = 1.0) -> Value:
+    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3.
+
+    With slopes up to `steep`, more than 2, x is rounded to so much finer steps.
+
+    Raises:
+        WindowError: x cannot be rounded so finely, or the function cannot be fitted over its range.
+    """
     x = w.share(x)
-    return pieces(w, node, x, w.held(x, node), spline, bits=SLOPE_BITS)
+    held = w.held(x, node)
+    finer = max(0, math.ceil(math.log2(steep)) - 1) if steep > 0 else 0
+    coarsest = math.ceil(math.log2(FINEST_UNIT / x.scale))
+    drop = max(0, held.drop - finer, coarsest)
+    if drop != held.drop:
+        held = replace(held, drop=drop, window=max(LEAST_WINDOW, window_bits(held.range.largest, drop)))
+        w.layers[-1] = replace(w.layers[-1], drop=drop, window=held.window)
+        if not held.fits:
+            raise WindowError(
+                f"layer {node.layer!r} ({node.kind}): its slope is up to {steep:g}, its inputs up to {held.range.largest * x.scale:.3g} "
+                "would have to be rounded to steps that are too fine. Normalise its inputs, or give calibration="
+            )
+    return pieces(w, node, x, held, spline, bits=SLOPE_BITS)
 
 
 def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0) -> Value:
@@ -44,14 +64,14 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
     """
     unit = x.scale * 2.0**held.drop
     whole = held.rounded if held.drop else held.range
-    low, high = float(whole.low.min()), float(whole.high.max())
+    low = float(whole.low.min())
+    high = max(float(whole.high.max()), low + 1)  # of a constant, too
     try:
-        fitted = spline(low * unit, high * unit)
+        with np.errstate(over="ignore", invalid="ignore"):  # of an exponential that is refused
+            fitted = spline(low * unit, high * unit)
     except ValueError as error:
         raise WindowError(f"layer {node.layer!r} ({node.kind}): {error}. Normalise its inputs, or give calibration=") from None
-    if any(slope * 2**bits % 1 for slope in (fitted.slopes[0], fitted.slopes[-1])):
-        longest = max(fitted.knots[0] - low * unit, high * unit - fitted.knots[-1]) if fitted.knots else (high - low) * unit
-        bits += max(0, math.ceil(math.log2(max(longest / 8, 1.0))))  # so that a rounded slope does not lead far away
+    bits += _more_bits(fitted, low * unit, high * unit, bits, ends_only=spare > 0)
     if spare:
         most = float(np.abs(fitted(np.array([low * unit, high * unit, *fitted.knots]))).max())
         room = math.floor(SUM_BITS - math.log2(most / unit))
@@ -62,6 +82,12 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
             )
         bits = min(bits, room)
     knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
+    if max(map(abs, (*slopes, *offsets))) >> (ops.RING_BITS - 1):
+        most = float(np.abs(fitted(np.array([low, high]) * unit)).max())
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): of inputs from {low * unit:.3g} to {high * unit:.3g} its values reach {most:.3g}, which "
+            "does not fit the fixed point. Normalise its inputs, or give calibration= or a smaller input_range"
+        )
     op = ops.Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
 
     def value(t: Real) -> Real:
@@ -73,6 +99,25 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
     ends = value(corners)
     bounds = Interval(np.full(x.shape, ends.min()), np.full(x.shape, ends.max()), value(whole.samples)).widened()
     return w.put(op, "share", unit * 2.0**-bits, bounds)
+
+
+def _more_bits(spline: Spline, low: float, high: float, bits: int, *, ends_only: bool) -> int:
+    """How many more bits slopes need, so that a rounded one does not lead far away along a piece that is longer than 8.
+
+    Args:
+        spline: over [low, high].
+        low: least x.
+        high: largest x.
+        bits: of the slopes.
+        ends_only: the bits were chosen for all pieces but the first and the last.
+    """
+    ends = np.clip([low, *spline.knots, high], low, high)
+    inexact = [slope * 2**bits % 1 != 0 for slope in spline.slopes]
+    lengths = np.diff(ends)
+    if ends_only:
+        lengths, inexact = lengths[[0, -1]], [inexact[0] or inexact[-1]] * 2
+    longest = float(lengths[inexact].max(initial=0.0))
+    return max(0, math.ceil(math.log2(max(longest / 8, 1.0))))
 
 
 def integers(spline: Spline, unit: float, bits: int, *, ends: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -105,19 +150,26 @@ def inverse_root(x: Real) -> Real:
 
 
 def positive(
-    w: Writer, node: Node, x: Value, function: Callable[[Real], Real], *, tolerance: Callable[[Real], Real] | None = None
+    w: Writer,
+    node: Node,
+    x: Value,
+    function: Callable[[Real], Real],
+    *,
+    tolerance: Callable[[Real], Real] | None = None,
+    domain: Interval | None = None,
 ) -> Value:
     """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
 
     Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
     Then the layer is reported as calibrated, and outside of the domain the function has the value of the nearer end, as long as x stays
-    inside the window: that of the proof, up to `SATURATING_WINDOW` bits.
+    inside the window: that of the proof, up to `SATURATING_WINDOW` bits. `domain` is another choice of it.
 
     Raises:
         WindowError: x is not known to be positive, or spans too many magnitudes.
     """
     x = w.share(x)
-    domain = expected(x.range, w.margin)
+    chosen = domain is not None
+    domain = expected(x.range, w.margin) if domain is None else domain
     if domain.low.min() < COARSE:
         finer = w.finer(replace(x, range=domain), FINE_BITS)
         domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
@@ -137,13 +189,14 @@ def positive(
     allowed = tolerance or relative
 
     def fitted(_: float, last: float) -> Spline:
-        if source == "proved":
+        if source == "proved" and not chosen:
             return fit(function, low * x.scale / 2, last, tolerance=allowed)
         return fit(function, low * x.scale, end, tolerance=allowed).level(low * x.scale, end)
 
     end = high * x.scale
-    bits = max(math.ceil(math.log2(end / float(allowed(np.asarray(end))))), FINE_SLOPES)  # a rounded slope keeps the error to the end
-    return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE)
+    needed = math.ceil(math.log2(end / float(allowed(np.asarray(end)))))  # a rounded slope keeps the error to the end
+    bits = max(needed, FINE_SLOPES)
+    return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE + bits - needed)
 
 
 def _fine(x: Value, domain: Interval, source: str) -> Held:
@@ -170,6 +223,28 @@ def expected(x: Interval, margin: float) -> Interval:
     return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
 
 
+def lowered_to(x: Interval, margin: float, least: float, *, proved: bool = False) -> Interval:
+    """The expected range of positive values, and below it what a root can hold beside the largest: down to `least` or the proof.
+
+    What has been normalised on the samples may hardly vary in another input: with a constant added (epsilon) that is no special case, as
+    long as the root is fitted from there on. It costs about seven knots for each factor of two, and no round.
+
+    Args:
+        x: the values; their samples are what is expected.
+        margin: of the samples.
+        least: below which the caller cannot be precise.
+        proved: the largest value may be that of the proof, too, if both ends are not further apart than `SPAN`.
+    """
+    usual = expected(x, margin)
+    if not len(x.samples):
+        return usual
+    low, high, proof = float(usual.low.min()), float(usual.high.max()), float(x.low.min())
+    if proved and 0 < float(x.high.max()) <= proof * SPAN:
+        high = float(x.high.max())
+    low = min(low, max(proof, least, high / SPAN))
+    return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
+
+
 def _times(x: Interval, factor: float) -> Interval:
     """By a positive number."""
     return x.mapped(lambda a: a * factor)
@@ -180,9 +255,14 @@ def reciprocal(w: Writer, node: Node, x: Value) -> Value:
     return positive(w, node, x, inverse)
 
 
-def reciprocal_root(w: Writer, node: Node, x: Value) -> Value:
-    """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
-    return positive(w, node, x, inverse_root)
+def reciprocal_root(w: Writer, node: Node, x: Value, *, domain: Interval | None = None) -> Value:
+    """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3.
+
+    With samples its domain begins where x is proved to begin, if that is above 0 and within `SPAN` of the largest (an epsilon was added).
+    """
+    if domain is None and len(x.range.samples) and expected(x.range, w.margin).high.max() <= x.range.low.min() * SPAN:
+        domain = lowered_to(x.range, w.margin, 0.0)
+    return positive(w, node, x, inverse_root, domain=domain)
 
 
 def logarithm(w: Writer, node: Node, x: Value) -> Value:

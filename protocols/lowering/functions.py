@@ -16,7 +16,17 @@ import numpy as np
 
 from protocols import program as ops
 from protocols.errors import WindowError
-from protocols.lowering.elementwise import FINE_BITS, PRECISE, curve, expected, inverse, logarithm, positive, reciprocal, reciprocal_root
+from protocols.lowering.elementwise import (
+    FINE_BITS,
+    PRECISE,
+    curve,
+    inverse,
+    logarithm,
+    lowered_to,
+    positive,
+    reciprocal,
+    reciprocal_root,
+)
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import SLACK, Interval, combined
 from protocols.lowering.maxima import largest
@@ -93,9 +103,11 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
 
         |error| <= kappa + (2^-10 + kappa) |y|,   |y| <= sqrt(n)
 
-    as long as the domain of the root is proved; with samples that of `positive` holds, and its least value takes the place of epsilon. u is
-    sqrt(epsilon) 2^-`DEVIATION_BITS`, or more where n d^2 would leave the ring: d sqrt(n) 2^-29. What the inputs are off by comes on top:
-    any normalisation multiplies it by up to 1 / sqrt(epsilon).
+    for all inputs, rows that hardly vary included, as long as the domain of the root is proved. With samples it holds where variance +
+    epsilon is at most margin^2 times the largest of them, and at least `Layer.least`: epsilon, if that is within `SPAN` of the largest
+    and if kappa stays below 2^-10; otherwise that takes the place of epsilon, and rows that vary less come out smaller than they should.
+    u is sqrt(epsilon) 2^-`DEVIATION_BITS`, or more where n d^2 would leave the ring: d sqrt(n) 2^-29. What the inputs are off by comes on
+    top: any normalisation multiplies it by up to 1 / sqrt(epsilon).
 
     If not `centred`, x / sqrt(mean of x x + epsilon) (Zhang and Sennrich, 2019, arXiv:1910.07467).
 
@@ -108,14 +120,21 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
     u = 2.0 ** math.ceil(max(finest, math.log2(reach * math.sqrt(length)) - SQUARE_BITS))
     d = rounded(w, node, _centred(w, node, x, u / 8) if centred else x, u)
     variance = _raised(w, _mean_square(w, node, d, radius), epsilon)
-    least = float(expected(variance.range, w.margin).low.min()) * variance.scale
+    holds = x.range.expected(w.margin) >= x.range.largest
+    domain = lowered_to(variance.range, w.margin, (1.25 * u * 2**10) ** 2 / variance.scale, proved=holds)
+    least = float(domain.low.min()) * variance.scale
     kappa = 1.25 * u / math.sqrt(least) if least > 0 else math.inf
+    if kappa > 2.0**-7 and not epsilon:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): the size of its input is divided by and may be 0, but must be well above 0: give "
+            "calibration=, or a larger epsilon (RMSNormalization has one)"
+        )
     if kappa > 2.0**-7:
         raise WindowError(
             f"layer {node.layer!r} ({node.kind}): with epsilon={epsilon:g} and inputs up to {reach:.3g} its values would be off by up to "
             f"{kappa:.2g} where they vary little; give epsilon={(1.25 * u * 2**7) ** 2:.2g} or more, a smaller input_range, or calibration="
         )
-    root = reciprocal_root(w, node, variance)
+    root = reciprocal_root(w, node, variance, domain=domain if len(x.range.samples) else None)
     error = kappa + (2.0**-10 + kappa) * math.sqrt(length)
     w.layers[-1] = replace(w.layers[-1], error=error)
     root = rounded(w, node, root, 2.0**-PRECISE / (2 * math.sqrt(float(variance.range.high.max()) * variance.scale)))
@@ -179,13 +198,20 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
     """[i <= x < i + 1] for i = 0 .. length - 1 on a new last axis, exact, for x that was not rounded yet. Rounds: 3.
 
     Raises:
-        WindowError: x may lie outside of [0, length).
+        WindowError: x may lie outside of [0, length), or is proved never to reach the last of them.
     """
     low, high = float(x.range.low.min()) * x.scale, float(x.range.high.max()) * x.scale
     window = window_bits(x.range.largest, 0) + 1
+    advice = f"give input_range=(0, {max(length - 1, 0.5):g})"
     if not 0 <= low <= high < length or window > LARGEST_WINDOW:
         raise WindowError(
-            f"layer {node.layer!r} ({node.kind}): indices from 0 to {length - 1} are needed; give input_range=(0, {length - 1})"
+            f"layer {node.layer!r} ({node.kind}): its inputs may be from {low:g} to {high:g}, and indices from 0 to {length - 1} are "
+            f"needed; {advice}, and clip what may lie outside"
+        )
+    if high + x.scale < length - 1:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): it has {length} rows, and its inputs are from {low:g} to {high:g}: the last rows could "
+            f"never be asked for; {advice}, or a layer with as many rows as there are inputs"
         )
     x = w.share(x)
     hits = []

@@ -156,6 +156,8 @@ def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     if layer.axis not in (-1, len(shape)):
         raise refuse(layer, f"it normalises axis {layer.axis}", "axis=-1")
     gamma, beta, mean, variance = weights(layer, "gamma", "beta", "moving_mean", "moving_variance")
+    if (_present(variance) + layer.epsilon <= 0).any():
+        raise refuse(layer, "a moving variance and epsilon are 0 or less together", "statistics of data: call or train the model again")
     scale = (1.0 if gamma is None else gamma) / np.sqrt(_present(variance) + layer.epsilon)
     shift = (0.0 if beta is None else beta) - _present(mean) * scale
     return b.add(net.Affine, layer, inputs, shape, scale=scale, shift=shift)

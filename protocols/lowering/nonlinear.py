@@ -21,7 +21,7 @@ def written(w: Writer, node: Node, inputs: list[Value]) -> Value:
         case net.Largest():
             return largest_of(w, node, inputs)
         case net.Curved():
-            return curve(w, node, inputs[0], node.curve.spline)
+            return curve(w, node, inputs[0], node.curve.spline, steep=node.curve.steep)
         case net.Softmax():
             return softmax(w, node, inputs[0], log=node.log)
         case net.OneHot():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -181,6 +182,25 @@ def group_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     x = b.add(net.Shaped, layer, [x], (groups, places, each))
     x = b.add(net.Permuted, layer, [x], (places, groups, each), axes=(1, 0, 2))
     return _learned(b, layer, b.add(net.Shaped, layer, [x], shape))
+
+
+@lowers("UnitNormalization")
+def unit_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """x / |x| over one axis: root mean square normalisation without an epsilon, divided by the root of the length.
+
+    Where |x| may be 0 by proof it needs samples, and holds where |x| is above 2^-13 of their largest; rows below come out shorter.
+    """
+    (x,), shape = inputs, b.shape(inputs[0])
+    given = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+    if len(given) != 1 or given[0] == 0:
+        raise refuse(layer, f"its axis is {layer.axis}", "one axis of an example")
+    axis = given[0] - 1 if given[0] > 0 else given[0] + len(shape)
+
+    def rule(y: int) -> int:
+        normal = b.add(net.Normalised, layer, [y], b.shape(y), epsilon=0.0, centred=False)
+        return b.add(net.Rescale, layer, [normal], b.shape(y), scale=1 / math.sqrt(b.shape(y)[-1]), offset=0.0)
+
+    return along(b, layer, x, axis, rule)
 
 
 @lowers("PReLU")

@@ -6,7 +6,7 @@ import pytest
 from function_runs import measured
 from keras import layers
 
-from protocols.errors import WindowError
+from protocols.errors import UnsupportedLayer, WindowError
 from protocols.fixed_point import decode, encode
 from protocols.lowering import functions, lower
 from protocols.plaintext import evaluate
@@ -143,3 +143,71 @@ def test_reciprocals_are_relative_to_small_values_too(function, exact, low, high
     x = x[(x >= low) & (x <= high)][: 64 * (len(x) // 64 - 1)].reshape(-1, 64)
     y, *_ = measured(function, x, (low, high))
     assert np.abs(y / exact(x) - 1).max() < 1e-3
+
+
+SCALES = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
+ALMOST = {
+    "LayerNormalization": (lambda: layers.LayerNormalization(), 1e-3),
+    "LayerNormalization(1e-6)": (lambda: layers.LayerNormalization(epsilon=1e-6), 1e-6),
+    "RMSNormalization": (lambda: layers.RMSNormalization(), 1e-6),
+}
+
+
+@pytest.mark.parametrize("input_range", [(-1, 1), (0, 1), (-4, 4)])
+@pytest.mark.parametrize("name", ALMOST)
+def test_rows_that_hardly_vary_are_right_though_no_sample_was_like_them(name, input_range):
+    """Samples of usual size; asked: rows that are almost constant, and tiny ones."""
+    make, epsilon = ALMOST[name]
+    model = keras.Sequential([keras.Input((24,)), make()])
+    exact = EXACT[name.partition("(")[0]]
+    rng = np.random.default_rng(1)
+    samples = rng.uniform(*input_range, (50, 24))
+    x = rows(24, *input_range)
+    for rounding in ROUNDINGS.values():
+        far, want, (bound,) = errors(model, lambda x: exact(x, epsilon), input_range, x, rounding, calibration=samples)
+        kappa = (bound - 2.0**-10 * np.sqrt(24)) / (1 + np.sqrt(24))
+        assert 0 < kappa <= 2.0**-7
+        assert (far <= kappa + (2.0**-10 + kappa) * np.abs(want)).all()
+
+
+class OwnNormalization(layers.Layer):
+    """As in many models of keras-hub, and in tutorials."""
+
+    def call(self, x):
+        mean, variance = keras.ops.moments(x, axes=-1, keepdims=True)
+        return (x - mean) * keras.ops.rsqrt(variance + 1e-3)
+
+
+def test_a_normalisation_of_one_s_own_is_fitted_down_to_its_epsilon():
+    model = keras.Sequential([keras.Input((24,)), OwnNormalization()])
+    samples = np.random.default_rng(1).uniform(-1, 1, (50, 24))
+    exact = EXACT["LayerNormalization"]
+    far, _, _ = errors(model, lambda x: exact(x, 1e-3), (-1, 1), rows(24, -1, 1), None, calibration=samples)
+    assert far.max() < 2.0**-6
+
+
+def test_unit_vectors_of_any_length_that_samples_reach():
+    model = keras.Sequential([keras.Input((24,)), layers.UnitNormalization()])
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (200, 24)) * np.geomspace(3e-3, 1, 200)[:, None]
+    exact = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    far, _, _ = errors(model, exact, (-1, 1), x, None, calibration=rng.uniform(0.5, 1, (50, 24)))
+    assert far.max() < 2.0**-8
+    assert not errors(model, lambda x: x, (-1, 1), np.zeros((1, 24)), None, calibration=x)[0].any()
+
+
+def test_each_channel_by_itself():
+    model = keras.Sequential([keras.Input((4, 4, 6)), layers.GroupNormalization(-1)])
+    samples = np.random.default_rng(0).uniform(-8, 8, (40, 4, 4, 6))
+    x = rows(96, -8, 8).reshape(-1, 4, 4, 6)
+    for settings in ({}, {"calibration": samples}):
+        far, _, (bound,) = errors(model, lambda x: grouped(x, 6, 1e-3), (-8, 8), x, None, **settings)
+        assert far.max() <= bound < 2.0**-6
+
+
+def test_statistics_that_are_none_are_refused():
+    layer = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), layer])
+    layer.moving_variance.assign([1.0, -0.5, 1.0])
+    with pytest.raises(UnsupportedLayer, match="a moving variance and epsilon are 0 or less together"):
+        lower(model)
