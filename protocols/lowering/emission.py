@@ -20,7 +20,18 @@ from protocols.fixed_point import encode
 from protocols.lowering import network as net
 from protocols.lowering.intervals import Interval, combined, convolve, sums
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import FRACTION, SUM_BITS, Held, Layer, common_multiple, common_scale, hold, weight_bits, window_bits
+from protocols.lowering.rounding import (
+    FRACTION,
+    SUM_BITS,
+    Held,
+    Layer,
+    common_multiple,
+    common_scale,
+    hold,
+    hold_beside,
+    weight_bits,
+    window_bits,
+)
 from protocols.program import AnyOp, Kind, Program, Shape
 
 INPUT_BITS = 16  # fractional bits of inputs up to 1; larger inputs have fewer, smaller ones more, up to
@@ -196,11 +207,9 @@ class Writer:
 
     def shifted(self, node: Node, shift: Real, x: Value) -> Value:
         """x plus private numbers, one for each element."""
-        x = self.share(self._with_room(x, 1, node))
+        x = self.share(self.beside(node, self._with_room(x, 1, node), float(np.abs(shift).max())))
         weight = self.weight(shift, x.scale)
         whole = np.rint(shift / x.scale)
-        if np.abs(whole).max() > 2.0**SUM_BITS:
-            raise WindowError(f"layer {node.layer!r} ({node.kind}): a constant in it reaches {np.abs(shift).max():.3g}, which is too large")
         bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
         return self.put(ops.Shift(x.position, weight), "share", x.scale, bounds.widened())
 
@@ -216,7 +225,16 @@ class Writer:
         if node.scale < 0:
             x = self.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
-        return self._offset(scaled, node.offset) if node.offset else scaled
+        return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
+
+    def beside(self, node: Node, x: Value, constant: float) -> Value:
+        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
+        if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
+            return x
+        held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
 
     def _offset(self, x: Value, offset: float) -> Value:
         constant = round(offset / x.scale)
@@ -304,6 +322,8 @@ class Writer:
     def rectified(self, node: net.Rectify, x: Value) -> Value:
         """max(x, 0) and its relatives, with the rounding in one protocol."""
         x = self.share(x)
+        cut = node.maximum if node.maximum is not None and x.range.high.max() * x.scale > node.maximum else 0.0
+        x = self.beside(node, x, max(abs(node.threshold), abs(cut)))
         below = self._offset(x, -node.threshold) if node.threshold else x
         y = self._selected(node, below, node.slope, node.threshold)
         if node.maximum is None or x.range.high.max() * x.scale <= node.maximum:

@@ -24,6 +24,7 @@ LARGEST_WINDOW = 32
 LARGEST_ROUNDING = 62  # drop + window
 TABLE_BITS = 16
 SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
+CONSTANT_BITS = 24
 SUM_BITS = 60
 """A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
 
@@ -94,10 +95,42 @@ def hold(bounds: Interval, scale: float, node: Node, *, margin: float) -> Held:
     calibrated = _held(bounds.clipped(bounds.expected(margin)), scale, "calibrated")
     if calibrated.fits:
         return calibrated
+    where = f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums"
+    raise WindowError(f"{where} {_misfit(calibrated, scale)}")
+
+
+def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, margin: float) -> Held:
+    """The window for rounding a sum so coarsely that a constant, above 0, has `CONSTANT_BITS` bits beside it.
+
+    Raises:
+        WindowError: the sum is too large for that, by proof and on the samples.
+    """
+    drop = math.ceil(math.log2(constant / scale)) - CONSTANT_BITS
+    proved = Held(bounds, drop, window_bits(bounds.largest, drop), "proved")
+    if proved.fits:
+        return proved
+    likely = bounds.clipped(bounds.expected(margin))
+    calibrated = Held(likely, drop, window_bits(likely.largest, drop), "calibrated")
+    if calibrated.fits and len(bounds.samples):
+        return calibrated
     raise WindowError(
-        f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums reach "
-        f"{calibrated.range.largest * scale:.3g}, which needs a window of {calibrated.window} bits; {LARGEST_WINDOW} are possible. "
-        "Use a smaller margin, or normalise the activations"
+        f"layer {node.layer!r} ({node.kind}): a constant in it reaches {constant:.3g}, beside inputs up to {likely.largest * scale:.3g} in "
+        f"units of 2^{math.log2(scale):.0f}, which does not fit the fixed point: use smaller constants, or scale its inputs"
+    )
+
+
+def _misfit(held: Held, scale: float) -> str:
+    """Why a window is not possible, and what helps."""
+    reach = f"reach {held.range.largest * scale:.3g}"
+    if held.window > LARGEST_WINDOW:
+        return (
+            f"{reach}, which needs a window of {held.window} bits; {LARGEST_WINDOW} are possible. Use a smaller margin, or normalise the "
+            "activations"
+        )
+    return (
+        f"{reach} in units of 2^{math.log2(scale):.0f}: {held.drop} bits to round away and a window of {held.window} bits, "
+        f"{held.drop + held.window} together; {LARGEST_ROUNDING} are possible. Use larger weights in the linear layers before it, an "
+        "activation or a normalisation between them, or smaller constants"
     )
 
 
