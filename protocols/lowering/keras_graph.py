@@ -114,22 +114,24 @@ class _Reader:
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
             raise unknown(operation, sorted(RULES))
         if name in REWRITTEN and module.startswith("keras."):
-            return [self._rewritten(operation, node, known)]
+            return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
 
-    def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> int:
+    def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
+        rule = REWRITTEN[type(layer).__name__]
         carried = [getattr(one, "_keras_mask", None) for one in node.input_tensors]  # found again by whom it is handed to
         given = {name: value for name, value in _given(node).items() if not any(value is mask for mask in carried)}
-        if given or len(node.arguments.args) != 1:
+        taken = list(inspect.signature(rule).parameters)[2:]
+        if set(given) - set(taken) or not 1 <= len(node.arguments.args) <= len(taken):
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
-        output = REWRITTEN[type(layer).__name__](self._keras, layer, *node.arguments.args)
-        self._followed.append(output)
-        return self.value(output, known)
+        outputs = self._keras.tree.flatten(rule(self._keras, layer, *node.arguments.args, **given))
+        self._followed.append(outputs)
+        return [self.value(output, known) for output in outputs]
 
     def _operand(self, value: Any, known: dict[int, int]) -> Any:
         if isinstance(value, self._keras.KerasTensor):
             return self.value(value, known)
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [None if one is None else self._operand(one, known) for one in value]
         return value if isinstance(value, bool) else np.asarray(value)
 

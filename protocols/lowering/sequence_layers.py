@@ -206,7 +206,7 @@ def _unrolled(
     assert kernel is not None
     x = b.add(net.Product, layer, inputs[:1], (length, kernel.shape[1]), kernel=kernel, bias=bias)
     steps = Steps(b, layer, x, layer.units)
-    state, outputs = _started(layer, inputs[1:], initial), []
+    state, outputs = _started(b, layer, inputs[1:], initial), []
     for place in reversed(range(length)) if layer.go_backwards else range(length):
         after = step(steps, steps.input(place), state)
         state = after if mask is None else steps.kept(after, state, b.add(net.Taken, layer, [mask], (1,), axis=0, indices=(place,)))
@@ -217,14 +217,17 @@ def _unrolled(
     return [output, *state] if layer.return_state else output
 
 
-def _started(layer: Any, others: Sequence[int], initial: Given) -> State | None:
+def _started(b: Builder, layer: Any, others: Sequence[int], initial: Given) -> State | None:
     """The state before the first step, None for zeros. Keras counts a list of states among the inputs, and a single one by name not."""
     named = initial if isinstance(initial, Sequence) else [initial]
-    if any(isinstance(each, np.ndarray) for each in named):
-        raise refuse(layer, "its initial state is a constant", "the state of another layer, or none")
+    constants = [each for each in named if isinstance(each, np.ndarray)]
+    if constants and (len(constants) < len(named) or any(each.any() for each in constants)):
+        raise refuse(layer, "its initial state is a constant other than 0", "the state of another layer, or none")
     state = tuple(others) or tuple(each for each in named if isinstance(each, int))
     if state and len(state) != (2 if type(layer).__name__ == "LSTM" else 1):
         raise refuse(layer, f"its initial state has {len(state)} parts", "the whole state of another layer of its kind")
+    if any(b.shape(each) != (layer.units,) for each in state):
+        raise refuse(layer, f"its initial state has shapes {[b.shape(each) for each in state]}", f"one of ({layer.units},) for each part")
     return state or None
 
 
