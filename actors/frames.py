@@ -29,12 +29,17 @@ class Payload(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Hello(Frame, frozen=True, tag=0):
-    """The first frame in each direction. `limit` is the largest message that the sender takes, in bytes; `nonce` is for a `Proof`."""
+    """The first frame in each direction.
+
+    `limit` is the largest message that the sender takes, in bytes; `nonce` is for a `Proof`; `busy` is for how many seconds the loop of the
+    sender may be busy, and pings wait.
+    """
 
     protocol: str
     version: int
     limit: int
     nonce: Any = b""  # of another version it may be anything: the version is read first
+    busy: Any = 0
 
 
 class Call(Frame, frozen=True, tag=1):

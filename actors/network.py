@@ -36,6 +36,7 @@ class Network:
         allow_plaintext: permit `ws://` to and from other machines.
         named: address -> the common name that the certificate shown there must have.
         known_only: who is dialed on loopback without certificates must prove to run for the same user.
+        busy: seconds for which the loop of the system may be busy, as others are told.
 
     Raises:
         InsecureAddress: plaintext to other machines that is not permitted.
@@ -53,12 +54,13 @@ class Network:
         allow_plaintext: bool,
         named: Mapping[str, str],
         known_only: bool = False,
+        busy: int = 0,
     ) -> None:
         if listen is not None:
             listen.check_encryption(allow_plaintext)
         self._home = home
         self._listen = listen
-        self._limit = limit
+        self._limit, self._busy = limit, busy
         self._door = door
         self._server_tls, self._client_tls = server_tls, client_tls
         self._allow_plaintext = allow_plaintext
@@ -74,7 +76,7 @@ class Network:
         address = ""
         if self._listen is not None:
             self._servers, port = await opening.listen(
-                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run
+                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run, busy=self._busy
             )
             address = str(Address(self._listen.secure, self._listen.host, port))
         self._open = True
@@ -113,7 +115,8 @@ class Network:
     async def _dial(self, address: Address, dialed: Dialed) -> Peer:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
-        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=partial(self._keep, dialed))
+        keep = partial(self._keep, dialed)
+        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
             await self._hang_up(peer, "it has shown the certificate of somebody else")

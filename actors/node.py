@@ -1,4 +1,4 @@
-"""A process that runs code for the one who started it: `python -m actors.node ws://HOST:PORT`. Use `ActorSystem.start_node`."""
+"""A process that runs code for the one who started it: `python -m actors.node ws://HOST:PORT LIMIT`. Use `ActorSystem.start_node`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from actors.processes import exit_with_parent, log_to_parent, started_by_parent
 from actors.system import ActorSystem
 
 
-async def serve(address: str) -> None:
-    """Listens until the parent ends."""
+async def serve(address: str, limit: int) -> None:
+    """Listens until the parent ends; takes messages up to a limit in bytes."""
     log_to_parent()
-    async with ActorSystem(listen=address, trust=[started_by_parent()]) as system:
+    async with ActorSystem(listen=address, trust=[started_by_parent()], message_limit=limit) as system:
         print(f"ready {system.address}", flush=True)
         await exit_with_parent()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))

@@ -31,7 +31,9 @@ log_of_websockets = logging.getLogger(f"{__name__}.server")
 log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
 
 
-async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None]) -> Peer:
+async def dial(
+    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None], busy: int = 0
+) -> Peer:
     """Opens a connection and exchanges greetings.
 
     Args:
@@ -40,6 +42,7 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
         limit: the largest message that is taken, in bytes.
         tls: for wss; None for the certificates that the operating system trusts.
         keep: is given the link, to run it and to close it with the system.
+        busy: seconds for which the loop of this system may be busy.
 
     Raises:
         ConnectFailed: nobody answers there, or not with this protocol.
@@ -70,7 +73,7 @@ async def dial(address: Address, home: Home, *, limit: int, tls: ssl.SSLContext 
         )
     except (OSError, TimeoutError, WebSocketException) as error:
         raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
-    link = Link(opened[-1], home, address=str(address), limit=limit)
+    link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
     keep(link)
     try:
         async with asyncio.timeout(OPEN_WITHIN):
@@ -100,7 +103,14 @@ def _unopened(address: Address, error: Exception, cause: Exception | None, tls: 
 
 
 async def listen(
-    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, door: Door, run: Callable[[Link], Awaitable[None]]
+    address: Address,
+    home: Home,
+    *,
+    limit: int,
+    tls: ssl.SSLContext | None,
+    door: Door,
+    run: Callable[[Link], Awaitable[None]],
+    busy: int = 0,
 ) -> tuple[list[Server], int]:
     """Listens for connections; returns the servers, one for each address that the host has here, and their port.
 
@@ -111,6 +121,7 @@ async def listen(
         tls: for wss.
         door: counts the connections, and refuses those that are too many.
         run: runs a link as long as its connection lasts.
+        busy: seconds for which the loop of this system may be busy.
 
     Raises:
         AddressInUse: somebody else listens there.
@@ -128,7 +139,7 @@ async def listen(
         return connection.respond(503, f"{reason}\n") if reason else None
 
     async def handle(connection: ServerConnection) -> None:
-        await run(Link(cast(WatchedServer, connection), home, address="", limit=limit))
+        await run(Link(cast(WatchedServer, connection), home, address="", limit=limit, busy=busy))
 
     async def served(listener: Listener) -> Server:
         return await serve(

@@ -36,6 +36,7 @@ class Peer:
         introduction: what this side and the other prove to each other.
         greeted: done when the greeting of the other side has arrived, and who dialed knows whom it has reached.
         closed: why the connection has ended; None while it is open.
+        busy: seconds for which the loop of the other side may be busy, as it has said in its greeting.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Peer:
         self.timeout = home.timeout
         self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.closed: ConnectionLost | None = None
+        self.busy = 0
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
         self.incoming = Incoming(self._crossing, answer or write, home.log)
@@ -70,6 +72,11 @@ class Peer:
     def caller(self) -> Caller:
         """Who is at the other end, as far as that is known."""
         return self.incoming.caller
+
+    @property
+    def limit(self) -> int:
+        """The largest message that the other side takes, in bytes; known once it has greeted."""
+        return self._crossing.limit
 
     async def start(self) -> None:
         """Lets messages in; call it before the first frame is received."""
@@ -107,6 +114,7 @@ class Peer:
 
     def _on_hello(self, frame: Hello, arrays: object) -> None:
         self._crossing.limit = frame.limit
+        self.busy = frame.busy
         proof = self.introduction.greeted(frame.nonce)
         if proof is None:
             self._met()

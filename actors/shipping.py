@@ -141,9 +141,9 @@ async def stop_on(system: ActorSystem, node: str, name: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def started_node(known: dict[str, bytes], address: str, *, ready_within: float) -> AsyncIterator[str]:
+async def started_node(known: dict[str, bytes], address: str, *, ready_within: float, limit: int) -> AsyncIterator[str]:
     """A node as a child process; its secret is added to `known` as long as it runs. See `ActorSystem.start_node`."""
-    async with await ChildProcess.start("actors.node", address, ready_within=ready_within) as child:
+    async with await ChildProcess.start("actors.node", address, str(limit), ready_within=ready_within) as child:
         known[child.address] = child.secret
         try:
             yield child.address

@@ -18,6 +18,7 @@ from actors.cell import Cell
 from actors.dialed import Dialed
 from actors.directory import Found
 from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
+from actors.guard import limits
 from actors.guard.door import Door
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import shown, trace
@@ -51,7 +52,7 @@ class ActorSystem:
         secrets: address of a node -> secret to run code there. `start_node` adds its own.
         mailbox: default bound of a mailbox: how many messages may be under way to an actor before senders wait. It counts messages, not
             bytes: over each connection up to `mailbox` * `message_limit` bytes may wait for one actor.
-        message_limit: largest message that is taken, in bytes.
+        message_limit: largest message that is taken, in bytes, from 1 MiB to 1 TiB. Who sends a larger one is told so, with both sizes.
         max_connections: how many connections from others may be open at once. Fewer if this process may not open so many files
             (`ulimit -n`); its soft limit is raised as far as the hard one allows. More are refused, with the reason and one log line.
         max_connections_per_peer: how many of them may belong to one certificate, or without certificates to one host.
@@ -69,6 +70,7 @@ class ActorSystem:
         for_user: show, on loopback, to systems of the same user that this one is, too.
         known_only: dial, on loopback without certificates, systems of the same user only: whoever has taken the port of one that has ended
             is not dialed.
+        busy: seconds, up to an hour, for which this event loop may be busy with other work: so long others wait for it to answer a ping.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
     Example:
@@ -85,7 +87,7 @@ class ActorSystem:
         trust: Collection[bytes] = (),
         secrets: Mapping[str, bytes] | None = None,
         mailbox: int = 1024,
-        message_limit: int = 1 << 30,
+        message_limit: int = limits.MESSAGE_LIMIT,
         max_connections: int = 4096,
         max_connections_per_peer: int = 1024,
         ssl: tls.SSLContext | None = None,
@@ -97,12 +99,13 @@ class ActorSystem:
         named: Mapping[str, str] | None = None,
         for_user: bool = True,
         known_only: bool = False,
+        busy: int = 0,
         on_error: Callable[[OneWayFailed], None] | None = None,
     ) -> None:
         self.timeout = timeout
         self.for_user = for_user
         self.identity: Identity | None = None
-        self._roles, self.refer = roles, refer
+        self._roles, self.refer, self.message_limit = roles, refer, limits.message_limit(message_limit)
         self.secrets = dict(secrets or {})
         self.advertised = str(Address.parse(advertise)) if advertise else ""
         self._listen = Address.parse(listen) if listen is not None else None
@@ -122,13 +125,14 @@ class ActorSystem:
         self._network = Network(
             self,
             self._listen,
-            limit=message_limit,
+            limit=self.message_limit,
             door=Door(max_connections, max_connections_per_peer, self.log),
             server_tls=ssl,
             client_tls=connect_ssl,
             allow_plaintext=allow_plaintext,
             named=named or {},
             known_only=known_only,
+            busy=busy,
         )
 
     @property
@@ -322,7 +326,7 @@ class ActorSystem:
     @contextlib.asynccontextmanager
     async def start_node(self, address: str = "ws://127.0.0.1:0", *, ready_within: float = 20.0) -> AsyncIterator[str]:
         """Starts a process that runs code for this system only; yields its address, and ends it with the block."""
-        async with shipping.started_node(self.secrets, address, ready_within=ready_within) as node:
+        async with shipping.started_node(self.secrets, address, ready_within=ready_within, limit=self.message_limit) as node:
             yield node
 
     async def spawn_on(self, node: str, actor: type[A], /, *args: Any, name: str | None = None, **kwargs: Any) -> A:

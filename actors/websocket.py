@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from actors.errors import Malformed, TooLarge, WireError
-from actors.guard.progress import Patience, WatchedClient, WatchedServer
+from actors.guard.progress import UNANSWERED, Patience, WatchedClient, WatchedServer
 from actors.guard.words import shown, trace
 from actors.home import Home
 from actors.peer import Peer
@@ -38,7 +38,9 @@ TURN = 0.02
 BRIEF = 1 << 10
 """Bytes that cannot take that long."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
-"""Seconds. A loop that computes for longer than the last loses its connections; long work belongs in a thread."""
+"""Seconds. A loop that computes for longer than the last loses its connections, unless its system has said that it may (`busy`)."""
+MOST_BUSY = 3600
+"""Seconds for which the loop of another system may be busy, whatever it says."""
 
 
 Socket = WatchedClient | WatchedServer
@@ -173,11 +175,12 @@ class Link:
         home: the system at this end.
         address: that was dialed, or empty.
         limit: the largest message that is taken, in bytes.
+        busy: seconds for which the loop at this end may be busy.
     """
 
-    def __init__(self, socket: Socket, home: Home, *, address: str, limit: int) -> None:
+    def __init__(self, socket: Socket, home: Home, *, address: str, limit: int, busy: int = 0) -> None:
         self._socket = socket
-        self._limit = limit
+        self._limit, self._busy = limit, busy
         self._log = home.log
         self._dialed_us = not address
         self._patience = Patience()
@@ -190,7 +193,7 @@ class Link:
 
     async def run(self) -> None:
         """Reads and writes until the connection ends, for whatever reason."""
-        self._writer.put(encode(hello(self._limit, self.peer.introduction.nonce)))
+        self._writer.put(encode(hello(self._limit, self.peer.introduction.nonce, self._busy)))
         await self.peer.start()
         writing = asyncio.create_task(self._write())
         try:
@@ -228,6 +231,7 @@ class Link:
                     await self._read_message(reader)
         except TimeoutError:
             raise Malformed(f"no greeting came within {OPEN_WITHIN:g} s") from None
+        self._socket.busy = self._patience.busy = min(max(0, self.peer.busy), MOST_BUSY)
         if self._dialed_us and reader.frames == 1:
             try:
                 async with asyncio.timeout(ASK_WITHIN):
@@ -303,7 +307,19 @@ class Link:
         return self._socket.close_code in (1000, 1001)
 
 
+STOOD_STILL = "{} did not answer a ping for {:g} s or more: {}"
+"""Why a connection is gone whose other end was alive, perhaps."""
+
+
 def _reason(error: ConnectionClosed) -> str:
+    if error.rcvd is not None and error.rcvd.reason == UNANSWERED:
+        return STOOD_STILL.format(
+            "closed by the other side, since this process",
+            PING_WITHIN,
+            "its event loop was busy; run what takes long with asyncio.to_thread",
+        )
+    if error.sent is not None and error.sent.reason == UNANSWERED:
+        return STOOD_STILL.format("the other side", PING_WITHIN, "its machine cannot be reached, or its process stands still")
     if error.rcvd is not None:
         return f"closed by the other side: {error.rcvd.code} {shown(error.rcvd.reason)}".rstrip()
     cause = error.__cause__

@@ -251,6 +251,8 @@ def _check_greeting(frame: Frame) -> None:
         )
     if not (isinstance(frame.nonce, bytes) and len(frame.nonce) <= LONGEST_NONCE):
         raise Malformed(f"a greeting whose nonce is none; at most {LONGEST_NONCE} bytes are taken")
+    if type(frame.busy) is not int:
+        raise Malformed("a greeting that does not say in whole seconds how long its sender may be busy")
 
 
 def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int) -> list[int]:
@@ -271,9 +273,9 @@ def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int)
     return sizes
 
 
-def hello(limit: int, nonce: bytes = b"") -> Packet:
+def hello(limit: int, nonce: bytes = b"", busy: int = 0) -> Packet:
     """The greeting of this side."""
-    return Packet(Hello(PROTOCOL, VERSION, limit, nonce), [])
+    return Packet(Hello(PROTOCOL, VERSION, limit, nonce, busy), [])
 
 
 def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
