@@ -1,5 +1,7 @@
 """cluster.toml: which machines there are, what each is for and where it is reached. The same file for everyone.
 
+message_limit = 4_294_967_296          # bytes of the largest message that each node takes; 1 GiB without this line
+
 [nodes.hub]
 role = "aggregator"
 address = "wss://hub.example:9000"
@@ -37,6 +39,7 @@ import msgspec
 
 from actors.address import NAME, Address
 from actors.errors import LinkError
+from actors.guard import limits
 from federated.errors import ClusterFileError
 from protocols.errors import ClusterError
 from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, three_workers
@@ -107,12 +110,14 @@ class ClusterFile:
         nodes: by name.
         allow_plaintext: whether `ws://` may be used between machines.
         models: name of a model -> the node that alone may share it.
+        message_limit: bytes of the largest message that each node takes.
     """
 
     path: Path
     nodes: Mapping[str, Node]
     allow_plaintext: bool = False
     models: Mapping[str, str] = field(default_factory=dict)
+    message_limit: int = limits.MESSAGE_LIMIT
 
     @staticmethod
     def read(path: Path) -> ClusterFile:
@@ -209,16 +214,22 @@ class ClusterFile:
 
 def _checked(path: Path, content: dict[str, Any]) -> ClusterFile:
     nodes, plaintext = content.pop("nodes", None), content.pop("allow_plaintext", False)
-    models = content.pop("models", {})
+    models, limit = content.pop("models", {}), content.pop("message_limit", limits.MESSAGE_LIMIT)
     if content:
-        raise ClusterFileError(f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models] and allow_plaintext only")
+        raise ClusterFileError(
+            f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models], allow_plaintext and message_limit only"
+        )
+    try:
+        limits.message_limit(limit)
+    except (TypeError, ValueError) as error:
+        raise ClusterFileError(str(error)) from None
     if not isinstance(nodes, dict) or not nodes:
         raise ClusterFileError("there is no [nodes.NAME] table: each machine needs one, with its role")
     if not isinstance(plaintext, bool):
         raise ClusterFileError(f"allow_plaintext = {plaintext!r}: expected true or false")
     if not isinstance(models, dict) or not all(isinstance(node, str) and node in nodes for node in models.values()):
         raise ClusterFileError("[models]: expected lines NAME = 'NODE', a model and the node that alone may share it")
-    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext, models)
+    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext, models, limit)
     for name, node in cluster.nodes.items():
         _check_addresses(name, node, plaintext)
     _check_roles(cluster)

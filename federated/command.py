@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError
+from actors.guard import limits
 from federated import certificates, node, sharing
 from federated.cluster_file import ClusterFile
 from federated.cluster_status import states
@@ -67,6 +68,15 @@ def worker(
     data_key: Annotated[
         Path | None, typer.Option(envvar="CONFIDE_DATA_KEY", help="file with the key of that folder: 64 hexadecimal digits")
     ] = None,
+    message_limit: Annotated[
+        int | None,
+        typer.Option(
+            "--message-limit",
+            min=limits.LEAST_LIMIT,
+            max=limits.MOST_LIMIT,
+            help="bytes of the largest message that it takes; 1 GiB, or as in --for",
+        ),
+    ] = None,
 ) -> None:
     """Run one worker here: a compute server, the crypto provider of a cluster, or one of three equals, whichever it is asked to be.
 
@@ -77,9 +87,13 @@ def worker(
     """
     try:
         encryption = _encryption(certificate, key, authority, allow_plaintext)
-        belongs = None if cluster is None else node.worker_membership(ClusterFile.read(cluster), address, certificate)
+        file = None if cluster is None else ClusterFile.read(cluster)
+        belongs = None if file is None else node.worker_membership(file, address, certificate)
+        most = message_limit if message_limit is not None else limits.MESSAGE_LIMIT if file is None else file.message_limit
         url = Worker(address).address
-        asyncio.run(worker_process.run(url, encryption, with_parent=False, cluster=belongs, data=data, data_key=data_key))
+        asyncio.run(
+            worker_process.run(url, encryption, with_parent=False, cluster=belongs, data=data, data_key=data_key, message_limit=most)
+        )
     except (*EXPECTED, SSLError) as error:
         raise _failed(error) from None
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from actors import ActorSystem
+from actors.guard import limits
 from federated import compatibility
 from federated.aggregation import Aggregate, Aggregation, PlainMean
 from federated.averaging import FedAvg
@@ -72,6 +73,7 @@ class Federation:
         resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins.
         progress: show how far a round is, if standard error is a terminal.
         system: a running actor system to reach owners through, for instance one with certificates; None: one of its own.
+        message_limit: bytes of the largest message that a system of its own takes, 1 MiB to 1 TiB; owners have theirs.
 
     Attributes:
         history: the outcomes so far.
@@ -104,11 +106,13 @@ class Federation:
         resume: bool = False,
         progress: bool = True,
         system: ActorSystem | None = None,
+        message_limit: int = limits.MESSAGE_LIMIT,
     ) -> None:
         self.strategy, self.aggregation = strategy or FedAvg(), aggregation or PlainMean()
         check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
         check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
         check("seed", seed, seed >= 0, "at least 0")
+        self._message_limit = limits.message_limit(message_limit)
         if resume and folder is None:
             raise SettingError("resume=True needs the folder of the run: give folder=")
         compatibility.check_owners(owners, self.strategy)
@@ -172,7 +176,7 @@ class Federation:
             await scope.enter_async_context(self._given)
         system = self._system
         if system is None and any(isinstance(owner, str) for owner in self._given):
-            system = await scope.enter_async_context(ActorSystem())
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit))
         return [RemoteOwner(system, owner) if isinstance(owner, str) and system else cast(Owner, owner) for owner in self._given]
 
     @property

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors import ActorError, ActorSystem
+from actors.guard import limits
 from federated.aggregator import NAME, Aggregator, Attendance, Tell
 from federated.errors import OwnerDropped, SettingError
 from federated.owner import DataOwner, Owner, RemoteOwner
@@ -120,6 +121,7 @@ def joining_owners(
     wait: float = 60.0,
     patience: float = 5.0,
     tell: Tell = log.info,
+    message_limit: int = limits.MESSAGE_LIMIT,
 ) -> JoiningOwners:
     """Owners that connect to this machine, for `Federation(owners=...)`; the federation listens for them as long as it is open.
 
@@ -140,9 +142,11 @@ def joining_owners(
         wait: seconds that the first round waits for all of them.
         patience: seconds that a round waits for an owner that is away.
         tell: is told in a line who joins and who leaves; and first `ready ADDRESS`.
+        message_limit: bytes of the largest message that is taken: 1 MiB to 1 TiB. All that take part need one that a whole model fits.
 
     Raises:
         SettingError: no owner, one twice, or a time out of range.
+        ValueError, TypeError: `message_limit` is out of its range, or not an integer.
         LinkError: on entering: nothing can listen there.
 
     Example:
@@ -161,5 +165,6 @@ def joining_owners(
         "ssl": ssl,
         "connect_ssl": connect_ssl,
         "allow_plaintext": allow_plaintext,
+        "message_limit": limits.message_limit(message_limit),
     }
     return JoiningOwners(names, system, dialed=dialed, wait=wait, patience=patience, tell=tell)

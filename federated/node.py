@@ -73,6 +73,7 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
                 cluster=membership(cluster, name),
                 data=None if node.data is None else beside / node.data,
                 data_key=None if node.data_key is None else beside / node.data_key,
+                message_limit=cluster.message_limit,
             )
         case OwnerNode():
             await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
@@ -151,7 +152,7 @@ def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[s
     found = cluster.workers
     folder = Path(keys) if keys is not None else cluster.path.parent / "keys" if cluster.encrypted else None
     tls = encryption(cluster, folder, name or _acting(cluster, folder))
-    return cluster_among(found, ssl=tls.connect, allow_plaintext=cluster.allow_plaintext)
+    return cluster_among(found, ssl=tls.connect, allow_plaintext=cluster.allow_plaintext, message_limit=cluster.message_limit)
 
 
 def _acting(cluster: ClusterFile, keys: Path | None) -> str:
@@ -191,6 +192,7 @@ def _system(address: str | None, listen: str | None, tls: Encryption, cluster: C
         advertise=address if listen else None,
         named={str(one): name for name, one in nodes.items() if one.secure},
         known_only=not tls.allow_plaintext,
+        message_limit=cluster.message_limit,
     )
 
 
@@ -228,4 +230,5 @@ def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Sa
         wait=node.wait,
         patience=node.patience,
         tell=say,
+        message_limit=cluster.message_limit,
     )

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 from actors import Actor, ActorError, ActorSystem, LinkError, message
+from actors.guard import limits
 from federated.engine import Holding, ThreadEngine, cannot_be_sent
 from federated.errors import OwnerDropped
 from federated.strategy import check
@@ -51,15 +52,17 @@ class ProcessEngine:
 
     Args:
         processes: how many, at least 1.
+        message_limit: bytes of the largest message between this process and those, 1 MiB to 1 TiB.
 
     Example:
         >>> simulated_owners(parts, engine=ProcessEngine(4))
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, *, message_limit: int = limits.MESSAGE_LIMIT) -> None:
         check("processes", processes, processes >= 1, "at least 1")
         self._places = [_Place(number) for number in range(processes)]
         self._scope = contextlib.AsyncExitStack()
+        self._message_limit = limits.message_limit(message_limit)
 
     def __repr__(self) -> str:
         return f"ProcessEngine({len(self._places)})"
@@ -71,7 +74,7 @@ class ProcessEngine:
             SettingError: data that cannot be sent to another process.
         """
         async with contextlib.AsyncExitStack() as scope:
-            system = await scope.enter_async_context(ActorSystem())
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit))
             for place in self._places:
                 place.holdings = {index: one for index, one in holdings.items() if self._place(index) is place}
                 place.system = system

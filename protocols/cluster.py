@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy.typing as npt
 
 from actors import Actor, ActorError, ActorNotFound, ActorSystem, ChildFailed, ChildProcess, ConnectFailed, NotAllowed
+from actors.guard import limits
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.seats import Seats, helper_of, seats
 from protocols.compute_server import ComputeServer
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Actor)
 
+BUSY = 600
+"""Seconds for which the event loop of a program that uses a cluster may be busy, as workers are told: it trains models, and predicts."""
 START_WITHIN = 60.0
 """Seconds that a worker may take to start: two with compiled kernels at hand, more when they are compiled for the first time."""
 
@@ -56,9 +59,12 @@ class Cluster:
         timeout: default deadline of a message in seconds.
         ssl: whom to trust, and our own certificate, for workers at wss:// addresses.
         allow_plaintext: permit ws:// to other machines. Whoever can read both servers' links then learns everything.
+        message_limit: bytes of the largest message that this process, and workers that it starts, take: 1 MiB to 1 TiB. Weights and
+            randomness travel in pieces that the receiver takes.
 
     Raises:
         ClusterError: not three workers, or one worker in two roles.
+        ValueError, TypeError: `message_limit` is out of its range, or not an integer.
 
     Example:
         >>> async with Cluster(Worker("localhost:4000"), Worker("localhost:4001"), crypto_provider=Worker("localhost:4002")) as cluster:
@@ -73,6 +79,7 @@ class Cluster:
         timeout: float = 30.0,
         ssl: SSLContext | None = None,
         allow_plaintext: bool = False,
+        message_limit: int = limits.MESSAGE_LIMIT,
     ) -> None:
         self.equals = crypto_provider is None
         self.workers = _three(servers, crypto_provider)
@@ -81,6 +88,7 @@ class Cluster:
             raise ClusterError("a cluster must be three different workers: one that is two of them learns all")
         self.auto_managed = auto_managed
         self._timeout, self._ssl, self._allow_plaintext = timeout, ssl, allow_plaintext
+        self._message_limit = limits.message_limit(message_limit)
         self._stack = contextlib.AsyncExitStack()
         self._links: tuple[Links, ...] = ()
         self._presence: Presence | None = None
@@ -92,10 +100,15 @@ class Cluster:
         Args:
             known_only: on loopback only those of this user, unless plaintext is allowed between machines, where nobody is known.
         """
-        names = {worker.url: worker.name for worker in self.workers if worker.name}
         plain = self._allow_plaintext
         return ActorSystem(
-            timeout=self._timeout, connect_ssl=self._ssl, allow_plaintext=plain, named=names, known_only=known_only and not plain
+            timeout=self._timeout,
+            connect_ssl=self._ssl,
+            allow_plaintext=plain,
+            named={worker.url: worker.name for worker in self.workers if worker.name},
+            known_only=known_only and not plain,
+            message_limit=self._message_limit,
+            busy=BUSY,
         )
 
     @property
@@ -297,8 +310,9 @@ class Cluster:
         if not (self.auto_managed and worker.local):
             raise WorkerUnreachable(f"{worker}: {reason}; start it there with: confide worker {worker.address}")
         try:
+            limit = () if self._message_limit == limits.MESSAGE_LIMIT else ("--message-limit", str(self._message_limit))
             folder = () if worker.data is None else (str(worker.data),)
-            child = await ChildProcess.start("protocols.worker_process", worker.address, *folder, ready_within=START_WITHIN)
+            child = await ChildProcess.start("protocols.worker_process", *limit, worker.address, *folder, ready_within=START_WITHIN)
         except ChildFailed as error:
             raise WorkerUnreachable(f"{worker}: {reason}; and no worker could be started there: {error}") from None
         stack.push_async_callback(child.stop)

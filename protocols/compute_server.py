@@ -205,9 +205,15 @@ class ComputeServer(Actor):
     ) -> None:
         """Takes a chunk of randomness; returns when it is prepared and on stock."""
         hosted = self._dealt(model, "deal").model
+        dealt = hosted.all_dealt(chunk, dealt)
         own = hosted.key(key, "chunk", chunk)
         prepare = asyncio.get_running_loop().run_in_executor(self._ahead, hosted.prepared, reveal, own, examples, dealt)
         hosted.stocks[reveal].add(chunk, await prepare)
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def deal_piece(self, model: bytes, reveal: Reveal, chunk: bytes, examples: int, parts: list[npt.NDArray[np.uint64]]) -> None:
+        """Takes a piece of what is dealt for a chunk that is larger than a message; `deal` comes after the last."""
+        self._dealt(model, "deal_piece").model.arrive_dealt(reveal, chunk, examples, parts)
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
@@ -268,11 +274,18 @@ class ComputeServer(Actor):
         Raises:
             ServingError: another program is hosted here.
         """
-        model = self._owned(name, right).model
-        if fingerprint(model.hosting.program) != program:
+        model = self._agreed_on(name, right, program)
+        await asyncio.to_thread(model.expand, model.accept(masked))
+
+    @message(reentrant=True, by=OWNER)
+    async def load_piece(self, name: str, right: bytes, program: bytes, parts: list[npt.NDArray[np.uint64]]) -> None:
+        """Takes a piece of weights that are larger than a message; `load` comes after the last, without any."""
+        self._agreed_on(name, right, program).arrive(parts)
+
+    def _agreed_on(self, name: str, right: bytes, program: bytes) -> HostedModel:
+        if fingerprint(self._owned(name, right).model.hosting.program) != program:
             raise ServingError(f"another program than that of the owner is hosted here for {name!r}: the third party has changed it")
-        model.accept(masked)
-        await asyncio.to_thread(model.expand, masked)
+        return self._entries[name].model
 
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, terms: Terms) -> None:

@@ -38,9 +38,10 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.exchange import Ring
-from protocols.hosting import Hosting, Terms, check_program
+from protocols.hosting import MOST_MEMORY, Hosting, Terms, check_program
 from protocols.linear import summed_weight_masks
 from protocols.noisy_answers import Guarantee
+from protocols.placing import delivery
 from protocols.pool import Chunk, Pool
 from protocols.preprocessing import Preprocessing, third_party
 from protocols.presence import Presence, check_presence
@@ -56,9 +57,6 @@ CHUNK_BYTES = 12 << 20
 LARGEST_CHUNK = 64
 MEMORY = 256 << 20
 """Bytes of randomness that a server holds ahead for one model, unless the owner says otherwise."""
-
-MOST_MEMORY = 1 << 32
-"""The same, whatever the owner says."""
 LONGEST_LIFETIME = 1e7
 
 log = logging.getLogger(__name__)
@@ -283,7 +281,8 @@ class CryptoProvider(Settlement):
         if capacity < 1:
             raise TooLarge(
                 f"one example of model {shared.name!r} needs {size:,} bytes of randomness at a server, and {allowance.memory:,} bytes "
-                f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve with more memory"
+                f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve fewer kinds, or with more memory, "
+                f"up to {MOST_MEMORY:,} bytes"
             )
         chunk = _chunk_size(size, capacity)
         ahead = allowance.ahead or chunk
@@ -304,14 +303,9 @@ class CryptoProvider(Settlement):
         dealing = await asyncio.get_running_loop().run_in_executor(
             self._thread, dealer.deal, shared.program_for(reveal), shared.weight_masks, keys.of, examples
         )
-        halves: tuple[Ring | None, Ring | None] = (None, dealing.dealt)
         try:
-            await asyncio.gather(
-                *(
-                    server.with_options(timeout=None).deal(shared.model, reveal, chunk, key, examples, half)
-                    for server, key, half in zip(shared.servers, keys.told, halves, strict=True)
-                )
-            )
+            given = delivery.Dealt(shared.model, reveal, chunk, examples)
+            await given.to(shared.servers, keys.told, dealing.dealt)
         except ActorError as error:
             raise WorkerLost(f"a server of model {shared.name!r} did not take its randomness: {error}") from None
         return Chunk(chunk, dealing.input_mask)

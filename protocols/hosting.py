@@ -15,6 +15,7 @@ from protocols.linear import WeightShares, weight_masks
 from protocols.material import Material, dealt_words, own_words
 from protocols.noisy_answers import Guarantee
 from protocols.pair import Pair
+from protocols.placing.pieces import Arriving, carved
 from protocols.preprocessing import Told, server_key
 from protocols.program import Program, infer
 from protocols.serving.quota import Quota
@@ -24,6 +25,10 @@ from protocols.ticket import REVEALS, Reveal, Ticket
 
 MODEL_LIMIT = 1 << 31
 """The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
+MOST_MEMORY = 1 << 32
+"""The most bytes of randomness that a server holds ahead for one model, whatever its owner says."""
+ARRIVING = 4
+"""How many chunks of one model may be arriving in pieces."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -60,7 +65,10 @@ def check_program(program: Program) -> None:
     infer(program)
     size = weight_bytes(program)
     if size > MODEL_LIMIT:
-        raise TooLarge(f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed")
+        raise TooLarge(
+            f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed: share a smaller model, or the part of "
+            "it that has to be secret"
+        )
 
 
 class Hosting(msgspec.Struct, frozen=True):
@@ -153,6 +161,8 @@ class HostedModel:
         self.reveal: tuple[Reveal, ...] = ()
         self._weights: WeightShares | None = None
         self._sent = False
+        self._arriving: Arriving | None = None
+        self._chunks: dict[bytes, Arriving] = {}
         self.quota = Quota(hosting.name)
         self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
 
@@ -178,10 +188,22 @@ class HostedModel:
 
     def load(self, masked: list[Ring]) -> None:
         """Takes the masked weights of the owner, once; see `accept` and `expand`."""
-        self.accept(masked)
-        self.expand(masked)
+        self.expand(self.accept(masked))
 
-    def accept(self, masked: list[Ring]) -> None:
+    def arrive(self, parts: list[Ring]) -> None:
+        """Takes a piece of the masked weights; the next ones follow, then `accept` without any.
+
+        Raises:
+            ServingError: the weights are here already.
+            SharingError: they are more than those of the program.
+        """
+        if self._sent:
+            raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
+        if self._arriving is None:
+            self._arriving = Arriving(weight_bytes(self.hosting.program) // 8)
+        self._arriving.add(parts)
+
+    def accept(self, masked: list[Ring]) -> list[Ring]:
         """Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
 
         Raises:
@@ -191,9 +213,35 @@ class HostedModel:
         if self._sent:
             raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
         shapes = [tuple(shape) for shape in self.hosting.program.weights]
+        if self._arriving is not None:
+            if masked:
+                raise SharingError(f"the weights of model {self.name!r} have begun to arrive in pieces, and cannot come again")
+            masked = carved(self._arriving.complete(), shapes)
         if [w.shape for w in masked] != shapes:
             raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
-        self._sent = True
+        self._sent, self._arriving = True, None
+        return masked
+
+    def arrive_dealt(self, reveal: Reveal, chunk: bytes, examples: int, parts: list[Ring]) -> None:
+        """Takes a piece of what is dealt for a chunk; the next ones follow, then the chunk itself.
+
+        Raises:
+            SharingError: it is more than the chunk has, or too many chunks are arriving at once.
+        """
+        words = inference.layout(self.programs[reveal]).dealt * examples
+        if chunk not in self._chunks:
+            if len(self._chunks) >= ARRIVING or not 0 < 8 * words <= MOST_MEMORY:
+                raise SharingError(f"{len(self._chunks)} chunks are arriving in pieces, and one more of {words} words: that is too much")
+            self._chunks[chunk] = Arriving(words)
+        self._chunks[chunk].add(parts)
+
+    def all_dealt(self, chunk: bytes, dealt: Ring | None) -> Ring | None:
+        """What is dealt for a chunk, put together if it came in pieces before.
+
+        Raises:
+            SharingError: some of them are missing.
+        """
+        return self._chunks.pop(chunk).complete() if chunk in self._chunks else dealt
 
     def expand(self, masked: list[Ring]) -> None:
         """Makes this server's shares of accepted weights. Slow for a large model; runs in a thread."""

@@ -18,11 +18,12 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.cluster import Cluster
 from protocols.compute_server import ComputeServer
 from protocols.crypto_provider import MEMORY, Allowance, CryptoProvider, Opening
-from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
+from protocols.errors import NotOwner, ProtocolError, ServingError, TooLarge, UnknownModel, WorkerLost
 from protocols.exchange import Ring
-from protocols.hosting import Terms, fingerprint
+from protocols.hosting import MOST_MEMORY, Terms, check_program, fingerprint
 from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee, NoisyAnswers
+from protocols.placing import delivery
 from protocols.program import AddNoise, Program
 from protocols.ticket import REVEALS, Reveal
 from protocols.training.fitting import Epoch, Training
@@ -74,7 +75,9 @@ class SharedModel:
             opening = await provider.open(name, self.program, cluster.equals, digest_at(secret, third), cluster.presence, self.guarantee)
             claimed.append((provider, right_at(secret, third)))
             masked, program = _masked(weights, opening, self.program), fingerprint(self.program)
-            await asyncio.gather(*(server.load(name, right, program, masked) for server, (_, right) in zip(servers, claimed, strict=False)))
+            await asyncio.gather(
+                *(delivery.load(server, name, right, program, masked) for server, (_, right) in zip(servers, claimed, strict=False))
+            )
         except BaseException:
             for worker, right in claimed:
                 with contextlib.suppress(ActorError, ProtocolError):
@@ -301,6 +304,8 @@ async def share(
     servers; (3) get one-time masks from the crypto provider; (4) send W + lambda_W to both servers, which refuse it if the provider has
     told them another program. Afterwards the owner's process may forget the model.
 
+    The first step runs in a thread, so that the event loop goes on; leave the model as it is until this returns.
+
     Args:
         model: a built Keras 3 model, Sequential or functional.
         cluster: inside its `async with` block.
@@ -329,12 +334,15 @@ async def share(
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
         WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
+        TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
-    from protocols.lowering import lower  # noqa: PLC0415  imports Keras, which workers and clients do without
+    from protocols.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
 
-    lowered = lower(model, input_range=input_range, calibration=calibration, margin=margin, answers=answers, clients=clients)
+    settings = {"input_range": input_range, "calibration": calibration, "margin": margin, "answers": answers, "clients": clients}
+    lowered = await lowered_beside(model, **settings)
+    _check_size(lowered.program)
     guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, _sigma(lowered.program))
     chosen = name or model.name
     await cluster.enrol()
@@ -345,6 +353,21 @@ async def share(
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared
+
+
+def _check_size(program: Program) -> None:
+    """Refuse what could be shared, and never be served.
+
+    Raises:
+        TooLarge: of weights, or of randomness for one example.
+    """
+    check_program(program)
+    size = inference.layout(program).bytes_per_example
+    if size > MOST_MEMORY:
+        raise TooLarge(
+            f"one example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most that it may hold: "
+            "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
+        )
 
 
 def _sigma(program: Program) -> float:

@@ -1,4 +1,4 @@
-"""A worker as a process of its own: `python -m protocols.worker_process HOST:PORT [FOLDER]`.
+"""A worker as a process of its own: `python -m protocols.worker_process [--message-limit BYTES] HOST:PORT [FOLDER]`.
 
 It offers all roles: it computes, trains, deals randomness, sums, and keeps shares in the folder, if there is one. It
 prints `ready ADDRESS` when it can be reached and its kernels are compiled. It never imports TensorFlow.
@@ -6,6 +6,7 @@ prints `ready ADDRESS` when it can be reached and its kernels are compiled. It n
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import ssl
@@ -16,6 +17,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent
+from actors.guard import limits
 from actors.guard.refusals import know_own_certificate
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
@@ -72,6 +74,7 @@ async def opened(
     data: Path | None = None,
     data_key: Path | None = None,
     parts: Mapping[str, type[Actor]] | None = None,
+    message_limit: int = limits.MESSAGE_LIMIT,
 ) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
     """Offer all parts of a worker as long as the block lasts; gives its system, and what it holds.
 
@@ -85,6 +88,7 @@ async def opened(
         data: folder in which shares are kept; None: nothing is kept.
         data_key: file with the key that they are encrypted under; None: a file in the folder.
         parts: classes to use instead of those in `PARTS`, by name.
+        message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
 
     Raises:
         VaultError: the folder or the key cannot be used.
@@ -101,6 +105,7 @@ async def opened(
             named=cluster.names,
             for_user=False,
             known_only=not cluster.believe,
+            message_limit=message_limit,
         ) as system:
             for name, part in {**PARTS, **(parts or {})}.items():
                 await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)
@@ -117,6 +122,7 @@ async def run(
     cluster: Membership | None = None,
     data: Path | None = None,
     data_key: Path | None = None,
+    message_limit: int = limits.MESSAGE_LIMIT,
 ) -> None:
     """Serves until told to stop; with a parent, no longer than the parent lives.
 
@@ -127,11 +133,14 @@ async def run(
         cluster: whose worker it is; None: it learns that from a process of its own user, on loopback.
         data: folder in which shares are kept; None: nothing is kept.
         data_key: file with the key that they are encrypted under; None: a file in the folder.
+        message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
 
     Raises:
         VaultError: the folder or the key cannot be used.
+        ValueError: `message_limit` is out of its range.
     """
-    async with opened(address, encryption, cluster or Membership(), data=data, data_key=data_key) as (system, _):
+    membership = cluster or Membership()
+    async with opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _):
         print(f"ready {system.address}", flush=True)
         if with_parent:
             await exit_with_parent()
@@ -139,10 +148,20 @@ async def run(
             await system.serve_forever()
 
 
-if __name__ == "__main__":
-    log_to_parent()
+def _started() -> None:
+    """What a cluster starts."""
+    parser = argparse.ArgumentParser(prog="python -m protocols.worker_process")
+    parser.add_argument("--message-limit", type=int, default=limits.MESSAGE_LIMIT)
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path, nargs="?")
+    given = parser.parse_args()
     try:
-        folder = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-        asyncio.run(run(sys.argv[1], Encryption(), with_parent=True, data=folder))
+        work = run(given.address, Encryption(), with_parent=True, data=given.folder, message_limit=given.message_limit)
+        asyncio.run(work)
     except (ActorError, ProtocolError) as error:
         sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    log_to_parent()
+    _started()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors import Actor, ActorSystem
+from actors.guard.limits import MESSAGE_LIMIT
 from protocols import Cluster, Worker
 from protocols.authority.membership import Membership
 from protocols.training.holdings import Holdings
@@ -39,21 +40,27 @@ class Inner:
 
 
 @contextlib.asynccontextmanager
-async def inner_worker(folder: Path | None = None, parts: Parts | None = None, address: str = "127.0.0.1:0") -> AsyncIterator[Inner]:
+async def inner_worker(
+    folder: Path | None = None, parts: Parts | None = None, address: str = "127.0.0.1:0", *, message_limit: int = MESSAGE_LIMIT
+) -> AsyncIterator[Inner]:
     """A worker that belongs to no cluster yet."""
     membership = Membership()
-    async with opened(address, Encryption(), membership, data=folder, parts=parts) as (system, holdings):
+    async with opened(address, Encryption(), membership, data=folder, parts=parts, message_limit=message_limit) as (system, holdings):
         yield Inner(system, holdings, membership)
 
 
 @contextlib.asynccontextmanager
 async def inner_workers(
-    folder: Path | None = None, *, parts: Sequence[Parts | None] = (None, None, None), equals: bool = False
+    folder: Path | None = None,
+    *,
+    parts: Sequence[Parts | None] = (None, None, None),
+    equals: bool = False,
+    message_limit: int = MESSAGE_LIMIT,
 ) -> AsyncIterator[tuple[list[Inner], Cluster]]:
     """Three such workers, and the cluster that they form; `parts` for each of them."""
     async with contextlib.AsyncExitStack() as stack:
         inner = [
-            await stack.enter_async_context(inner_worker(None if folder is None else folder / name, own))
+            await stack.enter_async_context(inner_worker(None if folder is None else folder / name, own, message_limit=message_limit))
             for name, own in zip(NAMES, parts, strict=True)
         ]
         workers = [Worker(one.system.address) for one in inner]

@@ -11,6 +11,7 @@ import msgspec
 
 from actors import ActorError
 from actors.address import Address
+from actors.guard.limits import MESSAGE_LIMIT, message_limit
 from protocols.cluster import Cluster
 from protocols.errors import ClusterError
 from protocols.nodes.certificate import encryption
@@ -29,21 +30,21 @@ def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None
         ClusterError: the file cannot be used, has other workers than three, or no node of that name; or a certificate is missing.
     """
     file = Path(path)
-    tables, allow_plaintext = _read(file)
+    tables, allow_plaintext, limit = _read(file)
     if name is not None and name not in tables:
         raise ClusterError(f"{file} has no node {name!r}; it has {', '.join(tables)}")
     workers = three_workers(file, {node: _worker(file, node, table) for node, table in tables.items() if table.get("role") in ROLES})
     for node, worker in workers.items():
         _check(file, node, worker.address, allow_plaintext)
     if not any(worker.address.startswith("wss://") for worker in workers.values()):
-        return cluster_among(workers, ssl=None, allow_plaintext=allow_plaintext)
+        return cluster_among(workers, ssl=None, allow_plaintext=allow_plaintext, message_limit=limit)
     folder = Path(keys) if keys is not None else file.parent / "keys"
     clients = [node for node, table in tables.items() if table.get("role") == CLIENT]
     tls = encryption(folder, name or acting(tables, clients, folder))
-    return cluster_among(workers, ssl=tls.connect, allow_plaintext=allow_plaintext)
+    return cluster_among(workers, ssl=tls.connect, allow_plaintext=allow_plaintext, message_limit=limit)
 
 
-def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +56,10 @@ def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool]:
         raise ClusterError(f"{file}: [nodes.NAME] tables are needed, one for each machine, with its role")
     if not isinstance(plain, bool):
         raise ClusterError(f"{file}: allow_plaintext = {plain!r}: expected true or false")
-    return nodes, plain
+    try:
+        return nodes, plain, message_limit(content.get("message_limit", MESSAGE_LIMIT))
+    except (TypeError, ValueError) as error:
+        raise ClusterError(f"{file}: {error}") from None
 
 
 def _worker(file: Path, name: str, table: dict[str, Any]) -> WorkerNode:

@@ -61,12 +61,19 @@ def three_workers(path: Path, nodes: Mapping[str, object]) -> dict[str, WorkerNo
     return {**servers, **providers}
 
 
-def cluster_among(workers: Mapping[str, WorkerNode], *, ssl: SSLContext | None, allow_plaintext: bool) -> Cluster:
+def cluster_among(workers: Mapping[str, WorkerNode], *, ssl: SSLContext | None, allow_plaintext: bool, message_limit: int) -> Cluster:
     """The cluster of three workers of a file, none of which is started; at wss:// they have to show the certificates of their names."""
     first, second, third = (Worker(node.address, name=name if node.address.startswith("wss") else None) for name, node in workers.items())
     provided = any(isinstance(node, CryptoProviderNode) for node in workers.values())
     servers, provider = ((first, second), third) if provided else ((first, second, third), None)
-    return Cluster(*servers, crypto_provider=provider, auto_managed=False, ssl=ssl, allow_plaintext=allow_plaintext)
+    return Cluster(
+        *servers,
+        crypto_provider=provider,
+        auto_managed=False,
+        ssl=ssl,
+        allow_plaintext=allow_plaintext,
+        message_limit=message_limit,
+    )
 
 
 def acting(names: Collection[str], clients: Collection[str], keys: Path | None) -> str:
