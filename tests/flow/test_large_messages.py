@@ -14,7 +14,8 @@ from federated.errors import ClusterFileError
 from federated.node import computing_cluster
 from inner_workers import inner_workers
 from protocols import Cluster, Worker, connect, crypto_provider, hosting, share, shared_model
-from protocols.errors import TooLarge
+from protocols.errors import ClusterError, TooLarge
+from protocols.nodes import worker_file
 from protocols.placing import beside
 
 LEAST = 1 << 20
@@ -85,11 +86,14 @@ def test_a_cluster_file_has_one_limit_for_all(tmp_path):
     nodes = "".join(f'[nodes.n{i}]\nrole = "server"\naddress = "ws://127.0.0.1:400{i}"\n' for i in range(3))
     path.write_text(f"message_limit = {3 * LEAST}\n{nodes}")
     assert ClusterFile.read(path).message_limit == 3 * LEAST
-    assert computing_cluster(path).system(known_only=True).message_limit == 3 * LEAST
+    for formed in (computing_cluster(path), worker_file.cluster(path)):
+        assert formed.system(known_only=True).message_limit == 3 * LEAST
     for limit in ("12", '"1 GiB"', "true", "1.5e9"):
         path.write_text(f"message_limit = {limit}\n{nodes}")
         with pytest.raises(ClusterFileError, match="message_limit="):
             ClusterFile.read(path)
+        with pytest.raises(ClusterError, match="message_limit="):
+            worker_file.cluster(path)
 
 
 @pytest.mark.long
