@@ -13,10 +13,13 @@ from federated import blueprint
 from federated.averaging import moved
 from federated.data import Data
 from federated.errors import StepFailed
+from federated.models.expectations import Expectations
+from federated.models.making import made
+from federated.models.weights import Statistics, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
-from federated.run_folder import Checkpoint, digest
-from federated.strategy import Strategy
+from federated.run_folder import Checkpoint, Circumstances, digest
+from federated.strategy import Strategy, step_of
 from federated.update import Task, Weights
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class GlobalModel:
     """A Keras model that is trained elsewhere.
 
     The strategy moves the trainable weights. The others (the statistics of BatchNormalization) become the mean of the owners', since a
-    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all.
+    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all. Integers stay as they are.
 
     Args:
         build: makes the compiled model.
@@ -47,15 +50,17 @@ class GlobalModel:
     def __init__(
         self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object
     ) -> None:
-        self._model = build()
+        self._model = made(build)
         self._blueprint = blueprint.draw(self._model)
         self._strategy, self._seed = strategy, seed
         self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
-        self._moved = [i for i, moves in enumerate(self.trained) if strategy.single_updates or moves]
         self._weights: Weights | None = list(self._model.get_weights())
+        self._kept = {i for i, array in enumerate(self._weights) if is_kept(array.dtype)}
+        self._moved = [i for i, moves in enumerate(self.trained) if (strategy.single_updates or moves) and i not in self._kept]
+        self._statistics = Statistics(self._model)
         self._state = strategy.initial([self.weights[i] for i in self._moved])
 
     @property
@@ -86,33 +91,52 @@ class GlobalModel:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
 
         Raises:
-            StepFailed: the strategy gave weights of other shapes, or that are not finite. The model and the state stay as they were.
+            StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            stepped, state = self._strategy.step([old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
-            others = sorted(set(range(len(old))) - set(self._moved))
+            stepped, state = step_of(self._strategy, [old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
+            others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
-        new = [array for _, array in sorted(zip([*self._moved, *others], [*stepped, *averaged], strict=True), key=lambda pair: pair[0])]
+        new = list(old)
+        for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
+            new[i] = array
         self._check(old, new)
         self._set(new)
         self._state = state
 
+    def check(self, data: Data) -> None:
+        """Refuse data of the aggregator's own that the model cannot be evaluated on.
+
+        Raises:
+            DataError: it has no end, or is empty, or the model does not take it.
+        """
+        data.count()
+        Expectations(self._model).check(data)
+
     def evaluate(self, data: Data) -> dict[str, float]:
         """`test_` and the name of the metric -> its value on the aggregator's data."""
-        given = (data.source,) if data.pair is None else data.pair
         if self._weights is not None:
             self._model.set_weights(self._weights)
-        values = self._model.evaluate(*given, verbose=0, return_dict=True)
+        values = self._model.evaluate(**data.given, verbose=0, return_dict=True)
         return {f"test_{name}": float(values[name]) for name in sorted(values, key=lambda name: name != "loss")}
 
-    def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
+    def checkpoint(
+        self,
+        history: Sequence[Outcome],
+        callbacks: tuple[Mapping[str, Any], ...],
+        *,
+        stopped: bool,
+        circumstances: Circumstances | None = None,
+    ) -> Checkpoint:
         """All that the next round depends on."""
-        privacy = self._privacy.state() if self._privacy else {}
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped, privacy)
+        privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
         self._set(checkpoint.weights)
+        self._model.set_weights(checkpoint.weights)
+        self._statistics.compute(checkpoint.weights)
         self._state = checkpoint.state
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federated.rounds import Round, Standing
@@ -28,6 +28,7 @@ class Outcome:
         bytes: of weights, sent and received; what a connection adds is not counted.
         epsilon: spent so far, with differential privacy; None without.
         failure: why the global model did not change; None if it did.
+        changes: what is another than in the rounds before, when a run was resumed with other owners, aggregation or quorum.
 
     Example:
         >>> print(outcome)
@@ -47,6 +48,7 @@ class Outcome:
     epsilon: float | None = None
     failure: str | None = None
     faults: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.failure is not None:
@@ -58,13 +60,38 @@ class Outcome:
                 *([f"{len(self.faults)} at fault"] if self.faults else []),
                 *shown,
             ]
+        middle += [f"resumed with other {change}" for change in self.changes]
         if self.epsilon is not None:
             middle.append(f"epsilon {self.epsilon:.2f}")
         return f"round {self.round}: {', '.join([*middle, f'{self.seconds:.1f} s', f'{self.bytes / 1e6:.1f} MB'])}"
 
 
+HOPELESS = ("DataError: ", "ModelRefused: ", "OwnerFailed: ")
+"""Reasons that are in an owner's data or its model, and not in its connection: another round will not be better."""
+
+
+def alike(outcomes: Sequence[Outcome]) -> str | None:
+    """The reason for which nobody gave anything in these rounds, if all had one and the same, and will have it again."""
+    reasons: set[str] = set()
+    for outcome in outcomes:
+        given = {**outcome.dropped, **outcome.rejected}
+        if outcome.failure is None or outcome.reported or outcome.late or not given:
+            return None
+        reasons.update(given.values())
+    (reason, *others) = reasons or {""}
+    return None if others or not reason.startswith(HOPELESS) else reason
+
+
 def concluded(
-    book: Round, metrics: Mapping[str, float], *, examples: int, seconds: float, size: int, epsilon: float | None, failure: str | None
+    book: Round,
+    metrics: Mapping[str, float],
+    *,
+    examples: int,
+    seconds: float,
+    size: int,
+    epsilon: float | None,
+    failure: str | None,
+    changes: tuple[str, ...] = (),
 ) -> Outcome:
     """What came of a round, from its book."""
     having, reasons = book.having, book.reasons
@@ -82,4 +109,5 @@ def concluded(
         epsilon=epsilon,
         failure=failure,
         faults=dict(book.faults),
+        changes=changes,
     )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from federated.errors import SettingError, UpdateRejected
+from federated.models.weights import is_changed
 from federated.update import Array, Update, Weights
 
 LARGEST = 1e100
@@ -168,7 +169,9 @@ class Round:
         if reported >= self.quorum:
             return None
         lost = [f"{self._count[one]} {one.value}" for one in list(Standing)[2:] if self._count[one]]
-        return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'})"
+        why = next(((owner, self.reasons[owner]) for owner in self.standing if owner in self.reasons), None)
+        first = "" if why is None else f"; the first: {why[0]}: {why[1]}"
+        return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'}){first}"
 
     def _fault(self, update: Update, number: int) -> str | None:
         if update.round != number:
@@ -181,6 +184,8 @@ class Round:
         for i, array in enumerate(update.delta):
             if not _moderate(array):
                 return f"array {i} of its update is not finite, or larger than {LARGEST:g}"
+            if is_changed(array):
+                return f"array {i} of its update changes integers, which stay as they are"
         return next((f"its {name} is not finite" for name, value in update.metrics.items() if not math.isfinite(value)), None)
 
     def _leave(self, owner: str, standing: Standing, reason: str) -> None:
