@@ -131,6 +131,6 @@ def _instead(source: Any) -> str:
         return "labels are missing: give (x, y); for an autoencoder (x, x)"
     if isinstance(source, dict):
         return "give a tuple (x, y), where x may be a dict of inputs"
-    if hasattr(source, "__iter__") and hasattr(source, "__len__"):
+    if hasattr(source, "__len__") and not isinstance(source, (str, bytes)):
         return "give what it loads as arrays (x, y), or a keras.utils.PyDataset whose __getitem__(i) gives its batch i as NumPy arrays"
     return "give a pair (x, y) of arrays, a tf.data.Dataset of batches or a keras.utils.PyDataset"

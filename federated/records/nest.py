@@ -132,7 +132,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_text(dtype: Any) -> bool:
-    return str(getattr(dtype, "name", dtype)).startswith(("str", "object", "bytes")) or getattr(dtype, "kind", "") in "USO"
+    return str(getattr(dtype, "name", dtype)).startswith(("str", "object", "bytes"))  # NumPy's and TensorFlow's names
 
 
 def _shapes(part: Any) -> str:

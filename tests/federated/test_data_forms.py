@@ -259,6 +259,7 @@ async def test_the_aggregators_own_evaluation_data_end_as_well():
         await federation.__aenter__()
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras' own, of any set whose length it learns by reading
 async def test_data_sets_of_unknown_length_that_end_are_trained_on():
     _, outcome = await played(one, generated(1), FedAvg())
     assert outcome.examples == 24

@@ -166,6 +166,7 @@ async def test_data_that_are_refused_before_training_cost_no_model():
     await trainer.close()
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras' own, of any set whose length it learns by reading
 @pytest.mark.parametrize("strategy", [FedAvg(local_epochs=2), FedSGD()], ids=["FedAvg", "FedSGD"])
 async def test_an_epoch_without_a_step_is_an_error(strategy):
     """A data set that can be read once: it is empty when it is to be trained on."""
