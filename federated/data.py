@@ -63,7 +63,7 @@ class Data:
             DataError: it is empty, or without end.
         """
         if self.arrays is not None:
-            return self.arrays.count
+            return self.arrays.size
         found = self._surveyed(stop)
         if found.examples == 0:
             raise DataError("the data set is empty: at least one example is needed")
@@ -105,7 +105,7 @@ class Data:
     def shuffled(self, seed: list[int]) -> Examples:
         """The arrays in an order made from the seed. For arrays only."""
         assert self.arrays is not None
-        return self.arrays.take(np.random.default_rng(seed).permutation(self.arrays.count))
+        return self.arrays.take(np.random.default_rng(seed).permutation(self.arrays.size))
 
     def batches(self) -> Iterable[Any]:
         """The batches (x, y) or (x, y, sample_weight) of a data set, once. For data sets only."""

@@ -39,8 +39,8 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
         delta = added(model.get_weights(), task.weights)
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
-        tally.add("", Update(task.round, delta, some.count, {}))
-        metrics.add(values, some.count)
+        tally.add("", Update(task.round, delta, some.size, {}))
+        metrics.add(values, some.size)
     if not metrics.examples:
         raise DataError("no gradient was taken: the data set gave nothing when it was read again")
     mean = [array.astype(before.dtype) for array, before in zip(tally.result(), task.weights, strict=True)]
@@ -53,7 +53,7 @@ def _chunks(data: Data, task: Task, stream: int) -> Iterator[Examples]:
         return
     batch = task.training.batch_size
     examples = data.arrays if batch is None else data.shuffled([task.training.seed, task.round, stream])
-    for start in range(0, examples.count if batch is None else min(batch, examples.count), CHUNK):
+    for start in range(0, examples.size if batch is None else min(batch, examples.size), CHUNK):
         yield examples.take(slice(start, start + CHUNK if batch is None else min(start + CHUNK, batch)))
 
 

@@ -95,6 +95,9 @@ def concluded(
 ) -> Outcome:
     """What came of a round, from its book."""
     having, reasons = book.having, book.reasons
+    first = next((owner for owner in book.standing if owner in reasons), None)
+    if failure is not None and failure == book.failure and first is not None:
+        failure = f"{failure}; the first: {first}: {reasons[first]}"
     return Outcome(
         round=book.number,
         sampled=tuple(book.standing),

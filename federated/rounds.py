@@ -169,9 +169,7 @@ class Round:
         if reported >= self.quorum:
             return None
         lost = [f"{self._count[one]} {one.value}" for one in list(Standing)[2:] if self._count[one]]
-        why = next(((owner, self.reasons[owner]) for owner in self.standing if owner in self.reasons), None)
-        first = "" if why is None else f"; the first: {why[0]}: {why[1]}"
-        return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'}){first}"
+        return f"{reported} of {len(self.standing)} owners reported and {self.quorum} are needed ({', '.join(lost) or 'so far'})"
 
     def _fault(self, update: Update, number: int) -> str | None:
         if update.round != number:

@@ -173,15 +173,15 @@ class _Desk:
             history = self.model.fit(data.source, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
             return {name: float(values[-1]) for name, values in history.items()}
         examples = data.arrays if settings.batch_size is None else data.shuffled(seed)
-        batch, metrics = settings.batch_size or examples.count, MetricsMean()
-        ends = [*range(batch, examples.count, batch), examples.count]
+        batch, metrics = settings.batch_size or examples.size, MetricsMean()
+        ends = [*range(batch, examples.size, batch), examples.size]
         if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
             del ends[-2]
         for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
             if stop.is_set():
                 break
             some = examples.take(slice(start, end))
-            metrics.add(self.model.train_on_batch(*some, return_dict=True), some.count)
+            metrics.add(self.model.train_on_batch(*some.given, return_dict=True), some.size)
         return {name: float(value) for name, value in metrics.result().items()}
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:

@@ -115,7 +115,8 @@ def is_pydataset(source: Any) -> bool:
 def _length(batch: Any) -> int:
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise DataError("the data set does not give batches (x, y) or (x, y, sample_weight): a batch of it is something else")
-    label = next(leaves(batch[1]), None)
+    _, y, *_ = batch
+    label = next(leaves(y), None)
     shape = getattr(label, "shape", ())
     if label is None or not len(shape):
         raise DataError("the data set does not give batches (x, y), but single examples, or no labels: use batch(n) on a tf.data.Dataset")

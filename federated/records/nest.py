@@ -53,9 +53,14 @@ class Examples(NamedTuple):
     sample_weight: Any = None
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many."""
         return len(next(leaves(self.y)))
+
+    @property
+    def given(self) -> tuple[Any, ...]:
+        """(x, y), or (x, y, sample_weight) if there are weights."""
+        return (self.x, self.y) if self.sample_weight is None else tuple(self)
 
     def take(self, some: Any) -> Examples:
         """Some of them, by a slice or an array of indices."""
