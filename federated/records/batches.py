@@ -115,7 +115,7 @@ def is_pydataset(source: Any) -> bool:
 def _length(batch: Any) -> int:
     if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
         raise DataError("the data set does not give batches (x, y) or (x, y, sample_weight): a batch of it is something else")
-    _, y, *_ = batch
+    y: Any = list(batch)[1]
     label = next(leaves(y), None)
     shape = getattr(label, "shape", ())
     if label is None or not len(shape):
