@@ -95,8 +95,9 @@ def test_the_task_that_is_stored_for_ray_is_the_one_that_is_asked():
 
     engine = RayEngine(workers=1)
     engine._ray = Store()
+    plan, training = Blueprint("", ""), LocalTraining()
     for number in range(1, 200):
-        task = Task(number, Blueprint("", ""), [np.full(1, number, np.float32)], LocalTraining())
+        task = Task(number, plan, [np.full(1, number, np.float32)], training)
         round_of, (weights,) = engine._stored(task)
         assert (round_of, weights[0]) == (number, number)
         assert engine._stored(task) is engine._stored(task), "it is put there once"

@@ -69,7 +69,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+LONG = ("FedAdam", "FedBuff", "central noise", "tree noise", "hidden noise", "private examples")
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.long] * (way in LONG)) for way in WAYS])
 async def test_an_adapted_normalization_trains_and_keeps_its_statistics(way):
     before = build().get_weights()
     assert [array.dtype.kind for array in before] == ["f", "f", "i", "f", "f"]
