@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import numpy as np
-
 from actors import Caller, NotAllowed
 from actors.address import Address
 from federated import blueprint
 from federated.data import Data
 from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.metrics.layout import LARGEST_STATES
+from federated.models.weights import check_sent
 from federated.served import Served
 from federated.update import Bound, LocalTraining, Task, Update
 from privacy import BudgetSpent, Ledger
@@ -355,10 +354,10 @@ class Admission:
         coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
         if coarse:
             raise _unknown("a coarse step", f"rounding may change the norm of an update by {COARSEST:g} of its clip norm: lower step")
-        if data.pair is None and release.work is Work.DPSGD:
+        if data.arrays is None and release.work is Work.DPSGD:
             raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
         self.policy.check(task, release, examples, hidden=hidden)
-        if data.pair is None and data.least_batch() < self.policy.min_batch:
+        if data.arrays is None and data.least_batch() < self.policy.min_batch:
             raise _forbids(f"steps over fewer than {self.policy.min_batch} examples, and its data set has such a batch: drop the remainder")
         self._count("training", task)
         self._spend(release, examples, _values(task))
@@ -406,6 +405,4 @@ class Admission:
 def _check_task(task: Task) -> None:
     if not (0 <= task.round < MOST_ROUNDS and len(task.run) <= LONGEST_RUN):
         raise UpdateHeldBack(f"a round has a number below {MOST_ROUNDS}, and a run a name of {LONGEST_RUN} characters at most")
-    for array in task.weights:
-        if array.dtype not in (np.float32, np.float64) or not np.isfinite(array).all():
-            raise UpdateHeldBack("a weight of the task is no float32 or float64, or not finite")
+    check_sent(task.weights)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.errors import ModelRefused
+from federated.models.weights import check_dtypes
 from federated.update import Blueprint
 from privacy.keras_models import internals
 from privacy.keras_models.asks import lost
@@ -37,16 +38,14 @@ def draw(model: keras.Model) -> Blueprint:
     """The blueprint of a model. Checks that it can be built from it.
 
     Raises:
-        ModelRefused: the model is not compiled, not built, has weights that are no float32 or float64, or cannot be written as JSON, or
+        ModelRefused: the model is not compiled, not built, has weights that can neither be averaged nor kept, cannot be written as JSON, or
             says something that its configuration does not.
     """
     if not getattr(model, "compiled", False):
         raise ModelRefused(f"model {model.name!r} is not compiled: owners need its optimizer and loss; call model.compile(...)")
     if not model.built:
         raise ModelRefused(f"model {model.name!r} has no weights yet: give it an Input layer, or call model.build(...)")
-    for variable in model.weights:
-        if np.dtype(variable.dtype) not in (np.float32, np.float64):
-            raise ModelRefused(f"weight {variable.path!r} is {variable.dtype}: float32 and float64 can be averaged, integer weights cannot")
+    check_dtypes(model)
     import keras  # noqa: PLC0415  takes seconds, and only those who have a model need it
 
     try:

@@ -34,10 +34,12 @@ class Pipeline:
         concurrency: how many are at work at once.
         deadline: seconds that an owner has; None: as long as it takes.
         seed: of the choice of owners.
+        in_turn: take what comes of the owners' work in the order in which they were asked, not in that in which they are done. So the
+            rounds are a function of the seed alone.
     """
 
-    def __init__(self, owners: Mapping[str, Owner], *, concurrency: int, deadline: float | None, seed: int) -> None:
-        self._owners, self._concurrency, self._deadline = owners, concurrency, deadline
+    def __init__(self, owners: Mapping[str, Owner], *, concurrency: int, deadline: float | None, seed: int, in_turn: bool = False) -> None:
+        self._owners, self._concurrency, self._deadline, self._in_turn = owners, concurrency, deadline, in_turn
         self._seed, self._choices = seed, 0
         self._asked: dict[str, Asked] = {}
         self._finished: asyncio.Queue[str] = asyncio.Queue()
@@ -61,12 +63,17 @@ class Pipeline:
                 raise OwnerLate(f"{owner.name} has not answered within {self._deadline} s") from None
 
         started = asyncio.create_task(in_time())
-        started.add_done_callback(lambda _: self._finished.put_nowait(owner.name))
+        if not self._in_turn:
+            started.add_done_callback(lambda _: self._finished.put_nowait(owner.name))
         self._asked[owner.name] = Asked(owner, task, started)
 
     async def finished(self) -> Asked:
-        """The next owner whose work has ended, in the order in which they end."""
-        return self._asked.pop(await self._finished.get())
+        """The next owner whose work has ended, in the order in which they end, or were asked."""
+        if not self._in_turn:
+            return self._asked.pop(await self._finished.get())
+        name = next(iter(self._asked))
+        await asyncio.wait([self._asked[name].work])
+        return self._asked.pop(name)
 
     async def close(self) -> None:
         """Gives up what is under way."""

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from federated.errors import SettingError
+
 if TYPE_CHECKING:
     import keras
+
+
+TEST = "test_"
+"""What metrics of the aggregator's own evaluation begin with."""
 
 
 class Callbacks:
@@ -21,14 +27,21 @@ class Callbacks:
         model: the global model.
         rounds: how many there will be.
         memories: what each callback remembered when the run was interrupted; none if it was not.
+        evaluated: owners have evaluated in earlier rounds.
     """
 
     def __init__(
-        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, rounds: int, memories: Sequence[Mapping[str, Any]]
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        rounds: int,
+        memories: Sequence[Mapping[str, Any]],
+        *,
+        evaluated: bool = False,
     ) -> None:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
-        self._each, self._memories = list(callbacks), memories
+        self._each, self._memories, self._evaluated = list(callbacks), memories, evaluated
         self._all = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=rounds, verbose=0)
         self._fresh: list[dict[str, Any]] = []
 
@@ -47,13 +60,38 @@ class Callbacks:
         self._all.on_epoch_begin(number - 1)
 
     def end(self, number: int, metrics: Mapping[str, float]) -> None:
-        """After it."""
-        self._all.on_epoch_end(number - 1, dict(metrics))
+        """After it. As long as no owner has evaluated, what the aggregator's own evaluation gives (`test_loss`) is `val_loss` as well.
+
+        Raises:
+            SettingError: a callback watches a metric of the aggregator's of which Keras does not know whether less is better.
+        """
+        self._evaluated = self._evaluated or any(name.startswith("val_") for name in metrics)
+        own = {name: value for name, value in metrics.items() if name.startswith(TEST)}
+        also = {} if self._evaluated else {f"val_{name.removeprefix(TEST)}": value for name, value in own.items()}
+        for callback in self._each:
+            _direct(callback)
+        self._all.on_epoch_end(number - 1, dict(metrics) | also)
 
     def memories(self) -> tuple[dict[str, Any], ...]:
         """What each callback remembers: what has changed in it since the beginning, as far as it is plain."""
         now = [_plain(callback) for callback in self._each]
         return tuple(_changed(fresh, one) for fresh, one in zip(self._fresh, now, strict=True))
+
+
+def _direct(callback: Any) -> None:
+    """Tell a callback that watches `test_` a metric whether less of it is better: as of `val_` that metric, which Keras knows."""
+    monitor = getattr(callback, "monitor", None)
+    if not (isinstance(monitor, str) and monitor.startswith(TEST) and getattr(callback, "monitor_op", True) is None):
+        return
+    callback.monitor = f"val_{monitor.removeprefix(TEST)}"
+    try:
+        callback._set_monitor_op()  # Keras has no public way to it
+    except ValueError:
+        raise SettingError(
+            f"{type(callback).__name__}(monitor={monitor!r}): whether less of it is better is not known: give mode='min' or mode='max'"
+        ) from None
+    finally:
+        callback.monitor = monitor
 
 
 def _plain(callback: keras.callbacks.Callback) -> dict[str, Any]:

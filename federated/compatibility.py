@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from actors.address import parse_actor
+from actors.errors import BadAddress
 from federated.aggregation import Aggregation
 from federated.errors import SettingError
 from federated.fedbuff import FedBuff
 from federated.owner import Owner
+from federated.sampling import asked as asked_of
 from federated.strategy import Strategy
 from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
 
 def sampled(owners: int, strategy: Strategy) -> int:
     """How many owners are asked in a round; in an asynchronous one, from how many it takes updates."""
-    return owners if isinstance(strategy, FedBuff) else max(1, round(strategy.fraction * owners))
+    return owners if isinstance(strategy, FedBuff) else asked_of(owners, strategy.fraction)
 
 
 def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) -> None:
-    """Refuses owners that are none, or the same, or too few for the strategy.
+    """Refuses owners that are none, or the same, or too few for the strategy, and addresses that are none.
 
     Raises:
         SettingError: they are.
     """
-    names = [] if isinstance(owners, str) else [owner if isinstance(owner, str) else owner.name for owner in owners]
+    names = [] if isinstance(owners, str) else [_name(owner) for owner in owners]
     if not names or len(set(names)) < len(names):
         raise SettingError(f"owners={owners!r}: a list of at least one owner is needed, and each once")
     asked = sampled(len(names), strategy)
@@ -33,6 +36,19 @@ def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) ->
             f"{type(strategy).__name__} needs {strategy.least_updates} updates a round, and {asked} of {len(names)} owners are asked: "
             f"add owners, or change the settings of {type(strategy).__name__}"
         )
+
+
+def _name(owner: Any) -> str:
+    if isinstance(owner, str):
+        try:
+            parse_actor(owner)
+        except BadAddress as error:
+            raise SettingError(f"owners: {error}: give that of a DataOwner, like 'wss://host:port/name'") from None
+        return owner
+    name = getattr(owner, "name", None)
+    if not isinstance(name, str):
+        raise SettingError(f"owners: a {type(owner).__name__} is no owner: give addresses, simulated_owners(...) or joining_owners(...)")
+    return name
 
 
 def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:

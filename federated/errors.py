@@ -10,7 +10,7 @@ FederatedError
  +-- OwnerLate           an owner has not answered in time
  +-- OwnerFailed         something that is not of this library failed at an owner; what, is in its log
  +-- RunExists           a run folder has a run already, or one of other settings (also a ValueError)
- +-- StepFailed          a strategy gave weights that cannot be used; the round fails
+ +-- StepFailed          a strategy raised something, or gave weights that cannot be used; the round fails
  +-- FederationClosed    a federation was used outside of its `async with` block
  +-- ClusterFileError    a cluster.toml that cannot be used, or code that it names and that cannot be (also a ValueError)
  +-- KeysError           certificates that cannot be made, or cannot be used
@@ -69,7 +69,7 @@ class OwnerFailed(FederatedError):
 
 
 class StepFailed(FederatedError):
-    """A strategy gave weights that cannot be used."""
+    """A strategy raised something, or gave weights that cannot be used."""
 
 
 class RunExists(FederatedError, ValueError):

@@ -20,6 +20,9 @@ class FedBuff(Strategy):
     where tau_i is the number of rounds since owner i was given its weights. The paper has n_i = 1. The rounds are those of the
     aggregator: `rounds(50)` are 50 steps of it. An owner counts once in a round. `fraction` and the quorum are not used.
 
+    Updates of real owners are taken as they come, so that a run depends on who is fast. Those of simulated owners are taken in the order
+    in which they were asked, however fast the machine is: a run is repeated exactly.
+
     Args:
         buffer: K, updates in a round, at least 1.
         concurrency: owners at work at once, at least `buffer`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,19 +27,27 @@ from federated.fedbuff import FedBuff
 from federated.gathering import Gathering
 from federated.global_model import GlobalModel
 from federated.history import History
-from federated.outcome import Outcome, concluded
+from federated.models.making import check_function
+from federated.outcome import Outcome, alike, concluded
 from federated.owner import Owner, RemoteOwner
 from federated.progress import live
 from federated.protection import Protection, protection
 from federated.rounds import Round
-from federated.run_folder import Checkpoint, RunFolder
+from federated.run_folder import Checkpoint, RunFolder, circumstances
 from federated.sampling import sample
+from federated.simulation import SimulatedOwners
 from federated.strategy import Strategy, check
 from federated.update import Array, Task
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
     import keras
+
+
+log = logging.getLogger(__name__)
+
+LAST = 3
+"""Rounds in which all owners fail alike before no more are played."""
 
 
 class Federation:
@@ -70,7 +79,8 @@ class Federation:
         seed: of the sampling and of the order of examples, at least 0.
         evaluation: data of the aggregator's own, (x, y) or a data set, to evaluate each new global model on; None: none.
         folder: where the run is written after each round, so that it survives this process; None: nowhere.
-        resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins.
+        resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins. Owners,
+            aggregation and quorum may be others than before: that is in the outcome of the next round, see `Outcome.changes`.
         progress: show how far a round is, if standard error is a terminal.
         system: a running actor system to reach owners through, for instance one with certificates; None: one of its own.
         message_limit: bytes of the largest message that a system of its own takes, 1 MiB to 1 TiB; owners have theirs.
@@ -115,6 +125,7 @@ class Federation:
         self._message_limit = limits.message_limit(message_limit)
         if resume and folder is None:
             raise SettingError("resume=True needs the folder of the run: give folder=")
+        check_function(model)
         compatibility.check_owners(owners, self.strategy)
         compatibility.check_together(self.strategy, self.aggregation)
         privacy = None if privacy is None else mechanism(privacy)
@@ -134,6 +145,9 @@ class Federation:
         self._global: GlobalModel | None = None
         self._run: RunFolder | None = None
         self._resumed: Checkpoint | None = None
+        names = [owner if isinstance(owner, str) else owner.name for owner in owners]
+        self._now = self._before = circumstances(names, self.aggregation, quorum)
+        self._changes: tuple[str, ...] = ()
         self._had = 0
         self._pipeline: Pipeline | None = None
         self._scope: contextlib.AsyncExitStack | None = None
@@ -143,11 +157,14 @@ class Federation:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as scope:
             if self._global is None:
-                self._begin()
+                await self._begin()
             self._owners = {owner.name: owner for owner in await self._reach(scope)}
             if isinstance(self.strategy, FedBuff):
                 concurrency = min(self.strategy.concurrency, len(self._owners))
-                self._pipeline = Pipeline(self._owners, concurrency=concurrency, deadline=self._deadline, seed=self._seed)
+                simulated = isinstance(self._given, SimulatedOwners)
+                self._pipeline = Pipeline(
+                    self._owners, concurrency=concurrency, deadline=self._deadline, seed=self._seed, in_turn=simulated
+                )
                 scope.push_async_callback(self._pipeline.close)
             self._scope = scope.pop_all()
         return self
@@ -157,15 +174,20 @@ class Federation:
         if scope is not None:
             await scope.aclose()
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         """Makes the global model, and gives it the state of a run that is resumed."""
         model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self.privacy is not None:
             compatibility.check_trained_privately(model.model, self.privacy)
+        if self._evaluation is not None:
+            await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
             self._resumed = self._run.load(model.digest)
         if self._resumed is not None:
+            if self._resumed.circumstances is not None:
+                self._before = self._resumed.circumstances
+                self._changes = self._before.changes(self._now)
             model.restore(self._resumed)
             self.history.extend(self._resumed.history)
             self._had = len(self.history)
@@ -198,14 +220,16 @@ class Federation:
     async def rounds(self, n: int) -> AsyncIterator[Outcome]:
         """Plays n rounds more; gives the outcome of each when it is over. A failed round is an outcome, too.
 
-        In a resumed run, rounds that are in the folder already are not played again: the same script goes on where it was killed.
+        In a resumed run, rounds that are in the folder already are not played again: the same script goes on where it was killed. When
+        in three rounds one after the other nobody gives anything, for one and the same fault in their data or the model, that was it.
 
         Raises:
             SettingError: n is below 1.
             FederationClosed: outside of `async with`.
         """
-        for _ in range(self._to_play(n)):
-            if not await self._affordable():
+        due, first = self._to_play(n), len(self.history)
+        for _ in range(due):
+            if not await self._affordable() or self._hopeless(first):
                 return
             outcome = await self._round()
             self._save()
@@ -225,12 +249,14 @@ class Federation:
             SettingError: rounds is below 1.
             FederationClosed: outside of `async with`.
         """
-        due = self._to_play(rounds)
+        due, first = self._to_play(rounds), len(self.history)
         model, resumed = self._opened().model, self._resumed
-        with Callbacks(callbacks, model, len(self.history) + due, resumed.callbacks if resumed else ()) as told:
+        evaluated = any(name.startswith("val_") for outcome in self.history for name in outcome.metrics)
+        memories = resumed.callbacks if resumed else ()
+        with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
-                if model.stop_training or not await self._affordable():
+                if model.stop_training or not await self._affordable() or self._hopeless(first):
                     break
                 told.begin(len(self.history) + 1)
                 outcome = await self._round()
@@ -240,6 +266,14 @@ class Federation:
         self._save(told, stopped=model.stop_training)  # a callback may have put the best weights back
         self._resumed = None
         return self.history
+
+    def _hopeless(self, first: int) -> bool:
+        """Whether all owners have failed alike for so long, since a round, that more rounds would be the same."""
+        last = self.history[max(first, len(self.history) - LAST) :]
+        reason = alike(last) if len(last) == LAST else None
+        if reason is not None:
+            log.warning("no more rounds are played: in %d nobody gave anything, and all for the same reason: %s", LAST, reason)
+        return reason is not None
 
     def _to_play(self, rounds: int) -> int:
         """Of so many rounds that are asked for, those that a resumed run does not have yet."""
@@ -252,7 +286,8 @@ class Federation:
 
     def _save(self, told: Callbacks | None = None, *, stopped: bool = False) -> None:
         if self._run is not None:
-            self._run.save(self._opened().checkpoint(self.history, told.memories() if told else (), stopped=stopped))
+            memories = told.memories() if told else ()
+            self._run.save(self._opened().checkpoint(self.history, memories, stopped=stopped, circumstances=self._before))
 
     async def _affordable(self) -> bool:
         """Whether privacy is left for a round. As all that is accounted for, it is computed beside the event loop: it takes a while."""
@@ -289,8 +324,10 @@ class Federation:
                 failure=failure,
                 evaluators=tuple(owner.name for owner in aggregate.evaluators) if aggregate and evaluated else (),
                 evaluated=evaluated.owners if evaluated else (),
+                changes=self._changes,
             )
         )
+        self._before, self._changes = self._now, ()
         return self.history[-1]
 
     async def _paid(self, gathering: Gathering) -> bool:

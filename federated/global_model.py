@@ -17,11 +17,14 @@ from federated.gradient import ANSWERED as BY_GRADIENT
 from federated.metrics import compiled
 from federated.metrics.layout import Layout
 from federated.metrics.meter import Meter
+from federated.models.expectations import Expectations
+from federated.models.making import made
+from federated.models.weights import Statistics, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
-from federated.run_folder import Checkpoint, digest
+from federated.run_folder import Checkpoint, Circumstances, digest
 from federated.schedules.continued import check_used, schedule_of
-from federated.strategy import Strategy
+from federated.strategy import Strategy, step_of
 from federated.training import ANSWERED as BY_FIT
 from federated.update import Array, Task, Weights
 from privacy.keras_models.asks import refusal
@@ -34,7 +37,7 @@ class GlobalModel:
     """A Keras model that is trained elsewhere.
 
     The strategy moves the trainable weights. The others (the statistics of BatchNormalization) become the mean of the owners', since a
-    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all.
+    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all. Integers stay as they are.
 
     Args:
         build: makes the compiled model.
@@ -54,7 +57,7 @@ class GlobalModel:
     def __init__(
         self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object
     ) -> None:
-        self._model = build()
+        self._model = made(build)
         self._blueprint = blueprint.draw(self._model)
         by_gradient = strategy.local_training().gradient
         refused = refusal(self._model, BY_GRADIENT if by_gradient else BY_FIT, step=f"the training of {type(strategy).__name__}")
@@ -68,10 +71,12 @@ class GlobalModel:
         self._scheduled = schedule_of(self._model.optimizer) is not None
         check_used(self._model, strategy.local_training())
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
-        self._moved = [i for i, moves in enumerate(self.trained) if strategy.single_updates or moves]
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
         self._weights: Weights | None = list(self._model.get_weights())
+        self._kept = {i for i, array in enumerate(self._weights) if is_kept(array.dtype)}
+        self._moved = [i for i, moves in enumerate(self.trained) if (strategy.single_updates or moves) and i not in self._kept]
+        self._statistics = Statistics(self._model)
         self._state = strategy.initial([self.weights[i] for i in self._moved])
 
     @property
@@ -122,13 +127,15 @@ class GlobalModel:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
 
         Raises:
-            StepFailed: the strategy gave weights of other shapes, or that are not finite. The model and the state stay as they were.
+            StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            stepped, state = self._strategy.step([old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
-            others = sorted(set(range(len(old))) - set(self._moved))
+            stepped, state = step_of(self._strategy, [old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
+            others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
-        new = [array for _, array in sorted(zip([*self._moved, *others], [*stepped, *averaged], strict=True), key=lambda pair: pair[0])]
+        new = list(old)
+        for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
+            new[i] = array
         self._constrain(new)
         self._check(old, new)
         self._set(new)
@@ -142,22 +149,39 @@ class GlobalModel:
             for i, constraint in self._constraints.items():
                 weights[i] = np.asarray(constraint(keras.ops.convert_to_tensor(weights[i])))
 
+    def check(self, data: Data) -> None:
+        """Refuse data of the aggregator's own that the model cannot be evaluated on.
+
+        Raises:
+            DataError: it has no end, or is empty, or the model does not take it.
+        """
+        data.count()
+        Expectations(self._model).check(data)
+
     def evaluate(self, data: Data) -> dict[str, float]:
         """`test_` and the name of the metric -> its value on the aggregator's data."""
-        given = (data.source,) if data.pair is None else data.pair
         if self._weights is not None:
             self._model.set_weights(self._weights)
-        values = compiled.numbers(self._model.evaluate(*given, verbose=0, return_dict=True))
+        values = compiled.numbers(self._model.evaluate(**data.given, verbose=0, return_dict=True))
         return {f"test_{name}": values[name] for name in sorted(values, key=lambda name: name != "loss")}
 
-    def checkpoint(self, history: Sequence[Outcome], callbacks: tuple[Mapping[str, Any], ...], *, stopped: bool) -> Checkpoint:
+    def checkpoint(
+        self,
+        history: Sequence[Outcome],
+        callbacks: tuple[Mapping[str, Any], ...],
+        *,
+        stopped: bool,
+        circumstances: Circumstances | None = None,
+    ) -> Checkpoint:
         """All that the next round depends on."""
-        privacy = self._privacy.state() if self._privacy else {}
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), self._learning_rate(), callbacks, stopped, privacy)
+        privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
         self._set(checkpoint.weights)
+        self._model.set_weights(checkpoint.weights)
+        self._statistics.compute(checkpoint.weights)
         self._state = checkpoint.state
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)

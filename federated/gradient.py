@@ -12,6 +12,8 @@ from federated.data import Data
 from federated.errors import DataError
 from federated.means import RunningMean
 from federated.metrics.compiled import loss_tracker
+from federated.models.weights import added
+from federated.records.nest import Examples, leaves
 from federated.update import Task, Update, Weights
 from privacy.keras_models import internals
 from privacy.keras_models.added_losses import ADDED
@@ -48,57 +50,50 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
     tally, places = RunningMean(task.weights), {id(v): i for i, v in enumerate(model.weights)}
     examples = total = 0
     model.reset_metrics()
-    for x, y, weight in _chunks(data, task, stream):
+    for some in _chunks(data, task, stream):
         if stop.is_set():
             break
-        gradients, counted = _gradients(model, x, y, weight)
-        delta = [after - before for after, before in zip(model.get_weights(), task.weights, strict=True)]
+        gradients, counted = _gradients(model, some)
+        delta = added(model.get_weights(), task.weights)
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
         tally.add("", Update(task.round, delta, counted, {}))
         total += counted
-        examples += len(_first(y))
+        examples += some.size
+    if not examples and not stop.is_set():
+        raise DataError("no gradient was taken: the data set gave nothing when it was read again")
     if not total and not stop.is_set():
         raise DataError("no label of this owner counts: the loss ignores the class of each, or the mask of the model hides it")
     mean = [array.astype(before.dtype) for array, before in zip(tally.result(), task.weights, strict=True)]
     return mean, examples, model.get_metrics_result()
 
 
-def _chunks(data: Data, task: Task, stream: int) -> Iterator[tuple[Any, Any, Any]]:
-    """Inputs, targets and the weights of examples, or None; of a data set its own batches."""
-    if data.pair is None:
-        for batch in data.batches():
-            yield (*batch, None)[:3]
+def _chunks(data: Data, task: Task, stream: int) -> Iterator[Examples]:
+    if data.arrays is None:
+        yield from (Examples(*batch) for batch in data.batches())
         return
     batch = task.training.batch_size
-    x, y = data.pair if batch is None else data.shuffled([task.training.seed, task.round, stream])
-    for start in range(0, len(x) if batch is None else min(batch, len(x)), CHUNK):
-        some = slice(start, start + CHUNK if batch is None else min(start + CHUNK, batch))
-        yield x[some], y[some], None
+    examples = data.arrays if batch is None else data.shuffled([task.training.seed, task.round, stream])
+    for start in range(0, examples.size if batch is None else min(batch, examples.size), CHUNK):
+        yield examples.take(slice(start, start + CHUNK if batch is None else min(start + CHUNK, batch)))
 
 
-def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> tuple[list[Any], int]:
+def _gradients(model: keras.Model, some: Examples) -> tuple[list[Any], int]:
     """The gradients of the trainable weights, and how many labels the loss is a mean over; the metrics take in the batch, as in Keras."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
+    x, y, sample_weight = some
     with tf.GradientTape() as tape:
         predicted = model(x, training=True) if internals.call_takes_training(model) else model(x)
-        loss = internals.loss_of(model, x=x, y=y, y_pred=predicted, sample_weight=weight)
+        loss = internals.loss_of(model, x=x, y=y, y_pred=predicted, sample_weight=sample_weight)
     found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     gradients = [
         np.zeros(v.shape, v.dtype) if g is None else np.asarray(tf.convert_to_tensor(g))
         for v, g in zip(model.trainable_variables, found, strict=True)
     ]
-    loss_tracker(model).update_state(loss, sample_weight=len(_first(y)))
-    model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=weight)
+    loss_tracker(model).update_state(loss, sample_weight=some.size)
+    model.compute_metrics(x=x, y=y, y_pred=predicted, sample_weight=sample_weight)
     return gradients, _counted(model, y, predicted)
-
-
-def _first(y: Any) -> Any:
-    """The targets of the first of several outputs, or of the one."""
-    while isinstance(y, (dict, list, tuple)):
-        y = next(iter(y.values() if isinstance(y, dict) else y))
-    return y
 
 
 def _counted(model: keras.Model, y: Any, predicted: Any) -> int:
@@ -106,7 +101,7 @@ def _counted(model: keras.Model, y: Any, predicted: Any) -> int:
     import tensorflow as tf  # noqa: PLC0415  is loaded already
 
     if tf.nest.is_nested(y) or tf.nest.is_nested(predicted):
-        return len(_first(y))
+        return len(next(leaves(y)))
     ignored, mask = getattr(model.loss, "ignore_class", None), internals.mask_of(predicted)
     if ignored is None and mask is None:
         return len(y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federated.rounds import Round, Standing
@@ -32,6 +32,7 @@ class Outcome:
         failure: why the global model did not change; None if it did.
         evaluators: the owners that reported and have evaluation data.
         evaluated: those of them whose evaluation counts. Why the others' do not is in `faults`.
+        changes: what is another than in the rounds before, when a run was resumed with other owners, aggregation or quorum.
 
     Example:
         >>> print(outcome)
@@ -53,6 +54,7 @@ class Outcome:
     faults: Mapping[str, str] = field(default_factory=dict)
     evaluators: tuple[str, ...] = ()
     evaluated: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.failure is not None:
@@ -65,9 +67,26 @@ class Outcome:
                 *([f"{len(self.faults)} at fault"] if self.faults else []),
                 *shown,
             ]
+        middle += [f"resumed with other {change}" for change in self.changes]
         if self.epsilon is not None:
             middle.append(f"epsilon {self.epsilon:.2f}")
         return f"round {self.round}: {', '.join([*middle, f'{self.seconds:.1f} s', f'{self.bytes / 1e6:.1f} MB'])}"
+
+
+HOPELESS = ("DataError: ", "ModelRefused: ", "OwnerFailed: ")
+"""Reasons that are in an owner's data or its model, and not in its connection: another round will not be better."""
+
+
+def alike(outcomes: Sequence[Outcome]) -> str | None:
+    """The reason for which nobody gave anything in these rounds, if all had one and the same, and will have it again."""
+    reasons: set[str] = set()
+    for outcome in outcomes:
+        given = {**outcome.dropped, **outcome.rejected}
+        if outcome.failure is None or outcome.reported or outcome.late or not given:
+            return None
+        reasons.update(given.values())
+    (reason, *others) = reasons or {""}
+    return None if others or not reason.startswith(HOPELESS) else reason
 
 
 def concluded(
@@ -81,9 +100,13 @@ def concluded(
     failure: str | None,
     evaluators: tuple[str, ...] = (),
     evaluated: tuple[str, ...] = (),
+    changes: tuple[str, ...] = (),
 ) -> Outcome:
     """What came of a round, from its book."""
     having, reasons = book.having, book.reasons
+    first = next((owner for owner in book.standing if owner in reasons), None)
+    if failure is not None and failure == book.failure and first is not None:
+        failure = f"{failure}; the first: {first}: {reasons[first]}"
     return Outcome(
         round=book.number,
         sampled=tuple(book.standing),
@@ -100,4 +123,5 @@ def concluded(
         faults=dict(book.faults),
         evaluators=evaluators,
         evaluated=evaluated,
+        changes=changes,
     )

@@ -90,7 +90,8 @@ class DataOwner(Actor):
     that it has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
 
     Args:
-        data: (x, y) arrays, a `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
+        data: (x, y) or (x, y, sample_weight) of arrays or dicts, tuples or lists of arrays; a `tf.data.Dataset` of batches of these; or a
+            `keras.utils.PyDataset`. See `federated.data.Data`.
         evaluation: the same, to evaluate global models on; None: this owner evaluates nothing.
         identity: its long-term key for secure aggregation; None: a new one for as long as the actor lives.
         roster: public keys (32 bytes) of the owners that it aggregates with; its updates leave it in no other way then. None: whomever the
@@ -104,7 +105,7 @@ class DataOwner(Actor):
         policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
 
     Raises:
-        DataError: the data is none of these, or is empty.
+        DataError: the data is none of these, or is empty. Data sets are read, and counted, when they are first asked for.
 
     Example:
         >>> async with ActorSystem(listen="ws://127.0.0.1:9001") as system:

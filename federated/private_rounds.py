@@ -13,6 +13,7 @@ from federated.aggregation import Aggregate, Limits
 from federated.bounding import LARGEST_NOISE, only, spread
 from federated.errors import SettingError
 from federated.noising import TreeNoise, noising
+from federated.sampling import asked
 from federated.update import LocalTraining, Weights
 from privacy import Accountant, ClippedGaussian, DistributedGaussian, Ledger, LocalGaussian
 
@@ -40,7 +41,7 @@ class PrivateRounds:
     def __init__(self, settings: ClippedGaussian, *, owners: int, fraction: float, seed: int = 0, ledger: Ledger | None = None) -> None:
         self._settings, self._owners, self._fraction, self._seed, self._ledger = settings, owners, fraction, seed, ledger
         self._noising = noising(settings, fraction * owners)
-        self._turns = max(1, round(fraction * owners)) if isinstance(self._noising, TreeNoise) else 0
+        self._turns = asked(owners, fraction) if isinstance(self._noising, TreeNoise) else 0
         self._epoch, self._position = 0, 0
         self.spent = [0]
 

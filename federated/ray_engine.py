@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from federated.engine import Holding, ThreadEngine, cannot_be_sent
@@ -61,7 +62,7 @@ class RayEngine:
         self._address, self._count, self._cores = address, workers, cores
         self._workers: list[Any] = []
         self._free: list[asyncio.Semaphore] = []
-        self._weights: tuple[int, Any] = (0, None)
+        self._put: tuple[Callable[[], Task | None], Any] = (lambda: None, None)
         self._began = False
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
@@ -101,9 +102,9 @@ class RayEngine:
 
     def _stored(self, task: Task) -> Any:
         """The task in the object store: workers of one machine read its weights from shared memory."""
-        if self._weights[0] != id(task):
-            self._weights = (id(task), self._ray.put(task))
-        return self._weights[1]
+        if self._put[0]() is not task:  # not by its id(): that of a task that is gone is given to the next
+            self._put = (weakref.ref(task), self._ray.put(task))
+        return self._put[1]
 
     async def _answer(self, reference: Awaitable[R]) -> R:
         try:
@@ -123,7 +124,7 @@ class RayEngine:
     def _end(self) -> None:
         for worker in self._workers:
             self._ray.kill(worker)
-        self._workers, self._weights = [], (0, None)
+        self._workers, self._put = [], (lambda: None, None)
         if self._began:
             self._ray.shutdown()
             self._began = False

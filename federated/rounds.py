@@ -16,6 +16,7 @@ import numpy as np
 
 from federated.errors import SettingError, UpdateRejected
 from federated.metrics.layout import Layout
+from federated.models.weights import is_changed
 from federated.update import Array, Update, Weights
 
 LARGEST = 1e100
@@ -194,6 +195,8 @@ class Round:
         for i, array in enumerate(update.delta):
             if not _moderate(array):
                 return f"array {i} of its update is not finite, or larger than {LARGEST:g}"
+            if is_changed(array):
+                return f"array {i} of its update changes integers, which stay as they are"
         return fault_of_metrics(update.metrics, update.states, self.layout)
 
     def _leave(self, owner: str, standing: Standing, reason: str) -> None:

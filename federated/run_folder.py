@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Checkpoint:
         callbacks: what each Keras callback remembers, in their order.
         stopped: a callback has ended the training.
         privacy: what has been spent, a round under way included, and the state of the mechanism; see `PrivateRounds.state`.
+        circumstances: of the last round; None in a run of an older version.
     """
 
     run: str
@@ -46,6 +47,7 @@ class Checkpoint:
     callbacks: tuple[Mapping[str, Any], ...] = ()
     stopped: bool = False
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    circumstances: Circumstances | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,58 @@ class _Text:
     privacy: dict[str, Any] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
+    circumstances: Circumstances | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What may be another when a run is resumed, but not in silence.
+
+    Attributes:
+        owners: their names.
+        aggregation: what shows it.
+        hidden: whether nobody sees single updates.
+        quorum: share of the sampled owners.
+    """
+
+    owners: tuple[str, ...]
+    aggregation: str
+    hidden: bool
+    quorum: float
+
+    def changes(self, now: Circumstances) -> tuple[str, ...]:
+        """What is another now.
+
+        Raises:
+            RunExists: single updates were hidden, and would be no more.
+        """
+        if self.hidden and not now.hidden:
+            raise RunExists(
+                f"the run hides the updates of single owners ({self.aggregation}), and {now.aggregation} shows them: resume it with an "
+                "aggregation that hides them, or give another folder"
+            )
+        gone, new = (len(set(one) - set(other)) for one, other in ((self.owners, now.owners), (now.owners, self.owners)))
+        owners = f"owners: {len(now.owners)} for {len(self.owners)}, {gone} gone and {new} new" if gone or new else ""
+        aggregation = f"aggregation: {now.aggregation} for {self.aggregation}" if now.aggregation != self.aggregation else ""
+        quorum = f"quorum: {now.quorum:g} for {self.quorum:g}" if now.quorum != self.quorum else ""
+        return tuple(filter(None, (owners, aggregation, quorum)))
+
+
+def circumstances(owners: Sequence[str], aggregation: object, quorum: float) -> Circumstances:
+    """Those of a run.
+
+    Args:
+        owners: their names.
+        aggregation: an `Aggregation`.
+        quorum: share of the sampled owners.
+    """
+    shown = repr(aggregation)
+    return Circumstances(
+        tuple(owners),
+        type(aggregation).__name__ if " at 0x" in shown else shown,
+        bool(getattr(aggregation, "hides_updates", False)),
+        quorum,
+    )
 
 
 class RunFolder:
@@ -103,7 +157,8 @@ class RunFolder:
             raise RunExists(
                 f"the run in {self.path} has another model, strategy, seed or privacy: resume it with its own, or give another folder"
             )
-        return Checkpoint(text.run, weights, state, text.history, text.learning_rate, callbacks, text.stopped, text.privacy)
+        rest = (text.learning_rate, callbacks, text.stopped, text.privacy, text.circumstances)
+        return Checkpoint(text.run, weights, state, text.history, *rest)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replaces the last checkpoint. Whenever the process is killed, the old one or the new one is there.
@@ -173,6 +228,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
         dict(checkpoint.privacy),
         counts,
         remembered,
+        checkpoint.circumstances,
     )
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
 

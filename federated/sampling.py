@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
+
+
+def asked(owners: int, fraction: float) -> int:
+    """How many of the owners are a fraction of them, as it is written in decimal digits: halves are rounded up, and at least one is asked.
+
+    Example:
+        >>> asked(25, 0.1), asked(15, 0.1), asked(5, 0.5)
+        (3, 2, 3)
+    """
+    return max(1, math.floor(Fraction(str(fraction)) * owners + Fraction(1, 2)))
 
 
 def sample(names: Sequence[str], count: int, *, seed: Sequence[int]) -> list[str]:

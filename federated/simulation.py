@@ -130,7 +130,7 @@ def simulated_owners(
     the owner. One federation at a time may use these owners.
 
     Args:
-        parts: the data of each owner, (x, y) as `partition` gives them, or data sets.
+        parts: the data of each owner, (x, y) as `partition` gives them, or what else a `DataOwner` takes.
         dropout: probability that an owner drops out of a round, in [0, 1).
         seed: of dropouts and stragglers, at least 0.
         straggling: probability that an owner is late in a round, in [0, 1). No time is spent on it: it is late at once.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import abc
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
-from federated.errors import SettingError
+import numpy as np
+
+from federated.errors import SettingError, StepFailed
 from federated.update import LocalTraining, Weights
+
+log = logging.getLogger(__name__)
 
 State = dict[str, Weights]
 """What a strategy remembers between rounds: name -> float64 arrays shaped as the weights."""
@@ -18,7 +23,7 @@ class Strategy(abc.ABC):
     """Who trains, how, and what the owners' updates do to the global weights.
 
     Args:
-        fraction: of the owners that are asked each round, in (0, 1]; at least one is.
+        fraction: of the owners that are asked each round, in (0, 1], halves rounded up; at least one is.
         local_epochs: passes over its data that each makes, at least 1.
         batch_size: examples a local step, at least 1; None for all in one step.
 
@@ -69,6 +74,31 @@ class Strategy(abc.ABC):
         Returns:
             The new global weights, same shapes and dtypes; the new state.
         """
+
+
+def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    """One step of a strategy that may be anybody's, see `Strategy.step`.
+
+    Raises:
+        StepFailed: naming the strategy: it raised something, whose text is in the log, or gave something else than arrays and a state.
+    """
+    name = f"{type(strategy).__name__}.step"
+    try:
+        given = strategy.step(weights, delta, state)
+    except SettingError as error:  # of a strategy of this library
+        raise StepFailed(f"{name} failed: {error}") from error
+    except Exception as error:
+        log.exception("%s failed", name)
+        raise StepFailed(f"{name} raised {type(error).__name__}: see the log of the aggregator, and mend the strategy") from error
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[0], (list, tuple)) or not isinstance(given[1], dict):
+        raise StepFailed(f"{name} gave a {type(given).__name__}: a tuple is expected, the list of new weights and the new state, a dict")
+    if len(given[0]) != len(weights):
+        raise StepFailed(f"{name} gave {len(given[0])} arrays: {len(weights)} are expected, one for each that it was given")
+    stepped = [np.asarray(array) for array in given[0]]
+    odd = next((array.dtype for array in stepped if array.dtype.kind not in "fiub"), None)
+    if odd is not None:
+        raise StepFailed(f"{name} gave an array of {odd}: numbers are expected")
+    return stepped, given[1]
 
 
 def check(name: str, value: object, holds: bool, expected: str) -> None:

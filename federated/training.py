@@ -18,6 +18,8 @@ from federated.data import Data
 from federated.errors import DataError, UpdateHeldBack
 from federated.failures import in_own_words
 from federated.metrics.kept import kept, told
+from federated.models.expectations import Expectations
+from federated.models.weights import Statistics, added
 from federated.schedules.continued import Continuation
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
@@ -47,8 +49,9 @@ ANSWERED: Final = (
 class Trainer:
     """One model, one thread, any number of data sets: owners in one process share a trainer, and so share the memory of a model.
 
-    The model is built from the blueprint of the first task, and again only when another blueprint comes. Before each task its weights
-    and the whole state of its optimizer are set, so that nothing passes from one task, or one owner, to the next.
+    The model is built from the blueprint of the first task, and again when another blueprint comes, or work on it has failed: Keras may
+    then have half of what it would have made. Before each task its weights and the whole state of its optimizer are set. So nothing
+    passes from one task, or one owner, to the next. Whether the data is such as the model takes is looked at before the model has it.
 
     Args:
         largest: weights that a model may have.
@@ -71,12 +74,12 @@ class Trainer:
 
         Raises:
             ModelRefused: the blueprint cannot be built.
-            DataError: the data cannot be used.
+            DataError: the data cannot be used: it has no end, or the model does not take it, or no step of training came of it.
             UpdateHeldBack: the settings mean nothing, or the weights do not fit the model.
             OwnerFailed: training failed.
         """
         release = released(task.training)
-        return await self._run("training", lambda stop: self._set_desk(task).train(task, release, data, evaluates, stream, stop))
+        return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop))
 
     async def evaluate(self, task: Task, data: Data) -> Evaluation:
         """The metrics of the weights of the task on the data.
@@ -84,24 +87,36 @@ class Trainer:
         Raises:
             ModelRefused, DataError, UpdateHeldBack, OwnerFailed: as above.
         """
-        return await self._run("evaluation", lambda stop: self._set_desk(task).evaluate(task, data, stop))
+        return await self._run("evaluation", task, data, lambda desk, stop: desk.evaluate(task, data, stop))
 
     async def close(self) -> None:
         """Stops what runs, and waits until the thread has ended."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, what: str, work: Callable[[threading.Event], R]) -> R:
+    async def _run(self, what: str, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R]) -> R:
         stop = threading.Event()
         try:
-            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self._thread, work, stop))
+            if not data.counted:  # beside the trainer's thread: others do not wait for one whose data takes long
+                await in_own_words(what, asyncio.to_thread(data.count, stop))
+            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self._thread, self._at_desk, task, data, work, stop))
         except asyncio.CancelledError:
             stop.set()
             raise
 
+    def _at_desk(self, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R], stop: threading.Event) -> R:
+        desk = self._set_desk(task)
+        data.count()
+        desk.expectations.check(data)
+        try:
+            return work(desk, stop)
+        except BaseException:
+            self._desk = None  # whatever half of it is there would be the next owner's
+            raise
+
     def _set_desk(self, task: Task) -> _Desk:
         key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
-        if self._desk is None or self._desk.key != key:
+        if self._desk is None or self._desk.key != key or not self._desk.fits(task):
             self._desk = None  # the old model goes before the new one comes
             self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
         return self._desk
@@ -122,6 +137,7 @@ class _Desk:
     ) -> None:
         self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm), min_batch
         self.model = blueprint.build(plan, largest=largest)
+        self.expectations, self._statistics = Expectations(self.model), Statistics(self.model)
         self._forms = [(array.shape, array.dtype) for array in self.model.get_weights()]
         if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
             engine = PrivacyEngine("rdp")
@@ -133,15 +149,18 @@ class _Desk:
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
 
+    def fits(self, task: Task) -> bool:
+        """Whether what was traced holds for the weights of a task."""
+        return self._statistics.fit(task.weights)
+
     def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
         self._begin(task, stream)
-        self._check_labels(data)
         self._schedule.begin(task.training, data, min_batch=self._min_batch)
         if release.work is Work.GRADIENT:
             delta, examples, logs = gradient.descent(self.model, task, data, stream, stop)
         else:
             logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
-            delta, examples = [after - before for after, before in zip(self.model.get_weights(), task.weights, strict=True)], data.count()
+            delta, examples = added(self.model.get_weights(), task.weights), data.count()
         states, metrics = told(self.model, logs, task.training.states)
         update = Update(task.round, delta, examples, metrics, evaluates, states)
         if release.bound is not None:
@@ -152,59 +171,53 @@ class _Desk:
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, Any]:
         settings, logs = task.training, {}
-        for epoch in range(settings.epochs if data.pair else 1):  # fit() makes all epochs of a data set
+        for epoch in range(settings.epochs if data.arrays else 1):  # fit() makes all epochs of a data set
             logs = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
             if stop.is_set():
                 break
-        if data.pair:  # as fit() ends: with `use_ema` the averages become the weights
+            if not logs:
+                raise DataError(f"epoch {epoch + 1} made no step, and so has no loss: the data set gave nothing when it was read again")
+        if data.arrays:  # as fit() ends: with `use_ema` the averages become the weights
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         return logs
 
     def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, Any]:
         """DP-SGD; the metrics of training have no noise, and stay here."""
-        if data.pair is None:
+        if data.arrays is None:
             raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
         batch, steps = private_steps(settings, data.count())
         stopper = [_stopper(stop)]
-        self.model.fit(*data.pair, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
+        self.model.fit(**data.given, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
         return {}
 
     def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, Any]:
-        if data.pair is None:
+        if data.arrays is None:
             history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
             return {name: values[-1] for name, values in history.items()}
-        x, y = data.pair if settings.batch_size is None else data.shuffled(seed)
-        batch, logs = settings.batch_size or len(x), {}
-        ends = [*range(batch, len(x), batch), len(x)]
+        examples = data.arrays if settings.batch_size is None else data.shuffled(seed)
+        batch, logs = settings.batch_size or examples.size, {}
+        ends = [*range(batch, examples.size, batch), examples.size]
         if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
             del ends[-2]
         with kept(self.model):
             for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
                 if stop.is_set():
                     break
-                some = slice(start, end)
-                logs = self.model.train_on_batch(x[some], y[some], return_dict=True)
+                logs = self.model.train_on_batch(*examples.take(slice(start, end)).given, return_dict=True)
         return logs
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
         self._begin(task, 0)
-        self._check_labels(data)
-        given = (data.source,) if data.pair is None else data.pair
-        logs = self.model.evaluate(*given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
+        logs = self.model.evaluate(**data.given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         states, metrics = told(self.model, logs, task.training.states)
         return Evaluation(task.round, data.count(), metrics, states)
-
-    def _check_labels(self, data: Data) -> None:
-        """Refuses labels that are no class of the model, before somebody else does and quotes them."""
-        width, ignored = _classes(self.model)
-        if width is not None and not data.labels_fit(width, ignored):
-            raise DataError(f"a label of this owner is not from 0 to {width - 1}: the model has {width} classes, and the data has others")
 
     def _begin(self, task: Task, stream: int) -> None:
         forms = [(array.shape, array.dtype) for array in task.weights]
         if forms != self._forms:
             raise UpdateHeldBack("the weights of the task do not fit its model: they are of another number, shape or dtype")
         self.model.set_weights(task.weights)
+        self._statistics.compute(task.weights)
         optimizer = self.model.optimizer
         for variable, value in zip(optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
@@ -232,17 +245,6 @@ def _hold(model: keras.Model, mu: float) -> list[Any]:
     for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
         variable.regularizer = term(anchor, variable.regularizer)
     return anchors
-
-
-def _classes(model: keras.Model) -> tuple[int | None, int | None]:
-    """How many classes a model has, and the label that its loss ignores; None for a loss of other labels than numbers of classes."""
-    loss = model.loss
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", loss)
-    sparse = name == "sparse_categorical_crossentropy" or type(loss).__name__ == "SparseCategoricalCrossentropy"
-    shape = getattr(model, "output_shape", None)
-    if not sparse or not isinstance(shape, tuple) or not shape or not isinstance(shape[-1], int):
-        return None, None
-    return shape[-1], getattr(loss, "ignore_class", None)
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = list[Array]
-"""The arrays of `model.get_weights()`, in its order: float32 or float64."""
+"""The arrays of `model.get_weights()`, in its order: float32 or float64; integers of weights that are not trained stay as they are."""
 
 
 def _nothing() -> Array:
@@ -120,7 +120,7 @@ class Update:
     Args:
         round: that it belongs to.
         delta: what training added to the weights of the task, same shapes and dtypes; with `gradient`, minus the gradient (and what the
-            forward pass added to weights that are not trained, the statistics of BatchNormalization).
+            forward pass added to weights that are not trained, the statistics of BatchNormalization). 0 for integers.
         examples: that it was trained on, at least 1.
         metrics: name -> value over the last local epoch, as Keras' `fit` tells it: of those whose states are not given.
         evaluates: whether the owner has evaluation data.

@@ -88,7 +88,7 @@ def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
     """The steps that an optimizer makes in a round."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
-    if data.pair is None:
+    if data.arrays is None:
         if data not in _counted:
             _counted[data] = sum(1 for _ in data.batches())
         return training.epochs * _counted[data]

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from federated import FedAvg, Federation, ProcessEngine, RayEngine, SettingError, ThreadEngine, partition, simulated_owners
+from federated.update import Blueprint, LocalTraining, Task
 
 ENGINES = {
     "thread": ThreadEngine,
@@ -83,6 +84,24 @@ async def test_thousands_of_owners_have_no_thread_and_no_model_each(build, examp
         outcome = await anext(federation.rounds(1))
         assert len(psutil.Process().threads()) < threads + 20
     assert len(outcome.reported) == 100
+
+
+def test_the_task_that_is_stored_for_ray_is_the_one_that_is_asked():
+    """Not one that is gone, whose place in memory, and so whose id(), the next one has: weights would be of a round before."""
+
+    class Store:
+        def put(self, task):
+            return task.round, [array.copy() for array in task.weights]
+
+    engine = RayEngine(workers=1)
+    engine._ray = Store()
+    plan, training = Blueprint("", ""), LocalTraining()
+    for number in range(1, 200):
+        task = Task(number, plan, [np.full(1, number, np.float32)], training)
+        round_of, (weights,) = engine._stored(task)
+        assert (round_of, weights[0]) == (number, number)
+        assert engine._stored(task) is engine._stored(task), "it is put there once"
+        del task
 
 
 def test_settings_that_make_no_sense():

@@ -77,7 +77,7 @@ CASES = {
         (np.full((64, 4), CANARY, np.int32), np.zeros((64, 1), np.float32)),
         "failed (InvalidArgumentError)",
     ),
-    "labels that are words": (compiled(dense), (X, np.full((64, 1), f"patient {CANARY}")), "failed ("),
+    "labels that are words": (compiled(dense), (X, np.full((64, 1), f"patient {CANARY}")), "DataError: the labels are texts"),
     "a file": (compiled(dense), Unreadable(), "failed (FileNotFoundError)"),
 }
 
@@ -220,7 +220,7 @@ def good():
 
 
 ODD = {
-    "wrong shape": ((X[:, :2], good()[1]), "failed ("),
+    "wrong shape": ((X[:, :2], good()[1]), "DataError: the features have shape (2,)"),
     "NaN": ((X * np.nan, good()[1]), "its loss is not finite"),
     "infinite": ((X, good()[1] + np.inf), "its loss is not finite"),
 }

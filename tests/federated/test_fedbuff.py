@@ -112,6 +112,45 @@ async def test_it_learns_and_is_repeated_exactly(build, examples):
         np.testing.assert_array_equal(a, b)
 
 
+class Turns:
+    """An engine whose owners are ready in an order of its own: each after so many turns of the event loop."""
+
+    def __init__(self, seed):
+        self._rng = np.random.default_rng(seed)
+
+    async def open(self, holdings):
+        pass
+
+    async def train(self, index, task):
+        for _ in range(self._rng.integers(30)):
+            await asyncio.sleep(0)
+        rng = np.random.default_rng([index, task.round])
+        delta = [rng.normal(size=array.shape).astype(array.dtype) for array in task.weights]
+        return Update(task.round, delta, 1 + index, {"loss": 1.0})
+
+    async def evaluate(self, index, task):
+        raise AssertionError
+
+    async def close(self):
+        pass
+
+
+async def test_whoever_is_fast_simulated_owners_are_taken_in_turn(build, examples):
+    async def play(seed):
+        owners = simulated_owners(partition(*examples, owners=6), dropout=0.3, straggling=0.1, seed=1, engine=Turns(seed))
+        federation = Federation(model=build, owners=owners, strategy=FedBuff(buffer=2, concurrency=4), seed=4)
+        async with federation:
+            outcomes = [outcome async for outcome in federation.rounds(10)]
+        return [(o.reported, o.late, dict(o.dropped)) for o in outcomes], federation.model.get_weights()
+
+    first, weights = await play(0)
+    for seed in range(1, 6):
+        again, others = await play(seed)
+        assert again == first
+        for a, b in zip(weights, others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @given(st.integers(0, 1000), st.floats(0, 5))
 def test_the_discount(rounds, a):
     assert FedBuff(staleness=a).discount(rounds) == pytest.approx(1 / (1 + rounds) ** a)

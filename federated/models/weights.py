@@ -1,0 +1,85 @@
+"""The weights of a Keras model as they travel: floats that can be averaged, and integers that stay as the model's maker set them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from federated.errors import ModelRefused, UpdateHeldBack
+from federated.update import Array, Weights
+
+if TYPE_CHECKING:
+    import keras
+
+
+def is_kept(dtype: Any) -> bool:
+    """Whether weights of a dtype are kept as they are: integers and truth values have no mean, and no noise fits them."""
+    return np.dtype(dtype).kind in "iub"
+
+
+def check_dtypes(model: keras.Model) -> None:
+    """Refuse weights that can neither be averaged nor kept.
+
+    Raises:
+        ModelRefused: naming the first of them.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    for variable in model.weights:
+        dtype = np.dtype(variable.dtype)
+        if dtype not in (np.float32, np.float64) and (not is_kept(dtype) or id(variable) in trained):
+            raise ModelRefused(
+                f"weight {variable.path!r} is {variable.dtype}: float32 and float64 can be averaged, and integers that are not trained kept"
+            )
+
+
+def check_sent(weights: Weights) -> None:
+    """Refuse weights of a task that no model here has.
+
+    Raises:
+        UpdateHeldBack: they are not finite, or neither float32, float64 nor integers.
+    """
+    for array in weights:
+        if (array.dtype not in (np.float32, np.float64) and not is_kept(array.dtype)) or not np.isfinite(array).all():
+            raise UpdateHeldBack("a weight of the task is no float32, float64 or integer, or not finite")
+
+
+def added(after: Weights, before: Weights) -> Weights:
+    """What training added to each of the weights; nothing to those that are kept, whatever a forward pass did to them."""
+    return [np.zeros_like(b) if is_kept(b.dtype) else a - b for a, b in zip(after, before, strict=True)]
+
+
+def is_changed(array: Array) -> bool:
+    """Whether an update has anything for weights that are kept."""
+    return is_kept(array.dtype) and bool(array.any())
+
+
+class Statistics:
+    """What layers like an adapted `Normalization` compute from their weights when these are loaded, and have in a graph from then on.
+
+    Args:
+        model: of which the layers are.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        import keras  # noqa: PLC0415  is loaded already: there is a model
+
+        kind, places = keras.layers.Normalization, {id(variable): i for i, variable in enumerate(model.weights)}
+        layers = model._flatten_layers()  # Keras has no public way to layers within layers
+        self._layers = [layer for layer in layers if isinstance(layer, kind) and layer.input_mean is None and layer.built]
+        self._places = [places[id(variable)] for layer in self._layers for variable in layer.weights]
+        self._known: list[Array] | None = None
+
+    def fit(self, weights: Sequence[Array]) -> bool:
+        """Whether what was computed is that of these weights. So it is before anything was."""
+        if self._known is None:
+            return True
+        return all(i < len(weights) and np.array_equal(weights[i], one) for i, one in zip(self._places, self._known, strict=True))
+
+    def compute(self, weights: Sequence[Array]) -> None:
+        """Computes it, once the model has these weights."""
+        if self._layers and self._known is None:
+            for layer in self._layers:
+                layer.finalize_state()
+            self._known = [weights[i].copy() for i in self._places]
