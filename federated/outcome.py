@@ -63,8 +63,8 @@ class Outcome:
             shown = [f"{name} {value:.3f}" for name, value in self.metrics.items()]
             middle = [
                 f"{len(self.reported)} of {len(self.sampled)} owners",
-                *([f"{len(self.evaluated)} of {len(self.evaluators)} evaluated"] if self.evaluated != self.evaluators else []),
                 *([f"{len(self.faults)} at fault"] if self.faults else []),
+                *([f"{len(self.evaluated)} of {len(self.evaluators)} evaluated"] if self.evaluated != self.evaluators else []),
                 *shown,
             ]
         middle += [f"resumed with other {change}" for change in self.changes]

@@ -41,7 +41,7 @@ async def test_who_and_what_is_in_the_outcome(odd, aggregation):
     assert why in outcome.faults["owner-0"]
     assert outcome.evaluators == ("owner-0", "owner-1", "owner-2")
     assert outcome.evaluated == ("owner-1", "owner-2")
-    assert "3 of 3 owners, 2 of 3 evaluated, 1 at fault, loss" in str(outcome)
+    assert "3 of 3 owners, 1 at fault, 2 of 3 evaluated, loss" in str(outcome)
     model = build()
     model.set_weights(federation.model.get_weights())
     assert outcome.metrics["val_loss"] == pytest.approx(model.evaluate(X, Y, verbose=0)[0], rel=1e-4)
