@@ -341,7 +341,7 @@ async def by_strategy(case: Case, strategy: Any, rounds: int) -> list[np.ndarray
     trainer = Trainer()
     try:
         for number in range(rounds):
-            task = held.task(number)
+            task = held.task(number, moved=number)
             update = await trainer.train(task, Data(source), evaluates=False)
             held.step(task.weights, update.delta)
     finally:
@@ -502,7 +502,7 @@ async def test_weights_of_examples_in_data_sets(kind):
     strategy, rounds = (FedAvg(local_epochs=STEPS_MADE), 1) if kind == "fedavg" else (FedSGD(eta=RATE), STEPS_MADE)
     held, trainer = GlobalModel(lambda: model(weighted_metrics=["mae"]), strategy, 0, None, None), Trainer()
     for number in range(rounds):
-        task = held.task(number)
+        task = held.task(number, moved=number)
         held.step(task.weights, (await trainer.train(task, Data(data_set(weights)), evaluates=False)).delta)
     await trainer.close()
     built = model(weighted_metrics=["mae"])
