@@ -114,7 +114,7 @@ class Data:
     @property
     def given(self) -> dict[str, Any]:
         """The data as arguments of `model.fit` and `model.evaluate`."""
-        return {"x": self.source} if self.arrays is None else self.arrays._asdict()
+        return {"x": self.source} if self.arrays is None else dict(zip(("x", "y", "sample_weight"), self.arrays, strict=True))
 
 
 def _within(labels: Any, width: int, ignored: int | None) -> bool:

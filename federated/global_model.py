@@ -23,7 +23,7 @@ from federated.models.weights import Statistics, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, Circumstances, digest
-from federated.schedules.continued import check_used, schedule_of
+from federated.schedules.continued import schedule_of
 from federated.strategy import Strategy, step_of
 from federated.training import ANSWERED as BY_FIT
 from federated.update import Array, Task, Weights
@@ -69,7 +69,6 @@ class GlobalModel:
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
         self._scheduled = schedule_of(self._model.optimizer) is not None
-        check_used(self._model, strategy.local_training())
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}

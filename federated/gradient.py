@@ -28,7 +28,7 @@ ANSWERED: Final = (
     | EVALUATION
     | FUNCTION
     | {*ADDED, "loss_weights", "several losses", "no loss", "compute_loss", "metrics of one's own", "ignore_class"}
-    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "dtype", "seed"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "integer weights", "dtype", "seed"}
 )
 """What FedSGD does of all that a compiled model may ask for; constraints hold after the step of the aggregator."""
 

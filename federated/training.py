@@ -41,7 +41,7 @@ ANSWERED: Final = (
     | REDUCTIONS
     | {*ADDED, "loss_weights", "several losses", "no loss", "compute_loss", "metrics of one's own", "ignore_class"}
     | {"train_step", "make_train_function", "LossScaleOptimizer", "overwrite_with_gradient"}
-    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "dtype", "seed"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "integer weights", "dtype", "seed"}
 )
 """What local training does of all that a compiled model may ask for: what Keras' own step does. A `fit` of one's own is not called."""
 

@@ -318,7 +318,7 @@ CASES = {
     ),
     "add_loss of weights": Case(lambda: model(last=Held(3)), shares="add_loss"),
     "add_loss": Case(lambda: model(last=Pulled(3)), **refused("add_loss", "private", "shares")),
-    "integer weights": Case(normalised, **refused("integer weights", "fedavg", "fedsgd", "shares")),
+    "integer weights": Case(normalised, shares="integer weights"),
 }
 
 

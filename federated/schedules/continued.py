@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from federated.admission import private_steps
 from federated.data import Data
-from federated.errors import SettingError
 from federated.update import LocalTraining
 
 if TYPE_CHECKING:
@@ -29,19 +28,6 @@ def schedule_of(optimizer: Any) -> Any:
 
 def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def check_used(model: keras.Model, training: LocalTraining) -> None:
-    """Refuses a schedule that nobody would follow.
-
-    Raises:
-        SettingError: owners give gradients, so that the optimizer of the model makes no step.
-    """
-    if training.gradient and schedule_of(model.optimizer) is not None:
-        raise SettingError(
-            f"the model's optimizer has the schedule {type(schedule_of(model.optimizer)).__name__}, and FedSGD makes its steps itself: "
-            f"eta is their size; compile with a number, or use FedAvg"
-        )
 
 
 class Continuation:

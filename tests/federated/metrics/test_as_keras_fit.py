@@ -98,8 +98,7 @@ async def test_arrays_are_as_fit_on_them_in_the_same_order():
     (outcome,) = await rounds(lambda: build(0.3), simulated_owners([(X, Y)]), strategy=strategy)
     model = build(0.3)
     for epoch in range(epochs):
-        x, y = Data((X, Y)).shuffled([0, 1, 0, epoch])
-        history = model.fit(x, y, batch_size=32, shuffle=False, verbose=0).history
+        history = model.fit(*Data((X, Y)).shuffled([0, 1, 0, epoch]).given, batch_size=32, shuffle=False, verbose=0).history
     assert outcome.metrics == pytest.approx(figures({name: values[-1] for name, values in history.items()}), rel=1e-4)
 
 
@@ -124,7 +123,7 @@ async def test_gradients_are_as_evaluate(kind):
     (outcome,) = await rounds(lambda: build(**more), simulated_owners([data]), strategy=strategy)
     given = data if isinstance(data, tuple) else (data,)
     if kind == "a batch":
-        given = tuple(part[:50] for part in Data((X, Y)).shuffled([0, 1, 0]))
+        given = Data((X, Y)).shuffled([0, 1, 0]).take(slice(50)).given
     assert outcome.metrics == pytest.approx(figures(build(**more).evaluate(*given, verbose=0, return_dict=True)), rel=1e-4)
 
 

@@ -17,7 +17,7 @@ def build(metrics=("mae",)):
 
 
 ODD = {
-    "wrong shape": ((X[:, :2], Y), "its evaluation does not count: OwnerFailed: evaluation failed (ValueError); see this owner's log"),
+    "wrong shape": ((X[:, :2], Y), "its evaluation does not count: DataError: the features have shape (2,), and the model"),
     "NaN": ((X * np.nan, Y), "its evaluation does not count: its loss is not finite"),
     "NaN in one batch": (
         tf.data.Dataset.from_tensor_slices((np.r_[X, X[:1] * np.nan], np.r_[Y, Y[:1]])).batch(32),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from federated import DPSGD, FedAvg, FedBuff, Federation, FedSGD, SettingError, simulated_owners
+from federated import DPSGD, FedAvg, FedBuff, Federation, FedSGD, ModelRefused, simulated_owners
 from federated.data import Data
 from federated.schedules.continued import steps
 from federated.update import LocalTraining
@@ -129,7 +129,7 @@ async def test_dp_sgd_follows_it_too():
 
 
 async def test_a_schedule_that_nobody_follows_is_refused():
-    with pytest.raises(SettingError, match=r"ExponentialDecay, and FedSGD .* compile with a number, or use FedAvg"):
+    with pytest.raises(ModelRefused, match=r"asks for learning_rate schedule .* the training of FedSGD does not do that"):
         async with Federation(model=lambda: build(DECAY), owners=simulated_owners([(ONE, ONE)]), strategy=FedSGD()):
             raise AssertionError
 
