@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from federated.errors import SettingError
+from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
@@ -85,7 +86,7 @@ def _direct(callback: Any) -> None:
         return
     callback.monitor = f"val_{monitor.removeprefix(TEST)}"
     try:
-        callback._set_monitor_op()  # Keras has no public way to it
+        internals.find_direction(callback)
     except ValueError:
         raise SettingError(
             f"{type(callback).__name__}(monitor={monitor!r}): whether less of it is better is not known: give mode='min' or mode='max'"

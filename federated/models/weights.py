@@ -9,6 +9,7 @@ import numpy as np
 
 from federated.errors import ModelRefused, UpdateHeldBack
 from federated.update import Array, Weights
+from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +67,7 @@ class Statistics:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
         kind, places = keras.layers.Normalization, {id(variable): i for i, variable in enumerate(model.weights)}
-        layers = model._flatten_layers()  # Keras has no public way to layers within layers
+        layers = internals.layers_within(model)
         self._layers = [layer for layer in layers if isinstance(layer, kind) and layer.input_mean is None and layer.built]
         self._places = [places[id(variable)] for layer in self._layers for variable in layer.weights]
         self._known: list[Array] | None = None

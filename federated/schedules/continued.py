@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from federated.admission import private_steps
 from federated.data import Data
 from federated.update import LocalTraining
+from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +23,7 @@ def schedule_of(optimizer: Any) -> Any:
     """The schedule that a learning rate follows; None if it is a number."""
     import keras  # noqa: PLC0415  is loaded already: there is an optimizer
 
-    rate = getattr(_inner(optimizer), "_learning_rate", None)  # `learning_rate` is its value
+    rate = internals.learning_rate(_inner(optimizer))
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 

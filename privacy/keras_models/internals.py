@@ -132,6 +132,15 @@ def loss_of(model: Model, **given: Any) -> Tensor:
     return model._compute_loss(**given, training=True)
 
 
+def find_direction(callback: Any) -> None:
+    """Make a callback find out from its `monitor` whether less of it is better.
+
+    Raises:
+        ValueError: Keras does not know.
+    """
+    callback._set_monitor_op()
+
+
 def call_takes_training(model: Model) -> bool:
     """Tell whether the model's `call` has an argument `training`."""
     return bool(model._call_has_training_arg)

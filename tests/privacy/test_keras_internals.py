@@ -123,3 +123,12 @@ def test_optimizers():
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     assert internals.decays(optimizer, kernel) is True
     assert internals.decays(optimizer, bias) is False
+
+
+def test_which_way_a_callback_watches():
+    stopping = keras.callbacks.EarlyStopping("val_loss")
+    internals.find_direction(stopping)
+    assert stopping.monitor_op(1.0, 2.0)
+    stopping = keras.callbacks.EarlyStopping("unheard_of")
+    with pytest.raises(ValueError, match="unheard_of"):
+        internals.find_direction(stopping)
