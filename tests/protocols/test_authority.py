@@ -305,7 +305,7 @@ class TestEnrolment:
                 lambda: cluster.load("a", grants=grant),
                 lambda: cluster.store("b", array),
                 lambda: cluster.deposits(),
-                lambda: _Session.begin(cluster, 4, hiding, 3, 3),
+                lambda: _Session.begin(cluster, (4, 0), hiding, 3, 3),
             ):
                 async with inner_worker(mine, address=address) as again:
                     with pytest.raises(ClusterError, match="belongs to no cluster"):
