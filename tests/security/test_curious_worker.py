@@ -214,7 +214,7 @@ async def test_a_sum_is_the_aggregator_s(equals, place, monkeypatch):
     from federated.shared_aggregation import _Session
 
     async with curious_workers(equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
-        session = await _Session.begin(cluster, 3, Hiding(8.0, 100), 3, 3)
+        session = await _Session.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)
         handle = session._session.handle
 
         async def take(system, right):
