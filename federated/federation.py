@@ -299,7 +299,8 @@ class Federation:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
         opened, now = self._opened(), asyncio.get_running_loop().time
         began = now()
-        task = opened.task(len(self.history) + 1, moved=sum(1 for outcome in self.history if outcome.failure is None))
+        moved = sum(outcome.failure is None for outcome in self.history) if opened.scheduled else 0
+        task = opened.task(len(self.history) + 1, moved=moved)
         with live(task.round, show=self._progress) as progress:
             gathering = await self._gathering(task, began, progress)
             aggregate = await self._gathered(gathering) if await self._paid(gathering) else None

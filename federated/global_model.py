@@ -49,6 +49,7 @@ class GlobalModel:
     Attributes:
         digest: of model, strategy and seed.
         trained: of each of the weights, whether it is trained.
+        scheduled: whether the learning rate follows a schedule.
 
     Raises:
         ModelRefused: the model cannot be sent to owners, or asks for what the training of this strategy does not do.
@@ -68,7 +69,7 @@ class GlobalModel:
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
-        self._scheduled = schedule_of(self._model.optimizer) is not None
+        self.scheduled = schedule_of(self._model.optimizer) is not None
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
@@ -118,7 +119,7 @@ class GlobalModel:
             seed=self._seed,
             learning_rate=self._learning_rate(),
             states=self.layout.sizes,
-            rounds=moved if self._scheduled else 0,
+            rounds=moved if self.scheduled else 0,
         )
         return Task(number, self._blueprint, self.weights, training, self._run)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
 
+@lru_cache(maxsize=16)
 def asked(owners: int, fraction: float) -> int:
     """How many of the owners are a fraction of them, as it is written in decimal digits: halves are rounded up, and at least one is asked.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def is_kept(dtype: Any) -> bool:
     """Whether weights of a dtype are kept as they are: integers and truth values have no mean, and no noise fits them."""
-    return np.dtype(dtype).kind in "iub"
+    return (dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)).kind in "iub"
 
 
 def check_dtypes(model: keras.Model) -> None:
