@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=100, cwd=EXAMPLES)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=280, cwd=EXAMPLES)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -65,7 +65,7 @@ async def test_a_process_that_dies_costs_its_owners_a_round(build, examples):
     assert len(outcomes[-1].reported) == 4, "the process was started anew"
 
 
-@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 async def test_data_that_cannot_leave_this_process(build, examples, name):
     import tensorflow as tf

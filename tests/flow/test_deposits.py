@@ -139,6 +139,7 @@ async def test_shares_are_new_after_each_load_and_old_ones_are_worth_nothing(fol
         await cluster.withdraw(grant)
 
 
+@pytest.mark.long
 async def test_three_equals_keep_data_for_trainings_with_any_helper(folder, data, tmp_path):
     """Deposited once; each training has another helper, and is resumed by workers that were started anew."""
     async with inner_cluster(folder, equals=True) as cluster:

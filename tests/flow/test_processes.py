@@ -94,6 +94,7 @@ def context(keys, name: str) -> ssl.SSLContext:
     return made
 
 
+@pytest.mark.long
 async def test_tls_with_certificates_on_both_sides(keys, model, images, expected, tmp_path):
     made = configured(tmp_path, {"owner": 'role = "client"\n'})
     async with contextlib.AsyncExitStack() as stack:

@@ -28,7 +28,7 @@ def dishonest(inner):
         one.holdings.stretches.clear()
 
 
-@pytest.mark.parametrize("equals", [False, True])
+@pytest.mark.parametrize("equals", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("honest", range(3))
 async def test_steps_of_fewer_examples_are_refused_at_each_worker_alone(tmp_path, honest, equals):
     async with inner_workers(tmp_path, equals=equals) as (inner, cluster):
