@@ -87,6 +87,10 @@ class Data:
             self._elements = given
         return self._elements
 
+    def ranks(self) -> tuple[Any, ...]:
+        """How many axes the arrays of an example have, in their order; None where that is not known."""
+        return tuple(None if one.shape is None else len(one.shape) for part in self.elements() for one in leaves(part))
+
     def labels_fit(self, width: int, ignored: int | None, part: int | str = 0) -> bool:
         """Whether all labels are integers from 0 to `width` - 1, or `ignored`. A data set is read once for it.
 

@@ -61,7 +61,10 @@ class GlobalModel:
         self._model = made(build)
         self._blueprint = blueprint.draw(self._model)
         by_gradient = strategy.local_training().gradient
-        refused = refusal(self._model, BY_GRADIENT if by_gradient else BY_FIT, step=f"the training of {type(strategy).__name__}")
+        answered = BY_GRADIENT if by_gradient else BY_FIT
+        if strategy.local_training().proximal:  # its term is one of the loss, which a step or a loss of one's own may leave out
+            answered = answered - {"train_step", "make_train_function", "compute_loss"}
+        refused = refusal(self._model, answered, step=f"the training of {type(strategy).__name__}")
         if refused is not None:
             raise ModelRefused(refused)
         self._strategy, self._seed = strategy, seed
@@ -71,7 +74,7 @@ class GlobalModel:
         self.trained = blueprint.trained(self._model)
         self.scheduled = schedule_of(self._model.optimizer) is not None
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
-        steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if by_gradient and self.trained[i]}
+        steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
         self._weights: Weights | None = list(self._model.get_weights())
         self._kept = {i for i, array in enumerate(self._weights) if is_kept(array.dtype)}
@@ -142,7 +145,7 @@ class GlobalModel:
         self._state = state
 
     def _constrain(self, weights: Weights) -> None:
-        """Project the weights that have a constraint: only where the step is made here, and not at the owners."""
+        """Project the weights that have a constraint: a mean of weights that fulfil it, or noise on them, may not."""
         if self._constraints:
             import keras  # noqa: PLC0415  is loaded already
 

@@ -19,6 +19,8 @@ from federated.metrics.layout import Layout
 from federated.models.weights import is_changed
 from federated.update import Array, Update, Weights
 
+MOST_EXAMPLES = 1 << 48
+"""Of one owner: sums of many of them stay exact."""
 LARGEST = 1e100
 """Values above this are refused, so that no sum can overflow in float64."""
 LONGEST_NAME = 200
@@ -187,6 +189,8 @@ class Round:
     def _fault(self, update: Update, number: int) -> str | None:
         if update.round != number:
             return f"its update is of round {update.round}, and it was asked in round {number}"
+        if not isinstance(update.examples, int) or update.examples > MOST_EXAMPLES:
+            return f"it says that it trained on more than {MOST_EXAMPLES} examples, or on no whole number of them"
         if update.examples < 1:
             return f"it says that it trained on {update.examples} examples; at least 1 is needed"
         forms = [(array.shape, array.dtype) for array in update.delta]

@@ -62,6 +62,7 @@ class Trainer:
         self._largest, self._min_batch = largest, min_batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
         self._desk: _Desk | None = None
+        self._ranks: object = None
 
     async def train(self, task: Task, data: Data, *, evaluates: bool, stream: int = 0) -> Update:
         """Local training. When the caller is cancelled, it stops after the batch under way.
@@ -105,8 +106,8 @@ class Trainer:
             raise
 
     def _at_desk(self, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R], stop: threading.Event) -> R:
-        desk = self._set_desk(task)
         data.count()
+        desk = self._set_desk(task, data.ranks())
         desk.expectations.check(data)
         try:
             return work(desk, stop)
@@ -114,11 +115,12 @@ class Trainer:
             self._desk = None  # whatever half of it is there would be the next owner's
             raise
 
-    def _set_desk(self, task: Task) -> _Desk:
+    def _set_desk(self, task: Task, ranks: object) -> _Desk:
         key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
-        if self._desk is None or self._desk.key != key or not self._desk.fits(task):
+        if self._desk is None or self._desk.key != key or self._ranks != ranks or not self._desk.fits(task):
             self._desk = None  # the old model goes before the new one comes
             self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
+            self._ranks = ranks  # what was traced for arrays of other ranks would be relaxed for both, and fail
         return self._desk
 
 

@@ -26,7 +26,7 @@ from protocols.linear import weight_masks
 from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.placing import delivery
 from protocols.program import AddNoise, Program
-from protocols.selfcheck.report import TOLERANCE, Check
+from protocols.selfcheck.report import TOLERANCE, Check, check_tolerance
 from protocols.ticket import REVEALS, Reveal
 from protocols.training.fitting import Epoch, Training
 from protocols.training.terms import SharedArray
@@ -358,6 +358,7 @@ async def share(
     from protocols.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
+    check_tolerance(tolerance)
     settings = {"input_range": input_range, "calibration": calibration, "margin": margin, "answers": answers, "clients": clients}
     lowered = await lowered_beside(model, **settings)
     _check_size(lowered.program)

@@ -10,6 +10,8 @@ from federated.update import Array
 
 LARGEST_STATES = 1 << 16
 """Values that the states of a model's metrics may have, all together."""
+LARGEST_STATE = 1e30
+"""Of one owner, so that sums of many of them are finite in float32."""
 SLACK = 1e-4
 """How far below 0 counts may be, as a share of the largest value: Keras makes some of them as differences of sums of weights."""
 HIDDEN_SLACK = 0.5
@@ -44,6 +46,9 @@ class Layout:
         wrong = ~np.isfinite(states)
         if wrong.any():
             return f"its {self._owner_of(wrong)} is not finite"
+        wrong = np.abs(states) > LARGEST_STATE
+        if wrong.any():
+            return f"its {self._owner_of(wrong)} is beyond {LARGEST_STATE:g}"
         wrong = (states < -SLACK * (1 + np.abs(states).max())) & np.array(self.counts, bool)
         if wrong.any():
             return f"its {self._owner_of(wrong)} has counts below 0"

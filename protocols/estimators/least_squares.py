@@ -75,7 +75,8 @@ def _real(integers: Array, scale: int) -> Array:
 def solve(equations: Normal, factor: Array, alpha: float) -> Solution:
     """The coefficients of what is stored.
 
-    With alpha > 0 those that minimise |residuals|^2 + alpha |coefficients of the user's columns|^2. With alpha = 0 those that minimise the
+    With alpha > 0 those that minimise |residuals|^2 + alpha |coefficients of the user's columns|^2, but for directions in which both the
+    columns and the penalty are below what rounding explains: there they are as with alpha = 0. With alpha = 0 those that minimise the
     residuals, and among them, as `numpy.linalg.lstsq` does it, those whose coefficients of the user's columns have the smallest norm; a
     direction of the columns counts if there is more of it than rounding to `FRACTION` bits explains.
 
@@ -91,11 +92,10 @@ def solve(equations: Normal, factor: Array, alpha: float) -> Solution:
     values, vectors = np.linalg.eigh(products)
     there = values > CAUTION * (noise @ vectors**2) + 1e-13 * len(values)
     rank = int(there.sum())
-    if alpha > 0:
-        found = np.linalg.solve(products + np.diag(alpha * (factor / width) ** 2), right)
-        return Solution((found / width[:, None]).T, rank)
+    penalty = alpha * (factor / width) ** 2
+    there |= penalty @ vectors**2 > CAUTION * (np.sqrt(noise @ vectors**2) + 1e-15 * len(values))
     kept, lost = vectors[:, there], vectors[:, ~there]
-    found = kept @ ((kept.T @ right) / values[there, None])
+    found = kept @ np.linalg.solve(kept.T @ ((products + np.diag(penalty)) @ kept), kept.T @ right)
     if lost.size:
         back = (factor / width)[:, None]  # to coefficients of the user's columns
         found = found - lost @ np.linalg.lstsq(back * lost, back * found, rcond=None)[0]

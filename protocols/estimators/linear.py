@@ -153,8 +153,8 @@ class _Prepared:
         if own is not None:
             self.largest_weight = 1 / own.max()
         rows = own if self.complete else None  # weights go into rows, which costs nothing
-        self.x, features = self._column_scale("x", x, rows)
-        self.y, targets = self._column_scale("y", y if isinstance(y, SharedArray) else self._targets(y), rows)
+        self.x, features = self._column_scale("x", x, rows, own)
+        self.y, targets = self._column_scale("y", y if isinstance(y, SharedArray) else self._targets(y), rows, own)
         self.here = None if isinstance(features, SharedArray) else features
         column = None if own is None or self.complete else forms.storable(own)
         if isinstance(weights, SharedArray):
@@ -178,18 +178,24 @@ class _Prepared:
             raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
         return found.reshape(len(found), -1)
 
-    def _column_scale(self, name: str, data: Data, weights: Array | None) -> tuple[Scale, SharedArray | Array]:
+    def _column_scale(self, name: str, data: Data, weights: Array | None, own: Array | None) -> tuple[Scale, SharedArray | Array]:
+        """How columns are stored, and what is: rows times the roots of `weights`, and zeros where the weight in `own` is 0."""
         if isinstance(data, SharedArray):
             if data.content != "numbers":
                 raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
             return Scale.none(data.shape[1]), data
         rows = forms.table(name, data)
-        center = np.average(rows, 0, weights) if self._centred else np.zeros(rows.shape[1])
-        reach = np.abs(rows - center).max(0)
-        reach[reach <= 1e-12 * np.abs(rows).max(0)] = 0.0  # a constant column, but for how its mean is rounded
+        counts = np.ones(len(rows), bool) if own is None else own > 0
+        if not counts.any():  # the sums will tell
+            return Scale.none(rows.shape[1]), np.zeros_like(rows)
+        some, root = rows[counts], np.ones((len(rows), 1)) if weights is None else np.sqrt(weights * self.largest_weight).reshape(-1, 1)
+        center = np.average(some, 0, None if weights is None else weights[counts]) if self._centred else np.zeros(rows.shape[1])
+        reach = (np.abs(some - center) * root[counts]).max(0)
+        reach[reach <= 1e-12 * (np.abs(some) * root[counts]).max(0)] = 0.0  # a constant column, but for how its mean is rounded
         scale = Scale(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
-        root = np.ones(1) if weights is None else np.sqrt(weights * self.largest_weight)
-        return scale, np.where(reach > 0, scale.stored(rows), 0.0) * root.reshape(-1, 1)
+        stored = np.zeros(rows.shape)
+        stored[counts] = np.where(reach > 0, scale.stored(some), 0.0) * root[counts]
+        return scale, stored
 
     def _round(self) -> None:
         """Numbers of somebody else may be up to 2^LARGEST_BITS."""

@@ -32,7 +32,9 @@ def whole_number(value: Any) -> int:
     Raises:
         SharingError: something else.
     """
-    return integer(np.asarray(value)[()] if isinstance(value, np.ndarray) and not value.ndim else value)
+    number = integer(np.asarray(value)[()] if isinstance(value, np.ndarray) and not value.ndim else value)
+    _check_missing(isinstance(value, int) and number == -SMALL)
+    return number
 
 
 def whole_array(values: Any) -> Integers | None:
@@ -47,6 +49,7 @@ def whole_array(values: Any) -> Integers | None:
     if isinstance(values, WholeArray):
         return np.asarray(values)
     if isinstance(values, np.ndarray):
+        _check_missing(values.dtype == np.int32 and bool((values == -SMALL).any()))
         return integers(values) if values.ndim else None
     if not isinstance(values, list | tuple):
         return None
@@ -55,10 +58,21 @@ def whole_array(values: Any) -> Integers | None:
             "a list of lists or arrays was given: one array is needed, or numbers in one list; in R a vector, matrix or array"
         )
     numbers = [integer(value) for value in values]
+    _check_missing(any(isinstance(value, int) and value == -SMALL for value in values))
     low, high = min(numbers, default=0), max(numbers, default=0)
     if low < -(1 << 63) or high >= 1 << (63 if low < 0 else 64):
         raise SharingError("numbers in a list are out of range: from -2^63 to 2^63 - 1, or from 0 to 2^64 - 1, is needed")
     return np.array(numbers, np.int64 if high < 1 << 63 else np.uint64)
+
+
+def _check_missing(found: bool) -> None:
+    """Refuse R's missing integer, which arrives as -2^31; the number itself is a double in R.
+
+    Raises:
+        SharingError: it is there, and this Python runs inside of R.
+    """
+    if found and in_r():
+        raise SharingError("a value is NA, which is no number: leave it out, or replace it")
 
 
 def to_caller(result: int | Integers) -> Any:

@@ -7,6 +7,7 @@ where the owner is, before anything is shared, and tells nobody anything.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def compare(
         Inaccurate: the error is larger, or a label differs by more than that; or a sample leaves the window of a calibrated layer.
         ModelError: `check` does not fit the model.
     """
-    x, source = _examples(lowered, calibration, check)
+    x, source = _examples(model, lowered, calibration, check)
     x = x.astype(np.float32).astype(np.float64)  # what Keras reads
     expected = _answers(model, x)
     finite = np.isfinite(expected).reshape(len(x), -1).all(axis=1)
@@ -73,7 +74,7 @@ def compare(
     return _judged(model, lowered, expected, found, labels, source, tolerance)
 
 
-def _examples(lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.ArrayLike | None) -> tuple[Real, str]:
+def _examples(model: Any, lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.ArrayLike | None) -> tuple[Real, str]:
     program = lowered.program
     if check is not None:
         given = np.asarray(check, np.float64)
@@ -89,7 +90,10 @@ def _examples(lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.Ar
         samples = np.asarray(calibration, np.float64)
         return samples[np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int))], "calibration"
     low, high = (np.broadcast_to(end, program.input_shape) for end in bounds(program))
-    return drawn(min(count, DRAWN), low, high, lowered.spread), "drawn"
+    spread = lowered.spread
+    if "int" in str(model.inputs[0].dtype):
+        spread = replace(spread, whole=np.ones_like(spread.whole))
+    return drawn(min(count, DRAWN), low, high, spread), "drawn"
 
 
 def multiplications(program: Program) -> int:

@@ -95,6 +95,7 @@ def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], str | None]:
         if not layer.trainable:
             raise UnsupportedLayer(f"{name} is frozen: on shares all layers are trained")
         made += _without_activation(layer, name, keras)
+        _check_said(layer, name)
         activation = _activation(layer, name)
         ending = activation if activation in ENDINGS else None
         if activation == "relu":
@@ -102,6 +103,16 @@ def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], str | None]:
     if not made or not isinstance(made[-1], Dense):
         raise UnsupportedLayer(f"model {model.name!r} must end in a Dense layer without ReLU to be trained on shares")
     return _cheaper(made), ending
+
+
+def _check_said(layer: Any, name: str) -> None:
+    """Refuses what a layer, or one of its weights, adds to the loss or does to weights, wherever it was said."""
+    if getattr(layer, "activity_regularizer", None) is not None:
+        raise UnsupportedLayer(f"{name} has an activity_regularizer: it has no form on shares, leave it out")
+    for variable in layer.trainable_variables:
+        for setting in ("regularizer", "constraint"):
+            if getattr(variable, setting, None) is not None:
+                raise UnsupportedLayer(f"{name} has a {setting} of {variable.name}: it has no form on shares, leave it out")
 
 
 def _chain(model: Any, keras: Any) -> list[Any]:
@@ -214,6 +225,10 @@ def _activation(layer: Any, name: str) -> str:
     function = layer.activation.__name__ if hasattr(layer, "activation") else "linear"
     if function not in ("linear", "relu", *ENDINGS):
         raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be")
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    if hasattr(layer, "activation") and layer.activation is not getattr(keras.activations, function):
+        raise UnsupportedLayer(f"{name} has an activation of its own that is named {function}: on shares Keras' own can be")
     return str(function)
 
 

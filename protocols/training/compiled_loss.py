@@ -28,6 +28,9 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
     wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
     if wrapped not in _LOSSES:
         raise ModelError(f"the loss {wrapped!r} cannot be trained on shares; {', '.join(_LOSSES)} can be")
+    parts = (type(loss), getattr(loss, "fn", type(loss))) if isinstance(loss, keras.losses.Loss) else (loss,)
+    if not all(str(getattr(part, "__module__", "")).startswith("keras.") for part in parts):
+        raise ModelError(f"the loss {wrapped!r} is one of your own with a name of Keras': on shares Keras' own can be trained")
     if settings.get("label_smoothing") or settings.get("ignore_class") is not None:
         raise ModelError(f"the loss {wrapped!r} has label_smoothing or ignore_class: on shares it has neither")
     if settings.get("reduction", "sum_over_batch_size") not in ("sum_over_batch_size", "mean"):

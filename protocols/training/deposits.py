@@ -117,10 +117,14 @@ async def deposit(
     if ids is not None and len(ids) != len(values):
         raise InputError(f"{name!r} has {len(values)} examples and {len(ids)} record ids: each example needs one")
     use = use or Use()
+    if isinstance(allow, str):
+        raise InputError(f"allow={allow!r}: names of certificates are needed, in a list or tuple")
     allowed = dict(allow) if isinstance(allow, Mapping) else dict.fromkeys(allow, use)
     if "" in allowed:
         raise InputError("allow= names certificates: a name is not empty")
     for one in (use, *allowed.values()):
+        if not isinstance(one, Use):
+            raise InputError(f"a {type(one).__name__} was given for what may be done with {name!r}: Use(...) is needed")
         one.check()
     column = Column(name, (values.shape[0], values.shape[1]), content, b"", b"" if ids is None else records(ids))
     grant = Grant(name, new_secret(), new_secret())

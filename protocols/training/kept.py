@@ -40,7 +40,8 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     """What those who may train on kept data may do with them. Each worker that takes part holds them to it.
 
     It bounds what a step, and what is opened, may mix; it makes no training harmless: who chooses the first weights reads out of the
-    last ones, or out of metrics, what `min_batch` examples have in common.
+    last ones, or out of metrics, what `min_batch` examples have in common; and who brings the targets or the features itself reads single
+    records of the others all the same. Open weights and metrics (`reveal_to`) to those only who may see records.
 
     Attributes:
         min_batch: the fewest examples of these data in a step that has any of them, the last one of an epoch included; at least 1.
@@ -57,10 +58,11 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InputError: the smallest batch is none, or there is no name in `reveal_to`, or an empty one.
         """
-        if self.min_batch < 1:
-            raise InputError(f"Use(min_batch={self.min_batch}): a step has at least 1 example")
-        if self.reveal_to is not None and (not self.reveal_to or "" in self.reveal_to):
-            raise InputError("Use(reveal_to=) names certificates: at least one, and a name is not empty; None is whoever trains")
+        if isinstance(self.min_batch, bool) or not isinstance(self.min_batch, int) or self.min_batch < 1:
+            raise InputError(f"Use(min_batch={self.min_batch!r}): a whole number of at least 1 is needed")
+        names = self.reveal_to
+        if names is not None and not (isinstance(names, tuple) and names and all(isinstance(name, str) and name for name in names)):
+            raise InputError("Use(reveal_to=) is a tuple of names of certificates, at least one and none empty; None is whoever trains")
 
     def __and__(self, other: Use) -> Use:
         """Return what both allow."""

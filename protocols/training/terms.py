@@ -130,6 +130,11 @@ class Terms(msgspec.Struct, frozen=True):
         return {"x": self.x, "y": self.y} | ({} if self.w is None else {"w": self.w})
 
     @property
+    def weighted(self) -> bool:
+        """Whether examples count differently: by weights of their own, or of their classes."""
+        return self.w is not None or bool(getattr(self.plan, "classes", ()))
+
+    @property
     def examples(self) -> int:
         """How many examples an epoch has."""
         return self.x.shape[0]

@@ -95,7 +95,7 @@ class TrainingDealer(Actor):
             if column.handle not in self._masks:
                 raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
         check_held(terms, *(self._masks[column.handle].shape for column in columns))
-        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.w is not None)
+        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.weighted)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(

@@ -153,7 +153,7 @@ class TrainingServer(Actor):
         if model not in self._models or any(array not in self._stored for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         check_held(terms, *(self._stored[array].shape for array in arrays))
-        self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.w is not None)
+        self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
         claim, where = Claim.of_caller(digest), self._cluster.seats(terms.equals, terms.name)

@@ -96,6 +96,24 @@ async def assert_costs_itself_only(kind, place, form, way, engine=None):
     assert any((a != b).any() for a, b in zip(found[-1], found[-2], strict=True)), "they still learn"
 
 
+def binary():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+async def test_arrays_of_another_rank_that_fit_cost_nobody_else_a_round():
+    """Keras takes labels (n, 1, 1), too; what it has traced for them is not what others get."""
+    parts = [(x, y[:, None].astype(np.float32)) for x, y in GOOD]
+    odd = (parts[0][0], parts[0][1][:, :, None])
+    found, outcomes = await weights_after_each_round(binary, [odd, *parts[1:]], "plain")
+    assert all(outcome.reported == ("owner-0", "owner-1", "owner-2") for outcome in outcomes), [str(outcome) for outcome in outcomes]
+    expected, _ = await weights_after_each_round(binary, parts, "plain")
+    for one, other in zip(found[-1], expected[-1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", MISFITS)
 @pytest.mark.parametrize("place", [0, 1, 3])
 async def test_first_in_the_middle_or_last(kind, place):

@@ -53,6 +53,22 @@ async def test_diabetes_as_it_is_shipped_is_least_squares(cluster, diabetes):
     assert ours.n_features_in_ == 10
 
 
+@pytest.mark.parametrize("kind", ["x", "y"])
+async def test_a_row_that_does_not_count_changes_nothing(cluster, kind):
+    x, y, w = some()
+    w[0] = 0.0
+    {"x": x, "y": y}[kind][0] = 1e9
+    close(await LinearRegression(cluster).fit(x, y, w), linear_model.LinearRegression().fit(x, y, w))
+    close(await Ridge(cluster, alpha=1e-3).fit(x, y, w), linear_model.Ridge(1e-3).fit(x, y, w))
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-9, 1e-12, 1e-15])
+async def test_a_small_penalty_on_columns_that_depend_on_each_other(cluster, alpha):
+    x, y, _ = some()
+    x = np.c_[x, x[:, 0] + x[:, 1], x[:, :1]]
+    close(await Ridge(cluster, alpha=alpha).fit(x, y), linear_model.LinearRegression().fit(x, y), 1e-2)
+
+
 async def test_diabetes_as_others_have_stored_it(cluster, diabetes):
     x, y = diabetes[0], diabetes[1] / 100
     stored = await cluster.store("x", x), await cluster.store("y", y)

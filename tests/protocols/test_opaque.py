@@ -138,7 +138,14 @@ def in_r(monkeypatch):
     monkeypatch.setattr(sys, "builtin_module_names", (*sys.builtin_module_names, "rpycall"))
 
 
-EDGES = [0, 5, 2**31 - 1, 1 - 2**31, -(2**31), 2**31, 2**53 - 1, 2**53, 1 - 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)]
+@pytest.mark.parametrize("secret", [-(2**31), [1, -(2**31)], np.array([1, -(2**31)], np.int32)], ids=["number", "vector", "matrix"])
+def test_in_r_a_missing_integer_is_no_number(in_r, secret):
+    with pytest.raises(SharingError, match="NA"):
+        split(secret)
+    assert int(reconstruct(split(-(2.0**31)))) == -(2**31)  # the number itself is a double there
+
+
+EDGES = [0, 5, 2**31 - 1, 1 - 2**31, -(2.0**31), 2**31, 2**53 - 1, 2**53, 1 - 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)]
 
 
 @pytest.mark.parametrize("number", EDGES)

@@ -16,6 +16,7 @@ from protocols.noisy_answers import NoisyAnswers
 from protocols.program import Combine
 from protocols.selfcheck.comparison import DRAWN, compare, multiplications
 from protocols.selfcheck.examples import drawn
+from protocols.selfcheck.report import check_tolerance
 
 
 def small(*last, seed=1):
@@ -195,3 +196,17 @@ def test_a_large_model_is_compared_on_few_inputs():
     lowered = lower(large)
     assert multiplications(lowered.program) > 1 << 24
     assert compare(large, lowered).samples == 4
+
+
+@pytest.mark.parametrize("tolerance", [np.nan, np.inf, -1, True, "a"])
+def test_what_is_no_tolerance_is_refused(tolerance):
+    with pytest.raises(ModelError, match="a finite number of at least 0"):
+        check_tolerance(tolerance)
+
+
+@pytest.mark.parametrize("high", [1, 5, 11])
+def test_whole_inputs_are_compared_on_whole_numbers(high):
+    inputs = keras.Input((4,), dtype="int32")
+    keras.utils.set_random_seed(2)
+    model = keras.Model(inputs, layers.Dense(3)(keras.ops.cast(inputs, "float32")))
+    assert compare(model, lower(model, input_range=(0, high))).error < 0.01

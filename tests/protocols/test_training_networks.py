@@ -348,6 +348,30 @@ def test_layers_that_are_refused(hidden, match):
         plan_of(compiled((7, 7, 2), *hidden, layers.Flatten()))
 
 
+class Ninefold(keras.losses.MeanSquaredError):
+    def call(self, y_true, y_pred):
+        return 9 * super().call(y_true, y_pred)
+
+
+def test_what_has_a_name_of_keras_and_is_something_else_is_refused():
+    def relu(x):
+        return keras.ops.relu(x) * 2
+
+    with pytest.raises(UnsupportedLayer, match="an activation of its own that is named relu"):
+        plan_of(compiled((7, 7, 2), layers.Conv2D(2, 3, activation=relu), layers.Flatten()))
+    with pytest.raises(UnsupportedLayer, match="activity_regularizer"):
+        plan_of(compiled((7, 7, 2), layers.Activation("relu", activity_regularizer="l2"), layers.Flatten()))
+    for setting, value in (("regularizer", keras.regularizers.L2(5.0)), ("constraint", keras.constraints.NonNeg())):
+        model = compiled((7, 7, 2), layers.Flatten())
+        setattr(model.layers[-1].kernel, setting, value)
+        with pytest.raises(UnsupportedLayer, match=f"has a {setting} of kernel"):
+            plan_of(model)
+    model = compiled((7, 7, 2), layers.Flatten())
+    model.compile("sgd", Ninefold(name="mean_squared_error"))
+    with pytest.raises(ModelError, match="one of your own"):
+        plan_of(model)
+
+
 def test_models_that_are_refused():
     with pytest.raises(UnsupportedLayer, match="put a Flatten"):
         plan_of(compiled((7, 7, 2), layers.Dense(3), layers.Flatten()))
