@@ -169,11 +169,10 @@ def positive(
     """
     x = w.share(x)
     chosen = domain is not None
-    domain = expected(x.range, w.margin) if domain is None else domain
+    x, domain, source = w.within(x, expected(x.range, w.margin) if domain is None else domain)
     if domain.low.min() < COARSE:
         finer = w.finer(replace(x, range=domain), FINE_BITS)
         domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
-    source = "proved" if domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max() else "calibrated"
     held = _fine(x, domain, source)
     low, high = float(domain.low.min()), float(domain.high.max())
     if low < (2.0 ** (PRECISE - 1) if held.drop else 4.0) * 2.0**held.drop:
