@@ -122,7 +122,7 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
     d = rounded(w, node, _centred(w, node, x, u / 8) if centred else x, u)
     variance = _raised(w, _mean_square(w, node, d, radius), epsilon)
     holds = w.most(x.range) >= x.range.largest
-    domain = lowered_to(variance.range, w.margin, (1.25 * u * 2**10) ** 2 / variance.scale, proved=holds)
+    domain = lowered_to(variance.range, w, (1.25 * u * 2**10) ** 2 / variance.scale, proved=holds)
     least = float(domain.low.min()) * variance.scale
     kappa = 1.25 * u / math.sqrt(least) if least > 0 else math.inf
     if kappa > 2.0**-7 and not epsilon:
