@@ -346,10 +346,11 @@ async def share(
         checked: compare on shares with what was calibrated, and give a client whose input has left it `OutsideCalibration` in place of an
             answer, with labels, too. It learns that one bit of each of its inputs, and nothing of the answer then; a client that searches
             for the inputs at which the bit changes can learn the size of sums from it, beside what answers tell. Inputs that are
-            normalised, and vary by less than any sample / margin, are outside, too: roundings before are enlarged there. It costs 3 rounds
-            an answer, 2 more for each calibrated layer that is rounded without an activation, and for each number of a calibrated
-            layer up to 11 bytes each way between the servers and 128 bytes dealt ahead (twice that for what is divided by, or a root or
-            logarithm is taken of), and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`, whose epsilon would not hold for the bit.
+            normalised, and vary by less than any sample / margin, are outside, too: roundings before are enlarged there.
+            It costs 3 rounds an answer, 2 more for each calibrated layer that is rounded without an activation; for each number of a
+            calibrated layer up to 11 bytes each way between the servers and 128 bytes dealt ahead, twice that for what is divided by, or
+            a root or logarithm is taken of; and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`,
+            whose epsilon would not hold for the bit.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,

@@ -169,12 +169,12 @@ def _dropped(end: float) -> int:
 
 def _least(low: float, drop: int) -> int:
     """The least rounded value that is surely not below `low`."""
-    return math.ceil(low / 2**drop) + (1 if drop else 0)
+    return math.ceil(low / (1 << drop)) + (1 if drop else 0)
 
 
 def _most(high: float, drop: int) -> int:
     """The largest rounded value that is surely not above `high`."""
-    return math.floor(high / 2**drop) - (1 if drop else 0)
+    return math.floor(high / (1 << drop)) - (1 if drop else 0)
 
 
 def _between(x: Value, low: float, high: float) -> Interval:
