@@ -337,3 +337,11 @@ def test_the_rounds_and_bytes_that_are_stated(kernel):
     dealt = 8 * (layout(checked.program).dealt - layout(plain.program).dealt)
     assert 8 * sum(compared) < more < 11 * sum(compared)
     assert dealt < 128 * sum(compared)
+
+
+def test_a_label_waits_for_the_logits_of_a_softmax_only():
+    model, samples = made("softmax", 1)
+    plain, checked = (lower(model, input_range=(-1, 1), calibration=samples, checked=checked) for checked in (False, True))
+    found = [labelled(each, samples)[1].rounds for each in (plain, checked)]
+    assert found[1] == found[0] + 3
+    assert asked(checked, samples)[2].rounds > found[1]
