@@ -24,6 +24,7 @@ ProtocolError
       +-- QuotaSpent          the number of requests or examples that the owner allowed has been reached
       +-- Busy                others are served now; the same request is possible in some seconds
       +-- BudgetSpent         the noisy answers that one client may get have been given to it
+      +-- OutsideCalibration  an input is unlike the samples on which the model was calibrated: there is no answer to it
       +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
       +-- TooLarge            a model or request that does not fit the memory set aside for it
       +-- KeepsNothing        the worker was started without a folder for shares
@@ -36,6 +37,8 @@ ProtocolError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class ProtocolError(Exception):
@@ -147,6 +150,24 @@ class Busy(ServingError):
 
 class BudgetSpent(ServingError):
     """Fewer noisy answers are left for this client than it asked for. The message says how many."""
+
+
+class OutsideCalibration(ServingError):
+    """Inputs are unlike the samples on which the model was calibrated, and have left its windows: they have no answer.
+
+    Attributes:
+        indices: the places of these inputs in the query, from 0.
+        answers: those to the other inputs, in the rows of a float64 array in which the rows of `indices` are NaN.
+    """
+
+    answers: Any = None
+
+    def __init__(self, why: str, *indices: int) -> None:
+        super().__init__(why, *indices)
+        self.why, self.indices = why, indices
+
+    def __str__(self) -> str:
+        return self.why
 
 
 class TicketRefused(ServingError):

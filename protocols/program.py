@@ -285,6 +285,9 @@ class Program(msgspec.Struct, frozen=True):
             value from which the outputs are made by a rising function, such as softmax.
         label_clamped: the label is that of the input cut into `input_range` (`for_label`), also where the outputs are of any input.
         ranges: a range for each feature, checked and enforced in place of `input_range`, which holds all of them; None: there is only one.
+        answer: the shape of an answer, where one number comes after it that says whether it means nothing: 1 where the input left a window
+            that is calibrated, and the answer is zeros then. A label has one class more, the last, for this. Not set, and not in the
+            fingerprint, where nothing is checked.
     """
 
     ops: tuple[AnyOp, ...]
@@ -296,11 +299,17 @@ class Program(msgspec.Struct, frozen=True):
     label: Argmax | None = None
     label_clamped: bool = False
     ranges: Ranges | None = None
+    answer: Shape | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def output_shape(self) -> Shape:
         """Of one answer, without the batch axis."""
-        return infer(self)[-1].shape
+        return infer(self)[-1].shape if isinstance(self.answer, msgspec.UnsetType) else self.answer
+
+    @property
+    def checked(self) -> bool:
+        """Whether an answer says that its input has left a calibrated window."""
+        return not isinstance(self.answer, msgspec.UnsetType)
 
     def for_label(self) -> Program:
         """The same program with the arg max as its last operation, without what only the output needs.
@@ -344,6 +353,8 @@ def infer(program: Program) -> tuple[Value, ...]:
             raise ProgramError(f"operation {position} ({type(op).__name__}): a value of shape {values[-1].shape} is not possible")
     if not values or values[-1].kind != "share":
         raise ProgramError("a program must end in a share: its output depends on nothing secret")
+    if program.checked and values[-1].shape != (math.prod(program.output_shape) + 1,):
+        raise ProgramError(f"an answer of shape {program.output_shape} and one number more do not fit a value of shape {values[-1].shape}")
     return tuple(values)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hmac import compare_digest
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,18 @@ from protocols.cluster import Cluster, Links, connected, server_at
 from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
-from protocols.errors import Altered, Busy, ClusterError, InputError, NotOwner, NotServed, ProtocolError, UnknownModel, WorkerLost
+from protocols.errors import (
+    Altered,
+    Busy,
+    ClusterError,
+    InputError,
+    NotOwner,
+    NotServed,
+    OutsideCalibration,
+    ProtocolError,
+    UnknownModel,
+    WorkerLost,
+)
 from protocols.fixed_point import decode
 from protocols.hosting import Handshake
 from protocols.inputs.encoding import bounds, check_inside, encoded
@@ -27,6 +39,9 @@ from protocols.run import Cost
 from protocols.serving.granting import Granted, Grants
 from protocols.ticket import REVEALS, Reveal
 
+Found = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Outside = Literal["raise", "nan"]
+"""What becomes of inputs that are unlike the samples of a checked model."""
 TIMEOUT = 30.0
 """Seconds within which the provider says how many answers are left."""
 FIRST_PAUSE = 0.05
@@ -115,7 +130,7 @@ class RemoteModel:
             raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
 
     async def query(
-        self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0
+        self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0, outside: Outside = "raise"
     ) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
         """Asks the model.
 
@@ -126,6 +141,8 @@ class RemoteModel:
             examples: (n, *input_shape) real numbers within `input_range`.
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
             timeout: seconds for the whole query, waiting while others are served included; None for no limit.
+            outside: of a model that was shared with `checked=True`: "raise" an error if inputs are unlike the samples on which it was
+                calibrated, or give "nan" in their rows, as float64 for labels, too. Other models answer such inputs with noise.
 
         Returns:
             (n, *output_shape) float64, or (n,) int64 labels.
@@ -137,12 +154,15 @@ class RemoteModel:
             BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
             Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
+            OutsideCalibration: some inputs have no answer; it says which, and has the answers to the others.
 
         **Leaks** to the servers and the provider: that this client asks, how many examples, and `reveal`. Nothing of input or answer.
         """
         x = self._encoded(examples)
         if reveal not in REVEALS:
             raise ValueError(f"reveal={reveal!r}; it is one of {REVEALS}")
+        if outside not in get_args(Outside):
+            raise ValueError(f"outside={outside!r}; it is one of {get_args(Outside)}")
         if reveal == "label" and self.program.label is None:
             raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
         started, waiting = time.perf_counter(), _Waiting()
@@ -161,7 +181,25 @@ class RemoteModel:
         if granted != len(x):
             raise ProtocolError(f"tickets for {granted} examples were granted, {len(x)} were asked for; the crypto provider is faulty")
         self.last = _report(x, parts, time.perf_counter() - started)
-        return np.concatenate([self._opened(answers, reveal) for _, answers in parts])
+        opened = [self._opened(answers, reveal) for _, answers in parts]
+        found, left = np.concatenate([answers for answers, _ in opened]), np.concatenate([outside for _, outside in opened])
+        return found if not left.any() else self._without(found, left, outside)
+
+    def _without(self, found: Found, left: npt.NDArray[np.bool_], outside: Outside) -> npt.NDArray[np.float64]:
+        """The answers, without those to inputs that have left a window."""
+        answers = found.astype(np.float64)
+        answers[left] = np.nan
+        if outside == "nan":
+            return answers
+        places = np.flatnonzero(left).tolist()
+        named = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+        error = OutsideCalibration(
+            f"{len(places)} of {len(found)} inputs (number {named}) are unlike the samples on which model {self.name!r} was calibrated: "
+            'they have no answer. Those to the others are in .answers, or ask with outside="nan"; the owner can share it with more samples',
+            *places,
+        )
+        error.answers = answers
+        raise error
 
     def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         try:
@@ -232,14 +270,23 @@ class RemoteModel:
             )
         return first, second
 
-    def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+    def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> tuple[Found, npt.NDArray[np.bool_]]:
+        """Answers, and which of them mean nothing."""
         first, second = (answer.share for answer in answers)
+        checked = self.program.checked
         if reveal == "logits":
-            return decode(first + second, self.program.output_scale).reshape(len(first), *self.program.output_shape)
-        one_hot = unpack(first ^ second, self.program.output_shape[0])
+            opened = first + second
+            left = opened[:, -1] if checked else np.zeros(len(opened), np.uint64)
+            if (left > 1).any():
+                raise ProtocolError("the servers' shares do not add up to one bit; one of them is faulty")
+            outputs = opened[:, :-1] if checked else opened
+            return decode(outputs, self.program.output_scale).reshape(len(first), *self.program.output_shape), left == 1
+        classes = self.program.output_shape[0]
+        one_hot = unpack(first ^ second, classes + checked)
         if not (one_hot.sum(axis=1) == 1).all():
             raise ProtocolError("the servers' shares do not add up to one label; one of them is faulty")
-        return np.asarray(one_hot.argmax(axis=1), np.int64)
+        labels = np.asarray(one_hot.argmax(axis=1), np.int64)
+        return labels, labels == classes
 
 
 def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, Answer]]], seconds: float) -> Report:

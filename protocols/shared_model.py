@@ -44,7 +44,8 @@ class SharedModel:
         name: under which clients find it.
         program: its public half.
         layers: for each layer with a window: its bound, its window, and whether it is proved or calibrated on samples. An input that is
-            not like the samples may leave a calibrated window; its answer is wrong then, and nothing says so.
+            not like the samples may leave a calibrated window; its answer is wrong then, and nothing says so, unless it was shared with
+            `checked=True`.
         guarantee: what is promised where answers are noisy, otherwise None.
         check: how far its answers are from Keras', as `share` has found.
     """
@@ -305,6 +306,7 @@ async def share(
     tolerance: float | None = TOLERANCE,
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
+    checked: bool = False,
 ) -> SharedModel:
     """Secret-shares a Keras model among the servers of a running cluster.
 
@@ -323,8 +325,8 @@ async def share(
             that is broadcast to an example: the range of each feature, which then has 2^19 steps or more of its own. "calibration" takes
             the range of each feature (of the last axis) from the samples, rounded outwards to a few bits. Ranges are public.
         calibration: sample inputs (n, *input_shape) for models that are too deep for a proof. Choose samples that cover what clients send:
-            the layers that `SharedModel.layers` calls calibrated are right for inputs like them only, and nobody can see on shares that an
-            input is not. A sum that is too large wraps around: the answer is noise. A value that is too small or too large for a
+            the layers that `SharedModel.layers` calls calibrated are right for inputs like them only, and without `checked` nobody sees
+            that an input is not. A sum that is too large wraps around: the answer is noise. A value that is too small or too large for a
             reciprocal, a root or a logarithm (division, normalisation) gets the function's value at the nearer end of its range.
         margin: at least 1, how much larger than on the samples a sum may become before it would wrap around; the range of a
             reciprocal, a root or a logarithm is from the least sample / margin^2 to the largest * margin^2.
@@ -341,6 +343,14 @@ async def share(
             for labels and for noisy answers, "semi-honest" for outputs, from which a client can compute weights anyway. In each case both
             servers compare what they received, with their first message. Layers that `SharedModel.layers` calls calibrated may be left by
             inputs inside of the range, and what such an answer tells is not bounded.
+        checked: compare on shares with what was calibrated, and give a client whose input has left it `OutsideCalibration` in place of an
+            answer, with labels, too. It learns that one bit of each of its inputs, and nothing of the answer then; a client that searches
+            for the inputs at which the bit changes can learn the size of sums from it, beside what answers tell. Inputs that are
+            normalised, and vary by less than any sample / margin, are outside, too: roundings before are enlarged there.
+            It costs 3 rounds an answer, 2 more for each calibrated layer that is rounded without an activation; for each number of a
+            calibrated layer up to 11 bytes each way between the servers and 128 bytes dealt ahead, twice that for what is divided by, or
+            a root or logarithm is taken of; and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`,
+            whose epsilon would not hold for the bit.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,
@@ -348,7 +358,8 @@ async def share(
 
     Raises:
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
-        WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it.
+        WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it, or sums that are
+            `checked` could leave the ring itself.
         Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps.
         ModelError: a setting makes no sense, or samples lie outside of the range.
         TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
@@ -358,18 +369,29 @@ async def share(
     from protocols.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
+<<<<<<< HEAD
     check_tolerance(tolerance)
     settings = {"input_range": input_range, "calibration": calibration, "margin": margin, "answers": answers, "clients": clients}
+=======
+    settings = {
+        "input_range": input_range,
+        "calibration": calibration,
+        "margin": margin,
+        "answers": answers,
+        "clients": clients,
+        "checked": checked,
+    }
+>>>>>>> window
     lowered = await lowered_beside(model, **settings)
     _check_size(lowered.program)
-    checked = await asyncio.to_thread(
+    comparison = await asyncio.to_thread(
         compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
     )
     guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, _sigma(lowered.program))
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()
-    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee, checked)
+    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee, comparison)
     try:
         await shared.placed(lowered.weights, cluster, secret)
     except ActorError as error:

@@ -12,7 +12,7 @@ from protocols.blocking.cluster import Cluster
 from protocols.blocking.loop import Loop
 from protocols.blocking.shapes import check_shape
 from protocols.errors import ClusterError
-from protocols.remote_model import RemoteModel, connect
+from protocols.remote_model import Outside, RemoteModel, connect
 from protocols.ticket import Reveal
 
 
@@ -77,8 +77,8 @@ class Client:
             self._loop = None
             raise
 
-    def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits") -> npt.NDArray[Any]:
-        """The model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis."""
+    def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits", outside: Outside = "raise") -> npt.NDArray[Any]:
+        """The model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis. See `RemoteModel.query`."""
         if self._loop is None or self._remote is None:
             raise ClusterError("not connected; call connect_to_model(cluster) first")
         x = np.asarray(image)
@@ -86,7 +86,7 @@ class Client:
         if not x.ndim and shape == (1,):  # R has no vector of one element that is not a number
             x = x[None]
         single = x.ndim == len(shape)
-        answer = self._loop.run(self._remote.query(x[None] if single else x, reveal=reveal))
+        answer = self._loop.run(self._remote.query(x[None] if single else x, reveal=reveal, outside=outside))
         return answer[0] if single else answer
 
     def close(self) -> None:

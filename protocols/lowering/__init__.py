@@ -2,10 +2,11 @@
 
 Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `convolution_layers.py`, `nonlinear_layers.py`,
 `sequence_layers.py` and `wrappers.py`, those of `keras.ops` in `operations.py`, `reductions.py` and `contractions.py` (written with
-`arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `emission.py` writes the
-program and chooses scales, `nonlinear.py` what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and
-`curves.py` as `splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where
-answers are noisy; `features/` is about the elements of the input: their units, and whether they have enough steps.
+`arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `writing.py` writes
+the program with `emission.py`, which chooses scales, or with `checking.py`, which finds out at run time whether a calibrated range was
+left; `nonlinear.py` writes what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and `curves.py` as
+`splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are noisy;
+`features/` is about the elements of the input: their units, and whether they have enough steps.
 Keras is imported when a model is lowered, not before.
 """
 
@@ -23,7 +24,8 @@ from protocols.errors import CoarseInput, ModelError
 from protocols.exchange import Ring
 from protocols.inputs.encoding import steps
 from protocols.inputs.ranges import InputRange, Ranges, chosen
-from protocols.lowering.emission import write
+from protocols.lowering.checking import CheckedWriter
+from protocols.lowering.emission import Writer
 from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, spread_of
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
@@ -31,6 +33,7 @@ from protocols.lowering.keras_graph import read
 from protocols.lowering.network import Curved, Node, Real, Softmax
 from protocols.lowering.noise import noisy
 from protocols.lowering.rounding import Layer
+from protocols.lowering.writing import write
 from protocols.noisy_answers import NoisyAnswers
 from protocols.program import Program, infer
 
@@ -69,6 +72,7 @@ def lower(
     margin: float = 2.0,
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
+    checked: bool = False,
 ) -> Lowered:
     """Lowers a built Keras 3 model.
 
@@ -83,12 +87,14 @@ def lower(
         answers: clip the outputs and add noise to them.
         clients: "malicious": the program first cuts each element of the input into `input_range`, exactly, whatever ring element was sent.
             "semi-honest": it does not. None: noisy answers and labels (`Program.for_label`) do, plain outputs do not.
+        checked: the program finds out whether an input leaves what was calibrated on samples, and gives that in place of an answer
+            (`checking.py`). Where everything is proved, it is the same program as without.
 
     Raises:
         ModelError: not a model that can be read; weights or samples that are not finite; `answers` with a sensitivity that would not hold
-            (`clients="semi-honest"`, or windows that hold on samples only).
+            (`clients="semi-honest"`, or windows that hold on samples only); `answers` that are `checked`.
         UnsupportedLayer: a layer has no private form.
-        WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it.
+        WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it; or sums cannot be `checked`.
     """
     if not margin >= 1:
         raise ModelError(f"margin={margin}; at least 1 is needed")
@@ -98,6 +104,11 @@ def lower(
         raise ModelError(
             f'sensitivity={answers.sensitivity:g} with clients="semi-honest": it bounds outputs for inputs in the input range, and nobody '
             'would hold a client to that; leave clients= out, or say clients="malicious"'
+        )
+    if answers is not None and checked:
+        raise ModelError(
+            "checked=True with answers=: whether an input leaves a window depends on the weights, and no noise would be added to that bit, "
+            "so that answers would cost more than their epsilon; leave one of the two out"
         )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape)
@@ -113,6 +124,7 @@ def lower(
         clamp=clients == "malicious" or (clients is None and answers is not None),
         clamp_label=clients != "semi-honest",
         ranges=ranges,
+        kind=CheckedWriter if checked else Writer,
     )
     infer(program)
     _check_sensitivity(answers, layers)

@@ -169,11 +169,10 @@ def positive(
     """
     x = w.share(x)
     chosen = domain is not None
-    domain = expected(x.range, w.margin) if domain is None else domain
+    x, domain, source = w.within(x, expected(x.range, w.margin) if domain is None else domain)
     if domain.low.min() < COARSE:
         finer = w.finer(replace(x, range=domain), FINE_BITS)
         domain, x = finer.range, replace(finer, range=_times(x.range, x.scale / finer.scale))
-    source = "proved" if domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max() else "calibrated"
     held = _fine(x, domain, source)
     low, high = float(domain.low.min()), float(domain.high.max())
     if low < (2.0 ** (PRECISE - 1) if held.drop else 4.0) * 2.0**held.drop:
@@ -223,20 +222,21 @@ def expected(x: Interval, margin: float) -> Interval:
     return Interval(x.low.clip(low, high), x.high.clip(low, high), x.samples)
 
 
-def lowered_to(x: Interval, margin: float, least: float, *, proved: bool = False) -> Interval:
+def lowered_to(x: Interval, w: Writer, least: float, *, proved: bool = False) -> Interval:
     """The expected range of positive values, and below it what a root can hold beside the largest: down to `least` or the proof.
 
     What has been normalised on the samples may hardly vary in another input: with a constant added (epsilon) that is no special case, as
-    long as the root is fitted from there on. It costs about seven knots for each factor of two, and no round.
+    long as the root is fitted from there on. It costs about seven knots for each factor of two, and no round. Where that is checked, it is
+    one: such an input may be wrong, since roundings before the root are enlarged by up to 1 / sqrt(epsilon), more than on any sample.
 
     Args:
         x: the values; their samples are what is expected.
-        margin: of the samples.
+        w: the writer, with the margin of the samples.
         least: below which the caller cannot be precise.
         proved: the largest value may be that of the proof, too, if both ends are not further apart than `SPAN`.
     """
-    usual = expected(x, margin)
-    if not len(x.samples):
+    usual = expected(x, w.margin)
+    if not len(x.samples) or w.slack:
         return usual
     low, high, proof = float(usual.low.min()), float(usual.high.max()), float(x.low.min())
     if proved and 0 < float(x.high.max()) <= proof * SPAN:
@@ -261,7 +261,7 @@ def reciprocal_root(w: Writer, node: Node, x: Value, *, domain: Interval | None 
     With samples its domain begins where x is proved to begin, if that is above 0 and within `SPAN` of the largest (an epsilon was added).
     """
     if domain is None and len(x.range.samples) and expected(x.range, w.margin).high.max() <= x.range.low.min() * SPAN:
-        domain = lowered_to(x.range, w.margin, 0.0)
+        domain = lowered_to(x.range, w, 0.0)
     return positive(w, node, x, inverse_root, domain=domain)
 
 

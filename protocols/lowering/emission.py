@@ -7,10 +7,11 @@ their precision is free, because whatever a rounding drops costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 
 from protocols import program as ops
@@ -34,7 +35,7 @@ from protocols.lowering.rounding import (
     weight_bits,
     window_bits,
 )
-from protocols.program import AnyOp, Kind, Program, Shape
+from protocols.program import AnyOp, Kind, Shape
 
 WEIGHT_BITS = 20
 WORTH_ROUNDING = 4  # bits
@@ -59,7 +60,17 @@ class Value:
 
 
 class Writer:
-    """Writes a program, operation by operation."""
+    """Writes a program, operation by operation.
+
+    Attributes:
+        node: what is written now, for errors.
+        slack: how much wider than expected a calibrated value may be, as a part of it; above 0 where it is checked (`checking.py`).
+        answer: the shape of an answer, where the program gives more than that.
+    """
+
+    node: Node
+    slack = 0.0
+    answer: Shape | msgspec.UnsetType = msgspec.UNSET
 
     def __init__(
         self,
@@ -112,18 +123,35 @@ class Writer:
 
     # How large values are.
 
+    def most(self, x: Interval) -> float:
+        """The largest absolute value, by proof or on the samples."""
+        return x.expected(self.margin)
+
     def bits(self, x: Interval) -> float:
-        """Bits of the largest absolute value, by proof or on the samples."""
-        return math.log2(max(1.0, x.expected(self.margin)))
+        """Bits of that."""
+        return math.log2(max(1.0, self.most(x)))
+
+    def check(self, x: Value, bounds: Interval) -> None:
+        """From here on x is taken to lie within `bounds`: nothing at run time, unless the program is checked."""
+
+    def likely(self, x: Value, node: Node) -> Value:
+        """The value with the range of the samples, where that is checked; otherwise with that of its proof."""
+        return x
+
+    def within(self, x: Value, domain: Interval) -> tuple[Value, Interval, str]:
+        """The value, the domain of a function that reads it, and whether x is proved to lie in there or calibrated."""
+        inside = domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max()
+        return x, domain, "proved" if inside else "calibrated"
 
     def truncated(self, x: Value, node: Node) -> Value:
         """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
         known = self._rounded.get((x.position, x.scale))
         if known is not None:
             return known
-        held = hold(x.range, x.scale, node, margin=self.margin)
+        held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
         if held.drop < WORTH_ROUNDING and held.source == "proved":
             return x
+        self.check(x, held.range)
         op = ops.Truncate(self.share(x).position, held.drop, held.window)
         rounded = self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
@@ -136,13 +164,14 @@ class Writer:
 
     def held(self, x: Value, node: Node) -> Held:
         """The window in which a value is rounded, noted in the list of layers."""
-        held = hold(x.range, x.scale, node, margin=self.margin)
+        held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
+        self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         return held
 
     def _with_room(self, x: Value, bits: float, node: Node) -> Value:
         """The value, rounded if it could not grow by so many bits."""
-        return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(x, node)
+        return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(self.likely(x, node), node)
 
     # One method for each kind of node.
 
@@ -151,7 +180,7 @@ class Writer:
         finest = weight_bits(node.kernel, WEIGHT_BITS)
         z = self._product(node, x, finest)
         if self.bits(z) > SUM_BITS:
-            x = self.truncated(x, node)
+            x = self.truncated(self.likely(x, node), node)
             z = self._product(node, x, finest)
         bits = finest
         if self.bits(z) > SUM_BITS:
@@ -239,7 +268,8 @@ class Writer:
         """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
         if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
             return x
-        held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin)
+        held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin, slack=self.slack)
+        self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         op = ops.Truncate(self.share(x).position, held.drop, held.window)
         return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
@@ -312,7 +342,7 @@ class Writer:
         if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
             return self._one_kind(values), scale, factors
         finest = min(v.scale for v in values)
-        coarser = [self.truncated(v, node) if v.scale == finest else v for v in values]
+        coarser = [self.truncated(self.likely(v, node), node) if v.scale == finest else v for v in values]
         if min(v.scale for v in coarser) == finest:
             raise WindowError(f"layer {node.layer!r} ({node.kind}): its inputs differ too much in scale; normalise them before")
         return self._common(node, coarser)
@@ -362,9 +392,21 @@ class Writer:
         """How the largest output is found, if it is a vector of classes."""
         if len(x.shape) != 1 or not 2 <= x.shape[0] <= MOST_CLASSES:
             return None
+        return self.largest(x)
+
+    def largest(self, x: Value) -> ops.Argmax:
+        """The arg max of a vector."""
         difference = float(x.range.high.max() - x.range.low.min())
         drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
         return ops.Argmax(x.position, drop, window_bits(difference, drop))
+
+    def compared(self, logits: Value) -> Value:
+        """What a label compares in place of a softmax of it, which comes last and is not written yet."""
+        return logits
+
+    def finished(self, output: Value, compared: Value | None) -> tuple[Value, ops.Argmax | None]:
+        """What the program gives for its output, and how a label is found, by comparing that or something else."""
+        return output, self.label(output if compared is None else compared)
 
 
 def _saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Interval:
@@ -373,96 +415,3 @@ def _saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Inter
     low = min(before.range.low.min() * before.scale, maximum) / x.scale - slack
     high = maximum / x.scale + slack
     return Interval(x.range.low.clip(low, high), x.range.high.clip(low, high), x.range.samples)
-
-
-End = Callable[[Writer, Value, Node], Value]
-"""Appends to a program what comes after the model."""
-
-
-def write(
-    nodes: list[Node],
-    input_range: tuple[float, float],
-    samples: Real | None,
-    margin: float,
-    *,
-    end: End | None = None,
-    clamp: bool = False,
-    clamp_label: bool = False,
-    ranges: Ranges | None = None,
-) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
-    """The program, its integer weights, and how the sums of each layer are held.
-
-    Args:
-        nodes: the network.
-        input_range: (low, high) of the inputs.
-        samples: encoded inputs, or None.
-        margin: of calibrated windows.
-        end: what comes after the model.
-        clamp: servers enforce the input range, for all answers.
-        clamp_label: servers enforce the input range, for labels.
-        ranges: of each feature, whose units `nodes` read; None if there is one for all.
-    """
-    writer = Writer(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges)
-    values: list[Value] = []
-    for node in nodes:
-        values.append(_written(writer, node, [values[x] for x in node.inputs]))
-    output = writer.share(values[-1])
-    if output.range.largest > 2.0**SUM_BITS:
-        output = writer.truncated(output, nodes[-1])
-    if end is not None:
-        output = end(writer, output, nodes[-1])
-    if output.position != len(writer.ops) - 1:
-        output = writer.put(ops.Reshape(output.position, output.shape), "share", output.scale, output.range)
-    program = Program(
-        tuple(writer.ops),
-        tuple(w.shape for w in writer.weights),
-        nodes[0].shape,
-        writer.input.scale,
-        input_range,
-        output.scale,
-        writer.label(_compared(nodes, values, output)),
-        label_clamped=clamp_label,
-        ranges=ranges,
-    )
-    return program, writer.weights, tuple(writer.layers)
-
-
-def _compared(nodes: list[Node], values: list[Value], output: Value) -> Value:
-    """The value whose largest element is that of the output: the logits, where a softmax comes last."""
-    before = values[nodes[-1].inputs[0]] if nodes[-1].inputs else output
-    rising = isinstance(nodes[-1], net.Softmax) and before.kind == "share" and before.range.largest <= 2.0**SUM_BITS
-    return before if rising else output
-
-
-def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
-    match node:
-        case net.Start():
-            return writer.input
-        case net.Convolution() | net.Product():
-            return writer.linear(node, inputs[0])
-        case net.Affine():
-            return writer.affine(node, inputs[0])
-        case net.Rescale():
-            return writer.rescaled(node, inputs[0])
-        case net.Shifted():
-            return writer.shifted(node, node.shift, inputs[0])
-        case net.AveragePool():
-            return writer.pooled(node, inputs[0])
-        case net.Rectify():
-            return writer.rectified(node, inputs[0])
-        case net.Taken(axis=axis, indices=indices):
-            return writer.taken(axis, indices, inputs[0])
-        case net.Permuted(axes=axes):
-            return writer.permuted(axes, inputs[0])
-        case net.Shaped():
-            return writer.shaped(node.shape, inputs[0])
-        case net.Padded():
-            return writer.padded(node, inputs[0])
-        case net.Joined():
-            return writer.joined(node, inputs)
-        case net.Sum():
-            return writer.summed(node, inputs)
-        case _:
-            from protocols.lowering.nonlinear import written  # noqa: PLC0415  it writes with this file's Writer
-
-            return written(writer, node, inputs)

@@ -114,14 +114,15 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
     Raises:
         WindowError: kappa is above 2^-7, or as `positive`.
     """
+    x = w.likely(x, node)
     length, radius = x.shape[-1], x.range.largest * x.scale
-    reach = max(x.range.expected(w.margin) * x.scale, 2.0**-FINE_BITS) * (2 if centred else 1)
+    reach = max(w.most(x.range) * x.scale, 2.0**-FINE_BITS) * (2 if centred else 1)
     finest = math.log2(max(epsilon, LEAST_EPSILON)) / 2 - DEVIATION_BITS
     u = 2.0 ** math.ceil(max(finest, math.log2(reach * math.sqrt(length)) - SQUARE_BITS))
     d = rounded(w, node, _centred(w, node, x, u / 8) if centred else x, u)
     variance = _raised(w, _mean_square(w, node, d, radius), epsilon)
-    holds = x.range.expected(w.margin) >= x.range.largest
-    domain = lowered_to(variance.range, w.margin, (1.25 * u * 2**10) ** 2 / variance.scale, proved=holds)
+    holds = w.most(x.range) >= x.range.largest
+    domain = lowered_to(variance.range, w, (1.25 * u * 2**10) ** 2 / variance.scale, proved=holds)
     least = float(domain.low.min()) * variance.scale
     kappa = 1.25 * u / math.sqrt(least) if least > 0 else math.inf
     if kappa > 2.0**-7 and not epsilon:
@@ -151,12 +152,17 @@ def _mean_square(w: Writer, node: Node, d: Value, radius: float) -> Value:
 
 def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Value:
     """d times the root of its own variance: below `bound`, whatever the two could be without each other."""
-    if len(d.range.samples) or w.bits(d.range) + w.bits(root.range) <= SUM_BITS:
+    if (len(d.range.samples) and not w.slack) or w.bits(d.range) + w.bits(root.range) <= SUM_BITS:
         y = product(w, node, d, root)
         return replace(y, range=y.range.clipped(bound))
     ends = np.full(d.shape, bound)
     left, right = w.wire(d), w.wire(root)
-    return w.put(ops.Hadamard(left.position, right.position), "share", d.scale * root.scale, Interval(-ends, ends, d.range.samples))
+    return w.put(
+        ops.Hadamard(left.position, right.position),
+        "share",
+        d.scale * root.scale,
+        Interval(-ends, ends, d.range.samples * root.range.samples),
+    )
 
 
 def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:

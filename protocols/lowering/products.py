@@ -47,7 +47,7 @@ def total(w: Writer, node: Node, x: Value) -> Value:
     """The sum over the last axis, which stays with length 1. Rounds: 0."""
     outer, length = math.prod(x.shape[:-1]), x.shape[-1]
     if w.bits(x.range) + math.log2(length) > SUM_BITS:
-        x = w.truncated(x, node)
+        x = w.truncated(w.likely(x, node), node)
     flat = w.shaped((outer, length, 1), x)
     bounds = flat.range.mapped(lambda a: a.sum(2, keepdims=True)).widened()
     added = w.put(ops.SumPool(flat.position, (1, length), (1, length)), flat.kind, flat.scale, bounds)
@@ -69,11 +69,12 @@ def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
     if drop <= 0:
         return x
     proved = window_bits(x.range.largest, drop) + drop <= LARGEST_ROUNDING
-    bounds = x.range if proved else x.range.clipped(x.range.expected(w.margin))
+    bounds = x.range if proved else x.range.clipped(x.range.expected(w.margin) * (1 + w.slack))
     held = Held(bounds, drop, window_bits(bounds.largest, drop), "proved" if proved else "calibrated")
     if held.drop + held.window > LARGEST_ROUNDING:
         return w.truncated(x, node)
     w.report(node, bounds.largest * x.scale, held.window, drop, held.source)
+    w.check(x, held.range)
     return w.put(ops.Truncate(w.share(x).position, drop, held.window), "share", x.scale * 2.0**drop, held.rounded)
 
 
@@ -83,11 +84,11 @@ def _fitting(w: Writer, node: Node, x: Value, y: Value, terms: int) -> tuple[Val
         if w.bits(x.range) + w.bits(y.range) + math.log2(terms) <= SUM_BITS:
             break
         if x.position == y.position:
-            x = y = w.truncated(x, node)
+            x = y = w.truncated(w.likely(x, node), node)
         elif x.scale <= y.scale:
-            x = w.truncated(x, node)
+            x = w.truncated(w.likely(x, node), node)
         else:
-            y = w.truncated(y, node)
+            y = w.truncated(w.likely(y, node), node)
     if w.bits(x.range) + w.bits(y.range) + math.log2(terms) > SUM_BITS:
         largest = x.range.largest * x.scale * y.range.largest * y.scale
         raise WindowError(

@@ -76,8 +76,10 @@ class Held:
         return Interval(np.floor(low) - 1, np.floor(high) + 2, np.rint(samples))
 
 
-def hold(bounds: Interval, scale: float, node: Node, *, margin: float) -> Held:
+def hold(bounds: Interval, scale: float, node: Node, *, margin: float, slack: float = 0.0) -> Held:
     """The window for rounding a sum of a public scale, by proof if that is good enough, otherwise from the samples.
+
+    A calibrated window is wider by a part `slack`: for what checks it.
 
     Raises:
         WindowError: neither the proof nor `margin` times the largest sum on the samples fits a window of `LARGEST_WINDOW` bits.
@@ -92,15 +94,15 @@ def hold(bounds: Interval, scale: float, node: Node, *, margin: float) -> Held:
             f"holds {possible:.3g}. Give sample inputs as calibration=, a smaller input_range, or use "
             "BatchNormalization or weight constraints"
         )
-    calibrated = _held(bounds.clipped(bounds.expected(margin)), scale, "calibrated")
+    calibrated = _held(bounds.clipped(bounds.expected(margin) * (1 + slack)), scale, "calibrated")
     if calibrated.fits:
         return calibrated
     where = f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums"
     raise WindowError(f"{where} {_misfit(calibrated, scale)}")
 
 
-def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, margin: float) -> Held:
-    """The window for rounding a sum so coarsely that a constant, above 0, has `CONSTANT_BITS` bits beside it.
+def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, margin: float, slack: float = 0.0) -> Held:
+    """The window for rounding a sum so coarsely that a constant, above 0, has `CONSTANT_BITS` bits beside it. `slack` is as in `hold`.
 
     Raises:
         WindowError: the sum is too large for that, by proof and on the samples.
@@ -109,7 +111,7 @@ def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, 
     proved = Held(bounds, drop, window_bits(bounds.largest, drop), "proved")
     if proved.fits:
         return proved
-    likely = bounds.clipped(bounds.expected(margin))
+    likely = bounds.clipped(bounds.expected(margin) * (1 + slack))
     calibrated = Held(likely, drop, window_bits(likely.largest, drop), "calibrated")
     if calibrated.fits and len(bounds.samples):
         return calibrated

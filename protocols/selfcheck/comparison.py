@@ -138,15 +138,22 @@ def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, 
                 product=linear.product,
             )
         except WindowError:
-            calibrated = ", ".join(repr(layer.name) for layer in lowered.layers if layer.source != "proved")
-            raise Inaccurate(
-                f"model {name!r}: {_named(source)} leave the window of a calibrated layer (of {calibrated}), so answers for them would be "
-                "noise; give more samples as calibration=, or a larger margin="
-            ) from None
-        outputs.append(decode(values[last], program.output_scale))
+            raise _left(name, lowered, source) from None
+        if program.checked and values[last][:, -1].any():
+            raise _left(name, lowered, source)
+        found = values[last][:, :-1] if program.checked else values[last]
+        outputs.append(decode(found, program.output_scale))
         if program.label is not None:
             labels.append(values[program.label.x].view(np.int64).argmax(axis=1))
     return np.concatenate(outputs), np.concatenate(labels) if labels else None
+
+
+def _left(name: str, lowered: Lowered, source: str) -> Inaccurate:
+    calibrated = ", ".join(repr(layer.name) for layer in lowered.layers if layer.source != "proved")
+    return Inaccurate(
+        f"model {name!r}: {_named(source)} leave the window of a calibrated layer (of {calibrated}), so answers for them would be "
+        "noise; give more samples as calibration=, or a larger margin="
+    )
 
 
 def _judged(
