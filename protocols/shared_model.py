@@ -369,10 +369,7 @@ async def share(
     from protocols.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
-<<<<<<< HEAD
     check_tolerance(tolerance)
-    settings = {"input_range": input_range, "calibration": calibration, "margin": margin, "answers": answers, "clients": clients}
-=======
     settings = {
         "input_range": input_range,
         "calibration": calibration,
@@ -381,7 +378,6 @@ async def share(
         "clients": clients,
         "checked": checked,
     }
->>>>>>> window
     lowered = await lowered_beside(model, **settings)
     _check_size(lowered.program)
     comparison = await asyncio.to_thread(
