@@ -72,7 +72,7 @@ def canonical(log: list, known: set[bytes], addresses: list[str]) -> list:
             return "a reference"
         if isinstance(value, str) and value in addresses:
             return f"address {addresses.index(value)}"
-        assert isinstance(value, str | int | float | bool | None), type(value)
+        assert value is msgspec.UNSET or isinstance(value, str | int | float | bool | None), type(value)
         return value
 
     return sorted((name, str(plain(arguments))) for name, arguments in log)
