@@ -79,6 +79,7 @@ def test_usual_models_are_known(number):
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize(("shape", "labels"), [((1, 6), (N,)), ((1, 6), (N, 1))])
 @pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.sample(2)
 def test_targets_with_fewer_axes_than_outputs_are_not_repeated_along_the_examples(shape, labels, width, foreign):
     """Targets (B,) and outputs (B, 1, 1): NumPy's rules make (B, 1, B) of both, in which each loss is over the targets of all."""
     if width == 3 and len(labels) == 1:
