@@ -226,6 +226,26 @@ def test_clients_that_send_what_they_like_get_no_answer_that_is_wrong():
     assert errors[:10].max() < TOLERANCE * np.abs(expected[:10]).max()
 
 
+@pytest.mark.parametrize("checked", ["no", "yes", 1, 0, None, [], np.ones(2)])
+def test_checked_is_true_or_false(checked):
+    model, samples = made("deep", 1)
+    with pytest.raises(ModelError, match=r"checked=.*; True or False is needed"):
+        lower(model, input_range=(-1, 1), calibration=samples, checked=checked)
+
+
+@pytest.mark.parametrize("margin", ["2", None, True, np.nan, np.inf, 0.5, [2.0]])
+def test_a_margin_is_a_finite_number(margin):
+    model, samples = made("deep", 1)
+    with pytest.raises(ModelError, match=r"margin=.*; a finite number of at least 1 is needed"):
+        lower(model, input_range=(-1, 1), calibration=samples, margin=margin)
+
+
+def test_numpy_gives_settings_too():
+    model, samples = made("deep", 1)
+    program = lower(model, input_range=(-1, 1), calibration=samples, checked=np.True_, margin=np.float32(2)).program
+    assert program == lower(model, input_range=(-1, 1), calibration=samples, checked=True, margin=2).program
+
+
 def test_noisy_answers_are_refused():
     model, samples = made("deep", 1)
     answers = NoisyAnswers(clip=4.0, noise_multiplier=2.0, max_epsilon=8.0)
