@@ -78,7 +78,7 @@ class CoarseInput(UserWarning):
 
 
 class CoarseOutput(UserWarning):
-    """A number of an answer is so small beside the others that the fixed point keeps nothing of it. The message names it, and what to do."""
+    """A number of an answer is so small beside the others that fixed point keeps nothing of it. The message names it, and what to do."""
 
 
 class InputError(ProtocolError, ValueError):

@@ -136,7 +136,7 @@ def lower(
 
 
 def _check_settings(margin: Any, checked: Any) -> None:
-    if isinstance(margin, bool) or not isinstance(margin, numbers.Real) or not (math.isfinite(margin) and margin >= 1):
+    if isinstance(margin, bool) or not isinstance(margin, numbers.Real) or not 1 <= float(margin) < math.inf:
         raise ModelError(f"margin={margin!r}; a finite number of at least 1 is needed")
     if not isinstance(checked, bool | np.bool_):  # "no" would be taken for True
         raise ModelError(f"checked={checked!r}; True or False is needed")

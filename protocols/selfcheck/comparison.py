@@ -77,8 +77,8 @@ def compare(
         raise Inaccurate(f"model {model.name!r}: Keras' own outputs are NaN or infinite on all of {len(x)} {_named(source)}")
     if undefined and source != "drawn":
         raise Inaccurate(
-            f"model {model.name!r}: Keras' own outputs are NaN or infinite on {undefined} of {len(x)} {_named(source)}, the first is number "
-            f"{int(finite.argmin())}; the private program would answer with numbers there. Leave these samples out, or mend the model"
+            f"model {model.name!r}: Keras' own outputs are NaN or infinite on {undefined} of {len(x)} {_named(source)}, the first is "
+            f"number {int(finite.argmin())}; the private program would answer with numbers there. Leave these out, or mend the model"
         )
     x, expected = x[finite], expected[finite]
     if clip is not None:
@@ -188,8 +188,9 @@ def _judged(
     if tolerance is None:
         return check
     allowed = tolerance * largest
+    last = (len(expected), -1, *lowered.program.output_shape[-1:])
     if lowered.bounded:
-        allowed = max(allowed, min(tolerance, PROBABILITY))
+        allowed = max(allowed, min(tolerance, _let_pass(expected.reshape(last))))
     if error > allowed or lost.max() > 2 * allowed:
         what = f"outputs differ by up to {error:.3g}" if error > allowed else f"labels differ where outputs are {lost.max():.3g} apart"
         few = f" {lowered.coarse[0]}: give it a range of its own, with arrays as input_range=(low, high)." if lowered.coarse else ""
@@ -199,18 +200,26 @@ def _judged(
             "calibration=, input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the "
             "beginning; or a larger tolerance=, or None, if this is good enough"
         )
-    if not lowered.bounded:
-        last = (len(expected), -1, *lowered.program.output_shape[-1:])
+    if not lowered.bounded or expected.min() < 0:
         _tell_coarse(model, expected.reshape(last), found.reshape(last), source, tolerance)
     return check
+
+
+def _let_pass(expected: Real) -> float:
+    """The error of a probability that is accepted always: of n that add up to 1, half of what each has where all are alike, if less."""
+    n = expected.shape[-1]
+    alternatives = n > 1 and bool((np.abs(expected.sum(axis=-1) - 1) < 1e-3).all())
+    return min(PROBABILITY, 0.5 / n) if alternatives else PROBABILITY
 
 
 def _tell_coarse(model: Any, expected: Real, found: Real, source: str, tolerance: float) -> None:
     """Warn of numbers of an answer that are so small beside the largest that the fixed point keeps nothing of them.
 
-    The tolerance is a part of the largest output, so that a regression of two targets of 10^3 and 10^-6 is within it whatever it says of the
-    second. Refused it is not: that number may mean nothing, as the logit of a class that was pruned. Fewer than `LEAST` examples tell
-    nothing: a logit may be near 0 on all of them. Values are (examples, places, numbers).
+    The tolerance is a part of the largest output, so that a regression of two targets of 10^3 and 10^-6 is within it whatever it says of
+    the second. Refused it is not: that number may mean nothing, as the logit of a class that was pruned. Fewer than `LEAST` examples tell
+    nothing: a logit may be near 0 on all of them. Nor are probabilities told: that one of them is next to nothing is an answer.
+
+    Values are (examples, places, numbers).
     """
     if len(expected) < LEAST:
         return
@@ -220,9 +229,9 @@ def _tell_coarse(model: Any, expected: Real, found: Real, source: str, tolerance
         return
     first, more = int(coarse[0]), f", and {coarse.size - 1} more" if coarse.size > 1 else ""
     warnings.warn(
-        f"model {model.name!r}: number {first} of its answer{more} is at most {largest[first]:.2g} on {len(expected)} {_named(source)}, and "
-        f"the private program is off by up to {error[first]:.2g} there: beside outputs of up to {largest.max():.3g} nothing is kept of it. "
-        "Scale the targets of the model to one size, or give it a last layer of its own for each",
+        f"model {model.name!r}: number {first} of its answer{more} is at most {largest[first]:.2g} on {len(expected)} {_named(source)}, "
+        f"and the private program is off by up to {error[first]:.2g} there: beside outputs of up to {largest.max():.3g} nothing is kept of "
+        "it. Scale the targets of the model to one size, or give it a last layer of its own for each",
         CoarseOutput,
         stacklevel=2,
     )

@@ -255,6 +255,38 @@ def test_drawn_inputs_for_which_keras_gives_no_number_are_counted():
     assert str(check).endswith(f", {left} more on which Keras' are NaN or infinite")
 
 
+def classes(count, seed, deviation=0.1):
+    keras.utils.set_random_seed(seed)
+    spread = keras.initializers.RandomNormal(0, deviation)
+    return keras.Sequential([keras.Input((16,)), layers.Dense(32, "relu"), layers.Dense(count, "softmax", kernel_initializer=spread)])
+
+
+@pytest.mark.parametrize("count", [80, 100, 250])
+def test_many_small_probabilities_of_another_model_are_noticed(count):
+    """All of them are below 0.05, and those of the two models differ by less than 0.02: so would answers that are all zero."""
+    model, other = classes(count, 1), lower(classes(count, 2))
+    wrong = compare(model, other, tolerance=None)
+    assert wrong.error < 0.02
+    assert wrong.labels > DRAWN / 2
+    with pytest.raises(Inaccurate, match="outputs differ by up to"):
+        compare(model, other)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("count", [2, 60, 250, 1000])
+def test_many_small_probabilities_that_are_right_are_accepted(count, deviation):
+    model = classes(count, 1, deviation)
+    assert not compare(model, lower(model)).labels  # of more than 256 classes there are none
+
+
+def test_small_numbers_of_a_bounded_function_that_are_no_probabilities():
+    """tanh of numbers below 0.006: an error of 0.02 is let pass, and would be all that there is."""
+    model = small(layers.Rescaling(0.005), layers.Activation("tanh"))
+    compare(model, lower(model))
+    with pytest.warns(CoarseOutput, match=r"number \d of its answer"):
+        compare(model, mutated(lower(model), 2, -1.0), tolerance=0.02)
+
+
 def two_sizes(second, *, hidden="relu", apart=False):
     """A regression of two targets, one of 10^3 and one of another size, in one last layer or in two."""
     keras.utils.set_random_seed(1)
@@ -272,7 +304,7 @@ def two_sizes(second, *, hidden="relu", apart=False):
 def test_a_number_that_is_lost_beside_the_others_is_warned_of(hidden):
     model = two_sizes(1e-7, hidden=hidden)
     lowered = lower(model)
-    told = r"model 'two': number 1 of its answer is at most \S+ on 16 inputs drawn .*, and .* off by up to \S+ there: beside outputs of up to"
+    told = r"model 'two': number 1 of its answer is at most \S+ on 16 inputs drawn .* off by up to \S+ there: beside outputs of up to"
     with pytest.warns(CoarseOutput, match=told):
         check = compare(model, lowered)
     assert check.error < 0.01 * check.largest  # within the tolerance, which is a part of the largest
