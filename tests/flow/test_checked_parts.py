@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 
 import keras
 import msgspec
@@ -11,7 +12,7 @@ from keras import layers
 
 from deployment import Deployment
 from inner_workers import inner_workers
-from protocols import connect, share
+from protocols import connect, keras_hook, share
 from protocols.compute_server import Answer, ComputeServer
 from protocols.errors import Altered, ModelError, NotServed, OutsideCalibration, ProtocolError, QuotaSpent
 from protocols.inputs.encoding import encoded
@@ -174,6 +175,47 @@ async def test_what_is_no_setting_is_refused_before_anything_is_claimed():
             await share(deep(), cluster, **(SETTINGS | {"checked": "no"}))
         async with await share(deep(), cluster, **SETTINGS) as shared:
             assert shared.name == "deep"
+
+
+def test_who_blocks_is_told_as_well(running):
+    """Single inputs and batches, by the names of the tutorial; R shows the same error."""
+    addresses = [keras_hook.TFEWorker(host=address, auto_managed=False) for address in running]
+    hook, model, cluster = keras_hook.KerasHook(), deep(), keras_hook.TFECluster(*addresses)
+    client = keras_hook.TFEWorker()
+    expected = np.asarray(model(SAMPLES[:1].astype(np.float32)))[0]
+    cluster.start()
+    try:
+        with pytest.raises(ModelError, match=r"checked='TRUE'; True or False is needed"):
+            model.share(cluster, **(SETTINGS | {"checked": "TRUE"}))
+        model.share(cluster, **SETTINGS)
+        serving = threading.Thread(target=model.serve, kwargs={"num_requests": 6.0})
+        serving.start()
+        client.connect_to_model(cluster)
+        for _ in range(10_000):
+            with contextlib.suppress(NotServed):
+                one = client.query_model(SAMPLES[0])
+                break
+        with pytest.raises(OutsideCalibration, match=r"1 of 1 inputs \(number 0\) are unlike the samples on which model 'deep'"):
+            client.query_model(50 * SAMPLES[0])
+        none = client.query_model(50 * SAMPLES[0], outside="nan")
+        label = client.query_model(50 * SAMPLES[0], reveal="label", outside="nan")
+        with pytest.raises(ValueError, match="outside='zero'; it is one of"):
+            client.query_model(SAMPLES[0], outside="zero")
+        both = client.query_model(np.stack([SAMPLES[0], 50 * SAMPLES[0]]), outside="nan")
+        assert client.query_model(SAMPLES[0], reveal="label", outside="nan") == expected.argmax()
+        serving.join(20)
+        assert not serving.is_alive()  # six requests were answered, each of them counts
+    finally:
+        client.close()
+        model.stop()
+        hook.remove()
+        cluster.stop()
+    for answer in (one, both[0]):
+        np.testing.assert_allclose(answer, expected, atol=0.01 * np.abs(expected).max())
+    assert none.shape == both[1].shape == (3,)
+    assert np.isnan(none).all()
+    assert np.isnan(both[1]).all()
+    assert np.isnan(label)
 
 
 @pytest.mark.parametrize("reveal", ["logits", "label"])
