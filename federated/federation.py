@@ -178,7 +178,7 @@ class Federation:
         """Makes the global model, and gives it the state of a run that is resumed."""
         model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self.privacy is not None:
-            compatibility.check_trained_privately(model.model, self.privacy)
+            compatibility.check_trained_privately(model.model, self.privacy, epochs=self.strategy.local_epochs)
         if self._evaluation is not None:
             await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:

@@ -19,7 +19,7 @@ from federated.metrics.layout import Layout
 from federated.metrics.meter import Meter
 from federated.models.expectations import Expectations
 from federated.models.making import made
-from federated.models.weights import Statistics, is_kept
+from federated.models.weights import Statistics, check_trained, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, Circumstances, digest
@@ -60,6 +60,7 @@ class GlobalModel:
     ) -> None:
         self._model = made(build)
         self._blueprint = blueprint.draw(self._model)
+        check_trained(self._model)
         by_gradient = strategy.local_training().gradient
         answered = BY_GRADIENT if by_gradient else BY_FIT
         if strategy.local_training().proximal:  # its term is one of the loss, which a step or a loss of one's own may leave out
@@ -133,14 +134,15 @@ class GlobalModel:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            stepped, state = step_of(self._strategy, [old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
+            given = [old[i] for i in self._moved], [delta[i] for i in self._moved]
+            stepped, state = step_of(self._strategy, *given, self._state, names=[self._model.weights[i].path for i in self._moved])
             others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
         new = list(old)
         for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
             new[i] = array
         self._constrain(new)
-        self._check(old, new)
+        self._check(new)
         self._set(new)
         self._state = state
 
@@ -191,12 +193,12 @@ class GlobalModel:
         if checkpoint.learning_rate is not None:
             self._model.optimizer.learning_rate = checkpoint.learning_rate
 
-    def _check(self, old: Weights, new: Weights) -> None:
-        for i, (before, after) in enumerate(zip(old, new, strict=True)):
-            if after.shape != before.shape or not np.isfinite(after).all():
+    def _check(self, new: Weights) -> None:
+        for i, array in enumerate(new):
+            if not np.isfinite(array).all():
                 raise StepFailed(
-                    f"{type(self._strategy).__name__} gave weight {i} the shape {after.shape}, or values that are not finite; "
-                    f"finite values of shape {before.shape} are expected: lower its learning rate, or that of the owners"
+                    f"{type(self._strategy).__name__}.step gave weight {self._model.weights[i].path!r} values that are not finite in "
+                    f"{array.dtype}: NaN, infinite, or beyond its range; lower its learning rate, or that of the owners"
                 )
 
     def _learning_rate(self) -> float | None:

@@ -27,6 +27,11 @@ def schedule_of(optimizer: Any) -> Any:
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
+def accumulated(optimizer: Any) -> int:
+    """Of how many batches the gradients make one step of an optimizer, see `gradient_accumulation_steps`."""
+    return int(getattr(_inner(optimizer), "gradient_accumulation_steps", None) or 1)
+
+
 def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
@@ -43,6 +48,7 @@ class Continuation:
 
         self._begun: Any = None
         schedule = schedule_of(model.optimizer)
+        self._each = accumulated(model.optimizer)
         if schedule is None:
             return
         begun = self._begun = keras.Variable(0, dtype="int64", trainable=False, name="steps_before")
@@ -68,11 +74,12 @@ class Continuation:
             min_batch: as for `Trainer`.
         """
         if self._begun is not None:
-            self._begun.assign(training.rounds * steps(training, data, min_batch=min_batch) if training.rounds else 0)
+            made = steps(training, data, min_batch=min_batch) // self._each if training.rounds else 0
+            self._begun.assign(training.rounds * made)
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
-    """The steps that an optimizer makes in a round."""
+    """The batches in a round; where an optimizer accumulates no gradients, it makes a step of each."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
     if data.arrays is None:
