@@ -21,7 +21,7 @@ from federated.metrics.kept import kept, told
 from federated.models.expectations import Expectations
 from federated.models.weights import Statistics, added, check_trained
 from federated.schedules.continued import Continuation
-from federated.schedules.made import check_enough, check_made
+from federated.schedules.made import check_counted, check_enough, check_made
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
 from privacy.keras_models import internals
@@ -168,7 +168,9 @@ class _Desk:
             logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = added(self.model.get_weights(), task.weights), data.count()
             if not stop.is_set():
-                check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
+                check_made(self.model, only(delta, self._trained), private=release.work is Work.DPSGD)
+        if not stop.is_set():
+            check_counted(self.model, only(delta, self._trained), data)
         states, metrics = told(self.model, logs, task.training.states)
         update = Update(task.round, delta, examples, metrics, evaluates, states)
         if release.bound is not None:

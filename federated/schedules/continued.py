@@ -48,7 +48,6 @@ class Continuation:
 
         self._begun: Any = None
         schedule = schedule_of(model.optimizer)
-        self._each = accumulated(model.optimizer)
         if schedule is None:
             return
         begun = self._begun = keras.Variable(0, dtype="int64", trainable=False, name="steps_before")
@@ -74,12 +73,11 @@ class Continuation:
             min_batch: as for `Trainer`.
         """
         if self._begun is not None:
-            made = steps(training, data, min_batch=min_batch) // self._each if training.rounds else 0
-            self._begun.assign(training.rounds * made)
+            self._begun.assign(training.rounds * steps(training, data, min_batch=min_batch) if training.rounds else 0)
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
-    """The batches in a round; where an optimizer accumulates no gradients, it makes a step of each."""
+    """The batches of a round: as many steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
     if data.arrays is None:

@@ -67,25 +67,35 @@ def check_enough(model: keras.Model, training: LocalTraining, data: Data, *, min
 _SMALLER = "lower gradient_accumulation_steps or batch_size"
 
 
-def check_made(model: keras.Model, moved: Iterable[Array], data: Data, *, private: bool) -> None:
-    """Refuse what came of a training in which no step was made, or nothing that counts was seen.
-
-    A training that makes steps and moves nothing may be right: the learning rate can be 0, and so can each gradient.
+def check_made(model: keras.Model, moved: Iterable[Array], *, private: bool) -> None:
+    """Refuse what came of a training in which no step was made.
 
     Args:
         model: after the training.
         moved: by how much each of its trainable weights was.
-        data: that it was trained on.
         private: whether it was DP-SGD.
 
     Raises:
-        DataError: the optimizer has made no step; or all weights of the examples are 0, or all labels of a class that is ignored, so that
-            nothing was learned.
+        DataError: the optimizer has made no step.
     """
-    made, still = int(model.optimizer.iterations), not any(array.any() for array in moved)
-    if not made and (still or _is_counted(model, private=private)):
+    if not int(model.optimizer.iterations) and (_is_counted(model, private=private) or not any(array.any() for array in moved)):
         raise DataError(f"no step of the optimizer was made in this round, and nothing was learned: {_why(model)}")
-    if still and _nothing_counts(model, data):
+
+
+def check_counted(model: keras.Model, moved: Iterable[Array], data: Data) -> None:
+    """Refuse an update of nothing that is one because nothing counts.
+
+    Others may be right: the learning rate can be 0, and so can each gradient.
+
+    Args:
+        model: compiled.
+        moved: by how much each of its trainable weights was, or is to be.
+        data: that it was trained on.
+
+    Raises:
+        DataError: all weights of the examples are 0, or all labels of a class that the loss ignores.
+    """
+    if not any(array.any() for array in moved) and _nothing_counts(model, data):
         raise DataError(
             "nothing of this owner's data counts: the weight of each example is 0, or the loss ignores the class of each label; its update "
             "would be none, and would hold back those of others by its number of examples"
