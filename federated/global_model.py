@@ -12,7 +12,7 @@ import numpy as np
 from federated import blueprint
 from federated.averaging import moved
 from federated.data import Data
-from federated.errors import ModelRefused, StepFailed
+from federated.errors import ModelRefused, SettingError, StepFailed
 from federated.gradient import ANSWERED as BY_GRADIENT
 from federated.metrics import compiled
 from federated.metrics.layout import Layout
@@ -31,6 +31,9 @@ from privacy.keras_models.asks import refusal
 
 if TYPE_CHECKING:
     import keras
+
+
+_NUMBERS = "owners follow the schedule that the model was compiled with, or a number: give the schedule to the optimizer's constructor"
 
 
 class GlobalModel:
@@ -74,6 +77,7 @@ class GlobalModel:
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
         self.scheduled = schedule_of(self._model.optimizer) is not None
+        self._compiled_rate = self._learning_rate()
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
@@ -117,11 +121,20 @@ class GlobalModel:
         Args:
             number: of the round.
             moved: rounds before that have moved the model: a schedule of the learning rate goes on after them.
+
+        Raises:
+            SettingError: the learning rate was set to what no owner follows.
         """
+        settings, rate = self._strategy.local_training(), self._learning_rate()
+        if rate != self._compiled_rate and (settings.gradient or rate is None):
+            raise SettingError(
+                f"the learning rate of the model's optimizer was set to {'a schedule' if rate is None else f'{rate:g}'}, and "
+                + (f"the steps of {type(self._strategy).__name__} are not those of the optimizer" if settings.gradient else _NUMBERS)
+            )
         training = dataclasses.replace(
-            self._strategy.local_training(),
+            settings,
             seed=self._seed,
-            learning_rate=self._learning_rate(),
+            learning_rate=rate,
             states=self.layout.sizes,
             rounds=moved if self.scheduled else 0,
         )

@@ -25,7 +25,9 @@ class Strategy(abc.ABC):
 
     Args:
         fraction: of the owners that are asked each round, in (0, 1], halves rounded up; at least one is.
-        local_epochs: passes over its data that each makes, at least 1.
+        local_epochs: passes over its data that each makes, at least 1. Each round begins with a fresh optimizer, and has to have a step of
+            it: with `gradient_accumulation_steps=k` an owner has to have k batches in a round, and gradients that are left over when a
+            round ends make no step (the owner's log says so).
         batch_size: examples a local step, at least 1; None for all in one step.
 
     Attributes:
