@@ -92,7 +92,7 @@ def _check(callbacks: Sequence[Any], keras: Any, *, steps: bool) -> None:
         name = type(callback).__name__
         if isinstance(callback, (kinds.LearningRateScheduler, kinds.ReduceLROnPlateau)) and not steps:
             raise SettingError(
-                f"{name} sets the learning rate of the model's optimizer, and owners give gradients: the step is that of the strategy, by its "
+                f"{name} sets the learning rate of the model's optimizer, and owners give gradients: the step is the strategy's, by its "
                 f"own rate (FedSGD(eta=...)). Leave {name} out, or use FedAvg(batch_size=None), whose owners follow it"
             )
         if isinstance(callback, kinds.SwapEMAWeights):

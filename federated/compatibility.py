@@ -91,7 +91,7 @@ def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epo
         if batches < each:
             raise SettingError(
                 f"DPSGD(sampling_rate={privacy.sampling_rate:g}) and local_epochs={epochs} make {batches} batches in a round, and the "
-                f"optimizer needs gradient_accumulation_steps={each} of them for a step: none would be made; lower the one or raise the other"
+                f"optimizer needs gradient_accumulation_steps={each} of them for a step: none would be made; lower that, or raise these"
             )
     from privacy.validation import changing  # noqa: PLC0415  imports TensorFlow
 

@@ -129,7 +129,7 @@ def _batches(model: keras.Model, data: Data) -> Iterator[Examples]:
 def _check_size(model: keras.Model, examples: int, why: str) -> None:
     if examples * values_of_an_example(model) > MOST_AT_ONCE:
         raise DataError(
-            f"the gradient of this owner's data has to be taken at once, for {why}; its layers would give more than {MOST_AT_ONCE:,} values: "
+            f"the gradient of this owner's data has to be taken at once: {why}; its layers would give more than {MOST_AT_ONCE:,} values: "
             "give arrays, and a batch_size to the strategy, or change that"
         )
 
@@ -149,7 +149,7 @@ def _joined(batches: list[Examples], why: str) -> Iterator[Examples]:
         ]
     except (ValueError, TypeError):
         raise DataError(
-            f"the gradient of this owner's data has to be taken at once, for {why}; its batches cannot be joined, since their arrays are of "
+            f"the gradient of this owner's data has to be taken at once: {why}; its batches cannot be joined, since their arrays are of "
             "several shapes or kinds: give arrays, or one batch"
         ) from None
     yield Examples(*parts)

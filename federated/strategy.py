@@ -79,14 +79,14 @@ class Strategy(abc.ABC):
         """
 
 
-def step_of(
-    strategy: Strategy, weights: Weights, delta: Weights, state: State, *, names: Sequence[str] = ()
-) -> tuple[Weights, State]:
+def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, *, names: Sequence[str] = ()) -> tuple[Weights, State]:
     """One step of a strategy that may be anybody's, see `Strategy.step`.
 
     Args:
         strategy: whose step it is.
-        weights, delta, state: see there.
+        weights: see there.
+        delta: see there.
+        state: see there.
         names: of the weights, for messages; none: they are told by number.
 
     Raises:

@@ -56,7 +56,9 @@ async def test_a_callback_that_sets_a_learning_rate_which_nobody_follows_is_refu
     with pytest.raises(SettingError, match=f"{name} sets the learning rate .* owners give gradients"):
         await run([keras.callbacks.CSVLogger("/dev/null"), SETTING[name]()], owners=[owner], strategy=FedSGD())
     assert not owner.asked, "before anything runs"
-    with pytest.raises(SettingError, match="learning rate of the model's optimizer was set to 0.05, and the steps of FedSGD are not those"):
+    with pytest.raises(
+        SettingError, match=r"learning rate of the model's optimizer was set to 0.05, and the steps of FedSGD are not those"
+    ):
         await run([Halving()], owners=[owner], strategy=FedSGD())
     assert not owner.asked
 
@@ -81,7 +83,7 @@ async def test_nor_is_a_learning_rate_followed_that_is_set_between_rounds():
     async with Federation(model=build, owners=simulated_owners([(X, Y)]), strategy=FedSGD(), progress=False) as federation:
         await anext(federation.rounds(1))
         federation.model.optimizer.learning_rate = 0.5
-        with pytest.raises(SettingError, match="was set to 0.5, and the steps of FedSGD are not those of the optimizer"):
+        with pytest.raises(SettingError, match=r"was set to 0.5, and the steps of FedSGD are not those of the optimizer"):
             await anext(federation.rounds(1))
     async with Federation(model=build, owners=simulated_owners([(X, Y)]), progress=False) as federation:
         federation.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
@@ -90,5 +92,5 @@ async def test_nor_is_a_learning_rate_followed_that_is_set_between_rounds():
 
 
 async def test_averages_of_an_optimizer_that_makes_no_step_are_refused():
-    with pytest.raises(SettingError, match="SwapEMAWeights puts the averages .* that optimizer makes no step here"):
+    with pytest.raises(SettingError, match=r"SwapEMAWeights puts the averages .* that optimizer makes no step here"):
         await run([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])

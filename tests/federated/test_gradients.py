@@ -257,7 +257,7 @@ async def test_batches_that_cannot_be_joined_are_refused_by_name():
     batches = [(STEPS[:30, :n], EACH_STEP[:30, :n]) for n in (5, 2)]
     signature = (tf.TensorSpec((None, None, 4)), tf.TensorSpec((None, None, 1)))
     data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-    with pytest.raises(DataError, match="taken at once, for its loss rmse may look at a whole batch; its batches cannot be joined"):
+    with pytest.raises(DataError, match="taken at once: its loss rmse may look at a whole batch; its batches cannot be joined"):
         await given(lambda: model(last=layers.Dense(1), shape=(None, 4), loss=rmse), data)
 
 
@@ -265,7 +265,7 @@ async def test_batches_that_cannot_be_joined_are_refused_by_name():
 async def test_more_than_memory_is_meant_for_is_refused_by_name(form, monkeypatch):
     monkeypatch.setattr(gradient, "MOST_AT_ONCE", 2 * ROWS)
     data = (X, Y) if form == "arrays" else tf.data.Dataset.from_tensor_slices((X, Y)).batch(700)
-    with pytest.raises(DataError, match="at once, for its loss rmse may look at a whole batch; its layers would give more than 5,000"):
+    with pytest.raises(DataError, match="at once: its loss rmse may look at a whole batch; its layers would give more than 5,000"):
         await given(lambda: model(loss=rmse), data)
     await given(model, data)
 

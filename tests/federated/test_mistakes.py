@@ -177,10 +177,16 @@ STEPS = {
     "state is None": (lambda w, d, s: (w, None), "the new state, a dict"),
     "too few": (lambda w, d, s: (w[:-1], s), "Mine.step gave 1 arrays: 2 are expected"),
     "too many": (lambda w, d, s: ([*w, w[0]], s), "Mine.step gave 3 arrays: 2 are expected"),
-    "other shapes": (lambda w, d, s: ([a[None] for a in w], s), r"Mine.step gave weight '.*kernel' as float32 \(1, 4, 2\): float32 \(4, 2\) is"),
+    "other shapes": (
+        lambda w, d, s: ([a[None] for a in w], s),
+        r"weight '.*kernel' as float32 \(1, 4, 2\): float32 \(4, 2\) is",
+    ),
     "texts": (lambda w, d, s: ([np.full(a.shape, "a") for a in w], s), "Mine.step gave weight '.*kernel' as <U1"),
     "numbers": (lambda w, d, s: ([1.0 for _ in w], s), r"Mine.step gave weight '.*kernel' as float64 \(\)"),
-    "no array": (lambda w, d, s: ([w[0], [[1.0], [2.0, 3.0]]], s), "Mine.step gave weight '.*bias' as a list that makes no array of numbers"),
+    "no array": (
+        lambda w, d, s: ([w[0], [[1.0], [2.0, 3.0]]], s),
+        "weight '.*bias' as a list that makes no array of numbers",
+    ),
     "integers": (lambda w, d, s: ([w[0], np.zeros(2, int)], s), "Mine.step gave weight '.*bias' as int64"),
     "truth values": (lambda w, d, s: ([w[0], w[1] > 0], s), "Mine.step gave weight '.*bias' as bool"),
     "complex": (lambda w, d, s: ([w[0], w[1] * 1j], s), "Mine.step gave weight '.*bias' as complex64"),

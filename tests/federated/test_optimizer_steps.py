@@ -1,4 +1,4 @@
-"""A round that makes no step of the optimizer is told as such by each owner whom it happens to, and never counts as an update of nothing."""
+"""A round that makes no step of the optimizer is an error of the owner whom it happens to, and never counts as an update of nothing."""
 
 import dataclasses
 import logging
@@ -175,7 +175,7 @@ PRIVATE = LocalTraining(noise_multiplier=1.0, max_grad_norm=1.0, rate=0.5)
 
 
 async def test_dp_sgd_of_an_owner_refuses_it():
-    with pytest.raises(DataError, match="fewer batches than that .* the sampling rate"):
+    with pytest.raises(DataError, match=r"fewer batches than that .* the sampling rate"):
         await update_of(accumulating, ENOUGH, PRIVATE)
     update, _ = await update_of(lambda: accumulating(2), ENOUGH, PRIVATE)
     assert any(array.any() for array in update.delta)
@@ -184,7 +184,7 @@ async def test_dp_sgd_of_an_owner_refuses_it():
 async def test_dp_sgd_is_refused_before_anything_runs():
     """There the number of batches is known: it is that of the rate."""
     privacy = DPSGD(noise_multiplier=1.0, max_grad_norm=1.0, sampling_rate=0.5, delta=1e-5)
-    with pytest.raises(SettingError, match="make 2 batches in a round, .* gradient_accumulation_steps=4"):
+    with pytest.raises(SettingError, match=r"make 2 batches in a round, .* gradient_accumulation_steps=4"):
         await played(accumulating, [ENOUGH], privacy=privacy)
 
 
