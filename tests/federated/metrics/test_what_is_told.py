@@ -178,6 +178,13 @@ def of_its_own():
     return model
 
 
+async def of_values(owners):
+    """The outcome, and how far the weights have moved, of a round of a model that tells what it likes."""
+    async with shared() as aggregation, Federation(model=of_its_own, owners=owners, aggregation=aggregation, progress=False) as federation:
+        outcome = await anext(federation.rounds(1))
+        return outcome, federation.model.get_weights()[1] - of_its_own().get_weights()[1]
+
+
 ORDERS = [("speed", "quality"), *(pytest.param(one, marks=pytest.mark.long) for one in (("quality", "size"), ("quality",), ()))]
 
 
@@ -187,11 +194,8 @@ async def test_values_of_several_kinds_are_not_summed(order):
     values = {"quality": 0.5, "speed": 2.0, "size": 4.0}
     odd = Telling("odd", states=[], metrics={name: values[name] for name in order})
     good = [Telling(f"good-{i}", states=[], metrics={"quality": 0.5, "speed": 2.0}) for i in range(3)]
-    async with shared() as aggregation:
-        async with Federation(model=of_its_own, owners=[odd, *good], aggregation=aggregation, progress=False) as federation:
-            outcome = await anext(federation.rounds(1))
-            before = of_its_own().get_weights()[1]
-            np.testing.assert_allclose(federation.model.get_weights()[1] - before, 1.0, atol=1e-5)
+    outcome, bias = await of_values([odd, *good])
+    np.testing.assert_allclose(bias, 1.0, atol=1e-5)
     assert set(outcome.reported) == {"odd", "good-0", "good-1", "good-2"}
     assert not outcome.metrics
     assert list(outcome.faults) == ["odd"]
@@ -200,9 +204,7 @@ async def test_values_of_several_kinds_are_not_summed(order):
 
 async def test_values_of_one_kind_are():
     good = [Telling(f"good-{i}", states=[], metrics={"quality": 0.5 + i, "speed": 2.0}) for i in range(3)]
-    async with shared() as aggregation:
-        async with Federation(model=of_its_own, owners=good, aggregation=aggregation, progress=False) as federation:
-            outcome = await anext(federation.rounds(1))
+    outcome, _ = await of_values(good)
     assert list(outcome.metrics.values()) == pytest.approx([1.5, 2.0], abs=1e-3)
     assert not outcome.faults
 
