@@ -132,8 +132,7 @@ async def assert_costs_that_owner_only(build, part, told, engine=None, parts=(EN
     assert any((one != other).any() for one, other in zip(found, build().get_weights(), strict=True)), "the others have moved it"
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("strategy", [FedAvg(batch_size=4), FedProx(batch_size=4)], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(("strategy", "form"), [(FedAvg(batch_size=4), "arrays"), (FedProx(batch_size=4), "tf.data")], ids=["arrays", "tf"])
 async def test_it_costs_that_owner_only(strategy, form):
     build, part, told = NONE["accumulation"]
     await assert_costs_that_owner_only(build, FORMS[form](part), told, parts=[FORMS[form](ENOUGH)] * 2, strategy=strategy)
@@ -192,7 +191,7 @@ async def test_dp_sgd_is_refused_before_anything_runs():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rows", [16, 24, 64])
+@pytest.mark.parametrize("rows", [16, 24])
 async def test_with_enough_batches_a_round_is_a_fit(rows, form):
     part = X[:rows], Y[:rows]
     update, built = await update_of(accumulating, FORMS[form](part), LocalTraining(batch_size=None, epochs=K) if form == "arrays" else None)
@@ -280,8 +279,7 @@ UNCOUNTED = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(("gradient", "form"), [(False, "arrays"), (False, "tf.data"), (True, "arrays")])
 @pytest.mark.parametrize("name", UNCOUNTED)
 async def test_data_of_which_nothing_counts_is_no_update_of_nothing(name, gradient, form):
     build, data = UNCOUNTED[name]
