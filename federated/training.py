@@ -168,7 +168,7 @@ class _Desk:
             logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = added(self.model.get_weights(), task.weights), data.count()
             if not stop.is_set():
-                check_made(self.model, only(delta, self._trained), private=release.work is Work.DPSGD)
+                check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
         if not stop.is_set():
             check_counted(self.model, only(delta, self._trained), data)
         states, metrics = told(self.model, logs, task.training.states)

@@ -1,6 +1,6 @@
 """Whether the gradient over many examples is a mean of gradients over parts of them. It is only where that is known of all of a model.
 
-It is known of Keras' own layers and losses that look at each example by itself. It is not so with batch statistics, penalties on
+It is known of Keras' own layers, losses and metrics that look at each example by itself. It is not so with batch statistics, penalties on
 activations, losses of a whole batch or reductions that are no mean; and of what somebody else has written it is not known.
 """
 
@@ -55,11 +55,12 @@ LOSSES: Final = {
 def obstacle(model: keras.Model) -> str | None:
     """Why the gradient of a compiled model cannot be taken in parts of a batch, in words; None if it can.
 
-    It can where it is the mean of those of the parts, weighted by the numbers of labels that count in each.
+    It can where it is the mean of those of the parts, weighted by the numbers of labels that count in each, and the metrics of the parts
+    are together those of the whole.
     """
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
-    return _first(_of_loss(model, keras)) or _first(_of_layers(model, keras))
+    return _first(_of_loss(model, keras)) or _first(_of_layers(model, keras)) or _first(_of_metrics(model, keras))
 
 
 def is_sparse(model: keras.Model) -> bool:
@@ -145,6 +146,17 @@ def _of_layers(model: keras.Model, keras: Any) -> Iterator[str]:
                 yield f"{where} has an {name} that may look at a whole batch"
 
 
+def _of_metrics(model: keras.Model, keras: Any) -> Iterator[str]:
+    """Metrics are told of a batch: one that is not a sum over examples would be another for parts."""
+    given = internals.compile_arguments(model)
+    means = (keras.metrics.Mean, keras.metrics.MeanMetricWrapper, keras.metrics.Sum)
+    for metric in keras.tree.flatten([given.get("metrics"), given.get("weighted_metrics")]):
+        kind = type(metric) if isinstance(metric, keras.metrics.Metric) else metric
+        ours = metric is None or isinstance(metric, str) or (_is_of_keras(kind) and kind not in means)
+        if not ours or getattr(metric, "axis", -1) not in (-1, None):
+            yield f"its metric {getattr(metric, 'name', None) or _called(metric)!r} may look at a whole batch"
+
+
 def _is_within(axes: Any) -> bool:
     """Whether axes are within an example, for tensors of any rank."""
     given = axes if isinstance(axes, Iterable) else [axes]
@@ -157,4 +169,5 @@ def _flat(given: Iterable[Any]) -> Iterator[Any]:
 
 
 def _is_of_keras(function: Any) -> bool:
+    """Whether a function or a class is one of Keras."""
     return (getattr(function, "__module__", None) or "").partition(".")[0] == "keras" and hasattr(function, "__name__")

@@ -67,12 +67,13 @@ def check_enough(model: keras.Model, training: LocalTraining, data: Data, *, min
 _SMALLER = "lower gradient_accumulation_steps or batch_size"
 
 
-def check_made(model: keras.Model, moved: Iterable[Array], *, private: bool) -> None:
-    """Refuse what came of a training in which no step was made.
+def check_made(model: keras.Model, moved: Iterable[Array], data: Data, *, private: bool) -> None:
+    """Refuse what came of a training in which no step was made. Where gradients overflow in each round, the log says so.
 
     Args:
         model: after the training.
         moved: by how much each of its trainable weights was.
+        data: that it was trained on.
         private: whether it was DP-SGD.
 
     Raises:
@@ -80,6 +81,15 @@ def check_made(model: keras.Model, moved: Iterable[Array], *, private: bool) -> 
     """
     if not int(model.optimizer.iterations) and (_is_counted(model, private=private) or not any(array.any() for array in moved)):
         raise DataError(f"no step of the optimizer was made in this round, and nothing was learned: {_why(model)}")
+    scale = getattr(model.optimizer, "dynamic_scale", None)
+    if scale is not None and data not in _told and float(scale) < model.optimizer.initial_scale:
+        _told.add(data)
+        log.warning(
+            "steps were left out, for gradients were not finite at LossScaleOptimizer(initial_scale=%g), where each round begins; at %g "
+            "they are: that as initial_scale leaves out none",
+            model.optimizer.initial_scale,
+            float(scale),
+        )
 
 
 def check_counted(model: keras.Model, moved: Iterable[Array], data: Data) -> None:

@@ -75,6 +75,12 @@ class Furthest(keras.Sequential):
         return keras.ops.max(keras.ops.abs(y - y_pred)) + super().compute_loss(x, y, y_pred, sample_weight)
 
 
+@registered
+def largest(truth, predicted):
+    """A metric that looks at a whole batch."""
+    return keras.ops.max(keras.ops.abs(truth - predicted))
+
+
 def model(*hidden, kind=keras.Sequential, last=None, shape=(4,), loss="mse", **settings):
     keras.utils.set_random_seed(1)
     built = kind([keras.Input(shape), *hidden, last or layers.Dense(2)])
@@ -143,6 +149,9 @@ CASES = {
     "the axis of the examples": (lambda: model(layers.Dense(3), layers.Softmax(axis=0)), (X, Y)),
     "it from behind": (lambda: model(layers.Dense(3), layers.UnitNormalization(axis=-2)), (X, Y)),
     "Dice": (lambda: model(last=layers.Dense(2, activation="sigmoid"), loss="dice"), (X, (Y > 0).astype(np.float32))),
+    "a metric over the batch": (lambda: model(metrics=[largest]), (X, Y)),
+    "it in a mean": (lambda: model(metrics=[keras.metrics.MeanMetricWrapper(largest, name="largest")]), (X, Y)),
+    "metrics": (lambda: model(metrics=["mae", keras.metrics.R2Score(), keras.metrics.CosineSimilarity()]), (X, Y)),
     "outputs": (lambda: of_two(loss={"kind": "mse", "size": "mae"}, loss_weights={"kind": 2.0, "size": 0.5}), None),
     "outputs of several reductions": (lambda: of_two(loss={"kind": MSE(reduction="sum"), "size": "mae"}), None),
     "outputs, one of which counts less": (
@@ -156,7 +165,7 @@ ALONE = {
     "outputs, one of which counts less": (X, {"kind": LABELS, "size": Y}),
 }
 IN_PARTS = ("mean", "weights", "ignore_class", "ignore_class with weights", "masks", "masks with weights", "regularizer", "outputs")
-IN_PARTS = (*IN_PARTS, "BatchNormalization that is frozen")
+IN_PARTS = (*IN_PARTS, "BatchNormalization that is frozen", "metrics")
 
 
 def case(name):

@@ -226,9 +226,11 @@ async def test_a_schedule_goes_by_batches_as_in_keras():
     same(found, fitted.get_weights(), atol=1e-6)
 
 
-async def test_overflows_that_end_within_a_round_are_as_in_fit():
+async def test_overflows_that_end_within_a_round_are_as_in_fit(caplog):
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    update, built = await update_of(overflowing, data)
+    with caplog.at_level(logging.WARNING):
+        update, built = await update_of(overflowing, data)
+    assert "steps were left out, for gradients were not finite at LossScaleOptimizer(initial_scale=1e+38)" in caplog.text
     before = built.get_weights()
     built.fit(data, verbose=0, shuffle=False)
     assert 0 < int(built.optimizer.iterations) < 16, "some were left out"
