@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -89,17 +90,25 @@ class Layout:
             return None
         return f"its metrics are {_listed(names)}; expected {_listed(asked) if asked else 'no values beside their states'}"
 
+    @cached_property
+    def _most(self) -> Array:
+        return np.array(self.most, np.float64)
+
+    @cached_property
+    def _shares(self) -> Array:
+        return np.array(self.shares, bool)
+
     def _above(self, states: Array, examples: int, slack: float = 0.0) -> Array:
         """Where a value is more than so many examples can make it."""
         if not self.most:
             return np.zeros(states.shape, bool)
-        return states > np.array(self.most) * examples * (1 + 1e-3 if examples < EXACT else 2) + slack
+        return states > self._most * examples * (1 + 1e-3 if examples < EXACT else 2) + slack
 
     def _beyond(self, states: Array, slack: float = 0.0) -> Array:
         """Where a part is more than the whole."""
         if not any(self.shares):
             return np.zeros(states.shape, bool)
-        return np.array(self.shares) & (states > np.roll(states, -1) * (1 + SLACK) + SLACK + slack)
+        return self._shares & (states > np.roll(states, -1) * (1 + SLACK) + SLACK + slack)
 
     def opened(self, states: Array, examples: int) -> Array | None:
         """The sum of hidden states over so many examples, its counts at least 0; None if no states have such a sum."""

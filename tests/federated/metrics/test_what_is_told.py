@@ -18,10 +18,12 @@ from federated import (
     UpdateRejected,
 )
 from federated.blueprint import draw
+from federated.hiding import fault_of_told
 from federated.metrics.layout import Layout
 from federated.metrics.limits import LOSS
 from federated.metrics.meter import Meter
 from federated.rounds import Round
+from federated.update import Blueprint, Bound, LocalTraining, Task
 from protocols import Cluster, Worker
 
 M = keras.metrics
@@ -213,6 +215,24 @@ async def test_a_hidden_sum_that_counts_more_than_all_examples_fails():
     owners = [*(Telling(f"good-{i}") for i in range(3)), Telling("odd", states=[5, N, 4, 100 * N])]
     (outcome,), _ = await played(owners, SecureAggregation())
     assert "the sum of the states of metrics is one that they cannot have" in outcome.failure
+
+
+@pytest.mark.parametrize(
+    ("training", "names", "states", "fine"),
+    [
+        (LocalTraining(bound=Bound(1.0, counts=True)), ("within",), 0, True),
+        (LocalTraining(bound=Bound(1.0, counts=True)), (), 0, False),
+        (LocalTraining(bound=Bound(1.0, counts=True)), ("loss",), 0, False),
+        (LocalTraining(bound=Bound(1.0, counts=True)), ("within", "loss"), 0, False),
+        (LocalTraining(bound=Bound(1.0, counts=True)), ("within",), 4, False),
+        (LocalTraining(bound=Bound(1.0)), (), 0, True),
+        (LocalTraining(bound=Bound(1.0)), ("within",), 0, False),
+    ],
+)
+def test_private_rounds_know_what_is_told(training, names, states, fine):
+    """The clip norm adapts to the share of updates within it: a sum of something else would move it."""
+    task = Task(1, Blueprint("", ""), [], training)
+    assert (fault_of_told(names, states, task, Layout()) is None) == fine
 
 
 # What is known of the metrics of a model.
