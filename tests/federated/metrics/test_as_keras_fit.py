@@ -288,7 +288,7 @@ def test_forms_of_models_and_labels(form):
     for where in (slice(0, 30), slice(30, 90)):
         logs = owner.evaluate(x[where], tf.nest.map_structure(lambda one, where=where: one[where], y), **batch)
         states, rest = told(owner, logs, meter.layout.sizes)
-        assert (rest, meter.layout.fault(states)) == ({}, None)
+        assert (rest, meter.layout.fault(states, len(x[where]))) == ({}, None)
         sums = sums + states
     expected = {}
     for name, value in model().evaluate(x, y, **batch).items():
