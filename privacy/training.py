@@ -23,6 +23,7 @@ from privacy.recording import Unit, safe_units
 from privacy.sampling import PoissonSampler
 from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
+from privacy.trials import objective
 
 if TYPE_CHECKING:
     from privacy.accounting import Accountant, Held
@@ -241,6 +242,15 @@ class PrivateTraining:
         if not self.model.compiled or self.model.loss is None:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
 
+    def _check_loss(self, data: Examples) -> None:
+        """Refuses a loss of which a private step would train another."""
+        x, y, *weight = data.batch
+        with keras.StatelessScope():  # seeds stay as they are
+            outputs = self.model(validation.made_up(x, 0.25))
+        why = objective.objection(self.model, y, outputs, weighted=bool(weight))
+        if why is not None:
+            raise ModelRefused(f"{self.model.name}: {objective.named(self.model)} cannot be private: {why}")
+
     def _ready(self, data: Examples) -> PrivateStep:
         """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
         model = self.model
@@ -262,6 +272,7 @@ class PrivateTraining:
                     "the loss has reduction='mean_with_sample_weight': the sum of the weights of a batch is a value of the examples, "
                     "by which a private step cannot divide; use the default, or train without weights of examples"
                 )
+            self._check_loss(data)
             adds = any(name == OF_WEIGHTS for name, *_ in added_losses(model, data.batch[0]))
             model.optimizer.build(model.trainable_variables)
             self._step = PrivateStep(model, self.units, clipping=self.clipping, batch=data.batch, eager=model.run_eagerly, adds=adds)

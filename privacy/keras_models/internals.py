@@ -117,9 +117,9 @@ def forget_losses(layer: Layer) -> None:
     layer._clear_losses()
 
 
-def compiled_loss(model: Model, y: Any, outputs: Any) -> Tensor:
-    """Compute what `compile(loss=, loss_weights=)` says of targets and outputs, without what layers and regularizers add."""
-    return model._compile_loss(y, outputs)
+def compiled_loss(model: Model, y: Any, outputs: Any, weights: Tensor | None = None) -> Tensor:
+    """Compute what `compile(loss=, loss_weights=)` says of targets, outputs and weights of examples, without what layers add."""
+    return model._compile_loss(y, outputs, weights)
 
 
 def loss_of(model: Model, **given: Any) -> Tensor:
