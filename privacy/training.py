@@ -23,7 +23,7 @@ from privacy.recording import Unit, safe_units
 from privacy.sampling import PoissonSampler
 from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
-from privacy.trials import objective
+from privacy.trials import mixing, objective
 
 if TYPE_CHECKING:
     from privacy.accounting import Accountant, Held
@@ -260,8 +260,10 @@ class PrivateTraining:
         if not self.units:
             inputs = data.batch[0]
             model(validation.made_up(inputs, 0.25))  # builds it
-            validation.require(validation.findings(model, inputs) + validation.probe(model, inputs))
-            self.units = safe_units(model, inputs, foreign=self._foreign)
+            validation.require(validation.findings(model, inputs) + mixing.mixing(model, inputs))
+            units = safe_units(model, inputs, foreign=self._foreign)
+            validation.require(mixing.mixing_back(model, units, inputs))
+            self.units = units
             self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
         if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)) or data.batch != self._batch:

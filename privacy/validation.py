@@ -17,7 +17,7 @@ from privacy.errors import ModelRefused
 from privacy.keras_models import internals
 from privacy.keras_models.added_losses import OF_WEIGHTS
 from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, unanswered
-from privacy.rules.registry import Layer, seeds
+from privacy.rules.registry import Layer
 
 ANSWERED: Final = (
     HOW_IT_RUNS
@@ -102,47 +102,6 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, str]]:
         yield f"it computes in {layer.compute_dtype}; clipping is exact enough in float32 only", "use dtype='float32'"
 
 
-def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
-    """Runs a built model on made-up examples and looks whether they reach each other, or the stored state.
-
-    1. The same input twice from the same state must give the same outputs; else (unseeded randomness) nothing can be told, nor promised.
-    2. The second example is replaced: the output of the first must not change.
-    3. Non-trainable variables other than seeds must not change at all.
-
-    Args:
-        model: built.
-        inputs: a nest of specifications (shape with a leading None, dtype).
-    """
-    state = [tf.identity(variable.value) for variable in model.non_trainable_variables]
-
-    def run(examples: Any) -> list[Any]:
-        for variable, value in zip(model.non_trainable_variables, state, strict=True):
-            variable.assign(value)
-        return [tf.identity(output[0]) for output in tf.nest.flatten(model(examples, training=True))]
-
-    first, second = made_up(inputs, 0.25), made_up(inputs, 0.75)
-    run(second)
-    harmless = {id(variable) for variable in seeds(model)}
-    after = zip(model.non_trainable_variables, state, strict=True)
-    changed = [variable.path for variable, before in after if id(variable) not in harmless and _differ(variable.value, before)]
-    one = run(first)
-    again, other = run(first), run(tf.nest.map_structure(lambda a, b: tf.concat([a[:1], b[1:]], 0), first, second))
-    run(first)
-    for variable, value in zip(model.non_trainable_variables, state, strict=True):
-        variable.assign(value)
-    if changed:
-        return (
-            Finding(changed[0], "the forward pass stores something of the batch in it, without noise", "use a layer without such state"),
-        )
-    if any(_differ(a, b) for a, b in zip(one, again, strict=True)):
-        return (
-            Finding(model.name, "it is random beyond its seed generators, so that it cannot be checked", "use keras.random.SeedGenerator"),
-        )
-    if any(_differ(a, b) for a, b in zip(one, other, strict=True)):
-        return (Finding(model.name, "the output for one example depends on the others of its batch", "remove what mixes the batch axis"),)
-    return ()
-
-
 def changing(model: keras.Model) -> tuple[Finding, ...]:
     """Layers with weights that are not trained and yet change in training: they would be released, and no noise fits them.
 
@@ -166,7 +125,7 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
     moved = [
         variable
         for variable in held
-        if (_differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
+        if (differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
         or (isinstance(owners[id(variable)], keras.layers.BatchNormalization) and owners[id(variable)].trainable)
     ]
     for variable, value in zip(model.non_trainable_variables, before, strict=True):
@@ -194,7 +153,8 @@ def made_up(specs: Any, value: float, examples: int = 2) -> Any:
     return tf.nest.map_structure(tensor, specs)
 
 
-def _differ(a: Any, b: Any) -> bool:
+def differ(a: Any, b: Any) -> bool:
+    """Whether two tensors are apart by more than rounding; nan is nan."""
     a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
     return not bool(tf.reduce_all((tf.abs(a - b) <= 1e-5) | (tf.math.is_nan(a) & tf.math.is_nan(b))))
 
