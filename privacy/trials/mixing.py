@@ -53,6 +53,7 @@ def mixing(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
     first, second = made_up(inputs, 0.25), made_up(inputs, 0.75)
     with _from_now(model) as run:
         before = [tf.identity(variable.value) for variable in model.non_trainable_variables]
+        drawn = [np.array(seed) for seed in seeds(model)]
         outputs = run(second)
         rows = [one.shape for one in outputs if not one.shape or one.shape[0] != 2]
         if rows:
@@ -70,7 +71,7 @@ def mixing(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
         other = _with_rows(second, first, [0])
         if any(differ(a[0], b[0]) for a, b in zip(one, run(other), strict=True)):
             return (_found(model, _culprit(model, run, (first, other), [(0, 0)]), "depends on the others of its batch"),)
-        return () if unknown(model) is None else _thoroughly(model, run, inputs)
+        return () if unknown(model) is None else _thoroughly(model, run, inputs, drawn)
 
 
 def mixing_back(model: keras.Model, units: list[Unit], inputs: Any) -> tuple[Finding, ...]:
@@ -107,11 +108,14 @@ def mixing_back(model: keras.Model, units: list[Unit], inputs: Any) -> tuple[Fin
     return ()
 
 
-def _thoroughly(model: keras.Model, run: Run, inputs: Any) -> tuple[Finding, ...]:
-    """Step 4, for models of which nothing is known. Draws of random layers are another matter for each place, and may be for each size."""
+def _thoroughly(model: keras.Model, run: Run, inputs: Any, drawn: list[Any]) -> tuple[Finding, ...]:
+    """Step 4, for models of which nothing is known; `drawn` are the seeds before.
+
+    Random layers draw otherwise for each place, and may so for each size of a batch: such models are compared outside of training.
+    """
     same = [(place, place) for place in range(FEW)]
     turned = [(place, FEW - 1 - place) for place in range(FEW)]
-    random = bool(seeds(model))
+    random = bool(drawn)
     for few, others in _examples(run, inputs):
         more = _with_rows(others, few, range(FEW))
         for place in range(FEW):
@@ -122,6 +126,9 @@ def _thoroughly(model: keras.Model, run: Run, inputs: Any) -> tuple[Finding, ...
             culprit = _culprit(model, run, (few, more), same)
             if not random or culprit is not None:
                 return (_found(model, culprit, "depends on how many examples there are"),)
+        run(few, training=False)
+        if any((np.array(seed) != before).any() for seed, before in zip(seeds(model), drawn, strict=True)):
+            continue  # it draws outside of training, too
         if random and _apart(run, (few, more), same, training=False):
             return (_found(model, None, "depends on how many examples there are"),)
         back = tf.nest.map_structure(lambda one: one[::-1], few)
