@@ -87,22 +87,27 @@ def mixing_back(model: keras.Model, units: list[Unit], inputs: Any) -> tuple[Fin
     if unknown(model) is None or units[0].layer is model:  # as one unit each example runs alone, there and back
         return ()
 
-    def gradients(examples: Any, one: Tensor) -> list[list[Tensor]]:
+    def gradients(examples: Any, one: Tensor) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with recording(units, tape.watch) as record:
                 outputs = tf.nest.flatten(model(examples, training=True))
             total = tf.add_n([tf.reduce_sum(tf.square(output + 0.3)) for output in outputs if output.dtype.is_floating])
         dz = tape.gradient(total, record.watched(), unconnected_gradients=tf.UnconnectedGradients.ZERO)
         found = record.gradients(tf.nest.map_structure(tf.convert_to_tensor, dz))
-        return [[tf.reduce_sum(each.squared_norms() * one), *each.weighted_sum(one)] for _, each in found]
+        norms = tf.stack([each.squared_norms() for _, each in found], 1)
+        return norms, [total for _, each in found for total in each.weighted_sum(one)]
 
     compute = tf.function(gradients, autograph=False)
     with _from_now(model, compute) as run, _from_now(model) as forward:
         for few, others in _examples(forward, inputs):
             for place in range(FEW):
-                one = tf.one_hot(place, FEW)
-                alone, among = run(few, one), run(_with_rows(others, few, [place], FEW), one)
-                if any(_far(a, b, NEAR) for a, b in zip(alone, among, strict=True)):
+                (norms, *sums), (norms_among, *sums_among) = (
+                    run(batch, tf.one_hot(place, FEW)) for batch in (few, _with_rows(others, few, [place], FEW))
+                )
+                finite = bool(tf.reduce_all(tf.math.is_finite(norms) & tf.math.is_finite(norms_among)))  # else 0 times it is nan
+                if _far(norms[place], norms_among[place], NEAR) or (
+                    finite and any(_far(a, b, NEAR) for a, b in zip(sums, sums_among, strict=True))
+                ):
                     reason = "the gradient of the loss of one example depends on the others of its batch"
                     return (Finding(model.name, reason, f"{INSTEAD} on the way back (custom_gradient)"),)
     return ()
@@ -205,7 +210,8 @@ def _far(a: Tensor, b: Tensor, tolerance: float) -> bool:
     a, b = (np.asarray(tf.cast(one, tf.float32)) for one in (a, b))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     largest = np.abs(a[np.isfinite(a)]).max(initial=0.0)
-    return bool((~same & ~(np.abs(a - b) <= tolerance * largest + 1e-7)).any())
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        return bool((~same & ~(np.abs(a - b) <= tolerance * largest + 1e-7)).any())
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def objection(model: keras.Model, targets: Any, outputs: Any, *, weighted: bool)
                         f"on made-up targets and outputs ({_shapes(y, p)}) it gives each example a loss, and raises {error} for {size} "
                         "of them together: targets of the shape that the loss takes are needed"
                     )
-                why = whole.unlike(alone[:size], weights, is_sum=reductions(model) == {"sum"})
+                with np.errstate(invalid="ignore", over="ignore"):  # of infinite ones
+                    why = whole.unlike(alone[:size], weights, is_sum=reductions(model) == {"sum"})
                 if why is not None:
                     return why
                 shown |= whole.informative

@@ -141,6 +141,7 @@ ACCEPTED = {
     "margin": (lambda y, p: ops.relu(1 - (2 * y - 1) * p), floats(1), (1,)),
     "threshold": (lambda y, p: ops.where(ops.abs(y - p) < 1.0, ops.square(y - p), 2.0), floats(1), (1,)),
     "padding of each": (padded_each, labels(5), (5, 4)),
+    "infinite for some": (lambda y, p: ops.log(p) * y - ops.exp(120.0 * p), floats(1), (1,)),
     "outputs are losses": (lambda y, p: p, floats(1), (1,)),
     "segmentation": (lambda y, p: losses.sparse_categorical_crossentropy(y, p, from_logits=True), labels(4, 4), (4, 4, 3)),
     "ignored": (losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0, reduction="sum"), labels(5), (5, 3)),
