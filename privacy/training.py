@@ -157,7 +157,7 @@ class PrivateTraining:
 
         def holding(more: int) -> AbstractContextManager[Held]:
             coming = range(self.steps, self.steps + more)
-            return self.accountant.holding([event(sampler.probability, self._noise_multiplier(one)) for one in coming])
+            return self.accountant.holding([event(sampler.probability, self.noise_multiplier(one)) for one in coming])
 
         with NoiseAhead(self.noise) as ahead:
 
@@ -206,7 +206,7 @@ class PrivateTraining:
 
     def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held, ahead: NoiseAhead) -> dict[str, Any]:
         """Samples, records, then computes one step; returns the metrics so far."""
-        z, size = self._noise_multiplier(self.steps), sampler.batch_size
+        z, size = self.noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
         multiplier = z if adaptive is None else adaptive.gradient_multiplier(z, size)
         grid = Grid.of(self.clip, multiplier, step.parameters, fineness=20, most=20)  # float32 holds the noise exactly
@@ -232,7 +232,12 @@ class PrivateTraining:
         step.finish(*noise)
         return metrics, unclipped
 
-    def _noise_multiplier(self, step: int) -> float:
+    def noise_multiplier(self, step: int) -> float:
+        """z of a step, counted from 0.
+
+        Raises:
+            SettingError: the function that was given makes a number that is no noise.
+        """
         value = float(self._multiplier(step) if callable(self._multiplier) else self._multiplier)
         if not 0.0 < value < float("inf"):
             raise SettingError(f"the noise multiplier of step {step} is {value}: above 0 and finite is needed")

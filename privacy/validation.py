@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any, Final
 
 import keras
@@ -81,6 +82,11 @@ def _of_model(model: keras.Model, inputs: Any = None) -> Iterator[Finding]:
     for ask in unanswered(model, ANSWERED | _BY_LAYER, inputs):
         why = _WHY.get(ask.name, "a private step does not do that")
         yield Finding(model.name, f"it asks for {ask}, and {why}", "leave it out")
+    if keras.config.backend() != "tensorflow":
+        yield Finding(model.name, f"it runs on {keras.config.backend()}", "set KERAS_BACKEND=tensorflow before Keras is imported")
+    elif tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
+        reason = "it belongs to a strategy of tf.distribute, whose replicas would each clip and add noise by themselves"
+        yield Finding(model.name, reason, "make and train it outside of the strategy's scope")
     if model.built and not model.trainable_variables:
         yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
 
@@ -98,7 +104,8 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, str]]:
         yield "it mixes examples", "augment each example alone"
     if isinstance(layer, layers.ActivityRegularization) or getattr(layer, "activity_regularizer", None) is not None:
         yield "its activity regularizer is a loss of the batch, not of an example", "regularize the weights instead"
-    if layer.compute_dtype != "float32" or layer.variable_dtype != "float32":
+    counts = not layer.weights and not tf.as_dtype(layer.compute_dtype).is_floating  # a lookup, say: nothing in it is trained or clipped
+    if not counts and (layer.compute_dtype != "float32" or layer.variable_dtype != "float32"):
         yield f"it computes in {layer.compute_dtype}; clipping is exact enough in float32 only", "use dtype='float32'"
 
 
@@ -146,6 +153,8 @@ def made_up(specs: Any, value: float, examples: int = 2) -> Any:
 
     def tensor(spec: Any) -> Any:
         shape = [examples, *(4 if size is None else size for size in spec.shape[1:])]
+        if spec.dtype == tf.string:
+            return tf.fill(shape, str(round(value)))
         if not spec.dtype.is_floating:
             return tf.cast(tf.fill(shape, round(value)), spec.dtype)
         return tf.cast(tf.reshape(tf.sin(tf.range(tf.reduce_prod(shape), dtype=tf.float32) * value), shape) + value, spec.dtype)
@@ -178,5 +187,13 @@ def check_callbacks(callbacks: Any) -> None:
             )
         if isinstance(callback, (c.CSVLogger, c.TensorBoard, c.RemoteMonitor)):
             raise ModelRefused(f"{name} writes down training metrics, which have no noise: log `val_` metrics and engine.epsilon instead")
+        if isinstance(callback, c.TerminateOnNaN):
+            raise ModelRefused(f"{name} ends the training by the loss of the training examples, without noise: monitor 'val_loss' instead")
+        if isinstance(callback, c.ModelCheckpoint):
+            told = [field for _, field, *_ in Formatter().parse(str(callback.filepath)) if field]
+            if any(field not in ("epoch", "batch") and not field.startswith("val_") for field in told):
+                raise ModelRefused(
+                    f"{name} writes training metrics, which have no noise, into names of files: name them by epoch and `val_` metrics"
+                )
         if isinstance(callback, c.BackupAndRestore):
             raise ModelRefused(f"{name} resumes training that this engine's accountant has not seen: keep the process, or start anew")
