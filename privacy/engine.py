@@ -26,9 +26,9 @@ class PrivacyEngine:
 
         w <- optimizer(w, (sum_i min(1, C / ||g_i||) g_i + N(0, z^2 C^2 I)) / B)
 
-    and the accountant composes the steps that were made. g_i is the gradient of the loss of a batch of example i alone: a compiled loss that
-    is not the mean of these (or, with reduction="sum", their sum, which is not divided by B) is refused. Where Keras divides by the labels
-    of a batch that count, `ignore_class` and masks, each example is divided by how many of its own do.
+    and the accountant composes the steps that were made. g_i is the gradient of the loss of a batch of example i alone: a compiled loss
+    that is not the mean of these (or, with reduction="sum", their sum, which is not divided by B) is refused. Where Keras divides by the
+    labels of a batch that count, `ignore_class` and masks, each example is divided by how many of its own do.
 
     Neighbours: zero-out, two data sets of the same N examples, but that the gradients of one example are zero in one of them. N and B are
     public; it moves the sum of a step by at most C, or not at all if q spares it.
@@ -220,7 +220,7 @@ def _positive(name: str, value: Any, *, whole: bool = False) -> None:
     kinds = (numbers.Integral,) if whole else (numbers.Real,)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise SettingError(f"{name} is {_shown(value)}: a {'whole ' if whole else ''}number above 0 is needed")
-    if not 0.0 < value < float("inf"):
+    if not 0.0 < float(value) < float("inf"):
         raise SettingError(f"{name} is {value}: above 0 and finite is needed")
 
 

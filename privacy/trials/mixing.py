@@ -147,10 +147,7 @@ def _examples(run: Run, inputs: Any) -> Iterator[tuple[Any, Any]]:
     for mine, theirs in SCALES:
         for least in (-2.0, 0.0):
             random = np.random.default_rng(0)
-            few, others = (
-                tf.nest.map_structure(lambda spec, size=size, scale=scale: _varied(spec, size, scale, least, random), inputs)
-                for size, scale in ((FEW, mine), (MORE, theirs))
-            )
+            few, others = _varied(inputs, FEW, mine, least, random), _varied(inputs, MORE, theirs, least, random)
             try:
                 run(few)
                 run(others)
@@ -160,12 +157,17 @@ def _examples(run: Run, inputs: Any) -> Iterator[tuple[Any, Any]]:
             break
 
 
-def _varied(spec: Any, size: int, scale: float, least: float, random: np.random.Generator) -> Tensor:
-    shape = (size, *(4 if length is None else length for length in spec.shape[1:]))
-    if spec.dtype.is_floating:
-        return tf.cast(random.uniform(least, 1.9, shape) * scale, spec.dtype)
-    numbers = tf.constant(random.integers(0, 2, shape))
-    return tf.strings.as_string(numbers) if spec.dtype == tf.string else tf.cast(numbers, spec.dtype)
+def _varied(inputs: Any, size: int, scale: float, least: float, random: np.random.Generator) -> Any:
+    """So many examples: numbers from `least` to 1.9, times the scale; whole numbers and texts of them are 0 or 1."""
+
+    def tensor(spec: Any) -> Tensor:
+        shape = (size, *(4 if length is None else length for length in spec.shape[1:]))
+        if spec.dtype.is_floating:
+            return tf.cast(random.uniform(least, 1.9, shape) * scale, spec.dtype)
+        numbers = tf.constant(random.integers(0, 2, shape))
+        return tf.strings.as_string(numbers) if spec.dtype == tf.string else tf.cast(numbers, spec.dtype)
+
+    return tf.nest.map_structure(tensor, inputs)
 
 
 def _with_rows(others: Any, examples: Any, places: Any, size: int | None = None) -> Any:
@@ -246,7 +248,7 @@ def _traced(model: keras.Model) -> Iterator[list[_Call]]:
 
 
 def _culprit(model: keras.Model, run: Run, batches: tuple[Any, Any], pairs: list[tuple[int, int]]) -> Any:
-    """The first layer or operation that makes other rows of equal ones; None if there is none, or it is one that draws for more examples."""
+    """The first layer or operation that makes other rows of equal ones; None: there is none, or it draws for another number of examples."""
     traces = []
     for batch in batches:
         with _traced(model) as calls:

@@ -136,10 +136,10 @@ class _Run:
         return None
 
     def _told(self, values: Any, *, is_sum: bool, weighted: bool) -> str:
-        size, with_weights = len(values), " with weights" if weighted else ""
+        kind, expected = ("sum", values.sum()) if is_sum else ("mean", values.mean())
         text = (
-            f"of {size} made-up examples{with_weights} it makes {float(self.value):.6g}, while the {'sum' if is_sum else 'mean'} of the loss "
-            f"of each of them alone is {values.sum() if is_sum else values.mean():.6g}"
+            f"of {len(values)} made-up examples{' with weights' if weighted else ''} it makes {float(self.value):.6g}, while the {kind} of "
+            f"the loss of each of them alone is {expected:.6g}"
         )
         if not is_sum and not _apart(self.value, values.sum(), np.abs(values).max(), ALIKE):
             return f"{text}: it is a sum over the batch; return a value for each example, and say reduction='sum' if a sum is meant"

@@ -35,9 +35,9 @@ def test_a_strategy_of_several_devices():
     scope, plain = tf.distribute.MirroredStrategy(["/cpu:0"]).scope, private(small())
     with scope():
         model = small()
-        with pytest.raises(ModelRefused, match="strategy of tf.distribute"):
+        with pytest.raises(ModelRefused, match="belongs to a strategy of"):
             private(small())
-        with pytest.raises(ModelRefused, match="strategy of tf.distribute"):
+        with pytest.raises(ModelRefused, match="belongs to a strategy of"):
             plain.fit(X, Y, batch_size=4, verbose=0)
     with pytest.raises(ModelRefused, match="outside of the strategy's scope"):
         private(model)
@@ -59,9 +59,7 @@ def test_settings_that_are_no_numbers(options, message):
 
 
 def test_numbers_of_numpy_are_numbers():
-    PrivacyEngine().make_private(
-        small(), noise_multiplier=np.float32(1.0), max_grad_norm=np.int64(1), max_physical_batch_size=np.int32(2)
-    )
+    PrivacyEngine().make_private(small(), noise_multiplier=np.float32(1.0), max_grad_norm=np.int64(1), max_physical_batch_size=np.int32(2))
 
 
 def test_the_noise_that_was_calibrated_can_be_read():
@@ -134,4 +132,3 @@ def test_layers_that_look_something_up_train_as_on_what_they_found(name):
     before = flat_weights(model)
     private(model, 1e-7, 0.3).fit(x, y, batch_size=4, verbose=0)
     np.testing.assert_allclose((before - flat_weights(model)) * 4, wanted, atol=1e-5)
-
