@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from privacy.accounting import Accountant, calibrate
+from privacy.accounting import Accountant, attack_bound, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
 from privacy.ledger import Ledger
@@ -146,6 +146,22 @@ class PrivacyEngine:
         if not 0.0 < delta < 1.0:
             raise SettingError(f"delta is {delta}: between 0 and 1 is needed")
         return self.accountant.epsilon(delta) if self.accountant.events else 0.0
+
+    def attack_bound(self, *, fpr: float) -> float:
+        """An upper bound of the true positive rate of every attack on an example, for all steps so far, at a false positive rate.
+
+        It takes the whole privacy profile: exp(epsilon) fpr + delta at one delta alone says more than is proved. Who would reconstruct an
+        example by guessing with probability kappa succeeds with probability `attack_bound(fpr=kappa)` at most.
+
+        Args:
+            fpr: from 0 to 1.
+
+        References:
+            Hayes, Mahloujifar, Balle, 2023, arXiv:2302.07225, for reconstruction.
+        """
+        if not 0.0 <= fpr <= 1.0:
+            raise SettingError(f"fpr is {fpr}: from 0 to 1 is needed")
+        return attack_bound(self.accountant.events, self.accountant.method, fpr) if self.accountant.events else fpr
 
     def noise_multiplier(self, model: Any) -> float:
         """z of the next step of a model that this engine has made private; what was calibrated for a target can be read here.

@@ -196,6 +196,13 @@ def test_it_is_refused_by_name_before_anything_runs(loss):
         model.fit(x, y, batch_size=4, verbose=0)
 
 
+@pytest.mark.parametrize(("loss", "message"), [(each, None), (rmse, WHOLE_BATCH), (summed, "it is a sum over the batch")])
+def test_large_outputs(loss, message):
+    """Of images, say, which are tried on fewer examples."""
+    why = objective.objection(compiled(loss), floats(1024, 1024), tf.zeros((1, 1024, 1024)), weighted=False)
+    assert why is None if message is None else message in why
+
+
 def two_outputs(first, second, weights=None):
     inputs = layers.Input((4,))
     model = keras.Model(inputs, {"a": layers.Dense(3, name="a")(inputs), "b": layers.Dense(1, name="b")(inputs)})
