@@ -81,6 +81,7 @@ class Writer:
         *,
         clamp: bool = False,
         ranges: Ranges | None = None,
+        step: float = math.inf,
     ) -> None:
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
@@ -88,7 +89,7 @@ class Writer:
         self._wires: dict[int, int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
-        scale = input_scale(input_range, ranges)
+        scale = input_scale(input_range, ranges, step)
         cut = ops.enforced(input_range, scale, ranges)
         self.ops: list[AnyOp] = [cut if clamp else ops.Input()]
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
