@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,12 @@ from protocols.keystream import KeyStream
 from protocols.program import Conv2D, Dense, MatMul, Program, infer
 from protocols.selfcheck.examples import Real, drawn
 from protocols.selfcheck.report import TOLERANCE, Check
+from protocols.selfcheck.rounded_inputs import blamed
+from protocols.selfcheck.verdict import judged, named
 
 if TYPE_CHECKING:
     from protocols.lowering import Lowered
 
-PROBABILITY = 0.02
-"""An error of a probability that is let pass where all of them are small, if the tolerance is not less."""
 WORK = 1 << 24
 """Multiplications in a comparison, if that is not fewer than `LEAST` examples."""
 LEAST, MOST = 4, 256
@@ -66,12 +67,19 @@ def compare(
     expected = _answers(model, x)
     finite = np.isfinite(expected).reshape(len(x), -1).all(axis=1)
     if not finite.any():
-        raise Inaccurate(f"model {model.name!r}: Keras' own outputs are NaN or infinite on all of {len(x)} {_named(source)}")
+        raise Inaccurate(f"model {model.name!r}: Keras' own outputs are NaN or infinite on all of {len(x)} {named(source)}")
     x, expected = x[finite], expected[finite]
     if clip is not None:
         expected = expected.clip(-clip, clip)
     found, labels = _computed(model.name, lowered, x, source)
-    return _judged(model, lowered, expected, found, labels, source, tolerance)
+    expected = expected.reshape(found.shape)
+
+    def answers(inputs: Real) -> Real:
+        found = _answers(model, inputs)
+        return found if clip is None else found.clip(-clip, clip)
+
+    blame = partial(blamed, lowered.program, answers, x, expected, found)
+    return judged(model.name, lowered, expected, found, labels, source=source, tolerance=tolerance, blamed=blame)
 
 
 def _examples(model: Any, lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.ArrayLike | None) -> tuple[Real, str]:
@@ -151,42 +159,6 @@ def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, 
 def _left(name: str, lowered: Lowered, source: str) -> Inaccurate:
     calibrated = ", ".join(repr(layer.name) for layer in lowered.layers if layer.source != "proved")
     return Inaccurate(
-        f"model {name!r}: {_named(source)} leave the window of a calibrated layer (of {calibrated}), so answers for them would be "
+        f"model {name!r}: {named(source)} leave the window of a calibrated layer (of {calibrated}), so answers for them would be "
         "noise; give more samples as calibration=, or a larger margin="
     )
-
-
-def _judged(
-    model: Any,
-    lowered: Lowered,
-    expected: Real,
-    found: Real,
-    labels: npt.NDArray[np.int64] | None,
-    source: str,
-    tolerance: float | None,
-) -> Check:
-    expected = expected.reshape(found.shape)
-    error, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
-    lost = np.zeros(len(expected))
-    if labels is not None:
-        lost = expected.max(axis=1) - np.take_along_axis(expected, labels[:, None], 1)[:, 0]
-    check = Check(len(expected), source, error, largest, None if labels is None else int((lost > 0).sum()))
-    if tolerance is None:
-        return check
-    allowed = tolerance * largest
-    if lowered.bounded:
-        allowed = max(allowed, min(tolerance, PROBABILITY))
-    if error > allowed or lost.max() > 2 * allowed:
-        what = f"outputs differ by up to {error:.3g}" if error > allowed else f"labels differ where outputs are {lost.max():.3g} apart"
-        few = f" {lowered.coarse[0]}: give it a range of its own, with arrays as input_range=(low, high)." if lowered.coarse else ""
-        raise Inaccurate(
-            f"model {model.name!r}: on {len(expected)} {_named(source)} the private program does not give Keras' answers: {what}, of at "
-            f"most {largest:.3g}; {allowed:.3g} are allowed (tolerance={tolerance:g}).{few} What helps: samples like the inputs as "
-            "calibration=, input_range=(low, high) close to the inputs, arrays for features of different scales, a Normalization at the "
-            "beginning; or a larger tolerance=, or None, if this is good enough"
-        )
-    return check
-
-
-def _named(source: str) -> str:
-    return "inputs drawn from input_range" if source == "drawn" else f"{source} samples"
