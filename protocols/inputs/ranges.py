@@ -194,7 +194,7 @@ def of_samples(samples: Real, known: tuple[Real, Real] | None = None) -> tuple[R
     """A range for each feature of the last axis from samples (n, *shape), rounded outwards so that it tells their order of magnitude only.
 
     The ends are multiples of a quarter of the power of two above the width of what was seen, or above its size if all samples are alike.
-    Where the model says the ends itself, of indices into a table, they are those and tell nothing of the samples.
+    Where the model says the ends itself they are those: of indices into a table, or of what it takes to be constant.
     """
     rows = samples.reshape(-1, samples.shape[-1])
     low, high = rows.min(axis=0), rows.max(axis=0)

@@ -26,9 +26,8 @@ from protocols.inputs.encoding import steps
 from protocols.inputs.ranges import InputRange, Ranges, chosen
 from protocols.lowering.checking import CheckedWriter
 from protocols.lowering.emission import Writer
-from protocols.lowering.features.places import vocabularies
 from protocols.lowering.features.precision import needed
-from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, spread_of
+from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
@@ -114,12 +113,12 @@ def lower(
         )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape)
-    found = chosen(input_range, nodes[0].shape, samples, known=vocabularies(nodes))
+    spread = spread_of(nodes)
+    found = chosen(input_range, nodes[0].shape, samples, known=said(nodes, spread, samples))
     whole = "int" in str(model.inputs[0].dtype)
     if whole and isinstance(found, Ranges):
         found = found.in_one_unit()
     ranges, outermost = (found, found.outermost) if isinstance(found, Ranges) else (None, found)
-    spread = spread_of(nodes)
     program, weights, layers = write(
         fold(nodes if ranges is None else in_units(nodes, ranges)),
         outermost,

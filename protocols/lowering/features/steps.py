@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.lowering import network as net
-from protocols.lowering.features.places import Seen, followed, whole_numbers
+from protocols.lowering.features.places import Seen, followed, vocabularies, whole_numbers
 from protocols.lowering.network import Node, Real
 
 ENOUGH = 256
@@ -92,6 +92,20 @@ def _outstanding(node: net.Product | net.Convolution) -> Real:
     largest: Real = kernel.max(axis=1)
     least = largest[largest > 0].min(initial=np.inf)
     return np.where(largest >= ENOUGH * least, largest, 0.0)
+
+
+def said(nodes: Sequence[Node], spread: Spread, samples: Real | None) -> tuple[Real, Real]:
+    """The ends of the range of each element that need no rounding outwards; NaN where there are none.
+
+    They are those of a table for what is looked up in it, and the only value of a feature that did not vary, on the samples either, when it
+    was normalised: divided by 1e-7 anything else would be far away from all that was seen.
+    """
+    low, high = vocabularies(nodes)
+    if samples is not None:
+        rows = _by_feature(samples)
+        alone = np.broadcast_to((rows == rows[0]).all(axis=0), low.shape) & (spread.deviation <= CONSTANT)
+        low, high = (np.where(alone, rows[0], end) for end in (low, high))
+    return low, high
 
 
 def coarse(spread: Spread, step: Real, varies: npt.NDArray[np.bool_], samples: Real | None) -> tuple[TooFewSteps, ...]:
