@@ -26,7 +26,6 @@ from protocols import shapes
 from protocols.discrete_gaussian import LARGEST_SIGMA
 from protocols.errors import ProgramError
 from protocols.inputs import declared, edges
-from protocols.inputs.declared import RING_BITS
 from protocols.inputs.ranges import Ranges
 
 Shape = tuple[int, ...]

@@ -15,9 +15,8 @@ import msgspec
 import numpy as np
 
 from protocols import program as ops
-from protocols.errors import EncodingError, WindowError
+from protocols.errors import WindowError
 from protocols.exchange import Ring
-from protocols.fixed_point import encode
 from protocols.inputs.encoding import input_scale
 from protocols.inputs.ranges import Ranges
 from protocols.lowering import network as net
@@ -33,6 +32,7 @@ from protocols.lowering.rounding import (
     hold,
     hold_beside,
     weight_bits,
+    whole,
     window_bits,
 )
 from protocols.program import AnyOp, Kind, Shape
@@ -106,14 +106,7 @@ class Writer:
         """Appends a weight, rounded to integers; one that several operations use is there once."""
         key = (id(values), scale)
         if key not in self._encoded:
-            try:
-                self.weights.append(encode(values, scale))
-            except EncodingError:
-                raise WindowError(
-                    f"layer {self.node.layer!r} ({self.node.kind}): weights or biases up to {np.abs(values).max():.3g} in units of "
-                    f"2^{math.log2(scale):.0f}, with what is folded into them, do not fit the fixed point. A feature that hardly varies and is "
-                    "divided by that needs a range that is as narrow, or is better left out"
-                ) from None
+            self.weights.append(whole(values, scale, self.node))
             self._encoded[key] = (len(self.weights) - 1, values)
         return self._encoded[key][0]
 

@@ -74,7 +74,7 @@ def judged(
         warnings.warn(
             f"model {name!r}: on {examples} its outputs are at most {largest:.3g}, and those of the private program differ by up to "
             f"{error:.3g}: outputs below {RESOLVED:.2g} are not resolved in fixed point. Multiply the weights of its last layer by a "
-            f"constant, such as {2 ** int(np.ceil(np.log2(1 / max(largest, 1e-30))))}, and divide its answers by it",
+            f"constant, such as {2 ** int(np.ceil(np.log2(1 / max(largest, 1e-30))))}, and divide its answers by it; or leave a last activation to those who ask",
             FaintOutput,
             stacklevel=2,
         )
@@ -106,8 +106,8 @@ def _warn_of_imprecision(name: str, lowered: Lowered, expected: Real, found: Rea
     if len(faint):
         k = int(faint[0])
         warnings.warn(
-            f"model {name!r}: on {examples} output {k} differs by up to {each[k]:.3g} from Keras', whose range is {widths[k]:.3g}: it is lost "
-            f"beside outputs up to {sizes.max():.3g}. Multiply it by a constant in the last layer, and divide its answers by that",
+            f"model {name!r}: on {examples} output {k} differs by up to {each[k]:.3g} from Keras', whose range is {widths[k]:.3g}: it is "
+            f"lost beside outputs up to {sizes.max():.3g}. Multiply it by a constant in the last layer, and divide its answers by that",
             FaintOutput,
             stacklevel=3,
         )

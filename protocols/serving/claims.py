@@ -101,8 +101,8 @@ def check_granted(ticket: Ticket, mask: npt.NDArray[np.uint64], *, model: bytes,
     """
     if ticket.model != model or ticket.reveal != reveal or not 1 <= ticket.examples <= most:
         raise ProtocolError(
-            f"a ticket for {ticket.examples} examples with {ticket.reveal!r} was granted; {reveal!r} of this model for 1 to {most} examples "
-            "was asked for; the crypto provider is faulty"
+            f"a ticket for {ticket.examples} examples with {ticket.reveal!r} was granted; {reveal!r} of this model for 1 to {most} "
+            "examples was asked for; the crypto provider is faulty"
         )
     expected = (ticket.examples, *input_shape)
     if mask.dtype != np.uint64 or mask.shape != expected:
