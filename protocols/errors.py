@@ -79,7 +79,7 @@ class CoarseInput(UserWarning):
 
 
 class Imprecise(UserWarning):
-    """The answers of a private program differ from its model's by more than 1 % of their range. The message says how far, and what helps."""
+    """The answers of a private program differ from its model's by more than 1 % of their range. It says how far, and what helps."""
 
 
 class FaintOutput(UserWarning):

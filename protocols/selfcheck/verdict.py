@@ -74,7 +74,8 @@ def judged(
         warnings.warn(
             f"model {name!r}: on {examples} its outputs are at most {largest:.3g}, and those of the private program differ by up to "
             f"{error:.3g}: outputs below {RESOLVED:.2g} are not resolved in fixed point. Multiply the weights of its last layer by a "
-            f"constant, such as {2 ** int(np.ceil(np.log2(1 / max(largest, 1e-30))))}, and divide its answers by it; or leave a last activation to those who ask",
+            f"constant, such as {2 ** int(np.ceil(np.log2(1 / max(largest, 1e-30))))}, and divide its answers by it; "
+            "or leave a last activation to those who ask",
             FaintOutput,
             stacklevel=2,
         )

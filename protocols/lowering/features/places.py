@@ -70,8 +70,8 @@ def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
     first = known[0]
     match node:
         case _ if isinstance(node, MOVES):
-            tables = (moved(node, [getattr(seen, name) for seen in known]) for name in ("element", "scale", "offset"))
-            return Seen(*tables, any(seen.weighed for seen in known), any(seen.bent for seen in known))
+            element, scale, offset = (moved(node, [getattr(seen, name) for seen in known]) for name in ("element", "scale", "offset"))
+            return Seen(element, scale, offset, any(seen.weighed for seen in known), any(seen.bent for seen in known))
         case net.Rescale() if node.scale:
             return first.scaled(node.scale, node.offset)
         case net.Shifted():

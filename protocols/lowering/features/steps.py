@@ -77,7 +77,7 @@ def spread_of(nodes: Sequence[Node]) -> Spread:
 
 def _narrow(mean: Real, deviation: Real, value: Seen, *, about: Real) -> None:
     """Notes that elements vary by what the value divides them by, where that is no more than what is known."""
-    element, scale, about = (table.reshape(-1) for table in (value.element, value.scale, about))
+    element, scale, about = value.element.reshape(-1), value.scale.reshape(-1), about.reshape(-1)
     divisor = np.divide(1.0, np.abs(scale), out=np.full(scale.shape, np.inf), where=scale != 0)
     smaller = divisor <= deviation[element]
     mean[element[smaller]], deviation[element[smaller]] = about[smaller], divisor[smaller]
