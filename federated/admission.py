@@ -27,6 +27,7 @@ from privacy import BudgetSpent, Ledger
 
 MOST_EPOCHS = 1_000_000
 MOST_ROUNDS = 1 << 31
+MOST_STEPS = 1 << 62
 LONGEST_RUN = 200
 """What settings may be at most; `LONGEST_RUN` in characters."""
 MOST_FAILURES = 3
@@ -148,6 +149,7 @@ def _check_ranges(training: LocalTraining) -> None:
     _check("rate", 0.0 <= one.rate <= 1.0, "in [0, 1]")
     _check("states", all(size >= 0 for size in one.states) and sum(one.states) <= LARGEST_STATES, f"0 to {LARGEST_STATES} values in all")
     _check("rounds", 0 <= one.rounds < MOST_ROUNDS, f"from 0 to {MOST_ROUNDS - 1}")
+    _check("begun", 0 <= one.begun < MOST_STEPS, f"from 0 to {MOST_STEPS - 1}")
     if one.noise_multiplier:
         _check("max_grad_norm", one.max_grad_norm > 0.0, "above 0 with noise_multiplier")
         _check("rate", one.rate > 0.0, "above 0 with noise_multiplier")

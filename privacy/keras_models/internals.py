@@ -101,6 +101,11 @@ def learning_rate(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def count_of_steps(optimizer: Any) -> Any:
+    """Give the variable that counts the steps, which a schedule goes by; the public one counts updates where gradients accumulate."""
+    return optimizer._iterations
+
+
 def decays(optimizer: Any, variable: Any) -> bool:
     """Tell whether the optimizer's `weight_decay` is for this variable: see `exclude_from_weight_decay`."""
     return bool(optimizer._use_weight_decay(variable))
@@ -120,6 +125,41 @@ def forget_losses(layer: Layer) -> None:
 def compiled_loss(model: Model, y: Any, outputs: Any) -> Tensor:
     """Compute what `compile(loss=, loss_weights=)` says of targets and outputs, without what layers and regularizers add."""
     return model._compile_loss(y, outputs)
+
+
+def weigh_losses_of_outputs(model: Model) -> None:
+    """Make the loss that is told of each of several outputs the mean over examples, as the loss of all is, whatever the batches are.
+
+    Keras weighs it by the size of the batch only where that is known when the step is traced: with a smaller last batch, in a graph, it
+    tells the mean over batches, or a mixture of both, which then is not what the loss is the sum of.
+
+    Args:
+        model: compiled, and not trained yet. It is changed.
+    """
+    losses = model._compile_loss
+    if losses is None:
+        return
+    build, call, batch = losses.build, losses.call, [None]
+
+    def weighing(metric: Any) -> None:
+        update = metric.update_state
+        metric.update_state = lambda value, sample_weight=None: update(value, sample_weight=batch[0])
+
+    def built(*args: Any) -> None:
+        build(*args)
+        for metric in losses.metrics:
+            weighing(metric)
+
+    def called(y: Any, outputs: Any, sample_weight: Any = None) -> Any:
+        import keras  # noqa: PLC0415  is loaded already: there is a model
+
+        batch[0] = keras.ops.shape(keras.tree.flatten(outputs)[0])[0]
+        try:
+            return call(y, outputs, sample_weight)
+        finally:
+            batch[0] = None  # a symbol of a graph that ends
+
+    losses.build, losses.call = built, called
 
 
 def loss_of(model: Model, **given: Any) -> Tensor:

@@ -125,6 +125,29 @@ def test_optimizers():
     assert internals.decays(optimizer, bias) is False
 
 
+def test_steps_are_counted_one_by_one_where_gradients_accumulate(model):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    kernel = keras.Variable([1.0])
+    optimizer.build([kernel])
+    for _ in range(3):
+        optimizer.apply([keras.ops.ones(1)])
+    assert int(internals.count_of_steps(optimizer)) == 3
+    assert int(optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_losses_of_outputs_are_weighed_by_examples(model, eager):
+    """Keras itself weighs a batch whose size it does not know when it traces as one example."""
+    inputs = layers.Input((2,))
+    built = keras.Model(inputs, [layers.Dense(1, name="a")(inputs), layers.Dense(1, name="b")(inputs)])
+    built.compile(keras.optimizers.SGD(0.0), ["mse", "mse"], run_eagerly=eager)
+    internals.weigh_losses_of_outputs(built)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    found = built.evaluate(x, [np.zeros((5, 1))] * 2, batch_size=4, verbose=0, return_dict=True)
+    assert found["a_loss"] == pytest.approx(np.mean(built.predict(x, verbose=0)[0] ** 2), rel=1e-5)
+    assert found["loss"] == pytest.approx(found["a_loss"] + found["b_loss"], rel=1e-5)
+
+
 def test_which_way_a_callback_watches():
     stopping = keras.callbacks.EarlyStopping("val_loss")
     internals.find_direction(stopping)
