@@ -172,6 +172,52 @@ def loss_of(model: Model, **given: Any) -> Tensor:
     return model._compute_loss(**given, training=True)
 
 
+def optimizer_apart(optimizer: Any) -> Any:
+    """Give an optimizer that does what this one does and has a state of its own, not built yet; this one stays as it is."""
+    import keras  # noqa: PLC0415  is loaded already: there is an optimizer
+
+    twin = object.__new__(type(optimizer))
+    vars(twin).update({name: value for name, value in vars(optimizer).items() if not name.startswith("_self_")})  # TensorFlow's book-keeping
+    state: list[Any] = []
+    tracker = type(optimizer._tracker)({"variables": (lambda one: isinstance(one, keras.Variable), state)})
+    vars(twin).update(built=False, _variables=state, _trainable_variables=[], _trainable_variables_indices={}, _tracker=tracker)
+    for name in ("_iterations", "_learning_rate"):
+        value = vars(optimizer)[name]
+        if isinstance(value, keras.Variable):
+            begin = 0 if name == "_iterations" else value.numpy()
+            vars(twin)[name] = keras.Variable(begin, dtype=value.dtype, trainable=False, name=value.name)
+            state.append(vars(twin)[name])
+    for name, value in vars(optimizer).items():
+        if isinstance(value, keras.Optimizer):  # which builds the one within
+            vars(twin)[name] = optimizer_apart(value)
+    return twin
+
+
+def compile_apart(model: Model) -> dict[str, Any]:
+    """Give the attributes that a model has when what it was compiled with has seen no labels yet: its losses the same, no metrics."""
+    losses = model._compile_loss
+    fresh = None
+    if losses is not None:
+        fresh = type(losses)(losses._user_loss, losses._user_loss_weights, output_names=losses.output_names)
+    return {"_compile_loss": fresh, "_compile_metrics": None}
+
+
+def common_seed() -> Any:
+    """Give what Keras draws from where no seed is given; None if it never has."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    state = keras.src.backend.common.global_state
+    return state.get_global_attribute(keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def put_common_seed(generator: Any) -> None:
+    """Set what Keras draws from where no seed is given; None: it makes another."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    name = keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR
+    keras.src.backend.common.global_state.set_global_attribute(name, generator)
+
+
 def find_direction(callback: Any) -> None:
     """Make a callback find out from its `monitor` whether less of it is better.
 
