@@ -254,10 +254,11 @@ def _untouched(model: keras.Model) -> Iterator[None]:
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     optimizer = model.optimizer
-    own = [one for one in [*internals.layers_within(model), optimizer, *keras.tree.flatten(model.loss)] if is_own(type(one)) and hasattr(one, "__dict__")]
+    losses = [one for one in keras.tree.flatten(model.loss) if is_own(type(one)) and hasattr(one, "__dict__")]
     variables = list({id(one): one for one in [*model.variables, *optimizer.variables]}.values())
     kept = [(variable, np.array(variable)) for variable in variables]
-    attributes = [(vars(one), dict(vars(one))) for one in {id(one): one for one in [model, *own]}.values()]
+    touched = [*internals.layers_within(model), optimizer, *losses]
+    attributes = [(vars(one), dict(vars(one))) for one in {id(one): one for one in touched}.values()]
     try:
         twin = internals.optimizer_apart(optimizer)
         twin.build(model.trainable_variables)

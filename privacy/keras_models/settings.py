@@ -89,6 +89,9 @@ def differences(model: Any, copy: Any) -> Iterator[Difference]:
     for what, named in (("loss", "loss"), ("metrics", "metric"), ("weighted_metrics", "metric")):
         given, again = (internals.compile_arguments(each).get(what) for each in (model, copy))
         yield from found.values(named, given, again)
+    losses = [internals.compile_apart(one)["_compile_loss"] for one in (model, copy)]
+    if (losses[0] is None) != (losses[1] is None):  # Keras goes on with the loss before, where compile(loss=None) follows it
+        yield Difference(f"model {model.name!r}", "Model", "its loss", *("none" if one is None else "one" for one in losses), own=False)
     for weight, again in zip(model.weights, copy.weights, strict=True):
         for what in ("constraint", "regularizer"):
             yield from found.values(f"{what} of weight {weight.path!r}", getattr(weight, what), getattr(again, what))
@@ -244,7 +247,10 @@ def _is_ours(method: Any) -> bool:
 
 
 def _asked(whose: str, kind: str, one: Any, other: Any) -> Iterator[Difference]:
-    """What layers of Keras' own have learnt by `adapt` and their configuration does not say: words and boundaries."""
+    """What is kept behind a property, and what layers of Keras' own have learnt by `adapt`: their configuration does not say it."""
+    masking = [getattr(each, "supports_masking", None) for each in (one, other)]
+    if bool(masking[0]) != bool(masking[1]):
+        yield Difference(whose, kind, "supports_masking", *map(str, masking), own=is_own(one))
     if callable(getattr(one, "get_vocabulary", None)) and not is_own(one):
         mine, again = one.get_vocabulary(), other.get_vocabulary()
         if list(map(str, mine)) != list(map(str, again)):
