@@ -27,6 +27,9 @@ SIDES = (8, 64)
 """Lengths of a dimension that is not known; the second where the first is too little for a model."""
 FEW = 2
 """Made-up examples."""
+CHEAP = 64
+"""Weights up to which a step is made in any case. With more, whose gradients take longer than building the copy, it is only where a class
+of the user's has to do with the step, and not with outputs and loss alone."""
 NEAR = 1e-4
 """How far values may differ by rounding, as a share of the largest; a hundred times that where a layer computes in 16 bits."""
 
@@ -35,7 +38,7 @@ Labels = Callable[[np.random.Generator, Array], Array]
 
 
 def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
-    """Yield what a copy computes otherwise than the model: outputs in inference and in training, the loss and the weights after a step.
+    """Yield what a copy computes otherwise than the model: outputs in inference, the loss in training, and the weights after a step.
 
     The step is that of the class of the model, by an optimizer that has its state apart; metrics take no part in it. Seeds of layers, and
     Keras' common one, are the same for both. Where the model, run twice, does not give the same, it draws by chance in a way that nobody can
@@ -52,21 +55,30 @@ def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
     Statistics(copy).compute(model.get_weights())
     with _untouched(model), np.errstate(all="ignore"):
         vars(copy).update(internals.compile_apart(copy))
-        trial = _Trial(model, copy)
-        rng = np.random.default_rng(0)
-        x = next((x for side in SIDES for x in [_inputs(model, rng, side)] if x is not None and trial.runs(model, _inference, x)), None)
-        if x is None:
+        trial, rng = _Trial(model, copy), np.random.default_rng(0)
+        for side in SIDES:
+            x = _inputs(model, rng, side)
+            outputs = None if x is None else trial.tried(_inference, x)
+            if outputs is not None:
+                break
+        else:
             log.debug("the model is not compared with its copy: no examples of its inputs can be made up")
             return
-        outputs = _inference(model, x)
-        yield from trial.compared("what it gives in inference", _inference, x)
-        yield from trial.compared("what it gives in training", _training, x)
+        yield from trial.compared("what it gives in inference", _inference, x, outputs)
+        work, what = (
+            (_step, "its loss, or its weights, after a step of training")
+            if _is_stepped(model)
+            else (_loss, "what it gives in training, or its loss")
+        )
         for labels in (_like, _classes, _classes_in_columns):
             batch = (x, _labels(model, labels, rng, outputs))
-            if trial.runs(model, _step, batch):
-                yield from trial.compared("its loss, or its weights, after a step of training", _step, batch)
+            here = trial.tried(work, batch)
+            if here is not None:
+                yield from trial.compared(what, work, batch, here)
                 return
-        log.debug("a step of the model is not compared with one of its copy: no labels can be made up")
+        here = trial.tried(_training, x)  # labels that the loss takes cannot be made up
+        if here is not None:
+            yield from trial.compared("what it gives in training", _training, x, here)
 
 
 class _Trial:
@@ -76,42 +88,36 @@ class _Trial:
         self._model, self._copy = model, copy
         self._start = [np.array(variable) for variable in model.variables]
         self._optimizers = {id(one): (one.optimizer, [np.array(v) for v in one.optimizer.variables]) for one in (model, copy)}
-        exact = all(str(getattr(layer, "compute_dtype", "float32")) not in ("float16", "bfloat16") for layer in internals.layers_within(model))
+        exact = all(
+            str(getattr(layer, "compute_dtype", "float32")) not in ("float16", "bfloat16") for layer in internals.layers_within(model)
+        )
         self._near = NEAR if exact else 100 * NEAR
 
-    def _begin(self, one: keras.Model) -> None:
+    def _run(self, one: keras.Model, work: Callable[[Any, Any], list[Array]], given: Any) -> list[Array]:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
         for variable, value in zip(one.variables, self._start, strict=False):
             variable.assign(value)
-        optimizer, state = self._optimizers[id(one)]
-        for variable, value in zip(optimizer.variables, state, strict=True):
-            variable.assign(value)
+        if work is _step:
+            optimizer, state = self._optimizers[id(one)]
+            for variable, value in zip(optimizer.variables, state, strict=True):
+                variable.assign(value)
         internals.put_common_seed(keras.random.SeedGenerator(1))
         random.seed(1)
         np.random.seed(1)
-
-    def _run(self, one: keras.Model, work: Callable[[Any, Any], list[Array]], given: Any) -> list[Array]:
-        self._begin(one)
         return work(one, given)
 
-    def runs(self, one: keras.Model, work: Callable[[Any, Any], list[Array]], given: Any) -> bool:
-        """Whether the model can do it at all."""
+    def tried(self, work: Callable[[Any, Any], list[Array]], given: Any) -> list[Array] | None:
+        """What comes of it with the model; None if it fails."""
         try:
-            self._run(one, work, given)
+            return self._run(self._model, work, given)
         except Exception:  # whatever a model raises for examples that mean nothing to it
             log.debug("made-up examples do not fit", exc_info=True)
-            return False
-        return True
+            return None
 
-    def compared(self, what: str, work: Callable[[Any, Any], list[Array]], given: Any) -> Iterator[Difference]:
-        """Yield the difference, if there is one."""
-        whose, kind = f"model {self._model.name!r}", type(self._model).__name__
-        try:
-            here = self._run(self._model, work, given)
-        except Exception:
-            log.debug("made-up examples do not fit", exc_info=True)
-            return
+    def compared(self, what: str, work: Callable[[Any, Any], list[Array]], given: Any, here: list[Array]) -> Iterator[Difference]:
+        """Yield the difference to the copy, if there is one."""
+        whose, kind = f"model {self._model.name!r}", "each class of your own"
         try:
             there = self._run(self._copy, work, given)
         except Exception as error:
@@ -119,8 +125,11 @@ class _Trial:
             yield Difference(whose, kind, what, "there", f"an error ({type(error).__name__}, see the log)")
             return
         far = self._apart(here, there)
-        if far is not None and self._apart(here, self._run(self._model, work, given)) is None:
-            yield Difference(whose, kind, what, f"other than in the copy by {far}", "not the same")
+        if far is None:
+            return
+        again = self.tried(work, given)
+        if again is not None and self._apart(here, again) is None:
+            yield Difference(whose, kind, what, "something", f"another by {far}")
 
     def _apart(self, here: list[Array], there: list[Array]) -> str | None:
         if [one.shape for one in here] != [one.shape for one in there]:
@@ -148,10 +157,16 @@ def _training(model: keras.Model, x: Any) -> list[Array]:
     return _flat(model(x, training=True) if internals.call_takes_training(model) else model(x))
 
 
+def _loss(model: keras.Model, batch: Batch) -> list[Array]:
+    x, y = batch
+    outputs = model(x, training=True) if internals.call_takes_training(model) else model(x)
+    return [*_flat(outputs), *_flat(internals.loss_of(model, x=x, y=y, y_pred=outputs, sample_weight=None))]
+
+
 def _step(model: keras.Model, batch: Batch) -> list[Array]:
     import tensorflow as tf  # noqa: PLC0415  is loaded already: there is a model
 
-    logs = model.train_step(tf.nest.map_structure(lambda one: tf.convert_to_tensor(one), batch))
+    logs = model.train_step(tf.nest.map_structure(tf.convert_to_tensor, batch))
     return [*_flat({name: logs[name] for name in sorted(logs)}), *(np.array(weight) for weight in model.weights)]
 
 
@@ -189,7 +204,9 @@ def _values(rng: np.random.Generator, shape: tuple[int | None, ...], dtype: str,
     if dtype == "string":
         return tf.convert_to_tensor(np.full(whole, "a"))
     if "float" in dtype:
-        return tf.convert_to_tensor(rng.uniform(0, 1, whole).astype(np.float32) if dtype == "bfloat16" else rng.uniform(0, 1, whole).astype(dtype))
+        return tf.convert_to_tensor(
+            rng.uniform(0, 1, whole).astype(np.float32) if dtype == "bfloat16" else rng.uniform(0, 1, whole).astype(dtype)
+        )
     return tf.cast(tf.convert_to_tensor(rng.integers(0, 2, whole)), dtype)
 
 
@@ -226,11 +243,21 @@ def _has_own(model: keras.Model) -> bool:
     """Whether any class of what a model is made of, and trained by, is the user's."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
-    parts = [*internals.layers_within(model), model.optimizer, internals.learning_rate(getattr(model.optimizer, "inner_optimizer", model.optimizer))]
-    parts += keras.tree.flatten(internals.compile_arguments(model).get("loss"))
-    parts += [one for weight in model.weights for one in (weight.constraint, weight.regularizer)]
-    parts += [getattr(layer, "activity_regularizer", None) for layer in internals.layers_within(model)]
+    layers = internals.layers_within(model)
+    parts = [*layers, *(getattr(layer, "activity_regularizer", None) for layer in layers)]
+    parts += [*keras.tree.flatten(internals.compile_arguments(model).get("loss")), *(weight.regularizer for weight in model.weights)]
+    return _has_own_step(model) or any(is_own(type(one)) for one in parts if one is not None)
+
+
+def _has_own_step(model: keras.Model) -> bool:
+    """Whether the class of the model, its optimizer, its schedule or a constraint is the user's."""
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    parts = [model, model.optimizer, inner, internals.learning_rate(inner), *(weight.constraint for weight in model.weights)]
     return any(is_own(type(one)) for one in parts if one is not None)
+
+
+def _is_stepped(model: keras.Model) -> bool:
+    return len(model.weights) <= CHEAP or _has_own_step(model)
 
 
 @contextlib.contextmanager
@@ -261,7 +288,8 @@ def _untouched(model: keras.Model) -> Iterator[None]:
     attributes = [(vars(one), dict(vars(one))) for one in {id(one): one for one in touched}.values()]
     try:
         twin = internals.optimizer_apart(optimizer)
-        twin.build(model.trainable_variables)
+        if _is_stepped(model):
+            twin.build(model.trainable_variables)
         vars(model).update({"optimizer": twin} | internals.compile_apart(model))
         yield
     finally:

@@ -177,7 +177,9 @@ def optimizer_apart(optimizer: Any) -> Any:
     import keras  # noqa: PLC0415  is loaded already: there is an optimizer
 
     twin = object.__new__(type(optimizer))
-    vars(twin).update({name: value for name, value in vars(optimizer).items() if not name.startswith("_self_")})  # TensorFlow's book-keeping
+    vars(twin).update(
+        {name: value for name, value in vars(optimizer).items() if not name.startswith("_self_")}
+    )  # TensorFlow's book-keeping
     state: list[Any] = []
     tracker = type(optimizer._tracker)({"variables": (lambda one: isinstance(one, keras.Variable), state)})
     vars(twin).update(built=False, _variables=state, _trainable_variables=[], _trainable_variables_indices={}, _tracker=tracker)

@@ -31,9 +31,7 @@ class Stepping(keras.Model):
     def train_step(self, data):
         with tf.GradientTape() as tape:
             loss = self.of(data, True)
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True)
-        )
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True))
         return {"loss": loss}
 
     def test_step(self, data):
@@ -80,7 +78,9 @@ async def played(model, data, strategy=None):
 
 
 def rows(*parts):
-    return tf.data.Dataset.from_tensor_slices(tuple(tf.nest.map_structure(lambda one: one.astype("float32"), one) for one in parts)).batch(16)
+    return tf.data.Dataset.from_tensor_slices(tuple(tf.nest.map_structure(lambda one: one.astype("float32"), one) for one in parts)).batch(
+        16
+    )
 
 
 TWICE = {"a": Y, "b": -Y}
