@@ -150,8 +150,8 @@ def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
     if kind:
         raise ModelRefused(
             f"the model cannot be built from its blueprint ({kind}, see the log there): register its own classes with "
-            f"keras.saving.register_keras_serializable() at every owner, give each a get_config() that says all that its constructor needs, "
-            f"and use no lambda"
+            f"keras.saving.register_keras_serializable() at every owner, give each a get_config() with all that its constructor needs, and "
+            f"use no lambda"
         )
     return model
 

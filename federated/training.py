@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -199,7 +199,8 @@ class _Desk:
             history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
             return {name: values[-1] for name, values in history.items()}
         examples = data.arrays if settings.batch_size is None else data.shuffled(seed)
-        batch, logs = settings.batch_size or examples.size, {}
+        batch = settings.batch_size or examples.size
+        logs: Mapping[str, Any] = {}
         ends = [*range(batch, examples.size, batch), examples.size]
         if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
             del ends[-2]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
+import random  # noqa: TID251  its state is kept and put back; nothing here is secret
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,9 @@ def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
     """Yield what a copy computes otherwise than the model: outputs in inference, the loss in training, and the weights after a step.
 
     The step is that of the class of the model, by an optimizer that has its state apart; metrics take no part in it. Seeds of layers, and
-    Keras' common one, are the same for both. Where the model, run twice, does not give the same, it draws by chance in a way that nobody can
-    seed (TensorFlow's or NumPy's own generators), and nothing is compared. Nor is it where no examples can be made up: inputs of unknown
-    shape, or ones, or labels, that the model itself fails at.
+    the common ones of Keras, Python and NumPy, are the same for both. Where the model, run twice, does not give the same, it draws by
+    chance in a way that nobody can seed (TensorFlow's own generators), and its values are not compared. Nor are they where no examples can be made
+    up: inputs of unknown shape, or ones, or labels, that the model itself fails at.
 
     Args:
         model: compiled. Its weights, its optimizer, its metrics and its seeds stay as they are.

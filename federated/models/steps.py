@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def stepped(model: keras.Model, batch: Examples) -> Mapping[str, Any]:
     """Make one step of training on a batch; give the logs of it. Metrics go on from where they are.
 
-    `train_on_batch` hands the model's `train_step` three things, the third of which may be None, and resets the metrics; `fit` does neither.
+    `train_on_batch` hands the model's `train_step` three things, the third of which may be None, and resets the metrics; `fit` does not.
 
     Args:
         model: compiled.

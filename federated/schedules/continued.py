@@ -1,6 +1,9 @@
 """A learning-rate schedule that goes on where the rounds before have left it, though each round begins with a fresh optimizer.
 
-It begins where the model's own optimizer is: with a model that was trained before, and saved and loaded, after the steps of that. Only the schedule goes on, and not the optimizer's count of its steps: Adam and its like correct their moments, which are fresh, by that.
+It begins where the model's own optimizer is: with a model that was trained before, and perhaps saved and loaded, after the steps of that;
+in a run that is resumed, where it was when the run began. Rounds do not count in the optimizer of the global model, whose steps are its
+owners'; but steps that it makes by itself between rounds do. Only the schedule goes on, and not the optimizer's count of its steps: Adam
+and its like correct their moments, which are fresh, by that.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def differences(model: Any, copy: Any) -> Iterator[Difference]:
     yield from found.of("model", model, copy)
     layers = [internals.layers_within(one, itself=False) for one in (model, copy)]
     if len(layers[0]) != len(layers[1]):
-        yield Difference(f"model {model.name!r}", type(model).__name__, "the number of its layers", *(str(len(one)) for one in layers))
+        here, there = (str(len(one)) for one in layers)
+        yield Difference(f"model {model.name!r}", type(model).__name__, "the number of its layers", here, there)
         return
     for one, other in zip(*layers, strict=True):
         yield from found.of("layer", one, other)
@@ -91,7 +92,8 @@ def differences(model: Any, copy: Any) -> Iterator[Difference]:
         yield from found.values(named, given, again)
     losses = [internals.compile_apart(one)["_compile_loss"] for one in (model, copy)]
     if (losses[0] is None) != (losses[1] is None):  # Keras goes on with the loss before, where compile(loss=None) follows it
-        yield Difference(f"model {model.name!r}", "Model", "its loss", *("none" if one is None else "one" for one in losses), own=False)
+        here, there = ("none" if one is None else "one" for one in losses)
+        yield Difference(f"model {model.name!r}", "Model", "its loss", here, there, own=False)
     for weight, again in zip(model.weights, copy.weights, strict=True):
         for what in ("constraint", "regularizer"):
             yield from found.values(f"{what} of weight {weight.path!r}", getattr(weight, what), getattr(again, what))
@@ -116,12 +118,13 @@ class _Comparison:
             yield Difference(whose, kind, "its class", kind, type(other).__name__, is_own(one))
             return
         mine, others = _said(one), _said(other)
-        skipped = _kept_in_mind(type(one))
+        cls: Any = type(one)
+        skipped = _kept_in_mind(cls)
         for name in sorted({*mine, *others}):
             here, there = mine.get(name, _MISSING), others.get(name, _MISSING)
             if _is_method(one, name):
                 if (here is _MISSING) != (there is _MISSING) and not _is_ours(here):
-                    yield Difference(whose, kind, f"its method {name}", *(_method(x) for x in (here, there)), is_own(one))
+                    yield Difference(whose, kind, f"its method {name}", _method(here), _method(there), is_own(one))
             elif name not in skipped and not (name.startswith("__") or name in _NAMES):
                 yield from self._attribute(whose, kind, name, here, there, deep, own=is_own(one))
         yield from _asked(whose, kind, one, other)
@@ -209,7 +212,7 @@ def _is_of_keras(one: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _kept_in_mind(kind: type) -> frozenset[str]:
+def _kept_in_mind(kind: Any) -> frozenset[str]:
     """Attributes of a class that are no settings: those that its methods set while it runs, and private ones of Keras' own classes."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
@@ -250,13 +253,14 @@ def _asked(whose: str, kind: str, one: Any, other: Any) -> Iterator[Difference]:
     """What is kept behind a property, and what layers of Keras' own have learnt by `adapt`: their configuration does not say it."""
     masking = [getattr(each, "supports_masking", None) for each in (one, other)]
     if bool(masking[0]) != bool(masking[1]):
-        yield Difference(whose, kind, "supports_masking", *map(str, masking), own=is_own(one))
+        yield Difference(whose, kind, "supports_masking", str(masking[0]), str(masking[1]), own=is_own(one))
     if callable(getattr(one, "get_vocabulary", None)) and not is_own(one):
         mine, again = one.get_vocabulary(), other.get_vocabulary()
         if list(map(str, mine)) != list(map(str, again)):
             yield Difference(whose, kind, "its vocabulary", f"of {len(mine)} words", f"of {len(again)}", own=False)
-    if not is_own(one) and not _same(*(_array(getattr(each, "bin_boundaries", None)) for each in (one, other))):
-        yield Difference(whose, kind, "bin_boundaries", *(_shown(each.bin_boundaries) for each in (one, other)), own=False)
+    bounds = [getattr(each, "bin_boundaries", None) for each in (one, other)]
+    if not is_own(one) and not _same(_array(bounds[0]), _array(bounds[1])):
+        yield Difference(whose, kind, "bin_boundaries", _shown(bounds[0]), _shown(bounds[1]), own=False)
 
 
 # Values.

@@ -26,8 +26,8 @@ from federated import (
 )
 from federated.admission import Work, reach, released
 from federated.data import Data
-from federated.models import steps
 from federated.giver import Drop
+from federated.models import steps
 from federated.served import Served
 from federated.training import Trainer
 from federated.update import Blueprint, Bound, LocalTraining, Task

@@ -199,8 +199,7 @@ async def test_steps_between_rounds_count_too():
     async with Federation(model=lambda: before(1), owners=simulated_owners([(ONE, ONE)]), progress=False) as federation:
         weights = []
         for _ in range(2):
-            async for _ in federation.rounds(1):
-                weights.append(float(federation.model.get_weights()[0][0, 0]))
+            weights += [float(federation.model.get_weights()[0][0, 0]) async for _ in federation.rounds(1)]
             weights += fitted(federation.model, (ONE, ONE), 1, batch_size=32)
     assert -np.diff([-1.0, *weights]) == pytest.approx([0.2, 0.2, 0.002, 0.02], rel=1e-3)
 
