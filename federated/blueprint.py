@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -59,25 +58,32 @@ def draw(model: keras.Model) -> Blueprint:
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error
     with chance_kept():
-        _check_copy(model, build(blueprint, largest=math.inf))  # one's own model may be as large as one likes
+        _check_copy(model, lambda: build(blueprint, largest=math.inf))  # one's own model may be as large as one likes
     return blueprint
 
 
-def _check_copy(model: keras.Model, copy: keras.Model) -> None:
+def _check_copy(model: keras.Model, made: Callable[[], keras.Model]) -> None:
     """Refuse a model of which a copy, built as an owner builds it, is not the same.
+
+    Attributes that are others in a second copy, too, are no settings: an hour, a number of one's own. What they do is computed.
 
     Raises:
         ModelRefused: naming what is another, in the model and in its copy.
     """
+    copy = made()
     missing = lost(model, copy)
     if missing:
         raise ModelRefused(
             f"model {model.name!r} says {', '.join(missing)}, which its configuration does not: owners would not know; say it to the "
             f"constructors of its layers and its optimizer, or in a class that is registered at every owner"
         )
-    found = list(itertools.islice(differences(model, copy), MOST_TOLD)) or list(computed(model, copy))
+    found = list(differences(model, copy))
     if found:
-        told = "".join(f"\n  {one}: {_remedy(one)}" for one in found)
+        varying = {(one.whose, one.what) for one in differences(copy, made())}
+        found = [one for one in found if (one.whose, one.what) not in varying]
+    found = found or list(computed(model, copy))
+    if found:
+        told = "".join(f"\n  {one}: {_remedy(one)}" for one in found[:MOST_TOLD])
         raise ModelRefused(f"model {model.name!r} would be another at its owners, who build it from its configuration:{told}")
 
 

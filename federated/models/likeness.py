@@ -42,8 +42,8 @@ def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
 
     The step is that of the class of the model, by an optimizer that has its state apart; metrics take no part in it. Seeds of layers, and
     the common ones of Keras, Python and NumPy, are the same for both. Where the model, run twice, does not give the same, it draws by
-    chance in a way that nobody can seed (TensorFlow's own generators), and its values are not compared. Nor are they where no examples can be made
-    up: inputs of unknown shape, or ones, or labels, that the model itself fails at.
+    chance in a way that nobody can seed (TensorFlow's own generators), and its values are not compared. Nor are they where no examples can
+    be made up: inputs of unknown shape, or ones, or labels, that the model itself fails at.
 
     Args:
         model: compiled. Its weights, its optimizer, its metrics and its seeds stay as they are.
@@ -214,7 +214,7 @@ def _labels(model: keras.Model, labels: Labels, rng: np.random.Generator, output
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     made = [labels(rng, one) for one in outputs]
-    form = getattr(model, "_outputs_struct", None)
+    form = internals.outputs_as_given(model)
     if form is None:
         return made[0] if len(made) == 1 else made
     return keras.tree.pack_sequence_as(form, made)

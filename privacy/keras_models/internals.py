@@ -65,6 +65,11 @@ def inputs_as_given(model: Model) -> Any:
     return None if isinstance(given, list) and not given else given
 
 
+def outputs_as_given(model: Model) -> Any:
+    """Give the symbolic outputs of a functional model in the nest they were given in; None for a model without."""
+    return getattr(model, "_outputs_struct", None)
+
+
 def call_context(layer: Layer) -> Any:
     """Give the call that is under way: layers inside find there whether it is `training`. Without one, `layer` begins one."""
     return layer._get_call_context()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,7 +19,7 @@ import numpy as np
 
 from privacy.keras_models import internals
 
-LIBRARIES: Final = frozenset({"keras", "tensorflow", "numpy", "builtins", "functools", "collections", "threading"})
+LIBRARIES: Final = frozenset({"keras", "tensorflow", "numpy", "builtins", "functools", "collections"})
 """Packages whose objects say what they are in their configuration."""
 SMALL: Final = 1 << 12
 """Values of an array up to which it is compared."""
@@ -29,6 +30,7 @@ NEAR: Final = 1e-6
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _NAMES: Final = frozenset({"name", "path", "built", "history", "train_function", "test_function", "predict_function"})
 _BUILDERS: Final = frozenset({"__init__", "__new__", "__post_init__", "__setstate__", "build", "build_from_config", "from_config"})
+_FILLING: Final = frozenset({"append", "add", "update", "setdefault", "extend", "insert", "pop", "clear"})
 _MISSING: Final = object()
 
 
@@ -58,8 +60,12 @@ class Difference:
 
 def is_own(value: Any) -> bool:
     """Whether the class of an object, or a function, is none of Keras' and its libraries."""
-    named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
-    return (getattr(named, "__module__", None) or "builtins").partition(".")[0] not in LIBRARIES
+    return _root(value if inspect.isroutine(value) or inspect.isclass(value) else type(value)) not in LIBRARIES
+
+
+def _root(named: Any) -> str:
+    """The package of a class or function."""
+    return str(getattr(named, "__module__", None) or "builtins").partition(".")[0]
 
 
 def differences(model: Any, copy: Any) -> Iterator[Difference]:
@@ -119,12 +125,14 @@ class _Comparison:
             return
         mine, others = _said(one), _said(other)
         cls: Any = type(one)
-        skipped = _kept_in_mind(cls)
+        skipped, filled = _kept_in_mind(cls), _filled(cls)
         for name in sorted({*mine, *others}):
             here, there = mine.get(name, _MISSING), others.get(name, _MISSING)
             if _is_method(one, name):
                 if (here is _MISSING) != (there is _MISSING) and not _is_ours(here):
                     yield Difference(whose, kind, f"its method {name}", _method(here), _method(there), is_own(one))
+            elif name in filled and isinstance(here, (list, dict, set)):
+                continue
             elif name not in skipped and not (name.startswith("__") or name in _NAMES):
                 yield from self._attribute(whose, kind, name, here, there, deep, own=is_own(one))
         yield from _asked(whose, kind, one, other)
@@ -159,7 +167,7 @@ class _Comparison:
             if len(here) != len(there):
                 yield Difference(whose, kind, name, f"{len(here)} values", f"{len(there)} values", own)
                 return
-            for i, (value, again) in enumerate(zip(here, there, strict=True)):
+            for i, (value, again) in enumerate(zip(here, there, strict=True) if len(here) <= SMALL else ()):
                 yield from self._attribute(whose, kind, f"{name}[{i}]", value, again, deep + 1, own=own, role=role)
         elif isinstance(here, (set, frozenset)) and isinstance(there, (set, frozenset)):
             if all(isinstance(one, _PLAIN) for one in {*here, *there}) and set(here) != set(there):
@@ -179,6 +187,9 @@ class _Comparison:
         elif inspect.isroutine(here) or inspect.isclass(here) or isinstance(here, partial):
             if is_own(here) and not _same_function(here, there):
                 yield Difference(whose, kind, name, _shown(here), _shown(there), own)
+        elif _root(type(here)) in sys.stdlib_module_names:  # a path, a date, a fraction; of others, such as locks, nothing is known
+            if type(here) is type(there) and type(here).__eq__ is not object.__eq__ and here != there:
+                yield Difference(whose, kind, name, _shown(str(here)), _shown(str(there)), own)
         elif _is_of_keras(here) or is_own(here):
             yield from self.of(role or f"{name} of {whose}", here, there, deep + 1)
 
@@ -232,6 +243,23 @@ def _kept_in_mind(kind: Any) -> frozenset[str]:
                 found.update(one for one in function.__code__.co_names if one.startswith("_"))
             if (name not in _BUILDERS and not name.startswith("set")) or (name == "build" and not layer):
                 found.update(_stored(function))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=1024)
+def _filled(kind: Any) -> frozenset[str]:
+    """Attributes that methods of a class may put something into while it runs, such as caches."""
+    found: set[str] = set()
+    for cls in kind.__mro__:
+        for name, value in vars(cls).items():
+            code = getattr(value, "__code__", None)
+            if code is None or name in _BUILDERS or name.startswith("set") or _root(cls) in LIBRARIES:
+                continue
+            steps = list(dis.get_instructions(code))
+            if any(
+                one.opname == "STORE_SUBSCR" or one.argval in _FILLING for one in steps if one.argval is None or isinstance(one.argval, str)
+            ):
+                found.update(code.co_names)
     return frozenset(found)
 
 

@@ -1,6 +1,11 @@
 """What a user's own classes, and objects that were changed by hand, would lose on the way to owners is refused by name; nothing else is."""
 
+import pathlib
 import random
+import threading
+import time
+import types
+import uuid
 
 import keras
 import numpy as np
@@ -62,6 +67,69 @@ class Closed(layers.Layer):
 
     def get_config(self):
         return super().get_config()
+
+
+@registered
+class Of(layers.Layer):
+    """Layers in it, and things of other kinds that no configuration has."""
+
+    def __init__(self, width=2, **more):
+        super().__init__(**more)
+        self.width, self.number, self.made = width, uuid.uuid4().hex, time.time()
+        self.lock, self.cache, self.chance = threading.Lock(), {}, np.random.default_rng()
+        self.blocks = [layers.Dense(width), layers.Dropout(0.5)]
+
+    def build(self, shape):
+        self.blocks[0].build(shape)
+        self.noted = [len(shape)]
+
+    def call(self, x, training=False):
+        self.cache[len(self.cache)] = 1
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@registered
+class Placed(Of):
+    """Settings of other kinds: a path, an object, a function."""
+
+    def __init__(self, place=".", times=1.0, width=2, **more):
+        super().__init__(width, **more)
+        self.place, self.settings = pathlib.Path(place), types.SimpleNamespace(times=times)
+
+
+@registered
+class Multiplied:
+    """A function with a setting."""
+
+    def __init__(self, times=1.0):
+        self.times = times
+
+    def __call__(self, x):
+        return self.times * x
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@registered
+class Drawn(Of):
+    """Projects by numbers that are drawn when it is made, and are no weights."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.projection = np.random.default_rng().normal(size=(4, 4))
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.cast(self.projection, "float32"))
 
 
 @registered
@@ -183,6 +251,13 @@ LOST = {
         lambda: keras_wrapped(Scale(3.0)),
         r"\(Scale\): factor is 3.0 here",
     ),
+    "a path": (lambda: model(Placed(place="/there")), r"\(Placed\): place is '/there' here and '.' in the copy"),
+    "an object of settings": (lambda: model(Placed(times=3.0)), r"\(Placed\): settings is"),
+    "an activation": (
+        lambda: model(layers.Dense(2, activation=Multiplied(3.0))),
+        r"activation of layer .* \(Multiplied\): times is 3.0 here and 1.0",
+    ),
+    "numbers that were drawn": (lambda: model(Drawn()), "what it gives in inference is something here"),
     "a loss": (lambda: model(loss=Loss(3.0)), r"\(Loss\): _factor is 3.0 here and 1.0 in the copy"),
     "a loss in a list": (lambda: model(loss=[Loss(3.0)]), r"\(Loss\): _factor is 3.0 here"),
     "a regularizer": (lambda: model(last=layers.Dense(2, kernel_regularizer=Penalty([0.1, 0.2]))), r"\(Penalty\): rates is"),
@@ -399,6 +474,7 @@ def fitted(built, y=Y):
 
 KEPT = {
     "settings that are said": lambda: model(Whole(3.0), loss=WholeLoss(2.0), optimizer=WholeSlower(0.5)),
+    "things that are no settings": lambda: model(Of(5)),
     "that were changed": lambda: changed(lambda built: setattr(built.layers[0], "factor", 4.0), model(Whole(3.0))),
     "of a dropout": lambda: changed(lambda built: setattr(built.layers[0], "rate", 0.5), model(layers.Dropout(0.1))),
     "of an optimizer": lambda: changed(lambda built: setattr(built.optimizer, "beta_1", 0.5), model(optimizer="adam")),
