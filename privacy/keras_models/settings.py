@@ -188,7 +188,7 @@ class _Comparison:
             if is_own(here) and not _same_function(here, there):
                 yield Difference(whose, kind, name, _shown(here), _shown(there), own)
         elif _root(type(here)) in sys.stdlib_module_names:  # a path, a date, a fraction; of others, such as locks, nothing is known
-            if type(here) is type(there) and "object" not in getattr(type(here).__eq__, "__qualname__", "") and here != there:
+            if type(here) is type(there) and getattr(type(here).__eq__, "__qualname__", "") != "object.__eq__" and here != there:
                 yield Difference(whose, kind, name, _shown(str(here)), _shown(str(there)), own)
         elif _is_of_keras(here) or is_own(here):
             yield from self.of(role or f"{name} of {whose}", here, there, deep + 1)
