@@ -143,7 +143,7 @@ async def test_a_connection_for_which_no_descriptor_is_left_is_closed(caplog, mo
     monkeypatch.setattr(socket.socket, "accept", accept)
     monkeypatch.setattr(door_module.os, "close", lambda descriptor: (spares.append(1), real_close(descriptor)))
     real_open = door_module.os.open
-    monkeypatch.setattr(door_module.os, "open", lambda *args: (spares.clear(), real_open(*args))[1])
+    monkeypatch.setattr(door_module.os, "open", lambda *args, **options: (spares.clear(), real_open(*args, **options))[1])
     async with ActorSystem(listen="ws://127.0.0.1:0") as server:
         where = str(await server.spawn(Greeter, name="greeter"))
         async with ActorSystem() as client:
