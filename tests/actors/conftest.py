@@ -22,7 +22,8 @@ async def no_task_is_left_behind():
 @pytest.fixture(autouse=True)
 def nobody_has_left_a_file(monkeypatch, tmp_path_factory):
     """A process that was killed leaves a file, and what listens at its address afterwards is asked for a proof."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+    for name in ("XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
 
 
 class Place:
