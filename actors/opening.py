@@ -63,15 +63,11 @@ async def dial(
             await connect(
                 reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
                 ssl=(tls or ssl.create_default_context()) if address.secure else None,
-                compression=None,
                 proxy=None,
-                max_size=(limit + WHOLE, WHOLE + FRAGMENT),
                 open_timeout=None,
-                close_timeout=CLOSE_WITHIN,
-                ping_interval=PING_EVERY,
-                ping_timeout=PING_WITHIN,
                 user_agent_header=None,
                 create_connection=Kept,
+                **_of_each_end(limit),
             )
     except (OSError, TimeoutError, WebSocketException) as error:
         raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
@@ -87,6 +83,17 @@ async def dial(
         why = str(error) or link.peer.introduction.missing() or f"no greeting within {OPEN_WITHIN:g} s"
         raise ConnectFailed(f"{address} does not speak this protocol: {why}") from None
     return link.peer
+
+
+def _of_each_end(limit: int) -> dict[str, Any]:
+    """Return the settings of a connection that are the same for who dials and who listens."""
+    return {
+        "compression": None,
+        "max_size": (limit + WHOLE, WHOLE + FRAGMENT),
+        "close_timeout": CLOSE_WITHIN,
+        "ping_interval": PING_EVERY,
+        "ping_timeout": PING_WITHIN,
+    }
 
 
 def _unopened(address: Address, error: Exception, cause: Exception | None, tls: ssl.SSLContext | None) -> str:
@@ -151,17 +158,13 @@ async def listen(
             handle,
             sock=listener,
             ssl=secured,
-            compression=None,
             origins=[None],  # no web page may talk to us
             process_request=let_in,
-            max_size=(limit + WHOLE, WHOLE + FRAGMENT),
             open_timeout=OPEN_WITHIN,
-            close_timeout=CLOSE_WITHIN,
-            ping_interval=PING_EVERY,
-            ping_timeout=PING_WITHIN,
             server_header=None,
             logger=log_of_websockets,
             create_connection=WatchedServer,
+            **_of_each_end(limit),
         )
 
     try:
