@@ -28,6 +28,7 @@ from protocols.inputs.encoding import steps
 from protocols.inputs.ranges import InputRange, Ranges, chosen
 from protocols.lowering.checking import CheckedWriter
 from protocols.lowering.emission import Writer
+from protocols.lowering.features.places import followed
 from protocols.lowering.features.precision import needed
 from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
 from protocols.lowering.features.units import in_units
@@ -114,8 +115,9 @@ def lower(
         )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape)
-    spread = spread_of(nodes)
-    found = chosen(input_range, nodes[0].shape, samples, known=said(nodes, spread, samples))
+    seen = followed(nodes)
+    spread = spread_of(nodes, seen)
+    found = chosen(input_range, nodes[0].shape, samples, known=said(nodes, seen, spread, samples))
     whole = "int" in str(model.inputs[0].dtype)
     if whole and isinstance(found, Ranges):
         found = found.in_one_unit()
@@ -129,7 +131,7 @@ def lower(
         clamp=clients == "malicious" or (clients is None and answers is not None),
         clamp_label=clients != "semi-honest",
         ranges=ranges,
-        step=needed(nodes, found, whole=whole),
+        step=needed(nodes, seen, found, whole=whole),
         kind=CheckedWriter if checked else Writer,
     )
     infer(program)

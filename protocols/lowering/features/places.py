@@ -85,11 +85,10 @@ def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
             return None
 
 
-def vocabularies(nodes: Sequence[Node]) -> tuple[Real, Real]:
+def vocabularies(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> tuple[Real, Real]:
     """The least and the largest value of each element of the input that is looked up in a table; NaN for others."""
     shape = nodes[0].shape
     low, high = (np.full(math.prod(shape), end) for end in (-np.inf, np.inf))
-    seen = followed(nodes)
     for node in nodes:
         index = seen[node.inputs[0]] if isinstance(node, net.OneHot) else None
         if index is not None and not index.bent:
@@ -98,8 +97,3 @@ def vocabularies(nodes: Sequence[Node]) -> tuple[Real, Real]:
             np.minimum.at(high, index.element.reshape(-1), np.maximum(*ends))
     low, high = (np.where(np.isfinite(end), end, np.nan).reshape(shape) for end in (low, high))
     return low, high
-
-
-def whole_numbers(nodes: Sequence[Node]) -> npt.NDArray[np.bool_]:
-    """For each element of the input whether it is looked up in a table, so that only whole numbers make sense."""
-    return np.isfinite(vocabularies(nodes)[0])

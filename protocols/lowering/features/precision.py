@@ -10,7 +10,7 @@ import numpy as np
 from protocols.errors import ModelError
 from protocols.inputs.ranges import Ranges
 from protocols.lowering import network as net
-from protocols.lowering.features.places import followed
+from protocols.lowering.features.places import Seen
 from protocols.lowering.network import Node
 
 RELATIVE_BITS = 12
@@ -19,7 +19,7 @@ MOST_BITS = 40
 """Bits between a step and the end of a range, at most."""
 
 
-def needed(nodes: Sequence[Node], input_range: tuple[float, float] | Ranges, *, whole: bool) -> float:
+def needed(nodes: Sequence[Node], seen: Sequence[Seen | None], input_range: tuple[float, float] | Ranges, *, whole: bool) -> float:
     """The largest step that is fine enough: in real numbers, or in units where each feature has its own.
 
     - Where the input is one of integers each of them is a multiple of it.
@@ -27,6 +27,7 @@ def needed(nodes: Sequence[Node], input_range: tuple[float, float] | Ranges, *, 
 
     Args:
         nodes: the network.
+        seen: what each value is of the input, see `followed`.
         input_range: of all elements, or of each feature.
         whole: whether the model reads integers.
 
@@ -44,7 +45,6 @@ def needed(nodes: Sequence[Node], input_range: tuple[float, float] | Ranges, *, 
                 "Give a smaller input_range, or subtract a constant before the model"
             )
     finest = 2.0 ** (math.ceil(math.log2(float((np.maximum(np.abs(low - origin), np.abs(high - origin)) / unit).max()))) - MOST_BITS)
-    seen = followed(nodes)
     for node in nodes:
         read = seen[node.inputs[0]] if isinstance(node, net.Inverse | net.Logarithm) else None
         if read is None or read.bent:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.lowering import network as net
-from protocols.lowering.features.places import Seen, followed, vocabularies, whole_numbers
+from protocols.lowering.features.places import Seen, vocabularies
 from protocols.lowering.network import Node, Real
 
 ENOUGH = 256
@@ -55,7 +55,7 @@ class TooFewSteps:
         return f"feature {self.feature} varies by {self.deviation:.3g}, and inputs have steps of {self.step:.3g}"
 
 
-def spread_of(nodes: Sequence[Node]) -> Spread:
+def spread_of(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> Spread:
     """What the nodes of a model say of its input, by what reads it first, behind moves, public scales, rectifiers and clips.
 
     A normalisation, or whatever else scales and shifts channel by channel, says by how much and about what each varies. A dense layer or
@@ -63,7 +63,6 @@ def spread_of(nodes: Sequence[Node]) -> Spread:
     """
     shape = nodes[0].shape
     mean, deviation = np.full(math.prod(shape), np.nan), np.full(math.prod(shape), np.inf)
-    seen = followed(nodes)
     for node, value in zip(nodes[1:], seen[1:], strict=True):
         read = seen[node.inputs[0]] if node.inputs else None
         if read is None:
@@ -72,7 +71,7 @@ def spread_of(nodes: Sequence[Node]) -> Spread:
             _narrow(mean, deviation, value, about=-value.offset / value.scale)
         elif isinstance(node, net.Product | net.Convolution) and not read.weighed:
             _narrow(mean, deviation, read.scaled(_outstanding(node), 0.0), about=np.full(read.scale.shape, np.nan))
-    return Spread(whole_numbers(nodes), mean.reshape(shape), deviation.reshape(shape))
+    return Spread(np.isfinite(vocabularies(nodes, seen)[0]), mean.reshape(shape), deviation.reshape(shape))
 
 
 def _narrow(mean: Real, deviation: Real, value: Seen, *, about: Real) -> None:
@@ -94,13 +93,13 @@ def _outstanding(node: net.Product | net.Convolution) -> Real:
     return np.where(largest >= ENOUGH * least, largest, 0.0)
 
 
-def said(nodes: Sequence[Node], spread: Spread, samples: Real | None) -> tuple[Real, Real]:
+def said(nodes: Sequence[Node], seen: Sequence[Seen | None], spread: Spread, samples: Real | None) -> tuple[Real, Real]:
     """The ends of the range of each element that need no rounding outwards; NaN where there are none.
 
     They are those of a table for what is looked up in it, and the only value of a feature that did not vary, on the samples either, when it
     was normalised: divided by 1e-7 anything else would be far away from all that was seen.
     """
-    low, high = vocabularies(nodes)
+    low, high = vocabularies(nodes, seen)
     if samples is not None:
         rows = _by_feature(samples)
         alone = np.broadcast_to((rows == rows[0]).all(axis=0), low.shape) & (spread.deviation <= CONSTANT)
