@@ -161,7 +161,7 @@ def _gradients(model: keras.Model, some: Examples) -> tuple[list[Any], Any, int]
 
     x, y, sample_weight = some
     with tf.GradientTape() as tape:
-        predicted = model(x, training=True) if internals.call_takes_training(model) else model(x)
+        predicted = internals.outputs_of(model, x, training=True)
         loss = internals.loss_of(model, x=x, y=y, y_pred=predicted, sample_weight=sample_weight)
     found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     if all(g is None for g in found):

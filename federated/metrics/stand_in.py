@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated.metrics import compiled
+from federated.models.labels import Labels, classes, classes_in_columns, like
 from federated.update import Array, Blueprint
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ SIDE = 4
 
 Made = tuple[Any, Any, Array | None]
 """Labels, predictions and weights of some examples."""
-Labels = Callable[[np.random.Generator, Array], Array]
 
 
 def outputs(model: keras.Model) -> Any:
@@ -110,9 +109,9 @@ class StandIn:
 
 def stand_in(model: keras.Model, plan: Blueprint) -> StandIn | None:
     """One with labels of a form that the metrics take: as the predictions are, or numbers of classes; None if they take neither."""
-    likely: list[Labels] = [_like_predictions, _classes, _classes_in_columns]
+    likely: list[Labels] = [like, classes, classes_in_columns]
     if "sparse" in plan.compilation.lower():
-        likely = [_classes, _classes_in_columns, _like_predictions]
+        likely = [classes, classes_in_columns, like]
     if outputs(model) is None:
         return None
     for labels in likely:
@@ -126,19 +125,3 @@ def stand_in(model: keras.Model, plan: Blueprint) -> StandIn | None:
 def _predictions(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     some = rng.uniform(0.02, 0.98, shape).astype(np.float32)
     return some / some.sum(-1, keepdims=True) if len(shape) > 1 and shape[-1] > 1 else some
-
-
-def _like_predictions(rng: np.random.Generator, predictions: Array) -> Array:
-    width = predictions.shape[-1] if predictions.ndim > 1 else 1
-    if width == 1:
-        return rng.integers(0, 2, predictions.shape).astype(np.float32)
-    one_hot: Array = np.eye(width, dtype=np.float32)[rng.integers(0, width, predictions.shape[:-1])]
-    return one_hot
-
-
-def _classes(rng: np.random.Generator, predictions: Array) -> Array:
-    return rng.integers(0, max(2, predictions.shape[-1]), predictions.shape[:-1])
-
-
-def _classes_in_columns(rng: np.random.Generator, predictions: Array) -> Array:
-    return _classes(rng, predictions)[..., None]

@@ -9,10 +9,12 @@ import contextlib
 import logging
 import random  # noqa: TID251  its state is kept and put back; nothing here is secret
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from federated.models.labels import Labels, classes, classes_in_columns, like
 from federated.models.weights import Statistics
 from federated.update import Array
 from privacy.keras_models import internals
@@ -34,7 +36,8 @@ NEAR = 1e-4
 """How far values may differ by rounding, as a share of the largest; a hundred times that where a layer computes in 16 bits."""
 
 Batch = tuple[Any, ...]
-Labels = Callable[[np.random.Generator, Array], Array]
+LIKELY: tuple[Labels, ...] = (like, partial(classes, count=2), partial(classes_in_columns, count=2))
+"""Forms of labels, in the order in which they are tried."""
 
 
 def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
@@ -70,7 +73,7 @@ def computed(model: keras.Model, copy: keras.Model) -> Iterator[Difference]:
             if _is_stepped(model)
             else (_loss, "what it gives in training, or its loss")
         )
-        for labels in (_like, _classes, _classes_in_columns):
+        for labels in LIKELY:
             batch = (x, _labels(model, labels, rng, outputs))
             here = trial.tried(work, batch)
             if here is not None:
@@ -150,16 +153,16 @@ class _Trial:
 
 
 def _inference(model: keras.Model, x: Any) -> list[Array]:
-    return _flat(model(x, training=False) if internals.call_takes_training(model) else model(x))
+    return _flat(internals.outputs_of(model, x, training=False))
 
 
 def _training(model: keras.Model, x: Any) -> list[Array]:
-    return _flat(model(x, training=True) if internals.call_takes_training(model) else model(x))
+    return _flat(internals.outputs_of(model, x, training=True))
 
 
 def _loss(model: keras.Model, batch: Batch) -> list[Array]:
     x, y = batch
-    outputs = model(x, training=True) if internals.call_takes_training(model) else model(x)
+    outputs = internals.outputs_of(model, x, training=True)
     return [*_flat(outputs), *_flat(internals.loss_of(model, x=x, y=y, y_pred=outputs, sample_weight=None))]
 
 
@@ -218,22 +221,6 @@ def _labels(model: keras.Model, labels: Labels, rng: np.random.Generator, output
     if form is None:
         return made[0] if len(made) == 1 else made
     return keras.tree.pack_sequence_as(form, made)
-
-
-def _like(rng: np.random.Generator, outputs: Array) -> Array:
-    width = outputs.shape[-1] if outputs.ndim > 1 else 1
-    if width == 1:
-        return rng.integers(0, 2, outputs.shape).astype(np.float32)
-    one_hot: Array = np.eye(width, dtype=np.float32)[rng.integers(0, width, outputs.shape[:-1])]
-    return one_hot
-
-
-def _classes(rng: np.random.Generator, outputs: Array) -> Array:
-    return rng.integers(0, 2, outputs.shape[:-1])
-
-
-def _classes_in_columns(rng: np.random.Generator, outputs: Array) -> Array:
-    return _classes(rng, outputs)[..., None]
 
 
 # Leaving no trace.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from privacy.keras_models import internals
@@ -60,7 +61,7 @@ def obstacle(model: keras.Model) -> str | None:
     """
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
-    return _first(_of_loss(model, keras)) or _first(_of_layers(model, keras)) or _first(_of_metrics(model, keras))
+    return next(chain(_of_loss(model, keras), _of_layers(model, keras), _of_metrics(model, keras)), None)
 
 
 def is_sparse(model: keras.Model) -> bool:
@@ -77,10 +78,6 @@ def values_of_an_example(model: keras.Model) -> int:
         with contextlib.suppress(AttributeError, ValueError):  # no output that is known, or several
             count += sum(math.prod(side or 1 for side in one.shape[1:]) for one in keras.tree.flatten(layer.output))
     return count
-
-
-def _first(found: Iterator[str]) -> str | None:
-    return next(found, None)
 
 
 def _of_loss(model: keras.Model, keras: Any) -> Iterator[str]:

@@ -262,3 +262,8 @@ def find_direction(callback: Any) -> None:
 def call_takes_training(model: Model) -> bool:
     """Tell whether the model's `call` has an argument `training`."""
     return bool(model._call_has_training_arg)
+
+
+def outputs_of(model: Model, x: Any, *, training: bool) -> Any:
+    """Return the outputs of a model, which is told `training` if its `call` takes it."""
+    return model(x, training=training) if call_takes_training(model) else model(x)
