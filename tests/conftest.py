@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -18,6 +19,13 @@ atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True
 
 settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")
+
+
+@pytest.fixture(autouse=True)
+def names_of_layers_begin_anew():
+    """Have Keras number the layers of each test from the beginning, whichever tests this process has run before."""
+    if "keras" in sys.modules:
+        sys.modules["keras.src.utils.naming"].reset_uids()
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are `long` are left out
