@@ -156,11 +156,13 @@ class Cluster:
         return self._presence
 
     async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
-        """Secret-shares an array among the servers, to train on it: neither sees more than its shape.
+        """Secret-shares an array among the servers, to train on it: neither sees more than its shape and what kind of numbers it holds.
 
         Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
         servers, each half of lambda to one of them, and both halves to the crypto provider; or to three equals the replicated shares of
         `protocols.training.replicated`, on which models with any helper can be trained. It stays there as long as this block.
+
+        **Leaks** to the workers the shape, whether they are labels, whether all numbers are 0 or 1, and whether each row sums to 1.
 
         Args:
             name: what errors call it; the workers see it.
@@ -168,7 +170,10 @@ class Cluster:
             classes: for labels, how many there can be; the largest label and one if None, which the workers then learn.
 
         Raises:
-            InputError: not numbers, too large, or labels out of range.
+            InputError: not numbers, too large, so small that nothing of them would be left in 16 fractional bits, or labels out of range.
+
+        Warns:
+            PrecisionWarning: columns spread over less than 256 steps of 2^-16; it names them.
             WorkerLost: a worker went away.
             ClusterError: outside of the `async with` block.
         """
@@ -203,7 +208,7 @@ class Cluster:
             The right to train on it, and to remove it. `Grant.to_give` is for others.
 
         Raises:
-            InputError: as for `store`.
+            InputError, PrecisionWarning: as for `store`.
             NameTaken: data of that name are kept there already.
             KeepsNothing: a worker was started without a folder.
             WorkerLost: a worker went away.

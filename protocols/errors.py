@@ -33,7 +33,8 @@ ProtocolError
 
 Warnings are `CoarseInput`: a feature of which the fixed point of the input keeps too little; `CoarseOutput`: a number of an answer that is
 lost beside larger ones; `Imprecise`: private answers that differ from those of the model by more than 1 % of their range; `FaintOutput`:
-outputs so small that fixed point does not resolve them.
+outputs so small that fixed point does not resolve them; `PrecisionWarning`: data to train on, or what was fitted to them, of which fixed
+point keeps too little.
 
 `compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
@@ -73,6 +74,10 @@ class WindowError(ModelError):
 
 class Inaccurate(ModelError):
     """A private program gives other answers than the model that it was made of. The message has error, tolerance, and what to do."""
+
+
+class PrecisionWarning(UserWarning):
+    """Fixed point has kept too little of numbers that are shared to train on, or cannot tell features apart."""
 
 
 class CoarseInput(UserWarning):

@@ -10,8 +10,9 @@ fitted coefficients are opened to this process and to nobody else, so that `pred
 as in scikit-learn. scikit-learn is not needed; `sklearn.base.clone` and `get_params` work.
 """
 
+from protocols.errors import PrecisionWarning
 from protocols.estimators.linear import LinearRegression, Ridge
 from protocols.estimators.logistic import LogisticRegression
-from protocols.estimators.settings import ConvergenceWarning, PrecisionWarning
+from protocols.estimators.settings import ConvergenceWarning
 
 __all__ = ["ConvergenceWarning", "LinearRegression", "LogisticRegression", "PrecisionWarning", "Ridge"]

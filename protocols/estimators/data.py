@@ -39,6 +39,58 @@ class Scale:
         return result
 
 
+ALIKE = 1e-4
+"""The smallest eigenvalue of the correlations of columns, over the largest, from which on they are stored one by one."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How features are stored: x - center in other coordinates, from which coefficients come back as `back` times those of what is stored.
+
+    Attributes:
+        center: (columns,).
+        back: (columns, stored columns).
+        rank: directions in which the columns vary, as numpy tells them apart; None if they are not here.
+        condition: the largest singular value over the smallest of these directions, where columns nearly follow from each other; else 1.
+    """
+
+    center: Array
+    back: Array
+    rank: int | None = None
+    condition: float = 1.0
+
+    @classmethod
+    def none(cls, columns: int) -> Basis:
+        """Return that of features that are stored as they are."""
+        return cls(np.zeros(columns), np.eye(columns))
+
+
+def based(rows: Array, scale: Scale, stored: Array, bits: float) -> tuple[Basis, Array]:
+    """How features that are here are stored, and what is, (n, columns).
+
+    Columns are stored one by one if they are unlike each other. Columns that nearly follow from each other would be told apart by their
+    last digits, and the condition number of X^T X is the square of that of X: for them it is the left singular vectors of X that are stored
+    (Golub and Van Loan, 2013, section 5.5.2), zeros for directions in which X does not vary, so that all shapes stay.
+
+    Args:
+        rows: x - center times the roots of weights, zeros where a column is constant; (n, columns).
+        scale: how columns are stored one by one.
+        stored: what is stored then.
+        bits: values below 2^bits may be stored.
+    """
+    norms = np.sqrt((stored**2).sum(0))
+    unit = stored / np.where(norms > 0, norms, 1.0)
+    values = np.linalg.eigvalsh(unit.T @ unit)[-int((norms > 0).sum()) or 1 :]
+    if values[0] > ALIKE * values[-1] or not values[-1] > 0:
+        return Basis(scale.center, np.diag(scale.factor), int((norms > 0).sum())), stored
+    left, singular, right = np.linalg.svd(rows, full_matrices=False)
+    rank = int((singular > max(rows.shape) * np.finfo(np.float64).eps * singular[0]).sum())
+    up = 2.0**bits / np.abs(left[:, :rank]).max(0)
+    padding = ((0, 0), (0, rows.shape[1] - rank))
+    back = np.pad(right[:rank].T / singular[:rank] * up, padding)
+    return Basis(scale.center, back, rank, float(singular[0] / singular[rank - 1])), np.pad(left[:, :rank] * up, padding)
+
+
 def table(name: str, x: npt.ArrayLike) -> Array:
     """A table of finite numbers, (examples, columns).
 
@@ -104,16 +156,16 @@ def shared_weights(weights: SharedArray) -> SharedArray:
 
 
 def storable(weights: Array) -> Array:
-    """Weights over the largest of them, (n, 1).
+    """Weights over the largest of them, (n, 1), as fixed point holds them.
 
     Raises:
         InputError: they differ so much that small ones vanish in fixed point.
     """
-    scaled: Array = (weights / weights.max()).reshape(-1, 1)
-    stored = np.round(scaled * 2.0**FRACTION) / 2.0**FRACTION
+    scaled = (weights / weights.max()).reshape(-1, 1)
+    stored: Array = np.round(scaled * 2.0**FRACTION) / 2.0**FRACTION
     if np.abs(stored - scaled).sum() > WEIGHT_ERROR * scaled.sum():
         raise InputError(
             f"the weights of examples are from {weights[weights > 0].min():g} to {weights.max():g}: the small ones vanish beside the"
             f" largest in {FRACTION} fractional bits; use weights that differ less"
         )
-    return scaled
+    return stored

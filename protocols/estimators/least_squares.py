@@ -18,6 +18,10 @@ CAUTION = 1024.0
 """How many times what rounding adds to a direction must be there, for it to count: coefficients are right to about one part in that."""
 
 
+UNEXPLAINED = 9.0
+"""What is left of targets that are not known, over what is explained of them."""
+
+
 @dataclass(frozen=True)
 class Normal:
     """The normal equations A u = K of what is stored.
@@ -42,10 +46,14 @@ class Solution:
     Attributes:
         coefficients: (targets, columns).
         rank: how many directions of the columns are told apart from rounding.
+        counted: in how many directions coefficients are found, by the columns or by the penalty.
+        inverse: of A and its penalty, in the directions that count, (columns, columns).
     """
 
     coefficients: Array
     rank: int
+    counted: int
+    inverse: Array
 
 
 def normal(plan: Moments, sums: dict[str, Ring], examples: int) -> Normal:
@@ -72,7 +80,7 @@ def _real(integers: Array, scale: int) -> Array:
     return np.array([integer / scale for integer in integers.reshape(-1)], np.float64).reshape(integers.shape)
 
 
-def solve(equations: Normal, factor: Array, alpha: float) -> Solution:
+def solve(equations: Normal, back: Array, alpha: float) -> Solution:
     """The coefficients of what is stored.
 
     With alpha > 0 those that minimise |residuals|^2 + alpha |coefficients of the user's columns|^2, but for directions in which both the
@@ -82,21 +90,50 @@ def solve(equations: Normal, factor: Array, alpha: float) -> Solution:
 
     Args:
         equations: of what is stored.
-        factor: (columns,), what the user's columns are multiplied by to be stored.
+        back: (columns, stored columns), coefficients of the user's columns from those of what is stored.
         alpha: at least 0.
     """
     diagonal = np.diag(equations.products)
     width = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     products, right = equations.products / np.outer(width, width), equations.right / width[:, None]
+    back = back / width
     noise = equations.total * ROUNDING / width**2
     values, vectors = np.linalg.eigh(products)
     there = values > CAUTION * (noise @ vectors**2) + 1e-13 * len(values)
     rank = int(there.sum())
-    penalty = alpha * (factor / width) ** 2
-    there |= penalty @ vectors**2 > CAUTION * (np.sqrt(noise @ vectors**2) + 1e-15 * len(values))
+    penalty = alpha * (back.T @ back)
+    there |= alpha * ((back @ vectors) ** 2).sum(0) > CAUTION * (np.sqrt(noise @ vectors**2) + 1e-15 * len(values))
     kept, lost = vectors[:, there], vectors[:, ~there]
-    found = kept @ np.linalg.solve(kept.T @ ((products + np.diag(penalty)) @ kept), kept.T @ right)
+    inverse = kept @ np.linalg.solve(kept.T @ (products + penalty) @ kept, kept.T)
+    found = inverse @ right
     if lost.size:
-        back = (factor / width)[:, None]  # to coefficients of the user's columns
-        found = found - lost @ np.linalg.lstsq(back * lost, back * found, rcond=None)[0]
-    return Solution((found / width[:, None]).T, rank)
+        found = found - lost @ np.linalg.lstsq(back @ lost, back @ found, rcond=None)[0]
+    return Solution((found / width[:, None]).T, rank, kept.shape[1], inverse / np.outer(width, width))
+
+
+def deviations(equations: Normal, solution: Solution, back: Array, *, step: Array, squares: Array) -> Array:
+    """How far rounding may move the coefficients of the user's columns: one standard deviation and the bias, (targets, columns).
+
+    What is stored is X + E and y + e for independent errors of variance `ROUNDING`, and with M the inverse of A and its penalty
+
+        u' - u = M (E^T (y - X u) - X^T E u + X^T e - E^T E u)
+
+    to first order in E and e, and E^T E is about n times `ROUNDING`.
+
+    Args:
+        equations: of what is stored.
+        solution: of them.
+        back: as for `solve`.
+        step: (targets,) the variance of the error of a target.
+        squares: (targets,) the sum of squares of the targets around their means, or NaN where they are not known: then the targets are
+            taken to be explained to a tenth.
+    """
+    u, inverse = solution.coefficients.T, solution.inverse
+    explained = np.einsum("it,ij,jt->t", u, equations.products, u)
+    residual = np.where(np.isnan(squares), UNEXPLAINED * explained, np.maximum(squares - 2 * (u * equations.right).sum(0) + explained, 0.0))
+    outer = back @ inverse
+    from_features = (outer**2).sum(1)[:, None] * (ROUNDING * residual)
+    from_targets = np.einsum("ci,ij,cj->c", outer, equations.products, outer)[:, None] * (step + ROUNDING * (u**2).sum(0))
+    bias = equations.total * ROUNDING * (outer @ u)
+    found: Array = np.sqrt(from_features + np.maximum(from_targets, 0.0)) + np.abs(bias)
+    return found.T

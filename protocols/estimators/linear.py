@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import InputError
+from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.data import Scale
-from protocols.estimators.least_squares import Solution, normal, solve
+from protocols.estimators.data import Basis, Scale, based
+from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
-from protocols.estimators.settings import Array, Data, Estimator, PrecisionWarning, weights_of_rows
+from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
 from protocols.training.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
@@ -23,6 +23,12 @@ from protocols.training.terms import SharedArray
 if TYPE_CHECKING:
     from protocols import keras_hook
     from protocols.cluster import Cluster
+
+CERTAIN = 2e-3
+"""What rounding may move a coefficient by, over the largest, as a standard deviation: five of them are 1 %."""
+
+CONDITION = 1e6
+"""Of features: beyond, libraries differ in which directions they take for rounding."""
 
 STEPS_LEFT = 256
 """A column that is stored by somebody else should spread over so many units of the last place."""
@@ -58,9 +64,9 @@ class _Linear(Estimator):
         equations = normal(plan, sums, examples)
         if equations.total <= 0:
             raise InputError("all weights of examples are 0: there is nothing to fit")
-        found = solve(equations, prepared.x.factor, float(self.alpha) * prepared.largest_weight)
+        found = solve(equations, prepared.x.back, float(self.alpha) * prepared.largest_weight)
         self._keep(found, equations.means, prepared, single=single)
-        self._tell(found, prepared, np.diag(equations.products) / equations.total)
+        self._tell(found, prepared, equations)
         return self
 
     def _plan(self, prepared: _Prepared, arrays: tuple[SharedArray, ...]) -> Moments:
@@ -74,37 +80,44 @@ class _Linear(Estimator):
 
     def _keep(self, found: Solution, means: tuple[Array, Array], prepared: _Prepared, *, single: bool) -> None:
         x, y = prepared.x, prepared.y
-        coef = found.coefficients * x.factor / y.factor[:, None]
-        center_x, center_y = x.center + means[0] / x.factor, y.center + means[1] / y.factor
-        intercept = center_y - coef @ center_x if self.fit_intercept else np.zeros(len(coef))
+        coef = found.coefficients @ x.back.T / y.factor[:, None]
+        offset = (means[1] - found.coefficients @ means[0]) / y.factor
+        intercept = y.center + offset - coef @ x.center if self.fit_intercept else np.zeros(len(coef))
         self.coef_ = coef[0] if single else coef
         self.intercept_ = (float(intercept[0]) if single else intercept) if self.fit_intercept else 0.0
         self.n_features_in_, self.rank_ = coef.shape[1], found.rank
 
-    def _tell(self, found: Solution, prepared: _Prepared, variances: Array) -> None:
-        """Warn of what fixed point could not tell apart."""
-        if prepared.here is not None and self.alpha == 0:
-            exact = int(np.linalg.matrix_rank(prepared.here))
-            if found.rank < exact:
-                warnings.warn(
-                    f"the features depend on each other in {exact} directions, of which fixed point tells {found.rank} apart: predictions"
-                    " are least squares in those, and single coefficients are not; leave out features that nearly follow from others, or"
-                    " use Ridge",
-                    PrecisionWarning,
-                    stacklevel=2,
-                )
-        if prepared.here is None:
+    def _tell(self, found: Solution, prepared: _Prepared, equations: Normal) -> None:
+        """Warn of what fixed point could not tell apart, and of what it may have moved."""
+        columns, said = equations.products.shape[0], []
+        variances = np.diag(equations.products) / equations.total
+        exact = columns if prepared.x.rank is None else prepared.x.rank
+        if prepared.x.rank is None:
             coarse = [int(column) for column in np.nonzero((variances > 0) & (variances < (STEPS_LEFT * 2.0**-FRACTION) ** 2))[0]]
-            dropped = self.alpha == 0 and found.rank < len(variances)
-            if coarse or dropped:
-                what = f"columns {coarse} were stored with less than {STEPS_LEFT} steps of 2^-{FRACTION} in their spread" if coarse else ""
-                which = f"{len(variances)} features are told apart in {found.rank} directions only" if dropped else ""
-                warnings.warn(
-                    f"{' and '.join(filter(None, (what, which)))}: coefficients are not those of the numbers before they were stored;"
-                    " have their owners scale them to about 1 before",
-                    PrecisionWarning,
-                    stacklevel=2,
-                )
+            if coarse:
+                said.append(f"columns {coarse} were stored with less than {STEPS_LEFT} steps of 2^-{FRACTION} in their spread")
+        if found.counted < exact:
+            said.append(f"{columns} features vary in {exact} directions, of which fixed point tells {found.rank} apart")
+        moved = deviations(equations, found, prepared.x.back, step=prepared.target_errors, squares=prepared.squares)
+        largest = np.abs(found.coefficients @ prepared.x.back.T).max(1)
+        part = float((moved.max(1) / np.where(largest > 0, largest, np.inf)).max())
+        if not said and part > CERTAIN:
+            said.append(
+                f"features nearly follow from each other, and rounding to 2^-{FRACTION} may have moved coefficients by {part:.1%} of the"
+                " largest (one standard deviation)"
+            )
+        if not said and self.alpha == 0 and prepared.x.condition > CONDITION:
+            said.append(
+                f"features nearly follow from each other (their condition number is {prepared.x.condition:.0e}), coefficients are those of"
+                " least squares and change with the last digits of the data, and scikit-learn leaves out directions beyond 10^6"
+            )
+        if said:
+            warnings.warn(
+                f"{' and '.join(said)}: coefficients may not be those that are expected; have owners of data scale them to about 1 before"
+                " they are stored, leave out features that nearly follow from others, or use Ridge",
+                PrecisionWarning,
+                stacklevel=2,
+            )
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the targets of each row, (n,) or (n, targets)."""
@@ -129,7 +142,8 @@ class _Prepared:
     Attributes:
         x: how the features are stored.
         y: how the targets are.
-        here: the features as they are stored, if they are here.
+        target_errors: the variance of the error of each target as it is stored.
+        squares: the sum of squares of each target as it is stored, around its mean; NaN where it is not here.
         complete: whether all data are here: then they are centred, and weights are in their rows already.
         largest_weight: what a weight of 1 of the user is stored as.
         checked: whether weights must be checked on shares.
@@ -139,7 +153,6 @@ class _Prepared:
 
     def __init__(self, run: Run, examples: int, *, centred: bool) -> None:
         self._run, self._examples, self._centred = run, examples, centred
-        self.here: Array | None = None
         self.complete = False
         self.largest_weight, self.checked = 1.0, False
         # Numbers below 2^bits have sums of `examples` products below 2^62; where those of somebody else may be larger sums are rounded.
@@ -152,10 +165,22 @@ class _Prepared:
         own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
         if own is not None:
             self.largest_weight = 1 / own.max()
-        rows = own if self.complete else None  # weights go into rows, which costs nothing
-        self.x, features = self._column_scale("x", x, rows, own)
-        self.y, targets = self._column_scale("y", y if isinstance(y, SharedArray) else self._targets(y), rows, own)
-        self.here = None if isinstance(features, SharedArray) else features
+        rows_weights = own if self.complete else None  # weights go into rows, which costs nothing
+        features: SharedArray | Array
+        targets: SharedArray | Array
+        if isinstance(x, SharedArray):
+            self.x, features = Basis.none(self._numbers(x).shape[1]), x
+        else:
+            rows = forms.table("x", x)
+            scale, columns, moved = self._columns(rows, rows_weights, own)
+            self.x, features = based(moved, scale, columns, self._bits)
+        if isinstance(y, SharedArray):
+            self.y, targets = Scale.none(self._numbers(y).shape[1]), y
+            self.squares = np.full(y.shape[1], np.nan)
+        else:
+            self.y, targets, _ = self._columns(forms.table("y", self._targets(y)), rows_weights, own)
+            self.squares = ((targets - targets.mean(0) * self._centred) ** 2).sum(0)
+        self.target_errors = np.full(len(self.squares), ROUNDING)
         column = None if own is None or self.complete else forms.storable(own)
         if isinstance(weights, SharedArray):
             forms.shared_weights(weights)
@@ -178,24 +203,24 @@ class _Prepared:
             raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
         return found.reshape(len(found), -1)
 
-    def _column_scale(self, name: str, data: Data, weights: Array | None, own: Array | None) -> tuple[Scale, SharedArray | Array]:
-        """How columns are stored, and what is: rows times the roots of `weights`, and zeros where the weight in `own` is 0."""
-        if isinstance(data, SharedArray):
-            if data.content != "numbers":
-                raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
-            return Scale.none(data.shape[1]), data
-        rows = forms.table(name, data)
+    def _numbers(self, data: SharedArray) -> SharedArray:
+        if data.content != "numbers":
+            raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
+        return data
+
+    def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scale, Array, Array]:
+        """How columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where the weight in `own` is 0."""
         counts = np.ones(len(rows), bool) if own is None else own > 0
         if not counts.any():  # the sums will tell
-            return Scale.none(rows.shape[1]), np.zeros_like(rows)
+            return Scale.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
         some, root = rows[counts], np.ones((len(rows), 1)) if weights is None else np.sqrt(weights * self.largest_weight).reshape(-1, 1)
         center = np.average(some, 0, None if weights is None else weights[counts]) if self._centred else np.zeros(rows.shape[1])
         reach = (np.abs(some - center) * root[counts]).max(0)
         reach[reach <= 1e-12 * (np.abs(some) * root[counts]).max(0)] = 0.0  # a constant column, but for how its mean is rounded
         scale = Scale(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
-        stored = np.zeros(rows.shape)
-        stored[counts] = np.where(reach > 0, scale.stored(some), 0.0) * root[counts]
-        return scale, stored
+        moved = np.zeros(rows.shape)
+        moved[counts] = np.where(reach > 0, some - center, 0.0) * root[counts]
+        return scale, moved * scale.factor, moved
 
     def _round(self) -> None:
         """Numbers of somebody else may be up to 2^LARGEST_BITS."""
@@ -210,7 +235,9 @@ class LinearRegression(_Linear):
     The servers multiply X^T X and X^T y on shares: integers, exact, in one pass and without a round of their own. Both are opened to this
     process, which solves A u = K in float64, by eigenvalues; where features depend on each other the coefficients of smallest norm, as
     scikit-learn has them. An array that is given here is centred, and each of its columns is scaled so that it uses up to 24 bits, before
-    it is stored; arrays that are stored already have 2^-16 as their last digit.
+    it is stored; if its columns nearly follow from each other its left singular vectors are stored instead, so that the condition number
+    does not count. Arrays that are stored already have 2^-16 as their last digit: how far that may have moved coefficients is estimated
+    from the same sums, and a `PrecisionWarning` says so if it may be 1 % of the largest.
 
     Args:
         cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.

@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import InputError
+from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.data import Scale
+from protocols.estimators.logistic_data import Asked, Prepared, is_number
 from protocols.estimators.run import Run, batch_within
 from protocols.estimators.settings import Array, Data, Estimator, convergence_warning, weights_of_rows
-from protocols.exchange import Ring
-from protocols.training.functions import FRACTION
-from protocols.training.regression import Logistic, Moments
-from protocols.training.regression.moments import Asked
-from protocols.training.terms import SharedArray
+from protocols.training.regression import Columns, Logistic
+from protocols.training.regression.logistic import RESOLVED, WEIGHT_BITS
 
 if TYPE_CHECKING:
     from protocols import keras_hook
@@ -32,6 +28,9 @@ LEAST_TOL = 1e-5
 
 EVERY = 10
 """Iterations after which it is told whether the gradient is small."""
+
+COARSE = 0.02
+"""What a coefficient may be known to, over the largest: four units of its last digit, of which rounding moves it by one or two."""
 
 STRONGEST = 2.0**20
 """The largest strength of the penalty beside the sum of losses, 1 / C, that weights of 24 fractional bits can follow."""
@@ -45,7 +44,9 @@ class LogisticRegression(Estimator):
     and its penalty is above `tol`, as in scikit-learn; if that does not happen within `max_iter` iterations a `ConvergenceWarning` says
     so. On breast_cancer, standardised, coefficients are within 4 % of the largest of those of the exact minimum with the default `tol`, and
     within 1 % with `tol=1e-5`: a gradient of `tol` leaves an error of up to `tol` times C times the number of examples. The sigmoid itself
-    is within 2^-10. Every fit begins at zero.
+    is within 2^-10. Every fit begins at zero. Features that are given here are centred (by their weighted mean, if there is an intercept,
+    which takes it back) and multiplied by powers of two, so that columns of any scale are fitted; the penalty follows, and so the optimum
+    is the same. The gradient that is compared with `tol` is that by the columns as they are stored.
 
     Args:
         cluster: a running `protocols.Cluster`, or a started one of `protocols.keras_hook`.
@@ -73,7 +74,8 @@ class LogisticRegression(Estimator):
     **Leaks** to this process, beside the coefficients, one bit every 10 iterations, whether the gradient is small yet. If x was shared by
     others, the mean of the squares of all its elements (for `learning_rate=None`); if weights were, their sum; if labels were and classes
     have weights, how many examples each class has. To the workers: shapes, settings (weights of classes that are given with shared labels
-    among them), what follows from these sums, and how many iterations are made.
+    among them), by which power of two each column that is given here is multiplied (1 if it spreads over 0.5 to 2), what follows from
+    these sums, and how many iterations are made.
 
     Example:
         >>> model = await LogisticRegression(cluster, C=0.1, class_weight="balanced").fit(x, y)
@@ -113,15 +115,15 @@ class LogisticRegression(Estimator):
                 raise InputError(f"{name}={count!r}; a whole number of at least 1 is needed")
         if self.penalty not in ("l2", None):
             raise InputError(f"penalty={self.penalty!r}; on shares there is 'l2', and None for none")
-        if not _number(self.C) or not 1 / STRONGEST <= self.C:
+        if not is_number(self.C) or not 1 / STRONGEST <= self.C:
             raise InputError(f"C={self.C!r}; a number of at least {1 / STRONGEST:.1e} is needed, infinity for no penalty")
-        if self.l2 is not None and (not _number(self.l2) or not 0 <= self.l2 < math.inf):
+        if self.l2 is not None and (not is_number(self.l2) or not 0 <= self.l2 < math.inf):
             raise InputError(f"l2={self.l2!r}; a number of at least 0 is needed")
         if self.l2 is not None and self.C != 1.0:
             raise InputError(f"C={self.C} and l2={self.l2} were given: one of them says how strong the penalty is")
-        if not _number(self.tol) or not LEAST_TOL <= self.tol <= 1:
+        if not is_number(self.tol) or not LEAST_TOL <= self.tol <= 1:
             raise InputError(f"tol={self.tol!r}; from {LEAST_TOL:g}, below which gradients are not known on shares, to 1 is needed")
-        if self.learning_rate is not None and (not _number(self.learning_rate) or not 0 < self.learning_rate < math.inf):
+        if self.learning_rate is not None and (not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf):
             raise InputError(
                 f"learning_rate={self.learning_rate!r}; None or a number above 0 is needed; gradients are full: a schedule has no use"
             )
@@ -131,15 +133,19 @@ class LogisticRegression(Estimator):
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = forms.as_many(x, y, sample_weight)
         async with Run(cluster, type(self).__name__) as run:
-            prepared = _Prepared(self, run, examples)
+            asked = Asked(self.fit_intercept, self.class_weight, self.learning_rate is None, self._strength)
+            prepared = Prepared(asked, run, examples)
             await prepared.store(x, y, sample_weight)
             plan = await self._plan(prepared)
             weights, made, converged = await run.minimised(plan, prepared.arrays, -(-examples // plan.batches))
-        coef = weights[0].T.astype(np.float64)
+        coef = weights[0].T.astype(np.float64) * prepared.x.factor
         intercept = weights[1].astype(np.float64) if self.fit_intercept else np.zeros(len(coef))
+        if len(coef) > 1:  # the softmax is the same, and at the optimum these means are 0: what rounding has added to all classes
+            coef, intercept = coef - coef.mean(0), intercept - intercept.mean()
         self.classes_ = prepared.labels
         self.coef_, self.intercept_ = coef, intercept - coef @ prepared.x.center
         self.n_features_in_, self.n_iter_, self.converged_ = coef.shape[1], np.array([made], np.int32), converged
+        self._tell_resolution(prepared.x.factor)
         if not converged:
             warnings.warn(
                 f"{type(self).__name__} has not converged in {made} iterations: an element of the gradient is above tol={self.tol:g}."
@@ -149,31 +155,55 @@ class LogisticRegression(Estimator):
             )
         return self
 
-    async def _plan(self, prepared: _Prepared) -> Logistic:
+    def _tell_resolution(self, factor: Array) -> None:
+        """Warn of coefficients that are a few units of the last digit: the penalty leaves little of them."""
+        largest = np.abs(self.coef_).max()
+        unit = RESOLVED * 2.0**-WEIGHT_BITS * float(factor.max())
+        if 0 < largest < unit / COARSE:
+            warnings.warn(
+                f"the largest coefficient is {largest:.1e}, and coefficients are known to {unit:.1e}: use a weaker penalty (a larger C), or"
+                " scale the features to about 1",
+                PrecisionWarning,
+                stacklevel=2,
+            )
+
+    def _strength(self, total: float) -> float:
+        """The strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""
+        return 0.0 if self.penalty is None else self.l2 * total if self.l2 is not None else 1 / self.C
+
+    async def _plan(self, prepared: Prepared) -> Logistic:
         facts = await prepared.facts()
         total = facts.total  # of weights as the user has them
-        penalty = 0.0 if self.penalty is None else self.l2 if self.l2 is not None else 1 / (self.C * total)
+        penalty = self._strength(total) / total
         if penalty * total > STRONGEST:
             raise InputError(f"l2={self.l2}; at most {STRONGEST / total:g} is possible with these data")
         outputs = len(prepared.labels) if len(prepared.labels) > 2 else 1
-        lipschitz = (0.25 if outputs == 1 else 0.5) * facts.largest_eigenvalue + penalty
         stored = total * prepared.largest_weight
-        rate = min(1 / max(lipschitz, 1e-12), stored) if self.learning_rate is None else float(self.learning_rate)
-        if rate > stored:
-            raise InputError(f"learning_rate={rate:g}; at most {stored:g}, the sum of weights, is possible")
+        slope = 0.25 if outputs == 1 else 0.5
+
+        def rate(curvature: float) -> float:
+            return min(1 / max(curvature, 1e-12), stored) if self.learning_rate is None else float(self.learning_rate)
+
+        groups = tuple(
+            Columns(places, penalty * factor**2, rate(slope * facts.columns + penalty * factor**2)) for factor, places in prepared.alike()
+        )
+        if self.learning_rate is not None and float(self.learning_rate) > stored:
+            raise InputError(f"learning_rate={self.learning_rate:g}; at most {stored:g}, the sum of weights, is possible")
         plan = Logistic(
             inputs=prepared.arrays[0].shape[1],
             outputs=outputs,
             intercept=self.fit_intercept,
             examples=prepared.examples,
             total=stored,
-            penalty=penalty,
-            rate=rate,
+            penalty=groups[0].penalty,
+            rate=groups[0].rate,
             tol=float(self.tol),
             every=EVERY,
             iterations=int(self.max_iter if self.epochs is None else self.epochs),
             weighted=len(prepared.arrays) > 2,
             classes=prepared.classes,
+            groups=groups,
+            bias_rate=rate(slope * facts.intercept),
         )
         batch = batch_within(plan) if self.batch_size is None else min(int(self.batch_size), prepared.examples)
         return msgspec.structs.replace(plan, batches=-(-prepared.examples // batch))
@@ -207,169 +237,3 @@ class LogisticRegression(Estimator):
         """Return the part of rows whose label is predicted, by weight."""
         right = self.predict(x) == np.asarray(y)
         return float(np.average(right, weights=weights_of_rows(sample_weight, len(right))))
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not math.isnan(value)
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What a step follows from.
-
-    Attributes:
-        total: the sum of the weights of all examples, as the user has them.
-        largest_eigenvalue: a bound of that of the weighted mean of (x, 1)^T (x, 1).
-    """
-
-    total: float
-    largest_eigenvalue: float
-
-
-class _Prepared:
-    """Data of a fit as they are stored.
-
-    Attributes:
-        examples: how many.
-        x: how the features are stored: centred, if they are here and there is an intercept.
-        labels: of the user.
-        arrays: x, y, and weights if there are any.
-        classes: weights of classes that servers multiply by, over the largest; of labels that are shared.
-        largest_weight: what a weight of 1 of the user is stored as.
-    """
-
-    def __init__(self, model: LogisticRegression, run: Run, examples: int) -> None:
-        self._model, self._run, self.examples = model, run, examples
-        self.classes: tuple[float, ...] = ()
-        self.largest_weight, self._checked = 1.0, False
-        self._here: Array | None = None
-        self._weights: Array | None = None
-
-    async def store(self, x: Data, y: Data, weights: Data | None) -> None:
-        """Check everything that is here, then store it."""
-        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
-        numbers, self.labels = self._labels(y)
-        if isinstance(weights, SharedArray):
-            forms.shared_weights(weights)
-            self._checked = True
-        if self._model.class_weight is not None:
-            own = self._with_classes(numbers, own, weights)
-        self._weights = own
-        column = None
-        if own is not None:
-            self.largest_weight = 1 / own.max()
-            column = forms.storable(own)
-        if isinstance(x, SharedArray):
-            self.x, features = Scale.none(x.shape[1]), x
-        else:
-            rows = forms.table("x", x)
-            center = rows.mean(0) if self._model.fit_intercept else np.zeros(rows.shape[1])
-            self.x = Scale(center, np.ones(rows.shape[1]))
-            self._here = self.x.stored(rows)
-            features = await self._run.store("features", self._here)
-        targets = y if isinstance(y, SharedArray) else await self._run.store("labels", numbers, classes=len(self.labels))
-        if isinstance(weights, SharedArray):
-            self.arrays: tuple[SharedArray, ...] = (features, targets, weights)
-        elif column is not None:
-            self.arrays = (features, targets, await self._run.store("weights", column))
-        else:
-            self.arrays = (features, targets)
-
-    def _labels(self, y: Data) -> tuple[Array, Array]:
-        """Numbers from 0 for labels that are here, and all labels.
-
-        Raises:
-            InputError: they are no labels, or of one class only.
-        """
-        if isinstance(y, SharedArray):
-            if y.content != "labels" or y.shape[1] < 2:
-                raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
-            return np.zeros(0, int), np.arange(y.shape[1])
-        found = np.asarray(y)
-        if found.ndim != 1:
-            raise InputError(f"y has shape {found.shape}: one label an example is needed")
-        if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
-            raise InputError("y has NaN, infinite or fractional values: labels are needed, LinearRegression fits numbers")
-        labels, numbers = np.unique(found, return_inverse=True)
-        if len(labels) < 2:
-            raise InputError(f"y has one label only, {labels[0]!r}: labels of at least two classes are needed")
-        return numbers, labels
-
-    def _with_classes(self, numbers: Array, own: Array | None, weights: Data | None) -> Array | None:
-        """Weights of examples by those of their classes, if both are here; else the servers do it."""
-        if len(numbers):
-            if isinstance(weights, SharedArray):
-                raise InputError("class_weight with labels that are here and sample_weight that is shared: share the labels, too")
-            counted = np.ones(len(numbers)) if own is None else own
-            by_class = self._by_class(np.bincount(numbers, counted, len(self.labels)))
-            product: Array = counted * by_class[numbers]
-            return product
-        if weights is not None:
-            raise InputError("class_weight with sample_weight and labels that are shared: multiply the weights before they are shared")
-        return None
-
-    def _by_class(self, counts: Array) -> Array:
-        """The weight of each class."""
-        given = self._model.class_weight
-        if isinstance(given, Mapping):
-            known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(self.labels)}
-            strangers = [label for label in given if label not in known]
-            if strangers:
-                raise InputError(f"class_weight names {strangers}, and the labels are {list(known)}")
-            found = np.ones(len(known))
-            for label, weight in given.items():
-                if not _number(weight) or not 0 <= weight < math.inf:
-                    raise InputError(f"class_weight has {weight!r} for {label!r}; numbers of at least 0 are needed")
-                found[known[label]] = weight
-        else:
-            if not (counts > 0).all():
-                raise InputError("class_weight='balanced', and a class has no example of any weight: its weight would be infinite")
-            found = counts.sum() / (len(counts) * counts)
-        if not (found * counts > 0).any():
-            raise InputError("class_weight leaves no example with a weight above 0")
-        return found
-
-    async def facts(self) -> _Facts:
-        """Facts in the clear where the data are here, and opened sums of what is not."""
-        asks: list[Asked] = []
-        shared_labels = self._model.class_weight is not None and self._weights is None
-        if self._checked:
-            asks.append("weight")
-        if shared_labels:
-            asks.append("targets")
-        if self._here is None and self._model.learning_rate is None:
-            asks.append("squares")
-        sums: dict[str, Ring] = {}
-        plan = Moments(self.arrays[0].shape[1], len(self.labels), tuple(asks), 0, len(self.arrays) > 2, self._checked, labels=True)
-        if asks:
-            sums = await self._run.moments(plan, self.arrays, min(self.examples, 4096))
-        real = {name: found.view(np.int64) / 2.0 ** plan.bits(name) for name, found in sums.items()}  # type: ignore[arg-type]
-        total = float(self.examples)
-        if self._weights is not None:
-            total = float(self._weights.sum())
-        elif "weight" in real:
-            total = float(real["weight"][0])
-        elif shared_labels:
-            counts = np.round(real["targets"].reshape(-1))
-            by_class = self._by_class(counts)
-            total, self.largest_weight = float(by_class @ counts), 1 / by_class.max()
-            self.classes = tuple((by_class * self.largest_weight).tolist())
-        if total <= 0:
-            raise InputError("all weights of examples are 0: there is nothing to fit")
-        return _Facts(total, self._eigenvalue(real, total))
-
-    def _eigenvalue(self, real: dict[str, Array], total: float) -> float:
-        """A bound of the largest eigenvalue: exact where the features are here; else the trace, times what weights of classes can do."""
-        one = 1.0 if self._model.fit_intercept else 0.0
-        if self._here is not None:
-            weights = np.ones(self.examples) if self._weights is None else self._weights
-            rows = np.c_[self._here, np.ones(len(self._here))] if self._model.fit_intercept else self._here
-            heaviest = 1.0 / self.largest_weight if self.classes else 1.0
-            if len(self.arrays) > 2 and self._weights is None:  # shared weights, at most 1
-                return float(np.linalg.norm(rows, 2) ** 2 / total)
-            return float(np.linalg.norm(rows * np.sqrt(weights)[:, None], 2) ** 2 / total * heaviest)
-        if "squares" not in real:
-            return 0.0
-        heaviest = 1 / (self.largest_weight * total) if self._weights is not None or self.classes else 1 / total
-        rounding = math.sqrt(self.examples * self.arrays[0].shape[1]) * 2.0**-FRACTION
-        return float((real["squares"][0] + rounding) * heaviest + one)

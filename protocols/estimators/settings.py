@@ -25,10 +25,6 @@ class ConvergenceWarning(UserWarning):
     """A fit that has not converged. What is warned is scikit-learn's class of that name as well, where scikit-learn is installed."""
 
 
-class PrecisionWarning(UserWarning):
-    """A fit of features that fixed point cannot tell apart, or of which it has kept too little."""
-
-
 def convergence_warning() -> type[Warning]:
     """The class that is warned."""
     try:

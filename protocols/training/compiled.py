@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
+
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.program import Shape
-from protocols.training.compiled_loss import compiled_loss, loss_weight
+from protocols.training.compiled_loss import check_named, compiled_loss, loss_weight
 from protocols.training.compiled_optimizer import compiled_optimizer, weighted
+from protocols.training.functions import FRACTION
 from protocols.training.layers import AnyLayer, AveragePooling2D, Conv2D, Dense, Flatten, MaxPooling2D, ReLU, same
-from protocols.training.losses import Loss
 from protocols.training.step import Plan
+from protocols.training.telling.metrics import threshold
 
 _KNOWN = "Dense, Conv2D, MaxPooling2D, AveragePooling2D, GlobalAveragePooling2D, Flatten, ReLU, and a softmax or sigmoid at the end can be"
 _EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
@@ -26,13 +29,8 @@ _SAID_BETTER = frozenset(
 )
 """What is refused further on, by name and with a reason of its own."""
 
-_ACCURACY = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
-_TOLD: dict[Loss, tuple[str, ...]] = {
-    "crossentropy": _ACCURACY,
-    "binary_crossentropy": _ACCURACY,
-    "mse": ("mean_squared_error", "mse", "MSE"),
-}
-"""Names of Keras' metrics that are what is told of a training with each loss."""
+VANISHED = 2.0 ** -(FRACTION - 2)
+"""A kernel whose weights are all below this is a few steps of fixed point."""
 
 ENDINGS = ("softmax", "sigmoid")
 """Activations that belong to the loss."""
@@ -49,11 +47,29 @@ def plan(model: Any) -> Plan:
 
     if getattr(model, "optimizer", None) is None or model.loss is None:
         raise ModelError(f"model {model.name!r} is not compiled: compile(optimizer=keras.optimizers.SGD(0.1), loss=...) says how to train")
+    check_named(model, keras)
     _answer(model)
     layers, ending = _layers(model, keras)
     loss, weight = compiled_loss(model, keras, ending=ending), loss_weight(model)
-    _check_metrics(model, loss, keras)
-    return Plan(layers, loss, weighted(compiled_optimizer(model, keras), weight), weight=weight)
+    _check_kernels(model)
+    made = Plan(layers, loss, weighted(compiled_optimizer(model, keras), weight), weight=weight)
+    return msgspec.structs.replace(made, threshold=threshold(model, made, ending=ending))
+
+
+def _check_kernels(model: Any) -> None:
+    """Refuse kernels that are not zero and would be: a network of zeros does not learn.
+
+    Raises:
+        ModelError: it names the layer.
+    """
+    for layer in model.layers:
+        for kernel in (one for one in layer.trainable_variables if one.name == "kernel"):
+            largest = float(abs(kernel.numpy()).max())
+            if 0 < largest < VANISHED:
+                raise ModelError(
+                    f"the kernel of layer {layer.name!r} has weights up to {largest:.1e}, which vanish in fixed point: begin with weights"
+                    f" above {VANISHED:.1e}, or with zeros"
+                )
 
 
 def _answer(model: Any) -> None:
@@ -67,22 +83,6 @@ def _answer(model: Any) -> None:
     refused = refusal(model, ANSWERED | HOW_IT_RUNS | EVALUATION | _SAID_BETTER, step="training on shares")
     if refused is not None:
         raise ModelError(refused)
-
-
-def _check_metrics(model: Any, loss: Loss, keras: Any) -> None:
-    """Refuses metrics that are not what is told of a training.
-
-    Raises:
-        ModelError: naming it.
-    """
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    for given in keras.tree.flatten(internals.compile_arguments(model).get("metrics")):
-        name = given if isinstance(given, str) else getattr(given, "name", getattr(given, "__name__", given))
-        if name is not None and name not in _TOLD[loss]:
-            raise ModelError(
-                f"compile(metrics=) asks for {name!r}: with this loss {_TOLD[loss][0]!r} and 'loss' can be told of a training on shares"
-            )
 
 
 def _layers(model: Any, keras: Any) -> tuple[tuple[AnyLayer, ...], str | None]:
@@ -221,6 +221,8 @@ def _activation(layer: Any, name: str) -> str:
             raise UnsupportedLayer(f"{name} has a slope, threshold or maximum: on shares the plain ReLU can be trained")
         return "relu"
     if kind == "Softmax":
+        if layer.axis not in (-1, len(layer.output.shape) - 1):
+            raise UnsupportedLayer(f"{name} has axis={layer.axis}: on shares the softmax is over the last axis")
         return "softmax"
     function = layer.activation.__name__ if hasattr(layer, "activation") else "linear"
     if function not in ("linear", "relu", *ENDINGS):

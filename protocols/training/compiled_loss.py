@@ -22,7 +22,7 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
     Raises:
         ModelError: it cannot be trained on shares.
     """
-    loss = keras.losses.get(model.loss)
+    loss = _given(model, keras)
     settings = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     name = getattr(loss, "__name__", "") or str(settings.get("name"))
     wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
@@ -51,6 +51,29 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
     return "binary_crossentropy" if fitting == "sigmoid" else "crossentropy"
 
 
+def _given(model: Any, keras: Any) -> Any:
+    """The one loss of a model, alone or in a list or dict as `compile` takes it.
+
+    Raises:
+        ModelError: there is none or more than one.
+    """
+    losses = [one for one in keras.tree.flatten(model.loss) if one is not None]
+    if len(losses) != 1:
+        raise ModelError(f"model {model.name!r} is compiled with {len(losses)} losses: one is trained on shares")
+    return keras.losses.get(losses[0])
+
+
+def check_named(model: Any, keras: Any) -> None:
+    """Refuse names of losses that Keras resolves by shapes only.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for loss in keras.tree.flatten(model.loss):
+        if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+            raise ModelError(f"loss={loss!r} stands for one of three cross-entropies: on shares name the one that is meant")
+
+
 def loss_weight(model: Any) -> float:
     """How many times the loss counts: what `compile(loss_weights=)` says of a model with one output.
 
@@ -72,5 +95,5 @@ def expects(model: Any) -> str:
     """What the loss compares with: labels, one-hot rows, labels 0 and 1, or numbers."""
     import keras  # noqa: PLC0415  only the owner needs Keras
 
-    loss = keras.losses.get(model.loss)
+    loss = _given(model, keras)
     return _LOSSES[getattr(getattr(loss, "fn", loss), "__name__", "")]

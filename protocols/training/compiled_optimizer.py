@@ -31,12 +31,30 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
     for setting, reason in _REFUSED.items():
         if settings.get(setting):
             raise ModelError(f"{kind.__name__} with {setting}={settings[setting]} cannot be trained on shares: {reason}; leave it out")
+    _check_anew(optimizer)
     decay = float(settings["weight_decay"] or 0.0)
     spared = bool(decay) and _biases_are_spared(model)
     rate = float(optimizer.learning_rate)
     if kind is keras.optimizers.SGD:
         return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, spared))
     return _checked(_adam(settings, rate, decay, spared))
+
+
+def _check_anew(optimizer: Any) -> None:
+    """Refuse an optimizer that has made steps in the clear and goes on from what it has kept: on shares it begins anew.
+
+    Raises:
+        ModelError: it has.
+    """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    made = int(optimizer.iterations)
+    plain = type(optimizer).__name__ == "SGD" and not float(optimizer.momentum) and not callable(internals.learning_rate(optimizer))
+    if made and not plain:
+        raise ModelError(
+            f"{type(optimizer).__name__} has made {made} steps in the clear, and on shares it begins anew, without its moments and at the"
+            " first rate of a schedule: compile the model again with a new optimizer if that is meant"
+        )
 
 
 def _biases_are_spared(model: Any) -> bool:

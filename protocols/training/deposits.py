@@ -19,7 +19,7 @@ from protocols.keystream import KeyStream, fresh_key
 from protocols.training.keeper import Keeper, Part
 from protocols.training.kept import DATA, About, Use, joined, records
 from protocols.training.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
-from protocols.training.stored import encoded
+from protocols.training.stored import described, encoded
 from protocols.training.terms import Column, SharedArray
 from protocols.vault import NAME, Label, replace
 
@@ -126,7 +126,7 @@ async def deposit(
         if not isinstance(one, Use):
             raise InputError(f"a {type(one).__name__} was given for what may be done with {name!r}: Use(...) is needed")
         one.check()
-    column = Column(name, (values.shape[0], values.shape[1]), content, b"", b"" if ids is None else records(ids))
+    column = described(name, values, content, handle=b"", records=b"" if ids is None else records(ids))
     grant = Grant(name, new_secret(), new_secret())
     label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
     *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, use, column) for place in places]

@@ -26,10 +26,11 @@ from protocols.training.compiled_loss import expects
 from protocols.training.compiled_optimizer import scheduled
 from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
-from protocols.training.losses import METRIC_BITS, Loss
+from protocols.training.losses import METRIC_BITS
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
+from protocols.training.telling.targets import METRICS, asked, check_targets, check_told
 from protocols.training.terms import AnyPlan, Report, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
@@ -42,10 +43,6 @@ Segment: TypeAlias = tuple[Report, Report]
 
 MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
-
-
-METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
-"""The name of the metric of each loss."""
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -144,7 +141,9 @@ class Training:
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every={save_every}; at least 1 step is needed")
         self._plan = self._plan or plan(self._model)
-        told = ["loss" if name == "loss" else "metric" for name in _asked(metrics, self._plan)]
+        told = ["loss" if name == "loss" else "metric" for name in asked(metrics, self._plan.loss)]
+        if "metric" in told:
+            check_told(self._plan.loss, y)
         terms = self._terms(x, y, msgspec.structs.replace(self._plan, value="loss" in told), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
@@ -177,7 +176,7 @@ class Training:
 
     def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""
-        _check_targets(expects(self._model), y)
+        check_targets(expects(self._model), y)
         terms = Terms(os.urandom(16), plan, x.column, y.column, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)
         return terms
@@ -347,25 +346,6 @@ def _stands(checkpoints: Checkpoints | None) -> str:
     if checkpoints is None:
         return "the model is as it was after the last complete epoch"
     return "the last checkpoint stands: run it again with resume=True when all workers are there"
-
-
-def _check_targets(expected: str, y: SharedArray) -> None:
-    """Refuses labels where the loss compares with numbers, and the other way round."""
-    if expected == "labels" and y.content != "labels":
-        raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")
-    if expected == "numbers" and y.content == "labels":
-        raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
-
-
-def _asked(metrics: bool | Collection[str], plan: Plan) -> tuple[str, ...]:
-    """The names of the metrics that are told."""
-    possible = (METRICS[plan.loss], "loss")
-    if isinstance(metrics, bool):
-        return possible[:1] if metrics else ()
-    wanted = {metrics} if isinstance(metrics, str) else set(metrics)
-    if wanted - set(possible):
-        raise InputError(f"metrics={metrics!r} was asked for; with this loss {' and '.join(map(repr, possible))} can be told")
-    return tuple(name for name in possible if name in wanted)
 
 
 def _values(terms: Terms, last: Segment) -> dict[str, float]:

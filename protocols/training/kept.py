@@ -177,13 +177,14 @@ def joined(columns: Sequence[Column], axis: int, handle: bytes) -> Column:
     first, *others = columns
     for other in others:
         _check_pair(first, other, axis)
-    name = "+".join(column.name for column in columns)
+    name, binary = "+".join(column.name for column in columns), all(column.binary for column in columns)
     if axis:
         shape = first.shape[0], sum(column.shape[1] for column in columns)
-        return Column(name, shape, first.content, handle, first.records)
+        return Column(name, shape, first.content, handle, first.records, binary)
+    summing = all(column.summing for column in columns)
     shape = sum(column.shape[0] for column in columns), max(column.shape[1] for column in columns)
     known = [column.records for column in columns]
-    return Column(name, shape, first.content, handle, _stacked(known) if all(known) else b"")
+    return Column(name, shape, first.content, handle, _stacked(known) if all(known) else b"", binary, summing)
 
 
 def _check_pair(first: Column, other: Column, axis: int) -> None:

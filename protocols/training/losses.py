@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from protocols.training.circuit import Builder, Combine, Multiply, Open, Sign, Sum, Truncate
-from protocols.training.functions import FRACTION, SPLINE, logarithm, sigmoid, softmax, softplus
+from protocols.training.functions import FRACTION, SPLINE, WINDOW, logarithm, sigmoid, softmax, softplus
 
 Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
 
@@ -32,13 +32,13 @@ def gradient_scale(loss: Loss, outputs: int) -> float:
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]
 
 
-def gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False) -> Slope:
+def gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0) -> Slope:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
     - crossentropy: softmax(z) - y; the metric counts rows that have their largest output where y has its 1; the loss is
       log sum exp(z) - y z.
-    - binary_crossentropy: sigmoid(z) - y; the metric counts outputs that are at least 0 where y is 1, and below where y is 0; the loss
-      is log(1 + e^z) - y z.
+    - binary_crossentropy: sigmoid(z) - y; the metric counts outputs that are above `threshold` where y is 1, and not where y is 0; the
+      loss is log(1 + e^z) - y z.
     - mse: z - y; metric and loss are the sum of squares.
 
     The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
@@ -52,7 +52,7 @@ def gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value:
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return Slope(wire, _right(build, z, y), _missed(build, softplus(build, z), z, y) if value else -1)
+            return Slope(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y) if value else -1)
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
@@ -68,7 +68,9 @@ def _missed(build: Builder, total: int, z: int, y: int) -> int:
     return build(Combine((build(Sum(total)), build(Sum(build(Multiply(y, z))))), (1, -1)))
 
 
-def _right(build: Builder, z: int, y: int) -> int:
-    """How often y is what [z >= 0] says: the sum of 1 - y - D + 2 y D, with `FRACTION` fractional bits."""
-    d, one = build(Sign(z)), 1 << FRACTION
+def _right(build: Builder, z: int, y: int, threshold: float) -> int:
+    """How often y is what D = [z > threshold] says: the sum of 1 - y - D + 2 y D, with `FRACTION` fractional bits."""
+    edge, one = round(threshold * 2**FRACTION), 1 << FRACTION
+    above = build(Truncate(build(Combine((z,), (2,), -2 * edge)), 1, WINDOW + 1)) if edge else z
+    d = build(Sign(above, strict=True))
     return build(Sum(build(Combine((y, d, build(Multiply(y, d))), (-1, -one, 2), one))))

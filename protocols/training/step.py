@@ -29,6 +29,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         optimizer: how gradients move weights.
         value: whether the value of the loss is computed as well.
         weight: how many times the loss counts, above 0.
+        threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -36,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     optimizer: Optimizer
     value: bool = False
     weight: float = 1.0
+    threshold: float = 0.0
 
     @property
     def inputs(self) -> int:
@@ -104,7 +106,7 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
         signal, memory = layer.forward(build, mine, signal)
         kept.append(memory)
         activations += [signal] * bool(mine)
-    slope, metric, loss = gradient(build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value)
+    slope, metric, loss = gradient(build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold)
     back: Signal | None = Signal(slope)
     slopes: dict[str, tuple[int, int]] = {}
     for index in reversed(range(len(plan.layers))):

@@ -15,10 +15,11 @@ from protocols.concurrency import at_once
 from protocols.errors import InputError, WorkerLost
 from protocols.exchange import Ring
 from protocols.fixed_point import encode
+from protocols.inputs.columns import check_columns
 from protocols.keystream import KeyStream, fresh_key
 from protocols.training.functions import FRACTION
 from protocols.training.replicated import held_by, split
-from protocols.training.terms import Column, SharedArray
+from protocols.training.terms import Column, Content, SharedArray
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
@@ -62,7 +63,7 @@ async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, Traini
 async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
     """Shares an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
-    column, secret = Column(name, (values.shape[0], values.shape[1]), content, os.urandom(16)), new_secret()
+    column, secret = described(name, values, content, handle=os.urandom(16)), new_secret()
     digests = [digest_at(secret, place) for place in range(3)]
     await cluster.enrol()
     try:
@@ -93,7 +94,7 @@ async def _mask(cluster: Cluster, column: Column, digests: list[bytes], values: 
     )
 
 
-def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Any]:
+def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Content]:
     """The integers of an array (examples, columns), and what they are."""
     if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")
@@ -104,9 +105,21 @@ def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[np
             f"{name!r} has shape {array.shape} and dtype {array.dtype}: classes={classes} is for labels, one integer an example"
         )
     numbers = array.reshape(len(array), -1).astype(np.float64)
-    if not np.all(np.abs(numbers) < LARGEST):
-        raise InputError(f"{name!r} has values beyond +-{LARGEST:g}, or NaN: scale them first, best to about 1")
+    check_columns(name, numbers, step=2.0**-FRACTION, limit=LARGEST)
     return encode(numbers, 2.0**-FRACTION), "numbers"
+
+
+SUMMING = 1e-3
+"""How far from 1 the sum of a row may be, so that the gradient by one output is as far from Keras' at most."""
+
+
+def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"") -> Column:
+    """What the workers are told of an array: its shape, what it holds, and two facts on which losses and metrics depend."""
+    signed = values.view(np.int64)
+    binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
+    sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))
+    summing = signed.shape[1] > 1 and all(bool(one.all()) for one in sums)
+    return Column(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing)
 
 
 def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:

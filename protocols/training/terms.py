@@ -36,6 +36,8 @@ class Column(msgspec.Struct, frozen=True):
         content: what it holds.
         handle: what the workers call it.
         records: a digest of the ids of its rows in their order, empty if its owner gave none.
+        binary: whether all of its numbers are 0 or 1.
+        summing: whether the numbers of each of its rows sum to 1, as those of one-hot rows do.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Column(msgspec.Struct, frozen=True):
     content: Content
     handle: bytes
     records: bytes = b""
+    binary: bool = False
+    summing: bool = False
 
     def __repr__(self) -> str:
         return f"Column({self.name!r}, {self.shape}, {self.content})"

@@ -3,7 +3,7 @@
 Each is a plan as `protocols.training.step.Plan` is one: servers, dealer and terms of a run treat all of them alike.
 """
 
-from protocols.training.regression.logistic import Logistic
+from protocols.training.regression.logistic import Columns, Logistic
 from protocols.training.regression.moments import Moments
 
-__all__ = ["Logistic", "Moments"]
+__all__ = ["Columns", "Logistic", "Moments"]

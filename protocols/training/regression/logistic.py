@@ -2,12 +2,14 @@
 
 What is minimised, for weights w_i of the examples and their sum S, is
 
-    1/S sum_i w_i loss(x_i W + b, y_i) + l/2 |W|^2.
+    1/S sum_i w_i loss(x_i W + b, y_i) + sum_j l_j/2 |W_j|^2.
 
-Its gradient is Lipschitz with L = h T / S + l, where T bounds the largest eigenvalue of the sum of w_i (x_i, 1)^T (x_i, 1), and h is 1/4
-for two classes (the largest slope of the sigmoid) and 1/2 for the softmax. With the step 1 / L and the momentum
-min(k / (k + 3), (1 - r) / (1 + r)), r = sqrt(l / L), in iteration k, it converges from anywhere (Nesterov, 2004, section 2.2; Beck and
-Teboulle, 2009, eq. 4.2). As in Keras, what is kept is the point from which momentum has moved on already:
+Its Hessian is at most h M + diag(l) for the mean M of w_i (x_i, 1)^T (x_i, 1), where h is 1/4 for two classes (the largest slope of the
+sigmoid) and 1/2 for the softmax. So it is below the diagonal matrix D of L + l_j for the columns and B for the intercepts, if h M is below
+that of L and B: both h times the largest eigenvalue of M, or, where columns have the weighted mean 0, L by that of the columns alone
+and B = h. With the steps 1 / D and the momentum min(k / (k + 3), (1 - r) / (1 + r)) in iteration k, where r^2 bounds the Hessian from below
+in units of D, it converges from anywhere (Nesterov, 2004, section 2.2; Beck and Teboulle, 2009, eq. 4.2); a strong penalty slows neither
+the intercepts nor columns with a weaker one. As in Keras, what is kept is the point from which momentum has moved on already:
 
     V <- beta V - rate G,    W <- W + beta V - rate G.
 
@@ -24,14 +26,20 @@ import math
 import msgspec
 
 from protocols.program import Shape
-from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Take, Truncate
+from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Put, Sign, Sum, Take, Truncate
 from protocols.training.functions import FRACTION, SPLINE, sigmoid, softmax
 from protocols.training.layers import Signal
 from protocols.training.losses import Loss
 from protocols.training.window import COUNT, outside
 
-WEIGHT_BITS = 24
-"""Fractional bits of weights and velocities: a gradient is told from 0 where a step would move a weight by 2^-24."""
+WEIGHT_BITS = 26
+"""Fractional bits of weights and velocities: a gradient is told from 0 where a step would move a weight by 2^-26."""
+
+RESOLVED = 4
+"""Units of the last digit of a weight by which the penalty's gradient is told from 0: its velocity and itself are rounded."""
+
+FLATTEST = 0.05
+"""The slope of the sigmoid by which r counts on intercepts: that where one of twenty examples is of a class."""
 
 RATE_BITS = 8
 """Significant bits of rate / S."""
@@ -46,6 +54,47 @@ SLOPE_LIMIT = 12
 """Sums of gradients over more than 2^SLOPE_LIMIT examples lose their last bits, so that they cannot wrap around."""
 
 
+class Columns(msgspec.Struct, frozen=True):
+    """Columns that have the same penalty and step.
+
+    Attributes:
+        places: which of X.
+        penalty: l_j.
+        rate: the step 1 / (L + l_j).
+    """
+
+    places: tuple[int, ...]
+    penalty: float
+    rate: float
+
+
+class _Step:
+    """A step as public integers, G being rate times the gradient with `unit` fractional bits.
+
+    Attributes:
+        factor: rate / S as `factor` 2^-s.
+        unit: fractional bits of G.
+        drop: what G has more of them than weights.
+        exact: the rate that the rounded factor stands for.
+    """
+
+    def __init__(self, rate: float, total: float, cut: int) -> None:
+        shift = RATE_BITS - 1 - math.floor(math.log2(rate / total))
+        self.factor = round(rate / total * 2.0**shift)
+        self.unit = shift + 2 * FRACTION - cut
+        self.drop = self.unit - WEIGHT_BITS
+        self.exact = self.factor * 2.0**-shift * total
+
+    def penalty(self, penalty: float, iteration: int) -> int:
+        """What multiplies a weight in G; of a fraction the part that is due, so that the mean over iterations is exact."""
+        each = self.exact * penalty * 2.0**self.drop
+        return round(each) if each > 2.0**RATE_BITS else math.floor(each * (iteration + 1)) - math.floor(each * iteration)
+
+    def edge(self, tol: float, penalty: float) -> int:
+        """The threshold of an element of G: `tol`, or where that is less what rounding a weight does to the penalty's gradient."""
+        return round(self.exact * max(tol, RESOLVED * penalty * 2.0**-WEIGHT_BITS) * 2.0**self.unit)
+
+
 class Logistic(msgspec.Struct, frozen=True, tag=True):
     """What is minimised, and how. All of it is public.
 
@@ -55,14 +104,16 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         intercept: whether there is b.
         examples: n.
         total: S, of weights that are at most 1.
-        penalty: l.
-        rate: the step 1 / L.
+        penalty: l, of columns that are in no group.
+        rate: the step of them, and of intercepts unless `bias_rate` says otherwise.
         tol: |gradient| below which an element of it counts as small.
         every: iterations of an epoch.
         iterations: at most so many.
         batches: of an iteration.
         weighted: whether there are weights of examples, a wire.
         classes: weights of classes, at most 1, by which those of examples are multiplied; none if all are 1.
+        groups: columns with penalties and steps of their own; all of them, or none if all have `penalty` and `rate`.
+        bias_rate: the step of intercepts; 0 if it is `rate`.
     """
 
     inputs: int
@@ -78,6 +129,8 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
     batches: int = 1
     weighted: bool = False
     classes: tuple[float, ...] = ()
+    groups: tuple[Columns, ...] = ()
+    bias_rate: float = 0.0
 
     @property
     def loss(self) -> Loss:
@@ -111,8 +164,11 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def momentum(self) -> float:
-        """(1 - r) / (1 + r), r = sqrt(l / L), which momentum tends to."""
-        r = math.sqrt(min(1.0, self.penalty * self.rate))
+        """(1 - r) / (1 + r), which momentum tends to; r^2 is the least l_j / (L + l_j), or what is counted on for intercepts."""
+        least = min((group.penalty * group.rate for group in self.groups), default=self.penalty * self.rate)
+        if self.intercept and self.bias_rate:
+            least = min(least, FLATTEST * self.bias_rate)
+        r = math.sqrt(min(1.0, least))
         return (1 - r) / (1 + r)
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
@@ -138,12 +194,10 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         sums = {"kernel": build(MatMul(x, g, transpose_x=True))}
         if self.intercept:
             sums["bias"] = build(Combine((build(Sum(g, 0, keep=False)),), (1 << FRACTION,)))
-        moves: list[int] = []
+        counts: list[int] = []
         for name, total in sums.items():
-            changed, move = self._moved(build, name, total, values, number)
-            new |= changed
-            moves.append(move)
-        new["steep"] = self._steep(build, moves)
+            new |= self._moved(build, name, total, values, number, counts)
+        new["steep"] = self._steep(build, counts)
         return build.circuit({name: new[name] for name in values})
 
     def _weight(self, build: Builder, y: int, batch: int) -> tuple[int, int] | None:
@@ -177,52 +231,67 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
             product = build(Combine((build(Multiply(weight[0], found)), build(Multiply(weight[0], y))), (1, -1)))
         return build(Truncate(product, weight[1], 63 - weight[1]))
 
-    # In what follows G is rate times the gradient with `unit` fractional bits.
-
     @property
     def _cut(self) -> int:
         """Bits that sums of gradients lose."""
         return max(0, self.examples.bit_length() - SLOPE_LIMIT)
 
-    @property
-    def _factor(self) -> tuple[int, int]:
-        """rate / S as q 2^-s."""
-        shift = RATE_BITS - 1 - math.floor(math.log2(self.rate / self.total))
-        return round(self.rate / self.total * 2.0**shift), shift
+    def _parts(self, name: str) -> tuple[Columns, ...]:
+        """The groups of columns of a weight; one without places for all of them."""
+        if name == "bias":
+            return (Columns((), 0.0, self.bias_rate or self.rate),)
+        return self.groups if len(self.groups) > 1 else (Columns((), *self._only),)
 
     @property
-    def _unit(self) -> int:
-        return self._factor[1] + 2 * FRACTION - self._cut
+    def _only(self) -> tuple[float, float]:
+        return (self.groups[0].penalty, self.groups[0].rate) if self.groups else (self.penalty, self.rate)
 
-    @property
-    def _exact_rate(self) -> float:
-        """The rate that the rounded factor stands for."""
-        q, shift = self._factor
-        return q * 2.0**-shift * self.total
-
-    def _moved(self, build: Builder, name: str, total: int, values: dict[str, int], number: int) -> tuple[dict[str, int], int]:
-        """The new weight and its states by name, and G."""
+    def _moved(self, build: Builder, name: str, total: int, values: dict[str, int], number: int, counts: list[int]) -> dict[str, int]:
+        """The new weight and its states by name; appends to `counts` how many elements of its gradient are large."""
         iteration, batch = divmod(number, self.batches)
-        last, drop, cut = batch == self.batches - 1, self._unit - WEIGHT_BITS, self._cut
+        last, cut = batch == self.batches - 1, self._cut
         added = build(Truncate(total, cut, 63 - cut)) if cut else total
         slope = build(Combine((values[f"slope of {name}"], added), (0 if batch == 0 else 1, 1)))
-        penalty = round(self._exact_rate * self.penalty * 2.0**drop) if name == "kernel" else 0
-        move = build(Combine((slope, values[name]), (self._factor[0], penalty)))
+        before = slope, values[name], values[f"velocity of {name}"]
+        parts = self._parts(name)
+        made = []
+        for part in parts:
+            mine = tuple(build(Take(value, 0, part.places)) if part.places else value for value in before)
+            made.append(self._part(build, part, mine, iteration, counts, last=last))
+        weight, velocity = (self._whole(build, parts, xs) for xs in zip(*made, strict=True))
+        return {name: weight, f"velocity of {name}": velocity, f"slope of {name}": slope}
+
+    def _whole(self, build: Builder, parts: tuple[Columns, ...], xs: tuple[int, ...]) -> int:
+        """What is there of groups of columns, as one."""
+        if not parts[0].places:
+            return xs[0]
+        put = tuple(build(Put((x,), 0, (part.places,), self.inputs)) for x, part in zip(xs, parts, strict=True))
+        return build(Combine(put, (1,) * len(put)))
+
+    def _part(
+        self, build: Builder, part: Columns, before: tuple[int, ...], iteration: int, counts: list[int], *, last: bool
+    ) -> tuple[int, int]:
+        """The new weights and velocities of some columns, from the sums of their gradients, weights and velocities."""
+        slope, weight, velocity = before
+        step = _Step(part.rate, self.total, self._cut)
+        drop = step.drop
+        move = build(Combine((slope, weight), (step.factor, step.penalty(part.penalty, iteration))))
         beta = round(min(self.momentum, iteration / (iteration + 3)) * 2**drop)
         factors = (-1, beta) if last else (0, 1 << drop)  # until the last batch nothing moves
-        velocity = build(Truncate(build(Combine((move, values[f"velocity of {name}"]), factors)), drop, 63 - drop))
+        velocity = build(Truncate(build(Combine((move, velocity), factors)), drop, 63 - drop))
         change = build(Truncate(build(Combine((move, velocity), factors if last else (0, 0))), drop, 63 - drop))
-        weight = build(Combine((values[name], change), (1, 1)))
-        return {name: weight, f"velocity of {name}": velocity, f"slope of {name}": slope}, move
+        counts.append(_large(build, move, step.edge(self.tol, part.penalty)))
+        return build(Combine((weight, change), (1, 1))), velocity
 
-    def _steep(self, build: Builder, moves: list[int]) -> int:
+    def _steep(self, build: Builder, counts: list[int]) -> int:
         """[|gradient| > tol in any element]."""
-        edge = round(self._exact_rate * self.tol * 2.0**self._unit)
-        drop = max(1, edge.bit_length() - EDGE_BITS)
-        counts = []
-        for move in moves:
-            sides = [build(Truncate(build(Combine((move,), (side,), edge)), drop, 63 - drop)) for side in (1, -1)]
-            inside = tuple(build(Sign(side)) for side in sides)
-            counts.append(build(Sum(build(Combine(inside, (-1, -1), 2)))))
         total = build(Combine(tuple(counts), (2,) * len(counts), -2))
         return build(Sign(build(Truncate(total, 1, COUNT))))
+
+
+def _large(build: Builder, move: int, edge: int) -> int:
+    """How many elements are beyond +-`edge`."""
+    drop = max(1, edge.bit_length() - EDGE_BITS)
+    sides = [build(Truncate(build(Combine((move,), (side,), edge)), drop, 63 - drop)) for side in (1, -1)]
+    inside = tuple(build(Sign(side)) for side in sides)
+    return build(Sum(build(Combine(inside, (-1, -1), 2))))

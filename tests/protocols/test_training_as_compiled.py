@@ -1,0 +1,286 @@
+"""Odd compiled models: a training on shares moves and tells what `keras.Model.fit` does in the same order, or is refused by name."""
+
+import keras
+import msgspec
+import numpy as np
+import pytest
+from keras import layers, losses, metrics
+from training_deployment import SCALE, Trainers
+
+from protocols.errors import InputError, ModelError
+from protocols.fixed_point import decode, encode
+from protocols.training.compiled import plan
+from protocols.training.compiled_loss import expects
+from protocols.training.compiled_optimizer import scheduled
+from protocols.training.step import step
+from protocols.training.stored import described, encoded
+from protocols.training.telling.targets import check_targets, check_told
+from protocols.training.terms import SharedArray, Terms, check
+
+EXAMPLES, BATCH, EPOCHS = 10, 4, 2
+RANDOM = np.random.default_rng(5)
+X = RANDOM.normal(size=(EXAMPLES, 4)).astype(np.float32)
+LABELS = RANDOM.integers(3, size=EXAMPLES)
+ONE_HOT = np.eye(3, dtype=np.float32)[LABELS]
+TRUTHS = (LABELS > 0).astype(np.int64)
+MANY = RANDOM.integers(2, size=(EXAMPLES, 3)).astype(np.float32)
+NUMBERS = RANDOM.normal(size=(EXAMPLES, 3)).astype(np.float32)
+SGD, ADAM = keras.optimizers.SGD, keras.optimizers.Adam
+SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
+CATEGORICAL = losses.CategoricalCrossentropy(from_logits=True)
+BINARY = losses.BinaryCrossentropy(from_logits=True)
+
+
+def model(outputs=3, last=None, hidden=(), optimizer=None, **settings):
+    """Always with the same weights, some of whose outputs lie between the thresholds of metrics."""
+    keras.utils.set_random_seed(2)
+    built = keras.Sequential([layers.Input((4,)), *hidden, last or layers.Dense(outputs)])
+    random = np.random.default_rng(2)
+    for weight in built.trainable_weights:
+        weight.assign(random.normal(size=weight.shape) * 0.6)
+    built.compile(**{"optimizer": optimizer or SGD(0.1), "loss": "mse"} | settings)
+    return built
+
+
+def stored(name, array):
+    values, content = encoded(name, np.asarray(array), None)
+    return values, SharedArray(described(name, values, content, handle=name.encode()), b"")
+
+
+def trained(built, y):
+    """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, loss and metric of each epoch."""
+    made = msgspec.structs.replace(plan(built), value=True)
+    (x, features), (targets, labels) = stored("x", X), stored("y", y)
+    check_targets(expects(built), labels)
+    check_told(made.loss, labels)
+    terms = Terms(b"run", made, features.column, labels.column, BATCH, None, 1 << 29, False, "model")
+    check(terms)
+    made = msgspec.structs.replace(made, optimizer=scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0)))
+    targets = terms.targets(targets)
+    values = {name: encode(weight.numpy(), SCALE) for name, weight in zip(made.shapes, built.trainable_weights, strict=True)}
+    values |= {name: np.zeros(shape, np.uint64) for name, shape in made.states.items()}
+    told, number = [], 0
+    for epoch in range(EPOCHS):
+        sums = {"metric": 0, "loss": 0}
+        for rows in terms.rows(epoch):
+            circuit = step(made, len(rows), number)
+            values = Trainers(circuit, str(number)).outputs({**values, "x": x[rows], "y": targets[rows]})
+            number += 1
+            sums = {name: total + values.pop(name) for name, total in sums.items()}
+        assert not values["outside"].any()
+        count = EXAMPLES * (1 if made.loss == "crossentropy" else made.outputs)
+        bits = 32 if made.loss == "mse" else 16
+        told.append((made.weight * decode(sums["loss"], 2.0**-32)[0] / count, decode(sums["metric"], 2.0**-bits)[0] / count))
+    return [decode(values[name], SCALE) for name in made.shapes], np.array(told)
+
+
+def same_as_keras(build, y, metric=None, near=0.02):
+    weights, told = trained(build(), y)
+    reference = build()
+    before = [np.array(weight) for weight in reference.get_weights()]
+    history = reference.fit(X, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0).history
+    for one, expected, start in zip(weights, reference.get_weights(), before, strict=True):
+        np.testing.assert_allclose(one, expected, atol=near * np.abs(expected - start).max() + 2e-4)
+    np.testing.assert_allclose(told[:, 0], history["loss"], rtol=0.01, atol=0.005)
+    if metric:
+        np.testing.assert_allclose(told[:, 1], history[metric], rtol=2e-3, atol=1e-4)
+
+
+def between(threshold, last=None):
+    """A binary classifier whose accuracy depends on the threshold."""
+    return lambda: model(
+        1,
+        last and last(),
+        loss="binary_crossentropy" if last else BINARY,
+        metrics=[metrics.BinaryAccuracy(threshold=threshold)],
+    )
+
+
+def sigmoid():
+    return layers.Dense(1, "sigmoid")
+
+
+def named_output(**settings):
+    inputs = layers.Input((4,))
+    built = keras.Model(inputs, layers.Dense(3, name="o", kernel_initializer=keras.initializers.RandomNormal(seed=1))(inputs))
+    built.compile(SGD(0.1), **settings)
+    return built
+
+
+METRICS = {
+    "a threshold of probabilities": (between(0.88, sigmoid), TRUTHS, "binary_accuracy"),
+    "a low threshold": (between(0.8, sigmoid), TRUTHS, "binary_accuracy"),
+    "a threshold of logits": (between(2.0), TRUTHS, "binary_accuracy"),
+    "accuracy of logits": (lambda: model(1, loss=BINARY, metrics=["accuracy"]), TRUTHS, "accuracy"),
+    "accuracy of probabilities": (lambda: model(1, sigmoid(), loss="binary_crossentropy", metrics=["acc"]), TRUTHS, "acc"),
+    "what is even is not above": (
+        lambda: model(1, layers.Dense(1, "sigmoid", trainable=True), loss="binary_crossentropy", optimizer=SGD(1e-3), metrics=["accuracy"]),
+        TRUTHS[:, None].astype(bool),
+        "accuracy",
+    ),
+    "several labels": (lambda: model(loss=BINARY, metrics=[metrics.BinaryAccuracy(threshold=0.5)]), MANY, "binary_accuracy"),
+    "several labels by name": (lambda: model(loss=BINARY, metrics=["binary_accuracy"]), MANY, "binary_accuracy"),
+    "sparse": (lambda: model(loss=SPARSE, metrics=["accuracy"]), LABELS, "accuracy"),
+    "sparse by class": (lambda: model(loss=SPARSE, metrics=[metrics.SparseCategoricalAccuracy(name="mae")]), LABELS, "mae"),
+    "sparse by function": (
+        lambda: model(loss=SPARSE, metrics=[metrics.sparse_categorical_accuracy]),
+        LABELS.astype(np.uint8),
+        "sparse_categorical_accuracy",
+    ),
+    "categorical": (lambda: model(loss=CATEGORICAL, metrics=["accuracy"]), ONE_HOT, "accuracy"),
+    "categorical of a dict": (lambda: named_output(loss={"o": CATEGORICAL}, metrics={"o": ["acc"]}), ONE_HOT, "acc"),
+    "squared": (lambda: model(metrics=[metrics.MeanSquaredError(name="mae")]), NUMBERS, "mae"),
+    "squared by name": (lambda: model(metrics=["mse"]), NUMBERS, "mse"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_what_is_told_is_what_keras_tells(name):
+    same_as_keras(*METRICS[name])
+
+
+def test_thresholds_make_a_difference():
+    """Else the cells before would show nothing."""
+    told = [trained(between(edge, sigmoid)(), TRUTHS)[1][:, 1].round(4) for edge in (0.5, 0.88)]
+    assert not np.array_equal(*told)
+
+
+MODELS = {
+    "several losses in a list of one": (lambda: model(loss=["mse"]), NUMBERS),
+    "loss by class": (lambda: model(loss=losses.MeanSquaredError(name="mine")), NUMBERS),
+    "loss by function": (lambda: model(loss=losses.mean_squared_error), NUMBERS),
+    "loss by short name": (lambda: model(1, sigmoid(), loss="bce"), TRUTHS),
+    "mse of a column": (lambda: model(1), NUMBERS[:, 0]),
+    "mse of (n, 1)": (lambda: model(1), NUMBERS[:, :1]),
+    "float64 targets": (lambda: model(1), NUMBERS[:, 0].astype(np.float64)),
+    "truths of bool": (lambda: model(1, loss=BINARY), TRUTHS.astype(bool)),
+    "truths (n, 1) of int": (lambda: model(1, loss=BINARY), TRUTHS[:, None]),
+    "truths of float": (lambda: model(1, loss=BINARY), TRUTHS.astype(np.float32)),
+    "one truth only": (lambda: model(1, loss=BINARY), np.zeros(EXAMPLES, np.int64)),
+    "fewer labels than outputs": (lambda: model(5, loss=SPARSE), LABELS),
+    "one-hot of int": (lambda: model(loss=CATEGORICAL), ONE_HOT.astype(np.int32)),
+    "softmax at the end": (lambda: model(last=layers.Dense(3, "softmax"), loss="sparse_categorical_crossentropy"), LABELS),
+    "softmax of its own": (
+        lambda: model(hidden=(layers.Dense(3),), last=layers.Dense(3, "softmax"), loss="categorical_crossentropy"),
+        ONE_HOT,
+    ),
+    "no bias": (lambda: model(hidden=(layers.Dense(5, "relu", use_bias=False),), last=layers.Dense(3, use_bias=False)), NUMBERS),
+    "two hidden": (lambda: model(hidden=(layers.Dense(7, "relu"), layers.Dense(4), layers.ReLU()), loss=SPARSE), LABELS),
+    "momentum": (lambda: model(optimizer=SGD(0.1, momentum=0.9)), NUMBERS),
+    "nesterov": (lambda: model(optimizer=SGD(0.05, momentum=0.9, nesterov=True)), NUMBERS),
+    "weight decay": (lambda: model(optimizer=SGD(0.1, weight_decay=0.2)), NUMBERS),
+    "a schedule": (lambda: model(optimizer=SGD(keras.optimizers.schedules.CosineDecay(0.2, 20))), NUMBERS),
+    "steps of a schedule": (
+        lambda: model(optimizer=SGD(keras.optimizers.schedules.PiecewiseConstantDecay([2, 4], [0.2, 0.1, 0.02]))),
+        NUMBERS,
+    ),
+    "the loss counts half": (lambda: model(loss_weights=[0.5]), NUMBERS),
+    "adam": (lambda: model(optimizer=ADAM(0.05)), NUMBERS),
+    "amsgrad": (lambda: model(optimizer=ADAM(0.05, amsgrad=True)), NUMBERS),
+    "adamw": (lambda: model(optimizer=keras.optimizers.AdamW(0.05, weight_decay=0.1)), NUMBERS),
+    "betas of adam": (lambda: model(optimizer=ADAM(0.02, beta_1=0.5, beta_2=0.9), loss=SPARSE), LABELS),
+    "steps made before by plain descent": (lambda: continued(SGD(0.1)), NUMBERS),
+    "float64": (lambda: model(last=layers.Dense(3, dtype="float64")), NUMBERS),
+    "rows of probabilities": (lambda: model(loss=CATEGORICAL), None),
+    "truths of -1 and 1": (lambda: model(1, loss=BINARY), None),
+}
+
+
+def continued(optimizer):
+    built = model(optimizer=optimizer)
+    built.fit(X, NUMBERS, batch_size=EXAMPLES, verbose=0)
+    return built
+
+
+@pytest.mark.parametrize("name", [name for name, (_, y) in MODELS.items() if y is not None])
+def test_a_training_moves_as_keras(name):
+    same_as_keras(*MODELS[name], near=0.06 if "adam" in name else 0.02)
+
+
+SOFT = (0.9 * ONE_HOT + 0.1 / 3).astype(np.float32)
+
+
+@pytest.mark.parametrize(("build", "y"), [(MODELS["rows of probabilities"][0], SOFT), (MODELS["truths of -1 and 1"][0], 2.0 * TRUTHS - 1)])
+def test_targets_that_are_no_labels_move_as_keras_and_have_no_accuracy(build, y, monkeypatch):
+    with pytest.raises(InputError, match=r"'y' has numbers other than 0 and 1.*metrics=\['loss'\]"):
+        trained(build(), y)
+    monkeypatch.setitem(trained.__globals__, "check_told", lambda loss, labels: None)
+    same_as_keras(build, y)
+
+
+def faint():
+    built = model(hidden=(layers.Dense(5, "relu", name="faint"),))
+    built.layers[0].kernel.assign(np.full((4, 5), 1e-6))
+    return built
+
+
+REFUSED = {
+    "AUC that is called accuracy": (lambda: model(1, sigmoid(), loss="bce", metrics=[metrics.AUC(name="accuracy")]), "'accuracy'.*AUC"),
+    "top k": (lambda: model(loss=SPARSE, metrics=[metrics.SparseTopKCategoricalAccuracy(k=2, name="acc")]), "'acc'.*TopK"),
+    "a subclass": (lambda: model(metrics=[type("Mine", (metrics.MeanSquaredError,), {})(name="mse")]), "'mse' \\(Mine\\)"),
+    "a function of one's own": (lambda: model(metrics=[lambda y_true, y_pred: y_pred]), "<lambda>"),
+    "a function of that name": (lambda: model(metrics=[named("mse")]), "'mse'"),
+    "mae": (lambda: model(metrics=["mae"]), "'mae'"),
+    "accuracy of numbers": (lambda: model(metrics=["accuracy"]), "categorical_accuracy for 3 outputs"),
+    "accuracy of several labels": (lambda: model(loss=BINARY, metrics=["accuracy"]), "categorical_accuracy for 3 outputs"),
+    "categorical of several labels": (lambda: model(loss=BINARY, metrics=["categorical_accuracy"]), "'categorical_accuracy'"),
+    "binary of a softmax": (lambda: model(loss=CATEGORICAL, metrics=[metrics.BinaryAccuracy(name="accuracy")]), "is binary_accuracy"),
+    "sparse of one-hot rows": (lambda: model(loss=CATEGORICAL, metrics=["sparse_categorical_accuracy"]), "'sparse_cat"),
+    "accuracy of one class": (lambda: model(1, loss=SPARSE, metrics=["accuracy"]), "binary_accuracy for 1 outputs"),
+    "two thresholds": (
+        lambda: model(1, sigmoid(), loss="bce", metrics=["accuracy", metrics.BinaryAccuracy(threshold=0.7)]),
+        "thresholds \\[0.5, 0.7\\]",
+    ),
+    "weighted metrics": (lambda: model(weighted_metrics=["mse"]), "weighted_metrics"),
+    "equal numbers": (lambda: model(loss=SPARSE, metrics=[metrics.Accuracy()]), "'accuracy' \\(Accuracy\\)"),
+    "label smoothing": (lambda: model(loss=losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)), "label_smoothing"),
+    "focal": (lambda: model(loss=losses.BinaryFocalCrossentropy(from_logits=True)), "focal"),
+    "huber": (lambda: model(loss=losses.Huber()), "huber"),
+    "logits without from_logits": (lambda: model(loss="sparse_categorical_crossentropy"), "from_logits=False"),
+    "a softmax of the batch": (lambda: model(hidden=(layers.Dense(3), layers.Softmax(axis=0)), loss=SPARSE), "Softmax.* axis=0"),
+    "a cross-entropy by shapes": (lambda: model(loss="crossentropy"), "one of three"),
+    "clipnorm": (lambda: model(optimizer=SGD(0.1, clipnorm=1.0)), "clipnorm"),
+    "ema": (lambda: model(optimizer=ADAM(0.1, use_ema=True)), "use_ema"),
+    "moments made before": (lambda: continued(ADAM(0.1)), "1 steps in the clear"),
+    "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
+    "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),
+    "weights of 1e-6": (faint, "kernel of layer 'faint' has weights up to 1.*vanish"),
+    "a constraint": (lambda: model(last=layers.Dense(3, kernel_constraint="non_neg")), "constraint"),
+    "a regularizer": (lambda: model(last=layers.Dense(3, bias_regularizer="l2")), "regularizer"),
+    "mixed precision": (lambda: model(optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1))), "LossScale"),
+}
+
+
+def named(name):
+    def function(y_true, y_pred):
+        return y_pred
+
+    function.__name__ = name
+    return function
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_done_is_refused_by_name(name):
+    build, match = REFUSED[name]
+    with pytest.raises(ModelError, match=match):
+        plan(build())
+
+
+@pytest.mark.parametrize(
+    ("build", "y", "match"),
+    [
+        (lambda: model(loss=CATEGORICAL), MANY, "not every row of 'y' sums to 1"),
+        (lambda: model(loss=SPARSE), ONE_HOT, "needs labels"),
+        (lambda: model(loss=SPARSE), LABELS[:, None], "needs labels"),
+        (lambda: model(loss=SPARSE), LABELS + 1, "labels from 0 to 2 are needed"),
+        (lambda: model(loss=SPARSE), 2 * TRUTHS - 1, "labels from -1"),
+        (lambda: model(1, loss=BINARY), LABELS, "labels from 0 to 1 are needed"),
+        (lambda: model(), NUMBERS[:, 0], "'y' has 1 targets an example"),
+        (lambda: model(), LABELS, "store floats"),
+        (lambda: model(1), NUMBERS[:, 0] * 1e-6, "'y': its column spreads over .*e-0[67] only"),
+        (lambda: model(1), NUMBERS[:, 0] * 1e6, "its column reaches"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused_by_name(build, y, match):
+    with pytest.raises(InputError, match=match):
+        trained(build(), y)

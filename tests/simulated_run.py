@@ -1,0 +1,66 @@
+"""A fit of an estimator in the simulator: in the place of `protocols.estimators.run.Run`, without workers."""
+
+from __future__ import annotations
+
+import numpy as np
+from training_deployment import Trainers
+
+from protocols.fixed_point import decode
+from protocols.training.regression.logistic import WEIGHT_BITS
+from protocols.training.stored import described, encoded
+from protocols.training.terms import SharedArray, Terms, check
+
+HELD: dict[bytes, np.ndarray] = {}
+
+
+def stored(name, array, classes=None):
+    """What `Cluster.store` makes of an array."""
+    values, content = encoded(name, np.asarray(array), classes)
+    handle = f"{name}{len(HELD)}".encode()
+    HELD[handle] = values
+    return SharedArray(described(name, values, content, handle=handle), b"")
+
+
+class SimulatedRun:
+    """What `Run` does, both servers in this process."""
+
+    def __init__(self, cluster, name):
+        self._steps = 0
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, kind, error, trace):
+        return None
+
+    async def store(self, name, array, *, classes=None):
+        return stored(name, array, classes)
+
+    def _epoch(self, plan, data, batch, epoch, values, *, summed=()):
+        columns = [array.column for array in data]
+        terms = Terms(b"run", plan, columns[0], columns[1], batch, None, 1 << 30, False, "model", w=columns[2] if len(data) > 2 else None)
+        check(terms)
+        arrays = {name: HELD[column.handle] for name, column in terms.columns.items()}
+        sums = {}
+        for rows in terms.rows(epoch):
+            given = {name: terms.targets(array[rows]) if name == "y" else array[rows] for name, array in arrays.items()}
+            values = Trainers(plan.circuit(len(rows), self._steps), str(self._steps)).outputs({**values, **given})
+            self._steps += 1
+            for name in summed:
+                sums[name] = sums.get(name, np.uint64(0)) + values.pop(name)
+        assert not values["outside"].any()
+        return values, sums
+
+    async def moments(self, plan, data, batch):
+        self._steps = 0
+        return self._epoch(plan, data, batch, 0, {}, summed=plan.asks)[1]
+
+    async def minimised(self, plan, data, batch):
+        self._steps = 0
+        values = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()}
+        made, epoch, steep = 0, 0, True
+        while steep and made < plan.iterations:
+            values, _ = self._epoch(plan, data, batch, epoch, values)
+            steep = bool(values["steep"].any())
+            made, epoch = made + plan.repeats(epoch), epoch + 1
+        return [decode(values[name], 2.0**-WEIGHT_BITS) for name in plan.shapes], made, not steep
