@@ -28,7 +28,8 @@ from protocols.placing import delivery
 from protocols.program import AddNoise, Program
 from protocols.selfcheck.report import TOLERANCE, Check, check_tolerance
 from protocols.ticket import REVEALS, Reveal
-from protocols.training.fitting import Epoch, Training
+from protocols.training.fitting import Training
+from protocols.training.telling.epochs import Epoch
 from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:

@@ -32,6 +32,9 @@ EVERY = 10
 COARSE = 0.02
 """What a coefficient may be known to, over the largest: four units of its last digit, of which rounding moves it by one or two."""
 
+FAR = 0.1
+"""What the tolerance may leave of an error in coefficients, over the largest, without a warning."""
+
 STRONGEST = 2.0**20
 """The largest strength of the penalty beside the sum of losses, 1 / C, that weights of 24 fractional bits can follow."""
 
@@ -43,7 +46,8 @@ class LogisticRegression(Estimator):
     Nesterov's momentum, see `protocols.training.regression.logistic`. It has converged when no element of the gradient of the mean loss
     and its penalty is above `tol`, as in scikit-learn; if that does not happen within `max_iter` iterations a `ConvergenceWarning` says
     so. On breast_cancer, standardised, coefficients are within 4 % of the largest of those of the exact minimum with the default `tol`, and
-    within 1 % with `tol=1e-5`: a gradient of `tol` leaves an error of up to `tol` times C times the number of examples. The sigmoid itself
+    within 1 % with `tol=1e-5`: a gradient of `tol` leaves an error of up to `tol` times C times the number of examples. Where that may be
+    more than 10 % of the largest, a `PrecisionWarning` says so (with features of others only if there is a penalty). The sigmoid itself
     is within 2^-10. Every fit begins at zero. Features that are given here are centred (by their weighted mean, if there is an intercept,
     which takes it back) and multiplied by powers of two, so that columns of any scale are fitted; the penalty follows, and so the optimum
     is the same. The gradient that is compared with `tol` is that by the columns as they are stored.
@@ -146,6 +150,8 @@ class LogisticRegression(Estimator):
         self.coef_, self.intercept_ = coef, intercept - coef @ prepared.x.center
         self.n_features_in_, self.n_iter_, self.converged_ = coef.shape[1], np.array([made], np.int32), converged
         self._tell_resolution(prepared.x.factor)
+        if converged:
+            self._tell_tolerance(prepared, plan, weights[0].T, weights[1] if self.fit_intercept else np.zeros(len(coef)))
         if not converged:
             warnings.warn(
                 f"{type(self).__name__} has not converged in {made} iterations: an element of the gradient is above tol={self.tol:g}."
@@ -166,6 +172,25 @@ class LogisticRegression(Estimator):
                 PrecisionWarning,
                 stacklevel=2,
             )
+
+    def _tell_tolerance(self, prepared: Prepared, plan: Logistic, coef: Array, intercept: Array) -> None:
+        """Warn of coefficients that a gradient of `tol` may leave far from the minimum: beyond `FAR` of the largest of them.
+
+        A gradient g leaves an error of H^-1 g, of which tol over the smallest curvature is the largest that one direction may have.
+        """
+        penalties = np.zeros(plan.inputs)
+        for group in plan.groups:
+            penalties[list(group.places)] = group.penalty
+        largest, least = np.abs(coef).max(), prepared.least_curvature(coef, intercept, penalties)
+        if least is None or not largest > 0 or self.tol <= FAR * largest * least:
+            return
+        remedy = f"use tol={LEAST_TOL:g} (and a larger max_iter)" if self.tol > LEAST_TOL else "a stronger penalty (a smaller C) helps"
+        warnings.warn(
+            f"a gradient of tol={self.tol:g} may leave coefficients off by {self.tol / (largest * least):.0%} of the largest, in columns as"
+            f" they are stored: the loss is that flat in a direction. If single coefficients count, {remedy}",
+            PrecisionWarning,
+            stacklevel=2,
+        )
 
     def _strength(self, total: float) -> float:
         """The strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""

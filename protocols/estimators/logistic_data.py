@@ -138,6 +138,29 @@ class Prepared:
         factors = self.x.factor.tolist()
         return [(factor, tuple(place for place, one in enumerate(factors) if one == factor)) for factor in sorted(set(factors))]
 
+    def least_curvature(self, coef: Array, intercept: Array, penalties: Array) -> float | None:
+        """Return the smallest eigenvalue of the Hessian at a fit, over classes by themselves; of the penalty alone where x is not here.
+
+        Args:
+            coef: (classes, columns), of columns as they are stored; one row for two classes.
+            intercept: (classes,).
+            penalties: (columns,), of columns as they are stored, beside the mean of losses.
+
+        Returns:
+            None if nothing is known: x was shared by others, and there is no penalty.
+        """
+        if self._here is None:
+            return float(penalties.min()) or None
+        moving = self._here.any(0)
+        rows, weights = self._here[:, moving], np.ones(self.examples) if self._weights is None else self._weights
+        logits = self._here @ coef.T + intercept
+        shifted = np.c_[np.zeros(len(rows)), logits] if len(coef) == 1 else logits
+        chances = np.exp(shifted - shifted.max(1, keepdims=True))
+        chances /= chances.sum(1, keepdims=True)
+        steep = (chances * (1 - chances) * weights[:, None] / weights.sum()).T[-len(coef) :]
+        found = [float(np.linalg.eigvalsh(rows.T @ (rows * one[:, None]) + np.diag(penalties[moving]))[0]) for one in steep]
+        return max(min(found), float(np.finfo(np.float64).tiny))
+
     def _labels(self, y: Data) -> tuple[Array, Array]:
         """Numbers from 0 for labels that are here, and all labels.
 

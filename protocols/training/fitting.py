@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Collection
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,58 +26,20 @@ from protocols.training.compiled_loss import expects
 from protocols.training.compiled_optimizer import scheduled
 from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
-from protocols.training.losses import METRIC_BITS
 from protocols.training.progress import live
 from protocols.training.step import Plan
 from protocols.training.stored import trainers, training_servers
-from protocols.training.telling.targets import METRICS, asked, check_targets, check_told
-from protocols.training.terms import AnyPlan, Report, SharedArray, Terms, check
+from protocols.training.telling.epochs import Epoch, Segment, epoch_of
+from protocols.training.telling.targets import asked, check_targets, check_told
+from protocols.training.terms import AnyPlan, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
 if TYPE_CHECKING:
     from protocols.cluster import Cluster
 
-Segment: TypeAlias = tuple[Report, Report]
-"""What both servers report of some steps."""
-
 MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """What is known of an epoch.
-
-    Attributes:
-        number: from 1.
-        metric: "accuracy" or "mean squared error" of the steps, each before its update; None if metrics are not revealed.
-        value: of the metric, or None.
-        steps: how many were made; fewer than an epoch has if it was resumed in its middle.
-        rounds: messages of each server to the other in a step, on average.
-        seconds: of a step, on average.
-        online: the same without waiting for randomness.
-        bytes: in a step on average: between the servers, both ways.
-        dealt: in a step on average: from the provider.
-        loss: of the steps, each before its update, or None.
-    """
-
-    number: int
-    metric: str | None
-    value: float | None
-    steps: int
-    rounds: float
-    seconds: float
-    online: float
-    bytes: float
-    dealt: float
-    loss: float | None = None
-
-    def __str__(self) -> str:
-        metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
-        if self.loss is not None:
-            metric += f"loss {self.loss:.3f}, "
-        total = (self.bytes + self.dealt) / 1e6
-        return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
 
 class Training:
@@ -163,7 +125,7 @@ class Training:
                 for number in range(start.epoch, epochs):
                     first = start.step if number == start.epoch else 0
                     segments = await run.epoch(number, first, save_every, told=told, progress=progress)
-                    yield _epoch(number + 1, terms, segments)
+                    yield epoch_of(number + 1, terms, segments)
             finally:
                 self._made = run.made
                 await run.end()
@@ -346,33 +308,3 @@ def _stands(checkpoints: Checkpoints | None) -> str:
     if checkpoints is None:
         return "the model is as it was after the last complete epoch"
     return "the last checkpoint stands: run it again with resume=True when all workers are there"
-
-
-def _values(terms: Terms, last: Segment) -> dict[str, float]:
-    """What was told, as means over examples, and over outputs where Keras has it so."""
-    plan = terms.plan
-    count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
-    bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
-    sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
-    weights = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}
-    return {name: weights.get(name, 1.0) * float(total[0]) / count for name, total in sums.items()}
-
-
-def _epoch(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
-    reports = [report for segment in segments for report in segment]
-    made = sum(first.steps for first, _ in segments)
-    values = _values(terms, segments[-1])
-    seconds = sum(max(report.seconds for report in segment) for segment in segments)
-    online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
-    return Epoch(
-        number,
-        METRICS[terms.plan.loss] if "metric" in values else None,
-        values.get("metric"),
-        made,
-        sum(first.rounds for first, _ in segments) / made,
-        seconds / made,
-        online / made,
-        sum(report.sent for report in reports) / made,
-        sum(report.dealt for report in reports) / made,
-        values.get("loss"),
-    )

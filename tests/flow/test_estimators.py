@@ -277,6 +277,7 @@ async def test_a_fit_that_has_not_converged_says_so(cluster):
 
 @pytest.mark.parametrize("labels", [("a", "b"), (-1, 1), (False, True), (0.0, 1.0)])
 @pytest.mark.sample(2)
+@pytest.mark.filterwarnings("ignore:a gradient of tol=0.05:protocols.PrecisionWarning")  # which is what is asked for
 async def test_labels_of_any_kind(cluster, labels):
     x, y = two(*standard(SMALL))
     model = await LogisticRegression(cluster, tol=0.05).fit(x, np.array(labels)[y])
@@ -429,6 +430,7 @@ async def test_three_equals():
         close(await LogisticRegression(cluster, C=0.05, tol=1e-3).fit(x, labels), theirs, 0.03)
 
 
+@pytest.mark.filterwarnings("ignore:a gradient of tol=0.05:protocols.PrecisionWarning")  # which is what is asked for
 def test_with_a_blocking_cluster_fit_blocks():
     from protocols import keras_hook
 

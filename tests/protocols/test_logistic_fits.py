@@ -105,3 +105,15 @@ async def test_small_features_of_others_are_told_when_they_are_stored():
         stored("x", x * 1e-3)
     with pytest.raises(InputError, match="nothing of them would be left"):
         stored("x", x * 1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_the_tolerance_leaves_is_told(shared):
+    """Two columns that are almost the same: only the penalty tells them apart, and the gradient is small before it has."""
+    x, y = drawn()
+    alike = np.c_[x, x[:, 0] + 0.02 * np.random.default_rng(0).normal(size=len(x))]
+    features = stored("x", alike) if shared else alike
+    with pytest.warns(PrecisionWarning, match=r"may leave coefficients off by \d+% of the largest, .* use tol=1e-05"):
+        loose = await LogisticRegression(object(), C=100.0, tol=1e-3).fit(features, y)
+    theirs = linear_model.LogisticRegression(C=100.0, tol=1e-10, max_iter=100_000).fit(alike, y)
+    assert np.abs(loose.coef_ - theirs.coef_).max() > 0.1 * np.abs(theirs.coef_).max()

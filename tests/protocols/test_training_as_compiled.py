@@ -7,13 +7,14 @@ import pytest
 from keras import layers, losses, metrics
 from training_deployment import SCALE, Trainers
 
-from protocols.errors import InputError, ModelError
+from protocols.errors import InputError, ModelError, PrecisionWarning
 from protocols.fixed_point import decode, encode
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
 from protocols.training.compiled_optimizer import scheduled
 from protocols.training.step import step
 from protocols.training.stored import described, encoded
+from protocols.training.telling.epochs import trusted
 from protocols.training.telling.targets import check_targets, check_told
 from protocols.training.terms import SharedArray, Terms, check
 
@@ -284,3 +285,18 @@ def test_what_is_not_done_is_refused_by_name(name):
 def test_targets_that_do_not_fit_are_refused_by_name(build, y, match):
     with pytest.raises(InputError, match=match):
         trained(build(), y)
+
+
+@pytest.mark.parametrize("error", [300.0, 700.0, 1000.0])
+def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
+    """Of 60,000 errors that large the sum of squares is 5.4e9 to 6e10, and 2^31 is where it begins anew."""
+    squares = np.full(60_000, encode(np.array(error), 2.0**-16) ** np.uint64(2))
+    total = float(decode(squares.sum(), 2.0**-32))
+    assert total != pytest.approx(60_000 * error**2)
+    with pytest.warns(PrecisionWarning, match="the sum of the metric over an epoch is near 2.1e"):
+        assert np.isnan(trusted("metric", total, 2.0**31))
+
+
+@pytest.mark.parametrize("total", [0.0, 1.0, 2.0**29, -1e-3])
+def test_sums_are_told(total):
+    assert trusted("loss", total, 2.0**31) == total
