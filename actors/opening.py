@@ -17,6 +17,7 @@ from websockets.http11 import Request, Response
 
 from actors.address import Address
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
+from actors.guard.awake import Awake
 from actors.guard.door import Door, Listener
 from actors.guard.progress import WatchedClient, WatchedServer
 from actors.guard.refusals import Witnessed, explained, refused_by_other
@@ -34,7 +35,7 @@ log_of_websockets.addFilter(lambda record: record.msg != "opening handshake fail
 async def dial(
     address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None], busy: int = 0
 ) -> Peer:
-    """Opens a connection and exchanges greetings.
+    """Open a connection and exchange greetings.
 
     Args:
         address: of the other system.
@@ -58,31 +59,33 @@ async def dial(
             opened.append(self)
 
     try:
-        await connect(
-            reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
-            ssl=(tls or ssl.create_default_context()) if address.secure else None,
-            compression=None,
-            proxy=None,
-            max_size=(limit + WHOLE, WHOLE + FRAGMENT),
-            open_timeout=OPEN_WITHIN,
-            close_timeout=CLOSE_WITHIN,
-            ping_interval=PING_EVERY,
-            ping_timeout=PING_WITHIN,
-            user_agent_header=None,
-            create_connection=Kept,
-        )
+        async with Awake(OPEN_WITHIN):
+            await connect(
+                reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
+                ssl=(tls or ssl.create_default_context()) if address.secure else None,
+                compression=None,
+                proxy=None,
+                max_size=(limit + WHOLE, WHOLE + FRAGMENT),
+                open_timeout=None,
+                close_timeout=CLOSE_WITHIN,
+                ping_interval=PING_EVERY,
+                ping_timeout=PING_WITHIN,
+                user_agent_header=None,
+                create_connection=Kept,
+            )
     except (OSError, TimeoutError, WebSocketException) as error:
         raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
     link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
     keep(link)
     try:
-        async with asyncio.timeout(OPEN_WITHIN):
+        async with Awake(OPEN_WITHIN):
             await asyncio.shield(link.peer.greeted)
     except BaseException as error:
         await opened[-1].close()
         if isinstance(error, WireError) or not isinstance(error, (LinkError, TimeoutError)):
             raise
-        raise ConnectFailed(f"{address} does not speak this protocol: {error or 'no greeting'}") from None
+        why = str(error) or link.peer.introduction.missing() or f"no greeting within {OPEN_WITHIN:g} s"
+        raise ConnectFailed(f"{address} does not speak this protocol: {why}") from None
     return link.peer
 
 
@@ -95,6 +98,8 @@ def _unopened(address: Address, error: Exception, cause: Exception | None, tls: 
         return f"{address} refused the connection: {explained(cause, tls)}"
     if isinstance(error, ssl.SSLError):
         return f"{address} cannot be trusted or reached: {explained(error, tls)}"
+    if type(error) is TimeoutError:  # not one of the operating system
+        return f"nobody answers at {address}: TimeoutError: no connection within {OPEN_WITHIN:g} s"
     text = f"nobody answers at {address}: {type(error).__name__}: {shown(str(error))}"
     if isinstance(error, (InvalidMessage, ConnectionResetError)):
         hint = "whether it listens on wss://, and demands a certificate" if address.secure else "whether it wants wss://"

@@ -16,6 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from actors.errors import Malformed, TooLarge, WireError
+from actors.guard.awake import Awake
 from actors.guard.progress import UNANSWERED, Patience, WatchedClient, WatchedServer
 from actors.guard.words import shown, trace
 from actors.home import Home
@@ -226,15 +227,15 @@ class Link:
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
         try:
-            async with asyncio.timeout(OPEN_WITHIN):
+            async with Awake(OPEN_WITHIN):
                 while not self.peer.greeted.done():
                     await self._read_message(reader)
         except TimeoutError:
-            raise Malformed(f"no greeting came within {OPEN_WITHIN:g} s") from None
+            raise Malformed(f"no greeting, or no proof of who it is, came within {OPEN_WITHIN:g} s") from None
         self._socket.busy = min(max(0, self.peer.busy), MOST_BUSY)
         if self._dialed_us and reader.frames == 1:
             try:
-                async with asyncio.timeout(ASK_WITHIN):
+                async with Awake(ASK_WITHIN):
                     await self._read_message(reader)
             except TimeoutError:
                 await self.close(f"nothing was asked within {ASK_WITHIN:g} s")

@@ -60,8 +60,11 @@ class FedSGD(Strategy):
 
     x_{t+1} = x_t - eta sum_i n_i g_i / sum_i n_i,  g_i the gradient of the loss of owner i at x_t.
 
+    g_i is that of one batch of all examples of the owner, whatever the loss and its reduction are. Where it is no mean over examples, or
+    layers look at a whole batch (BatchNormalization), they are computed at once, and memory grows with their number.
+
     Args:
-        eta: learning rate of the step, above 0. The optimizer of the model is not used.
+        eta: learning rate of the step, above 0. The optimizer of the model is not used: callbacks that set its learning rate are refused.
         batch_size: examples that each g_i is over, drawn anew each round; None for all, as in the paper.
 
     References:

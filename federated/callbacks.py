@@ -29,6 +29,10 @@ class Callbacks:
         rounds: how many there will be.
         memories: what each callback remembered when the run was interrupted; none if it was not.
         evaluated: owners have evaluated in earlier rounds.
+        steps: whether owners take steps of the model's optimizer, whose learning rate callbacks may set.
+
+    Raises:
+        SettingError: a callback sets what nobody follows.
     """
 
     def __init__(
@@ -39,9 +43,11 @@ class Callbacks:
         memories: Sequence[Mapping[str, Any]],
         *,
         evaluated: bool = False,
+        steps: bool = True,
     ) -> None:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
+        _check(callbacks, keras, steps=steps)
         self._each, self._memories, self._evaluated = list(callbacks), memories, evaluated
         self._all = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=rounds, verbose=0)
         self._fresh: list[dict[str, Any]] = []
@@ -77,6 +83,23 @@ class Callbacks:
         """What each callback remembers: what has changed in it since the beginning, as far as it is plain."""
         now = [_plain(callback) for callback in self._each]
         return tuple(_changed(fresh, one) for fresh, one in zip(self._fresh, now, strict=True))
+
+
+def _check(callbacks: Sequence[Any], keras: Any, *, steps: bool) -> None:
+    """Refuse what does nothing here, or something else than it says."""
+    kinds = keras.callbacks
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, (kinds.LearningRateScheduler, kinds.ReduceLROnPlateau)) and not steps:
+            raise SettingError(
+                f"{name} sets the learning rate of the model's optimizer, and owners give gradients: the step is the strategy's, by its "
+                f"own rate (FedSGD(eta=...)). Leave {name} out, or use FedAvg(batch_size=None), whose owners follow it"
+            )
+        if isinstance(callback, kinds.SwapEMAWeights):
+            raise SettingError(
+                f"{name} puts the averages of the model's optimizer into it, and that optimizer makes no step here: owners do, and with "
+                f"use_ema=True their averages are their updates. Leave {name} out"
+            )
 
 
 def _direct(callback: Any) -> None:

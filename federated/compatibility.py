@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from federated.errors import SettingError
 from federated.fedbuff import FedBuff
 from federated.owner import Owner
 from federated.sampling import asked as asked_of
+from federated.schedules.continued import accumulated
 from federated.strategy import Strategy
 from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
@@ -73,12 +75,24 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
         )
 
 
-def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD) -> None:
+def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epochs: int = 1) -> None:
     """Refuses a model that DP-SGD cannot train, and one with state that cannot have noise: variances would be below 0, counters no counts.
 
+    Args:
+        model: compiled.
+        privacy: the mechanism.
+        epochs: that an owner makes in a round.
+
     Raises:
-        SettingError: naming each layer, why, and what to use instead.
+        SettingError: naming each layer, why, and what to use instead; or DP-SGD would make no step in a round, whatever the data.
     """
+    if isinstance(privacy, DPSGD):
+        batches, each = epochs * math.ceil(1 / privacy.sampling_rate), accumulated(model.optimizer)
+        if batches < each:
+            raise SettingError(
+                f"DPSGD(sampling_rate={privacy.sampling_rate:g}) and local_epochs={epochs} make {batches} batches in a round, and the "
+                f"optimizer needs gradient_accumulation_steps={each} of them for a step: none would be made; lower that, or raise these"
+            )
     from privacy.validation import changing  # noqa: PLC0415  imports TensorFlow
 
     found = (PrivacyEngine().validate(model) if isinstance(privacy, DPSGD) else ()) or changing(model)

@@ -10,7 +10,7 @@ from federated.gathering import at_work, told
 from federated.metrics.layout import Layout
 from federated.metrics.tally import Tally
 from federated.owner import Owner
-from federated.rounds import fault_of_metrics
+from federated.rounds import MOST_EXAMPLES, fault_of_metrics
 from federated.update import Array, Evaluation, Task, size
 
 
@@ -76,4 +76,6 @@ def _fault(evaluation: Evaluation, task: Task, layout: Layout) -> str | None:
         return f"it is of round {evaluation.round}, and was asked for in round {task.round}"
     if evaluation.examples < 1:
         return "it is over no examples"
-    return fault_of_metrics(evaluation.metrics, evaluation.states, layout)
+    if not isinstance(evaluation.examples, int) or evaluation.examples > MOST_EXAMPLES:
+        return f"it is over more than {MOST_EXAMPLES} examples, or no whole number of them"
+    return fault_of_metrics(evaluation.metrics, evaluation.states, layout, evaluation.examples)

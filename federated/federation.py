@@ -178,7 +178,7 @@ class Federation:
         """Makes the global model, and gives it the state of a run that is resumed."""
         model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self.privacy is not None:
-            compatibility.check_trained_privately(model.model, self.privacy)
+            compatibility.check_trained_privately(model.model, self.privacy, epochs=self.strategy.local_epochs)
         if self._evaluation is not None:
             await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:
@@ -246,14 +246,14 @@ class Federation:
             All outcomes, those of earlier runs, too.
 
         Raises:
-            SettingError: rounds is below 1.
+            SettingError: rounds is below 1, or a callback sets what nobody follows.
             FederationClosed: outside of `async with`.
         """
         due, first = self._to_play(rounds), len(self.history)
-        model, resumed = self._opened().model, self._resumed
+        model, resumed, steps = self._opened().model, self._resumed, not self.strategy.local_training().gradient
         evaluated = any(name.startswith("val_") for outcome in self.history for name in outcome.metrics)
         memories = resumed.callbacks if resumed else ()
-        with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated) as told:
+        with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated, steps=steps) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
                 if model.stop_training or not await self._affordable() or self._hopeless(first):

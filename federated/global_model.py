@@ -12,14 +12,14 @@ import numpy as np
 from federated import blueprint
 from federated.averaging import moved
 from federated.data import Data
-from federated.errors import ModelRefused, StepFailed
+from federated.errors import ModelRefused, SettingError, StepFailed
 from federated.gradient import ANSWERED as BY_GRADIENT
 from federated.metrics import compiled
 from federated.metrics.layout import Layout
 from federated.metrics.meter import Meter
 from federated.models.expectations import Expectations
 from federated.models.making import made
-from federated.models.weights import Statistics, is_kept
+from federated.models.weights import Statistics, check_trained, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, Circumstances, digest
@@ -31,6 +31,9 @@ from privacy.keras_models.asks import refusal
 
 if TYPE_CHECKING:
     import keras
+
+
+_NUMBERS = "owners follow the schedule that the model was compiled with, or a number: give the schedule to the optimizer's constructor"
 
 
 class GlobalModel:
@@ -60,6 +63,7 @@ class GlobalModel:
     ) -> None:
         self._model = made(build)
         self._blueprint = blueprint.draw(self._model)
+        check_trained(self._model)
         by_gradient = strategy.local_training().gradient
         answered = BY_GRADIENT if by_gradient else BY_FIT
         if strategy.local_training().proximal:  # its term is one of the loss, which a step or a loss of one's own may leave out
@@ -73,6 +77,7 @@ class GlobalModel:
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
         self.scheduled = schedule_of(self._model.optimizer) is not None
+        self._compiled_rate = self._learning_rate()
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
@@ -116,11 +121,20 @@ class GlobalModel:
         Args:
             number: of the round.
             moved: rounds before that have moved the model: a schedule of the learning rate goes on after them.
+
+        Raises:
+            SettingError: the learning rate was set to what no owner follows.
         """
+        settings, rate = self._strategy.local_training(), self._learning_rate()
+        if rate != self._compiled_rate and (settings.gradient or rate is None):
+            raise SettingError(
+                f"the learning rate of the model's optimizer was set to {'a schedule' if rate is None else f'{rate:g}'}, and "
+                + (f"the steps of {type(self._strategy).__name__} are not those of the optimizer" if settings.gradient else _NUMBERS)
+            )
         training = dataclasses.replace(
-            self._strategy.local_training(),
+            settings,
             seed=self._seed,
-            learning_rate=self._learning_rate(),
+            learning_rate=rate,
             states=self.layout.sizes,
             rounds=moved if self.scheduled else 0,
         )
@@ -133,14 +147,15 @@ class GlobalModel:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            stepped, state = step_of(self._strategy, [old[i] for i in self._moved], [delta[i] for i in self._moved], self._state)
+            given = [old[i] for i in self._moved], [delta[i] for i in self._moved]
+            stepped, state = step_of(self._strategy, *given, self._state, names=[self._model.weights[i].path for i in self._moved])
             others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
             averaged = moved([old[i] for i in others], [delta[i] for i in others])
         new = list(old)
         for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
             new[i] = array
         self._constrain(new)
-        self._check(old, new)
+        self._check(new)
         self._set(new)
         self._state = state
 
@@ -191,12 +206,12 @@ class GlobalModel:
         if checkpoint.learning_rate is not None:
             self._model.optimizer.learning_rate = checkpoint.learning_rate
 
-    def _check(self, old: Weights, new: Weights) -> None:
-        for i, (before, after) in enumerate(zip(old, new, strict=True)):
-            if after.shape != before.shape or not np.isfinite(after).all():
+    def _check(self, new: Weights) -> None:
+        for i, array in enumerate(new):
+            if not np.isfinite(array).all():
                 raise StepFailed(
-                    f"{type(self._strategy).__name__} gave weight {i} the shape {after.shape}, or values that are not finite; "
-                    f"finite values of shape {before.shape} are expected: lower its learning rate, or that of the owners"
+                    f"{type(self._strategy).__name__}.step gave weight {self._model.weights[i].path!r} values that are not finite in "
+                    f"{array.dtype}: NaN, infinite, or beyond its range; lower its learning rate, or that of the owners"
                 )
 
     def _learning_rate(self) -> float | None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from federated.bounding import WITHIN
 from federated.errors import UpdateHeldBack
+from federated.metrics.layout import Layout
 from federated.metrics.limbs import Limbs, largest
-from federated.update import Array, Update
+from federated.update import Array, Task, Update
 from protocols.quantisation import Quantisation, Vector
 from protocols.shared_sums import LARGEST_FACTOR
 
@@ -80,3 +82,21 @@ class Hiding:
 
     def _limbs(self, owners: int) -> Limbs:
         return Limbs(self.quantisation(owners), self._largest_state)
+
+
+def fault_of_told(names: tuple[str, ...], states: int, task: Task, layout: Layout) -> str | None:
+    """What is wrong with the metrics that an owner says are in its hidden update, for what it was asked; None if nothing is.
+
+    Args:
+        names: of the values, in the order in which they are in it.
+        states: values of the states.
+        task: what was asked.
+        layout: of the states.
+    """
+    if states not in (0, layout.length):
+        return f"the states of its metrics have {states} values; expected {layout.length}"
+    bound = task.training.bound
+    if bound is None or task.training.noise_multiplier:
+        return layout.fault_of_names(names, states=states > 0)
+    expected = (WITHIN,) if bound.counts else ()
+    return None if names == expected else f"its metrics are {', '.join(names[:8]) or 'none'}; expected {', '.join(expected) or 'none'}"

@@ -23,8 +23,8 @@ MOST_EXAMPLES = 1 << 48
 """Of one owner: sums of many of them stay exact."""
 LARGEST = 1e100
 """Values above this are refused, so that no sum can overflow in float64."""
-LONGEST_NAME = 200
-"""Characters of the name of a metric."""
+LARGEST_VALUE = 1e30
+"""Of a metric that is averaged, so that means of many are finite."""
 
 
 class Standing(enum.Enum):
@@ -201,7 +201,7 @@ class Round:
                 return f"array {i} of its update is not finite, or larger than {LARGEST:g}"
             if is_changed(array):
                 return f"array {i} of its update changes integers, which stay as they are"
-        return fault_of_metrics(update.metrics, update.states, self.layout)
+        return fault_of_metrics(update.metrics, update.states, self.layout, update.examples)
 
     def _leave(self, owner: str, standing: Standing, reason: str) -> None:
         self._becomes(owner, standing)
@@ -217,14 +217,15 @@ class Round:
         return UpdateRejected(self.refused[-1])
 
 
-def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: Layout) -> str | None:
-    """What is wrong with the metrics that an owner tells; None if nothing is."""
+def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: Layout, examples: int) -> str | None:
+    """What is wrong with the metrics that an owner tells of so many examples; None if nothing is."""
+    fault = layout.fault_of_names(metrics, states=states.size > 0)
+    if fault is not None:
+        return fault
     for name, value in metrics.items():
-        if not (name.isprintable() and len(name) <= LONGEST_NAME):
-            return f"a name of its metrics is not printable, or longer than {LONGEST_NAME} characters"
-        if not math.isfinite(value):
-            return f"its {name} is not finite"
-    return layout.fault(states)
+        if not abs(value) <= LARGEST_VALUE:
+            return f"its {name} is not finite" if not math.isfinite(value) else f"its {name} is beyond {LARGEST_VALUE:g}"
+    return layout.fault(states, examples)
 
 
 def _out_of_turn(number: int, standing: Standing | None) -> str:

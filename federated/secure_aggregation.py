@@ -14,7 +14,7 @@ import numpy as np
 
 from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering
-from federated.hiding import LARGEST_METRIC, Hiding
+from federated.hiding import LARGEST_METRIC, Hiding, fault_of_told
 from federated.masker import Masker, Prepared, agreement
 from federated.metrics.limbs import LIMBS
 from federated.owner import Owner, masker
@@ -113,7 +113,8 @@ class SecureAggregation:
         total = await session.open()
         scheme, some = hiding.quantisation(len(agreed.roster)), next(iter(prepared.values()))
         scheme.check(total, len(session.survivors))
-        states = gathering.book.layout.opened(hiding.joined(_behind(total, LIMBS * some.states), len(agreed.roster)))
+        joined = hiding.joined(_behind(total, LIMBS * some.states), len(agreed.roster))
+        states = gathering.book.layout.opened(joined, scheme.weight(total))
         if states is None:
             raise AggregationError("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
         delta, metrics = _taken_apart(scheme.mean(total), gathering.task.weights, some.metrics, hiding)
@@ -223,13 +224,15 @@ async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepar
 
 
 def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:
-    """The owners whose metrics are those that most have, and whose keys are their own; the others are rejected."""
-    metrics = [(one.metrics, one.states) for one in prepared.values()]
+    """The owners whose metrics are what was asked, and those that most have, and whose keys are their own; the others are rejected."""
+    faults = {name: fault_of_told(one.metrics, one.states, gathering.task, gathering.book.layout) for name, one in prepared.items()}
+    metrics = [(one.metrics, one.states) for name, one in prepared.items() if faults[name] is None]
     usual, states = max(metrics, key=metrics.count, default=((), 0))
     keys: set[bytes] = set()
     for name, one in prepared.items():
-        if one.states not in (0, gathering.book.layout.length):
-            gathering.book.reject(name, f"the states of its metrics have {one.states} values; expected {gathering.book.layout.length}")
+        fault = faults[name]
+        if fault is not None:
+            gathering.book.reject(name, fault)
         elif one.metrics != usual or one.states != states:
             told, others = _told(one.metrics, one.states), _told(usual, states)
             gathering.book.reject(name, f"its metrics are {told}; those of most owners are {others}")

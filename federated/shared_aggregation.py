@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from collections import Counter
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +15,7 @@ from actors import ActorError
 from federated.aggregation import Aggregate, Limits
 from federated.gathering import Gathering, told
 from federated.giver import METRIC_SLOTS, Drop, Given
-from federated.hiding import LARGEST_METRIC, Hiding
+from federated.hiding import LARGEST_METRIC, Hiding, fault_of_told
 from federated.metrics.limbs import LIMBS
 from federated.metrics.tally import NOTHING
 from federated.owner import Owner, giver
@@ -99,7 +101,7 @@ class SharedAggregation:
 
     async def _summed(self, gathering: Gathering, session: _Session) -> Aggregate | None:
         evaluators: list[Owner] = []
-        names: list[tuple[str, ...]] = []
+        names: dict[str, tuple[str, ...]] = {}
         told_states: list[bool] = []
 
         async def hand_in(owner: Owner, task: Task) -> tuple[bytes, Given]:
@@ -108,14 +110,15 @@ class SharedAggregation:
 
         async def take(owner: Owner, given: tuple[bytes, Given], factor: float) -> None:
             ticket, one = given
-            if names and one.metrics != names[0]:
-                gathering.book.reject(owner.name, f"its metrics are {', '.join(one.metrics)}; those of others {', '.join(names[0])}")
+            fault = fault_of_told(one.metrics, one.states, gathering.task, gathering.book.layout)
+            if fault is not None or len(one.metrics) > METRIC_SLOTS:
+                gathering.book.reject(owner.name, fault or f"it has {len(one.metrics)} metrics; {METRIC_SLOTS} at most can be summed")
                 return
             if not await asyncio.shield(session.admit(ticket, max(1, round(factor * session.hiding.headroom)))):
                 gathering.book.reject(owner.name, "it has not handed in both halves of its update")
                 return
             gathering.count(owner.name, session.size)
-            names.append(one.metrics)
+            names[owner.name] = one.metrics
             told_states.append(one.states > 0)
             if one.evaluates:
                 evaluators.append(owner)
@@ -130,11 +133,12 @@ class SharedAggregation:
         except AggregationError as error:
             gathering.book.fail(str(error))
             return None
-        states = gathering.book.layout.opened(session.states(total) if any(told_states) else NOTHING)
+        hidden = session.states(total) if any(told_states) else NOTHING
+        states = gathering.book.layout.opened(hidden, session.examples(total))
         if states is None:
             gathering.book.fail("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
             return None
-        delta, metrics, examples = session.mean(total, names[0])
+        delta, metrics, examples = session.mean(total, _in_common(gathering, names))
         ends = np.cumsum([array.size for array in gathering.task.weights])[:-1]
         shaped = [part.reshape(array.shape) for part, array in zip(np.split(delta, ends), gathering.task.weights, strict=True)]
         return Aggregate(shaped, metrics, examples, tuple(evaluators), states)
@@ -240,9 +244,29 @@ class _Session:
         """The sum of the states of the metrics."""
         return self.hiding.joined(total[self._parameters + METRIC_SLOTS : -1], self._owners)
 
+    def examples(self, total: Vector) -> int:
+        """The total number of examples."""
+        return self._scheme.weight(total)
+
     def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[Array, dict[str, float], int]:
         """The mean of the updates, of the metrics, and the total number of examples."""
         values = self._scheme.mean(total)
         delta = values[: self._parameters] / self.hiding.headroom
         metrics = values[self._parameters : self._parameters + METRIC_SLOTS] * (LARGEST_METRIC / self.hiding.clip)
-        return delta, dict(zip(names, map(float, metrics), strict=False)), self._scheme.weight(total)
+        return delta, dict(zip(names, map(float, metrics), strict=False)), self.examples(total)
+
+
+def _in_common(gathering: Gathering, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The names of the values in the sum, in their order; none if owners have summed several kinds of them, which is told of the fewer."""
+    kinds = Counter(names.values())
+    if len(kinds) < 2:
+        return next(iter(kinds), ())
+    usual = max(kinds, key=lambda one: kinds[one])
+    for name, those in names.items():
+        if those != usual:
+            gathering.book.fault(
+                name,
+                f"its metrics are {', '.join(those) or 'none'}, in this order; those of most owners are {', '.join(usual) or 'none'}: "
+                "their sum means nothing, and no value of it is told",
+            )
+    return ()

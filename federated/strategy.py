@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from federated.errors import SettingError, StepFailed
-from federated.update import LocalTraining, Weights
+from federated.update import Array, LocalTraining, Weights
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ class Strategy(abc.ABC):
 
     Args:
         fraction: of the owners that are asked each round, in (0, 1], halves rounded up; at least one is.
-        local_epochs: passes over its data that each makes, at least 1.
+        local_epochs: passes over its data that each makes, at least 1. Each round begins with a fresh optimizer, and has to have a step of
+            it: with `gradient_accumulation_steps=k` an owner has to have k batches in a round, and gradients that are left over when a
+            round ends make no step (the owner's log says so).
         batch_size: examples a local step, at least 1; None for all in one step.
 
     Attributes:
@@ -72,15 +75,23 @@ class Strategy(abc.ABC):
             state: as the last step gave it.
 
         Returns:
-            The new global weights, same shapes and dtypes; the new state.
+            The new global weights, same shapes and dtypes, finite; the new state. Float64 for float32 is rounded.
         """
 
 
-def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, *, names: Sequence[str] = ()) -> tuple[Weights, State]:
     """One step of a strategy that may be anybody's, see `Strategy.step`.
 
+    Args:
+        strategy: whose step it is.
+        weights: see there.
+        delta: see there.
+        state: see there.
+        names: of the weights, for messages; none: they are told by number.
+
     Raises:
-        StepFailed: naming the strategy: it raised something, whose text is in the log, or gave something else than arrays and a state.
+        StepFailed: naming the strategy, and the weight: it raised something, whose text is in the log, or gave something else than a state
+            and as many arrays of the same shapes and dtypes.
     """
     name = f"{type(strategy).__name__}.step"
     try:
@@ -94,11 +105,24 @@ def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State) 
         raise StepFailed(f"{name} gave a {type(given).__name__}: a tuple is expected, the list of new weights and the new state, a dict")
     if len(given[0]) != len(weights):
         raise StepFailed(f"{name} gave {len(given[0])} arrays: {len(weights)} are expected, one for each that it was given")
-    stepped = [np.asarray(array) for array in given[0]]
-    odd = next((array.dtype for array in stepped if array.dtype.kind not in "fiub"), None)
-    if odd is not None:
-        raise StepFailed(f"{name} gave an array of {odd}: numbers are expected")
-    return stepped, given[1]
+    labels = [repr(one) for one in names] or [str(i) for i in range(len(weights))]
+    return [_fitting(f"{name} gave weight {one}", *pair) for one, *pair in zip(labels, given[0], weights, strict=True)], given[1]
+
+
+def _fitting(said: str, given: Any, before: Array) -> Array:
+    """A new weight in the dtype of the old one; whether its values are finite then is not looked at.
+
+    Raises:
+        StepFailed: it is no array of numbers, has another shape, or a dtype that cannot hold what the old one does.
+    """
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # whatever the class of somebody else raises
+        raise StepFailed(f"{said} as a {type(given).__name__} that makes no array of numbers") from error
+    if array.shape != before.shape or array.dtype.kind != "f" or array.dtype.itemsize < before.dtype.itemsize:
+        raise StepFailed(f"{said} as {array.dtype} {array.shape}: {before.dtype} {before.shape} is expected, as it was given")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(before.dtype, copy=False)
 
 
 def check(name: str, value: object, holds: bool, expected: str) -> None:

@@ -13,14 +13,15 @@ import numpy as np
 
 from federated import blueprint, gradient
 from federated.admission import Release, Work, private_steps, released
-from federated.bounding import bounded
+from federated.bounding import bounded, only
 from federated.data import Data
 from federated.errors import DataError, UpdateHeldBack
 from federated.failures import in_own_words
 from federated.metrics.kept import kept, told
 from federated.models.expectations import Expectations
-from federated.models.weights import Statistics, added
+from federated.models.weights import Statistics, added, check_trained
 from federated.schedules.continued import Continuation
+from federated.schedules.made import check_counted, check_enough, check_made
 from federated.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
 from privacy.keras_models import internals
@@ -75,7 +76,7 @@ class Trainer:
 
         Raises:
             ModelRefused: the blueprint cannot be built.
-            DataError: the data cannot be used: it has no end, or the model does not take it, or no step of training came of it.
+            DataError: the data cannot be used: it has no end, or the model does not take it, or no step of the optimizer comes of it.
             UpdateHeldBack: the settings mean nothing, or the weights do not fit the model.
             OwnerFailed: training failed.
         """
@@ -156,6 +157,9 @@ class _Desk:
         return self._statistics.fit(task.weights)
 
     def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+        check_trained(self.model)
+        if release.work is not Work.GRADIENT:
+            check_enough(self.model, task.training, data, min_batch=self._min_batch)
         self._begin(task, stream)
         self._schedule.begin(task.training, data, min_batch=self._min_batch)
         if release.work is Work.GRADIENT:
@@ -163,6 +167,10 @@ class _Desk:
         else:
             logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = added(self.model.get_weights(), task.weights), data.count()
+            if not stop.is_set():
+                check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
+        if not stop.is_set():
+            check_counted(self.model, only(delta, self._trained), data)
         states, metrics = told(self.model, logs, task.training.states)
         update = Update(task.round, delta, examples, metrics, evaluates, states)
         if release.bound is not None:

@@ -95,38 +95,65 @@ def epsilon(events: Sequence[tuple[Any, int]], method: str, delta: float) -> flo
         method: "pld" or "rdp".
         delta: in (0, 1).
     """
+    return epsilons(events, method, (delta,))[0]
+
+
+def attack_bound(events: Sequence[tuple[Any, int]], method: str, fpr: float) -> float:
+    """An upper bound of the true positive rate of every attack that tells neighbours apart, at a false positive rate of a.
+
+        TPR(a) <= min over delta of min(exp(epsilon(delta)) a + delta, 1 - exp(-epsilon(delta)) (1 - a - delta))
+
+    Args:
+        events: as for `epsilon`.
+        method: likewise.
+        fpr: a, from 0 to 1.
+
+    References:
+        Kairouz, Oh, Viswanath, 2015, arXiv:1311.0776, Theorem 2.1, for each point of the profile.
+    """
+    deltas = [10.0 ** (-step / 8) for step in range(1, 97)]
+    bounds = [1.0]
+    for delta, most in zip(deltas, epsilons(events, method, deltas), strict=True):
+        bounds.append(1.0 - math.exp(-most) * max(0.0, 1.0 - fpr - delta))
+        if most < 700:  # beyond it float64 has no exp
+            bounds.append(math.exp(most) * fpr + delta)
+    return min(bounds)
+
+
+def epsilons(events: Sequence[tuple[Any, int]], method: str, deltas: Sequence[float]) -> list[float]:
+    """As `epsilon`, for several delta; what takes time is done once."""
     from dp_accounting import pld, privacy_accountant  # noqa: PLC0415  takes a second
 
     tamed = [(_tamed(event), count) for event, count in events if count]
     if not tamed:
-        return 0.0
+        return [0.0] * len(deltas)
     if any(event is None for event, _ in tamed):
-        return math.inf
+        return [math.inf] * len(deltas)
     if method == "rdp":
-        return _renyi(tamed, None, delta)
+        return _renyi(tamed, None, deltas)
     try:
-        reach = _renyi(tamed, _FEW_ORDERS, _TAIL)
+        reach = _renyi(tamed, _FEW_ORDERS, (_TAIL,))[0]
     except privacy_accountant.UnsupportedEventError:  # "pld" knows events that "rdp" does not
         reach = 0.0
-    bounds = [_renyi(tamed, _orders(), delta)] if reach > WIDEST else []
+    bounds = [_renyi(tamed, _orders(), deltas)] if reach > WIDEST else []
     if reach <= WIDEST or (reach <= BEYOND and len(tamed) <= DISTINCT):
         accountant = pld.PLDAccountant(value_discretization_interval=INTERVAL * max(1.0, reach / WIDEST))
         try:
             for event, count in tamed:
                 accountant.compose(event, count)
-            bounds.append(float(accountant.get_epsilon(delta)))
+            bounds.append([float(accountant.get_epsilon(delta)) for delta in deltas])
         except ValueError:  # where a loss is very steep float64 makes a grid that dp-accounting refuses
-            bounds = bounds or [_renyi(tamed, _orders(), delta)]
-    return min(bounds)
+            bounds = bounds or [_renyi(tamed, _orders(), deltas)]
+    return [min(several) for several in zip(*bounds, strict=True)]
 
 
-def _renyi(events: Sequence[tuple[Any, int]], orders: Sequence[float] | None, delta: float) -> float:
+def _renyi(events: Sequence[tuple[Any, int]], orders: Sequence[float] | None, deltas: Sequence[float]) -> list[float]:
     from dp_accounting import rdp  # noqa: PLC0415  takes a second
 
     accountant = rdp.RdpAccountant(orders)
     for event, count in events:
         accountant.compose(event, count)
-    return float(accountant.get_epsilon(delta))
+    return [float(accountant.get_epsilon(delta)) for delta in deltas]
 
 
 def _orders() -> list[float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from privacy.accounting import Accountant, calibrate
+from privacy.accounting import Accountant, attack_bound, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
 from privacy.ledger import Ledger
@@ -25,8 +26,12 @@ class PrivacyEngine:
 
         w <- optimizer(w, (sum_i min(1, C / ||g_i||) g_i + N(0, z^2 C^2 I)) / B)
 
-    and the accountant composes the steps that were made. Neighbours: zero-out, two data sets of the same N examples, but that the gradients
-    of one example are zero in one of them. N and B are public; it moves the sum of a step by at most C, or not at all if q spares it.
+    and the accountant composes the steps that were made. g_i is the gradient of the loss of a batch of example i alone: a compiled loss
+    that is not the mean of these (or, with reduction="sum", their sum, which is not divided by B) is refused. Where Keras divides by the
+    labels of a batch that count, `ignore_class` and masks, each example is divided by how many of its own do.
+
+    Neighbours: zero-out, two data sets of the same N examples, but that the gradients of one example are zero in one of them. N and B are
+    public; it moves the sum of a step by at most C, or not at all if q spares it.
 
     Args:
         accountant: "pld" (tight), "rdp" (fast), an `Accountant` that several engines share, or a `Ledger` that outlives this process:
@@ -113,7 +118,7 @@ class PrivacyEngine:
             SamplingRefused: there are fewer examples than a batch has.
         """
         _positive("target_epsilon", target_epsilon)
-        _positive("epochs", epochs)
+        _positive("epochs", epochs, whole=True)
         if not 0.0 < target_delta < 1.0:
             raise SettingError(f"target_delta is {target_delta}: between 0 and 1 is needed")
         steps = epochs * steps_per_epoch(examples, batch_size)
@@ -142,6 +147,33 @@ class PrivacyEngine:
             raise SettingError(f"delta is {delta}: between 0 and 1 is needed")
         return self.accountant.epsilon(delta) if self.accountant.events else 0.0
 
+    def attack_bound(self, *, fpr: float) -> float:
+        """An upper bound of the true positive rate of every attack on an example, for all steps so far, at a false positive rate.
+
+        It takes the whole privacy profile: exp(epsilon) fpr + delta at one delta alone says more than is proved. Who would reconstruct an
+        example by guessing with probability kappa succeeds with probability `attack_bound(fpr=kappa)` at most.
+
+        Args:
+            fpr: from 0 to 1.
+
+        References:
+            Hayes, Mahloujifar, Balle, 2023, arXiv:2302.07225, for reconstruction.
+        """
+        if not 0.0 <= fpr <= 1.0:
+            raise SettingError(f"fpr is {fpr}: from 0 to 1 is needed")
+        return attack_bound(self.accountant.events, self.accountant.method, fpr) if self.accountant.events else fpr
+
+    def noise_multiplier(self, model: Any) -> float:
+        """z of the next step of a model that this engine has made private; what was calibrated for a target can be read here.
+
+        Raises:
+            SettingError: the engine has not made it private.
+        """
+        found = next((one for one in self._trainings if one.model is model), None)
+        if found is None:
+            raise SettingError(f"{getattr(model, 'name', type(model).__name__)} was not made private by this engine: call make_private")
+        return found.noise_multiplier(found.steps)
+
     def report(self, model: Any) -> str:
         """How the per-example gradients of each layer of a built private model are computed, and why so: a line a layer."""
         from privacy.recording import units  # noqa: PLC0415  imports TensorFlow
@@ -165,7 +197,7 @@ class PrivacyEngine:
 
         _positive("max_grad_norm", clip)
         if most is not None:
-            _positive("max_physical_batch_size", most)
+            _positive("max_physical_batch_size", most, whole=True)
         require(self.validate(model))
         self._trainings = [one for one in self._trainings if one.model is not model]
         self._trainings.append(
@@ -200,6 +232,13 @@ def _clipping(named: str | Clipping) -> Clipping:
     return known[named]()
 
 
-def _positive(name: str, value: float) -> None:
-    if not 0.0 < value < float("inf"):
+def _positive(name: str, value: Any, *, whole: bool = False) -> None:
+    kinds = (numbers.Integral,) if whole else (numbers.Real,)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise SettingError(f"{name} is {_shown(value)}: a {'whole ' if whole else ''}number above 0 is needed")
+    if not 0.0 < float(value) < float("inf"):
         raise SettingError(f"{name} is {value}: above 0 and finite is needed")
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, (bool, float, str)) else f"of type {type(value).__name__}"

@@ -79,7 +79,7 @@ class Examples:
             raise SamplingRefused("class_weight was given for several targets: give sample_weight, one weight an example")
         wide = y.ndim > 1 and y.shape[-1] != 1
         classes = np.rint(y.argmax(-1) if wide else y.reshape(len(y), -1)[:, 0]).astype(np.int64)
-        if classes.ndim != 1:
+        if classes.ndim != 1 or (not wide and y.size != len(y)):
             raise SamplingRefused(f"class_weight was given for targets of shape {y.shape}: one class an example is needed")
         return Examples(x, y, np.array([of_classes.get(int(one), 1.0) for one in classes], np.float32))
 

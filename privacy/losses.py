@@ -101,13 +101,21 @@ def _alone(model: keras.Model, x: Any, y: Any, outputs: Any) -> Tensor:
     That keeps products of the shape (B, 1, T, K) x (K, O) out of a loss, see `rules/general.py`: they become (2, B, 1, T, K) x (K, O).
     """
     masks = [internals.mask_of(output) for output in tf.nest.flatten(outputs)]
-    given = [mask for mask in masks if mask is not None]
+    logits = [internals.logits_of(output) for output in tf.nest.flatten(outputs)]
+    given = [mask for mask in masks if mask is not None] + [found[1] for found in logits if found is not None]
 
     def one(row: Any) -> Tensor:
         x, y, outputs, known = tf.nest.map_structure(lambda leaf: leaf[None], row)
-        for output, mask in zip(tf.nest.flatten(outputs), masks, strict=True):
+        leaves = tf.nest.flatten(outputs)
+        marks = [None if mask is None else known.pop(0) for mask in masks]
+        leaves = [
+            leaf if found is None else internals.with_logits(leaf, found[0], known.pop(0))
+            for leaf, found in zip(leaves, logits, strict=True)
+        ]
+        for leaf, mask in zip(leaves, marks, strict=True):
             if mask is not None:
-                internals.put_mask(output, known.pop(0))
+                internals.put_mask(leaf, mask)
+        outputs = tf.nest.pack_sequence_as(outputs, leaves)
         with keras.StatelessScope():  # a model of several outputs keeps a metric of each loss
             return model.compute_loss(x=x, y=y, y_pred=outputs) if own_loss(model) else internals.compiled_loss(model, y, outputs)
 

@@ -130,7 +130,7 @@ def recording(units: list[Unit], watch: Callable[[Tensor], None]) -> Iterator[Re
     record = Recording(units, {id(unit.layer): [] for unit in units})
     with contextlib.ExitStack() as stack:
         for unit in units:
-            stack.enter_context(_replaced(unit.layer, _recorder(unit, record, watch)))
+            stack.enter_context(replaced(unit.layer, _recorder(unit, record, watch)))
         yield record
 
 
@@ -146,7 +146,8 @@ def _recorder(unit: Unit, record: Recording, watch: Callable[[Tensor], None]) ->
 
 
 @contextlib.contextmanager
-def _replaced(layer: Layer, call: Callable[..., Any]) -> Iterator[None]:
+def replaced(layer: Layer, call: Callable[..., Any]) -> Iterator[None]:
+    """While open, another `call` takes the place of that of a layer or operation."""
     before = layer.__dict__.get("call")
     layer.__dict__["call"] = call  # past Keras' bookkeeping of attributes
     try:

@@ -207,11 +207,12 @@ def _filled(batch: Any) -> tuple[Any, Tensor]:
 
 
 def _first(real: Tensor, nest: Any) -> Any:
-    """The first examples of each tensor, with its mask."""
+    """The first examples of each tensor, with its mask and logits."""
 
     def first(tensor: Tensor) -> Tensor:
-        part = tensor[:real]
-        mask = internals.mask_of(tensor)
+        part, logits, mask = tensor[:real], internals.logits_of(tensor), internals.mask_of(tensor)
+        if logits is not None:
+            part = internals.with_logits(part, logits[0], logits[1][:real])
         if mask is not None:
             internals.put_mask(part, mask[:real])
         return part

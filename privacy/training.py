@@ -23,6 +23,7 @@ from privacy.recording import Unit, safe_units
 from privacy.sampling import PoissonSampler
 from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
+from privacy.trials import mixing, objective
 
 if TYPE_CHECKING:
     from privacy.accounting import Accountant, Held
@@ -156,7 +157,7 @@ class PrivateTraining:
 
         def holding(more: int) -> AbstractContextManager[Held]:
             coming = range(self.steps, self.steps + more)
-            return self.accountant.holding([event(sampler.probability, self._noise_multiplier(one)) for one in coming])
+            return self.accountant.holding([event(sampler.probability, self.noise_multiplier(one)) for one in coming])
 
         with NoiseAhead(self.noise) as ahead:
 
@@ -205,7 +206,7 @@ class PrivateTraining:
 
     def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held, ahead: NoiseAhead) -> dict[str, Any]:
         """Samples, records, then computes one step; returns the metrics so far."""
-        z, size = self._noise_multiplier(self.steps), sampler.batch_size
+        z, size = self.noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
         multiplier = z if adaptive is None else adaptive.gradient_multiplier(z, size)
         grid = Grid.of(self.clip, multiplier, step.parameters, fineness=20, most=20)  # float32 holds the noise exactly
@@ -231,7 +232,12 @@ class PrivateTraining:
         step.finish(*noise)
         return metrics, unclipped
 
-    def _noise_multiplier(self, step: int) -> float:
+    def noise_multiplier(self, step: int) -> float:
+        """z of a step, counted from 0.
+
+        Raises:
+            SettingError: the function that was given makes a number that is no noise.
+        """
         value = float(self._multiplier(step) if callable(self._multiplier) else self._multiplier)
         if not 0.0 < value < float("inf"):
             raise SettingError(f"the noise multiplier of step {step} is {value}: above 0 and finite is needed")
@@ -240,6 +246,15 @@ class PrivateTraining:
     def _check_compiled(self) -> None:
         if not self.model.compiled or self.model.loss is None:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
+
+    def _check_loss(self, data: Examples) -> None:
+        """Refuses a loss of which a private step would train another."""
+        x, y, *weight = data.batch
+        with keras.StatelessScope():  # seeds stay as they are
+            outputs = self.model(validation.made_up(x, 0.25))
+        why = objective.objection(self.model, y, outputs, weighted=bool(weight))
+        if why is not None:
+            raise ModelRefused(f"{self.model.name}: {objective.named(self.model)} cannot be private: {why}")
 
     def _ready(self, data: Examples) -> PrivateStep:
         """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
@@ -250,8 +265,10 @@ class PrivateTraining:
         if not self.units:
             inputs = data.batch[0]
             model(validation.made_up(inputs, 0.25))  # builds it
-            validation.require(validation.findings(model, inputs) + validation.probe(model, inputs))
-            self.units = safe_units(model, inputs, foreign=self._foreign)
+            validation.require(validation.findings(model, inputs) + mixing.mixing(model, inputs))
+            units = safe_units(model, inputs, foreign=self._foreign)
+            validation.require(mixing.mixing_back(model, units, inputs))
+            self.units = units
             self._layers, self._variables = _layers(model), _variables(model)  # some layers make others when they are built
         compiled = [model.optimizer, model.loss, *model.metrics]
         if self._step is None or list(map(id, compiled)) != list(map(id, self._traced)) or data.batch != self._batch:
@@ -262,6 +279,7 @@ class PrivateTraining:
                     "the loss has reduction='mean_with_sample_weight': the sum of the weights of a batch is a value of the examples, "
                     "by which a private step cannot divide; use the default, or train without weights of examples"
                 )
+            self._check_loss(data)
             adds = any(name == OF_WEIGHTS for name, *_ in added_losses(model, data.batch[0]))
             model.optimizer.build(model.trainable_variables)
             self._step = PrivateStep(model, self.units, clipping=self.clipping, batch=data.batch, eager=model.run_eagerly, adds=adds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any, Final
 
 import keras
@@ -17,7 +18,7 @@ from privacy.errors import ModelRefused
 from privacy.keras_models import internals
 from privacy.keras_models.added_losses import OF_WEIGHTS
 from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, unanswered
-from privacy.rules.registry import Layer, seeds
+from privacy.rules.registry import Layer
 
 ANSWERED: Final = (
     HOW_IT_RUNS
@@ -81,6 +82,11 @@ def _of_model(model: keras.Model, inputs: Any = None) -> Iterator[Finding]:
     for ask in unanswered(model, ANSWERED | _BY_LAYER, inputs):
         why = _WHY.get(ask.name, "a private step does not do that")
         yield Finding(model.name, f"it asks for {ask}, and {why}", "leave it out")
+    if keras.config.backend() != "tensorflow":
+        yield Finding(model.name, f"it runs on {keras.config.backend()}", "set KERAS_BACKEND=tensorflow before Keras is imported")
+    elif tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
+        reason = "it belongs to a strategy of tf.distribute, whose replicas would each clip and add noise by themselves"
+        yield Finding(model.name, reason, "make and train it outside of the strategy's scope")
     if model.built and not model.trainable_variables:
         yield Finding(model.name, "it has no weights to train", "unfreeze a layer")
 
@@ -98,49 +104,9 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, str]]:
         yield "it mixes examples", "augment each example alone"
     if isinstance(layer, layers.ActivityRegularization) or getattr(layer, "activity_regularizer", None) is not None:
         yield "its activity regularizer is a loss of the batch, not of an example", "regularize the weights instead"
-    if layer.compute_dtype != "float32" or layer.variable_dtype != "float32":
+    counts = not layer.weights and not tf.as_dtype(layer.compute_dtype).is_floating  # a lookup, say: nothing in it is trained or clipped
+    if not counts and (layer.compute_dtype != "float32" or layer.variable_dtype != "float32"):
         yield f"it computes in {layer.compute_dtype}; clipping is exact enough in float32 only", "use dtype='float32'"
-
-
-def probe(model: keras.Model, inputs: Any) -> tuple[Finding, ...]:
-    """Runs a built model on made-up examples and looks whether they reach each other, or the stored state.
-
-    1. The same input twice from the same state must give the same outputs; else (unseeded randomness) nothing can be told, nor promised.
-    2. The second example is replaced: the output of the first must not change.
-    3. Non-trainable variables other than seeds must not change at all.
-
-    Args:
-        model: built.
-        inputs: a nest of specifications (shape with a leading None, dtype).
-    """
-    state = [tf.identity(variable.value) for variable in model.non_trainable_variables]
-
-    def run(examples: Any) -> list[Any]:
-        for variable, value in zip(model.non_trainable_variables, state, strict=True):
-            variable.assign(value)
-        return [tf.identity(output[0]) for output in tf.nest.flatten(model(examples, training=True))]
-
-    first, second = made_up(inputs, 0.25), made_up(inputs, 0.75)
-    run(second)
-    harmless = {id(variable) for variable in seeds(model)}
-    after = zip(model.non_trainable_variables, state, strict=True)
-    changed = [variable.path for variable, before in after if id(variable) not in harmless and _differ(variable.value, before)]
-    one = run(first)
-    again, other = run(first), run(tf.nest.map_structure(lambda a, b: tf.concat([a[:1], b[1:]], 0), first, second))
-    run(first)
-    for variable, value in zip(model.non_trainable_variables, state, strict=True):
-        variable.assign(value)
-    if changed:
-        return (
-            Finding(changed[0], "the forward pass stores something of the batch in it, without noise", "use a layer without such state"),
-        )
-    if any(_differ(a, b) for a, b in zip(one, again, strict=True)):
-        return (
-            Finding(model.name, "it is random beyond its seed generators, so that it cannot be checked", "use keras.random.SeedGenerator"),
-        )
-    if any(_differ(a, b) for a, b in zip(one, other, strict=True)):
-        return (Finding(model.name, "the output for one example depends on the others of its batch", "remove what mixes the batch axis"),)
-    return ()
 
 
 def changing(model: keras.Model) -> tuple[Finding, ...]:
@@ -166,7 +132,7 @@ def changing(model: keras.Model) -> tuple[Finding, ...]:
     moved = [
         variable
         for variable in held
-        if (_differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
+        if (differ(variable.value, values[id(variable)]) if inputs is not None else owners[id(variable)].trainable)
         or (isinstance(owners[id(variable)], keras.layers.BatchNormalization) and owners[id(variable)].trainable)
     ]
     for variable, value in zip(model.non_trainable_variables, before, strict=True):
@@ -187,6 +153,8 @@ def made_up(specs: Any, value: float, examples: int = 2) -> Any:
 
     def tensor(spec: Any) -> Any:
         shape = [examples, *(4 if size is None else size for size in spec.shape[1:])]
+        if spec.dtype == tf.string:
+            return tf.fill(shape, str(round(value)))
         if not spec.dtype.is_floating:
             return tf.cast(tf.fill(shape, round(value)), spec.dtype)
         return tf.cast(tf.reshape(tf.sin(tf.range(tf.reduce_prod(shape), dtype=tf.float32) * value), shape) + value, spec.dtype)
@@ -194,7 +162,8 @@ def made_up(specs: Any, value: float, examples: int = 2) -> Any:
     return tf.nest.map_structure(tensor, specs)
 
 
-def _differ(a: Any, b: Any) -> bool:
+def differ(a: Any, b: Any) -> bool:
+    """Whether two tensors are apart by more than rounding; nan is nan."""
     a, b = tf.cast(a, tf.float32), tf.cast(b, tf.float32)
     return not bool(tf.reduce_all((tf.abs(a - b) <= 1e-5) | (tf.math.is_nan(a) & tf.math.is_nan(b))))
 
@@ -218,5 +187,13 @@ def check_callbacks(callbacks: Any) -> None:
             )
         if isinstance(callback, (c.CSVLogger, c.TensorBoard, c.RemoteMonitor)):
             raise ModelRefused(f"{name} writes down training metrics, which have no noise: log `val_` metrics and engine.epsilon instead")
+        if isinstance(callback, c.TerminateOnNaN):
+            raise ModelRefused(f"{name} ends the training by the loss of the training examples, without noise: monitor 'val_loss' instead")
+        if isinstance(callback, c.ModelCheckpoint):
+            told = [field for _, field, *_ in Formatter().parse(str(callback.filepath)) if field]
+            if any(field not in ("epoch", "batch") and not field.startswith("val_") for field in told):
+                raise ModelRefused(
+                    f"{name} writes training metrics, which have no noise, into names of files: name them by epoch and `val_` metrics"
+                )
         if isinstance(callback, c.BackupAndRestore):
             raise ModelRefused(f"{name} resumes training that this engine's accountant has not seen: keep the process, or start anew")

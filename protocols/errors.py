@@ -31,7 +31,7 @@ ProtocolError
       +-- UnknownData         no shares of that name are kept there, or not at all three workers
       +-- NotGranted          the caller has no right to the data of that name
 
-`CoarseInput` is a warning: a feature of which the fixed point of the input keeps too little.
+Warnings are `CoarseInput`, a feature of which the fixed point of the input keeps too little, and `CoarseOutput`, a number of the answer.
 
 `compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
@@ -75,6 +75,10 @@ class Inaccurate(ModelError):
 
 class CoarseInput(UserWarning):
     """A feature of the input varies by too few steps of the fixed point. The message names it, and what to do."""
+
+
+class CoarseOutput(UserWarning):
+    """A number of an answer is so small beside the others that fixed point keeps nothing of it. The message names it, and what to do."""
 
 
 class InputError(ProtocolError, ValueError):

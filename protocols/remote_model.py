@@ -112,6 +112,14 @@ class RemoteModel:
         return (None, *self.program.output_shape)
 
     @property
+    def checked(self) -> bool:
+        """Whether inputs that are unlike the samples of a calibrated model have no answer, see `query`.
+
+        Not of a model that was shared without `checked=True`, and not of one whose windows are all proved: it has no need.
+        """
+        return self.program.checked
+
+    @property
     def input_range(self) -> tuple[float, float] | tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The closed range in which inputs must lie: two numbers, or two arrays that are broadcast to an example."""
         return self.program.input_range if self.program.ranges is None else bounds(self.program)
@@ -143,7 +151,8 @@ class RemoteModel:
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
             timeout: seconds for the whole query, waiting while others are served included; None for no limit.
             outside: of a model that was shared with `checked=True`: "raise" an error if inputs are unlike the samples on which it was
-                calibrated, or give "nan" in their rows, as float64 for labels, too. Other models answer such inputs with noise.
+                calibrated, or give "nan" in their rows, as float64 for labels, too. Other models (`checked` is False) answer such inputs
+                with noise, unless everything in them is proved. Either way the examples count.
 
         Returns:
             (n, *output_shape) float64, or (n,) int64 labels.

@@ -333,7 +333,8 @@ async def share(
         check: examples (n, *input_shape) on which the program is compared with Keras, each of them; None: on some of `calibration`, or on
             inputs drawn from the range. `SharedModel.check` has the largest error.
         tolerance: the largest error of an output that is accepted, as a part of the largest output in the comparison; None: any is. Where
-            the model ends in a bounded function such as a softmax, errors of up to 0.02, or up to a smaller tolerance, are always.
+            the model ends in a bounded function such as a softmax, errors of up to 0.02, or up to a smaller tolerance, are always; where n
+            probabilities add up to 1, up to 1 / 2n. `CoarseOutput` is warned of a number of the answer that is lost beside larger ones.
         answers: clip the outputs and add noise to them inside the computation, and let each client get no more answers than its budget
             allows: differential privacy for the training data. Each client is who its certificate says; those without one are one client.
         clients: "malicious": clients may send what they like, and the servers cut each element of each input into `input_range`, on shares
@@ -347,6 +348,8 @@ async def share(
             answer, with labels, too. It learns that one bit of each of its inputs, and nothing of the answer then; a client that searches
             for the inputs at which the bit changes can learn the size of sums from it, beside what answers tell. Inputs that are
             normalised, and vary by less than any sample / margin, are outside, too: roundings before are enlarged there.
+            Numbers inside of their windows are as precise as rounding allows, and no more: where a model multiplies several values that are
+            large on different samples, an answer may be less precise than those to samples, and nothing says so.
             It costs 3 rounds an answer, 2 more for each calibrated layer that is rounded without an activation; for each number of a
             calibrated layer up to 11 bytes each way between the servers and 128 bytes dealt ahead, twice that for what is divided by, or
             a root or logarithm is taken of; and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`,
@@ -360,7 +363,8 @@ async def share(
         UnsupportedLayer: a layer has no private form; the message names it and what to use instead.
         WindowError: a layer could overflow the fixed point; the message names it. Or noise or clip do not fit it, or sums that are
             `checked` could leave the ring itself.
-        Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps.
+        Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps. Or
+            Keras' own are NaN or infinite for samples that were given.
         ModelError: a setting makes no sense, or samples lie outside of the range.
         TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
         NameTaken: a model of that name is shared there already.

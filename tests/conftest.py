@@ -20,6 +20,17 @@ settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are `long` are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no process is left with it in the end."""
+    """Mark as `long` what is not among the sample of a test's cases, and begin with the file that takes longest."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of_one_test in cases.values():
+        count = of_one_test[0].get_closest_marker("sample").args[0]
+        chosen = {round(number * (len(of_one_test) - 1) / max(1, count - 1)) for number in range(count)}
+        for number, item in enumerate(of_one_test):
+            if number not in chosen:
+                item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.path.name != "test_examples.py")

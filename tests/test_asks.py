@@ -224,7 +224,7 @@ def optimizing(name: str, value: Any, **more: Any) -> Case:
 
 
 def reduced(reduction: str, **refusals: str) -> Case:
-    return Case(lambda: model(loss=keras.losses.MeanSquaredError(reduction=reduction)), fedsgd="reduction", shares="reduc", **refusals)
+    return Case(lambda: model(loss=keras.losses.MeanSquaredError(reduction=reduction)), shares="reduc", **refusals)
 
 
 CASES = {
@@ -289,7 +289,7 @@ CASES = {
     "several reductions": Case(
         lambda: two_outputs(loss={"a": "mse", "b": keras.losses.MeanSquaredError(reduction="sum")}),
         y=TWICE,
-        **refused("several reductions", "fedsgd", "private"),
+        **refused("several reductions", "private"),
         shares="several reductions",
     ),
     "several losses": Case(lambda: two_outputs(loss={"a": "mse", "b": "mae"}), y=TWICE, shares="outputs"),

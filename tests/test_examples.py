@@ -55,6 +55,7 @@ def test_a_hundred_owners():
     assert federated > central - 2.5
 
 
+@pytest.mark.long
 def test_a_secure_federation():
     shown = run("secure_federation.py")
     assert shown.count("9 of 10 owners") == 8
@@ -73,6 +74,7 @@ def test_a_private_federation():
     assert bound < epsilon
 
 
+@pytest.mark.long
 def test_private_training():
     last = run("private_training.py", "--epochs", "3").splitlines()[-2:]
     assert float(last[0].split("accuracy ")[1].split(",")[0]) > 0.6
@@ -88,6 +90,7 @@ def test_three_machines():
     assert "hub: saved model.keras" in shown
 
 
+@pytest.mark.long
 def test_two_hospitals():
     shown = run("two_hospitals.py", "2000", "2")
     lines = shown.splitlines()

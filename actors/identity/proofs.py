@@ -84,6 +84,15 @@ class Introduction:
         self._theirs = b""
         self._shared: bytes | None = None  # with the system that has published the file
 
+    def missing(self) -> str:
+        """Return what an end that was dialed and has proven nothing may be; empty if no proof is asked of it."""
+        if self._found is None:
+            return ""
+        return (
+            f"whoever listens at {self._dialed} does not prove to be the process that wrote {self._path}: that process may have been"
+            " killed, and this one be another program, or of another user. If you know that it is right, remove that file"
+        )
+
     def greeted(self, nonce: bytes) -> Proof | None:
         """Take the nonce of the other end; return what to send it, if this end has dialed somebody who knows this user."""
         self._theirs = nonce

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from federated.metrics import compiled
 from federated.metrics.addition import adding, is_mean
 from federated.metrics.layout import LARGEST_STATES, Layout
+from federated.metrics.limits import LOSS, Limit, hits, labels_of_an_example, limits
 from federated.metrics.stand_in import StandIn, outputs, stand_in
 from federated.update import Array, Blueprint
 
@@ -26,20 +26,6 @@ log = logging.getLogger(__name__)
 
 MEAN = "_mean_of_owners"
 """What the name of a value ends with that is a mean of owners' values, and not the metric of all their data."""
-COUNTS = frozenset(
-    {
-        "count",
-        "accumulator",
-        "true_positives",
-        "true_negatives",
-        "false_positives",
-        "false_negatives",
-        "intermediate_weights",
-        "total_confusion_matrix",
-        "num_samples",
-    }
-)
-"""Names of variables of Keras' own metrics that are at least 0."""
 
 
 class Meter:
@@ -60,9 +46,10 @@ class Meter:
         self._stand_in: StandIn | None = None
         if not compiled.tells_as_keras(model):
             return
-        plain = _quotients(model, plan)
+        most = labels_of_an_example(model)
+        plain = _quotients(model, plan, most)
         if plain:  # nothing to find out, and nothing for Keras to compute
-            self.layout = Layout(plain, (2,) * len(plain), (False, True) * len(plain))
+            self.layout = _layout([*plain], [*plain.values()], [(name,) for name in plain])
             return
         self._stand_in = stand_in(model, plan)
         if self._stand_in is None:
@@ -74,9 +61,12 @@ class Meter:
             log.warning("the states of the metrics have %d values, %d can be summed: their values are averaged", sum(sizes), LARGEST_STATES)
             return
         own = compiled.of_layers(model, without=names)
-        counts = [mark for metric, asked in zip(metrics, sizes, strict=True) if asked for mark in _counts(metric)]
+        weighted = bool(_given(plan).get("weighted_metrics"))
+        known = [limits(metric, inf if weighted else most) if asked else [] for metric, asked in zip(metrics, sizes, strict=True)]
+        if names and names[0] == "loss" and known[0]:
+            known[0] = LOSS
         self._means |= {name for name, metric in zip(names, metrics, strict=True) if is_mean(metric)}
-        self.layout = Layout((*names, *own), (*sizes, *[0] * len(own)), tuple(counts))
+        self.layout = _layout([*names, *own], [*known, *[[] for _ in own]], [*_told(names, metrics), *[(name,) for name in own]])
 
     def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
         """Name -> value; the loss first.
@@ -108,19 +98,47 @@ class Meter:
         return compiled.numbers(found)
 
 
-def _quotients(model: keras.Model, plan: Blueprint) -> tuple[str, ...]:
-    """The names of the metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
+def _quotients(model: keras.Model, plan: Blueprint, most: float) -> dict[str, list[Limit]]:
+    """The metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     given = _given(plan)
     metrics = keras.tree.flatten(given.get("metrics") or [])
     if given.get("weighted_metrics") or not (isinstance(given.get("loss"), str) or callable(given.get("loss"))):
-        return ()
+        return {}
     if len(keras.tree.flatten(outputs(model))) != 1 or compiled.of_layers(model, without=["loss"]):
-        return ()
+        return {}
     names = ("loss", *(metric if isinstance(metric, str) else getattr(metric, "name", "") for metric in metrics))
     known = all(metric in ("accuracy", "acc") or is_mean(metric) for metric in metrics)
-    return names if known and len(set(names)) == len(names) else ()
+    if not known or len(set(names)) < len(names):
+        return {}
+    each = [hits(most) if isinstance(metric, str) else limits(metric, most) for metric in metrics]
+    return dict(zip(names, [LOSS, *each], strict=True))
+
+
+def _layout(names: list[str], each: list[list[Limit]], values: list[tuple[str, ...]]) -> Layout:
+    flat = [one for some in each for one in some]
+    known = tuple(values) if all(values) else ()
+    return Layout(
+        tuple(names),
+        tuple(len(some) for some in each),
+        tuple(one.count for one in flat),
+        tuple(one.most for one in flat),
+        tuple(one.share for one in flat),
+        known,
+    )
+
+
+def _told(names: list[str], metrics: list[Any]) -> list[tuple[str, ...]]:
+    """For each metric the names of its values, see `compiled.numbers`; none for one whose value cannot be had."""
+    found: list[tuple[str, ...]] = []
+    for name, metric in zip(names, metrics, strict=True):
+        try:
+            found.append(tuple(compiled.numbers({name: metric.result()})))
+        except Exception:  # of somebody else's class, without examples
+            log.debug("no value of a metric without examples", exc_info=True)
+            found.append(())
+    return found
 
 
 def _names_of_means(plan: Blueprint) -> set[str]:
@@ -149,9 +167,3 @@ def _is_named_mean(name: str) -> bool:
         return True
     found = keras.metrics.get(name)
     return is_mean(found) or not isinstance(found, keras.metrics.Metric)
-
-
-def _counts(metric: Any) -> list[bool]:
-    """Of each value of the states, whether it is a count."""
-    ours = type(metric).__module__.startswith("keras.")
-    return [ours and variable.name in COUNTS for variable in metric.variables for _ in range(int(np.prod(variable.shape, dtype=np.int64)))]

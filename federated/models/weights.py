@@ -35,6 +35,19 @@ def check_dtypes(model: keras.Model) -> None:
             )
 
 
+def check_trained(model: keras.Model) -> None:
+    """Refuse to train a model that has nothing to train: its updates would all be zero.
+
+    Raises:
+        ModelRefused: none of its weights is trainable.
+    """
+    if not model.trainable_variables:
+        raise ModelRefused(
+            f"none of the {len(model.weights)} weights of the model is trainable, so that no round would move it: leave one layer at least "
+            "unfrozen (trainable=True), and compile after that"
+        )
+
+
 def check_sent(weights: Weights) -> None:
     """Refuse weights of a task that no model here has.
 

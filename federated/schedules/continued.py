@@ -27,6 +27,11 @@ def schedule_of(optimizer: Any) -> Any:
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 
+def accumulated(optimizer: Any) -> int:
+    """Of how many batches the gradients make one step of an optimizer, see `gradient_accumulation_steps`."""
+    return int(getattr(_inner(optimizer), "gradient_accumulation_steps", None) or 1)
+
+
 def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
@@ -72,7 +77,7 @@ class Continuation:
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
-    """The steps that an optimizer makes in a round."""
+    """The batches of a round: as many steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
     if data.arrays is None:

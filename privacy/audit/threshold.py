@@ -116,7 +116,7 @@ class MembershipAttack:
 def membership(model: Any, *, members: tuple[Any, Any], others: tuple[Any, Any], batch_size: int = 256) -> MembershipAttack:
     """The loss-threshold attack on a trained model: an example is a member if loss(x, y) <= threshold.
 
-    It says what one weak attack finds, not what is safe: differential privacy bounds every attack (tpr <= exp(epsilon) fpr + delta).
+    It says what one weak attack finds, not what is safe: differential privacy bounds every attack (`PrivacyEngine.attack_bound`).
 
     Args:
         model: a compiled `keras.Model`.

@@ -38,6 +38,31 @@ def put_mask(tensor: Tensor, mask: Tensor) -> None:
     tensor._keras_mask = mask
 
 
+def logits_of(tensor: Tensor) -> tuple[str, Tensor] | None:
+    """Give what a tensor is the softmax or sigmoid of, if Keras' crossentropies find it, and how; else None.
+
+    They compute with it instead of the probabilities, which they would have to bound away from 0 and 1, where there is no gradient.
+    """
+    kept = getattr(tensor, "_keras_logits", None)
+    if kept is not None:
+        return "kept", kept
+    import tensorflow as tf  # noqa: PLC0415  takes seconds, and whoever has a tensor has it
+
+    if tf.is_symbolic_tensor(tensor) and tensor.op.type in ("Softmax", "Sigmoid"):
+        return tensor.op.type, tensor.op.inputs[0]
+    return None
+
+
+def with_logits(tensor: Tensor, how: str, logits: Tensor) -> Tensor:
+    """Give a tensor in which Keras' crossentropies find logits, as `logits_of` has found them in another."""
+    import tensorflow as tf  # noqa: PLC0415  as above
+
+    if how == "kept":
+        tensor._keras_logits = logits
+        return tensor
+    return tf.nn.softmax(logits) if how == "Softmax" else tf.sigmoid(logits)
+
+
 def calls_of(operation: Operation) -> list[Any]:
     """List the calls of an operation with symbolic tensors, as nodes: each has `arguments`, `input_tensors`, `output_tensors`."""
     found: list[Any] = operation._inbound_nodes
@@ -117,9 +142,9 @@ def forget_losses(layer: Layer) -> None:
     layer._clear_losses()
 
 
-def compiled_loss(model: Model, y: Any, outputs: Any) -> Tensor:
-    """Compute what `compile(loss=, loss_weights=)` says of targets and outputs, without what layers and regularizers add."""
-    return model._compile_loss(y, outputs)
+def compiled_loss(model: Model, y: Any, outputs: Any, weights: Tensor | None = None) -> Tensor:
+    """Compute what `compile(loss=, loss_weights=)` says of targets, outputs and weights of examples, without what layers add."""
+    return model._compile_loss(y, outputs, weights)
 
 
 def loss_of(model: Model, **given: Any) -> Tensor:

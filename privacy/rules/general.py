@@ -31,6 +31,8 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
 
     1. y_i = f(theta, s, x_i) for each example, with the state s (the seeds of random layers) from before.
     2. Later, from d loss / d y: g_i by automatic differentiation of f(theta, s, x_i), the same function of the same state.
+
+    Where y_i is the softmax or sigmoid of logits that a loss would take instead, these count as outputs, too.
     """
     theta = [tf.convert_to_tensor(variable.value) for variable in layer.trainable_variables]
     state = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
@@ -38,8 +40,9 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
     context = dict(vars(internals.call_context(layer)))  # what layers inside ask for, `training` above all
     leaves = tf.nest.flatten((args, kwargs))
     batched = [index for index, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
+    ways: list[str | None] = []
 
-    def function(rows: list[Tensor]) -> tuple[Any, list[Tensor]]:
+    def function(rows: list[Tensor]) -> tuple[Any, list[Tensor], list[Tensor]]:
         given = list(leaves)
         for index, row in zip(batched, rows, strict=True):
             given[index] = tf.stack([row] * COPIES)
@@ -52,21 +55,28 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
         ):
             outputs = run(*inputs, **options)
             after = [tf.convert_to_tensor(scope.get_current_value(seed)) for seed in generators]
-        return tf.nest.map_structure(lambda y: y[0], outputs), after
+        found = [internals.logits_of(y) for y in tf.nest.flatten(outputs)]
+        ways[:] = [None if one is None else one[0] for one in found]
+        return tf.nest.map_structure(lambda y: y[0], outputs), [one[1][0] for one in found if one is not None], after
 
     rows = [leaves[index] for index in batched]
-    outputs, after = tf.vectorized_map(function, rows)
+    outputs, logits, after = tf.vectorized_map(function, rows)
     for seed, states in zip(generators, after, strict=True):
         seed.assign(states[0])  # the same for all examples
-    watched = [y for y in tf.nest.flatten(outputs) if y.dtype.is_floating]
+    made = tf.nest.flatten(outputs)
+    watched = [y for y in made if y.dtype.is_floating] + logits
     for y in watched:
         watch(y)
+    given = iter(logits)  # a loss finds them as it does after the plain layer
+    made = [y if way is None else internals.with_logits(y, way, next(given)) for y, way in zip(made, ways, strict=True)]
+    outputs = tf.nest.pack_sequence_as(outputs, made)
 
     def gradient(both: tuple[list[Tensor], list[Tensor]]) -> list[Tensor]:
         rows, dy = both
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(theta)
-            y = [y for y in tf.nest.flatten(function(rows)[0]) if y.dtype.is_floating]
+            outputs, logits, _ = function(rows)
+            y = [y for y in tf.nest.flatten(outputs) if y.dtype.is_floating] + logits
         found: list[Tensor] = tape.gradient(y, theta, dy, tf.UnconnectedGradients.ZERO)
         return found
 

@@ -12,6 +12,8 @@ Keras is imported when a model is lowered, not before.
 
 from __future__ import annotations
 
+import math
+import numbers
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,8 +98,7 @@ def lower(
         UnsupportedLayer: a layer has no private form.
         WindowError: a layer's sums may leave the fixed point, or noise and clip do not fit it; or sums cannot be `checked`.
     """
-    if not margin >= 1:
-        raise ModelError(f"margin={margin}; at least 1 is needed")
+    _check_settings(margin, checked)
     if clients not in (None, "semi-honest", "malicious"):
         raise ModelError(f'clients={clients!r}; "semi-honest", "malicious" or None is needed')
     if answers is not None and answers.sensitivity is not None and clients == "semi-honest":
@@ -132,6 +133,13 @@ def lower(
     if few:
         warnings.warn(_told(few), CoarseInput, stacklevel=2)
     return Lowered(program, weights, layers, spread, few, _bounded(nodes[-1]))
+
+
+def _check_settings(margin: Any, checked: Any) -> None:
+    if isinstance(margin, bool) or not isinstance(margin, numbers.Real) or not 1 <= float(margin) < math.inf:
+        raise ModelError(f"margin={margin!r}; a finite number of at least 1 is needed")
+    if not isinstance(checked, bool | np.bool_):  # "no" would be taken for True
+        raise ModelError(f"checked={checked!r}; True or False is needed")
 
 
 def _bounded(last: Node) -> bool:

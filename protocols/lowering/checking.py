@@ -10,7 +10,9 @@ that are not checked choose by the samples, and a layer for which that is not en
 A range [low, high] is compared with after dropping d bits, 2^d at most a 64th of its end: outside = [t < j] + [t >= k + 1] for the
 rounded t with j = ceil(low / 2^d) + 1 and k = floor(high / 2^d) - 1. t is off by less than 1, so what is not found outside is inside for
 sure, and what is within 2^(d + 1) of an end may be found outside. For that, ranges are by `SLACK` wider than the margin asks for: inputs
-whose numbers are at most `margin` times those of the samples are inside.
+whose numbers are at most `margin` times those of the samples are inside. Knots are public, and would tell how large the sums on the samples
+are: an end is therefore 63 / 64 of a power of two, as a window is (`rounding.calibrated_end`), but for what is divided by, or a root or
+logarithm is taken of, whose range is in the knots of its function as well.
 
 With n >= 0 comparisons that fired and b = [n >= 1] the program gives (1 - b) y and b in place of outputs y; a label is the arg max of
 (1 - b) y and one element more, which is B for b = 1 and -B for b = 0, B above all y. Whoever gets the answer learns b, and for b = 1
@@ -33,11 +35,11 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import window_bits
+from protocols.lowering.rounding import calibrated_end, window_bits
 from protocols.program import AnyOp, Kind, Shape
 
 SLACK = 1 / 16
-"""How much wider a range is than what the margin asks for, as a part of it: for roundings, and for the steps of a comparison."""
+"""How much wider a range is than what the margin asks for, as a part of it, or more: for roundings, and for the steps of a comparison."""
 FINE = 6
 """Bits of the end of a range that are compared."""
 RING_BITS = 60.5
@@ -100,7 +102,7 @@ class CheckedWriter(Writer):
         known = dict(self._likely).get(x.position)
         if known is not None:
             return replace(x, range=known.range)
-        expected = x.range.expected(self.margin) * (1 + SLACK)
+        expected = calibrated_end(x.range, self.margin, SLACK)
         if not len(x.range.samples) or expected >= x.range.largest:
             return x
         held = replace(x, range=x.range.clipped(expected))

@@ -64,7 +64,7 @@ class Writer:
 
     Attributes:
         node: what is written now, for errors.
-        slack: how much wider than expected a calibrated value may be, as a part of it; above 0 where it is checked (`checking.py`).
+        slack: how much wider than expected a calibrated value is at least, as a part of it; above 0 where it is checked (`checking.py`).
         answer: the shape of an answer, where the program gives more than that.
     """
 

@@ -12,7 +12,7 @@ from protocols.errors import WindowError
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
-from protocols.lowering.rounding import LARGEST_ROUNDING, SUM_BITS, Held, window_bits
+from protocols.lowering.rounding import LARGEST_ROUNDING, SUM_BITS, Held, calibrated_end, window_bits
 
 
 def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
@@ -69,7 +69,7 @@ def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
     if drop <= 0:
         return x
     proved = window_bits(x.range.largest, drop) + drop <= LARGEST_ROUNDING
-    bounds = x.range if proved else x.range.clipped(x.range.expected(w.margin) * (1 + w.slack))
+    bounds = x.range if proved else x.range.clipped(calibrated_end(x.range, w.margin, w.slack))
     held = Held(bounds, drop, window_bits(bounds.largest, drop), "proved" if proved else "calibrated")
     if held.drop + held.window > LARGEST_ROUNDING:
         return w.truncated(x, node)

@@ -25,6 +25,8 @@ LARGEST_ROUNDING = 62  # drop + window
 TABLE_BITS = 16
 SIGNIFICANT_BITS = 14  # of the largest weight of a layer, at least
 CONSTANT_BITS = 24
+NEARLY = 63 / 64
+"""Of a power of two: beside that, a window has room for what a rounding adds."""
 SUM_BITS = 60
 """A sum stays below 2^60, by proof or on the samples, so that it can be rounded, and the difference of two be compared."""
 
@@ -79,7 +81,7 @@ class Held:
 def hold(bounds: Interval, scale: float, node: Node, *, margin: float, slack: float = 0.0) -> Held:
     """The window for rounding a sum of a public scale, by proof if that is good enough, otherwise from the samples.
 
-    A calibrated window is wider by a part `slack`: for what checks it.
+    A calibrated window is wider by a part `slack` or more, see `calibrated_end`: for what checks it.
 
     Raises:
         WindowError: neither the proof nor `margin` times the largest sum on the samples fits a window of `LARGEST_WINDOW` bits.
@@ -94,7 +96,7 @@ def hold(bounds: Interval, scale: float, node: Node, *, margin: float, slack: fl
             f"holds {possible:.3g}. Give sample inputs as calibration=, a smaller input_range, or use "
             "BatchNormalization or weight constraints"
         )
-    calibrated = _held(bounds.clipped(bounds.expected(margin) * (1 + slack)), scale, "calibrated")
+    calibrated = _held(bounds.clipped(calibrated_end(bounds, margin, slack)), scale, "calibrated")
     if calibrated.fits:
         return calibrated
     where = f"layer {node.layer!r} ({node.kind}): on the calibration samples, with margin {margin:g}, its sums"
@@ -111,7 +113,7 @@ def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, 
     proved = Held(bounds, drop, window_bits(bounds.largest, drop), "proved")
     if proved.fits:
         return proved
-    likely = bounds.clipped(bounds.expected(margin) * (1 + slack))
+    likely = bounds.clipped(calibrated_end(bounds, margin, slack))
     calibrated = Held(likely, drop, window_bits(likely.largest, drop), "calibrated")
     if calibrated.fits and len(bounds.samples):
         return calibrated
@@ -119,6 +121,19 @@ def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, 
         f"layer {node.layer!r} ({node.kind}): a constant in it reaches {constant:.3g}, beside inputs up to {likely.largest * scale:.3g} in "
         f"units of 2^{math.log2(scale):.0f}, which does not fit the fixed point: use smaller constants, or scale its inputs"
     )
+
+
+def calibrated_end(bounds: Interval, margin: float, slack: float) -> float:
+    """What a value is taken not to exceed on the samples: `margin` times the largest; more where that is compared at run time.
+
+    The knot of a comparison is public. So that it tells no more than a window, the order of magnitude, the end is 63 / 64 of a power of
+    two: the least such number that is larger by a part `slack`, and the largest that fits a window as it is.
+    """
+    largest = bounds.expected(margin)
+    if not slack:
+        return largest
+    power: float = math.exp2(math.ceil(math.log2(max(largest * (1 + slack) / NEARLY, 1.0))))
+    return NEARLY * power
 
 
 def _misfit(held: Held, scale: float) -> str:

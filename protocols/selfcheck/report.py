@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 from protocols.errors import ModelError
@@ -19,7 +20,7 @@ def check_tolerance(tolerance: float | None) -> None:
     """
     if tolerance is None:
         return
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not (math.isfinite(tolerance) and tolerance >= 0):
+    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real) or not (math.isfinite(tolerance) and tolerance >= 0):
         raise ModelError(f"tolerance={tolerance!r}: a finite number of at least 0 is needed, or None to accept any error")
 
 
@@ -33,6 +34,7 @@ class Check:
         error: the largest difference of an output.
         largest: the largest absolute output of Keras.
         labels: how many labels are other than Keras', or None where there are none.
+        undefined: drawn inputs that were left out, since Keras' own outputs for them are NaN or infinite.
     """
 
     samples: int
@@ -40,8 +42,10 @@ class Check:
     error: float
     largest: float
     labels: int | None
+    undefined: int = 0
 
     def __str__(self) -> str:
         kind = "drawn inputs" if self.source == "drawn" else "samples"
         labels = f", {self.labels} other labels" if self.labels else ""
-        return f"largest error on {self.samples} {kind}: {self.error:.2g} of {self.largest:.2g}{labels}"
+        undefined = f", {self.undefined} more on which Keras' are NaN or infinite" if self.undefined else ""
+        return f"largest error on {self.samples} {kind}: {self.error:.2g} of {self.largest:.2g}{labels}{undefined}"

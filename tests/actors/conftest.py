@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 
 import pytest
 
@@ -17,6 +18,14 @@ async def no_task_is_left_behind():
     for _ in range(3):  # callbacks that are due
         await asyncio.sleep(0)
     assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_left_a_file(monkeypatch):
+    """A process that was killed leaves a file, and what listens at its address afterwards is asked for a proof."""
+    with tempfile.TemporaryDirectory(prefix="confide-") as folder, monkeypatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 class Place:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import struct
+import threading
 import tracemalloc
 import weakref
 
@@ -16,12 +17,14 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from actors import Actor, ActorRef, ActorSystem, ConnectFailed, ConnectionLost, MessageRejected, RemoteError, message, websocket
+from actors import Actor, ActorRef, ActorSystem, ConnectFailed, ConnectionLost, MessageRejected, RemoteError, message, opening, websocket
+from actors.address import Address
 from actors.dialed import Dialed
 from actors.errors import Malformed
 from actors.frames import PROTOCOL, VERSION, Report
 from actors.guard import progress
 from actors.guard.limited_log import BURST
+from actors.identity.proofs import Identity
 from actors.wire import encode, hello
 
 LIMIT = 1 << 30
@@ -523,3 +526,33 @@ async def test_errors_of_handlers_do_not_fill_the_log(server, caplog):
     assert len(caplog.text) < 100 << 10
     assert "\x1b" not in caplog.text
     assert "in fail" in caplog.text
+
+
+async def test_who_greets_and_proves_nothing_at_an_address_that_is_known_is_told_from_who_does_not_greet(monkeypatch):
+    """A process that was killed leaves its file, and its port goes to another program."""
+    monkeypatch.setattr(opening, "OPEN_WITHIN", 0.05)
+    async with liar(lambda data: []) as where, ActorSystem() as client:
+        killed = Identity(Address.parse(where.removesuffix("/keeper")))
+        try:
+            with pytest.raises(ConnectFailed, match=r"does not prove to be the process that wrote .*remove that file"):
+                await client.connect(where, Keeper)
+        finally:
+            killed.withdraw()
+        with pytest.raises(TimeoutError):  # greeted; that it does not answer is another matter
+            await asyncio.wait_for(client.connect(where, Keeper), 0.2)
+
+
+async def test_a_loop_that_was_busy_does_not_miss_a_greeting(monkeypatch):
+    monkeypatch.setattr(opening, "OPEN_WITHIN", 0.05)
+    monkeypatch.setattr(websocket, "OPEN_WITHIN", 0.05)
+
+    async def handle(connection):
+        asyncio.get_running_loop().call_soon(threading.Event().wait, 0.3)
+        await asyncio.sleep(0)
+        await connection.send(HELLO)
+        async for data in connection:
+            if is_call(data, "find"):
+                await connection.send(found())
+
+    async with serve(handle, "127.0.0.1", 0, compression=None) as server, ActorSystem() as client:
+        assert await client.connect(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/keeper", Keeper)

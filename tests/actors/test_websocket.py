@@ -181,7 +181,7 @@ async def test_a_connection_that_never_greets_is_closed(server, monkeypatch, dat
             await stranger.send(data)
         with pytest.raises(ConnectionClosed) as closed:
             await drained(stranger)
-    assert closed.value.rcvd.reason.startswith("Malformed: no greeting came within")
+    assert closed.value.rcvd.reason.startswith("Malformed: no greeting, or no proof of who it is, came within")
 
 
 async def test_empty_messages_are_nothing(server):

@@ -132,6 +132,7 @@ class Silence:
 
 
 @pytest.mark.parametrize("unit", ["example", "owner"])
+@pytest.mark.sample(1)
 async def test_all_combinations_of_settings(tmp_path, monkeypatch, unit):
     """What leaves is charged at least what it is worth, for data sets as far apart as they come, or is refused and costs nothing."""
     combinations = [
@@ -214,6 +215,7 @@ async def test_what_is_charged_as_dp_sgd_is_trained_by_dp_sgd(tmp_path):
         {"bound": Bound(1.0, 0.0, 2.0**-20)},
     ],
 )
+@pytest.mark.sample(12)
 async def test_settings_that_mean_nothing_are_refused_by_every_trainer(settings):
     trainer = Trainer()
     try:

@@ -206,6 +206,7 @@ NAMES = list(hostile(pathlib.Path("none"), 0))
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sample(5)
 def test_no_blueprint_touches_a_file_a_socket_or_a_process(name, tmp_path):
     (tmp_path / "words").write_text("secret\n")
     with socket.create_server(("127.0.0.1", 0)) as server:

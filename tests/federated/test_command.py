@@ -94,6 +94,7 @@ def test_status_of_nobody(confide):
         assert "unreachable" in out
 
 
+@pytest.mark.long
 def test_the_demonstration(confide):
     code, out = confide("demo", "--images", "2")
     assert code == 0

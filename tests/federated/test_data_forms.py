@@ -75,6 +75,7 @@ def by_keras(build, part):
 
 @pytest.mark.parametrize("strategy", [FedAvg(batch_size=None), FedSGD(eta=0.1)], ids=["FedAvg", "FedSGD"])
 @pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.sample(6)
 async def test_arrays_train_as_in_keras(name, strategy):
     build, part = ARRAYS[name]
     found, _ = await played(build, part, strategy)
@@ -84,6 +85,7 @@ async def test_arrays_train_as_in_keras(name, strategy):
 
 @pytest.mark.parametrize("strategy", [FedAvg(), FedSGD(eta=0.1)], ids=["FedAvg", "FedSGD"])
 @pytest.mark.parametrize("name", ["sample weights", "dicts", "dicts with weights", "tuples"])
+@pytest.mark.sample(3)
 async def test_data_sets_of_the_same_do_so_too(name, strategy):
     build, part = ARRAYS[name]
     found, _ = await played(build, tf.data.Dataset.from_tensor_slices(part).batch(24), strategy)

@@ -124,6 +124,7 @@ def assert_nowhere(canary, *, wire, caplog, outcomes):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sample(5)
 async def test_no_value_of_the_data_leaves_when_training_fails(form, case, wire, caplog):
     caplog.set_level(logging.DEBUG)
     build, data, told = CASES[case]
@@ -174,6 +175,7 @@ class Fragile(DataOwner):
 
 
 @pytest.mark.parametrize("step", ["prepare", "advertise", "share", "mask", "confirm", "unmask", "give"])
+@pytest.mark.sample(2)
 async def test_nor_when_a_step_of_an_aggregation_fails(step, wire, caplog):
     caplog.set_level(logging.DEBUG)
     async with ActorSystem(listen="ws://127.0.0.1:0") as ward, settings_of("shared" if step == "give" else "secure") as settings:
@@ -188,6 +190,7 @@ async def test_nor_when_a_step_of_an_aggregation_fails(step, wire, caplog):
 
 @pytest.mark.parametrize("engine", [None, lambda: ProcessEngine(1)])
 @pytest.mark.parametrize("case", ["labels", "labels beyond an embedding", "a file"])
+@pytest.mark.sample(1)
 async def test_nor_from_simulated_owners(engine, case):
     build, data, told = CASES[case]
     owners = simulated_owners([data] * 2, engine=engine and engine())

@@ -178,6 +178,7 @@ async def test_owners_and_the_aggregator_are_killed_and_come_back(folder):
             assert "Task" not in out
 
 
+@pytest.mark.long
 async def test_forged_names_and_other_authorities_are_refused(folder, tmp_path):
     forged, strange = tmp_path / "forged", tmp_path / "strange"
     forged.mkdir()

@@ -66,6 +66,7 @@ def moved(model, build):
 # Adaptive clipping.
 
 
+@pytest.mark.long
 async def test_the_clip_norm_finds_the_median_of_the_updates(build):
     """Fifteen weights each; norms from 0.04 to 1.9, of which the median is 1."""
     owners = [Fixed(f"owner-{i}", value / math.sqrt(15)) for i, value in enumerate(np.linspace(0.04, 1.96, 49))]
@@ -297,6 +298,7 @@ def test_a_ledger_without_privacy(build, tmp_path):
     ],
     ids=lambda privacy: type(privacy).__name__,
 )
+@pytest.mark.sample(1)
 async def test_models_learn_with_each_of_them(build, examples, privacy):
     owners = simulated_owners(partition(*examples, owners=12))
     federation = Federation(

@@ -116,6 +116,7 @@ async def test_arrays_of_another_rank_that_fit_cost_nobody_else_a_round():
 
 @pytest.mark.parametrize("kind", MISFITS)
 @pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.sample(3)
 async def test_first_in_the_middle_or_last(kind, place):
     await assert_costs_itself_only(kind, place, "arrays", "plain")
 
@@ -127,6 +128,7 @@ async def test_first_in_other_forms(kind, form, way):
 
 @pytest.mark.parametrize("kind", MISFITS)
 @pytest.mark.parametrize("way", ["secure", "FedSGD"])
+@pytest.mark.sample(2)
 async def test_first_in_other_aggregations(kind, way):
     await assert_costs_itself_only(kind, 0, "arrays", way)
 

@@ -177,10 +177,27 @@ STEPS = {
     "state is None": (lambda w, d, s: (w, None), "the new state, a dict"),
     "too few": (lambda w, d, s: (w[:-1], s), "Mine.step gave 1 arrays: 2 are expected"),
     "too many": (lambda w, d, s: ([*w, w[0]], s), "Mine.step gave 3 arrays: 2 are expected"),
-    "other shapes": (lambda w, d, s: ([a[None] for a in w], s), "Mine gave weight 0 the shape"),
-    "texts": (lambda w, d, s: ([np.full(a.shape, "a") for a in w], s), "Mine.step gave an array of <U1: numbers are expected"),
-    "numbers": (lambda w, d, s: ([1.0 for _ in w], s), r"Mine gave weight 0 the shape \(\)"),
-    "not finite": (lambda w, d, s: ([a * np.nan for a in w], s), "values that are not finite"),
+    "other shapes": (
+        lambda w, d, s: ([a[None] for a in w], s),
+        r"weight '.*kernel' as float32 \(1, 4, 2\): float32 \(4, 2\) is",
+    ),
+    "texts": (lambda w, d, s: ([np.full(a.shape, "a") for a in w], s), "Mine.step gave weight '.*kernel' as <U1"),
+    "numbers": (lambda w, d, s: ([1.0 for _ in w], s), r"Mine.step gave weight '.*kernel' as float64 \(\)"),
+    "no array": (
+        lambda w, d, s: ([w[0], [[1.0], [2.0, 3.0]]], s),
+        "weight '.*bias' as a list that makes no array of numbers",
+    ),
+    "integers": (lambda w, d, s: ([w[0], np.zeros(2, int)], s), "Mine.step gave weight '.*bias' as int64"),
+    "truth values": (lambda w, d, s: ([w[0], w[1] > 0], s), "Mine.step gave weight '.*bias' as bool"),
+    "complex": (lambda w, d, s: ([w[0], w[1] * 1j], s), "Mine.step gave weight '.*bias' as complex64"),
+    "short floats": (lambda w, d, s: ([w[0], w[1].astype(np.float16)], s), "Mine.step gave weight '.*bias' as float16"),
+    "NaN": (lambda w, d, s: ([a * np.nan for a in w], s), "Mine.step gave weight '.*kernel' values that are not finite in float32"),
+    "infinite": (lambda w, d, s: ([w[0], w[1] + np.inf], s), "Mine.step gave weight '.*bias' values that are not finite in float32"),
+    "beyond float32": (
+        lambda w, d, s: ([w[0], w[1].astype(np.float64) + 1e39], s),
+        "Mine.step gave weight '.*bias' values that are not finite in float32: NaN, infinite, or beyond its range",
+    ),
+    "beyond float32, below zero": (lambda w, d, s: ([w[0] * np.float64(1) - 1e39, w[1]], s), "Mine.step gave weight '.*kernel' values"),
 }
 
 

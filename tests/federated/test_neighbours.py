@@ -141,6 +141,7 @@ def name(privacy):
 
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=name)
 @pytest.mark.parametrize("strategy", [FedAvg(batch_size=16)], ids=["fedavg"])
+@pytest.mark.sample(2)
 async def test_frozen_weights_stay_as_they_are_bit_for_bit(build, privacy, strategy):
     import keras
 
@@ -240,6 +241,7 @@ async def test_statistics_that_are_frozen_are_no_obstacle(build, examples):
 
 
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=name)
+@pytest.mark.sample(1)
 async def test_epsilon_is_never_computed_on_the_event_loop(build, examples, privacy, tmp_path, monkeypatch):
     """Not for the outcome, the budget, the choice of owners, or the ledger."""
     from dp_accounting import pld, rdp

@@ -39,6 +39,7 @@ async def played(build, owners, rounds, privacy, *, strategy=None, **settings):
 
 
 @pytest.mark.parametrize("aggregation", [PlainMean(), SecureAggregation()])
+@pytest.mark.sample(1)
 async def test_owners_learn_and_what_they_spend_is_told(build, examples, aggregation):
     privacy = DPSGD(max_grad_norm=1.0, noise_multiplier=0.8, sampling_rate=0.2)
     outcomes, _ = await played(

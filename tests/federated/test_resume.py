@@ -63,6 +63,7 @@ def played(folder, *, kill_after=None):
     raise AssertionError("it ended without a result")
 
 
+@pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     whole = played(tmp_path / "whole")
     assert [number for number, *_ in whole[1]] == [1, 2, 3, 4, 5, 6]

@@ -357,6 +357,7 @@ async def played(build, owners, rounds=3, **settings):
         return [outcome async for outcome in federation.rounds(rounds)], federation.model
 
 
+@pytest.mark.long
 async def test_a_simulated_federation_learns_what_the_plain_one_learns(build, examples):
     parts = partition(*examples, owners=6)
     results = []

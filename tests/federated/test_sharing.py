@@ -58,6 +58,7 @@ async def running(folder):
             await worker.communicate()
 
 
+@pytest.mark.long
 async def test_an_owner_shares_a_file_and_goes(tmp_path):
     (tmp_path / "ward.csv").write_text("id,age,weight,ill\np1,0.5,0.1,1\np2,0.25,0.2,0\np3,0.125,0.3,1\n")
     np.save(tmp_path / "lab.npy", np.eye(3))

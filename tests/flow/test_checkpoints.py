@@ -137,6 +137,7 @@ async def killed_when(machine, witness, ready):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 async def test_each_worker_is_killed_in_mid_epoch_and_the_training_goes_on(tmp_path):
     """Server 0 while a checkpoint is agreed on, server 1 and the provider between two, each in another epoch; it ends where Keras does."""
     owner, killing = tmp_path / "owner", []

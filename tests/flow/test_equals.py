@@ -172,6 +172,7 @@ async def test_data_belong_to_the_form_of_cluster_where_they_were_stored(equals,
                 await anext(shared.fit(*stored))
 
 
+@pytest.mark.long
 async def test_the_example_without_a_provider():
     """On fewer images than it has: training on shares and in the clear give nearly the same."""
     example = Path(__file__).parents[2] / "examples" / "encrypted_training.py"
@@ -227,6 +228,7 @@ async def test_a_helper_that_dies_is_told_and_started_again_it_knows_nothing(doo
                     await links.servers[0].answer(unused.ticket, right_at(SECRET, 0), unused.input_mask)
 
 
+@pytest.mark.long
 async def test_a_helper_that_dies_in_training_leaves_the_model_of_the_last_epoch(doomed, data):
     stored = await doomed.store("x", data[0]), await doomed.store("y", data[1])
     shared = await share(network(NAMES[2]), doomed)

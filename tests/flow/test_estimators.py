@@ -188,6 +188,7 @@ def drawn(classes=2, n=90):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.sample(1)
 async def test_logistic_regression_is_that_of_scikit_learn(cluster, classes):
     """Data here, and shared by others with weights of classes."""
     x, y = drawn(classes)
@@ -270,6 +271,7 @@ async def test_a_fit_that_has_not_converged_says_so(cluster):
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), (-1, 1), (False, True), (0.0, 1.0)])
+@pytest.mark.sample(2)
 async def test_labels_of_any_kind(cluster, labels):
     x, y = two(*standard(SMALL))
     model = await LogisticRegression(cluster, tol=0.05).fit(x, np.array(labels)[y])

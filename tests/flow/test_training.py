@@ -159,6 +159,7 @@ async def test_arrays_need_a_running_cluster():
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
+@pytest.mark.long
 async def test_the_example(kind):
     """On fewer images than it has: training on shares and in the clear give nearly the same."""
     example = Path(__file__).parents[2] / "examples" / "encrypted_training.py"

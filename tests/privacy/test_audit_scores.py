@@ -129,6 +129,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.sample(2)
 def test_loss_scores_are_what_evaluate_says_of_each_example_alone(kind):
     loss, activation, targets = LOSSES[kind]
     model = small(loss=loss, activation=activation)

@@ -36,7 +36,7 @@ def run(case, *, onednn):
     )
 
 
-QUICK = {("attention with LoRA", "1"), ("x @ w", "0")}
+QUICK = {("attention with LoRA", "0")}
 """Each process loads TensorFlow, so the others are for `make test-long`."""
 
 

@@ -90,6 +90,7 @@ def test_business_as_usual(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adafactor", "lion"])
+@pytest.mark.sample(2)
 def test_it_learns_with_any_optimizer(optimizer):
     x, y = data(600)
     model = compiled(private(small(), PrivacyEngine("rdp"), z=0.6), optimizer)
@@ -106,6 +107,7 @@ def update(model, x, y, **options):
 
 
 @pytest.mark.parametrize("physical", [None, 1, 3, 7, 100])
+@pytest.mark.sample(2)
 def test_one_step_is_the_clipped_sum_in_any_number_of_parts(physical):
     x, y = data(7)
     model = compiled(private(small(layers.Dense(5, activation="tanh")), clip=0.3, max_physical_batch_size=physical))
@@ -171,6 +173,7 @@ STOCHASTIC = {
 
 
 @pytest.mark.parametrize(("kind", "clipping"), [*((kind, "flat") for kind in STOCHASTIC), ("dropout", "per_layer"), ("own", "per_layer")])
+@pytest.mark.sample(3)
 def test_one_example_moves_the_sum_by_at_most_the_clip(kind, clipping):
     between = [layer.from_config(layer.get_config()) for layer in STOCHASTIC[kind]]
     model = compiled(private(small(*between), clip=0.05, clipping=clipping))
@@ -299,6 +302,7 @@ def test_a_target_is_met_and_not_passed():
         model.fit(x, y, verbose=0)
 
 
+@pytest.mark.long
 def test_a_second_target_counts_what_was_spent_before():
     x, y = data(200)
     engine = PrivacyEngine("rdp")
@@ -444,6 +448,7 @@ def test_a_model_that_was_changed():
         model.fit(x, y, batch_size=10, verbose=0)
 
 
+@pytest.mark.long
 def test_a_model_that_makes_layers_as_it_is_built_and_has_two_outputs():
     class Attends(keras.Model):
         def __init__(self):

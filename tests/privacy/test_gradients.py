@@ -175,6 +175,7 @@ def test_attention(kind):
     ],
     ids=["groups", "transposed", "separable", "3d", "prelu", "rnn", "time"],
 )
+@pytest.mark.sample(2)
 def test_layers_without_a_rule(layer, shape):
     check(one(layer(), shape), values((3, *shape)), path="each example alone")
 
@@ -191,11 +192,13 @@ def test_layers_without_a_rule(layer, shape):
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.sample(5)
 def test_recurrent_layers(kind, options):
     check(one(getattr(layers, kind)(3, **options), (4, 2)), values((3, 4, 2)), path="book-keeping over time")
 
 
 @pytest.mark.parametrize("options", [{"reset_after": False}, {"zero_output_for_mask": True}], ids=str)
+@pytest.mark.sample(1)
 def test_recurrent_layers_without_a_rule(options):
     check(one(layers.GRU(3, **options), (4, 2)), values((3, 4, 2)), path="each example alone")
 

@@ -36,6 +36,30 @@ def test_masks_travel_with_tensors():
     np.testing.assert_array_equal(internals.mask_of(summed), [[True, True, False]])  # Keras hands on what we put
 
 
+def test_crossentropies_find_the_logits_behind_probabilities():
+    logits = tf.constant([[0.0, 800.0], [300.0, 0.0]])
+    signs, classes = [[1.0, 0.0], [0.0, 1.0]], [0, 1]
+    for activation, loss, y in (("softmax", "sparse_categorical_crossentropy", classes), ("sigmoid", "binary_crossentropy", signs)):
+        made = keras.activations.get(activation)(logits)
+        how, found = internals.logits_of(made)
+        assert found is logits
+        other = internals.with_logits(tf.constant(made.numpy()), how, found)
+        loss = keras.losses.get(loss)
+        np.testing.assert_allclose(loss(tf.constant(y), other), loss(tf.constant(y), made))
+        assert loss(tf.constant(y), other)[0] > loss(tf.constant(y), tf.constant(made.numpy()))[0]
+
+    @tf.function
+    def of_tensorflow(logits):
+        how, found = internals.logits_of(tf.nn.softmax(logits))
+        assert how == "Softmax"
+        return found, keras.losses.sparse_categorical_crossentropy(tf.constant(classes), internals.with_logits(tf.zeros(2), how, found))
+
+    found, losses = of_tensorflow(logits)
+    np.testing.assert_array_equal(found, logits)
+    np.testing.assert_allclose(losses, [800.0, 300.0])
+    assert internals.logits_of(tf.nn.relu(logits)) is None
+
+
 def test_the_graph_of_a_functional_model(model):
     last = model.get_layer("last")
     operation, node = internals.origin(model.outputs[0])

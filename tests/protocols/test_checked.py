@@ -159,7 +159,7 @@ def test_no_answer_is_wrong_without_a_word_and_none_of_the_samples_is_refused(na
             assert (expected.max(axis=1) - best)[inside].max(initial=0) < 2 * TOLERANCE * size
             if name != "softmax":
                 assert (inside == ~outside).mean() > 0.95  # the same bit; roundings at the very edge may be others
-    assert found
+    assert found or name == "curve"  # 50 times the samples may be but a little more after a softplus
 
 
 def test_without_it_such_answers_are_noise():
@@ -226,6 +226,26 @@ def test_clients_that_send_what_they_like_get_no_answer_that_is_wrong():
     assert errors[:10].max() < TOLERANCE * np.abs(expected[:10]).max()
 
 
+@pytest.mark.parametrize("checked", ["no", "yes", 1, 0, None, [], np.ones(2)])
+def test_checked_is_true_or_false(checked):
+    model, samples = made("deep", 1)
+    with pytest.raises(ModelError, match=r"checked=.*; True or False is needed"):
+        lower(model, input_range=(-1, 1), calibration=samples, checked=checked)
+
+
+@pytest.mark.parametrize("margin", ["2", None, True, np.nan, np.inf, 0.5, [2.0]])
+def test_a_margin_is_a_finite_number(margin):
+    model, samples = made("deep", 1)
+    with pytest.raises(ModelError, match=r"margin=.*; a finite number of at least 1 is needed"):
+        lower(model, input_range=(-1, 1), calibration=samples, margin=margin)
+
+
+def test_numpy_gives_settings_too():
+    model, samples = made("deep", 1)
+    program = lower(model, input_range=(-1, 1), calibration=samples, checked=np.True_, margin=np.float32(2)).program
+    assert program == lower(model, input_range=(-1, 1), calibration=samples, checked=True, margin=2).program
+
+
 def test_noisy_answers_are_refused():
     model, samples = made("deep", 1)
     answers = NoisyAnswers(clip=4.0, noise_multiplier=2.0, max_epsilon=8.0)
@@ -247,7 +267,7 @@ def test_check_samples_that_are_outside_are_told_by_share():
     lowered = lower(model, input_range=(-1, 1), calibration=samples, checked=True)
     assert compare(model, lowered, calibration=samples).error < TOLERANCE
     with pytest.raises(Inaccurate, match="check samples leave the window of a calibrated layer"):
-        compare(model, lowered, check=np.concatenate([samples, 1.3 * 2 * samples]))
+        compare(model, lowered, check=np.concatenate([samples, 5 * 2 * samples]))
 
 
 # The comparison itself: of whole numbers, with everything between the two ends of the ring.
@@ -295,8 +315,29 @@ def test_a_calibrated_window_holds_a_little_more_where_it_is_checked():
     node = net.Start(layer="sums", kind="Dense", inputs=(), shape=(2,))
     plain, wider = (hold(bounds, 2.0**-15, node, margin=2.0, slack=slack) for slack in (0.0, SLACK))
     assert plain.source == wider.source == "calibrated"
-    assert wider.range.largest == (1 + SLACK) * plain.range.largest
+    assert (1 + SLACK) * plain.range.largest <= wider.range.largest < 2 * 64 / 63 * (1 + SLACK) * plain.range.largest
     assert Writer.slack == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["deep", *(pytest.param(name, marks=pytest.mark.long) for name in ("residual", "image", "leaky", "capped", "curve", "squares"))]
+)
+def test_a_public_program_tells_of_the_samples_no_more_than_windows_do(name):
+    """With samples that are larger by a few percent the program is the same, unless a power of two lies between: knots would tell else."""
+    model, samples = made(name, 1)
+    programs = []
+    for factor in np.linspace(1, 1.5, 12):
+        lowered = lower(model, input_range=(-1, 1), calibration=factor * samples, checked=True)
+        knots = [op.knots for op in lowered.program.ops if isinstance(op, Piecewise) and op.slopes[0] == op.slopes[-1] == 0]
+        programs.append((lowered.program.ops, knots))
+        for found in knots[:-1]:  # the last asks whether any comparison has fired
+            assert all(abs(knot) in COMPARED for knot in found), found
+    different = [ops for ops, _ in programs]
+    assert len([i for i in range(1, 12) if different[i] != different[i - 1]]) <= len(knots) + 1
+
+
+COMPARED = (125, 126)
+"""63 / 64 of a power of two, rounded to seven bits, and one less."""
 
 
 # What it costs.
@@ -328,7 +369,7 @@ def test_the_rounds_and_bytes_that_are_stated(kernel):
         for keras_layer, layer in zip(model.layers, checked.layers, strict=False)
         if layer.source == "calibrated"
     ]
-    assert [layer.source for layer in plain.layers].count("calibrated") == len(compared) > 0
+    assert 0 < [layer.source for layer in plain.layers].count("calibrated") <= len(compared)
     assert (before.rounds, after.rounds) == (16, 19)
     assert [labelled(each, samples)[1].rounds for each in (plain, checked)] == [22, 25]
     more = sent(checked.program) - sent(plain.program)

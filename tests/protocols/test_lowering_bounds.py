@@ -70,6 +70,7 @@ def hidden(data):
 
 @settings(max_examples=30)
 @given(st.data())
+@pytest.mark.long
 def test_no_corner_leaves_its_window_and_every_model_equals_keras(data):
     low, high = data.draw(st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (-4.0, 0.5), (0.0, 255.0), (0.01, 0.02)]))
     stack = [layer for _ in range(data.draw(st.integers(1, 4))) for layer in hidden(data)]

@@ -120,6 +120,7 @@ def test_layers_over_images(name):
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.sample(9)
 def test_layers_over_sequences(name):
     assert_same(sequential((7, 3), *SEQUENCES[name]()))
 
@@ -282,6 +283,7 @@ PADDED = {
 @pytest.mark.filterwarnings("ignore:.*mask attached to it:UserWarning")  # Keras' own layers inside of GroupQueryAttention
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("name", PADDED)
+@pytest.mark.sample(6)
 def test_padding_that_depends_on_private_tokens(name, padded):
     model = tokens(PADDED[name], mask_zero=padded)
     lowered = lower(model, input_range=(0, 8))
@@ -345,6 +347,7 @@ ENDS = [(2.0, 3.0), (0.5, 0.75), (20.0, 30.0), (100.0, 101.0), (3.0, 3.01), (1.0
 
 
 @pytest.mark.parametrize(("low", "high"), [*ENDS, *((-high, -low) for low, high in ENDS)])
+@pytest.mark.sample(5)
 def test_a_curve_whose_range_lies_beyond_an_asymptote(low, high):
     """There it is one straight line."""
     names = set(CURVES) | {"soft_shrink", "hard_tanh", "relu6", "leaky_relu", "elu", "selu", "celu"}

@@ -44,6 +44,7 @@ def errors(model, exact, input_range, x, rounding, **settings):
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-5, 1e-6])
 @pytest.mark.parametrize(("n", "low", "high"), [(4, -1, 1), (64, -1, 1), (64, -8, 8), (512, -8, 8), (16, 0, 1), (32, 3, 5)])
 @pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.sample(18)
 def test_the_stated_bound_holds(kind, n, low, high, epsilon, rounding):
     """On rows without outliers it is 2^-7 and less; with |y| up to sqrt(n) it is relative to that."""
     model = keras.Sequential([keras.Input((n,)), getattr(layers, kind)(epsilon=epsilon)])

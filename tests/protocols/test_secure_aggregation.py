@@ -54,6 +54,7 @@ def run(agreed: Terms, owners: list[Owner], x: np.ndarray, last: list[int]) -> n
 
 
 @pytest.mark.parametrize("first", range(STAGES + 1))
+@pytest.mark.sample(1)
 def test_every_pattern_of_dropouts_among_five_owners(first):
     x = vectors(5)
     opened = refused = 0
@@ -77,6 +78,7 @@ def test_every_pattern_of_dropouts_among_five_owners(first):
 
 @settings(max_examples=15)
 @given(st.data())
+@pytest.mark.long
 def test_sums_of_many_owners_on_a_sparse_graph(data):
     n = data.draw(st.integers(34, 60))
     agreed, owners = session(n)

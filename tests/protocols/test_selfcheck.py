@@ -1,6 +1,7 @@
 """What is shared is compared with Keras before anybody is served."""
 
 import dataclasses
+import warnings
 
 import keras
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from keras import layers
 from sklearn import datasets
 
-from protocols.errors import CoarseInput, Inaccurate, ModelError
+from protocols.errors import CoarseInput, CoarseOutput, Inaccurate, ModelError
 from protocols.exchange import Ring
 from protocols.lowering import Lowered, lower
 from protocols.noisy_answers import NoisyAnswers
@@ -198,10 +199,124 @@ def test_a_large_model_is_compared_on_few_inputs():
     assert compare(large, lowered).samples == 4
 
 
-@pytest.mark.parametrize("tolerance", [np.nan, np.inf, -1, True, "a"])
+@pytest.mark.parametrize("tolerance", [np.nan, np.inf, -1, True, "a", "0.1", [0.1], np.array([0.1]), 1j, np.True_])
 def test_what_is_no_tolerance_is_refused(tolerance):
     with pytest.raises(ModelError, match="a finite number of at least 0"):
         check_tolerance(tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [None, 0, 1, 0.05, np.float32(0.05), np.float64(0.05), np.int64(1)])
+def test_any_number_is_a_tolerance(tolerance):
+    check_tolerance(tolerance)
+    model = small()
+    if tolerance != 0:
+        assert compare(model, lower(model), tolerance=tolerance).error < 1e-3
+
+
+def logarithms():
+    """log(sum x - 1), which Keras cannot say for all inputs of its range; the program answers them with a number."""
+    start = keras.Input((3,))
+    model = keras.Model(start, keras.ops.log(keras.ops.sum(start, axis=-1, keepdims=True) - 1.0), name="logarithms")
+    x = np.random.default_rng(0).random((40, 3))
+    return model, x, lower(model, calibration=x[x.sum(axis=1) > 1.2])
+
+
+def test_samples_for_which_keras_gives_no_number_are_told():
+    model, x, lowered = logarithms()
+    missing = np.flatnonzero(x.sum(axis=1) < 1)
+    assert 0 < len(missing) < len(x)
+    with pytest.raises(Inaccurate, match=rf"NaN or infinite on {len(missing)} of 40 check samples, the first is number {missing[0]};"):
+        compare(model, lowered, check=x)
+    with pytest.raises(Inaccurate, match=rf"on {len(missing)} of 40 calibration samples"):
+        compare(model, lowered, calibration=x, tolerance=None)
+    right = compare(model, lowered, check=x[x.sum(axis=1) > 1.2])
+    assert right.undefined == 0
+    assert right.error < 0.01
+
+
+def test_drawn_inputs_for_which_keras_gives_no_number_are_counted():
+    start = keras.Input((2,))
+    model = keras.Model(start, keras.layers.Dense(1, kernel_initializer="ones")(keras.ops.relu(start)))
+    x = drawn(DRAWN, *(np.broadcast_to(end, (2,)) for end in (0.0, 1.0)), lower(model).spread)
+    lowered = lower(model)
+
+    class Partly:
+        """The same, which has no number where the first input is above a half."""
+
+        inputs, name = model.inputs, "partly"
+
+        def __call__(self, x, training):
+            return keras.ops.where(x[:, :1] > 0.5, np.nan, model(x))
+
+    left = int((x[:, 0] > 0.5).sum())
+    check = compare(Partly(), lowered)
+    assert 0 < left < DRAWN
+    assert (check.samples, check.undefined) == (DRAWN - left, left)
+    assert str(check).endswith(f", {left} more on which Keras' are NaN or infinite")
+
+
+def classes(count, seed, deviation=0.1):
+    keras.utils.set_random_seed(seed)
+    spread = keras.initializers.RandomNormal(0, deviation)
+    return keras.Sequential([keras.Input((16,)), layers.Dense(32, "relu"), layers.Dense(count, "softmax", kernel_initializer=spread)])
+
+
+@pytest.mark.parametrize("count", [80, 100, 250])
+def test_many_small_probabilities_of_another_model_are_noticed(count):
+    """All of them are below 0.05, and those of the two models differ by less than 0.02: so would answers that are all zero."""
+    model, other = classes(count, 1), lower(classes(count, 2))
+    wrong = compare(model, other, tolerance=None)
+    assert wrong.error < 0.02
+    assert wrong.labels > DRAWN / 2
+    with pytest.raises(Inaccurate, match="outputs differ by up to"):
+        compare(model, other)
+
+
+@pytest.mark.parametrize("deviation", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("count", [2, 60, 250, 1000])
+def test_many_small_probabilities_that_are_right_are_accepted(count, deviation):
+    model = classes(count, 1, deviation)
+    assert not compare(model, lower(model)).labels  # of more than 256 classes there are none
+
+
+def test_small_numbers_of_a_bounded_function_that_are_no_probabilities():
+    """tanh of numbers below 0.006: an error of 0.02 is let pass, and would be all that there is."""
+    model = small(layers.Rescaling(0.005), layers.Activation("tanh"))
+    compare(model, lower(model))
+    with pytest.warns(CoarseOutput, match=r"number \d of its answer"):
+        compare(model, mutated(lower(model), 2, -1.0), tolerance=0.02)
+
+
+def two_sizes(second, *, hidden="relu", apart=False):
+    """A regression of two targets, one of 10^3 and one of another size, in one last layer or in two."""
+    keras.utils.set_random_seed(1)
+    start = keras.Input((6,))
+    x = layers.Dense(8, hidden)(start)
+    kernel = np.random.default_rng(0).normal(size=(8, 2)) * [1e3, second]
+    parts = [layers.Dense(1) for _ in range(2)] if apart else [layers.Dense(2)]
+    outputs = [part(x) for part in parts]
+    for i, part in enumerate(parts):
+        part.set_weights([kernel[:, i : i + 1], np.zeros(1)] if apart else [kernel, np.zeros(2)])
+    return keras.Model(start, layers.Concatenate()(outputs) if apart else outputs[0], name="two")
+
+
+@pytest.mark.parametrize("hidden", ["relu", "tanh"])
+def test_a_number_that_is_lost_beside_the_others_is_warned_of(hidden):
+    model = two_sizes(1e-7, hidden=hidden)
+    lowered = lower(model)
+    told = r"model 'two': number 1 of its answer is at most \S+ on 16 inputs drawn .* off by up to \S+ there: beside outputs of up to"
+    with pytest.warns(CoarseOutput, match=told):
+        check = compare(model, lowered)
+    assert check.error < 0.01 * check.largest  # within the tolerance, which is a part of the largest
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(model, lowered, tolerance=None)  # who accepts any error is told none
+        compare(model, lowered, check=np.full((3, 6), 0.5))  # too few to tell
+
+
+def test_numbers_that_are_right_are_not_warned_of():
+    for model in (two_sizes(1.0), two_sizes(1e-4), two_sizes(1e-4, apart=True), two_sizes(0.0), small(layers.Softmax())):
+        compare(model, lower(model))  # warnings are errors in this suite
 
 
 @pytest.mark.parametrize("high", [1, 5, 11])

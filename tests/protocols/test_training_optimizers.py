@@ -170,6 +170,7 @@ def trained(plan, model, optimizer, loss, x, y, steps):
 @pytest.mark.parametrize(
     ("name", "loss"), [*((name, "mse") for name in ("nesterov", "decay", "adamw")), ("adam", "binary_crossentropy"), ("amsgrad", "mse")]
 )
+@pytest.mark.sample(2)
 def test_many_steps_beside_keras(name, loss):
     ours, theirs, tolerance = OPTIMIZERS[name]
     model, plan = network([6, 8, 2], ours, loss)

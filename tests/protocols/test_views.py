@@ -120,6 +120,7 @@ def seen(request):
 
 
 @pytest.mark.parametrize("opening", [np.add, np.bitwise_xor])
+@pytest.mark.sample(1)
 def test_every_bit_that_is_opened_is_fresh(seen, opening):
     received, sent, held = seen
     opened = np.hstack([bits(opening(theirs, ours)) for theirs, ours in zip(received, sent, strict=True)])

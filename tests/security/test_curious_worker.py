@@ -135,6 +135,7 @@ async def test_a_ticket_that_a_server_was_shown_is_worth_nothing_at_the_other(eq
 
 
 @EVERY
+@pytest.mark.sample(2)
 async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monkeypatch):
     model = network()
     model.compile("sgd", "mse")
@@ -179,6 +180,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
 
 
 @EVERY
+@pytest.mark.sample(2)
 async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, monkeypatch, tmp_path):
     async with curious_workers(tmp_path, equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
         grant = await cluster.deposit("ward", np.arange(12.0).reshape(4, 3) / 10)

@@ -63,6 +63,7 @@ async def test_one_owner_moves_as_keras_does(name):
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras' word for the end of a generator
 @pytest.mark.parametrize("kind", ["data set", "from a generator", "ragged", "two epochs", "asynchronous", "two owners"])
+@pytest.mark.sample(2)
 async def test_whatever_its_steps_are_made_of(kind):
     data, strategy, more, parts = (ONE, ONE), FedAvg(batch_size=32), {"batch_size": 32}, 1
     if kind in ("data set", "from a generator"):
@@ -114,6 +115,7 @@ async def test_moments_begin_anew_with_their_correction():
     assert -np.diff([1.0, *found])[3:] == pytest.approx([0.2, 0.2, 0.4], rel=1e-3)
 
 
+@pytest.mark.long
 async def test_dp_sgd_follows_it_too():
     """Its noise is small here: epsilon is not what is shown."""
     privacy = DPSGD(noise_multiplier=0.01, max_grad_norm=1.0, sampling_rate=1.0, delta=1e-5)
