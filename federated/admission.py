@@ -26,7 +26,7 @@ from federated.update import Bound, LocalTraining, Task, Update
 from privacy import BudgetSpent, Ledger
 
 MOST_EPOCHS = 1_000_000
-MOST_ROUNDS = 1 << 31
+MOST_ROUNDS, MOST_STEPS = 1 << 31, 1 << 62
 LONGEST_RUN = 200
 """What settings may be at most; `LONGEST_RUN` in characters."""
 MOST_FAILURES = 3
@@ -140,14 +140,14 @@ def _check_ranges(training: LocalTraining) -> None:
     one = training
     _check("epochs", 1 <= one.epochs <= MOST_EPOCHS, f"from 1 to {MOST_EPOCHS}")
     _check("batch_size", one.batch_size is None or one.batch_size >= 1, "at least 1, or None")
-    _check("proximal", 0.0 <= one.proximal < math.inf, "at least 0 and finite")
     _check("learning_rate", one.learning_rate is None or 0.0 <= one.learning_rate < math.inf, "at least 0 and finite, or None")
     _check("seed", one.seed >= 0, "at least 0")
-    _check("noise_multiplier", 0.0 <= one.noise_multiplier < math.inf, "at least 0 and finite")
-    _check("max_grad_norm", 0.0 <= one.max_grad_norm < math.inf, "at least 0 and finite")
+    for name in ("proximal", "noise_multiplier", "max_grad_norm"):
+        _check(name, 0.0 <= getattr(one, name) < math.inf, "at least 0 and finite")
     _check("rate", 0.0 <= one.rate <= 1.0, "in [0, 1]")
     _check("states", all(size >= 0 for size in one.states) and sum(one.states) <= LARGEST_STATES, f"0 to {LARGEST_STATES} values in all")
     _check("rounds", 0 <= one.rounds < MOST_ROUNDS, f"from 0 to {MOST_ROUNDS - 1}")
+    _check("begun", 0 <= one.begun < MOST_STEPS, f"from 0 to {MOST_STEPS - 1}")
     if one.noise_multiplier:
         _check("max_grad_norm", one.max_grad_norm > 0.0, "above 0 with noise_multiplier")
         _check("rate", one.rate > 0.0, "above 0 with noise_multiplier")

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.errors import ModelRefused
+from federated.models.likeness import chance_kept, computed
 from federated.models.weights import check_dtypes
 from federated.update import Blueprint
 from privacy.keras_models import internals
 from privacy.keras_models.asks import lost
+from privacy.keras_models.settings import Difference, differences
 
 if TYPE_CHECKING:
     import keras
@@ -30,6 +32,8 @@ STATES = 4
 """Variables that a model and its optimizer may have for each weight that is allowed."""
 STEPS_AT_ONCE = 1000
 """Largest `steps_per_execution`: training can be stopped between executions only."""
+MOST_TOLD = 8
+"""Differences of a model and its copy that are told."""
 REFERENCES = frozenset({"name", "shared_object_id", "keras_history", "input_layers", "output_layers", "layer_name"})
 """Keys of a blueprint below which there are names, or what else is made up anew in each process."""
 
@@ -53,13 +57,45 @@ def draw(model: keras.Model) -> Blueprint:
         blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error
-    missing = lost(model, build(blueprint, largest=math.inf))  # one's own model may be as large as one likes
+    with chance_kept():
+        _check_copy(model, lambda: build(blueprint, largest=math.inf))  # one's own model may be as large as one likes
+    return blueprint
+
+
+def _check_copy(model: keras.Model, made: Callable[[], keras.Model]) -> None:
+    """Refuse a model of which a copy, built as an owner builds it, is not the same.
+
+    Attributes that are others in a second copy, too, are no settings: an hour, a number of one's own. What they do is computed.
+
+    Raises:
+        ModelRefused: naming what is another, in the model and in its copy.
+    """
+    copy = made()
+    missing = lost(model, copy)
     if missing:
         raise ModelRefused(
             f"model {model.name!r} says {', '.join(missing)}, which its configuration does not: owners would not know; say it to the "
             f"constructors of its layers and its optimizer, or in a class that is registered at every owner"
         )
-    return blueprint
+    found = list(differences(model, copy))
+    if found:
+        varying = {(one.whose, one.what) for one in differences(copy, made())}
+        found = [one for one in found if (one.whose, one.what) not in varying]
+    found = found or list(computed(model, copy))
+    if found:
+        told = "".join(f"\n  {one}: {_remedy(one)}" for one in found[:MOST_TOLD])
+        raise ModelRefused(f"model {model.name!r} would be another at its owners, who build it from its configuration:{told}")
+
+
+def _remedy(difference: Difference) -> str:
+    if difference.what.startswith("its method"):
+        return "write it into a class, and register that with keras.saving.register_keras_serializable() at every owner"
+    if not difference.own:
+        return "say it to its constructor; what was learnt or set afterwards does not travel"
+    return (
+        f"write a get_config() for {difference.kind} that says all that its constructor needs, and register it with "
+        "keras.saving.register_keras_serializable() at every owner"
+    )
 
 
 def blueprint_digest(model: keras.Model) -> str:
@@ -120,7 +156,8 @@ def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
     if kind:
         raise ModelRefused(
             f"the model cannot be built from its blueprint ({kind}, see the log there): register its own classes with "
-            f"keras.saving.register_keras_serializable() at every owner, and use no lambda"
+            f"keras.saving.register_keras_serializable() at every owner, give each a get_config() with all that its constructor needs, and "
+            f"use no lambda"
         )
     return model
 

@@ -23,7 +23,7 @@ from federated.models.weights import Statistics, check_trained, is_kept
 from federated.outcome import Outcome
 from federated.protection import Protection
 from federated.run_folder import Checkpoint, Circumstances, digest
-from federated.schedules.continued import schedule_of
+from federated.schedules.continued import go_on_from, schedule_of, steps_made
 from federated.strategy import Strategy, step_of
 from federated.training import ANSWERED as BY_FIT
 from federated.update import Array, Task, Weights
@@ -120,7 +120,8 @@ class GlobalModel:
 
         Args:
             number: of the round.
-            moved: rounds before that have moved the model: a schedule of the learning rate goes on after them.
+            moved: rounds before that have moved the model: a schedule of the learning rate goes on after them, and after the steps that
+                the optimizer of `model` has made by itself, before the run or between rounds.
 
         Raises:
             SettingError: the learning rate was set to what no owner follows.
@@ -137,6 +138,7 @@ class GlobalModel:
             learning_rate=rate,
             states=self.layout.sizes,
             rounds=moved if self.scheduled else 0,
+            begun=steps_made(self._model.optimizer),
         )
         return Task(number, self._blueprint, self.weights, training, self._run)
 
@@ -193,7 +195,8 @@ class GlobalModel:
     ) -> Checkpoint:
         """All that the next round depends on."""
         privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances)
+        begun = steps_made(self._model.optimizer)
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
@@ -205,6 +208,7 @@ class GlobalModel:
             self._privacy.restore(checkpoint.privacy)
         if checkpoint.learning_rate is not None:
             self._model.optimizer.learning_rate = checkpoint.learning_rate
+        go_on_from(self._model.optimizer, checkpoint.begun)
 
     def _check(self, new: Weights) -> None:
         for i, array in enumerate(new):

@@ -37,6 +37,7 @@ class Checkpoint:
         stopped: a callback has ended the training.
         privacy: what has been spent, a round under way included, and the state of the mechanism; see `PrivateRounds.state`.
         circumstances: of the last round; None in a run of an older version.
+        begun: steps of a schedule that the model's optimizer had made by itself; 0 in a run of an older version, which began there.
     """
 
     run: str
@@ -48,6 +49,7 @@ class Checkpoint:
     stopped: bool = False
     privacy: Mapping[str, Any] = field(default_factory=dict)
     circumstances: Circumstances | None = None
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class _Text:
     state: dict[str, int] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
     circumstances: Circumstances | None = None
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class RunFolder:
             raise RunExists(
                 f"the run in {self.path} has another model, strategy, seed or privacy: resume it with its own, or give another folder"
             )
-        rest = (text.learning_rate, callbacks, text.stopped, text.privacy, text.circumstances)
+        rest = (text.learning_rate, callbacks, text.stopped, text.privacy, text.circumstances, text.begun)
         return Checkpoint(text.run, weights, state, text.history, *rest)
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -229,6 +232,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
         counts,
         remembered,
         checkpoint.circumstances,
+        checkpoint.begun,
     )
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,7 +17,8 @@ from federated.bounding import bounded, only
 from federated.data import Data
 from federated.errors import DataError, UpdateHeldBack
 from federated.failures import in_own_words
-from federated.metrics.kept import kept, told
+from federated.metrics.kept import told
+from federated.models import steps
 from federated.models.expectations import Expectations
 from federated.models.weights import Statistics, added, check_trained
 from federated.schedules.continued import Continuation
@@ -140,6 +141,7 @@ class _Desk:
     ) -> None:
         self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm), min_batch
         self.model = blueprint.build(plan, largest=largest)
+        internals.weigh_losses_of_outputs(self.model)
         self.expectations, self._statistics = Expectations(self.model), Statistics(self.model)
         self._forms = [(array.shape, array.dtype) for array in self.model.get_weights()]
         if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
@@ -205,16 +207,17 @@ class _Desk:
             history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
             return {name: values[-1] for name, values in history.items()}
         examples = data.arrays if settings.batch_size is None else data.shuffled(seed)
-        batch, logs = settings.batch_size or examples.size, {}
+        batch = settings.batch_size or examples.size
+        logs: Mapping[str, Any] = {}
         ends = [*range(batch, examples.size, batch), examples.size]
         if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
             del ends[-2]
-        with kept(self.model):
-            for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
-                if stop.is_set():
-                    break
-                logs = self.model.train_on_batch(*examples.take(slice(start, end)).given, return_dict=True)
-        return logs
+        self.model.reset_metrics()
+        for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
+            if stop.is_set():
+                break
+            logs = steps.stepped(self.model, examples.take(slice(start, end)))
+        return steps.told(logs)
 
     def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
         self._begin(task, 0)

@@ -68,6 +68,7 @@ class LocalTraining:
             given. Empty: all values are. Not with noise or a bound.
         rounds: that have moved the model before, for a learning rate that follows a schedule: it goes on after as many times the steps
             that this owner makes in a round.
+        begun: steps that the schedule has behind it besides, made before the run: those of an optimizer that came with the model.
     """
 
     epochs: int = 1
@@ -82,6 +83,7 @@ class LocalTraining:
     bound: Bound | None = None
     states: tuple[int, ...] = ()
     rounds: int = 0
+    begun: int = 0
 
 
 @dataclass(frozen=True, repr=False)

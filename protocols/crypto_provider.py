@@ -47,6 +47,7 @@ from protocols.preprocessing import Preprocessing, third_party
 from protocols.presence import Presence, check_presence
 from protocols.program import Program
 from protocols.requests import Request, Requests
+from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.granting import Granting, Grants, Later
 from protocols.serving.room import Room, weight_bytes
 from protocols.settlement import Settlement
@@ -199,6 +200,7 @@ class CryptoProvider(Settlement):
         if name in self._models or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
         check_program(program)
+        check_guarantee(program, guarantee)
         self._room.take(claim.holder, weight_bytes(program))
         self._opening.add(name)
         try:
@@ -266,6 +268,7 @@ class CryptoProvider(Settlement):
         shared = self._owned(name, right)
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
+        check_terms(shared.program, allowance.terms.total, allowance.terms.reveal, allowance.terms.examples)
         shared.granting.lifetime = allowance.ticket_lifetime
         for reveal in allowance.terms.reveal:
             await self._supply(shared, reveal, allowance)

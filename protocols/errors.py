@@ -31,7 +31,9 @@ ProtocolError
       +-- UnknownData         no shares of that name are kept there, or not at all three workers
       +-- NotGranted          the caller has no right to the data of that name
 
-Warnings are `CoarseInput`, a feature of which the fixed point of the input keeps too little, and `CoarseOutput`, a number of the answer.
+Warnings are `CoarseInput`: a feature of which the fixed point of the input keeps too little; `CoarseOutput`: a number of an answer that is
+lost beside larger ones; `Imprecise`: private answers that differ from those of the model by more than 1 % of their range; `FaintOutput`:
+outputs so small that fixed point does not resolve them.
 
 `compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
@@ -79,6 +81,14 @@ class CoarseInput(UserWarning):
 
 class CoarseOutput(UserWarning):
     """A number of an answer is so small beside the others that fixed point keeps nothing of it. The message names it, and what to do."""
+
+
+class Imprecise(UserWarning):
+    """The answers of a private program differ from its model's by more than 1 % of their range. It says how far, and what helps."""
+
+
+class FaintOutput(UserWarning):
+    """The outputs of a model are smaller than fixed point resolves. The message says how small they are, and what to do."""
 
 
 class InputError(ProtocolError, ValueError):

@@ -18,6 +18,7 @@ from protocols.pair import Pair
 from protocols.placing.pieces import Arriving, carved
 from protocols.preprocessing import Told, server_key
 from protocols.program import Program, infer
+from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.quota import Quota
 from protocols.serving.room import weight_bytes
 from protocols.stock import Stock
@@ -148,6 +149,7 @@ class HostedModel:
 
     def __init__(self, hosting: Hosting, pair: Pair | None = None) -> None:
         check_program(hosting.program)
+        check_guarantee(hosting.program, hosting.guarantee)
         self.hosting = hosting
         self._pair = pair
         self._weight_key = self.key(hosting.weight_key, "weights")
@@ -248,7 +250,12 @@ class HostedModel:
         self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, [w.shape for w in masked]))
 
     def serve(self, terms: Terms) -> None:
-        """Allows so much in all, what was answered before included."""
+        """Allows so much in all, what was answered before included.
+
+        Raises:
+            ServingError: the owner allows what makes no sense, or what this model cannot give.
+        """
+        check_terms(self.hosting.program, terms.total, terms.reveal, terms.examples)
         self.reveal = terms.reveal
         self.quota.allow(terms.total, terms.examples)
 

@@ -15,7 +15,6 @@ the local ones (reshape, take, pad, sums) keep the kind. This file knows no Kera
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,14 +25,13 @@ import msgspec
 from protocols import shapes
 from protocols.discrete_gaussian import LARGEST_SIGMA
 from protocols.errors import ProgramError
-from protocols.inputs import edges
+from protocols.inputs import declared, edges
 from protocols.inputs.ranges import Ranges
 
 Shape = tuple[int, ...]
 Kind = Literal["wire", "share"]
 Pair = tuple[int, int]
 
-RING_BITS = 64
 MAX_ELEMENTS = 1 << 31
 """The largest number of ring elements that one value of one example may have."""
 
@@ -341,8 +339,8 @@ def infer(program: Program) -> tuple[Value, ...]:
     Raises:
         ProgramError: an operand is not an earlier value, has the wrong kind or shape, or a window does not fit the ring.
     """
-    if program.ranges is not None:
-        program.ranges.check(program.input_shape, program.input_scale)
+    declared.check(program.input_shape, program.input_scale, program.input_range, program.ranges)
+    declared.check_scale("output_scale", program.output_scale)
     values: list[Value] = []
     for position, op in enumerate(program.ops):
         try:
@@ -353,9 +351,18 @@ def infer(program: Program) -> tuple[Value, ...]:
             raise ProgramError(f"operation {position} ({type(op).__name__}): a value of shape {values[-1].shape} is not possible")
     if not values or values[-1].kind != "share":
         raise ProgramError("a program must end in a share: its output depends on nothing secret")
-    if program.checked and values[-1].shape != (math.prod(program.output_shape) + 1,):
-        raise ProgramError(f"an answer of shape {program.output_shape} and one number more do not fit a value of shape {values[-1].shape}")
+    _check_answer(program, values)
     return tuple(values)
+
+
+def _check_answer(program: Program, values: list[Value]) -> None:
+    """Refuse a label or an answer that the values do not give."""
+    answer = values[-1].shape if isinstance(program.answer, msgspec.UnsetType) else program.answer
+    declared.check_shape("answer", answer)
+    if program.checked and values[-1].shape != (math.prod(answer) + 1,):
+        raise ProgramError(f"an answer of shape {answer} and one number more do not fit a value of shape {values[-1].shape}")
+    if program.label is not None:
+        _value(program.label, len(values), program, values)
 
 
 def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> Value:
@@ -392,40 +399,24 @@ def _value(op: AnyOp, position: int, program: Program, values: list[Value]) -> V
         case MatMul(x, y):
             return Value(shapes.matrix_product(operand(x, "wire").shape, operand(y, "wire").shape), "share")
         case Truncate(x, drop, window) | Select(x, drop, window):
-            _check_window(drop, window)
+            declared.check_window(drop, window)
             return operand(x, "share")
         case AddNoise(x, sigma):
             if not 1 <= sigma <= LARGEST_SIGMA:
                 raise ProgramError(f"noise of sigma {sigma} is not possible; from 1 to {LARGEST_SIGMA} is")
             return operand(x, "share")
         case Piecewise(x, drop, window):
-            _check_window(drop, window)
-            _check_pieces(op)
+            declared.check_window(drop, window)
+            declared.check_pieces(op.knots, op.slopes, op.offsets, window)
             return operand(x, "share")
         case Argmax(x, drop, window):
-            _check_window(drop, window)
+            declared.check_window(drop, window)
             value = operand(x, "share")
             if len(value.shape) != 1 or value.size < 2:
                 raise ProgramError(f"an arg max needs a vector of at least two elements, not shape {value.shape}")
             return value
         case _:
             return _local(op, operand)
-
-
-def _check_window(drop: int, window: int) -> None:
-    if not (drop >= 0 and window >= 2 and drop + window <= RING_BITS - 1):
-        raise ProgramError(f"drop {drop} + window {window} must stay below {RING_BITS - 1} bits")
-
-
-def _check_pieces(op: Piecewise) -> None:
-    if not op.knots or any(a >= b for a, b in itertools.pairwise(op.knots)):
-        raise ProgramError("a piecewise function needs increasing knots, at least one")
-    if not len(op.slopes) == len(op.offsets) == len(op.knots) + 1:
-        raise ProgramError(f"{len(op.slopes)} slopes and {len(op.offsets)} offsets do not fit {len(op.knots)} knots: one more is needed")
-    if max(-op.knots[0], op.knots[-1]) > 1 << (op.window - 2):
-        raise ProgramError(f"knots from {op.knots[0]} to {op.knots[-1]} do not fit a window of {op.window} bits")
-    if any(abs(factor) >= 1 << (RING_BITS - 1) for factor in (*op.slopes, *op.offsets)):
-        raise ProgramError("slopes and offsets must be integers of 64 bits")
 
 
 def _weight(program: Program, index: int, dimensions: int) -> Shape:

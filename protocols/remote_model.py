@@ -34,8 +34,9 @@ from protocols.errors import (
 from protocols.fixed_point import decode
 from protocols.hosting import Handshake
 from protocols.inputs.encoding import bounds, check_inside, encoded
-from protocols.program import Program, infer
+from protocols.program import Program
 from protocols.run import Cost
+from protocols.serving.claims import check_described, check_granted, check_share
 from protocols.serving.granting import Granted, Grants
 from protocols.three_workers import ThreeWorkers
 from protocols.ticket import REVEALS, Reveal
@@ -94,7 +95,6 @@ class RemoteModel:
         self.name = handshake.name
         self.owner = handshake.owner
         self.model = handshake.model
-        infer(handshake.program)  # whoever told it may be faulty
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None
@@ -229,6 +229,7 @@ class RemoteModel:
         secret = new_secret()
         grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), waiting)
         if not grants.left and len(grants.granted) == 1:
+            self._check(grants.granted[0], reveal, len(x))
             return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
         granted: list[Granted] = []
@@ -237,6 +238,7 @@ class RemoteModel:
         try:
             async for grant in self._grants(grants):
                 await slots.acquire()
+                self._check(grant, reveal, len(x) - start)
                 stop = start + grant.ticket.ticket.examples
                 granted.append(grant)
                 tasks.append(asyncio.create_task(self._part(x[start:stop], grant, secret)))
@@ -268,11 +270,18 @@ class RemoteModel:
                 return
             grants = await self._provider.more(self.name, grants.request)
 
+    def _check(self, granted: Granted, reveal: Reveal, most: int) -> None:
+        """Refuse a ticket, or its mask, that does not fit what is left of a request."""
+        ticket, shape = granted.ticket.ticket, self.program.input_shape
+        check_granted(ticket, granted.input_mask, model=self.model, reveal=reveal, most=most, input_shape=shape)
+
     async def _part(self, x: npt.NDArray[np.uint64], granted: Granted, secret: bytes) -> tuple[Answer, Answer]:
         """M = x + lambda to both servers; their answers."""
         m = x + granted.input_mask
         asked = (server.answer(granted.ticket, right_at(secret, party), m) for party, server in enumerate(self._servers))
         first, second = await at_once(*asked)
+        for answer in (first, second):
+            check_share(answer.share, self.program, len(x), granted.ticket.ticket.reveal)
         if not compare_digest(first.seal, second.seal):
             raise Altered(
                 f"the servers of model {self.name!r} do not agree on what they sent each other: something on the way between them, or to "
@@ -328,6 +337,7 @@ async def connect(
         UnknownModel: no such model is shared there, or several are and none was named.
         NotOwner: it was shared by somebody else than `owner`.
         ClusterError: the servers do not agree on what they host.
+        ProtocolError: what they say of the model makes no sense: scales, ranges, shapes, operations, what is promised about noise.
 
     Example:
         >>> async with connect(cluster, "mnist") as remote:
@@ -343,6 +353,7 @@ async def connect(
         if owner is not None and first.owner != owner:
             by = f"the holder of the certificate of {first.owner!r}" if first.owner else "somebody without a certificate"
             raise NotOwner(f"the model {name!r} was shared by {by}, not by {owner!r}: do not show it anything")
+        check_described(first.program, first.guarantee, first.model, name=first.name, wanted=name)  # whoever told it may be faulty
         yield RemoteModel(first, links)
 
 

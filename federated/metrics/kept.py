@@ -1,9 +1,8 @@
-"""At an owner: metrics that keep their states over an epoch, as in Keras' `fit`, and what of them leaves."""
+"""At an owner: what leaves of the metrics of an epoch."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +13,6 @@ from federated.update import Array
 
 if TYPE_CHECKING:
     import keras
-
-
-@contextlib.contextmanager
-def kept(model: keras.Model) -> Iterator[None]:
-    """Resets the metrics once, at the beginning; then `train_on_batch` goes on with them, whatever this Keras does by itself.
-
-    It resets them in each call from 3.14 on, and in none before.
-    """
-    model.reset_metrics()
-    model.reset_metrics = lambda: None
-    try:
-        yield
-    finally:
-        del model.reset_metrics
 
 
 def told(model: keras.Model, logs: Mapping[str, Any], sizes: Sequence[int]) -> tuple[Array, dict[str, float]]:

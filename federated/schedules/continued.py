@@ -1,6 +1,9 @@
 """A learning-rate schedule that goes on where the rounds before have left it, though each round begins with a fresh optimizer.
 
-Only the schedule goes on, and not the optimizer's count of its steps: Adam and its like correct their moments, which are fresh, by that.
+It begins where the model's own optimizer is: with a model that was trained before, and perhaps saved and loaded, after the steps of that;
+in a run that is resumed, where it was when the run began. Rounds do not count in the optimizer of the global model, whose steps are its
+owners'; but steps that it makes by itself between rounds do. Only the schedule goes on, and not the optimizer's count of its steps: Adam
+and its like correct their moments, which are fresh, by that.
 """
 
 from __future__ import annotations
@@ -36,6 +39,17 @@ def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def steps_made(optimizer: Any) -> int:
+    """The steps that a schedule has behind it: as many as the optimizer has made; 0 for one that follows none."""
+    return int(internals.count_of_steps(_inner(optimizer))) if schedule_of(optimizer) is not None else 0
+
+
+def go_on_from(optimizer: Any, made: int) -> None:
+    """Make a schedule have so many steps behind it; does nothing for an optimizer that follows none."""
+    if schedule_of(optimizer) is not None:
+        internals.count_of_steps(_inner(optimizer)).assign(made)
+
+
 class Continuation:
     """The schedule of a model's optimizer, that begins where it is told; does nothing for an optimizer without one.
 
@@ -62,7 +76,7 @@ class Continuation:
         _inner(model.optimizer).learning_rate = Later()
 
     def begin(self, training: LocalTraining, data: Data, *, min_batch: int) -> None:
-        """Sets where the schedule begins: rounds before, times the steps that are made of this data in a round.
+        """Sets where the schedule begins: the steps from before the run, and rounds before, times the steps of this data in a round.
 
         With one owner this is where Keras' `fit` would be. With several, each goes by the rounds that have moved the model, whoever took
         part in them, and by its own steps in a round.
@@ -73,7 +87,8 @@ class Continuation:
             min_batch: as for `Trainer`.
         """
         if self._begun is not None:
-            self._begun.assign(training.rounds * steps(training, data, min_batch=min_batch) if training.rounds else 0)
+            made = training.rounds * steps(training, data, min_batch=min_batch) if training.rounds else 0
+            self._begun.assign(training.begun + made)
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:

@@ -90,6 +90,11 @@ def inputs_as_given(model: Model) -> Any:
     return None if isinstance(given, list) and not given else given
 
 
+def outputs_as_given(model: Model) -> Any:
+    """Give the symbolic outputs of a functional model in the nest they were given in; None for a model without."""
+    return getattr(model, "_outputs_struct", None)
+
+
 def call_context(layer: Layer) -> Any:
     """Give the call that is under way: layers inside find there whether it is `training`. Without one, `layer` begins one."""
     return layer._get_call_context()
@@ -126,6 +131,11 @@ def learning_rate(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def count_of_steps(optimizer: Any) -> Any:
+    """Give the variable that counts the steps, which a schedule goes by; the public one counts updates where gradients accumulate."""
+    return optimizer._iterations
+
+
 def decays(optimizer: Any, variable: Any) -> bool:
     """Tell whether the optimizer's `weight_decay` is for this variable: see `exclude_from_weight_decay`."""
     return bool(optimizer._use_weight_decay(variable))
@@ -147,6 +157,41 @@ def compiled_loss(model: Model, y: Any, outputs: Any, weights: Tensor | None = N
     return model._compile_loss(y, outputs, weights)
 
 
+def weigh_losses_of_outputs(model: Model) -> None:
+    """Make the loss that is told of each of several outputs the mean over examples, as the loss of all is, whatever the batches are.
+
+    Keras weighs it by the size of the batch only where that is known when the step is traced: with a smaller last batch, in a graph, it
+    tells the mean over batches, or a mixture of both, which then is not what the loss is the sum of.
+
+    Args:
+        model: compiled, and not trained yet. It is changed.
+    """
+    losses = model._compile_loss
+    if losses is None:
+        return
+    build, call, batch = losses.build, losses.call, [None]
+
+    def weighing(metric: Any) -> None:
+        update = metric.update_state
+        metric.update_state = lambda value, sample_weight=None: update(value, sample_weight=batch[0])
+
+    def built(*args: Any) -> None:
+        build(*args)
+        for metric in losses.metrics:
+            weighing(metric)
+
+    def called(y: Any, outputs: Any, sample_weight: Any = None) -> Any:
+        import keras  # noqa: PLC0415  is loaded already: there is a model
+
+        batch[0] = keras.ops.shape(keras.tree.flatten(outputs)[0])[0]
+        try:
+            return call(y, outputs, sample_weight)
+        finally:
+            batch[0] = None  # a symbol of a graph that ends
+
+    losses.build, losses.call = built, called
+
+
 def loss_of(model: Model, **given: Any) -> Tensor:
     """Compute the loss of a training step as Keras' own step does, also where the model's `compute_loss` takes no `training`.
 
@@ -155,6 +200,54 @@ def loss_of(model: Model, **given: Any) -> Tensor:
         given: `x`, `y`, `y_pred` and `sample_weight`.
     """
     return model._compute_loss(**given, training=True)
+
+
+def optimizer_apart(optimizer: Any) -> Any:
+    """Give an optimizer that does what this one does and has a state of its own, not built yet; this one stays as it is."""
+    import keras  # noqa: PLC0415  is loaded already: there is an optimizer
+
+    twin = object.__new__(type(optimizer))
+    vars(twin).update(
+        {name: value for name, value in vars(optimizer).items() if not name.startswith("_self_")}
+    )  # TensorFlow's book-keeping
+    state: list[Any] = []
+    tracker = type(optimizer._tracker)({"variables": (lambda one: isinstance(one, keras.Variable), state)})
+    vars(twin).update(built=False, _variables=state, _trainable_variables=[], _trainable_variables_indices={}, _tracker=tracker)
+    for name in ("_iterations", "_learning_rate"):
+        value = vars(optimizer)[name]
+        if isinstance(value, keras.Variable):
+            begin = 0 if name == "_iterations" else value.numpy()
+            vars(twin)[name] = keras.Variable(begin, dtype=value.dtype, trainable=False, name=value.name)
+            state.append(vars(twin)[name])
+    for name, value in vars(optimizer).items():
+        if isinstance(value, keras.Optimizer):  # which builds the one within
+            vars(twin)[name] = optimizer_apart(value)
+    return twin
+
+
+def compile_apart(model: Model) -> dict[str, Any]:
+    """Give the attributes that a model has when what it was compiled with has seen no labels yet: its losses the same, no metrics."""
+    losses = model._compile_loss
+    fresh = None
+    if losses is not None:
+        fresh = type(losses)(losses._user_loss, losses._user_loss_weights, output_names=losses.output_names)
+    return {"_compile_loss": fresh, "_compile_metrics": None}
+
+
+def common_seed() -> Any:
+    """Give what Keras draws from where no seed is given; None if it never has."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    state = keras.src.backend.common.global_state
+    return state.get_global_attribute(keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR)
+
+
+def put_common_seed(generator: Any) -> None:
+    """Set what Keras draws from where no seed is given; None: it makes another."""
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    name = keras.src.random.seed_generator.GLOBAL_SEED_GENERATOR
+    keras.src.backend.common.global_state.set_global_attribute(name, generator)
 
 
 def find_direction(callback: Any) -> None:

@@ -24,8 +24,9 @@ from protocols.blocks import Blocks, blocks_for
 from protocols.conjunction import pack, unpack
 from protocols.exchange import Party, Ring, open_bits, open_sum
 from protocols.inputs import edges
+from protocols.inputs.declared import RING_BITS
 from protocols.material import Field, Material, packed
-from protocols.program import RING_BITS, ClampedInput, Shape
+from protocols.program import ClampedInput, Shape
 
 EDGES = 3
 """The least ring element, low, high."""

@@ -21,15 +21,20 @@ Real = npt.NDArray[np.float64]
 INPUT_BITS = 16
 """Fractional bits of inputs up to 1 with one range for all; larger inputs have fewer, smaller ones more, up to"""
 FINEST_INPUT = 32
+WHOLE = 2.0**32
+"""In one range that ends below this the step is at most 1, so that whole numbers are exact."""
 FEATURE_BITS = 20
 """Steps of a feature with a range of its own, from its origin to its end: 2^19 to 2^20 of them."""
 
 
-def input_scale(input_range: tuple[float, float], ranges: Ranges | None) -> float:
-    """The real number, or part of a unit, that the integer 1 stands for."""
+def input_scale(input_range: tuple[float, float], ranges: Ranges | None, step: float = math.inf) -> float:
+    """The real number, or part of a unit, that the integer 1 stands for: a power of two, at most `step`, which what reads it needs."""
+    most = 2.0 ** math.floor(math.log2(step)) if step < math.inf else math.inf
     if ranges is not None:
-        return 2.0**-FEATURE_BITS
-    return 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(max(map(abs, input_range)))))
+        return min(2.0**-FEATURE_BITS, most)
+    largest = max(map(abs, input_range))
+    usual = 2.0 ** -min(FINEST_INPUT, INPUT_BITS - math.ceil(math.log2(largest)))
+    return min(usual, most, 1.0 if largest <= WHOLE else math.inf)
 
 
 def bounds(program: Program) -> tuple[Real, Real]:

@@ -59,6 +59,10 @@ class Ranges(msgspec.Struct, frozen=True):
         """The range that holds all."""
         return min(self.low), max(self.high)
 
+    def in_one_unit(self) -> Ranges:
+        """The same with the largest unit for all: for integers, of which each has the same step."""
+        return msgspec.structs.replace(self, unit=(max(self.unit),) * len(self.unit))
+
     def encoded(self, x: Real, scale: float) -> Ring:
         """The integers that stand for examples (n, *input_shape) that lie inside."""
         inside = np.clip(x, self.table(self.low), self.table(self.high))
@@ -97,8 +101,16 @@ def fits(shape: Shape, input_shape: Shape) -> bool:
         return False
 
 
-def chosen(input_range: Any, input_shape: Shape, samples: Real | None) -> tuple[float, float] | Ranges:
+def chosen(
+    input_range: Any, input_shape: Shape, samples: Real | None, *, known: tuple[Real, Real] | None = None
+) -> tuple[float, float] | Ranges:
     """The input range that a user gave, or that of the samples (n, *input_shape) if the user said "calibration"; see `given`.
+
+    Args:
+        input_range: what the user gave.
+        input_shape: of an example.
+        samples: or None.
+        known: the ends that the model itself says, in place of the samples; NaN where it does not.
 
     Raises:
         ModelError: the range is none, or there are no samples, or they are not finite or lie outside.
@@ -108,7 +120,7 @@ def chosen(input_range: Any, input_shape: Shape, samples: Real | None) -> tuple[
     if isinstance(input_range, str):
         if input_range != CALIBRATION or samples is None:
             raise ModelError(f'input_range={input_range!r}; a pair (low, high), or "{CALIBRATION}" with sample inputs as calibration=')
-        input_range = of_samples(samples)
+        input_range = of_samples(samples, known)
     found = given(input_range, input_shape)
     if samples is not None:
         low, high = (found.table(found.low), found.table(found.high)) if isinstance(found, Ranges) else found
@@ -178,13 +190,19 @@ def _ranges(low: Real, high: Real) -> Ranges:
     return Ranges(low.shape, *(tuple(table.reshape(-1).tolist()) for table in tables))
 
 
-def of_samples(samples: Real) -> tuple[Real, Real]:
+def of_samples(samples: Real, known: tuple[Real, Real] | None = None) -> tuple[Real, Real]:
     """A range for each feature of the last axis from samples (n, *shape), rounded outwards so that it tells their order of magnitude only.
 
     The ends are multiples of a quarter of the power of two above the width of what was seen, or above its size if all samples are alike.
+    Where the model says the ends itself they are those: of indices into a table, or of what it takes to be constant.
     """
     rows = samples.reshape(-1, samples.shape[-1])
     low, high = rows.min(axis=0), rows.max(axis=0)
     size = np.where(high > low, high - low, np.abs(low))
     grid = np.exp2(np.ceil(np.log2(np.where(size > 0, size, 1.0))) - 2)
-    return np.floor(low / grid) * grid, np.ceil(high / grid) * grid
+    low, high = np.floor(low / grid) * grid, np.ceil(high / grid) * grid
+    if known is None:
+        return low, high
+    least, largest = (table.reshape(-1, rows.shape[1]) for table in known)
+    said = np.isfinite(least).all(axis=0)
+    return np.where(said, least.max(axis=0), low), np.where(said, largest.min(axis=0), high)

@@ -28,7 +28,8 @@ from protocols.inputs.encoding import steps
 from protocols.inputs.ranges import InputRange, Ranges, chosen
 from protocols.lowering.checking import CheckedWriter
 from protocols.lowering.emission import Writer
-from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, spread_of
+from protocols.lowering.features.precision import needed
+from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
@@ -81,7 +82,7 @@ def lower(
     Args:
         model: Sequential or functional, one input, one output, channels last.
         input_range: (low, high) of the inputs; windows are proved for it. Each is a number, or an array that is broadcast to an example and
-            has the range of each feature; "calibration" for that of the samples, rounded outwards.
+            has the range of each feature; "calibration" for that of the samples, rounded outwards, or of the table they are looked up in.
         calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
         margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
             gives a wrong answer: choose samples that cover what clients send. Reciprocals, roots and logarithms hold from the least
@@ -113,9 +114,12 @@ def lower(
         )
     nodes = read(model)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape)
-    found = chosen(input_range, nodes[0].shape, samples)
-    ranges, outermost = (found, found.outermost) if isinstance(found, Ranges) else (None, found)
     spread = spread_of(nodes)
+    found = chosen(input_range, nodes[0].shape, samples, known=said(nodes, spread, samples))
+    whole = "int" in str(model.inputs[0].dtype)
+    if whole and isinstance(found, Ranges):
+        found = found.in_one_unit()
+    ranges, outermost = (found, found.outermost) if isinstance(found, Ranges) else (None, found)
     program, weights, layers = write(
         fold(nodes if ranges is None else in_units(nodes, ranges)),
         outermost,
@@ -125,6 +129,7 @@ def lower(
         clamp=clients == "malicious" or (clients is None and answers is not None),
         clamp_label=clients != "semi-honest",
         ranges=ranges,
+        step=needed(nodes, found, whole=whole),
         kind=CheckedWriter if checked else Writer,
     )
     infer(program)

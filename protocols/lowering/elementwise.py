@@ -14,6 +14,7 @@ import numpy as np
 
 from protocols import program as ops
 from protocols.errors import WindowError
+from protocols.inputs.declared import RING_BITS
 from protocols.lowering.emission import Value, Writer
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real, Scaled
@@ -82,7 +83,7 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
             )
         bits = min(bits, room)
     knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
-    if max(map(abs, (*slopes, *offsets))) >> (ops.RING_BITS - 1):
+    if max(map(abs, (*slopes, *offsets))) >> (RING_BITS - 1):
         most = float(np.abs(fitted(np.array([low, high]) * unit)).max())
         raise WindowError(
             f"layer {node.layer!r} ({node.kind}): of inputs from {low * unit:.3g} to {high * unit:.3g} its values reach {most:.3g}, which "

@@ -17,7 +17,6 @@ import numpy as np
 from protocols import program as ops
 from protocols.errors import WindowError
 from protocols.exchange import Ring
-from protocols.fixed_point import encode
 from protocols.inputs.encoding import input_scale
 from protocols.inputs.ranges import Ranges
 from protocols.lowering import network as net
@@ -33,6 +32,7 @@ from protocols.lowering.rounding import (
     hold,
     hold_beside,
     weight_bits,
+    whole,
     window_bits,
 )
 from protocols.program import AnyOp, Kind, Shape
@@ -81,6 +81,7 @@ class Writer:
         *,
         clamp: bool = False,
         ranges: Ranges | None = None,
+        step: float = math.inf,
     ) -> None:
         self.weights: list[Ring] = []
         self.layers: list[Layer] = []
@@ -88,7 +89,7 @@ class Writer:
         self._wires: dict[int, int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
-        scale = input_scale(input_range, ranges)
+        scale = input_scale(input_range, ranges, step)
         cut = ops.enforced(input_range, scale, ranges)
         self.ops: list[AnyOp] = [cut if clamp else ops.Input()]
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
@@ -105,7 +106,7 @@ class Writer:
         """Appends a weight, rounded to integers; one that several operations use is there once."""
         key = (id(values), scale)
         if key not in self._encoded:
-            self.weights.append(encode(values, scale))
+            self.weights.append(whole(values, scale, self.node))
             self._encoded[key] = (len(self.weights) - 1, values)
         return self._encoded[key][0]
 

@@ -2,6 +2,7 @@
 
 - Batch normalisation after a linear layer: W' = W s, b' = b s + t.
 - Batch normalisation before a matrix product, or a convolution without zeros around: W' = s W, b' = b + t W.
+- Scales and shifts of channels one after the other: s = s1 s2, t = t1 s2 + t2.
 - An average pool of k x k after a convolution: the kernel convolved with a box and divided by k^2, strides multiplied; where that is not
   more work.
 - The largest of a window before a rectifier, not after it.
@@ -58,6 +59,10 @@ def _joined(before: Node, node: Node) -> Node | None:
     match before, node:
         case Convolution() | Product(), Affine():
             return _scaled(before, node)
+        case Affine(), Affine():
+            kind = f"{before.kind} + {node.kind}"
+            scale, shift = before.scale * node.scale, before.shift * node.scale + node.shift
+            return replace(node, kind=kind, inputs=before.inputs, scale=scale, shift=shift)
         case Affine(), Product():
             return _scaled_before(before, node, axes=0)
         case Affine(), Convolution(padding=net.NO_PADDING, groups=1):

@@ -206,7 +206,7 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
     Raises:
         WindowError: x may lie outside of [0, length), or is proved never to reach the last of them.
     """
-    low, high = float(x.range.low.min()) * x.scale, float(x.range.high.max()) * x.scale
+    low, high = math.ceil(x.range.low.min()) * x.scale, math.floor(x.range.high.max()) * x.scale  # whole in its units
     window = window_bits(x.range.largest, 0) + 1
     advice = f"give input_range=(0, {max(length - 1, 0.5):g})"
     if not 0 <= low <= high < length or window > LARGEST_WINDOW:

@@ -12,7 +12,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from protocols.errors import WindowError
+from protocols.errors import EncodingError, WindowError
+from protocols.exchange import Ring
+from protocols.fixed_point import encode
 from protocols.lowering.intervals import Interval
 from protocols.lowering.network import Node, Real
 
@@ -191,3 +193,19 @@ def weight_bits(kernel: Real, bits: int) -> int:
     """Fractional bits of a layer's weights: `bits`, or more where the largest weight would have less than `SIGNIFICANT_BITS`."""
     largest = float(np.abs(kernel).max(initial=0.0))
     return max(bits, SIGNIFICANT_BITS - math.floor(math.log2(largest))) if largest else bits
+
+
+def whole(values: Real, scale: float, node: Node) -> Ring:
+    """Weights as integers.
+
+    Raises:
+        WindowError: the ring does not hold them.
+    """
+    try:
+        return encode(values, scale)
+    except EncodingError:
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): weights or biases up to {np.abs(values).max():.3g} in units of 2^{math.log2(scale):.0f}, "
+            "with what is folded into them, do not fit the fixed point. A feature that hardly varies and is divided by that needs a range "
+            "that is as narrow, or is better left out"
+        ) from None

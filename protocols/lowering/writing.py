@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from protocols import program as ops
@@ -28,6 +29,7 @@ def write(
     clamp: bool = False,
     clamp_label: bool = False,
     ranges: Ranges | None = None,
+    step: float = math.inf,
     kind: type[Writer] = Writer,
 ) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
     """The program, its integer weights, and how the sums of each layer are held.
@@ -41,9 +43,10 @@ def write(
         clamp: servers enforce the input range, for all answers.
         clamp_label: servers enforce the input range, for labels.
         ranges: of each feature, whose units `nodes` read; None if there is one for all.
+        step: the largest that the fixed point of the input may have.
         kind: of the writer.
     """
-    writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges)
+    writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step)
     values: list[Value] = []
     compared = None
     for node in nodes:

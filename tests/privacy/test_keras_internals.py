@@ -149,6 +149,79 @@ def test_optimizers():
     assert internals.decays(optimizer, bias) is False
 
 
+def test_steps_are_counted_one_by_one_where_gradients_accumulate(model):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    kernel = keras.Variable([1.0])
+    optimizer.build([kernel])
+    for _ in range(3):
+        optimizer.apply([keras.ops.ones(1)])
+    assert int(internals.count_of_steps(optimizer)) == 3
+    assert int(optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_losses_of_outputs_are_weighed_by_examples(model, eager):
+    """Keras itself weighs a batch whose size it does not know when it traces as one example."""
+    inputs = layers.Input((2,))
+    built = keras.Model(inputs, [layers.Dense(1, name="a")(inputs), layers.Dense(1, name="b")(inputs)])
+    built.compile(keras.optimizers.SGD(0.0), ["mse", "mse"], run_eagerly=eager)
+    internals.weigh_losses_of_outputs(built)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    found = built.evaluate(x, [np.zeros((5, 1))] * 2, batch_size=4, verbose=0, return_dict=True)
+    assert found["a_loss"] == pytest.approx(np.mean(built.predict(x, verbose=0)[0] ** 2), rel=1e-5)
+    assert found["loss"] == pytest.approx(found["a_loss"] + found["b_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_optimizer_apart_does_the_same_and_shares_no_state(scaled):
+    def optimizer():
+        plain = keras.optimizers.Adam(0.1, use_ema=True)
+        return keras.optimizers.LossScaleOptimizer(plain, initial_scale=1.0) if scaled else plain
+
+    used, fresh = optimizer(), optimizer()
+    weights = [keras.Variable([1.0, 2.0]) for _ in range(3)]
+    used.build(weights[:1])
+    used.apply([keras.ops.ones(2)])
+    state, count = [np.array(one) for one in used.variables], len(used.variables)
+    apart = internals.optimizer_apart(used)
+    for one, weight in ((apart, weights[1]), (fresh, weights[2])):
+        one.build([weight])
+        one.apply([keras.ops.ones(2)])
+    assert np.array(weights[1]).tolist() == np.array(weights[2]).tolist()
+    assert len(used.variables) == count == len(apart.variables)
+    assert all(map(np.array_equal, state, used.variables))
+    unbuilt = optimizer()
+    internals.optimizer_apart(unbuilt).build(weights[:1])
+    assert unbuilt.built is False
+
+
+def test_what_is_compiled_apart_has_seen_no_labels(model):
+    loss = keras.losses.MeanSquaredError()
+    model.compile("sgd", loss, metrics=["accuracy"])
+    apart = internals.compile_apart(model)
+    assert apart["_compile_metrics"] is None
+    before = model._compile_loss
+    vars(model).update(apart)
+    assert float(internals.compiled_loss(model, np.ones((2, 1)), np.zeros((2, 1)))) == 1.0
+    assert before.built is False
+    without = keras.Sequential([layers.Input((2,)), layers.Dense(1)])
+    without.compile("sgd", None)
+    assert internals.compile_apart(without) == {"_compile_loss": None, "_compile_metrics": None}
+
+
+def test_the_common_seed():
+    found = internals.common_seed()
+    internals.put_common_seed(keras.random.SeedGenerator(1))
+    first = keras.random.normal((3,))
+    internals.put_common_seed(keras.random.SeedGenerator(1))
+    assert np.array_equal(first, keras.random.normal((3,)))
+    internals.put_common_seed(None)
+    assert internals.common_seed() is None
+    keras.random.normal((3,))
+    assert internals.common_seed() is not None
+    internals.put_common_seed(found)
+
+
 def test_which_way_a_callback_watches():
     stopping = keras.callbacks.EarlyStopping("val_loss")
     internals.find_direction(stopping)

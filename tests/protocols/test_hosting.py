@@ -7,10 +7,11 @@ from protocols import hosting, inference
 from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, ServingError, TicketRefused, TooLarge
 from protocols.hosting import HostedModel, Hosting, Terms, fingerprint
 from protocols.noisy_answers import Guarantee
-from protocols.program import Argmax, Dense, Input, Program
+from protocols.program import AddNoise, Argmax, Dense, Input, Program
 from protocols.ticket import Ticket
 
 PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(1, 0, 20))
+NOISY = Program((Input(), Dense(0, 0), AddNoise(1, 3)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(2, 0, 20))
 
 
 def hosted(party: int = 0, program: Program = PROGRAM, guarantee: Guarantee | None = None) -> HostedModel:
@@ -38,7 +39,7 @@ def test_the_quota_is_the_server_s_own():
 
 
 def test_the_budget_of_each_client_is_the_server_s_own_too():
-    model = hosted(guarantee=Guarantee(1.0, 0.1, 5, 8.0, 1e-5))
+    model = hosted(program=NOISY, guarantee=Guarantee(1.0, 3.0, 5, 8.0, 1e-5))
     model.serve(Terms(4))
     model.admit(ticket(b"one", examples=3, client="alice"), "alice")
     with pytest.raises(BudgetSpent, match=r"3 noisy answers .* 2 of 5 are left for client 'alice'"):

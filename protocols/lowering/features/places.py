@@ -1,20 +1,46 @@
-"""Where the elements of the input go while they are only moved: taken, permuted, reshaped, joined."""
+"""Where the elements of the input go while they are only moved, scaled and shifted: value = scale * x[element] + offset."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from protocols.lowering import network as net
-from protocols.lowering.network import Node
+from protocols.lowering.network import Node, Real
 
 Table = npt.NDArray[Any]
 MOVES = (net.Taken, net.Permuted, net.Shaped, net.Joined)
 """Nodes whose elements are elements of their inputs."""
+NORMALISING = ("Normalization", "BatchNormalization")
+"""Layers whose scale is that of their input even where it is 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A value each of whose elements is one of the input, scaled and shifted; tables in the shape of the value.
+
+    Attributes:
+        element: which element of the input it is, in row-major order.
+        scale: 0 never.
+        offset: what is added then.
+        weighed: whether it was scaled channel by channel, as by a normalisation.
+        bent: whether a rectifier or a clip came in between: for those elements that it leaves alone.
+    """
+
+    element: npt.NDArray[np.int64]
+    scale: Real
+    offset: Real
+    weighed: bool = False
+    bent: bool = False
+
+    def scaled(self, scale: float | Real, offset: float | Real) -> Seen:
+        """The same, scaled and shifted once more."""
+        return replace(self, scale=self.scale * scale, offset=self.offset * scale + offset)
 
 
 def moved(node: Node, tables: Sequence[Table]) -> Table:
@@ -30,21 +56,50 @@ def moved(node: Node, tables: Sequence[Table]) -> Table:
             return tables[0].reshape(node.shape)
 
 
-def followed(nodes: Sequence[Node]) -> list[npt.NDArray[np.int64] | None]:
-    """For each value the number of the element of the input that each of its elements is; None for values that are computed."""
-    found: list[npt.NDArray[np.int64] | None] = [np.arange(math.prod(nodes[0].shape)).reshape(nodes[0].shape)]
+def followed(nodes: Sequence[Node]) -> list[Seen | None]:
+    """What each value is of the input; None for values that are computed in another way."""
+    shape = nodes[0].shape
+    found: list[Seen | None] = [Seen(np.arange(math.prod(shape)).reshape(shape), np.ones(shape), np.zeros(shape))]
     for node in nodes[1:]:
-        places = [place for place in (found[x] for x in node.inputs) if place is not None]
-        found.append(moved(node, places) if isinstance(node, MOVES) and len(places) == len(node.inputs) else None)
+        known = [seen for seen in (found[x] for x in node.inputs) if seen is not None]
+        found.append(_next(node, known) if known and len(known) == len(node.inputs) else None)
     return found
+
+
+def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
+    first = known[0]
+    match node:
+        case _ if isinstance(node, MOVES):
+            element, scale, offset = (moved(node, [getattr(seen, name) for seen in known]) for name in ("element", "scale", "offset"))
+            return Seen(element, scale, offset, any(seen.weighed for seen in known), any(seen.bent for seen in known))
+        case net.Rescale() if node.scale:
+            return first.scaled(node.scale, node.offset)
+        case net.Shifted():
+            return first.scaled(1.0, node.shift)
+        case net.Affine() if node.scale.all():
+            weighed = first.weighed or node.kind in NORMALISING or bool((node.scale != 1).any())
+            return replace(first.scaled(node.scale, node.shift), weighed=weighed)
+        case net.Rectify():
+            return replace(first, bent=True)
+        case _:
+            return None
+
+
+def vocabularies(nodes: Sequence[Node]) -> tuple[Real, Real]:
+    """The least and the largest value of each element of the input that is looked up in a table; NaN for others."""
+    shape = nodes[0].shape
+    low, high = (np.full(math.prod(shape), end) for end in (-np.inf, np.inf))
+    seen = followed(nodes)
+    for node in nodes:
+        index = seen[node.inputs[0]] if isinstance(node, net.OneHot) else None
+        if index is not None and not index.bent:
+            ends = [((end - index.offset) / index.scale).reshape(-1) for end in (0.0, max(node.shape[-1] - 1, 0.5))]
+            np.maximum.at(low, index.element.reshape(-1), np.minimum(*ends))
+            np.minimum.at(high, index.element.reshape(-1), np.maximum(*ends))
+    low, high = (np.where(np.isfinite(end), end, np.nan).reshape(shape) for end in (low, high))
+    return low, high
 
 
 def whole_numbers(nodes: Sequence[Node]) -> npt.NDArray[np.bool_]:
     """For each element of the input whether it is looked up in a table, so that only whole numbers make sense."""
-    found = np.zeros(math.prod(nodes[0].shape), bool)
-    places = followed(nodes)
-    for node in nodes:
-        place = places[node.inputs[0]] if isinstance(node, net.OneHot) else None
-        if place is not None:
-            found[place.reshape(-1)] = True
-    return found.reshape(nodes[0].shape)
+    return np.isfinite(vocabularies(nodes)[0])

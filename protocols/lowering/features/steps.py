@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.lowering import network as net
-from protocols.lowering.features.places import MOVES, moved, whole_numbers
+from protocols.lowering.features.places import Seen, followed, vocabularies, whole_numbers
 from protocols.lowering.network import Node, Real
 
 ENOUGH = 256
 """Steps of the fixed point that a standard deviation should have: rounding is 1/512 of it then."""
 CONSTANT = 1.001e-7
 """Keras divides by 1e-7 what did not vary when it was normalised: that says nothing of how finely it must be known."""
-NORMALISING = ("Normalization",)
 FEW_SAMPLES = 16
 """So many samples say how much a feature varies."""
 
@@ -30,7 +29,7 @@ class Spread:
     Attributes:
         whole: only whole numbers make sense.
         mean: where a normalisation has its zero; NaN where there is none.
-        deviation: by which it divides; infinite where there is none.
+        deviation: by which it, or the layer that reads it first, divides; infinite where that says nothing.
     """
 
     whole: npt.NDArray[np.bool_] = field(repr=False)
@@ -57,29 +56,56 @@ class TooFewSteps:
 
 
 def spread_of(nodes: Sequence[Node]) -> Spread:
-    """What the nodes of a model say of its input: those that are normalised before anything else is computed."""
+    """What the nodes of a model say of its input, by what reads it first, behind moves, public scales, rectifiers and clips.
+
+    A normalisation, or whatever else scales and shifts channel by channel, says by how much and about what each varies. A dense layer or
+    convolution whose weights differ from channel to channel by more than `ENOUGH` says how much those with the largest vary.
+    """
     shape = nodes[0].shape
-    size = math.prod(shape)
-    mean, deviation = np.full(size, np.nan), np.full(size, np.inf)
-    read: dict[int, tuple[npt.NDArray[np.int64], float, float]] = {0: (np.arange(size).reshape(shape), 1.0, 0.0)}
-    for position, node in enumerate(nodes[1:], 1):
-        known = [read[x] for x in node.inputs if x in read]
-        if len(known) < len(node.inputs):
+    mean, deviation = np.full(math.prod(shape), np.nan), np.full(math.prod(shape), np.inf)
+    seen = followed(nodes)
+    for node, value in zip(nodes[1:], seen[1:], strict=True):
+        read = seen[node.inputs[0]] if node.inputs else None
+        if read is None:
             continue
-        places, scale, offset = known[0]
-        if isinstance(node, MOVES) and all(each[1:] == (scale, offset) for each in known):
-            read[position] = (moved(node, [each[0] for each in known]), scale, offset)
-        elif isinstance(node, net.Rescale):
-            read[position] = (places, scale * node.scale, offset * node.scale + node.offset)
-        elif isinstance(node, net.Affine) and node.kind in NORMALISING and scale:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                centre = (-node.shift / node.scale - offset) / scale
-                divisor = 1 / np.abs(node.scale * scale)
-            flat = places.reshape(-1)
-            middle, each = (np.broadcast_to(table, places.shape).reshape(-1) for table in (centre, divisor))
-            smaller = each < deviation[flat]
-            mean[flat[smaller]], deviation[flat[smaller]] = middle[smaller], each[smaller]
+        if isinstance(node, net.Affine) and value is not None and value.weighed:
+            _narrow(mean, deviation, value, about=-value.offset / value.scale)
+        elif isinstance(node, net.Product | net.Convolution) and not read.weighed:
+            _narrow(mean, deviation, read.scaled(_outstanding(node), 0.0), about=np.full(read.scale.shape, np.nan))
     return Spread(whole_numbers(nodes), mean.reshape(shape), deviation.reshape(shape))
+
+
+def _narrow(mean: Real, deviation: Real, value: Seen, *, about: Real) -> None:
+    """Notes that elements vary by what the value divides them by, where that is no more than what is known."""
+    element, scale, about = value.element.reshape(-1), value.scale.reshape(-1), about.reshape(-1)
+    divisor = np.divide(1.0, np.abs(scale), out=np.full(scale.shape, np.inf), where=scale != 0)
+    smaller = divisor <= deviation[element]
+    mean[element[smaller]], deviation[element[smaller]] = about[smaller], divisor[smaller]
+
+
+def _outstanding(node: net.Product | net.Convolution) -> Real:
+    """The largest weight of each channel that has one `ENOUGH` times as large as another channel has; 0 for other channels."""
+    kernel = np.abs(node.kernel)
+    if isinstance(node, net.Convolution):
+        kh, kw, depth, filters = kernel.shape
+        kernel = kernel.reshape(kh * kw, depth, node.groups, filters // node.groups).transpose(2, 1, 0, 3).reshape(depth * node.groups, -1)
+    largest: Real = kernel.max(axis=1)
+    least = largest[largest > 0].min(initial=np.inf)
+    return np.where(largest >= ENOUGH * least, largest, 0.0)
+
+
+def said(nodes: Sequence[Node], spread: Spread, samples: Real | None) -> tuple[Real, Real]:
+    """The ends of the range of each element that need no rounding outwards; NaN where there are none.
+
+    They are those of a table for what is looked up in it, and the only value of a feature that did not vary, on the samples either, when it
+    was normalised: divided by 1e-7 anything else would be far away from all that was seen.
+    """
+    low, high = vocabularies(nodes)
+    if samples is not None:
+        rows = _by_feature(samples)
+        alone = np.broadcast_to((rows == rows[0]).all(axis=0), low.shape) & (spread.deviation <= CONSTANT)
+        low, high = (np.where(alone, rows[0], end) for end in (low, high))
+    return low, high
 
 
 def coarse(spread: Spread, step: Real, varies: npt.NDArray[np.bool_], samples: Real | None) -> tuple[TooFewSteps, ...]:

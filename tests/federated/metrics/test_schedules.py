@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from federated import DPSGD, FedAvg, FedBuff, Federation, FedSGD, ModelRefused, simulated_owners
+from federated import DPSGD, FedAvg, FedBuff, Federation, FedSGD, ModelRefused, UpdateHeldBack, simulated_owners
+from federated.admission import released
 from federated.data import Data
 from federated.schedules.continued import steps
 from federated.update import LocalTraining
@@ -142,3 +143,70 @@ async def test_a_schedule_that_nobody_follows_is_refused():
 def test_steps_in_a_round(n, batch, least, expected):
     data = Data((np.ones((n, 1)), np.ones(n)))
     assert steps(LocalTraining(epochs=2, batch_size=batch), data, min_batch=least) == 2 * expected
+
+
+# Models that were trained before.
+
+
+def before(epochs, optimizer=keras.optimizers.SGD, schedule=DECAY):
+    """A model that `fit` has trained, two steps an epoch."""
+    model = build(schedule, optimizer)
+    fitted(model, (ONE, ONE), epochs, batch_size=32)
+    return model
+
+
+OPTIMIZERS = {
+    "sgd": keras.optimizers.SGD,
+    "accumulating": lambda schedule: keras.optimizers.SGD(schedule, gradient_accumulation_steps=2),
+    "loss scale": lambda schedule: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(schedule), initial_scale=1.0),
+}
+
+
+@pytest.mark.parametrize("name", ["decay", "warm-up"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+async def test_a_model_that_was_trained_goes_on_as_fit_does(name, optimizer):
+    def model():
+        return before(1, OPTIMIZERS[optimizer], SCHEDULES[name])
+
+    found = await played(model, simulated_owners([(ONE, ONE)]), 2, strategy=FedAvg(batch_size=32))
+    assert found == pytest.approx(fitted(model(), (ONE, ONE), 2, batch_size=32), rel=1e-5)
+
+
+async def test_a_model_that_was_saved_and_loaded_goes_on(tmp_path):
+    before(2).save(tmp_path / "it.keras")
+
+    def model():
+        return keras.models.load_model(tmp_path / "it.keras")
+
+    strategy = FedBuff(buffer=1, concurrency=1)
+    found = await played(model, simulated_owners([(ONE, ONE)]), 2, strategy=strategy)
+    assert found == pytest.approx(fitted(model(), (ONE, ONE), 2, batch_size=32), rel=1e-5)
+
+
+async def test_what_was_before_a_run_counts_once_when_it_is_resumed(tmp_path):
+    """The second time the function gives a model that has gone further; the run goes on where it was."""
+    found = []
+    for epochs in (1, 3):
+        owners = simulated_owners([(ONE, ONE)])
+        run = Federation(model=lambda epochs=epochs: before(epochs), owners=owners, folder=tmp_path, resume=True, progress=False)
+        async with run:
+            await run.run(rounds=1 + len(run.history))
+            found.append(float(run.model.get_weights()[0][0, 0]))
+            assert int(run.model.optimizer.iterations) == 2
+    assert found == pytest.approx(fitted(before(1), (ONE, ONE), 2, batch_size=32), rel=1e-5)
+
+
+async def test_steps_between_rounds_count_too():
+    """Those of the model's own optimizer, which knows of no round: it goes on from its own, and the next round after both."""
+    async with Federation(model=lambda: before(1), owners=simulated_owners([(ONE, ONE)]), progress=False) as federation:
+        weights = []
+        for _ in range(2):
+            weights += [float(federation.model.get_weights()[0][0, 0]) async for _ in federation.rounds(1)]
+            weights += fitted(federation.model, (ONE, ONE), 1, batch_size=32)
+    assert -np.diff([-1.0, *weights]) == pytest.approx([0.2, 0.2, 0.002, 0.02], rel=1e-3)
+
+
+@pytest.mark.parametrize("begun", [-1, 1 << 62])
+def test_steps_that_no_optimizer_has_made(begun):
+    with pytest.raises(UpdateHeldBack, match="begun"):
+        released(LocalTraining(begun=begun))
