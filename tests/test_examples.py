@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=280, cwd=EXAMPLES)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=1500, cwd=EXAMPLES)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -136,7 +136,8 @@ def test_every_example_says_what_it_is(name):
 @pytest.mark.long
 def test_private_regression():
     shown = run("private_regression.py", "500", "20")
-    together, alone = (float(word.rstrip("%,")) for word in shown.splitlines()[-2].split() if "%" in word)
+    [line] = [line for line in shown.splitlines() if line.startswith("accuracy")]
+    together, alone = (float(word.rstrip("%,")) for word in line.split() if "%" in word)
     assert together > 90
     assert alone > 80
     assert "coefficients: [" in shown

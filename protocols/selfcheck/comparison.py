@@ -89,8 +89,8 @@ def compare(
         return found if clip is None else found.clip(-clip, clip)
 
     blame = partial(blamed, lowered.program, answers, x, expected, found)
-    check = judged(model.name, lowered, expected, found, labels, source=source, tolerance=tolerance, blamed=blame)
-    return replace(check, undefined=undefined)
+    compared = judged(model.name, lowered, expected, found, labels, source=source, tolerance=tolerance, blamed=blame)
+    return replace(compared, undefined=undefined)
 
 
 def _examples(model: Any, lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.ArrayLike | None) -> tuple[Real, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 
 import pytest
 
@@ -21,11 +20,9 @@ async def no_task_is_left_behind():
 
 
 @pytest.fixture(autouse=True)
-def nobody_has_left_a_file(monkeypatch):
+def nobody_has_left_a_file(monkeypatch, tmp_path_factory):
     """A process that was killed leaves a file, and what listens at its address afterwards is asked for a proof."""
-    with tempfile.TemporaryDirectory(prefix="confide-") as folder, monkeypatch.context() as patched:
-        patched.setenv("XDG_RUNTIME_DIR", folder)
-        yield
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
 
 
 class Place:
