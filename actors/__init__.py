@@ -5,7 +5,7 @@ then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how i
 system from strangers: `guard`. This package knows nothing of machine learning or cryptographic protocols.
 """
 
-from actors.actor import ANYONE, Actor, message
+from actors.actor import ANYONE, Actor, Surroundings, message
 from actors.errors import (
     ActorError,
     ActorNotFound,
@@ -71,6 +71,7 @@ __all__ = [
     "Overrun",
     "RemoteError",
     "Restart",
+    "Surroundings",
     "SystemClosed",
     "Terminated",
     "TooLarge",

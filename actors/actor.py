@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-if TYPE_CHECKING:
-    from actors.system import ActorSystem
+from actors.supervision import Restart, Terminated
 
 A = TypeVar("A")
+B = TypeVar("B", bound="Actor")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -28,6 +28,53 @@ class Declared:
 
     reentrant: bool
     by: frozenset[str]
+
+
+class Surroundings(Protocol):
+    """What an actor can do with the system that it lives in. `ActorSystem` is it, and says more of each method."""
+
+    @property
+    def address(self) -> str:
+        """Where the system listens, `ws://host:port`; empty if it cannot be reached by an address."""
+        ...
+
+    @property
+    def listens(self) -> bool:
+        """Whether other systems can connect."""
+        ...
+
+    async def spawn(
+        self,
+        actor: type[B],
+        /,
+        *args: Any,
+        name: str | None = None,
+        restart: Restart | None = None,
+        mailbox: int | None = None,
+        **kwargs: Any,
+    ) -> B:
+        """Start an actor in this process."""
+        ...
+
+    async def connect(self, address: str, actor: type[B]) -> B:
+        """Return a reference to an actor elsewhere."""
+        ...
+
+    async def watch(self, ref: Actor) -> Terminated:
+        """Wait until an actor has ended, or its connection is lost."""
+        ...
+
+    async def stop(self, ref: Actor) -> None:
+        """End an actor of this system, or one that it has started elsewhere."""
+        ...
+
+    def certificate(self, ref: Actor) -> bytes | None:
+        """Return the certificate of the system that a received reference leads to."""
+        ...
+
+    def holder(self, ref: Actor) -> Any:
+        """Return the `Caller` at the other end of the connection that a received reference came by."""
+        ...
 
 
 class Actor:
@@ -51,7 +98,7 @@ class Actor:
         ...         return self.total
     """
 
-    system: ActorSystem
+    system: Surroundings
     me: Self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ class Crossing:
         limit: the largest message that the other side takes, in bytes; known once it has greeted.
     """
 
-    def __init__(self, home: Home, transport: Transport, label: str) -> None:
+    def __init__(self, home: Home, transport: Transport[Message], label: str) -> None:
         self.limit = 0
         self._home = home
         self._transport = transport

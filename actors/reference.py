@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from actors.deadline import Expired
 from actors.errors import CallTimeout
-
-if TYPE_CHECKING:
-    from actors.schema import Message
-    from actors.transport import Transport
+from actors.transport import Labelled, Transport
 
 
 class ActorRef:
@@ -25,7 +22,7 @@ class ActorRef:
     __slots__ = ("_name", "_one_way", "_timeout", "_transport")
     _messages: tuple[str, ...] | None = None
 
-    def __init__(self, transport: Transport, name: str, *, timeout: float | EllipsisType | None = ..., one_way: bool = False) -> None:
+    def __init__(self, transport: Transport[Any], name: str, *, timeout: float | EllipsisType | None = ..., one_way: bool = False) -> None:
         self._transport = transport
         self._name = name
         self._timeout = transport.timeout if isinstance(timeout, EllipsisType) else timeout
@@ -48,22 +45,22 @@ class ActorRef:
             raise ValueError(f"timeout={timeout}: a deadline is a positive number of seconds, or None for no deadline")
         return type(self)(self._transport, self._name, timeout=timeout, one_way=self._one_way if one_way is None else one_way)
 
-    def _deliver(self, message: Message, arguments: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
+    def _deliver(self, message: Labelled, arguments: tuple[Any, ...]) -> Coroutine[Any, Any, Any]:
         return (self._send if self._one_way else self._call)(message, arguments)
 
-    async def _call(self, message: Message, arguments: tuple[Any, ...]) -> Any:
+    async def _call(self, message: Labelled, arguments: tuple[Any, ...]) -> Any:
         try:
             return await self._transport.call(self._name, message, arguments, self._timeout)
         except Expired:
             raise self._late(message) from None
 
-    async def _send(self, message: Message, arguments: tuple[Any, ...]) -> None:
+    async def _send(self, message: Labelled, arguments: tuple[Any, ...]) -> None:
         try:
             await self._transport.send(self._name, message, arguments, self._timeout)
         except Expired:
             raise self._late(message) from None
 
-    def _late(self, message: Message) -> CallTimeout:
+    def _late(self, message: Labelled) -> CallTimeout:
         what = "was not accepted" if self._one_way else "did not answer"
         return CallTimeout(
             f"{message.label} of {self} {what} within {self._timeout:g} s; "

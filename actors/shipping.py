@@ -14,21 +14,18 @@ import hmac
 import inspect
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
 
 import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
-from actors.actor import Actor, message
+from actors.actor import Actor, Surroundings, message
 from actors.address import Address
 from actors.errors import ActorNotFound, CodeNotTrusted
 from actors.processes import ChildProcess
 from actors.schema import messages_of
-
-if TYPE_CHECKING:
-    from actors.system import ActorSystem
 
 SHIPYARD = "shipyard"
 NONCES = 1024
@@ -49,10 +46,12 @@ class Shipyard(Actor):
 
     Args:
         trusted: their secrets.
+        ending: ends an actor of this system, by its name.
     """
 
-    def __init__(self, trusted: tuple[bytes, ...]) -> None:
+    def __init__(self, trusted: tuple[bytes, ...], ending: Callable[[str], Awaitable[None]]) -> None:
         self._trusted = trusted
+        self._ending = ending
         self._nonces: OrderedDict[bytes, None] = OrderedDict()
 
     @message(reentrant=True)
@@ -83,7 +82,7 @@ class Shipyard(Actor):
     async def stop(self, nonce: bytes, proof: bytes, name: str) -> None:
         """Ends an actor."""
         self._check(nonce, proof, "stop", name, b"")
-        await self.system.memory.stop(name)
+        await self._ending(name)
 
     def _check(self, nonce: bytes, proof: bytes, purpose: str, name: str, code: bytes) -> None:
         known = self._nonces.pop(nonce, 0) is None
@@ -97,7 +96,16 @@ class Shipyard(Actor):
         return cloudpickle.loads(packed)
 
 
-async def _shipyard(system: ActorSystem, node: str) -> tuple[Shipyard, bytes]:
+class Sender(Surroundings, Protocol):
+    """The system that sends code: it knows secrets of nodes, by their addresses."""
+
+    @property
+    def secrets(self) -> dict[str, bytes]:
+        """Address of a node -> secret to run code there."""
+        ...
+
+
+async def _shipyard(system: Sender, node: str) -> tuple[Shipyard, bytes]:
     """The shipyard of a node, and the secret that it knows us by."""
     address = str(Address.parse(node))
     secret = system.secrets.get(address)
@@ -115,7 +123,7 @@ def _code(*parts: Any) -> bytes:
 
 
 async def spawn_on(
-    system: ActorSystem, node: str, actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None
+    system: Sender, node: str, actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None
 ) -> str:
     """Starts an actor on a node; returns its address. See `ActorSystem.spawn_on`."""
     messages_of(actor)  # resolves the annotations, which are shipped with the class
@@ -126,14 +134,14 @@ async def spawn_on(
     return f"{Address.parse(node)}/{given}"
 
 
-async def run_on(system: ActorSystem, node: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def run_on(system: Sender, node: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs a function on a node. See `ActorSystem.run_on`."""
     yard, secret = await _shipyard(system, node)
     code, nonce = _code(function, args, kwargs), await yard.nonce()
     return await yard.run(nonce, _proof(secret, nonce, "run", "", code), np.frombuffer(code, np.uint8))
 
 
-async def stop_on(system: ActorSystem, node: str, name: str) -> None:
+async def stop_on(system: Sender, node: str, name: str) -> None:
     """Ends an actor on a node. See `ActorSystem.stop`."""
     yard, secret = await _shipyard(system, node)
     nonce = await yard.nonce()

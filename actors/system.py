@@ -158,7 +158,7 @@ class ActorSystem:
             self.identity = Identity(Address.parse(self._address))
         self._open = True
         if self._trust:
-            await self.spawn(shipping.Shipyard, self._trust, name=shipping.SHIPYARD)
+            await self.spawn(shipping.Shipyard, self._trust, self.memory.stop, name=shipping.SHIPYARD)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

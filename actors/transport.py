@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from actors.schema import Message
+from typing import Any, Protocol, TypeVar
 
 
-class Transport(Protocol):
+class Labelled(Protocol):
+    """What a reference knows of a message that it sends: its name for errors, "Class.method"."""
+
+    @property
+    def label(self) -> str:
+        """The class and the method."""
+        ...
+
+
+M_contra = TypeVar("M_contra", bound=Labelled, contravariant=True)
+
+
+class Transport(Protocol[M_contra]):
     """A way to the actors of one system. `memory.py` and `dialed.py` (over `peer.py`) implement it.
 
     Both keep the order in which messages to one actor are begun, copy what they carry, make the sender wait while the actor's mailbox
@@ -25,11 +34,11 @@ class Transport(Protocol):
         """Default deadline of a call, in seconds."""
         ...
 
-    async def call(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> Any:
+    async def call(self, target: str, message: M_contra, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         """Sends a message and waits for its result; `Expired` after `timeout` seconds."""
         ...
 
-    async def send(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> None:
+    async def send(self, target: str, message: M_contra, arguments: tuple[Any, ...], timeout: float | None) -> None:
         """Sends a message; waits for room only, `Expired` after `timeout` seconds. A failure goes to `on_error` of this system."""
         ...
 

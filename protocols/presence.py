@@ -5,14 +5,14 @@ When that of an owner is gone, its models are removed: a name is never taken by 
 
 from __future__ import annotations
 
-from actors import Actor, ActorSystem, MessageRejected, caller
+from actors import Actor, MessageRejected, Surroundings, caller
 
 
 class Presence(Actor):
     """Here."""
 
 
-def check_presence(system: ActorSystem, presence: Presence) -> None:
+def check_presence(system: Surroundings, presence: Presence) -> None:
     """Refuse a presence that is not of whoever sent the message that is being handled.
 
     Raises:

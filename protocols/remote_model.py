@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.cluster import Cluster, Links, connected, server_at
 from protocols.compute_server import Answer
 from protocols.concurrency import at_once, settled
 from protocols.conjunction import unpack
+from protocols.connections import Links, connected, server_at
 from protocols.errors import (
     Altered,
     Busy,
@@ -38,6 +38,7 @@ from protocols.program import Program
 from protocols.run import Cost
 from protocols.serving.claims import check_described, check_granted, check_share
 from protocols.serving.granting import Granted, Grants
+from protocols.three_workers import ThreeWorkers
 from protocols.ticket import REVEALS, Reveal
 
 Found = npt.NDArray[np.float64] | npt.NDArray[np.int64]
@@ -320,7 +321,7 @@ def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, 
 
 @contextlib.asynccontextmanager
 async def connect(
-    cluster: Cluster, name: str | None = None, *, owner: str | None = None, strangers: bool = False
+    cluster: ThreeWorkers, name: str | None = None, *, owner: str | None = None, strangers: bool = False
 ) -> AsyncIterator[RemoteModel]:
     """Connects to a shared model; the cluster need not be ours, nor inside its block.
 
@@ -366,7 +367,7 @@ async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
         raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
 
 
-async def _only_one(system: ActorSystem, cluster: Cluster) -> str:
+async def _only_one(system: ActorSystem, cluster: ThreeWorkers) -> str:
     """The name of the model if there is but one: among equals any two of the three may have it."""
     urls = [worker.url for worker in cluster.workers] if cluster.equals else cluster.addresses.servers
     names = sorted(set().union(*await at_once(*(_names(system, url) for url in urls))))

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from protocols.lowering.network import Real
-from protocols.lowering.splines import Spline, fit
+from protocols.lowering.splines import Real, Spline, fit
 
 TOLERANCE = 2.0**-11
 """The largest error of the spline of an activation; the fixed point adds less than 2^-13."""

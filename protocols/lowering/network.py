@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from protocols.lowering.curves import Curve
 from protocols.program import Pair, Shape
-
-if TYPE_CHECKING:
-    from protocols.lowering.curves import Curve
 
 Real = npt.NDArray[np.float64]
 Padding = tuple[Pair, Pair]

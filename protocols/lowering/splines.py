@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from protocols.lowering.network import Real
-
+Real = npt.NDArray[np.float64]
 Function = Callable[[Real], Real]
 SAMPLES = 257
 """Points of a piece at which its error is measured; between them a function that bends by h is off by another h / SAMPLES^2."""

@@ -12,7 +12,6 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,14 +19,12 @@ from protocols.authority.rights import digest_at, right_at
 from protocols.concurrency import at_once
 from protocols.errors import CheckpointError
 from protocols.keystream import fresh_key
+from protocols.three_workers import ThreeWorkers
 from protocols.training.kept import RUN, Progress, run_name
 from protocols.training.kept_versions import Kept, at_all, keepers, renewed
 from protocols.training.terms import AnyPlan, SharedArray
 from protocols.training.training_server import TrainingServer
 from protocols.vault import Label, locked, replace
-
-if TYPE_CHECKING:
-    from protocols.cluster import Cluster
 
 FILE = "training.json"
 SERVERS = 2
@@ -75,7 +72,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, cluster: Cluster, model: str, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool
+        self, cluster: ThreeWorkers, model: str, folder: str | os.PathLike[str], *, resume: bool, settings: bytes, shuffle: bool
     ) -> None:
         self._cluster, self._file = cluster, Path(folder) / FILE
         self._addresses, self._places = cluster.addresses_for(model), cluster.seats_for(model).servers
@@ -190,7 +187,7 @@ class Checkpoints:
         return [server.with_options(timeout=None) for server in await at_once(*connected)]
 
 
-async def discard(cluster: Cluster, folder: str | os.PathLike[str]) -> None:
+async def discard(cluster: ThreeWorkers, folder: str | os.PathLike[str]) -> None:
     """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
     path = Path(folder) / FILE
     try:

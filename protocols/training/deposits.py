@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,15 +16,13 @@ from actors import ActorError
 from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, right_at
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.keystream import KeyStream, fresh_key
+from protocols.three_workers import ThreeWorkers
 from protocols.training.keeper import Keeper, Part
 from protocols.training.kept import DATA, About, Use, joined, records
 from protocols.training.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
 from protocols.training.stored import described, encoded
 from protocols.training.terms import Column, SharedArray
 from protocols.vault import NAME, Label, replace
-
-if TYPE_CHECKING:
-    from protocols.cluster import Cluster
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -101,7 +99,7 @@ class Deposited(msgspec.Struct, frozen=True):
 
 
 async def deposit(
-    cluster: Cluster,
+    cluster: ThreeWorkers,
     name: str,
     array: npt.ArrayLike,
     *,
@@ -143,7 +141,7 @@ async def deposit(
     return grant
 
 
-async def _removed_where_it_is(cluster: Cluster, keeping: Sequence[Keeper], grant: Grant) -> None:
+async def _removed_where_it_is(cluster: ThreeWorkers, keeping: Sequence[Keeper], grant: Grant) -> None:
     """After a failure: at some workers the name may be there, or be somebody else's."""
     for keeper, own in zip(keeping, grant.owns(cluster.seats_for("").all), strict=True):
         try:
@@ -152,14 +150,14 @@ async def _removed_where_it_is(cluster: Cluster, keeping: Sequence[Keeper], gran
             continue
 
 
-async def withdraw(cluster: Cluster, grant: Grant) -> None:
+async def withdraw(cluster: ThreeWorkers, grant: Grant) -> None:
     """Has the workers remove data; see `Cluster.withdraw`."""
     owns = grant.owns(cluster.seats_for("").all)
     keeping = zip(await keepers(cluster, cluster.addresses), owns, strict=True)
     await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, own) for keeper, own in keeping))
 
 
-async def deposits(cluster: Cluster) -> list[Deposited]:
+async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
     """What the workers keep; see `Cluster.deposits`."""
     found = await at_all(cluster.addresses, *(keeper.versions(DATA, None) for keeper in await keepers(cluster, cluster.addresses)))
     labels = [{version.label for version in versions} for versions in found]
@@ -172,7 +170,7 @@ async def deposits(cluster: Cluster) -> list[Deposited]:
     return listed
 
 
-async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedArray:
+async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedArray:
     """Finds data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
     places, none = cluster.seats_for("").all, [b""] * 3
@@ -209,7 +207,7 @@ async def load(cluster: Cluster, names: Sequence[str], axis: int, grants: Granti
     raise AssertionError
 
 
-async def _known(cluster: Cluster, keeper: Keeper, name: str) -> Column:
+async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Column:
     """The array that a server keeps under a name."""
     (found,) = await at_all(cluster.addresses, keeper.versions(DATA, name))
     column = found[-1].about.column if found else None

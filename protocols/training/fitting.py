@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Collection
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from protocols.errors import Altered, Diverged, InputError, UnknownModel, Worker
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.presence import Presence
+from protocols.three_workers import ThreeWorkers
 from protocols.training.checkpoints import Checkpoints, settings
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
@@ -35,9 +36,6 @@ from protocols.training.terms import AnyPlan, SharedArray, Terms, check
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
-if TYPE_CHECKING:
-    from protocols.cluster import Cluster
-
 MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
 
@@ -51,7 +49,7 @@ class Training:
         name: under which it is shared; among equals it says who helps.
     """
 
-    def __init__(self, model: Any, cluster: Cluster, name: str) -> None:
+    def __init__(self, model: Any, cluster: ThreeWorkers, name: str) -> None:
         self._model, self._cluster, self._name = model, cluster, name
         self._handle: bytes | None = None
         self._secret = b""
@@ -291,7 +289,7 @@ class Running:
 
 
 async def begun(
-    cluster: Cluster, terms: Terms, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
+    cluster: ThreeWorkers, terms: Terms, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
 ) -> Running:
     """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any."""
     first, second, dealer = await trainers(cluster, terms.name)

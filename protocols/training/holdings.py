@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError, ActorSystem
+from actors import ActorError, Surroundings
 from protocols.authority.rights import Claim
 from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.exchange import Ring
@@ -101,7 +101,7 @@ class Holdings:
     def claim_while_present(
         self,
         background: Background,
-        system: ActorSystem,
+        system: Surroundings,
         presence: Presence,
         handle: bytes,
         digest: bytes,
@@ -201,7 +201,7 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def while_present(self, system: ActorSystem, presence: Presence, forget: Callable[[], None]) -> None:
+    def while_present(self, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
         """Have something forgotten when who sent the message that is being handled is gone.
 
         Args:

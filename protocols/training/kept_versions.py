@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from actors import ActorError
 from protocols.concurrency import at_once
 from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.hosting import Addresses
+from protocols.three_workers import ThreeWorkers
 from protocols.training.keeper import Keeper, Version
 from protocols.training.kept import DATA
 from protocols.vault import Label
-
-if TYPE_CHECKING:
-    from protocols.cluster import Cluster
 
 T = TypeVar("T")
 
@@ -23,7 +21,7 @@ ATTEMPTS = 3
 """How often something is loaded that others load at the same time."""
 
 
-async def keepers(cluster: Cluster, addresses: Addresses, parties: int = 3) -> list[Keeper]:
+async def keepers(cluster: ThreeWorkers, addresses: Addresses, parties: int = 3) -> list[Keeper]:
     """The actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
 
     Raises:

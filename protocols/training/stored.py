@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +17,18 @@ from protocols.exchange import Ring
 from protocols.fixed_point import encode
 from protocols.inputs.columns import check_columns
 from protocols.keystream import KeyStream, fresh_key
+from protocols.three_workers import ThreeWorkers
 from protocols.training.functions import FRACTION
 from protocols.training.replicated import held_by, split
 from protocols.training.terms import Column, Content, SharedArray
 from protocols.training.training_dealer import TrainingDealer
 from protocols.training.training_server import TrainingServer
 
-if TYPE_CHECKING:
-    from protocols.cluster import Cluster
-
 LARGEST = 512.0
 """Numbers lie between -512 and 512: scale features and targets, best to about 1."""
 
 
-async def training_servers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer]:
+async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
     """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
 
     Raises:
@@ -45,7 +43,7 @@ async def training_servers(cluster: Cluster, model: str) -> tuple[TrainingServer
     return first, second
 
 
-async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
+async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
     """The same with the third party's actor.
 
     Raises:
@@ -60,7 +58,7 @@ async def trainers(cluster: Cluster, model: str) -> tuple[TrainingServer, Traini
         raise WorkerLost(f"the cluster cannot train: {error}") from None
 
 
-async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
+async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
     """Shares an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
     column, secret = described(name, values, content, handle=os.urandom(16)), new_secret()
@@ -73,7 +71,7 @@ async def store(cluster: Cluster, name: str, array: npt.ArrayLike, classes: int 
     return SharedArray(column, secret)
 
 
-async def _replicate(cluster: Cluster, column: Column, digests: list[bytes], values: Ring) -> None:
+async def _replicate(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
     """Two of the three components of an array to each of three equals."""
     system = cluster.links.system
     servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
@@ -82,7 +80,7 @@ async def _replicate(cluster: Cluster, column: Column, digests: list[bytes], val
     await at_once(*holding)
 
 
-async def _mask(cluster: Cluster, column: Column, digests: list[bytes], values: Ring) -> None:
+async def _mask(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
     """x + lambda and half of lambda to each server, both halves to the crypto provider."""
     keys = fresh_key(), fresh_key()
     masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
