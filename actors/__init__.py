@@ -36,9 +36,9 @@ from actors.errors import (
     WireError,
 )
 from actors.identity import Caller, caller
-from actors.portable import portable_error
+from actors.messages.portable import portable_error
+from actors.messages.reference import ActorRef
 from actors.processes import ChildProcess, exit_with_parent, started_by_parent
-from actors.reference import ActorRef
 from actors.supervision import Restart, Terminated
 from actors.system import ActorSystem
 

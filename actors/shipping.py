@@ -24,8 +24,8 @@ import numpy.typing as npt
 from actors.actor import Actor, Surroundings, message
 from actors.address import Address
 from actors.errors import ActorNotFound, CodeNotTrusted
+from actors.messages.schema import messages_of
 from actors.processes import ChildProcess
-from actors.schema import messages_of
 
 SHIPYARD = "shipyard"
 NONCES = 1024

@@ -10,30 +10,29 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from actors import shipping
+from actors import limits, shipping
 from actors.actor import Actor
 from actors.address import Address, parse_actor
 from actors.allocation import keep_freed_memory
-from actors.cell import Cell
-from actors.dialed import Dialed
-from actors.directory import Found
+from actors.connection.dialed import Dialed
+from actors.connection.network import Network
+from actors.connection.peer import Peer
 from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
-from actors.guard import limits
 from actors.guard.door import Door
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import shown, trace
 from actors.identity import LOCAL, Caller, caller
 from actors.identity.proofs import Identity
 from actors.identity.published import kept_in_the_clear
-from actors.identity.roles import Roles, check_role
-from actors.memory import Memory
-from actors.names import Names
-from actors.network import Network
-from actors.peer import Peer
-from actors.portable import told
+from actors.messages.portable import told
+from actors.messages.reference import ActorRef
+from actors.messages.schema import Message, messages_of, reference_type
 from actors.processes import SECRET_BYTES, told_to_end
-from actors.reference import ActorRef
-from actors.schema import Message, messages_of, reference_type
+from actors.running.cell import Cell
+from actors.running.directory import Found
+from actors.running.memory import Memory
+from actors.running.names import Names
+from actors.running.roles import Roles, check_role
 from actors.supervision import NEVER, Restart, Terminated
 
 A = TypeVar("A", bound=Actor)

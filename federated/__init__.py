@@ -4,12 +4,10 @@ Start reading in `federation.py` (the aggregator, what users write), then `round
 other side). `strategy.py`, `averaging.py` and `robust.py`: what becomes of the updates. Importing this package does not import Keras.
 """
 
-from federated.admission import Policy
-from federated.aggregation import Aggregate, Aggregation, PlainMean
-from federated.aggregator import Aggregator
-from federated.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
-from federated.blueprint import blueprint_digest
-from federated.engine import Engine, Holding, ThreadEngine
+from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
+from federated.aggregation.secure_aggregation import SecureAggregation
+from federated.aggregation.shared_aggregation import SharedAggregation
+from federated.consent.admission import Policy
 from federated.errors import (
     ClusterFileError,
     DataError,
@@ -27,27 +25,29 @@ from federated.errors import (
     UpdateHeldBack,
     UpdateRejected,
 )
-from federated.fedbuff import FedBuff
-from federated.federation import Federation
-from federated.gathering import Gathering
-from federated.giver import Giver, OwnGiver
-from federated.hiding import Hiding
-from federated.history import History
-from federated.joining import JoiningOwners, joining_owners
-from federated.masker import Masker, OwnMasker, Prepared
-from federated.membership import stay_joined
-from federated.node import computing_cluster
-from federated.outcome import Outcome
-from federated.owner import DataOwner, Owner
-from federated.partition import Part, partition
-from federated.process_engine import ProcessEngine
-from federated.ray_engine import RayEngine
-from federated.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
-from federated.secure_aggregation import SecureAggregation
-from federated.shared_aggregation import SharedAggregation
-from federated.simulation import SimulatedOwners, simulated_owners
-from federated.strategy import State, Strategy
-from federated.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
+from federated.machines.aggregator import Aggregator
+from federated.machines.joining import JoiningOwners, joining_owners
+from federated.machines.membership import stay_joined
+from federated.machines.node import computing_cluster
+from federated.models.blueprint import blueprint_digest
+from federated.owners.giver import Giver, OwnGiver
+from federated.owners.hiding import Hiding
+from federated.owners.masker import Masker, OwnMasker, Prepared
+from federated.owners.owner import DataOwner, Owner
+from federated.rounds.gathering import Gathering
+from federated.rounds.outcome import Outcome
+from federated.runs.federation import Federation
+from federated.runs.history import History
+from federated.simulation.engine import Engine, Holding, ThreadEngine
+from federated.simulation.partition import Part, partition
+from federated.simulation.process_engine import ProcessEngine
+from federated.simulation.ray_engine import RayEngine
+from federated.simulation.simulated import SimulatedOwners, simulated_owners
+from federated.strategies.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
+from federated.strategies.fedbuff import FedBuff
+from federated.strategies.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
+from federated.strategies.strategy import State, Strategy
+from federated.tasks.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
 from privacy import DPSGD, CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 
 __all__ = [

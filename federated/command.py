@@ -15,16 +15,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actors import ActorError
-from actors.guard import limits
-from federated import certificates, node, sharing
-from federated.cluster_file import ClusterFile
-from federated.cluster_status import states
+from actors import ActorError, limits
+from federated import sharing
 from federated.errors import FederatedError
-from federated.node import computing_cluster
-from protocols import Cluster, Use, Worker, demonstration, worker_process
+from federated.machines import certificates, node
+from federated.machines.cluster_file import ClusterFile
+from federated.machines.cluster_status import states
+from federated.machines.node import computing_cluster
+from protocols import Cluster, Use, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
+from protocols.workers import worker_process
 
 EXPECTED = (ActorError, FederatedError, ProtocolError)
 """What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""

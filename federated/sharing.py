@@ -14,8 +14,8 @@ from rich.table import Table
 from federated.errors import FederatedError
 from protocols import Cluster, Use
 from protocols.errors import ProtocolError
-from protocols.training import tables
-from protocols.training.deposits import Deposited, Grant, read_grants, write_grants
+from protocols.owner import tables
+from protocols.owner.deposits import Deposited, Grant, read_grants, write_grants
 
 Among = Callable[[], Cluster]
 

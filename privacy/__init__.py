@@ -19,8 +19,8 @@ from privacy.errors import (
 )
 from privacy.ledger import Ledger, Release
 from privacy.mechanisms import DPSGD, CentralGaussian, ClippedGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
-from privacy.noise import GaussianNoise
 from privacy.queries import mechanism
+from privacy.randomness.noise import GaussianNoise
 
 __all__ = [
     "DPSGD",

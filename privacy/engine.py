@@ -10,13 +10,13 @@ from privacy.accounting import Accountant, attack_bound, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
 from privacy.ledger import Ledger
-from privacy.noise import GaussianNoise
 from privacy.plan import Plan, event
+from privacy.randomness.noise import GaussianNoise
 from privacy.sampling import PoissonSampler, steps_per_epoch
 
 if TYPE_CHECKING:
+    from privacy.models.validation import Finding
     from privacy.training import PrivateTraining
-    from privacy.validation import Finding
 
 
 class PrivacyEngine:
@@ -133,7 +133,7 @@ class PrivacyEngine:
 
     def validate(self, model: Any) -> tuple[Finding, ...]:
         """What stands in the way of training `model` privately: each layer, why, and what to use instead. None is good."""
-        from privacy.validation import findings  # noqa: PLC0415  imports TensorFlow
+        from privacy.models.validation import findings  # noqa: PLC0415  imports TensorFlow
 
         return findings(model)
 
@@ -176,7 +176,7 @@ class PrivacyEngine:
 
     def report(self, model: Any) -> str:
         """How the per-example gradients of each layer of a built private model are computed, and why so: a line a layer."""
-        from privacy.recording import units  # noqa: PLC0415  imports TensorFlow
+        from privacy.models.recording import units  # noqa: PLC0415  imports TensorFlow
 
         found = next((one.units for one in self._trainings if one.model is model and one.units), None) or units(model)
         rows = [(unit.layer.name, type(unit.layer).__name__, unit.path, "" if unit.reason == unit.path else unit.reason) for unit in found]
@@ -192,8 +192,8 @@ class PrivacyEngine:
         plan: Plan | None,
         foreign: bool = False,
     ) -> Any:
+        from privacy.models.validation import require  # noqa: PLC0415  imports TensorFlow
         from privacy.training import PrivateTraining  # noqa: PLC0415  imports TensorFlow
-        from privacy.validation import require  # noqa: PLC0415  imports TensorFlow
 
         _positive("max_grad_norm", clip)
         if most is not None:

@@ -23,10 +23,10 @@ from privacy.clipping import Clipping
 from privacy.examples import count
 from privacy.keras_models import internals
 from privacy.keras_models.asks import reductions
-from privacy.losses import each_loss
-from privacy.recording import Unit, recording
+from privacy.models.recording import Unit, recording
+from privacy.models.validation import made_up
 from privacy.rules.gradients import ExampleGradients, Tensor
-from privacy.validation import made_up
+from privacy.rules.losses import each_loss
 
 
 class PrivateStep:

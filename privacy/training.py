@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from privacy import validation
-from privacy.ahead import NoiseAhead
 from privacy.clipping import AdaptiveClipping, Clipping
 from privacy.errors import ModelChanged, ModelRefused, SamplingRefused, SettingError
 from privacy.examples import Examples, count, split
 from privacy.keras_models import internals
 from privacy.keras_models.added_losses import OF_WEIGHTS, added_losses
 from privacy.keras_models.asks import reductions
-from privacy.noise import Grid, noisy_sum
+from privacy.models import validation
+from privacy.models.recording import Unit, safe_units
 from privacy.plan import Plan, event
-from privacy.recording import Unit, safe_units
+from privacy.randomness.ahead import NoiseAhead
+from privacy.randomness.noise import Grid, noisy_sum
 from privacy.sampling import PoissonSampler
 from privacy.sampling import steps_per_epoch as epoch_of
 from privacy.step import PrivateStep
@@ -28,7 +28,7 @@ from privacy.trials import mixing, objective
 if TYPE_CHECKING:
     from privacy.accounting import Accountant, Held
     from privacy.ledger import Ledger
-    from privacy.noise import GaussianNoise
+    from privacy.randomness.noise import GaussianNoise
 
 
 class PrivateTraining:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError, ActorSystem
-from protocols.compute_server import ComputeServer
-from protocols.worker import Worker
+from protocols.clusters.worker import Worker
+from protocols.workers.compute_server import ComputeServer
 
 app = typer.Typer(help="Learn and predict together without showing each other anything.", no_args_is_help=True, add_completion=False)
 console = Console()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protocols.cluster import Cluster
+from protocols.client.remote_model import connect
+from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
-from protocols.remote_model import connect
-from protocols.shared_model import share
-from protocols.worker import Worker
+from protocols.owner.cluster import Cluster
+from protocols.owner.placement import share
 
 if TYPE_CHECKING:
     import keras

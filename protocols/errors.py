@@ -36,7 +36,7 @@ lost beside larger ones; `Imprecise`: private answers that differ from those of 
 outputs so small that fixed point does not resolve them; `PrecisionWarning`: data to train on, or what was fitted to them, of which fixed
 point keeps too little.
 
-`compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
+`workers/compute_server.py` registers all of them as errors that keep their class when they cross from one process to another.
 """
 
 from __future__ import annotations

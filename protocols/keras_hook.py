@@ -24,7 +24,8 @@ from protocols.blocking.client import Client
 from protocols.blocking.cluster import Cluster
 from protocols.errors import ClusterError, ServingError, SharingError
 from protocols.opaque import whole_number
-from protocols.shared_model import SharedModel, share
+from protocols.owner.placement import share
+from protocols.owner.shared_model import SharedModel
 from protocols.sharing import reconstruct, split
 
 __all__ = ["Client", "Cluster", "KerasHook", "TFECluster", "TFEWorker", "add", "decrypt", "encrypt"]

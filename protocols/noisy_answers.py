@@ -26,7 +26,7 @@ class NoisyAnswers:
     distribution: (epsilon, delta)-differential privacy with epsilon at most `max_epsilon`, by adaptive composition of Gaussian mechanisms
     in Rényi divergence (Mironov, 2017, arXiv:1702.07476), which holds for the discrete Gaussian, too (Canonne, Kamath and Steinke, 2020,
     arXiv:2004.00010, Theorem 4). Each example of a batch is one answer. The sampler is within 2^-48 of the law for each output of each
-    answer (`discrete_gaussian.py`), which comes on top of delta.
+    answer (`mpc/parties/discrete_gaussian.py`), which comes on top of delta.
 
     Each of the servers adds the full noise. A client alone faces both, of variance 2 sigma^2; epsilon is computed from one of them, so that
     it also holds for a client that one server helps.

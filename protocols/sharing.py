@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import SharingError
-from protocols.keystream import KeyStream, fresh_key
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.opaque import Whole, WholeArray, to_caller, whole_array, whole_number
 
 Integers = npt.NDArray[np.integer[Any]]

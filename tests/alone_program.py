@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from privacy import PrivacyEngine
-from privacy.recording import recording
+from privacy.models.recording import recording
 
 layers = keras.layers
 SIZES = [(4, 12, 16, 16), (2, 3, 7, 5), (5, 1, 8, 3), (16, 12, 16, 4), (3, 40, 33, 9)]

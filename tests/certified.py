@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
 
-from federated import certificates
-from federated.cluster_file import ClusterFile
-from federated.node import computing_cluster
+from federated.machines import certificates
+from federated.machines.cluster_file import ClusterFile
+from federated.machines.node import computing_cluster
 from protocols import Cluster
 
 WORKERS = ("julia", "greg", "me")

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from actors import Actor, ActorSystem
-from actors.schema import Message
+from actors.messages.schema import Message
 from inner_workers import Inner, inner_workers
 from protocols import Cluster
-from protocols.worker_process import PARTS
+from protocols.workers.worker_process import PARTS
 
 SHORTEST, LONGEST = 8, 64
 """Bytes of what could be a right, a key or an identifier."""

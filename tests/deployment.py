@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protocols import dealer, inference
-from protocols.exchange import Party, Ring
-from protocols.keystream import KeyStream
-from protocols.linear import WeightShares, weight_masks
-from protocols.material import Material, dealt_words, own_words
-from protocols.program import Program
-from protocols.simulator import Transcript, simulate
+from protocols.mpc import dealer, inference
+from protocols.mpc.operations.linear import WeightShares, weight_masks
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.parties.material import Material, dealt_words, own_words
+from protocols.mpc.parties.simulator import Transcript, simulate
+from protocols.mpc.program import Program
 
 
 def key(name: str) -> bytes:

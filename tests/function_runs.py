@@ -1,11 +1,11 @@
 """One function of private values as a program of its own, run in the simulator."""
 
 from deployment import Deployment
-from protocols.fixed_point import decode, encode
-from protocols.lowering import functions, products
-from protocols.lowering import network as net
-from protocols.lowering.emission import Writer
-from protocols.program import Program
+from protocols.lowering.nodes import network as net
+from protocols.lowering.scales import functions, products
+from protocols.lowering.scales.emission import Writer
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.program import Program
 
 
 def measured(function, x, input_range, samples=None, margin=1.0):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors import Actor, ActorSystem
-from actors.guard.limits import MESSAGE_LIMIT
+from actors.limits import MESSAGE_LIMIT
 from protocols import Cluster, Worker
 from protocols.authority.membership import Membership
-from protocols.training.holdings import Holdings
-from protocols.training.training_server import TrainingServer
-from protocols.vault import Vault
-from protocols.worker_process import Encryption, opened
+from protocols.storage.holdings import Holdings
+from protocols.storage.vault import Vault
+from protocols.workers.training_server import TrainingServer
+from protocols.workers.worker_process import Encryption, opened
 
 NAMES = ("julia", "greg", "me")
 

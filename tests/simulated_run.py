@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from training_deployment import Trainers
 
-from protocols.fixed_point import decode
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.owner.stored import described, encoded
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.stored import described, encoded
 from protocols.training.terms import SharedArray, Terms, check
 
 HELD: dict[bytes, np.ndarray] = {}

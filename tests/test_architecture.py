@@ -11,36 +11,94 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("actors", "protocols", "federated", "privacy")
 ALLOWED = {"actors": set(), "privacy": set(), "protocols": {"actors", "privacy"}, "federated": {"actors", "protocols", "privacy"}}
-MATHEMATICS = [
-    "program",
-    "plaintext",
-    "exchange",
-    "simulator",
-    "ring",
-    "keystream",
-    "fixed_point",
-    "sharing",
-    "linear",
-    "bilinear",
-    "piecewise",
-    "selection",
-    "comparison",
-    "blocks",
-    "conjunction",
-    "argmax",
-    "local",
-    "material",
-    "dealer",
-    "inference",
-    "schedule",
-    "errors",
-    "quantisation",
-    "shared_sums",
-    "discrete_gaussian",
-    "noisy_answers",
-    "budget",
-    "vault",
-]
+MOST_FILES, MOST_LINES = 20, 400
+
+GROUND = {
+    "actors": "errors address supervision actor",
+    "privacy": "errors examples",
+    "protocols": "errors concurrency noisy_answers quantisation",
+    "federated": "errors",
+}
+"""Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
+
+ROOMS = {
+    "actors/top": "connection guard identity messages running",
+    "actors/connection": "guard identity messages running",
+    "actors/running": "guard identity messages",
+    "actors/identity": "messages",
+    "actors/messages": "guard",
+    "actors/guard": "",
+    "privacy/top": "audit keras_models models randomness rules trials",
+    "privacy/trials": "keras_models models rules",
+    "privacy/audit": "rules",
+    "privacy/models": "keras_models rules",
+    "privacy/rules": "keras_models",
+    "privacy/keras_models": "",
+    "privacy/randomness": "",
+    "protocols/top": "client clusters estimators owner storage workers",
+    "protocols/estimators": "authority keras_hook mpc/numbers mpc/parties owner training training/engine training/regression workers",
+    "protocols/keras_hook": "blocking opaque owner sharing",
+    "protocols/blocking": "client clusters nodes opaque owner serving",
+    "protocols/nodes": "clusters owner workers",
+    "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
+    "protocols/owner": (
+        "authority clusters lowering mpc mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck serving storage "
+        "training training/engine training/networks workers"
+    ),
+    "protocols/clusters": "authority serving workers",
+    "protocols/workers": "authority link mpc mpc/operations mpc/parties secure_aggregation serving storage training training/engine",
+    "protocols/storage": "authority mpc/numbers mpc/parties training training/engine",
+    "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/training": "mpc/parties training/engine training/networks training/regression",
+    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
+    "protocols/training/regression": "mpc/operations training/engine training/networks",
+    "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
+    "protocols/training/networks": "mpc/operations training/engine",
+    "protocols/lowering/rules": "lowering/nodes mpc/operations",
+    "protocols/lowering/scales": "lowering/nodes mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/serving": "authority link mpc mpc/operations mpc/parties",
+    "protocols/training/engine": "lowering/nodes mpc mpc/numbers mpc/operations mpc/parties",
+    "protocols/lowering/nodes": "mpc/operations",
+    "protocols/mpc": "mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/authority": "mpc/parties",
+    "protocols/link": "mpc/parties",
+    "protocols/mpc/operations": "mpc/inputs mpc/kernels mpc/numbers mpc/parties",
+    "protocols/secure_aggregation": "mpc/parties",
+    "protocols/sharing": "mpc/parties opaque",
+    "protocols/mpc/inputs": "mpc/numbers",
+    "protocols/mpc/parties": "mpc/numbers",
+    "protocols/mpc/numbers": "mpc/kernels",
+    "protocols/mpc/kernels": "",
+    "protocols/opaque": "",
+    "federated/top": "aggregation consent machines models owners rounds runs simulation strategies tasks",
+    "federated/machines": "consent owners runs strategies tasks",
+    "federated/runs": "aggregation metrics models owners private records rounds schedules simulation strategies tasks",
+    "federated/private": "aggregation owners strategies tasks",
+    "federated/aggregation": "metrics owners rounds strategies tasks",
+    "federated/rounds": "metrics models owners strategies tasks",
+    "federated/simulation": "owners records strategies tasks",
+    "federated/owners": "consent metrics models records schedules tasks",
+    "federated/schedules": "consent records tasks",
+    "federated/consent": "metrics models records tasks",
+    "federated/metrics": "models tasks",
+    "federated/models": "records tasks",
+    "federated/strategies": "tasks",
+    "federated/records": "",
+    "federated/tasks": "",
+}
+"""Each room: the rooms of its package that it may import, besides the ground. `top` are the other files of the package itself."""
+
+MATHEMATICS = (
+    "protocols/mpc",
+    "protocols/training/engine",
+    "protocols/storage/vault.py",
+    "protocols/serving/budget.py",
+    "protocols/noisy_answers.py",
+    "protocols/quantisation.py",
+    "protocols/secure_aggregation/shared_sums.py",
+    "protocols/errors.py",
+)
+"""Folders, with what is in them, and files."""
 
 
 def imports(file: Path) -> set[str]:
@@ -121,7 +179,9 @@ def test_private_names_of_keras_are_in_one_file():
 @pytest.mark.parametrize("name", MATHEMATICS)
 def test_the_mathematics_knows_no_loop_socket_or_keras(name):
     banned = {"asyncio", "socket", "websockets", "keras", "tensorflow", "actors"}
-    assert not {module.partition(".")[0] for module in imports(ROOT / "protocols" / f"{name}.py")} & banned
+    place = ROOT / name
+    for file in [place] if place.is_file() else list(place.rglob("*.py")):
+        assert not {module.partition(".")[0] for module in imports(file)} & banned, file
 
 
 def test_who_somebody_is_is_decided_without_loop_or_socket():
@@ -132,7 +192,9 @@ def test_who_somebody_is_is_decided_without_loop_or_socket():
 def test_who_may_do_what_knows_nothing_of_what_is_computed():
     for file in (ROOT / "protocols" / "authority").glob("*.py"):
         ours = {".".join(module.split(".")[:2]) for module in imports(file) if module.startswith("protocols.")}
-        assert ours <= {"protocols.authority", "protocols.errors", "protocols.keystream"}, file
+        assert ours <= {"protocols.authority", "protocols.errors", "protocols.mpc"}, file
+        mathematics = {module for module in imports(file) if module.startswith("protocols.mpc")}
+        assert all(module.startswith("protocols.mpc.parties.keystream") for module in mathematics), file
 
 
 @pytest.mark.parametrize("folder", ["actors", "protocols"])
@@ -153,7 +215,7 @@ def test_pickle_is_in_one_place():
 
 
 def test_workers_and_clients_never_import_tensorflow():
-    code = "import sys, protocols, protocols.worker_process; private = {'privacy'} & set(sys.modules); "
+    code = "import sys, protocols, protocols.workers.worker_process; private = {'privacy'} & set(sys.modules); "
     code += "import federated.command; print(private | ({'tensorflow', 'keras'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "set()"
@@ -171,3 +233,86 @@ def test_every_folder_says_what_it_is(folder):
     assert (ROOT / folder / "README.md").is_file()
     for file in (ROOT / folder).rglob("*.py"):
         assert ast.get_docstring(ast.parse(file.read_text())), file
+
+
+MODULES = {
+    file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): file
+    for folder in FOLDERS
+    for file in (ROOT / folder).rglob("*.py")
+}
+
+
+def ours(file: Path) -> set[Path]:
+    """The files of this library that a file imports, anywhere in it: lazily, or for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            if name:
+                found.add(MODULES[name])
+    return found - {file}
+
+
+ARROWS = {file: ours(file) for file in MODULES.values()}
+
+
+def room(file: Path) -> str:
+    """Of a file: its folder; or `ground`, `top`, or a door of its own, where it lies in the package itself."""
+    folder = file.parent.relative_to(ROOT).as_posix()
+    if folder not in FOLDERS:
+        return folder
+    if file.stem in GROUND[folder].split():
+        return f"{folder}/ground"
+    return f"{folder}/{file.stem}" if f"{folder}/{file.stem}" in ROOMS else f"{folder}/top"
+
+
+def circles(nodes, arrows) -> list[set]:
+    """Whoever is left when those without arrows from or to the rest are taken away, again and again."""
+    left = set(nodes)
+    while True:
+        inner = {one for one in left if arrows[one] & left and any(one in arrows[other] for other in left)}
+        if inner == left:
+            return [left] if left else []
+        left = inner
+
+
+def test_no_two_files_import_each_other_not_even_for_a_type():
+    assert not circles(ARROWS, ARROWS)
+
+
+@pytest.mark.parametrize("name", sorted({room(file) for file in MODULES.values()}))
+def test_a_room_imports_what_its_line_says(name):
+    package = name.partition("/")[0]
+    allowed = {f"{package}/{one}" for one in ROOMS.get(name, "").split()} | {name, f"{package}/ground"}
+    for file in (one for one in MODULES.values() if room(one) == name):
+        taken = {room(other) for other in ARROWS[file] if other.relative_to(ROOT).parts[0] == package}
+        assert taken <= allowed, f"{file} imports {taken - allowed}: arrows between rooms run down, and each has its line in ROOMS"
+
+
+def test_the_lines_of_rooms_run_down_and_name_rooms_that_are_there():
+    there = {room(file) for file in MODULES.values()}
+    arrows = {name: {f"{name.partition('/')[0]}/{one}" for one in line.split()} for name, line in ROOMS.items()}
+    assert set(ROOMS) | {f"{folder}/ground" for folder in FOLDERS} == there
+    assert set().union(*arrows.values()) <= there
+    assert not circles(arrows, arrows)
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_a_folder_has_at_most_twenty_files(folder):
+    for place in [ROOT / folder, *(one for one in (ROOT / folder).rglob("*") if one.is_dir())]:
+        assert len(list(place.glob("*.py"))) <= MOST_FILES, f"{place}: make a room"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_file_has_at_most_400_lines(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= MOST_LINES, f"{file}: one file is one concept"
+
+
+@pytest.mark.parametrize("name", sorted({file.parent.relative_to(ROOT).as_posix() for file in MODULES.values()}))
+def test_every_room_says_for_whom_it_is(name):
+    assert (ROOT / name / "README.md").is_file()

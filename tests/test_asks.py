@@ -22,17 +22,19 @@ from training_deployment import Trainers
 
 import federated
 import privacy
-from federated import FedAvg, FedSGD, gradient, training
-from federated.compatibility import check_trained_privately
-from federated.data import Data
-from federated.global_model import GlobalModel
-from federated.training import Trainer
-from privacy import PrivacyEngine, validation
+from federated import FedAvg, FedSGD
+from federated.owners import gradient, training
+from federated.owners.training import Trainer
+from federated.records.data import Data
+from federated.runs.compatibility import check_trained_privately
+from federated.runs.global_model import GlobalModel
+from privacy import PrivacyEngine
 from privacy.keras_models import asks, internals
+from privacy.models import validation
 from protocols.errors import ModelError
-from protocols.shared_model import SharedModel
-from protocols.training import compiled
-from protocols.training.compiled_optimizer import scheduled
+from protocols.owner import compiled
+from protocols.owner.compiled_optimizer import scheduled
+from protocols.owner.shared_model import SharedModel
 from protocols.training.step import step
 
 EXAMPLES, STEPS_MADE, RATE = 16, 2, 0.2

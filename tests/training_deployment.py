@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployment import key
-from protocols.exchange import Party, Ring
-from protocols.fixed_point import decode, encode
-from protocols.keystream import KeyStream
-from protocols.simulator import Transcript, simulate
-from protocols.training.circuit import Circuit, Given
-from protocols.training.evaluation import Affine, evaluate
-from protocols.training.functions import FRACTION
-from protocols.training.preprocessing import StepLayout, StepMaterial, deal
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.parties.simulator import Transcript, simulate
+from protocols.training.engine.circuit import Circuit, Given
+from protocols.training.engine.evaluation import Affine, evaluate
+from protocols.training.engine.functions import FRACTION
+from protocols.training.engine.preprocessing import StepLayout, StepMaterial, deal
 
 SCALE = 2.0**-FRACTION
 

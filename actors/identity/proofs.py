@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from actors.address import Address
 from actors.errors import LinkError, Malformed
-from actors.frames import Proof
 from actors.identity import published
 from actors.identity.caller import Caller
 from actors.identity.published import KEY_BYTES, Published
+from actors.messages.frames import Proof
 
 NONCE_BYTES = 32
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from federated.update import Array
+from federated.tasks.update import Array
 
 if TYPE_CHECKING:
     import keras

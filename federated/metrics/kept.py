@@ -9,7 +9,7 @@ import numpy as np
 
 from federated.errors import UpdateHeldBack
 from federated.metrics import compiled
-from federated.update import Array
+from federated.tasks.update import Array
 
 if TYPE_CHECKING:
     import keras

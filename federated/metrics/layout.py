@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from federated.update import Array
+from federated.tasks.update import Array
 
 LARGEST_STATES = 1 << 16
 """Values that the states of a model's metrics may have, all together."""

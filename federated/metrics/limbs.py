@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from federated.update import Array
+from federated.tasks.update import Array
 from protocols.quantisation import LEAST_BITS, Quantisation, Vector, signed_type
 
 LIMBS = 2

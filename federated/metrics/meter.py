@@ -17,7 +17,7 @@ from federated.metrics.addition import adding, is_mean
 from federated.metrics.layout import LARGEST_STATES, Layout
 from federated.metrics.limits import LOSS, Limit, hits, labels_of_an_example, limits
 from federated.metrics.stand_in import StandIn, outputs, stand_in
-from federated.update import Array, Blueprint
+from federated.tasks.update import Array, Blueprint
 
 if TYPE_CHECKING:
     import keras

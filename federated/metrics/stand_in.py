@@ -10,7 +10,7 @@ import numpy as np
 
 from federated.metrics import compiled
 from federated.models.labels import Labels, classes, classes_in_columns, like
-from federated.update import Array, Blueprint
+from federated.tasks.update import Array, Blueprint
 
 if TYPE_CHECKING:
     import keras

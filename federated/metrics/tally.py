@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from federated.means import MetricsMean
-from federated.update import Array
+from federated.tasks.means import MetricsMean
+from federated.tasks.update import Array
 
 NOTHING = np.zeros(0)
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from federated.data import Data
 from federated.errors import DataError
+from federated.records.data import Data
 from federated.records.nest import leaves
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from federated.update import Array
+from federated.tasks.update import Array
 
 Labels = Callable[[np.random.Generator, Array], Array]
 """Makes labels for outputs (n, ...)."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from federated.models.labels import Labels, classes, classes_in_columns, like
 from federated.models.weights import Statistics
-from federated.update import Array
+from federated.tasks.update import Array
 from privacy.keras_models import internals
 from privacy.keras_models.settings import Difference, is_own
 

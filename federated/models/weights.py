@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.errors import ModelRefused, UpdateHeldBack
-from federated.update import Array, Weights
+from federated.tasks.update import Array, Weights
 from privacy.keras_models import internals
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from federated.admission import private_steps
-from federated.data import Data
-from federated.update import LocalTraining
+from federated.consent.release import private_steps
+from federated.records.data import Data
+from federated.tasks.update import LocalTraining
 from privacy.keras_models import internals
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from federated.data import Data
 from federated.errors import DataError
+from federated.records.data import Data
 from federated.records.nest import leaves
 from federated.schedules.continued import accumulated, steps
-from federated.update import Array, LocalTraining
+from federated.tasks.update import Array, LocalTraining
 
 if TYPE_CHECKING:
     import keras

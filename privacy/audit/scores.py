@@ -82,7 +82,7 @@ def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
 
 
 def _losses(model: Any, x: Any, y: Any) -> Any:
-    from privacy.losses import each_loss  # noqa: PLC0415  imports TensorFlow
+    from privacy.rules.losses import each_loss  # noqa: PLC0415  imports TensorFlow
 
     return each_loss(model, x, y, model(x, training=False), None)
 

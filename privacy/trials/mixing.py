@@ -17,11 +17,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from privacy.apartness import unknown
 from privacy.keras_models import internals
-from privacy.recording import Unit, recording, replaced
+from privacy.models.apartness import unknown
+from privacy.models.recording import Unit, recording, replaced
+from privacy.models.validation import Finding, differ, made_up
 from privacy.rules.registry import seeds
-from privacy.validation import Finding, differ, made_up
 
 Tensor = Any  # tf.Tensor; TensorFlow has no types
 Run = Callable[..., list[Tensor]]

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from privacy.keras_models import internals
 from privacy.keras_models.asks import reductions
-from privacy.losses import aligned, known
+from privacy.rules.losses import aligned, known
 
 Tensor = Any  # tf.Tensor; TensorFlow has no types
 Random = np.random.Generator

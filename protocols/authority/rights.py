@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from actors import caller
 from protocols.errors import NotOwner
-from protocols.keystream import derive
+from protocols.mpc.parties.keystream import derive
 
 SECRET_BYTES = 32
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from protocols.blocking.cluster import Cluster
 from protocols.blocking.loop import Loop
 from protocols.blocking.shapes import check_shape
+from protocols.client.remote_model import Outside, RemoteModel, connect
 from protocols.errors import ClusterError
-from protocols.remote_model import Outside, RemoteModel, connect
-from protocols.ticket import Reveal
+from protocols.serving.ticket import Reveal
 
 
 class Client:

@@ -8,15 +8,14 @@ from collections.abc import Coroutine
 from ssl import SSLContext
 from typing import Any, Self, TypeVar
 
-from actors import InsecureAddress
+from actors import InsecureAddress, limits
 from actors.address import Address
-from actors.guard import limits
-from protocols import cluster as asynchronous
 from protocols.blocking.loop import Loop
+from protocols.clusters.worker import Worker
 from protocols.errors import ClusterError
 from protocols.nodes import worker_file
-from protocols.shared_model import SharedModel
-from protocols.worker import Worker
+from protocols.owner import cluster as asynchronous
+from protocols.owner.shared_model import SharedModel
 
 T = TypeVar("T")
 

@@ -15,14 +15,14 @@ from protocols.estimators.data import Basis, Scale, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
-from protocols.training.functions import FRACTION
+from protocols.training.engine.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
 from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
-    from protocols.cluster import Cluster
+    from protocols.owner.cluster import Cluster
 
 CERTAIN = 2e-3
 """What rounding may move a coefficient by, over the largest, as a standard deviation: five of them are 1 %."""

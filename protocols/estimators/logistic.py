@@ -21,7 +21,7 @@ from protocols.training.regression.logistic import RESOLVED, WEIGHT_BITS
 
 if TYPE_CHECKING:
     from protocols import keras_hook
-    from protocols.cluster import Cluster
+    from protocols.owner.cluster import Cluster
 
 LEAST_TOL = 1e-5
 """Gradients are not known more precisely."""

@@ -14,8 +14,8 @@ from protocols.estimators import data as forms
 from protocols.estimators.data import Scale
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
-from protocols.exchange import Ring
-from protocols.training.functions import FRACTION
+from protocols.mpc.parties.exchange import Ring
+from protocols.training.engine.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import Asked as Sum
 from protocols.training.terms import SharedArray

@@ -13,19 +13,19 @@ from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.concurrency import at_once
 from protocols.errors import Diverged, InputError, WorkerLost
-from protocols.exchange import Ring
-from protocols.fixed_point import decode
-from protocols.keystream import KeyStream, fresh_key
-from protocols.training.fitting import MEMORY, Running, begun
-from protocols.training.preprocessing import StepLayout
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
+from protocols.owner.fitting import MEMORY, Running, begun
+from protocols.owner.stored import training_servers
+from protocols.training.engine.preprocessing import StepLayout
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.stored import training_servers
 from protocols.training.terms import SharedArray, Terms
-from protocols.training.training_server import TrainingServer
+from protocols.workers.training_server import TrainingServer
 
 if TYPE_CHECKING:
-    from protocols.cluster import Cluster
+    from protocols.owner.cluster import Cluster
 
 STEP_MEMORY = MEMORY // 8
 """Bytes of randomness of a step at a server, at most: so many are dealt ahead."""

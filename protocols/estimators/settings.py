@@ -15,7 +15,7 @@ from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
-    from protocols.cluster import Cluster
+    from protocols.owner.cluster import Cluster
 
 Array = npt.NDArray[Any]
 Data = SharedArray | npt.ArrayLike

@@ -23,23 +23,23 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import CoarseInput, ModelError
-from protocols.exchange import Ring
-from protocols.inputs.encoding import steps
-from protocols.inputs.ranges import InputRange, Ranges, chosen
-from protocols.lowering.checking import CheckedWriter
-from protocols.lowering.emission import Writer
 from protocols.lowering.features.places import followed
 from protocols.lowering.features.precision import needed
 from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read
-from protocols.lowering.network import Curved, Node, Real, Softmax
-from protocols.lowering.noise import noisy
-from protocols.lowering.rounding import Layer
-from protocols.lowering.writing import write
+from protocols.lowering.nodes.network import Curved, Node, Real, Softmax
+from protocols.lowering.scales.checking import CheckedWriter
+from protocols.lowering.scales.emission import Writer
+from protocols.lowering.scales.noise import noisy
+from protocols.lowering.scales.rounding import Layer
+from protocols.lowering.scales.writing import write
+from protocols.mpc.encoding import steps
+from protocols.mpc.inputs.ranges import InputRange, Ranges, chosen
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import NoisyAnswers
-from protocols.program import Program, infer
 
 __all__ = ["Clients", "Layer", "Lowered", "lower"]
 
@@ -92,7 +92,7 @@ def lower(
         clients: "malicious": the program first cuts each element of the input into `input_range`, exactly, whatever ring element was sent.
             "semi-honest": it does not. None: noisy answers and labels (`Program.for_label`) do, plain outputs do not.
         checked: the program finds out whether an input leaves what was calibrated on samples, and gives that in place of an answer
-            (`checking.py`). Where everything is proved, it is the same program as without.
+            (`lowering/scales/checking.py`). Where everything is proved, it is the same program as without.
 
     Raises:
         ModelError: not a model that can be read; weights or samples that are not finite; `answers` with a sensitivity that would not hold

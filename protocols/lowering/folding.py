@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from protocols.lowering import network as net
-from protocols.lowering.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
 
 
 def fold(nodes: list[Node]) -> list[Node]:

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
-from protocols.lowering import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
-from protocols.lowering import network as net
-from protocols.lowering.arithmetic import Operand
-from protocols.lowering.builder import Builder
-from protocols.lowering.layers import RULES
-from protocols.lowering.network import Node
-from protocols.lowering.operations import OPERATIONS, Call
-from protocols.lowering.refusals import WHY, refuse, unknown, unknown_operation
-from protocols.lowering.wrappers import REWRITTEN
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.network import Node
+from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
+from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
+from protocols.lowering.rules.arithmetic import Operand
+from protocols.lowering.rules.layers import RULES
+from protocols.lowering.rules.operations import OPERATIONS, Call
+from protocols.lowering.rules.wrappers import REWRITTEN
 
 
 def read(model: Any) -> list[Node]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ssl import SSLError
 
 from protocols.errors import ClusterError
-from protocols.worker_process import Encryption, mutual
+from protocols.workers.worker_process import Encryption, mutual
 
 
 def encryption(folder: Path, name: str) -> Encryption:

@@ -9,13 +9,12 @@ from typing import Any
 
 import msgspec
 
-from actors import ActorError
+from actors import ActorError, limits
 from actors.address import Address
-from actors.guard import limits
-from protocols.cluster import Cluster
 from protocols.errors import ClusterError
 from protocols.nodes.certificate import encryption
 from protocols.nodes.worker_nodes import CLIENT, ROLES, WorkerNode, acting, cluster_among, three_workers
+from protocols.owner.cluster import Cluster
 
 
 def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:

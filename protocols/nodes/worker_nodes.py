@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from protocols.cluster import Cluster
+from protocols.clusters.worker import Worker
 from protocols.errors import ClusterError
-from protocols.worker import Worker
+from protocols.owner.cluster import Cluster
 
 CLIENT = "client"
 """The role of a node that runs nothing: it shares, trains or asks."""

@@ -27,7 +27,7 @@ def integer(value: Any) -> int:
         if not (abs(number) < EXACT and number == int(number)):
             raise SharingError(
                 "a float was given: an integer is needed, or a whole number of magnitude below 2^53;"
-                " protocols.fixed_point.encode turns real numbers into integers"
+                " protocols.mpc.numbers.fixed_point.encode turns real numbers into integers"
             )
         return int(number)
     try:
@@ -35,7 +35,7 @@ def integer(value: Any) -> int:
     except TypeError:
         raise SharingError(
             f"a {type(value).__name__} was given: an integer or an array of integers is needed;"
-            " protocols.fixed_point.encode turns real numbers into integers"
+            " protocols.mpc.numbers.fixed_point.encode turns real numbers into integers"
         ) from None
 
 
@@ -56,5 +56,6 @@ def integers(array: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
     else:
         why = ""
     raise SharingError(
-        f"an array of {array.dtype} was given: integers are needed{why}; protocols.fixed_point.encode turns real numbers into integers"
+        f"an array of {array.dtype} was given: integers are needed{why}; "
+        "protocols.mpc.numbers.fixed_point.encode turns real numbers into integers"
     )

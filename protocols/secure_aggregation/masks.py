@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocols.errors import AggregationError
-from protocols.keystream import KeyStream, derive
+from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.quantisation import Vector
 
 CHUNK = 1 << 17

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import SharingError
-from protocols.keystream import KeyStream, fresh_key
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
 
 PRIME = (1 << 31) - 1
 LIMB_BITS = 30

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from protocols import linear, plaintext
 from protocols.errors import Inaccurate, ModelError, WindowError
-from protocols.fixed_point import decode
-from protocols.inputs.encoding import bounds, encoded
-from protocols.keystream import KeyStream
-from protocols.program import Conv2D, Dense, MatMul, Program, infer
+from protocols.mpc import plaintext
+from protocols.mpc.encoding import bounds, encoded
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.mpc.operations import linear
+from protocols.mpc.operations.instructions import Conv2D, Dense, MatMul
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.program import Program, infer
 from protocols.selfcheck.examples import Real, drawn
 from protocols.selfcheck.report import TOLERANCE, Check
 from protocols.selfcheck.rounded_inputs import blamed

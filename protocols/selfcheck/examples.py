@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from protocols.keystream import KeyStream
 from protocols.lowering.features.steps import Spread
+from protocols.mpc.parties.keystream import KeyStream
 
 Real = npt.NDArray[np.float64]
 

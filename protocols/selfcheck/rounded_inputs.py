@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from protocols.inputs.encoding import bounds, encoded, steps
-from protocols.inputs.ranges import place
-from protocols.program import Program
+from protocols.mpc.encoding import bounds, encoded, steps
+from protocols.mpc.inputs.ranges import place
+from protocols.mpc.program import Program
 from protocols.selfcheck.examples import Real
 
 MOST = 512

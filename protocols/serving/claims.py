@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import ProgramError, ProtocolError, ServingError
-from protocols.exchange import Ring
-from protocols.material import packed
+from protocols.mpc.operations.instructions import AddNoise, Shape
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.material import packed
+from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import MOST_ANSWERS, Guarantee
-from protocols.program import AddNoise, Program, Shape, infer
-from protocols.ticket import IDENTIFIER_BYTES, REVEALS, Reveal, Ticket
+from protocols.serving.ticket import IDENTIFIER_BYTES, REVEALS, Reveal, Ticket
 
 MOST_TOTAL = 1 << 62
 """Requests, and examples, that an owner can allow in all."""

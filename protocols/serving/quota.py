@@ -8,7 +8,7 @@ could lift the quota.
 from __future__ import annotations
 
 from protocols.errors import QuotaSpent
-from protocols.ticket import Ticket
+from protocols.serving.ticket import Ticket
 
 
 class Quota:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from protocols.errors import TooLarge
-from protocols.program import Program
+from protocols.mpc.program import Program
 
 OWNER_LIMIT = 1 << 32
 """The most bytes of weights of all models of one owner at a server, or at the provider."""

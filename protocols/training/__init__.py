@@ -2,7 +2,7 @@
 
 Start reading at `circuit.py` (one step as public operations), `step.py`, `layers.py`, `losses.py`, `optimizers.py`, `moments.py`,
 `functions.py` and `window.py` (which operations), then `evaluation.py` (a server) and `preprocessing.py` (the crypto provider), both with
-`linear.py` and `products.py`.
+`training/engine/linear.py` and `training/engine/products.py`.
 
 The flow around it: `terms.py`, `training_server.py`, `training_dealer.py` (the actors), `stored.py`, `compiled.py`, `fitting.py` (the
 owner's side).

@@ -1,7 +1,7 @@
 """The circuit of one step of stochastic gradient descent for a chain of layers: forward, loss, backward, update.
 
 What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`;
-how the gradients by the weights move them is in `optimizers.py`. The backward pass compares nothing.
+how the gradients by the weights move them is in `training/networks/optimizers.py`. The backward pass compares nothing.
 
 Weights are shares between steps; each step opens kernels under fresh masks, so that no mask is ever used with two values.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from protocols.training.circuit import Builder, Circuit, Given, Open, Reshape
-from protocols.training.layers import AnyLayer, Positions, Signal, affine
-from protocols.training.losses import Loss, gradient, gradient_scale
-from protocols.training.optimizers import GradientDescent, Optimizer, Shapes, changes, update
-from protocols.training.window import outside
+from protocols.training.engine.circuit import Builder, Circuit, Given, Open, Reshape
+from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
+from protocols.training.networks.losses import Loss, gradient, gradient_scale
+from protocols.training.networks.optimizers import GradientDescent, Optimizer, Shapes, changes, update
+from protocols.training.networks.window import outside
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):

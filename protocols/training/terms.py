@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import InputError, TooLarge
-from protocols.exchange import Ring
-from protocols.keystream import KeyStream, derive
-from protocols.training.circuit import Circuit
-from protocols.training.preprocessing import StepLayout
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.training.engine.circuit import Circuit
+from protocols.training.engine.preprocessing import StepLayout
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 
@@ -168,7 +168,7 @@ class Report(msgspec.Struct, frozen=True):
     Attributes:
         steps: how many.
         told: by name its shares of what was asked for, "metric" and "loss", summed over the epoch; only at the end of an epoch.
-        outside: its share of a bit: whether a number has left its window, see `window.py`.
+        outside: its share of a bit: whether a number has left its window, see `training/networks/window.py`.
         rounds: messages to the other server.
         sent: bytes to the other server.
         dealt: bytes from the crypto provider.

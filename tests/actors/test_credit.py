@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.credit import ReceiveWindow, SendWindow
+from actors.connection.credit import ReceiveWindow, SendWindow
 from actors.errors import Overrun
 
 

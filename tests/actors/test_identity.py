@@ -268,7 +268,9 @@ async def test_a_port_that_was_left_in_order_is_not_dialed_when_somebody_else_ha
 async def test_localhost_is_not_dialed_where_another_user_may_listen(monkeypatch):
     """A machine may know it as ::1 first, and there anybody could pass every byte on to 127.0.0.1, proofs included."""
     dialed = []
-    monkeypatch.setattr("actors.opening.connect", lambda url, **options: dialed.append(url) or (_ for _ in ()).throw(OSError("stop")))
+    monkeypatch.setattr(
+        "actors.connection.opening.connect", lambda url, **options: dialed.append(url) or (_ for _ in ()).throw(OSError("stop"))
+    )
     async with ActorSystem() as system:
         with pytest.raises(ConnectFailed):
             await system.connect("ws://localhost:7/door", Door)

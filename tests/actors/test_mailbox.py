@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.mailbox import Envelope, Mailbox
+from actors.running.mailbox import Envelope, Mailbox
 
 
 class Note(Envelope):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from actors import Actor, ActorSystem, CallTimeout, ConnectionLost, message
-from actors.dialed import Dialed
-from actors.peer import Peer
-from actors.schema import reference_type
-from actors.wire import FrameReader, encode, hello
+from actors.connection.dialed import Dialed
+from actors.connection.peer import Peer
+from actors.connection.wire import FrameReader, encode, hello
+from actors.messages.schema import reference_type
 
 LIMIT = 1 << 22
 

@@ -8,7 +8,7 @@ import pytest
 
 from actors import ActorError, ChildFailed, ConnectionLost, OneWayFailed, RemoteError, errors, portable_error
 from actors.guard.words import NAME_LIMIT, TEXT_LIMIT
-from actors.portable import KEPT_THERE, Failure, from_wire, to_wire
+from actors.messages.portable import KEPT_THERE, Failure, from_wire, to_wire
 
 CANARY = "patient 4711"
 CONTROL = "\n2026-11-29 INFO all is well\x1b[31m\x85\u2028\u202e\r\x00"

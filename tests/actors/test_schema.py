@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from actors import Actor, ActorRef, BadAddress, MessageRejected, message
-from actors.schema import Form, messages_of, reference_type
-from actors.values import Packed
+from actors.messages.schema import Form, messages_of, reference_type
+from actors.messages.values import Packed
 
 
 def test_messages_are_found_in_base_classes():

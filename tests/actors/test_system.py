@@ -22,7 +22,7 @@ from actors import (
     Restart,
     message,
 )
-from actors import cell as cell_module
+from actors.running import cell as cell_module
 from actors.supervision import RestartBudget
 
 
@@ -162,7 +162,7 @@ async def test_messages_wait_while_an_actor_starts():
 
 
 async def connected_ref(system, cls):
-    from actors.schema import reference_type
+    from actors.messages.schema import reference_type
 
     return reference_type(cls)(system.memory, "slow")
 

@@ -34,12 +34,12 @@ from actors import (
     OneWayFailed,
     SystemClosed,
     VersionMismatch,
-    frames,
     message,
-    websocket,
 )
-from actors.frames import PROTOCOL, VERSION
-from actors.wire import encode, hello
+from actors.connection import websocket
+from actors.connection.wire import encode, hello
+from actors.messages import frames
+from actors.messages.frames import PROTOCOL, VERSION
 
 LIMIT = 1 << 20
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from actors.connection.websocket import FRAGMENT, fragments
+from actors.connection.wire import HEADER_LIMIT, FrameReader, Packet, encode, hello, payload
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.frames import PROTOCOL, VERSION, Call, Cancel, Credit, Failed, Hello, OneWay, Reply, Report
-from actors.portable import Failure
-from actors.values import DTYPES, pack
-from actors.websocket import FRAGMENT, fragments
-from actors.wire import HEADER_LIMIT, FrameReader, Packet, encode, hello, payload
+from actors.messages.frames import PROTOCOL, VERSION, Call, Cancel, Credit, Failed, Hello, OneWay, Reply, Report
+from actors.messages.portable import Failure
+from actors.messages.values import DTYPES, pack
 
 LIMIT = 1 << 20
 HELLO = encode(hello(LIMIT)).header

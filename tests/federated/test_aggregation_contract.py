@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from federated import OwnGiver, OwnMasker, PlainMean, SecureAggregation, SharedAggregation, Update
-from federated.gathering import Gathering
-from federated.rounds import Round, Standing
-from federated.update import Blueprint, LocalTraining, Task
+from federated.rounds.gathering import Gathering
+from federated.rounds.rounds import Round, Standing
+from federated.tasks.update import Blueprint, LocalTraining, Task
 from protocols import Cluster, Worker
 
 TASK = Task(7, Blueprint("", ""), [np.zeros((2, 3), np.float32), np.zeros(4, np.float32), np.zeros((), np.float32)], LocalTraining())

@@ -8,13 +8,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import ActorSystem
-from federated import DataOwner, Federation, Hiding, OwnMasker, SecureAggregation, UpdateHeldBack, blueprint
-from federated.admission import Policy
-from federated.gathering import Gathering
-from federated.masker import agreement
-from federated.rounds import Round, Standing
-from federated.served import Served
-from federated.update import Blueprint, Bound, Evaluation, LocalTraining, Task, Update
+from federated import DataOwner, Federation, Hiding, OwnMasker, SecureAggregation, UpdateHeldBack
+from federated.consent.admission import Policy
+from federated.consent.served import Served
+from federated.models import blueprint
+from federated.owners.masker import agreement
+from federated.rounds.gathering import Gathering
+from federated.rounds.rounds import Round, Standing
+from federated.tasks.update import Blueprint, Bound, Evaluation, LocalTraining, Task, Update
 from protocols.errors import AggregationError
 from protocols.secure_aggregation import Server, terms
 from protocols.secure_aggregation.session import usual_cohort, usual_degree

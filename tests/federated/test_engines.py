@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from federated import FedAvg, Federation, ProcessEngine, RayEngine, SettingError, ThreadEngine, partition, simulated_owners
-from federated.update import Blueprint, LocalTraining, Task
+from federated.tasks.update import Blueprint, LocalTraining, Task
 
 ENGINES = {
     "thread": ThreadEngine,

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from federated import Federation, History, Outcome, SettingError, simulated_owners
-from federated.progress import live
-from federated.rounds import Round
+from federated.rounds.rounds import Round
+from federated.runs.progress import live
 
 ROUNDS = [
     Outcome(

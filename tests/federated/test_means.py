@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated import Update
-from federated.means import MetricsMean, RunningMean, Stack
+from federated.tasks.means import MetricsMean, RunningMean, Stack
 
 VALUES = st.floats(-1e6, 1e6, width=32)
 

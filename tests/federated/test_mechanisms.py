@@ -23,11 +23,11 @@ from federated import (
     partition,
     simulated_owners,
 )
-from federated.aggregation import Limits
-from federated.bounding import LARGEST_NOISE, bounded
-from federated.noising import OwnersNoise, TreeNoise, noising
-from federated.private_rounds import PrivateRounds
-from federated.update import LocalTraining
+from federated.aggregation.aggregation import Limits
+from federated.owners.bounding import LARGEST_NOISE, bounded
+from federated.private.noising import OwnersNoise, TreeNoise, noising
+from federated.private.private_rounds import PrivateRounds
+from federated.tasks.update import LocalTraining
 from privacy import Accountant, AdaptiveClipping, GaussianNoise, Ledger
 from protocols import Cluster, Worker
 

@@ -20,7 +20,7 @@ from federated import (
     partition,
     simulated_owners,
 )
-from federated.noising import noising
+from federated.private.noising import noising
 from privacy import Accountant, Ledger, PrivacyEngine
 from privacy import SettingError as PrivacySettingError
 from privacy.plan import event
@@ -128,8 +128,8 @@ def test_settings_that_make_no_sense(settings):
 
 def test_the_desk_trains_as_the_engine_does(build):
     """That the update is private rests on the engine; this holds that it is used."""
-    from federated import blueprint
-    from federated.training import _Desk
+    from federated.models import blueprint
+    from federated.owners.training import _Desk
 
     desk = _Desk(blueprint.draw(build()), 0.0, 1.0, 0.5)
     with pytest.raises(Exception, match="was not sampled here"):

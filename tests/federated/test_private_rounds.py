@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated import CentralGaussian, FedAvg, FedBuff, Federation, Krum, LocalGaussian, SecureAggregation, SettingError, Update
-from federated.bounding import bounded, exceeds, norm
-from federated.private_rounds import PrivateRounds
-from federated.update import Bound
+from federated.owners.bounding import bounded, exceeds, norm
+from federated.private.private_rounds import PrivateRounds
+from federated.tasks.update import Bound
 from privacy import GaussianNoise
 from privacy import SettingError as PrivacySettingError
 

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from federated.bounding import bounded
-from federated.noising import noising
-from federated.update import Bound, Update
+from federated.owners.bounding import bounded
+from federated.private.noising import noising
+from federated.tasks.update import Bound, Update
 from privacy import AdaptiveClipping, CentralGaussian, GaussianNoise, SettingError, TreeGaussian, mechanism, tfp
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from federated import FedAdam, FedAvg, Federation, RunExists, partition, simulated_owners
-from federated.run_folder import FILE, Checkpoint, RunFolder
+from federated.runs.run_folder import FILE, Checkpoint, RunFolder
 
 SCRIPT = """
 import asyncio, json, sys

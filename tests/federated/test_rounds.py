@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federated import SettingError, Update, UpdateRejected
-from federated.rounds import Round, Standing
+from federated.rounds.rounds import Round, Standing
 
 FIVE = ["a", "b", "c", "d", "e"]
 

@@ -27,10 +27,10 @@ from federated import (
     partition,
     simulated_owners,
 )
-from federated.gathering import Gathering
-from federated.masker import agreement
-from federated.rounds import Round, Standing
-from federated.update import Blueprint, LocalTraining, Task
+from federated.owners.masker import agreement
+from federated.rounds.gathering import Gathering
+from federated.rounds.rounds import Round, Standing
+from federated.tasks.update import Blueprint, LocalTraining, Task
 from protocols.errors import AggregationError
 from protocols.secure_aggregation import terms
 

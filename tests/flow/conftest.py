@@ -19,7 +19,7 @@ def workers() -> list[Worker]:
 @pytest.fixture(scope="session")
 def running() -> Iterator[list[str]]:
     """The addresses of three worker processes, for all tests: it takes them two seconds to start."""
-    command = [sys.executable, "-m", "protocols.worker_process", "localhost:0"]
+    command = [sys.executable, "-m", "protocols.workers.worker_process", "localhost:0"]
     with contextlib.ExitStack() as stack:  # closing standard input ends them
         start = (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3))
         processes = [stack.enter_context(process) for process in start]

@@ -13,10 +13,11 @@ from keras import layers
 from deployment import Deployment
 from inner_workers import inner_workers
 from protocols import connect, keras_hook, share
-from protocols.compute_server import Answer, ComputeServer
 from protocols.errors import Altered, ModelError, NotServed, OutsideCalibration, ProtocolError, QuotaSpent
-from protocols.inputs.encoding import encoded
 from protocols.lowering import lower
+from protocols.mpc.encoding import encoded
+from protocols.serving.answer import Answer
+from protocols.workers.compute_server import ComputeServer
 
 SAMPLES = np.random.default_rng(0).uniform(-0.02, 0.02, (24, 6))
 SETTINGS = {"input_range": (-1, 1), "calibration": SAMPLES, "checked": True}

@@ -21,10 +21,10 @@ from keras import layers
 from inner_workers import NAMES, inner_cluster
 from protocols import Cluster, Worker, share
 from protocols.errors import CheckpointError, InputError, KeepsNothing, UnknownData, VaultError, WorkerLost
-from protocols.keystream import KeyStream, derive
-from protocols.training.checkpoints import FILE
-from protocols.training.kept import About
-from protocols.vault import Vault
+from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.owner.checkpoints import FILE
+from protocols.storage.kept import About
+from protocols.storage.vault import Vault
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 6, 6

@@ -9,7 +9,7 @@ from actors import ActorSystem
 from federated import sharing
 from federated.command import app
 from protocols import command
-from protocols.compute_server import ComputeServer
+from protocols.workers.compute_server import ComputeServer
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -15,11 +15,11 @@ from keras import layers
 from actors import ChildProcess
 from protocols import Cluster, Worker, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.blocks import blocks_for
-from protocols.compute_server import ComputeServer
+from protocols.clusters.roles import helper_of
 from protocols.errors import ClusterError, NotServed, QuotaSpent, ServingError, TicketRefused, UnknownModel, WorkerLost
-from protocols.program import Select
-from protocols.roles import helper_of
+from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.instructions import Select
+from protocols.workers.compute_server import ComputeServer
 
 TOLERANCE = 0.001
 SECRET = new_secret()
@@ -216,7 +216,7 @@ async def test_a_helper_that_dies_is_told_and_started_again_it_knows_nothing(doo
             await remote.query(images[:1], timeout=20)
         with pytest.raises(WorkerLost, match="served no more"):
             await serving
-        async with await ChildProcess.start("protocols.worker_process", doomed.workers[0].address, ready_within=30):
+        async with await ChildProcess.start("protocols.workers.worker_process", doomed.workers[0].address, ready_within=30):
             with pytest.raises((UnknownModel, WorkerLost)):
                 await remote.query(images[:1], timeout=20)
             await shared.stop()

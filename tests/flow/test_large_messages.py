@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from keras import layers
 
-from actors.guard.limits import largest_message
+from actors.limits import largest_message
 from federated import Federation, ProcessEngine, joining_owners
-from federated.cluster_file import ClusterFile
 from federated.errors import ClusterFileError
-from federated.node import computing_cluster
+from federated.machines.cluster_file import ClusterFile
+from federated.machines.node import computing_cluster
 from inner_workers import inner_workers
-from protocols import Cluster, Worker, connect, crypto_provider, hosting, share, shared_model
+from protocols import Cluster, Worker, connect, share
 from protocols.errors import ClusterError, TooLarge
 from protocols.nodes import worker_file
-from protocols.placing import beside
+from protocols.owner import beside, placement
+from protocols.serving import hosting
+from protocols.workers import crypto_provider
 
 LEAST = 1 << 20
 REFUSED = [(LEAST - 1, ValueError), ((1 << 40) + 1, ValueError), (1e9, TypeError), (True, TypeError), ("1 GiB", TypeError)]
@@ -44,7 +46,7 @@ async def test_weights_and_randomness_of_more_than_a_message_are_shared_and_serv
 
 async def test_what_no_server_may_hold_is_refused_before_anything_is_sent(monkeypatch):
     async with inner_workers() as (_, cluster):
-        monkeypatch.setattr(shared_model, "MOST_MEMORY", 1000)
+        monkeypatch.setattr(placement, "MOST_MEMORY", 1000)
         with pytest.raises(TooLarge, match=r"one example needs .* bytes of randomness at each server, and 1,000 bytes are the most"):
             await share(wide(), cluster, name="wide")
         monkeypatch.setattr(beside, "MODEL_LIMIT", 1000)

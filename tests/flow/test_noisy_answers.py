@@ -11,10 +11,10 @@ from actors import ActorSystem, MessageRejected
 from certified import configured, running
 from inner_workers import inner_workers
 from protocols import NoisyAnswers, connect, share
+from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.crypto_provider import CryptoProvider
 from protocols.errors import BudgetSpent, NotServed, QuotaSpent, TicketRefused
-from protocols.presence import Presence
+from protocols.workers.crypto_provider import CryptoProvider
 
 CLIP = 0.25
 SECRET = new_secret()

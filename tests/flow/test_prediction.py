@@ -13,8 +13,6 @@ from inner_workers import inner_worker, inner_workers
 from protocols import Cluster, Worker, connect, share
 from protocols.authority.membership import SERVER, Membership
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider
 from protocols.errors import (
     ClusterError,
     InputError,
@@ -28,7 +26,9 @@ from protocols.errors import (
     WorkerLost,
     WorkerUnreachable,
 )
-from protocols.hosting import HostedModel
+from protocols.serving.hosting import HostedModel
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
 
 TOLERANCE = 0.005
 SECRET = new_secret()
@@ -469,7 +469,7 @@ class TestLoss:
                 os.kill(cluster.children[1].pid, signal.SIGKILL)
                 with pytest.raises(WorkerLost):
                     await serving
-                async with await ChildProcess.start("protocols.worker_process", second.address, ready_within=30):
+                async with await ChildProcess.start("protocols.workers.worker_process", second.address, ready_within=30):
                     with pytest.raises(TicketRefused, match="used before"):
                         await servers[0].answer(used.ticket, right_at(SECRET, 0), used.input_mask)
                     for granted in grants:

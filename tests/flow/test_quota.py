@@ -12,16 +12,17 @@ from actors import ActorSystem
 from inner_workers import inner_workers
 from protocols import RemoteModel, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider
 from protocols.errors import Busy, QuotaSpent, ServingError, TicketRefused, TooLarge, WorkerLost
-from protocols.hosting import fingerprint
-from protocols.serving import granting, room
-from protocols.training.keeper import Keeper
-from protocols.training.kept import About
+from protocols.serving import room
+from protocols.serving.hosting import fingerprint
+from protocols.storage.kept import About
+from protocols.storage.vault import Label
 from protocols.training.terms import Column
-from protocols.training.training_dealer import TrainingDealer
-from protocols.vault import Label
+from protocols.workers import granting
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.keeper import Keeper
+from protocols.workers.training_dealer import TrainingDealer
 
 TOLERANCE = 0.005
 SECRET = new_secret()
@@ -428,7 +429,8 @@ async def test_a_server_refuses_too_many_weights_though_the_provider_does_not(mo
 
 
 async def test_masks_of_weights_are_expanded_beside_the_event_loop(model, monkeypatch):
-    from protocols import crypto_provider, hosting
+    from protocols.serving import hosting
+    from protocols.workers import crypto_provider
 
     threads = []
 

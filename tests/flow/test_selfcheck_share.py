@@ -10,9 +10,10 @@ import pytest
 from keras import layers
 from sklearn import datasets
 
-from protocols import connect, shared_model
+from protocols import connect
 from protocols.errors import Inaccurate, InputError, NotServed
 from protocols.lowering import lower
+from protocols.owner import placement
 from protocols.selfcheck.comparison import DRAWN, compare
 
 
@@ -37,7 +38,7 @@ async def test_share_compares_and_leaves_the_loop_free(cluster, monkeypatch):
         return compare(*args, **settings)
 
     monkeypatch.setattr("protocols.selfcheck.comparison.compare", slow)
-    sharing = asyncio.create_task(shared_model.share(model, cluster))
+    sharing = asyncio.create_task(placement.share(model, cluster))
     await asyncio.to_thread(started.wait, 60)
     go.set()  # this coroutine runs while the comparison waits
     async with await sharing as shared:
@@ -46,9 +47,9 @@ async def test_share_compares_and_leaves_the_loop_free(cluster, monkeypatch):
     right = lower
     monkeypatch.setattr("protocols.lowering.lower", lambda *args, **settings: thrice(right(*args, **settings)))
     with pytest.raises(Inaccurate):
-        await shared_model.share(model, cluster, name="wrong")
+        await placement.share(model, cluster, name="wrong")
     monkeypatch.undo()
-    async with await shared_model.share(model, cluster, name="wrong", tolerance=None) as shared:
+    async with await placement.share(model, cluster, name="wrong", tolerance=None) as shared:
         assert shared.check.error < 1e-3
 
 
@@ -64,7 +65,7 @@ async def test_a_raw_table_on_a_cluster(cluster):
     model.fit(x, data.target, epochs=3, verbose=0)
     expected = np.asarray(model(x, training=False))
     async with (
-        await shared_model.share(model, cluster, input_range=(x.min(axis=0), x.max(axis=0))) as shared,
+        await placement.share(model, cluster, input_range=(x.min(axis=0), x.max(axis=0))) as shared,
         connect(cluster, "table") as remote,
     ):
         serving = asyncio.create_task(shared.serve(2))

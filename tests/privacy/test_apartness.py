@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from privacy import ModelRefused, PrivacyEngine
-from privacy.apartness import unknown
+from privacy.models.apartness import unknown
 
 N = 64
 

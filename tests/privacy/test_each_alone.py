@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy import ModelRefused, PrivacyEngine, recording
+from privacy import ModelRefused, PrivacyEngine
+from privacy.models import recording
 from privacy.rules.gradients import Materialised
 from privacy.rules.registry import Call
 

@@ -22,7 +22,7 @@ from privacy import (
     SamplingRefused,
     SettingError,
 )
-from privacy.noise import Grid
+from privacy.randomness.noise import Grid
 from privacy.sampling import PoissonSampler
 from privacy.step import PrivateStep
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from privacy.clipping import FlatClipping
-from privacy.recording import strays, units, whole
+from privacy.models.recording import strays, units, whole
 from privacy.step import PrivateStep
 
 layers = keras.layers

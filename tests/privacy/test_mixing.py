@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from privacy import ModelRefused, PrivacyEngine
-from privacy.recording import safe_units
+from privacy.models.recording import safe_units
 from privacy.trials.mixing import mixing, mixing_back
 
 

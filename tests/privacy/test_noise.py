@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import GaussianNoise, InsecureNoise, rounded_normal
-from privacy.ahead import NoiseAhead
-from privacy.noise import Grid, noisy_sum
+from privacy import GaussianNoise, InsecureNoise
+from privacy.randomness import rounded_normal
+from privacy.randomness.ahead import NoiseAhead
+from privacy.randomness.noise import Grid, noisy_sum
 
 
 def probabilities(sigma, reach):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.clipping import FlatClipping
-from privacy.recording import units
+from privacy.models.recording import units
 from privacy.rules.embedding import Rows
 from privacy.rules.gradients import Ghost, Outer, squares
 from privacy.step import PrivateStep

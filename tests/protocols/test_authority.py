@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 
 from actors import ActorNotFound, ActorSystem, BadAddress, Caller, NotAllowed
 from actors.identity.caller import CALLER, LOCAL
-from actors.schema import messages_of
-from federated.certificates import encryption, issue
-from federated.hiding import Hiding
-from federated.shared_aggregation import _Session
+from actors.messages.schema import messages_of
+from federated.aggregation.shared_aggregation import _Session
+from federated.machines.certificates import encryption, issue
+from federated.owners.hiding import Hiding
 from inner_workers import inner_worker, inner_workers
 from protocols import Cluster, Worker
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import ADMINISTRATOR, CLIENT, OWNER, PEOPLE, WORKERS, Member, Membership, Trio
 from protocols.authority.rights import Claim, digest, digest_at, new_secret, right_at, shows
 from protocols.authority.seats import helper_of, seats
+from protocols.clusters.roles import roles
 from protocols.errors import ClusterError, NotOwner
-from protocols.roles import roles
-from protocols.worker_process import PARTS, opened
+from protocols.workers.worker_process import PARTS, opened
 
 URLS = ("ws://127.0.0.1:4000", "ws://127.0.0.1:4001", "ws://127.0.0.1:4002")
 TRIO = Trio((Member(URLS[0]), Member(URLS[1]), Member(URLS[2])), 0)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from protocols.errors import ProgramError, ProtocolError, ServingError
-from protocols.hosting import HostedModel, Hosting, Terms
+from protocols.mpc.operations.instructions import AddNoise, Argmax, AsShare, Dense, Input
+from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import Guarantee
-from protocols.program import AddNoise, Argmax, AsShare, Dense, Input, Program, infer
 from protocols.serving.claims import check_described, check_granted, check_guarantee, check_share
-from protocols.ticket import Ticket
+from protocols.serving.hosting import HostedModel, Hosting, Terms
+from protocols.serving.ticket import Ticket
 
 PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 2.0**-16, (0.0, 1.0), 2.0**-36, Argmax(1, 0, 20))
 NOISY = Program((Input(), Dense(0, 0), AddNoise(1, 4)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 0.5)

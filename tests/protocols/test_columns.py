@@ -7,9 +7,9 @@ import pytest
 
 from protocols import PrecisionWarning
 from protocols.errors import InputError
-from protocols.fixed_point import decode
-from protocols.training.kept import joined
-from protocols.training.stored import described, encoded
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.owner.stored import described, encoded
+from protocols.storage.kept import joined
 
 STEP = 2.0**-16
 RANDOM = np.random.default_rng(0)

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from protocols import hosting, inference
 from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, ServingError, TicketRefused, TooLarge
-from protocols.hosting import HostedModel, Hosting, Terms, fingerprint
+from protocols.mpc import inference
+from protocols.mpc.operations.instructions import AddNoise, Argmax, Dense, Input
+from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
-from protocols.program import AddNoise, Argmax, Dense, Input, Program
-from protocols.ticket import Ticket
+from protocols.serving import hosting
+from protocols.serving.hosting import HostedModel, Hosting, Terms, fingerprint
+from protocols.serving.ticket import Ticket
 
 PROGRAM = Program((Input(), Dense(0, 0)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(1, 0, 20))
 NOISY = Program((Input(), Dense(0, 0), AddNoise(1, 3)), ((3, 2),), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(2, 0, 20))

@@ -7,10 +7,10 @@ from keras import layers, ops
 from sklearn import datasets
 
 from protocols.errors import CoarseInput, CoarseOutput, FaintOutput, Imprecise, Inaccurate, ModelError, WindowError
-from protocols.fixed_point import decode
-from protocols.inputs.encoding import encoded
 from protocols.lowering import lower
-from protocols.plaintext import evaluate
+from protocols.mpc.encoding import encoded
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.mpc.plaintext import evaluate
 from protocols.selfcheck.comparison import compare
 from protocols.selfcheck.rounded_inputs import rounded
 

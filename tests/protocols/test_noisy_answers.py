@@ -7,17 +7,18 @@ from dp_accounting import rdp
 from keras import layers
 
 from deployment import Deployment, key
-from protocols import discrete_gaussian
-from protocols.blocks import blocks_for
-from protocols.budget import Budget
-from protocols.conjunction import unpack
 from protocols.errors import BudgetSpent, ProgramError, WindowError
-from protocols.fixed_point import decode, encode
-from protocols.keystream import KeyStream
 from protocols.lowering import lower
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.instructions import AddNoise, Argmax, Input, Select
+from protocols.mpc.parties import discrete_gaussian
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.plaintext import evaluate
+from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import NoisyAnswers
-from protocols.plaintext import evaluate
-from protocols.program import AddNoise, Argmax, Input, Program, Select, infer
+from protocols.serving.budget import Budget
 
 CLIP = 2.0
 EXAMPLES = 3000

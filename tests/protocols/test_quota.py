@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from actors import Caller
-from protocols import linear
 from protocols.errors import Busy, InputError, QuotaSpent, TooLarge
-from protocols.hosting import check_program
-from protocols.keystream import KeyStream, derive
-from protocols.linear import summed_weight_masks
-from protocols.pool import Chunk, Pool
-from protocols.program import Dense, Input, Program
-from protocols.requests import Part, Requests
+from protocols.mpc.operations import linear
+from protocols.mpc.operations.instructions import Dense, Input
+from protocols.mpc.operations.linear import summed_weight_masks
+from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.mpc.program import Program
 from protocols.serving import room, turns
+from protocols.serving.hosting import check_program
+from protocols.serving.pool import Chunk, Pool
 from protocols.serving.quota import Quota
+from protocols.serving.requests import Part, Requests
 from protocols.serving.room import Room, weight_bytes
+from protocols.serving.ticket import Ticket, identifier
 from protocols.serving.turns import Turns, client_of
-from protocols.ticket import Ticket, identifier
 from protocols.training.terms import Column
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import AggregationError, SharingError
-from protocols.keystream import KeyStream
+from protocols.mpc.parties.keystream import KeyStream
 from protocols.quantisation import Quantisation, word_type
 from protocols.secure_aggregation import Owner, Server, Terms, shamir, terms
 from protocols.secure_aggregation.graph import Graph, Nonces

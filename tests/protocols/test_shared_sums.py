@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import AggregationError
-from protocols.keystream import KeyStream
+from protocols.mpc.parties.keystream import KeyStream
 from protocols.quantisation import word_type
-from protocols.shared_sums import WAITING, Half, SumTerms, halve, new_ticket
+from protocols.secure_aggregation.shared_sums import WAITING, Half, SumTerms, halve, new_ticket
 
 KEY = bytes(32)
 

@@ -8,11 +8,11 @@ import pytest
 
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.errors import Busy, QuotaSpent, TicketRefused, WorkerLost
-from protocols.material import Material
-from protocols.pool import Chunk, Pool
-from protocols.requests import Part, Requests
-from protocols.stock import Stock
-from protocols.ticket import Ticket, check, identifier, sign
+from protocols.mpc.parties.material import Material
+from protocols.serving.pool import Chunk, Pool
+from protocols.serving.requests import Part, Requests
+from protocols.serving.stock import Stock
+from protocols.serving.ticket import Ticket, check, identifier, sign
 
 KEYS = (b"a" * 32, b"b" * 32)
 SECRET = new_secret()

@@ -8,14 +8,14 @@ from keras import layers, losses, metrics
 from training_deployment import SCALE, Trainers
 
 from protocols.errors import InputError, ModelError, PrecisionWarning
-from protocols.fixed_point import decode, encode
-from protocols.training.compiled import plan
-from protocols.training.compiled_loss import expects
-from protocols.training.compiled_optimizer import scheduled
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.owner.compiled import plan
+from protocols.owner.compiled_loss import expects
+from protocols.owner.compiled_optimizer import scheduled
+from protocols.owner.epochs import trusted
+from protocols.owner.stored import described, encoded
+from protocols.owner.targets import check_targets, check_told
 from protocols.training.step import step
-from protocols.training.stored import described, encoded
-from protocols.training.telling.epochs import trusted
-from protocols.training.telling.targets import check_targets, check_told
 from protocols.training.terms import SharedArray, Terms, check
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2

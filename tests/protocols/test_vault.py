@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from deployment import key, random_ring
 from protocols.errors import VaultError
-from protocols.keystream import KeyStream
-from protocols.vault import Label, Vault
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.storage.vault import Label, Vault
 
 FIRST = Label("data", "ward-1.x", 1, key("first"))
 

@@ -1,6 +1,6 @@
 """A canary in inputs, weights, features and labels is in no message to a worker, in none of their memory, and in no log or error.
 
-What the owners' side of federated rounds lets out is in `federated/test_failures.py`.
+What the owners' side of federated rounds lets out is in `federated/owners/test_failures.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import pytest
 
-from actors.schema import Message
+from actors.messages.schema import Message
 from curious import _reachable
 from inner_workers import Inner, inner_workers
 from protocols import connect, share
 from protocols.errors import InputError, NotServed, ProtocolError, QuotaSpent
-from protocols.fixed_point import encode
-from protocols.worker_process import PARTS
+from protocols.mpc.numbers.fixed_point import encode
+from protocols.workers.worker_process import PARTS
 
 CANARY = 0.7310585786300049
 SCALES = [2.0**-bits for bits in range(1, 45)]

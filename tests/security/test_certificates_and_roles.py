@@ -10,12 +10,12 @@ from actors import ActorSystem, NotAllowed
 from certified import PEOPLE, configured, running
 from protocols import Cluster, Worker, connect, share
 from protocols.authority.enrolment import Enrolment
+from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import CryptoProvider
 from protocols.errors import ClusterError, NotOwner, NotServed, WorkerLost
-from protocols.presence import Presence
-from protocols.worker_process import PARTS
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.worker_process import PARTS
 
 OWNER_WITH_HOST = 'role = "client"\naddress = "wss://127.0.0.1:1"\n'
 
@@ -101,7 +101,7 @@ async def test_every_message_from_every_wrong_role_is_refused_and_leaves_one_lin
 
 
 def actor_messages(kind):
-    from actors.schema import messages_of
+    from actors.messages.schema import messages_of
 
     return messages_of(kind)
 
@@ -110,7 +110,7 @@ def relaxed(one):
     """The same message, for a sender who does not check what it sends."""
     from typing import Any
 
-    from actors.schema import Form, Message
+    from actors.messages.schema import Form, Message
 
     copy = object.__new__(Message)
     copy.__dict__.update(one.__dict__)
@@ -132,7 +132,7 @@ async def test_no_message_says_whom_a_worker_talks_to(made):
     async with server, running(made), ActorSystem(connect_ssl=made.tls("hospital")) as system:
         provider = await system.connect(f"{made.addresses[2]}/provider", CryptoProvider)
         elsewhere = system.reference(f"wss://127.0.0.1:{port}", "presence")
-        from actors.schema import typed
+        from actors.messages.schema import typed
 
         digest = digest_at(new_secret(), 2)
         with pytest.raises(Exception, match="leads to another system"):

@@ -15,19 +15,20 @@ import pytest
 from actors import ActorError, NotAllowed
 from curious import Curious, curious_workers
 from protocols import Cluster, connect, share
+from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import seats
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import Allowance, CryptoProvider
 from protocols.errors import Altered, NotServed, ProtocolError, QuotaSpent
-from protocols.hosting import Terms
-from protocols.presence import Presence
-from protocols.sum_server import SumServer
-from protocols.training.keeper import Keeper, Part
+from protocols.serving.allowance import Allowance
+from protocols.serving.hosting import Terms
+from protocols.storage.vault import Label
 from protocols.training.terms import SharedArray
-from protocols.training.training_dealer import TrainingDealer
-from protocols.training.training_server import TrainingServer
-from protocols.vault import Label
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.keeper import Keeper, Part
+from protocols.workers.sum_server import SumServer
+from protocols.workers.training_dealer import TrainingDealer
+from protocols.workers.training_server import TrainingServer
 
 REFUSED = (ActorError, ProtocolError)
 EVERY = pytest.mark.parametrize(("equals", "place"), list(itertools.product([False, True], [0, 1, 2])))
@@ -212,8 +213,8 @@ async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, 
 
 @EVERY
 async def test_a_sum_is_the_aggregator_s(equals, place, monkeypatch):
-    from federated.hiding import Hiding
-    from federated.shared_aggregation import _Session
+    from federated.aggregation.shared_aggregation import _Session
+    from federated.owners.hiding import Hiding
 
     async with curious_workers(equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
         session = await _Session.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)

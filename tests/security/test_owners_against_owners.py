@@ -14,16 +14,16 @@ from actors import ActorSystem
 from inner_workers import inner_workers
 from protocols import Cluster, Worker, connect, share
 from protocols.authority.pending import CLAIMS_OF_ONE
+from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.compute_server import ComputeServer
-from protocols.crypto_provider import Allowance
 from protocols.errors import AggregationError, InputError, NameTaken, ServingError, TooLarge, WorkerUnreachable
-from protocols.hosting import Terms
-from protocols.presence import Presence
-from protocols.shared_sums import SumTerms
-from protocols.training.compiled import plan
-from protocols.training.training_dealer import TrainingDealer
-from protocols.training.training_server import TrainingServer
+from protocols.owner.compiled import plan
+from protocols.secure_aggregation.shared_sums import SumTerms
+from protocols.serving.allowance import Allowance
+from protocols.serving.hosting import Terms
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.training_dealer import TrainingDealer
+from protocols.workers.training_server import TrainingServer
 
 
 async def test_whoever_places_something_under_the_handle_of_another_owner_takes_nothing_away_by_leaving():
@@ -110,7 +110,7 @@ async def test_tickets_live_for_a_time_that_is_one(lifetime):
 
 
 async def test_randomness_ahead_has_a_limit_whatever_an_owner_allows(monkeypatch):
-    monkeypatch.setattr("protocols.crypto_provider.MOST_MEMORY", 1 << 12)
+    monkeypatch.setattr("protocols.workers.crypto_provider.MOST_MEMORY", 1 << 12)
     async with inner_workers() as (inner, cluster), await share(_linear(), cluster, "m") as shared:
         await cluster.links.provider.serve("m", shared._rights[2], Allowance(Terms(1, ("logits",)), memory=1 << 60, ahead=1 << 40))
         pool = inner[2].actor("provider")._models["m"].pools["logits"]

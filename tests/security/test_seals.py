@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import pytest
 
-from actors.schema import Message
+from actors.messages.schema import Message
 from inner_workers import inner_workers
 from protocols import connect, share
 from protocols.errors import NotServed, QuotaSpent
-from protocols.keystream import derive
-from protocols.pair import Agreement
-from protocols.seal import SEAL_BYTES, Seal, seal_key
+from protocols.link.seal import SEAL_BYTES, Seal, seal_key
+from protocols.mpc.parties.keystream import derive
+from protocols.mpc.parties.pair import Agreement
 
 
 def bytes_in(value: Any) -> set[bytes]:

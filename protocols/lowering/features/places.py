@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protocols.lowering import network as net
-from protocols.lowering.network import Node, Real
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node, Real
 
 Table = npt.NDArray[Any]
 MOVES = (net.Taken, net.Permuted, net.Shaped, net.Joined)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from protocols.errors import ModelError
-from protocols.inputs.ranges import Ranges
-from protocols.lowering import network as net
 from protocols.lowering.features.places import Seen
-from protocols.lowering.network import Node
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node
+from protocols.mpc.inputs.ranges import Ranges
 
 RELATIVE_BITS = 12
 """Bits of the least value of which a reciprocal, a root or a logarithm is taken."""

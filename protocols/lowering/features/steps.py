@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from protocols.lowering import network as net
 from protocols.lowering.features.places import Seen, vocabularies
-from protocols.lowering.network import Node, Real
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node, Real
 
 ENOUGH = 256
 """Steps of the fixed point that a standard deviation should have: rounding is 1/512 of it then."""

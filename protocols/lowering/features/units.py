@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from protocols.inputs.ranges import Ranges
-from protocols.lowering import network as net
 from protocols.lowering.features.places import MOVES, moved
-from protocols.lowering.intervals import convolve
-from protocols.lowering.network import Node, Real
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node, Real
+from protocols.lowering.scales.intervals import convolve
+from protocols.mpc.inputs.ranges import Ranges
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,12 +25,12 @@ import math
 
 import msgspec
 
-from protocols.program import Shape
-from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Put, Sign, Sum, Take, Truncate
-from protocols.training.functions import FRACTION, SPLINE, sigmoid, softmax
-from protocols.training.layers import Signal
-from protocols.training.losses import Loss
-from protocols.training.window import COUNT, outside
+from protocols.mpc.operations.instructions import Shape
+from protocols.training.engine.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Put, Sign, Sum, Take, Truncate
+from protocols.training.engine.functions import FRACTION, SPLINE, sigmoid, softmax
+from protocols.training.networks.layers import Signal
+from protocols.training.networks.losses import Loss
+from protocols.training.networks.window import COUNT, outside
 
 WEIGHT_BITS = 26
 """Fractional bits of weights and velocities: a gradient is told from 0 where a step would move a weight by 2^-26."""

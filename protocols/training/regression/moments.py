@@ -15,11 +15,11 @@ from typing import Literal
 
 import msgspec
 
-from protocols.program import Shape
-from protocols.training.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
-from protocols.training.functions import FRACTION, WINDOW
-from protocols.training.losses import Loss
-from protocols.training.window import COUNT
+from protocols.mpc.operations.instructions import Shape
+from protocols.training.engine.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Sign, Sum, Truncate
+from protocols.training.engine.functions import FRACTION, WINDOW
+from protocols.training.networks.losses import Loss
+from protocols.training.networks.window import COUNT
 
 Asked = Literal["gram", "cross", "features", "targets", "weight", "squares"]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from federated import FedAvg, Federation, SecureAggregation, simulated_owners
-from federated.blueprint import draw
 from federated.metrics.meter import Meter
+from federated.models.blueprint import draw
 
 M = keras.metrics
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)

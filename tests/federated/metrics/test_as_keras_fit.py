@@ -18,11 +18,11 @@ from federated import (
     UpdateHeldBack,
     simulated_owners,
 )
-from federated.blueprint import draw
-from federated.data import Data
 from federated.metrics.kept import told
 from federated.metrics.layout import Layout
 from federated.metrics.meter import Meter
+from federated.models.blueprint import draw
+from federated.records.data import Data
 from protocols import Cluster, Worker
 
 RNG = np.random.default_rng(3)

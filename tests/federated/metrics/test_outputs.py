@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from federated import FedAvg, Federation, FedSGD, SecureAggregation, simulated_owners
-from federated.data import Data
+from federated.records.data import Data
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 4)).astype(np.float32)

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from federated import DPSGD, FedAvg, FedBuff, Federation, FedSGD, ModelRefused, UpdateHeldBack, simulated_owners
-from federated.admission import released
-from federated.data import Data
+from federated.consent.release import released
+from federated.records.data import Data
 from federated.schedules.continued import steps
-from federated.update import LocalTraining
+from federated.tasks.update import LocalTraining
 
 ONE = np.ones((64, 1), np.float32)
 S = keras.optimizers.schedules

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from federated import Hiding, OwnMasker, PlainMean, SecureAggregation, Update, UpdateHeldBack, UpdateRejected
-from federated.admission import released
-from federated.bounding import bounded, exceeds
-from federated.gathering import Gathering
+from federated.consent.release import released
 from federated.metrics.layout import LARGEST_STATES, Layout
 from federated.metrics.limbs import LIMBS
-from federated.rounds import Round
-from federated.update import Blueprint, Bound, LocalTraining, Task
+from federated.owners.bounding import bounded, exceeds
+from federated.rounds.gathering import Gathering
+from federated.rounds.rounds import Round
+from federated.tasks.update import Blueprint, Bound, LocalTraining, Task
 from privacy import GaussianNoise
 
 LAYOUT = Layout(("loss", "odd", "auc"), (2, 0, 3), (False, True, True, True, True))

@@ -17,13 +17,13 @@ from federated import (
     Update,
     UpdateRejected,
 )
-from federated.blueprint import draw
-from federated.hiding import fault_of_told
 from federated.metrics.layout import Layout
 from federated.metrics.limits import LOSS
 from federated.metrics.meter import Meter
-from federated.rounds import Round
-from federated.update import Blueprint, Bound, LocalTraining, Task
+from federated.models.blueprint import draw
+from federated.owners.hiding import fault_of_told
+from federated.rounds.rounds import Round
+from federated.tasks.update import Blueprint, Bound, LocalTraining, Task
 from protocols import Cluster, Worker
 
 M = keras.metrics

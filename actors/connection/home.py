@@ -1,0 +1,79 @@
+"""What a connection needs from the system at its own end, and from whoever writes its frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from actors.connection.wire import Encoded
+from actors.guard.limited_log import LimitedLog
+from actors.identity import Caller
+from actors.identity.proofs import Identity
+from actors.messages.reference import ActorRef
+from actors.messages.schema import Message
+from actors.running.cell import Cell
+from actors.running.memory import Memory
+
+Write = Callable[[Encoded, "asyncio.Future[None] | None"], None]
+"""Hands a frame over to be written in order; never waits. The future, if given, is done once its buffers are not needed any more."""
+
+
+class Home(Protocol):
+    """A system, as its connections see it."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody may connect, and so may reach all its actors."""
+        ...
+
+    @property
+    def advertised(self) -> str:
+        """The address that others reach it at; empty if there is none."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Default deadline of a call, in seconds."""
+        ...
+
+    @property
+    def log(self) -> LimitedLog:
+        """Takes the log lines that others can cause."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """The transport to its own actors."""
+        ...
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this system is on loopback; None if it does not listen there."""
+        ...
+
+    @property
+    def for_user(self) -> bool:
+        """Whether it shows on loopback that it runs for its user."""
+        ...
+
+    @property
+    def refer(self) -> bool:
+        """Whether references from the other side may lead to systems elsewhere."""
+        ...
+
+    def check(self, sender: Caller, cell: Cell, message: Message) -> None:
+        """Raises `NotAllowed` if a message may not be sent by who has sent it."""
+        ...
+
+    def cell(self, name: str) -> Cell:
+        """The actor of a name; raises `ActorNotFound` or `ActorStopped`."""
+        ...
+
+    def reference(self, address: str, name: str) -> ActorRef:
+        """A reference to an actor of the system at `address`, empty for this one."""
+        ...
+
+    def report(self, what: str, error: BaseException) -> None:
+        """A message without reply failed."""
+        ...

@@ -1,0 +1,153 @@
+"""The connections of one system: those it accepts, those it opens, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from functools import partial
+from typing import cast
+from weakref import WeakValueDictionary
+
+from websockets.asyncio.server import Server
+
+from actors.address import Address
+from actors.connection import opening
+from actors.connection.dialed import Dialed
+from actors.connection.home import Home
+from actors.connection.peer import Peer
+from actors.connection.websocket import Link
+from actors.errors import ConnectFailed, SystemClosed
+from actors.guard.door import Door
+from actors.identity.published import kept_in_the_clear
+
+WHY_CLOSED = "the system was closed"
+
+
+class Network:
+    """Opens when the system opens, closes when it closes.
+
+    Args:
+        home: the system.
+        listen: where others may connect, or None.
+        limit: the largest message that is taken, in bytes.
+        door: counts the connections that are accepted.
+        server_tls, client_tls: for wss.
+        allow_plaintext: permit `ws://` to and from other machines.
+        named: address -> the common name that the certificate shown there must have.
+        known_only: who is dialed on loopback without certificates must prove to run for the same user.
+        busy: seconds for which the loop of the system may be busy, as others are told.
+
+    Raises:
+        InsecureAddress: plaintext to other machines that is not permitted.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        listen: Address | None,
+        *,
+        limit: int,
+        door: Door,
+        server_tls: ssl.SSLContext | None,
+        client_tls: ssl.SSLContext | None,
+        allow_plaintext: bool,
+        named: Mapping[str, str],
+        known_only: bool = False,
+        busy: int = 0,
+    ) -> None:
+        if listen is not None:
+            listen.check_encryption(allow_plaintext)
+        self._home = home
+        self._listen = listen
+        self._limit, self._busy = limit, busy
+        self._door = door
+        self._server_tls, self._client_tls = server_tls, client_tls
+        self._allow_plaintext = allow_plaintext
+        self._named, self._known_only = dict(named), known_only
+        self._open = False
+        self._servers: list[Server] = []
+        self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
+        self._in_use: dict[asyncio.Task[None], Dialed] = {}
+        self._links: dict[asyncio.Task[None], Link] = {}
+
+    async def open(self) -> str:
+        """Listens, if it should; returns the address, with the real port."""
+        address = ""
+        if self._listen is not None:
+            self._servers, port = await opening.listen(
+                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run, busy=self._busy
+            )
+            address = str(Address(self._listen.secure, self._listen.host, port))
+        self._open = True
+        return address
+
+    def stop_listening(self) -> None:
+        """Accepts no new connections and opens none; those that are open go on."""
+        self._open = False
+        for server in self._servers:
+            server.close(close_connections=False)
+
+    async def close(self) -> None:
+        """Ends all connections, once what waits has been written."""
+        links = dict(self._links)
+        await asyncio.gather(*(link.close(WHY_CLOSED) for link in links.values()))
+        if links:
+            await asyncio.wait(links)
+        for server in self._servers:
+            await server.wait_closed()
+
+    def to(self, address: Address) -> Dialed:
+        """The transport to the system at an address; it connects when it is needed.
+
+        It lives as long as a reference uses it, or its connection is open: addresses that are only named leave nothing behind.
+
+        Raises:
+            InsecureAddress: plaintext to another machine that is not permitted.
+        """
+        address.check_encryption(self._allow_plaintext)
+        key = str(address)
+        dialed = self._dialed.get(key)
+        if dialed is None:
+            dialed = self._dialed[key] = Dialed(key, partial(self._dial, address), timeout=self._home.timeout)
+        return dialed
+
+    async def _dial(self, address: Address, dialed: Dialed) -> Peer:
+        if not self._open:
+            raise SystemClosed(f"{address} cannot be reached: this system is not open")
+        keep = partial(self._keep, dialed)
+        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
+        expected, shown = self._named.get(str(address)), peer.caller.common_name
+        if expected is not None and shown != expected:
+            await self._hang_up(peer, "it has shown the certificate of somebody else")
+            raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
+        if self._known_only and kept_in_the_clear(address) and not peer.caller.same_user:
+            await self._hang_up(peer, "it has not proven to run for the same user")
+            raise ConnectFailed(
+                f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
+                " the port of a process that has ended, or HOME and XDG_RUNTIME_DIR differ between the two. Between users use wss://"
+            )
+        return peer
+
+    async def _hang_up(self, peer: Peer, why: str) -> None:
+        await next(link for link in self._links.values() if link.peer is peer).close(why)
+
+    def _keep(self, dialed: Dialed, link: Link) -> None:
+        task = asyncio.create_task(link.run())
+        self._links[task], self._in_use[task] = link, dialed
+        task.add_done_callback(self._drop)
+
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        del self._links[task], self._in_use[task]
+
+    async def _run(self, link: Link) -> None:
+        """Runs an accepted connection in the task that the server made for it."""
+        if not self._open:
+            await link.close(WHY_CLOSED)
+            return
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._links[task] = link
+        try:
+            await link.run()
+        finally:
+            del self._links[task]

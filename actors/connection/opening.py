@@ -1,0 +1,197 @@
+"""How connections come to be: dialing a system, and listening for others. `websocket.py` runs them once they are open."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+from websockets.http11 import Request, Response
+
+from actors.address import Address
+from actors.connection.home import Home
+from actors.connection.peer import Peer
+from actors.connection.websocket import CLOSE_WITHIN, FRAGMENT, OPEN_WITHIN, PING_EVERY, PING_WITHIN, WHOLE, Link, certificate_of
+from actors.connection.wire import WORDS
+from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
+from actors.guard.awake import Awake
+from actors.guard.door import Door, Listener
+from actors.guard.progress import WatchedClient, WatchedServer
+from actors.guard.refusals import Witnessed, explained, refused_by_other
+from actors.guard.words import shown
+from actors.identity.published import kept_in_the_clear, reached
+
+log_of_websockets = logging.getLogger(f"{__name__}.server")
+log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
+
+
+async def dial(
+    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None], busy: int = 0
+) -> Peer:
+    """Open a connection and exchange greetings.
+
+    Args:
+        address: of the other system.
+        home: this system.
+        limit: the largest message that is taken, in bytes.
+        tls: for wss; None for the certificates that the operating system trusts.
+        keep: is given the link, to run it and to close it with the system.
+        busy: seconds for which the loop of this system may be busy.
+
+    Raises:
+        ConnectFailed: nobody answers there, or not with this protocol.
+        VersionMismatch: another version is spoken there.
+    """
+    opened: list[WatchedClient] = []
+
+    class Kept(WatchedClient):
+        """Known also if it could not be opened, for the reason."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            opened.append(self)
+
+    try:
+        async with Awake(OPEN_WITHIN):
+            await connect(
+                reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
+                ssl=(tls or ssl.create_default_context()) if address.secure else None,
+                proxy=None,
+                open_timeout=None,
+                user_agent_header=None,
+                create_connection=Kept,
+                **_of_each_end(limit),
+            )
+    except (OSError, TimeoutError, WebSocketException) as error:
+        raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
+    link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
+    keep(link)
+    try:
+        async with Awake(OPEN_WITHIN):
+            await asyncio.shield(link.peer.greeted)
+    except BaseException as error:
+        await opened[-1].close()
+        if isinstance(error, WireError) or not isinstance(error, (LinkError, TimeoutError)):
+            raise
+        why = str(error) or link.peer.introduction.missing() or f"no greeting within {OPEN_WITHIN:g} s"
+        raise ConnectFailed(f"{address} does not speak this protocol: {why}") from None
+    return link.peer
+
+
+def _of_each_end(limit: int) -> dict[str, Any]:
+    """Return the settings of a connection that are the same for who dials and who listens."""
+    return {
+        "compression": None,
+        "max_size": (limit + WHOLE, WHOLE + FRAGMENT),
+        "close_timeout": CLOSE_WITHIN,
+        "ping_interval": PING_EVERY,
+        "ping_timeout": PING_WITHIN,
+    }
+
+
+def _unopened(address: Address, error: Exception, cause: Exception | None, tls: ssl.SSLContext | None) -> str:
+    """Why there is no connection: `error` is what opening it raised, `cause` what ended the socket under it, `tls` what we showed."""
+    if isinstance(error, InvalidStatus):
+        body = shown((error.response.body or b"").decode(errors="replace").strip(), WORDS)
+        return f"{address} refused the connection: {error.response.status_code} {body}".rstrip()
+    if cause is not None and refused_by_other(cause):
+        return f"{address} refused the connection: {explained(cause, tls)}"
+    if isinstance(error, ssl.SSLError):
+        return f"{address} cannot be trusted or reached: {explained(error, tls)}"
+    if type(error) is TimeoutError:  # not one of the operating system
+        return f"nobody answers at {address}: TimeoutError: no connection within {OPEN_WITHIN:g} s"
+    text = f"nobody answers at {address}: {type(error).__name__}: {shown(str(error))}"
+    if isinstance(error, (InvalidMessage, ConnectionResetError)):
+        hint = "whether it listens on wss://, and demands a certificate" if address.secure else "whether it wants wss://"
+        return f"{text}; the log there may say why, or check {hint}"
+    return text
+
+
+async def listen(
+    address: Address,
+    home: Home,
+    *,
+    limit: int,
+    tls: ssl.SSLContext | None,
+    door: Door,
+    run: Callable[[Link], Awaitable[None]],
+    busy: int = 0,
+) -> tuple[list[Server], int]:
+    """Listens for connections; returns the servers, one for each address that the host has here, and their port.
+
+    Args:
+        address: to bind; port 0 chooses one, at the first address of the host.
+        home: this system.
+        limit: the largest message that is taken, in bytes.
+        tls: for wss.
+        door: counts the connections, and refuses those that are too many.
+        run: runs a link as long as its connection lasts.
+        busy: seconds for which the loop of this system may be busy.
+
+    Raises:
+        AddressInUse: somebody else listens there.
+        BadAddress: it is no address of this machine.
+        InsecureAddress: wss without certificates.
+    """
+    if address.secure and tls is None:
+        raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
+    secured = Witnessed(tls, home.log) if tls is not None and address.secure else None
+    door.open()
+
+    def let_in(connection: ServerConnection, request: Request) -> Response | None:
+        name = connection.remote_address
+        reason = door.refusal(_descriptor(connection), str(name[0]) if name else "somebody", certificate_of(connection))
+        return connection.respond(503, f"{reason}\n") if reason else None
+
+    async def handle(connection: ServerConnection) -> None:
+        await run(Link(cast(WatchedServer, connection), home, address="", limit=limit, busy=busy))
+
+    async def served(listener: Listener) -> Server:
+        return await serve(
+            handle,
+            sock=listener,
+            ssl=secured,
+            origins=[None],  # no web page may talk to us
+            process_request=let_in,
+            open_timeout=OPEN_WITHIN,
+            server_header=None,
+            logger=log_of_websockets,
+            create_connection=WatchedServer,
+            **_of_each_end(limit),
+        )
+
+    try:
+        servers = [await served(listener) for listener in await _bound(address, door)]
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"{address} is in use by another process; choose another port, or 0 for any that is free") from None
+        raise BadAddress(f"cannot listen on {address}: {error}") from None
+    return servers, next(iter(servers[0].sockets)).getsockname()[1]
+
+
+async def _bound(address: Address, door: Door) -> list[Listener]:
+    """Sockets that are bound to the addresses of a host."""
+    places = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    places.sort(key=lambda one: one[0] != socket.AF_INET)  # localhost is dialed as 127.0.0.1
+    found = {place: family for family, _, _, _, place in places}
+    listeners: list[Listener] = []
+    try:
+        for place, family in list(found.items())[: None if address.port else 1]:
+            listeners.append(Listener.bind_to(place, family, door))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _descriptor(connection: ServerConnection) -> int:
+    raw = connection.transport.get_extra_info("socket")
+    return -1 if raw is None else raw.fileno()

@@ -1,0 +1,1 @@
+"""What may be sent: schemas, values, references, errors on the wire."""

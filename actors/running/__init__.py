@@ -1,0 +1,1 @@
+"""An actor that runs: its mailbox, its crashes, its name."""

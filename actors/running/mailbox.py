@@ -1,0 +1,113 @@
+"""The messages of one actor that have not ended: running, waiting for their turn, and waiting for room.
+
+At most `capacity` messages are running or wait for their turn. More wait for room, in order, and so do their senders.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from asyncio import Task
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from actors.identity import LOCAL, Caller
+
+if TYPE_CHECKING:
+    from actors.messages.schema import Message
+
+
+class Envelope(ABC):
+    """A message on its way through a mailbox, and the way back to its sender.
+
+    Attributes:
+        message, arguments: what to call with what.
+        caller: who has sent it.
+        task: in which the handler runs, if it does.
+        cancelled: the sender does not want it any more.
+    """
+
+    __slots__ = ("arguments", "begun", "caller", "cancelled", "message", "task")
+
+    def __init__(self, message: Message, arguments: tuple[Any, ...], caller: Caller = LOCAL) -> None:
+        self.message = message
+        self.arguments = arguments
+        self.caller = caller
+        self.task: Task[None] | None = None
+        self.begun = False
+        self.cancelled = False
+
+    def admitted(self) -> None:  # noqa: B027 (most senders need not know)
+        """There is room for it; the sender need not wait any longer."""
+
+    @abstractmethod
+    def reply(self, value: Any) -> None:
+        """The handler returned `value`."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """The handler raised `error`, or never ran because of it."""
+
+
+class Mailbox:
+    """Keeps count and order; runs nothing.
+
+    Attributes:
+        in_turn: admitted messages that wait for their turn.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"mailbox={capacity}: a mailbox holds at least one message")
+        self.capacity = capacity
+        self._load = 0
+        self.in_turn: deque[Envelope] = deque()
+        self._room: deque[Envelope] = deque()
+
+    def put(self, envelope: Envelope) -> bool:
+        """Takes a message; True if it was admitted, False if it waits for room."""
+        if self._load >= self.capacity or self._room:
+            self._room.append(envelope)
+            return False
+        self._load += 1
+        return True
+
+    def wait_for_turn(self, envelope: Envelope) -> None:
+        """An admitted message that cannot run yet."""
+        self.in_turn.append(envelope)
+
+    def next_in_turn(self) -> Envelope | None:
+        """The message that may run now."""
+        return self.in_turn.popleft() if self.in_turn else None
+
+    def all_in_turn(self) -> list[Envelope]:
+        """Takes out all admitted messages that have not begun; they stay admitted."""
+        waiting = list(self.in_turn)
+        self.in_turn.clear()
+        return waiting
+
+    def ended(self) -> Envelope | None:
+        """An admitted message has ended; returns the one that is admitted in its place."""
+        self._load -= 1
+        if self._room and self._load < self.capacity:
+            self._load += 1
+            return self._room.popleft()
+        return None
+
+    def discard(self, envelope: Envelope) -> bool:
+        """Removes a message that has not begun; True if it had been admitted, so that it must be `ended`."""
+        if envelope in self._room:
+            self._room.remove(envelope)
+            return False
+        if envelope in self.in_turn:
+            self.in_turn.remove(envelope)
+            return True
+        return False
+
+    def drain(self) -> Iterator[Envelope]:
+        """Takes out every message that has not begun."""
+        while self.in_turn:
+            self._load -= 1
+            yield self.in_turn.popleft()
+        while self._room:
+            yield self._room.popleft()

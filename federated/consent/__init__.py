@@ -1,0 +1,1 @@
+"""What an owner agrees to, and has served."""

@@ -1,0 +1,1 @@
+"""Several machines: the cluster file, certificates, nodes, owners that join."""

@@ -1,0 +1,154 @@
+"""The aggregator as an actor, whom owners report to: who is here, and who may be.
+
+What an owner sends is a reference to itself, which is reached over its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from actors import ANYONE, Actor, NameTaken, message
+from federated.errors import JoinRefused, OwnerDropped
+from federated.machines.certificates import shown_name
+from federated.owners.owner import DataOwner
+
+NAME = "aggregator"
+"""Of the actor at the aggregator."""
+
+Tell = Callable[[str], None]
+"""Is told in a line what happens."""
+
+
+class Attendance:
+    """Who is here.
+
+    Args:
+        names: of the owners that are expected.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._here: dict[str, DataOwner] = {}
+        self._why = dict.fromkeys(names, "it has not joined yet")
+        self._arrivals = {name: asyncio.Event() for name in names}
+
+    def expects(self, name: str) -> bool:
+        """Whether an owner has this name."""
+        return name in self._why
+
+    def owner(self, name: str) -> DataOwner | None:
+        """The owner of that name, if it is here."""
+        return self._here.get(name)
+
+    def arrive(self, name: str, owner: DataOwner) -> None:
+        """An owner is here; it replaces the one of that name that was."""
+        self._here[name] = owner
+        self._arrivals[name].set()
+
+    def leave(self, name: str, owner: DataOwner, why: str) -> bool:
+        """An owner is not here any more; False if it was replaced by another before."""
+        if self._here.get(name) is not owner:
+            return False
+        del self._here[name]
+        self._why[name] = why
+        self._arrivals[name].clear()
+        return True
+
+    async def expect(self, name: str, *, within: float) -> DataOwner:
+        """The owner of that name, as soon as it is here.
+
+        Args:
+            name: of the owner.
+            within: seconds.
+
+        Raises:
+            OwnerDropped: it has not come.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while name not in self._here:  # it may be gone again before this runs
+                    await self._arrivals[name].wait()
+        except TimeoutError:
+            raise OwnerDropped(f"{name} is away: {self._why[name]}") from None
+        return self._here[name]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an aggregator tells about itself.
+
+    Args:
+        played: rounds that are over.
+        here: name of each owner -> whether it has joined. Owners that are dialed are not in here.
+    """
+
+    played: int
+    here: dict[str, bool]
+
+
+class Aggregator(Actor):
+    """Takes owners in.
+
+    **Leaks** to whoever can connect: names of owners, which of them are here, and the number of rounds.
+
+    Args:
+        attendance: the book.
+        names: of the owners in it.
+        certified: an owner has to show a certificate with its name. Otherwise anybody who can connect may say any name that is free.
+        played: how many rounds are over.
+        tell: what happens.
+    """
+
+    def __init__(self, attendance: Attendance, names: Collection[str], *, certified: bool, played: Callable[[], int], tell: Tell) -> None:
+        self._attendance, self._names, self._certified = attendance, names, certified
+        self._played, self._tell = played, tell
+        self._watching: set[asyncio.Task[None]] = set()
+
+    @message(by="owner")
+    async def join(self, name: str, owner: DataOwner) -> None:
+        """Takes an owner in until its connection ends.
+
+        Args:
+            name: that the aggregator knows it by, and that is the common name in its certificate.
+            owner: of a system that does not listen, so that it is reached over this very connection.
+
+        Raises:
+            JoinRefused: nobody of that name is expected, or the certificate of the connection is somebody else's.
+            NameTaken: without certificates: an owner of that name is here.
+            MessageRejected: the reference leads elsewhere.
+        """
+        shown = self.system.certificate(owner)
+        if not self._attendance.expects(name):
+            raise JoinRefused(f"no owner {name[:100]!r} is expected here")
+        if self._certified:
+            self._check(name, shown)
+        elif self._attendance.owner(name) is not None:
+            raise NameTaken(f"an owner {name!r} is here already")
+        self._attendance.arrive(name, owner)
+        self._tell(f"{name} has joined")
+        task = asyncio.create_task(self._watch(name, owner))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    def _check(self, name: str, certificate: bytes | None) -> None:
+        shown = "" if certificate is None else shown_name(certificate)
+        if shown != name:
+            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name!r}")
+            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name!r}")
+
+    async def _watch(self, name: str, owner: DataOwner) -> None:
+        ended = await self.system.watch(owner)
+        if self._attendance.leave(name, owner, ended.reason):
+            self._tell(f"{name} has left: {ended.reason}")
+
+    @message(by=ANYONE)
+    async def standing(self) -> Standing:
+        """How far the federation is, and who is here."""
+        return Standing(self._played(), {name: self._attendance.owner(name) is not None for name in self._names})
+
+    async def stopped(self) -> None:
+        """Ends the watching."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""An owner's process: trains on what it holds, gives away updates."""

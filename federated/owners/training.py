@@ -1,0 +1,282 @@
+"""Trains and evaluates a Keras model in one thread, one task after the other. The only file that runs Keras on an owner's data."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from federated.consent.release import Release, Work, private_steps, released
+from federated.errors import DataError, UpdateHeldBack
+from federated.metrics.kept import told
+from federated.models import blueprint, steps
+from federated.models.expectations import Expectations
+from federated.models.weights import Statistics, added, check_trained
+from federated.owners import gradient
+from federated.owners.bounding import bounded, only
+from federated.records.data import Data
+from federated.schedules.continued import Continuation
+from federated.schedules.made import check_counted, check_enough, check_made
+from federated.tasks.failures import in_own_words
+from federated.tasks.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
+from privacy import GaussianNoise, PrivacyEngine
+from privacy.keras_models import internals
+from privacy.keras_models.added_losses import ADDED
+from privacy.keras_models.asks import EVALUATION, FUNCTION, HOW_IT_RUNS, METRICS, OPTIMIZER, REDUCTIONS
+
+if TYPE_CHECKING:
+    import keras
+
+R = TypeVar("R")
+
+ANSWERED: Final = (
+    HOW_IT_RUNS
+    | METRICS
+    | EVALUATION
+    | FUNCTION
+    | OPTIMIZER
+    | REDUCTIONS
+    | {*ADDED, "loss_weights", "several losses", "no loss", "compute_loss", "metrics of one's own", "ignore_class"}
+    | {"train_step", "make_train_function", "LossScaleOptimizer", "overwrite_with_gradient"}
+    | {"regularizer", "activity_regularizer", "constraint", "frozen weights", "integer weights", "dtype", "seed"}
+)
+"""What local training does of all that a compiled model may ask for: what Keras' own step does. A `fit` of one's own is not called."""
+
+
+class Trainer:
+    """One model, one thread, any number of data sets: owners in one process share a trainer, and so share the memory of a model.
+
+    The model is built from the blueprint of the first task, and again when another blueprint comes, or work on it has failed: Keras may
+    then have half of what it would have made. Before each task its weights and the whole state of its optimizer are set. So nothing
+    passes from one task, or one owner, to the next. Whether the data is such as the model takes is looked at before the model has it.
+
+    Args:
+        largest: weights that a model may have.
+        min_batch: the fewest examples of a step; a smaller remainder joins the batch before.
+    """
+
+    def __init__(self, *, largest: float = blueprint.LARGEST, min_batch: int = 1) -> None:
+        self._largest, self._min_batch = largest, min_batch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
+        self._desk: _Desk | None = None
+        self._ranks: object = None
+
+    async def train(self, task: Task, data: Data, *, evaluates: bool, stream: int = 0) -> Update:
+        """Local training. When the caller is cancelled, it stops after the batch under way.
+
+        Args:
+            task: what to do.
+            data: to train on.
+            evaluates: whether the owner has evaluation data; only passed on.
+            stream: tells apart the random orders of owners that share a seed.
+
+        Raises:
+            ModelRefused: the blueprint cannot be built.
+            DataError: the data cannot be used: it has no end, or the model does not take it, or no step of the optimizer comes of it.
+            UpdateHeldBack: the settings mean nothing, or the weights do not fit the model.
+            OwnerFailed: training failed.
+        """
+        release = released(task.training)
+        return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop))
+
+    async def evaluate(self, task: Task, data: Data) -> Evaluation:
+        """The metrics of the weights of the task on the data.
+
+        Raises:
+            ModelRefused, DataError, UpdateHeldBack, OwnerFailed: as above.
+        """
+        return await self._run("evaluation", task, data, lambda desk, stop: desk.evaluate(task, data, stop))
+
+    async def close(self) -> None:
+        """Stops what runs, and waits until the thread has ended."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self, what: str, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R]) -> R:
+        stop = threading.Event()
+        try:
+            if not data.counted:  # beside the trainer's thread: others do not wait for one whose data takes long
+                await in_own_words(what, asyncio.to_thread(data.count, stop))
+            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self._thread, self._at_desk, task, data, work, stop))
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+
+    def _at_desk(self, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R], stop: threading.Event) -> R:
+        data.count()
+        desk = self._set_desk(task, data.ranks())
+        desk.expectations.check(data)
+        try:
+            return work(desk, stop)
+        except BaseException:
+            self._desk = None  # whatever half of it is there would be the next owner's
+            raise
+
+    def _set_desk(self, task: Task, ranks: object) -> _Desk:
+        key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
+        if self._desk is None or self._desk.key != key or self._ranks != ranks or not self._desk.fits(task):
+            self._desk = None  # the old model goes before the new one comes
+            self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
+            self._ranks = ranks  # what was traced for arrays of other ranks would be relaxed for both, and fail
+        return self._desk
+
+
+class _Desk:
+    """A model that was built from a blueprint, with what is needed to begin anew."""
+
+    def __init__(
+        self,
+        plan: Blueprint,
+        proximal: float,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        *,
+        largest: float = blueprint.LARGEST,
+        min_batch: int = 1,
+    ) -> None:
+        self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm), min_batch
+        self.model = blueprint.build(plan, largest=largest)
+        internals.weigh_losses_of_outputs(self.model)
+        self.expectations, self._statistics = Expectations(self.model), Statistics(self.model)
+        self._forms = [(array.shape, array.dtype) for array in self.model.get_weights()]
+        if noise_multiplier:  # who accounts for it: the owner's ledger, and the aggregator
+            engine = PrivacyEngine("rdp")
+            engine.make_private(self.model, noise_multiplier=noise_multiplier, max_grad_norm=max_grad_norm, foreign=True)
+        self._schedule = Continuation(self.model)
+        self._generators = seed_generators(self.model)
+        self._noise = GaussianNoise()
+        self._trained = blueprint.trained(self.model)
+        self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
+        self._anchors = _hold(self.model, proximal) if proximal else []
+
+    def fits(self, task: Task) -> bool:
+        """Whether what was traced holds for the weights of a task."""
+        return self._statistics.fit(task.weights)
+
+    def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+        check_trained(self.model)
+        if release.work is not Work.GRADIENT:
+            check_enough(self.model, task.training, data, min_batch=self._min_batch)
+        self._begin(task, stream)
+        self._schedule.begin(task.training, data, min_batch=self._min_batch)
+        if release.work is Work.GRADIENT:
+            delta, examples, logs = gradient.descent(self.model, task, data, stream, stop)
+        else:
+            logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
+            delta, examples = added(self.model.get_weights(), task.weights), data.count()
+            if not stop.is_set():
+                check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
+        if not stop.is_set():
+            check_counted(self.model, only(delta, self._trained), data)
+        states, metrics = told(self.model, logs, task.training.states)
+        update = Update(task.round, delta, examples, metrics, evaluates, states)
+        if release.bound is not None:
+            update = bounded(update, release.bound, self._noise, self._trained)
+        for array in update.delta:
+            array.flags.writeable = False  # it leaves without being copied
+        return update
+
+    def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, Any]:
+        settings, logs = task.training, {}
+        for epoch in range(settings.epochs if data.arrays else 1):  # fit() makes all epochs of a data set
+            logs = self._epoch(settings, data, [settings.seed, task.round, stream, epoch], stop)
+            if stop.is_set():
+                break
+            if not logs:
+                raise DataError(f"epoch {epoch + 1} made no step, and so has no loss: the data set gave nothing when it was read again")
+        if data.arrays:  # as fit() ends: with `use_ema` the averages become the weights
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        return logs
+
+    def _fit_privately(self, settings: LocalTraining, data: Data, stop: threading.Event) -> dict[str, Any]:
+        """DP-SGD; the metrics of training have no noise, and stay here."""
+        if data.arrays is None:
+            raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
+        batch, steps = private_steps(settings, data.count())
+        stopper = [_stopper(stop)]
+        self.model.fit(**data.given, batch_size=batch, steps_per_epoch=steps, epochs=settings.epochs, verbose=0, callbacks=stopper)
+        return {}
+
+    def _epoch(self, settings: LocalTraining, data: Data, seed: list[int], stop: threading.Event) -> dict[str, Any]:
+        if data.arrays is None:
+            history = self.model.fit(data.source, epochs=settings.epochs, verbose=0, shuffle=False, callbacks=[_stopper(stop)]).history
+            return {name: values[-1] for name, values in history.items()}
+        examples = data.arrays if settings.batch_size is None else data.shuffled(seed)
+        batch = settings.batch_size or examples.size
+        logs: Mapping[str, Any] = {}
+        ends = [*range(batch, examples.size, batch), examples.size]
+        if len(ends) > 1 and ends[-1] - ends[-2] < self._min_batch:
+            del ends[-2]
+        self.model.reset_metrics()
+        for start, end in pairwise([0, *ends]):  # fit() would first spend 50 ms on a pipeline, for each owner
+            if stop.is_set():
+                break
+            logs = steps.stepped(self.model, examples.take(slice(start, end)))
+        return steps.told(logs)
+
+    def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
+        self._begin(task, 0)
+        logs = self.model.evaluate(**data.given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
+        states, metrics = told(self.model, logs, task.training.states)
+        return Evaluation(task.round, data.count(), metrics, states)
+
+    def _begin(self, task: Task, stream: int) -> None:
+        forms = [(array.shape, array.dtype) for array in task.weights]
+        if forms != self._forms:
+            raise UpdateHeldBack("the weights of the task do not fit its model: they are of another number, shape or dtype")
+        self.model.set_weights(task.weights)
+        self._statistics.compute(task.weights)
+        optimizer = self.model.optimizer
+        for variable, value in zip(optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        if task.training.learning_rate is not None:
+            optimizer.learning_rate = task.training.learning_rate
+        for number, generator in enumerate(self._generators):  # Dropout and its like: a function of the seed, whatever came before
+            state = np.random.default_rng([task.training.seed, task.round, stream, number]).integers(1 << 31, size=2)
+            generator.state.assign(state)
+        for anchor, variable in zip(self._anchors, self.model.trainable_variables, strict=False):
+            anchor.assign(variable)
+
+
+def _hold(model: keras.Model, mu: float) -> list[Any]:
+    """Adds mu/2 ||w - anchor||^2 to the loss, as a regularizer of each weight; returns the anchors."""
+    import keras  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    def term(anchor: Any, other: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+        def value(w: Any) -> Any:
+            near = 0.5 * mu * keras.ops.sum(keras.ops.square(w - anchor))
+            return near if other is None else near + other(w)
+
+        return value
+
+    anchors = [keras.Variable(variable, trainable=False) for variable in model.trainable_variables]
+    for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
+        variable.regularizer = term(anchor, variable.regularizer)
+    return anchors
+
+
+def _stopper(stop: threading.Event) -> Any:
+    import keras  # noqa: PLC0415  takes seconds, and only those who train need it
+
+    class Stopper(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if stop.is_set():
+                self.model.stop_training = True
+
+        def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if stop.is_set():
+                self.model.stop_evaluating = True
+
+    return Stopper()
+
+
+def seed_generators(model: keras.Model) -> list[Any]:
+    """Where the layers of a model take their randomness from, in the order of its layers."""
+    layers = internals.layers_within(model)
+    found = [getattr(layer, "seed_generator", None) for layer in layers]
+    return list({id(one): one for one in found if one is not None}.values())

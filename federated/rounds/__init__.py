@@ -1,0 +1,1 @@
+"""One round: who is asked, who has answered, when it is over."""

@@ -1,0 +1,165 @@
+"""One round under way: asks owners all at once until the round is over. The thin shell around the state machine of `rounds`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from actors import MessageRejected, RemoteError
+from federated.errors import OwnerLate, UpdateRejected
+from federated.owners.owner import Owner
+from federated.rounds.rounds import Round
+from federated.tasks.failures import is_ours, kind
+from federated.tasks.update import Task, Update, size
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Work = Callable[[Owner, Task], Awaitable[R]]
+Take = Callable[[Owner, R, float], Awaitable[None]]
+
+
+class Gathering:
+    """The owners of a round, what they are asked, and the book of what became of each.
+
+    Attributes:
+        book: who was asked, who answered.
+        task: what they are asked.
+        bytes: of weights, sent and received.
+
+    Args:
+        progress: called whenever something became of an owner.
+    """
+
+    def __init__(self, book: Round, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[Round], None]) -> None:
+        self.book, self.task = book, task
+        self.bytes = 0
+        self._owners, self._progress = owners, progress
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all updates begin at the weights of this round."""
+        return True
+
+    async def ask(self, work: Work[R], take: Take[R]) -> None:
+        """Asks each sampled owner, all at once, until the round is over; what is under way then is cancelled.
+
+        An owner whose work fails is dropped, or rejected if what it sent was out of order. That costs it this round, and nothing more.
+
+        Args:
+            work: what an owner is asked, by a task. It may take long.
+            take: counts what came of it, with a factor in (0, 1], here 1: less for what comes from an earlier round.
+        """
+        over = asyncio.Event()
+
+        async def ask(owner: Owner) -> None:
+            with self.noting(owner.name):
+                await take(owner, await work(owner, self.task), 1.0)
+            if self.book.over:
+                over.set()
+
+        async with at_work(ask(self._owners[name]) for name in self.book.standing):
+            try:
+                async with asyncio.timeout_at(self.book.deadline):
+                    await over.wait()
+            except TimeoutError:
+                self.book.tick(self.book.deadline)
+
+    async def stage(self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float) -> dict[str, R]:
+        """Asks owners all at once for one step of several, and waits for each until the deadline.
+
+        Args:
+            names: whom.
+            work: what.
+            deadline: on the clock of the event loop.
+
+        Returns:
+            What came, by owner. Who failed, or was late, is in the book.
+        """
+        answers: dict[str, R] = {}
+
+        async def ask(name: str) -> None:
+            with self.noting(name):
+                answers[name] = await work(name, self._owners[name])
+
+        asked = list(names)
+        async with at_work(ask(name) for name in asked) as tasks:
+            if tasks:
+                await asyncio.wait(tasks, timeout=None if deadline == math.inf else deadline - asyncio.get_running_loop().time())
+        for name in asked:
+            if name not in answers:
+                self.book.late(name)
+        return {name: answers[name] for name in asked if name in answers}
+
+    @contextlib.contextmanager
+    def noting(self, owner: str) -> Iterator[None]:
+        """Writes what goes wrong with an owner into the book."""
+        try:
+            yield
+        except UpdateRejected:
+            pass  # the book has it
+        except MessageRejected as error:
+            self.book.reject(owner, str(error))
+        except OwnerLate:
+            self.book.late(owner)
+        except Exception as error:
+            self.book.drop(owner, told(error))
+        self._progress(self.book)
+
+    def owner(self, name: str) -> Owner:
+        """The owner of a name."""
+        return self._owners[name]
+
+    def count(self, name: str, received: int) -> None:
+        """Takes in an update that nobody sees, of so many bytes.
+
+        Raises:
+            UpdateRejected: it does not count.
+        """
+        self.bytes += size(self.task.weights) + received
+        self.book.count(name)
+
+    def give_up(self, reason: str) -> None:
+        """Drop all that are awaited: the round has failed, also if nobody is awaited any more."""
+        for name in self.book.standing:
+            self.book.drop(name, reason)
+        if self.book.failure is None:
+            self.book.fail(reason)
+
+    def report(self, owner: Owner, update: Update) -> None:
+        """Takes in an update; when this returns, it counts.
+
+        Raises:
+            UpdateRejected: it does not.
+        """
+        self.bytes += size(self.task.weights) + size(update.delta) + update.states.nbytes
+        self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
+
+    def _asked(self, owner: str) -> int:
+        """The round in which the owner was asked."""
+        return self.task.round
+
+
+def told(error: Exception) -> str:
+    """What is told of an error at an owner: of one that is not of this library, its kind only, for its text may quote data."""
+    if is_ours(error):
+        return f"{type(error).__name__}: {error}"
+    if not isinstance(error, RemoteError):  # this process is the owner's
+        log.warning("an owner failed", exc_info=error)
+    return f"it failed ({kind(error)}); see this owner's log"
+
+
+@contextlib.asynccontextmanager
+async def at_work(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Runs all of it while the block lasts; what is not done then is cancelled and waited for."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

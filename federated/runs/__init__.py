@@ -1,0 +1,1 @@
+"""A run at the aggregator: many rounds, the global model, its files."""

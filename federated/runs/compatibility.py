@@ -1,0 +1,118 @@
+"""Which owners, strategies and aggregations go together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from actors.address import parse_actor
+from actors.errors import BadAddress
+from federated.aggregation.aggregation import Aggregation
+from federated.errors import SettingError
+from federated.owners.owner import Owner
+from federated.schedules.continued import accumulated
+from federated.strategies.fedbuff import FedBuff
+from federated.strategies.sampling import asked as asked_of
+from federated.strategies.strategy import Strategy
+from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
+
+
+def sampled(owners: int, strategy: Strategy) -> int:
+    """How many owners are asked in a round; in an asynchronous one, from how many it takes updates."""
+    return owners if isinstance(strategy, FedBuff) else asked_of(owners, strategy.fraction)
+
+
+def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) -> None:
+    """Refuses owners that are none, or the same, or too few for the strategy, and addresses that are none.
+
+    Raises:
+        SettingError: they are.
+    """
+    names = [] if isinstance(owners, str) else [_name(owner) for owner in owners]
+    if not names or len(set(names)) < len(names):
+        raise SettingError(f"owners={owners!r}: a list of at least one owner is needed, and each once")
+    asked = sampled(len(names), strategy)
+    if asked < strategy.least_updates:
+        raise SettingError(
+            f"{type(strategy).__name__} needs {strategy.least_updates} updates a round, and {asked} of {len(names)} owners are asked: "
+            f"add owners, or change the settings of {type(strategy).__name__}"
+        )
+
+
+def _name(owner: Any) -> str:
+    if isinstance(owner, str):
+        try:
+            parse_actor(owner)
+        except BadAddress as error:
+            raise SettingError(f"owners: {error}: give that of a DataOwner, like 'wss://host:port/name'") from None
+        return owner
+    name = getattr(owner, "name", None)
+    if not isinstance(name, str):
+        raise SettingError(f"owners: a {type(owner).__name__} is no owner: give addresses, simulated_owners(...) or joining_owners(...)")
+    return name
+
+
+def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:
+    """Refuses a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
+
+    Raises:
+        SettingError: it needs single updates, or takes owners at any time; or updates are not hidden that have a part of the noise only.
+    """
+    if isinstance(privacy, DistributedGaussian) and not aggregation.hides_updates:
+        raise SettingError(
+            f"DistributedGaussian with {type(aggregation).__name__}, which sees single updates: each has only a part of the noise: use "
+            f"SecureAggregation or SharedAggregation, or LocalGaussian"
+        )
+    if isinstance(privacy, DPSGD):
+        if isinstance(strategy, FedBuff) or strategy.local_training().gradient:
+            raise SettingError(f"{type(strategy).__name__} with DPSGD: owners train by DP-SGD in rounds: use FedAvg or another strategy")
+        return
+    if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "
+            f"round, and {type(strategy).__name__} makes no such sum: use FedAvg or another strategy of means"
+        )
+
+
+def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epochs: int = 1) -> None:
+    """Refuses a model that DP-SGD cannot train, and one with state that cannot have noise: variances would be below 0, counters no counts.
+
+    Args:
+        model: compiled.
+        privacy: the mechanism.
+        epochs: that an owner makes in a round.
+
+    Raises:
+        SettingError: naming each layer, why, and what to use instead; or DP-SGD would make no step in a round, whatever the data.
+    """
+    if isinstance(privacy, DPSGD):
+        batches, each = epochs * math.ceil(1 / privacy.sampling_rate), accumulated(model.optimizer)
+        if batches < each:
+            raise SettingError(
+                f"DPSGD(sampling_rate={privacy.sampling_rate:g}) and local_epochs={epochs} make {batches} batches in a round, and the "
+                f"optimizer needs gradient_accumulation_steps={each} of them for a step: none would be made; lower that, or raise these"
+            )
+    from privacy.models.validation import changing  # noqa: PLC0415  imports TensorFlow
+
+    found = (PrivacyEngine().validate(model) if isinstance(privacy, DPSGD) else ()) or changing(model)
+    if found:
+        raise SettingError(f"{type(privacy).__name__} cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
+
+
+def check_together(strategy: Strategy, aggregation: Aggregation) -> None:
+    """Refuses a strategy that needs what the aggregation hides.
+
+    Raises:
+        SettingError: it does.
+    """
+    if strategy.single_updates and aggregation.hides_updates:
+        raise SettingError(
+            f"{type(strategy).__name__} compares the updates of single owners, which {type(aggregation).__name__} hides from everybody: "
+            f"use PlainMean, or a strategy that needs the mean only"
+        )
+    if isinstance(strategy, FedBuff) and not aggregation.asynchronous:
+        raise SettingError(
+            f"FedBuff takes updates of owners who were asked at different times, and {type(aggregation).__name__} needs all of them at "
+            f"once: use PlainMean or SharedAggregation, or a strategy with rounds"
+        )

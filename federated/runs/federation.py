@@ -1,0 +1,394 @@
+"""The aggregator: holds the global model, asks owners round by round, and lets the strategy make the next model of what they send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from actors import ActorSystem, limits
+from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
+from federated.errors import FederationClosed, SettingError
+from federated.models.making import check_function
+from federated.owners.owner import Owner, RemoteOwner
+from federated.records.data import Data
+from federated.rounds.buffer import Buffer, Pipeline
+from federated.rounds.evaluation import Evaluated, evaluate
+from federated.rounds.gathering import Gathering
+from federated.rounds.outcome import Outcome, alike, concluded
+from federated.rounds.rounds import Round
+from federated.runs import compatibility
+from federated.runs.callbacks import Callbacks
+from federated.runs.compatibility import sampled
+from federated.runs.global_model import GlobalModel
+from federated.runs.history import History
+from federated.runs.progress import live
+from federated.runs.protection import Protection, protection
+from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
+from federated.runs.steps import results, stepped
+from federated.simulation.simulated import SimulatedOwners
+from federated.strategies.averaging import FedAvg
+from federated.strategies.fedbuff import FedBuff
+from federated.strategies.sampling import sample
+from federated.strategies.strategy import Strategy, check
+from federated.tasks.update import Task
+from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
+
+if TYPE_CHECKING:
+    import keras
+
+
+log = logging.getLogger(__name__)
+
+LAST = 3
+"""Rounds in which all owners fail alike before no more are played."""
+
+
+class Federation:
+    """Trains one model over many owners. An async context manager; leaving it ends all that it began.
+
+    A round: (1) a fraction of the owners is sampled; (2) each gets the global weights, trains, and answers; (3) the updates that are
+    in order are aggregated as they come; (4) when all have answered, or the deadline passes, the strategy makes the new global weights;
+    (5) owners that reported and have evaluation data evaluate them, and so does the aggregator if it has; (6) the run folder, if there is
+    one, gets the new state. With fewer updates than the quorum the global model stays as it is. With `FedBuff` rounds are asynchronous:
+    see there.
+
+    **Leaks** with `PlainMean`: the aggregator sees the update of each owner. Nobody else sees anything but the global weights.
+
+    Args:
+        model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once.
+        owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or `joining_owners(...)`, or any objects
+            that are an `Owner`.
+        strategy: who trains, how, and how the weights change.
+        aggregation: how updates become one.
+        privacy: `CentralGaussian(...)`, `DistributedGaussian(...)`, `TreeGaussian(...)` or `LocalGaussian(...)`, or a query of
+            tensorflow-privacy that means the same; None: none. Owners are then sampled each by itself with the probability
+            `strategy.fraction` (or take turns, with `TreeGaussian`), count alike, and give no metrics: give `evaluation` to see some.
+            Rounds end before one that would overspend. Who took part is in the outcomes: where owners are sampled it has to stay secret
+            for the epsilon that is told to hold. `DPSGD(...)` protects single examples instead, inside each owner: owners are sampled as
+            without privacy, and count by their numbers of examples.
+        ledger: with privacy for owners: of all releases about them, in this run and others; it is asked and told before each.
+        quorum: share of the sampled owners that has to report, in (0, 1].
+        deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
+        seed: of the sampling and of the order of examples, at least 0.
+        evaluation: data of the aggregator's own, (x, y) or a data set, to evaluate each new global model on; None: none.
+        folder: where the run is written after each round, so that it survives this process; None: nowhere.
+        resume: go on with the run in the folder; rounds that it has are not played again. If it is empty the run begins. Owners,
+            aggregation and quorum may be others than before: that is in the outcome of the next round, see `Outcome.changes`.
+        progress: show how far a round is, if standard error is a terminal.
+        system: a running actor system to reach owners through, for instance one with certificates; None: one of its own.
+        message_limit: bytes of the largest message that a system of its own takes, 1 MiB to 1 TiB; owners have theirs.
+
+    Attributes:
+        history: the outcomes so far.
+
+    Raises:
+        SettingError: settings that make no sense, or not together.
+        RunExists: on entering: the folder has a run that is not to be resumed, or one with other settings.
+
+    Example:
+        >>> federation = Federation(model=build_model, owners=simulated_owners(partition(x, y, owners=20)), strategy=FedAvg())
+        >>> async with federation:
+        ...     async for outcome in federation.rounds(50):
+        ...         print(outcome)
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Callable[[], keras.Model],
+        owners: Sequence[str] | Sequence[Owner],
+        strategy: Strategy | None = None,
+        aggregation: Aggregation | None = None,
+        privacy: ClippedGaussian | DPSGD | None = None,
+        ledger: Ledger | None = None,
+        quorum: float = 0.5,
+        deadline: float | None = 600.0,
+        seed: int = 0,
+        evaluation: Any = None,
+        folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        progress: bool = True,
+        system: ActorSystem | None = None,
+        message_limit: int = limits.MESSAGE_LIMIT,
+    ) -> None:
+        self.strategy, self.aggregation = strategy or FedAvg(), aggregation or PlainMean()
+        check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
+        check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
+        check("seed", seed, seed >= 0, "at least 0")
+        self._message_limit = limits.message_limit(message_limit)
+        if resume and folder is None:
+            raise SettingError("resume=True needs the folder of the run: give folder=")
+        check_function(model)
+        compatibility.check_owners(owners, self.strategy)
+        compatibility.check_together(self.strategy, self.aggregation)
+        privacy = None if privacy is None else mechanism(privacy)
+        compatibility.check_private(self.strategy, self.aggregation, privacy)
+        if ledger is not None and not isinstance(privacy, ClippedGaussian):
+            raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
+        self.history = History()
+        self.privacy = privacy
+        self._private: Protection | None = None
+        if privacy is not None:
+            self._private = protection(privacy, owners=len(owners), strategy=self.strategy, seed=seed, ledger=ledger)
+        self._build, self._given, self._system, self._progress = model, owners, system, progress
+        self._quorum, self._deadline, self._seed = quorum, deadline, seed
+        self._folder, self._resume = folder, resume
+        self._evaluation = None if evaluation is None else Data(evaluation)
+        self._owners: dict[str, Owner] = {}
+        self._global: GlobalModel | None = None
+        self._run: RunFolder | None = None
+        self._resumed: Checkpoint | None = None
+        names = [owner if isinstance(owner, str) else owner.name for owner in owners]
+        self._now = self._before = circumstances(names, self.aggregation, quorum)
+        self._changes: tuple[str, ...] = ()
+        self._had = 0
+        self._pipeline: Pipeline | None = None
+        self._scope: contextlib.AsyncExitStack | None = None
+
+    # Life.
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as scope:
+            if self._global is None:
+                await self._begin()
+            self._owners = {owner.name: owner for owner in await self._reach(scope)}
+            if isinstance(self.strategy, FedBuff):
+                concurrency = min(self.strategy.concurrency, len(self._owners))
+                simulated = isinstance(self._given, SimulatedOwners)
+                self._pipeline = Pipeline(
+                    self._owners, concurrency=concurrency, deadline=self._deadline, seed=self._seed, in_turn=simulated
+                )
+                scope.push_async_callback(self._pipeline.close)
+            self._scope = scope.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            await scope.aclose()
+
+    async def _begin(self) -> None:
+        """Makes the global model, and gives it the state of a run that is resumed."""
+        model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
+        if self.privacy is not None:
+            compatibility.check_trained_privately(model.model, self.privacy, epochs=self.strategy.local_epochs)
+        if self._evaluation is not None:
+            await asyncio.to_thread(model.check, self._evaluation)
+        if self._folder is not None:
+            self._run = RunFolder(self._folder, resume=self._resume)
+            self._resumed = self._run.load(model.digest)
+        if self._resumed is not None:
+            if self._resumed.circumstances is not None:
+                self._before = self._resumed.circumstances
+                self._changes = self._before.changes(self._now)
+            model.restore(self._resumed)
+            self.history.extend(self._resumed.history)
+            self._had = len(self.history)
+        self._global = model
+
+    async def _reach(self, scope: contextlib.AsyncExitStack) -> list[Owner]:
+        if isinstance(self._given, contextlib.AbstractAsyncContextManager):  # owners that have to be opened and closed
+            await scope.enter_async_context(self._given)
+        system = self._system
+        if system is None and any(isinstance(owner, str) for owner in self._given):
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit))
+        return [RemoteOwner(system, owner) if isinstance(owner, str) and system else cast(Owner, owner) for owner in self._given]
+
+    @property
+    def model(self) -> keras.Model:
+        """The global model, compiled, with the weights of the last round. Weights that are set in it are those of the next.
+
+        Raises:
+            FederationClosed: the federation was never entered, so there is none yet.
+        """
+        return self._opened().model
+
+    def _opened(self) -> GlobalModel:
+        if self._global is None:
+            raise FederationClosed("the federation has no model yet: enter 'async with federation:' first")
+        return self._global
+
+    # Rounds.
+
+    async def rounds(self, n: int) -> AsyncIterator[Outcome]:
+        """Plays n rounds more; gives the outcome of each when it is over. A failed round is an outcome, too.
+
+        In a resumed run, rounds that are in the folder already are not played again: the same script goes on where it was killed. When
+        in three rounds one after the other nobody gives anything, for one and the same fault in their data or the model, that was it.
+
+        Raises:
+            SettingError: n is below 1.
+            FederationClosed: outside of `async with`.
+        """
+        due, first = self._to_play(n), len(self.history)
+        for _ in range(due):
+            if not await self._affordable() or self._hopeless(first):
+                return
+            outcome = await self._round()
+            self._save()
+            yield outcome
+
+    async def run(self, *, rounds: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> History:
+        """Plays rounds with Keras' callbacks, a round being an epoch; stops early if one of them says so.
+
+        The metrics of a round are the logs of its epoch. A failed round has none: `on_epoch_end` is not called for it. A learning rate
+        that a callback gives to the optimizer of `model` is that of the owners from the next round on. In a resumed run callbacks
+        remember what they had found; rounds that were played are not played again.
+
+        Returns:
+            All outcomes, those of earlier runs, too.
+
+        Raises:
+            SettingError: rounds is below 1, or a callback sets what nobody follows.
+            FederationClosed: outside of `async with`.
+        """
+        due, first = self._to_play(rounds), len(self.history)
+        model, resumed, steps = self._opened().model, self._resumed, not self.strategy.local_training().gradient
+        evaluated = any(name.startswith("val_") for outcome in self.history for name in outcome.metrics)
+        memories = resumed.callbacks if resumed else ()
+        with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated, steps=steps) as told:
+            model.stop_training = resumed is not None and resumed.stopped
+            for _ in range(due):
+                if model.stop_training or not await self._affordable() or self._hopeless(first):
+                    break
+                told.begin(len(self.history) + 1)
+                outcome = await self._round()
+                if outcome.failure is None:
+                    told.end(outcome.round, outcome.metrics)
+                self._save(told, stopped=model.stop_training)
+        self._save(told, stopped=model.stop_training)  # a callback may have put the best weights back
+        self._resumed = None
+        return self.history
+
+    def _hopeless(self, first: int) -> bool:
+        """Whether all owners have failed alike for so long, since a round, that more rounds would be the same."""
+        last = self.history[max(first, len(self.history) - LAST) :]
+        reason = alike(last) if len(last) == LAST else None
+        if reason is not None:
+            log.warning("no more rounds are played: in %d nobody gave anything, and all for the same reason: %s", LAST, reason)
+        return reason is not None
+
+    def _to_play(self, rounds: int) -> int:
+        """Of so many rounds that are asked for, those that a resumed run does not have yet."""
+        check("rounds", rounds, rounds >= 1, "at least 1")
+        if self._scope is None:
+            raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
+        there = min(rounds, self._had)
+        self._had -= there
+        return rounds - there
+
+    def _save(self, told: Callbacks | None = None, *, stopped: bool = False) -> None:
+        if self._run is not None:
+            memories = told.memories() if told else ()
+            self._run.save(self._opened().checkpoint(self.history, memories, stopped=stopped, circumstances=self._before))
+
+    async def _affordable(self) -> bool:
+        """Whether privacy is left for a round. As all that is accounted for, it is computed beside the event loop: it takes a while."""
+        private = self._private
+        return private is None or await asyncio.to_thread(lambda: private.affordable)
+
+    async def _round(self) -> Outcome:
+        if self._scope is None:
+            raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
+        opened, now = self._opened(), asyncio.get_running_loop().time
+        began = now()
+        moved = sum(outcome.failure is None for outcome in self.history) if opened.scheduled else 0
+        task = opened.task(len(self.history) + 1, moved=moved)
+        with live(task.round, show=self._progress) as progress:
+            gathering = await self._gathering(task, began, progress)
+            aggregate = await self._gathered(gathering) if await self._paid(gathering) else None
+        failure = gathering.book.failure
+        if self._private is not None and failure is None:
+            aggregate, failure = await self._noised(self._private, aggregate, task)
+        failure = failure or stepped(opened, task, aggregate)
+        metrics: dict[str, float] = {}
+        evaluated = None
+        if aggregate is not None and not failure:
+            metrics, evaluated = await self._metrics(aggregate, task, gathering.book)
+        examples = aggregate.examples if aggregate else 0
+        epsilon = None if self._private is None else await asyncio.to_thread(self._private.epsilon)
+        self.history.append(
+            concluded(
+                gathering.book,
+                metrics,
+                examples=examples,
+                seconds=now() - began,
+                size=gathering.bytes + (evaluated.bytes if evaluated else 0),
+                epsilon=epsilon,
+                failure=failure,
+                evaluators=tuple(owner.name for owner in aggregate.evaluators) if aggregate and evaluated else (),
+                evaluated=evaluated.owners if evaluated else (),
+                changes=self._changes,
+            )
+        )
+        self._before, self._changes = self._now, ()
+        return self.history[-1]
+
+    async def _paid(self, gathering: Gathering) -> bool:
+        """Whether owners may be asked: where what they send may be seen, it is accounted for before."""
+        if self._private is None or not self._private.upfront:
+            return True
+        try:
+            await asyncio.to_thread(self._private.charge)
+        except BudgetSpent as error:
+            gathering.give_up(str(error))
+            return False
+        self._save()
+        return True
+
+    async def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
+        """What may be known, and why nothing may."""
+        if aggregate is None and private.hidden:
+            return None, "nobody took part: there is no sum, and no noise in it"
+        if not private.upfront:
+            try:
+                await asyncio.to_thread(private.charge)
+            except BudgetSpent as error:
+                return None, str(error)
+            self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
+        return await asyncio.to_thread(private.released, aggregate, task.weights, self._opened().trained), None
+
+    async def _gathered(self, gathering: Gathering) -> Aggregate | None:
+        if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
+            return None
+        return await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
+
+    async def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
+        deadline = math.inf if self._deadline is None else now + self._deadline
+        names = list(self._owners)
+        if self._pipeline is not None and isinstance(self.strategy, FedBuff):
+            enough = self.strategy.buffer
+            layout = self._opened().layout
+            book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
+            return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
+        if self._private is None:
+            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
+        else:
+            chosen = await asyncio.to_thread(self._private.sample, names)
+        quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
+        if self._private is not None and chosen:
+            limits = self.aggregation.limits(len(chosen))
+            quorum = max(quorum, limits.least)
+            training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
+            task = replace(task, training=training)
+        book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
+        return Gathering(book, self._owners, task, progress=progress)
+
+    async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> tuple[dict[str, float], Evaluated | None]:
+        opened, evaluated = self._opened(), None
+        metrics = await results(opened, aggregate.states, aggregate.metrics)
+        if aggregate.evaluators:
+            moved = replace(task, weights=opened.weights)
+            evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
+            values = await results(opened, evaluated.states, evaluated.means)
+            metrics |= {f"val_{name}": value for name, value in values.items()}
+        if self._evaluation is not None:
+            metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
+        return metrics, evaluated

@@ -1,0 +1,224 @@
+"""The global model at the aggregator: a Keras model whose weights are the state, and the strategy that moves them."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from federated.errors import ModelRefused, SettingError, StepFailed
+from federated.metrics import compiled
+from federated.metrics.layout import Layout
+from federated.metrics.meter import Meter
+from federated.models import blueprint
+from federated.models.expectations import Expectations
+from federated.models.making import made
+from federated.models.weights import Statistics, check_trained, is_kept
+from federated.owners.gradient import ANSWERED as BY_GRADIENT
+from federated.owners.training import ANSWERED as BY_FIT
+from federated.records.data import Data
+from federated.rounds.outcome import Outcome
+from federated.runs.protection import Protection
+from federated.runs.run_folder import Checkpoint, Circumstances, digest
+from federated.schedules.continued import go_on_from, schedule_of, steps_made
+from federated.strategies.averaging import moved
+from federated.strategies.strategy import Strategy, step_of
+from federated.tasks.update import Array, Task, Weights
+from privacy.keras_models.asks import refusal
+
+if TYPE_CHECKING:
+    import keras
+
+
+_NUMBERS = "owners follow the schedule that the model was compiled with, or a number: give the schedule to the optimizer's constructor"
+
+
+class GlobalModel:
+    """A Keras model that is trained elsewhere.
+
+    The strategy moves the trainable weights. The others (the statistics of BatchNormalization) become the mean of the owners', since a
+    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all. Integers stay as they are.
+
+    Args:
+        build: makes the compiled model.
+        strategy: its steps.
+        seed: of what owners do by chance.
+        privacy: what is spent; None: none.
+        mechanism: the settings of the privacy.
+
+    Attributes:
+        digest: of model, strategy and seed.
+        trained: of each of the weights, whether it is trained.
+        scheduled: whether the learning rate follows a schedule.
+
+    Raises:
+        ModelRefused: the model cannot be sent to owners, or asks for what the training of this strategy does not do.
+    """
+
+    def __init__(
+        self, build: Callable[[], keras.Model], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object
+    ) -> None:
+        self._model = made(build)
+        self._blueprint = blueprint.draw(self._model)
+        check_trained(self._model)
+        by_gradient = strategy.local_training().gradient
+        answered = BY_GRADIENT if by_gradient else BY_FIT
+        if strategy.local_training().proximal:  # its term is one of the loss, which a step or a loss of one's own may leave out
+            answered = answered - {"train_step", "make_train_function", "compute_loss"}
+        refused = refusal(self._model, answered, step=f"the training of {type(strategy).__name__}")
+        if refused is not None:
+            raise ModelRefused(refused)
+        self._strategy, self._seed = strategy, seed
+        self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
+        self.digest = digest(self._blueprint, strategy, seed, mechanism)
+        self._privacy = privacy
+        self.trained = blueprint.trained(self._model)
+        self.scheduled = schedule_of(self._model.optimizer) is not None
+        self._compiled_rate = self._learning_rate()
+        self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
+        steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if self.trained[i]}
+        self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
+        self._weights: Weights | None = list(self._model.get_weights())
+        self._kept = {i for i, array in enumerate(self._weights) if is_kept(array.dtype)}
+        self._moved = [i for i, moves in enumerate(self.trained) if (strategy.single_updates or moves) and i not in self._kept]
+        self._statistics = Statistics(self._model)
+        self._state = strategy.initial([self.weights[i] for i in self._moved])
+
+    @property
+    def model(self) -> keras.Model:
+        """The model itself; who changes its weights between rounds changes the global ones."""
+        if self._weights is not None:
+            self._model.set_weights(self._weights)
+            self._weights = None  # from now on they are in the model, for nobody knows what is done to it
+        return self._model
+
+    @property
+    def weights(self) -> Weights:
+        """A copy of the global weights."""
+        return list(self._model.get_weights()) if self._weights is None else [array.copy() for array in self._weights]
+
+    def _set(self, weights: Weights) -> None:
+        if self._weights is None:
+            self._model.set_weights(weights)
+        else:
+            self._weights = [array.astype(before.dtype) for array, before in zip(weights, self._weights, strict=True)]
+
+    @property
+    def layout(self) -> Layout:
+        """Of the states of metrics that owners are asked for."""
+        return Layout() if self._meter is None else self._meter.layout
+
+    def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics by name, see `Meter.results`."""
+        return dict(means) if self._meter is None else self._meter.results(states, means)
+
+    def task(self, number: int, *, moved: int) -> Task:
+        """What owners are asked in round `number`: local training from the present weights, with the present learning rate.
+
+        Args:
+            number: of the round.
+            moved: rounds before that have moved the model: a schedule of the learning rate goes on after them, and after the steps that
+                the optimizer of `model` has made by itself, before the run or between rounds.
+
+        Raises:
+            SettingError: the learning rate was set to what no owner follows.
+        """
+        settings, rate = self._strategy.local_training(), self._learning_rate()
+        if rate != self._compiled_rate and (settings.gradient or rate is None):
+            raise SettingError(
+                f"the learning rate of the model's optimizer was set to {'a schedule' if rate is None else f'{rate:g}'}, and "
+                + (f"the steps of {type(self._strategy).__name__} are not those of the optimizer" if settings.gradient else _NUMBERS)
+            )
+        training = dataclasses.replace(
+            settings,
+            seed=self._seed,
+            learning_rate=rate,
+            states=self.layout.sizes,
+            rounds=moved if self.scheduled else 0,
+            begun=steps_made(self._model.optimizer),
+        )
+        return Task(number, self._blueprint, self.weights, training, self._run)
+
+    def step(self, old: Weights, delta: Weights) -> None:
+        """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
+
+        Raises:
+            StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            given = [old[i] for i in self._moved], [delta[i] for i in self._moved]
+            stepped, state = step_of(self._strategy, *given, self._state, names=[self._model.weights[i].path for i in self._moved])
+            others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
+            averaged = moved([old[i] for i in others], [delta[i] for i in others])
+        new = list(old)
+        for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
+            new[i] = array
+        self._constrain(new)
+        self._check(new)
+        self._set(new)
+        self._state = state
+
+    def _constrain(self, weights: Weights) -> None:
+        """Project the weights that have a constraint: a mean of weights that fulfil it, or noise on them, may not."""
+        if self._constraints:
+            import keras  # noqa: PLC0415  is loaded already
+
+            for i, constraint in self._constraints.items():
+                weights[i] = np.asarray(constraint(keras.ops.convert_to_tensor(weights[i])))
+
+    def check(self, data: Data) -> None:
+        """Refuse data of the aggregator's own that the model cannot be evaluated on.
+
+        Raises:
+            DataError: it has no end, or is empty, or the model does not take it.
+        """
+        data.count()
+        Expectations(self._model).check(data)
+
+    def evaluate(self, data: Data) -> dict[str, float]:
+        """`test_` and the name of the metric -> its value on the aggregator's data."""
+        if self._weights is not None:
+            self._model.set_weights(self._weights)
+        values = compiled.numbers(self._model.evaluate(**data.given, verbose=0, return_dict=True))
+        return {f"test_{name}": values[name] for name in sorted(values, key=lambda name: name != "loss")}
+
+    def checkpoint(
+        self,
+        history: Sequence[Outcome],
+        callbacks: tuple[Mapping[str, Any], ...],
+        *,
+        stopped: bool,
+        circumstances: Circumstances | None = None,
+    ) -> Checkpoint:
+        """All that the next round depends on."""
+        privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
+        begun = steps_made(self._model.optimizer)
+        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint of this model and strategy."""
+        self._set(checkpoint.weights)
+        self._model.set_weights(checkpoint.weights)
+        self._statistics.compute(checkpoint.weights)
+        self._state = checkpoint.state
+        if self._privacy is not None:
+            self._privacy.restore(checkpoint.privacy)
+        if checkpoint.learning_rate is not None:
+            self._model.optimizer.learning_rate = checkpoint.learning_rate
+        go_on_from(self._model.optimizer, checkpoint.begun)
+
+    def _check(self, new: Weights) -> None:
+        for i, array in enumerate(new):
+            if not np.isfinite(array).all():
+                raise StepFailed(
+                    f"{type(self._strategy).__name__}.step gave weight {self._model.weights[i].path!r} values that are not finite in "
+                    f"{array.dtype}: NaN, infinite, or beyond its range; lower its learning rate, or that of the owners"
+                )
+
+    def _learning_rate(self) -> float | None:
+        """None if it follows a schedule, which the blueprint has."""
+        rate = self._model.optimizer.get_config().get("learning_rate")
+        return float(rate) if isinstance(rate, (int, float)) else None

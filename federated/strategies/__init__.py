@@ -1,0 +1,1 @@
+"""What becomes of the updates of a round."""

@@ -1,0 +1,129 @@
+"""Strategies that stand some owners who send anything at all. They need the single updates, and count each owner once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from federated.errors import SettingError
+from federated.strategies.averaging import moved
+from federated.strategies.strategy import State, Strategy, check
+from federated.tasks.update import Array, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinateMedian(Strategy):
+    """Each coordinate moves by the median of the owners'.
+
+    Stands fewer than half of the owners. The numbers of examples are not used: they are claims, too.
+
+    References:
+        Yin et al., 2018, arXiv:1803.01498, Algorithm 1, option I.
+    """
+
+    single_updates: ClassVar[bool] = True
+
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """The median over the owners' axis."""
+        return moved(weights, [np.median(stack, axis=0) for stack in delta]), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimmedMean(Strategy):
+    """Each coordinate moves by the mean of the owners' without the largest and the smallest.
+
+    Args:
+        beta: share of the owners that is cut off at each end, in [0, 0.5): floor(beta n) of n updates. As many are withstood.
+
+    References:
+        Yin et al., 2018, arXiv:1803.01498, Algorithm 1, option II.
+    """
+
+    single_updates: ClassVar[bool] = True
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
+
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """The mean of what is left of each sorted coordinate."""
+        cut = int(self.beta * len(delta[0]))
+        return moved(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in delta]), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiKrum(Strategy):
+    """The mean of the m updates that are nearest to their neighbours.
+
+    score(i) = sum of ||Delta_i - Delta_j||^2 over the n - f - 2 updates j nearest to i;  the m lowest scores are averaged.
+
+    Args:
+        f: owners that may send anything, at least 0; 2 f + 3 updates are needed.
+        m: how many updates are averaged, at least 1; at most n - f - 2 of them are (section 5 of the paper needs that).
+
+    References:
+        Blanchard et al., 2017, arXiv:1703.02757, sections 4 and 5.
+    """
+
+    single_updates: ClassVar[bool] = True
+    f: int = 1
+    m: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("f", self.f, self.f >= 0, "at least 0")
+        check("m", self.m, self.m >= 1, "at least 1")
+
+    @property
+    def least_updates(self) -> int:
+        """2 f + 3."""
+        return 2 * self.f + 3
+
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """The mean over the chosen updates; of equal scores the first owners by name are chosen.
+
+        Raises:
+            SettingError: fewer than 2 f + 3 updates.
+        """
+        n = len(delta[0])
+        if n < self.least_updates:
+            raise SettingError(f"{n} updates and f={self.f}: Krum needs 2 f + 3 = {self.least_updates}; wait for more owners or lower f")
+        scores = _scores(squared_distances(delta), n - self.f - 2)
+        chosen = np.argsort(scores, kind="stable")[: min(self.m, n - self.f - 2)]
+        return moved(weights, [stack[chosen].mean(axis=0) for stack in delta]), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Krum(MultiKrum):
+    """The one update that is nearest to its neighbours: `MultiKrum` with m = 1.
+
+    Args:
+        f: owners that may send anything, at least 0; 2 f + 3 updates are needed.
+
+    References:
+        Blanchard et al., 2017, arXiv:1703.02757, section 4.
+    """
+
+    m: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("m", self.m, self.m == 1, "1; use MultiKrum to average more")
+
+
+def squared_distances(stacks: Weights) -> Array:
+    """||Delta_i - Delta_j||^2 for all pairs of updates, over all arrays together: (n, n) float64."""
+    n = len(stacks[0])
+    distances = np.zeros((n, n))
+    for i in range(n):  # n arrays of differences at a time, not n^2
+        for j in range(i):
+            distances[i, j] = distances[j, i] = sum(float(np.sum((stack[i] - stack[j]) ** 2)) for stack in stacks)
+    return distances
+
+
+def _scores(distances: Array, nearest: int) -> Array:
+    others = np.where(np.eye(len(distances), dtype=bool), np.inf, distances)
+    return np.asarray(np.sort(others, axis=1)[:, :nearest].sum(axis=1))

@@ -1,0 +1,135 @@
+"""What a strategy is: frozen settings, and a pure step from the old global weights to the new ones. Write your own by subclassing."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from federated.errors import SettingError, StepFailed
+from federated.tasks.update import Array, LocalTraining, Weights
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Weights]
+"""What a strategy remembers between rounds: name -> float64 arrays shaped as the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(abc.ABC):
+    """Who trains, how, and what the owners' updates do to the global weights.
+
+    Args:
+        fraction: of the owners that are asked each round, in (0, 1], halves rounded up; at least one is.
+        local_epochs: passes over its data that each makes, at least 1. Each round begins with a fresh optimizer, and has to have a step of
+            it: with `gradient_accumulation_steps=k` an owner has to have k batches in a round, and gradients that are left over when a
+            round ends make no step (the owner's log says so).
+        batch_size: examples a local step, at least 1; None for all in one step.
+
+    Attributes:
+        single_updates: False: `step` gets the mean over the owners, each array of it shaped as the global one. True: it needs the single
+            updates; each array has one more axis in front, the owners. Then an aggregation that hides them cannot be used.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class HalfWay(Strategy):
+        ...     def step(self, weights, delta, state):
+        ...         return [(x + d / 2).astype(x.dtype) for x, d in zip(weights, delta, strict=True)], state
+    """
+
+    single_updates: ClassVar[bool] = False
+
+    fraction: float = 1.0
+    local_epochs: int = 1
+    batch_size: int | None = 32
+
+    def __post_init__(self) -> None:
+        check("fraction", self.fraction, 0.0 < self.fraction <= 1.0, "in (0, 1]")
+        check("local_epochs", self.local_epochs, self.local_epochs >= 1, "at least 1")
+        check("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1, or None")
+
+    @property
+    def least_updates(self) -> int:
+        """How many updates `step` needs at least."""
+        return 1
+
+    def local_training(self) -> LocalTraining:
+        """What owners are told about how to train."""
+        return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size)
+
+    def initial(self, weights: Weights) -> State:
+        """The state before the first round."""
+        return {}
+
+    @abc.abstractmethod
+    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+        """One step of the server. Pure: it changes none of its arguments.
+
+        Args:
+            weights: the global ones, float32 or float64.
+            delta: what owners have added to these in training: the mean of it or all of it (`single_updates`), float64.
+            state: as the last step gave it.
+
+        Returns:
+            The new global weights, same shapes and dtypes, finite; the new state. Float64 for float32 is rounded.
+        """
+
+
+def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, *, names: Sequence[str] = ()) -> tuple[Weights, State]:
+    """One step of a strategy that may be anybody's, see `Strategy.step`.
+
+    Args:
+        strategy: whose step it is.
+        weights: see there.
+        delta: see there.
+        state: see there.
+        names: of the weights, for messages; none: they are told by number.
+
+    Raises:
+        StepFailed: naming the strategy, and the weight: it raised something, whose text is in the log, or gave something else than a state
+            and as many arrays of the same shapes and dtypes.
+    """
+    name = f"{type(strategy).__name__}.step"
+    try:
+        given = strategy.step(weights, delta, state)
+    except SettingError as error:  # of a strategy of this library
+        raise StepFailed(f"{name} failed: {error}") from error
+    except Exception as error:
+        log.exception("%s failed", name)
+        raise StepFailed(f"{name} raised {type(error).__name__}: see the log of the aggregator, and mend the strategy") from error
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[0], (list, tuple)) or not isinstance(given[1], dict):
+        raise StepFailed(f"{name} gave a {type(given).__name__}: a tuple is expected, the list of new weights and the new state, a dict")
+    if len(given[0]) != len(weights):
+        raise StepFailed(f"{name} gave {len(given[0])} arrays: {len(weights)} are expected, one for each that it was given")
+    labels = [repr(one) for one in names] or [str(i) for i in range(len(weights))]
+    return [_fitting(f"{name} gave weight {one}", *pair) for one, *pair in zip(labels, given[0], weights, strict=True)], given[1]
+
+
+def _fitting(said: str, given: Any, before: Array) -> Array:
+    """A new weight in the dtype of the old one; whether its values are finite then is not looked at.
+
+    Raises:
+        StepFailed: it is no array of numbers, has another shape, or a dtype that cannot hold what the old one does.
+    """
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # whatever the class of somebody else raises
+        raise StepFailed(f"{said} as a {type(given).__name__} that makes no array of numbers") from error
+    if array.shape != before.shape or array.dtype.kind != "f" or array.dtype.itemsize < before.dtype.itemsize:
+        raise StepFailed(f"{said} as {array.dtype} {array.shape}: {before.dtype} {before.shape} is expected, as it was given")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(before.dtype, copy=False)
+
+
+def check(name: str, value: object, holds: bool, expected: str) -> None:
+    """Refuses a setting.
+
+    Raises:
+        SettingError: it does not hold.
+    """
+    if not holds:
+        raise SettingError(f"{name}={value}: it has to be {expected}")

@@ -1,0 +1,1 @@
+"""What travels between the aggregator and an owner."""

@@ -1,0 +1,1 @@
+"""Noise, exactly as it should be, and secret."""

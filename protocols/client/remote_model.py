@@ -1,0 +1,380 @@
+"""The client's side: asks a shared model without showing it the input, and without seeing the model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError, ActorSystem
+from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.clusters.connections import Links, connected, server_at
+from protocols.clusters.three_workers import ThreeWorkers
+from protocols.concurrency import at_once, settled
+from protocols.errors import (
+    Altered,
+    Busy,
+    ClusterError,
+    InputError,
+    NotOwner,
+    NotServed,
+    OutsideCalibration,
+    ProtocolError,
+    UnknownModel,
+    WorkerLost,
+)
+from protocols.link.run import Cost
+from protocols.mpc.encoding import bounds, check_inside, encoded
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.program import Program
+from protocols.serving.answer import Answer
+from protocols.serving.claims import check_described, check_granted, check_share
+from protocols.serving.hosting import Handshake
+from protocols.serving.ticket import REVEALS, Reveal
+from protocols.workers.granting import Granted, Grants
+
+Found = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Outside = Literal["raise", "nan"]
+"""What becomes of inputs that are unlike the samples of a checked model."""
+TIMEOUT = 30.0
+"""Seconds within which the provider says how many answers are left."""
+FIRST_PAUSE = 0.05
+"""Seconds after which a client asks again when the model is busy; each further pause is twice as long, up to what the provider says."""
+PARTS_AT_ONCE = 8
+"""How many parts of one request the servers work on at the same time."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last query cost.
+
+    Attributes:
+        examples: how many were asked for.
+        seconds: from the call to the answer.
+        rounds: messages each way between the servers, one after the other.
+        servers: rounds, and bytes of payload sent, received and dealt ahead, of each server, all parts together.
+        uploaded: bytes of masked input sent, to both servers together.
+        downloaded: bytes received: tickets' masks and shares of the answer.
+    """
+
+    examples: int
+    seconds: float
+    rounds: int
+    servers: tuple[Cost, Cost]
+    uploaded: int
+    downloaded: int
+
+
+@dataclass
+class _Waiting:
+    """What a query waits for: the last that it was told while the model is busy, None otherwise."""
+
+    busy: Busy | None = None
+
+
+class RemoteModel:
+    """A model shared by somebody else. Made by `connect`.
+
+    Attributes:
+        name: the model's name.
+        model: what tells it from other models that had this name before, or will.
+        owner: the common name in the certificate of who shared it, as both servers saw it; empty without certificates.
+        guarantee: clip, sigma of the noise, and answers for each client where answers are noisy, otherwise None.
+        last: what the last query cost, or None.
+    """
+
+    def __init__(self, handshake: Handshake, links: Links) -> None:
+        self.name = handshake.name
+        self.owner = handshake.owner
+        self.model = handshake.model
+        self.program: Program = handshake.program
+        self.guarantee = handshake.guarantee
+        self.last: Report | None = None
+        self._provider = links.provider.with_options(timeout=None)  # `query` has one deadline for everything
+        self._servers = [server.with_options(timeout=None) for server in links.servers]
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """As in Keras: (None, *shape of one example)."""
+        return (None, *self.program.input_shape)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """As in Keras: (None, *shape of one answer)."""
+        return (None, *self.program.output_shape)
+
+    @property
+    def checked(self) -> bool:
+        """Whether inputs that are unlike the samples of a calibrated model have no answer, see `query`.
+
+        Not of a model that was shared without `checked=True`, and not of one whose windows are all proved: it has no need.
+        """
+        return self.program.checked
+
+    @property
+    def input_range(self) -> tuple[float, float] | tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The closed range in which inputs must lie: two numbers, or two arrays that are broadcast to an example."""
+        return self.program.input_range if self.program.ranges is None else bounds(self.program)
+
+    async def answers_left(self) -> int | None:
+        """How many noisy answers this client may still get, one for each example; None if answers are not noisy, so not counted.
+
+        Raises:
+            UnknownModel: the model is not shared any more.
+            WorkerLost: the crypto provider does not answer.
+        """
+        if self.guarantee is None:
+            return None
+        try:
+            return await self._provider.with_options(timeout=TIMEOUT).remaining(self.name)
+        except ActorError as error:
+            raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
+
+    async def query(
+        self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0, outside: Outside = "raise"
+    ) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+        """Asks the model.
+
+        Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
+        both servers, with another right to the ticket to each; (4) compare their seals, and add their shares of the answer.
+
+        Args:
+            examples: (n, *input_shape) real numbers within `input_range`.
+            reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
+            timeout: seconds for the whole query, waiting while others are served included; None for no limit.
+            outside: of a model that was shared with `checked=True`: "raise" an error if inputs are unlike the samples on which it was
+                calibrated, or give "nan" in their rows, as float64 for labels, too. Other models (`checked` is False) answer such inputs
+                with noise, unless everything in them is proved. Either way the examples count.
+
+        Returns:
+            (n, *output_shape) float64, or (n,) int64 labels.
+
+        Raises:
+            InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
+            QuotaSpent, NotServed, UnknownModel: the model does not answer (any more), or for fewer examples; the message says how many.
+            Busy: others were served, or kept their tickets, until the time was over. Nothing was spent.
+            BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
+            WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
+            Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
+            OutsideCalibration: some inputs have no answer; it says which, and has the answers to the others.
+
+        **Leaks** to the servers and the provider: that this client asks, how many examples, and `reveal`. Nothing of input or answer.
+        """
+        x = self._encoded(examples)
+        if reveal not in REVEALS:
+            raise ValueError(f"reveal={reveal!r}; it is one of {REVEALS}")
+        if outside not in get_args(Outside):
+            raise ValueError(f"outside={outside!r}; it is one of {get_args(Outside)}")
+        if reveal == "label" and self.program.label is None:
+            raise NotServed(f"model {self.name!r} gives no label: its output {self.output_shape} is not a vector of classes")
+        started, waiting = time.perf_counter(), _Waiting()
+        try:
+            async with asyncio.timeout(timeout):
+                parts = await self._ask(x, reveal, waiting)
+        except TimeoutError:
+            if waiting.busy is not None:
+                raise waiting.busy from None
+            raise WorkerLost(
+                f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
+            ) from None
+        except ActorError as error:
+            raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
+        granted = sum(granted.ticket.ticket.examples for granted, _ in parts)
+        if granted != len(x):
+            raise ProtocolError(f"tickets for {granted} examples were granted, {len(x)} were asked for; the crypto provider is faulty")
+        self.last = _report(x, parts, time.perf_counter() - started)
+        opened = [self._opened(answers, reveal) for _, answers in parts]
+        found, left = np.concatenate([answers for answers, _ in opened]), np.concatenate([outside for _, outside in opened])
+        return found if not left.any() else self._without(found, left, outside)
+
+    def _without(self, found: Found, left: npt.NDArray[np.bool_], outside: Outside) -> npt.NDArray[np.float64]:
+        """The answers, without those to inputs that have left a window."""
+        answers = found.astype(np.float64)
+        answers[left] = np.nan
+        if outside == "nan":
+            return answers
+        places = np.flatnonzero(left).tolist()
+        named = ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+        error = OutsideCalibration(
+            f"{len(places)} of {len(found)} inputs (number {named}) are unlike the samples on which model {self.name!r} was calibrated: "
+            'they have no answer. Those to the others are in .answers, or ask with outside="nan"; the owner can share it with more samples',
+            *places,
+        )
+        error.answers = answers
+        raise error
+
+    def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        try:
+            x = np.asarray(examples)
+        except ValueError as error:
+            raise InputError(f"examples that are no array were given: {error}") from None
+        if x.dtype.kind not in "fiub":
+            raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
+        if x.shape[1:] != self.program.input_shape or not x.size:
+            hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
+            raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
+        check_inside(self.program, x, self.name)
+        return encoded(self.program, x.astype(np.float64))
+
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+        """All parts of a request, in order; each is sent as soon as its ticket is there."""
+        secret = new_secret()
+        grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), waiting)
+        if not grants.left and len(grants.granted) == 1:
+            self._check(grants.granted[0], reveal, len(x))
+            return [(grants.granted[0], await self._part(x, grants.granted[0], secret))]
+        slots = asyncio.Semaphore(PARTS_AT_ONCE)
+        granted: list[Granted] = []
+        tasks: list[asyncio.Task[tuple[Answer, Answer]]] = []
+        start = 0
+        try:
+            async for grant in self._grants(grants):
+                await slots.acquire()
+                self._check(grant, reveal, len(x) - start)
+                stop = start + grant.ticket.ticket.examples
+                granted.append(grant)
+                tasks.append(asyncio.create_task(self._part(x[start:stop], grant, secret)))
+                tasks[-1].add_done_callback(lambda _: slots.release())
+                start = stop
+        finally:
+            answers = await settled(tasks)
+        return list(zip(granted, answers, strict=True))
+
+    async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
+        """The first tickets of a request; waits while the model is busy."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                grants = await self._provider.request(self.name, self.model, examples, reveal, holders)
+            except Busy as busy:
+                waiting.busy = busy
+                await asyncio.sleep(min(pause, busy.seconds))
+                pause *= 2
+            else:
+                waiting.busy = None
+                return grants
+
+    async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
+        while True:
+            for granted in grants.granted:
+                yield granted
+            if not grants.left:
+                return
+            grants = await self._provider.more(self.name, grants.request)
+
+    def _check(self, granted: Granted, reveal: Reveal, most: int) -> None:
+        """Refuse a ticket, or its mask, that does not fit what is left of a request."""
+        ticket, shape = granted.ticket.ticket, self.program.input_shape
+        check_granted(ticket, granted.input_mask, model=self.model, reveal=reveal, most=most, input_shape=shape)
+
+    async def _part(self, x: npt.NDArray[np.uint64], granted: Granted, secret: bytes) -> tuple[Answer, Answer]:
+        """M = x + lambda to both servers; their answers."""
+        m = x + granted.input_mask
+        asked = (server.answer(granted.ticket, right_at(secret, party), m) for party, server in enumerate(self._servers))
+        first, second = await at_once(*asked)
+        for answer in (first, second):
+            check_share(answer.share, self.program, len(x), granted.ticket.ticket.reveal)
+        if not compare_digest(first.seal, second.seal):
+            raise Altered(
+                f"the servers of model {self.name!r} do not agree on what they sent each other: something on the way between them, or to "
+                "them, was altered, so their answer is thrown away; ask again, and use wss:// if they are on different machines"
+            )
+        return first, second
+
+    def _opened(self, answers: tuple[Answer, Answer], reveal: Reveal) -> tuple[Found, npt.NDArray[np.bool_]]:
+        """Answers, and which of them mean nothing."""
+        first, second = (answer.share for answer in answers)
+        checked = self.program.checked
+        if reveal == "logits":
+            opened = first + second
+            left = opened[:, -1] if checked else np.zeros(len(opened), np.uint64)
+            if (left > 1).any():
+                raise ProtocolError("the servers' shares do not add up to one bit; one of them is faulty")
+            outputs = opened[:, :-1] if checked else opened
+            return decode(outputs, self.program.output_scale).reshape(len(first), *self.program.output_shape), left == 1
+        classes = self.program.output_shape[0]
+        one_hot = unpack(first ^ second, classes + checked)
+        if not (one_hot.sum(axis=1) == 1).all():
+            raise ProtocolError("the servers' shares do not add up to one label; one of them is faulty")
+        labels = np.asarray(one_hot.argmax(axis=1), np.int64)
+        return labels, labels == classes
+
+
+def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, Answer]]], seconds: float) -> Report:
+    costs = [[answers[server].cost for _, answers in parts] for server in (0, 1)]
+    first, second = (
+        Cost(max(c.rounds for c in side), sum(c.sent for c in side), sum(c.received for c in side), sum(c.dealt for c in side))
+        for side in costs
+    )
+    masks = sum(granted.input_mask.nbytes for granted, _ in parts)
+    shares = sum(answer.share.nbytes for _, answers in parts for answer in answers)
+    return Report(len(x), seconds, first.rounds, (first, second), 2 * x.nbytes, masks + shares)
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    cluster: ThreeWorkers, name: str | None = None, *, owner: str | None = None, strangers: bool = False
+) -> AsyncIterator[RemoteModel]:
+    """Connects to a shared model; the cluster need not be ours, nor inside its block.
+
+    Args:
+        cluster: where the model is shared.
+        name: the model's name; may be left out if only one is shared there.
+        owner: the common name in the certificate of who has to have shared it; None: whoever has. Without certificates nobody has a name.
+        strangers: ask workers on loopback (ws://) also if they do not prove to run for the user of this process: those of another user, in
+            another container. Whoever has taken the ports of three workers that have ended sees what it is shown then.
+
+    Raises:
+        WorkerUnreachable: a worker does not answer, or is not known to run for this user.
+        UnknownModel: no such model is shared there, or several are and none was named.
+        NotOwner: it was shared by somebody else than `owner`.
+        ClusterError: the servers do not agree on what they host.
+        ProtocolError: what they say of the model makes no sense: scales, ranges, shapes, operations, what is promised about noise.
+
+    Example:
+        >>> async with connect(cluster, "mnist") as remote:
+        ...     logits = await remote.query(images)
+    """
+    async with cluster.system(known_only=not strangers) as system:
+        if name is None:
+            name = await _only_one(system, cluster)
+        links = await connected(system, cluster.addresses_for(name))
+        first, second = await _described(links, name, cluster.equals)
+        if first != second:
+            raise ClusterError("the two servers host different models under this name; are they of one cluster?")
+        if owner is not None and first.owner != owner:
+            by = f"the holder of the certificate of {first.owner!r}" if first.owner else "somebody without a certificate"
+            raise NotOwner(f"the model {name!r} was shared by {by}, not by {owner!r}: do not show it anything")
+        check_described(first.program, first.guarantee, first.model, name=first.name, wanted=name)  # whoever told it may be faulty
+        yield RemoteModel(first, links)
+
+
+async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
+    """What both servers say of a model."""
+    try:
+        return await at_once(*(server.describe(name) for server in links.servers))
+    except UnknownModel as error:
+        if not equals:
+            raise
+        raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
+
+
+async def _only_one(system: ActorSystem, cluster: ThreeWorkers) -> str:
+    """The name of the model if there is but one: among equals any two of the three may have it."""
+    urls = [worker.url for worker in cluster.workers] if cluster.equals else cluster.addresses.servers
+    names = sorted(set().union(*await at_once(*(_names(system, url) for url in urls))))
+    if len(names) != 1:
+        raise UnknownModel(f"{len(names)} models are shared there ({', '.join(names) or 'none'}); say which one")
+    return names[0]
+
+
+async def _names(system: ActorSystem, url: str) -> list[str]:
+    return await (await server_at(system, url)).names()

@@ -1,0 +1,1 @@
+"""One computation between two servers: rounds on the wire, the seal, agreements."""

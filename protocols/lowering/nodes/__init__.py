@@ -1,0 +1,1 @@
+"""A network in the owner's hands: plain nodes with real weights."""

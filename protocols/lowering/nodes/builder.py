@@ -1,0 +1,26 @@
+"""The network while it is read: a list to which rules append."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from protocols.lowering.nodes.network import Node
+from protocols.mpc.operations.instructions import Shape
+
+
+class Builder:
+    """The network so far."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
+        """Appends a node; returns its position."""
+        dimensions = tuple(int(n) for n in shape)
+        self.nodes.append(node_class(layer=layer.name, kind=type(layer).__name__, inputs=tuple(inputs), shape=dimensions, **settings))
+        return len(self.nodes) - 1
+
+    def shape(self, position: int) -> Shape:
+        """The shape of a value."""
+        return self.nodes[position].shape

@@ -1,0 +1,1 @@
+"""One rule for each Keras layer and operation: what it is as nodes."""

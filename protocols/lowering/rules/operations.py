@@ -1,0 +1,329 @@
+"""Rules of `keras.ops` in functional models and in the `call` of layers that have no rule of their own.
+
+What only moves elements is asked of Keras itself, on their numbers: one rule serves all such operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.curves import CURVES, Curve, curve_of
+from protocols.lowering.nodes.refusals import refuse
+from protocols.lowering.rules.arithmetic import Operand, broadcast, plus, times
+from protocols.mpc.operations.instructions import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """An operation in the graph.
+
+    Attributes:
+        operation: of `keras.ops`.
+        operands: what it is called with: private values and constants, in order, without its settings.
+        shapes: of what it gives, without the batch axis.
+        run: calls it with these arrays in the places of its private values.
+        named: the operands by the names of their parameters, where they have one each.
+    """
+
+    operation: Any
+    operands: list[Operand]
+    shapes: list[Shape]
+    run: Callable[[list[Any]], Any]
+    named: dict[str, Any]
+
+    @property
+    def shape(self) -> Shape:
+        """Of its only result."""
+        return self.shapes[0]
+
+    @property
+    def values(self) -> list[int]:
+        """The private values."""
+        return [x for x in self.operands if not isinstance(x, np.ndarray)]
+
+    def axis(self, rank: int) -> int:
+        """Its axis, 0 the first after the batch."""
+        return axis_of(self.operation, self.operation.axis, rank)
+
+
+Result = int | list[int]
+OPERATIONS: dict[str, Callable[[Builder, Call], Result]] = {}
+
+
+def operates(*names: str) -> Callable[[Callable[[Builder, Call], Result]], Callable[[Builder, Call], Result]]:
+    """Registers a rule for operations of these classes."""
+
+    def register(rule: Callable[[Builder, Call], Result]) -> Callable[[Builder, Call], Result]:
+        OPERATIONS.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def axis_of(operation: Any, axis: Any, rank: int) -> int:
+    """One axis, 0 the first after the batch; `rank` counts the batch, too."""
+    (one,) = axis if isinstance(axis, list | tuple) and len(axis) == 1 else (axis,)
+    if not isinstance(one, int) or not 0 < (one + rank if one < 0 else one) < rank:
+        raise refuse(operation, f"its axis is {axis}", f"one axis from 1 to {rank - 1}")
+    return (one + rank if one < 0 else one) - 1
+
+
+MOVES = ("Reshape", "Transpose", "ExpandDims", "Squeeze", "Swapaxes", "Moveaxis", "Ravel", "Rot90", "Roll", "Flip")
+COPIES = ("GetItem", "Slice", "Take", "Split", "ArraySplit", "Unstack", "Diagonal", "Repeat", "Tile", "BroadcastTo", "Pad", "Tril", "Triu")
+OTHERS = ("Concatenate", "Stack", "Hstack", "Vstack", "DepthToSpace", "SpaceToDepth", "Identity", "StopGradient", "ConvertToTensor")
+
+
+@operates(*MOVES, *COPIES, *OTHERS)
+def moved(b: Builder, call: Call) -> Result:
+    """The elements in other places: the operation itself, applied to their numbers, says where each comes from."""
+    sizes = [math.prod(b.shape(x)) for x in call.values]
+    starts = np.cumsum([1, *sizes])  # 0 is what comes from nowhere: padding
+    if type(call.operation).__name__ in ("Concatenate", "Stack", "Pad") and len(call.values) != len(call.operands):
+        raise refuse(call.operation, "it puts constants beside private values", "values of the model only, or zeros")
+    numbers = [
+        np.stack([np.arange(start, start + n), np.arange(start, start + n) + starts[-1] - 1]).reshape(2, *b.shape(x)).astype(np.int32)
+        for x, start, n in zip(call.values, starts[:-1], sizes, strict=True)
+    ]
+    results = call.run(numbers)
+    values = call.values
+    flat = [b.add(net.Shaped, call.operation, [x], (n,)) for x, n in zip(values, sizes, strict=True)]
+    source = flat[0] if len(flat) == 1 else b.add(net.Joined, call.operation, flat, (sum(sizes),), axis=0)
+    places = [np.asarray(one) for one in (results if isinstance(results, list | tuple) else [results])]
+    moved_ = [_placed(b, call, source, one) for one in places]
+    return moved_ if len(moved_) > 1 else moved_[0]
+
+
+def _placed(b: Builder, call: Call, source: int, places: Any) -> int:
+    (total,) = b.shape(source)
+    if places.ndim < 2 or len(places) != 2 or places[0].max() > total or (places[1] != places[0] + total * (places[0] > 0)).any():
+        raise refuse(call.operation, "it moves elements from one example to another", "operations inside of an example")
+    indices = tuple(int(i) - 1 if i else total for i in places[0].reshape(-1))
+    if total in indices:
+        row = b.add(net.Shaped, call.operation, [source], (1, total, 1))
+        longer = b.add(net.Padded, call.operation, [row], (1, total + 1, 1), padding=((0, 0), (0, 1)))
+        source = b.add(net.Shaped, call.operation, [longer], (total + 1,))
+    taken = source
+    if indices != tuple(range(total)):
+        taken = b.add(net.Taken, call.operation, [source], (len(indices),), axis=0, indices=indices)
+    return b.add(net.Shaped, call.operation, [taken], places.shape[1:])
+
+
+@operates("Cast", "SaturateCast")
+def cast(b: Builder, call: Call) -> Result:
+    """To floating point; truth is 0 or 1 already."""
+    (x,) = call.values
+    if not any(kind in str(call.operation.dtype) for kind in ("float", "bool")) and not _whole(b, x):
+        raise refuse(call.operation, f"it casts to {call.operation.dtype}", "floating point")
+    return x
+
+
+def _whole(b: Builder, x: int) -> bool:
+    """Whether a value is integers for sure: truths, or the input itself."""
+    return isinstance(b.nodes[x], net.Start | net.Truth)
+
+
+@operates("Add")
+def add(b: Builder, call: Call) -> Result:
+    """x + y."""
+    x, y = call.operands
+    return plus(b, call.operation, x, y)
+
+
+@operates("Subtract")
+def subtract(b: Builder, call: Call) -> Result:
+    """x - y."""
+    x, y = call.operands
+    return plus(b, call.operation, x, y, -1)
+
+
+@operates("Multiply", "LogicalAnd", "BitwiseAnd")
+def multiply(b: Builder, call: Call) -> Result:
+    """x y; of truths, both."""
+    return times(b, call.operation, *call.operands)
+
+
+@operates("LogicalNot")
+def logical_not(b: Builder, call: Call) -> Result:
+    """1 - x."""
+    return plus(b, call.operation, np.array(1.0), call.values[0], -1)
+
+
+@operates("LogicalOr", "BitwiseOr")
+def logical_or(b: Builder, call: Call) -> Result:
+    """x + y - x y."""
+    x, y = call.operands
+    both = times(b, call.operation, x, y)
+    return plus(b, call.operation, plus(b, call.operation, x, y), both, -1)
+
+
+@operates("Negative")
+def negative(b: Builder, call: Call) -> Result:
+    """-x."""
+    return times(b, call.operation, call.values[0], np.array(-1.0))
+
+
+@operates("Square")
+def square(b: Builder, call: Call) -> Result:
+    """x x."""
+    return times(b, call.operation, call.values[0], call.values[0])
+
+
+@operates("Power")
+def power(b: Builder, call: Call) -> Result:
+    """x to a small whole number."""
+    x, exponent = call.operands
+    if isinstance(x, np.ndarray) or not isinstance(exponent, np.ndarray) or exponent.size != 1 or float(exponent) not in (1, 2, 3, 4):
+        raise refuse(call.operation, "its exponent is not 1, 2, 3 or 4", "products, or ops.exp")
+    return reduce(lambda y, _: times(b, call.operation, y, x), range(int(exponent) - 1), x)
+
+
+@operates("Divide", "TrueDivide")
+def divide(b: Builder, call: Call) -> Result:
+    """x / y; a private y must be proved to be positive."""
+    x, y = call.operands
+    if isinstance(y, np.ndarray):
+        if not y.all():
+            raise refuse(call.operation, "it divides by 0", "a divisor other than 0")
+        return times(b, call.operation, x, 1 / y)
+    return times(b, call.operation, x, b.add(net.Inverse, call.operation, [y], b.shape(y)))
+
+
+@operates("Reciprocal", "Rsqrt")
+def inverse(b: Builder, call: Call) -> Result:
+    """1 / x or 1 / sqrt(x) for x proved to be positive."""
+    root = type(call.operation).__name__ == "Rsqrt"
+    return b.add(net.Inverse, call.operation, call.values, call.shape, root=root)
+
+
+@operates("Sqrt")
+def square_root(b: Builder, call: Call) -> Result:
+    """x / sqrt(x) for x proved to be positive."""
+    (x,) = call.values
+    return times(b, call.operation, x, b.add(net.Inverse, call.operation, [x], call.shape, root=True))
+
+
+@operates("Maximum", "Minimum")
+def maximum(b: Builder, call: Call) -> Result:
+    """The larger, or smaller, of two; max(x, c) = c + ReLU(x - c)."""
+    x, y = call.operands
+    smallest = type(call.operation).__name__ == "Minimum"
+    if isinstance(x, int) and isinstance(y, int):
+        both = [broadcast(b, call.operation, each, call.shape) for each in (x, y)]
+        return b.add(net.Largest, call.operation, both, call.shape, smallest=smallest)
+    value, bound = (x, y) if isinstance(x, int) else (y, x)
+    excess = plus(b, call.operation, value, bound, -1) if not smallest else plus(b, call.operation, bound, value, -1)
+    above = b.add(net.Rectify, call.operation, [excess], b.shape(excess))
+    return plus(b, call.operation, bound, above, -1 if smallest else 1)
+
+
+@operates("Clip")
+def clip(b: Builder, call: Call) -> Result:
+    """min(max(x, low), high) with public bounds."""
+    low, high = (float(np.asarray(bound)) for bound in (call.operation.x_min, call.operation.x_max))
+    from_low = plus(b, call.operation, call.values[0], np.array(-low))
+    cut = b.add(net.Rectify, call.operation, [from_low], call.shape, maximum=high - low)
+    return plus(b, call.operation, cut, np.array(low))
+
+
+@operates("Absolute", "Abs")
+def absolute(b: Builder, call: Call) -> Result:
+    """x above 0, -x below."""
+    return b.add(net.Rectify, call.operation, call.values, call.shape, slope=-1.0)
+
+
+@operates("Greater", "GreaterEqual", "Less", "LessEqual")
+def compare(b: Builder, call: Call) -> Result:
+    """[x >= y] = [x - y >= 0], and [x > y] = 1 - [y - x >= 0]."""
+    x, y = call.operands
+    name = type(call.operation).__name__
+    forward = name in ("GreaterEqual", "Less")  # x - y, otherwise y - x
+    difference = plus(b, call.operation, x, y, -1) if forward else plus(b, call.operation, y, x, -1)
+    truth = b.add(net.Truth, call.operation, [difference], b.shape(difference))
+    return truth if name.endswith("Equal") else plus(b, call.operation, np.array(1.0), truth, -1)
+
+
+@operates("Equal", "NotEqual")
+def equal(b: Builder, call: Call) -> Result:
+    """[x = y], or 1 - [x = y]."""
+    x, y = call.operands
+    difference = plus(b, call.operation, x, y, -1)
+    truth = b.add(net.Truth, call.operation, [difference], b.shape(difference), equal=True)
+    return truth if type(call.operation).__name__ == "Equal" else plus(b, call.operation, np.array(1.0), truth, -1)
+
+
+@operates("Where")
+def where(b: Builder, call: Call) -> Result:
+    """y + c (x - y) for a private truth c."""
+    condition, x, y = call.operands
+    if isinstance(condition, np.ndarray):
+        keep = (condition != 0).astype(np.float64)
+        sides = ((x, keep), (y, 1 - keep))
+        kept, other = (side * each if not isinstance(each, int) else times(b, call.operation, each, side) for each, side in sides)
+        return plus(b, call.operation, kept, other)
+    if not isinstance(x, int) and not isinstance(y, int):
+        return plus(b, call.operation, times(b, call.operation, condition, x - y), y)
+    return plus(b, call.operation, times(b, call.operation, condition, plus(b, call.operation, x, y, -1)), y)
+
+
+@operates("Relu", "Relu6", "LeakyRelu", "Threshold")
+def rectified(b: Builder, call: Call) -> Result:
+    """ReLU and its relatives."""
+    operation = call.operation
+    settings = {"Relu6": {"maximum": 6.0}, "LeakyRelu": {"slope": float(getattr(operation, "negative_slope", 0.0))}}
+    name = type(operation).__name__
+    if name == "Threshold":
+        if operation.default_value != 0:
+            raise refuse(operation, f"its value is {operation.default_value}", "value=0")
+        return b.add(net.Rectify, operation, call.values, call.shape, threshold=float(operation.threshold))
+    return b.add(net.Rectify, operation, call.values, call.shape, **settings.get(name, {}))
+
+
+NAMES = {
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Silu": "silu",
+    "Softplus": "softplus",
+    "Selu": "selu",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
+    "HardTanh": "hard_tanh",
+    "LogSigmoid": "log_sigmoid",
+    "SoftShrink": "soft_shrink",
+    "Softsign": "softsign",
+    "TanhShrink": "tanh_shrink",
+    "Squareplus": "squareplus",
+    "Exp": "exponential",
+    "Erf": "erf",
+}
+
+
+@operates(*NAMES, "Gelu", "Elu", "Celu")
+def curved(b: Builder, call: Call) -> Result:
+    """A function of each element."""
+    return b.add(net.Curved, call.operation, call.values, call.shape, curve=_curve(call.operation))
+
+
+def _curve(operation: Any) -> Curve:
+    name = type(operation).__name__
+    if name == "Gelu":
+        name = "gelu_tanh" if operation.approximate else "gelu"
+    elif name in ("Elu", "Celu"):
+        name = name.upper()
+    found = curve_of(operation, NAMES.get(name, name)) or CURVES.get(NAMES.get(name, name))
+    if found is None:
+        raise refuse(operation, "its settings are not the usual ones", "the defaults")
+    return found
+
+
+@operates("Log")
+def logarithm(b: Builder, call: Call) -> Result:
+    """log x for x proved to be positive."""
+    return b.add(net.Logarithm, call.operation, call.values, call.shape)

@@ -1,0 +1,1 @@
+"""From nodes to integers: ranges, windows, rounding, functions as operations."""

@@ -1,0 +1,396 @@
+"""From a network to a program: integers and scales. How sums are rounded is in `rounding.py`.
+
+Every value is a tensor of integers with a public real scale. Weights have `WEIGHT_BITS` fractional bits, or more where they are small;
+their precision is free, because whatever a rounding drops costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import numpy as np
+
+from protocols.errors import WindowError
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node, Real
+from protocols.lowering.scales.intervals import Interval, combined, convolve, sums
+from protocols.lowering.scales.rounding import (
+    FRACTION,
+    SUM_BITS,
+    Held,
+    Layer,
+    common_multiple,
+    common_scale,
+    hold,
+    hold_beside,
+    weight_bits,
+    whole,
+    window_bits,
+)
+from protocols.lowering.scales.values import Value, saturated
+from protocols.mpc import program as ops
+from protocols.mpc.encoding import input_scale
+from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.operations.instructions import AnyOp, Kind, Shape
+from protocols.mpc.parties.exchange import Ring
+
+WEIGHT_BITS = 20
+WORTH_ROUNDING = 4  # bits
+SLOPE_BITS = 16
+LABEL_WINDOW = 49
+MOST_CLASSES = 256
+
+
+class Writer:
+    """Writes a program, operation by operation.
+
+    Attributes:
+        node: what is written now, for errors.
+        slack: how much wider than expected a calibrated value is at least, as a part of it; above 0 where it is checked (`checking.py`).
+        answer: the shape of an answer, where the program gives more than that.
+    """
+
+    node: Node
+    slack = 0.0
+    answer: Shape | msgspec.UnsetType = msgspec.UNSET
+
+    def __init__(
+        self,
+        input_shape: Shape,
+        input_range: tuple[float, float],
+        samples: Real | None,
+        margin: float,
+        *,
+        clamp: bool = False,
+        ranges: Ranges | None = None,
+        step: float = math.inf,
+    ) -> None:
+        self.weights: list[Ring] = []
+        self.layers: list[Layer] = []
+        self.margin = margin
+        self._wires: dict[int, int] = {}
+        self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
+        self._rounded: dict[tuple[int, float], Value] = {}
+        scale = input_scale(input_range, ranges, step)
+        cut = ops.enforced(input_range, scale, ranges)
+        self.ops: list[AnyOp] = [cut if clamp else ops.Input()]
+        low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
+        samples = np.zeros((0, *input_shape)) if samples is None else samples
+        encoded = np.rint(samples / scale) if ranges is None else ranges.encoded(samples, scale).view(np.int64).astype(np.float64)
+        self.input = Value(0, "wire", scale, Interval(low, high, encoded))
+
+    def put(self, op: AnyOp, kind: Kind, scale: float, bounds: Interval) -> Value:
+        """Appends an operation."""
+        self.ops.append(op)
+        return Value(len(self.ops) - 1, kind, scale, bounds)
+
+    def weight(self, values: Real, scale: float) -> int:
+        """Appends a weight, rounded to integers; one that several operations use is there once."""
+        key = (id(values), scale)
+        if key not in self._encoded:
+            self.weights.append(whole(values, scale, self.node))
+            self._encoded[key] = (len(self.weights) - 1, values)
+        return self._encoded[key][0]
+
+    def share(self, x: Value) -> Value:
+        """The value as a share."""
+        return x if x.kind == "share" else self.put(ops.AsShare(x.position), "share", x.scale, x.range)
+
+    def wire(self, x: Value) -> Value:
+        """The value as a wire, opened once however many layers read it."""
+        if x.kind == "wire":
+            return x
+        if x.position not in self._wires:
+            self._wires[x.position] = self.put(ops.Open(x.position), "wire", x.scale, x.range).position
+        return replace(x, position=self._wires[x.position], kind="wire")
+
+    # How large values are.
+
+    def most(self, x: Interval) -> float:
+        """The largest absolute value, by proof or on the samples."""
+        return x.expected(self.margin)
+
+    def bits(self, x: Interval) -> float:
+        """Bits of that."""
+        return math.log2(max(1.0, self.most(x)))
+
+    def check(self, x: Value, bounds: Interval) -> None:
+        """From here on x is taken to lie within `bounds`: nothing at run time, unless the program is checked."""
+
+    def likely(self, x: Value, node: Node) -> Value:
+        """The value with the range of the samples, where that is checked; otherwise with that of its proof."""
+        return x
+
+    def within(self, x: Value, domain: Interval) -> tuple[Value, Interval, str]:
+        """The value, the domain of a function that reads it, and whether x is proved to lie in there or calibrated."""
+        inside = domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max()
+        return x, domain, "proved" if inside else "calibrated"
+
+    def truncated(self, x: Value, node: Node) -> Value:
+        """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
+        known = self._rounded.get((x.position, x.scale))
+        if known is not None:
+            return known
+        held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
+        if held.drop < WORTH_ROUNDING and held.source == "proved":
+            return x
+        self.check(x, held.range)
+        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        rounded = self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        self._rounded[x.position, x.scale] = rounded
+        return rounded
+
+    def report(self, node: Node, bound: float, window: int, drop: int, source: str, *, least: float | None = None) -> None:
+        """Notes how a sum is held."""
+        self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source, least))
+
+    def held(self, x: Value, node: Node) -> Held:
+        """The window in which a value is rounded, noted in the list of layers."""
+        held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
+        self.check(x, held.range)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        return held
+
+    def _with_room(self, x: Value, bits: float, node: Node) -> Value:
+        """The value, rounded if it could not grow by so many bits."""
+        return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(self.likely(x, node), node)
+
+    # One method for each kind of node.
+
+    def linear(self, node: net.Convolution | net.Product, x: Value) -> Value:
+        """A convolution or matrix product, rounded before if its sums would not fit the ring."""
+        finest = weight_bits(node.kernel, WEIGHT_BITS)
+        z = self._product(node, x, finest)
+        if self.bits(z) > SUM_BITS:
+            x = self.truncated(self.likely(x, node), node)
+            z = self._product(node, x, finest)
+        bits = finest
+        if self.bits(z) > SUM_BITS:
+            bits -= math.floor(self.bits(z) - SUM_BITS) + 1
+            missing = weight_bits(node.kernel, bits) - bits
+            if missing and x.scale * 2.0**missing <= 2.0**-FRACTION:
+                x, bits = self._coarser(x, missing), bits + missing
+            z = self._product(node, x, bits)
+        if bits < weight_bits(node.kernel, bits) or self.bits(z) > SUM_BITS:
+            raise WindowError(
+                f"layer {node.layer!r} ({node.kind}): its inputs or biases are so large that its weights would have {bits} fractional "
+                f"bits; {weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
+            )
+        wire, scale = self.wire(x), 2.0**-bits
+        weight = self.weight(node.kernel, scale)
+        bias = None if node.bias is None else self.weight(node.bias, wire.scale * scale)
+        op: AnyOp
+        if isinstance(node, net.Product):
+            op = ops.Dense(wire.position, weight, bias)
+        else:
+            op = ops.Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
+        return self.put(op, "share", wire.scale * scale, z)
+
+    def _coarser(self, x: Value, drop: int) -> Value:
+        """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
+        bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
+        return self.put(ops.Truncate(self.share(x).position, drop, bounds.window), "share", x.scale * 2.0**drop, bounds.rounded)
+
+    def _product(self, node: net.Convolution | net.Product, x: Value, bits: int) -> Interval:
+        scale = 2.0**-bits
+        kernel = np.rint(node.kernel / scale)
+        bias = None if node.bias is None else np.rint(node.bias / (x.scale * scale))
+        if isinstance(node, net.Product):
+            return x.range.linear(np.matmul, kernel, bias)
+        convolved = partial(
+            convolve,
+            grid=node.shape[:2],
+            strides=node.strides,
+            padding=node.padding,
+            dilation=node.dilation,
+            groups=node.groups,
+        )
+        return x.range.linear(convolved, kernel, bias)
+
+    def affine(self, node: net.Affine, x: Value) -> Value:
+        """Private scale and shift of channels: a depthwise convolution of 1 x 1."""
+        if (node.scale == 1).all():
+            return self.shifted(node, np.broadcast_to(node.shift, x.shape), x)
+        shape, channels = x.shape, x.shape[-1]
+        image = shape if len(shape) == 3 else (1, math.prod(shape[:-1]), channels)
+        flat = net.Convolution(
+            layer=node.layer,
+            kind=node.kind,
+            inputs=node.inputs,
+            shape=image,
+            kernel=node.scale.reshape(1, 1, 1, channels),
+            bias=node.shift,
+            groups=channels,
+        )
+        return self.shaped(shape, self.linear(flat, self.shaped(image, x)))
+
+    def shifted(self, node: Node, shift: Real, x: Value) -> Value:
+        """x plus private numbers, one for each element."""
+        x = self.share(self.beside(node, self._with_room(x, 1, node), float(np.abs(shift).max())))
+        weight = self.weight(shift, x.scale)
+        whole = np.rint(shift / x.scale)
+        bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
+        return self.put(ops.Shift(x.position, weight), "share", x.scale, bounds.widened())
+
+    def shaped(self, shape: Shape, x: Value) -> Value:
+        """Another shape."""
+        if shape == x.shape:
+            return x
+        bounds = x.range.mapped(lambda a: a.reshape(len(a), *shape))
+        return self.put(ops.Reshape(x.position, shape), x.kind, x.scale, bounds)
+
+    def rescaled(self, node: net.Rescale, x: Value) -> Value:
+        """A public scale costs nothing, a public offset is added locally."""
+        if node.scale < 0:
+            x = self.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+        scaled = replace(x, scale=x.scale * abs(node.scale))
+        return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
+
+    def beside(self, node: Node, x: Value, constant: float) -> Value:
+        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
+        if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
+            return x
+        held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin, slack=self.slack)
+        self.check(x, held.range)
+        self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
+        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
+
+    def _offset(self, x: Value, offset: float) -> Value:
+        constant = round(offset / x.scale)
+        return self.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+
+    def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
+        """Slices along an axis, as often as they are named."""
+        if list(indices) == list(range(x.shape[axis])):
+            return x
+        bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
+        return self.put(ops.Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
+
+    def permuted(self, axes: Sequence[int], x: Value) -> Value:
+        """The axes in another order."""
+        bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
+        return self.put(ops.Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
+
+    def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
+        """x + y, or x - y, on one scale."""
+        return self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=x.shape, signs=(1, sign)), [x, y])
+
+    def padded(self, node: net.Padded, x: Value) -> Value:
+        """Zeros around."""
+        bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
+        return self.put(ops.Pad(x.position, node.padding), x.kind, x.scale, bounds)
+
+    def pooled(self, node: net.AveragePool, x: Value) -> Value:
+        """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
+        add_up = partial(sums, size=node.size, strides=node.strides, padding=node.padding, grid=node.shape[:2])
+        count = add_up(np.ones((1, *x.shape[:2], 1)))[0]
+        whole = common_multiple([int(n) for n in np.unique(count)])
+        table = np.rint(whole / count)
+        x = self._with_room(x, math.log2(whole), node)
+        op = ops.SumPool(x.position, node.size, node.strides, node.padding)
+        pooled = self.put(op, x.kind, x.scale / whole, x.range.mapped(add_up).widened())
+        if (table == 1).all():
+            return pooled
+        factors = tuple(int(f) for f in table.reshape(-1))
+        bounds = pooled.range.mapped(lambda a: a * table)
+        return self.put(ops.Multiply(pooled.position, factors, table.shape), x.kind, pooled.scale, bounds)
+
+    def joined(self, node: net.Joined, values: list[Value]) -> Value:
+        """Values on one scale, side by side."""
+        values, scale, factors = self._common(node, values)
+        same = [self._times(v, factor, scale) for v, factor in zip(values, factors, strict=True)]
+        bounds = Interval(
+            np.concatenate([v.range.low for v in same], node.axis),
+            np.concatenate([v.range.high for v in same], node.axis),
+            np.concatenate([v.range.samples for v in same], node.axis + 1),
+        )
+        return self.put(ops.Concatenate(tuple(v.position for v in same), node.axis), same[0].kind, scale, bounds)
+
+    def _times(self, x: Value, factor: int, scale: float) -> Value:
+        if factor == 1:
+            return replace(x, scale=scale)
+        return self.put(ops.Combine((x.position,), (factor,)), x.kind, scale, combined([x.range], [factor], 0))
+
+    def finer(self, x: Value, bits: int) -> Value:
+        """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
+        room = SUM_BITS - 4 - math.ceil(self.bits(x.range))
+        lift = min(bits + math.floor(math.log2(x.scale)), room)
+        return self._times(x, 1 << lift, x.scale * 2.0**-lift) if lift > 0 else x
+
+    def _common(self, node: Node, values: list[Value]) -> tuple[list[Value], float, list[int]]:
+        """The values as one kind, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
+        scale, factors = common_scale([v.scale for v in values])
+        if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
+            return self._one_kind(values), scale, factors
+        finest = min(v.scale for v in values)
+        coarser = [self.truncated(self.likely(v, node), node) if v.scale == finest else v for v in values]
+        if min(v.scale for v in coarser) == finest:
+            raise WindowError(f"layer {node.layer!r} ({node.kind}): its inputs differ too much in scale; normalise them before")
+        return self._common(node, coarser)
+
+    def _one_kind(self, values: list[Value]) -> list[Value]:
+        return values if all(v.kind == values[0].kind for v in values) else [self.share(v) for v in values]
+
+    def summed(self, node: net.Sum, values: list[Value]) -> Value:
+        """A sum on one scale."""
+        same, scale, factors = self._common(node, values)
+        signed = [factor * sign for factor, sign in zip(factors, node.signs, strict=True)]
+        op = ops.Combine(tuple(v.position for v in same), tuple(signed))
+        return self.put(op, same[0].kind, scale, combined([v.range for v in same], signed, 0))
+
+    def rectified(self, node: net.Rectify, x: Value) -> Value:
+        """max(x, 0) and its relatives, with the rounding in one protocol."""
+        x = self.share(x)
+        cut = node.maximum if node.maximum is not None and x.range.high.max() * x.scale > node.maximum else 0.0
+        x = self.beside(node, x, max(abs(node.threshold), abs(cut)))
+        below = self._offset(x, -node.threshold) if node.threshold else x
+        y = self._selected(node, below, node.slope, node.threshold)
+        if node.maximum is None or x.range.high.max() * x.scale <= node.maximum:
+            return y
+        over = self._selected(node, self._offset(x, -node.maximum), 0.0, 0.0)
+        both = self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=node.shape, signs=(1, -1)), [y, over])
+        unit = max(y.scale * (1 << SLOPE_BITS if node.slope else 1), over.scale)
+        return replace(both, range=saturated(both, y, maximum=node.maximum, unit=unit))
+
+    def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
+        held = self.held(x, node)
+        positive = 1 << SLOPE_BITS if slope else 1
+        negative = round(slope * positive)
+        scale = x.scale * 2.0**held.drop / positive
+        jump = round(step / scale)
+
+        def select(t: Real) -> Real:
+            return np.where(t >= 0, positive * t + jump, negative * t)
+
+        # Increasing below 0 and from 0 on: the ends, and the two sides of the jump, are the extremes.
+        low, high = held.rounded.low, held.rounded.high
+        ends = [select(end) for end in (low, high, np.clip(0.0, low, high), np.clip(-1.0, low, high))]
+        bounds = Interval(np.min(ends, axis=0), np.max(ends, axis=0), select(held.rounded.samples))
+        op = ops.Select(x.position, held.drop, held.window, positive, negative, jump)
+        return self.put(op, "share", scale, bounds)
+
+    def label(self, x: Value) -> ops.Argmax | None:
+        """How the largest output is found, if it is a vector of classes."""
+        if len(x.shape) != 1 or not 2 <= x.shape[0] <= MOST_CLASSES:
+            return None
+        return self.largest(x)
+
+    def largest(self, x: Value) -> ops.Argmax:
+        """The arg max of a vector."""
+        difference = float(x.range.high.max() - x.range.low.min())
+        drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
+        return ops.Argmax(x.position, drop, window_bits(difference, drop))
+
+    def compared(self, logits: Value) -> Value:
+        """What a label compares in place of a softmax of it, which comes last and is not written yet."""
+        return logits
+
+    def finished(self, output: Value, compared: Value | None) -> tuple[Value, ops.Argmax | None]:
+        """What the program gives for its output, and how a label is found, by comparing that or something else."""
+        return output, self.label(output if compared is None else compared)

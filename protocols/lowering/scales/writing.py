@@ -1,0 +1,116 @@
+"""A whole network as a program: which method of a writer writes which node, and what comes first and last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.network import Node, Real
+from protocols.lowering.scales.emission import Writer
+from protocols.lowering.scales.nonlinear import written
+from protocols.lowering.scales.rounding import SUM_BITS, Layer
+from protocols.lowering.scales.values import Value
+from protocols.mpc import program as ops
+from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.program import Program
+
+End = Callable[[Writer, Value, Node], Value]
+"""Appends to a program what comes after the model."""
+
+
+def write(
+    nodes: list[Node],
+    input_range: tuple[float, float],
+    samples: Real | None,
+    margin: float,
+    *,
+    end: End | None = None,
+    clamp: bool = False,
+    clamp_label: bool = False,
+    ranges: Ranges | None = None,
+    step: float = math.inf,
+    kind: type[Writer] = Writer,
+) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
+    """The program, its integer weights, and how the sums of each layer are held.
+
+    Args:
+        nodes: the network.
+        input_range: (low, high) of the inputs.
+        samples: encoded inputs, or None.
+        margin: of calibrated windows.
+        end: what comes after the model.
+        clamp: servers enforce the input range, for all answers.
+        clamp_label: servers enforce the input range, for labels.
+        ranges: of each feature, whose units `nodes` read; None if there is one for all.
+        step: the largest that the fixed point of the input may have.
+        kind: of the writer.
+    """
+    writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step)
+    values: list[Value] = []
+    compared = None
+    for node in nodes:
+        writer.node = node
+        inputs = [values[x] for x in node.inputs]
+        if node is nodes[-1] and _rising(node, inputs):
+            compared = writer.compared(inputs[0])
+        values.append(_written(writer, node, inputs))
+    output = writer.share(values[-1])
+    if output.range.largest > 2.0**SUM_BITS:
+        output = writer.truncated(output, nodes[-1])
+    if end is not None:
+        output = end(writer, output, nodes[-1])
+    if output.position != len(writer.ops) - 1:
+        output = writer.put(ops.Reshape(output.position, output.shape), "share", output.scale, output.range)
+    output, label = writer.finished(output, compared)
+    program = Program(
+        tuple(writer.ops),
+        tuple(w.shape for w in writer.weights),
+        nodes[0].shape,
+        writer.input.scale,
+        input_range,
+        output.scale,
+        label,
+        label_clamped=clamp_label,
+        ranges=ranges,
+        answer=writer.answer,
+    )
+    return program, writer.weights, tuple(writer.layers)
+
+
+def _rising(node: Node, inputs: list[Value]) -> bool:
+    """Whether the largest element of what a node reads is that of what it gives, and can be compared: the logits of a softmax."""
+    return isinstance(node, net.Softmax) and inputs[0].kind == "share" and inputs[0].range.largest <= 2.0**SUM_BITS
+
+
+def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
+    match node:
+        case net.Start():
+            return writer.input
+        case net.Convolution() | net.Product():
+            return writer.linear(node, inputs[0])
+        case net.Affine():
+            return writer.affine(node, inputs[0])
+        case net.Rescale():
+            return writer.rescaled(node, inputs[0])
+        case net.Shifted():
+            return writer.shifted(node, node.shift, inputs[0])
+        case net.AveragePool():
+            return writer.pooled(node, inputs[0])
+        case net.Rectify():
+            return writer.rectified(node, inputs[0])
+        case net.Taken(axis=axis, indices=indices):
+            return writer.taken(axis, indices, inputs[0])
+        case net.Permuted(axes=axes):
+            return writer.permuted(axes, inputs[0])
+        case net.Shaped():
+            return writer.shaped(node.shape, inputs[0])
+        case net.Padded():
+            return writer.padded(node, inputs[0])
+        case net.Joined():
+            return writer.joined(node, inputs)
+        case net.Sum():
+            return writer.summed(node, inputs)
+        case _:
+            return written(writer, node, inputs)

@@ -1,0 +1,1 @@
+"""Ranges of inputs, and the integers that stand for them."""

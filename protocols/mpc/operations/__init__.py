@@ -1,0 +1,1 @@
+"""The secure operations, each in a file."""

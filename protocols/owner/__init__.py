@@ -1,0 +1,1 @@
+"""The owner's process: a model or data are shared, trained, kept."""

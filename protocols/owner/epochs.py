@@ -1,0 +1,110 @@
+"""What the owner of a model is told of an epoch on shares. Start with `epoch_of`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TypeAlias
+
+import msgspec
+
+from protocols.errors import PrecisionWarning
+from protocols.mpc.numbers.fixed_point import decode
+from protocols.owner.targets import METRICS
+from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.losses import METRIC_BITS
+from protocols.training.step import Plan
+from protocols.training.terms import Report, Terms
+
+Segment: TypeAlias = tuple[Report, Report]
+"""What both servers report of some steps."""
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """What is known of an epoch.
+
+    Attributes:
+        number: from 1.
+        metric: "accuracy" or "mean squared error" of the steps, each before its update; None if metrics are not revealed.
+        value: of the metric, or None.
+        steps: how many were made; fewer than an epoch has if it was resumed in its middle.
+        rounds: messages of each server to the other in a step, on average.
+        seconds: of a step, on average.
+        online: the same without waiting for randomness.
+        bytes: in a step on average: between the servers, both ways.
+        dealt: in a step on average: from the provider.
+        loss: of the steps, each before its update, or None.
+    """
+
+    number: int
+    metric: str | None
+    value: float | None
+    steps: int
+    rounds: float
+    seconds: float
+    online: float
+    bytes: float
+    dealt: float
+    loss: float | None = None
+
+    def __str__(self) -> str:
+        metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
+        if self.loss is not None:
+            metric += f"loss {self.loss:.3f}, "
+        total = (self.bytes + self.dealt) / 1e6
+        return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
+
+
+def epoch_of(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
+    """Return what is known of an epoch, counted from 1, from what both servers report of its segments."""
+    reports = [report for segment in segments for report in segment]
+    made = sum(first.steps for first, _ in segments)
+    values = _values(terms, segments[-1])
+    seconds = sum(max(report.seconds for report in segment) for segment in segments)
+    online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
+    return Epoch(
+        number,
+        METRICS[terms.plan.loss] if "metric" in values else None,
+        values.get("metric"),
+        made,
+        sum(first.rounds for first, _ in segments) / made,
+        seconds / made,
+        online / made,
+        sum(report.sent for report in reports) / made,
+        sum(report.dealt for report in reports) / made,
+        values.get("loss"),
+    )
+
+
+def _values(terms: Terms, last: Segment) -> dict[str, float]:
+    """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
+    plan = terms.plan
+    count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
+    bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
+    sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
+    weights = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}
+    return {name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name])) / count for name, total in sums.items()}
+
+
+def trusted(name: str, total: float, limit: float) -> float:
+    """Return a sum that was told, or NaN if it is so large that it may have passed `limit`, where the ring begins anew.
+
+    Of sums far beyond the limit one in four looks like one below, so that this finds them within a few epochs and not in each.
+
+    Args:
+        name: "metric" or "loss".
+        total: of an epoch, between -`limit` and `limit`. Neither an accuracy nor a loss is below 0, but for the error of its protocol.
+        limit: half the size of the ring, in units of the sum.
+
+    Warns:
+        PrecisionWarning: it is not told.
+    """
+    if -limit / 1024 < total < limit / 2:
+        return total
+    warnings.warn(
+        f"the sum of the {name} over an epoch is near {limit:.1e}, or beyond, where it would be another number: it is not told (NaN). The"
+        " training itself goes on; scale the targets to about 1, or tell metrics=False",
+        PrecisionWarning,
+        stacklevel=2,
+    )
+    return math.nan

@@ -1,0 +1,132 @@
+"""The owner's side of data: arrays become masked arrays at two servers and masks at the crypto provider, or replicated shares at equals."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError
+from protocols.authority.rights import digest_at, new_secret
+from protocols.authority.seats import THIRD
+from protocols.clusters.three_workers import ThreeWorkers
+from protocols.concurrency import at_once
+from protocols.errors import InputError, WorkerLost
+from protocols.mpc.inputs.columns import check_columns
+from protocols.mpc.numbers.fixed_point import encode
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
+from protocols.storage.replicated import held_by, split
+from protocols.training.engine.functions import FRACTION
+from protocols.training.terms import Column, Content, SharedArray
+from protocols.workers.training_dealer import TrainingDealer
+from protocols.workers.training_server import TrainingServer
+
+LARGEST = 512.0
+"""Numbers lie between -512 and 512: scale features and targets, best to about 1."""
+
+
+async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
+    """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a server does not answer.
+    """
+    system = cluster.links_for(model).system
+    try:
+        first, second = [await system.connect(f"{url}/training", TrainingServer) for url in cluster.addresses_for(model).servers]
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot train: {error}") from None
+    return first, second
+
+
+async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
+    """The same with the third party's actor.
+
+    Raises:
+        ClusterError: outside of the `async with` block.
+        WorkerLost: a worker does not answer.
+    """
+    servers = await training_servers(cluster, model)
+    url = f"{cluster.addresses_for(model).crypto_provider}/training-dealer"
+    try:
+        return *servers, await cluster.links_for(model).system.connect(url, TrainingDealer)
+    except ActorError as error:
+        raise WorkerLost(f"the cluster cannot train: {error}") from None
+
+
+async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
+    """Shares an array among the servers; see `Cluster.store`."""
+    values, content = encoded(name, np.asarray(array), classes)
+    column, secret = described(name, values, content, handle=os.urandom(16)), new_secret()
+    digests = [digest_at(secret, place) for place in range(3)]
+    await cluster.enrol()
+    try:
+        await (_replicate if cluster.equals else _mask)(cluster, column, digests, values)
+    except ActorError as error:
+        raise WorkerLost(f"{name!r} could not be stored: {error}") from None
+    return SharedArray(column, secret)
+
+
+async def _replicate(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
+    """Two of the three components of an array to each of three equals."""
+    system = cluster.links.system
+    servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
+    components = split(values, last=column.handle[0] % 3)
+    holding = (server.hold(column, digests[place], held_by(components, place), cluster.presence) for place, server in enumerate(servers))
+    await at_once(*holding)
+
+
+async def _mask(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
+    """x + lambda and half of lambda to each server, both halves to the crypto provider."""
+    keys = fresh_key(), fresh_key()
+    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
+    *servers, dealer = await trainers(cluster, column.name)
+    storing = zip(servers, digests, keys, strict=False)
+    await at_once(
+        dealer.store(column, digests[THIRD], keys, cluster.presence),
+        *(server.store(column, digest, masked, key, cluster.presence) for server, digest, key in storing),
+    )
+
+
+def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Content]:
+    """The integers of an array (examples, columns), and what they are."""
+    if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        return encode(_one_hot(name, array, classes), 2.0**-FRACTION), "labels"
+    if classes is not None:
+        raise InputError(
+            f"{name!r} has shape {array.shape} and dtype {array.dtype}: classes={classes} is for labels, one integer an example"
+        )
+    numbers = array.reshape(len(array), -1).astype(np.float64)
+    check_columns(name, numbers, step=2.0**-FRACTION, limit=LARGEST)
+    return encode(numbers, 2.0**-FRACTION), "numbers"
+
+
+SUMMING = 1e-3
+"""How far from 1 the sum of a row may be, so that the gradient by one output is as far from Keras' at most."""
+
+
+def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"") -> Column:
+    """What the workers are told of an array: its shape, what it holds, and two facts on which losses and metrics depend."""
+    signed = values.view(np.int64)
+    binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
+    sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))
+    summing = signed.shape[1] > 1 and all(bool(one.all()) for one in sums)
+    return Column(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing)
+
+
+def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:
+    count = int(labels.max()) + 1 if classes is None else classes
+    if labels.min() < 0 or labels.max() >= count:
+        raise InputError(
+            f"labels out of range: {name!r} has labels from {labels.min()} to {labels.max()}, from 0 to {max(count - 1, 0)} are needed"
+        )
+    if count > 1000:
+        raise InputError(f"{name!r} would have {count} classes, at most 1000 are possible: numbers to be predicted are stored as floats")
+    one_hot: npt.NDArray[np.float64] = np.eye(count)[labels]
+    return one_hot

@@ -1,0 +1,64 @@
+"""Targets of a training: with which of them a loss and a metric on shares are those of Keras, and what can be told of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from protocols.errors import InputError
+from protocols.training.networks.losses import Loss
+from protocols.training.terms import SharedArray
+
+METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
+"""The name of the metric of each loss."""
+
+
+def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
+    """The names of what is told, of all that can be with this loss.
+
+    Raises:
+        InputError: something else was asked for.
+    """
+    possible = (METRICS[loss], "loss")
+    if isinstance(metrics, bool):
+        return possible[:1] if metrics else ()
+    wanted = {metrics} if isinstance(metrics, str) else set(metrics)
+    if wanted - set(possible):
+        raise InputError(f"metrics={metrics!r} was asked for; with this loss {' and '.join(map(repr, possible))} can be told")
+    return tuple(name for name in possible if name in wanted)
+
+
+def check_targets(expected: str, y: SharedArray) -> None:
+    """Refuse targets with which the gradient would not be that of Keras.
+
+    The gradient of a categorical cross-entropy is p sum(y) - y; on shares p - y is computed, so rows must sum to 1.
+
+    Args:
+        expected: what the loss compares with, see `compiled_loss.expects`.
+        y: the targets.
+
+    Raises:
+        InputError: labels were stored where the loss compares with numbers, or the other way round; or rows do not sum to 1.
+    """
+    if expected == "labels" and y.content != "labels":
+        raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")
+    if expected == "numbers" and y.content == "labels":
+        raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
+    if expected == "one-hot rows" and y.content == "numbers" and y.shape[1] > 1 and not y.column.summing:
+        raise InputError(
+            f"a categorical cross-entropy needs one-hot rows or probabilities, and not every row of {y.name!r} sums to 1: divide each row"
+            " by its sum, or train several labels an example with a binary cross-entropy; data that were left with workers by an earlier"
+            " version must be left anew"
+        )
+
+
+def check_told(loss: Loss, y: SharedArray) -> None:
+    """Refuse to tell an accuracy of targets that are neither right nor wrong: in Keras they never equal what is predicted.
+
+    Raises:
+        InputError: the targets are numbers other than 0 and 1.
+    """
+    if loss != "mse" and y.content == "numbers" and not y.column.binary:
+        raise InputError(
+            f"{y.name!r} has numbers other than 0 and 1, with which an accuracy means nothing: say metrics=['loss'] or metrics=False, or"
+            " store labels, or zeros and ones; data that were left with workers by an earlier version must be left anew"
+        )

@@ -1,0 +1,327 @@
+"""What a server keeps of one shared model, and the words in which it is told."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgspec
+import numpy as np
+
+from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
+from protocols.link.preprocessing import Told, server_key
+from protocols.mpc import inference
+from protocols.mpc.operations.linear import WeightShares, weight_masks
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.material import Material, dealt_words, own_words
+from protocols.mpc.parties.pair import Pair
+from protocols.mpc.program import Program, infer
+from protocols.noisy_answers import Guarantee
+from protocols.serving.budget import Budget
+from protocols.serving.claims import check_guarantee, check_terms
+from protocols.serving.pieces import Arriving, carved
+from protocols.serving.quota import Quota
+from protocols.serving.room import weight_bytes
+from protocols.serving.stock import Stock
+from protocols.serving.ticket import REVEALS, Reveal, Ticket
+
+MODEL_LIMIT = 1 << 31
+"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
+MOST_MEMORY = 1 << 32
+"""The most bytes of randomness that a server holds ahead for one model, whatever its owner says."""
+ARRIVING = 4
+"""How many chunks of one model may be arriving in pieces."""
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where the three workers of a cluster are: urls of nodes, without the actor's name.
+
+    Attributes:
+        servers: who evaluates.
+        crypto_provider: who deals: the crypto provider, or among three equals the one that helps with this model.
+        helper: the place of the latter in the cluster, 0 to 2; None if the crypto provider is a party of its own.
+    """
+
+    servers: tuple[str, str]
+    crypto_provider: str
+    helper: int | None = None
+
+    @property
+    def equals(self) -> bool:
+        """Whether the three are equals."""
+        return self.helper is not None
+
+    @property
+    def all(self) -> tuple[str, str, str]:
+        """Server 0, server 1, and who deals."""
+        return *self.servers, self.crypto_provider
+
+
+def check_program(program: Program) -> None:
+    """Refuses a program that is not well formed or too large, before anything is allocated for it.
+
+    Raises:
+        ProgramError: it is not well formed.
+        TooLarge: its weights need more than `MODEL_LIMIT` bytes.
+    """
+    infer(program)
+    size = weight_bytes(program)
+    if size > MODEL_LIMIT:
+        raise TooLarge(
+            f"the model has {size >> 20} MiB of shared weights, {MODEL_LIMIT >> 20} MiB are allowed: share a smaller model, or the part of "
+            "it that has to be secret"
+        )
+
+
+class Hosting(msgspec.Struct, frozen=True):
+    """What the third party tells a server when a model is shared. None of it is a right: who may do what is checked by who asks.
+
+    Attributes:
+        name: the model's name, known to everybody.
+        program: its public half.
+        party: which server this is.
+        equals: whether the cluster is one of three equals; with the name it says who the others are.
+        model: in every ticket; names the model to clients and workers.
+        weight_key: from which this server expands its half of the weights' masks; None among equals, who derive it.
+        ticket_key: verifies tickets; None among equals.
+        seal: public key of the other server for the seals of both, see `Agreed`.
+        guarantee: what is promised where answers are noisy, known to everybody.
+    """
+
+    name: str
+    program: Program
+    party: int
+    equals: bool
+    model: bytes
+    weight_key: Told
+    ticket_key: Told
+    seal: bytes
+    guarantee: Guarantee | None = None
+
+    def __repr__(self) -> str:
+        return f"Hosting({self.name!r}, party={self.party})"
+
+
+class Agreed(msgspec.Struct, frozen=True):
+    """A server's answer before it hosts a model.
+
+    Attributes:
+        seal: its public key; what it gives with that of the other server (X25519) seals what the two send each other. It passes through
+            the hands of the third party, which learns nothing from it.
+        helper: among equals its public key for what it shares with the helper; otherwise None.
+    """
+
+    seal: bytes
+    helper: bytes | None
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What an owner allows, in all since the model was shared. Servers and provider each enforce it.
+
+    Attributes:
+        total: requests.
+        reveal: kinds of answer.
+        examples: of all requests together; None: any number.
+    """
+
+    total: int
+    reveal: tuple[Reveal, ...] = REVEALS
+    examples: int | None = None
+
+
+class Handshake(msgspec.Struct, frozen=True):
+    """What anybody may know of a shared model. `owner` is the common name in the certificate of who shared it, as this server saw it."""
+
+    name: str
+    owner: str
+    model: bytes
+    program: Program
+    reveal: tuple[Reveal, ...]
+    guarantee: Guarantee | None = None
+
+
+class HostedModel:
+    """One model at one server: its shares, its stock of randomness, and how often it may still be asked, in all and by each client.
+
+    Args:
+        hosting: what the third party told.
+        pair: what this server has agreed on with the helper, among equals.
+    """
+
+    def __init__(self, hosting: Hosting, pair: Pair | None = None) -> None:
+        check_program(hosting.program)
+        check_guarantee(hosting.program, hosting.guarantee)
+        self.hosting = hosting
+        self._pair = pair
+        self._weight_key = self.key(hosting.weight_key, "weights")
+        self.ticket_key = self.key(hosting.ticket_key, "tickets")
+        self.me = Party(hosting.party)
+        programs: dict[Reveal, Program] = {"logits": hosting.program}
+        if hosting.program.label is not None:
+            programs["label"] = hosting.program.for_label()
+        self.programs = programs
+        self.stocks: dict[Reveal, Stock] = {reveal: Stock() for reveal in programs}
+        self.reveal: tuple[Reveal, ...] = ()
+        self._weights: WeightShares | None = None
+        self._sent = False
+        self._arriving: Arriving | None = None
+        self._chunks: dict[bytes, Arriving] = {}
+        self.quota = Quota(hosting.name)
+        self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.hosting.name
+
+    def key(self, told: Told, *purpose: str | bytes) -> bytes:
+        """This server's key of a purpose; see `server_key`."""
+        return server_key(self.hosting.equals, self._pair, told, *purpose)
+
+    @property
+    def weights(self) -> WeightShares:
+        """This server's shares of the weights.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        if self._weights is None:
+            raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
+        return self._weights
+
+    def load(self, masked: list[Ring]) -> None:
+        """Takes the masked weights of the owner, once; see `accept` and `expand`."""
+        self.expand(self.accept(masked))
+
+    def arrive(self, parts: list[Ring]) -> None:
+        """Takes a piece of the masked weights; the next ones follow, then `accept` without any.
+
+        Raises:
+            ServingError: the weights are here already.
+            SharingError: they are more than those of the program.
+        """
+        if self._sent:
+            raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
+        if self._arriving is None:
+            self._arriving = Arriving(weight_bytes(self.hosting.program) // 8)
+        self._arriving.add(parts)
+
+    def accept(self, masked: list[Ring]) -> list[Ring]:
+        """Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
+
+        Raises:
+            ServingError: they are here already.
+            SharingError: their shapes are not those of the program.
+        """
+        if self._sent:
+            raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
+        shapes = [tuple(shape) for shape in self.hosting.program.weights]
+        if self._arriving is not None:
+            if masked:
+                raise SharingError(f"the weights of model {self.name!r} have begun to arrive in pieces, and cannot come again")
+            masked = carved(self._arriving.complete(), shapes)
+        if [w.shape for w in masked] != shapes:
+            raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
+        self._sent, self._arriving = True, None
+        return masked
+
+    def arrive_dealt(self, reveal: Reveal, chunk: bytes, examples: int, parts: list[Ring]) -> None:
+        """Takes a piece of what is dealt for a chunk; the next ones follow, then the chunk itself.
+
+        Raises:
+            SharingError: it is more than the chunk has, or too many chunks are arriving at once.
+        """
+        words = inference.layout(self.programs[reveal]).dealt * examples
+        if chunk not in self._chunks:
+            if len(self._chunks) >= ARRIVING or not 0 < 8 * words <= MOST_MEMORY:
+                raise SharingError(f"{len(self._chunks)} chunks are arriving in pieces, and one more of {words} words: that is too much")
+            self._chunks[chunk] = Arriving(words)
+        self._chunks[chunk].add(parts)
+
+    def all_dealt(self, chunk: bytes, dealt: Ring | None) -> Ring | None:
+        """What is dealt for a chunk, put together if it came in pieces before.
+
+        Raises:
+            SharingError: some of them are missing.
+        """
+        return self._chunks.pop(chunk).complete() if chunk in self._chunks else dealt
+
+    def expand(self, masked: list[Ring]) -> None:
+        """Makes this server's shares of accepted weights. Slow for a large model; runs in a thread."""
+        self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, [w.shape for w in masked]))
+
+    def serve(self, terms: Terms) -> None:
+        """Allows so much in all, what was answered before included.
+
+        Raises:
+            ServingError: the owner allows what makes no sense, or what this model cannot give.
+        """
+        check_terms(self.hosting.program, terms.total, terms.reveal, terms.examples)
+        self.reveal = terms.reveal
+        self.quota.allow(terms.total, terms.examples)
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether it has to be known who asks."""
+        return self._budget is not None
+
+    def admit(self, ticket: Ticket, client: str = "") -> None:
+        """Counts a part of a request as under way, and where answers are noisy its examples for the client. One `ended` follows.
+
+        Raises:
+            NotServed: this kind of answer is not served.
+            QuotaSpent: the owner allowed no more requests, or fewer examples.
+            BudgetSpent: this client has got all the noisy answers that it can get.
+            TicketRefused: the ticket is somebody else's.
+        """
+        if ticket.reveal not in self.reveal:
+            raise NotServed(f"model {self.name!r} does not answer with {ticket.reveal!r}; it serves {list(self.reveal)}")
+        self.quota.check(ticket)
+        if self._budget is not None:
+            if ticket.client != client:
+                raise TicketRefused(f"the ticket was issued to client {ticket.client!r}, and client {client!r} came with it")
+            self._budget.spend(client, ticket.examples)
+        self.quota.begin(ticket)
+
+    def ended(self, ticket: Ticket, released: bool) -> None:
+        """What was admitted has ended. Without an answer it does not count; the budget of its client stays spent."""
+        self.quota.end(ticket, released)
+
+    def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
+        """Expands and prepares a chunk: the work ahead of any request. Slow; runs in a thread.
+
+        Args:
+            reveal: for which kind of answer.
+            key: this server's key of the chunk.
+            examples: how many it serves.
+            dealt: what the provider dealt to party 1; party 0 expands its own.
+        """
+        program = self.programs[reveal]
+        plan = inference.layout(program)
+        if dealt is None:
+            dealt = dealt_words(key, plan, examples)
+        elif dealt.shape != (plan.dealt * examples,):
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
+        elif not dealt.flags.writeable:
+            dealt = dealt.copy()
+        material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
+        inference.prepare(program, self.weights, material)
+        return material
+
+    def dealt_bytes(self, ticket: Ticket) -> int:
+        """How many bytes the provider sent ahead for a ticket: everything to party 1, a key to party 0."""
+        return 8 * inference.layout(self.programs[ticket.reveal]).dealt * ticket.examples if self.me.index else 0
+
+    def check_input(self, ticket: Ticket, m: Ring) -> None:
+        """Refuses masked examples that do not fit the ticket."""
+        expected = (ticket.examples, *self.hosting.program.input_shape)
+        if m.dtype != np.uint64 or m.shape != expected:
+            raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
+
+    def handshake(self, owner: str) -> Handshake:
+        """What a client is told."""
+        return Handshake(self.name, owner, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)
+
+
+def fingerprint(program: Program) -> bytes:
+    """Return SHA-256 of a program: by it an owner makes sure that both servers host what it has shared."""
+    return sha256(msgspec.msgpack.encode(program)).digest()

@@ -1,0 +1,90 @@
+"""Arrays that are larger than a message may be: cut by who sends them, put together by who receives them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import numpy as np
+
+from protocols.errors import SharingError
+from protocols.mpc.parties.exchange import Ring
+
+PIECE = 256 << 20
+"""Bytes of a piece, at most: one that takes long on a slow network has a deadline of its own."""
+BESIDE = 64 << 10
+"""Bytes that a message may have beside its arrays."""
+
+
+def pieces(arrays: Sequence[Ring], most: int) -> Iterator[list[Ring]]:
+    """Yield the words of arrays in their order, in flat parts, so many together that they have `most` bytes or less."""
+    words = left = most // 8
+    group: list[Ring] = []
+    for array in arrays:
+        flat, start = array.reshape(-1), 0
+        while start < flat.size:
+            part = flat[start : start + left]
+            group.append(part)
+            start, left = start + part.size, left - part.size
+            if not left:
+                yield group
+                group, left = [], words
+    if group:
+        yield group
+
+
+async def sent_ahead(arrays: Sequence[Ring], limit: int, send: Callable[[list[Ring]], Awaitable[None]]) -> list[Ring]:
+    """Send arrays in pieces, one after the other, if they do not fit one message; return what is left for that message: all, or nothing.
+
+    Args:
+        arrays: what is to be sent.
+        limit: bytes of the largest message that the receiver takes.
+        send: sends a piece, and returns when it has arrived.
+    """
+    most = limit - BESIDE
+    if sum(array.nbytes for array in arrays) <= most:
+        return list(arrays)
+    for piece in pieces(arrays, min(most, PIECE)):
+        await send(piece)
+    return []
+
+
+class Arriving:
+    """Words that arrive in pieces, each once and in order; how many there will be is known before.
+
+    Args:
+        expected: how many.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self._words = np.empty(expected, np.uint64)
+        self._here = 0
+
+    def add(self, parts: Sequence[Ring]) -> None:
+        """Take the next piece.
+
+        Raises:
+            SharingError: it has more than is missing.
+        """
+        size = sum(part.size for part in parts)
+        if self._here + size > len(self._words):
+            raise SharingError(f"{self._here + size} words have arrived in pieces, {len(self._words)} were expected")
+        for part in parts:
+            self._words[self._here : self._here + part.size] = part.reshape(-1)
+            self._here += part.size
+
+    def complete(self) -> Ring:
+        """Return all of them.
+
+        Raises:
+            SharingError: some are missing.
+        """
+        if self._here != len(self._words):
+            raise SharingError(f"{self._here} words have arrived in pieces, {len(self._words)} were expected")
+        return self._words
+
+
+def carved(words: Ring, shapes: Sequence[tuple[int, ...]]) -> list[Ring]:
+    """Return the arrays of these shapes that words are, one after the other."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    ends = np.cumsum([0, *sizes])
+    return [words[start:stop].reshape(shape) for start, stop, shape in zip(ends, ends[1:], shapes, strict=False)]

@@ -1,0 +1,188 @@
+"""The provider's supply of randomness for one model and one kind of answer: dealt ahead, granted once, in turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from protocols.mpc.parties.exchange import Ring
+from protocols.serving.turns import Client, Turns
+
+DEALERS = 2
+"""How many chunks of one pool are dealt at once, so that computing one overlaps sending another."""
+
+
+@dataclass
+class Chunk:
+    """A chunk that both servers have on stock; `granted` of its examples have been given away."""
+
+    identifier: bytes
+    input_mask: Ring = field(repr=False)
+    granted: int = 0
+
+    @property
+    def left(self) -> int:
+        """Examples not granted yet."""
+        return len(self.input_mask) - self.granted
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A range of a chunk, given to one request, with the mask of its inputs."""
+
+    chunk: bytes
+    start: int
+    stop: int
+    input_mask: Ring = field(repr=False)
+
+
+class Pool:
+    """Keeps `target` examples ready, and never more than `capacity` dealt and not yet used up.
+
+    Args:
+        deal: deals a chunk of so many examples to both servers and returns when it is on stock there.
+        chunk: examples of a chunk.
+        capacity: the most examples that the servers hold for this pool; at least one chunk.
+        ahead: how many are dealt ahead before anybody asks.
+        blocked: called when one more has to wait, and nothing can be dealt before something that was granted is settled.
+    """
+
+    def __init__(
+        self,
+        deal: Callable[[int], Awaitable[Chunk]],
+        *,
+        chunk: int,
+        capacity: int,
+        ahead: int,
+        blocked: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._deal = deal
+        self._chunk = chunk
+        self._capacity = max(capacity, chunk)
+        self._target = min(ahead, self._capacity)
+        self._resting = False
+        self._needed = 0
+        self._ready: deque[Chunk] = deque()
+        self._dealing = 0
+        self._outstanding = 0
+        self._held: Counter[Client] = Counter()
+        self._changed = asyncio.Condition()
+        self._on_blocked = blocked
+        self._turns = Turns(lambda client: self._held[client])
+        self._failure: Exception | None = None
+
+    @property
+    def available(self) -> int:
+        """Examples that can be granted at once."""
+        return sum(chunk.left for chunk in self._ready)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether somebody waits and nothing can be dealt, because all that the servers may hold was granted and not settled."""
+        return self._needed > 0 and not self._ready and not self._dealing and not self._short() and self._failure is None
+
+    @property
+    def clients(self) -> set[Client]:
+        """Who waits."""
+        return self._turns.clients
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why nothing more is dealt."""
+        return self._failure
+
+    async def run(self) -> None:
+        """Deals until cancelled, or until a chunk cannot be dealt."""
+        try:
+            async with asyncio.TaskGroup() as dealers:
+                for _ in range(DEALERS):
+                    dealers.create_task(self._dealer())
+        except* Exception as group:
+            await self.fail(group.exceptions[0])
+
+    async def _dealer(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(self._short)
+                self._dealing += self._chunk
+            try:
+                chunk = await self._deal(self._chunk)
+            finally:
+                self._dealing -= self._chunk
+            async with self._changed:
+                self._ready.append(chunk)
+                self._changed.notify_all()
+
+    def _short(self) -> bool:
+        ahead = self.available + self._dealing
+        return ahead < max(self._target, self._needed) and ahead + self._outstanding + self._chunk <= self._capacity
+
+    async def take(self, examples: int, client: Client = "") -> list[Grant]:
+        """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.
+
+        While others wait, a turn takes no more than an equal share of what the servers hold.
+
+        Raises:
+            Busy: this client has too many requests in line.
+        """
+        if self.blocked:
+            self._on_blocked()
+        async with self._turns.turn(client), self._changed:
+            self._needed = min(examples, self._capacity)
+            if not self._resting:
+                self._target = max(self._target, min(2 * examples, self._capacity))
+            self._changed.notify_all()
+            if self.blocked:
+                self._on_blocked()
+            try:
+                await self._changed.wait_for(lambda: self._ready or self._failure)
+            finally:
+                self._needed = 0
+            if self._failure is not None:
+                raise self._failure
+            others = self._turns.others(client)
+            grants = self._granted(min(examples, max(1, self._capacity // (others + 1))) if others else examples)
+            self._held[client] += sum(grant.stop - grant.start for grant in grants)
+            self._changed.notify_all()
+            return grants
+
+    def _granted(self, examples: int) -> list[Grant]:
+        grants = []
+        while examples and self._ready:
+            chunk = self._ready[0]
+            start, stop = chunk.granted, chunk.granted + min(examples, chunk.left)
+            grants.append(Grant(chunk.identifier, start, stop, chunk.input_mask[start:stop]))
+            chunk.granted = stop
+            examples -= stop - start
+            if not chunk.left:
+                self._ready.popleft()
+        self._outstanding += sum(grant.stop - grant.start for grant in grants)
+        return grants
+
+    async def settle(self, examples: int, client: Client = "") -> None:
+        """So many examples granted to a client have been used up, or withdrawn."""
+        async with self._changed:
+            self._outstanding -= examples
+            self._held[client] -= examples
+            if self._held[client] <= 0:
+                del self._held[client]
+            self._changed.notify_all()
+
+    async def rest(self) -> None:
+        """No request is to come: deals no more ahead."""
+        async with self._changed:
+            self._resting, self._target = True, 0
+
+    async def resume(self, ahead: int) -> None:
+        """Requests are to come: deals ahead again."""
+        async with self._changed:
+            self._resting, self._target = False, min(ahead, self._capacity)
+            self._changed.notify_all()
+
+    async def fail(self, error: Exception) -> None:
+        """Nothing more can be dealt: everybody who waits gets the error."""
+        async with self._changed:
+            self._failure = error
+            self._changed.notify_all()

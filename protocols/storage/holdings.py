@@ -1,0 +1,218 @@
+"""What a worker holds for owners: in memory as long as they are there, and in a vault, if it has one, for longer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError, Surroundings
+from protocols.authority.presence import Presence, check_presence
+from protocols.authority.rights import Claim
+from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
+from protocols.mpc.parties.exchange import Ring
+from protocols.storage.kept import Stretch, Use, check_steps
+from protocols.storage.replicated import Replicated
+from protocols.storage.vault import Vault
+from protocols.training.engine.evaluation import Affine
+from protocols.training.terms import AnyPlan, Column
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array at a server: m = x + lambda, and this server's half of lambda."""
+
+    column: Column
+    masked: Ring = field(repr=False)
+    mask: Ring = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Examples, columns."""
+        return self.masked.shape
+
+    def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:
+        """Some of its examples.
+
+        Raises:
+            UnknownModel: the run is one of three equals.
+        """
+        if helper is not None:
+            raise UnknownModel(
+                f"{self.column.name!r} was stored with a crypto provider, and this cluster is of three equals: store it anew"
+            )
+        return Affine(self.masked[rows], {"R": self.mask[rows]})
+
+
+@dataclass
+class Model:
+    """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch.
+
+    `use` is what the owners of the data that it was trained on allow.
+    """
+
+    plan: AnyPlan
+    shares: dict[str, Ring] = field(repr=False)
+    sums: dict[str, Ring] = field(default_factory=dict, repr=False)
+    use: Use = field(default_factory=Use)
+
+
+class Holdings:
+    """The actors of one worker share it.
+
+    Attributes:
+        arrays: of a server, by handle.
+        masks: of the crypto provider: lambda, both halves added, by handle.
+        models: of a server, by handle.
+        claims: whose each of these is, by handle.
+        stretches: what the owners of arrays that were kept allow, by handle; an array without was placed by who trains on it.
+
+    Args:
+        vault: None: this worker keeps nothing when owners are gone.
+    """
+
+    def __init__(self, vault: Vault | None = None) -> None:
+        self.arrays: dict[bytes, Stored | Replicated] = {}
+        self.masks: dict[bytes, Ring] = {}
+        self.models: dict[bytes, Model] = {}
+        self.claims: dict[bytes, Claim] = {}
+        self.stretches: dict[bytes, list[Stretch]] = {}
+        self._vault = vault
+
+    def claim(self, handle: bytes, digest: bytes) -> Claim:
+        """Write down that who sent the message that is being handled places something under a handle here; return that.
+
+        Raises:
+            NameTaken: there is something.
+            NotOwner: this is no digest of a right.
+        """
+        if handle in self.claims:
+            raise NameTaken("something is held under this handle already; place it under a new one")
+        claim = self.claims[handle] = Claim.of_caller(digest)
+        return claim
+
+    def claim_while_present(
+        self,
+        background: Background,
+        system: Surroundings,
+        presence: Presence,
+        handle: bytes,
+        digest: bytes,
+        stretches: list[Stretch] | None = None,
+    ) -> None:
+        """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
+
+        Raises:
+            NameTaken, NotOwner: see `claim`.
+            MessageRejected: see `check_presence`. Nothing was claimed.
+        """
+        check_presence(system, presence)
+        claim = self.claim(handle, digest)
+        if stretches is not None:
+            self.stretches[handle] = stretches
+        background.while_present(system, presence, lambda: self._forget_for(handle, claim))
+
+    def _forget_for(self, handle: bytes, claim: Claim) -> None:
+        if self.claims.get(handle) is claim:
+            self.forget(handle)
+
+    def check(self, handle: bytes, right: bytes, what: str) -> None:
+        """Refuse whoever has not placed what is held under a handle.
+
+        Raises:
+            UnknownModel: there is nothing.
+            NotOwner: it is somebody else's.
+        """
+        if handle not in self.claims:
+            raise UnknownModel(f"this worker holds no such {what}; its owner may be gone, or the worker was started anew")
+        self.claims[handle].check(right, what)
+
+    def use_of(self, *handles: bytes) -> Use:
+        """Return what the owners of all these arrays allow."""
+        return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
+
+    def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]], *, weighted: bool = False) -> None:
+        """Refuse steps with fewer examples than the owners of these arrays allow; examples with weights may be fewer than they seem.
+
+        Raises:
+            NotGranted: see `protocols.storage.kept.check_steps`; or examples have weights, and an owner asks for more than one in a step.
+        """
+        for handle in handles:
+            stretches = self.stretches.get(handle, [])
+            check_steps(stretches, steps)
+            if weighted and any(stretch.use.min_batch > 1 for stretch in stretches):
+                raise NotGranted(
+                    "an owner of the data allows steps with several examples only, and examples have weights, which may leave one of"
+                    " them: fit without sample_weight and class_weight"
+                )
+
+    def forget(self, handle: bytes) -> None:
+        """Let go of what is held under a handle."""
+        for table in (self.arrays, self.masks, self.models, self.claims, self.stretches):
+            table.pop(handle, None)
+
+    def hold(self, handle: bytes, array: Replicated) -> None:
+        """An array at one of three equals, for its part as a server and for that as the helper."""
+        self.arrays[handle], self.masks[handle] = array, array.mask()
+
+    @property
+    def vault(self) -> Vault:
+        """Where shares are kept.
+
+        Raises:
+            KeepsNothing: this worker has no folder.
+        """
+        if self._vault is None:
+            raise KeepsNothing("this worker keeps nothing: start it with a folder for shares, confide worker HOST:PORT --data FOLDER")
+        return self._vault
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._vault is not None:
+            self._vault.close()
+
+
+class Background:
+    """What an actor does beside its messages, until it ends."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Ends it."""
+        for task in self._tasks:
+            task.cancel()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something; whoever it is done for may be gone."""
+
+        async def quietly() -> None:
+            with contextlib.suppress(ActorError):
+                await work
+
+        task = asyncio.create_task(quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def while_present(self, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
+        """Have something forgotten when who sent the message that is being handled is gone.
+
+        Args:
+            system: of the worker.
+            presence: of the sender, over the connection of its message.
+            forget: is called once.
+        """
+        check_presence(system, presence)
+
+        async def watch() -> None:
+            await system.watch(presence)
+            forget()
+
+        self.later(watch())

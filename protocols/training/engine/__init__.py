@@ -1,0 +1,1 @@
+"""Circuits: how a step is evaluated and dealt."""

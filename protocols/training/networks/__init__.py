@@ -1,0 +1,1 @@
+"""Layers, losses, optimizers: forward and backward."""

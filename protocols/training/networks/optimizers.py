@@ -1,0 +1,184 @@
+"""How gradients move weights: the public settings of an optimizer and its operations on shares.
+
+An update is rounded at random without bias (Gupta et al., 2015, arXiv:1502.02551), so that updates smaller than the last digit count on
+average. A learning rate that changes from step to step changes public factors only: what is dealt for a step is the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from protocols.errors import ModelError
+from protocols.training.engine.circuit import Builder, Combine, Truncate
+from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.moments import MEAN, QUOTIENT, divided, fraction, larger, moved, scaled, squared
+
+RATE_BITS = 8
+"""Significant bits of a constant learning rate: it is rounded by at most 0.2 %."""
+
+SCHEDULE_BITS = 14
+"""Significant bits of the largest rate of a schedule: a rate 64 times smaller is rounded by at most 0.2 %."""
+
+LARGEST_RATE = 64
+
+Shapes = dict[str, tuple[int, ...]]
+Slopes = dict[str, tuple[int, int]]
+Change = tuple[int, dict[str, int]]
+"""What is added to a weight, and the new states by kind."""
+
+
+class GradientDescent(msgspec.Struct, frozen=True, tag=True):
+    """W <- W - rate * dW, or with momentum, as in Keras, V <- momentum V - rate dW, W <- W + V.
+
+    Attributes:
+        rate: the learning rate, above 0.
+        momentum: of each velocity in the next, from 0 up to 1; without it there are no velocities.
+        nesterov: W <- W + momentum V - rate dW, with the new V.
+        decay: W <- W - rate decay W beside each update; 0 for none.
+        spared: biases do not decay.
+        schedule: the rate of each step from the first, the last one for all that follow; empty if the rate is constant.
+    """
+
+    rate: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+    spared: bool = False
+    schedule: tuple[float, ...] = ()
+
+    def states(self, shapes: Shapes) -> Shapes:
+        """The shape of what is kept beside each weight, by name; it begins at zero."""
+        return {f"velocity of {name}": shape for name, shape in shapes.items()} if self.momentum else {}
+
+
+class Adam(msgspec.Struct, frozen=True, tag=True):
+    """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1) as in Keras; AMSGrad (Reddi et al., 2018, arXiv:1904.09237).
+
+    M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
+    AMSGrad with the largest V so far. `moments.py` has the ranges: gradients below 64, sqrt(V) below 32; where sqrt(V) is below 10^-6,
+    about that takes its place, as epsilon does in Keras.
+
+    Attributes:
+        rate: the learning rate, above 0.
+        beta_1: of each M in the next, from 0 up to 1; its square is below `beta_2`.
+        beta_2: of each V in the next, from 0 up to 1.
+        amsgrad: whether the largest V divides.
+        decay: as for gradient descent (AdamW; Loshchilov and Hutter, 2019, arXiv:1711.05101).
+        spared: as for gradient descent.
+        schedule: as for gradient descent.
+    """
+
+    rate: float = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    amsgrad: bool = False
+    decay: float = 0.0
+    spared: bool = False
+    schedule: tuple[float, ...] = ()
+
+    def states(self, shapes: Shapes) -> Shapes:
+        """The shape of what is kept beside each weight, by name; it begins at zero."""
+        kinds = ("mean", "square", "largest square") if self.amsgrad else ("mean", "square")
+        return {f"{kind} of {name}": shape for kind in kinds for name, shape in shapes.items()}
+
+
+Optimizer = GradientDescent | Adam
+
+
+def rates(optimizer: Optimizer) -> tuple[float, ...]:
+    """The learning rate of each step, the last one for all that follow.
+
+    Raises:
+        ModelError: in some step a gradient of 1 would move a weight by less than half of its last digit, or by more than the ring holds.
+    """
+    found = optimizer.schedule or (optimizer.rate,)
+    for step, rate in enumerate(found):
+        when = f" of step {step + 1}" if optimizer.schedule else ""
+        if not (rate > 0 and math.isfinite(rate)) or rate < 2.0 ** -(FRACTION + 1):
+            raise ModelError(
+                f"the learning rate {rate:g}{when} vanishes in fixed point: a gradient of 1 would move a weight by less than half of its"
+                f" last digit, 2^-{FRACTION}; use at least {2.0**-FRACTION:.1e}"
+            )
+        if rate > LARGEST_RATE:
+            raise ModelError(f"the learning rate {rate:g}{when} is too large for fixed point: at most {LARGEST_RATE} is possible")
+    return found
+
+
+def changes(optimizer: Optimizer) -> bool:
+    """Whether the public factors are others from step to step."""
+    return isinstance(optimizer, Adam) or len(set(optimizer.schedule)) > 1
+
+
+def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, int]:
+    """What multiplies the gradient (for Adam M / sqrt(V)) in a step: rate * scale as q 2^-s, s the same for all steps.
+
+    Raises:
+        ModelError: a learning rate is out of range, see `rates`.
+    """
+    found = rates(optimizer)
+    rate = found[min(number, len(found) - 1)]
+    if isinstance(optimizer, Adam):
+        rate *= math.sqrt(1 - optimizer.beta_2 ** (number + 1)) / (1 - optimizer.beta_1 ** (number + 1))
+    bits = SCHEDULE_BITS if changes(optimizer) else RATE_BITS
+    shift = bits - 1 - math.floor(math.log2(max(found) * scale))
+    return round(rate * scale * 2.0**shift), shift
+
+
+def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0) -> dict[str, int]:
+    """The new weights and states by name. Rounds: 1, 2 with Nesterov's momentum; 24 for Adam, 27 for AMSGrad.
+
+    Args:
+        build: where the operations go.
+        optimizer: how.
+        slopes: by the name of a weight its gradient, summed over the batch, a share, and how many fractional bits that has.
+        values: the weights and states by name; weights and velocities are shares with `FRACTION` fractional bits.
+        scale: what turns a slope into the gradient of the loss: 1 / batch, and what the loss itself is scaled by.
+        number: of the step, from 0.
+    """
+    new: dict[str, int] = {}
+    for name, slope in slopes.items():
+        states = {state.removesuffix(f" of {name}"): values[state] for state in optimizer.states({name: ()})}
+        if isinstance(optimizer, Adam):
+            change, states = _adam(build, optimizer, slope, states, scale, number)
+        else:
+            change, states = _descent(build, optimizer, slope, states, scale, number)
+        terms: tuple[int, ...] = (values[name], change)
+        if optimizer.decay and not (optimizer.spared and name.startswith("bias")):
+            found = rates(optimizer)
+            q, shift = fraction(found[min(number, len(found) - 1)] * optimizer.decay)
+            terms = (*terms, scaled(build, values[name], -q, shift))
+        new[name] = build(Combine(terms, (1,) * len(terms)))
+        new |= {f"{state} of {name}": value for state, value in states.items()}
+    return new
+
+
+def _descent(
+    build: Builder, optimizer: GradientDescent, slope: tuple[int, int], states: dict[str, int], scale: float, number: int
+) -> Change:
+    q, shift = factor(optimizer, scale, number)
+    drop = shift + slope[1] - FRACTION
+    if drop < RATE_BITS:
+        q, drop = q << (RATE_BITS - drop), RATE_BITS
+    if not optimizer.momentum:
+        return build(Truncate(build(Combine((slope[0],), (-q,))), drop, 63 - drop)), {}
+    factors = (-q, round(optimizer.momentum * 2**drop))
+    velocity = build(Truncate(build(Combine((slope[0], states["velocity"]), factors)), drop, 63 - drop))
+    change = velocity
+    if optimizer.nesterov:
+        change = build(Truncate(build(Combine((slope[0], velocity), factors)), drop, 63 - drop))
+    return change, {"velocity": velocity}
+
+
+def _adam(build: Builder, optimizer: Adam, slope: tuple[int, int], states: dict[str, int], scale: float, number: int) -> Change:
+    q, shift = fraction(scale)
+    gradient = scaled(build, slope[0], q, shift + slope[1] - MEAN)
+    mean = moved(build, states["mean"], gradient, 1 - optimizer.beta_1)
+    square = moved(build, states["square"], squared(build, gradient), 1 - optimizer.beta_2)
+    new = {"mean": mean, "square": square}
+    if optimizer.amsgrad:
+        new["largest square"] = square = larger(build, square, states["largest square"])
+    q, shift = factor(optimizer, 1.0, number)
+    drop = shift + QUOTIENT - FRACTION
+    return build(Truncate(build(Combine((divided(build, mean, square),), (-q,))), drop, 63 - drop)), new

@@ -1,0 +1,64 @@
+"""Whether all numbers of a step lie where its arithmetic is right: one secret bit that stays 1 once anything has left.
+
+A sum of numbers with random public signs reaches the largest of them in absolute value with probability 1/2 at least, and seldom much
+more than the root of the sum of their squares. Shares are summed without communication, so what is compared is a few sums instead of
+every number: `SUMS` for each row of `ROW` activations of an example, and for each weight matrix. Numbers that diverge leave again in the
+next example and step.
+
+**Leaks** nothing in a step. The bit of the last step of an epoch is told to the owner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from protocols.mpc.operations.instructions import Shape
+from protocols.training.engine.circuit import Builder, Combine, Project, Sign, Sum, Truncate
+from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.layers import Signal
+
+SUMS = 2
+"""A number outside is missed in one step with a probability of 2^-SUMS."""
+
+ACTIVATIONS = 9
+"""Activations, and sums of `ROW` activations with any signs, lie within +-2^ACTIVATIONS = +-512."""
+
+ROW = 256
+"""Activations of an example that are summed, at most: the norm of more of them may be large where none of them is."""
+
+WEIGHTS = 14
+"""The same for all weights of a matrix: +-16,384."""
+
+DIGITS = 4
+"""Fractional bits that are compared."""
+
+REACH = 30
+"""Sums up to 2^REACH are found outside for sure; beyond, activations have wrapped around and are random."""
+
+COUNT = 32
+"""How many sums may be outside in a step, in bits."""
+
+
+def outside(build: Builder, before: int, activations: Sequence[Signal], weights: Sequence[int], *, bits: int = FRACTION) -> int:
+    """[`before` or any of `activations` (batch, ...) or `weights` outside]; weights with `bits` fractional bits, `before` a bit, (1,).
+
+    Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, and for each weight matrix.
+    """
+    counts = [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape))), ACTIVATIONS, x.bits) for x in activations]
+    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), WEIGHTS, bits) for x in weights]
+    total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
+    return build(Sign(build(Truncate(total, 1, COUNT))))
+
+
+def _row(shape: Shape) -> int:
+    """How many activations are summed: all of an example, or the largest part of at most `ROW` into which they can be cut."""
+    size = math.prod(shape[1:])
+    return max(row for row in range(1, min(size, ROW) + 1) if size % row == 0)
+
+
+def _outside(build: Builder, sums: int, bound: int, bits: int) -> int:
+    """How many of some sums are outside: 2 n - the number of times that 2^bound - s >= 0 or 2^bound + s >= 0."""
+    edge, drop = 1 << (bound + bits), bits - DIGITS
+    inside = [build(Sign(build(Truncate(build(Combine((sums,), (side,), edge)), drop, REACH + DIGITS)))) for side in (1, -1)]
+    return build(Sum(build(Combine(tuple(inside), (-1, -1), 2))))

@@ -1,0 +1,60 @@
+"""One shared model at the crypto provider: its keys, its requests, its pools of randomness."""
+
+from __future__ import annotations
+
+import asyncio
+
+from protocols.authority.rights import Claim
+from protocols.authority.seats import Seats
+from protocols.errors import (
+    WorkerLost,
+)
+from protocols.link.preprocessing import Preprocessing
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.program import Program
+from protocols.noisy_answers import Guarantee
+from protocols.serving.budget import Budget
+from protocols.serving.hosting import Hosting
+from protocols.serving.pool import Pool
+from protocols.serving.requests import Requests
+from protocols.serving.ticket import Reveal
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.granting import Granting, Later
+
+
+class Provided:
+    """One shared model at the provider."""
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        seats: Seats,
+        claim: Claim,
+        servers: tuple[ComputeServer, ComputeServer],
+        guarantee: Guarantee | None,
+        model: bytes,
+        preprocessing: Preprocessing,
+        seals: tuple[bytes, bytes],
+        later: Later,
+    ) -> None:
+        self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
+        self.seats, self.claim, self.model = seats, claim, model
+        weights, tickets = preprocessing.keys("weights"), preprocessing.keys("tickets")
+        self.weight_keys = weights.of
+        self.hostings = tuple(
+            Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
+            for party in (0, 1)
+        )
+        self.weight_masks: list[Ring] = []
+        self.requests = Requests(name)
+        self.budget = None if guarantee is None else Budget(name, guarantee.answers)
+        self.pools: dict[Reveal, Pool] = {}
+        self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
+        self.reveal: tuple[Reveal, ...] = ()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.lost: WorkerLost | None = None
+
+    def program_for(self, reveal: Reveal) -> Program:
+        """Return the program that ends in what is revealed."""
+        return self.program.for_label() if reveal == "label" else self.program

@@ -1,0 +1,179 @@
+"""The actor that deals the randomness of training: the crypto provider's part, or the helper's among equals, beside its `CryptoProvider`.
+
+It knows the masks of stored arrays and no masked value. Its messages come from owners only, who show rights that hold here: `store`,
+`begin`, `epoch`, `end`, `forget`.
+
+Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the shapes of arrays, how many steps are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from actors import Actor, ActorError, message
+from protocols.authority.membership import OWNER, Membership
+from protocols.authority.presence import Presence
+from protocols.authority.rights import Claim
+from protocols.concurrency import at_once
+from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
+from protocols.link.preprocessing import ExternalDealer, Preprocessing, Told, third_party
+from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.keystream import KeyStream
+from protocols.storage.holdings import Background, Holdings
+from protocols.training.engine.preprocessing import deal
+from protocols.training.terms import Column, Steps, Terms, check_held, widened
+from protocols.workers.training_server import TrainingServer
+
+
+class _Session:
+    """One run of training at the provider."""
+
+    def __init__(self, terms: Terms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
+        self.terms, self.claim, self.servers = terms, claim, servers
+        self.steps = Steps(terms)
+        self.done = 0
+        self.preprocessing: Preprocessing = ExternalDealer()
+
+
+class TrainingDealer(Actor):
+    """Deals the randomness of each step to both servers, ahead of them and within their memory.
+
+    Args:
+        cluster: whose third party it is.
+        holdings: of this worker; of its own if None.
+    """
+
+    def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None) -> None:
+        self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
+        self._masks = self._holdings.masks
+        self._sessions: dict[bytes, _Session] = {}
+        self._background = Background()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-dealer")
+
+    async def stopped(self) -> None:
+        """Ends what runs in the background."""
+        self._background.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @message(reentrant=True, by=OWNER)
+    async def store(self, column: Column, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
+        """Keeps the mask of an array as long as its owner is there. The masked array never comes here.
+
+        `digest` is that of the right to train on it, at this worker.
+        """
+        column.check()
+        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
+        self._holdings.claim_while_present(self._background, self.system, presence, column.handle, digest)
+        self._masks[column.handle] = first + second
+
+    @message(reentrant=True, by=OWNER)
+    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+        """Begins a run of training, which ends when its owner is gone: finds both servers.
+
+        Args:
+            terms: of the run.
+            digest: of the right to the run, at this worker.
+            rights: to the features, the targets, and the weights of the examples if there are any, at this worker.
+            presence: of the owner.
+
+        Raises:
+            NotOwner: the data are somebody else's.
+            UnknownModel: they are not here.
+            NotGranted: the owners of the data do not allow steps of so few examples.
+            ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
+        """
+        columns = list(terms.columns.values())
+        if len(rights) != len(columns):
+            raise InputError(f"{len(rights)} rights were shown for {len(columns)} arrays: one for each is needed")
+        for column, right, what in zip(columns, rights, ("features", "targets", "weights"), strict=False):
+            self._holdings.check(column.handle, right, what)
+            if column.handle not in self._masks:
+                raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
+        check_held(terms, *(self._masks[column.handle].shape for column in columns))
+        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.weighted)
+        where = self._cluster.seats(terms.equals, terms.name)
+        if self._cluster.place != where.third:
+            raise ClusterError(
+                f"this worker does not deal for the model {terms.name!r}: list the three workers in the order of the cluster"
+            )
+        claim, urls = Claim.of_caller(digest), [self._cluster.address(place) for place in where.servers]
+        first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in urls]
+        session = _Session(terms, claim, (first, second))
+        agree = [partial(server.agree, terms.session) for server in session.servers]
+        session.preprocessing = await third_party(terms.equals, terms.session, agree)
+        if terms.session in self._sessions:
+            raise NameTaken("a run of this name is under way; begin another one")
+        self._background.while_present(self.system, presence, lambda: self._gone(session))
+        self._sessions[terms.session] = session
+
+    def _gone(self, session: _Session) -> None:
+        if self._sessions.get(session.terms.session) is session:
+            del self._sessions[session.terms.session]
+
+    def _owned(self, run: bytes, right: bytes) -> _Session:
+        if run not in self._sessions:
+            raise UnknownModel("no such training runs here; it may have ended")
+        self._sessions[run].claim.check(right, "this training")
+        return self._sessions[run]
+
+    @message(reentrant=True, by=OWNER)
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
+        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
+        session = self._owned(run, right)
+        terms = session.terms
+        self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
+        loop = asyncio.get_running_loop()
+        sending: asyncio.Task[None] | None = None
+        try:
+            for rows in session.terms.rows(number)[start:]:
+                keys = session.preprocessing.keys("step", session.done)
+                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys.of)
+                if sending is not None:
+                    await sending
+                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys.told, dealt))
+                session.done += 1
+            if sending is not None:
+                await sending
+        except ActorError as error:
+            raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
+        finally:
+            if sending is not None:
+                sending.cancel()
+
+    def _dealt(self, session: _Session, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]) -> Ring:
+        terms = session.terms
+        masks = {
+            "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
+            "y": terms.targets(self._masks[terms.y.handle][rows]),
+        }
+        if terms.w is not None:
+            masks["w"] = self._masks[terms.w.handle][rows]
+        return deal(*session.steps[len(rows)], masks, keys)
+
+    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
+        halves: tuple[Ring | None, Ring | None] = (None, dealt)
+        await at_once(
+            *(
+                server.with_options(timeout=None).supply(session.terms.session, number, examples, key, half)
+                for server, key, half in zip(session.servers, keys, halves, strict=True)
+            )
+        )
+
+    @message(reentrant=True, by=OWNER)
+    async def end(self, run: bytes, right: bytes) -> None:
+        """Ends a run."""
+        if run in self._sessions:
+            self._owned(run, right)
+            del self._sessions[run]
+
+    @message(reentrant=True, by=OWNER)
+    async def forget(self, handle: bytes, right: bytes) -> None:
+        """Forgets the mask of an array, for who has placed it."""
+        if handle in self._holdings.claims:
+            self._holdings.check(handle, right, "array")
+            self._holdings.forget(handle)

@@ -1,0 +1,400 @@
+"""The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
+
+It holds one share of each array and each model under training. Its messages come from owners (`store`, `hold`, `load`, `begin`, `meet`,
+`epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`, `give_up`). An owner
+shows a right that holds at this server only; which workers the others are follows from the model's name.
+
+Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
+the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from actors import Actor, ActorError, caller, message
+from protocols.authority.membership import OTHER_SERVER, OWNER, THIRD_PARTY, Membership
+from protocols.authority.presence import Presence
+from protocols.authority.rights import Claim, digest, shows
+from protocols.authority.seats import seats
+from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
+from protocols.link.preprocessing import answered, server_key
+from protocols.link.run import Inboxes, drive
+from protocols.link.seal import Seal, seal_key
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.mpc.parties.pair import Agreement, Pair
+from protocols.storage.holdings import Background, Holdings, Model, Stored
+from protocols.storage.kept import RUN, About, Progress
+from protocols.storage.replicated import Component, Replicated
+from protocols.storage.vault import Label
+from protocols.training.engine.evaluation import Affine, evaluate
+from protocols.training.engine.preprocessing import StepMaterial
+from protocols.training.terms import AnyPlan, Column, Report, Steps, Terms, check_held, widened
+from protocols.workers.supply import Supply
+
+_SUM = "sum of "
+"""Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
+
+
+class _Session:
+    """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
+
+    def __init__(self, terms: Terms, claim: Claim, party: int, model: Model, peer: TrainingServer, patience: float) -> None:
+        self.terms, self.claim, self.me, self.model = terms, claim, Party(party), model
+        self.seats = seats(terms.equals, terms.name)
+        self.agreement = Agreement()
+        self.seal_key = b""
+        self.peer = peer.with_options(one_way=True)
+        self.steps = Steps(terms)
+        self.supply = Supply(self.steps.ahead)
+        self.inboxes = Inboxes(patience)
+        self.shares, self.sums = model.shares, model.sums
+        self.done = 0
+        self.watch: asyncio.Task[None] | None = None
+        self.pair: Pair | None = None
+
+    def close(self, reason: Exception) -> None:
+        self.inboxes.fail_all(reason)
+        self.inboxes.close()
+        if self.watch is not None:
+            self.watch.cancel()
+
+
+class TrainingServer(Actor):
+    """Trains shared models on shared data together with its twin.
+
+    Args:
+        cluster: whose server it is.
+        holdings: of this worker; of its own if None.
+        patience: seconds to wait for a message of the other server.
+    """
+
+    def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
+        self._cluster, self._patience = cluster or Membership(), patience
+        self._holdings = holdings or Holdings()
+        self._stored, self._models = self._holdings.arrays, self._holdings.models
+        self._sessions: dict[bytes, _Session] = {}
+        self._background = Background()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="expand")
+
+    async def stopped(self) -> None:
+        """Ends what runs in the background."""
+        for session in self._sessions.values():
+            session.close(WorkerLost("the server stops"))
+        self._background.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
+        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
+
+    # The owners' messages.
+
+    @message(reentrant=True, by=OWNER)
+    async def store(self, column: Column, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
+        """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask.
+
+        `digest` is that of the right to train on it, at this worker.
+        """
+        if masked.shape != column.shape:
+            raise InputError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
+        self._claim(presence, column.handle, digest)
+        self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
+
+    @message(reentrant=True, by=OWNER)
+    async def hold(self, column: Column, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
+        """Among equals: keeps two of the three components of an array as long as its owner is there."""
+        array = Replicated(components, column.shape)
+        self._claim(presence, column.handle, digest)
+        self._holdings.hold(column.handle, array)
+
+    @message(reentrant=True, by=OWNER)
+    async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
+        """Keeps this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
+        shapes = plan.shapes
+        if [share.shape for share in shares] != list(shapes.values()):
+            raise InputError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
+        states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
+        self._claim(presence, handle, digest)
+        self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
+
+    @message(reentrant=True, by=OWNER)
+    async def begin(self, terms: Terms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
+        """Begins a run of training, which ends when its owner is gone: finds the data and the other server.
+
+        Args:
+            terms: of the run.
+            digest: of the right to the run, at this server.
+            model: handle of the weights.
+            rights: to the features, the targets, the weights of the examples if there are any, and the model, at this server.
+            presence: of the owner.
+
+        Returns:
+            This server's public key for the seals, to be brought to the other one, see `meet`.
+
+        Raises:
+            NotOwner: the data or the model are somebody else's.
+            UnknownModel: they are not here.
+            NotGranted: the owners of the data do not allow steps of so few examples.
+            ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
+        """
+        arrays = [column.handle for column in terms.columns.values()]
+        owned = (*zip(arrays, ("features", "targets", "weights"), strict=False), (model, "model"))
+        if len(rights) != len(owned):
+            raise InputError(f"{len(rights)} rights were shown for {len(owned)} things: one for each array, and one for the model")
+        for (handle, what), right in zip(owned, rights, strict=True):
+            self._holdings.check(handle, right, what)
+        if model not in self._models or any(array not in self._stored for array in arrays):
+            raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
+        check_held(terms, *(self._stored[array].shape for array in arrays))
+        self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
+        if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
+            raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
+        claim, where = Claim.of_caller(digest), self._cluster.seats(terms.equals, terms.name)
+        if self._cluster.place == where.third:
+            raise ClusterError(f"this worker deals for the model {terms.name!r}: list the three workers in the order of the cluster")
+        party = where.party(self._cluster.place)
+        peer = await self.system.connect(f"{self._cluster.address(where.servers[1 - party])}/training", TrainingServer)
+        if terms.session in self._sessions:
+            raise NameTaken("a run of this name is under way; begin another one")
+        self._models[model].use &= self._holdings.use_of(*arrays)
+        session = _Session(terms, claim, party, self._models[model], peer, self._patience)
+        self._background.while_present(self.system, presence, lambda: self._gone(session))
+        self._sessions[terms.session] = session
+        session.watch = asyncio.create_task(self._watch(session, peer))
+        return session.agreement.public
+
+    def _gone(self, session: _Session) -> None:
+        if self._sessions.get(session.terms.session) is session:
+            del self._sessions[session.terms.session]
+            session.close(WorkerLost("the owner is gone"))
+
+    @message(reentrant=True, by=OWNER)
+    async def meet(self, run: bytes, right: bytes, public: bytes) -> None:
+        """Takes the public key of the other server, once: from now on both seal what they send each other."""
+        session = self._owned(run, right)
+        if session.seal_key:
+            raise TicketRefused("the servers of this training have met already; begin a new one")
+        session.seal_key = seal_key(session.agreement, public, run)
+
+    async def _watch(self, session: _Session, peer: TrainingServer) -> None:
+        ended = await self.system.watch(peer)
+        session.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
+
+    @message(reentrant=True, by=OWNER)
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> Report:
+        """Makes the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
+        session = self._owned(run, right)
+        clock = asyncio.get_running_loop().time
+        rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
+        if told:
+            session.model.use.check_reveal(caller().common_name)
+        if not session.seal_key:
+            raise TicketRefused("the servers of this training have not met: each needs the public key of the other")
+        seal = Seal(session.seal_key, derive(run, "epoch", number, start, session.done))
+        if start == 0:
+            session.sums = {}
+        steps = session.terms.rows(number)
+        self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
+        for rows in steps[start:stop]:
+            before = clock()
+            material, dealt = await session.supply.take(session.done)
+            waited += clock() - before
+            outputs, cost = await self._step(session, rows, material, dealt, seal)
+            session.sums = {
+                name: session.sums.get(name, np.zeros(1, np.uint64)) + outputs[name] for name in outputs.keys() - session.shares.keys()
+            }
+            session.shares = {name: outputs[name] for name in session.shares}
+            session.done += 1
+            rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
+        known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
+        sums = {name: known[name] for name in told} if stop >= len(steps) else {}
+        seconds = clock() - begun
+        return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
+
+    @message(reentrant=True, by=OWNER)
+    async def keep(self, run: bytes, right: bytes) -> None:
+        """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
+        session = self._owned(run, right)
+        session.model.shares, session.model.sums = session.shares, session.sums
+
+    @message(reentrant=True, by=OWNER)
+    async def begun(self, run: bytes, right: bytes, number: int) -> int:
+        """Waits until step `number` of the run has begun; how many have."""
+        return await self._owned(run, right).supply.passed(number)
+
+    # Checkpoints.
+
+    @message(reentrant=True, by=OWNER)
+    async def save(self, run: bytes, right: bytes, label: Label, kept: bytes, progress: Progress) -> None:
+        """Writes this server's shares of all that the next step depends on: a version of the training that `kept` is the right to, here.
+
+        Raises:
+            NotGranted: versions of that name belong to somebody else.
+        """
+        session, vault = self._owned(run, right), self._holdings.vault
+        model = session.model
+        if label.kind != RUN or not all([shows(kept, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
+            raise NotGranted("this is the right to another training")
+        check = derive(run, "saved", label.serial, label.tag, session.done)
+        about = About("server", digest(kept), digest(kept), progress=progress, check=check, granted=model.use)
+        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
+        await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
+
+    async def _about(self, label: Label) -> About:
+        return msgspec.msgpack.decode(await asyncio.to_thread(self._holdings.vault.about, label), type=About)
+
+    @message(reentrant=True, by=OWNER)
+    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, kept: bytes, presence: Presence) -> None:
+        """Holds a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
+
+        Args:
+            handle: for the model.
+            digest: of the right to it, at this server.
+            plan: what is trained.
+            label: of the version.
+            kept: the right to the training, at this server.
+            presence: of the owner.
+        """
+        about = await self._about(label) if label.kind == RUN else None
+        if about is None or not shows(kept, about.use):
+            raise NotGranted("this is the right to another training")
+        _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
+        sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes != plan.shapes | plan.states:
+            raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
+        self._claim(presence, handle, digest)
+        self._models[handle] = Model(plan, arrays, sums, about.granted)
+
+    async def _step(
+        self, session: _Session, rows: npt.NDArray[np.int64], material: StepMaterial, dealt: int, seal: Seal
+    ) -> tuple[dict[str, Ring], tuple[int, int]]:
+        terms, run = session.terms, session.terms.session
+        channel = derive(run, "step", session.done)
+        given: dict[str, Affine | Ring] = dict(session.shares)
+        given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
+        given["y"] = self._wire(session, terms.y, rows, terms.targets)
+        if terms.w is not None:
+            given["w"] = self._wire(session, terms.w, rows, lambda array: array)
+
+        async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
+            await session.peer.deliver(run, channel, number, arrays)
+
+        protocol = evaluate(session.me, session.steps.at(len(rows), terms.made + session.done), material, given)
+        try:
+            with session.inboxes.claimed(channel) as inbox:
+                other, patience = session.me.other, self._patience
+                outputs, cost = await drive(protocol, channel, inbox, send, other=other, seal=seal, dealt=dealt, patience=patience)
+        except ActorError as error:
+            raise WorkerLost(f"the other server cannot be reached: {error}") from None
+        except BaseException:
+            self._background.later(session.peer.give_up(run, channel))
+            raise
+        return outputs, (cost.rounds, cost.sent)
+
+    def _wire(self, session: _Session, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+        """Some examples of an array, in the form in which a step takes them."""
+        if column.handle not in self._stored:
+            raise UnknownModel(f"{column.name!r} is not held here any more: its owner is gone")
+        wire = self._stored[column.handle].wire(session.seats.helper, rows)
+        return Affine(form(wire.a), {"R": form(wire.parts["R"])})
+
+    @message(reentrant=True, by=OWNER)
+    async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
+        """This server's shares of the weights of a model, for who has placed it.
+
+        Raises:
+            NotGranted: the owners of the data on which it was trained open weights to others only.
+        """
+        self._holdings.check(handle, right, "model")
+        if handle not in self._models:
+            raise UnknownModel("this server has no such model; its owner may be gone, or the server was started anew")
+        model = self._models[handle]
+        model.use.check_reveal(caller().common_name)
+        return [model.shares[name] for name in model.plan.shapes]
+
+    @message(reentrant=True, by=OWNER)
+    async def end(self, run: bytes, right: bytes) -> None:
+        """Ends a run; the weights stay."""
+        session = self._owned(run, right)
+        del self._sessions[run]
+        session.close(UnknownModel("this training has ended"))
+
+    @message(reentrant=True, by=OWNER)
+    async def forget(self, handle: bytes, right: bytes) -> None:
+        """Forgets a model's shares, or a stored array's, for who has placed them."""
+        if handle in self._holdings.claims:
+            self._holdings.check(handle, right, "model or array")
+            self._holdings.forget(handle)
+
+    def _owned(self, run: bytes, right: bytes) -> _Session:
+        session = self._session(run)
+        session.claim.check(right, "this training")
+        return session
+
+    def _session(self, run: bytes) -> _Session:
+        if run not in self._sessions:
+            raise UnknownModel("no such training runs here; it may have ended")
+        return self._sessions[run]
+
+    # The third party's messages.
+
+    def _dealt(self, run: bytes, what: str) -> _Session:
+        """The run of a message that its third party alone may send."""
+        session = self._session(run)
+        self._cluster.require(session.seats.third, what)
+        return session
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def agree(self, run: bytes, public: bytes | None) -> bytes | None:
+        """Among equals: agrees on a secret with the helper of a run, once; gives this server's public key."""
+        session = self._dealt(run, "agree")
+        if (public is not None) != session.terms.equals:
+            raise ClusterError("a helper among equals agrees on a secret with this server, and a crypto provider does not")
+        if public is None:
+            return None
+        if session.pair is not None:
+            raise TicketRefused("the keys of this training are agreed on already; begin a new one")
+        mine, session.pair = answered(public, run, session.me.index)
+        return mine
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def supply(self, run: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
+        """Takes the randomness of a step as soon as there is room; returns when it is expanded."""
+        session = self._dealt(run, "supply")
+        await session.supply.room(number)
+        own = server_key(session.terms.equals, session.pair, key, "step", number)
+        layout = session.steps[examples][1]
+        loop = asyncio.get_running_loop()
+        material = await loop.run_in_executor(self._thread, StepMaterial.of, layout, own, dealt)
+        await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
+
+    # The other server's messages.
+
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, run: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        """One round of a step; of a training that has ended meanwhile, nothing."""
+        session = self._linked(run, "deliver")
+        if session is not None:
+            session.inboxes.put(channel, number, arrays)
+
+    @message(reentrant=True, by=OTHER_SERVER)
+    def give_up(self, run: bytes, channel: bytes) -> None:
+        """The other server will send no more for a step."""
+        session = self._linked(run, "give_up")
+        if session is not None:
+            session.inboxes.fail(channel, WorkerLost("the other server gave this step up"))
+
+    def _linked(self, run: bytes, what: str) -> _Session | None:
+        """The run of a message that its other server alone may send."""
+        session = self._sessions.get(run)
+        if session is not None:
+            self._cluster.require(session.seats.servers[session.me.other], what)
+        return session

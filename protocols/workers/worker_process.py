@@ -1,0 +1,166 @@
+"""A worker as a process of its own: `python -m protocols.workers.worker_process [--message-limit BYTES] HOST:PORT [FOLDER]`.
+
+It offers all roles: it computes, trains, deals randomness, sums, and keeps shares in the folder, if there is one. It
+prints `ready ADDRESS` when it can be reached and its kernels are compiled. It never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ssl
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLContext
+
+from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
+from actors.guard.refusals import know_own_certificate
+from actors.processes import log_to_parent
+from protocols.authority.enrolment import ENROLMENT, Enrolment
+from protocols.authority.membership import Membership
+from protocols.errors import ProtocolError
+from protocols.storage.holdings import Holdings
+from protocols.storage.vault import Vault
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.keeper import Keeper
+from protocols.workers.sum_server import SumServer
+from protocols.workers.training_dealer import TrainingDealer
+from protocols.workers.training_server import TrainingServer
+
+PARTS: Mapping[str, type[Actor]] = {
+    "server": ComputeServer,
+    "provider": CryptoProvider,
+    "sums": SumServer,
+    "training": TrainingServer,
+    "training-dealer": TrainingDealer,
+    "keeper": Keeper,
+}
+"""The actors of a worker, by their names. Each is given the cluster; those in `HOLDING` also what the worker holds."""
+HOLDING = frozenset({"training", "training-dealer", "keeper"})
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """How a worker is reached and reaches others: its own certificate, and whom it trusts. Without one, in the clear on loopback only."""
+
+    listen: SSLContext | None = None
+    connect: SSLContext | None = None
+    allow_plaintext: bool = False
+
+
+def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
+    """TLS with certificates on both sides, signed by one authority (PEM files)."""
+    listen = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
+    connect = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(authority))
+    for context in (listen, connect):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(certificate, key)
+        know_own_certificate(context, certificate)
+    listen.verify_mode = ssl.CERT_REQUIRED
+    return Encryption(listen, connect)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    address: str,
+    encryption: Encryption,
+    cluster: Membership,
+    *,
+    data: Path | None = None,
+    data_key: Path | None = None,
+    parts: Mapping[str, type[Actor]] | None = None,
+    message_limit: int = limits.MESSAGE_LIMIT,
+) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
+    """Offer all parts of a worker as long as the block lasts; gives its system, and what it holds.
+
+    What its actors are sent is checked against the cluster and the roles in `cluster`, and no message makes it connect to an address that
+    is not in there.
+
+    Args:
+        address: host:port; port 0 chooses one.
+        encryption: in the clear, or TLS.
+        cluster: whose worker it is.
+        data: folder in which shares are kept; None: nothing is kept.
+        data_key: file with the key that they are encrypted under; None: a file in the folder.
+        parts: classes to use instead of those in `PARTS`, by name.
+        message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
+
+    Raises:
+        VaultError: the folder or the key cannot be used.
+    """
+    scheme = "ws" if encryption.listen is None else "wss"
+    with contextlib.closing(Holdings(None if data is None else Vault.open(data, data_key))) as holdings:
+        async with ActorSystem(
+            listen=f"{scheme}://{address}",
+            ssl=encryption.listen,
+            connect_ssl=encryption.connect,
+            allow_plaintext=encryption.allow_plaintext,
+            roles=cluster.roles,
+            refer=False,
+            named=cluster.names,
+            for_user=False,
+            known_only=not cluster.believe,
+            message_limit=message_limit,
+        ) as system:
+            for name, part in {**PARTS, **(parts or {})}.items():
+                await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)
+            if not system.address.startswith("wss"):
+                await system.spawn(Enrolment, cluster, name=ENROLMENT)
+            yield system, holdings
+
+
+async def run(
+    address: str,
+    encryption: Encryption,
+    *,
+    with_parent: bool,
+    cluster: Membership | None = None,
+    data: Path | None = None,
+    data_key: Path | None = None,
+    message_limit: int = limits.MESSAGE_LIMIT,
+) -> None:
+    """Serves until told to stop; with a parent, no longer than the parent lives.
+
+    Args:
+        address: host:port; port 0 chooses one.
+        encryption: in the clear, or TLS.
+        with_parent: started by a cluster.
+        cluster: whose worker it is; None: it learns that from a process of its own user, on loopback.
+        data: folder in which shares are kept; None: nothing is kept.
+        data_key: file with the key that they are encrypted under; None: a file in the folder.
+        message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
+
+    Raises:
+        VaultError: the folder or the key cannot be used.
+        ValueError: `message_limit` is out of its range.
+    """
+    membership = cluster or Membership()
+    async with opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _):
+        print(f"ready {system.address}", flush=True)
+        if with_parent:
+            await exit_with_parent()
+        else:
+            await system.serve_forever()
+
+
+def _started() -> None:
+    """What a cluster starts."""
+    parser = argparse.ArgumentParser(prog="python -m protocols.workers.worker_process")
+    parser.add_argument("--message-limit", type=int, default=limits.MESSAGE_LIMIT)
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path, nargs="?")
+    given = parser.parse_args()
+    try:
+        work = run(given.address, Encryption(), with_parent=True, data=given.folder, message_limit=given.message_limit)
+        asyncio.run(work)
+    except (ActorError, ProtocolError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    log_to_parent()
+    _started()

@@ -1,0 +1,165 @@
+"""Messages that are altered on their way to or between the servers give an error and no answer, and the next request is answered."""
+
+import asyncio
+import contextlib
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from actors import message
+from inner_workers import inner_workers
+from protocols import connect, share
+from protocols.authority.membership import OTHER_SERVER
+from protocols.client.remote_model import RemoteModel
+from protocols.errors import Altered
+from protocols.link.seal import Seal
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.training_server import TrainingServer
+
+
+class Altering(ComputeServer):
+    """A server whose incoming messages have one bit flipped: in the round `alter`, if it is not None."""
+
+    alter: int | None = None
+
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, model: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        if number == self.alter:
+            arrays = [array.copy() for array in arrays]
+            arrays[-1].reshape(-1)[-1] ^= np.uint64(1)
+        for entry in self._linked(model, "deliver"):
+            entry.inboxes.put(channel, number, arrays)
+
+
+class AlteringTrainer(TrainingServer):
+    """The same for training."""
+
+    alter: int | None = None
+
+    @message(reentrant=True, by=OTHER_SERVER)
+    def deliver(self, run: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        if number == self.alter:
+            arrays = [array.copy() for array in arrays]
+            arrays[0].reshape(-1)[0] ^= np.uint64(1 << 12)
+        for session in self._sessions.values():
+            session.inboxes.put(channel, number, arrays)
+
+
+@contextlib.asynccontextmanager
+async def trained_by():
+    """A cluster in this process, of which the second server can be told to alter what arrives in training."""
+    altering = type("Told", (AlteringTrainer,), {})
+    async with inner_workers(parts=[None, {"training": altering}, None]) as (_, cluster):
+        yield altering, cluster
+
+
+async def test_an_epoch_of_training_that_was_altered_is_thrown_away():
+    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="net")
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    async with trained_by() as (altering, cluster):
+        x = await cluster.store("x", rng.uniform(size=(20, 4)).astype(np.float32))
+        y = await cluster.store("y", rng.integers(0, 3, 20))
+        async with await share(model, cluster) as shared:
+            assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
+            before = (await shared.reveal()).get_weights()
+            altering.alter = 2
+            with pytest.raises(Altered, match="in epoch 1"):
+                await anext(shared.fit(x, y, epochs=1, batch_size=10))
+            altering.alter = None
+            for old, new in zip(before, (await shared.reveal()).get_weights(), strict=True):
+                np.testing.assert_array_equal(old, new)
+            assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
+
+
+@contextlib.asynccontextmanager
+async def served(model):
+    """A cluster in this process, of which the second server can be told to alter what arrives."""
+    altering = type("Told", (Altering,), {})
+    async with (
+        inner_workers(parts=[None, {"server": altering}, None]) as (_, cluster),
+        await share(model, cluster, name="small") as shared,
+    ):
+        serving = asyncio.create_task(shared.serve(1000))
+        try:
+            async with connect(cluster, "small") as remote:
+                yield altering, remote, shared
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.mark.parametrize("reveal", ["logits", "label"])
+async def test_a_bit_that_is_flipped_in_any_round(model, images, expected, reveal):
+    async with served(model) as (altering, remote, _):
+        await asyncio.sleep(0.05)
+        first = await remote.query(images[:3], reveal=reveal)
+        rounds = remote.last.rounds
+        for number in range(rounds):
+            altering.alter = number
+            with pytest.raises(Altered, match="do not agree on what they sent each other"):
+                await remote.query(images[:3], reveal=reveal)
+        altering.alter = None
+        if reveal == "logits":
+            np.testing.assert_allclose(await remote.query(images[:3]), expected[:3], atol=0.005)
+            np.testing.assert_allclose(first, expected[:3], atol=0.005)
+
+
+async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):
+    """A link to one server that alters the masked input."""
+    part = RemoteModel._part
+
+    async def wrong(self, x, granted, secret):
+        class Other:
+            def __init__(self, server):
+                self._server = server
+
+            async def answer(self, ticket, right, m):
+                m = m.copy()
+                m.reshape(-1)[0] += np.uint64(1 << 20)
+                return await self._server.answer(ticket, right, m)
+
+        servers = self._servers
+        self._servers = (servers[0], Other(servers[1]))
+        try:
+            return await part(self, x, granted, secret)
+        finally:
+            self._servers = servers
+
+    async with served(model) as (_, remote, _):
+        await asyncio.sleep(0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(RemoteModel, "_part", wrong)
+            with pytest.raises(Altered):
+                await remote.query(images[:2])
+        assert (await remote.query(images[:2])).shape == (2, 4)
+
+
+def sealed(*messages, key=b"k" * 32, channel=b"c" * 16):
+    seal = Seal(key, channel)
+    for one in messages:
+        seal.add(one)
+    return seal.close()
+
+
+def test_seals_tell_what_was_sent_in_which_message():
+    a, b = np.arange(5, dtype=np.uint64), np.arange(5, 9, dtype=np.uint64)
+    base = sealed([a], [b])
+    assert base == sealed([a.copy()], [b.copy()])
+    others = [
+        sealed([b], [a]),
+        sealed([a, b], []),
+        sealed([a], [b], []),
+        sealed([np.concatenate([a, b])], []),
+        sealed([a], [b[::-1]]),
+        sealed([a], [b], key=b"k" * 31 + b"l"),
+        sealed([a], [b], channel=b"d" * 16),
+        sealed([a], [b], channel=b"c" * 15),
+        sealed([a.view(np.int64) + 2**61], [b]),
+        sealed([a], [a, b]),
+    ]
+    assert len({base, *others}) == 11
+    assert len(base) == 32
