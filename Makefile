@@ -11,7 +11,7 @@ export TF_NUM_INTEROP_THREADS ?= 1
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable . --group dev
-	$(BIN)/python -m protocols.kernels
+	$(BIN)/python -m protocols.mpc.kernels
 	touch $@
 
 demo: .venv/ready

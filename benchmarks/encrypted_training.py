@@ -24,7 +24,7 @@ import numpy as np
 from keras import layers
 
 from protocols import Cluster, Worker, share
-from protocols.training.telling.epochs import Epoch
+from protocols.owner.epochs import Epoch
 
 DIGITS = Path(__file__).parents[1] / "examples" / "mnist_10k.npz"
 BATCH = 128

@@ -1,7 +1,7 @@
 """How fast the ring kernels and the key stream are on this machine: `python -m benchmarks.kernels [--json]`.
 
-One thread. Kernels in 10^9 multiply-adds a second through the public functions of `protocols.ring`, with plain numpy beside them;
-key streams in GB/s. Each figure is the best of many runs within a fraction of a second.
+One thread. Kernels in 10^9 multiply-adds a second through the public functions of `protocols.mpc.numbers.ring`, with plain numpy beside
+them; key streams in GB/s. Each figure is the best of many runs within a fraction of a second.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from unittest import mock
 
 import numpy as np
 
-from protocols import kernels, ring
-from protocols.kernels import reference
-from protocols.keystream import KeyStream
+from protocols.mpc import kernels
+from protocols.mpc.kernels import reference
+from protocols.mpc.numbers import ring
+from protocols.mpc.parties.keystream import KeyStream
 
 SECONDS = 0.1  # for one figure
 

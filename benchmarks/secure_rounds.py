@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from federated import Evaluation, OwnerDropped, OwnMasker, SecureAggregation, Task, Update
-from federated.gathering import Gathering
-from federated.masker import Masker
-from federated.rounds import Round
-from federated.update import Blueprint, LocalTraining
+from federated.owners.masker import Masker
+from federated.rounds.gathering import Gathering
+from federated.rounds.rounds import Round
+from federated.tasks.update import Blueprint, LocalTraining
 from protocols.secure_aggregation.session import Masked
 
 
