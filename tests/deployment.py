@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocols.mpc import dealer, inference
-from protocols.mpc.operations.linear import WeightShares, weight_masks
+from protocols.mpc.engine.sides import WeightShares
+from protocols.mpc.operations.weights import weight_masks
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.parties.material import Material, dealt_words, own_words

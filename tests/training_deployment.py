@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployment import key
+from protocols.mpc.circuit import Circuit, deal, evaluate
+from protocols.mpc.engine.values import Affine
 from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.simulator import Transcript, simulate
-from protocols.training.engine.circuit import Circuit, Given
-from protocols.training.engine.evaluation import Affine, evaluate
-from protocols.training.engine.functions import FRACTION
-from protocols.training.engine.preprocessing import StepLayout, StepMaterial, deal
+from protocols.training.networks.functions import FRACTION
 
 SCALE = 2.0**-FRACTION
 
@@ -29,7 +30,6 @@ class Trainers:
     def run(self, values: dict[str, Ring]) -> Transcript:
         """Evaluates the circuit on the given values, which this shares first. The bit `outside` begins at zero."""
         values = {"outside": np.zeros(1, np.uint64), **values}
-        layout = StepLayout(self.circuit)
         keys = key(f"step0{self.salt}"), key(f"step1{self.salt}")
         given: tuple[dict, dict] = ({}, {})
         masks = {}
@@ -43,9 +43,11 @@ class Trainers:
                         mine[op.name] = Affine(value + masks[op.name], {"R": half})
                 else:
                     given[0][op.name], given[1][op.name] = first, value - first
-        dealt = deal(self.circuit, layout, masks, keys)
+        dealt = deal(self.circuit, masks, keys)
         halves = (None, dealt)
-        return simulate({i: evaluate(Party(i), self.circuit, StepMaterial.of(layout, keys[i], halves[i]), given[i]) for i in (0, 1)})
+        return simulate(
+            {i: evaluate(Party(i), self.circuit, Material.of(self.circuit.layout, keys[i], 1, halves[i]), given[i]) for i in (0, 1)}
+        )
 
     def outputs(self, values: dict[str, Ring]) -> dict[str, Ring]:
         """The outputs, both shares added."""

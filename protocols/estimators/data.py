@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from protocols.errors import InputError
 from protocols.estimators.settings import Array, Data
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.terms import SharedArray
 
 WEIGHT_ERROR = 1e-3

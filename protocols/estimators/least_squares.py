@@ -8,7 +8,7 @@ import numpy as np
 
 from protocols.estimators.settings import Array
 from protocols.mpc.parties.exchange import Ring
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 
 ROUNDING = 2.0 ** (-2 * FRACTION) / 12

@@ -15,7 +15,7 @@ from protocols.estimators.data import Basis, Scale, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
 from protocols.training.terms import SharedArray

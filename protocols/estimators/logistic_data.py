@@ -15,7 +15,7 @@ from protocols.estimators.data import Scale
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
 from protocols.mpc.parties.exchange import Ring
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import Asked as Sum
 from protocols.training.terms import SharedArray

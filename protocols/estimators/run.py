@@ -18,7 +18,6 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.fitting import MEMORY, Running, begun
 from protocols.owner.stored import training_servers
-from protocols.training.engine.preprocessing import StepLayout
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.terms import SharedArray, Terms
@@ -162,6 +161,6 @@ def _lost(error: Exception) -> WorkerLost:
 def batch_within(plan: Logistic, memory: int = STEP_MEMORY) -> int:
     """The largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
     batch = plan.examples
-    while batch > 1 and StepLayout(plan.circuit(batch)).bytes > memory:
+    while batch > 1 and plan.circuit(batch).layout.bytes_per_example > memory:
         batch = -(-batch // 2)
     return batch

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from protocols.errors import ModelError, UnsupportedLayer
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 from protocols.owner.compiled_loss import check_named, compiled_loss, loss_weight
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
 from protocols.owner.metrics import threshold
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import AnyLayer, AveragePooling2D, Conv2D, Dense, Flatten, MaxPooling2D, ReLU, same
 from protocols.training.step import Plan
 

@@ -11,7 +11,7 @@ import msgspec
 from protocols.errors import PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.targets import METRICS
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import METRIC_BITS
 from protocols.training.step import Plan
 from protocols.training.terms import Report, Terms

@@ -30,7 +30,7 @@ from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
 from protocols.owner.targets import asked, check_targets, check_told
 from protocols.storage.kept import Progress
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, SharedArray, Terms, check
 from protocols.workers.training_dealer import TrainingDealer

@@ -12,7 +12,7 @@ from protocols.authority.rights import new_secret
 from protocols.errors import TooLarge, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.inputs.ranges import InputRange
-from protocols.mpc.operations.instructions import AddNoise
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster

@@ -14,7 +14,7 @@ from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
-from protocols.mpc.operations.linear import weight_masks
+from protocols.mpc.operations.weights import weight_masks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee

@@ -19,7 +19,7 @@ from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.storage.replicated import held_by, split
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.terms import Column, Content, SharedArray
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer

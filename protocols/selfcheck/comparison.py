@@ -18,8 +18,8 @@ from protocols.errors import Inaccurate, ModelError, WindowError
 from protocols.mpc import plaintext
 from protocols.mpc.encoding import bounds, encoded
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.mpc.operations import linear
-from protocols.mpc.operations.instructions import Conv2D, Dense, MatMul
+from protocols.mpc.operations.bilinear import MatMul
+from protocols.mpc.operations.weights import Conv2D, Dense, Weighted
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.program import Program, infer
 from protocols.selfcheck.examples import Real, drawn
@@ -156,7 +156,7 @@ def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, 
                 part,
                 wanted,
                 rounding=lambda shape: stream.words(shape) & np.uint64(1),
-                product=linear.product,
+                product=Weighted.product,
             )
         except WindowError:
             raise _left(name, lowered, source) from None

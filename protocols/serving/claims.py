@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import ProgramError, ProtocolError, ServingError
-from protocols.mpc.operations.instructions import AddNoise, Shape
+from protocols.mpc.engine.values import Shape
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.material import packed
 from protocols.mpc.program import Program, infer

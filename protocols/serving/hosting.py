@@ -10,9 +10,10 @@ import numpy as np
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.link.preprocessing import Told, server_key
 from protocols.mpc import inference
-from protocols.mpc.operations.linear import WeightShares, weight_masks
+from protocols.mpc.engine.sides import WeightShares
+from protocols.mpc.operations.weights import weight_masks
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.material import Material, dealt_words, own_words
+from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Pair
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import Guarantee
@@ -297,13 +298,9 @@ class HostedModel:
         """
         program = self.programs[reveal]
         plan = inference.layout(program)
-        if dealt is None:
-            dealt = dealt_words(key, plan, examples)
-        elif dealt.shape != (plan.dealt * examples,):
-            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {plan.dealt * examples} are needed")
-        elif not dealt.flags.writeable:
+        if dealt is not None and not dealt.flags.writeable:
             dealt = dealt.copy()
-        material = Material(plan.views(own_words(key, plan, examples), dealt, examples), 0, examples)
+        material = Material.of(plan, key, examples, dealt)
         inference.prepare(program, self.weights, material)
         return material
 

@@ -17,11 +17,11 @@ from actors import ActorError, Surroundings
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
 from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
+from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.kept import Stretch, Use, check_steps
 from protocols.storage.replicated import Replicated
 from protocols.storage.vault import Vault
-from protocols.training.engine.evaluation import Affine
 from protocols.training.terms import AnyPlan, Column
 
 

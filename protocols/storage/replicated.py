@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import SharingError, UnknownModel
+from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.training.engine.evaluation import Affine
 
 
 class Component(msgspec.Struct, frozen=True):

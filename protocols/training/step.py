@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
-from protocols.training.engine.circuit import Builder, Circuit, Given, Open, Reshape
+from protocols.mpc.circuit import Builder, Circuit
+from protocols.mpc.operations.moves import Reshape
+from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.networks.losses import Loss, gradient, gradient_scale
 from protocols.training.networks.optimizers import GradientDescent, Optimizer, Shapes, changes, update

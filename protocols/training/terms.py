@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import InputError, TooLarge
+from protocols.mpc.circuit import Circuit
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
-from protocols.training.engine.circuit import Circuit
-from protocols.training.engine.preprocessing import StepLayout
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 
@@ -282,11 +281,8 @@ class Steps:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
         self._plan = terms.plan
-        self._circuits: dict[int, tuple[Circuit, StepLayout]] = {}
-        for size in sizes:
-            circuit = terms.plan.circuit(size)
-            self._circuits[size] = circuit, StepLayout(circuit)
-        self.bytes = max(layout.bytes for _, layout in self._circuits.values())
+        self._circuits = {size: terms.plan.circuit(size) for size in sizes}
+        self.bytes = max(circuit.layout.bytes_per_example for circuit in self._circuits.values())
         memory = min(terms.memory, MEMORY_LIMIT)
         if self.bytes > memory:
             raise TooLarge(
@@ -298,8 +294,8 @@ class Steps:
     def at(self, size: int, number: int) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""
         if self._plan.changing:
-            return self._plan.circuit(size, number)
-        return self._circuits[size][0]
+            return self._plan.circuit(size, number).arranged_as(self._circuits[size])
+        return self._circuits[size]
 
-    def __getitem__(self, size: int) -> tuple[Circuit, StepLayout]:
+    def __getitem__(self, size: int) -> Circuit:
         return self._circuits[size]

@@ -34,7 +34,7 @@ from protocols.errors import (
 )
 from protocols.link.preprocessing import third_party
 from protocols.mpc import dealer, inference
-from protocols.mpc.operations.linear import summed_weight_masks
+from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, Opening, Tally

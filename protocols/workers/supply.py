@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from protocols.errors import TicketRefused
-from protocols.training.engine.preprocessing import StepMaterial
+from protocols.mpc.parties.material import Material
 
 
 class Supply:
@@ -18,7 +18,7 @@ class Supply:
     def __init__(self, ahead: int) -> None:
         self._ahead = ahead
         self._next = 0
-        self._here: dict[int, tuple[StepMaterial, int]] = {}
+        self._here: dict[int, tuple[Material, int]] = {}
         self._promised: set[int] = set()
         self._changed = asyncio.Condition()
 
@@ -34,7 +34,7 @@ class Supply:
         async with self._changed:
             await self._changed.wait_for(lambda: number < self._next + self._ahead)
 
-    async def put(self, number: int, material: StepMaterial, dealt: int) -> None:
+    async def put(self, number: int, material: Material, dealt: int) -> None:
         """The material of a step, and how many bytes of it were dealt."""
         async with self._changed:
             self._here[number] = material, dealt
@@ -46,7 +46,7 @@ class Supply:
             await self._changed.wait_for(lambda: self._next > number)
             return self._next
 
-    async def take(self, number: int) -> tuple[StepMaterial, int]:
+    async def take(self, number: int) -> tuple[Material, int]:
         """Waits for the material of the next step and takes it away."""
         async with self._changed:
             await self._changed.wait_for(lambda: number in self._here)

@@ -22,10 +22,10 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import at_once
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.preprocessing import ExternalDealer, Preprocessing, Told, third_party
+from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.storage.holdings import Background, Holdings
-from protocols.training.engine.preprocessing import deal
 from protocols.training.terms import Column, Steps, Terms, check_held, widened
 from protocols.workers.training_server import TrainingServer
 
@@ -153,7 +153,7 @@ class TrainingDealer(Actor):
         }
         if terms.w is not None:
             masks["w"] = self._masks[terms.w.handle][rows]
-        return deal(*session.steps[len(rows)], masks, keys)
+        return deal(session.steps[len(rows)], masks, keys)
 
     async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)

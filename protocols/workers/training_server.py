@@ -27,15 +27,16 @@ from protocols.errors import CheckpointError, ClusterError, InputError, NameTake
 from protocols.link.preprocessing import answered, server_key
 from protocols.link.run import Inboxes, drive
 from protocols.link.seal import Seal, seal_key
+from protocols.mpc.circuit import evaluate
+from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.storage.holdings import Background, Holdings, Model, Stored
 from protocols.storage.kept import RUN, About, Progress
 from protocols.storage.replicated import Component, Replicated
 from protocols.storage.vault import Label
-from protocols.training.engine.evaluation import Affine, evaluate
-from protocols.training.engine.preprocessing import StepMaterial
 from protocols.training.terms import AnyPlan, Column, Report, Steps, Terms, check_held, widened
 from protocols.workers.supply import Supply
 
@@ -274,7 +275,7 @@ class TrainingServer(Actor):
         self._models[handle] = Model(plan, arrays, sums, about.granted)
 
     async def _step(
-        self, session: _Session, rows: npt.NDArray[np.int64], material: StepMaterial, dealt: int, seal: Seal
+        self, session: _Session, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal
     ) -> tuple[dict[str, Ring], tuple[int, int]]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
@@ -304,7 +305,7 @@ class TrainingServer(Actor):
         if column.handle not in self._stored:
             raise UnknownModel(f"{column.name!r} is not held here any more: its owner is gone")
         wire = self._stored[column.handle].wire(session.seats.helper, rows)
-        return Affine(form(wire.a), {"R": form(wire.parts["R"])})
+        return Affine(form(wire.a), {"R": form(wire.mask)})
 
     @message(reentrant=True, by=OWNER)
     async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
@@ -371,9 +372,9 @@ class TrainingServer(Actor):
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        layout = session.steps[examples][1]
+        layout = session.steps[examples].layout
         loop = asyncio.get_running_loop()
-        material = await loop.run_in_executor(self._thread, StepMaterial.of, layout, own, dealt)
+        material = await loop.run_in_executor(self._thread, Material.of, layout, own, 1, dealt)
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
     # The other server's messages.

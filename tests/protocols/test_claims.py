@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from protocols.errors import ProgramError, ProtocolError, ServingError
-from protocols.mpc.operations.instructions import AddNoise, Argmax, AsShare, Dense, Input
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import Guarantee
 from protocols.serving.claims import check_described, check_granted, check_guarantee, check_share

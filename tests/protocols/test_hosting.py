@@ -5,7 +5,10 @@ import pytest
 
 from protocols.errors import BudgetSpent, NotServed, ProgramError, QuotaSpent, ServingError, TicketRefused, TooLarge
 from protocols.mpc import inference
-from protocols.mpc.operations.instructions import AddNoise, Argmax, Dense, Input
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import Input
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving import hosting

@@ -10,9 +10,12 @@ from deployment import Deployment, key
 from protocols.errors import BudgetSpent, ProgramError, WindowError
 from protocols.lowering import lower
 from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.operations.argmax import Argmax
 from protocols.mpc.operations.blocks import blocks_for
 from protocols.mpc.operations.conjunction import unpack
-from protocols.mpc.operations.instructions import AddNoise, Argmax, Input, Select
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.wires import Input
 from protocols.mpc.parties import discrete_gaussian
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.plaintext import evaluate

@@ -9,8 +9,8 @@ import pytest
 from actors import Caller
 from protocols.errors import Busy, InputError, QuotaSpent, TooLarge
 from protocols.mpc.operations import linear
-from protocols.mpc.operations.instructions import Dense, Input
-from protocols.mpc.operations.linear import summed_weight_masks
+from protocols.mpc.operations.weights import Dense, summed_weight_masks
+from protocols.mpc.operations.wires import Input
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.program import Program
 from protocols.serving import room, turns

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protocols.lowering.nodes.network import Node
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 
 
 class Builder:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols.lowering.nodes.curves import Curve
-from protocols.mpc.operations.instructions import Pair, Shape
+from protocols.mpc.engine.values import Pair, Shape
 
 Real = npt.NDArray[np.float64]
 Padding = tuple[Pair, Pair]

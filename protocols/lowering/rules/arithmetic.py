@@ -16,7 +16,7 @@ from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 
 Operand = int | Real
 """The position of a private value, or a constant."""

@@ -18,7 +18,7 @@ from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import ACTIVATIONS, refuse
 from protocols.lowering.rules.arithmetic import alike
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 
 Rule = Callable[..., Any]
 """(builder, layer, inputs) -> output, or a list of outputs, with masks by name where the layer takes them."""

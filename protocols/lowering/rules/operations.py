@@ -18,7 +18,7 @@ from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.curves import CURVES, Curve, curve_of
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, broadcast, plus, times
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import along, over, plus, times
 from protocols.lowering.rules.operations import Call, Result, axis_of, operates
-from protocols.mpc.operations.instructions import Shape
+from protocols.mpc.engine.values import Shape
 
 
 @operates("Mean", "Sum", "Max", "Min")

@@ -19,8 +19,9 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, LEAST_WINDOW, SUM_BITS, Held, window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
 from protocols.mpc.inputs.declared import RING_BITS
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.sums import Scale
 
 SLOPE_BITS = 14
 RELATIVE = 2.0**-11
@@ -90,7 +91,7 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
             f"layer {node.layer!r} ({node.kind}): of inputs from {low * unit:.3g} to {high * unit:.3g} its values reach {most:.3g}, which "
             "does not fit the fixed point. Normalise its inputs, or give calibration= or a smaller input_range"
         )
-    op = ops.Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
+    op = Piecewise(x.position, held.drop, held.window + 1, knots, slopes, offsets)
 
     def value(t: Real) -> Real:
         piece = np.searchsorted(knots, t, side="right")
@@ -287,4 +288,4 @@ def scaled(w: Writer, node: Scaled, x: Value) -> Value:
             "no weights to even that out; begin with Normalization, or give ranges that are closer to each other"
         )
     factors = tuple(int(f) for f in node.table.reshape(-1))
-    return w.put(ops.Multiply(x.position, factors, node.table.shape), x.kind, x.scale, bounds)
+    return w.put(Scale(x.position, factors, node.table.shape), x.kind, x.scale, bounds)

@@ -32,11 +32,19 @@ from protocols.lowering.scales.rounding import (
     window_bits,
 )
 from protocols.lowering.scales.values import Value, saturated
-from protocols.mpc import program as ops
 from protocols.mpc.encoding import input_scale
+from protocols.mpc.engine.values import Kind, Shape
 from protocols.mpc.inputs.ranges import Ranges
-from protocols.mpc.operations.instructions import AnyOp, Kind, Shape
+from protocols.mpc.operations import AnyOp
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Reshape, Take
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine, Scale, SumPool
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense, Shift
+from protocols.mpc.operations.wires import AsShare, Input, Open
 from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.program import enforced
 
 WEIGHT_BITS = 20
 WORTH_ROUNDING = 4  # bits
@@ -76,8 +84,8 @@ class Writer:
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = input_scale(input_range, ranges, step)
-        cut = ops.enforced(input_range, scale, ranges)
-        self.ops: list[AnyOp] = [cut if clamp else ops.Input()]
+        cut = enforced(input_range, scale, ranges)
+        self.ops: list[AnyOp] = [cut if clamp else Input()]
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
         samples = np.zeros((0, *input_shape)) if samples is None else samples
         encoded = np.rint(samples / scale) if ranges is None else ranges.encoded(samples, scale).view(np.int64).astype(np.float64)
@@ -98,14 +106,14 @@ class Writer:
 
     def share(self, x: Value) -> Value:
         """The value as a share."""
-        return x if x.kind == "share" else self.put(ops.AsShare(x.position), "share", x.scale, x.range)
+        return x if x.kind == "share" else self.put(AsShare(x.position), "share", x.scale, x.range)
 
     def wire(self, x: Value) -> Value:
         """The value as a wire, opened once however many layers read it."""
         if x.kind == "wire":
             return x
         if x.position not in self._wires:
-            self._wires[x.position] = self.put(ops.Open(x.position), "wire", x.scale, x.range).position
+            self._wires[x.position] = self.put(Open(x.position), "wire", x.scale, x.range).position
         return replace(x, position=self._wires[x.position], kind="wire")
 
     # How large values are.
@@ -139,7 +147,7 @@ class Writer:
         if held.drop < WORTH_ROUNDING and held.source == "proved":
             return x
         self.check(x, held.range)
-        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        op = Truncate(self.share(x).position, held.drop, held.window)
         rounded = self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         self._rounded[x.position, x.scale] = rounded
@@ -186,15 +194,15 @@ class Writer:
         bias = None if node.bias is None else self.weight(node.bias, wire.scale * scale)
         op: AnyOp
         if isinstance(node, net.Product):
-            op = ops.Dense(wire.position, weight, bias)
+            op = Dense(wire.position, weight, bias)
         else:
-            op = ops.Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
+            op = Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
         return self.put(op, "share", wire.scale * scale, z)
 
     def _coarser(self, x: Value, drop: int) -> Value:
         """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
         bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
-        return self.put(ops.Truncate(self.share(x).position, drop, bounds.window), "share", x.scale * 2.0**drop, bounds.rounded)
+        return self.put(Truncate(self.share(x).position, drop, bounds.window), "share", x.scale * 2.0**drop, bounds.rounded)
 
     def _product(self, node: net.Convolution | net.Product, x: Value, bits: int) -> Interval:
         scale = 2.0**-bits
@@ -235,19 +243,19 @@ class Writer:
         weight = self.weight(shift, x.scale)
         whole = np.rint(shift / x.scale)
         bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
-        return self.put(ops.Shift(x.position, weight), "share", x.scale, bounds.widened())
+        return self.put(Shift(x.position, weight), "share", x.scale, bounds.widened())
 
     def shaped(self, shape: Shape, x: Value) -> Value:
         """Another shape."""
         if shape == x.shape:
             return x
         bounds = x.range.mapped(lambda a: a.reshape(len(a), *shape))
-        return self.put(ops.Reshape(x.position, shape), x.kind, x.scale, bounds)
+        return self.put(Reshape(x.position, shape), x.kind, x.scale, bounds)
 
     def rescaled(self, node: net.Rescale, x: Value) -> Value:
         """A public scale costs nothing, a public offset is added locally."""
         if node.scale < 0:
-            x = self.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+            x = self.put(Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
         return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
 
@@ -258,24 +266,24 @@ class Writer:
         held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin, slack=self.slack)
         self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
-        op = ops.Truncate(self.share(x).position, held.drop, held.window)
+        op = Truncate(self.share(x).position, held.drop, held.window)
         return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
 
     def _offset(self, x: Value, offset: float) -> Value:
         constant = round(offset / x.scale)
-        return self.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+        return self.put(Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
 
     def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
         """Slices along an axis, as often as they are named."""
         if list(indices) == list(range(x.shape[axis])):
             return x
         bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
-        return self.put(ops.Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
+        return self.put(Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
 
     def permuted(self, axes: Sequence[int], x: Value) -> Value:
         """The axes in another order."""
         bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
-        return self.put(ops.Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
+        return self.put(Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
 
     def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
         """x + y, or x - y, on one scale."""
@@ -284,7 +292,7 @@ class Writer:
     def padded(self, node: net.Padded, x: Value) -> Value:
         """Zeros around."""
         bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
-        return self.put(ops.Pad(x.position, node.padding), x.kind, x.scale, bounds)
+        return self.put(Pad(x.position, node.padding), x.kind, x.scale, bounds)
 
     def pooled(self, node: net.AveragePool, x: Value) -> Value:
         """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
@@ -293,13 +301,13 @@ class Writer:
         whole = common_multiple([int(n) for n in np.unique(count)])
         table = np.rint(whole / count)
         x = self._with_room(x, math.log2(whole), node)
-        op = ops.SumPool(x.position, node.size, node.strides, node.padding)
+        op = SumPool(x.position, node.size, node.strides, node.padding)
         pooled = self.put(op, x.kind, x.scale / whole, x.range.mapped(add_up).widened())
         if (table == 1).all():
             return pooled
         factors = tuple(int(f) for f in table.reshape(-1))
         bounds = pooled.range.mapped(lambda a: a * table)
-        return self.put(ops.Multiply(pooled.position, factors, table.shape), x.kind, pooled.scale, bounds)
+        return self.put(Scale(pooled.position, factors, table.shape), x.kind, pooled.scale, bounds)
 
     def joined(self, node: net.Joined, values: list[Value]) -> Value:
         """Values on one scale, side by side."""
@@ -310,12 +318,12 @@ class Writer:
             np.concatenate([v.range.high for v in same], node.axis),
             np.concatenate([v.range.samples for v in same], node.axis + 1),
         )
-        return self.put(ops.Concatenate(tuple(v.position for v in same), node.axis), same[0].kind, scale, bounds)
+        return self.put(Concatenate(tuple(v.position for v in same), node.axis), same[0].kind, scale, bounds)
 
     def _times(self, x: Value, factor: int, scale: float) -> Value:
         if factor == 1:
             return replace(x, scale=scale)
-        return self.put(ops.Combine((x.position,), (factor,)), x.kind, scale, combined([x.range], [factor], 0))
+        return self.put(Combine((x.position,), (factor,)), x.kind, scale, combined([x.range], [factor], 0))
 
     def finer(self, x: Value, bits: int) -> Value:
         """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
@@ -341,7 +349,7 @@ class Writer:
         """A sum on one scale."""
         same, scale, factors = self._common(node, values)
         signed = [factor * sign for factor, sign in zip(factors, node.signs, strict=True)]
-        op = ops.Combine(tuple(v.position for v in same), tuple(signed))
+        op = Combine(tuple(v.position for v in same), tuple(signed))
         return self.put(op, same[0].kind, scale, combined([v.range for v in same], signed, 0))
 
     def rectified(self, node: net.Rectify, x: Value) -> Value:
@@ -372,25 +380,25 @@ class Writer:
         low, high = held.rounded.low, held.rounded.high
         ends = [select(end) for end in (low, high, np.clip(0.0, low, high), np.clip(-1.0, low, high))]
         bounds = Interval(np.min(ends, axis=0), np.max(ends, axis=0), select(held.rounded.samples))
-        op = ops.Select(x.position, held.drop, held.window, positive, negative, jump)
+        op = Select(x.position, held.drop, held.window, positive, negative, jump)
         return self.put(op, "share", scale, bounds)
 
-    def label(self, x: Value) -> ops.Argmax | None:
+    def label(self, x: Value) -> Argmax | None:
         """How the largest output is found, if it is a vector of classes."""
         if len(x.shape) != 1 or not 2 <= x.shape[0] <= MOST_CLASSES:
             return None
         return self.largest(x)
 
-    def largest(self, x: Value) -> ops.Argmax:
+    def largest(self, x: Value) -> Argmax:
         """The arg max of a vector."""
         difference = float(x.range.high.max() - x.range.low.min())
         drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
-        return ops.Argmax(x.position, drop, window_bits(difference, drop))
+        return Argmax(x.position, drop, window_bits(difference, drop))
 
     def compared(self, logits: Value) -> Value:
         """What a label compares in place of a softmax of it, which comes last and is not written yet."""
         return logits
 
-    def finished(self, output: Value, compared: Value | None) -> tuple[Value, ops.Argmax | None]:
+    def finished(self, output: Value, compared: Value | None) -> tuple[Value, Argmax | None]:
         """What the program gives for its output, and how a label is found, by comparing that or something else."""
         return output, self.label(output if compared is None else compared)

@@ -34,7 +34,11 @@ from protocols.lowering.scales.maxima import largest
 from protocols.lowering.scales.products import product, rounded, spread, total
 from protocols.lowering.scales.rounding import LARGEST_WINDOW, SUM_BITS, window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
+from protocols.mpc.operations.moves import Concatenate
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine, Scale, SumPool
 
 __all__ = [
     "curve",
@@ -159,7 +163,7 @@ def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Val
     ends = np.full(d.shape, bound)
     left, right = w.wire(d), w.wire(root)
     return w.put(
-        ops.Hadamard(left.position, right.position),
+        Multiply(left.position, right.position),
         "share",
         d.scale * root.scale,
         Interval(-ends, ends, d.range.samples * root.range.samples),
@@ -173,13 +177,13 @@ def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:
         x = rounded(w, node, x, unit)
     sums = spread(w, total(w, node, x), length)
     bounds = combined([x.range, sums.range], [length, -1], 0)
-    return w.put(ops.Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
+    return w.put(Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
 
 
 def _raised(w: Writer, x: Value, epsilon: float) -> Value:
     """x + epsilon for x >= 0: not below epsilon."""
     constant = round(epsilon / x.scale)
-    raised = w.put(ops.Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+    raised = w.put(Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
     return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
 
 
@@ -188,17 +192,17 @@ def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:
     above = _not_negative(w, node, d)
     if not equal:
         return above
-    turned = w.put(ops.Combine((d.position,), (-1,)), d.kind, d.scale, combined([d.range], [-1], 0))
+    turned = w.put(Combine((d.position,), (-1,)), d.kind, d.scale, combined([d.range], [-1], 0))
     both = w.added(node, above, _not_negative(w, node, turned))
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), both.range.samples - 1)
-    return w.put(ops.Combine((both.position,), (1,), -1), "share", 1.0, bounds)
+    return w.put(Combine((both.position,), (1,), -1), "share", 1.0, bounds)
 
 
 def _not_negative(w: Writer, node: Node, d: Value) -> Value:
     d = w.share(d)
     held = w.held(d, node)
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
-    return w.put(ops.Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
+    return w.put(Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
 
 
 def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
@@ -224,7 +228,7 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
     hits = []
     for i in range(length):
         start, stop = (min(math.ceil(edge / x.scale), 1 << (window - 2)) for edge in (i, i + 1))
-        op = ops.Piecewise(x.position, 0, window, (start, stop), (0, 0, 0), (0, 1, 0))
+        op = Piecewise(x.position, 0, window, (start, stop), (0, 0, 0), (0, 1, 0))
         inside = (start <= x.range.samples) & (x.range.samples < stop)
         hit = w.put(op, "share", 1.0, Interval(np.zeros(x.shape), np.ones(x.shape), inside.astype(np.float64)))
         hits.append(w.shaped((*x.shape, 1), hit))
@@ -238,18 +242,16 @@ def masked(w: Writer, node: Node, keep: Real, x: Value, m: Value | None = None) 
     """
     x = w.truncated(w.share(x), node)
     low = math.floor(min(float(x.range.low.min()), 0.0) - BELOW / x.scale)
-    raised = w.put(ops.Combine((x.position,), (1,), -low), x.kind, x.scale, combined([x.range], [1], -low))
+    raised = w.put(Combine((x.position,), (1,), -low), x.kind, x.scale, combined([x.range], [1], -low))
     kept = raised
     if not keep.all():
         table = np.broadcast_to(keep, x.shape[-keep.ndim :])
         factors = tuple(int(f) for f in table.reshape(-1))
-        kept = w.put(
-            ops.Multiply(raised.position, factors, table.shape), raised.kind, raised.scale, raised.range.mapped(lambda a: a * table)
-        )
+        kept = w.put(Scale(raised.position, factors, table.shape), raised.kind, raised.scale, raised.range.mapped(lambda a: a * table))
     if m is not None:
         kept = product(w, node, kept, m)
     bounds = combined([kept.range], [1], low)
-    return w.put(ops.Combine((kept.position,), (1,), low), kept.kind, kept.scale, bounds)
+    return w.put(Combine((kept.position,), (1,), low), kept.kind, kept.scale, bounds)
 
 
 def ranks(w: Writer, node: Node, x: Value) -> Value:
@@ -273,13 +275,13 @@ def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value
     repeated = w.taken(0, (0,) * length, w.shaped((1, pairs), bits))
     factors = tuple(int(f) for f in signs.reshape(-1))
     bounds = Interval(np.minimum(signs, 0), np.maximum(signs, 0), repeated.range.samples * signs)
-    signed = w.put(ops.Multiply(repeated.position, factors, signs.shape), "share", 1.0, bounds)
+    signed = w.put(Scale(repeated.position, factors, signs.shape), "share", 1.0, bounds)
     flat = w.shaped((length, pairs, 1), signed)
-    added = w.put(ops.SumPool(flat.position, (1, pairs), (1, 1)), "share", 1.0, flat.range.mapped(lambda a: a.sum(2, keepdims=True)))
+    added = w.put(SumPool(flat.position, (1, pairs), (1, 1)), "share", 1.0, flat.range.mapped(lambda a: a.sum(2, keepdims=True)))
     sums = w.shaped((length,), added)
     parts = [
         w.put(
-            ops.Combine((one.position,), (1,), constant),
+            Combine((one.position,), (1,), constant),
             "share",
             1.0,
             Interval(np.zeros(1), np.full(1, length - 1.0), one.range.samples + constant),
@@ -287,7 +289,7 @@ def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value
         for one, constant in _each(w, sums, constants)
     ]
     bounds = Interval(np.zeros(length), np.full(length, length - 1.0), np.concatenate([part.range.samples for part in parts], 1))
-    return w.put(ops.Concatenate(tuple(part.position for part in parts), 0), "share", 1.0, bounds)
+    return w.put(Concatenate(tuple(part.position for part in parts), 0), "share", 1.0, bounds)
 
 
 def _each(w: Writer, x: Value, constants: list[int]) -> Iterator[tuple[Value, int]]:
@@ -304,7 +306,7 @@ def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
     shifted = w.shaped((k * length,), places)
     hits = [
         w.put(
-            ops.Piecewise(
+            Piecewise(
                 w.taken(0, range(i * length, (i + 1) * length), shifted).position, 0, _small(length), (i, i + 1), (0, 0, 0), (0, 1, 0)
             ),
             "share",
@@ -315,7 +317,7 @@ def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
     ]
     rows = [w.shaped((1, length), hit) for hit in hits]
     bounds = Interval(np.zeros((k, length)), np.ones((k, length)), np.concatenate([row.range.samples for row in rows], 1))
-    return w.put(ops.Concatenate(tuple(row.position for row in rows), 0), "share", 1.0, bounds)
+    return w.put(Concatenate(tuple(row.position for row in rows), 0), "share", 1.0, bounds)
 
 
 def _small(length: int) -> int:

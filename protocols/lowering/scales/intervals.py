@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protocols.lowering.nodes.network import Padding, Real
-from protocols.mpc.operations.instructions import Pair
+from protocols.mpc.engine.values import Pair
 
 SLACK = 1e-6
 

@@ -15,23 +15,25 @@ from protocols.lowering.scales.emission import WORTH_ROUNDING, Writer
 from protocols.lowering.scales.intervals import Interval, combined
 from protocols.lowering.scales.rounding import window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
 
 
 def maximum(w: Writer, node: Node, a: Value, b: Value, drop: int = 0) -> Value:
     """The larger of two shares of one scale, both with `drop` bits dropped, for each element. Rounds: 3."""
     difference = combined([a.range, b.range], [1, -1], 0)
-    d = w.put(ops.Combine((a.position, b.position), (1, -1)), "share", a.scale, difference)
+    d = w.put(Combine((a.position, b.position), (1, -1)), "share", a.scale, difference)
     kept = rounded(w, b, drop)
     slack = 2.0 if drop else 0.0
     excess = _dropped(difference, drop).mapped(lambda t: np.maximum(t, 0.0))
     above = w.put(
-        ops.Select(d.position, drop, window_bits(difference.largest, drop)), "share", kept.scale, replace(excess, high=excess.high + slack)
+        Select(d.position, drop, window_bits(difference.largest, drop)), "share", kept.scale, replace(excess, high=excess.high + slack)
     )
     sides = [_dropped(each, drop) for each in (a.range, b.range)]
     low, high, samples = (np.maximum(*pair) for pair in zip(*((s.low, s.high, s.samples) for s in sides), strict=True))
     bounds = Interval(low - slack, high + slack, samples)
-    return w.put(ops.Combine((kept.position, above.position), (1, 1)), "share", kept.scale, bounds)
+    return w.put(Combine((kept.position, above.position), (1, 1)), "share", kept.scale, bounds)
 
 
 def rounded(w: Writer, x: Value, drop: int) -> Value:
@@ -39,7 +41,7 @@ def rounded(w: Writer, x: Value, drop: int) -> Value:
     if not drop:
         return x
     bounds = _dropped(x.range, drop)
-    op = ops.Truncate(x.position, drop, window_bits(x.range.largest, drop))
+    op = Truncate(x.position, drop, window_bits(x.range.largest, drop))
     return w.put(op, "share", x.scale * 2.0**drop, Interval(bounds.low - 1, bounds.high + 2, bounds.samples))
 
 
@@ -89,4 +91,4 @@ def largest_of(w: Writer, node: net.Largest, values: list[Value]) -> Value:
 
 def negated(w: Writer, x: Value) -> Value:
     """-x. Rounds: 0."""
-    return w.put(ops.Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+    return w.put(Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))

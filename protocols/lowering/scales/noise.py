@@ -25,7 +25,10 @@ from protocols.lowering.scales.emission import LABEL_WINDOW, Writer
 from protocols.lowering.scales.intervals import Interval, combined
 from protocols.lowering.scales.rounding import Held, hold, window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.parties.discrete_gaussian import REACH
 from protocols.noisy_answers import NoisyAnswers
 
@@ -62,7 +65,7 @@ def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> V
         )
     reach = np.full(clipped.shape, float(largest))
     bounds = Interval(-reach, reach, clipped.range.samples)
-    return writer.put(ops.AddNoise(clipped.position, sigma), "share", clipped.scale, bounds)
+    return writer.put(AddNoise(clipped.position, sigma), "share", clipped.scale, bounds)
 
 
 def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, int]:
@@ -81,14 +84,14 @@ def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, 
         raise WindowError(f"clip={clip:g} is beyond the fixed point, which has steps of {scale:.3g} here; give a smaller clip")
 
     def over(threshold: int) -> int:
-        shifted = writer.put(ops.Combine((t.position,), (1,), -threshold), "share", scale, t.range)
-        return writer.put(ops.Select(shifted.position, 0, window), "share", scale, t.range).position
+        shifted = writer.put(Combine((t.position,), (1,), -threshold), "share", scale, t.range)
+        return writer.put(Select(shifted.position, 0, window), "share", scale, t.range).position
 
     below, above = over(-steps), over(steps)
     writer.report(node, clip, held.window, held.drop, held.source)
     ends = np.full(x.shape, float(steps))
     bounds = Interval(-ends, ends, t.range.samples.clip(-steps, steps))
-    return writer.put(ops.Combine((below, above), (1, -1), -steps), "share", scale, bounds), steps
+    return writer.put(Combine((below, above), (1, -1), -steps), "share", scale, bounds), steps
 
 
 def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
@@ -96,7 +99,7 @@ def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
     fine = max(0, LEAST_DROP - held.drop)
     drop = held.drop + fine
     if fine:
-        x = writer.put(ops.Combine((x.position,), (1 << fine,)), "share", x.scale / 2.0**fine, combined([x.range], [1 << fine], 0))
+        x = writer.put(Combine((x.position,), (1 << fine,)), "share", x.scale / 2.0**fine, combined([x.range], [1 << fine], 0))
     reach = np.full(x.shape, 2.0 ** (65 - drop) + 2.0 ** (held.window - 1))
     bounds = Interval(-reach, reach, np.rint(x.range.samples * 2.0**-drop))
-    return writer.put(ops.Truncate(x.position, drop, held.window), "share", scale, bounds)
+    return writer.put(Truncate(x.position, drop, held.window), "share", scale, bounds)

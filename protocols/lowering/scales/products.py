@@ -13,7 +13,10 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import LARGEST_ROUNDING, SUM_BITS, Held, calibrated_end, window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
+from protocols.mpc.operations.bilinear import MatMul
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sums import SumPool
+from protocols.mpc.operations.truncation import Truncate
 
 
 def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
@@ -28,7 +31,7 @@ def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
         low = low.clip(0.0)
     bounds = Interval(low, high, x.range.samples * y.range.samples).widened()
     left, right = w.wire(x), w.wire(y)
-    return w.put(ops.Hadamard(left.position, right.position), "share", x.scale * y.scale, bounds)
+    return w.put(Multiply(left.position, right.position), "share", x.scale * y.scale, bounds)
 
 
 def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
@@ -41,7 +44,7 @@ def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
     low, high = _corners(_lifted(x.range, -1), _lifted(y.range, -3))
     bounds = Interval(low.sum(-2), high.sum(-2), x.range.samples @ y.range.samples).widened()
     left, right = w.wire(x), w.wire(y)
-    return w.put(ops.MatMul(left.position, right.position), "share", x.scale * y.scale, bounds)
+    return w.put(MatMul(left.position, right.position), "share", x.scale * y.scale, bounds)
 
 
 def total(w: Writer, node: Node, x: Value) -> Value:
@@ -51,7 +54,7 @@ def total(w: Writer, node: Node, x: Value) -> Value:
         x = w.truncated(w.likely(x, node), node)
     flat = w.shaped((outer, length, 1), x)
     bounds = flat.range.mapped(lambda a: a.sum(2, keepdims=True)).widened()
-    added = w.put(ops.SumPool(flat.position, (1, length), (1, length)), flat.kind, flat.scale, bounds)
+    added = w.put(SumPool(flat.position, (1, length), (1, length)), flat.kind, flat.scale, bounds)
     return w.shaped((*x.shape[:-1], 1), added)
 
 
@@ -76,7 +79,7 @@ def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
         return w.truncated(x, node)
     w.report(node, bounds.largest * x.scale, held.window, drop, held.source)
     w.check(x, held.range)
-    return w.put(ops.Truncate(w.share(x).position, drop, held.window), "share", x.scale * 2.0**drop, held.rounded)
+    return w.put(Truncate(w.share(x).position, drop, held.window), "share", x.scale * 2.0**drop, held.rounded)
 
 
 def _fitting(w: Writer, node: Node, x: Value, y: Value, terms: int) -> tuple[Value, Value]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from protocols.lowering.scales.intervals import Interval
-from protocols.mpc.operations.instructions import Kind, Shape
+from protocols.mpc.engine.values import Kind, Shape
 
 
 @dataclass(frozen=True, eq=False)

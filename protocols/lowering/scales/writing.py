@@ -11,8 +11,8 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.rounding import SUM_BITS, Layer
 from protocols.lowering.scales.values import Value
-from protocols.mpc import program as ops
 from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 
@@ -62,7 +62,7 @@ def write(
     if end is not None:
         output = end(writer, output, nodes[-1])
     if output.position != len(writer.ops) - 1:
-        output = writer.put(ops.Reshape(output.position, output.shape), "share", output.scale, output.range)
+        output = writer.put(Reshape(output.position, output.shape), "share", output.scale, output.range)
     output, label = writer.finished(output, compared)
     program = Program(
         tuple(writer.ops),

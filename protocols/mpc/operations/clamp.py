@@ -17,14 +17,19 @@ is masked by fresh uniform values, and whether an input was cut is known to nobo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from protocols.mpc import kernels
+from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.values import Affine, Shape, Value, wire
 from protocols.mpc.inputs import edges
 from protocols.mpc.inputs.declared import RING_BITS
 from protocols.mpc.operations.blocks import Blocks, blocks_for
 from protocols.mpc.operations.conjunction import pack, unpack
-from protocols.mpc.operations.instructions import ClampedInput, Shape
+from protocols.mpc.operations.wires import INPUT, check_first
 from protocols.mpc.parties.exchange import Party, Ring, open_bits, open_sum
 from protocols.mpc.parties.material import Field, Material, packed
 
@@ -33,12 +38,77 @@ EDGES = 3
 TOP = 1 << (RING_BITS - 1)
 
 
+class ClampedInput(Operation, frozen=True):
+    """The client's example, cut into [low, high] whatever ring element was sent: a wire under a new mask.
+
+    Tuples have an edge for each feature: tables of `shape`, broadcast over the example as numpy does. Rounds: 3. Bytes:
+    8 + (6 (B - 1) + 2) / 8 an element and direction, 13.5 with the B = 8 blocks of 64 bits; dealt: 24 + (255 B + 1 + 3 * 367) / 8 = 417.
+    """
+
+    low: int | tuple[int, ...]
+    high: int | tuple[int, ...]
+    shape: Shape = ()
+
+    def value(self, scope: Scope) -> Value:
+        """Return a wire of the shape of an example."""
+        shape = check_first(scope)
+        edges.check(self.low, self.high, self.shape, shape)
+        return wire(shape)
+
+    def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
+        """Return the masks of what the client sends and of the result, and what the comparisons need."""
+        return _fields(columns)
+
+    def mask(self, side: Server | Dealer, at: int) -> Ring:
+        """Return lambda of the result."""
+        return side.field(at, "lambda").reshape(side.shape(at))
+
+    def deal(self, dealer: Dealer, at: int) -> None:
+        """Share what depends on the mask of what the client sends."""
+        sent = dealer.field(at, "sent")
+        deal_words(sent, dealer.xor(at, "rho"), dealer.dealt(at, "words"))
+        deal_bits(sent, dealer.dealt(at, "bits"))
+        for k in range(EDGES):
+            deal_node(dealer.xor(at, f"mu{k}"), dealer.dealt(at, f"node{k}"))
+        super().deal(dealer, at)
+
+    async def protocol(self, server: Server, at: int) -> Affine | Ring:
+        """Compare with the edges, select, and open under a new mask."""
+        sent = server.given[INPUT]
+        assert not isinstance(sent, Affine)
+        m = np.ascontiguousarray(sent).reshape(len(sent), -1)
+        y = await self._clamped(server.me, m, server.material, at, server.values[at].shape)
+        return Affine(y.reshape(sent.shape), lambda: {"R": self.mask(server, at)})
+
+    async def _clamped(self, me: Party, m: Ring, material: Material, at: int, input_shape: Shape) -> Ring:
+        """Return y + lambda' for masked inputs `m` (examples, elements)."""
+        elements = m.shape[1]
+        low, high = (edges.elements(edge, self.shape, input_shape) for edge in (self.low, self.high))
+        span, first, second = high - low, low ^ np.uint64(TOP), high ^ np.uint64(TOP)  # the edges of u = x + 2^63
+        c = m + np.uint64(TOP)
+        borrows = await _borrows(me, [c, c - first, c - second], material, at)
+        inside, above = borrows[1] ^ borrows[2], borrows[0] ^ borrows[2]
+        if me.index == 0:
+            inside ^= pack(((c < first) ^ (c < second)).view(np.uint8))
+            above ^= pack((c >= second).view(np.uint8))
+        e = _bits(await open_bits(me, np.concatenate([inside, above], axis=1) ^ material(at, "rho")), elements)
+        y = _selected(me, e, m - low, span, material(at, "sent"), material(at, "words").reshape(len(m), 3, -1))
+        if me.index == 0:
+            y += low
+        return await open_sum(me, y + material(at, "lambda"))
+
+    def meaning(self, clear: Clear, at: int) -> Ring:
+        """Clip the example."""
+        ends = [np.array(edge, np.int64).reshape(self.shape) for edge in (self.low, self.high)]
+        return clear.given[INPUT].view(np.int64).clip(*ends).view(np.uint64)
+
+
 def _blocks() -> Blocks:
     """All bits of the ring are compared; the sign position above them is always 0."""
     return blocks_for(RING_BITS + 1)
 
 
-def fields(elements: int) -> list[Field]:
+def _fields(elements: int) -> list[Field]:
     """The masks of what the client sends ("sent"), of the result ("lambda"), of the bits; what is dealt of the first, and the nodes."""
     blocks, words = _blocks(), packed(elements)
     own = [Field("sent", elements), Field("lambda", elements), Field("rho", 2 * words)]
@@ -83,28 +153,6 @@ def deal_node(mu: Ring, node: Ring) -> None:
     """XORs the products of the masks of one comparison into `node`, which holds party 0's key stream."""
     blocks = _blocks()
     kernels.deal_node(mu.reshape(len(mu), blocks.opened, -1), blocks.count, node.reshape(len(node), blocks.products, -1))
-
-
-async def clamp(me: Party, op: ClampedInput, m: Ring, material: Material, position: int, *, input_shape: Shape) -> Ring:
-    """The wire y + lambda' of the clamped input, for masked inputs `m` (examples, elements) of examples of `input_shape`.
-
-    **Rounds**: 3. **Bytes**: 8 + (6 (B - 1) + 2) / 8 an element and direction, 13.5 with the B = 8 blocks of 64 bits; dealt:
-    24 + (255 B + 1 + 3 * 367) / 8 = 417 an element.
-    """
-    elements = m.shape[1]
-    low, high = (edges.elements(edge, op.shape, input_shape) for edge in (op.low, op.high))
-    span, first, second = high - low, low ^ np.uint64(TOP), high ^ np.uint64(TOP)  # the edges of u = x + 2^63
-    c = m + np.uint64(TOP)
-    borrows = await _borrows(me, [c, c - first, c - second], material, position)
-    inside, above = borrows[1] ^ borrows[2], borrows[0] ^ borrows[2]
-    if me.index == 0:
-        inside ^= pack(((c < first) ^ (c < second)).view(np.uint8))
-        above ^= pack((c >= second).view(np.uint8))
-    e = _bits(await open_bits(me, np.concatenate([inside, above], axis=1) ^ material(position, "rho")), elements)
-    y = _selected(me, e, m - low, span, material(position, "sent"), material(position, "words").reshape(len(m), 3, -1))
-    if me.index == 0:
-        y += low
-    return await open_sum(me, y + material(position, "lambda"))
 
 
 async def _borrows(me: Party, c: list[Ring], material: Material, position: int) -> list[Ring]:

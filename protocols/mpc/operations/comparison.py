@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.mpc import kernels
+from protocols.mpc.engine.sides import Dealer
 from protocols.mpc.operations.blocks import blocks_for
 from protocols.mpc.parties.exchange import Party, Ring, open_bits
 from protocols.mpc.parties.material import Field, Material, packed
@@ -49,6 +50,11 @@ def deal(r: Ring, mu: Ring, bits: Ring, node: Ring, *, drop: int, window: int) -
     kernels.deal_blocks(planes(r, drop, window), blocks.table, _sliced(bits, blocks.monomials, words))
     if blocks.opened:
         kernels.deal_node(_sliced(mu, blocks.opened, words), blocks.count, _sliced(node, blocks.products, words))
+
+
+def deal_for(dealer: Dealer, at: int, r: Ring, *, drop: int, window: int) -> None:
+    """Deal the comparison of the operation at `at`, whose opened value has the mask `r` (rows, columns)."""
+    deal(r, dealer.xor(at, "mu"), dealer.dealt(at, "bits"), dealer.dealt(at, "node"), drop=drop, window=window)
 
 
 def _sliced(field: Ring, count: int, words: int) -> Ring:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from protocols.errors import SharingError
 from protocols.mpc.parties.keystream import KeyStream, derive
 
 Ring = npt.NDArray[np.uint64]
@@ -32,45 +33,69 @@ class Field:
 
 
 class Layout:
-    """Where the fields of a program lie, in words an example.
+    """Where the fields of a program lie.
 
     Attributes:
-        own: words an example that each party expands by itself.
-        dealt: words an example that the crypto provider sends to party 1.
+        own: words that each party expands by itself, for one example.
+        dealt: words that the crypto provider sends to party 1, for one example.
     """
 
-    def __init__(self, fields: Iterable[tuple[int, Field]]) -> None:
-        self.own = 0
-        self.dealt = 0
-        self._at: dict[Key, tuple[bool, int, int]] = {}
-        for position, entry in fields:
-            start = self.dealt if entry.dealt else self.own
-            self._at[position, entry.name] = (entry.dealt, start, entry.words)
-            if entry.dealt:
-                self.dealt += entry.words
-            else:
-                self.own += entry.words
+    def __init__(self, entries: Iterable[tuple[int, Field, int | None]]) -> None:
+        """Of (position, field, rows): how many rows a field has, or None for a row an example."""
+        self._entries = tuple(entries)
+        self.whole = frozenset((at, entry.name) for at, entry, rows in self._entries if rows is not None)
+        self.own, self.dealt = self.words(1, dealt=False), self.words(1, dealt=True)
+
+    def words(self, examples: int, *, dealt: bool) -> int:
+        """Return how many words are expanded, or dealt, for so many examples."""
+        return sum(entry.words * (examples if rows is None else rows) for _, entry, rows in self._entries if entry.dealt == dealt)
 
     @property
     def bytes_per_example(self) -> int:
-        """Memory that one party needs for the material of one example."""
+        """Memory that one party needs for the material of one example, and of what is there once."""
         return 8 * (self.own + self.dealt)
 
     def views(self, own: Ring, dealt: Ring, examples: int) -> dict[Key, Ring]:
-        """The fields (examples, words) of two flat arrays."""
-        return {
-            key: (dealt if is_dealt else own)[start * examples : (start + words) * examples].reshape(examples, words)
-            for key, (is_dealt, start, words) in self._at.items()
-        }
+        """The fields (rows, words) of two flat arrays."""
+        views: dict[Key, Ring] = {}
+        at = [0, 0]
+        for position, entry, rows in self._entries:
+            count = examples if rows is None else rows
+            start, stop = at[entry.dealt], at[entry.dealt] + count * entry.words
+            views[position, entry.name] = (dealt if entry.dealt else own)[start:stop].reshape(count, entry.words)
+            at[entry.dealt] = stop
+        return views
 
 
 @dataclass(frozen=True)
 class Material:
-    """A party's half of the randomness for the examples start..stop of a chunk. Used once, then forgotten."""
+    """A party's half of the randomness for the examples start..stop of a chunk. Used once, then forgotten.
+
+    Attributes:
+        fields: (rows, words) each.
+        start: the first example.
+        stop: the example after the last.
+        whole: the fields that are there once, and not for each example.
+    """
 
     fields: dict[Key, Ring] = field(repr=False)
     start: int
     stop: int
+    whole: frozenset[Key] = frozenset()
+
+    @classmethod
+    def of(cls, layout: Layout, key: bytes, examples: int, dealt: Ring | None) -> Material:
+        """Expand a party's half from its key; `dealt` is what the provider sent to party 1, None at party 0.
+
+        Raises:
+            SharingError: another number of words was dealt than the layout needs.
+        """
+        needed = layout.words(examples, dealt=True)
+        if dealt is None:
+            dealt = dealt_words(key, layout, examples)
+        elif dealt.shape != (needed,):
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {needed} are needed")
+        return cls(layout.views(own_words(key, layout, examples), dealt, examples), 0, examples, layout.whole)
 
     @property
     def examples(self) -> int:
@@ -78,12 +103,13 @@ class Material:
         return self.stop - self.start
 
     def __call__(self, position: int, name: str) -> Ring:
-        """The field `name` of the operation at `position`: (examples, words)."""
-        return self.fields[position, name][self.start : self.stop]
+        """The field `name` of the operation at `position`: (rows, words)."""
+        found = self.fields[position, name]
+        return found if (position, name) in self.whole else found[self.start : self.stop]
 
     def slice(self, start: int, stop: int) -> Material:
         """The material of a range of the examples, as views."""
-        return Material(self.fields, self.start + start, self.start + stop)
+        return Material(self.fields, self.start + start, self.start + stop, self.whole)
 
 
 def packed(elements: int) -> int:
@@ -93,9 +119,9 @@ def packed(elements: int) -> int:
 
 def own_words(key: bytes, layout: Layout, examples: int) -> Ring:
     """What a party expands for itself: the `own` array of a chunk."""
-    return KeyStream(derive(key, "own")).words(layout.own * examples)
+    return KeyStream(derive(key, "own")).words(layout.words(examples, dealt=False))
 
 
 def dealt_words(key: bytes, layout: Layout, examples: int) -> Ring:
     """What party 0 expands as its half of what is dealt."""
-    return KeyStream(derive(key, "dealt")).words(layout.dealt * examples)
+    return KeyStream(derive(key, "dealt")).words(layout.words(examples, dealt=True))

@@ -13,27 +13,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from protocols.mpc.operations.instructions import Shape
-from protocols.training.engine.circuit import (
-    Builder,
-    Combine,
-    Convolve,
-    InputGradient,
-    KernelGradient,
-    MatMul,
-    Multiply,
-    Open,
-    Padding,
-    Pair,
-    Put,
-    Reshape,
-    Sign,
-    Sum,
-    Take,
-    Truncate,
-    windows,
-)
-from protocols.training.engine.functions import FRACTION, WINDOW
+from protocols.mpc.circuit import Builder
+from protocols.mpc.engine.values import Padding, Pair, Shape
+from protocols.mpc.numbers.shapes import windows
+from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.moves import Put, Reshape, Take
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Open
+from protocols.training.networks.functions import FRACTION, WINDOW
 
 Positions = dict[str, int]
 Shapes = dict[str, Shape]
@@ -293,7 +283,11 @@ def affine(build: Builder, x: Signal, *, wide: bool = False) -> int:
 def _compared(build: Builder, x: Signal, *, strict: bool = False) -> tuple[int, int]:
     """`x` as an affine value with `FRACTION` fractional bits, and [x >= 0], or [x > 0]. Rounds: 3, or 2 for a wire."""
     value = affine(build, x)
-    return value, build(Sign(value, WINDOW if x.bits == FRACTION else None, strict))
+    known = build.value(value)
+    if known.cut is None and known.kind != "wire":
+        value = build(Open(value))
+        known = build.value(value)
+    return value, build(Sign(value, WINDOW if known.cut is None else None, strict))
 
 
 def _biased(build: Builder, z: int, weights: Positions) -> Signal:

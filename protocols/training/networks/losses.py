@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from protocols.training.engine.circuit import Builder, Combine, Multiply, Open, Sign, Sum, Truncate
-from protocols.training.engine.functions import FRACTION, SPLINE, WINDOW, logarithm, sigmoid, softmax, softplus
+from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Open
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, logarithm, sigmoid, softmax, softplus
 
 Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
 

@@ -17,7 +17,12 @@ from __future__ import annotations
 
 import math
 
-from protocols.training.engine.circuit import Builder, Combine, Multiply, Open, Sign, Truncate
+from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Open
 
 MEAN = 24
 """Fractional bits of a gradient and of its mean."""

@@ -11,8 +11,10 @@ import math
 import msgspec
 
 from protocols.errors import ModelError
-from protocols.training.engine.circuit import Builder, Combine, Truncate
-from protocols.training.engine.functions import FRACTION
+from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.moments import MEAN, QUOTIENT, divided, fraction, larger, moved, scaled, squared
 
 RATE_BITS = 8

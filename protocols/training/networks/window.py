@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from protocols.mpc.operations.instructions import Shape
-from protocols.training.engine.circuit import Builder, Combine, Project, Sign, Sum, Truncate
-from protocols.training.engine.functions import FRACTION
+from protocols.mpc.circuit import Builder
+from protocols.mpc.engine.values import Shape
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine, Project, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Signal
 
 SUMS = 2

@@ -25,9 +25,16 @@ import math
 
 import msgspec
 
-from protocols.mpc.operations.instructions import Shape
-from protocols.training.engine.circuit import Builder, Circuit, Combine, Given, MatMul, Multiply, Open, Put, Sign, Sum, Take, Truncate
-from protocols.training.engine.functions import FRACTION, SPLINE, sigmoid, softmax
+from protocols.mpc.circuit import Builder, Circuit
+from protocols.mpc.engine.values import Shape
+from protocols.mpc.operations.bilinear import MatMul
+from protocols.mpc.operations.moves import Put, Take
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Given, Open
+from protocols.training.networks.functions import FRACTION, SPLINE, sigmoid, softmax
 from protocols.training.networks.layers import Signal
 from protocols.training.networks.losses import Loss
 from protocols.training.networks.window import COUNT, outside

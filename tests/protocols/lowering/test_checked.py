@@ -21,8 +21,11 @@ from protocols.mpc.encoding import encoded
 from protocols.mpc.inference import layout
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.conjunction import unpack
-from protocols.mpc.operations.instructions import AsShare, ClampedInput, Dense, Input, Open, Piecewise
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import AsShare, Input, Open
 from protocols.mpc.parties.material import packed
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import NoisyAnswers

@@ -13,7 +13,8 @@ from protocols.lowering import lower
 from protocols.mpc.encoding import check_inside, encoded
 from protocols.mpc.inputs.ranges import Ranges, given
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.mpc.operations.instructions import AsShare, ClampedInput
+from protocols.mpc.operations.clamp import ClampedInput
+from protocols.mpc.operations.wires import AsShare
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.program import Program, infer
 

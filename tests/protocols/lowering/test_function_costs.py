@@ -12,9 +12,10 @@ from deployment import Deployment, random_ring
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales import functions, maxima
 from protocols.mpc.inference import layout
-from protocols.mpc.operations.argmax import levels
+from protocols.mpc.operations.argmax import Argmax, levels
 from protocols.mpc.operations.blocks import blocks_for
-from protocols.mpc.operations.instructions import Argmax, AsShare, ClampedInput, Input
+from protocols.mpc.operations.clamp import ClampedInput
+from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.parties.material import packed
 from protocols.mpc.program import Program
 

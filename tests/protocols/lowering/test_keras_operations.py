@@ -9,7 +9,10 @@ from deployment import Deployment
 from protocols.errors import UnsupportedLayer, WindowError
 from protocols.lowering import lower
 from protocols.mpc.numbers.fixed_point import decode, encode
-from protocols.mpc.operations.instructions import Open, Select, Shift, Truncate
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Shift
+from protocols.mpc.operations.wires import Open
 
 STEPS, WIDTH = 6, 4
 TABLE = np.random.default_rng(0).normal(size=(STEPS, WIDTH)).astype(np.float32)

@@ -11,7 +11,10 @@ from protocols.errors import ModelError, UnsupportedLayer, WindowError
 from protocols.lowering import lower
 from protocols.lowering.scales.rounding import GOOD_WINDOW
 from protocols.mpc.numbers.fixed_point import decode, encode
-from protocols.mpc.operations.instructions import Conv2D, Dense, Open, Select, Truncate
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense
+from protocols.mpc.operations.wires import Open
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import infer
 

@@ -13,7 +13,10 @@ from protocols.errors import ModelError, WindowError
 from protocols.lowering import lower
 from protocols.lowering.scales.rounding import FRACTION, GOOD_WINDOW, LARGEST_WINDOW, LEAST_FRACTION, LEAST_WINDOW, dropped, window_bits
 from protocols.mpc.numbers.fixed_point import decode, encode
-from protocols.mpc.operations.instructions import Dense, Multiply, Select, Truncate
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Scale
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Dense
 from protocols.mpc.plaintext import evaluate, trace
 
 
@@ -212,19 +215,19 @@ class TestRoundingBetweenLinearLayers:
 class TestPoolsOverTheEdge:
     def test_the_table_is_exact_where_counts_have_a_small_multiple(self):
         model = sequential((5, 5, 1), layers.ReLU(), layers.AveragePooling2D(3, 1, padding="same"), layers.Flatten(), layers.Dense(2))
-        (op,) = [op for op in lower(model).program.ops if isinstance(op, Multiply)]
+        (op,) = [op for op in lower(model).program.ops if isinstance(op, Scale)]
         assert set(op.factors) == {9, 6, 4}  # windows of 4, 6 and 9: 36ths
 
     def test_and_close_where_they_have_none(self):
         model = sequential((19, 19, 1), layers.ReLU(), layers.AveragePooling2D(19, 3, padding="same"), layers.Flatten(), layers.Dense(2))
         lowered = lower(model)
-        assert any(isinstance(op, Multiply) for op in lowered.program.ops)
+        assert any(isinstance(op, Scale) for op in lowered.program.ops)
         assert relative_error(model, lowered, np.random.default_rng(0).uniform(0, 1, (4, 19, 19, 1))) < 1e-3
 
     def test_a_global_pool_has_none_however_large(self):
         model = sequential((260, 260, 1), layers.GlobalAveragePooling2D(), layers.Dense(2))  # more elements than a table has steps
         program, weights = (lowered := lower(model)).program, lowered.weights
-        assert not any(isinstance(op, Multiply) for op in program.ops)
+        assert not any(isinstance(op, Scale) for op in program.ops)
         x = np.random.default_rng(0).uniform(0, 1, (1, 260, 260, 1))
         y = decode(evaluate(program, weights, encode(x, program.input_scale)), program.output_scale)
         np.testing.assert_allclose(y, np.asarray(model(x.astype(np.float32))), atol=1e-5)

@@ -10,7 +10,7 @@ from protocols.errors import UnsupportedLayer, WindowError
 from protocols.lowering import lower
 from protocols.lowering.nodes.curves import CURVES
 from protocols.mpc.numbers.fixed_point import decode, encode
-from protocols.mpc.operations.instructions import Select
+from protocols.mpc.operations.selection import Select
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import infer
 

@@ -12,7 +12,7 @@ from sklearn import datasets
 
 from protocols.errors import CoarseInput, CoarseOutput, Imprecise, Inaccurate, ModelError
 from protocols.lowering import Lowered, lower
-from protocols.mpc.operations.instructions import Combine
+from protocols.mpc.operations.sums import Combine
 from protocols.mpc.parties.exchange import Ring
 from protocols.noisy_answers import NoisyAnswers
 from protocols.selfcheck.comparison import DRAWN, compare, multiplications

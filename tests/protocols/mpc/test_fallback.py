@@ -19,7 +19,13 @@ assert "plain numpy" in str(caught[0].message)
 import numpy as np
 from deployment import Deployment, random_ring
 from protocols.mpc.plaintext import evaluate
-from protocols.mpc.program import Argmax, Conv2D, Input, Open, Piecewise, Program, Reshape, Select, Dense
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.moves import Reshape
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.weights import Conv2D, Dense
+from protocols.mpc.operations.wires import Input, Open
+from protocols.mpc.program import Program
 curve = Piecewise(2, 0, 26, (50, 7000), (2, 1, 0), (0, 50, 7050))
 ops = (Input(), Conv2D(0, 0, 1), Select(1, 0, 24), curve, Reshape(3, (27,)), Open(4), Dense(5, 2))
 program = Program(ops, ((2, 2, 2, 3), (3,), (27, 4)), (4, 4, 2), 1.0, (0.0, 1.0), 1.0, Argmax(6, 0, 40))

@@ -7,23 +7,13 @@ from hypothesis import strategies as st
 
 from deployment import Deployment, random_ring
 from protocols.mpc import inference
-from protocols.mpc.operations.argmax import levels
-from protocols.mpc.operations.instructions import (
-    Argmax,
-    AsShare,
-    Combine,
-    Concatenate,
-    Conv2D,
-    Dense,
-    Input,
-    Multiply,
-    Open,
-    Pad,
-    Reshape,
-    Select,
-    SumPool,
-    Truncate,
-)
+from protocols.mpc.operations.argmax import Argmax, levels
+from protocols.mpc.operations.moves import Concatenate, Pad, Reshape
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine, Scale, SumPool
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense
+from protocols.mpc.operations.wires import AsShare, Input, Open
 from protocols.mpc.parties.exchange import Party
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program
@@ -130,7 +120,7 @@ def graph() -> Program:
         Select(4, 6, 20, 5, -2, 9),
         Combine((5, 6), (2, -3), -4),
         SumPool(7, (2, 2), (1, 2), ((0, 1), (1, 0))),
-        Multiply(8, (1, 2), (2, 1)),
+        Scale(8, (1, 2), (2, 1)),
         Concatenate((8, 9), 2),
         AsShare(2),
         SumPool(11, (5, 5), (1, 1)),

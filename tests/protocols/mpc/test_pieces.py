@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from protocols.errors import ServingError, SharingError
 from protocols.mpc import inference
-from protocols.mpc.operations.instructions import Argmax, Dense, Input
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import Input
 from protocols.mpc.program import Program
 from protocols.serving import hosting
 from protocols.serving.hosting import HostedModel, Hosting

@@ -8,22 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import WindowError
-from protocols.mpc.operations.instructions import (
-    Argmax,
-    AsShare,
-    Combine,
-    Concatenate,
-    Conv2D,
-    Dense,
-    Input,
-    Multiply,
-    Open,
-    Pad,
-    Reshape,
-    Select,
-    SumPool,
-    Truncate,
-)
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.moves import Concatenate, Pad, Reshape
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine, Scale, SumPool
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense
+from protocols.mpc.operations.wires import AsShare, Input, Open
 from protocols.mpc.plaintext import evaluate, trace
 from protocols.mpc.program import Program, infer
 
@@ -170,7 +161,7 @@ class TestLocal:
         assert got.tolist() == [[(int(v) * (15 - 2**40) - 9) % 2**64 for v in row] for row in x]
 
     def test_multiply_broadcasts_a_public_table(self):
-        got = run([Multiply(0, (1, -2, 3), (3, 1)), AsShare(1)], self.x)
+        got = run([Scale(0, (1, -2, 3), (3, 1)), AsShare(1)], self.x)
         assert signed(got) == (self.x * np.array([1, -2, 3]).reshape(3, 1)).tolist()
 
 

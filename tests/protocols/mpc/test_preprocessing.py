@@ -12,39 +12,32 @@ from protocols.clusters.roles import helper_of, roles
 from protocols.errors import ClusterError, TicketRefused, UnknownModel
 from protocols.link.preprocessing import ExternalDealer, Helper, Keys, answered, server_key, third_party
 from protocols.mpc import dealer, inference
+from protocols.mpc.circuit import deal as deal_step
+from protocols.mpc.circuit import evaluate as train
+from protocols.mpc.engine.values import Affine
 from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.blocks import blocks_for
 from protocols.mpc.operations.conjunction import unpack
-from protocols.mpc.operations.instructions import (
-    Argmax,
-    AsShare,
-    Conv2D,
-    Dense,
-    Hadamard,
-    Input,
-    MatMul,
-    Open,
-    Piecewise,
-    Reshape,
-    Select,
-    Truncate,
-)
-from protocols.mpc.operations.linear import weight_masks
+from protocols.mpc.operations.moves import Reshape
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense, weight_masks
+from protocols.mpc.operations.wires import AsShare, Given, Input, Open
 from protocols.mpc.parties.exchange import Party
 from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program
 from protocols.serving.hosting import HostedModel, Hosting
 from protocols.storage.replicated import Component, Replicated, held_by, split
-from protocols.training.engine.circuit import Given
-from protocols.training.engine.evaluation import Affine
-from protocols.training.engine.evaluation import evaluate as train
-from protocols.training.engine.functions import FRACTION
-from protocols.training.engine.preprocessing import StepLayout, StepMaterial
-from protocols.training.engine.preprocessing import deal as deal_step
 from protocols.training.networks import layers
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
 
@@ -134,7 +127,7 @@ def bits(window: int) -> int:
 PROGRAMS = {
     "Dense": (program((6,), Dense(0, 0, 1), weights=((6, 4), (4,))), 0, 0, 0),
     "Conv2D": (program((6, 6, 2), Conv2D(0, 0, 1, strides=(2, 2)), weights=((3, 3, 2, 5), (5,))), 0, 0, 0),
-    "Hadamard": (program((7,), Hadamard(0, 0)), 0, 0, 0),
+    "Multiply": (program((7,), Multiply(0, 0)), 0, 0, 0),
     "MatMul": (program((6,), Reshape(0, (2, 3)), Reshape(0, (3, 2)), MatMul(1, 2)), 0, 0, 0),
     "Open": (program((6,), Dense(0, 0), Open(1), Dense(2, 1), weights=((6, 70), (70, 3))), 0, 1, 8 * 70),
     "Truncate": (program((6,), Dense(0, 0), Truncate(1, 6, 24), weights=((6, 70),)), 1, 1, 8 * 70),
@@ -168,7 +161,7 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
     x, y, w = rng.uniform(-1, 1, (8, 5)), rng.uniform(-1, 1, (8, 3)), rng.uniform(-1, 1, (5, 3))
     plan = Plan((layers.Dense((5,), 3, False),), "mse", GradientDescent(1.0))
     circuit = step(plan, 8)
-    layout, (keys, theirs) = StepLayout(circuit), parties.keys("step", 0)
+    layout, (keys, theirs) = circuit.layout, parties.keys("step", 0)
     stored = {"x": encode(x, SCALE), "y": encode(y, SCALE)}
     given: tuple[dict, dict] = ({}, {})
     masks = {}
@@ -181,8 +174,8 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
         mine["outside"] = np.zeros(1, np.uint64)
     share = KeyStream(os.urandom(16)).words((5, 3))
     given[0][weight.name], given[1][weight.name] = share, encode(w, SCALE) - share
-    dealt = [None, deal_step(circuit, layout, masks, keys.of)]
-    runs = {i: train(Party(i), circuit, StepMaterial.of(layout, theirs[i], dealt[i]), given[i]) for i in (0, 1)}
+    dealt = [None, deal_step(circuit, masks, keys.of)]
+    runs = {i: train(Party(i), circuit, Material.of(layout, theirs[i], 1, dealt[i]), given[i]) for i in (0, 1)}
     transcript = simulate(runs)
     after = decode(transcript.results[0][weight.name] + transcript.results[1][weight.name], SCALE)
     np.testing.assert_allclose(after, w - x.T @ (x @ w - y) * 2 / 24, atol=0.001)

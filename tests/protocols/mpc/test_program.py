@@ -4,27 +4,16 @@ import msgspec
 import pytest
 
 from protocols.errors import ProgramError
-from protocols.mpc.operations.instructions import (
-    Argmax,
-    AsShare,
-    Combine,
-    Concatenate,
-    Conv2D,
-    Dense,
-    Hadamard,
-    Input,
-    MatMul,
-    Multiply,
-    Open,
-    Pad,
-    Permute,
-    Piecewise,
-    Reshape,
-    Select,
-    SumPool,
-    Take,
-    Truncate,
-)
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.bilinear import MatMul
+from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Reshape, Take
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine, Scale, SumPool
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense
+from protocols.mpc.operations.wires import AsShare, Given, Input, Open
 from protocols.mpc.program import Program, infer
 
 
@@ -37,8 +26,9 @@ WRONG = {
     "ends in a wire": ((AsShare(0), Open(1)), (), "must end in a share"),
     "later operand": ((AsShare(1),), (), "operand 1 is not an earlier value"),
     "negative operand": ((AsShare(-1),), (), "not an earlier value"),
-    "share for wire": ((AsShare(0), AsShare(1)), (), "is a share, a wire is needed"),
-    "wire for share": ((Open(0),), (), "is a wire, a share is needed"),
+    "share for wire": ((AsShare(0), Dense(1, 0)), ((2, 3),), "is a share, a wire is needed"),
+    "one-hot bits": ((Reshape(0, (32,)), Argmax(1, 0, 20), Truncate(2, 1, 20)), (), "is an arg max, a share is needed"),
+    "given": ((Given("x", (4,), "wire"),), (), "to steps of a training only"),
     "second input": ((Input(),), (), "first operation, and only that"),
     "no weight": ((Dense(0, 0),), (), "there is no weight 0"),
     "flat weight": ((Dense(0, 0),), ((2,),), "2 dimensions are needed"),
@@ -56,12 +46,11 @@ WRONG = {
     "pool": ((AsShare(0), Reshape(1, (32,)), SumPool(2, (2, 2), (1, 1))), (), "a pool needs"),
     "axis": ((AsShare(0), Concatenate((1, 1), 3)), (), "axis 3 does not exist"),
     "unequal": ((AsShare(0), Reshape(1, (8, 2, 2)), Concatenate((1, 2), 2)), (), "cannot be joined"),
-    "mixed kinds": ((AsShare(0), Combine((0, 1), (1, 1))), (), "cannot be mixed"),
     "no operand": ((AsShare(0), Combine((), ())), (), "at least one operand"),
-    "factors": ((AsShare(0), Combine((1,), (1, 2))), (), "one factor each"),
-    "table": ((AsShare(0), Multiply(1, (1, 2, 3), (3,))), (), "cannot be broadcast"),
-    "unlike shapes": ((Reshape(0, (8, 2, 2)), Hadamard(0, 1)), (), "element for element"),
-    "product of shares": ((AsShare(0), Hadamard(0, 1)), (), "is a share, a wire is needed"),
+    "factors": ((AsShare(0), Combine((1,), (1, 2))), (), "one each is needed"),
+    "table": ((AsShare(0), Scale(1, (1, 2, 3), (3,))), (), "cannot be broadcast"),
+    "unlike shapes": ((Reshape(0, (8, 2, 2)), Multiply(0, 1)), (), "element for element"),
+    "product of shares": ((AsShare(0), Multiply(0, 1)), (), "is a share, an affine value is needed"),
     "unlike matrices": ((Reshape(0, (2, 4, 4)), MatMul(1, 0)), (), "no matrix product"),
     "order of axes": ((AsShare(0), Permute(1, (0, 1, 1))), (), "not an order"),
     "slice": ((AsShare(0), Take(1, 0, (4,))), (), "not all in"),

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from deployment import Deployment
 from protocols.mpc.operations.blocks import blocks_for
-from protocols.mpc.operations.instructions import AsShare, Input, Select, Truncate
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.parties.material import packed
 from protocols.mpc.parties.simulator import PartyLost
 from protocols.mpc.program import Program

@@ -12,22 +12,17 @@ import numpy as np
 import pytest
 
 from deployment import Deployment, random_ring
-from protocols.mpc.operations.instructions import (
-    AddNoise,
-    Argmax,
-    AsShare,
-    Combine,
-    Dense,
-    Hadamard,
-    Input,
-    MatMul,
-    Open,
-    Permute,
-    Piecewise,
-    Reshape,
-    Select,
-    Truncate,
-)
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.bilinear import MatMul
+from protocols.mpc.operations.moves import Permute, Reshape
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import AsShare, Input, Open
 from protocols.mpc.program import Program
 
 RUNS = 400
@@ -68,7 +63,7 @@ SMOOTH = Program(
         Dense(0, 0, 1),
         Piecewise(1, 6, 20, (-700, 0, 44), (0, 3, -1, 2), (5, 0, 1, -9)),
         Open(2),
-        Hadamard(3, 0),
+        Multiply(3, 0),
         Piecewise(4, 20, 24, (0,), (0, 0), (0, 1)),
         Open(5),
         Reshape(6, (1, 2)),

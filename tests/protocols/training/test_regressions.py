@@ -6,7 +6,7 @@ from training_deployment import Trainers
 
 from protocols.errors import InputError
 from protocols.mpc.numbers.fixed_point import encode
-from protocols.training.engine.functions import FRACTION
+from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.regression.moments import BATCH

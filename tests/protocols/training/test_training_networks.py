@@ -9,12 +9,15 @@ from keras import layers
 from training_deployment import SCALE, Trainers
 
 from protocols.errors import ModelError, ProgramError, UnsupportedLayer
+from protocols.mpc.circuit import Builder
 from protocols.mpc.numbers.fixed_point import encode
+from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient
 from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.moves import Put, Reshape, Take
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.wires import Given, Open
 from protocols.owner.compiled import plan as plan_of
-from protocols.training.engine.circuit import Builder, Convolve, Given, InputGradient, KernelGradient, Open, Put, Reshape, Sign, Take
-from protocols.training.engine.functions import FRACTION, WINDOW
-from protocols.training.engine.preprocessing import StepLayout
+from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.layers import AveragePooling2D, MaxPooling2D, ReLU, Signal, same
 from protocols.training.networks.window import outside
 from protocols.training.step import step
@@ -266,9 +269,9 @@ def test_randomness_of_a_step_of_the_published_network():
     block = [layers.Conv2D(16, 5, activation="relu"), layers.MaxPooling2D()]
     again = [layers.Conv2D(16, 5, activation="relu"), layers.MaxPooling2D()]
     plan = plan_of(compiled((28, 28, 1), *block, *again, layers.Flatten(), layers.Dense(100, "relu"), outputs=10))
-    layout = StepLayout(step(plan, 128))
+    layout = step(plan, 128).layout
     comparisons = 128 * (3 * 12 * 12 * 16 + 12 * 12 * 16 + 3 * 4 * 4 * 16 + 4 * 4 * 16 + 100)
-    assert 30 * comparisons < layout.bytes < 160e6
+    assert 30 * comparisons < layout.bytes_per_example < 160e6
 
 
 def test_padding_is_that_of_keras():

@@ -9,9 +9,12 @@ from keras import layers
 from training_deployment import SCALE, Trainers
 
 from protocols.errors import ModelError
+from protocols.mpc.circuit import Builder
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.training.engine.circuit import Builder, Combine, Given, Truncate
-from protocols.training.engine.functions import FRACTION, PRECISE, SPLINE, logarithm, sigmoid, softplus
+from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Given
+from protocols.training.networks.functions import FRACTION, PRECISE, SPLINE, logarithm, sigmoid, softplus
 from protocols.training.networks.layers import Dense, ReLU
 from protocols.training.networks.moments import MEAN, QUOTIENT, SQUARE, UNIT, divided, inverse_root, larger
 from protocols.training.networks.optimizers import Adam, GradientDescent, factor

@@ -7,7 +7,7 @@ import pytest
 
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
-from protocols.training.engine.preprocessing import StepMaterial
+from protocols.mpc.parties.material import Material
 from protocols.training.networks.layers import Dense
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan
@@ -27,7 +27,7 @@ async def test_supply_waits_for_room_and_gives_each_step_once():
     supply = Supply(2)
     for number in (0, 1):
         await supply.room(number)
-        await supply.put(number, StepMaterial({}), 7)
+        await supply.put(number, Material({}, 0, 1), 7)
     third = asyncio.create_task(supply.room(2))
     await asyncio.sleep(0)
     assert not third.done()
@@ -44,7 +44,7 @@ async def test_a_step_waits_for_its_material():
     await asyncio.sleep(0)
     assert not taking.done()
     await supply.room(0)
-    await supply.put(0, StepMaterial({}), 0)
+    await supply.put(0, Material({}, 0, 1), 0)
     assert (await taking)[1] == 0
 
 
@@ -72,6 +72,6 @@ def test_fewer_classes_are_zeros_and_more_are_refused():
 
 
 def test_material_of_the_wrong_size_is_refused():
-    layout = Steps(terms())[4][1]
+    layout = Steps(terms())[4].layout
     with pytest.raises(ValueError, match="words were dealt"):
-        StepMaterial.of(layout, key("k"), np.zeros(3, np.uint64))
+        Material.of(layout, key("k"), 1, np.zeros(3, np.uint64))

@@ -12,7 +12,13 @@ import numpy as np
 
 from protocols.lowering.nodes.curves import CURVES, TOLERANCE
 from protocols.lowering.nodes.splines import Spline, fit
-from protocols.training.engine.circuit import Builder, Combine, Largest, Multiply, Open, Piecewise, Sum, Truncate
+from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.sums import Combine, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import Open
 
 FRACTION = 16
 """f: weights, activations and gradients are multiples of 2^-f."""

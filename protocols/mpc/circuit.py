@@ -1,0 +1,135 @@
+"""One step of training as a program over whole batches: the public half of an encrypted training.
+
+Like `program.py`, but all values are there once and not for each example: weights change in every step, so they are values like all
+others, given by name, and what a step hands on has names, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from protocols.errors import ProgramError
+from protocols.mpc.engine import loops
+from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server, WeightShares
+from protocols.mpc.engine.values import Affine, Value
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
+from protocols.mpc.parties.material import Layout, Material, dealt_words, own_words
+
+
+class Circuit:
+    """One step.
+
+    Args:
+        ops: in order; every operand is an earlier position.
+        outputs: the positions of the values that a step hands on, by name.
+
+    Attributes:
+        values: what is known of each value.
+
+    Raises:
+        ProgramError: it is not well formed.
+    """
+
+    def __init__(self, ops: tuple[Operation, ...], outputs: dict[str, int]) -> None:
+        self.ops, self.outputs = ops, outputs
+        scope = Scope([])
+        loops.infer(ops, scope)
+        self.values: tuple[Value, ...] = tuple(scope.values)
+        if not all(0 <= position < len(ops) for position in outputs.values()):
+            raise ProgramError("an output of the circuit is no position of it")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the randomness of a step lies."""
+        return loops.layout(self.ops, self.values)
+
+    def arranged_as(self, other: Circuit) -> Circuit:
+        """Return this circuit, with randomness and order of one that differs in public numbers only: they need not be found again."""
+        assert len(self.ops) == len(other.ops)
+        self.layout, self.order = other.layout, other.order
+        return self
+
+    @cached_property
+    def order(self) -> loops.Order:
+        """Who waits for whom."""
+        return loops.Order.of(self.ops, set(self.outputs.values()))
+
+
+class Builder:
+    """Writes a circuit operation by operation."""
+
+    def __init__(self) -> None:
+        self._ops: list[Operation] = []
+        self._scope = Scope([])
+
+    def __call__(self, op: Operation) -> int:
+        """Append an operation, and return the position of its value.
+
+        Raises:
+            ProgramError: its operands do not fit.
+        """
+        loops.infer([op], self._scope)
+        self._ops.append(op)
+        return len(self._ops) - 1
+
+    def value(self, position: int) -> Value:
+        """Return what is known of a value."""
+        return self._scope.values[position]
+
+    def circuit(self, outputs: dict[str, int]) -> Circuit:
+        """Return the finished circuit, checked.
+
+        Raises:
+            ProgramError: an output is no position of it.
+        """
+        return Circuit(tuple(self._ops), outputs)
+
+
+_NOTHING = WeightShares((), ())
+
+
+async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
+    """This server's shares of the outputs of a step; consumes the material.
+
+    Each operation begins as soon as its operands are there, in a round with others.
+
+    Adversary: semi-honest, no two parties collude. **Leaks** nothing: all that is opened is masked by fresh uniform values.
+
+    Args:
+        me: which server.
+        circuit: the step.
+        material: this server's half of its randomness.
+        given: for every `Given` of the circuit by name, a wire or this server's share.
+    """
+    server = Server(me, circuit.values, material, _NOTHING, given, KeyStream(fresh_key()))
+    shares = await loops.evaluate(circuit.ops, circuit.order, server, set(circuit.outputs.values()))
+    return {name: shares[position] for name, position in circuit.outputs.items()}
+
+
+def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Ring:
+    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat.
+
+    Args:
+        circuit: the step.
+        masks: lambda of every wire that is given, both halves added, by name.
+        keys: the servers' keys of this step, never used for another.
+    """
+    layout = circuit.layout
+    dealt = dealt_words(keys[0], layout, 1)
+    halves = [layout.views(own_words(key, layout, 1), dealt, 1) for key in keys]
+    loops.deal(circuit.ops, circuit.order, Dealer(circuit.values, 1, (halves[0], halves[1]), given=masks))
+    return dealt
+
+
+def meaning(circuit: Circuit, given: Mapping[str, Ring], rounding: Rounding) -> dict[str, Ring]:
+    """Return the outputs of a step in the clear, for integers by name.
+
+    Raises:
+        WindowError: a sum is outside of its window.
+    """
+    wanted = set(circuit.outputs.values())
+    found = loops.meaning(circuit.ops, circuit.order, Clear(circuit.values, (), given, rounding), wanted)
+    return {name: found[position] for name, position in circuit.outputs.items()}

@@ -1,1 +1,0 @@
-"""Circuits: how a step is evaluated and dealt."""
