@@ -6,20 +6,16 @@ raises, so that tests find windows that are too small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.sides import Clear, Rounding
 from protocols.mpc.engine.values import Shape
-from protocols.mpc.operations.weights import Weighted
 from protocols.mpc.operations.wires import INPUT
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program, infer
-
-Product = Callable[[Weighted, Ring, Ring], Ring]
-"""(operation, x, weight) -> x o weight modulo 2^64."""
 
 
 def evaluate(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Rounding | None = None) -> Ring:
@@ -53,7 +49,7 @@ def outputs(
     wanted: Collection[int],
     *,
     rounding: Rounding | None = None,
-    product: Product | None = None,
+    fast: bool = False,
 ) -> dict[int, Ring]:
     """Some values of a program by position; the others are forgotten as soon as nothing needs them. See `trace`.
 
@@ -63,10 +59,10 @@ def outputs(
         x: encoded examples.
         wanted: positions of the values.
         rounding: the random bits of truncation.
-        product: a faster one in place of that of this file.
+        fast: whether kernels compute products with weights: no oracle for these then.
     """
     order = loops.Order.of(program.ops, wanted)
-    clear = Clear(infer(program), weights, {INPUT: x}, rounding or _down, product)
+    clear = Clear(infer(program), weights, {INPUT: x}, rounding or _down, fast)
     return loops.meaning(program.ops, order, clear, wanted)
 
 

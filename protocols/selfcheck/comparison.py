@@ -19,7 +19,7 @@ from protocols.mpc import plaintext
 from protocols.mpc.encoding import bounds, encoded
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.operations.bilinear import MatMul
-from protocols.mpc.operations.weights import Conv2D, Dense, Weighted
+from protocols.mpc.operations.weights import Conv2D, Dense
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.program import Program, infer
 from protocols.selfcheck.examples import Real, drawn
@@ -156,7 +156,7 @@ def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, 
                 part,
                 wanted,
                 rounding=lambda shape: stream.words(shape) & np.uint64(1),
-                product=Weighted.product,
+                fast=True,
             )
         except WindowError:
             raise _left(name, lowered, source) from None

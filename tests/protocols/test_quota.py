@@ -8,7 +8,7 @@ import pytest
 
 from actors import Caller
 from protocols.errors import Busy, InputError, QuotaSpent, TooLarge
-from protocols.mpc.operations import linear
+from protocols.mpc.operations import weights as linear
 from protocols.mpc.operations.weights import Dense, summed_weight_masks
 from protocols.mpc.operations.wires import Input
 from protocols.mpc.parties.keystream import KeyStream, derive

@@ -258,7 +258,7 @@ class Clear:
         weights: as integers.
         given: what comes from outside, by name.
         rounding: the random bits of truncations.
-        product: a faster matrix product or convolution with a weight, in place of the slow one; None for that.
+        fast: whether kernels compute products with weights, in place of plain numpy.
         results: the values that are still needed.
     """
 
@@ -266,7 +266,7 @@ class Clear:
     weights: Sequence[Ring]
     given: Mapping[str, Ring]
     rounding: Rounding
-    product: Callable[..., Ring] | None = None
+    fast: bool = False
     results: dict[int, Ring] = field(default_factory=dict)
 
     def __getitem__(self, x: int) -> Ring:

@@ -89,7 +89,7 @@ class Weighted(Operation, frozen=True):
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Return the product and the bias."""
         weight = clear.weights[self.weight]
-        z = self.slow(clear[self.x], weight) if clear.product is None else clear.product(self, clear[self.x], weight)
+        z = self.product(clear[self.x], weight) if clear.fast else self.slow(clear[self.x], weight)
         return z if self.bias is None else z + clear.weights[self.bias]
 
 
