@@ -57,8 +57,8 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
     """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1) as in Keras; AMSGrad (Reddi et al., 2018, arXiv:1904.09237).
 
     M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
-    AMSGrad with the largest V so far. `moments.py` has the ranges: gradients below 64, sqrt(V) below 32; where sqrt(V) is below 10^-6,
-    about that takes its place, as epsilon does in Keras.
+    AMSGrad with the largest V so far. `moments.py` has the ranges: gradients below 128, which is checked in each step; where sqrt(V)
+    is below 10^-6, about that takes its place, as epsilon does in Keras.
 
     Attributes:
         rate: the learning rate, above 0.
