@@ -21,6 +21,9 @@ RATE_BITS = 8
 SCHEDULE_BITS = 14
 """Significant bits of the largest rate of a schedule: a rate 64 times smaller is rounded by at most 0.2 %."""
 
+MOMENTUM_BITS = 24
+"""Fractional bits of the momentum, at least: velocities add up 1 / (1 - momentum) steps, so what counts is how far it is from 1."""
+
 LARGEST_RATE = 64
 
 Shapes = dict[str, tuple[int, ...]]
@@ -158,9 +161,9 @@ def _descent(
     build: Builder, optimizer: GradientDescent, slope: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
     q, shift = factor(optimizer, scale, number)
-    drop = shift + slope[1] - FRACTION
-    if drop < RATE_BITS:
-        q, drop = q << (RATE_BITS - drop), RATE_BITS
+    drop, least = shift + slope[1] - FRACTION, MOMENTUM_BITS if optimizer.momentum else RATE_BITS
+    if drop < least:
+        q, drop = q << (least - drop), least
     if not optimizer.momentum:
         return build(Truncate(build(Combine((slope[0],), (-q,))), drop, 63 - drop)), {}
     factors = (-q, round(optimizer.momentum * 2**drop))

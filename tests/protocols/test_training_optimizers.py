@@ -232,6 +232,21 @@ def test_gradients_that_adam_cannot_square_are_found(far, amsgrad):
         np.testing.assert_allclose(decode(state["bias0"], SCALE), [0.8], rtol=0.05)
 
 
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, False), (0.99, False), (0.99, True), (0.999, False)])
+def test_momentum_is_exact_where_rates_are_large_and_batches_small(momentum, nesterov):
+    """Of a bias and a gradient times 1 the factor of the velocity had 8 bits: 0.999 was 1, and nothing ever came to rest."""
+    optimizer = keras.optimizers.SGD(0.5, momentum, nesterov=nesterov)
+    model, plan = network([1, 1], GradientDescent(0.5, momentum, nesterov), "mse")
+    model.set_weights([np.zeros((1, 1)), np.zeros(1)])
+    model.compile(optimizer, "mse")
+    state = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()}
+    for number, y in enumerate(np.random.default_rng(0).normal(size=(40, 1, 1))):
+        x = np.zeros((1, 1))
+        state = Trainers(step(plan, 1, number), str(number)).outputs({**state, "x": ring(x, FRACTION), "y": ring(y, FRACTION)})
+        model.train_on_batch(x, y)
+        np.testing.assert_allclose(decode(state["bias0"], SCALE), model.get_weights()[1], atol=0.003, err_msg=str(number))
+
+
 def test_rates_of_a_schedule_change_public_factors_only():
     for optimizer in (GradientDescent(0.1, schedule=(0.1, 0.05, 0.001)), Adam(0.1, schedule=(0.1, 0.05, 0.001))):
         _, plan = network([4, 3], optimizer, "mse")
