@@ -1,5 +1,7 @@
 """Odd compiled models: a training on shares moves and tells what `keras.Model.fit` does in the same order, or is refused by name."""
 
+import functools
+
 import keras
 import msgspec
 import numpy as np
@@ -209,6 +211,14 @@ def test_targets_that_are_no_labels_move_as_keras_and_have_no_accuracy(build, y,
     same_as_keras(build, y)
 
 
+def always():
+    return 0.1
+
+
+def falling(step=0):
+    return 0.1 * 0.5**step
+
+
 def faint():
     built = model(hidden=(layers.Dense(5, "relu", name="faint"),))
     built.layers[0].kernel.assign(np.full((4, 5), 1e-6))
@@ -246,6 +256,15 @@ REFUSED = {
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
     "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),
     "weights of 1e-6": (faint, "kernel of layer 'faint' has weights up to 1.*vanish"),
+    "a layer as an activation": (lambda: model(hidden=(layers.Dense(5, layers.LeakyReLU()),)), "activation LeakyReLU"),
+    "a part of a function as one": (
+        lambda: model(hidden=(layers.Dense(5, functools.partial(keras.activations.relu, negative_slope=0.1)),)),
+        "partial",
+    ),
+    "a rate by a function": (lambda: model(optimizer=SGD(always)), "a function that is called in each step"),
+    "a rate by a function of a step": (lambda: model(optimizer=SGD(falling)), "a function that is called in each step"),
+    "a softmax of one output": (lambda: model(1, loss=SPARSE), "one output, and a softmax over one output is always 1"),
+    "one-hot rows of one output": (lambda: model(1, loss=CATEGORICAL), "one output, and a softmax over one output is always 1"),
     "a constraint": (lambda: model(last=layers.Dense(3, kernel_constraint="non_neg")), "constraint"),
     "a regularizer": (lambda: model(last=layers.Dense(3, bias_regularizer="l2")), "regularizer"),
     "mixed precision": (lambda: model(optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1))), "LossScale"),
@@ -300,3 +319,10 @@ def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
 @pytest.mark.parametrize("total", [0.0, 1.0, 2.0**29, -1e-3])
 def test_sums_are_told(total):
     assert trusted("loss", total, 2.0**31) == total
+
+
+@pytest.mark.parametrize("features", [np.arange(EXAMPLES), np.arange(EXAMPLES).astype(np.uint8)])
+def test_whole_features_of_one_column_are_named(features, monkeypatch):
+    monkeypatch.setitem(trained.__globals__, "X", features)
+    with pytest.raises(InputError, match="'x' was stored as labels because it is one integer an example: features are stored as floats"):
+        trained(model(), NUMBERS)
