@@ -8,6 +8,7 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.training.optimizers import Adam, GradientDescent, Optimizer, rates
+from protocols.training.step import Plan
 
 _REFUSED = {
     "clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
@@ -148,3 +149,16 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
         return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
     found = tuple(float(rate(step)) for step in range(start + steps))
     return _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
+
+
+def unrated(plan: Plan) -> Plan:
+    """Return `plan` without what may change while it is trained: the learning rate, and what is told."""
+    optimizer = msgspec.structs.replace(plan.optimizer, rate=1.0, schedule=())
+    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0)
+
+
+def goes_on(model: Any, optimizer: Optimizer) -> bool:
+    """Say whether an optimizer keeps something from step to step that a new one in its place would begin anew: moments, or a schedule."""
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    return bool(optimizer.states({"": ()})) or callable(internals.learning_rate(model.optimizer))

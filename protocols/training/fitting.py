@@ -16,14 +16,14 @@ from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
 from protocols.concurrency import at_once
-from protocols.errors import Altered, Diverged, InputError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Diverged, InputError, ModelError, UnknownModel, WorkerLost
 from protocols.fixed_point import decode, encode
 from protocols.keystream import KeyStream, fresh_key
 from protocols.presence import Presence
 from protocols.training.checkpoints import Checkpoints, settings
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
-from protocols.training.compiled_optimizer import scheduled
+from protocols.training.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.training.functions import FRACTION
 from protocols.training.kept import Progress
 from protocols.training.progress import live
@@ -57,6 +57,7 @@ class Training:
         self._secret = b""
         self._seats = cluster.seats_for(name)
         self._plan: Plan | None = None
+        self._compiled: dict[str, Any] = {}
         self._made = 0
 
     @property
@@ -102,11 +103,11 @@ class Training:
             raise InputError("resume= and save_every= need the folder of the training: give folder=")
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every={save_every}; at least 1 step is needed")
-        self._plan = self._plan or plan(self._model)
-        told = ["loss" if name == "loss" else "metric" for name in asked(metrics, self._plan.loss)]
+        planned = self._planned()
+        told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
-            check_told(self._plan.loss, y)
-        terms = self._terms(x, y, msgspec.structs.replace(self._plan, value="loss" in told), batch_size, memory)
+            check_told(planned.loss, y)
+        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
@@ -135,6 +136,30 @@ class Training:
         finally:
             if checkpoints is not None:
                 checkpoints.close()
+
+    def _planned(self) -> Plan:
+        """What the model is compiled for; once training has begun only its learning rate may be another.
+
+        Raises:
+            ModelError: it was compiled for something else since.
+        """
+        from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+        compiled, before = internals.compile_arguments(self._model), self._compiled
+        if self._plan is not None and compiled and all(compiled[name] is before.get(name) for name in compiled):
+            return self._plan
+        found = plan(self._model)
+        anew = compiled.get("optimizer") is not before.get("optimizer")
+        if self._plan is None or not self.begun:
+            self._plan = found
+        elif unrated(found) != unrated(self._plan) or (anew and goes_on(self._model, found.optimizer)):
+            raise ModelError(
+                f"model {self._model.name!r} was compiled again since its training began, and on shares that goes on with the loss and the"
+                " optimizer it has: set model.optimizer.learning_rate for another rate; for anything else reveal the model, compile what is"
+                " revealed, and share that"
+            )
+        self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
+        return self._plan
 
     def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""

@@ -1,6 +1,7 @@
 """Odd compiled models: a training on shares moves and tells what `keras.Model.fit` does in the same order, or is refused by name."""
 
 import functools
+from types import SimpleNamespace
 
 import keras
 import msgspec
@@ -14,6 +15,7 @@ from protocols.fixed_point import decode, encode
 from protocols.training.compiled import plan
 from protocols.training.compiled_loss import expects
 from protocols.training.compiled_optimizer import scheduled
+from protocols.training.fitting import Training
 from protocols.training.step import step
 from protocols.training.stored import described, encoded
 from protocols.training.telling.epochs import trusted
@@ -319,6 +321,58 @@ def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
 @pytest.mark.parametrize("total", [0.0, 1.0, 2.0**29, -1e-3])
 def test_sums_are_told(total):
     assert trusted("loss", total, 2.0**31) == total
+
+
+def begun(built):
+    """A training of a model, whose weights are with the workers already."""
+    training = Training(built, SimpleNamespace(seats_for=lambda name: None), "model")
+    training._planned()
+    training._handle = b"weights"
+    return training
+
+
+def test_a_model_that_is_compiled_again_goes_on_with_another_rate_only():
+    """Else what was compiled last would be read here and there, and the rest be that of the first time."""
+    built = model()
+    training = begun(built)
+    built.optimizer.learning_rate = 0.01
+    assert scheduled(built, training._planned().optimizer, 0, 3).rate == pytest.approx(0.01)
+    built.compile(SGD(0.02), "mse")
+    assert scheduled(built, training._planned().optimizer, 0, 3).rate == pytest.approx(0.02)
+    built.compile(SGD(0.02), "mse", metrics=["mse"])
+    training._planned()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"optimizer": SGD(0.1, momentum=0.9)}),
+        ({}, {"optimizer": SGD(0.1, weight_decay=0.1)}),
+        ({}, {"optimizer": ADAM(0.1)}),
+        ({}, {"optimizer": SGD(keras.optimizers.schedules.CosineDecay(0.2, 20))}),
+        ({}, {"loss_weights": [0.5]}),
+        ({}, {"loss": BINARY}),
+        ({"optimizer": ADAM(0.1)}, {"optimizer": ADAM(0.1)}),
+        ({"optimizer": SGD(0.1, momentum=0.9)}, {"optimizer": SGD(0.1, momentum=0.9)}),
+    ],
+)
+def test_a_model_that_is_compiled_for_something_else_is_refused(before, after):
+    built = model(**before)
+    training = begun(built)
+    training._planned()
+    built.compile(**{"optimizer": SGD(0.1), "loss": "mse"} | after)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="was compiled again since its training began"):
+            training._planned()
+
+
+def test_accuracies_follow_the_threshold_that_is_compiled_last():
+    built = between(0.5, sigmoid)()
+    training = begun(built)
+    built.compile(built.optimizer, built.loss, metrics=[metrics.BinaryAccuracy(threshold=0.9)])
+    assert training._planned().threshold == pytest.approx(np.log(9))
+    built.compile(built.optimizer, built.loss)
+    assert training._planned().threshold == 0
 
 
 @pytest.mark.parametrize("features", [np.arange(EXAMPLES), np.arange(EXAMPLES).astype(np.uint8)])
