@@ -258,9 +258,21 @@ def test_rates_of_a_schedule_change_public_factors_only():
     assert len(shifts) == 1
     for number, rate in enumerate((0.1, 0.05, 0.001)):
         q, shift = factor(GradientDescent(0.1, schedule=(0.1, 0.05, 0.001)), 1 / 8, number)
-        assert q / 2**shift == pytest.approx(rate / 8, rel=0.005)
+        assert q / 2**shift == pytest.approx(rate / 8, rel=0.01)
     with pytest.raises(ModelError, match="1e-07 of step 2 vanishes"):
         factor(GradientDescent(0.1, schedule=(0.1, 1e-7)), 1.0)
+
+
+@pytest.mark.parametrize("small", [1e-2, 1e-4, 3e-5])
+def test_rates_far_below_the_largest_are_right_in_sum(small):
+    """Each was rounded by itself: 3e-5 beside 0.5 was nothing at all, for however many steps."""
+    optimizer = GradientDescent(0.5, schedule=(0.5, *[small] * 999))
+    made = [factor(optimizer, 1 / 24, number) for number in range(2000)]
+    assert len({shift for _, shift in made}) == 1
+    assert min(q for q, _ in made) >= 0
+    for count in (1, 2, 100, 1000, 2000):
+        unit = 2.0 ** -made[0][1]
+        assert sum(q for q, _ in made[:count]) * unit == pytest.approx((0.5 + small * (count - 1)) / 24, abs=unit)
 
 
 @pytest.mark.parametrize(
