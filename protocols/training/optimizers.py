@@ -18,8 +18,15 @@ from protocols.training.moments import MEAN, QUOTIENT, divided, fraction, larger
 RATE_BITS = 8
 """Significant bits of a constant learning rate: it is rounded by at most 0.2 %."""
 
-SCHEDULE_BITS = 14
-"""Significant bits of the largest rate of a schedule: a rate 64 times smaller is rounded by at most 0.4 %, and sums of rates not at all."""
+SCHEDULE_BITS = 11
+"""Significant bits of the largest rate of a schedule: each step is right to 0.1 % of the largest, and sums of steps to as much of one.
+
+A sum of slopes over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
+rate. That is the sum over examples of a feature (or activation) times the error of an output.
+"""
+
+ADAM_BITS = 14
+"""Significant bits of the largest rate of Adam, whose corrections change from step to step."""
 
 MOMENTUM_BITS = 24
 """Fractional bits of the momentum, at least: velocities add up 1 / (1 - momentum) steps, so what counts is how far it is from 1."""
@@ -124,7 +131,7 @@ def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, in
     rate = found[min(number, len(found) - 1)]
     if isinstance(optimizer, Adam):
         rate *= math.sqrt(1 - optimizer.beta_2 ** (number + 1)) / (1 - optimizer.beta_1 ** (number + 1))
-    bits = SCHEDULE_BITS if changes(optimizer) else RATE_BITS
+    bits = ADAM_BITS if isinstance(optimizer, Adam) else SCHEDULE_BITS if changes(optimizer) else RATE_BITS
     shift = bits - 1 - math.floor(math.log2(max(found) * scale))
     if isinstance(optimizer, GradientDescent) and changes(optimizer):  # the part that is due: rates far below the largest do not vanish
         before, after = (math.floor(_sum(found, count) * scale * 2.0**shift) for count in (number, number + 1))
