@@ -210,10 +210,11 @@ class NotGranted(ServingError):
 
 
 class Diverged(ServingError):
-    """In training, activations or weights have left the range in which fixed point is right. The model is as it was before."""
+    """In training, numbers have left the range in which fixed point is right. The model is as it was before."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(
-            f"training left fixed point in epoch {epoch}: activations beyond +-512 or weights beyond +-16,384; the model is as it was"
-            " before: after the last epoch, or the last checkpoint. Use a smaller learning rate, and scale features and targets to about 1"
+            f"training left fixed point in epoch {epoch}: activations beyond +-512, weights beyond +-16,384, or with Adam gradients"
+            " beyond +-128; the model is as it was before: after the last epoch, or the last checkpoint. Scale features and targets to"
+            " about 1, and use a smaller learning rate"
         )

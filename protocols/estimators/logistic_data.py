@@ -147,11 +147,13 @@ class Prepared:
             penalties: (columns,), of columns as they are stored, beside the mean of losses.
 
         Returns:
-            None if nothing is known: x was shared by others, and there is no penalty.
+            None if nothing is known: x was shared by others, and there is no penalty; or no column of x varies.
         """
         if self._here is None:
             return float(penalties.min()) or None
         moving = self._here.any(0)
+        if not moving.any():  # coefficients are 0, and right
+            return None
         rows, weights = self._here[:, moving], np.ones(self.examples) if self._weights is None else self._weights
         logits = self._here @ coef.T + intercept
         shifted = np.c_[np.zeros(len(rows)), logits] if len(coef) == 1 else logits
@@ -176,7 +178,11 @@ class Prepared:
             raise InputError(f"y has shape {found.shape}: one label an example is needed")
         if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
             raise InputError("y has NaN, infinite or fractional values: labels are needed, LinearRegression fits numbers")
-        labels, numbers = np.unique(found, return_inverse=True)
+        try:
+            labels, numbers = np.unique(found, return_inverse=True)
+        except TypeError:
+            kinds = ", ".join(sorted({type(label).__name__ for label in found}))
+            raise InputError(f"y has labels of several types, {kinds}: labels of one type are needed, so that they have an order") from None
         if len(labels) < 2:
             raise InputError(f"y has one label only, {labels[0]!r}: labels of at least two classes are needed")
         return numbers, labels

@@ -53,7 +53,13 @@ def plan(model: Any) -> Plan:
     loss, weight = compiled_loss(model, keras, ending=ending), loss_weight(model)
     _check_kernels(model)
     made = Plan(layers, loss, weighted(compiled_optimizer(model, keras), weight), weight=weight)
-    return msgspec.structs.replace(made, threshold=threshold(model, made, ending=ending))
+    edge = threshold(model, made, ending=ending)
+    if loss == "crossentropy" and made.outputs == 1:
+        raise ModelError(
+            f"model {model.name!r} has one output, and a softmax over one output is always 1: nothing would be learnt. End in an output for"
+            " each class, or use BinaryCrossentropy"
+        )
+    return msgspec.structs.replace(made, threshold=edge)
 
 
 def _check_kernels(model: Any) -> None:
@@ -224,12 +230,13 @@ def _activation(layer: Any, name: str) -> str:
         if layer.axis not in (-1, len(layer.output.shape) - 1):
             raise UnsupportedLayer(f"{name} has axis={layer.axis}: on shares the softmax is over the last axis")
         return "softmax"
-    function = layer.activation.__name__ if hasattr(layer, "activation") else "linear"
+    given = getattr(layer, "activation", None)
+    function = "linear" if given is None else getattr(given, "__name__", type(given).__name__)  # a layer, or a partial, has no name
     if function not in ("linear", "relu", *ENDINGS):
         raise UnsupportedLayer(f"{name} has the activation {function}: on shares relu, linear, and softmax or sigmoid at the end can be")
     import keras  # noqa: PLC0415  only the owner needs Keras
 
-    if hasattr(layer, "activation") and layer.activation is not getattr(keras.activations, function):
+    if given is not None and given is not getattr(keras.activations, function):
         raise UnsupportedLayer(f"{name} has an activation of its own that is named {function}: on shares Keras' own can be")
     return str(function)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.training.networks.optimizers import Adam, GradientDescent, Optimizer, rates
+from protocols.training.step import Plan
 
 _REFUSED = {
     "clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
@@ -31,6 +32,7 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
     for setting, reason in _REFUSED.items():
         if settings.get(setting):
             raise ModelError(f"{kind.__name__} with {setting}={settings[setting]} cannot be trained on shares: {reason}; leave it out")
+    _check_rate(optimizer, keras)
     _check_anew(optimizer)
     decay = float(settings["weight_decay"] or 0.0)
     spared = bool(decay) and _biases_are_spared(model)
@@ -38,6 +40,22 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
     if kind is keras.optimizers.SGD:
         return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, spared))
     return _checked(_adam(settings, rate, decay, spared))
+
+
+def _check_rate(optimizer: Any, keras: Any) -> None:
+    """Refuse a learning rate that is a function of nothing: Keras calls it once a step, and what it gives then is not known before.
+
+    Raises:
+        ModelError: it is.
+    """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    rate = internals.learning_rate(optimizer)
+    if callable(rate) and not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        raise ModelError(
+            f"the learning rate of {type(optimizer).__name__} is a function that is called in each step: on shares it is a number, or a"
+            " keras.optimizers.schedules.LearningRateSchedule, whose rates are known before"
+        )
 
 
 def _check_anew(optimizer: Any) -> None:
@@ -116,7 +134,7 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
     """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
 
     Args:
-        model: compiled, its optimizer with a number or a schedule (any callable that takes the number of a step) for its learning rate.
+        model: compiled, its optimizer with a number or a `LearningRateSchedule` for its learning rate.
         optimizer: what it was before.
         start: how many steps have been made.
         steps: how many will be made.
@@ -131,3 +149,16 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
         return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
     found = tuple(float(rate(step)) for step in range(start + steps))
     return _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
+
+
+def unrated(plan: Plan) -> Plan:
+    """Return `plan` without what may change while it is trained: the learning rate, and what is told."""
+    optimizer = msgspec.structs.replace(plan.optimizer, rate=1.0, schedule=())
+    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0)
+
+
+def goes_on(model: Any, optimizer: Optimizer) -> bool:
+    """Say whether an optimizer keeps something from step to step that a new one in its place would begin anew: moments, or a schedule."""
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    return bool(optimizer.states({"": ()})) or callable(internals.learning_rate(model.optimizer))

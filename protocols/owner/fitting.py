@@ -18,13 +18,13 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
-from protocols.errors import Altered, Diverged, InputError, UnknownModel, WorkerLost
+from protocols.errors import Altered, Diverged, InputError, ModelError, UnknownModel, WorkerLost
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.checkpoints import Checkpoints, settings
 from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
-from protocols.owner.compiled_optimizer import scheduled
+from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
@@ -55,6 +55,7 @@ class Training:
         self._secret = b""
         self._seats = cluster.seats_for(name)
         self._plan: Plan | None = None
+        self._compiled: dict[str, Any] = {}
         self._made = 0
 
     @property
@@ -100,11 +101,11 @@ class Training:
             raise InputError("resume= and save_every= need the folder of the training: give folder=")
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every={save_every}; at least 1 step is needed")
-        self._plan = self._plan or plan(self._model)
-        told = ["loss" if name == "loss" else "metric" for name in asked(metrics, self._plan.loss)]
+        planned = self._planned()
+        told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
-            check_told(self._plan.loss, y)
-        terms = self._terms(x, y, msgspec.structs.replace(self._plan, value="loss" in told), batch_size, memory)
+            check_told(planned.loss, y)
+        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
@@ -133,6 +134,30 @@ class Training:
         finally:
             if checkpoints is not None:
                 checkpoints.close()
+
+    def _planned(self) -> Plan:
+        """What the model is compiled for; once training has begun only its learning rate may be another.
+
+        Raises:
+            ModelError: it was compiled for something else since.
+        """
+        from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+        compiled, before = internals.compile_arguments(self._model), self._compiled
+        if self._plan is not None and compiled and all(compiled[name] is before.get(name) for name in compiled):
+            return self._plan
+        found = plan(self._model)
+        anew = compiled.get("optimizer") is not before.get("optimizer")
+        if self._plan is None or not self.begun:
+            self._plan = found
+        elif unrated(found) != unrated(self._plan) or (anew and goes_on(self._model, found.optimizer)):
+            raise ModelError(
+                f"model {self._model.name!r} was compiled again since its training began, and on shares that goes on with the loss and the"
+                " optimizer it has: set model.optimizer.learning_rate for another rate; for anything else reveal the model, compile what is"
+                " revealed, and share that"
+            )
+        self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
+        return self._plan
 
     def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""

@@ -18,7 +18,7 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.networks.losses import Loss, gradient, gradient_scale
-from protocols.training.networks.optimizers import GradientDescent, Optimizer, Shapes, changes, update
+from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, update
 from protocols.training.networks.window import outside
 
 
@@ -94,7 +94,8 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
-    one hidden dense layer. Activations must lie within +-512; `outside` tells if they did not.
+    one hidden dense layer. Activations must lie within +-512, and gradients that Adam
+    squares within +-128; `outside` tells if they did not.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
@@ -116,9 +117,12 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
             break
         found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
         slopes |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
-    weight = plan.weight if isinstance(plan.optimizer, GradientDescent) else 1.0  # Adam divides by the size of gradients
-    new = update(build, plan.optimizer, slopes, values, weight * gradient_scale(plan.loss, plan.outputs) / batch, number)
-    new["outside"] = outside(build, values["outside"], activations, [values[name] for name in plan.shapes])
+    divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
+    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
+    new = update(build, plan.optimizer, slopes, values, scale, number)
+    squared = [Signal(*slope) for slope in slopes.values()] if divides else []
+    held = [values[name] for name in plan.shapes]
+    new["outside"] = outside(build, values["outside"], activations, held, slopes=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 

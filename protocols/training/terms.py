@@ -208,7 +208,9 @@ def check(terms: Terms) -> None:
     if x.shape[0] != y.shape[0]:
         raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
     check_records(x, y)
-    if x.content != "numbers" or x.shape[1] != plan.inputs:
+    if x.content != "numbers":
+        raise InputError(f"{x.name!r} was stored as labels because it is one integer an example: features are stored as floats")
+    if x.shape[1] != plan.inputs:
         raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
     classes = plan.outputs
     if plan.loss == "binary_crossentropy" and y.content == "labels":

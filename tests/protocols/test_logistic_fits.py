@@ -117,3 +117,19 @@ async def test_what_the_tolerance_leaves_is_told(shared):
         loose = await LogisticRegression(object(), C=100.0, tol=1e-3).fit(features, y)
     theirs = linear_model.LogisticRegression(C=100.0, tol=1e-10, max_iter=100_000).fit(alike, y)
     assert np.abs(loose.coef_ - theirs.coef_).max() > 0.1 * np.abs(theirs.coef_).max()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("value", [0.0, 5.0])
+async def test_columns_none_of_which_moves_leave_the_intercept(value, classes):
+    y = drawn(classes)[1]
+    x = np.full((len(y), 2), value)
+    ours = await LogisticRegression(object()).fit(x, y)
+    assert not ours.coef_.any()
+    np.testing.assert_allclose(ours.predict_proba(x)[0], np.bincount(y) / len(y), atol=0.004)
+
+
+async def test_labels_of_several_types_are_named():
+    x, y = drawn(3)
+    with pytest.raises(InputError, match="labels of several types, NoneType, int, str: labels of one type are needed"):
+        await LogisticRegression(object()).fit(x, np.array(["a", 1, None], object)[y])

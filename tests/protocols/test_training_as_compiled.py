@@ -1,5 +1,8 @@
 """Odd compiled models: a training on shares moves and tells what `keras.Model.fit` does in the same order, or is refused by name."""
 
+import functools
+from types import SimpleNamespace
+
 import keras
 import msgspec
 import numpy as np
@@ -13,6 +16,7 @@ from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import trusted
+from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_targets, check_told
 from protocols.training.step import step
@@ -209,6 +213,14 @@ def test_targets_that_are_no_labels_move_as_keras_and_have_no_accuracy(build, y,
     same_as_keras(build, y)
 
 
+def always():
+    return 0.1
+
+
+def falling(step=0):
+    return 0.1 * 0.5**step
+
+
 def faint():
     built = model(hidden=(layers.Dense(5, "relu", name="faint"),))
     built.layers[0].kernel.assign(np.full((4, 5), 1e-6))
@@ -246,6 +258,15 @@ REFUSED = {
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
     "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),
     "weights of 1e-6": (faint, "kernel of layer 'faint' has weights up to 1.*vanish"),
+    "a layer as an activation": (lambda: model(hidden=(layers.Dense(5, layers.LeakyReLU()),)), "activation LeakyReLU"),
+    "a part of a function as one": (
+        lambda: model(hidden=(layers.Dense(5, functools.partial(keras.activations.relu, negative_slope=0.1)),)),
+        "partial",
+    ),
+    "a rate by a function": (lambda: model(optimizer=SGD(always)), "a function that is called in each step"),
+    "a rate by a function of a step": (lambda: model(optimizer=SGD(falling)), "a function that is called in each step"),
+    "a softmax of one output": (lambda: model(1, loss=SPARSE), "one output, and a softmax over one output is always 1"),
+    "one-hot rows of one output": (lambda: model(1, loss=CATEGORICAL), "one output, and a softmax over one output is always 1"),
     "a constraint": (lambda: model(last=layers.Dense(3, kernel_constraint="non_neg")), "constraint"),
     "a regularizer": (lambda: model(last=layers.Dense(3, bias_regularizer="l2")), "regularizer"),
     "mixed precision": (lambda: model(optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1))), "LossScale"),
@@ -300,3 +321,62 @@ def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
 @pytest.mark.parametrize("total", [0.0, 1.0, 2.0**29, -1e-3])
 def test_sums_are_told(total):
     assert trusted("loss", total, 2.0**31) == total
+
+
+def begun(built):
+    """A training of a model, whose weights are with the workers already."""
+    training = Training(built, SimpleNamespace(seats_for=lambda name: None), "model")
+    training._planned()
+    training._handle = b"weights"
+    return training
+
+
+def test_a_model_that_is_compiled_again_goes_on_with_another_rate_only():
+    """Else what was compiled last would be read here and there, and the rest be that of the first time."""
+    built = model()
+    training = begun(built)
+    built.optimizer.learning_rate = 0.01
+    assert scheduled(built, training._planned().optimizer, 0, 3).rate == pytest.approx(0.01)
+    built.compile(SGD(0.02), "mse")
+    assert scheduled(built, training._planned().optimizer, 0, 3).rate == pytest.approx(0.02)
+    built.compile(SGD(0.02), "mse", metrics=["mse"])
+    training._planned()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"optimizer": SGD(0.1, momentum=0.9)}),
+        ({}, {"optimizer": SGD(0.1, weight_decay=0.1)}),
+        ({}, {"optimizer": ADAM(0.1)}),
+        ({}, {"optimizer": SGD(keras.optimizers.schedules.CosineDecay(0.2, 20))}),
+        ({}, {"loss_weights": [0.5]}),
+        ({}, {"loss": BINARY}),
+        ({"optimizer": ADAM(0.1)}, {"optimizer": ADAM(0.1)}),
+        ({"optimizer": SGD(0.1, momentum=0.9)}, {"optimizer": SGD(0.1, momentum=0.9)}),
+    ],
+)
+def test_a_model_that_is_compiled_for_something_else_is_refused(before, after):
+    built = model(**before)
+    training = begun(built)
+    training._planned()
+    built.compile(**{"optimizer": SGD(0.1), "loss": "mse"} | after)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="was compiled again since its training began"):
+            training._planned()
+
+
+def test_accuracies_follow_the_threshold_that_is_compiled_last():
+    built = between(0.5, sigmoid)()
+    training = begun(built)
+    built.compile(built.optimizer, built.loss, metrics=[metrics.BinaryAccuracy(threshold=0.9)])
+    assert training._planned().threshold == pytest.approx(np.log(9))
+    built.compile(built.optimizer, built.loss)
+    assert training._planned().threshold == 0
+
+
+@pytest.mark.parametrize("features", [np.arange(EXAMPLES), np.arange(EXAMPLES).astype(np.uint8)])
+def test_whole_features_of_one_column_are_named(features, monkeypatch):
+    monkeypatch.setitem(trained.__globals__, "X", features)
+    with pytest.raises(InputError, match="'x' was stored as labels because it is one integer an example: features are stored as floats"):
+        trained(model(), NUMBERS)

@@ -5,12 +5,12 @@ square V has `SQUARE`: sqrt(V) is told apart from 2^-19 on. With V = X 4^-k, 1 <
 
     M / sqrt(V) = (M 2^k) / sqrt(X),
 
-so V is moved up by 24, 12, 6, 4 and 2 bits wherever it is small enough, and M by half as many: five comparisons of a few bits, instead of
+so V is moved up by 26, 14, 6, 4 and 2 bits wherever it is small enough, and M by half as many: five comparisons of a few bits, instead of
 one for each bit. 1 / sqrt(X) is a polynomial of degree two and one step of Newton (the idea of Keller and Sun, 2021, arXiv:2107.00501,
 section 4, who take the top bit from a bit decomposition).
 
-**Range**: |g| < 64, sqrt(V) < 32. **Error** of the quotient: relative 0.0015, and sqrt(V) below 2^-19 counts as about 2^-20, so that
-nothing is divided by zero.
+**Range**: |g| < 128, and so is sqrt(V); `window.py` finds what is beyond. **Error** of the quotient: relative 0.0015, and sqrt(V) below
+2^-19 counts as about 2^-20, so that nothing is divided by zero.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ MEAN = 24
 SQUARE = 40
 """Fractional bits of the mean of squares."""
 
-TOP = 50
-"""sqrt(V) < 32: V is an integer below 2^TOP."""
+GRADIENT = 7
+"""Gradients lie within +-2^GRADIENT: their squares have 2 `MEAN` fractional bits and must stay below 2^62."""
 
-MOVES = (24, 12, 6, 4, 2)
+TOP = SQUARE + 2 * GRADIENT
+"""sqrt(V) < 2^GRADIENT: V is an integer below 2^TOP."""
+
+MOVES = (26, 14, 6, 4, 2)
 """Together TOP - 2: what is at least 2^2 ends between 2^(TOP - 2) and 2^TOP."""
 
 SLACK = 6
@@ -86,7 +89,7 @@ def divided(build: Builder, mean: int, square: int) -> int:
         square = _unless(build, over, square, move)
         mean = _unless(build, over, mean, move // 2)
     x = build(Truncate(square, TOP - 2 - UNIT, 63 - (TOP - 2 - UNIT)))
-    # sum(MOVES) / 2 = 24 bits have been added to M by the way, and sqrt(V) was 2^(TOP / 2 - 1) where X was 1.
+    # sum(MOVES) / 2 = 26 bits have been added to M by the way, and sqrt(V) was 2^(TOP / 2 - 1) where X was 1.
     drop = MEAN + TOP // 2 - 1 - SQUARE // 2 - UNIT
     numerator = build(Truncate(mean, drop, 63 - drop))
     return build(Multiply(numerator, inverse_root(build, x)))

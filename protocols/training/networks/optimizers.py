@@ -20,8 +20,18 @@ from protocols.training.networks.moments import MEAN, QUOTIENT, divided, fractio
 RATE_BITS = 8
 """Significant bits of a constant learning rate: it is rounded by at most 0.2 %."""
 
-SCHEDULE_BITS = 14
-"""Significant bits of the largest rate of a schedule: a rate 64 times smaller is rounded by at most 0.2 %."""
+SCHEDULE_BITS = 11
+"""Significant bits of the largest rate of a schedule: each step is right to 0.1 % of the largest, and sums of steps to as much of one.
+
+A sum of slopes over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
+rate. That is the sum over examples of a feature (or activation) times the error of an output.
+"""
+
+ADAM_BITS = 14
+"""Significant bits of the largest rate of Adam, whose corrections change from step to step."""
+
+MOMENTUM_BITS = 24
+"""Fractional bits of the momentum, at least: velocities add up 1 / (1 - momentum) steps, so what counts is how far it is from 1."""
 
 LARGEST_RATE = 64
 
@@ -59,8 +69,8 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
     """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1) as in Keras; AMSGrad (Reddi et al., 2018, arXiv:1904.09237).
 
     M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
-    AMSGrad with the largest V so far. `moments.py` has the ranges: gradients below 64, sqrt(V) below 32; where sqrt(V) is below 10^-6,
-    about that takes its place, as epsilon does in Keras.
+    AMSGrad with the largest V so far. `moments.py` has the ranges: gradients below 128, which is checked in each step; where sqrt(V)
+    is below 10^-6, about that takes its place, as epsilon does in Keras.
 
     Attributes:
         rate: the learning rate, above 0.
@@ -123,9 +133,17 @@ def factor(optimizer: Optimizer, scale: float, number: int = 0) -> tuple[int, in
     rate = found[min(number, len(found) - 1)]
     if isinstance(optimizer, Adam):
         rate *= math.sqrt(1 - optimizer.beta_2 ** (number + 1)) / (1 - optimizer.beta_1 ** (number + 1))
-    bits = SCHEDULE_BITS if changes(optimizer) else RATE_BITS
+    bits = ADAM_BITS if isinstance(optimizer, Adam) else SCHEDULE_BITS if changes(optimizer) else RATE_BITS
     shift = bits - 1 - math.floor(math.log2(max(found) * scale))
+    if isinstance(optimizer, GradientDescent) and changes(optimizer):  # the part that is due: rates far below the largest do not vanish
+        before, after = (math.floor(_sum(found, count) * scale * 2.0**shift) for count in (number, number + 1))
+        return after - before, shift
     return round(rate * scale * 2.0**shift), shift
+
+
+def _sum(found: tuple[float, ...], count: int) -> float:
+    """The sum of the rates of the first `count` steps."""
+    return math.fsum(found[:count]) + max(0, count - len(found)) * found[-1]
 
 
 def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0) -> dict[str, int]:
@@ -160,9 +178,9 @@ def _descent(
     build: Builder, optimizer: GradientDescent, slope: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
     q, shift = factor(optimizer, scale, number)
-    drop = shift + slope[1] - FRACTION
-    if drop < RATE_BITS:
-        q, drop = q << (RATE_BITS - drop), RATE_BITS
+    drop, least = shift + slope[1] - FRACTION, MOMENTUM_BITS if optimizer.momentum else RATE_BITS
+    if drop < least:
+        q, drop = q << (least - drop), least
     if not optimizer.momentum:
         return build(Truncate(build(Combine((slope[0],), (-q,))), drop, 63 - drop)), {}
     factors = (-q, round(optimizer.momentum * 2**drop))

@@ -20,6 +20,7 @@ from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Signal
+from protocols.training.networks.moments import GRADIENT
 
 SUMS = 2
 """A number outside is missed in one step with a probability of 2^-SUMS."""
@@ -33,6 +34,9 @@ ROW = 256
 WEIGHTS = 14
 """The same for all weights of a matrix: +-16,384."""
 
+FEW = 8
+"""Elements of a gradient that are summed, at most, where the optimizer squares them: their norm is near the largest."""
+
 DIGITS = 4
 """Fractional bits that are compared."""
 
@@ -43,25 +47,41 @@ COUNT = 32
 """How many sums may be outside in a step, in bits."""
 
 
-def outside(build: Builder, before: int, activations: Sequence[Signal], weights: Sequence[int], *, bits: int = FRACTION) -> int:
-    """[`before` or any of `activations` (batch, ...) or `weights` outside]; weights with `bits` fractional bits, `before` a bit, (1,).
+def outside(
+    build: Builder,
+    before: int,
+    activations: Sequence[Signal],
+    weights: Sequence[int],
+    *,
+    bits: int = FRACTION,
+    slopes: Sequence[Signal] = (),
+    scale: float = 1.0,
+) -> int:
+    """[`before` or any of `activations` (batch, ...), `weights` or gradients outside]; weights with `bits` fractional bits, `before` a bit.
 
-    Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, and for each weight matrix.
+    Gradients are `scale` times `slopes`, for optimizers that square them.
+
+    Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each weight matrix, and for each
+    `FEW` elements of a gradient.
     """
-    counts = [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape))), ACTIVATIONS, x.bits) for x in activations]
-    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), WEIGHTS, bits) for x in weights]
+    counts = [
+        _outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations
+    ]
+    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), 2.0**WEIGHTS, bits) for x in weights]
+    edge = 2.0**GRADIENT / scale
+    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in slopes]
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
 
 
-def _row(shape: Shape) -> int:
-    """How many activations are summed: all of an example, or the largest part of at most `ROW` into which they can be cut."""
-    size = math.prod(shape[1:])
-    return max(row for row in range(1, min(size, ROW) + 1) if size % row == 0)
+def _row(shape: Shape, most: int) -> int:
+    """How many numbers are summed: all of them, or the largest part of at most `most` into which they can be cut."""
+    size = math.prod(shape)
+    return max(row for row in range(1, min(size, most) + 1) if size % row == 0)
 
 
-def _outside(build: Builder, sums: int, bound: int, bits: int) -> int:
-    """How many of some sums are outside: 2 n - the number of times that 2^bound - s >= 0 or 2^bound + s >= 0."""
-    edge, drop = 1 << (bound + bits), bits - DIGITS
+def _outside(build: Builder, sums: int, bound: float, bits: int) -> int:
+    """How many of some sums are outside: 2 n - the number of times that `bound` - s >= 0 or `bound` + s >= 0."""
+    edge, drop = round(bound * 2**bits), bits - DIGITS
     inside = [build(Sign(build(Truncate(build(Combine((sums,), (side,), edge)), drop, REACH + DIGITS)))) for side in (1, -1)]
     return build(Sum(build(Combine(tuple(inside), (-1, -1), 2))))
