@@ -53,7 +53,7 @@ NUMBERS = [
     ("input_shape", (1,) * 40),
     ("answer", (-1, -1)),
     ("answer", (7,)),
-    ("label", Argmax(0, 0, 20)),
+    ("label", Argmax(9, 0, 20)),
     ("label", Argmax(9, 0, 20)),
     ("label", Argmax(1, 0, 90)),
     ("label", Argmax(-1, 0, 20)),
