@@ -36,7 +36,7 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import calibrated_end, window_bits
 from protocols.lowering.scales.values import Value
-from protocols.mpc.engine.values import Kind, Shape
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.argmax import Argmax
 from protocols.mpc.operations.moves import Concatenate
@@ -60,7 +60,7 @@ class CheckedWriter(Writer):
     _likely: tuple[tuple[int, Value], ...] = ()
     _guarded: Value | None = None
 
-    def put(self, op: AnyOp, kind: Kind, scale: float, bounds: Interval) -> Value:
+    def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
         """Appends an operation whose result is proved to stay inside the ring.
 
         Raises:
@@ -72,7 +72,7 @@ class CheckedWriter(Writer):
                 f"{2.0**RING_BITS * scale:.3g}, where they could still be compared, and the proof gives {bounds.largest * scale:.3g}. "
                 "Use BatchNormalization or weight constraints, a smaller input_range, or leave checked= out"
             )
-        return super().put(op, kind, scale, bounds)
+        return super().put(op, scale, bounds)
 
     def most(self, x: Interval) -> float:
         """The largest absolute value by proof: what the samples say was checked before, and is in the proof."""
@@ -97,10 +97,10 @@ class CheckedWriter(Writer):
         """Counts the elements that are beyond a knot. Each costs 0 to 2, whatever ring element it is: counts never cancel."""
         window = window_bits(x.range.largest, drop) + 1
         op = Piecewise(self.share(x).position, drop, window, knots, (0,) * len(outside), outside)
-        found = self.put(op, "share", 1.0, _between(x, 0.0, 2.0))
+        found = self.put(op, 1.0, _between(x, 0.0, 2.0))
         row = self.shaped((1, math.prod(x.shape), 1), found)
         count = SumPool(row.position, (1, row.shape[1]), (1, 1))
-        added = self.put(count, "share", 1.0, Interval(np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0 * row.shape[1]), _none(x, (1, 1, 1))))
+        added = self.put(count, 1.0, Interval(np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0 * row.shape[1]), _none(x, (1, 1, 1))))
         self._counts += (self.shaped((1,), added),)
 
     def likely(self, x: Value, node: Node) -> Value:
@@ -149,25 +149,25 @@ class CheckedWriter(Writer):
         """(1 - b) x as a vector, and b. Rounds: 4."""
         counts = tuple(count.position for count in self._counts)
         largest = sum(float(count.range.high[0]) for count in self._counts)
-        total = self.put(Combine(counts, (1,) * len(counts)), "share", 1.0, replace(self._counts[0].range, high=np.full(1, largest)))
+        total = self.put(Combine(counts, (1,) * len(counts)), 1.0, replace(self._counts[0].range, high=np.full(1, largest)))
         op = Piecewise(total.position, 0, window_bits(largest, 0) + 1, (1,), (0, 0), (0, 1))
-        outside = self.put(op, "share", 1.0, _between(total, 0.0, 1.0))
-        inside = self.wire(self.put(Combine((outside.position,), (-1,), 1), "share", 1.0, _between(total, 0.0, 1.0)))
-        flat = self.wire(self.shaped((math.prod(x.shape),), x))
+        outside = self.put(op, 1.0, _between(total, 0.0, 1.0))
+        inside = self.factor(self.put(Combine((outside.position,), (-1,), 1), 1.0, _between(total, 0.0, 1.0)))
+        flat = self.factor(self.shaped((math.prod(x.shape),), x))
         bounds = replace(flat.range, low=np.minimum(flat.range.low, 0.0), high=np.maximum(flat.range.high, 0.0))
-        return self.put(Multiply(flat.position, inside.position), "share", x.scale, bounds), outside
+        return self.put(Multiply(flat.position, inside.position), x.scale, bounds), outside
 
     def _labelled(self, x: Value, kept: Value, outside: Value) -> Value:
         """Guarded values, and one that is the largest for b = 1 and the smallest for b = 0."""
         most = math.ceil(1.25 * x.range.largest) + 4
         op = Combine((outside.position,), (2 * most,), -most)
-        return self._beside(kept, self.put(op, "share", x.scale, _between(outside, float(-most), float(most))), x.scale)
+        return self._beside(kept, self.put(op, x.scale, _between(outside, float(-most), float(most))), x.scale)
 
     def _beside(self, vector: Value, one: Value, scale: float) -> Value:
         ranges = vector.range, one.range
         low, high = (np.concatenate([getattr(each, end) for each in ranges]) for end in ("low", "high"))
         bounds = Interval(low, high, np.concatenate([each.samples for each in ranges], 1))
-        return self.put(Concatenate((vector.position, one.position), 0), "share", scale, bounds)
+        return self.put(Concatenate((vector.position, one.position), 0), scale, bounds)
 
 
 def _dropped(end: float) -> int:

@@ -101,7 +101,7 @@ def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float,
     corners = np.unique(np.clip([low, high, *knots, *(knot - 1 for knot in knots)], low, high))
     ends = value(corners)
     bounds = Interval(np.full(x.shape, ends.min()), np.full(x.shape, ends.max()), value(whole.samples)).widened()
-    return w.put(op, "share", unit * 2.0**-bits, bounds)
+    return w.put(op, unit * 2.0**-bits, bounds)
 
 
 def _more_bits(spline: Spline, low: float, high: float, bits: int, *, ends_only: bool) -> int:
@@ -288,4 +288,4 @@ def scaled(w: Writer, node: Scaled, x: Value) -> Value:
             "no weights to even that out; begin with Normalization, or give ranges that are closer to each other"
         )
     factors = tuple(int(f) for f in node.table.reshape(-1))
-    return w.put(Scale(x.position, factors, node.table.shape), x.kind, x.scale, bounds)
+    return w.put(Scale(x.position, factors, node.table.shape), x.scale, bounds)

@@ -17,6 +17,7 @@ import numpy as np
 from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
+from protocols.lowering.scales.draft import Draft
 from protocols.lowering.scales.intervals import Interval, combined, convolve, sums
 from protocols.lowering.scales.rounding import (
     FRACTION,
@@ -28,12 +29,11 @@ from protocols.lowering.scales.rounding import (
     hold,
     hold_beside,
     weight_bits,
-    whole,
     window_bits,
 )
 from protocols.lowering.scales.values import Value, saturated
 from protocols.mpc.encoding import input_scale
-from protocols.mpc.engine.values import Kind, Shape
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.argmax import Argmax
@@ -42,8 +42,7 @@ from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.sums import Combine, Scale, SumPool
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
-from protocols.mpc.operations.wires import AsShare, Input, Open
-from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.operations.wires import Input
 from protocols.mpc.program import enforced
 
 WEIGHT_BITS = 20
@@ -53,16 +52,14 @@ LABEL_WINDOW = 49
 MOST_CLASSES = 256
 
 
-class Writer:
+class Writer(Draft):
     """Writes a program, operation by operation.
 
     Attributes:
-        node: what is written now, for errors.
         slack: how much wider than expected a calibrated value is at least, as a part of it; above 0 where it is checked (`checking.py`).
         answer: the shape of an answer, where the program gives more than that.
     """
 
-    node: Node
     slack = 0.0
     answer: Shape | msgspec.UnsetType = msgspec.UNSET
 
@@ -77,44 +74,16 @@ class Writer:
         ranges: Ranges | None = None,
         step: float = math.inf,
     ) -> None:
-        self.weights: list[Ring] = []
+        super().__init__(input_shape)
         self.layers: list[Layer] = []
         self.margin = margin
-        self._wires: dict[int, int] = {}
-        self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
         self._rounded: dict[tuple[int, float], Value] = {}
         scale = input_scale(input_range, ranges, step)
         cut = enforced(input_range, scale, ranges)
-        self.ops: list[AnyOp] = [cut if clamp else Input()]
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
         samples = np.zeros((0, *input_shape)) if samples is None else samples
         encoded = np.rint(samples / scale) if ranges is None else ranges.encoded(samples, scale).view(np.int64).astype(np.float64)
-        self.input = Value(0, "wire", scale, Interval(low, high, encoded))
-
-    def put(self, op: AnyOp, kind: Kind, scale: float, bounds: Interval) -> Value:
-        """Appends an operation."""
-        self.ops.append(op)
-        return Value(len(self.ops) - 1, kind, scale, bounds)
-
-    def weight(self, values: Real, scale: float) -> int:
-        """Appends a weight, rounded to integers; one that several operations use is there once."""
-        key = (id(values), scale)
-        if key not in self._encoded:
-            self.weights.append(whole(values, scale, self.node))
-            self._encoded[key] = (len(self.weights) - 1, values)
-        return self._encoded[key][0]
-
-    def share(self, x: Value) -> Value:
-        """The value as a share."""
-        return x if x.kind == "share" else self.put(AsShare(x.position), "share", x.scale, x.range)
-
-    def wire(self, x: Value) -> Value:
-        """The value as a wire, opened once however many layers read it."""
-        if x.kind == "wire":
-            return x
-        if x.position not in self._wires:
-            self._wires[x.position] = self.put(Open(x.position), "wire", x.scale, x.range).position
-        return replace(x, position=self._wires[x.position], kind="wire")
+        self.input = self.put(cut if clamp else Input(), scale, Interval(low, high, encoded))
 
     # How large values are.
 
@@ -148,7 +117,7 @@ class Writer:
             return x
         self.check(x, held.range)
         op = Truncate(self.share(x).position, held.drop, held.window)
-        rounded = self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
+        rounded = self.put(op, x.scale * 2.0**held.drop, held.rounded)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         self._rounded[x.position, x.scale] = rounded
         return rounded
@@ -197,12 +166,12 @@ class Writer:
             op = Dense(wire.position, weight, bias)
         else:
             op = Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
-        return self.put(op, "share", wire.scale * scale, z)
+        return self.put(op, wire.scale * scale, z)
 
     def _coarser(self, x: Value, drop: int) -> Value:
         """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
         bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
-        return self.put(Truncate(self.share(x).position, drop, bounds.window), "share", x.scale * 2.0**drop, bounds.rounded)
+        return self.put(Truncate(self.share(x).position, drop, bounds.window), x.scale * 2.0**drop, bounds.rounded)
 
     def _product(self, node: net.Convolution | net.Product, x: Value, bits: int) -> Interval:
         scale = 2.0**-bits
@@ -243,19 +212,19 @@ class Writer:
         weight = self.weight(shift, x.scale)
         whole = np.rint(shift / x.scale)
         bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
-        return self.put(Shift(x.position, weight), "share", x.scale, bounds.widened())
+        return self.put(Shift(x.position, weight), x.scale, bounds.widened())
 
     def shaped(self, shape: Shape, x: Value) -> Value:
         """Another shape."""
         if shape == x.shape:
             return x
         bounds = x.range.mapped(lambda a: a.reshape(len(a), *shape))
-        return self.put(Reshape(x.position, shape), x.kind, x.scale, bounds)
+        return self.put(Reshape(x.position, shape), x.scale, bounds)
 
     def rescaled(self, node: net.Rescale, x: Value) -> Value:
         """A public scale costs nothing, a public offset is added locally."""
         if node.scale < 0:
-            x = self.put(Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+            x = self.put(Combine((x.position,), (-1,)), x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
         return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
 
@@ -267,23 +236,23 @@ class Writer:
         self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         op = Truncate(self.share(x).position, held.drop, held.window)
-        return self.put(op, "share", x.scale * 2.0**held.drop, held.rounded)
+        return self.put(op, x.scale * 2.0**held.drop, held.rounded)
 
     def _offset(self, x: Value, offset: float) -> Value:
         constant = round(offset / x.scale)
-        return self.put(Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+        return self.put(Combine((x.position,), (1,), constant), x.scale, combined([x.range], [1], constant))
 
     def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
         """Slices along an axis, as often as they are named."""
         if list(indices) == list(range(x.shape[axis])):
             return x
         bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
-        return self.put(Take(x.position, axis, tuple(indices)), x.kind, x.scale, bounds)
+        return self.put(Take(x.position, axis, tuple(indices)), x.scale, bounds)
 
     def permuted(self, axes: Sequence[int], x: Value) -> Value:
         """The axes in another order."""
         bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
-        return self.put(Permute(x.position, tuple(axes)), x.kind, x.scale, bounds)
+        return self.put(Permute(x.position, tuple(axes)), x.scale, bounds)
 
     def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
         """x + y, or x - y, on one scale."""
@@ -292,7 +261,7 @@ class Writer:
     def padded(self, node: net.Padded, x: Value) -> Value:
         """Zeros around."""
         bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
-        return self.put(Pad(x.position, node.padding), x.kind, x.scale, bounds)
+        return self.put(Pad(x.position, node.padding), x.scale, bounds)
 
     def pooled(self, node: net.AveragePool, x: Value) -> Value:
         """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
@@ -302,12 +271,12 @@ class Writer:
         table = np.rint(whole / count)
         x = self._with_room(x, math.log2(whole), node)
         op = SumPool(x.position, node.size, node.strides, node.padding)
-        pooled = self.put(op, x.kind, x.scale / whole, x.range.mapped(add_up).widened())
+        pooled = self.put(op, x.scale / whole, x.range.mapped(add_up).widened())
         if (table == 1).all():
             return pooled
         factors = tuple(int(f) for f in table.reshape(-1))
         bounds = pooled.range.mapped(lambda a: a * table)
-        return self.put(Scale(pooled.position, factors, table.shape), x.kind, pooled.scale, bounds)
+        return self.put(Scale(pooled.position, factors, table.shape), pooled.scale, bounds)
 
     def joined(self, node: net.Joined, values: list[Value]) -> Value:
         """Values on one scale, side by side."""
@@ -318,12 +287,12 @@ class Writer:
             np.concatenate([v.range.high for v in same], node.axis),
             np.concatenate([v.range.samples for v in same], node.axis + 1),
         )
-        return self.put(Concatenate(tuple(v.position for v in same), node.axis), same[0].kind, scale, bounds)
+        return self.put(Concatenate(tuple(v.position for v in same), node.axis), scale, bounds)
 
     def _times(self, x: Value, factor: int, scale: float) -> Value:
         if factor == 1:
             return replace(x, scale=scale)
-        return self.put(Combine((x.position,), (factor,)), x.kind, scale, combined([x.range], [factor], 0))
+        return self.put(Combine((x.position,), (factor,)), scale, combined([x.range], [factor], 0))
 
     def finer(self, x: Value, bits: int) -> Value:
         """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
@@ -332,25 +301,22 @@ class Writer:
         return self._times(x, 1 << lift, x.scale * 2.0**-lift) if lift > 0 else x
 
     def _common(self, node: Node, values: list[Value]) -> tuple[list[Value], float, list[int]]:
-        """The values as one kind, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
+        """The values, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
         scale, factors = common_scale([v.scale for v in values])
         if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
-            return self._one_kind(values), scale, factors
+            return values, scale, factors
         finest = min(v.scale for v in values)
         coarser = [self.truncated(self.likely(v, node), node) if v.scale == finest else v for v in values]
         if min(v.scale for v in coarser) == finest:
             raise WindowError(f"layer {node.layer!r} ({node.kind}): its inputs differ too much in scale; normalise them before")
         return self._common(node, coarser)
 
-    def _one_kind(self, values: list[Value]) -> list[Value]:
-        return values if all(v.kind == values[0].kind for v in values) else [self.share(v) for v in values]
-
     def summed(self, node: net.Sum, values: list[Value]) -> Value:
         """A sum on one scale."""
         same, scale, factors = self._common(node, values)
         signed = [factor * sign for factor, sign in zip(factors, node.signs, strict=True)]
         op = Combine(tuple(v.position for v in same), tuple(signed))
-        return self.put(op, same[0].kind, scale, combined([v.range for v in same], signed, 0))
+        return self.put(op, scale, combined([v.range for v in same], signed, 0))
 
     def rectified(self, node: net.Rectify, x: Value) -> Value:
         """max(x, 0) and its relatives, with the rounding in one protocol."""
@@ -381,7 +347,7 @@ class Writer:
         ends = [select(end) for end in (low, high, np.clip(0.0, low, high), np.clip(-1.0, low, high))]
         bounds = Interval(np.min(ends, axis=0), np.max(ends, axis=0), select(held.rounded.samples))
         op = Select(x.position, held.drop, held.window, positive, negative, jump)
-        return self.put(op, "share", scale, bounds)
+        return self.put(op, scale, bounds)
 
     def label(self, x: Value) -> Argmax | None:
         """How the largest output is found, if it is a vector of classes."""

@@ -161,10 +161,9 @@ def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Val
         y = product(w, node, d, root)
         return replace(y, range=y.range.clipped(bound))
     ends = np.full(d.shape, bound)
-    left, right = w.wire(d), w.wire(root)
+    left, right = w.factor(d), w.factor(root)
     return w.put(
         Multiply(left.position, right.position),
-        "share",
         d.scale * root.scale,
         Interval(-ends, ends, d.range.samples * root.range.samples),
     )
@@ -177,13 +176,13 @@ def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:
         x = rounded(w, node, x, unit)
     sums = spread(w, total(w, node, x), length)
     bounds = combined([x.range, sums.range], [length, -1], 0)
-    return w.put(Combine((x.position, sums.position), (length, -1)), x.kind, x.scale / length, bounds)
+    return w.put(Combine((x.position, sums.position), (length, -1)), x.scale / length, bounds)
 
 
 def _raised(w: Writer, x: Value, epsilon: float) -> Value:
     """x + epsilon for x >= 0: not below epsilon."""
     constant = round(epsilon / x.scale)
-    raised = w.put(Combine((x.position,), (1,), constant), x.kind, x.scale, combined([x.range], [1], constant))
+    raised = w.put(Combine((x.position,), (1,), constant), x.scale, combined([x.range], [1], constant))
     return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
 
 
@@ -192,17 +191,17 @@ def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:
     above = _not_negative(w, node, d)
     if not equal:
         return above
-    turned = w.put(Combine((d.position,), (-1,)), d.kind, d.scale, combined([d.range], [-1], 0))
+    turned = w.put(Combine((d.position,), (-1,)), d.scale, combined([d.range], [-1], 0))
     both = w.added(node, above, _not_negative(w, node, turned))
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), both.range.samples - 1)
-    return w.put(Combine((both.position,), (1,), -1), "share", 1.0, bounds)
+    return w.put(Combine((both.position,), (1,), -1), 1.0, bounds)
 
 
 def _not_negative(w: Writer, node: Node, d: Value) -> Value:
     d = w.share(d)
     held = w.held(d, node)
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
-    return w.put(Select(d.position, held.drop, held.window, 0, 0, 1), "share", 1.0, bounds)
+    return w.put(Select(d.position, held.drop, held.window, 0, 0, 1), 1.0, bounds)
 
 
 def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
@@ -230,7 +229,7 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
         start, stop = (min(math.ceil(edge / x.scale), 1 << (window - 2)) for edge in (i, i + 1))
         op = Piecewise(x.position, 0, window, (start, stop), (0, 0, 0), (0, 1, 0))
         inside = (start <= x.range.samples) & (x.range.samples < stop)
-        hit = w.put(op, "share", 1.0, Interval(np.zeros(x.shape), np.ones(x.shape), inside.astype(np.float64)))
+        hit = w.put(op, 1.0, Interval(np.zeros(x.shape), np.ones(x.shape), inside.astype(np.float64)))
         hits.append(w.shaped((*x.shape, 1), hit))
     return w.joined(Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=len(x.shape)), hits)
 
@@ -242,16 +241,16 @@ def masked(w: Writer, node: Node, keep: Real, x: Value, m: Value | None = None) 
     """
     x = w.truncated(w.share(x), node)
     low = math.floor(min(float(x.range.low.min()), 0.0) - BELOW / x.scale)
-    raised = w.put(Combine((x.position,), (1,), -low), x.kind, x.scale, combined([x.range], [1], -low))
+    raised = w.put(Combine((x.position,), (1,), -low), x.scale, combined([x.range], [1], -low))
     kept = raised
     if not keep.all():
         table = np.broadcast_to(keep, x.shape[-keep.ndim :])
         factors = tuple(int(f) for f in table.reshape(-1))
-        kept = w.put(Scale(raised.position, factors, table.shape), raised.kind, raised.scale, raised.range.mapped(lambda a: a * table))
+        kept = w.put(Scale(raised.position, factors, table.shape), raised.scale, raised.range.mapped(lambda a: a * table))
     if m is not None:
         kept = product(w, node, kept, m)
     bounds = combined([kept.range], [1], low)
-    return w.put(Combine((kept.position,), (1,), low), kept.kind, kept.scale, bounds)
+    return w.put(Combine((kept.position,), (1,), low), kept.scale, bounds)
 
 
 def ranks(w: Writer, node: Node, x: Value) -> Value:
@@ -275,21 +274,20 @@ def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value
     repeated = w.taken(0, (0,) * length, w.shaped((1, pairs), bits))
     factors = tuple(int(f) for f in signs.reshape(-1))
     bounds = Interval(np.minimum(signs, 0), np.maximum(signs, 0), repeated.range.samples * signs)
-    signed = w.put(Scale(repeated.position, factors, signs.shape), "share", 1.0, bounds)
+    signed = w.put(Scale(repeated.position, factors, signs.shape), 1.0, bounds)
     flat = w.shaped((length, pairs, 1), signed)
-    added = w.put(SumPool(flat.position, (1, pairs), (1, 1)), "share", 1.0, flat.range.mapped(lambda a: a.sum(2, keepdims=True)))
+    added = w.put(SumPool(flat.position, (1, pairs), (1, 1)), 1.0, flat.range.mapped(lambda a: a.sum(2, keepdims=True)))
     sums = w.shaped((length,), added)
     parts = [
         w.put(
             Combine((one.position,), (1,), constant),
-            "share",
             1.0,
             Interval(np.zeros(1), np.full(1, length - 1.0), one.range.samples + constant),
         )
         for one, constant in _each(w, sums, constants)
     ]
     bounds = Interval(np.zeros(length), np.full(length, length - 1.0), np.concatenate([part.range.samples for part in parts], 1))
-    return w.put(Concatenate(tuple(part.position for part in parts), 0), "share", 1.0, bounds)
+    return w.put(Concatenate(tuple(part.position for part in parts), 0), 1.0, bounds)
 
 
 def _each(w: Writer, x: Value, constants: list[int]) -> Iterator[tuple[Value, int]]:
@@ -309,7 +307,6 @@ def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
             Piecewise(
                 w.taken(0, range(i * length, (i + 1) * length), shifted).position, 0, _small(length), (i, i + 1), (0, 0, 0), (0, 1, 0)
             ),
-            "share",
             1.0,
             Interval(np.zeros(length), np.ones(length), (found.range.samples == i).astype(np.float64)),
         )
@@ -317,7 +314,7 @@ def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
     ]
     rows = [w.shaped((1, length), hit) for hit in hits]
     bounds = Interval(np.zeros((k, length)), np.ones((k, length)), np.concatenate([row.range.samples for row in rows], 1))
-    return w.put(Concatenate(tuple(row.position for row in rows), 0), "share", 1.0, bounds)
+    return w.put(Concatenate(tuple(row.position for row in rows), 0), 1.0, bounds)
 
 
 def _small(length: int) -> int:

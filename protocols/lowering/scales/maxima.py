@@ -23,17 +23,15 @@ from protocols.mpc.operations.truncation import Truncate
 def maximum(w: Writer, node: Node, a: Value, b: Value, drop: int = 0) -> Value:
     """The larger of two shares of one scale, both with `drop` bits dropped, for each element. Rounds: 3."""
     difference = combined([a.range, b.range], [1, -1], 0)
-    d = w.put(Combine((a.position, b.position), (1, -1)), "share", a.scale, difference)
+    d = w.put(Combine((a.position, b.position), (1, -1)), a.scale, difference)
     kept = rounded(w, b, drop)
     slack = 2.0 if drop else 0.0
     excess = _dropped(difference, drop).mapped(lambda t: np.maximum(t, 0.0))
-    above = w.put(
-        Select(d.position, drop, window_bits(difference.largest, drop)), "share", kept.scale, replace(excess, high=excess.high + slack)
-    )
+    above = w.put(Select(d.position, drop, window_bits(difference.largest, drop)), kept.scale, replace(excess, high=excess.high + slack))
     sides = [_dropped(each, drop) for each in (a.range, b.range)]
     low, high, samples = (np.maximum(*pair) for pair in zip(*((s.low, s.high, s.samples) for s in sides), strict=True))
     bounds = Interval(low - slack, high + slack, samples)
-    return w.put(Combine((kept.position, above.position), (1, 1)), "share", kept.scale, bounds)
+    return w.put(Combine((kept.position, above.position), (1, 1)), kept.scale, bounds)
 
 
 def rounded(w: Writer, x: Value, drop: int) -> Value:
@@ -42,7 +40,7 @@ def rounded(w: Writer, x: Value, drop: int) -> Value:
         return x
     bounds = _dropped(x.range, drop)
     op = Truncate(x.position, drop, window_bits(x.range.largest, drop))
-    return w.put(op, "share", x.scale * 2.0**drop, Interval(bounds.low - 1, bounds.high + 2, bounds.samples))
+    return w.put(op, x.scale * 2.0**drop, Interval(bounds.low - 1, bounds.high + 2, bounds.samples))
 
 
 def _dropped(x: Interval, drop: int) -> Interval:
@@ -91,4 +89,4 @@ def largest_of(w: Writer, node: net.Largest, values: list[Value]) -> Value:
 
 def negated(w: Writer, x: Value) -> Value:
     """-x. Rounds: 0."""
-    return w.put(Combine((x.position,), (-1,)), x.kind, x.scale, combined([x.range], [-1], 0))
+    return w.put(Combine((x.position,), (-1,)), x.scale, combined([x.range], [-1], 0))

@@ -65,7 +65,7 @@ def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> V
         )
     reach = np.full(clipped.shape, float(largest))
     bounds = Interval(-reach, reach, clipped.range.samples)
-    return writer.put(AddNoise(clipped.position, sigma), "share", clipped.scale, bounds)
+    return writer.put(AddNoise(clipped.position, sigma), clipped.scale, bounds)
 
 
 def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, int]:
@@ -84,14 +84,14 @@ def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, 
         raise WindowError(f"clip={clip:g} is beyond the fixed point, which has steps of {scale:.3g} here; give a smaller clip")
 
     def over(threshold: int) -> int:
-        shifted = writer.put(Combine((t.position,), (1,), -threshold), "share", scale, t.range)
-        return writer.put(Select(shifted.position, 0, window), "share", scale, t.range).position
+        shifted = writer.put(Combine((t.position,), (1,), -threshold), scale, t.range)
+        return writer.put(Select(shifted.position, 0, window), scale, t.range).position
 
     below, above = over(-steps), over(steps)
     writer.report(node, clip, held.window, held.drop, held.source)
     ends = np.full(x.shape, float(steps))
     bounds = Interval(-ends, ends, t.range.samples.clip(-steps, steps))
-    return writer.put(Combine((below, above), (1, -1), -steps), "share", scale, bounds), steps
+    return writer.put(Combine((below, above), (1, -1), -steps), scale, bounds), steps
 
 
 def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
@@ -99,7 +99,7 @@ def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
     fine = max(0, LEAST_DROP - held.drop)
     drop = held.drop + fine
     if fine:
-        x = writer.put(Combine((x.position,), (1 << fine,)), "share", x.scale / 2.0**fine, combined([x.range], [1 << fine], 0))
+        x = writer.put(Combine((x.position,), (1 << fine,)), x.scale / 2.0**fine, combined([x.range], [1 << fine], 0))
     reach = np.full(x.shape, 2.0 ** (65 - drop) + 2.0 ** (held.window - 1))
     bounds = Interval(-reach, reach, np.rint(x.range.samples * 2.0**-drop))
-    return writer.put(Truncate(x.position, drop, held.window), "share", scale, bounds)
+    return writer.put(Truncate(x.position, drop, held.window), scale, bounds)

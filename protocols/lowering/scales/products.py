@@ -20,7 +20,9 @@ from protocols.mpc.operations.truncation import Truncate
 
 
 def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
-    """x y element for element, axes of length 1 repeated; a square where both are one value. Rounds: 1, none where both are wires.
+    """x y element for element, axes of length 1 repeated; a square where both are one value.
+
+    Rounds: 1, none where both are wires or were just rounded.
 
     Raises:
         WindowError: the product may leave the ring, even of rounded factors.
@@ -30,8 +32,8 @@ def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
     if x.position == y.position and x.kind == y.kind:
         low = low.clip(0.0)
     bounds = Interval(low, high, x.range.samples * y.range.samples).widened()
-    left, right = w.wire(x), w.wire(y)
-    return w.put(Multiply(left.position, right.position), "share", x.scale * y.scale, bounds)
+    left, right = w.factor(x), w.factor(y)
+    return w.put(Multiply(left.position, right.position), x.scale * y.scale, bounds)
 
 
 def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
@@ -44,7 +46,7 @@ def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
     low, high = _corners(_lifted(x.range, -1), _lifted(y.range, -3))
     bounds = Interval(low.sum(-2), high.sum(-2), x.range.samples @ y.range.samples).widened()
     left, right = w.wire(x), w.wire(y)
-    return w.put(MatMul(left.position, right.position), "share", x.scale * y.scale, bounds)
+    return w.put(MatMul(left.position, right.position), x.scale * y.scale, bounds)
 
 
 def total(w: Writer, node: Node, x: Value) -> Value:
@@ -54,7 +56,7 @@ def total(w: Writer, node: Node, x: Value) -> Value:
         x = w.truncated(w.likely(x, node), node)
     flat = w.shaped((outer, length, 1), x)
     bounds = flat.range.mapped(lambda a: a.sum(2, keepdims=True)).widened()
-    added = w.put(SumPool(flat.position, (1, length), (1, length)), flat.kind, flat.scale, bounds)
+    added = w.put(SumPool(flat.position, (1, length), (1, length)), flat.scale, bounds)
     return w.shaped((*x.shape[:-1], 1), added)
 
 
@@ -79,7 +81,7 @@ def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
         return w.truncated(x, node)
     w.report(node, bounds.largest * x.scale, held.window, drop, held.source)
     w.check(x, held.range)
-    return w.put(Truncate(w.share(x).position, drop, held.window), "share", x.scale * 2.0**drop, held.rounded)
+    return w.put(Truncate(w.share(x).position, drop, held.window), x.scale * 2.0**drop, held.rounded)
 
 
 def _fitting(w: Writer, node: Node, x: Value, y: Value, terms: int) -> tuple[Value, Value]:

@@ -62,7 +62,7 @@ def write(
     if end is not None:
         output = end(writer, output, nodes[-1])
     if output.position != len(writer.ops) - 1:
-        output = writer.put(Reshape(output.position, output.shape), "share", output.scale, output.range)
+        output = writer.put(Reshape(output.position, output.shape), output.scale, output.range)
     output, label = writer.finished(output, compared)
     program = Program(
         tuple(writer.ops),
@@ -81,7 +81,7 @@ def write(
 
 def _rising(node: Node, inputs: list[Value]) -> bool:
     """Whether the largest element of what a node reads is that of what it gives, and can be compared: the logits of a softmax."""
-    return isinstance(node, net.Softmax) and inputs[0].kind == "share" and inputs[0].range.largest <= 2.0**SUM_BITS
+    return isinstance(node, net.Softmax) and inputs[0].kind != "wire" and inputs[0].range.largest <= 2.0**SUM_BITS
 
 
 def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:

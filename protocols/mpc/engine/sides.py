@@ -36,7 +36,7 @@ class Scope:
     """
 
     values: list[Value]
-    weights: tuple[Shape, ...] = ()
+    weights: Sequence[Shape] = ()
     input_shape: Shape | None = None
 
     @property

@@ -263,7 +263,7 @@ def test_what_cannot_be_compared_is_refused_by_name():
     writer = CheckedWriter((3,), (0.0, 1.0), np.ones((4, 3)), 2.0)
     writer.node = net.Start(layer="wide", kind="Dense", inputs=(), shape=(3,))
     with pytest.raises(WindowError, match=r"layer 'wide' \(Dense\): with checked=True .* the proof gives 3\.69e\+19"):
-        writer.put(AsShare(0), "share", 1.0, bounds)
+        writer.put(AsShare(0), 1.0, bounds)
 
 
 def test_check_samples_that_are_outside_are_told_by_share():
