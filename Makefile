@@ -4,6 +4,7 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export TF_NUM_INTRAOP_THREADS ?= 2
 export TF_NUM_INTEROP_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # each of the many processes of the tests would compile all of confide again
 
 .PHONY: demo test test-long lint types unit bench format clean
 

@@ -1,8 +1,10 @@
 """Everything on one machine: train a CNN, share it among three worker processes, and ask it from a fourth.
 
 Run it with `make demo`. The workers choose free ports; nothing is left running afterwards.
+Usage: python examples/demo.py [--epochs N]
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -16,15 +18,15 @@ from rich.table import Table
 
 import digits
 from protocols import Cluster, Worker, share
-from train import train
+from train import EPOCHS, train
 
 HERE = Path(__file__).parent
 IMAGES = [0, 1, 2]
 
 
-async def demo(folder: Path) -> None:
+async def demo(folder: Path, epochs: int) -> None:
     """Trains, saves, loads, shares, serves three requests of a client process, and compares with plaintext."""
-    train(folder / "mnist.keras")
+    train(folder / "mnist.keras", epochs)
     model = keras.models.load_model(folder / "mnist.keras")
     julia, greg, me = Worker("localhost:0"), Worker("localhost:0"), Worker("localhost:0")
     async with Cluster(julia, greg, crypto_provider=me) as cluster, await share(model, cluster, name="mnist") as shared:
@@ -65,5 +67,8 @@ def show(model: keras.Model, answers: dict[str, np.ndarray[Any, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer train a worse model in less time")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(demo(Path(folder)))
+        asyncio.run(demo(Path(folder), arguments.epochs))

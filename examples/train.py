@@ -9,6 +9,7 @@ from keras import layers
 import digits
 
 MODEL = Path(__file__).parent / "mnist.keras"
+EPOCHS = 8
 
 
 def build() -> keras.Model:
@@ -32,7 +33,7 @@ def build() -> keras.Model:
     )
 
 
-def train(path: Path, epochs: int = 8) -> keras.Model:
+def train(path: Path, epochs: int = EPOCHS) -> keras.Model:
     """Trains, prints the accuracy on the test images, and saves."""
     data = digits.load()
     keras.utils.set_random_seed(1)

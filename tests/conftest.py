@@ -1,6 +1,7 @@
 """Settings of all tests: no wall clock, little output, few TensorFlow threads."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -26,6 +27,12 @@ def names_of_layers_begin_anew():
     """Have Keras number the layers of each test from the beginning, whichever tests this process has run before."""
     if "keras" in sys.modules:
         sys.modules["keras.src.utils.naming"].reset_uids()
+
+
+def pytest_collection_finish():
+    """Spare the collector of cycles what stays for good: it would pass over TensorFlow and all tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are `long` are left out

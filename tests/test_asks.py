@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -207,6 +207,13 @@ class Case:
     def expected(self, kind: str) -> str:
         return str(getattr(self, kind))
 
+    @cached_property
+    def fitted(self) -> tuple[list[np.ndarray], list[float]]:
+        """The weights after `keras.Model.fit`, and the losses that it tells."""
+        built = self.build()
+        told = built.fit(self.x, self.y, batch_size=EXAMPLES, epochs=STEPS_MADE, shuffle=False, verbose=0)
+        return [np.array(weight) for weight in built.get_weights()], told.history["loss"]
+
 
 def refused(ask: str, *kinds: str) -> dict[str, str]:
     """By name, by these steps."""
@@ -324,16 +331,7 @@ CASES = {
 }
 
 
-def reference(case: Case) -> list[np.ndarray]:
-    """The weights after `keras.Model.fit`."""
-    built = case.build()
-    built.fit(case.x, case.y, batch_size=EXAMPLES, epochs=STEPS_MADE, shuffle=False, verbose=0)
-    return [np.array(weight) for weight in built.get_weights()]
-
-
-@cache
-def by_keras(name: str) -> list[np.ndarray]:
-    return reference(CASES[name])
+PLAIN = Case(model)
 
 
 async def by_strategy(case: Case, strategy: Any, rounds: int) -> list[np.ndarray]:
@@ -363,8 +361,7 @@ async def by_private(case: Case) -> list[np.ndarray]:
     """With next to no noise, and a norm that clips nothing."""
     built = PrivacyEngine("rdp").make_private(case.build(), noise_multiplier=1e-7, max_grad_norm=50.0)
     told = built.fit(case.x, case.y, batch_size=EXAMPLES, epochs=STEPS_MADE, verbose=0).history["loss"]
-    keras_says = case.build().fit(case.x, case.y, batch_size=EXAMPLES, epochs=STEPS_MADE, shuffle=False, verbose=0).history["loss"]
-    np.testing.assert_allclose(told, keras_says, rtol=1e-4)
+    np.testing.assert_allclose(told, case.fitted[1], rtol=1e-4)
     return [np.array(weight) for weight in built.get_weights()]
 
 
@@ -407,7 +404,7 @@ async def test_a_step_moves_as_keras_or_refuses_by_name(name, kind):
     if name == "seed" and kind in ("fedavg", "fedsgd"):
         await check_random_layers(kind)
         return
-    after = by_keras(name)
+    after, _ = case.fitted
     before = [np.array(weight) for weight in case.build().get_weights()]
     made = await RUNS[kind](case)
     move = max(np.abs(one - other).max() for one, other in zip(after, before, strict=True))
@@ -430,8 +427,8 @@ MOVING = [name for name, case in CASES.items() if case.moves and case.x is X and
 @pytest.mark.parametrize("name", MOVING)
 def test_each_case_moves_otherwise_than_the_plain_model(name):
     """Else a step that ignores what is asked would pass."""
-    plain = reference(Case(model))
-    asked = by_keras(name)
+    plain, _ = PLAIN.fitted
+    asked, _ = CASES[name].fitted
     same = [one.shape == other.shape and np.allclose(one, other, atol=2e-3) for one, other in zip(plain, asked, strict=False)]
     assert not all(same)
 

@@ -17,7 +17,7 @@ def run(*arguments: str) -> str:
 
 
 def test_the_demo():
-    shown = run("demo.py")
+    shown = run("demo.py", "--epochs", "2")
     assert shown.count("Actual:") == 3
     assert "bytes sent online" in shown
     assert "3 of 3" in shown
@@ -107,9 +107,13 @@ def test_a_residual_network():
     assert 0 < float(shown.split("furthest from Keras: ")[1].split()[0]) < 0.02
 
 
-async def test_serve_and_client_in_two_terminals():
+async def test_serve_and_client_in_two_terminals(tmp_path):
+    model = tmp_path / "mnist.keras"
     owner = await asyncio.create_subprocess_exec(
-        sys.executable, "serve.py", *["localhost:0"] * 3, cwd=EXAMPLES, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "serve.py", *["localhost:0"] * 3, "--model", str(model), "--epochs", "1"),
+        cwd=EXAMPLES,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         addresses = []
@@ -122,6 +126,7 @@ async def test_serve_and_client_in_two_terminals():
         rest = (await owner.stdout.read()).decode()
         assert rest.splitlines() == [f"answered request {n}" for n in (1, 2, 3)]
         assert await owner.wait() == 0
+        assert model.exists(), "there was none, so it was trained and saved"
     finally:
         if owner.returncode is None:
             owner.kill()

@@ -44,6 +44,7 @@ SETTINGS = [{}, {"fit_intercept": False}, {"class_weight": "balanced"}]
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("c", [1e-6, 1e-4, 1.0, *(pytest.param(c, marks=pytest.mark.long) for c in (1e-5, 1e-3, 1e-2, 1e3, 1e6))])
+@pytest.mark.sample(22)  # several settings of each strength, with two and with three classes
 async def test_a_penalty_of_any_strength_is_that_of_scikit_learn(c, classes, settings):
     near = 0.01 if c < 1 else 0.02  # a weak penalty leaves an error of `tol` times what it is divided by
     ours = await same(*drawn(classes), C=c, near=near, probability=0.01, **settings)

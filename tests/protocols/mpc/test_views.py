@@ -123,7 +123,8 @@ def test_every_bit_that_is_opened_is_fresh(seen, opening):
     among = opened.T @ opened / RUNS
     np.fill_diagonal(among, 0)
     assert np.abs(among).max() < LIMIT
-    assert np.abs(opened.T @ held / RUNS).max() < LIMIT
+    for first in range(0, held.shape[1], 1024):  # products that fit into the caches
+        assert np.abs(opened.T @ held[:, first : first + 1024]).max() < LIMIT * RUNS
 
 
 def test_the_test_sees_a_mask_that_is_used_twice_or_known():
