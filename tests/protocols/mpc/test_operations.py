@@ -1,0 +1,162 @@
+"""Operations that say all about themselves: what is missing is found at once, and what each means is what its protocol gives."""
+
+import numpy as np
+import pytest
+from training_deployment import Trainers
+
+from deployment import Deployment, random_ring
+from protocols.errors import ProgramError
+from protocols.mpc import operations
+from protocols.mpc.circuit import Builder, meaning
+from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.sides import Clear, Scope, Server
+from protocols.mpc.engine.values import Affine, Value
+from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.local import Local, Move
+from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.piecewise import Piecewise
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.sign import Sign
+from protocols.mpc.operations.sums import Combine, Project, Scale, Sum
+from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.wires import AsShare, Given, Input, Open
+from protocols.mpc.plaintext import evaluate
+from protocols.mpc.program import Program
+
+
+class AtLeast(Local, frozen=True):
+    """An operation of an exercise: x - threshold, to be compared. All that the engine needs to know is here."""
+
+    x: int
+    threshold: int
+
+    @property
+    def operands(self):
+        return (self.x,)
+
+    def value(self, scope: Scope) -> Value:
+        value = scope.operand(self.x)
+        return Value(value.shape, value.kind if value.kind == "wire" else "share", value.batched, value.parts if value.kind == "wire" else ())
+
+    def apply(self, xs, value, *, constant):
+        return xs[0] - np.uint64(self.threshold % 2**64) if constant else xs[0]
+
+
+X, Y = Given("x", (6, 4), "wire"), Given("y", (4, 5), "wire")
+IMAGE, KERNEL, BACK = Given("image", (2, 6, 5, 3), "wire"), Given("kernel", (3, 2, 3, 4), "wire"), Given("back", (2, 3, 2, 4), "wire")
+STEP = {"strides": (2, 2), "padding": ((1, 0), (0, 0))}
+
+
+def circuit(*ops):
+    build = Builder()
+    for op in ops:
+        build(op)
+    return build.circuit({"out": len(ops) - 1})
+
+
+CIRCUITS = {
+    "Open": (X, AsShare(0), Open(1)),
+    "Truncate": (X, Truncate(0, 6, 30)),
+    "Select": (X, Select(0, 6, 30, 3, -2, 5)),
+    "Piecewise": (X, Piecewise(0, 6, 30, (-20, 40), (1, -2, 3), (0, 5, 7))),
+    "Sign of a wire": (X, Sign(0, 30)),
+    "Sign of a truncation, strict": (X, Truncate(0, 6, 30), Sign(1, None, True)),
+    "Largest": (X, Largest(0, 30)),
+    "Multiply wires": (X, Multiply(0, 0)),
+    "Multiply a row": (X, Take(0, 0, (2,)), Multiply(0, 1)),
+    "Multiply truncations": (X, Truncate(0, 6, 30), Truncate(0, 3, 30), Multiply(1, 2)),
+    "Multiply a truncation by itself": (X, Truncate(0, 6, 30), Multiply(1, 1)),
+    "Multiply a sign and a wire": (X, Sign(0, 30), Multiply(1, 0)),
+    "Multiply truncations that have moved": (X, Truncate(0, 6, 30), Permute(1, (1, 0)), Reshape(2, (6, 4)), Take(3, 1, (3, 0, 0, 1)), Multiply(4, 1)),
+    "Multiply one that is padded": (IMAGE, Take(0, 0, (1,)), Reshape(1, (6, 5, 3)), Truncate(2, 6, 30), Pad(3, ((1, 0), (0, 2))), Multiply(4, 4)),
+    "MatMul": (X, Y, MatMul(0, 1)),
+    "MatMul, turned": (X, MatMul(0, 0, True, False), MatMul(0, 0, False, True), Sum(1), Sum(2), Combine((3, 4), (1, -3), 9)),
+    "Convolve": (IMAGE, KERNEL, Convolve(0, 1, **STEP)),
+    "KernelGradient": (IMAGE, BACK, KernelGradient(0, 1, (3, 2), **STEP)),
+    "InputGradient": (BACK, KERNEL, InputGradient(0, 1, (6, 5), **STEP)),
+    "moves of a share": (X, Truncate(0, 6, 30), AsShare(1), Permute(2, (1, 0)), Reshape(3, (3, 8)), Take(4, 0, (0, 2)), Put((5, 5), 1, ((0,) * 8, (1,) * 8), 3)),
+    "moves of a wire": (X, Put((0,), 0, ((1, 1, 0, 3, 4, 5),), 7), Concatenate((0, 1), 0), Sum(2, 1, False)),
+    "sums": (X, Scale(0, (1, -2, 3, 4), (4,)), Combine((0, 1), (3, -1), -7), Project(2, 3, 8), Sum(3, 0)),
+    "a wire and a share": (X, Truncate(0, 6, 30), Combine((0, 1), (1, 64)), Concatenate((0, 2), 1)),
+    "an operation of an exercise": (X, AtLeast(0, 100), Sign(1, 30)),
+    "the same on a share": (X, Truncate(0, 2, 30), AtLeast(1, 100), Truncate(2, 2, 28), Sign(3)),
+}
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_what_an_operation_means_is_what_its_protocol_gives(name):
+    """But for rounding: each truncation may be one off, so that its low bits are zero here, and so are those of what is made of it."""
+    made = circuit(*CIRCUITS[name])
+    given = {op.name: random_ring(op.shape, 300, op.name) * np.uint64(1 << 6) for op in made.ops if isinstance(op, Given)}
+    clear = meaning(made, given, lambda shape: np.zeros(shape, np.uint64))
+    found = Trainers(made).outputs(given)["out"]
+    np.testing.assert_array_equal(found.reshape(clear["out"].shape), clear["out"])
+
+
+def test_each_operation_is_run_by_a_circuit_or_a_program_here():
+    """Those for single examples of a client have tests of their own: `test_inference.py`, `test_clamp.py`, `test_noisy_answers.py`."""
+    tested = {type(op) for ops in CIRCUITS.values() for op in ops}
+    others = {"Input", "ClampedInput", "Dense", "Conv2D", "Shift", "SumPool", "Argmax", "AddNoise"}
+    assert {one.__name__ for one in operations.AnyOp.__args__} == {one.__name__ for one in tested - {AtLeast}} | others
+
+
+def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
+    with pytest.raises(TypeError, match="the operation Silent has no rule value and no rule meaning and no rule run or protocol"):
+        type("Silent", (Operation,), {"__module__": __name__}, frozen=True)
+
+    class Known(Operation, frozen=True):
+        abstract = True
+
+        def value(self, scope: Scope) -> Value:
+            return scope.operand(0)
+
+    with pytest.raises(TypeError, match="the operation Half has no rule meaning and no rule run or protocol"):
+        type("Half", (Known,), {"__module__": __name__}, frozen=True)
+
+    class Whole(Known, frozen=True):
+        def run(self, server: Server, at: int) -> Affine:
+            return server.affine(0)
+
+        def meaning(self, clear: Clear, at: int) -> np.ndarray:
+            return clear[0]
+
+    assert not Whole.abstract
+    assert Move.abstract
+
+
+def test_programs_for_clients_take_nothing_by_name_and_circuits_nothing_from_clients():
+    with pytest.raises(ProgramError, match="first operation, and only that"):
+        Builder()(Input())
+    with pytest.raises(ProgramError, match=r"operation 1 \(MatMul\): operand 0 is a share, a wire is needed"):
+        circuit(Given("s", (2, 2), "share"), MatMul(0, 0))
+
+
+def test_values_are_freed_as_soon_as_nothing_needs_them():
+    """A long chain holds one value at a time, at a server and in the clear."""
+    ops = [Input()]
+    for _ in range(6):
+        ops += [Truncate(len(ops) - 1, 1, 40), Multiply(len(ops), len(ops)), Open(len(ops) + 1)]
+    program = Program((*ops, Truncate(len(ops) - 1, 1, 40)), (), (5,), 1.0, (0.0, 1.0), 1.0)
+    seen = []
+
+    class Watched(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            seen.append(len(self))
+
+    from protocols.mpc.engine import sides
+
+    made = sides.Server.__init__
+
+    def watched(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        self.results = Watched()
+
+    x = random_ring((3, 5), 2, "x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides.Server, "__init__", watched)
+        output = Deployment(program, []).output(x)
+    assert max(seen) <= 2
+    assert np.abs((output - evaluate(program, [], x).reshape(output.shape)).view(np.int64)).max() <= 40
