@@ -372,8 +372,7 @@ class TrainingServer(Actor):
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        layout = session.steps[examples].layout
-        loop = asyncio.get_running_loop()
+        layout, loop = session.steps[examples].layout, asyncio.get_running_loop()
         material = await loop.run_in_executor(self._thread, Material.of, layout, own, 1, dealt)
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 

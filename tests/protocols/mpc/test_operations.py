@@ -38,7 +38,9 @@ class AtLeast(Local, frozen=True):
 
     def value(self, scope: Scope) -> Value:
         value = scope.operand(self.x)
-        return Value(value.shape, value.kind if value.kind == "wire" else "share", value.batched, value.parts if value.kind == "wire" else ())
+        return Value(
+            value.shape, value.kind if value.kind == "wire" else "share", value.batched, value.parts if value.kind == "wire" else ()
+        )
 
     def apply(self, xs, value, *, constant):
         return xs[0] - np.uint64(self.threshold % 2**64) if constant else xs[0]
@@ -46,6 +48,8 @@ class AtLeast(Local, frozen=True):
 
 X, Y = Given("x", (6, 4), "wire"), Given("y", (4, 5), "wire")
 IMAGE, KERNEL, BACK = Given("image", (2, 6, 5, 3), "wire"), Given("kernel", (3, 2, 3, 4), "wire"), Given("back", (2, 3, 2, 4), "wire")
+ONE = (IMAGE, Take(0, 0, (1,)), Reshape(1, (6, 5, 3)))
+SHARE = (X, Truncate(0, 6, 30), AsShare(1))
 STEP = {"strides": (2, 2), "padding": ((1, 0), (0, 0))}
 
 
@@ -69,14 +73,14 @@ CIRCUITS = {
     "Multiply truncations": (X, Truncate(0, 6, 30), Truncate(0, 3, 30), Multiply(1, 2)),
     "Multiply a truncation by itself": (X, Truncate(0, 6, 30), Multiply(1, 1)),
     "Multiply a sign and a wire": (X, Sign(0, 30), Multiply(1, 0)),
-    "Multiply truncations that have moved": (X, Truncate(0, 6, 30), Permute(1, (1, 0)), Reshape(2, (6, 4)), Take(3, 1, (3, 0, 0, 1)), Multiply(4, 1)),
-    "Multiply one that is padded": (IMAGE, Take(0, 0, (1,)), Reshape(1, (6, 5, 3)), Truncate(2, 6, 30), Pad(3, ((1, 0), (0, 2))), Multiply(4, 4)),
+    "Multiply what has moved": (X, Truncate(0, 6, 30), Permute(1, (1, 0)), Reshape(2, (6, 4)), Take(3, 1, (3, 0, 0, 1)), Multiply(4, 1)),
+    "Multiply what is padded": (*ONE, Truncate(2, 6, 30), Pad(3, ((1, 0), (0, 2))), Multiply(4, 4)),
     "MatMul": (X, Y, MatMul(0, 1)),
     "MatMul, turned": (X, MatMul(0, 0, True, False), MatMul(0, 0, False, True), Sum(1), Sum(2), Combine((3, 4), (1, -3), 9)),
     "Convolve": (IMAGE, KERNEL, Convolve(0, 1, **STEP)),
     "KernelGradient": (IMAGE, BACK, KernelGradient(0, 1, (3, 2), **STEP)),
     "InputGradient": (BACK, KERNEL, InputGradient(0, 1, (6, 5), **STEP)),
-    "moves of a share": (X, Truncate(0, 6, 30), AsShare(1), Permute(2, (1, 0)), Reshape(3, (3, 8)), Take(4, 0, (0, 2)), Put((5, 5), 1, ((0,) * 8, (1,) * 8), 3)),
+    "moves of a share": (*SHARE, Permute(2, (1, 0)), Reshape(3, (3, 8)), Take(4, 0, (0, 2)), Put((5, 5), 1, ((0,) * 8, (1,) * 8), 3)),
     "moves of a wire": (X, Put((0,), 0, ((1, 1, 0, 3, 4, 5),), 7), Concatenate((0, 1), 0), Sum(2, 1, False)),
     "sums": (X, Scale(0, (1, -2, 3, 4), (4,)), Combine((0, 1), (3, -1), -7), Project(2, 3, 8), Sum(3, 0)),
     "a wire and a share": (X, Truncate(0, 6, 30), Combine((0, 1), (1, 64)), Concatenate((0, 2), 1)),
