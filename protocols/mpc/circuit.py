@@ -24,20 +24,15 @@ class Circuit:
 
     Args:
         ops: in order; every operand is an earlier position.
+        values: what is known of the value of each.
         outputs: the positions of the values that a step hands on, by name.
 
-    Attributes:
-        values: what is known of each value.
-
     Raises:
-        ProgramError: it is not well formed.
+        ProgramError: an output is no position of it.
     """
 
-    def __init__(self, ops: tuple[Operation, ...], outputs: dict[str, int]) -> None:
-        self.ops, self.outputs = ops, outputs
-        scope = Scope([])
-        loops.infer(ops, scope)
-        self.values: tuple[Value, ...] = tuple(scope.values)
+    def __init__(self, ops: tuple[Operation, ...], values: tuple[Value, ...], outputs: dict[str, int]) -> None:
+        self.ops, self.values, self.outputs = ops, values, outputs
         if not all(0 <= position < len(ops) for position in outputs.values()):
             raise ProgramError("an output of the circuit is no position of it")
 
@@ -85,7 +80,7 @@ class Builder:
         Raises:
             ProgramError: an output is no position of it.
         """
-        return Circuit(tuple(self._ops), outputs)
+        return Circuit(tuple(self._ops), tuple(self._scope.values), outputs)
 
 
 _NOTHING = WeightShares((), ())

@@ -127,20 +127,11 @@ class Affine:
         if self._whole is not None:
             return self._whole(me)
         total = self.a.copy() if me.index == 0 else np.zeros_like(self.a)
-        for part, value in self.parts.items():
-            self.add_scaled(total, part, value)
+        if "R" in self.parts:
+            total -= self.parts["R"]
+        if "h" in self.parts:
+            total += self.kappa * self.parts["h"]
         return total
-
-    def add_scaled(self, total: Ring, part: Part, value: Ring) -> None:
-        """Add to `total` what multiplies a secret part in x, -1 or kappa, times `value`."""
-        if part == "R":
-            total -= value
-        else:
-            total += self.kappa * value
-
-    def factor(self, part: Part) -> Ring:
-        """Return what multiplies a secret part in x."""
-        return _MINUS_ONE if part == "R" else self.kappa
 
     def moved(self, move: Callable[[Ring], Ring]) -> Affine:
         """Return what a permutation, choice or repetition of elements makes of it."""
@@ -153,6 +144,3 @@ class Affine:
 
     def __repr__(self) -> str:
         return "Affine(...)"  # shares are nobody's to see
-
-
-_MINUS_ONE: Ring = np.full(1, 2**64 - 1, np.uint64)

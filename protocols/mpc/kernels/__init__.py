@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 
 try:
+    from protocols.mpc.kernels.affine import affine_product, affine_square, rounded_share
     from protocols.mpc.kernels.comparison import (
         bit_planes,
         block_shares,
@@ -33,6 +34,7 @@ except ImportError as error:
         stacklevel=2,
     )
     from protocols.mpc.kernels.reference import conv2d, decode, encode, kernel_gradient, matmul, sum_pool
+    from protocols.mpc.kernels.reference_affine import affine_product, affine_square, rounded_share
     from protocols.mpc.kernels.reference_comparison import (
         bit_planes,
         block_shares,
@@ -49,6 +51,8 @@ except ImportError as error:
 
 __all__ = [
     "COMPILED",
+    "affine_product",
+    "affine_square",
     "bit_planes",
     "block_shares",
     "conv2d",
@@ -62,6 +66,7 @@ __all__ = [
     "matmul",
     "node_shares",
     "piecewise",
+    "rounded_share",
     "selection",
     "sum_pool",
 ]

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server, broadcast
-from protocols.mpc.engine.values import Affine, Part, Value
+from protocols.mpc.engine.values import Affine, Part, Shape, Value
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.material import Field
 
@@ -59,30 +60,38 @@ class Multiply(Operation, frozen=True):
             dealer.give(at, f"{p}{q}", dealer.parts(self.x)[p] * dealer.parts(self.y)[q])
 
     def run(self, server: Server, at: int) -> Affine | Ring:
-        """Return a [y] + sum over the parts p of x, with factors f_p, of f_p (b [p] + sum over the parts q of y of f_q [p q])."""
+        """Return this server's share, in one pass."""
         x, y, shape = server.affine(self.x), server.affine(self.y), server.shape(at)
+        a, kappa, big, top = _spread(x, server.values[self.x], shape)
+        big_big, big_top = self._dealt(server, at, "RR"), self._dealt(server, at, "Rh")
+        out, party = np.empty(shape, np.uint64), server.me.index
         if self.x == self.y:
-            return self._square(server, at, x)
-        total: Ring = x.a * y.share(server.me)
-        for p, value in x.parts.items():
-            times_y = y.a * value
-            for q in y.parts:
-                y.add_scaled(times_y, q, server.field(at, f"{p}{q}").reshape(shape))
-            x.add_scaled(total, p, times_y)
-        return total
+            kernels.affine_square(a, kappa, big, top, big_big, big_top, party, out.reshape(-1))
+            return out
+        b, eta, other, bit = _spread(y, server.values[self.y], shape)
+        top_big, top_top = self._dealt(server, at, "hR"), self._dealt(server, at, "hh")
+        kernels.affine_product(a, kappa, big, top, b, eta, other, bit, big_big, big_top, top_big, top_top, party, out.reshape(-1))
+        return out
 
-    def _square(self, server: Server, at: int, x: Affine) -> Ring:
-        total: Ring = x.a * x.share(server.me)
-        for p, value in x.parts.items():
-            total += x.a * x.factor(p) * value
-        for p, q in self._pairs(server.values[self.x], server.values[self.y]):
-            times = np.uint64(2 if p != q else 1)
-            total += times * x.factor(p) * x.factor(q) * server.field(at, f"{p}{q}").reshape(total.shape)
-        if "h" in x.parts:  # h h = h
-            total += x.factor("h") * x.factor("h") * x.parts["h"]
-        return total
+    def _dealt(self, server: Server, at: int, pair: str) -> Ring:
+        """Return a product of secret parts, flat; nothing where it is not dealt."""
+        dealt = [f"{p}{q}" for p, q in self._pairs(server.values[self.x], server.values[self.y])]
+        return server.field(at, pair).reshape(-1) if pair in dealt else _NONE
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Multiply."""
         product: Ring = clear[self.x] * clear[self.y]
         return product
+
+
+_NONE: Ring = np.empty(0, np.uint64)
+
+
+def _spread(x: Affine, known: Value, shape: Shape) -> tuple[Ring, Ring, Ring, Ring]:
+    """Return a, kappa, R and h of a factor, broadcast and flat; nothing where it has none."""
+
+    def flat(part: Ring) -> Ring:
+        return np.ascontiguousarray(np.broadcast_to(part, shape)).reshape(-1)
+
+    kappa, top = (flat(x.kappa), flat(x.parts["h"])) if "h" in known.parts else (_NONE, _NONE)
+    return flat(x.a), kappa, flat(x.mask) if "R" in known.parts else _NONE, top

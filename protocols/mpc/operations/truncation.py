@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
@@ -68,11 +69,19 @@ class Truncate(Operation, frozen=True):
         shape, c = server.shape(at), c.reshape(server.shape(at))
         drop, back = np.uint64(self.drop), np.uint64(1 << (self.window - 1))
         wrap = np.uint64(2 ** (64 - self.drop) % 2**64)
+
+        def whole(me: Party) -> Ring:
+            out = np.empty(shape, np.uint64)
+            big, top = (server.field(at, name).reshape(-1) for name in ("R", "h"))
+            kernels.rounded_share(c.reshape(-1), big, top, self.drop, self.window, me.index, out.reshape(-1))
+            return out
+
         return Affine(
             lambda: (c >> drop) - back,
             lambda: {"R": server.field(at, "R").reshape(shape), "h": server.field(at, "h").reshape(shape)},
             lambda: wrap * (np.uint64(1) - (c >> np.uint64(63))),
             c,
+            whole,
         )
 
     def meaning(self, clear: Clear, at: int) -> Ring:
