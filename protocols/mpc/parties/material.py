@@ -44,11 +44,17 @@ class Layout:
         """Of (position, field, rows): how many rows a field has, or None for a row an example."""
         self._entries = tuple(entries)
         self.whole = frozenset((at, entry.name) for at, entry, rows in self._entries if rows is not None)
+        self._once, self._each = [0, 0], [0, 0]
+        for _, entry, rows in self._entries:
+            if rows is None:
+                self._each[entry.dealt] += entry.words
+            else:
+                self._once[entry.dealt] += rows * entry.words
         self.own, self.dealt = self.words(1, dealt=False), self.words(1, dealt=True)
 
     def words(self, examples: int, *, dealt: bool) -> int:
         """Return how many words are expanded, or dealt, for so many examples."""
-        return sum(entry.words * (examples if rows is None else rows) for _, entry, rows in self._entries if entry.dealt == dealt)
+        return self._once[dealt] + examples * self._each[dealt]
 
     @property
     def bytes_per_example(self) -> int:
