@@ -150,7 +150,7 @@ def normalised() -> keras.Model:
     return model(hidden=(first,))
 
 
-def spared() -> keras.Model:
+def biases_exempt() -> keras.Model:
     built = model(**sgd(weight_decay=0.3))
     built.optimizer.exclude_from_weight_decay(var_names=["bias"])
     return built
@@ -279,7 +279,7 @@ CASES = {
         lambda: model(**sgd(learning_rate=keras.optimizers.schedules.ExponentialDecay(RATE, 1, 0.1))), fedsgd="schedule"
     ),
     "weight_decay": Case(lambda: model(**sgd(weight_decay=0.3)), fedsgd="weight_decay"),
-    "exclude_from_weight_decay": Case(spared, ask="weight_decay", **refused("exclude_from_weight_decay", "fedavg", "fedsgd")),
+    "exclude_from_weight_decay": Case(biases_exempt, ask="weight_decay", **refused("exclude_from_weight_decay", "fedavg", "fedsgd")),
     "clipnorm": optimizing("clipnorm", 0.1),
     "clipvalue": optimizing("clipvalue", 0.05),
     "global_clipnorm": optimizing("global_clipnorm", 0.1),

@@ -19,7 +19,7 @@ class Cluster(ThreeWorkers):
 
     `Cluster(julia, greg, crypto_provider=me)`: the third worker deals randomness, always. `Cluster(julia, greg, me)`: the three are equals
     (honest majority). For each model and its training two of them evaluate and the third helps; which one follows from the model's name,
-    so that this turns (see `protocols.link.preprocessing`, and there what leaks to whom). Rounds and bytes are the same in both forms.
+    so that this turns (see `protocols.link.keys`, and there what leaks to whom). Rounds and bytes are the same in both forms.
     Everybody who uses a cluster of equals lists its workers in the same order.
 
     As a context manager it connects to each worker, and starts as a process of this machine those that nobody answers for (if

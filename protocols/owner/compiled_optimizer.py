@@ -35,11 +35,11 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
     _check_rate(optimizer, keras)
     _check_anew(optimizer)
     decay = float(settings["weight_decay"] or 0.0)
-    spared = bool(decay) and _biases_are_spared(model)
+    biases_exempt = bool(decay) and _biases_are_spared(model)
     rate = float(optimizer.learning_rate)
     if kind is keras.optimizers.SGD:
-        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, spared))
-    return _checked(_adam(settings, rate, decay, spared))
+        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, biases_exempt))
+    return _checked(_adam(settings, rate, decay, biases_exempt))
 
 
 def _check_rate(optimizer: Any, keras: Any) -> None:
@@ -88,7 +88,7 @@ def _biases_are_spared(model: Any) -> bool:
     return biases == {False}
 
 
-def _adam(settings: dict[str, Any], rate: float, decay: float, spared: bool) -> Adam:
+def _adam(settings: dict[str, Any], rate: float, decay: float, biases_exempt: bool) -> Adam:
     first, second = float(settings["beta_1"]), float(settings["beta_2"])
     if not (0 <= first < 1 and first**2 < second < 1):
         raise ModelError(f"Adam with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
@@ -97,7 +97,7 @@ def _adam(settings: dict[str, Any], rate: float, decay: float, spared: bool) -> 
             f"Adam with epsilon={settings['epsilon']:g} cannot be trained on shares: there it is about {LARGEST_EPSILON:g};"
             f" use at most that, like Keras' 1e-7"
         )
-    return Adam(rate, first, second, bool(settings["amsgrad"]), decay, spared)
+    return Adam(rate, first, second, bool(settings["amsgrad"]), decay, biases_exempt)
 
 
 LARGEST_EPSILON = 1e-6

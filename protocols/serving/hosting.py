@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
-from protocols.link.preprocessing import Told, server_key
+from protocols.link.keys import Told, server_key
 from protocols.mpc import inference
 from protocols.mpc.engine.sides import WeightShares
 from protocols.mpc.operations.weights import weight_masks

@@ -17,7 +17,7 @@ from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
-from protocols.training.networks.losses import Loss, gradient, gradient_scale
+from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
 from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, update
 from protocols.training.networks.window import outside
 
@@ -109,20 +109,22 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
         signal, memory = layer.forward(build, mine, signal)
         kept.append(memory)
         activations += [signal] * bool(mine)
-    slope, metric, loss = gradient(build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold)
-    back: Signal | None = Signal(slope)
-    slopes: dict[str, tuple[int, int]] = {}
+    gradient, metric, loss = loss_gradient(
+        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold
+    )
+    back: Signal | None = Signal(gradient)
+    gradients: dict[str, tuple[int, int]] = {}
     for index in reversed(range(len(plan.layers))):
         if back is None:
             break
         found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
-        slopes |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
+        gradients |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = update(build, plan.optimizer, slopes, values, scale, number)
-    squared = [Signal(*slope) for slope in slopes.values()] if divides else []
+    new = update(build, plan.optimizer, gradients, values, scale, number)
+    squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     held = [values[name] for name in plan.shapes]
-    new["outside"] = outside(build, values["outside"], activations, held, slopes=squared, scale=scale)
+    new["outside"] = outside(build, values["outside"], activations, held, gradients=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 

@@ -26,7 +26,7 @@ from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
 from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
-from protocols.link.preprocessing import answered
+from protocols.link.keys import answered
 from protocols.link.run import Cost, Inboxes, drive
 from protocols.link.seal import Seal, seal_key
 from protocols.mpc import inference

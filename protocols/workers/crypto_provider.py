@@ -32,7 +32,7 @@ from protocols.errors import (
     UnknownModel,
     WorkerLost,
 )
-from protocols.link.preprocessing import third_party
+from protocols.link.keys import third_party
 from protocols.mpc import dealer, inference
 from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.program import Program

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.limits import largest_message
-from protocols.link.preprocessing import Told
+from protocols.link.keys import Told
 from protocols.mpc.parties.exchange import Ring
 from protocols.serving.pieces import sent_ahead
 from protocols.serving.ticket import Reveal

@@ -9,7 +9,7 @@ from protocols.authority.seats import Seats
 from protocols.errors import (
     WorkerLost,
 )
-from protocols.link.preprocessing import Preprocessing
+from protocols.link.keys import Preprocessing
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee

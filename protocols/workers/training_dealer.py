@@ -21,7 +21,7 @@ from protocols.authority.presence import Presence
 from protocols.authority.rights import Claim
 from protocols.concurrency import at_once
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
-from protocols.link.preprocessing import ExternalDealer, Preprocessing, Told, third_party
+from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
 from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream

@@ -24,7 +24,7 @@ from protocols.authority.presence import Presence
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
-from protocols.link.preprocessing import answered, server_key
+from protocols.link.keys import answered, server_key
 from protocols.link.run import Inboxes, drive
 from protocols.link.seal import Seal, seal_key
 from protocols.mpc.circuit import evaluate

@@ -98,13 +98,13 @@ def conv2d(
 
 
 @compiled("void(Array(uint64, 4, 'C', readonly=True), Array(uint64, 4, 'C', readonly=True), uint64[:, :, :, ::1], int64, int64)")
-def kernel_gradient(x: Ring, slope: Ring, out: Ring, stride_h: int, stride_w: int) -> None:
-    """Write sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] slope[n, i, j, f] to out (kh, kw, C, F): positions are rows, windows the depth."""
+def kernel_gradient(x: Ring, gradient: Ring, out: Ring, stride_h: int, stride_w: int) -> None:
+    """Write sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] gradient[n, i, j, f] to out (kh, kw, C, F). Positions are rows, windows depth."""
     (n, height, width, channels), (kh, kw, _, filters) = x.shape, out.shape
     out[:] = 0
-    corners = _corners(n, height, width, channels, slope.shape[1], slope.shape[2], stride_h, stride_w)
+    corners = _corners(n, height, width, channels, gradient.shape[1], gradient.shape[2], stride_h, stride_w)
     positions = _positions(kh, kw, channels, width, channels, 1, 1)
-    gathered_product(x.reshape(-1), positions, corners, slope.reshape(-1), filters, 0, filters, out.reshape(-1))
+    gathered_product(x.reshape(-1), positions, corners, gradient.reshape(-1), filters, 0, filters, out.reshape(-1))
 
 
 @compiled("void(Array(uint64, 4, 'C', readonly=True), uint64[:, :, :, ::1], int64, int64, int64, int64)")

@@ -48,12 +48,12 @@ def conv2d(
         out[..., columns] = out[..., columns] + product if accumulate else product
 
 
-def kernel_gradient(x: Ring, slope: Ring, out: Ring, stride_h: int, stride_w: int) -> None:
-    """Write sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] slope[n, i, j, f] to out (kh, kw, C, F)."""
+def kernel_gradient(x: Ring, gradient: Ring, out: Ring, stride_h: int, stride_w: int) -> None:
+    """Write sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] gradient[n, i, j, f] to out (kh, kw, C, F)."""
     for y in range(out.shape[0]):
         for z in range(out.shape[1]):
-            seen = x[:, y::stride_h, z::stride_w][:, : slope.shape[1], : slope.shape[2]]
-            out[y, z] = seen.reshape(-1, x.shape[3]).T @ slope.reshape(-1, slope.shape[3])
+            seen = x[:, y::stride_h, z::stride_w][:, : gradient.shape[1], : gradient.shape[2]]
+            out[y, z] = seen.reshape(-1, x.shape[3]).T @ gradient.reshape(-1, gradient.shape[3])
 
 
 def sum_pool(x: Ring, out: Ring, size_h: int, size_w: int, stride_h: int, stride_w: int) -> None:

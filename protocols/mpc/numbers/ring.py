@@ -94,12 +94,12 @@ def conv2d(
     return out
 
 
-def kernel_gradient(x: Ring, slope: Ring, size: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
-    """The transpose of `conv2d` as a linear function of its kernel: sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] slope[n, i, j, f].
+def kernel_gradient(x: Ring, gradient: Ring, size: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
+    """The transpose of `conv2d` as a linear function of its kernel: sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] gradient[n, i, j, f].
 
     Args:
         x: the input of the convolution, shape (N, H, W, C), uint64.
-        slope: shape of its output, (N, OH, OW, F), uint64.
+        gradient: shape of its output, (N, OH, OW, F), uint64.
         size: height and width of the kernel.
         strides: those of the convolution.
         padding: that of the convolution.
@@ -111,20 +111,20 @@ def kernel_gradient(x: Ring, slope: Ring, size: Pair, *, strides: Pair = (1, 1),
         ValueError: shapes, dtypes or settings do not fit.
     """
     _check("x", x, 4)
-    _check("slope", slope, 4)
-    _require_slope(slope, (x.shape[0], *_windows(x.shape, size, strides, padding, (1, 1))))
-    out = np.empty((*size, x.shape[3], slope.shape[3]), WORD)
-    kernels.kernel_gradient(pad(x, padding), np.ascontiguousarray(slope), out, *strides)
+    _check("gradient", gradient, 4)
+    _require_gradient(gradient, (x.shape[0], *_windows(x.shape, size, strides, padding, (1, 1))))
+    out = np.empty((*size, x.shape[3], gradient.shape[3]), WORD)
+    kernels.kernel_gradient(pad(x, padding), np.ascontiguousarray(gradient), out, *strides)
     return out
 
 
-def input_gradient(slope: Ring, kernel: Ring, image: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
-    """The transpose of `conv2d` as a linear function of its input: sum of slope[n, i, j, f] kernel[y, z, c, f] at i s_h + y, j s_w + z.
+def input_gradient(gradient: Ring, kernel: Ring, image: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
+    """The transpose of `conv2d` as a linear function of its input: sum of gradient[n, i, j, f] kernel[y, z, c, f] at i s_h + y, j s_w + z.
 
-    A convolution itself: of the slope with zeros between (strides) and around it, with the kernel turned by 180 degrees.
+    A convolution itself: of the gradient with zeros between (strides) and around it, with the kernel turned by 180 degrees.
 
     Args:
-        slope: shape of the output of the convolution, (N, OH, OW, F), uint64.
+        gradient: shape of the output of the convolution, (N, OH, OW, F), uint64.
         kernel: shape (kh, kw, C, F), uint64.
         image: height and width of its input.
         strides: those of the convolution.
@@ -136,14 +136,16 @@ def input_gradient(slope: Ring, kernel: Ring, image: Pair, *, strides: Pair = (1
     Raises:
         ValueError: shapes, dtypes or settings do not fit.
     """
-    _check("slope", slope, 4)
+    _check("gradient", gradient, 4)
     _check("kernel", kernel, 4)
     (kh, kw), (top, left) = kernel.shape[:2], (padding[0][0], padding[1][0])
-    _require_slope(slope, (slope.shape[0], *_windows((0, *image), (kh, kw), strides, padding, (1, 1))))
-    if slope.shape[3] != kernel.shape[3] or top >= kh or left >= kw:
-        raise ValueError(f"slope has shape {slope.shape}, the kernel {kernel.shape}, padding is {padding}: they do not fit each other")
-    spread = np.zeros((len(slope), image[0] + kh - 1, image[1] + kw - 1, slope.shape[3]), WORD)
-    spread[:, kh - 1 - top :: strides[0], kw - 1 - left :: strides[1]][:, : slope.shape[1], : slope.shape[2]] = slope
+    _require_gradient(gradient, (gradient.shape[0], *_windows((0, *image), (kh, kw), strides, padding, (1, 1))))
+    if gradient.shape[3] != kernel.shape[3] or top >= kh or left >= kw:
+        raise ValueError(
+            f"gradient has shape {gradient.shape}, the kernel {kernel.shape}, padding is {padding}: they do not fit each other"
+        )
+    spread = np.zeros((len(gradient), image[0] + kh - 1, image[1] + kw - 1, gradient.shape[3]), WORD)
+    spread[:, kh - 1 - top :: strides[0], kw - 1 - left :: strides[1]][:, : gradient.shape[1], : gradient.shape[2]] = gradient
     return conv2d(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
 
 
@@ -198,9 +200,9 @@ def _check(name: str, array: Ring, dimensions: int) -> None:
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}: uint64 with {dimensions} axes is needed")
 
 
-def _require_slope(slope: Ring, shape: tuple[int, ...]) -> None:
-    if slope.shape[:3] != shape:
-        raise ValueError(f"slope has shape {slope.shape}: the convolution has an output of shape {shape} and its filters")
+def _require_gradient(gradient: Ring, shape: tuple[int, ...]) -> None:
+    if gradient.shape[:3] != shape:
+        raise ValueError(f"gradient has shape {gradient.shape}: the convolution has an output of shape {shape} and its filters")
 
 
 def _target(out: Ring | None, shape: tuple[int, ...], accumulate: bool, operands: tuple[Ring, ...]) -> Ring:

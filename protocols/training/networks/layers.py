@@ -39,7 +39,7 @@ class Signal(NamedTuple):
 class Back(NamedTuple):
     """What comes back from a layer: the gradients by its weights, by name, and by its input (None where nobody needs it)."""
 
-    slopes: dict[str, Signal]
+    gradients: dict[str, Signal]
     below: Signal | None
 
 
@@ -63,8 +63,11 @@ class Layer(msgspec.Struct, frozen=True, tag=True):
         """What it computes from `x`, and what `backward` needs. Kernels are wires, biases shares."""
 
     @abstractmethod
-    def backward(self, build: Builder, weights: Positions, kept: Any, slope: Signal, *, first: bool) -> Back:
-        """The way back of the gradient `slope`. The `first` layer with weights does not compute the gradient by its input."""
+    def backward(self, build: Builder, weights: Positions, kept: Any, gradient: Signal, *, first: bool) -> Back:
+        """Backpropagate: the gradients by the weights and by the input, given the `gradient` by the output.
+
+        The `first` layer with weights does not compute the gradient by its input.
+        """
 
 
 class Dense(Layer, frozen=True):
@@ -91,13 +94,13 @@ class Dense(Layer, frozen=True):
         wire = opened(build, x)
         return _biased(build, build(MatMul(wire, weights["kernel"])), weights), wire
 
-    def backward(self, build: Builder, weights: Positions, kept: int, slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: int, gradient: Signal, *, first: bool) -> Back:
         """dW, db, dX."""
-        g = opened(build, slope, wide=True)
-        slopes = {"kernel": Signal(build(MatMul(kept, g, transpose_x=True)), 2 * FRACTION)}
+        g = opened(build, gradient, wide=True)
+        gradients = {"kernel": Signal(build(MatMul(kept, g, transpose_x=True)), 2 * FRACTION)}
         if self.bias:
-            slopes["bias"] = Signal(build(Sum(g, 0, keep=False)))
-        return Back(slopes, None if first else Signal(build(MatMul(g, weights["kernel"], transpose_y=True)), 2 * FRACTION))
+            gradients["bias"] = Signal(build(Sum(g, 0, keep=False)))
+        return Back(gradients, None if first else Signal(build(MatMul(g, weights["kernel"], transpose_y=True)), 2 * FRACTION))
 
 
 class Conv2D(Layer, frozen=True):
@@ -129,16 +132,16 @@ class Conv2D(Layer, frozen=True):
         wire = opened(build, x)
         return _biased(build, build(Convolve(wire, weights["kernel"], self.strides, self.padding)), weights), wire
 
-    def backward(self, build: Builder, weights: Positions, kept: int, slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: int, gradient: Signal, *, first: bool) -> Back:
         """dK, db, dX."""
-        g = opened(build, slope, wide=True)
-        slopes = {"kernel": Signal(build(KernelGradient(kept, g, self.size, self.strides, self.padding)), 2 * FRACTION)}
+        g = opened(build, gradient, wide=True)
+        gradients = {"kernel": Signal(build(KernelGradient(kept, g, self.size, self.strides, self.padding)), 2 * FRACTION)}
         if self.bias:
             places = build.value(g).size // self.filters
-            slopes["bias"] = Signal(build(Sum(build(Reshape(g, (places, self.filters))), 0, keep=False)))
+            gradients["bias"] = Signal(build(Sum(build(Reshape(g, (places, self.filters))), 0, keep=False)))
         image = self.shape[0], self.shape[1]
         below = None if first else Signal(build(InputGradient(g, weights["kernel"], image, self.strides, self.padding)), 2 * FRACTION)
-        return Back(slopes, below)
+        return Back(gradients, below)
 
 
 class ReLU(Layer, frozen=True):
@@ -149,9 +152,9 @@ class ReLU(Layer, frozen=True):
         value, sign = _compared(build, x, strict=True)
         return Signal(build(Multiply(sign, value))), sign
 
-    def backward(self, build: Builder, weights: Positions, kept: int, slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: int, gradient: Signal, *, first: bool) -> Back:
         """D G."""
-        return Back({}, Signal(build(Multiply(kept, affine(build, slope, wide=True)))))
+        return Back({}, Signal(build(Multiply(kept, affine(build, gradient, wide=True)))))
 
 
 class MaxPooling2D(Layer, frozen=True):
@@ -181,9 +184,9 @@ class MaxPooling2D(Layer, frozen=True):
             kept.append(tree)
         return x, kept
 
-    def backward(self, build: Builder, weights: Positions, kept: list[_Tree], slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: list[_Tree], gradient: Signal, *, first: bool) -> Back:
         """G where the largest was."""
-        g = opened(build, slope, wide=True)
+        g = opened(build, gradient, wide=True)
         for axis, tree in zip((1, 2), reversed(kept), strict=True):
             parts = _chosen(build, tree, g)
             g = build(Put(tuple(parts), axis, tuple(self._places(axis)), self.shape[axis - 1]))
@@ -218,13 +221,13 @@ class AveragePooling2D(Layer, frozen=True):
             sums = _added(build, [build(Take(sums, axis, places)) for places in self._places(axis)])
         return self._divided(build, Signal(sums, x.bits)), None
 
-    def backward(self, build: Builder, weights: Positions, kept: None, slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: None, gradient: Signal, *, first: bool) -> Back:
         """G divided among the places."""
-        spread = slope.at
+        spread = gradient.at
         for axis in (2, 1):
             places = tuple(self._places(axis))
             spread = build(Put((spread,) * len(places), axis, places, self.shape[axis - 1]))
-        return Back({}, self._divided(build, Signal(spread, slope.bits)))
+        return Back({}, self._divided(build, Signal(spread, gradient.bits)))
 
     def _divided(self, build: Builder, x: Signal) -> Signal:
         places = math.prod(self.size)
@@ -252,9 +255,9 @@ class Flatten(Layer, frozen=True):
         """The same in a row."""
         return _reshaped(build, x, self.output), None
 
-    def backward(self, build: Builder, weights: Positions, kept: None, slope: Signal, *, first: bool) -> Back:
+    def backward(self, build: Builder, weights: Positions, kept: None, gradient: Signal, *, first: bool) -> Back:
         """The same in its places."""
-        return Back({}, _reshaped(build, slope, self.shape))
+        return Back({}, _reshaped(build, gradient, self.shape))
 
 
 AnyLayer = Dense | Conv2D | ReLU | MaxPooling2D | AveragePooling2D | Flatten
@@ -334,4 +337,4 @@ def _chosen(build: Builder, tree: _Tree, g: int) -> list[int]:
         return [g]
     first = build(Open(build(Multiply(tree.sign, g))))
     second = build(Combine((g, first), (1, -1)))
-    return [part for half, slope in zip(tree.halves, (first, second), strict=True) for part in _chosen(build, half, slope)]
+    return [part for half, gradient in zip(tree.halves, (first, second), strict=True) for part in _chosen(build, half, gradient)]

@@ -18,8 +18,8 @@ METRIC_BITS: dict[Loss, int] = {"crossentropy": FRACTION, "binary_crossentropy":
 """Fractional bits of the metric of each loss; the value of each loss has 2 `FRACTION`."""
 
 
-class Slope(NamedTuple):
-    """What `gradient` gives, as positions.
+class LossGradient(NamedTuple):
+    """What `loss_gradient` gives, as positions.
 
     Attributes:
         wire: the gradient by the outputs, with `FRACTION` fractional bits.
@@ -33,11 +33,11 @@ class Slope(NamedTuple):
 
 
 def gradient_scale(loss: Loss, outputs: int) -> float:
-    """The gradient of the loss is this times what `gradient` gives: all but the cross-entropy of a softmax are means over outputs."""
+    """The gradient of the loss is this times what `loss_gradient` gives: all but the cross-entropy of a softmax are means over outputs."""
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]
 
 
-def gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0) -> Slope:
+def loss_gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0) -> LossGradient:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
     - crossentropy: softmax(z) - y; the metric counts rows that have their largest output where y has its 1; the loss is
@@ -53,19 +53,19 @@ def gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value:
         case "mse":
             wire = build(Open(build(Combine((z, y), (1, -1)))))
             squares = build(Sum(build(Multiply(wire, wire))))
-            return Slope(wire, squares, squares)
+            return LossGradient(wire, squares, squares)
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return Slope(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y) if value else -1)
+            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y) if value else -1)
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
             right = build(Sum(build(Multiply(found.largest, y))))
             if not value:
-                return Slope(wire, right, -1)
+                return LossGradient(wire, right, -1)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
-            return Slope(wire, right, _missed(build, total, z, y))
+            return LossGradient(wire, right, _missed(build, total, z, y))
 
 
 def _missed(build: Builder, total: int, z: int, y: int) -> int:

@@ -23,7 +23,7 @@ RATE_BITS = 8
 SCHEDULE_BITS = 11
 """Significant bits of the largest rate of a schedule: each step is right to 0.1 % of the largest, and sums of steps to as much of one.
 
-A sum of slopes over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
+A sum of gradients over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
 rate. That is the sum over examples of a feature (or activation) times the error of an output.
 """
 
@@ -36,7 +36,7 @@ MOMENTUM_BITS = 24
 LARGEST_RATE = 64
 
 Shapes = dict[str, tuple[int, ...]]
-Slopes = dict[str, tuple[int, int]]
+Gradients = dict[str, tuple[int, int]]
 Change = tuple[int, dict[str, int]]
 """What is added to a weight, and the new states by kind."""
 
@@ -49,7 +49,7 @@ class GradientDescent(msgspec.Struct, frozen=True, tag=True):
         momentum: of each velocity in the next, from 0 up to 1; without it there are no velocities.
         nesterov: W <- W + momentum V - rate dW, with the new V.
         decay: W <- W - rate decay W beside each update; 0 for none.
-        spared: biases do not decay.
+        biases_exempt: biases do not decay.
         schedule: the rate of each step from the first, the last one for all that follow; empty if the rate is constant.
     """
 
@@ -57,7 +57,7 @@ class GradientDescent(msgspec.Struct, frozen=True, tag=True):
     momentum: float = 0.0
     nesterov: bool = False
     decay: float = 0.0
-    spared: bool = False
+    biases_exempt: bool = False
     schedule: tuple[float, ...] = ()
 
     def states(self, shapes: Shapes) -> Shapes:
@@ -78,7 +78,7 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
         beta_2: of each V in the next, from 0 up to 1.
         amsgrad: whether the largest V divides.
         decay: as for gradient descent (AdamW; Loshchilov and Hutter, 2019, arXiv:1711.05101).
-        spared: as for gradient descent.
+        biases_exempt: as for gradient descent.
         schedule: as for gradient descent.
     """
 
@@ -87,7 +87,7 @@ class Adam(msgspec.Struct, frozen=True, tag=True):
     beta_2: float = 0.999
     amsgrad: bool = False
     decay: float = 0.0
-    spared: bool = False
+    biases_exempt: bool = False
     schedule: tuple[float, ...] = ()
 
     def states(self, shapes: Shapes) -> Shapes:
@@ -146,26 +146,28 @@ def _sum(found: tuple[float, ...], count: int) -> float:
     return math.fsum(found[:count]) + max(0, count - len(found)) * found[-1]
 
 
-def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[str, int], scale: float, number: int = 0) -> dict[str, int]:
+def update(
+    build: Builder, optimizer: Optimizer, gradients: Gradients, values: dict[str, int], scale: float, number: int = 0
+) -> dict[str, int]:
     """The new weights and states by name. Rounds: 1, 2 with Nesterov's momentum; 24 for Adam, 27 for AMSGrad.
 
     Args:
         build: where the operations go.
         optimizer: how.
-        slopes: by the name of a weight its gradient, summed over the batch, a share, and how many fractional bits that has.
+        gradients: by the name of a weight its gradient, summed over the batch, a share, and how many fractional bits that has.
         values: the weights and states by name; weights and velocities are shares with `FRACTION` fractional bits.
-        scale: what turns a slope into the gradient of the loss: 1 / batch, and what the loss itself is scaled by.
+        scale: what turns such a sum into the gradient of the loss: 1 / batch, and what the loss itself is scaled by.
         number: of the step, from 0.
     """
     new: dict[str, int] = {}
-    for name, slope in slopes.items():
+    for name, gradient in gradients.items():
         states = {state.removesuffix(f" of {name}"): values[state] for state in optimizer.states({name: ()})}
         if isinstance(optimizer, Adam):
-            change, states = _adam(build, optimizer, slope, states, scale, number)
+            change, states = _adam(build, optimizer, gradient, states, scale, number)
         else:
-            change, states = _descent(build, optimizer, slope, states, scale, number)
+            change, states = _descent(build, optimizer, gradient, states, scale, number)
         terms: tuple[int, ...] = (values[name], change)
-        if optimizer.decay and not (optimizer.spared and name.startswith("bias")):
+        if optimizer.decay and not (optimizer.biases_exempt and name.startswith("bias")):
             found = rates(optimizer)
             q, shift = fraction(found[min(number, len(found) - 1)] * optimizer.decay)
             terms = (*terms, scaled(build, values[name], -q, shift))
@@ -175,27 +177,27 @@ def update(build: Builder, optimizer: Optimizer, slopes: Slopes, values: dict[st
 
 
 def _descent(
-    build: Builder, optimizer: GradientDescent, slope: tuple[int, int], states: dict[str, int], scale: float, number: int
+    build: Builder, optimizer: GradientDescent, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
     q, shift = factor(optimizer, scale, number)
-    drop, least = shift + slope[1] - FRACTION, MOMENTUM_BITS if optimizer.momentum else RATE_BITS
+    drop, least = shift + gradient[1] - FRACTION, MOMENTUM_BITS if optimizer.momentum else RATE_BITS
     if drop < least:
         q, drop = q << (least - drop), least
     if not optimizer.momentum:
-        return build(Truncate(build(Combine((slope[0],), (-q,))), drop, 63 - drop)), {}
+        return build(Truncate(build(Combine((gradient[0],), (-q,))), drop, 63 - drop)), {}
     factors = (-q, round(optimizer.momentum * 2**drop))
-    velocity = build(Truncate(build(Combine((slope[0], states["velocity"]), factors)), drop, 63 - drop))
+    velocity = build(Truncate(build(Combine((gradient[0], states["velocity"]), factors)), drop, 63 - drop))
     change = velocity
     if optimizer.nesterov:
-        change = build(Truncate(build(Combine((slope[0], velocity), factors)), drop, 63 - drop))
+        change = build(Truncate(build(Combine((gradient[0], velocity), factors)), drop, 63 - drop))
     return change, {"velocity": velocity}
 
 
-def _adam(build: Builder, optimizer: Adam, slope: tuple[int, int], states: dict[str, int], scale: float, number: int) -> Change:
+def _adam(build: Builder, optimizer: Adam, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int) -> Change:
     q, shift = fraction(scale)
-    gradient = scaled(build, slope[0], q, shift + slope[1] - MEAN)
-    mean = moved(build, states["mean"], gradient, 1 - optimizer.beta_1)
-    square = moved(build, states["square"], squared(build, gradient), 1 - optimizer.beta_2)
+    exact = scaled(build, gradient[0], q, shift + gradient[1] - MEAN)
+    mean = moved(build, states["mean"], exact, 1 - optimizer.beta_1)
+    square = moved(build, states["square"], squared(build, exact), 1 - optimizer.beta_2)
     new = {"mean": mean, "square": square}
     if optimizer.amsgrad:
         new["largest square"] = square = larger(build, square, states["largest square"])

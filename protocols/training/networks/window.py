@@ -54,12 +54,12 @@ def outside(
     weights: Sequence[int],
     *,
     bits: int = FRACTION,
-    slopes: Sequence[Signal] = (),
+    gradients: Sequence[Signal] = (),
     scale: float = 1.0,
 ) -> int:
     """[`before` or any of `activations` (batch, ...), `weights` or gradients outside]; weights with `bits` fractional bits, `before` a bit.
 
-    Gradients are `scale` times `slopes`, for optimizers that square them.
+    Gradients are `scale` times `gradients`, for optimizers that square them.
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each weight matrix, and for each
     `FEW` elements of a gradient.
@@ -69,7 +69,7 @@ def outside(
     ]
     counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), 2.0**WEIGHTS, bits) for x in weights]
     edge = 2.0**GRADIENT / scale
-    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in slopes]
+    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
 

@@ -57,8 +57,8 @@ CLASS_BITS = 24
 EDGE_BITS = 7
 """Significant bits of the threshold of a gradient."""
 
-SLOPE_LIMIT = 12
-"""Sums of gradients over more than 2^SLOPE_LIMIT examples lose their last bits, so that they cannot wrap around."""
+MANY_EXAMPLES = 12
+"""Sums of gradients over more than 2^MANY_EXAMPLES examples lose their last bits, so that they cannot wrap around."""
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -152,7 +152,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
     @property
     def states(self) -> dict[str, Shape]:
         """The shape of what is kept beside the weights, by name; it begins at zero."""
-        kept = {f"{kind} of {name}": shape for kind in ("velocity", "slope") for name, shape in self.shapes.items()}
+        kept = {f"{kind} of {name}": shape for kind in ("velocity", "gradient") for name, shape in self.shapes.items()}
         return {"outside": (1,), "steep": (1,), **kept}
 
     @property
@@ -227,10 +227,10 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         """The gradient by the logits, times the weight of each example, with `FRACTION` fractional bits."""
         if self.outputs == 1:
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
-            slope = build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))
+            gradient = build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))
             if weight is None:
-                return slope
-            product = build(Multiply(weight[0], slope))
+                return gradient
+            product = build(Multiply(weight[0], gradient))
         else:
             found = softmax(build, z, self.outputs).probabilities
             if weight is None:
@@ -241,7 +241,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
     @property
     def _cut(self) -> int:
         """Bits that sums of gradients lose."""
-        return max(0, self.examples.bit_length() - SLOPE_LIMIT)
+        return max(0, self.examples.bit_length() - MANY_EXAMPLES)
 
     def _parts(self, name: str) -> tuple[Columns, ...]:
         """The groups of columns of a weight; one without places for all of them."""
@@ -258,15 +258,15 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         iteration, batch = divmod(number, self.batches)
         last, cut = batch == self.batches - 1, self._cut
         added = build(Truncate(total, cut, 63 - cut)) if cut else total
-        slope = build(Combine((values[f"slope of {name}"], added), (0 if batch == 0 else 1, 1)))
-        before = slope, values[name], values[f"velocity of {name}"]
+        gradient = build(Combine((values[f"gradient of {name}"], added), (0 if batch == 0 else 1, 1)))
+        before = gradient, values[name], values[f"velocity of {name}"]
         parts = self._parts(name)
         made = []
         for part in parts:
             mine = tuple(build(Take(value, 0, part.places)) if part.places else value for value in before)
             made.append(self._part(build, part, mine, iteration, counts, last=last))
         weight, velocity = (self._whole(build, parts, xs) for xs in zip(*made, strict=True))
-        return {name: weight, f"velocity of {name}": velocity, f"slope of {name}": slope}
+        return {name: weight, f"velocity of {name}": velocity, f"gradient of {name}": gradient}
 
     def _whole(self, build: Builder, parts: tuple[Columns, ...], xs: tuple[int, ...]) -> int:
         """What is there of groups of columns, as one."""
@@ -279,10 +279,10 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         self, build: Builder, part: Columns, before: tuple[int, ...], iteration: int, counts: list[int], *, last: bool
     ) -> tuple[int, int]:
         """The new weights and velocities of some columns, from the sums of their gradients, weights and velocities."""
-        slope, weight, velocity = before
+        gradient, weight, velocity = before
         step = _Step(part.rate, self.total, self._cut)
         drop = step.drop
-        move = build(Combine((slope, weight), (step.factor, step.penalty(part.penalty, iteration))))
+        move = build(Combine((gradient, weight), (step.factor, step.penalty(part.penalty, iteration))))
         beta = round(min(self.momentum, iteration / (iteration + 3)) * 2**drop)
         factors = (-1, beta) if last else (0, 1 << drop)  # until the last batch nothing moves
         velocity = build(Truncate(build(Combine((move, velocity), factors)), drop, 63 - drop))

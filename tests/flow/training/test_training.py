@@ -269,8 +269,8 @@ def test_which_weights_decay():
             found.exclude_from_weight_decay(**excluded)
         return plan(logits(optimizer=found)).optimizer
 
-    assert (optimizer().decay, optimizer().spared) == (0.01, False)
-    assert optimizer(var_names=["bias"]).spared
+    assert (optimizer().decay, optimizer().biases_exempt) == (0.01, False)
+    assert optimizer(var_names=["bias"]).biases_exempt
     with pytest.raises(ModelError, match="all but the biases"):
         optimizer(var_names=["kernel"])
 

@@ -10,7 +10,7 @@ from deployment import random_ring
 from protocols.authority.seats import seats
 from protocols.clusters.roles import helper_of, roles
 from protocols.errors import ClusterError, TicketRefused, UnknownModel
-from protocols.link.preprocessing import ExternalDealer, Helper, Keys, answered, server_key, third_party
+from protocols.link.keys import ExternalDealer, Helper, Keys, answered, server_key, third_party
 from protocols.mpc import dealer, inference
 from protocols.mpc.circuit import deal as deal_step
 from protocols.mpc.circuit import evaluate as train
