@@ -160,8 +160,8 @@ def test_many_examples_do_not_wrap_around():
     state = Trainers(plan.circuit(n, 0)).outputs(start(plan, w, b) | {"x": ring(x), "y": ring(y)})
     slope, offset = gradient(x, y, w, b, np.ones((n, 1)), 0.0)
     lost = 2 * FRACTION - (plan.examples.bit_length() - 12)
-    np.testing.assert_allclose(real(state["slope of kernel"], lost) / n, slope, atol=0.05)
-    np.testing.assert_allclose(real(state["slope of bias"], lost) / n, offset, atol=2e-3)
+    np.testing.assert_allclose(real(state["gradient of kernel"], lost) / n, slope, atol=0.05)
+    np.testing.assert_allclose(real(state["gradient of bias"], lost) / n, offset, atol=2e-3)
     np.testing.assert_array_equal(state["kernel"], 0)  # nothing moves before the last batch
 
 
