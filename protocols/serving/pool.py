@@ -17,6 +17,8 @@ FINE = 16
 """Examples of a chunk, and of what is granted at once, while somebody else asks quick ones."""
 CALM = 1.0
 """Seconds after a quick request for which others are served in fine parts."""
+PACE = 0.1
+"""Seconds for which a fine part waits at most for the one before it: where answers take longer on their way, several are on it."""
 DEALERS = 2
 """How many chunks of one pool are dealt at once, so that computing one overlaps sending another."""
 
@@ -133,8 +135,8 @@ class Pool:
         """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.
 
         While others wait, a turn takes no more than an equal share of what the servers hold. While another client asks quick requests, a
-        larger one is granted and dealt for in parts of `FINE` examples, and holds two of them at once: so the machines are never busy
-        with so much of it that a quick one has to wait long.
+        larger one is granted and dealt for in parts of `FINE` examples, one after the other, so that the servers are never busy with so
+        much of it that a quick one has to wait long.
 
         Raises:
             Busy: this client has too many requests in line.
@@ -165,7 +167,7 @@ class Pool:
             return grants
 
     async def _gives_way(self, examples: int, client: Client) -> bool:
-        """Whether a request is served in fine parts; if so, waits until its client has used up what it holds, but for one part."""
+        """Whether a request is served in fine parts; if so, waits until its client has used up what it holds, `PACE` seconds at most."""
         now = asyncio.get_running_loop().time
         self._quick = {one: last for one, last in self._quick.items() if last > now() - CALM}
         if examples <= QUICK:
@@ -175,8 +177,8 @@ class Pool:
         if self._quick.keys() <= {client}:
             return False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CALM), self._changed:
-                await self._changed.wait_for(lambda: self._held[client] <= FINE or self._failure)
+            async with asyncio.timeout(PACE), self._changed:
+                await self._changed.wait_for(lambda: self._held[client] <= 0 or self._failure)
         return True
 
     def _granted(self, examples: int) -> list[Grant]:
