@@ -85,10 +85,10 @@ async def measure() -> dict[str, float]:
         connect(cluster, "mixed") as remote,
         connect(cluster, "mixed") as large,
     ):
-        serving = asyncio.create_task(shared.serve(1_000_000, memory=MEMORY, ahead=BATCH))
+        serving = asyncio.create_task(shared.serve(1_000_000, reveal=["logits"], memory=MEMORY, ahead=2 * BATCH))
         await until_served(remote, x[:1])
         for _ in range(TURNS):
-            await ready(shared, BATCH)
+            await ready(shared, 2 * BATCH)  # alone is without dealing
             alone += await one_by_one(remote, x)
             started = time.perf_counter()
             async with Batches(large, x[:BATCH]) as batches:

@@ -73,9 +73,9 @@ def test_one_image_of_the_tutorial_is_short_and_a_part_of_a_batch_is_long():
         [
             keras.layers.Input((28, 28, 1)),
             keras.layers.Conv2D(10, 3, activation="relu"),
-            keras.layers.AveragePooling2D(),
+            keras.layers.AveragePooling2D(2),
             keras.layers.Conv2D(32, 3, activation="relu"),
-            keras.layers.AveragePooling2D(),
+            keras.layers.AveragePooling2D(2),
             keras.layers.Flatten(),
             keras.layers.Dense(10),
         ]
