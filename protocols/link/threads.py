@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 LONG = 1 << 19
 """Ring words from which a computation is long: a hop to a thread costs about 0.1 ms, and 2^19 words are some milliseconds in all."""
-GIVE_WAY = 0.01
+GIVE_WAY = 0.02
 """Seconds for which long work waits at most, each time, while short computations are under way."""
 NICENESS = 5
 """By how much these threads give way to event loops, where the system lets a single thread do so (Linux)."""
