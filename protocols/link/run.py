@@ -143,7 +143,7 @@ async def drive(
         patience: seconds to wait for each round.
         received: what a client sent to both servers: its digest goes in front of the first message, and is compared before the message is
             used. None: there is no such thing.
-        run: runs a step in a thread, see `protocols/link/threads.py`; None: on the event loop, which is right for what is short.
+        run: runs a step, perhaps in a thread, see `protocols/link/threads.py`; None: on the event loop, which is right for what is short.
 
     Raises:
         Altered: the other server received something else from the client.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -18,6 +20,10 @@ T = TypeVar("T")
 
 LONG = 1 << 19
 """Ring words from which a computation is long: a hop to a thread costs about 0.1 ms, and 2^19 words are some milliseconds in all."""
+HUGE = 1 << 23
+"""Ring words from which a computation is always in threads; below, a step takes some milliseconds, and needs one only beside short ones."""
+RECENTLY = 1.0
+"""Seconds after a short computation in which another one is expected."""
 GIVE_WAY = 0.02
 """Seconds for which long work waits at most, each time, while short computations are under way."""
 NICENESS = 5
@@ -36,6 +42,7 @@ class Precedence:
 
     def __init__(self) -> None:
         self._short = 0
+        self._last = -math.inf
         self._quiet = asyncio.Event()
 
     @contextlib.contextmanager
@@ -47,8 +54,14 @@ class Precedence:
             yield
         finally:
             self._short -= 1
+            self._last = time.monotonic()
             if not self._short:
                 self._quiet.set()
+
+    @property
+    def expected(self) -> bool:
+        """Whether something short is under way, or was a moment ago."""
+        return self._short > 0 or time.monotonic() - self._last < RECENTLY
 
     async def give_way(self) -> None:
         """Wait until nothing short is under way, `GIVE_WAY` seconds at most."""

@@ -15,10 +15,10 @@ from protocols.concurrency import Background
 from protocols.errors import WorkerLost
 from protocols.link.run import Cost, Inboxes, drive
 from protocols.link.seal import Seal
-from protocols.link.threads import LONG, Threads
+from protocols.link.threads import HUGE, LONG, Threads
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 Deliver = Callable[[bytes, bytes, int, list[Ring]], Coroutine[Any, Any, None]]
 """Sends (name, channel, round, arrays) to the other server, and returns when the arrays may change."""
 GiveUp = Callable[[bytes, bytes], Coroutine[Any, Any, None]]
@@ -71,7 +71,8 @@ class Twins:
     ) -> tuple[T, Cost]:
         """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
 
-        A long computation runs in threads, a short one on the event loop; which of them it is changes nothing that is sent.
+        A short computation runs on the event loop. A long one runs in threads: always if it is huge, otherwise while somebody with a short
+        one would have to wait for it, since a hop to a thread has its price. Where it runs changes nothing that is sent.
 
         Args:
             protocol: what to run.
@@ -85,7 +86,11 @@ class Twins:
             Altered: the other server received something else from the client.
             WorkerLost: the other server gave up, went away, or was silent for too long.
         """
-        long = words >= LONG
+        long, huge = words >= LONG, words >= HUGE
+
+        async def run(step: Callable[[], S], /) -> S:
+            return await self._threads.run(step) if huge or self._threads.precedence.expected else step()
+
         try:
             with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long else self._threads.precedence.short():
                 return await drive(
@@ -98,7 +103,7 @@ class Twins:
                     dealt=dealt,
                     patience=self._patience,
                     received=received,
-                    run=self._threads.run if long else None,
+                    run=run if long else None,
                 )
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None

@@ -29,7 +29,8 @@ def computed(request, monkeypatch):
         return await run(self, inside)
 
     monkeypatch.setattr(threads.Threads, "run", noted)
-    monkeypatch.setattr(twins, "LONG", 0 if request.param == "threads" else 1 << 60)
+    for name in ("LONG", "HUGE"):
+        monkeypatch.setattr(twins, name, 0 if request.param == "threads" else 1 << 60)
     return request.param, names
 
 

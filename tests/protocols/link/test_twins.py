@@ -10,7 +10,7 @@ from protocols.concurrency import Background
 from protocols.errors import WorkerLost
 from protocols.link import threads as link_threads
 from protocols.link.seal import Seal
-from protocols.link.threads import LONG, Precedence, Threads
+from protocols.link.threads import HUGE, LONG, Precedence, Threads
 from protocols.link.twins import Twins
 from protocols.mpc.parties.exchange import Party, exchange
 
@@ -45,7 +45,7 @@ class Pair:
             patience=LIMIT,
         )
 
-    def compute(self, index, protocol, *, words=LONG, channel=b"channel", received=None):
+    def compute(self, index, protocol, *, words=HUGE, channel=b"channel", received=None):
         seal = Seal(bytes(32), channel)
         return asyncio.create_task(self._sealed(self.twins[index], protocol, channel, seal, words, received))
 
@@ -105,9 +105,25 @@ async def test_the_loop_goes_on_while_a_long_step_runs(pair):
     assert held.released
 
 
+@pytest.mark.parametrize("words", [1, LONG, HUGE])
+@pytest.mark.parametrize("recently", [False, True])
+async def test_long_steps_leave_the_loop_for_somebody_with_a_short_one_and_huge_ones_always(pair, monkeypatch, words, recently):
+    monkeypatch.setattr(link_threads, "RECENTLY", 1e9)
+    if recently:
+        await asyncio.gather(*(pair.compute(index, plain(Party(index)), words=1, channel=b"short") for index in (0, 1)))
+    ran = []
+
+    async def noted(me):
+        ran.append(threading.current_thread() is threading.main_thread())
+        return await plain(me)
+
+    await asyncio.gather(*(pair.compute(index, noted(Party(index)), words=words) for index in (0, 1)))
+    assert ran == [words == 1 or (words == LONG and not recently)] * 2
+
+
 async def test_steps_in_threads_send_and_seal_what_steps_on_the_loop_do(pair):
     found = []
-    for words in (LONG - 1, LONG):
+    for words in (LONG - 1, LONG, HUGE):
         pair.sent.clear()
         m = np.arange(12, dtype=np.uint64)
         both = [pair.compute(index, plain(Party(index)), words=words, received=m) for index in (0, 1)]
@@ -115,7 +131,7 @@ async def test_steps_in_threads_send_and_seal_what_steps_on_the_loop_do(pair):
         assert results[0][2] == results[1][2]
         messages = sorted((sender, number, [array.tolist() for array in arrays]) for sender, _, number, arrays in pair.sent)
         found.append((messages, [(result.tolist(), cost, seal) for result, cost, seal in results]))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 async def test_a_computation_that_is_given_up_by_the_other_server_ends_after_its_step(pair):
@@ -174,7 +190,7 @@ async def test_a_step_that_waits_for_a_thread_never_begins_once_it_is_cancelled(
     pool.close()
 
 
-@pytest.mark.parametrize("words", [1, LONG])
+@pytest.mark.parametrize("words", [1, LONG, HUGE])
 @pytest.mark.parametrize("rounds", [0, 1])
 async def test_an_error_of_a_step_is_raised_here_and_ends_the_other_side(pair, words, rounds):
     async def broken(me):
