@@ -26,8 +26,6 @@ RECENTLY = 1.0
 """Seconds after a short computation in which another one is expected."""
 GIVE_WAY = 0.02
 """Seconds for which long work waits at most, each time, while short computations are under way."""
-NICENESS = 5
-"""By how much these threads give way to event loops, where the system lets a single thread do so (Linux)."""
 
 
 class Run(Protocol):
@@ -85,7 +83,7 @@ class Threads:
 
     def __init__(self, name: str, count: int | None = None, *, precedence: Precedence | None = None) -> None:
         self.precedence = precedence or Precedence()
-        self._threads = ThreadPoolExecutor(count or max(1, _cores() - 1), thread_name_prefix=name, initializer=_lower_priority)
+        self._threads = ThreadPoolExecutor(count or max(1, _cores() - 1), thread_name_prefix=name)
 
     def close(self) -> None:
         """Begin nothing more; what has begun goes on to its end, and nobody waits for it."""
@@ -118,9 +116,3 @@ async def _through(ended: asyncio.Future[Any]) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _lower_priority() -> None:
-    if sys.platform == "linux":  # elsewhere it would be the priority of the process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
