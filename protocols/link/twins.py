@@ -67,7 +67,15 @@ class Twins:
             self._watching.cancel()
 
     async def compute(
-        self, protocol: Protocol[T], channel: bytes, seal: Seal, *, words: int, dealt: int, received: Ring | None = None
+        self,
+        protocol: Protocol[T],
+        channel: bytes,
+        seal: Seal,
+        *,
+        words: int,
+        dealt: int,
+        received: Ring | None = None,
+        rest: bool = False,
     ) -> tuple[T, Cost]:
         """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
 
@@ -81,6 +89,7 @@ class Twins:
             words: ring words that it goes through, as a measure of how long it takes.
             dealt: bytes that were dealt ahead for it.
             received: what a client sent to both servers, see `drive`.
+            rest: whether it is the rest of something larger, for which nothing long gives way.
 
         Raises:
             Altered: the other server received something else from the client.
@@ -92,7 +101,7 @@ class Twins:
             return await self._threads.run(step) if huge or self._threads.precedence.expected else step()
 
         try:
-            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long else self._threads.precedence.short():
+            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long or rest else self._threads.precedence.short():
                 return await drive(
                     protocol,
                     channel,

@@ -332,7 +332,7 @@ class ComputeServer(Actor):
         seal = Seal(entry.seal_key, channel)
         protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
         words, dealt = model.work(ticket), model.dealt_bytes(ticket)
-        share, cost = await entry.twins.compute(protocol, channel, seal, words=words, dealt=dealt, received=m)
+        share, cost = await entry.twins.compute(protocol, channel, seal, words=words, dealt=dealt, received=m, rest=ticket.part > 0)
         return share, cost, seal.close()
 
     def _settle(self, entry: _Entry, ticket: Ticket, answered: bool) -> None:
