@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,8 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.prediction import MEMORY, MODEL, digits, ready, timed, train, until_served
+from benchmarks.prediction import MEMORY, MODEL, ready, timed, until_served
 from protocols import Cluster, RemoteModel, Worker, connect, share
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import digits
+import train
 
 BATCH = 512
 TURNS = 3

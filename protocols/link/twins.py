@@ -18,7 +18,8 @@ from protocols.link.seal import Seal
 from protocols.link.threads import HUGE, LONG, Threads
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 Deliver = Callable[[bytes, bytes, int, list[Ring]], Coroutine[Any, Any, None]]
 """Sends (name, channel, round, arrays) to the other server, and returns when the arrays may change."""
 GiveUp = Callable[[bytes, bytes], Coroutine[Any, Any, None]]
