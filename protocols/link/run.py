@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 
 from protocols.errors import WorkerLost
 from protocols.link import agreement
 from protocols.link.seal import Seal
-from protocols.mpc.parties.exchange import Protocol, Ring, Round
+from protocols.link.threads import Run
+from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round
 
 T = TypeVar("T")
 Send = Callable[[bytes, int, list[Ring]], Awaitable[None]]
@@ -122,47 +125,96 @@ async def drive(
     dealt: int,
     patience: float,
     received: Ring | None = None,
+    run: Run | None = None,
 ) -> tuple[T, Cost]:
     """Runs a protocol to its end: one message each way a round.
+
+    A step is what a server computes between two rounds: it checks and seals the round that has ended, and goes on with the protocol. The
+    steps of one computation run one after the other, each in whatever thread; which rounds they make does not depend on that.
 
     Args:
         protocol: what to run.
         channel: the name of the computation at the other server.
         inbox: where its messages arrive.
-        send: delivers (channel, round, arrays) to the other server.
+        send: delivers (channel, round, arrays) to the other server, and returns when the arrays may change.
         other: the number of the other server.
-        seal: takes each round in: the message of server 0, then that of server 1.
+        seal: takes what a client sent in, and each round: the message of server 0, then that of server 1.
         dealt: bytes that were dealt ahead for this computation.
         patience: seconds to wait for each round.
         received: what a client sent to both servers: its digest goes in front of the first message, and is compared before the message is
             used. None: there is no such thing.
+        run: runs a step, perhaps in a thread, see `protocols/link/threads.py`; None: on the event loop, which is right for what is short.
 
     Raises:
         Altered: the other server received something else from the client.
         WorkerLost: the other server gave up, went away, or was silent for too long.
     """
+    steps = _Steps(protocol, other, seal, received)
     number, sent, arrived = 0, 0, 0
-    digest = None if received is None else agreement.digest(received)
-    answer = None
+    answer: Received | None = None
     try:
         while True:
-            try:
-                request: Round = protocol.send(answer)
-            except StopIteration as stop:
-                return stop.value, Cost(number, sent, arrived, dealt)
+            step = partial(steps.next, answer)
+            request = step() if run is None else await run(step)
+            if isinstance(request, _Result):
+                return request.value, Cost(number, sent, arrived, dealt)
             if other in request.messages:
-                front = [] if digest is None or number else [digest]
-                await send(channel, number, [*front, *request.messages[other]])
+                await send(channel, number, [*steps.front, *request.messages[other]])
                 sent += request.bytes_sent
             answer = {other: await _in_time(inbox, number, patience)} if request.awaiting else {}
-            if digest is not None and number == 0:
-                answer[other] = agreement.checked(digest, answer.get(other, []))
-            arrived += sum(array.nbytes for array in answer.get(other, []))
-            for party in (0, 1):
-                seal.add(answer.get(other, []) if party == other else request.messages.get(other, []))
+            arrived += sum(array.nbytes for array in answer.get(other, [])) - sum(array.nbytes for array in steps.front)
             number += 1
     finally:
         protocol.close()
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T]):
+    """What a protocol has returned."""
+
+    value: T = field(repr=False)
+
+
+class _Steps(Generic[T]):
+    """The steps of one computation at one server, each called once, in order.
+
+    Attributes:
+        front: what goes in front of the message of the round that is under way: in the first one the digest of what a client has sent.
+    """
+
+    def __init__(self, protocol: Protocol[T], other: int, seal: Seal, received: Ring | None) -> None:
+        self._protocol, self._other, self._seal, self._received = protocol, other, seal, received
+        self._request: Round | None = None
+        self.front: list[Ring] = []
+
+    def next(self, answer: Received | None) -> Round | _Result[T]:
+        """Return the next round, or the result, given what the other server has sent in the last round; None before the first.
+
+        Raises:
+            Altered: the other server received something else from the client.
+        """
+        if self._request is None:
+            self._begin()
+        elif answer is not None:
+            answer = self._end_round(self._request, answer)
+        try:
+            self._request = self._protocol.send(answer)
+        except StopIteration as stop:
+            return _Result(stop.value)
+        return self._request
+
+    def _begin(self) -> None:
+        if self._received is not None:
+            self._seal.add([self._received])
+            self.front = [agreement.digest(self._received)]
+
+    def _end_round(self, request: Round, answer: Received) -> Received:
+        if self.front:
+            answer = {self._other: agreement.checked(self.front[0], answer.get(self._other, []))}
+            self.front = []
+        for party in (0, 1):
+            self._seal.add(answer.get(party, []) if party == self._other else request.messages.get(self._other, []))
+        return answer
 
 
 async def _in_time(inbox: Inbox, number: int, patience: float) -> list[Ring]:

@@ -308,6 +308,11 @@ class HostedModel:
         """How many bytes the provider sent ahead for a ticket: everything to party 1, a key to party 0."""
         return 8 * inference.layout(self.programs[ticket.reveal]).dealt * ticket.examples if self.me.index else 0
 
+    def work(self, ticket: Ticket) -> int:
+        """How many ring words an answer goes through: its randomness, and the weights once. A measure of how long it takes."""
+        plan = inference.layout(self.programs[ticket.reveal])
+        return (plan.own + plan.dealt) * ticket.examples + weight_bytes(self.hosting.program) // 8
+
     def check_input(self, ticket: Ticket, m: Ring) -> None:
         """Refuses masked examples that do not fit the ticket."""
         expected = (ticket.examples, *self.hosting.program.input_shape)

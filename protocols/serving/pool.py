@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,14 @@ from dataclasses import dataclass, field
 from protocols.mpc.parties.exchange import Ring
 from protocols.serving.turns import Client, Turns
 
+QUICK = 8
+"""Up to so many examples a request is a quick one: who asks waits for it."""
+FINE = 16
+"""Examples of a chunk, and of what is granted at once, while somebody else asks quick ones."""
+CALM = 1.0
+"""Seconds after a quick request for which others are served in fine parts."""
+PACE = 0.1
+"""Seconds for which a fine part waits at most for the one before it: where answers take longer on their way, several are on it."""
 DEALERS = 2
 """How many chunks of one pool are dealt at once, so that computing one overlaps sending another."""
 
@@ -62,6 +71,8 @@ class Pool:
         self._chunk = chunk
         self._capacity = max(capacity, chunk)
         self._target = min(ahead, self._capacity)
+        self._size = chunk
+        self._quick: dict[Client, float] = {}
         self._resting = False
         self._needed = 0
         self._ready: deque[Chunk] = deque()
@@ -106,30 +117,36 @@ class Pool:
         while True:
             async with self._changed:
                 await self._changed.wait_for(self._short)
-                self._dealing += self._chunk
+                size = self._size
+                self._dealing += size
             try:
-                chunk = await self._deal(self._chunk)
+                chunk = await self._deal(size)
             finally:
-                self._dealing -= self._chunk
+                self._dealing -= size
             async with self._changed:
                 self._ready.append(chunk)
                 self._changed.notify_all()
 
     def _short(self) -> bool:
         ahead = self.available + self._dealing
-        return ahead < max(self._target, self._needed) and ahead + self._outstanding + self._chunk <= self._capacity
+        return ahead < max(self._target, self._needed) and ahead + self._outstanding + self._size <= self._capacity
 
     async def take(self, examples: int, client: Client = "") -> list[Grant]:
         """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.
 
-        While others wait, a turn takes no more than an equal share of what the servers hold.
+        While others wait, a turn takes no more than an equal share of what the servers hold. While another client asks quick requests, a
+        larger one is granted and dealt for in parts of `FINE` examples, one after the other, so that the servers are never busy with so
+        much of it that a quick one has to wait long.
 
         Raises:
             Busy: this client has too many requests in line.
         """
         if self.blocked:
             self._on_blocked()
+        fine = await self._gives_way(examples, client)
         async with self._turns.turn(client), self._changed:
+            if examples > QUICK:
+                self._size = min(FINE, self._chunk) if fine else self._chunk
             self._needed = min(examples, self._capacity)
             if not self._resting:
                 self._target = max(self._target, min(2 * examples, self._capacity))
@@ -143,10 +160,26 @@ class Pool:
             if self._failure is not None:
                 raise self._failure
             others = self._turns.others(client)
-            grants = self._granted(min(examples, max(1, self._capacity // (others + 1))) if others else examples)
+            most = min(examples, FINE) if fine else examples
+            grants = self._granted(min(most, max(1, self._capacity // (others + 1))) if others else most)
             self._held[client] += sum(grant.stop - grant.start for grant in grants)
             self._changed.notify_all()
             return grants
+
+    async def _gives_way(self, examples: int, client: Client) -> bool:
+        """Whether a request is served in fine parts; if so, waits until its client has used up what it holds, `PACE` seconds at most."""
+        now = asyncio.get_running_loop().time
+        self._quick = {one: last for one, last in self._quick.items() if last > now() - CALM}
+        if examples <= QUICK:
+            if self._held[client] <= QUICK:  # the last part of a large request is none
+                self._quick[client] = now()
+            return False
+        if self._quick.keys() <= {client}:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PACE), self._changed:
+                await self._changed.wait_for(lambda: self._held[client] <= 0 or self._failure)
+        return True
 
     def _granted(self, examples: int) -> list[Grant]:
         grants = []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError, Surroundings
+from actors import Surroundings
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
+from protocols.concurrency import Background
 from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Ring
@@ -117,7 +115,7 @@ class Holdings:
         claim = self.claim(handle, digest)
         if stretches is not None:
             self.stretches[handle] = stretches
-        background.while_present(system, presence, lambda: self._forget_for(handle, claim))
+        while_present(background, system, presence, lambda: self._forget_for(handle, claim))
 
     def _forget_for(self, handle: bytes, claim: Claim) -> None:
         if self.claims.get(handle) is claim:
@@ -179,40 +177,22 @@ class Holdings:
             self._vault.close()
 
 
-class Background:
-    """What an actor does beside its messages, until it ends."""
+def while_present(background: Background, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
+    """Have something forgotten when who sent the message that is being handled is gone.
 
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+    Args:
+        background: in which it is watched.
+        system: of the worker.
+        presence: of the sender, over the connection of its message.
+        forget: is called once.
 
-    def close(self) -> None:
-        """Ends it."""
-        for task in self._tasks:
-            task.cancel()
+    Raises:
+        MessageRejected: see `check_presence`.
+    """
+    check_presence(system, presence)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does something; whoever it is done for may be gone."""
+    async def watch() -> None:
+        await system.watch(presence)
+        forget()
 
-        async def quietly() -> None:
-            with contextlib.suppress(ActorError):
-                await work
-
-        task = asyncio.create_task(quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def while_present(self, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
-        """Have something forgotten when who sent the message that is being handled is gone.
-
-        Args:
-            system: of the worker.
-            presence: of the sender, over the connection of its message.
-            forget: is called once.
-        """
-        check_presence(system, presence)
-
-        async def watch() -> None:
-            await system.watch(presence)
-            forget()
-
-        self.later(watch())
+    background.later(watch())

@@ -11,10 +11,7 @@ examples; nothing of weights, inputs, values in between, or answers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +22,13 @@ from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PA
 from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
+from protocols.concurrency import Background
 from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.link.keys import answered
-from protocols.link.run import Cost, Inboxes, drive
+from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
+from protocols.link.threads import Threads
+from protocols.link.twins import Twins
 from protocols.mpc import inference
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import derive
@@ -52,15 +52,16 @@ AGREED_WITHIN = 60.0
 class _Entry:
     """A hosted model: who its owner is, who the other parties are, and the links to them."""
 
-    def __init__(
-        self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, peer: ComputeServer, provider: Settlement, patience: float
-    ) -> None:
+    def __init__(self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, twins: Twins, provider: Settlement) -> None:
         self.model, self.claim, self.seats = model, claim, seats
-        self.seal_key = key
-        self.peer = peer.with_options(one_way=True)
+        self.seal_key, self.twins = key, twins
         self.provider = provider.with_options(one_way=True)
-        self.inboxes = Inboxes(patience)
-        self.watches: list[asyncio.Task[None]] = []
+        self.watch: asyncio.Task[None] | None = None
+
+    def close(self, reason: Exception) -> None:
+        self.twins.close(reason)
+        if self.watch is not None:
+            self.watch.cancel()
 
 
 class ComputeServer(Actor):
@@ -76,23 +77,18 @@ class ComputeServer(Actor):
         self._entries: dict[str, _Entry] = {}
         self._claims = PendingClaims()
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._room = Room()
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._steps = Threads("steps")
+        self._ahead = Threads("ahead", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for entry in self._entries.values():
-            self._close(entry, WorkerLost("the server stops"))
-        for task in self._background:
-            task.cancel()
-        self._ahead.shutdown(wait=False, cancel_futures=True)
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Sends a message nobody waits for; if its receiver is gone, those who watch it will say so."""
-        task = asyncio.create_task(_quietly(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+            entry.close(WorkerLost("the server stops"))
+        self._background.close()
+        self._ahead.close()
+        self._steps.close()
 
     def _model(self, model: bytes) -> _Entry:
         for entry in self._entries.values():
@@ -163,12 +159,19 @@ class ComputeServer(Actor):
         except BaseException:
             self._room.give(claim.holder, size)
             raise
-        entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, peer, provider, self._patience)
-        entry.watches = [asyncio.create_task(self._watch(entry, peer)), asyncio.create_task(self._watch_provider(entry, provider))]
-
-    async def _watch(self, entry: _Entry, peer: ComputeServer) -> None:
-        ended = await self.system.watch(peer)
-        entry.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
+        other = peer.with_options(one_way=True)
+        twins = Twins(
+            hosting.model,
+            model.me,
+            deliver=other.deliver,
+            give_up=other.give_up,
+            threads=self._steps,
+            background=self._background,
+            patience=self._patience,
+        )
+        twins.watch(self.system, peer)
+        entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, twins, provider)
+        entry.watch = asyncio.create_task(self._watch_provider(entry, provider))
 
     async def _watch_provider(self, entry: _Entry, provider: Settlement) -> None:
         """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
@@ -197,8 +200,7 @@ class ComputeServer(Actor):
         hosted = self._dealt(model, "deal").model
         dealt = hosted.all_dealt(chunk, dealt)
         own = hosted.key(key, "chunk", chunk)
-        prepare = asyncio.get_running_loop().run_in_executor(self._ahead, hosted.prepared, reveal, own, examples, dealt)
-        hosted.stocks[reveal].add(chunk, await prepare)
+        hosted.stocks[reveal].add(chunk, await self._ahead.run(partial(hosted.prepared, reveal, own, examples, dealt)))
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def deal_piece(self, model: bytes, reveal: Reveal, chunk: bytes, examples: int, parts: list[npt.NDArray[np.uint64]]) -> None:
@@ -211,7 +213,7 @@ class ComputeServer(Actor):
         entry = self._dealt(model, "withdraw")
         withdrawn = entry.model.stocks[ticket.reveal].withdraw(ticket)
         if withdrawn:
-            self._later(entry.peer.give_up(model, derive(model, ticket.run)))
+            entry.twins.give_up(derive(model, ticket.run))
         return withdrawn
 
     @message(reentrant=True, by=THIRD_PARTY)
@@ -228,13 +230,7 @@ class ComputeServer(Actor):
         """Shares, randomness, and requests under way."""
         del self._entries[entry.model.name]
         self._room.give(entry.claim.holder, weight_bytes(entry.model.hosting.program))
-        self._close(entry, UnknownModel(f"model {entry.model.name!r} has been stopped"))
-
-    def _close(self, entry: _Entry, reason: Exception) -> None:
-        entry.inboxes.fail_all(reason)
-        entry.inboxes.close()
-        for watch in entry.watches:
-            watch.cancel()
+        entry.close(UnknownModel(f"model {entry.model.name!r} has been stopped"))
 
     # The owner's messages.
 
@@ -331,37 +327,18 @@ class ComputeServer(Actor):
         return Answer(share, cost, seal)
 
     async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost, bytes]:
-        model, identifier = entry.model, entry.model.hosting.model
-        channel = derive(identifier, ticket.run)
+        model = entry.model
+        channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
-        seal.add([m])
-
-        async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
-            await entry.peer.deliver(identifier, channel, number, arrays)
-
         protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
-        try:
-            with entry.inboxes.claimed(channel) as inbox:
-                share, cost = await drive(
-                    protocol,
-                    channel,
-                    inbox,
-                    send,
-                    other=model.me.other,
-                    seal=seal,
-                    dealt=model.dealt_bytes(ticket),
-                    patience=self._patience,
-                    received=m,
-                )
-            return share, cost, seal.close()
-        except ActorError as error:
-            raise WorkerLost(f"the other server cannot be reached: {error}") from None
-        except BaseException:
-            self._later(entry.peer.give_up(identifier, channel))
-            raise
+        words, dealt = model.work(ticket), model.dealt_bytes(ticket)
+        share, cost = await entry.twins.compute(protocol, channel, seal, words=words, dealt=dealt, received=m, rest=ticket.part > 0)
+        return share, cost, seal.close()
 
     def _settle(self, entry: _Entry, ticket: Ticket, answered: bool) -> None:
-        self._later(entry.provider.settle(entry.model.hosting.model, ticket.request, ticket.part, entry.model.me.index, answered))
+        self._background.later(
+            entry.provider.settle(entry.model.hosting.model, ticket.request, ticket.part, entry.model.me.index, answered)
+        )
 
     # The other server's messages.
 
@@ -369,13 +346,13 @@ class ComputeServer(Actor):
     def deliver(self, model: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         """One round of a computation; of a model that has been stopped meanwhile, nothing."""
         for entry in self._linked(model, "deliver"):
-            entry.inboxes.put(channel, number, arrays)
+            entry.twins.inboxes.put(channel, number, arrays)
 
     @message(reentrant=True, by=OTHER_SERVER)
     def give_up(self, model: bytes, channel: bytes) -> None:
         """The other server will send no more for a computation."""
         for entry in self._linked(model, "give_up"):
-            entry.inboxes.fail(channel, WorkerLost("the other server gave this request up"))
+            entry.twins.given_up(channel)
 
     def _linked(self, model: bytes, what: str) -> list[_Entry]:
         """The model of a message that its other server alone may send."""
@@ -383,8 +360,3 @@ class ComputeServer(Actor):
         for entry in linked:
             self._cluster.require(entry.seats.servers[entry.model.me.other], what)
         return linked
-
-
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(ActorError):
-        await work

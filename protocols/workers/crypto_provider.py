@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from actors import ActorError, Caller, caller, message
 from protocols.authority.membership import CLIENT, OWNER, SERVER, Membership
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
+from protocols.concurrency import Background
 from protocols.errors import (
     BudgetSpent,
     ClusterError,
     NameTaken,
     NotServed,
-    ProtocolError,
     ServingError,
     TicketRefused,
     TooLarge,
@@ -33,6 +30,7 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.link.keys import third_party
+from protocols.link.threads import Threads
 from protocols.mpc import dealer, inference
 from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.program import Program
@@ -69,22 +67,18 @@ class CryptoProvider(Settlement):
         self._cluster = cluster or Membership()
         self._models: dict[str, Provided] = {}
         self._opening: set[str] = set()
-        self._background: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._room = Room()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dealer")
+        self._dealer = Threads("dealer", 1)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
-        tasks = [*self._background, *(task for shared in self._models.values() for task in shared.tasks)]
+        tasks = [task for shared in self._models.values() for task in shared.tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(_quietly(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        await self._background.ended()
+        self._dealer.close()
 
     def _shared(self, name: str) -> Provided:
         if name not in self._models:
@@ -149,7 +143,7 @@ class CryptoProvider(Settlement):
 
             preprocessing = await third_party(equals, model, [partial(agree, 0), partial(agree, 1)])
             servers, both = (first, second), (seals[0], seals[1])
-            shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._later)
+            shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._background.later)
             shared.weight_masks = await asyncio.to_thread(summed_weight_masks, shared.weight_keys, program.weights)
             await self._host(shared)
             self._models[name] = shared
@@ -170,7 +164,7 @@ class CryptoProvider(Settlement):
                 hosted.append(party)
         except BaseException:
             for party in hosted:
-                self._later(shared.servers[party].retire(shared.model))
+                self._background.later(shared.servers[party].retire(shared.model))
             raise
 
     async def _watch(self, shared: Provided, party: int) -> None:
@@ -192,8 +186,8 @@ class CryptoProvider(Settlement):
         ended = await self.system.watch(presence)
         log.info("the owner of model %r is gone: %s", shared.name, ended.reason)
         for server in shared.servers:
-            self._later(server.retire(shared.model))
-        self._later(self._removed(shared))
+            self._background.later(server.retire(shared.model))
+        self._background.later(self._removed(shared))
 
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
@@ -236,9 +230,7 @@ class CryptoProvider(Settlement):
         """Keys of this chunk, the dealer's mathematics in a thread, then both servers at once."""
         chunk = identifier()
         keys = shared.preprocessing.keys("chunk", chunk)
-        dealing = await asyncio.get_running_loop().run_in_executor(
-            self._thread, dealer.deal, shared.program_for(reveal), shared.weight_masks, keys.of, examples
-        )
+        dealing = await self._dealer.run(partial(dealer.deal, shared.program_for(reveal), shared.weight_masks, keys.of, examples))
         try:
             given = delivery.Dealt(shared.model, reveal, chunk, examples)
             await given.to(shared.servers, keys.told, dealing.dealt)
@@ -383,14 +375,6 @@ class CryptoProvider(Settlement):
 def _same(one: Caller | None, other: Caller) -> bool:
     """Whether two messages came from one client: over one connection, or by one certificate."""
     return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)
-
-
-async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
-    """Runs a message nobody waits for; a lost worker is reported by those who watch it."""
-    try:
-        await work
-    except (ActorError, ProtocolError) as error:
-        log.info("a message in the background failed: %s", error)
 
 
 def _chunk_size(size: int, capacity: int) -> int:

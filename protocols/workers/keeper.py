@@ -35,12 +35,12 @@ from protocols.authority.membership import OTHER_SERVER, OWNER, SERVER, Membersh
 from protocols.authority.presence import Presence
 from protocols.authority.rights import shows
 from protocols.authority.seats import THIRD, Seats
-from protocols.concurrency import at_once
+from protocols.concurrency import Background, at_once
 from protocols.errors import Altered, InputError, NameTaken, NotGranted, UnknownData, VaultError, WorkerLost
 from protocols.link.run import Inboxes
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive, fresh_key
-from protocols.storage.holdings import Background, Holdings, Stored
+from protocols.storage.holdings import Holdings, Stored
 from protocols.storage.kept import DATA, RUN, About, Stretch, Use, joined, put_together
 from protocols.storage.replicated import replicated
 from protocols.storage.vault import TAG_BYTES, Label

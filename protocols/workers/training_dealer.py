@@ -9,7 +9,6 @@ Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -19,13 +18,14 @@ from actors import Actor, ActorError, message
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence
 from protocols.authority.rights import Claim
-from protocols.concurrency import at_once
+from protocols.concurrency import Background, at_once
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
+from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream
-from protocols.storage.holdings import Background, Holdings
+from protocols.storage.holdings import Holdings, while_present
 from protocols.training.terms import Column, Steps, Terms, check_held, widened
 from protocols.workers.training_server import TrainingServer
 
@@ -53,12 +53,12 @@ class TrainingDealer(Actor):
         self._masks = self._holdings.masks
         self._sessions: dict[bytes, _Session] = {}
         self._background = Background()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="training-dealer")
+        self._dealer = Threads("training-dealer", 1)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         self._background.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._dealer.close()
 
     @message(reentrant=True, by=OWNER)
     async def store(self, column: Column, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
@@ -108,7 +108,7 @@ class TrainingDealer(Actor):
         session.preprocessing = await third_party(terms.equals, terms.session, agree)
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
-        self._background.while_present(self.system, presence, lambda: self._gone(session))
+        while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
 
     def _gone(self, session: _Session) -> None:
@@ -127,12 +127,11 @@ class TrainingDealer(Actor):
         session = self._owned(run, right)
         terms = session.terms
         self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
-        loop = asyncio.get_running_loop()
         sending: asyncio.Task[None] | None = None
         try:
             for rows in session.terms.rows(number)[start:]:
                 keys = session.preprocessing.keys("step", session.done)
-                dealt = await loop.run_in_executor(self._thread, self._dealt, session, rows, keys.of)
+                dealt = await self._dealer.run(partial(self._dealt, session, rows, keys.of))
                 if sending is not None:
                     await sending
                 sending = asyncio.create_task(self._send(session, session.done, len(rows), keys.told, dealt))

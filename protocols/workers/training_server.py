@@ -12,28 +12,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, caller, message
+from actors import Actor, caller, message
 from protocols.authority.membership import OTHER_SERVER, OWNER, THIRD_PARTY, Membership
 from protocols.authority.presence import Presence
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
+from protocols.concurrency import Background
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered, server_key
-from protocols.link.run import Inboxes, drive
 from protocols.link.seal import Seal, seal_key
+from protocols.link.threads import Threads
+from protocols.link.twins import Twins
 from protocols.mpc.circuit import evaluate
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
-from protocols.storage.holdings import Background, Holdings, Model, Stored
+from protocols.storage.holdings import Holdings, Model, Stored, while_present
 from protocols.storage.kept import RUN, About, Progress
 from protocols.storage.replicated import Component, Replicated
 from protocols.storage.vault import Label
@@ -47,25 +49,16 @@ _SUM = "sum of "
 class _Session:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: Terms, claim: Claim, party: int, model: Model, peer: TrainingServer, patience: float) -> None:
-        self.terms, self.claim, self.me, self.model = terms, claim, Party(party), model
+    def __init__(self, terms: Terms, claim: Claim, me: Party, model: Model, twins: Twins) -> None:
+        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, me, model, twins
         self.seats = seats(terms.equals, terms.name)
         self.agreement = Agreement()
         self.seal_key = b""
-        self.peer = peer.with_options(one_way=True)
         self.steps = Steps(terms)
         self.supply = Supply(self.steps.ahead)
-        self.inboxes = Inboxes(patience)
         self.shares, self.sums = model.shares, model.sums
         self.done = 0
-        self.watch: asyncio.Task[None] | None = None
         self.pair: Pair | None = None
-
-    def close(self, reason: Exception) -> None:
-        self.inboxes.fail_all(reason)
-        self.inboxes.close()
-        if self.watch is not None:
-            self.watch.cancel()
 
 
 class TrainingServer(Actor):
@@ -83,14 +76,16 @@ class TrainingServer(Actor):
         self._stored, self._models = self._holdings.arrays, self._holdings.models
         self._sessions: dict[bytes, _Session] = {}
         self._background = Background()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="expand")
+        self._steps = Threads("steps")
+        self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for session in self._sessions.values():
-            session.close(WorkerLost("the server stops"))
+            session.twins.close(WorkerLost("the server stops"))
         self._background.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._ahead.close()
+        self._steps.close()
 
     def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
         self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
@@ -165,16 +160,26 @@ class TrainingServer(Actor):
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
         self._models[model].use &= self._holdings.use_of(*arrays)
-        session = _Session(terms, claim, party, self._models[model], peer, self._patience)
-        self._background.while_present(self.system, presence, lambda: self._gone(session))
+        me, other = Party(party), peer.with_options(one_way=True)
+        twins = Twins(
+            terms.session,
+            me,
+            deliver=other.deliver,
+            give_up=other.give_up,
+            threads=self._steps,
+            background=self._background,
+            patience=self._patience,
+        )
+        session = _Session(terms, claim, me, self._models[model], twins)
+        while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
-        session.watch = asyncio.create_task(self._watch(session, peer))
+        twins.watch(self.system, peer)
         return session.agreement.public
 
     def _gone(self, session: _Session) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
-            session.close(WorkerLost("the owner is gone"))
+            session.twins.close(WorkerLost("the owner is gone"))
 
     @message(reentrant=True, by=OWNER)
     async def meet(self, run: bytes, right: bytes, public: bytes) -> None:
@@ -183,10 +188,6 @@ class TrainingServer(Actor):
         if session.seal_key:
             raise TicketRefused("the servers of this training have met already; begin a new one")
         session.seal_key = seal_key(session.agreement, public, run)
-
-    async def _watch(self, session: _Session, peer: TrainingServer) -> None:
-        ended = await self.system.watch(peer)
-        session.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> Report:
@@ -285,19 +286,10 @@ class TrainingServer(Actor):
         if terms.w is not None:
             given["w"] = self._wire(session, terms.w, rows, lambda array: array)
 
-        async def send(channel: bytes, number: int, arrays: list[Ring]) -> None:
-            await session.peer.deliver(run, channel, number, arrays)
-
-        protocol = evaluate(session.me, session.steps.at(len(rows), terms.made + session.done), material, given)
-        try:
-            with session.inboxes.claimed(channel) as inbox:
-                other, patience = session.me.other, self._patience
-                outputs, cost = await drive(protocol, channel, inbox, send, other=other, seal=seal, dealt=dealt, patience=patience)
-        except ActorError as error:
-            raise WorkerLost(f"the other server cannot be reached: {error}") from None
-        except BaseException:
-            self._background.later(session.peer.give_up(run, channel))
-            raise
+        circuit = session.steps.at(len(rows), terms.made + session.done)
+        protocol = evaluate(session.me, circuit, material, given)
+        words = session.steps.bytes // 8
+        outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt)
         return outputs, (cost.rounds, cost.sent)
 
     def _wire(self, session: _Session, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
@@ -326,7 +318,7 @@ class TrainingServer(Actor):
         """Ends a run; the weights stay."""
         session = self._owned(run, right)
         del self._sessions[run]
-        session.close(UnknownModel("this training has ended"))
+        session.twins.close(UnknownModel("this training has ended"))
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
@@ -372,8 +364,7 @@ class TrainingServer(Actor):
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        layout, loop = session.steps[examples].layout, asyncio.get_running_loop()
-        material = await loop.run_in_executor(self._thread, Material.of, layout, own, 1, dealt)
+        material = await self._ahead.run(partial(Material.of, session.steps[examples].layout, own, 1, dealt))
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
     # The other server's messages.
@@ -383,14 +374,14 @@ class TrainingServer(Actor):
         """One round of a step; of a training that has ended meanwhile, nothing."""
         session = self._linked(run, "deliver")
         if session is not None:
-            session.inboxes.put(channel, number, arrays)
+            session.twins.inboxes.put(channel, number, arrays)
 
     @message(reentrant=True, by=OTHER_SERVER)
     def give_up(self, run: bytes, channel: bytes) -> None:
         """The other server will send no more for a step."""
         session = self._linked(run, "give_up")
         if session is not None:
-            session.inboxes.fail(channel, WorkerLost("the other server gave this step up"))
+            session.twins.given_up(channel)
 
     def _linked(self, run: bytes, what: str) -> _Session | None:
         """The run of a message that its other server alone may send."""

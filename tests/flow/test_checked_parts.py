@@ -43,7 +43,7 @@ class _Entry:
     """What `deliver` asks of an entry: the inboxes, and here who flips the bit on the way to them."""
 
     def __init__(self, entry, server):
-        self._inboxes, self._server, self.inboxes = entry.inboxes, server, self
+        self._inboxes, self._server, self.twins, self.inboxes = entry.twins.inboxes, server, self, self
 
     def put(self, channel, number, arrays):
         if number == self._server.alter:

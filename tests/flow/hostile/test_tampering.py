@@ -30,7 +30,7 @@ class Altering(ComputeServer):
             arrays = [array.copy() for array in arrays]
             arrays[-1].reshape(-1)[-1] ^= np.uint64(1)
         for entry in self._linked(model, "deliver"):
-            entry.inboxes.put(channel, number, arrays)
+            entry.twins.inboxes.put(channel, number, arrays)
 
 
 class AlteringTrainer(TrainingServer):
@@ -44,7 +44,7 @@ class AlteringTrainer(TrainingServer):
             arrays = [array.copy() for array in arrays]
             arrays[0].reshape(-1)[0] ^= np.uint64(1 << 12)
         for session in self._sessions.values():
-            session.inboxes.put(channel, number, arrays)
+            session.twins.inboxes.put(channel, number, arrays)
 
 
 @contextlib.asynccontextmanager

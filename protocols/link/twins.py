@@ -1,0 +1,133 @@
+"""One server's side of what it computes together with the other server, for one model or one run of training.
+
+It knows who the other server is, and nothing of what is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from actors import Actor, ActorError, Surroundings
+from protocols.concurrency import Background
+from protocols.errors import WorkerLost
+from protocols.link.run import Cost, Inboxes, drive
+from protocols.link.seal import Seal
+from protocols.link.threads import HUGE, LONG, Threads
+from protocols.mpc.parties.exchange import Party, Protocol, Ring
+
+S = TypeVar("S")
+T = TypeVar("T")
+Deliver = Callable[[bytes, bytes, int, list[Ring]], Coroutine[Any, Any, None]]
+"""Sends (name, channel, round, arrays) to the other server, and returns when the arrays may change."""
+GiveUp = Callable[[bytes, bytes], Coroutine[Any, Any, None]]
+"""Tells the other server that this one sends no more for (name, channel)."""
+
+
+class Twins:
+    """Computations of two servers, by channel: their rounds, how they are given up, and what becomes of them when a server is gone.
+
+    Args:
+        name: of the model or the run, at both servers.
+        me: this server.
+        deliver: reaches the other server.
+        give_up: the same.
+        threads: for long computations.
+        background: sends what nobody waits for.
+        patience: seconds to wait for a message of the other server.
+
+    Attributes:
+        inboxes: what has arrived from the other server.
+    """
+
+    def __init__(
+        self, name: bytes, me: Party, *, deliver: Deliver, give_up: GiveUp, threads: Threads, background: Background, patience: float
+    ) -> None:
+        self._name, self._me, self._patience = name, me, patience
+        self._deliver, self._give_up = deliver, give_up
+        self._threads, self._background = threads, background
+        self.inboxes = Inboxes(patience)
+        self._watching: asyncio.Task[None] | None = None
+
+    def watch(self, system: Surroundings, peer: Actor) -> None:
+        """Have all computations fail when the other server is gone."""
+
+        async def watch() -> None:
+            ended = await system.watch(peer)
+            self.inboxes.fail_all(WorkerLost(f"the other server is gone: {ended.reason}"))
+
+        self._watching = asyncio.create_task(watch())
+
+    def close(self, reason: Exception) -> None:
+        """End: all computations fail for this reason."""
+        self.inboxes.fail_all(reason)
+        self.inboxes.close()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def compute(
+        self,
+        protocol: Protocol[T],
+        channel: bytes,
+        seal: Seal,
+        *,
+        words: int,
+        dealt: int,
+        received: Ring | None = None,
+        rest: bool = False,
+    ) -> tuple[T, Cost]:
+        """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
+
+        A short computation runs on the event loop. A long one runs in threads: always if it is huge, otherwise while somebody with a short
+        one would have to wait for it, since a hop to a thread has its price. Where it runs changes nothing that is sent.
+
+        Args:
+            protocol: what to run.
+            channel: names the computation at both servers; used once.
+            seal: of the computation.
+            words: ring words that it goes through, as a measure of how long it takes.
+            dealt: bytes that were dealt ahead for it.
+            received: what a client sent to both servers, see `drive`.
+            rest: whether it is the rest of something larger, for which nothing long gives way.
+
+        Raises:
+            Altered: the other server received something else from the client.
+            WorkerLost: the other server gave up, went away, or was silent for too long.
+        """
+        long, huge = words >= LONG, words >= HUGE
+
+        async def run(step: Callable[[], S], /) -> S:
+            return await self._threads.run(step) if huge or self._threads.precedence.expected else step()
+
+        try:
+            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long or rest else self._threads.precedence.short():
+                return await drive(
+                    protocol,
+                    channel,
+                    inbox,
+                    self._send,
+                    other=self._me.other,
+                    seal=seal,
+                    dealt=dealt,
+                    patience=self._patience,
+                    received=received,
+                    run=run if long else None,
+                )
+        except ActorError as error:
+            raise WorkerLost(f"the other server cannot be reached: {error}") from None
+        except BaseException:
+            self.give_up(channel)
+            raise
+
+    def give_up(self, channel: bytes) -> None:
+        """Tell the other server that this one sends no more for a computation."""
+        self._background.later(self._give_up(self._name, channel))
+
+    def given_up(self, channel: bytes) -> None:
+        """The other server sends no more for a computation."""
+        self.inboxes.fail(channel, WorkerLost("the other server gave this computation up"))
+
+    async def _send(self, channel: bytes, number: int, arrays: list[Ring]) -> None:
+        await self._deliver(self._name, channel, number, arrays)
