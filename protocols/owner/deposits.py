@@ -124,7 +124,8 @@ async def deposit(
         if not isinstance(one, Use):
             raise InputError(f"a {type(one).__name__} was given for what may be done with {name!r}: Use(...) is needed")
         one.check()
-    column = described(name, values, content, handle=b"", records=b"" if ids is None else records(ids))
+    known = b"" if ids is None else records(ids)
+    column = described(name, values, content, handle=b"", records=known, example=np.shape(array)[1:])
     grant = Grant(name, new_secret(), new_secret())
     label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
     *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, use, column) for place in places]

@@ -28,7 +28,7 @@ from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
-from protocols.owner.targets import asked, check_targets, check_told
+from protocols.owner.targets import asked, check_features, check_targets, check_told
 from protocols.storage.kept import Progress
 from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
@@ -162,6 +162,7 @@ class Training:
     def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""
         check_targets(expects(self._model), y)
+        check_features(tuple(self._model.inputs[0].shape[1:]), x)
         terms = Terms(os.urandom(16), plan, x.column, y.column, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)
         return terms

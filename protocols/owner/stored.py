@@ -61,7 +61,7 @@ async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, T
 async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
     """Shares an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
-    column, secret = described(name, values, content, handle=os.urandom(16)), new_secret()
+    column, secret = described(name, values, content, handle=os.urandom(16), example=np.shape(array)[1:]), new_secret()
     digests = [digest_at(secret, place) for place in range(3)]
     await cluster.enrol()
     try:
@@ -111,13 +111,13 @@ SUMMING = 1e-3
 """How far from 1 the sum of a row may be, so that the gradient by one output is as far from Keras' at most."""
 
 
-def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"") -> Column:
+def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"", example: tuple[int, ...] = ()) -> Column:
     """What the workers are told of an array: its shape, what it holds, and two facts on which losses and metrics depend."""
     signed = values.view(np.int64)
     binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
     sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))
     summing = signed.shape[1] > 1 and all(bool(one.all()) for one in sums)
-    return Column(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing)
+    return Column(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing, example)
 
 
 def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Targets of a training: with which of them a loss and a metric on shares are those of Keras, and what can be told of an epoch."""
+"""Features and targets of a training: with which of them a loss and a metric on shares are those of Keras; what is told of an epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from protocols.errors import InputError
 from protocols.training.networks.losses import Loss
-from protocols.training.terms import SharedArray
+from protocols.training.terms import SharedArray, alike
 
 METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
 """The name of the metric of each loss."""
@@ -48,6 +48,23 @@ def check_targets(expected: str, y: SharedArray) -> None:
             f"a categorical cross-entropy needs one-hot rows or probabilities, and not every row of {y.name!r} sums to 1: divide each row"
             " by its sum, or train several labels an example with a binary cross-entropy; data that were left with workers by an earlier"
             " version must be left anew"
+        )
+
+
+def check_features(shape: tuple[int, ...], x: SharedArray) -> None:
+    """Refuse features whose examples had other axes than those of the model: flattened, they would be other images.
+
+    Args:
+        shape: of an example, as the model takes it.
+        x: the features.
+
+    Raises:
+        InputError: their shapes differ.
+    """
+    if not alike(shape, x.column.example):
+        raise InputError(
+            f"the model takes examples of shape {shape}, and those of {x.name!r} had the shape {x.column.example}: give them their axes in"
+            " that order before they are shared"
         )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, NotGranted
 from protocols.mpc.parties.exchange import Ring
-from protocols.training.terms import Column, check_records, widened
+from protocols.training.terms import Column, alike, check_records, widened
 
 Role = Literal["server", "crypto provider"]
 
@@ -184,7 +184,7 @@ def joined(columns: Sequence[Column], axis: int, handle: bytes) -> Column:
     summing = all(column.summing for column in columns)
     shape = sum(column.shape[0] for column in columns), max(column.shape[1] for column in columns)
     known = [column.records for column in columns]
-    return Column(name, shape, first.content, handle, _stacked(known) if all(known) else b"", binary, summing)
+    return Column(name, shape, first.content, handle, _stacked(known) if all(known) else b"", binary, summing, first.example)
 
 
 def _check_pair(first: Column, other: Column, axis: int) -> None:
@@ -196,6 +196,11 @@ def _check_pair(first: Column, other: Column, axis: int) -> None:
             raise InputError(
                 f"{both} do not fit below each other: {first.shape[1]} and {other.shape[1]} features an example; owners of different"
                 " examples need the same features in the same order (for different features of the same examples give axis=1)"
+            )
+        if not alike(first.example, other.example):
+            raise InputError(
+                f"{both} do not fit below each other: their examples had the shapes {first.example} and {other.example}; give them their"
+                " axes in one order before they are shared"
             )
         return
     if first.content == "labels":

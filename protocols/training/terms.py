@@ -37,6 +37,7 @@ class Column(msgspec.Struct, frozen=True):
         records: a digest of the ids of its rows in their order, empty if its owner gave none.
         binary: whether all of its numbers are 0 or 1.
         summing: whether the numbers of each of its rows sum to 1, as those of one-hot rows do.
+        example: the shape in which its owner had an example, flattened here; empty if nobody has said so.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Column(msgspec.Struct, frozen=True):
     records: bytes = b""
     binary: bool = False
     summing: bool = False
+    example: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Column({self.name!r}, {self.shape}, {self.content})"
@@ -62,6 +64,12 @@ class Column(msgspec.Struct, frozen=True):
         size = 8 * self.shape[0] * self.shape[1]
         if size > COLUMN_LIMIT:
             raise TooLarge(f"{self.name!r} has {size >> 20} MiB in the ring, {COLUMN_LIMIT >> 20} MiB are allowed: store it in parts")
+
+
+def alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether examples of two shapes are the same when they are flat: shapes are equal but for axes of length 1, or one is flat."""
+    first, second = (tuple(length for length in shape if length != 1) for shape in (one, other))
+    return first == second or min(len(first), len(second)) < 2
 
 
 @dataclass(frozen=True)

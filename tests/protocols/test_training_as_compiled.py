@@ -18,7 +18,7 @@ from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
-from protocols.owner.targets import check_targets, check_told
+from protocols.owner.targets import check_features, check_targets, check_told
 from protocols.training.step import step
 from protocols.training.terms import SharedArray, Terms, check
 
@@ -380,3 +380,21 @@ def test_whole_features_of_one_column_are_named(features, monkeypatch):
     monkeypatch.setitem(trained.__globals__, "X", features)
     with pytest.raises(InputError, match="'x' was stored as labels because it is one integer an example: features are stored as floats"):
         trained(model(), NUMBERS)
+
+
+def images(shape):
+    return SharedArray(described("x", *encoded("x", RANDOM.normal(size=(4, *shape)), None), handle=b"", example=shape), b"")
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5), (5, 6, 3), (6, 15), (90, 1, 2)])
+def test_images_with_their_axes_in_another_order_are_refused(shape):
+    with pytest.raises(InputError, match=r"the model takes examples of shape \(6, 5, 3\), and those of 'x' had the shape"):
+        check_features((6, 5, 3), images(shape))
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3), (90,), (1, 6, 5, 3), (6, 5, 1, 3), ()])
+def test_images_that_are_the_same_when_they_are_flat_are_taken(shape):
+    check_features(
+        (6, 5, 3),
+        SharedArray(described("x", encoded("x", np.zeros((4, 90)) + X[:4, :1], None)[0], "numbers", handle=b"", example=shape), b""),
+    )

@@ -46,6 +46,16 @@ def test_labels_of_owners_who_know_fewer_classes():
     np.testing.assert_array_equal(put_together([np.eye(3)[1:], np.ones((1, 1))], 0), [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 
 
+def test_images_of_owners_have_their_axes_in_one_order():
+    one, other = (Column(name, (2, 90), "numbers", b"", example=shape) for name, shape in (("a", (6, 5, 3)), ("b", (3, 6, 5))))
+    with pytest.raises(
+        InputError, match=r"'a' and 'b' do not fit below each other: their examples had the shapes \(6, 5, 3\) and \(3, 6, 5\)"
+    ):
+        joined([one, other], 0, b"")
+    assert joined([one, one], 0, b"").example == (6, 5, 3)
+    assert joined([one, one], 1, b"").example == ()
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4), st.integers(1, 12), st.randoms())
 def test_steps_count_the_examples_of_each_owner(owners, batch, random):
     total = sum(rows for rows, _ in owners)
