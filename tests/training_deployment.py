@@ -28,8 +28,9 @@ class Trainers:
     salt: str = ""
 
     def run(self, values: dict[str, Ring]) -> Transcript:
-        """Evaluates the circuit on the given values, which this shares first. The bit `outside` begins at zero."""
-        values = {"outside": np.zeros(1, np.uint64), **values}
+        """Evaluates the circuit on the given values, which this shares first. What is watched (`outside`, `sums of ...`) begins at zero."""
+        watched = (op for op in self.circuit.ops if isinstance(op, Given) and op.name.startswith(("outside", "sums of")))
+        values = {**{op.name: np.zeros(op.shape, np.uint64) for op in watched}, **values}
         keys = key(f"step0{self.salt}"), key(f"step1{self.salt}")
         given: tuple[dict, dict] = ({}, {})
         masks = {}

@@ -18,8 +18,8 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
-from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, update
-from protocols.training.networks.window import outside
+from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
+from protocols.training.networks.window import SUMS, outside, summed
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -64,7 +64,10 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     @property
     def states(self) -> Shapes:
         """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
-        return {"outside": (1,), **self.optimizer.states(self.shapes)}
+        sums = (
+            {} if isinstance(self.optimizer, Adam) else {f"sums of {name}": (1, SUMS) for name in self.shapes if name.startswith("kernel")}
+        )
+        return {"outside": (1,), **sums, **self.optimizer.states(self.shapes)}
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -94,8 +97,8 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
-    one hidden dense layer. Activations must lie within +-512, and gradients that Adam
-    squares within +-128; `outside` tells if they did not.
+    one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
+    within `reach`; `outside` tells if they did not, of the last ones in the next step.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
@@ -124,7 +127,13 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     new = update(build, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     held = [values[name] for name in plan.shapes]
-    new["outside"] = outside(build, values["outside"], activations, held, gradients=squared, scale=scale)
+    before: list[tuple[Signal, float]] = []
+    if not isinstance(plan.optimizer, Adam):
+        for name, (gradient, bits) in gradients.items():
+            if name.startswith("kernel"):
+                before.append((Signal(values[f"sums of {name}"], bits), reach(plan.optimizer, scale, bits)))
+                new[f"sums of {name}"] = summed(build, gradient)
+    new["outside"] = outside(build, values["outside"], activations, held, gradients=squared, scale=scale, sums=before)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 

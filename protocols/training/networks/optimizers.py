@@ -24,7 +24,7 @@ SCHEDULE_BITS = 11
 """Significant bits of the largest rate of a schedule: each step is right to 0.1 % of the largest, and sums of steps to as much of one.
 
 A sum of gradients over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
-rate. That is the sum over examples of a feature (or activation) times the error of an output.
+rate, see `reach`. That is the sum over examples of a feature (or activation) times the error of an output.
 """
 
 ADAM_BITS = 14
@@ -146,6 +146,24 @@ def _sum(found: tuple[float, ...], count: int) -> float:
     return math.fsum(found[:count]) + max(0, count - len(found)) * found[-1]
 
 
+def reach(optimizer: GradientDescent, scale: float, bits: int) -> float:
+    """The largest element of a gradient, summed over a batch, for which a step of gradient descent is right: beyond, it wraps around.
+
+    Args:
+        optimizer: how weights are moved.
+        scale: as for `update`.
+        bits: fractional bits of the gradient.
+    """
+    q, drop = factor(optimizer, scale)
+    largest = 2.0**SCHEDULE_BITS if changes(optimizer) else float(q)
+    return 2.0 ** (62 - bits - _lift(optimizer, drop + bits - FRACTION)) / largest
+
+
+def _lift(optimizer: GradientDescent, drop: int) -> int:
+    """How many fractional bits more what multiplies a gradient has, so that enough are dropped: of momentum these are the digits."""
+    return max(0, (MOMENTUM_BITS if optimizer.momentum else RATE_BITS) - drop)
+
+
 def update(
     build: Builder, optimizer: Optimizer, gradients: Gradients, values: dict[str, int], scale: float, number: int = 0
 ) -> dict[str, int]:
@@ -180,9 +198,9 @@ def _descent(
     build: Builder, optimizer: GradientDescent, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
     q, shift = factor(optimizer, scale, number)
-    drop, least = shift + gradient[1] - FRACTION, MOMENTUM_BITS if optimizer.momentum else RATE_BITS
-    if drop < least:
-        q, drop = q << (least - drop), least
+    drop = shift + gradient[1] - FRACTION
+    lift = _lift(optimizer, drop)
+    q, drop = q << lift, drop + lift
     if not optimizer.momentum:
         return build(Truncate(build(Combine((gradient[0],), (-q,))), drop, 63 - drop)), {}
     factors = (-q, round(optimizer.momentum * 2**drop))

@@ -56,10 +56,12 @@ def outside(
     bits: int = FRACTION,
     gradients: Sequence[Signal] = (),
     scale: float = 1.0,
+    sums: Sequence[tuple[Signal, float]] = (),
 ) -> int:
     """[`before` or any of `activations` (batch, ...), `weights` or gradients outside]; weights with `bits` fractional bits, `before` a bit.
 
-    Gradients are `scale` times `gradients`, for optimizers that square them.
+    Gradients are `scale` times `gradients`, for optimizers that square them. `sums` are those of other gradients, of the step before
+    (`summed`), each with what it must be below.
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each weight matrix, and for each
     `FEW` elements of a gradient.
@@ -70,8 +72,17 @@ def outside(
     counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), 2.0**WEIGHTS, bits) for x in weights]
     edge = 2.0**GRADIENT / scale
     counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
+    counts += [_outside(build, x.at, edge, x.bits) for x, edge in sums]
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
+
+
+def summed(build: Builder, gradient: int) -> int:
+    """Return `SUMS` sums of all elements of a gradient with random signs, shares (1, `SUMS`): the next step looks whether it was outside.
+
+    To look in the step itself would make it longer, because its gradient comes last. Rounds: 0.
+    """
+    return build(Project(gradient, SUMS, build.value(gradient).size))
 
 
 def _row(shape: Shape, most: int) -> int:

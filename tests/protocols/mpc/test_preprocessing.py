@@ -171,7 +171,7 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
             mine[name] = half
     [weight] = [op for op in circuit.ops if isinstance(op, Given) and op.name in plan.shapes]
     for mine in given:
-        mine["outside"] = np.zeros(1, np.uint64)
+        mine |= {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
     share = KeyStream(os.urandom(16)).words((5, 3))
     given[0][weight.name], given[1][weight.name] = share, encode(w, SCALE) - share
     dealt = [None, deal_step(circuit, masks, keys.of)]

@@ -19,7 +19,7 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.layers import AveragePooling2D, MaxPooling2D, ReLU, Signal, same
-from protocols.training.networks.window import outside
+from protocols.training.networks.window import SUMS, outside
 from protocols.training.step import step
 
 BATCH = 4
@@ -212,7 +212,8 @@ def check_bytes(plan):
     made = [layer.output for layer in plan.layers if layer.weights]
     activations = [Signal(build(Given(f"z{i}", (BATCH, *shape), "share")), 2 * FRACTION) for i, shape in enumerate(made)]
     weights = [build(Given(name, shape, "share")) for name, shape in plan.shapes.items()]
-    circuit = build.circuit({"outside": outside(build, before, activations, weights)})
+    sums = [(Signal(build(Given(f"sums of {name}", (1, SUMS), "share")), 2 * FRACTION), 1.0) for name in plan.shapes if "kernel" in name]
+    circuit = build.circuit({"outside": outside(build, before, activations, weights, sums=sums)})
     given = {op.name: np.zeros(op.shape, np.uint64) for op in circuit.ops if isinstance(op, Given)}
     return Trainers(circuit).run(given).sent[0, 1]
 
