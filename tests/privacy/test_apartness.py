@@ -78,6 +78,7 @@ def test_usual_models_are_known(number):
 
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize(("labels", "width", "refused"), [((N,), 1, True), ((N, 1), 1, False), ((N, 1), 3, True)])
+@pytest.mark.sample(4)
 def test_targets_with_fewer_axes_than_outputs_are_not_repeated_along_the_examples(labels, width, refused, foreign):
     """Targets (B,) and outputs (B, 1, 1): NumPy's rules make (B, 1, B) of both, in which each loss is over the targets of all."""
     x, y = np.abs(np.random.default_rng(0).normal(size=(N, 1, 6))).astype(np.float32) + 1, np.zeros(labels, np.float32)

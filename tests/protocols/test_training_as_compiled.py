@@ -140,6 +140,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
+@pytest.mark.sample(8)
 def test_what_is_told_is_what_keras_tells(name):
     same_as_keras(*METRICS[name])
 
@@ -198,6 +199,7 @@ def continued(optimizer):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, y) in MODELS.items() if y is not None])
+@pytest.mark.sample(24)
 def test_a_training_moves_as_keras(name):
     same_as_keras(*MODELS[name], near=0.06 if "adam" in name else 0.02)
 
