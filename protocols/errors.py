@@ -214,7 +214,7 @@ class Diverged(ServingError):
 
     def __init__(self, epoch: int) -> None:
         super().__init__(
-            f"training left fixed point in epoch {epoch}: activations beyond +-512, weights beyond +-16,384, or gradients that are too large,"
-            " with Adam beyond +-128; the model is as it was before: after the last epoch, or the last checkpoint. Scale features and targets"
-            " to about 1, and use a smaller learning rate"
+            f"training left fixed point in epoch {epoch}: activations beyond +-512, weights beyond +-16,384, or gradients that are too"
+            " large, with Adam beyond +-128; the model is as it was before: after the last epoch, or the last checkpoint. Scale features"
+            " and targets to about 1, and use a smaller learning rate"
         )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 LONG = 1 << 19
 """Ring words from which a computation is long: a hop to a thread costs about 0.1 ms, and 2^19 words are some milliseconds in all."""
-HUGE = 1 << 23
-"""Ring words from which a computation is always in threads; below, a step takes some milliseconds, and needs one only beside short ones."""
 RECENTLY = 1.0
 """Seconds after a short computation in which another one is expected."""
 GIVE_WAY = 0.02
@@ -39,27 +37,30 @@ class Precedence:
     """Short computations before long work: what is long waits while something short is under way, though never long."""
 
     def __init__(self) -> None:
-        self._short = 0
-        self._last = -math.inf
+        self._short: Counter[bytes] = Counter()
+        self._last: dict[bytes, float] = {}
         self._quiet = asyncio.Event()
 
     @contextlib.contextmanager
-    def short(self) -> Iterator[None]:
-        """A short computation is under way as long as the block lasts."""
-        self._short += 1
+    def short(self, who: bytes) -> Iterator[None]:
+        """A short computation of `who`, a request or a run, is under way as long as the block lasts."""
+        self._short[who] += 1
         self._quiet.clear()
         try:
             yield
         finally:
-            self._short -= 1
-            self._last = time.monotonic()
+            self._short[who] -= 1
+            if not self._short[who]:
+                del self._short[who]
+            self._last = {one: last for one, last in self._last.items() if last > time.monotonic() - RECENTLY}
+            self._last[who] = time.monotonic()
             if not self._short:
                 self._quiet.set()
 
-    @property
-    def expected(self) -> bool:
-        """Whether something short is under way, or was a moment ago."""
-        return self._short > 0 or time.monotonic() - self._last < RECENTLY
+    def expected(self, beside: bytes) -> bool:
+        """Return whether something short of anybody else is under way, or was a moment ago."""
+        since = time.monotonic() - RECENTLY
+        return any(one != beside for one in self._short) or any(one != beside and last > since for one, last in self._last.items())
 
     async def give_way(self) -> None:
         """Wait until nothing short is under way, `GIVE_WAY` seconds at most."""
@@ -69,20 +70,24 @@ class Precedence:
                     await self._quiet.wait()
 
 
+PROCESS = Precedence()
+"""Of all computations of this process, so that a training gives way to short predictions at the same worker."""
+
+
 class Threads:
     """Threads beside the event loop, started when they are needed.
 
     Args:
         name: of the threads.
         count: how many; None: as many as this process may use cores, but for the one of the loop, and at least one.
-        precedence: what they give way to; None: of their own.
+        precedence: what they give way to; None: whatever is short in this process.
 
     Attributes:
         precedence: the same.
     """
 
     def __init__(self, name: str, count: int | None = None, *, precedence: Precedence | None = None) -> None:
-        self.precedence = precedence or Precedence()
+        self.precedence = precedence or PROCESS
         self._threads = ThreadPoolExecutor(count or max(1, _cores() - 1), thread_name_prefix=name)
 
     def close(self) -> None:

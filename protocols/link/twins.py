@@ -15,7 +15,7 @@ from protocols.concurrency import Background
 from protocols.errors import WorkerLost
 from protocols.link.run import Cost, Inboxes, drive
 from protocols.link.seal import Seal
-from protocols.link.threads import HUGE, LONG, Threads
+from protocols.link.threads import LONG, Threads
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 
 S = TypeVar("S")
@@ -76,12 +76,13 @@ class Twins:
         words: int,
         dealt: int,
         received: Ring | None = None,
+        who: bytes,
         rest: bool = False,
     ) -> tuple[T, Cost]:
         """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
 
-        A short computation runs on the event loop. A long one runs in threads: always if it is huge, otherwise while somebody with a short
-        one would have to wait for it, since a hop to a thread has its price. Where it runs changes nothing that is sent.
+        A short computation runs on the event loop. A long one runs in threads while somebody else with a short one would have to wait for
+        it, and on the loop otherwise, since hops between threads have their price. Where it runs changes nothing that is sent.
 
         Args:
             protocol: what to run.
@@ -90,19 +91,20 @@ class Twins:
             words: ring words that it goes through, as a measure of how long it takes.
             dealt: bytes that were dealt ahead for it.
             received: what a client sent to both servers, see `drive`.
+            who: names the request or the run that it belongs to.
             rest: whether it is the rest of something larger, for which nothing long gives way.
 
         Raises:
             Altered: the other server received something else from the client.
             WorkerLost: the other server gave up, went away, or was silent for too long.
         """
-        long, huge = words >= LONG, words >= HUGE
+        long, precedence = words >= LONG, self._threads.precedence
 
         async def run(step: Callable[[], S], /) -> S:
-            return await self._threads.run(step) if huge or self._threads.precedence.expected else step()
+            return await self._threads.run(step) if precedence.expected(who) else step()
 
         try:
-            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long or rest else self._threads.precedence.short():
+            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long or rest else precedence.short(who):
                 return await drive(
                     protocol,
                     channel,

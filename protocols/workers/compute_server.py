@@ -331,8 +331,10 @@ class ComputeServer(Actor):
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
         protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
-        words, dealt = model.work(ticket), model.dealt_bytes(ticket)
-        share, cost = await entry.twins.compute(protocol, channel, seal, words=words, dealt=dealt, received=m, rest=ticket.part > 0)
+        words, dealt, rest = model.work(ticket), model.dealt_bytes(ticket), ticket.part > 0
+        share, cost = await entry.twins.compute(
+            protocol, channel, seal, words=words, dealt=dealt, received=m, who=ticket.request, rest=rest
+        )
         return share, cost, seal.close()
 
     def _settle(self, entry: _Entry, ticket: Ticket, answered: bool) -> None:

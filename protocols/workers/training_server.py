@@ -289,7 +289,7 @@ class TrainingServer(Actor):
         circuit = session.steps.at(len(rows), terms.made + session.done)
         protocol = evaluate(session.me, circuit, material, given)
         words = session.steps.bytes // 8
-        outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt)
+        outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
         return outputs, (cost.rounds, cost.sent)
 
     def _wire(self, session: _Session, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
