@@ -70,24 +70,20 @@ class Precedence:
                     await self._quiet.wait()
 
 
-PROCESS = Precedence()
-"""Of all computations of this process, so that a training gives way to short predictions at the same worker."""
-
-
 class Threads:
     """Threads beside the event loop, started when they are needed.
 
     Args:
         name: of the threads.
         count: how many; None: as many as this process may use cores, but for the one of the loop, and at least one.
-        precedence: what they give way to; None: whatever is short in this process.
+        precedence: what they give way to; None: of their own.
 
     Attributes:
         precedence: the same.
     """
 
     def __init__(self, name: str, count: int | None = None, *, precedence: Precedence | None = None) -> None:
-        self.precedence = precedence or PROCESS
+        self.precedence = precedence or Precedence()
         self._threads = ThreadPoolExecutor(count or max(1, _cores() - 1), thread_name_prefix=name)
 
     def close(self) -> None:
