@@ -11,7 +11,7 @@ from protocols.mpc.engine.sides import WeightShares
 from protocols.mpc.operations.weights import weight_masks
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
-from protocols.mpc.parties.material import Material, dealt_words, own_words
+from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.mpc.program import Program
 
@@ -53,10 +53,8 @@ class Deployment:
         return WeightShares.of(Party(party), masked, self.masks(party))
 
     def material(self, party: int, examples: int) -> Material:
-        plan = inference.layout(self.program)
-        chunk = self.chunk_key(party)
-        dealt = self.dealing(examples).dealt if party else dealt_words(chunk, plan, examples)
-        return Material(plan.views(own_words(chunk, plan, examples), dealt, examples), 0, examples)
+        dealt = self.dealing(examples).dealt if party else None
+        return Material.of(inference.layout(self.program), self.chunk_key(party), examples, dealt)
 
     def server(self, party: int, x: Ring):
         material, weights = self.material(party, len(x)), self.weight_shares(party)

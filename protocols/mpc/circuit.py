@@ -12,10 +12,9 @@ from functools import cached_property
 from protocols.errors import ProgramError
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
-from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server, WeightShares
+from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.mpc.parties.material import Layout, Material, dealt_words, own_words
 
 
@@ -83,9 +82,6 @@ class Builder:
         return Circuit(tuple(self._ops), tuple(self._scope.values), outputs)
 
 
-_NOTHING = WeightShares((), ())
-
-
 async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
     """This server's shares of the outputs of a step; consumes the material.
 
@@ -99,7 +95,7 @@ async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mappi
         material: this server's half of its randomness.
         given: for every `Given` of the circuit by name, a wire or this server's share.
     """
-    server = Server(me, circuit.values, material, _NOTHING, given, KeyStream(fresh_key()))
+    server = Server(me, circuit.values, material, given)
     shares = await loops.evaluate(circuit.ops, circuit.order, server, set(circuit.outputs.values()))
     return {name: shares[position] for name, position in circuit.outputs.items()}
 

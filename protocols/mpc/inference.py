@@ -27,7 +27,7 @@ def order(program: Program) -> loops.Order:
 
 def prepare(program: Program, weights: WeightShares, material: Material) -> None:
     """Turns every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
-    server = Server(Party(0), infer(program), material, weights, {}, KeyStream(fresh_key()))
+    server = Server(Party(0), infer(program), material, {}, weights)
     loops.ahead(program.ops, order(program), server)
 
 
@@ -45,7 +45,7 @@ async def evaluate(
     as long as both servers have the same `m`, which whoever runs this sees to (`link/agreement.py`).
     **Leaks** to the servers: nothing but the program and the number of examples.
     """
-    server = Server(me, infer(program), material, weights, {INPUT: m}, KeyStream(noise_key or fresh_key()))
+    server = Server(me, infer(program), material, {INPUT: m}, weights, KeyStream(noise_key or fresh_key()))
     last = len(program.ops) - 1
     output = (await loops.evaluate(program.ops, order(program), server, {last}))[last]
     return output.reshape(len(output), -1)

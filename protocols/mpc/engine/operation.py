@@ -41,8 +41,10 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     @property
     def operands(self) -> tuple[int, ...]:
-        """The positions of the values that it reads."""
-        return ()
+        """The positions of the values that it reads: its fields `x` and `y`, or `xs`."""
+        if "xs" in self.__struct_fields__:
+            return tuple(getattr(self, "xs"))  # noqa: B009  of some operations
+        return tuple(getattr(self, name) for name in ("x", "y") if name in self.__struct_fields__)
 
     # What everybody knows.
 

@@ -123,18 +123,18 @@ class Server:
         me: which server.
         values: what is known of the values.
         material: its half of the correlated randomness.
-        weights: its shares of what was shared ahead.
         given: what comes from outside, by name: a wire, or a share.
-        noise: where noise comes from.
+        weights: its shares of what was shared ahead.
+        noise: where noise comes from; None where no operation adds any.
         results: what it holds of the values that are still needed.
     """
 
     me: Party
     values: Sequence[Value]
     material: Material
-    weights: WeightShares
     given: Mapping[str, Affine | Ring] = field(repr=False)
-    noise: KeyStream = field(repr=False)
+    weights: WeightShares = WeightShares((), ())
+    noise: KeyStream | None = field(default=None, repr=False)
     results: dict[int, Affine | Ring] = field(default_factory=dict, repr=False)
 
     def share(self, x: int) -> Ring:

@@ -35,11 +35,6 @@ class _Largest(Operation, frozen=True):
     x: int
 
     @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
-
-    @property
     def kept(self) -> Pair:
         """The bits of differences that are compared: how many are dropped, and how many are left."""
         raise NotImplementedError

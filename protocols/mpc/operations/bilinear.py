@@ -34,11 +34,6 @@ class Bilinear(Operation, frozen=True):
     x: int
     y: int
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """Both factors."""
-        return (self.x, self.y)
-
     def product(self, x: Ring, y: Ring) -> Ring:
         """Return x o y modulo 2^64."""
         raise NotImplementedError

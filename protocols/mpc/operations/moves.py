@@ -26,11 +26,6 @@ class Reshape(Move, frozen=True):
     x: int
     shape: Shape
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return the value, with as many elements."""
         value = scope.operand(self.x)
@@ -49,11 +44,6 @@ class Permute(Move, frozen=True):
     x: int
     axes: tuple[int, ...]
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return the value with its axes in that order."""
         value = scope.operand(self.x)
@@ -71,11 +61,6 @@ class Take(Move, frozen=True):
     axis: int
     indices: tuple[int, ...]
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return the slices, all of which are there."""
         value = scope.operand(self.x)
@@ -92,11 +77,6 @@ class Pad(Move, frozen=True):
 
     x: int
     padding: tuple[Pair, Pair]
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
 
     def value(self, scope: Scope) -> Value:
         """Return the larger value."""
@@ -117,11 +97,6 @@ class Concatenate(Local, frozen=True):
     xs: tuple[int, ...]
     axis: int
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """All values."""
-        return tuple(self.xs)
-
     def value(self, scope: Scope) -> Value:
         """Return what the values are side by side."""
         values = [scope.operand(x) for x in self.xs]
@@ -141,11 +116,6 @@ class Put(Local, frozen=True):
     axis: int
     places: tuple[tuple[int, ...], ...]
     length: int
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """All values."""
-        return tuple(self.xs)
 
     def value(self, scope: Scope) -> Value:
         """Return the value with that many slices; a wire if all are, else a share."""

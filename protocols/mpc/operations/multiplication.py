@@ -34,11 +34,6 @@ class Multiply(Operation, frozen=True):
     x: int
     y: int
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """Both factors."""
-        return (self.x, self.y)
-
     def value(self, scope: Scope) -> Value:
         """Return a share of the shape to which both are broadcast."""
         shape, batched = broadcast([scope.operand(self.x, "affine"), scope.operand(self.y, "affine")])

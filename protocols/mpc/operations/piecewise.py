@@ -44,11 +44,6 @@ class Piecewise(Operation, frozen=True):
     slopes: tuple[int, ...]
     offsets: tuple[int, ...]
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return a share."""
         check_window(self.drop, self.window)

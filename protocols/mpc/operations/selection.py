@@ -42,11 +42,6 @@ class Select(Operation, frozen=True):
     negative: int = 0
     step: int = 0
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return a share."""
         check_window(self.drop, self.window)

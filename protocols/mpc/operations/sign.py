@@ -33,11 +33,6 @@ class Sign(Operation, frozen=True):
     window: int | None = None
     strict: bool = False
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return an affine value whose only secret part is a bit."""
         value = scope.operand(self.x, "affine")

@@ -23,11 +23,6 @@ class Combine(Local, frozen=True):
     factors: tuple[int, ...]
     constant: int = 0
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """All values."""
-        return tuple(self.xs)
-
     def value(self, scope: Scope) -> Value:
         """Return a value of the shape to which all are broadcast; a wire if all are, else a share."""
         values = [scope.operand(x) for x in self.xs]
@@ -62,11 +57,6 @@ class Scale(Local, frozen=True):
     factors: tuple[int, ...]
     shape: Shape
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return a value of the same shape."""
         value = scope.operand(self.x)
@@ -86,11 +76,6 @@ class SumPool(Local, frozen=True):
     size: Pair
     strides: Pair
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
 
     def value(self, scope: Scope) -> Value:
         """Return a sum for each window."""
@@ -125,11 +110,6 @@ class Sum(Local, frozen=True):
     axis: int | None = None
     keep: bool = True
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return the shorter value; a wire if x is one, else a share."""
         value, axis = scope.operand(self.x), self.axis
@@ -157,11 +137,6 @@ class Project(Local, frozen=True):
     x: int
     count: int
     row: int
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
 
     def value(self, scope: Scope) -> Value:
         """Return the sums; a wire if x is one, else a share."""

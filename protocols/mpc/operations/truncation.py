@@ -40,11 +40,6 @@ class Truncate(Operation, frozen=True):
     drop: int
     window: int
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return an affine value."""
         check_window(self.drop, self.window)

@@ -40,11 +40,6 @@ class Weighted(Operation, frozen=True):
     weight: int
     bias: int | None = None
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The wire."""
-        return (self.x,)
-
     def check_bias(self, scope: Scope, units: int) -> None:
         """Refuse a bias of another shape.
 
@@ -175,11 +170,6 @@ class Shift(Operation, frozen=True):
 
     x: int
     weight: int
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
 
     def value(self, scope: Scope) -> Value:
         """Return a share."""

@@ -86,11 +86,6 @@ class Open(Operation, frozen=True):
 
     x: int
 
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The share."""
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         """Return a wire."""
         value = scope.operand(self.x)
@@ -118,11 +113,6 @@ class AsShare(Operation, frozen=True):
     """Value `x` as a share and nothing more: m - lambda_0 and -lambda_1 of a wire. Rounds: 0."""
 
     x: int
-
-    @property
-    def operands(self) -> tuple[int, ...]:
-        """The value."""
-        return (self.x,)
 
     def value(self, scope: Scope) -> Value:
         """Return a share."""

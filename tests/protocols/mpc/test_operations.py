@@ -32,10 +32,6 @@ class AtLeast(Local, frozen=True):
     x: int
     threshold: int
 
-    @property
-    def operands(self):
-        return (self.x,)
-
     def value(self, scope: Scope) -> Value:
         value = scope.operand(self.x)
         return Value(
