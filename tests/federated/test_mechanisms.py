@@ -24,7 +24,7 @@ from federated import (
     simulated_owners,
 )
 from federated.aggregation.aggregation import Limits
-from federated.owners.bounding import LARGEST_NOISE, bounded
+from federated.tasks.bounding import LARGEST_NOISE, bounded
 from federated.private.noising import OwnersNoise, TreeNoise, noising
 from federated.private.private_rounds import PrivateRounds
 from federated.tasks.update import LocalTraining
