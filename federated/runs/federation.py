@@ -146,8 +146,6 @@ class Federation:
         self._pipeline: Pipeline | None = None
         self._scope: contextlib.AsyncExitStack | None = None
 
-    # Life.
-
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as scope:
             if self._global is None:
@@ -294,12 +292,13 @@ class Federation:
 
     def _save(self, told: Callbacks | None = None, *, stopped: bool = False) -> None:
         if self._run is not None:
-            memories = told.memories() if told else ()
-            self._run.save(self._opened().checkpoint(self.history, memories, stopped=stopped, circumstances=self._before))
+            kept = told.memories() if told else ()
+            self._run.save(self._opened().checkpoint(self.history, kept, stopped=stopped, circumstances=self._before))
 
     async def _affordable(self) -> bool:
-        """Whether privacy is left for a round. As all that is accounted for, it is computed beside the event loop: it takes a while."""
-        return (private := self._private) is None or await asyncio.to_thread(lambda: private.affordable)
+        """Whether privacy is left for a round; beside the event loop, for accounting takes a while."""
+        private = self._private
+        return private is None or await asyncio.to_thread(lambda: private.affordable)
 
     async def _round(self) -> Outcome:
         if self._scope is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from federated.tasks.update import Array, Setting
 
@@ -49,3 +51,16 @@ class OwnTrainer(Protocol):
 
     # def evaluate(self, weights, config, state) -> tuple[dict[str, float], int]: metrics, and over how many examples. A trainer without
     # it evaluates nothing.
+
+
+def passes(config: Mapping[str, Setting], examples: int) -> Iterator[list[Array]]:
+    """Yield for each epoch of a round its batches: numbers of examples in an order made from the seed; the last may be smaller.
+
+    Args:
+        config: as `train` is given it.
+        examples: that the owner has, at least 1.
+    """
+    batch = int(config["batch_size"] or examples)
+    for epoch in range(int(config["epochs"] or 1)):
+        order = np.random.default_rng([int(config["seed"] or 0), epoch]).permutation(examples)
+        yield [order[start : start + batch] for start in range(0, examples, batch)]
