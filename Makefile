@@ -20,7 +20,11 @@ demo: .venv/ready
 
 test: lint types unit
 
-test-long: .venv/ready
+.venv/long: .venv/ready
+	$(BIN)/python -m pip install --quiet --group long
+	touch $@
+
+test-long: .venv/long
 	$(BIN)/pytest -m long --timeout 1800
 
 lint: .venv/ready

@@ -46,6 +46,13 @@ def test_a_federated_round_by_hand():
     assert together > max(owners)
 
 
+def test_owners_with_trainers_of_their_own():
+    lines = run("own_trainer.py").splitlines()
+    assert [line.partition(",")[0] for line in lines[:3]] == ["scikit-learn"] * 3
+    assert float(lines[3].split()[-1]) > 0.95
+    assert float(lines[-1].split()[-1]) > 0.95
+
+
 @pytest.mark.long
 def test_a_hundred_owners():
     shown = run("hundred_owners.py", "--rounds", "28")

@@ -20,9 +20,9 @@ from federated import (
     simulated_owners,
 )
 from federated.aggregation.aggregation import Aggregate, Limits
-from federated.owners.bounding import bounded, norm
 from federated.private.noising import OwnersNoise
 from federated.private.private_rounds import PrivateRounds
+from federated.tasks.bounding import bounded, norm
 from federated.tasks.update import LocalTraining, Update
 from privacy import Accountant, AdaptiveClipping, GaussianNoise, Ledger
 
