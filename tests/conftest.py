@@ -10,6 +10,8 @@ import tempfile
 import pytest
 from hypothesis import settings
 
+from forked import forking
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
@@ -20,6 +22,13 @@ atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True
 
 settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workers_are_forked():
+    """Have workers and nodes that a test starts by asyncio come from a process that has imported them."""
+    with forking():
+        yield
 
 
 @pytest.fixture(autouse=True)
