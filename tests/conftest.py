@@ -46,10 +46,10 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)  # before those that are `long` are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `long` what is not among the sample of a test's cases, and begin with the file that takes longest."""
+    """Mark as `long` what is not among the sample of a test's other cases, and begin with the file that takes longest."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sample"):
+        if item.get_closest_marker("sample") and not item.get_closest_marker("long"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for of_one_test in cases.values():
         count = of_one_test[0].get_closest_marker("sample").args[0]

@@ -286,7 +286,7 @@ def test_the_loss_of_an_example_is_that_of_a_batch_of_it(loss):
 
 
 @pytest.mark.parametrize("examples", [1, 2, 5, 17, 64, 65])
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 def test_what_fills_a_batch_up_changes_nothing(examples):
     """Neither gradients, nor metrics, nor the count of examples that were not clipped."""
     keras.utils.set_random_seed(0)

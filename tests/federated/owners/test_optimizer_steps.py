@@ -284,7 +284,6 @@ UNCOUNTED = {
 
 @pytest.mark.parametrize(("gradient", "form"), [(False, "arrays"), (False, "tf.data"), (True, "arrays")])
 @pytest.mark.parametrize("name", UNCOUNTED)
-@pytest.mark.sample(3)
 async def test_data_of_which_nothing_counts_is_no_update_of_nothing(name, gradient, form):
     build, data = UNCOUNTED[name]
     with pytest.raises(DataError, match="nothing of this owner's data counts"):
