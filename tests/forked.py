@@ -7,9 +7,9 @@ tests/actors/test_processes.py, tests/flow/test_processes.py, the workers that s
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -102,8 +102,12 @@ class _Transport(unix_events._UnixSubprocessTransport):
         self._nursery = nursery
         super().__init__(*args, **kwargs)
 
-    def _start(self, args, shell, stdin, stdout, stderr, bufsize, *, env=None, cwd=None, start_new_session=False):  # noqa: ANN001, ANN202, PLR0913
-        given = {"environment": dict(os.environ if env is None else env), "folder": os.fspath(cwd or os.getcwd()), "session": start_new_session}
+    def _start(self, args, shell, stdin, stdout, stderr, bufsize, *, env=None, cwd=None, start_new_session=False):
+        given = {
+            "environment": dict(os.environ if env is None else env),
+            "folder": os.fspath(cwd or os.getcwd()),
+            "session": start_new_session,
+        }
         self._proc, self.told = self._nursery.start([os.fspath(one) for one in args[2:]], [stdin, stdout, stderr], **given)
 
 
@@ -113,7 +117,7 @@ def forking() -> Iterator[None]:
     nursery, loops = Nursery(), unix_events._UnixSelectorEventLoop
     start = loops._make_subprocess_transport
 
-    async def make(loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs):  # noqa: ANN001, ANN202, PLR0913
+    async def make(loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs):
         plain = {None, subprocess.PIPE, subprocess.DEVNULL}
         known = list(args[:2]) == [sys.executable, "-m"] and args[2] in MODULES and not shell
         if not known or not plain.issuperset((stdin, stdout, stderr)) or not {"env", "cwd", "start_new_session"}.issuperset(kwargs):
@@ -181,9 +185,8 @@ def become(request: dict[str, Any], given: list[int]) -> list[str]:
 
 def main() -> None:
     """Import, and serve the socket whose number is the only argument."""
-    import federated.sharing  # what `federated.command` imports; itself it would add its commands twice
-    import protocols.demonstration
-    import protocols.workers.worker_process  # noqa: F401
+    for name in ("protocols.workers.worker_process", "federated.sharing", "protocols.demonstration"):
+        importlib.import_module(name)  # the last two: for `federated.command`, which itself would add its commands twice
 
     del sys.modules["protocols.workers.worker_process"]  # it is run anew, as `__main__`
     gc.collect()

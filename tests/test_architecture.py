@@ -258,7 +258,7 @@ def ours(file: Path) -> set[Path]:
 
 
 @functools.cache
-def imports() -> dict[Path, set[Path]]:
+def every_arrow() -> dict[Path, set[Path]]:
     """Of each file, what it imports; not at import: each process of a run would read all files for it."""
     return {file: ours(file) for file in MODULES.values()}
 
@@ -284,7 +284,7 @@ def circles(nodes, arrows) -> list[set]:
 
 
 def test_no_two_files_import_each_other_not_even_for_a_type():
-    assert not circles(imports(), imports())
+    assert not circles(every_arrow(), every_arrow())
 
 
 @pytest.mark.parametrize("name", sorted({room(file) for file in MODULES.values()}))
@@ -292,7 +292,7 @@ def test_a_room_imports_what_its_line_says(name):
     package = name.partition("/")[0]
     allowed = {f"{package}/{one}" for one in ROOMS.get(name, "").split()} | {name, f"{package}/ground"}
     for file in (one for one in MODULES.values() if room(one) == name):
-        taken = {room(other) for other in imports()[file] if other.relative_to(ROOT).parts[0] == package}
+        taken = {room(other) for other in every_arrow()[file] if other.relative_to(ROOT).parts[0] == package}
         assert taken <= allowed, f"{file} imports {taken - allowed}: arrows between rooms run down, and each has its line in ROOMS"
 
 
