@@ -33,7 +33,7 @@ SLOWEST = (
     "test_private_examples.py",
     "test_logistic_fits.py",
 )
-"""Files that take more than twenty seconds, which come first: else one process would be at one of them when the others have nothing left."""
+"""Files that take more than twenty seconds. They come first: else one process would be at one of them, and the others had nothing left."""
 
 settings.register_profile("confide", deadline=None)
 settings.load_profile("confide")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -33,7 +34,7 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self.stdin, self.stdout, self.stderr = (
-            None if end is None else open(end, mode, buffering=0) for end, mode in zip(pipes, ("wb", "rb", "rb"), strict=True)
+            None if end is None else io.FileIO(end, mode) for end, mode in zip(pipes, ("wb", "rb", "rb"), strict=True)
         )
 
     def poll(self) -> int | None:
@@ -113,7 +114,10 @@ class _Transport(unix_events._UnixSubprocessTransport):
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    """Have event loops fork what is in `MODULES` as long as the block lasts."""
+    """Have event loops fork what is in `MODULES` as long as the block lasts; on Linux only, elsewhere they start it."""
+    if not hasattr(os, "pidfd_open"):
+        yield
+        return
     nursery, loops = Nursery(), unix_events._UnixSelectorEventLoop
     start = loops._make_subprocess_transport
 
