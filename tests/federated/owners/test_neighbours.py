@@ -192,6 +192,7 @@ def test_frozen_weights_have_no_share_of_the_noise_of_owners():
 
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=name)
 @pytest.mark.parametrize("kind", ["statistics", "inside", "counter"])
+@pytest.mark.sample(9)
 async def test_weights_that_change_without_being_trained_are_refused_by_name(build, privacy, kind):
     import keras
 
