@@ -115,11 +115,12 @@ class _Transport(unix_events._UnixSubprocessTransport):
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
     """Have event loops fork what is in `MODULES` as long as the block lasts; on Linux only, elsewhere they start it."""
-    if not hasattr(os, "pidfd_open"):
+    loops = unix_events._UnixSelectorEventLoop
+    start = getattr(loops, "_make_subprocess_transport", None)
+    if not hasattr(os, "pidfd_open") or start is None:
         yield
         return
-    nursery, loops = Nursery(), unix_events._UnixSelectorEventLoop
-    start = loops._make_subprocess_transport
+    nursery = Nursery()
 
     async def make(loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs):
         plain = {None, subprocess.PIPE, subprocess.DEVNULL}
