@@ -85,7 +85,7 @@ class Nursery:
         if self._asked is None:
             self._asked, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with child:
-                command = [sys.executable, str(Path(__file__)), str(child.fileno())]
+                command = [sys.executable, "-P", str(Path(__file__)), str(child.fileno())]  # tests/actors is not to be taken for actors
                 self._process = subprocess.Popen(command, pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
         return self._asked
 
@@ -184,7 +184,7 @@ def become(request: dict[str, Any], given: list[int]) -> list[str]:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.path[0] = request["folder"]
+    sys.path.insert(0, request["folder"])
     return request["arguments"]
 
 
