@@ -12,6 +12,7 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.functions import FRACTION
@@ -178,12 +179,13 @@ def update(
         number: of the step, from 0.
     """
     new: dict[str, int] = {}
+    adam = _adam(build, optimizer, gradients, values, scale, number) if isinstance(optimizer, Adam) and gradients else {}
     for name, gradient in gradients.items():
-        states = {state.removesuffix(f" of {name}"): values[state] for state in optimizer.states({name: ()})}
         if isinstance(optimizer, Adam):
-            change, states = _adam(build, optimizer, gradient, states, scale, number)
+            change, states = adam[name]
         else:
-            change, states = _descent(build, optimizer, gradient, states, scale, number)
+            held = {state.removesuffix(f" of {name}"): values[state] for state in optimizer.states({name: ()})}
+            change, states = _descent(build, optimizer, gradient, held, scale, number)
         terms: tuple[int, ...] = (values[name], change)
         if optimizer.decay and not (optimizer.biases_exempt and name.startswith("bias")):
             found = rates(optimizer)
@@ -211,7 +213,23 @@ def _descent(
     return change, {"velocity": velocity}
 
 
-def _adam(build: Builder, optimizer: Adam, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int) -> Change:
+def _adam(build: Builder, optimizer: Adam, gradients: Gradients, values: dict[str, int], scale: float, number: int) -> dict[str, Change]:
+    """The changes of all weights: of one long row, since Adam does the same to each element, whichever weight it belongs to."""
+    bits = max(bits for _, bits in gradients.values())
+    alike = [at if had == bits else build(Combine((at,), (1 << (bits - had),))) for at, had in gradients.values()]
+    kinds = [state.removesuffix(" of ") for state in optimizer.states({"": ()})]
+    held = {kind: build(Row(tuple(values[f"{kind} of {name}"] for name in gradients))) for kind in kinds}
+    change, states = _adam_of_row(build, optimizer, (build(Row(tuple(alike))), bits), held, scale, number)
+    found, start = {}, 0
+    for name, (at, _) in gradients.items():
+        known = build.value(at)
+        pieces = {kind: build(Piece(row, start, known.shape)) for kind, row in states.items()}
+        found[name] = build(Piece(change, start, known.shape)), pieces
+        start += known.size
+    return found
+
+
+def _adam_of_row(build: Builder, optimizer: Adam, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int) -> Change:
     q, shift = fraction(scale)
     exact = scaled(build, gradient[0], q, shift + gradient[1] - MEAN)
     mean = moved(build, states["mean"], exact, 1 - optimizer.beta_1)

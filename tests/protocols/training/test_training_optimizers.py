@@ -312,7 +312,7 @@ def test_rates_far_below_the_largest_are_right_in_sum(small):
 
 @pytest.mark.parametrize(
     ("optimizer", "rounds", "sent"),
-    [(GradientDescent(0.1), 32, 26432), (Adam(0.01), 55, 133104), (Adam(0.01, amsgrad=True), 58, 138352)],
+    [(GradientDescent(0.1), 32, 26432), (Adam(0.01), 55, 112272), (Adam(0.01, amsgrad=True), 58, 117280)],
 )
 def test_rounds_and_bytes_of_an_update(optimizer, rounds, sent):
     _, plan = network([20, 16, 10], optimizer, "crossentropy")
