@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from protocols.errors import ModelError
+from protocols.training.networks.losses import EXACT
 from protocols.training.networks.optimizers import Adam, GradientDescent, Optimizer, rates
 from protocols.training.step import Plan
 
@@ -177,7 +178,7 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: 
 def unrated(plan: Plan) -> Plan:
     """Return `plan` without what may change while it is trained: the learning rate, and what is told."""
     optimizer = msgspec.structs.replace(plan.optimizer, rate=1.0, schedule=())
-    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0)
+    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0, sums=EXACT)
 
 
 def goes_on(model: Any, optimizer: Optimizer) -> bool:

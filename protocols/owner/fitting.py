@@ -28,9 +28,10 @@ from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
-from protocols.owner.targets import asked, check_features, check_targets, check_told
+from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
 from protocols.storage.kept import Progress
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.losses import EXACT
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, SharedArray, Terms, check
 from protocols.workers.training_dealer import TrainingDealer
@@ -105,7 +106,8 @@ class Training:
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
-        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told), batch_size, memory)
+        sums = sums_told(planned.loss, planned.outputs, y) if told else EXACT
+        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:

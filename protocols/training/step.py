@@ -19,7 +19,7 @@ from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
-from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
+from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
 from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
 
@@ -34,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         value: whether the value of the loss is computed as well.
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
+        sums: how sums of losses over an epoch are told.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -42,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     value: bool = False
     weight: float = 1.0
     threshold: float = 0.0
+    sums: Told = EXACT
 
     @property
     def inputs(self) -> int:
@@ -102,7 +104,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
-    with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
+    with 2 `FRACTION` fractional bits (mean squared error) less those that `Plan.sums` loses, from before the update; `loss`: its sum over
+    the batch, if the plan asks for it.
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
@@ -122,7 +125,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
         kept.append(memory)
         activations += [signal] * bool(mine)
     gradient, metric, loss = loss_gradient(
-        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold
+        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
     )
     back: Signal | None = Signal(gradient)
     gradients: dict[str, tuple[int, int]] = {}

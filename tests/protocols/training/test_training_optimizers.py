@@ -360,11 +360,19 @@ def test_rates_far_below_the_largest_are_right_in_sum(small):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "rounds", "sent"),
-    [(GradientDescent(0.1), 32, 26432), (Adam(0.01), 55, 133104), (Adam(0.01, amsgrad=True), 58, 138352)],
+    ("optimizer", "last", "rounds", "sent"),
+    [
+        (GradientDescent(0.1), False, 32, 25328),
+        (GradientDescent(0.1), True, 37, 25472),
+        (GradientDescent(0.1, 0.9), False, 32, 25328),
+        (GradientDescent(0.1, 0.9), True, 38, 25472),
+        (Adam(0.01), False, 55, 132480),
+        (Adam(0.01), True, 55, 132480),
+        (Adam(0.01, amsgrad=True), False, 58, 137728),
+    ],
 )
-def test_rounds_and_bytes_of_an_update(optimizer, rounds, sent):
+def test_rounds_and_bytes_of_an_update(optimizer, last, rounds, sent):
     _, plan = network([20, 16, 10], optimizer, "crossentropy")
     names = {**plan.shapes, **plan.states, "x": (8, 20), "y": (8, 10)}
-    transcript = Trainers(step(plan, 8)).run({name: np.zeros(shape, np.uint64) for name, shape in names.items()})
+    transcript = Trainers(step(plan, 8, last=last)).run({name: np.zeros(shape, np.uint64) for name, shape in names.items()})
     assert (transcript.rounds, transcript.sent[0, 1]) == (rounds, sent)
