@@ -147,7 +147,10 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 def _sums(
     build: Builder, plan: Plan, gradients: Gradients, values: Positions, new: Positions, scale: float, *, last: bool
 ) -> list[Watched]:
-    """Sums of weights, and of gradients and velocities of the step before; those of this one become a state, or are watched if it is the `last`."""
+    """Sums of weights, and of gradients and velocities of the step before.
+
+    Those of this step become a state; of the `last` they are watched as well, and the state is 0.
+    """
     held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.shapes]
     if isinstance(plan.optimizer, Adam):
         return [summed(build, held)]

@@ -375,7 +375,11 @@ def test_sums_of_large_losses_are_told(loss, x, error):
     assert (sums.lost > 0) == (loss == "mse")
     built = Plan((Dense((1,), outputs, False),), loss, GradientDescent(2.0**-16), value=True, sums=sums)
     given = {name: np.zeros(shape, np.uint64) for name, shape in built.states.items()}
-    given |= {"x": np.full((rows, 1), 512 << 16, np.uint64), "y": encode(targets, SCALE), "kernel0": encode(np.full((1, outputs), kernel), SCALE)}
+    given |= {
+        "x": np.full((rows, 1), 512 << 16, np.uint64),
+        "y": encode(targets, SCALE),
+        "kernel0": encode(np.full((1, outputs), kernel), SCALE),
+    }
     made = Trainers(step(built, rows)).outputs(given)
     share, zero = {name: made[name] for name in ("loss", "metric")}, {name: np.zeros(1, np.uint64) for name in ("loss", "metric")}
     report = functools.partial(Report, 1, outside=np.zeros(1, np.uint64), rounds=1, sent=1, dealt=1, seconds=1.0, waited=0.0, seal=b"")

@@ -132,7 +132,10 @@ class Sum(Local, frozen=True):
 
 
 class Project(Local, frozen=True):
-    """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count). Another `choice` has other signs."""
+    """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count).
+
+    Another `choice` has other signs.
+    """
 
     x: int
     count: int

@@ -121,8 +121,8 @@ def rates(optimizer: Optimizer) -> tuple[float, ...]:
     largest = max(found)
     if 0 < largest < 2.0 ** -(FRACTION + 1):
         raise ModelError(
-            f"the learning rate {largest:g}{', the largest of all steps,' if optimizer.schedule else ''} vanishes in fixed point: a gradient"
-            f" of 1 would move a weight by less than half of its last digit, 2^-{FRACTION}; use at least {2.0**-FRACTION:.1e}"
+            f"the learning rate {largest:g}{', the largest of all steps,' if optimizer.schedule else ''} vanishes in fixed point: a"
+            f" gradient of 1 would move a weight by less than half of its last digit, 2^-{FRACTION}; use at least {2.0**-FRACTION:.1e}"
         )
     return found
 
@@ -202,9 +202,7 @@ def _lift(optimizer: GradientDescent, drop: int) -> int:
     return max(0, (MOMENTUM_BITS if optimizer.momentum else RATE_BITS) - drop)
 
 
-def watched(
-    optimizer: GradientDescent, gradients: Gradients, values: dict[str, int], scale: float
-) -> tuple[list[Watched], list[Watched]]:
+def watched(optimizer: GradientDescent, gradients: Gradients, values: dict[str, int], scale: float) -> tuple[list[Watched], list[Watched]]:
     """What a step of gradient descent is right for: gradients, and the velocities among `values`, with what they must be below.
 
     Args:

@@ -73,7 +73,9 @@ def outside(
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each of `sums`, and for each
     `FEW` elements of a gradient.
     """
-    counts = [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations]
+    counts = [
+        _outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations
+    ]
     edge = 2.0**GRADIENT / scale
     counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
     for x in sums:
