@@ -35,22 +35,25 @@ ROOMS = {
     "privacy/rules": "keras_models",
     "privacy/keras_models": "",
     "privacy/randomness": "",
-    "protocols/top": "client clusters estimators owner storage workers",
-    "protocols/estimators": "authority keras_hook mpc/numbers mpc/parties owner training training/networks training/regression workers",
+    "protocols/top": "client clusters datasets estimators owner workers",
+    "protocols/estimators": (
+        "authority datasets keras_hook mpc/numbers mpc/parties owner training training/networks training/regression workers"
+    ),
     "protocols/keras_hook": "blocking opaque owner sharing",
     "protocols/blocking": "client clusters nodes opaque owner serving",
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters lowering mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
+        "authority clusters datasets lowering mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
         "serving storage training training/networks workers"
     ),
     "protocols/clusters": "authority serving workers",
-    "protocols/workers": "authority link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
+    "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
-    "protocols/storage": "authority mpc/engine mpc/numbers mpc/parties training",
+    "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
@@ -191,7 +194,7 @@ def test_who_somebody_is_is_decided_without_loop_or_socket():
 def test_who_may_do_what_knows_nothing_of_what_is_computed():
     for file in (ROOT / "protocols" / "authority").glob("*.py"):
         ours = {".".join(module.split(".")[:2]) for module in imports(file) if module.startswith("protocols.")}
-        assert ours <= {"protocols.authority", "protocols.errors", "protocols.mpc"}, file
+        assert ours <= {"protocols.authority", "protocols.concurrency", "protocols.errors", "protocols.mpc"}, file
         mathematics = {module for module in imports(file) if module.startswith("protocols.mpc")}
         assert all(module.startswith("protocols.mpc.parties.keystream") for module in mathematics), file
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
 from protocols.estimators.settings import Array, Data
 from protocols.training.networks.functions import FRACTION
-from protocols.training.terms import SharedArray
 
 WEIGHT_ERROR = 1e-3
 """Of all weights together: how much of them fixed point may change."""
@@ -123,7 +123,7 @@ def as_many(x: Data, y: Data, weights: Data | None) -> int:
 
 
 def _length(data: Data) -> int:
-    shape = data.shape if isinstance(data, SharedArray) else np.shape(data)
+    shape = data.shape if isinstance(data, SharedDataset) else np.shape(data)
     if not shape:
         raise InputError("a number was given where an array of examples is needed")
     return int(shape[0])
@@ -144,7 +144,7 @@ def own_weights(weights: npt.ArrayLike) -> Array:
     return found
 
 
-def shared_weights(weights: SharedArray) -> SharedArray:
+def shared_weights(weights: SharedDataset) -> SharedDataset:
     """The same, of weights that are shared.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
 from protocols.estimators.data import Basis, Scale, based
@@ -18,7 +19,6 @@ from protocols.estimators.settings import Array, Data, Estimator, weights_of_row
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
-from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
@@ -55,7 +55,7 @@ class _Linear(Estimator):
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = forms.as_many(x, y, sample_weight)
-        single = (y.shape[1] == 1) if isinstance(y, SharedArray) else np.ndim(y) == 1
+        single = (y.shape[1] == 1) if isinstance(y, SharedDataset) else np.ndim(y) == 1
         async with Run(cluster, type(self).__name__) as run:
             prepared = _Prepared(run, examples, centred=self.fit_intercept)
             arrays = await prepared.stored(x, y, sample_weight)
@@ -69,7 +69,7 @@ class _Linear(Estimator):
         self._tell(found, prepared, equations)
         return self
 
-    def _plan(self, prepared: _Prepared, arrays: tuple[SharedArray, ...]) -> Moments:
+    def _plan(self, prepared: _Prepared, arrays: tuple[SharedDataset, ...]) -> Moments:
         asks: list[Asked] = ["gram", "cross"]
         weighted = len(arrays) > 2
         if self.fit_intercept and not prepared.complete:
@@ -159,22 +159,22 @@ class _Prepared:
         self._bits = min(LARGEST_BITS - 1, (62 - 2 * FRACTION - examples.bit_length()) // 2)
         self.batch, self.drop = min(examples, SMALL_BATCH), 0
 
-    async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedArray, ...]:
+    async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedDataset, ...]:
         """Check everything that is here, then store it."""
-        self.complete = not any(isinstance(one, SharedArray) for one in (x, y, weights))
-        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
+        self.complete = not any(isinstance(one, SharedDataset) for one in (x, y, weights))
+        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
         if own is not None:
             self.largest_weight = 1 / own.max()
         rows_weights = own if self.complete else None  # weights go into rows, which costs nothing
-        features: SharedArray | Array
-        targets: SharedArray | Array
-        if isinstance(x, SharedArray):
+        features: SharedDataset | Array
+        targets: SharedDataset | Array
+        if isinstance(x, SharedDataset):
             self.x, features = Basis.none(self._numbers(x).shape[1]), x
         else:
             rows = forms.table("x", x)
             scale, columns, moved = self._columns(rows, rows_weights, own)
             self.x, features = based(moved, scale, columns, self._bits)
-        if isinstance(y, SharedArray):
+        if isinstance(y, SharedDataset):
             self.y, targets = Scale.none(self._numbers(y).shape[1]), y
             self.squares = np.full(y.shape[1], np.nan)
         else:
@@ -182,16 +182,16 @@ class _Prepared:
             self.squares = ((targets - targets.mean(0) * self._centred) ** 2).sum(0)
         self.target_errors = np.full(len(self.squares), ROUNDING)
         column = None if own is None or self.complete else forms.storable(own)
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
             self.checked = True
-        if isinstance(x, SharedArray) or isinstance(y, SharedArray):
+        if isinstance(x, SharedDataset) or isinstance(y, SharedDataset):
             self._round()
         shared = [
-            one if isinstance(one, SharedArray) else await self._run.store(name, one)
+            one if isinstance(one, SharedDataset) else await self._run.store(name, one)
             for name, one in (("features", features), ("targets", targets))
         ]
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             shared.append(weights)
         elif column is not None:
             shared.append(await self._run.store("weights", column))
@@ -203,7 +203,7 @@ class _Prepared:
             raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
         return found.reshape(len(found), -1)
 
-    def _numbers(self, data: SharedArray) -> SharedArray:
+    def _numbers(self, data: SharedDataset) -> SharedDataset:
         if data.content != "numbers":
             raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
         return data

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
 from protocols.estimators import data as forms
 from protocols.estimators.data import Scale
@@ -18,7 +19,6 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import Asked as Sum
-from protocols.training.terms import SharedArray
 
 HARDEST = 2.0**23
 """The largest strength of the penalty beside the sum of losses, of columns as they are stored, for which they are made larger."""
@@ -85,9 +85,9 @@ class Prepared:
 
     async def store(self, x: Data, y: Data, weights: Data | None) -> None:
         """Check everything that is here, then store it."""
-        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
+        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
         numbers, self.labels = self._labels(y)
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
             self._checked = True
         if self._model.class_weight is not None:
@@ -97,14 +97,14 @@ class Prepared:
         if own is not None:
             self.largest_weight = 1 / own.max()
             column = forms.storable(own)
-        if isinstance(x, SharedArray):
+        if isinstance(x, SharedDataset):
             self.x, features = Scale.none(x.shape[1]), x
         else:
             self.x, self._here = self._scaled(forms.table("x", x))
             features = await self._run.store("features", self._here)
-        targets = y if isinstance(y, SharedArray) else await self._run.store("labels", numbers, classes=len(self.labels))
-        if isinstance(weights, SharedArray):
-            self.arrays: tuple[SharedArray, ...] = (features, targets, weights)
+        targets = y if isinstance(y, SharedDataset) else await self._run.store("labels", numbers, classes=len(self.labels))
+        if isinstance(weights, SharedDataset):
+            self.arrays: tuple[SharedDataset, ...] = (features, targets, weights)
         elif column is not None:
             self.arrays = (features, targets, await self._run.store("weights", column))
         else:
@@ -169,7 +169,7 @@ class Prepared:
         Raises:
             InputError: they are no labels, or of one class only.
         """
-        if isinstance(y, SharedArray):
+        if isinstance(y, SharedDataset):
             if y.content != "labels" or y.shape[1] < 2:
                 raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
             return np.zeros(0, int), np.arange(y.shape[1])
@@ -190,7 +190,7 @@ class Prepared:
     def _with_classes(self, numbers: Array, own: Array | None, weights: Data | None) -> Array | None:
         """Weights of examples by those of their classes, if both are here; else the servers do it."""
         if len(numbers):
-            if isinstance(weights, SharedArray):
+            if isinstance(weights, SharedDataset):
                 raise InputError("class_weight with labels that are here and sample_weight that is shared: share the labels, too")
             counted = np.ones(len(numbers)) if own is None else own
             by_class = self._by_class(np.bincount(numbers, counted, len(self.labels)))

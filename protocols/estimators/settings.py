@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError
-from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
     from protocols.owner.cluster import Cluster
 
 Array = npt.NDArray[Any]
-Data = SharedArray | npt.ArrayLike
+Data = SharedDataset | npt.ArrayLike
 
 
 class ConvergenceWarning(UserWarning):

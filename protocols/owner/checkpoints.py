@@ -18,12 +18,13 @@ import msgspec
 from protocols.authority.rights import digest_at, right_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import CheckpointError
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.kept_versions import Kept, at_all, keepers, renewed
-from protocols.storage.kept import RUN, Progress, run_name
 from protocols.storage.vault import Label, locked, replace
-from protocols.training.terms import AnyPlan, SharedArray
+from protocols.storage.versions import RUN, Progress, run_name
+from protocols.training.terms import AnyPlan
 from protocols.workers.training_server import TrainingServer
 
 FILE = "training.json"
@@ -49,9 +50,9 @@ class _Run(msgspec.Struct, frozen=True):
     begun: bool = False
 
 
-def settings(plan: AnyPlan, x: SharedArray, y: SharedArray, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+def settings(plan: AnyPlan, x: SharedDataset, y: SharedDataset, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
     """A digest of what a training does and among whom, but for the number of its epochs."""
-    data = [(array.name, array.shape, array.content, array.column.records) for array in (x, y)]
+    data = [(array.name, array.shape, array.content, array.dataset.records) for array in (x, y)]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
 

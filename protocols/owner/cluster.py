@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy.typing as npt
 
 from protocols.clusters.three_workers import ThreeWorkers
+from protocols.datasets.dataset import SharedDataset
+from protocols.datasets.use import Use
 from protocols.owner import checkpoints, deposits, stored
 from protocols.owner.deposits import Deposited, Grant, Granting
-from protocols.storage.kept import Use
-from protocols.training.terms import SharedArray
 
 
 class Cluster(ThreeWorkers):
@@ -48,12 +48,12 @@ class Cluster(ThreeWorkers):
         ...     ...
     """
 
-    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedDataset:
         """Secret-shares an array among the servers, to train on it: neither sees more than its shape and what kind of numbers it holds.
 
         Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
         servers, each half of lambda to one of them, and both halves to the crypto provider; or to three equals the replicated shares of
-        `protocols.storage.replicated`, on which models with any helper can be trained. It stays there as long as this block.
+        `protocols.datasets.replicated`, on which models with any helper can be trained. It stays there as long as this block.
 
         **Leaks** to the workers the shape, whether they are labels, whether all numbers are 0 or 1, and whether each row sums to 1.
 
@@ -106,7 +106,7 @@ class Cluster(ThreeWorkers):
         """
         return await deposits.deposit(self, name, array, classes=classes, ids=ids, allow=allow, use=use)
 
-    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedArray:
+    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedDataset:
         """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.
 
         All parts are re-randomised: files that somebody copied before are worth nothing beside those of afterwards.

@@ -15,13 +15,15 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, right_at
 from protocols.clusters.three_workers import ThreeWorkers
+from protocols.datasets.dataset import Dataset, SharedDataset, records
+from protocols.datasets.joined import joined
+from protocols.datasets.masked import mask
+from protocols.datasets.use import Use
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
-from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
 from protocols.owner.stored import described, encoded
-from protocols.storage.kept import DATA, About, Use, joined, records
 from protocols.storage.vault import NAME, Label, replace
-from protocols.training.terms import Column, SharedArray
+from protocols.storage.versions import DATA, About
 from protocols.workers.keeper import Keeper, Part
 
 
@@ -125,17 +127,17 @@ async def deposit(
             raise InputError(f"a {type(one).__name__} was given for what may be done with {name!r}: Use(...) is needed")
         one.check()
     known = b"" if ids is None else records(ids)
-    column = described(name, values, content, handle=b"", records=known, example=np.shape(array)[1:])
+    dataset = described(name, values, content, handle=b"", records=known, example=np.shape(array)[1:])
     grant = Grant(name, new_secret(), new_secret())
     label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
-    *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, use, column) for place in places]
+    digests = [(digest_at(grant.right, place), digest_at(grant.own, place)) for place in places]
+    *abouts, about = [About("server", right, own, allowed, use, dataset) for right, own in digests]
     provider = msgspec.structs.replace(about, role="crypto provider")
-    keys = fresh_key(), fresh_key()
-    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
+    masked, keys = mask(values)
     *servers, third = keeping = await keepers(cluster, cluster.addresses)
     try:
-        work = (keeper.keep_masked(label, one, masked, key) for keeper, one, key in zip(servers, abouts, keys, strict=True))
-        await at_all(cluster.addresses, *work, third.keep_mask(label, provider, keys))
+        work = (keeper.deposit_masked(label, one, masked, key) for keeper, one, key in zip(servers, abouts, keys, strict=True))
+        await at_all(cluster.addresses, *work, third.deposit_mask(label, provider, keys))
     except BaseException:
         await _removed_where_it_is(cluster, keeping, grant)
         raise
@@ -166,12 +168,12 @@ async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
     abouts = {version.label.name: version.about for versions in found for version in versions}
     listed = []
     for name, about in sorted(abouts.items()):
-        if (column := about.column) is not None:
-            listed.append(Deposited(name, column.shape, column.content, bool(column.records), tuple(about.allowed), name in complete))
+        if (dataset := about.dataset) is not None:
+            listed.append(Deposited(name, dataset.shape, dataset.content, bool(dataset.records), tuple(about.allowed), name in complete))
     return listed
 
 
-async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedArray:
+async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedDataset:
     """Finds data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
     places, none = cluster.seats_for("").all, [b""] * 3
@@ -200,7 +202,7 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
                     for party, keeper in enumerate(keeping)
                 ),
             )
-            return SharedArray(placed[0], secret)
+            return SharedDataset(placed[0], secret)
         except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
             handle = os.urandom(16)  # one of the workers may hold it under the one before
             if attempt == ATTEMPTS:
@@ -208,13 +210,13 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
     raise AssertionError
 
 
-async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Column:
+async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Dataset:
     """The array that a server keeps under a name."""
     (found,) = await at_all(cluster.addresses, keeper.versions(DATA, name))
-    column = found[-1].about.column if found else None
-    if column is None:
+    dataset = found[-1].about.dataset if found else None
+    if dataset is None:
         raise UnknownData(f"no data of the name {name!r} are kept by these workers; confide share --list shows what they keep")
-    return column
+    return dataset
 
 
 def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:

@@ -18,6 +18,7 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import Altered, Diverged, InputError, ModelError, UnknownModel, WorkerLost
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
@@ -29,10 +30,10 @@ from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
 from protocols.owner.targets import asked, check_features, check_targets, check_told
-from protocols.storage.kept import Progress
+from protocols.storage.versions import Progress
 from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
-from protocols.training.terms import AnyPlan, SharedArray, Terms, check
+from protocols.training.terms import AnyPlan, Terms, check
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
@@ -81,8 +82,8 @@ class Training:
 
     async def fit(
         self,
-        x: SharedArray,
-        y: SharedArray,
+        x: SharedDataset,
+        y: SharedDataset,
         *,
         epochs: int,
         batch_size: int,
@@ -159,11 +160,11 @@ class Training:
         self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
         return self._plan
 
-    def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
+    def _terms(self, x: SharedDataset, y: SharedDataset, plan: Plan, batch_size: int, memory: int) -> Terms:
         """Checked, without the order of the examples."""
         check_targets(expects(self._model), y)
         check_features(tuple(self._model.inputs[0].shape[1:]), x)
-        terms = Terms(os.urandom(16), plan, x.column, y.column, batch_size, None, memory, self._cluster.equals, self._name)
+        terms = Terms(os.urandom(16), plan, x.dataset, y.dataset, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)
         return terms
 
@@ -229,7 +230,7 @@ class Running:
         self.made = terms.made
         self._begun = 0
 
-    async def begin(self, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
+    async def begin(self, data: tuple[SharedDataset, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
         """`model` is the handle, and the secret of the rights to it."""
         handle, secret = model
 
@@ -293,7 +294,7 @@ class Running:
             )
         if (first.outside + second.outside).any():
             raise Diverged(number + 1)
-        await at_once(*(server.keep(run, right) for server, right in both))
+        await at_once(*(server.adopt(run, right) for server, right in both))
         self.made += stop - start
         epoch, step = (number, stop) if stop < self.steps else (number + 1, 0)
         await self.save(Progress(epoch, step, self.made - epoch * self.steps - step))
@@ -315,7 +316,7 @@ class Running:
 
 
 async def begun(
-    cluster: ThreeWorkers, terms: Terms, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
+    cluster: ThreeWorkers, terms: Terms, data: tuple[SharedDataset, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
 ) -> Running:
     """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any."""
     first, second, dealer = await trainers(cluster, terms.name)

@@ -11,8 +11,8 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
 from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.serving.hosting import Addresses
-from protocols.storage.kept import DATA
 from protocols.storage.vault import Label
+from protocols.storage.versions import DATA
 from protocols.workers.keeper import Keeper, Version
 
 T = TypeVar("T")

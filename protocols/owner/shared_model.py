@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.operations.weights import weight_masks
@@ -25,7 +26,6 @@ from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance, Opening
 from protocols.serving.hosting import Terms, fingerprint
 from protocols.serving.ticket import REVEALS, Reveal
-from protocols.training.terms import SharedArray
 from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
@@ -151,8 +151,8 @@ class SharedModel:
 
     async def fit(
         self,
-        x: SharedArray,
-        y: SharedArray,
+        x: SharedDataset,
+        y: SharedDataset,
         *,
         epochs: int = 1,
         batch_size: int = 32,

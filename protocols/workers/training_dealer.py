@@ -16,17 +16,19 @@ import numpy.typing as npt
 
 from actors import Actor, ActorError, message
 from protocols.authority.membership import OWNER, Membership
-from protocols.authority.presence import Presence
+from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
 from protocols.concurrency import Background, at_once
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import widened
+from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
 from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.keystream import KeyStream
-from protocols.storage.holdings import Holdings, while_present
-from protocols.training.terms import Column, Steps, Terms, check_held, widened
+from protocols.storage.holdings import Holdings
+from protocols.training.terms import Steps, Terms, check_held
 from protocols.workers.training_server import TrainingServer
 
 
@@ -61,15 +63,14 @@ class TrainingDealer(Actor):
         self._dealer.close()
 
     @message(reentrant=True, by=OWNER)
-    async def store(self, column: Column, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
+    async def store(self, dataset: Dataset, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
         """Keeps the mask of an array as long as its owner is there. The masked array never comes here.
 
         `digest` is that of the right to train on it, at this worker.
         """
-        column.check()
-        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
-        self._holdings.claim_while_present(self._background, self.system, presence, column.handle, digest)
-        self._masks[column.handle] = first + second
+        first, second = await asyncio.to_thread(halves, dataset, keys)
+        self._holdings.claim_while_present(self._background, self.system, presence, dataset.handle, digest)
+        self._masks[dataset.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
     async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
@@ -87,15 +88,15 @@ class TrainingDealer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
-        columns = list(terms.columns.values())
-        if len(rights) != len(columns):
-            raise InputError(f"{len(rights)} rights were shown for {len(columns)} arrays: one for each is needed")
-        for column, right, what in zip(columns, rights, ("features", "targets", "weights"), strict=False):
-            self._holdings.check(column.handle, right, what)
-            if column.handle not in self._masks:
-                raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
-        check_held(terms, *(self._masks[column.handle].shape for column in columns))
-        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.weighted)
+        datasets = list(terms.datasets.values())
+        if len(rights) != len(datasets):
+            raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")
+        for dataset, right, what in zip(datasets, rights, ("features", "targets", "weights"), strict=False):
+            self._holdings.check(dataset.handle, right, what)
+            if dataset.handle not in self._masks:
+                raise UnknownModel(f"the masks of {dataset.name!r} are not here: was it stored in a cluster of the other form?")
+        check_held(terms, *(self._masks[dataset.handle].shape for dataset in datasets))
+        self._holdings.check_steps([dataset.handle for dataset in datasets], terms.rows(0), weighted=terms.weighted)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -126,7 +127,7 @@ class TrainingDealer(Actor):
         """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
         session = self._owned(run, right)
         terms = session.terms
-        self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
+        self._holdings.check_steps([dataset.handle for dataset in terms.datasets.values()], terms.rows(number))
         sending: asyncio.Task[None] | None = None
         try:
             for rows in session.terms.rows(number)[start:]:

@@ -1,8 +1,8 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
-It holds one share of each array and each model under training. Its messages come from owners (`store`, `hold`, `load`, `begin`, `meet`,
-`epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`, `give_up`). An owner
-shows a right that holds at this server only; which workers the others are follows from the model's name.
+It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
+`begin`, `meet`, `epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`,
+`give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -18,12 +18,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, caller, message
-from protocols.authority.membership import OTHER_SERVER, OWNER, THIRD_PARTY, Membership
-from protocols.authority.presence import Presence
+from actors import caller, message
+from protocols.authority.membership import OWNER, THIRD_PARTY, Membership
+from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
-from protocols.concurrency import Background
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import widened
+from protocols.datasets.masked import MaskedDataset
+from protocols.datasets.replicated import Component, Replicated
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered, server_key
 from protocols.link.seal import Seal, seal_key
@@ -32,14 +35,14 @@ from protocols.link.twins import Twins
 from protocols.mpc.circuit import evaluate
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.mpc.parties.keystream import derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
-from protocols.storage.holdings import Holdings, Model, Stored, while_present
-from protocols.storage.kept import RUN, About, Progress
-from protocols.storage.replicated import Component, Replicated
+from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
-from protocols.training.terms import AnyPlan, Column, Report, Steps, Terms, check_held, widened
+from protocols.storage.versions import RUN, About, Progress
+from protocols.training.terms import AnyPlan, Report, Steps, Terms, check_held
+from protocols.workers.linked import Linked
 from protocols.workers.supply import Supply
 
 _SUM = "sum of "
@@ -49,8 +52,8 @@ _SUM = "sum of "
 class _Session:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: Terms, claim: Claim, me: Party, model: Model, twins: Twins) -> None:
-        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, me, model, twins
+    def __init__(self, terms: Terms, claim: Claim, model: Model, twins: Twins) -> None:
+        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, twins.me, model, twins
         self.seats = seats(terms.equals, terms.name)
         self.agreement = Agreement()
         self.seal_key = b""
@@ -61,7 +64,7 @@ class _Session:
         self.pair: Pair | None = None
 
 
-class TrainingServer(Actor):
+class TrainingServer(Linked):
     """Trains shared models on shared data together with its twin.
 
     Args:
@@ -71,21 +74,19 @@ class TrainingServer(Actor):
     """
 
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
-        self._cluster, self._patience = cluster or Membership(), patience
+        super().__init__(patience, "steps")
+        self._cluster = cluster or Membership()
         self._holdings = holdings or Holdings()
-        self._stored, self._models = self._holdings.arrays, self._holdings.models
+        self._datasets, self._models = self._holdings.datasets, self._holdings.models
         self._sessions: dict[bytes, _Session] = {}
-        self._background = Background()
-        self._steps = Threads("steps")
         self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for session in self._sessions.values():
             session.twins.close(WorkerLost("the server stops"))
-        self._background.close()
         self._ahead.close()
-        self._steps.close()
+        await super().stopped()
 
     def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
         self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
@@ -93,22 +94,21 @@ class TrainingServer(Actor):
     # The owners' messages.
 
     @message(reentrant=True, by=OWNER)
-    async def store(self, column: Column, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
+    async def store(self, dataset: Dataset, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
         """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask.
 
         `digest` is that of the right to train on it, at this worker.
         """
-        if masked.shape != column.shape:
-            raise InputError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
-        self._claim(presence, column.handle, digest)
-        self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
+        part = MaskedDataset.expanded(dataset, masked, key)
+        self._claim(presence, dataset.handle, digest)
+        self._datasets[dataset.handle] = part
 
     @message(reentrant=True, by=OWNER)
-    async def hold(self, column: Column, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
+    async def store_replicated(self, dataset: Dataset, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
         """Among equals: keeps two of the three components of an array as long as its owner is there."""
-        array = Replicated(components, column.shape)
-        self._claim(presence, column.handle, digest)
-        self._holdings.hold(column.handle, array)
+        array = Replicated(components, dataset.shape)
+        self._claim(presence, dataset.handle, digest)
+        self._holdings.hold(dataset.handle, array)
 
     @message(reentrant=True, by=OWNER)
     async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
@@ -140,15 +140,15 @@ class TrainingServer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
-        arrays = [column.handle for column in terms.columns.values()]
+        arrays = [dataset.handle for dataset in terms.datasets.values()]
         owned = (*zip(arrays, ("features", "targets", "weights"), strict=False), (model, "model"))
         if len(rights) != len(owned):
             raise InputError(f"{len(rights)} rights were shown for {len(owned)} things: one for each array, and one for the model")
         for (handle, what), right in zip(owned, rights, strict=True):
             self._holdings.check(handle, right, what)
-        if model not in self._models or any(array not in self._stored for array in arrays):
+        if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
-        check_held(terms, *(self._stored[array].shape for array in arrays))
+        check_held(terms, *(self._datasets[array].shape for array in arrays))
         self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
@@ -160,17 +160,8 @@ class TrainingServer(Actor):
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
         self._models[model].use &= self._holdings.use_of(*arrays)
-        me, other = Party(party), peer.with_options(one_way=True)
-        twins = Twins(
-            terms.session,
-            me,
-            deliver=other.deliver,
-            give_up=other.give_up,
-            threads=self._steps,
-            background=self._background,
-            patience=self._patience,
-        )
-        session = _Session(terms, claim, me, self._models[model], twins)
+        twins = self._twinned(terms.session, Party(party), peer)
+        session = _Session(terms, claim, self._models[model], twins)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
@@ -203,7 +194,7 @@ class TrainingServer(Actor):
         if start == 0:
             session.sums = {}
         steps = session.terms.rows(number)
-        self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
+        self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for rows in steps[start:stop]:
             before = clock()
             material, dealt = await session.supply.take(session.done)
@@ -221,7 +212,7 @@ class TrainingServer(Actor):
         return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
 
     @message(reentrant=True, by=OWNER)
-    async def keep(self, run: bytes, right: bytes) -> None:
+    async def adopt(self, run: bytes, right: bytes) -> None:
         """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
         session = self._owned(run, right)
         session.model.shares, session.model.sums = session.shares, session.sums
@@ -292,11 +283,11 @@ class TrainingServer(Actor):
         outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
         return outputs, (cost.rounds, cost.sent)
 
-    def _wire(self, session: _Session, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+    def _wire(self, session: _Session, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
         """Some examples of an array, in the form in which a step takes them."""
-        if column.handle not in self._stored:
-            raise UnknownModel(f"{column.name!r} is not held here any more: its owner is gone")
-        wire = self._stored[column.handle].wire(session.seats.helper, rows)
+        if dataset.handle not in self._datasets:
+            raise UnknownModel(f"{dataset.name!r} is not held here any more: its owner is gone")
+        wire = self._datasets[dataset.handle].wire(session.seats.helper, rows)
         return Affine(form(wire.a), {"R": form(wire.mask)})
 
     @message(reentrant=True, by=OWNER)
@@ -367,25 +358,9 @@ class TrainingServer(Actor):
         material = await self._ahead.run(partial(Material.of, session.steps[examples].layout, own, 1, dealt))
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
-    # The other server's messages.
-
-    @message(reentrant=True, by=OTHER_SERVER)
-    def deliver(self, run: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
-        """One round of a step; of a training that has ended meanwhile, nothing."""
-        session = self._linked(run, "deliver")
-        if session is not None:
-            session.twins.inboxes.put(channel, number, arrays)
-
-    @message(reentrant=True, by=OTHER_SERVER)
-    def give_up(self, run: bytes, channel: bytes) -> None:
-        """The other server will send no more for a step."""
-        session = self._linked(run, "give_up")
-        if session is not None:
-            session.twins.given_up(channel)
-
-    def _linked(self, run: bytes, what: str) -> _Session | None:
-        """The run of a message that its other server alone may send."""
-        session = self._sessions.get(run)
-        if session is not None:
-            self._cluster.require(session.seats.servers[session.me.other], what)
-        return session
+    def _linked(self, name: bytes, what: str) -> Twins | None:
+        session = self._sessions.get(name)
+        if session is None:
+            return None
+        self._cluster.require(session.seats.servers[session.me.other], what)
+        return session.twins

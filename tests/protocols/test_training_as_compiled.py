@@ -10,6 +10,7 @@ import pytest
 from keras import layers, losses, metrics
 from training_deployment import SCALE, Trainers
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan
@@ -20,7 +21,7 @@ from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_features, check_targets, check_told
 from protocols.training.step import step
-from protocols.training.terms import SharedArray, Terms, check
+from protocols.training.terms import Terms, check
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 RANDOM = np.random.default_rng(5)
@@ -49,7 +50,7 @@ def model(outputs=3, last=None, hidden=(), optimizer=None, **settings):
 
 def stored(name, array):
     values, content = encoded(name, np.asarray(array), None)
-    return values, SharedArray(described(name, values, content, handle=name.encode()), b"")
+    return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
 
 
 def trained(built, y):
@@ -58,7 +59,7 @@ def trained(built, y):
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
     check_targets(expects(built), labels)
     check_told(made.loss, labels)
-    terms = Terms(b"run", made, features.column, labels.column, BATCH, None, 1 << 29, False, "model")
+    terms = Terms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
     check(terms)
     made = msgspec.structs.replace(made, optimizer=scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0)))
     targets = terms.targets(targets)
@@ -385,7 +386,7 @@ def test_whole_features_of_one_column_are_named(features, monkeypatch):
 
 
 def images(shape):
-    return SharedArray(described("x", *encoded("x", RANDOM.normal(size=(4, *shape)), None), handle=b"", example=shape), b"")
+    return SharedDataset(described("x", *encoded("x", RANDOM.normal(size=(4, *shape)), None), handle=b"", example=shape), b"")
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (5, 6, 3), (6, 15), (90, 1, 2)])
@@ -398,5 +399,5 @@ def test_images_with_their_axes_in_another_order_are_refused(shape):
 def test_images_that_are_the_same_when_they_are_flat_are_taken(shape):
     check_features(
         (6, 5, 3),
-        SharedArray(described("x", encoded("x", np.zeros((4, 90)) + X[:4, :1], None)[0], "numbers", handle=b"", example=shape), b""),
+        SharedDataset(described("x", encoded("x", np.zeros((4, 90)) + X[:4, :1], None)[0], "numbers", handle=b"", example=shape), b""),
     )

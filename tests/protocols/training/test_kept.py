@@ -15,18 +15,21 @@ from deployment import key
 from inner_workers import inner_workers
 from protocols.authority.membership import SERVER
 from protocols.authority.rights import digest, new_secret, right_at, shows
+from protocols.datasets.dataset import Dataset, records
+from protocols.datasets.joined import joined, put_together
+from protocols.datasets.use import Stretch, Use, check_steps
 from protocols.errors import Altered, InputError, NotGranted, UnknownData, VaultError
 from protocols.owner.kept_versions import Kept, current, keepers
-from protocols.storage.kept import DATA, RUN, About, Progress, Stretch, Use, check_steps, joined, put_together, records, run_name
+from protocols.storage.renewal import change
 from protocols.storage.vault import Label, Vault
-from protocols.training.terms import Column
-from protocols.workers.keeper import Keeper, Version, _change
+from protocols.storage.versions import DATA, RUN, About, Progress, run_name
+from protocols.workers.keeper import Keeper, Version
 
 IDS = records("abcd")
 
 
 def column(name, rows=4, columns=2, content="numbers", ids=b""):
-    return Column(name, (rows, columns), content, b"", ids)
+    return Dataset(name, (rows, columns), content, b"", ids)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
@@ -47,7 +50,7 @@ def test_labels_of_owners_who_know_fewer_classes():
 
 
 def test_images_of_owners_have_their_axes_in_one_order():
-    one, other = (Column(name, (2, 90), "numbers", b"", example=shape) for name, shape in (("a", (6, 5, 3)), ("b", (3, 6, 5))))
+    one, other = (Dataset(name, (2, 90), "numbers", b"", example=shape) for name, shape in (("a", (6, 5, 3)), ("b", (3, 6, 5))))
     with pytest.raises(
         InputError, match=r"'a' and 'b' do not fit below each other: their examples had the shapes \(6, 5, 3\) and \(3, 6, 5\)"
     ):
@@ -120,15 +123,15 @@ def test_the_newest_version_that_all_have_is_current():
 
 def test_what_a_refresh_adds_changes_no_value():
     """m' - lambda' = m - lambda, the halves stay halves, and zero shares cancel."""
-    masked = [_change(key("k"), "masked", (5, 2), party) for party in (0, 1)]
-    halves = [_change(key("k"), "mask", (5, 2), party) for party in (0, 1)]
+    masked = [change(key("k"), "masked", (5, 2), party) for party in (0, 1)]
+    halves = [change(key("k"), "mask", (5, 2), party) for party in (0, 1)]
     np.testing.assert_array_equal(*masked)
-    np.testing.assert_array_equal(halves, [_change(key("k"), name, (5, 2), 2) for name in ("mask0", "mask1")])
+    np.testing.assert_array_equal(halves, [change(key("k"), name, (5, 2), 2) for name in ("mask0", "mask1")])
     np.testing.assert_array_equal(halves[0] + halves[1], masked[0])
-    weights = [_change(key("k"), "kernel0", (5, 2), party) for party in (0, 1)]
+    weights = [change(key("k"), "kernel0", (5, 2), party) for party in (0, 1)]
     assert not (weights[0] + weights[1]).any()
     assert all(change.all() for change in (*masked, *halves, *weights))
-    assert not (weights[0] == _change(key("k"), "bias0", (5, 2), 0)).any()
+    assert not (weights[0] == change(key("k"), "bias0", (5, 2), 0)).any()
 
 
 class Saying(Keeper):

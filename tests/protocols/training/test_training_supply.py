@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from deployment import key
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import widened
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.mpc.parties.material import Material
 from protocols.training.networks.layers import Dense
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan
-from protocols.training.terms import Column, Steps, Terms, widened
+from protocols.training.terms import Steps, Terms
 from protocols.workers.supply import Supply
 
 PLAN = Plan((Dense((4,), 3, True),), "crossentropy", GradientDescent(0.1))
 
 
 def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, memory: int = 1 << 20, classes: int = 3) -> Terms:
-    x = Column("x", (examples, 4), "numbers", key("x"))
-    y = Column("y", (examples, classes), "labels", key("y"))
+    x = Dataset("x", (examples, 4), "numbers", key("x"))
+    y = Dataset("y", (examples, classes), "labels", key("y"))
     return Terms(key("s"), PLAN, x, y, batch, order, memory, False, "net")
 
 
