@@ -219,8 +219,8 @@ class _Session:
             AggregationError: the servers do not agree, or too few were admitted.
         """
         await asyncio.gather(*self._admissions)
-        first = await self.vectors.open(self._session.handle, self._at_vectors)
-        second = await self.seeds.open(self._session.handle, self._at_seeds)
+        handle = self._session.handle
+        first, second = await at_once(self.vectors.open(handle, self._at_vectors), self.seeds.open(handle, self._at_seeds))
         if first.shape != second.shape or first.dtype != second.dtype:
             raise AggregationError("the halves of the sum do not fit together")
         total: Vector = first + second

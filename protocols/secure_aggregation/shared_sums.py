@@ -17,10 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from protocols.errors import AggregationError
+from protocols.mpc.parties.exchange import Party, exchange
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.quantisation import Vector, word_type
 
 SEED_BYTES = 32
+DIGEST_WORDS = 4
+"""Ring words of what two servers compare."""
 NONCE_BYTES = 16
 WAITING = 256
 """How many parts may wait to be admitted; more are refused."""
@@ -200,3 +203,19 @@ class Half:
         """Forgets what was admitted; what waits goes on waiting."""
         self._admitted, self._seeds = {}, {}
         self._sum = np.zeros(self.terms.length, word_type(self.terms.word))
+
+
+async def agreed(me: Party, half: Half) -> bytes:
+    """Refuse to open a sum unless the other server sums the same vectors; return the digest of these.
+
+    **Rounds**: 1. **Bytes**: 32 each way. **Leaks**: whether the two are the same.
+
+    Raises:
+        AggregationError: it sums others, or too few count.
+    """
+    digest = half.digest()
+    words = np.frombuffer(digest, "<u8").astype(np.uint64)
+    received = await exchange({me.other: words}, awaiting={me.other})
+    if not np.array_equal(received[me.other], words):
+        raise AggregationError("the two servers do not sum the same vectors: nothing is opened")
+    return digest
