@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, caller, message
-from protocols.authority.membership import OTHER_SERVER, OWNER, SERVER, Membership
+from protocols.authority.membership import OWNER, SERVER, Membership
 from protocols.authority.presence import Presence
 from protocols.authority.rights import shows
 from protocols.authority.seats import THIRD, Seats
@@ -224,13 +224,12 @@ class Keeper(Linked):
         self._cluster.require(name[0], what)
         return self._twins(name[0])
 
-    @message(reentrant=True, by=OTHER_SERVER)
-    def deliver(self, name: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+    def _arrived(self, name: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         """Take the seed of another worker for a new version, perhaps before anybody has asked for it here."""
         shapes = [array.shape for array in arrays]
         if shapes != [SEED_SHAPE]:
             raise InputError(f"arrays of shapes {shapes} arrived for a new version; one seed of two words is needed")
-        super().deliver(name, channel, number, arrays)
+        super()._arrived(name, channel, number, arrays)
 
     def _rewrite(self, old: Label, new: Label, about: About, party: int, key: bytes) -> None:
         _, arrays = self._holdings.vault.read(old)

@@ -61,6 +61,9 @@ class Linked(Actor):
     @message(reentrant=True, by=OTHER_SERVER)
     def deliver(self, name: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         """Take one round of a computation; of a link that has ended, nothing."""
+        self._arrived(name, channel, number, arrays)
+
+    def _arrived(self, name: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
         twins = self._linked(name, "deliver")
         if twins is not None:
             twins.inboxes.put(channel, number, arrays)
