@@ -9,7 +9,7 @@ from protocols.datasets.dataset import SharedDataset
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.stored import described, encoded
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.terms import Terms, check
+from protocols.training.terms import TrainingTerms, check
 
 HELD: dict[bytes, np.ndarray] = {}
 
@@ -39,7 +39,7 @@ class SimulatedRun:
 
     def _epoch(self, plan, data, batch, epoch, values, *, summed=()):
         x, y, *weights = [array.dataset for array in data]
-        terms = Terms(b"run", plan, x, y, batch, None, 1 << 30, False, "model", w=weights[0] if weights else None)
+        terms = TrainingTerms(b"run", plan, x, y, batch, None, 1 << 30, False, "model", w=weights[0] if weights else None)
         check(terms)
         arrays = {name: HELD[dataset.handle] for name, dataset in terms.datasets.items()}
         sums = {}

@@ -272,6 +272,45 @@ def room(file: Path) -> str:
     return f"{folder}/{file.stem}" if f"{folder}/{file.stem}" in ROOMS else f"{folder}/top"
 
 
+TWICE = {
+    "BudgetSpent": "an error that users catch, of `protocols` and of `privacy`",
+    "ModelRefused": "an error that users catch, of `federated` and of `privacy`",
+    "NameTaken": "an error that users catch, of `actors` and of `protocols`",
+    "SettingError": "an error that users catch, of `federated` and of `privacy`",
+    "TooLarge": "an error that users catch, of `actors` and of `protocols`",
+    "Cluster": "what users write, awaited and blocking",
+    "Grant": "an owner's right to give away; examples of a chunk in `serving/pool.py`, to be renamed",
+    "Call": "a frame of `actors`; a call of a Keras operation in `lowering/rules`, to be renamed",
+    "Affine": "a node of a network; a value of the engine",
+    "Builder": "of nodes; of circuits",
+    "Conv2D": "an operation with private weights; a layer that is trained",
+    "Dense": "an operation with private weights; a layer that is trained",
+    "Largest": "a node: the largest of several values; an operation: where the largest element is",
+    "Layer": "of a layer's proof in `lowering/scales`; a layer that is trained",
+    "Softmax": "a node; a function with its way back",
+    "Sum": "a node; an operation",
+    "Value": "a value with its range, while integers are written; a value of the engine",
+}
+"""Classes of one name in two files, and why. What is not public waits for the one set of operations of trainings and predictions."""
+
+
+def classes() -> dict[str, list[str]]:
+    """Each class of the packages by its name: the files that define one."""
+    found: dict[str, list[str]] = {}
+    for file in MODULES.values():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(file.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_a_word_means_one_thing_no_class_name_is_there_twice():
+    twice = {name: files for name, files in classes().items() if len(files) > 1}
+    assert not {name: files for name, files in twice.items() if name not in TWICE}
+    assert set(TWICE) <= set(twice), "that is there once: take it out of the list"
+    assert all(len(files) == 2 for files in twice.values()), twice
+
+
 def circles(nodes, arrows) -> list[set]:
     """Whoever is left when those without arrows from or to the rest are taken away, again and again."""
     left = set(nodes)

@@ -15,7 +15,7 @@ from typing import Any
 
 from actors import Caller, NotAllowed
 from actors.address import Address
-from federated.consent.release import COARSEST, LONGEST_RUN, MOST_ROUNDS, Release, Work, _unknown, private_steps, reach, released
+from federated.consent.release import COARSEST, LONGEST_RUN, MOST_ROUNDS, TaskRelease, Work, _unknown, private_steps, reach, released
 from federated.consent.served import Served
 from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models import blueprint
@@ -122,7 +122,7 @@ class Policy:
         if self.servers is not None and not {server.rpartition("/")[0] for server in servers} <= set(self.servers):
             raise _forbids("servers of a sum other than those it was given the addresses of")
 
-    def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
+    def check(self, task: Task, release: TaskRelease, examples: int, *, hidden: bool) -> None:
         """Refuse a task that it does not agree to.
 
         Args:
@@ -141,7 +141,7 @@ class Policy:
         if self.noise and not (release.noisy and self._is_enough(release, _values(task), hidden=hidden)):
             raise _forbids(f"updates with less noise of its own than {self.noise:g} times their bound")
 
-    def _is_enough(self, release: Release, values: int, *, hidden: bool) -> bool:
+    def _is_enough(self, release: TaskRelease, values: int, *, hidden: bool) -> bool:
         if release.work is Work.DPSGD or release.bound is None:
             return release.training.noise_multiplier >= self.noise
         return hidden or release.bound.stddev >= self.noise * reach(release.bound, values)
@@ -226,7 +226,7 @@ class Admission:
         self._count("training", task)
         self._spend(release, examples, _values(task))
 
-    def _spend(self, release: Release, examples: int, values: int) -> None:
+    def _spend(self, release: TaskRelease, examples: int, values: int) -> None:
         if self._ledger is None:
             return
         spent = release.event(self._ledger.unit, examples=examples, values=values)

@@ -17,7 +17,7 @@ WEIGHT_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scaling:
     """Of columns: what is stored is (x - center) * factor.
 
     Attributes:
@@ -29,7 +29,7 @@ class Scale:
     factor: Array
 
     @classmethod
-    def none(cls, columns: int) -> Scale:
+    def none(cls, columns: int) -> Scaling:
         """Return that of numbers that are stored as they are."""
         return cls(np.zeros(columns), np.ones(columns))
 
@@ -65,7 +65,7 @@ class Basis:
         return cls(np.zeros(columns), np.eye(columns))
 
 
-def based(rows: Array, scale: Scale, stored: Array, bits: float) -> tuple[Basis, Array]:
+def based(rows: Array, scale: Scaling, stored: Array, bits: float) -> tuple[Basis, Array]:
     """How features that are here are stored, and what is, (n, columns).
 
     Columns are stored one by one if they are unlike each other. Columns that nearly follow from each other would be told apart by their

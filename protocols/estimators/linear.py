@@ -12,7 +12,7 @@ import numpy.typing as npt
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.data import Basis, Scale, based
+from protocols.estimators.data import Basis, Scaling, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
@@ -175,7 +175,7 @@ class _Prepared:
             scale, columns, moved = self._columns(rows, rows_weights, own)
             self.x, features = based(moved, scale, columns, self._bits)
         if isinstance(y, SharedDataset):
-            self.y, targets = Scale.none(self._numbers(y).shape[1]), y
+            self.y, targets = Scaling.none(self._numbers(y).shape[1]), y
             self.squares = np.full(y.shape[1], np.nan)
         else:
             self.y, targets, _ = self._columns(forms.table("y", self._targets(y)), rows_weights, own)
@@ -208,16 +208,16 @@ class _Prepared:
             raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
         return data
 
-    def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scale, Array, Array]:
+    def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scaling, Array, Array]:
         """How columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where the weight in `own` is 0."""
         counts = np.ones(len(rows), bool) if own is None else own > 0
         if not counts.any():  # the sums will tell
-            return Scale.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
+            return Scaling.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
         some, root = rows[counts], np.ones((len(rows), 1)) if weights is None else np.sqrt(weights * self.largest_weight).reshape(-1, 1)
         center = np.average(some, 0, None if weights is None else weights[counts]) if self._centred else np.zeros(rows.shape[1])
         reach = (np.abs(some - center) * root[counts]).max(0)
         reach[reach <= 1e-12 * (np.abs(some) * root[counts]).max(0)] = 0.0  # a constant column, but for how its mean is rounded
-        scale = Scale(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
+        scale = Scaling(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
         moved = np.zeros(rows.shape)
         moved[counts] = np.where(reach > 0, some - center, 0.0) * root[counts]
         return scale, moved * scale.factor, moved

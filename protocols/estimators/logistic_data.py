@@ -12,13 +12,13 @@ import numpy as np
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
 from protocols.estimators import data as forms
-from protocols.estimators.data import Scale
+from protocols.estimators.data import Scaling
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
-from protocols.training.regression.moments import Asked as Sum
+from protocols.training.regression.moments import Asked
 
 HARDEST = 2.0**23
 """The largest strength of the penalty beside the sum of losses, of columns as they are stored, for which they are made larger."""
@@ -33,7 +33,7 @@ def is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
+class DataSettings:
     """What of the settings of a fit the data depend on.
 
     Attributes:
@@ -64,7 +64,7 @@ class Facts:
     intercept: float
 
 
-class Prepared:
+class LogisticData:
     """Data of a fit as they are stored.
 
     Attributes:
@@ -76,7 +76,7 @@ class Prepared:
         largest_weight: what a weight of 1 of the user is stored as.
     """
 
-    def __init__(self, model: Asked, run: Run, examples: int) -> None:
+    def __init__(self, model: DataSettings, run: Run, examples: int) -> None:
         self._model, self._run, self.examples = model, run, examples
         self.classes: tuple[float, ...] = ()
         self.largest_weight, self._checked = 1.0, False
@@ -98,7 +98,7 @@ class Prepared:
             self.largest_weight = 1 / own.max()
             column = forms.storable(own)
         if isinstance(x, SharedDataset):
-            self.x, features = Scale.none(x.shape[1]), x
+            self.x, features = Scaling.none(x.shape[1]), x
         else:
             self.x, self._here = self._scaled(forms.table("x", x))
             features = await self._run.store("features", self._here)
@@ -110,7 +110,7 @@ class Prepared:
         else:
             self.arrays = (features, targets)
 
-    def _scaled(self, rows: Array) -> tuple[Scale, Array]:
+    def _scaled(self, rows: Array) -> tuple[Scaling, Array]:
         """How features that are here are stored, and what is: 0 where the weight of an example is.
 
         Their weighted mean is subtracted, which an intercept takes back, since it has no penalty; each column is multiplied by a power of
@@ -128,7 +128,7 @@ class Prepared:
         strength = self._model.strength(float(weights.sum()))  # the penalty beside the sum of losses
         if strength > 0:
             power = np.minimum(power, max(0.0, math.floor(math.log2(HARDEST / strength) / 2)))
-        scale = Scale(center, np.where(reach > 0, 2.0**power, 1.0))
+        scale = Scaling(center, np.where(reach > 0, 2.0**power, 1.0))
         stored = np.zeros(rows.shape)
         stored[counts] = np.where(reach > 0, scale.stored(some), 0.0)
         return scale, stored
@@ -223,7 +223,7 @@ class Prepared:
 
     async def facts(self) -> Facts:
         """Facts in the clear where the data are here, and opened sums of what is not."""
-        asks: list[Sum] = []
+        asks: list[Asked] = []
         shared_labels = self._model.class_weight is not None and self._weights is None
         if self._checked:
             asks.append("weight")

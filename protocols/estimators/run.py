@@ -21,7 +21,7 @@ from protocols.owner.fitting import MEMORY, Running, begun
 from protocols.owner.stored import training_servers
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.terms import Terms
+from protocols.training.terms import TrainingTerms
 from protocols.workers.training_server import TrainingServer
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Run:
     async def _begun(self, plan: Moments | Logistic, data: tuple[SharedDataset, ...], batch: int, model: tuple[bytes, bytes]) -> Running:
         x, y, *weights = [array.dataset for array in data]
         w = weights[0] if weights else None
-        terms = Terms(os.urandom(16), plan, x, y, batch, None, MEMORY, self._cluster.equals, self._name, w=w)
+        terms = TrainingTerms(os.urandom(16), plan, x, y, batch, None, MEMORY, self._cluster.equals, self._name, w=w)
         return await begun(self._cluster, terms, data, model, None)
 
     async def _removed(self, model: tuple[bytes, bytes]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from protocols.errors import WorkerLost
 from protocols.link import agreement
 from protocols.link.seal import Seal
-from protocols.link.threads import Run
+from protocols.link.threads import Runner
 from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ async def drive(
     dealt: int,
     patience: float,
     received: Ring | None = None,
-    run: Run | None = None,
+    run: Runner | None = None,
 ) -> tuple[T, Cost]:
     """Runs a protocol to its end: one message each way a round.
 

@@ -21,7 +21,7 @@ from protocols.concurrency import at_once
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import CheckpointError
 from protocols.mpc.parties.keystream import fresh_key
-from protocols.owner.kept_versions import Kept, at_all, keepers, renewed
+from protocols.owner.kept_versions import VersionedShares, at_all, keepers, renewed
 from protocols.storage.vault import Label, locked, replace
 from protocols.storage.versions import RUN, Progress, run_name
 from protocols.training.terms import AnyPlan
@@ -32,13 +32,13 @@ SERVERS = 2
 """The parties that keep a share of a training."""
 
 
-class _Run(msgspec.Struct, frozen=True):
+class _SavedRun(msgspec.Struct, frozen=True):
     """What is in the file.
 
     Attributes:
         settings: a digest of all that must be the same when the training is resumed.
         right: secret from which the rights to the shares follow, another one for each server.
-        order: see `Terms.order`.
+        order: see `TrainingTerms.order`.
         model: the name under which it was shared.
         begun: whether there is a first checkpoint.
     """
@@ -84,7 +84,9 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be used for checkpoints: {error}") from None
         try:
-            self._run = self._found(settings, resume) or _Run(settings, secrets.token_bytes(32), fresh_key() if shuffle else None, model)
+            self._run = self._found(settings, resume) or _SavedRun(
+                settings, secrets.token_bytes(32), fresh_key() if shuffle else None, model
+            )
             self._write(self._run)
         except BaseException:
             self.close()
@@ -104,12 +106,12 @@ class Checkpoints:
         """Whether there is a first one."""
         return self._run.begun
 
-    def _found(self, settings: bytes, resume: bool) -> _Run | None:
+    def _found(self, settings: bytes, resume: bool) -> _SavedRun | None:
         if not self._file.exists():
             return None
         folder = self._file.parent
         try:
-            run = msgspec.json.decode(self._file.read_bytes(), type=_Run)
+            run = msgspec.json.decode(self._file.read_bytes(), type=_SavedRun)
         except (OSError, msgspec.MsgspecError) as error:
             raise CheckpointError(f"{self._file} is no training, or is damaged: {error}; give another folder") from None
         if run.begun and not resume:
@@ -121,7 +123,7 @@ class Checkpoints:
             )
         return run if resume and run.settings == settings else None
 
-    def _write(self, run: _Run) -> None:
+    def _write(self, run: _SavedRun) -> None:
         try:
             replace(self._file, msgspec.json.encode(run))
         except OSError as error:
@@ -133,9 +135,9 @@ class Checkpoints:
         """At server 0 and at server 1."""
         return [right_at(self._run.right, place) for place in self._places]
 
-    async def _kept(self) -> Kept:
+    async def _kept(self) -> VersionedShares:
         keeping = await keepers(self._cluster, self._addresses, SERVERS)
-        return Kept(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
+        return VersionedShares(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
 
     async def restore(self, plan: AnyPlan, handle: bytes, secret: bytes) -> Progress | None:
         """Has both servers hold the model of the last checkpoint, under new shares; None if the training has not begun.
@@ -192,7 +194,7 @@ async def discard(cluster: ThreeWorkers, folder: str | os.PathLike[str]) -> None
     """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
     path = Path(folder) / FILE
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=_Run)
+        run = msgspec.json.decode(path.read_bytes(), type=_SavedRun)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder} holds no training: {error}") from None
     addresses = cluster.addresses_for(run.model)

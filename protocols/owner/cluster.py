@@ -11,7 +11,7 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.datasets.dataset import SharedDataset
 from protocols.datasets.use import Use
 from protocols.owner import checkpoints, deposits, stored
-from protocols.owner.deposits import Deposited, Grant, Granting
+from protocols.owner.deposits import Deposited, Grant, GrantSource
 
 
 class Cluster(ThreeWorkers):
@@ -106,7 +106,7 @@ class Cluster(ThreeWorkers):
         """
         return await deposits.deposit(self, name, array, classes=classes, ids=ids, allow=allow, use=use)
 
-    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedDataset:
+    async def load(self, *names: str, axis: int = 0, grants: GrantSource | Iterable[GrantSource] = ()) -> SharedDataset:
         """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.
 
         All parts are re-randomised: files that somebody copied before are worth nothing beside those of afterwards.

@@ -20,11 +20,11 @@ from protocols.datasets.joined import joined
 from protocols.datasets.masked import mask
 from protocols.datasets.use import Use
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
-from protocols.owner.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
+from protocols.owner.kept_versions import ATTEMPTS, VersionedShares, at_all, keepers, renewed
 from protocols.owner.stored import described, encoded
 from protocols.storage.vault import NAME, Label, replace
 from protocols.storage.versions import DATA, About
-from protocols.workers.keeper import Keeper, Part
+from protocols.workers.keeper import GrantedVersion, Keeper
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class Grant(msgspec.Struct, frozen=True):
         return f"Grant({self.name!r}{', its owner' if self.own else ''})"
 
 
-Granting: TypeAlias = Grant | str | os.PathLike[str]
+GrantSource: TypeAlias = Grant | str | os.PathLike[str]
 """A grant, a file of grants, or a folder of such files."""
 
 
@@ -173,7 +173,7 @@ async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
     return listed
 
 
-async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedDataset:
+async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: GrantSource | Iterable[GrantSource]) -> SharedDataset:
     """Finds data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
     places, none = cluster.seats_for("").all, [b""] * 3
@@ -185,14 +185,14 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
     digests = [digest_at(secret, place) for place in places]
     for attempt in range(1, ATTEMPTS + 1):
         joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
-        kept = [Kept(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
+        kept = [VersionedShares(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
         versions = [await renewed(one, DATA, name) for one, name in zip(kept, rights, strict=True)]
         try:
             placed = await at_all(
                 cluster.addresses,
                 *(
                     keeper.place(
-                        [Part(version.label, one.rights[party]) for version, one in zip(versions, kept, strict=True)],
+                        [GrantedVersion(version.label, one.rights[party]) for version, one in zip(versions, kept, strict=True)],
                         axis,
                         handle,
                         digests[party],
@@ -231,7 +231,7 @@ def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:
         raise VaultError(f"{path} cannot be written: {error}") from None
 
 
-def read_grants(grants: Granting | Iterable[Granting]) -> dict[str, Grant]:
+def read_grants(grants: GrantSource | Iterable[GrantSource]) -> dict[str, Grant]:
     """All grants by name. One that may remove is taken before one that may not.
 
     Raises:

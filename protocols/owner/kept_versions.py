@@ -76,7 +76,7 @@ def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Lab
     return version, Label(newest.kind, newest.name, newest.serial + 1, secrets.token_bytes(16))
 
 
-class Kept(NamedTuple):
+class VersionedShares(NamedTuple):
     """Something that workers keep, as whoever may use it sees it.
 
     Attributes:
@@ -113,7 +113,7 @@ class Kept(NamedTuple):
         return await at_all(self.addresses, *(keeper.versions(kind, name) for keeper in self.keeping))
 
 
-async def renewed(kept: Kept, kind: str, name: str) -> Version:
+async def renewed(kept: VersionedShares, kind: str, name: str) -> Version:
     """The current version, re-randomised.
 
     Raises:

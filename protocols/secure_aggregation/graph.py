@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from protocols.errors import AggregationError
-from protocols.secure_aggregation.session import Terms
+from protocols.secure_aggregation.session import AggregationTerms
 
 ATTEMPTS = 8
 """Sessions that an owner begins with one update."""
@@ -66,7 +66,7 @@ class Graph:
         AggregationError: a nonce is missing, or is another than the owner has committed to.
     """
 
-    def __init__(self, terms: Terms, nonces: Sequence[bytes] = ()) -> None:
+    def __init__(self, terms: AggregationTerms, nonces: Sequence[bytes] = ()) -> None:
         self._terms, self._owners, self._reach = terms, len(terms.roster), terms.degree // 2
         self._order: list[int] | None = None
         if terms.complete:

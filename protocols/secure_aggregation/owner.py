@@ -24,7 +24,7 @@ from protocols.errors import AggregationError
 from protocols.quantisation import Vector
 from protocols.secure_aggregation import graph, shamir
 from protocols.secure_aggregation.masks import add_masks, agreed, seal, unseal
-from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
+from protocols.secure_aggregation.session import Advertisement, AggregationTerms, Confirmation, MaskedVector, Opened, Shares
 
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")
 
@@ -34,7 +34,7 @@ BOX_BYTES = 2 * DIGEST_BYTES + 2 * 8 * shamir.LIMBS + 16
 """What an owner gives a neighbour: digests of two shares, and the shares themselves, sealed."""
 
 
-class Owner:
+class AggregationOwner:
     """One owner in one session.
 
     Args:
@@ -46,7 +46,7 @@ class Owner:
         AggregationError: the identity is not on the roster, or the terms have another commitment.
     """
 
-    def __init__(self, terms: Terms, identity: Ed25519PrivateKey, nonces: graph.Nonces | None = None) -> None:
+    def __init__(self, terms: AggregationTerms, identity: Ed25519PrivateKey, nonces: graph.Nonces | None = None) -> None:
         public = identity.public_key().public_bytes_raw()
         if public not in terms.roster:
             raise AggregationError("this owner is not on the roster of the session")
@@ -63,7 +63,7 @@ class Owner:
         self._step = 0
 
     def __repr__(self) -> str:
-        return f"Owner({self.number} of {len(self.terms.roster)})"
+        return f"AggregationOwner({self.number} of {len(self.terms.roster)})"
 
     def _enter(self, step: str) -> None:
         if self._step >= len(STEPS) or STEPS[self._step] != step:
@@ -109,7 +109,7 @@ class Owner:
     def _channel(self, v: int) -> bytes:
         return agreed(self._share_key, self._advertised[v].share_key, self.terms.identifier, "shares")
 
-    def mask(self, sealed: Mapping[int, bytes], vector: Vector) -> Masked:
+    def mask(self, sealed: Mapping[int, bytes], vector: Vector) -> MaskedVector:
         """Step 2: the masked vector.
 
         Args:
@@ -135,7 +135,7 @@ class Owner:
             signs[seed] = 1 if v > self.number else -1
         y = vector.copy()
         add_masks(y, signs)
-        return Masked(self.number, y)
+        return MaskedVector(self.number, y)
 
     def confirm(self, survivors: Sequence[int]) -> Confirmation:
         """Step 3: signs the set of owners whose vectors the server says it has.
@@ -194,30 +194,30 @@ def digest(share: shamir.Field) -> bytes:
     return hashlib.sha256(b"confide share" + share.tobytes()).digest()
 
 
-def fixed(terms: Terms, owner: int, own_mask: bytes) -> bytes:
+def fixed(terms: AggregationTerms, owner: int, own_mask: bytes) -> bytes:
     """What an owner advertises of the seed of its own mask, so that nobody can make it another one later."""
     return hashlib.sha256(b"confide own mask" + terms.identifier + owner.to_bytes(4, "big") + own_mask).digest()
 
 
-def advertised(terms: Terms, one: Advertisement) -> bytes:
+def advertised(terms: AggregationTerms, one: Advertisement) -> bytes:
     """What the signature of an advertisement covers."""
     fields = msgspec.msgpack.encode((one.share_key, one.mask_key, one.own_mask, one.nonce))
     return b"advertise" + terms.identifier + one.owner.to_bytes(4, "big") + fields
 
 
-def confirmed(terms: Terms, survivors: frozenset[int]) -> bytes:
+def confirmed(terms: AggregationTerms, survivors: frozenset[int]) -> bytes:
     """What the signature of a confirmation covers."""
     return b"confirm" + terms.identifier + np.sort(np.fromiter(survivors, ">u4", len(survivors))).tobytes()
 
 
-def _verified(terms: Terms, owner: int, signature: bytes, message: bytes) -> None:
+def _verified(terms: AggregationTerms, owner: int, signature: bytes, message: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(terms.roster[owner]).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise AggregationError(f"the signature of owner {owner} is forged, or of another session") from None
 
 
-def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Collection[int]) -> dict[int, Advertisement]:
+def checked(terms: AggregationTerms, advertisements: Sequence[Advertisement], *, among: Collection[int]) -> dict[int, Advertisement]:
     """Advertisements by owner.
 
     Raises:
@@ -237,7 +237,9 @@ def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Col
     return found
 
 
-def verify_confirmations(terms: Terms, survivors: frozenset[int], confirmations: Sequence[Confirmation], *, among: Collection[int]) -> None:
+def verify_confirmations(
+    terms: AggregationTerms, survivors: frozenset[int], confirmations: Sequence[Confirmation], *, among: Collection[int]
+) -> None:
     """Checks that as many neighbours as can open a secret signed this very set (Bell et al., 2020, algorithm 3, round 5).
 
     Raises:

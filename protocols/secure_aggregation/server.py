@@ -20,7 +20,7 @@ from protocols.secure_aggregation import shamir
 from protocols.secure_aggregation.graph import Graph
 from protocols.secure_aggregation.masks import add_masks, agreed
 from protocols.secure_aggregation.owner import BOX_BYTES, DIGEST_BYTES, checked, digest, fixed
-from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
+from protocols.secure_aggregation.session import Advertisement, AggregationTerms, Confirmation, MaskedVector, Opened, Shares
 from protocols.secure_aggregation.shamir import Field
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ SUBSETS = 256
 """How many sets of shares are tried, if those of an owner do not belong together."""
 
 
-class Server:
+class AggregationServer:
     """One session at the server. After each round it says what to relay.
 
     Attributes:
@@ -39,7 +39,7 @@ class Server:
         nonces: of all owners, to relay to each with the advertisements; none if everybody masks with everybody.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: AggregationTerms) -> None:
         self.terms = terms
         self.left_out: dict[int, str] = {}
         self.faults: dict[int, str] = {}
@@ -96,7 +96,7 @@ class Server:
         self._enough_neighbours(self._sealed, "shared their secrets")
         return {u: {v: self._sealed[v][u] for v in self._neighbours(u) if v in self._sealed} for u in self._sealed}
 
-    def add(self, masked: Masked) -> None:
+    def add(self, masked: MaskedVector) -> None:
         """Round 2, for each vector as it arrives: adds it up and forgets it.
 
         Raises:

@@ -23,7 +23,7 @@ SMALLEST_COHORT = 3
 
 
 @dataclass(frozen=True)
-class Terms:
+class AggregationTerms:
     """The public parameters of a session.
 
     Attributes:
@@ -120,13 +120,13 @@ def terms(
     word: int = 64,
     task: bytes = b"",
     commitments: Sequence[bytes] = (),
-) -> Terms:
+) -> AggregationTerms:
     """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
     n = len(roster)
     degree = usual_degree(n) if degree is None else degree
     smallest = usual_cohort(n) if cohort is None else cohort
     committed = () if degree == n - 1 else tuple(commitments)
-    return Terms(label, tuple(roster), length, 2 * degree // 3 + 1, smallest, degree, word, task, committed)
+    return AggregationTerms(label, tuple(roster), length, 2 * degree // 3 + 1, smallest, degree, word, task, committed)
 
 
 class Advertisement(msgspec.Struct, frozen=True):
@@ -150,14 +150,14 @@ class Shares(msgspec.Struct, frozen=True):
     sealed: dict[int, bytes]
 
 
-class Masked(msgspec.Struct, frozen=True):
+class MaskedVector(msgspec.Struct, frozen=True):
     """Round 2, owner to server: the masked vector."""
 
     owner: int
     vector: np.ndarray[Any, np.dtype[Any]]
 
     def __repr__(self) -> str:
-        return f"Masked(owner={self.owner})"
+        return f"MaskedVector(owner={self.owner})"
 
 
 class Confirmation(msgspec.Struct, frozen=True):

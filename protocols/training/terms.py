@@ -22,7 +22,7 @@ MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
 
 
-class Terms(msgspec.Struct, frozen=True):
+class TrainingTerms(msgspec.Struct, frozen=True):
     """One run of training. None of it is a right: who may do what is checked by who asks, and what it shows.
 
     Attributes:
@@ -52,7 +52,7 @@ class Terms(msgspec.Struct, frozen=True):
     w: Dataset | None = None
 
     def __repr__(self) -> str:
-        return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
+        return f"TrainingTerms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
 
     @property
     def datasets(self) -> dict[str, Dataset]:
@@ -88,7 +88,7 @@ class Terms(msgspec.Struct, frozen=True):
         return batches * self.plan.repeats(epoch)
 
 
-class Report(msgspec.Struct, frozen=True):
+class StepsReport(msgspec.Struct, frozen=True):
     """One server's part of some steps of an epoch.
 
     Attributes:
@@ -114,7 +114,7 @@ class Report(msgspec.Struct, frozen=True):
     seal: bytes
 
 
-def check_held(terms: Terms, *held: tuple[int, ...]) -> None:
+def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
     """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them.
 
     Raises:
@@ -125,7 +125,7 @@ def check_held(terms: Terms, *held: tuple[int, ...]) -> None:
         raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
 
 
-def check(terms: Terms) -> None:
+def check(terms: TrainingTerms) -> None:
     """Refuses data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
@@ -159,7 +159,7 @@ def check(terms: Terms) -> None:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
 
 
-def _check_weights(terms: Terms) -> None:
+def _check_weights(terms: TrainingTerms) -> None:
     w, wanted = terms.w, not isinstance(terms.plan, Plan) and terms.plan.weighted
     if (w is not None) != wanted:
         raise InputError("weights of examples were named for a plan without, or the other way round")
@@ -172,7 +172,7 @@ def _check_weights(terms: Terms) -> None:
     check_records(terms.x, w)
 
 
-class Steps:
+class StepCircuits:
     """The circuits of the steps of a run: one for whole batches, one for the last.
 
     Raises:
@@ -180,7 +180,7 @@ class Steps:
         ModelError: the plan has no circuit.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: TrainingTerms) -> None:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
         self._plan = terms.plan

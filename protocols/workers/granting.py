@@ -18,7 +18,7 @@ import numpy.typing as npt
 from actors import ActorError, Caller
 from protocols.errors import Busy
 from protocols.serving.pool import Pool
-from protocols.serving.requests import Part, Request, Requests
+from protocols.serving.requests import Request, RequestPart, Requests
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, sign
 from protocols.serving.turns import RETRY, Turns, client_of, without_name
 from protocols.workers.compute_server import ComputeServer
@@ -147,7 +147,7 @@ class Granting:
                 request.client,
                 request.holders,
             )
-            part = Part(ticket)
+            part = RequestPart(ticket)
             part.expiry = asyncio.get_running_loop().call_later(self.lifetime, self._expire, request, part)
             request.parts.append(part)
             request.granted += ticket.examples
@@ -167,7 +167,7 @@ class Granting:
 
     # What becomes of tickets.
 
-    async def ended(self, request: Request, part: Part, party: int, released: bool) -> None:
+    async def ended(self, request: Request, part: RequestPart, party: int, released: bool) -> None:
         """A server is done with a ticket, or will never begin with it."""
         if part.settled:
             return
@@ -186,10 +186,10 @@ class Granting:
             asyncio.get_running_loop().call_later(self.lifetime, self._abandon, request, request.granted)
         await self._closed(request)
 
-    def _expire(self, request: Request, part: Part) -> None:
+    def _expire(self, request: Request, part: RequestPart) -> None:
         self._later(self._withdraw(request, part))
 
-    async def _withdraw(self, request: Request, part: Part) -> None:
+    async def _withdraw(self, request: Request, part: RequestPart) -> None:
         """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
         for party, server in enumerate(self._servers):
             if party not in part.ended and await server.withdraw(self._model, part.ticket):

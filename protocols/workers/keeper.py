@@ -57,14 +57,14 @@ class Version(msgspec.Struct, frozen=True):
     about: About
 
 
-class Part(msgspec.Struct, frozen=True):
+class GrantedVersion(msgspec.Struct, frozen=True):
     """A version of an array, and the right to train on it at this worker; empty for those whose certificate is enough."""
 
     label: Label
     right: bytes
 
     def __repr__(self) -> str:
-        return f"Part({self.label.name!r}, version {self.label.serial})"
+        return f"GrantedVersion({self.label.name!r}, version {self.label.serial})"
 
 
 class Keeper(Linked):
@@ -289,7 +289,9 @@ class Keeper(Linked):
     # To be trained on.
 
     @message(reentrant=True, by=OWNER)
-    async def place(self, parts: list[Part], axis: int, handle: bytes, digest: bytes, equals: bool, presence: Presence) -> Dataset:
+    async def place(
+        self, parts: list[GrantedVersion], axis: int, handle: bytes, digest: bytes, equals: bool, presence: Presence
+    ) -> Dataset:
         """Puts arrays together and holds them for training, as long as whoever asks is there.
 
         Args:
@@ -318,7 +320,7 @@ class Keeper(Linked):
             self._holdings.datasets[handle] = MaskedDataset(dataset, arrays["masked"], arrays["mask"])
         return dataset
 
-    def _together(self, parts: list[Part], axis: int) -> dict[str, Ring]:
+    def _together(self, parts: list[GrantedVersion], axis: int) -> dict[str, Ring]:
         read = [self._holdings.vault.read(part.label)[1] for part in parts]
         return {name: put_together([arrays[name] for arrays in read], axis) for name in read[0]}
 

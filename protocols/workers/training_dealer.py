@@ -28,16 +28,16 @@ from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
-from protocols.training.terms import Steps, Terms, check_held
+from protocols.training.terms import StepCircuits, TrainingTerms, check_held
 from protocols.workers.training_server import TrainingServer
 
 
-class _Session:
+class _DealtTraining:
     """One run of training at the provider."""
 
-    def __init__(self, terms: Terms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
+    def __init__(self, terms: TrainingTerms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
         self.terms, self.claim, self.servers = terms, claim, servers
-        self.steps = Steps(terms)
+        self.steps = StepCircuits(terms)
         self.done = 0
         self.preprocessing: Preprocessing = ExternalDealer()
 
@@ -53,7 +53,7 @@ class TrainingDealer(Actor):
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None) -> None:
         self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
         self._masks = self._holdings.masks
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, _DealtTraining] = {}
         self._background = Background()
         self._dealer = Threads("training-dealer", 1)
 
@@ -73,7 +73,7 @@ class TrainingDealer(Actor):
         self._masks[dataset.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+    async def begin(self, terms: TrainingTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
         """Begins a run of training, which ends when its owner is gone: finds both servers.
 
         Args:
@@ -104,7 +104,7 @@ class TrainingDealer(Actor):
             )
         claim, urls = Claim.of_caller(digest), [self._cluster.address(place) for place in where.servers]
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in urls]
-        session = _Session(terms, claim, (first, second))
+        session = _DealtTraining(terms, claim, (first, second))
         agree = [partial(server.agree, terms.session) for server in session.servers]
         session.preprocessing = await third_party(terms.equals, terms.session, agree)
         if terms.session in self._sessions:
@@ -112,11 +112,11 @@ class TrainingDealer(Actor):
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
 
-    def _gone(self, session: _Session) -> None:
+    def _gone(self, session: _DealtTraining) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
 
-    def _owned(self, run: bytes, right: bytes) -> _Session:
+    def _owned(self, run: bytes, right: bytes) -> _DealtTraining:
         if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         self._sessions[run].claim.check(right, "this training")
@@ -145,7 +145,7 @@ class TrainingDealer(Actor):
             if sending is not None:
                 sending.cancel()
 
-    def _dealt(self, session: _Session, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]) -> Ring:
+    def _dealt(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]) -> Ring:
         terms = session.terms
         masks = {
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
@@ -155,7 +155,7 @@ class TrainingDealer(Actor):
             masks["w"] = self._masks[terms.w.handle][rows]
         return deal(session.steps[len(rows)], masks, keys)
 
-    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
+    async def _send(self, session: _DealtTraining, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(

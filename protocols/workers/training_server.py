@@ -41,7 +41,7 @@ from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
-from protocols.training.terms import AnyPlan, Report, Steps, Terms, check_held
+from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
 from protocols.workers.linked import Linked
 from protocols.workers.supply import Supply
 
@@ -49,15 +49,15 @@ _SUM = "sum of "
 """Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
 
 
-class _Session:
+class _Training:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: Terms, claim: Claim, model: Model, twins: Twins) -> None:
+    def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins) -> None:
         self.terms, self.claim, self.me, self.model, self.twins = terms, claim, twins.me, model, twins
         self.seats = seats(terms.equals, terms.name)
         self.agreement = Agreement()
         self.seal_key = b""
-        self.steps = Steps(terms)
+        self.steps = StepCircuits(terms)
         self.supply = Supply(self.steps.ahead)
         self.shares, self.sums = model.shares, model.sums
         self.done = 0
@@ -78,7 +78,7 @@ class TrainingServer(Linked):
         self._cluster = cluster or Membership()
         self._holdings = holdings or Holdings()
         self._datasets, self._models = self._holdings.datasets, self._holdings.models
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, _Training] = {}
         self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
@@ -121,7 +121,7 @@ class TrainingServer(Linked):
         self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
+    async def begin(self, terms: TrainingTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
         """Begins a run of training, which ends when its owner is gone: finds the data and the other server.
 
         Args:
@@ -161,13 +161,13 @@ class TrainingServer(Linked):
             raise NameTaken("a run of this name is under way; begin another one")
         self._models[model].use &= self._holdings.use_of(*arrays)
         twins = self._twinned(terms.session, Party(party), peer)
-        session = _Session(terms, claim, self._models[model], twins)
+        session = _Training(terms, claim, self._models[model], twins)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
         return session.agreement.public
 
-    def _gone(self, session: _Session) -> None:
+    def _gone(self, session: _Training) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
             session.twins.close(WorkerLost("the owner is gone"))
@@ -181,7 +181,7 @@ class TrainingServer(Linked):
         session.seal_key = seal_key(session.agreement, public, run)
 
     @message(reentrant=True, by=OWNER)
-    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> Report:
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> StepsReport:
         """Makes the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
@@ -209,7 +209,7 @@ class TrainingServer(Linked):
         known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
         sums = {name: known[name] for name in told} if stop >= len(steps) else {}
         seconds = clock() - begun
-        return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
+        return StepsReport(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
 
     @message(reentrant=True, by=OWNER)
     async def adopt(self, run: bytes, right: bytes) -> None:
@@ -267,7 +267,7 @@ class TrainingServer(Linked):
         self._models[handle] = Model(plan, arrays, sums, about.granted)
 
     async def _step(
-        self, session: _Session, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal
+        self, session: _Training, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal
     ) -> tuple[dict[str, Ring], tuple[int, int]]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
@@ -283,7 +283,7 @@ class TrainingServer(Linked):
         outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
         return outputs, (cost.rounds, cost.sent)
 
-    def _wire(self, session: _Session, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+    def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
         """Some examples of an array, in the form in which a step takes them."""
         if dataset.handle not in self._datasets:
             raise UnknownModel(f"{dataset.name!r} is not held here any more: its owner is gone")
@@ -318,19 +318,19 @@ class TrainingServer(Linked):
             self._holdings.check(handle, right, "model or array")
             self._holdings.forget(handle)
 
-    def _owned(self, run: bytes, right: bytes) -> _Session:
+    def _owned(self, run: bytes, right: bytes) -> _Training:
         session = self._session(run)
         session.claim.check(right, "this training")
         return session
 
-    def _session(self, run: bytes) -> _Session:
+    def _session(self, run: bytes) -> _Training:
         if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         return self._sessions[run]
 
     # The third party's messages.
 
-    def _dealt(self, run: bytes, what: str) -> _Session:
+    def _dealt(self, run: bytes, what: str) -> _Training:
         """The run of a message that its third party alone may send."""
         session = self._session(run)
         self._cluster.require(session.seats.third, what)

@@ -18,7 +18,7 @@ from protocols.serving import room, turns
 from protocols.serving.hosting import check_program
 from protocols.serving.pool import Chunk, Pool
 from protocols.serving.quota import Quota
-from protocols.serving.requests import Part, Requests
+from protocols.serving.requests import RequestPart, Requests
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.ticket import Ticket, identifier
 from protocols.serving.turns import Turns, client_of
@@ -83,7 +83,7 @@ class TestQuotaOfAServer:
 
 
 def answered(request, *sizes: int) -> None:
-    request.parts = [Part(ticket(request.identifier, size, number), {0: True, 1: True}) for number, size in enumerate(sizes)]
+    request.parts = [RequestPart(ticket(request.identifier, size, number), {0: True, 1: True}) for number, size in enumerate(sizes)]
     request.granted = sum(sizes)
 
 

@@ -21,7 +21,7 @@ from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_features, check_targets, check_told
 from protocols.training.step import step
-from protocols.training.terms import Terms, check
+from protocols.training.terms import TrainingTerms, check
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 RANDOM = np.random.default_rng(5)
@@ -59,7 +59,7 @@ def trained(built, y):
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
     check_targets(expects(built), labels)
     check_told(made.loss, labels)
-    terms = Terms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
+    terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
     check(terms)
     made = msgspec.structs.replace(made, optimizer=scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0)))
     targets = terms.targets(targets)

@@ -26,7 +26,7 @@ from protocols.serving.hosting import Terms
 from protocols.storage.vault import Label
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
-from protocols.workers.keeper import Keeper, Part
+from protocols.workers.keeper import GrantedVersion, Keeper
 from protocols.workers.sum_server import SumServer
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
@@ -199,7 +199,7 @@ async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, 
                 new = Label(label.kind, label.name, next(fresh), new_secret()[:16])
                 calls = (
                     keeper.remove("data", "ward", right),
-                    keeper.place([Part(label, right)], 0, new_secret()[:16], digest_at(new_secret(), 0), equals, presence),
+                    keeper.place([GrantedVersion(label, right)], 0, new_secret()[:16], digest_at(new_secret(), 0), equals, presence),
                     keeper.refresh(label, new, right, equals, ""),
                     keeper.commit(label, right, equals, ""),
                 )
@@ -214,11 +214,11 @@ async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, 
 
 @EVERY
 async def test_a_sum_is_the_aggregator_s(equals, place, monkeypatch):
-    from federated.aggregation.shared_aggregation import _Session
+    from federated.aggregation.shared_aggregation import _SharedSession
     from federated.owners.hiding import Hiding
 
     async with curious_workers(equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
-        session = await _Session.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)
+        session = await _SharedSession.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)
         handle = session._session.handle
 
         async def take(system, right):

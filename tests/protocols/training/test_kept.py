@@ -19,7 +19,7 @@ from protocols.datasets.dataset import Dataset, records
 from protocols.datasets.joined import joined, put_together
 from protocols.datasets.use import Stretch, Use, check_steps
 from protocols.errors import Altered, InputError, NotGranted, UnknownData, VaultError
-from protocols.owner.kept_versions import Kept, current, keepers
+from protocols.owner.kept_versions import VersionedShares, current, keepers
 from protocols.storage.renewal import change
 from protocols.storage.vault import Label, Vault
 from protocols.storage.versions import DATA, RUN, About, Progress, run_name
@@ -183,7 +183,7 @@ async def test_old_versions_of_a_training_go_only_when_both_servers_have_the_sam
             for label in labels[:2]:
                 about = About("server", digest(right), digest(right), progress=Progress(0, 0), check=label.tag)
                 one.holdings.vault.write(label, msgspec.msgpack.encode(about), {"kernel0": np.ones(4, np.uint64)})
-        kept = Kept(cluster.addresses, await keepers(cluster, cluster.addresses, 2), rights, equals=False, model="net")
+        kept = VersionedShares(cluster.addresses, await keepers(cluster, cluster.addresses, 2), rights, equals=False, model="net")
         told[liar].says = answer
         if liar == 2:  # the third party has no share of a weight, and is not asked
             await kept.refreshed(labels[1], labels[2])

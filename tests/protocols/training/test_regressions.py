@@ -11,7 +11,7 @@ from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.regression.moments import BATCH
-from protocols.training.terms import Terms, check
+from protocols.training.terms import TrainingTerms, check
 
 SCALE = 2.0**-FRACTION
 ALL = ("gram", "cross", "features", "targets", "weight", "squares")
@@ -193,7 +193,7 @@ def test_weights_belong_to_plans_that_have_them():
     x, y, w = (Dataset(name, (8, width), "numbers", name.encode()) for name, width in (("x", 3), ("y", 2), ("w", 1)))
 
     def terms(plan, weights):
-        return Terms(b"", plan, x, y, 8, None, 1 << 20, False, "name", w=weights)
+        return TrainingTerms(b"", plan, x, y, 8, None, 1 << 20, False, "name", w=weights)
 
     check(terms(Moments(3, 2, ("gram",)), None))
     check(terms(Moments(3, 2, ("gram",), weighted=True), w))
