@@ -42,9 +42,9 @@ async def test_whoever_places_something_under_the_handle_of_another_owner_takes_
             await server.store(own, digest, np.zeros((3, 2), np.uint64), bytes(16), presence)
             await dealer.store(own, digest, (bytes(16), bytes(16)), presence)
         async with asyncio.timeout(10):  # until the workers have noticed that it has left
-            while own.handle in inner[0].holdings.arrays or own.handle in inner[2].holdings.masks:
+            while own.handle in inner[0].holdings.datasets or own.handle in inner[2].holdings.masks:
                 await asyncio.sleep(0)
-        assert handle in inner[0].holdings.arrays
+        assert handle in inner[0].holdings.datasets
         assert handle in inner[2].holdings.masks
 
 
