@@ -95,7 +95,7 @@ class SharedDataset:
 
 
 def records(ids: Sequence[object]) -> bytes:
-    """A digest of record ids in their order: rows of two owners belong together if it is the same.
+    """Return a digest of record ids in their order: rows of two owners belong together if it is the same.
 
     It is public. It hides no list of ids that somebody can guess as a whole, and it is no way to find out which records two owners have
     in common.
@@ -108,7 +108,7 @@ def records(ids: Sequence[object]) -> bytes:
 
 
 def check_records(first: Dataset, other: Dataset) -> None:
-    """Refuses arrays whose rows are of other records, or in another order.
+    """Refuse arrays whose rows are of other records, or in another order.
 
     Raises:
         InputError: their digests of record ids differ, or only one of them has any.

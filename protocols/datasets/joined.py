@@ -13,7 +13,7 @@ from protocols.mpc.parties.exchange import Ring
 
 
 def joined(datasets: Sequence[Dataset], axis: int, handle: bytes) -> Dataset:
-    """Arrays of several owners as one: below each other (axis 0: each has other examples), or beside each other (axis 1: each has other
+    """Join datasets of several owners: below each other (axis 0: each has other examples), or beside each other (axis 1: each has other
     features of the same examples).
 
     Raises:
@@ -67,7 +67,7 @@ def _stacked(known: Sequence[bytes]) -> bytes:
 
 
 def put_together(arrays: Sequence[Ring], axis: int) -> Ring:
-    """One party's part of `joined`. Classes that only some owners have are public zeros at the others."""
+    """Return one party's part of `joined`. Classes that only some owners have are public zeros at the others."""
     if axis == 0:
         width = max(array.shape[1] for array in arrays)
         arrays = [widened(array, width) for array in arrays]
@@ -75,6 +75,6 @@ def put_together(arrays: Sequence[Ring], axis: int) -> Ring:
 
 
 def widened(array: Ring, columns: int) -> Ring:
-    """Zeros for the classes that no label has: public zeros with masks of zero."""
+    """Add zeros for the classes that no label has: public zeros with masks of zero."""
     missing = columns - array.shape[1]
     return np.pad(array, ((0, 0), (0, missing))) if missing else array

@@ -34,7 +34,7 @@ class Scaling:
         return cls(np.zeros(columns), np.ones(columns))
 
     def stored(self, x: Array) -> Array:
-        """What is stored of x."""
+        """Return what is stored of x."""
         result: Array = (x - self.center) * self.factor
         return result
 
@@ -66,7 +66,7 @@ class Basis:
 
 
 def based(rows: Array, scale: Scaling, stored: Array, bits: float) -> tuple[Basis, Array]:
-    """How features that are here are stored, and what is, (n, columns).
+    """Return how features that are here are stored, and what is, (n, columns).
 
     Columns are stored one by one if they are unlike each other. Columns that nearly follow from each other would be told apart by their
     last digits, and the condition number of X^T X is the square of that of X: for them it is the left singular vectors of X that are stored
@@ -92,7 +92,7 @@ def based(rows: Array, scale: Scaling, stored: Array, bits: float) -> tuple[Basi
 
 
 def table(name: str, x: npt.ArrayLike) -> Array:
-    """A table of finite numbers, (examples, columns).
+    """Read a table of finite numbers, (examples, columns).
 
     Raises:
         InputError: it is none.
@@ -109,7 +109,7 @@ def table(name: str, x: npt.ArrayLike) -> Array:
 
 
 def as_many(x: Data, y: Data, weights: Data | None) -> int:
-    """How many examples.
+    """Return how many examples there are, as many in all.
 
     Raises:
         InputError: of something there are more or fewer.
@@ -130,7 +130,7 @@ def _length(data: Data) -> int:
 
 
 def own_weights(weights: npt.ArrayLike) -> Array:
-    """Weights that are here, (n,).
+    """Check weights that are here, (n,).
 
     Raises:
         InputError: they are no weights.
@@ -145,7 +145,7 @@ def own_weights(weights: npt.ArrayLike) -> Array:
 
 
 def shared_weights(weights: SharedDataset) -> SharedDataset:
-    """The same, of weights that are shared.
+    """Check weights that are shared.
 
     Raises:
         InputError: they are no single column of numbers.
@@ -156,7 +156,7 @@ def shared_weights(weights: SharedDataset) -> SharedDataset:
 
 
 def storable(weights: Array) -> Array:
-    """Weights over the largest of them, (n, 1), as fixed point holds them.
+    """Divide weights by the largest of them, (n, 1), as fixed point holds them.
 
     Raises:
         InputError: they differ so much that small ones vanish in fixed point.

@@ -209,7 +209,7 @@ class _Prepared:
         return data
 
     def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scaling, Array, Array]:
-        """How columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where the weight in `own` is 0."""
+        """Return how columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where a weight of `own` is 0."""
         counts = np.ones(len(rows), bool) if own is None else own > 0
         if not counts.any():  # the sums will tell
             return Scaling.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
@@ -223,7 +223,7 @@ class _Prepared:
         return scale, moved * scale.factor, moved
 
     def _round(self) -> None:
-        """Numbers of somebody else may be up to 2^LARGEST_BITS."""
+        """Round numbers of somebody else, which may be up to 2^LARGEST_BITS."""
         bits = self._examples.bit_length() + 2 * LARGEST_BITS + 2 * FRACTION
         if bits > 63:
             self.batch, self.drop = min(self._examples, BATCH), bits - 63

@@ -193,7 +193,7 @@ class LogisticRegression(Estimator):
         )
 
     def _strength(self, total: float) -> float:
-        """The strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""
+        """Return the strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""
         return 0.0 if self.penalty is None else self.l2 * total if self.l2 is not None else 1 / self.C
 
     async def _plan(self, prepared: LogisticData) -> Logistic:
@@ -234,7 +234,7 @@ class LogisticRegression(Estimator):
         return msgspec.structs.replace(plan, batches=-(-prepared.examples // batch))
 
     def decision_function(self, x: npt.ArrayLike) -> Array:
-        """x coef_^T + intercept_: (n, classes), or (n,) for the second of two classes."""
+        """Return x coef_^T + intercept_: (n, classes), or (n,) for the second of two classes."""
         logits = self._affine(x)
         return logits[:, 0] if logits.shape[1] == 1 else logits
 

@@ -28,7 +28,7 @@ REACH = 8
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting is a number, infinity among them."""
+    """Return whether a setting is a number, infinity among them."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not math.isnan(value)
 
 
@@ -111,7 +111,7 @@ class LogisticData:
             self.arrays = (features, targets)
 
     def _scaled(self, rows: Array) -> tuple[Scaling, Array]:
-        """How features that are here are stored, and what is: 0 where the weight of an example is.
+        """Return how features that are here are stored, and what is: 0 where the weight of an example is.
 
         Their weighted mean is subtracted, which an intercept takes back, since it has no penalty; each column is multiplied by a power of
         two after which it spreads over about 1, and its penalty by the square of that.
@@ -134,7 +134,7 @@ class LogisticData:
         return scale, stored
 
     def alike(self) -> list[tuple[float, tuple[int, ...]]]:
-        """Columns by what they are multiplied with."""
+        """Return columns by what they are multiplied with."""
         factors = self.x.factor.tolist()
         return [(factor, tuple(place for place, one in enumerate(factors) if one == factor)) for factor in sorted(set(factors))]
 
@@ -164,7 +164,7 @@ class LogisticData:
         return max(min(found), float(np.finfo(np.float64).tiny))
 
     def _labels(self, y: Data) -> tuple[Array, Array]:
-        """Numbers from 0 for labels that are here, and all labels.
+        """Return numbers from 0 for labels that are here, and all labels.
 
         Raises:
             InputError: they are no labels, or of one class only.
@@ -188,7 +188,7 @@ class LogisticData:
         return numbers, labels
 
     def _with_classes(self, numbers: Array, own: Array | None, weights: Data | None) -> Array | None:
-        """Weights of examples by those of their classes, if both are here; else the servers do it."""
+        """Multiply weights of examples by those of their classes, if both are here; else the servers do it."""
         if len(numbers):
             if isinstance(weights, SharedDataset):
                 raise InputError("class_weight with labels that are here and sample_weight that is shared: share the labels, too")
@@ -201,7 +201,7 @@ class LogisticData:
         return None
 
     def _by_class(self, counts: Array) -> Array:
-        """The weight of each class."""
+        """Return the weight of each class."""
         given = self._model.class_weight
         if isinstance(given, Mapping):
             known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(self.labels)}
@@ -222,7 +222,7 @@ class LogisticData:
         return found
 
     async def facts(self) -> Facts:
-        """Facts in the clear where the data are here, and opened sums of what is not."""
+        """Return facts in the clear where the data are here, and opened sums of what is not."""
         asks: list[Asked] = []
         shared_labels = self._model.class_weight is not None and self._weights is None
         if self._checked:
@@ -257,7 +257,7 @@ class LogisticData:
         return Facts(total, both, both)
 
     def _eigenvalue(self, real: dict[str, Array], total: float) -> float:
-        """A bound of the largest eigenvalue of M: of its own, times what weights can do, where x is here; else its trace."""
+        """Return a bound of the largest eigenvalue of M: of its own, times what weights can do, where x is here; else its trace."""
         one = 1.0 if self._model.fit_intercept else 0.0
         if self._here is not None:  # weights are at most 1, or those of classes
             rows = np.c_[self._here, np.ones(len(self._here))] if self._model.fit_intercept else self._here

@@ -161,7 +161,7 @@ def _lost(error: Exception) -> WorkerLost:
 
 
 def batch_within(plan: Logistic, memory: int = STEP_MEMORY) -> int:
-    """The largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
+    """Return the largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
     batch = plan.examples
     while batch > 1 and plan.circuit(batch).layout.bytes_per_example > memory:
         batch = -(-batch // 2)

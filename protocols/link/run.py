@@ -39,7 +39,7 @@ class Inbox:
         self._failure: Exception | None = None
 
     def put(self, number: int, arrays: list[Ring]) -> None:
-        """A round has arrived."""
+        """Take in a round that has arrived."""
         if self._awaited is not None and self._awaited[0] == number:
             if not self._awaited[1].done():
                 self._awaited[1].set_result(arrays)
@@ -47,13 +47,13 @@ class Inbox:
             self._arrived[number] = arrays
 
     def fail(self, error: Exception) -> None:
-        """No more rounds will arrive."""
+        """Have whoever waits fail: no more rounds will arrive."""
         self._failure = error
         if self._awaited is not None and not self._awaited[1].done():
             self._awaited[1].set_exception(error)
 
     async def get(self, number: int) -> list[Ring]:
-        """Waits for a round."""
+        """Wait for a round."""
         if number in self._arrived:
             return self._arrived.pop(number)
         if self._failure is not None:
@@ -78,25 +78,25 @@ class Inboxes:
         return len(self._open)
 
     def put(self, channel: bytes, number: int, arrays: list[Ring]) -> None:
-        """A round has arrived from the other server, perhaps before the client has reached this one."""
+        """Take in a round that has arrived from the other server, perhaps before the client has reached this one."""
         if channel not in self._open:
             self._open[channel] = Inbox()
             self._unclaimed[channel] = asyncio.get_running_loop().call_later(self._patience, self._discard, channel)
         self._open[channel].put(number, arrays)
 
     def fail(self, channel: bytes, error: Exception) -> None:
-        """The other server has given one computation up."""
+        """Have one computation fail, which the other server has given up."""
         if channel in self._open:
             self._open[channel].fail(error)
 
     def fail_all(self, error: Exception) -> None:
-        """The other server is gone."""
+        """Have all computations fail: the other server is gone."""
         for inbox in self._open.values():
             inbox.fail(error)
 
     @contextlib.contextmanager
     def claimed(self, channel: bytes) -> Iterator[Inbox]:
-        """The inbox of a computation while it runs."""
+        """Hold the inbox of a computation while it runs."""
         timer = self._unclaimed.pop(channel, None)
         if timer is not None:
             timer.cancel()
@@ -109,7 +109,7 @@ class Inboxes:
         del self._open[channel], self._unclaimed[channel]
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         for timer in self._unclaimed.values():
             timer.cancel()
 
@@ -127,7 +127,7 @@ async def drive(
     received: Ring | None = None,
     run: Runner | None = None,
 ) -> tuple[T, Cost]:
-    """Runs a protocol to its end: one message each way a round.
+    """Run a protocol to its end: one message each way a round.
 
     A step is what a server computes between two rounds: it checks and seals the round that has ended, and goes on with the protocol. The
     steps of one computation run one after the other, each in whatever thread; which rounds they make does not depend on that.

@@ -43,7 +43,7 @@ class Precedence:
 
     @contextlib.contextmanager
     def short(self, who: bytes) -> Iterator[None]:
-        """A short computation of `who`, a request or a run, is under way as long as the block lasts."""
+        """Count a short computation of `who`, a request or a run, as under way as long as the block lasts."""
         self._short[who] += 1
         self._quiet.clear()
         try:

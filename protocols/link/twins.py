@@ -131,7 +131,7 @@ class Twins:
         self._background.later(self._give_up(self._name, channel))
 
     def given_up(self, channel: bytes) -> None:
-        """The other server sends no more for a computation."""
+        """Have a computation fail for which the other server sends no more."""
         self.inboxes.fail(channel, WorkerLost("the other server gave this computation up"))
 
     async def _send(self, channel: bytes, number: int, arrays: list[Ring]) -> None:

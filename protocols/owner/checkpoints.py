@@ -51,7 +51,7 @@ class _SavedRun(msgspec.Struct, frozen=True):
 
 
 def settings(plan: AnyPlan, x: SharedDataset, y: SharedDataset, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
-    """A digest of what a training does and among whom, but for the number of its epochs."""
+    """Return a digest of what a training does and among whom, but for the number of its epochs."""
     data = [(array.name, array.shape, array.content, array.dataset.records) for array in (x, y)]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
@@ -93,7 +93,7 @@ class Checkpoints:
             raise
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Let go of the folder."""
         os.close(self._lock)
 
     @property
@@ -140,7 +140,7 @@ class Checkpoints:
         return VersionedShares(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
 
     async def restore(self, plan: AnyPlan, handle: bytes, secret: bytes) -> Progress | None:
-        """Has both servers hold the model of the last checkpoint, under new shares; None if the training has not begun.
+        """Have both servers hold the model of the last checkpoint, under new shares; return None if the training has not begun.
 
         Args:
             plan: what is trained.
@@ -169,7 +169,7 @@ class Checkpoints:
         return version.about.progress
 
     async def save(self, run: bytes, rights: list[bytes], progress: Progress) -> None:
-        """Has both servers write a checkpoint of a run of theirs, and then forget older ones. `rights` are those to the run, at each.
+        """Have both servers write a checkpoint of a run of theirs, and then forget older ones. `rights` are those to the run, at each.
 
         Raises:
             KeepsNothing: a server has no folder.
@@ -191,7 +191,7 @@ class Checkpoints:
 
 
 async def discard(cluster: ThreeWorkers, folder: str | os.PathLike[str]) -> None:
-    """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
+    """Have both servers remove the checkpoints of a training; see `Cluster.discard`."""
     path = Path(folder) / FILE
     try:
         run = msgspec.json.decode(path.read_bytes(), type=_SavedRun)

@@ -43,7 +43,7 @@ class Grant(msgspec.Struct, frozen=True):
     own: bytes = b""
 
     def to_give(self) -> Grant:
-        """The same without the right to remove."""
+        """Return the same without the right to remove."""
         return Grant(self.name, self.right)
 
     def rights(self, places: Sequence[int]) -> list[bytes]:
@@ -110,7 +110,7 @@ async def deposit(
     allow: Iterable[str] | Mapping[str, Use],
     use: Use | None,
 ) -> Grant:
-    """Leaves shares of an array with the workers; see `Cluster.deposit`."""
+    """Leave shares of an array with the workers; see `Cluster.deposit`."""
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} is no name for data that are kept: 1 to 100 letters, digits, '.', '_' and '-', the first no '.'")
     values, content = encoded(name, np.asarray(array), classes)
@@ -145,7 +145,7 @@ async def deposit(
 
 
 async def _removed_where_it_is(cluster: ThreeWorkers, keeping: Sequence[Keeper], grant: Grant) -> None:
-    """After a failure: at some workers the name may be there, or be somebody else's."""
+    """Remove what a failure has left: at some workers the name may be there, or be somebody else's."""
     for keeper, own in zip(keeping, grant.owns(cluster.seats_for("").all), strict=True):
         try:
             await keeper.with_options(timeout=5.0).remove(DATA, grant.name, own)
@@ -154,14 +154,14 @@ async def _removed_where_it_is(cluster: ThreeWorkers, keeping: Sequence[Keeper],
 
 
 async def withdraw(cluster: ThreeWorkers, grant: Grant) -> None:
-    """Has the workers remove data; see `Cluster.withdraw`."""
+    """Have the workers remove data; see `Cluster.withdraw`."""
     owns = grant.owns(cluster.seats_for("").all)
     keeping = zip(await keepers(cluster, cluster.addresses), owns, strict=True)
     await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, own) for keeper, own in keeping))
 
 
 async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
-    """What the workers keep; see `Cluster.deposits`."""
+    """Return what the workers keep; see `Cluster.deposits`."""
     found = await at_all(cluster.addresses, *(keeper.versions(DATA, None) for keeper in await keepers(cluster, cluster.addresses)))
     labels = [{version.label for version in versions} for versions in found]
     complete = {label.name for label in set.intersection(*labels)}
@@ -174,7 +174,7 @@ async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
 
 
 async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: GrantSource | Iterable[GrantSource]) -> SharedDataset:
-    """Finds data that were left with the workers; see `Cluster.load`."""
+    """Load data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
     places, none = cluster.seats_for("").all, [b""] * 3
     rights = {name: granted[name].rights(places) if name in granted else none for name in names}
@@ -211,7 +211,7 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
 
 
 async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Dataset:
-    """The array that a server keeps under a name."""
+    """Return the dataset that a server keeps under a name."""
     (found,) = await at_all(cluster.addresses, keeper.versions(DATA, name))
     dataset = found[-1].about.dataset if found else None
     if dataset is None:
@@ -220,7 +220,7 @@ async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Dataset:
 
 
 def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:
-    """Writes a file of grants, for its user alone.
+    """Write a file of grants, for its user alone.
 
     Raises:
         VaultError: it cannot be written.
@@ -232,7 +232,7 @@ def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:
 
 
 def read_grants(grants: GrantSource | Iterable[GrantSource]) -> dict[str, Grant]:
-    """All grants by name. One that may remove is taken before one that may not.
+    """Return all grants by name. One that may remove is taken before one that may not.
 
     Raises:
         InputError: a file cannot be read, or holds no grants.

@@ -22,7 +22,7 @@ ATTEMPTS = 3
 
 
 async def keepers(cluster: ThreeWorkers, addresses: Addresses, parties: int = 3) -> list[Keeper]:
-    """The actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
+    """Return the actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -36,7 +36,7 @@ async def keepers(cluster: ThreeWorkers, addresses: Addresses, parties: int = 3)
 
 
 async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]:
-    """Asks the workers, in the order of their roles; errors of one of them say which it was.
+    """Ask the workers, in the order of their roles; errors of one of them say which it was.
 
     Raises:
         WorkerLost: one went away.
@@ -55,7 +55,7 @@ async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]
 
 
 def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
-    """The newest version that all have and have made together, and a label for the one after it.
+    """Return the newest version that all have and have made together, and a label for the one after it.
 
     Raises:
         UnknownData: there is none.
@@ -114,7 +114,7 @@ class VersionedShares(NamedTuple):
 
 
 async def renewed(kept: VersionedShares, kind: str, name: str) -> Version:
-    """The current version, re-randomised.
+    """Re-randomise the current version, and return it.
 
     Raises:
         UnknownData: there is none.

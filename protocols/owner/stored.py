@@ -29,7 +29,7 @@ LARGEST = 512.0
 
 
 async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
-    """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
+    """Return the actors that train at the two servers of a running cluster, in the roles of a model of this name.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -44,7 +44,7 @@ async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingS
 
 
 async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
-    """The same with the third party's actor.
+    """Return the same with the third party's actor.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -59,7 +59,7 @@ async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, T
 
 
 async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedDataset:
-    """Shares an array among the servers; see `Cluster.store`."""
+    """Share an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
     dataset, secret = described(name, values, content, handle=os.urandom(16), example=np.shape(array)[1:]), new_secret()
     digests = [digest_at(secret, place) for place in range(3)]
@@ -72,7 +72,7 @@ async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes:
 
 
 async def _replicate(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:
-    """Two of the three components of an array to each of three equals."""
+    """Send two of the three components of a dataset to each of three equals."""
     system = cluster.links.system
     servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
     components = split(values, last=dataset.handle[0] % 3)
@@ -81,7 +81,7 @@ async def _replicate(cluster: ThreeWorkers, dataset: Dataset, digests: list[byte
 
 
 async def _mask(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:
-    """x + lambda and half of lambda to each server, both halves to the crypto provider."""
+    """Send x + lambda and half of lambda to each server, both halves to the crypto provider."""
     masked, keys = mask(values)
     *servers, dealer = await trainers(cluster, dataset.name)
     storing = zip(servers, digests, keys, strict=False)
@@ -92,7 +92,7 @@ async def _mask(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], v
 
 
 def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Content]:
-    """The integers of an array (examples, columns), and what they are."""
+    """Return the integers of an array (examples, columns), and what they are."""
     if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")
     if array.dtype.kind in "iu" and array.ndim == 1:
@@ -111,7 +111,7 @@ SUMMING = 1e-3
 
 
 def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"", example: tuple[int, ...] = ()) -> Dataset:
-    """What the workers are told of an array: its shape, what it holds, and two facts on which losses and metrics depend."""
+    """Return what the workers are told of an array: its shape, what it holds, and facts on which losses and metrics depend."""
     signed = values.view(np.int64)
     binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
     sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))

@@ -13,7 +13,7 @@ METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "
 
 
 def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
-    """The names of what is told, of all that can be with this loss.
+    """Return the names of what is told, of all that can be with this loss.
 
     Raises:
         InputError: something else was asked for.

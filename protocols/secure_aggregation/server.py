@@ -51,7 +51,7 @@ class AggregationServer:
         self._sum: Vector = np.zeros(terms.length, terms.dtype)
 
     def advertisements(self, received: Sequence[Advertisement]) -> dict[int, list[Advertisement]]:
-        """Round 0 -> for each owner that advertised, what its neighbours have.
+        """Return (round 0), for each owner that advertised, what its neighbours have.
 
         Raises:
             AggregationError: too few; or where not all mask with all, not all: then begin another session with those that have.
@@ -82,7 +82,7 @@ class AggregationServer:
         return [sent[v] for v in self._neighbours(u) if v in sent]
 
     def shares(self, received: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
-        """Round 1 -> for each owner that shared, what its neighbours have sealed for it."""
+        """Return (round 1), for each owner that shared, what its neighbours have sealed for it."""
         for one in received:
             if one.owner not in self._advertised:
                 continue
@@ -97,7 +97,7 @@ class AggregationServer:
         return {u: {v: self._sealed[v][u] for v in self._neighbours(u) if v in self._sealed} for u in self._sealed}
 
     def add(self, masked: MaskedVector) -> None:
-        """Round 2, for each vector as it arrives: adds it up and forgets it.
+        """Add a vector up (round 2) as it arrives, and forget it.
 
         Raises:
             AggregationError: it comes from a stranger, a second time, or has another shape.
@@ -111,18 +111,18 @@ class AggregationServer:
         np.add(self._sum, masked.vector, out=self._sum)
 
     def survivors(self) -> list[int]:
-        """After round 2 -> the set that every owner in it is asked to confirm."""
+        """Return (after round 2) the set that every owner in it is asked to confirm."""
         self._enough(len(self._masked), "sent their vectors")
         return sorted(self._masked)
 
     def confirmations(self, received: Sequence[Confirmation]) -> dict[int, list[Confirmation]]:
-        """Round 3 -> for each owner that confirmed, what its neighbours have signed."""
+        """Return (round 3), for each owner that confirmed, what its neighbours have signed."""
         found = {one.owner: one for one in received if one.owner in self._masked}
         self._enough(len(found), "confirmed the sum")
         return {u: self._from_neighbours(u, found) for u in found}
 
     def total(self, received: Sequence[Opened]) -> Vector:
-        """Round 4 -> the sum of the survivors' vectors.
+        """Return (round 4) the sum of the survivors' vectors.
 
         Raises:
             AggregationError: too few shares of a secret, or an owner has dealt shares that give no secret of its own. It is named.
@@ -145,7 +145,7 @@ class AggregationServer:
         return self._secret(owner, OWN_MASK, shares, lambda secret: fixed(self.terms, owner, secret) == known)
 
     def _left(self, dropped: int, shares: dict[int, Field]) -> dict[bytes, int]:
-        """The masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
+        """Return the masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
         partners = [u for u in self._neighbours(dropped) if u in self._masked and u in self._sealed[dropped]]
         if not partners:
             return {}
@@ -156,7 +156,7 @@ class AggregationServer:
         return {seed: -1 if dropped > u else 1 for u, seed in seeds.items()}
 
     def _secret(self, owner: int, which: int, shares: dict[int, Field], right: Callable[[bytes], bool]) -> bytes:
-        """A secret of an owner, from the shares that are as it has dealt them."""
+        """Return a secret of an owner, from the shares that are as it has dealt them."""
         neighbours, dealt = self._neighbours(owner), {}
         for v, share in shares.items():
             if v not in self._sealed[owner]:
@@ -201,7 +201,7 @@ def _public(private: bytes) -> bytes:
 
 
 def _subsets(numbers: list[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Subsets of a size: first those that leave out neighbours in the list, so that each number is missing soon, then all."""
+    """Return subsets of a size: first those that leave out neighbours in the list, so that each number is missing soon, then all."""
     twice = numbers + numbers
     yield from (tuple(twice[start : start + size]) for start in range(len(numbers)))
     yield from itertools.combinations(numbers, size)

@@ -85,7 +85,7 @@ class AggregationTerms:
         return self.degree == len(self.roster) - 1
 
     def neighbours(self, u: int) -> list[int]:
-        """Whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
+        """Return whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
 
         Raises:
             AggregationError: not everybody does; then it follows from nonces, see `graph.Graph`.
@@ -101,12 +101,12 @@ class AggregationTerms:
 
 
 def usual_degree(owners: int) -> int:
-    """How many owners each masks with: all up to 32 owners, else 4 log2(n)."""
+    """Return how many owners each masks with: all up to 32 owners, else 4 log2(n)."""
     return owners - 1 if owners <= COMPLETE else 2 * math.ceil(2 * math.log2(owners))
 
 
 def usual_cohort(owners: int) -> int:
-    """Two thirds of so many owners, at least 3."""
+    """Return two thirds of so many owners, at least 3."""
     return max(SMALLEST_COHORT, -(-2 * owners // 3))
 
 
@@ -121,7 +121,7 @@ def terms(
     task: bytes = b"",
     commitments: Sequence[bytes] = (),
 ) -> AggregationTerms:
-    """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
+    """Return usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
     n = len(roster)
     degree = usual_degree(n) if degree is None else degree
     smallest = usual_cohort(n) if cohort is None else cohort

@@ -79,7 +79,7 @@ class Holdings:
         digest: bytes,
         stretches: list[Stretch] | None = None,
     ) -> None:
-        """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
+        """Do the same until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
 
         Raises:
             NameTaken, NotOwner: see `claim`.
@@ -131,7 +131,7 @@ class Holdings:
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:
-        """An array at one of three equals, for its part as a server and for that as the helper."""
+        """Hold a dataset at one of three equals, for its part as a server and for that as the helper."""
         self.datasets[handle], self.masks[handle] = array, array.mask()
 
     @property
@@ -146,6 +146,6 @@ class Holdings:
         return self._vault
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Let go of the folder."""
         if self._vault is not None:
             self._vault.close()

@@ -29,7 +29,7 @@ class Progress(msgspec.Struct, frozen=True, order=True):
     before: int = 0
 
     def made(self, steps: int) -> int:
-        """All steps of the model, with so many in an epoch."""
+        """Return all steps of the model, with so many in an epoch."""
         return self.before + self.epoch * steps + self.step
 
 

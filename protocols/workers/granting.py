@@ -168,7 +168,7 @@ class Granting:
     # What becomes of tickets.
 
     async def ended(self, request: Request, part: RequestPart, party: int, released: bool) -> None:
-        """A server is done with a ticket, or will never begin with it."""
+        """Note that a server is done with a ticket, or will never begin with it."""
         if part.settled:
             return
         part.end(party, released)
@@ -190,19 +190,19 @@ class Granting:
         self._later(self._withdraw(request, part))
 
     async def _withdraw(self, request: Request, part: RequestPart) -> None:
-        """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
+        """Take an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
         for party, server in enumerate(self._servers):
             if party not in part.ended and await server.withdraw(self._model, part.ticket):
                 await self.ended(request, part, party, False)
 
     def _abandon(self, request: Request, granted: int) -> None:
-        """The client has not come back for the rest of its tickets."""
+        """Give up the rest of the tickets of a client that has not come back for them."""
         if request.granted == granted and not request.waiting:
             request.give_up()
             self._later(self._closed(request))
 
     async def _closed(self, request: Request) -> None:
-        """Closes a request that has ended. One that got no answer does not count."""
+        """Close a request that has ended. One that got no answer does not count."""
         if request.settled:
             await self._requests.close(request)
 
@@ -215,11 +215,11 @@ class Granting:
             self._later(self._relieving())
 
     def _short(self, reveal: Reveal | None) -> bool:
-        """Whether somebody waits for a place in the quota (None), or for randomness of a kind, and only what is out can help."""
+        """Return whether somebody waits for a place in the quota (None), or for randomness of a kind, and only what is out can help."""
         return self._waiting > 0 if reveal is None else self._pools[reveal].blocked
 
     def _wanted(self, request: Request) -> bool:
-        """Whether another client waits for what a request holds, and does not use right now."""
+        """Return whether another client waits for what a request holds, and does not use right now."""
         if request.idle if request.waiting else request.settled:
             return False
         waiting = self._turns.clients if self._short(None) else set()
@@ -244,7 +244,7 @@ class Granting:
             self._relief = False
 
     def _first_to_give(self, request: Request) -> tuple[int, bool, float]:
-        """The larger, the sooner a request is taken back: of who holds most, of who has no name, and the oldest."""
+        """Return what is larger the sooner a request is taken back: of who holds most, of who has no name, and the oldest."""
         return self._requests.held(request.owner), without_name(request.owner), -request.touched
 
     async def _take_back(self, request: Request) -> None:

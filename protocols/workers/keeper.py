@@ -83,7 +83,7 @@ class Keeper(Linked):
         self._writing = asyncio.Lock()
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         for twins in self._links.values():
             twins.close(WorkerLost("the worker stops"))
         await super().stopped()
@@ -92,13 +92,13 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def deposit_masked(self, label: Label, about: About, masked: npt.NDArray[np.uint64], key: bytes) -> None:
-        """A server's part of an array: the masked values, and the key of this server's half of the mask."""
+        """Write a server's part of a dataset: the masked values, and the key of this server's half of the mask."""
         part = MaskedDataset.expanded(_dataset(about, "server"), masked, key)
         await self._write(label, about, {"masked": part.masked, "mask": part.mask})
 
     @message(reentrant=True, by=OWNER)
     async def deposit_mask(self, label: Label, about: About, keys: tuple[bytes, bytes]) -> None:
-        """The provider's part of an array: both halves of its mask. The masked array never comes here."""
+        """Write the provider's part of a dataset: both halves of its mask. The masked array never comes here."""
         first, second = await asyncio.to_thread(halves, _dataset(about, "crypto provider"), keys)
         await self._write(label, about, {"mask0": first, "mask1": second})
 
@@ -115,7 +115,7 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def versions(self, kind: str, name: str | None) -> list[Version]:
-        """All versions of a name. Of data also all versions of all names, which are public, but for those that are damaged here."""
+        """Return all versions of a name. Of data also all versions of all names, which are public, but for those that are damaged here."""
         vault = self._holdings.vault
         if name is not None:
             return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
@@ -135,7 +135,7 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def refresh(self, old: Label, new: Label, right: bytes, equals: bool, name: str) -> None:
-        """Writes a version that has nothing in common with the one before, together with the other parties.
+        """Write a version that has nothing in common with the one before, together with the other parties.
 
         Args:
             old: the version that is there.
@@ -167,7 +167,7 @@ class Keeper(Linked):
         await asyncio.to_thread(self._rewrite, old, new, about, party, key)
 
     def _seated(self, label: Label, about: About, equals: bool, name: str) -> tuple[Seats, int]:
-        """Who keeps the parts of something, and which part is here."""
+        """Return who keeps the parts of something, and which part is here."""
         seats = self._cluster.seats(equals, name if label.kind == RUN else "")
         party = seats.party(self._cluster.place)
         if (party == THIRD) != (about.role == "crypto provider"):
@@ -237,7 +237,7 @@ class Keeper(Linked):
         self._holdings.vault.write(new, msgspec.msgpack.encode(about), refreshed)
 
     async def _checks(self, label: Label, seats: Seats, party: int) -> list[bytes | None]:
-        """What the other parties say that `holds` is for a version.
+        """Return what the other parties say that `holds` is for a version.
 
         Raises:
             WorkerLost: one of them cannot be asked.
@@ -250,7 +250,7 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=SERVER)
     async def holds(self, label: Label) -> bytes | None:
-        """What all parties of a version have in common, for a worker of this cluster; None if this one does not have it, or damaged."""
+        """Return what all parties of a version have in common, for a worker of this cluster; None if this one has it not, or damaged."""
         if label.kind in KINDS and label in await asyncio.to_thread(self._holdings.vault.labels, label.kind, label.name):
             with contextlib.suppress(VaultError):
                 return (await asyncio.to_thread(self._about, label)).check
@@ -258,7 +258,7 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def commit(self, label: Label, right: bytes, equals: bool, name: str) -> None:
-        """Lets go of old versions once all parties have this one: which they are asked for, whatever the caller says. The one from which it
+        """Let go of old versions once all parties have this one: which they are asked for, whatever the caller says. The one from which it
         was made stays.
 
         Raises:
@@ -278,7 +278,7 @@ class Keeper(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def remove(self, kind: str, name: str, own: bytes) -> None:
-        """Removes all versions, for their owner. What was loaded from them already goes on."""
+        """Remove all versions, for their owner. What was loaded from them already goes on."""
         vault = self._holdings.vault
         async with self._writing:
             for label in vault.labels(kind, name):
@@ -292,7 +292,7 @@ class Keeper(Linked):
     async def place(
         self, parts: list[GrantedVersion], axis: int, handle: bytes, digest: bytes, equals: bool, presence: Presence
     ) -> Dataset:
-        """Puts arrays together and holds them for training, as long as whoever asks is there.
+        """Put datasets together and hold them for training, as long as whoever asks is there.
 
         Args:
             parts: what is put together.
@@ -325,7 +325,7 @@ class Keeper(Linked):
         return {name: put_together([arrays[name] for arrays in read], axis) for name in read[0]}
 
     async def _granted(self, label: Label, right: bytes) -> tuple[About, Use]:
-        """What a version is, and what the caller may do with it: who shows the right, or a certificate that its owner has named.
+        """Return what a version is, and what the caller may do with it: who shows the right, or a certificate that its owner has named.
 
         Raises:
             UnknownData: there is no such version.
@@ -355,6 +355,6 @@ def _dataset(about: About, role: str) -> Dataset:
 
 
 def _stretches(abouts: list[About], uses: list[Use], axis: int) -> list[Stretch]:
-    """What the owners of arrays that are put together allow: below each other each of its own rows, beside each other all of all rows."""
+    """Return what owners of joined datasets allow: below each other each of its own rows, beside each other all of all rows."""
     rows = [about.dataset.shape[0] for about in abouts if about.dataset is not None]
     return [Stretch(rows[0], reduce(and_, uses))] if axis else [Stretch(*one) for one in zip(rows, uses, strict=True)]

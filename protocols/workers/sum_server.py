@@ -82,7 +82,7 @@ class SumServer(Linked):
 
     @message(reentrant=True, by=AGGREGATOR)
     async def begin(self, session: Session, presence: Presence) -> None:
-        """Begins a session. It ends when the aggregator's presence does.
+        """Begin a session. It ends when the aggregator's presence does.
 
         Raises:
             AggregationError: a session of this name is under way, or this worker is no server of this cluster.
@@ -105,22 +105,22 @@ class SumServer(Linked):
 
     @message(reentrant=True, by=AGGREGATOR)
     async def admit(self, handle: bytes, right: bytes, ticket: bytes, factor: int) -> bool:
-        """Makes a part count; False if it is not here."""
+        """Make a part count; False if it is not here."""
         return self._owned(handle, right).half.admit(ticket, factor)
 
     @message(reentrant=True, by=AGGREGATOR)
     async def expel(self, handle: bytes, right: bytes, ticket: bytes) -> None:
-        """Takes a seed back, whose vector is not at the other server."""
+        """Take a seed back, whose vector is not at the other server."""
         self._owned(handle, right).half.expel(ticket)
 
     @message(reentrant=True, by=AGGREGATOR)
     async def discard(self, handle: bytes, right: bytes) -> None:
-        """Forgets what was admitted: the round has failed."""
+        """Forget what was admitted: the round has failed."""
         self._owned(handle, right).half.discard()
 
     @message(reentrant=True, by=AGGREGATOR)
     async def open(self, handle: bytes, right: bytes) -> Words:
-        """This server's half of the sum, after both have found that they sum the same.
+        """Return this server's half of the sum, after both have found that they sum the same.
 
         Raises:
             AggregationError: they do not, or too few count.
@@ -144,12 +144,12 @@ class SumServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def hold_vector(self, handle: bytes, ticket: bytes, vector: Words) -> None:
-        """Takes the half that is a vector."""
+        """Take the half that is a vector."""
         self._of(handle).half.hold(ticket, vector)
 
     @message(reentrant=True, by=OWNER)
     async def hold_seed(self, handle: bytes, ticket: bytes, seed: bytes) -> None:
-        """Takes the half that is a seed."""
+        """Take the half that is a seed."""
         self._of(handle).half.hold(ticket, seed)
 
     def _of(self, handle: bytes) -> _Sum:
@@ -168,6 +168,6 @@ class SumServer(Linked):
 
 
 async def hand_in(vectors: SumServer, seeds: SumServer, handle: bytes, ticket: bytes, halves: tuple[Vector, bytes]) -> None:
-    """An owner gives each server its half."""
+    """Hand in an owner's halves, to each server its own."""
     vector, seed = halves
     await asyncio.gather(seeds.hold_seed(handle, ticket, seed), vectors.hold_vector(handle, ticket, vector))

@@ -58,13 +58,13 @@ class TrainingDealer(Actor):
         self._dealer = Threads("training-dealer", 1)
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         self._background.close()
         self._dealer.close()
 
     @message(reentrant=True, by=OWNER)
     async def store(self, dataset: Dataset, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
-        """Keeps the mask of an array as long as its owner is there. The masked array never comes here.
+        """Hold the mask of a dataset as long as its owner is there. The masked array never comes here.
 
         `digest` is that of the right to train on it, at this worker.
         """
@@ -74,7 +74,7 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def begin(self, terms: TrainingTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
-        """Begins a run of training, which ends when its owner is gone: finds both servers.
+        """Begin a run of training, which ends when its owner is gone: find both servers.
 
         Args:
             terms: of the run.
@@ -124,7 +124,7 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
-        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
+        """Deal for the steps of an epoch from `start` on: compute one while the one before is on its way, as servers have room."""
         session = self._owned(run, right)
         terms = session.terms
         self._holdings.check_steps([dataset.handle for dataset in terms.datasets.values()], terms.rows(number))
@@ -166,14 +166,14 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:
-        """Ends a run."""
+        """End a run."""
         if run in self._sessions:
             self._owned(run, right)
             del self._sessions[run]
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
-        """Forgets the mask of an array, for who has placed it."""
+        """Forget the mask of a dataset, for who has placed it."""
         if handle in self._holdings.claims:
             self._holdings.check(handle, right, "array")
             self._holdings.forget(handle)

@@ -82,7 +82,7 @@ class TrainingServer(Linked):
         self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         for session in self._sessions.values():
             session.twins.close(WorkerLost("the server stops"))
         self._ahead.close()
@@ -95,7 +95,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def store(self, dataset: Dataset, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
-        """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask.
+        """Hold a dataset as long as its owner is there: the masked values, and the key of this server's half of the mask.
 
         `digest` is that of the right to train on it, at this worker.
         """
@@ -105,14 +105,14 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def store_replicated(self, dataset: Dataset, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
-        """Among equals: keeps two of the three components of an array as long as its owner is there."""
+        """Hold, among equals, two of the three components of a dataset as long as its owner is there."""
         array = Replicated(components, dataset.shape)
         self._claim(presence, dataset.handle, digest)
         self._holdings.hold(dataset.handle, array)
 
     @message(reentrant=True, by=OWNER)
     async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
-        """Keeps this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
+        """Hold this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
             raise InputError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
@@ -122,7 +122,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def begin(self, terms: TrainingTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
-        """Begins a run of training, which ends when its owner is gone: finds the data and the other server.
+        """Begin a run of training, which ends when its owner is gone: find the data and the other server.
 
         Args:
             terms: of the run.
@@ -174,7 +174,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def meet(self, run: bytes, right: bytes, public: bytes) -> None:
-        """Takes the public key of the other server, once: from now on both seal what they send each other."""
+        """Take the public key of the other server, once: from now on both seal what they send each other."""
         session = self._owned(run, right)
         if session.seal_key:
             raise TicketRefused("the servers of this training have met already; begin a new one")
@@ -182,7 +182,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> StepsReport:
-        """Makes the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
+        """Make the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
         rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
@@ -213,20 +213,20 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def adopt(self, run: bytes, right: bytes) -> None:
-        """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
+        """Make the weights of a run those of the model, once both servers have made the same steps. Without this it is as before them."""
         session = self._owned(run, right)
         session.model.shares, session.model.sums = session.shares, session.sums
 
     @message(reentrant=True, by=OWNER)
     async def begun(self, run: bytes, right: bytes, number: int) -> int:
-        """Waits until step `number` of the run has begun; how many have."""
+        """Wait until step `number` of the run has begun, and return how many have."""
         return await self._owned(run, right).supply.passed(number)
 
     # Checkpoints.
 
     @message(reentrant=True, by=OWNER)
     async def save(self, run: bytes, right: bytes, label: Label, kept: bytes, progress: Progress) -> None:
-        """Writes this server's shares of all that the next step depends on: a version of the training that `kept` is the right to, here.
+        """Write this server's shares of all that the next step depends on: a version of the training that `kept` is the right to, here.
 
         Raises:
             NotGranted: versions of that name belong to somebody else.
@@ -245,7 +245,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, kept: bytes, presence: Presence) -> None:
-        """Holds a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
+        """Hold a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
 
         Args:
             handle: for the model.
@@ -284,7 +284,7 @@ class TrainingServer(Linked):
         return outputs, (cost.rounds, cost.sent)
 
     def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
-        """Some examples of an array, in the form in which a step takes them."""
+        """Return some examples of an array, in the form in which a step takes them."""
         if dataset.handle not in self._datasets:
             raise UnknownModel(f"{dataset.name!r} is not held here any more: its owner is gone")
         wire = self._datasets[dataset.handle].wire(session.seats.helper, rows)
@@ -292,7 +292,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
-        """This server's shares of the weights of a model, for who has placed it.
+        """Return this server's shares of the weights of a model, for who has placed it.
 
         Raises:
             NotGranted: the owners of the data on which it was trained open weights to others only.
@@ -306,14 +306,14 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:
-        """Ends a run; the weights stay."""
+        """End a run; the weights stay."""
         session = self._owned(run, right)
         del self._sessions[run]
         session.twins.close(UnknownModel("this training has ended"))
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
-        """Forgets a model's shares, or a stored array's, for who has placed them."""
+        """Forget a model's shares, or a dataset's, for who has placed them."""
         if handle in self._holdings.claims:
             self._holdings.check(handle, right, "model or array")
             self._holdings.forget(handle)
@@ -331,14 +331,14 @@ class TrainingServer(Linked):
     # The third party's messages.
 
     def _dealt(self, run: bytes, what: str) -> _Training:
-        """The run of a message that its third party alone may send."""
+        """Return the run of a message that its third party alone may send."""
         session = self._session(run)
         self._cluster.require(session.seats.third, what)
         return session
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def agree(self, run: bytes, public: bytes | None) -> bytes | None:
-        """Among equals: agrees on a secret with the helper of a run, once; gives this server's public key."""
+        """Agree on a secret with the helper of a run, among equals, once; return this server's public key."""
         session = self._dealt(run, "agree")
         if (public is not None) != session.terms.equals:
             raise ClusterError("a helper among equals agrees on a secret with this server, and a crypto provider does not")
@@ -351,7 +351,7 @@ class TrainingServer(Linked):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def supply(self, run: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
-        """Takes the randomness of a step as soon as there is room; returns when it is expanded."""
+        """Take the randomness of a step as soon as there is room, and return when it is expanded."""
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
