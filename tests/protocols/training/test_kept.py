@@ -28,23 +28,23 @@ from protocols.workers.keeper import Keeper, Version
 IDS = records("abcd")
 
 
-def column(name, rows=4, columns=2, content="numbers", ids=b""):
+def dataset(name, rows=4, columns=2, content="numbers", ids=b""):
     return Dataset(name, (rows, columns), content, b"", ids)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
 def test_joined_columns_have_the_shape_of_joined_arrays(lengths, width):
     rows = [np.full((length, width), length, np.uint64) for length in lengths]
-    below = joined([column(str(i), length, width) for i, length in enumerate(lengths)], 0, b"")
+    below = joined([dataset(str(i), length, width) for i, length in enumerate(lengths)], 0, b"")
     np.testing.assert_array_equal(put_together(rows, 0), np.concatenate(rows))
     assert put_together(rows, 0).shape == below.shape
     sides = [row.T for row in rows]
-    beside = joined([column(str(i), width, length) for i, length in enumerate(lengths)], 1, b"")
+    beside = joined([dataset(str(i), width, length) for i, length in enumerate(lengths)], 1, b"")
     assert put_together(sides, 1).shape == beside.shape
 
 
 def test_labels_of_owners_who_know_fewer_classes():
-    both = joined([column("a", 2, 3, "labels"), column("b", 1, 1, "labels")], 0, b"h")
+    both = joined([dataset("a", 2, 3, "labels"), dataset("b", 1, 1, "labels")], 0, b"h")
     assert (both.shape, both.handle) == ((3, 3), b"h")
     np.testing.assert_array_equal(put_together([np.eye(3)[1:], np.ones((1, 1))], 0), [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 
@@ -82,16 +82,16 @@ def test_what_several_owners_allow():
 
 
 def test_record_ids():
-    assert joined([column("a", ids=IDS), column("b", ids=IDS)], 1, b"").records == IDS
-    assert joined([column("a", ids=IDS)], 0, b"").records == IDS
-    stacked = joined([column("a", ids=IDS), column("b", ids=records("wxyz"))], 0, b"").records
-    assert stacked not in (IDS, b"", joined([column("b", ids=records("wxyz")), column("a", ids=IDS)], 0, b"").records)
-    assert joined([column("a", ids=IDS), column("b")], 0, b"").records == b""
+    assert joined([dataset("a", ids=IDS), dataset("b", ids=IDS)], 1, b"").records == IDS
+    assert joined([dataset("a", ids=IDS)], 0, b"").records == IDS
+    stacked = joined([dataset("a", ids=IDS), dataset("b", ids=records("wxyz"))], 0, b"").records
+    assert stacked not in (IDS, b"", joined([dataset("b", ids=records("wxyz")), dataset("a", ids=IDS)], 0, b"").records)
+    assert joined([dataset("a", ids=IDS), dataset("b")], 0, b"").records == b""
     assert records(["ab", "c"]) != records(["a", "bc"])
     assert records([1, 2]) == records(["1", "2"])
     for other in (records("abdc"), b""):
         with pytest.raises(InputError, match="record ids"):
-            joined([column("a", ids=IDS), column("b", ids=other)], 1, b"")
+            joined([dataset("a", ids=IDS), dataset("b", ids=other)], 1, b"")
 
 
 def test_rights():
