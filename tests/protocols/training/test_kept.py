@@ -17,8 +17,9 @@ from protocols.authority.membership import SERVER
 from protocols.authority.rights import digest, new_secret, right_at, shows
 from protocols.datasets.dataset import Dataset, records
 from protocols.datasets.joined import joined, put_together
+from protocols.datasets.masked import MaskedDataset, halves, mask
 from protocols.datasets.use import Stretch, Use, check_steps
-from protocols.errors import Altered, InputError, NotGranted, UnknownData, VaultError
+from protocols.errors import Altered, InputError, NotGranted, UnknownData, UnknownModel, VaultError
 from protocols.owner.kept_versions import VersionedShares, current, keepers
 from protocols.storage.renewal import change
 from protocols.storage.vault import Label, Vault
@@ -132,6 +133,24 @@ def test_what_a_refresh_adds_changes_no_value():
     assert not (weights[0] + weights[1]).any()
     assert all(change.all() for change in (*masked, *halves, *weights))
     assert not (weights[0] == change(key("k"), "bias0", (5, 2), 0)).any()
+
+
+def test_a_masked_dataset_is_what_it_was_with_both_halves_and_every_time_under_another_mask():
+    values, one = np.arange(8, dtype=np.uint64).reshape(4, 2), dataset("a")
+    (masked, keys), (again, others) = mask(values), mask(values)
+    assert not (masked == again).any()
+    assert len({*keys, *others}) == 4
+    parts = [MaskedDataset.expanded(one, masked, each) for each in keys]
+    for part, half in zip(parts, halves(one, keys), strict=True):
+        np.testing.assert_array_equal(part.mask, half)
+    np.testing.assert_array_equal(masked - parts[0].mask - parts[1].mask, values)
+    rows = np.array([2, 0])
+    wires = [part.wire(None, rows) for part in parts]
+    np.testing.assert_array_equal(wires[0].a - wires[0].mask - wires[1].mask, values[rows])
+    with pytest.raises(UnknownModel, match="store it anew"):
+        parts[0].wire(2, rows)
+    with pytest.raises(InputError, match=r"shape \(4, 2\) arrived for 'a' of shape \(5, 2\)"):
+        MaskedDataset.expanded(dataset("a", 5), masked, keys[0])
 
 
 class Saying(Keeper):
