@@ -12,7 +12,7 @@ from protocols.errors import InputError, NotGranted
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
-    """What those who may train on kept data may do with them. Each worker that takes part holds them to it.
+    """What those who may train on a dataset that stays may do with it. Each worker that takes part holds them to it.
 
     It bounds what a step, and what is opened, may mix; it makes no training harmless: who chooses the first weights reads out of the
     last ones, or out of metrics, what `min_batch` examples have in common; and who brings the targets or the features itself reads single

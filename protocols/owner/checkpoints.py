@@ -135,7 +135,7 @@ class Checkpoints:
         """At server 0 and at server 1."""
         return [right_at(self._run.right, place) for place in self._places]
 
-    async def _kept(self) -> VersionedShares:
+    async def _shares(self) -> VersionedShares:
         keeping = await keepers(self._cluster, self._addresses, SERVERS)
         return VersionedShares(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
 
@@ -152,17 +152,17 @@ class Checkpoints:
             VaultError: a file is damaged.
             WorkerLost: a worker went away.
         """
-        name, presence, kept = run_name(self._run.right), self._cluster.presence, await self._kept()
+        name, presence, shares = run_name(self._run.right), self._cluster.presence, await self._shares()
         if not self._run.begun:
-            found = await kept.found(RUN, name)
+            found = await shares.found(RUN, name)
             labels = [{version.label for version in versions} for versions in found]
             if not set.intersection(*labels):
                 self._serial = max((label.serial for label in set.union(*labels)), default=0)
                 return None
-        version = await renewed(kept, RUN, name)
+        version = await renewed(shares, RUN, name)
         work = (
             server.restore(handle, digest_at(secret, place), plan, version.label, right, presence)
-            for server, place, right in zip(await self._servers(), self._places, kept.rights, strict=True)
+            for server, place, right in zip(await self._servers(), self._places, shares.rights, strict=True)
         )
         await at_all(self._addresses, *work)
         self._serial = version.label.serial
@@ -176,10 +176,10 @@ class Checkpoints:
             VaultError: a server cannot write.
             WorkerLost: a worker went away.
         """
-        label, kept = Label(RUN, run_name(self._run.right), self._serial + 1, secrets.token_bytes(16)), await self._kept()
-        servers = zip(await self._servers(), rights, kept.rights, strict=True)
+        label, shares = Label(RUN, run_name(self._run.right), self._serial + 1, secrets.token_bytes(16)), await self._shares()
+        servers = zip(await self._servers(), rights, shares.rights, strict=True)
         await at_all(self._addresses, *(server.save(run, right, label, shown, progress) for server, right, shown in servers))
-        await kept.committed(label)
+        await shares.committed(label)
         self._serial = label.serial
         if not self._run.begun:
             self._write(msgspec.structs.replace(self._run, begun=True))

@@ -185,14 +185,14 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
     digests = [digest_at(secret, place) for place in places]
     for attempt in range(1, ATTEMPTS + 1):
         joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
-        kept = [VersionedShares(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
-        versions = [await renewed(one, DATA, name) for one, name in zip(kept, rights, strict=True)]
+        shares = [VersionedShares(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
+        versions = [await renewed(one, DATA, name) for one, name in zip(shares, rights, strict=True)]
         try:
             placed = await at_all(
                 cluster.addresses,
                 *(
                     keeper.place(
-                        [GrantedVersion(version.label, one.rights[party]) for version, one in zip(versions, kept, strict=True)],
+                        [GrantedVersion(version.label, one.rights[party]) for version, one in zip(versions, shares, strict=True)],
                         axis,
                         handle,
                         digests[party],

@@ -113,7 +113,7 @@ class VersionedShares(NamedTuple):
         return await at_all(self.addresses, *(keeper.versions(kind, name) for keeper in self.keeping))
 
 
-async def renewed(kept: VersionedShares, kind: str, name: str) -> Version:
+async def renewed(shares: VersionedShares, kind: str, name: str) -> Version:
     """Re-randomise the current version, and return it.
 
     Raises:
@@ -123,9 +123,9 @@ async def renewed(kept: VersionedShares, kind: str, name: str) -> Version:
     """
     what = f"data of the name {name!r}" if kind == DATA else "checkpoint of this training"
     for attempt in range(1, ATTEMPTS + 1):
-        version, new = current(await kept.found(kind, name), what)
+        version, new = current(await shares.found(kind, name), what)
         try:
-            await kept.refreshed(version.label, new)
+            await shares.refreshed(version.label, new)
             return Version(new, version.about)
         except (UnknownData, VaultError, Altered):  # somebody else has loaded it meanwhile
             if attempt == ATTEMPTS:

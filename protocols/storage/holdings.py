@@ -44,7 +44,7 @@ class Holdings:
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
         claims: whose each of these is, by handle.
-        stretches: what the owners of arrays that were kept allow, by handle; an array without was placed by who trains on it.
+        stretches: what the owners of datasets that were deposited allow, by handle; one without was placed by who trains on it.
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.

@@ -14,7 +14,7 @@ from protocols.datasets.use import Use
 Role = Literal["server", "crypto provider"]
 
 DATA, RUN = "data", "run"
-"""The kinds of what is kept."""
+"""The kinds of what is in a vault: datasets and runs of training."""
 
 
 class Progress(msgspec.Struct, frozen=True, order=True):

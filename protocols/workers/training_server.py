@@ -225,18 +225,18 @@ class TrainingServer(Linked):
     # Checkpoints.
 
     @message(reentrant=True, by=OWNER)
-    async def save(self, run: bytes, right: bytes, label: Label, kept: bytes, progress: Progress) -> None:
-        """Write this server's shares of all that the next step depends on: a version of the training that `kept` is the right to, here.
+    async def save(self, run: bytes, right: bytes, label: Label, own: bytes, progress: Progress) -> None:
+        """Write this server's shares of all that the next step depends on: a version of the training that `own` is the right to, here.
 
         Raises:
             NotGranted: versions of that name belong to somebody else.
         """
         session, vault = self._owned(run, right), self._holdings.vault
         model = session.model
-        if label.kind != RUN or not all([shows(kept, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
+        if label.kind != RUN or not all([shows(own, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
             raise NotGranted("this is the right to another training")
         check = derive(run, "saved", label.serial, label.tag, session.done)
-        about = About("server", digest(kept), digest(kept), progress=progress, check=check, granted=model.use)
+        about = About("server", digest(own), digest(own), progress=progress, check=check, granted=model.use)
         arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
 
@@ -244,7 +244,7 @@ class TrainingServer(Linked):
         return msgspec.msgpack.decode(await asyncio.to_thread(self._holdings.vault.about, label), type=About)
 
     @message(reentrant=True, by=OWNER)
-    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, kept: bytes, presence: Presence) -> None:
+    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, own: bytes, presence: Presence) -> None:
         """Hold a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
 
         Args:
@@ -252,11 +252,11 @@ class TrainingServer(Linked):
             digest: of the right to it, at this server.
             plan: what is trained.
             label: of the version.
-            kept: the right to the training, at this server.
+            own: the right to the training, at this server.
             presence: of the owner.
         """
         about = await self._about(label) if label.kind == RUN else None
-        if about is None or not shows(kept, about.use):
+        if about is None or not shows(own, about.use):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
