@@ -80,6 +80,7 @@ class Keeper(Linked):
         super().__init__(patience, "versions")
         self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
         self._links: dict[int, Twins] = {}
+        self._peers: dict[int, Keeper] = {}
         self._writing = asyncio.Lock()
 
     async def stopped(self) -> None:
@@ -189,7 +190,8 @@ class Keeper(Linked):
         """Tell the worker at a place a seed, and return its own, if it has one."""
         twins = self._twins(place)
         try:
-            twins.watch(self.system, await self._keeper(place))
+            self._peers[place] = await self._keeper(place)
+            twins.watch(self.system, self._peers[place])
             protocol, channel = told(twins.me, seed, hears=hears), derive(tag, "seeds")
             heard, _ = await twins.compute(protocol, channel, None, words=2, dealt=0, who=tag, rest=True)
         except ActorError:
@@ -201,10 +203,10 @@ class Keeper(Linked):
         if place not in self._links:
 
             async def deliver(name: bytes, channel: bytes, number: int, arrays: list[Ring]) -> None:
-                await (await self._keeper(place)).deliver(name, channel, number, arrays)
+                await self._peers[place].deliver(name, channel, number, arrays)
 
             async def give_up(name: bytes, channel: bytes) -> None:
-                await (await self._keeper(place)).give_up(name, channel)
+                await self._peers[place].give_up(name, channel)
 
             own, me = self._cluster.place, Party(int(self._cluster.place > place))
             self._links[place] = Twins(
