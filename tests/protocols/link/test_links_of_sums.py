@@ -95,3 +95,15 @@ async def test_who_waits_hears_at_once_when_the_other_server_is_gone():
         await other.stop(other.reference("", "sums"))
         with pytest.raises(WorkerLost, match="the other server is gone"):
             await begun
+
+
+async def test_what_is_admitted_while_servers_compare_is_in_no_sum_that_is_opened():
+    async with aggregating() as aggregator:
+        for _ in range(2):
+            await aggregator.hand_in(np.ones(4, np.uint64))
+        begun = aggregator.open(0)
+        await aggregator.waits(0)
+        await aggregator.hand_in(np.ones(4, np.uint64), at=(0,))
+        await aggregator.open(1)
+        with pytest.raises(AggregationError, match="another vector was admitted"):
+            await begun
