@@ -32,7 +32,6 @@ from protocols.owner.stored import trainers, training_servers
 from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
 from protocols.storage.versions import Progress
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.losses import EXACT
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, TrainingTerms, check
 from protocols.workers.training_dealer import TrainingDealer
@@ -107,7 +106,7 @@ class Training:
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
-        sums = sums_told(planned.loss, planned.outputs, y) if told else EXACT
+        sums = sums_told(planned.loss, planned.outputs, y)
         terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
