@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError, limits
+from actors.credentials.files import Paths
 from federated import sharing
 from federated.errors import FederatedError
 from federated.machines import certificates, node
@@ -106,7 +107,7 @@ def _encryption(certificate: Path | None, key: Path | None, authority: Path | No
         return worker_process.Encryption(allow_plaintext=allow_plaintext)
     if certificate is None or key is None or authority is None:
         raise FederatedError("TLS needs all three of --certificate, --key and --authority")
-    return worker_process.mutual(certificate, key, authority)
+    return worker_process.mutual(Paths(certificate, key, authority, authority.parent / "ca.crl"))
 
 
 @app.command()

@@ -22,8 +22,9 @@ GROUND = {
 """Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
 
 ROOMS = {
-    "actors/top": "connection guard identity messages running",
-    "actors/connection": "guard identity messages running",
+    "actors/top": "connection credentials guard identity messages running",
+    "actors/connection": "credentials guard identity messages running",
+    "actors/credentials": "guard identity",
     "actors/running": "guard identity messages",
     "actors/identity": "messages",
     "actors/messages": "guard",
