@@ -50,7 +50,7 @@ certs = typer.Typer(
 Folder = Annotated[Path, typer.Option("--authority", envvar="CONFIDE_AUTHORITY", help="folder of the authority", file_okay=False)]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", envvar=PASSPHRASE_FILE, help="file with the passphrase of the authority's key; asked for, unless given"),
+    typer.Option("--passphrase-file", envvar=PASSPHRASE_FILE, help="file with the passphrase of the authority; asked for, unless given"),
 ]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="until the certificate expires")]
 Out = Annotated[Path, typer.Option(help="folder for NAME.member.pem", file_okay=False, exists=True)]
@@ -65,7 +65,7 @@ Host = Annotated[list[str] | None, typer.Option(help="name or IP address that ot
 def trial(
     cluster: Annotated[Path, typer.Argument(help="the cluster file")] = Path("cluster.toml"),
     out: Annotated[Path, typer.Option(help="folder to write to; is made if it is missing", file_okay=False)] = Path("keys"),
-    days: Annotated[int, typer.Option(min=1, max=3650, help="until the certificates expire")] = certificates.DAYS,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="until the certificates expire")] = DAYS,
     force: Annotated[bool, typer.Option("--force", help="replace all certificates that are there")] = False,
 ) -> None:
     """Make a certificate for each node of a cluster, signed by an authority whose key is then forgotten: for trials.
@@ -144,7 +144,7 @@ def add(
 @certs.command()
 def sign(
     name: Name,
-    asked: Annotated[Path, typer.Argument(metavar="FILE.csr", help="of confide certs request, or another PKCS #10 request", dir_okay=False)],
+    asked: Annotated[Path, typer.Argument(metavar="FILE.csr", help="of confide certs request, or PKCS #10 of others", dir_okay=False)],
     role: Role,
     may: May = None,
     host: Host = None,
@@ -259,7 +259,9 @@ def ask(
         path = request.make(keys, name, hosts=host or (), new_key=new_key)
     except FederatedError as error:
         raise failed(error) from None
-    console.print(f"bring {escape(str(path))} to the authority; it signs it with: confide certs sign {escape(name)} {path.name} --role ROLE")
+    console.print(
+        f"bring {escape(str(path))} to the authority; it signs it with: confide certs sign {escape(name)} {path.name} --role ROLE"
+    )
 
 
 @certs.command()

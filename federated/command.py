@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLError
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from actors import ActorError, limits
 from actors.credentials.files import Paths
+from actors.credentials.watching import WARN_DAYS
 from federated import sharing
 from federated.certs_command import certs, failed
 from federated.errors import FederatedError
@@ -127,31 +129,41 @@ def status(
     addresses: Annotated[list[str] | None, typer.Argument(help="host:port of workers, if there is no cluster file")] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file")] = None,
     keys: KeysPath = None,
+    warn_days: Annotated[int, typer.Option(min=0, help="days before a certificate expires in which that is a warning")] = WARN_DAYS,
 ) -> None:
-    """Ask the nodes of a cluster, or workers by address, whether they are there and what they do. Fails if one is not.
+    """Ask the nodes of a cluster, or workers by address, whether they are there and what they do.
 
-    With TLS the first node whose key is in --keys is the one that asks.
+    Exit code 1: one is not there; 3: all are, and a certificate expires soon. With TLS the first node whose key is in --keys is the one
+    that asks.
     """
     if bool(addresses) == (cluster is not None):
         raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
     if cluster is None:
         _told(show_workers(addresses or []))
     else:
-        _told(_show_states(cluster, keys))
+        _told(_show_states(cluster, keys, warn_days))
 
 
-async def _show_states(path: Path, keys: Path | None) -> None:
+async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
     cluster = ClusterFile.read(path)
     if keys is None and (path.parent / "keys").is_dir():
         keys = path.parent / "keys"
     asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
-    found = await states(cluster, node.encryption(cluster, keys, asking))
-    table = Table("node", "role", "state", "")
+    found, now = await states(cluster, node.encryption(cluster, keys, asking), keys), datetime.now(UTC)
+    table = Table("node", "role", "state", "certificate", "")
+    soon = False
     for one in found:
-        table.add_row(one.name, one.role, "[green]ready[/]" if one.ready else "[red]not ready[/]", escape(one.text))
+        days = one.days(now)
+        late = days is not None and days < warn_days
+        soon |= late
+        until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}" + (f", {days} days left" if late else "")
+        ready = "[green]ready[/]" if one.ready else "[red]not ready[/]"
+        table.add_row(one.name, one.role, ready, f"[yellow]{until}[/]" if late else until, escape(one.text))
     console.print(table)
     if not all(one.ready for one in found):
         raise typer.Exit(1)
+    if soon:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -187,9 +199,7 @@ def share(
     if (file is not None) + listing + (delete is not None) != 1:
         raise failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
     if bool(worker) == (cluster is not None) or (worker and len(worker) != 3):
-        raise failed(
-            FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file")
-        )
+        raise failed(FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file"))
 
     if equals and cluster is not None:
         raise failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))

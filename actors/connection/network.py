@@ -83,8 +83,13 @@ class Network:
                 self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run, busy=self._busy
             )
             address = str(Address(self._listen.secure, self._listen.host, port))
-        look = partial(asyncio.get_running_loop().call_soon_threadsafe, self._end_revoked)  # another thread may have read the files
-        self._watching = [one.on_change(look) for one in self._credentials]
+        loop = asyncio.get_running_loop()
+
+        def look_again() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._end_revoked)  # another thread may have read the files
+
+        self._watching = [one.on_change(look_again) for one in self._credentials]
         self._open = True
         return address
 

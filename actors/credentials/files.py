@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cryptography import x509
 
@@ -169,7 +169,9 @@ class Credentials:
             elif left < days:
                 found.append(f"{what} expires on {until:%Y-%m-%d}, in {left} days")
         if self.own.since > now:
-            found.append(f"the certificate of {self.own.name!r} is valid from {self.own.since:%Y-%m-%d %H:%M} UTC only: is the clock right?")
+            found.append(
+                f"the certificate of {self.own.name!r} is valid from {self.own.since:%Y-%m-%d %H:%M} UTC only: is the clock right?"
+            )
         if reason := self._revoked.reason(self.own.certificate):
             found.append(f"this system is refused everywhere: {reason}")
         return found
@@ -319,4 +321,6 @@ def _parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
 
 
 def _refuse_encrypted(key: Path) -> str:
-    raise BadCredentials(f"{key} is encrypted: a node starts without anybody who could type a passphrase; keep its key in a file that only it reads")
+    raise BadCredentials(
+        f"{key} is encrypted: a node starts without anybody who could type a passphrase; keep its key in a file that only it reads"
+    )

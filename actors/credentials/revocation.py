@@ -1,4 +1,4 @@
-"""Lists of revoked certificates (RFC 5280, section 5), each signed by an authority: what they say, and that no older one replaces a newer."""
+"""Lists of revoked certificates (RFC 5280, section 5), each signed by an authority. No older list replaces a newer one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Revoked:
             if not any(_signed(one, authority) for authority in authorities):
                 raise BadCredentials(f"{file} has a list that none of the trusted authorities has signed")
             if issuer in lists and number < lists[issuer].number:
-                raise BadCredentials(f"{file} has list {number} of an authority, and list {lists[issuer].number} was read before: it is an old one")
+                raise BadCredentials(
+                    f"{file} has list {number} of an authority, and list {lists[issuer].number} was read before: it is an old one"
+                )
             lists[issuer] = _List(number, {each.serial_number: each.revocation_date_utc for each in one})
         return Revoked(lists)
 

@@ -84,9 +84,7 @@ class Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def revoking(self, name: str, now: datetime) -> Register:
         """Return a register in which all certificates of a name are revoked that counted, and one more list is made."""
-        entries = tuple(
-            msgspec.structs.replace(one, revoked=now) if one.name == name and one.counts(now) else one for one in self.entries
-        )
+        entries = tuple(msgspec.structs.replace(one, revoked=now) if one.name == name and one.counts(now) else one for one in self.entries)
         return Register(self.lists + 1, entries)
 
     def revoked(self, now: datetime) -> list[tuple[int, datetime]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -92,3 +93,8 @@ def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
 def shown_name(certificate: bytes) -> str:
     """The common name in a certificate (DER): of certificates of `issue`, the name of the node; empty if there is not exactly one."""
     return common_name(certificate)
+
+
+def expiry(certificate: bytes) -> float:
+    """Return when a certificate (DER) expires, in seconds since 1970."""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc.timestamp()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,12 +15,12 @@ from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
 from federated.models.making import check_function
-from federated.owners.owner import Owner, RemoteOwner
+from federated.owners.owner import ChangingOwners, Owner, RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate
 from federated.rounds.gathering import Gathering
-from federated.rounds.outcome import Outcome, alike, concluded
+from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import Round
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
@@ -31,7 +30,7 @@ from federated.runs.history import History
 from federated.runs.progress import live
 from federated.runs.protection import Protection, protection
 from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
-from federated.runs.steps import results, stepped
+from federated.runs.steps import hopeless, results, stepped
 from federated.simulation.simulated import SimulatedOwners
 from federated.strategies.averaging import FedAvg
 from federated.strategies.fedbuff import FedBuff
@@ -42,12 +41,6 @@ from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
     import keras
-
-
-log = logging.getLogger(__name__)
-
-LAST = 3
-"""Rounds in which all owners fail alike before no more are played."""
 
 
 class Federation:
@@ -130,6 +123,7 @@ class Federation:
         compatibility.check_together(self.strategy, self.aggregation)
         privacy = None if privacy is None else mechanism(privacy)
         compatibility.check_private(self.strategy, self.aggregation, privacy)
+        compatibility.settle(owners, self.strategy, privacy)
         if ledger is not None and not isinstance(privacy, ClippedGaussian):
             raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
         self.history = History()
@@ -229,7 +223,7 @@ class Federation:
         """
         due, first = self._to_play(n), len(self.history)
         for _ in range(due):
-            if not await self._affordable() or self._hopeless(first):
+            if not await self._affordable() or hopeless(self.history, first):
                 return
             outcome = await self._round()
             self._save()
@@ -256,7 +250,7 @@ class Federation:
         with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated, steps=steps) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
-                if model.stop_training or not await self._affordable() or self._hopeless(first):
+                if model.stop_training or not await self._affordable() or hopeless(self.history, first):
                     break
                 told.begin(len(self.history) + 1)
                 outcome = await self._round()
@@ -266,14 +260,6 @@ class Federation:
         self._save(told, stopped=model.stop_training)  # a callback may have put the best weights back
         self._resumed = None
         return self.history
-
-    def _hopeless(self, first: int) -> bool:
-        """Whether all owners have failed alike for so long, since a round, that more rounds would be the same."""
-        last = self.history[max(first, len(self.history) - LAST) :]
-        reason = alike(last) if len(last) == LAST else None
-        if reason is not None:
-            log.warning("no more rounds are played: in %d nobody gave anything, and all for the same reason: %s", LAST, reason)
-        return reason is not None
 
     def _to_play(self, rounds: int) -> int:
         """Of so many rounds that are asked for, those that a resumed run does not have yet."""
@@ -298,6 +284,7 @@ class Federation:
         if self._scope is None:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
         opened, now = self._opened(), asyncio.get_running_loop().time
+        await self._meet()
         began = now()
         moved = sum(outcome.failure is None for outcome in self.history) if opened.scheduled else 0
         task = opened.task(len(self.history) + 1, moved=moved)
@@ -330,6 +317,13 @@ class Federation:
         )
         self._before, self._changes = self._now, ()
         return self.history[-1]
+
+    async def _meet(self) -> None:
+        """Find who is there, where owners come and go."""
+        if isinstance(self._given, ChangingOwners):
+            self._owners = {owner.name: owner for owner in await self._given.present()}
+            self._now = circumstances(list(self._owners), self.aggregation, self._quorum)
+            self._changes = self._before.changes(self._now)
 
     async def _paid(self, gathering: Gathering) -> bool:
         """Whether owners may be asked: where what they send may be seen, it is accounted for before."""

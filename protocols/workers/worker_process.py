@@ -16,7 +16,8 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
-from actors.credentials.files import Credentials, Paths
+from actors.credentials.files import Credentials, Paths, credentials_of
+from actors.credentials.watching import watched
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Membership
@@ -136,12 +137,20 @@ async def run(
         ValueError: `message_limit` is out of its range.
     """
     membership = cluster or Membership()
-    async with opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _):
+    async with (
+        opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _),
+        watched(credentials_of(encryption.listen), _say),
+    ):
         print(f"ready {system.address}", flush=True)
         if with_parent:
             await exit_with_parent()
         else:
             await system.serve_forever()
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # whoever has started this process may read no more
+        print(line, flush=True)
 
 
 def _started() -> None:
