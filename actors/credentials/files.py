@@ -206,6 +206,7 @@ class Credentials:
             context = ssl.create_default_context(purpose, cafile=str(self._paths.authority))
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority below another one can be trusted alone
+            context.hostname_checks_common_name = False  # the name of a member is none of a host
             context.load_cert_chain(self._paths.certificate, key, password=lambda: _refuse_encrypted(key))
         except ssl.SSLError as error:
             raise BadCredentials(f"{self._paths.certificate} and {key} cannot be used: {error.reason or 'OpenSSL refuses them'}") from None

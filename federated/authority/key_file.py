@@ -88,7 +88,7 @@ def read(path: Path, passphrase: str | None) -> SigningKey:
     try:
         key = serialization.load_pem_private_key(content, password=None if passphrase is None else passphrase.encode())
     except TypeError:
-        needed = "is encrypted: a passphrase is needed" if passphrase is None else "is not encrypted, and a passphrase was given"
+        needed = "is encrypted: a passphrase is needed" if b"ENCRYPTED" in content else "is not encrypted, and a passphrase was given"
         raise KeysError(f"{path} {needed}") from None
     except ValueError:
         what = "the passphrase is wrong, or the file is damaged" if b"ENCRYPTED" in content else "it is no private key in PEM"
