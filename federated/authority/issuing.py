@@ -105,6 +105,8 @@ def member_certificate(
     until = min(now + timedelta(days=days), authority.not_valid_after_utc)
     if until <= now:
         raise KeysError(f"the authority itself expired on {authority.not_valid_after_utc:%Y-%m-%d}: another one is needed")
+    if until <= authority.not_valid_before_utc:
+        raise KeysError(f"the authority is valid from {authority.not_valid_before_utc:%Y-%m-%d %H:%M} UTC only: is the clock right?")
     builder = _builder(authority.subject, _named(name), checked(public), max(now - EARLIER, authority.not_valid_before_utc), until)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
