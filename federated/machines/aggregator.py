@@ -171,13 +171,12 @@ class Aggregator(Actor):
         """Refuse an owner that is neither on the list nor, by its certificate, a member."""
         shown, said = "" if certificate is None else shown_name(certificate), certified(certificate)
         expected = self._attendance.expects(name)
-        if not expected and (shown != name or said is None):
-            raise JoinRefused(
-                f"no owner {name[:100]!r} is expected here: {shown!r} has a certificate without a role, and is not on the list"
-            )
+        if not expected and said is None:
+            self._tell(f"refused: {name[:100]!r}, which is not on the list, and has a certificate ({shown!r}) that says no role")
+            raise JoinRefused(f"no owner {name[:100]!r} is expected here, and the certificate of {shown!r} says no role")
         if shown != name:
-            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name!r}")
-            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name!r}")
+            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name[:100]!r}")
+            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name[:100]!r}")
         if said is not None and said.role != "owner":
             self._tell(f"refused: {name!r} has a certificate for the role {said}, and wanted to join as an owner")
             raise JoinRefused(f"the certificate of {name!r} is for the role {said}: only an owner joins")
