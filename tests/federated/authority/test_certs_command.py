@@ -9,6 +9,7 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from actors.credentials.files import Credentials, Paths
+from federated.authority import key_file
 from federated.authority.private_files import write
 from federated.command import app
 from protocols.authority.certified import certified
@@ -36,6 +37,7 @@ def confide(tmp_path, monkeypatch):
     write(tmp_path / "passphrase", b"correct horse battery\n", mode=0o600)
     (tmp_path / "cluster.toml").write_text(CLUSTER)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(key_file, "N", 1 << 8)  # what is written costs less to open; `test_authority.py` has the real figures
     monkeypatch.setenv("COLUMNS", "220")
     monkeypatch.setenv("CONFIDE_AUTHORITY_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
 
