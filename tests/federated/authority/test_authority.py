@@ -455,7 +455,7 @@ def test_files_of_another_authority_or_damaged_ones_change_nothing(tmp_path):
     before = {path.name: path.read_bytes() for path in keys.iterdir()}
     (tmp_path / "other").mkdir()
     strange = created(tmp_path / "other").add(Grant("a", "owner"))
-    with pytest.raises(KeysError, match="comes from the authority .* trusts another one"):
+    with pytest.raises(KeysError, match=r"comes from the authority .* trusts another one"):
         member_file.accept(strange.write(tmp_path / "other"), keys)
     mixed = member_file.MemberFile(member_file.read(tmp_path / "a.member.pem").certificate, strange.authority, strange.revoked)
     with pytest.raises(KeysError, match="has not signed"):
@@ -476,7 +476,7 @@ def test_an_older_list_does_not_come_back(tmp_path):
     member_file.accept_list(authority.revoke("b"), keys / "ca.crl", [authority.certificate])
     newest = (keys / "ca.crl").read_bytes()
     (tmp_path / "first.crl").write_bytes(first)
-    with pytest.raises(member_file.OldList, match="has list 1, and .* has list 2 already"):
+    with pytest.raises(member_file.OldList, match=r"has list 1, and .* has list 2 already"):
         member_file.accept_list(tmp_path / "first.crl", keys / "ca.crl", [authority.certificate])
     member_file.accept(old, keys)  # the list in it is the first, too
     assert (keys / "ca.crl").read_bytes() == newest

@@ -5,10 +5,10 @@ import contextlib
 
 import numpy as np
 import pytest
+from authorities import HOST, Members
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors import ActorSystem, Caller
-from authorities import HOST, Members
 from federated import CentralGaussian, DataOwner, FedAvg, FedBuff, JoinRefused, SettingError, joining_owners, stay_joined
 from federated.authority.issuing import Grant
 from federated.machines.aggregator import Aggregator
@@ -216,7 +216,7 @@ async def test_who_is_there_says_until_when(members, hub):
 
 
 async def test_where_the_number_of_owners_counts_nobody_else_is_taken_in(members, hub):
-    owners, address, told, _ = hub
+    owners, address, _, _ = hub
     settle(owners, FedAvg(), CentralGaussian(clip_norm=1.0, noise_multiplier=1.0, max_epsilon=1.0, delta=1e-5))
     members.add("ward-9")
     async with ward(members, address, "ward-9") as (_, joining):
