@@ -8,12 +8,12 @@ import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from authorities import HOST, Members, shown
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors import Actor, ActorSystem, BadCredentials, ConnectFailed, ConnectionLost, message
 from actors.credentials.files import Credentials, Paths
 from actors.credentials.watching import watched
+from authorities import HOST, Members, shown
 from federated.authority import request
 
 DAY = timedelta(days=1)

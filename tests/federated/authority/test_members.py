@@ -5,10 +5,10 @@ import contextlib
 
 import numpy as np
 import pytest
-from authorities import HOST, Members
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors import ActorSystem, Caller
+from authorities import HOST, Members
 from federated import CentralGaussian, DataOwner, FedAvg, FedBuff, JoinRefused, SettingError, joining_owners, stay_joined
 from federated.authority.issuing import Grant
 from federated.machines.aggregator import Aggregator

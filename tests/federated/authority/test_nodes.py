@@ -7,10 +7,10 @@ import signal
 import sys
 
 import pytest
-from authorities import HOST, Members, shown
 from typer.testing import CliRunner
 
 from actors import ActorSystem, ConnectFailed
+from authorities import HOST, Members, shown
 from federated.command import app
 from federated.machines import node
 from federated.machines.cluster_file import ClusterFile

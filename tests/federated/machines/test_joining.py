@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from authorities import HOST, Members
 
 from actors import Actor, ActorSystem, InsecureAddress, MessageRejected, NameTaken
+from authorities import HOST, Members
 from federated import DataOwner, FedAvg, Federation, JoinRefused, SettingError, joining_owners, partition, simulated_owners, stay_joined
 from federated.machines.aggregator import Aggregator
 from federated.machines.certificates import encryption, issue
