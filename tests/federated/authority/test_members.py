@@ -169,7 +169,7 @@ async def test_only_owners_join(members, hub, role, may, says):
     members.add("x", role, may=may)
     async with ward(members, address, "x") as (_, joining):
         with pytest.raises(JoinRefused, match=says):
-            await joining
+            await asyncio.wait_for(joining, 60)
     assert "'x' has a certificate for the role" in await until(told, "refused: ")
     assert names(await owners.present()) == ["ward-1"]
 
