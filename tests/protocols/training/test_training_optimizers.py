@@ -220,6 +220,7 @@ def test_activations_and_weights_that_leave_are_found_and_stay_found(loss):
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("far", [1.0, 50.0, 120.0, 140.0, 300.0, 3e3, 5e4])
+@pytest.mark.sample(5)
 def test_gradients_that_adam_cannot_square_are_found(far, amsgrad):
     """Of targets that are not scaled: the gradient by the bias is up to twice of them, and its square would wrap around."""
     model, plan = network([3, 1], Adam(0.1, amsgrad=amsgrad), "mse")
@@ -256,6 +257,7 @@ def test_sums_of_gradients_that_would_wrap_around_are_found_in_the_next_step(opt
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, False), (0.99, False), (0.99, True), (0.999, False)])
+@pytest.mark.sample(3)
 def test_momentum_is_exact_where_rates_are_large_and_batches_small(momentum, nesterov):
     """Of a bias and a gradient times 1 the factor of the velocity had 8 bits: 0.999 was 1, and nothing ever came to rest."""
     optimizer = keras.optimizers.SGD(0.5, momentum, nesterov=nesterov)
