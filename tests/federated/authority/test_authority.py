@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -264,7 +265,9 @@ def test_several_at_once(tmp_path):
 
 def killed(work, at: int) -> bool:
     """Do something in a process that is killed when it would put its file number `at` into place; whether it came so far."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests: the child uses none of theirs
+        pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     count, replace, rename = [0], os.replace, os.rename

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors import Actor, ActorSystem, BadCredentials, ConnectFailed, ConnectionLost, message
+from actors.credentials import watching
 from actors.credentials.files import Credentials, Paths
 from actors.credentials.watching import watched
 from authorities import HOST, Members, shown
@@ -373,3 +374,23 @@ async def test_a_warning_when_it_starts(members, caplog):
     members.add("short", days=20)
     async with watched(members.credentials("short"), print):
         assert any("the certificate of 'short' expires on" in line for line in lines(caplog))
+
+
+@pytest.mark.parametrize(
+    ("ignored", "terminals", "ends"), [(False, [True, False], True), (False, [True, True], False), (True, [True], False)]
+)
+async def test_a_terminal_that_is_gone_ends_what_was_started_from_it(members, monkeypatch, ignored, terminals, ends):
+    """Unless SIGHUP was ignored from the start, as under nohup."""
+    left, sent, told = list(terminals), [], asyncio.Queue()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if ignored else signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr(watching, "_has_terminal", lambda: left.pop(0))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(watching.os, "kill", lambda pid, number: sent.append(number) or told.put_nowait("ended"))
+            async with watched(members.credentials("a"), told.put_nowait, every=3600.0):
+                signal.raise_signal(signal.SIGHUP)
+                assert (await told.get()).startswith("ended" if ends else "certificates: a until")
+        assert sent == ([signal.SIGTERM] if ends else [])
+        assert (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN) == ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
