@@ -48,7 +48,7 @@ class Dealer:
         self._parts = iter([Segment(range(len(program.ops)), layout(program))] if parts is None else parts)
         self._side = sides.Dealer(infer(program), examples, (Half(keys[0]), Half(keys[1])), weight_masks)
 
-    def next(self) -> Ring:
+    def __next__(self) -> Ring:
         """Return party 1's half of everything that is dealt for the next segment, flat. Slow."""
         return loops.deal(self._program.ops, order(self._program), self._side, next(self._parts))
 
@@ -69,4 +69,4 @@ def deal(program: Program, weight_masks: Arrays, keys: tuple[bytes, bytes], exam
         examples: how many.
     """
     chunk = Dealer(program, weight_masks, keys, examples)
-    return Dealing(chunk.next(), chunk.input_mask)
+    return Dealing(next(chunk), chunk.input_mask)

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
-from protocols.mpc.operations.weights import weight_masks
+from protocols.mpc.operations.weights import SummedMasks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
@@ -295,5 +297,5 @@ def _whole(name: str, number: int, least: int) -> int:
 
 def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:
     """M_W = W + lambda_{W,0} + lambda_{W,1}."""
-    halves = [weight_masks(key, program.weights) for key in opening.weight_keys]
-    return [w + a + b for w, a, b in zip(weights, *halves, strict=True)]
+    masks = SummedMasks(opening.weight_keys, program.weights)
+    return [np.add(masked := masks[index], weight, out=masked) for index, weight in enumerate(weights)]

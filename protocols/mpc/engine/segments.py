@@ -6,6 +6,7 @@ that the segments of a program consume the very words that the whole does.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from protocols.mpc.parties.material import Layout
@@ -53,4 +54,4 @@ def cut(count: int, layout: Layout, most: int, examples: int = 1) -> tuple[Segme
 def room(segments: tuple[Segment, ...], examples: int = 1) -> int:
     """Return the bytes in which one segment is used while the next one is made: those of the largest two neighbours."""
     sizes = [segment.size(examples) for segment in segments]
-    return max([*(one + other for one, other in zip(sizes, sizes[1:], strict=False)), *sizes[:1]])
+    return max([*(one + other for one, other in itertools.pairwise(sizes)), *sizes[:1]])

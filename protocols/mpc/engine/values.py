@@ -125,7 +125,9 @@ class Affine:
     def apart(self) -> Affine:
         """Return the same value, computed, in memory of its own: what it was made from can be freed."""
         kappa = None if self._kappa is None else apart(self.kappa)
-        return Affine(apart(self.a), {part: apart(value) for part, value in self.parts.items()}, kappa, None if self.c is None else apart(self.c))
+        return Affine(
+            apart(self.a), {part: apart(value) for part, value in self.parts.items()}, kappa, None if self.c is None else apart(self.c)
+        )
 
     def share(self, me: Party) -> Ring:
         """Return this server's share of x."""

@@ -1,20 +1,17 @@
 """Programs in segments: the answers, bytes and words of the whole, with less of its randomness in memory at a time."""
 
-import gc
-import weakref
-
 import numpy as np
 import pytest
 
 from deployment import Deployment, random_ring
 from protocols.mpc import dealer, inference
-from protocols.mpc.engine.segments import cut, room
+from protocols.mpc.engine.segments import cut
 from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.moves import Permute, Reshape
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
-from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine
@@ -22,7 +19,6 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, DerivedShares, Shift, SummedMasks
 from protocols.mpc.operations.wires import Input, Open
 from protocols.mpc.parties.exchange import Party
-from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.simulator import simulate
 from protocols.mpc.program import Program
 
@@ -74,7 +70,7 @@ def in_segments(one: Deployment, x, most: int, *, lazily: bool = True):
     keys = (one.chunk_key(0), one.chunk_key(1))
     weight_keys = tuple(_weight_key(one, party) for party in (0, 1))
     made = dealer.Dealer(program, SummedMasks(weight_keys, program.weights), keys, n, parts)
-    dealt = [made.next() for _ in parts]
+    dealt = [next(made) for _ in parts]
     runs = {}
     for i in (0, 1):
         shares = one.weight_shares(i)
