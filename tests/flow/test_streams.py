@@ -1,0 +1,104 @@
+"""Models whose randomness does not fit the memory for it: dealt in segments while they are evaluated. In this process, and without Keras."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from deployment import random_ring
+from inner_workers import inner_workers
+from protocols import connect
+from protocols.authority.rights import new_secret
+from protocols.mpc import inference, plaintext
+from protocols.mpc.encoding import encoded
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import Input, Open
+from protocols.mpc.program import Program
+from protocols.owner.fitting import Training
+from protocols.owner.shared_model import SharedModel
+from protocols.serving.streams import Stream, largest_operation, window
+
+WIDTH, LAYERS = 50, 6
+
+
+def program(layers: int = LAYERS) -> Program:
+    """Dense layers with ReLU; integers of up to 2^8 times weights of up to 40, and 6 bits dropped after each layer."""
+    ops: list = [Input()]
+    for index in range(layers):
+        ops += [Dense(len(ops) - 1, index), Select(len(ops), 6, 24), Open(len(ops) + 1)]
+    ops.append(Dense(len(ops) - 1, layers))
+    shapes = ((4, WIDTH), *[(WIDTH, WIDTH)] * (layers - 1), (WIDTH, 3))
+    return Program(tuple(ops), shapes, (4,), 2.0**-8, (-1.0, 1.0), 1.0, Argmax(len(ops) - 1, 0, 40))
+
+
+PROGRAM = program()
+WEIGHTS = [random_ring(shape, 40, f"w{i}") for i, shape in enumerate(PROGRAM.weights)]
+X = np.random.default_rng(0).uniform(-1, 1, (4, 4))
+TOLERANCE = 10_000  # of outputs of up to 10^6: the roundings of all layers
+LEAST = largest_operation(PROGRAM)
+
+
+def expected(x) -> np.ndarray:
+    return plaintext.evaluate(PROGRAM, WEIGHTS, encoded(PROGRAM, x)).view(np.int64).astype(np.float64)
+
+
+@contextlib.asynccontextmanager
+async def served(cluster, name: str = "stream", weights=WEIGHTS, program: Program = PROGRAM, **terms):
+    """A program shared as it is, and a client of it."""
+    await cluster.enrol()
+    secret = new_secret()
+    async with SharedModel(name, program, (), cluster, secret, Training(None, cluster, name)) as shared:
+        await shared.placed(list(weights), cluster, secret)
+        serving = asyncio.create_task(shared.serve(**{"num_requests": 100, "reveal": ["logits"], **terms}))
+        while not await shared.prepared(terms.get("reveal", ["logits"])[0]):
+            assert not serving.done(), serving.exception()
+            await asyncio.sleep(0)
+        try:
+            async with connect(cluster, name) as remote:
+                yield shared, remote
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.fixture
+def largest(monkeypatch):
+    """The most bytes that any stream has held, and the memory that it may hold."""
+    seen = []
+    run = Stream._prepared
+
+    async def noted(self, number, dealt):
+        seen.append((self.held, self.reserved, number))
+        await run(self, number, dealt)
+
+    monkeypatch.setattr(Stream, "_prepared", noted)
+    return seen
+
+
+@pytest.mark.parametrize("memory", [LEAST, 2 * LEAST, 3 * LEAST], ids=["least", "two", "three"])
+async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memory):
+    assert window(PROGRAM, memory) is not None
+    async with inner_workers() as (workers, cluster), served(cluster, memory=memory) as (shared, remote):
+        one, many = await remote.query(X[:1]), await remote.query(X)
+        np.testing.assert_allclose(np.concatenate([one, many]), np.concatenate([expected(X[:1]), expected(X)]), atol=TOLERANCE)
+        assert remote.last.servers[1].dealt == 8 * inference.layout(PROGRAM).dealt * 4
+        assert len({number for _, _, number in largest}) > 4
+        assert all(held <= reserved <= memory for held, reserved, _ in largest)
+        for worker in workers[:2]:
+            model = worker.actor("server")._entries["stream"].model
+            assert model._weights is None  # only the masked weights are kept
+        assert "weight_masks" not in workers[2].actor("provider")._models["stream"].__dict__
+
+
+async def test_labels_and_numbers_share_the_memory(largest):
+    async with inner_workers() as (_, cluster):
+        size = sum(max(largest_operation(one), 1) for one in (PROGRAM, PROGRAM.for_label()))
+        async with served(cluster, reveal=["logits", "label"], memory=2 * size) as (_, remote):
+            labels = await remote.query(X, reveal="label")
+            logits = await remote.query(X)
+        certain = np.diff(np.sort(expected(X), axis=1)[:, -2:], axis=1)[:, 0] > 2 * TOLERANCE
+        assert certain.sum() > 1
+        np.testing.assert_array_equal(labels[certain], logits.argmax(axis=1)[certain])
