@@ -1,6 +1,6 @@
 """Peak memory of the workers, and seconds, for models whose randomness does not fit memory: it is streamed.
 
-`python -m benchmarks.large_models [NAME ...] [--json]`; names: ResNet-50, encoder (12 layers, 768 wide, 128 tokens, as BERT-base has) and VGG16.
+`python -m benchmarks.large_models [NAME ...] [--json]`; names: ResNet-50, encoder (as large as BERT-base, 128 tokens) and VGG16.
 Real worker processes over websockets on loopback, random weights. The peak of a worker is the most memory that its process ever had
 resident (VmHWM), from its start on. Linux only. Takes minutes, and for VGG16 about 12 GB for all processes together.
 """

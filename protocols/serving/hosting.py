@@ -28,7 +28,7 @@ from protocols.serving.streams import Stream, Streams, Window
 from protocols.serving.ticket import REVEALS, Reveal, Ticket
 
 MODEL_LIMIT = 1 << 31
-"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them once if examples are streamed, else twice."""
+"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, once if examples are streamed."""
 MOST_MEMORY = 1 << 32
 """The most bytes of randomness that a server holds ahead for one model, whatever its owner says."""
 ARRIVING = 4
@@ -342,7 +342,11 @@ class HostedModel:
         preparation = inference.Preparation(program, self.derived, key, parts, 1)
         stream = Stream(parts, how.room, prepare=preparation.next, run=run, patience=patience)
         self.streams.add(chunk, stream)
-        self.stocks[reveal].add(chunk, stream)
+        try:
+            self.stocks[reveal].add(chunk, stream)
+        except TicketRefused:
+            stream.close()
+            raise
         return stream
 
     def dealt_bytes(self, ticket: Ticket) -> int:

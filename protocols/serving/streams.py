@@ -1,8 +1,8 @@
 """The randomness of one example that is larger than the memory for it: it comes in segments while the example is evaluated.
 
-The program is cut where everybody cuts it (`mpc/engine/segments.py`). A server holds the segment that is in use, and the next one as soon
-as there is room for both. Each segment comes once, in order, when there is room, with as many words as it has; anything else ends the
-stream, and with it the ticket, whose masks are never used again.
+The program is cut where everybody cuts it (`mpc/engine/segments.py`). A server holds the segment that is in use, and the next ones as soon
+as there is room for them; until its request has come, only the first. Each segment comes once, in order, when there is room, with as many
+words as it has; anything else ends the stream, and with it the ticket, whose masks are never used again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from protocols.mpc.parties.material import Material
 from protocols.mpc.program import Program
 from protocols.serving.pieces import Arriving
 
-SEGMENT = 32 << 20
-"""Bytes of randomness of a segment, at most, where no operation needs more: small enough to be little beside a large model's weights."""
+PARTS = 8
+"""Segments of which as many fit the memory, where no operation needs more: one is in use, another one comes, others wait for requests."""
 SLOWEST = 1 << 20
 """Bytes a second at which a segment has to come: it may take so much longer than a message does."""
 
@@ -58,7 +58,7 @@ def window(program: Program, memory: int) -> Window | None:
         return None
     if most > memory:
         raise TooLarge(f"one example needs {size:,} bytes of randomness at a server, {most:,} of them at once for one operation")
-    segment = min(SEGMENT, max(1, memory // 2))
+    segment = max(1, memory // PARTS)
     return Window(segment, min(memory, segments.room(inference.segments(program, segment))))
 
 
@@ -83,7 +83,8 @@ class Stream:
         self._sizes = [part.size(1) for part in parts]
         if max(self._sizes) > reserved:
             raise SharingError(f"a segment of {max(self._sizes):,} bytes does not fit the {reserved:,} bytes of its stream")
-        self._next = self._begun = 0
+        self._next = 0
+        self._begun: int | None = None
         self._announced = False
         self._arriving: Arriving | None = None
         self._here: dict[int, Material] = {}
@@ -98,7 +99,7 @@ class Stream:
     @property
     def held(self) -> int:
         """Bytes of the segments that are here, or are allowed to come, with the one in use."""
-        return sum(self._sizes[self._begun : self._next + (self._arriving is not None)])
+        return sum(self._sizes[self._begun or 0 : self._next + (self._arriving is not None)])
 
     @property
     def ended(self) -> bool:
@@ -149,6 +150,8 @@ class Stream:
         self._arriving = Arriving(self.parts[number].layout.words(1, dealt=True))
 
     def _fits(self, number: int) -> bool:
+        if self._begun is None:
+            return number == 0
         alive = sum(self._sizes[self._begun : number])
         return not alive or alive + self._sizes[number] <= self.reserved
 

@@ -1,4 +1,4 @@
-"""Models whose randomness does not fit the memory for it: dealt in segments while they are evaluated. In this process, and without Keras."""
+"""Models whose randomness does not fit the memory for it: dealt in segments while they are evaluated. In this process, without Keras."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ def largest(monkeypatch):
 @pytest.mark.parametrize("memory", [LEAST, 2 * LEAST, 3 * LEAST], ids=["least", "two", "three"])
 async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memory):
     assert window(PROGRAM, memory) is not None
-    async with inner_workers() as (workers, cluster), served(cluster, memory=memory) as (shared, remote):
+    async with inner_workers() as (workers, cluster), served(cluster, memory=memory) as (_, remote):
         one, many = await remote.query(X[:1]), await remote.query(X)
         np.testing.assert_allclose(np.concatenate([one, many]), np.concatenate([expected(X[:1]), expected(X)]), atol=TOLERANCE)
         assert remote.last.servers[1].dealt == 8 * inference.layout(PROGRAM).dealt * 4

@@ -76,7 +76,7 @@ class Order:
         return cls(tuple(map(tuple, users)), tuple(len(set(op.operands)) for op in ops), tuple(map(tuple, last)))
 
     def within(self, ops: Sequence[Operation], positions: range) -> tuple[dict[int, int], dict[int, int]]:
-        """Return how many operands each operation at `positions` waits for, all before having ended, and how many readers each value has."""
+        """Return how many operands each of some operations waits for, if all before have ended, and how many readers each value has."""
         if len(positions) == len(ops):
             return dict(enumerate(self.missing)), {at: len(readers) for at, readers in enumerate(self.users)}
         missing = {at: sum(x in positions for x in set(ops[at].operands)) for at in positions}
