@@ -78,7 +78,7 @@ def _advance(party: int, protocol: Protocol[Any], answer: Received | None, waiti
 def _at_once(request: Until) -> Any:
     """Return what a protocol waits for beside the network: here it is always there."""
     try:
-        request.ready().__await__().send(None)  # type: ignore[attr-defined]  # that of a coroutine is one
+        request.ready().__await__().send(None)
     except StopIteration as stop:
         return stop.value
     raise PartyLost("a party waits for something that is not there")
