@@ -202,3 +202,10 @@ async def test_one_operation_that_alone_needs_more_is_refused_by_its_size():
         ):
             async with served(cluster, memory=LEAST - 1):
                 pass
+
+
+async def test_real_processes_answer_within_their_memory(cluster):
+    async with served(cluster, memory=2 * LEAST) as (_, remote):
+        found = await asyncio.gather(remote.query(X[:2]), remote.query(X[2:]))
+        assert remote.last.rounds >= 3 * LAYERS + 1
+    np.testing.assert_allclose(np.concatenate(found), expected(X), atol=TOLERANCE)

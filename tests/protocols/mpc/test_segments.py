@@ -1,5 +1,8 @@
 """Programs in segments: the answers, bytes and words of the whole, with less of its randomness in memory at a time."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -111,3 +114,34 @@ def test_segments_give_the_shares_and_bytes_of_the_whole(which, most):
     else:
         assert found.rounds >= whole.rounds
     assert (len(parts) == 1) == (most == 1 << 20)
+
+
+@pytest.mark.parametrize("which", [CHAIN, BRANCHES], ids=["chain", "branches"])
+def test_what_has_been_used_is_freed_before_the_next_segment_comes(which):
+    one = deployment(which)
+    x = random_ring((2, *one.program.input_shape), 400, "x")
+    program, keys = one.program, (one.chunk_key(0), one.chunk_key(1))
+    parts = cut(len(program.ops), inference.layout(program), 1, 2)
+    made = dealer.Dealer(program, SummedMasks((_weight_key(one, 0), _weight_key(one, 1)), program.weights), keys, 2, parts)
+    used, runs = {0: [], 1: []}, {}
+    for i in (0, 1):
+        prepared = inference.Preparation(program, one.weight_shares(i), keys[i], parts, 2)
+
+        async def supply(number, prepared=prepared, i=i):
+            gc.collect()
+            assert not any(array() is not None for array in used[i])
+            material = prepared.next(dealt[number].copy() if i else None)
+            used[i] += [weakref.ref(field.base) for field in material.fields.values() if field.base is not None]
+            return material
+
+        runs[i] = inference.evaluate_in_segments(Party(i), program, one.weight_shares(i), parts, supply, x, noise_key=one.noise_key(i))
+    dealt, halves = [], []
+    for _ in parts:
+        dealt.append(next(made).copy())
+        assert made._side._halves == ({}, {})
+        kept = [array for later in made._side._parts.values() for array in later.get().values()]
+        halves.append(sum(array.nbytes for array in kept))
+    simulate(runs)
+    assert len(used[0]) > len(parts)
+    assert halves[-1] == 0
+    assert max(halves) < inference.layout(program).bytes_per_example
