@@ -81,19 +81,20 @@ def largest(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("memory", [LEAST, 2 * LEAST, 3 * LEAST], ids=["least", "two", "three"])
-async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memory):
+@pytest.mark.parametrize("equals", [False, True], ids=["provider", "equals"])
+@pytest.mark.parametrize("memory", [LEAST, 3 * LEAST], ids=["least", "three"])
+async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memory, equals):
     assert window(PROGRAM, memory) is not None
-    async with inner_workers() as (workers, cluster), served(cluster, memory=memory) as (_, remote):
+    async with inner_workers(equals=equals) as (workers, cluster), served(cluster, memory=memory) as (_, remote):
         one, many = await remote.query(X[:1]), await remote.query(X)
         np.testing.assert_allclose(np.concatenate([one, many]), np.concatenate([expected(X[:1]), expected(X)]), atol=TOLERANCE)
         assert remote.last.servers[1].dealt == 8 * inference.layout(PROGRAM).dealt * 4
         assert len({number for _, _, number in largest}) > 4
         assert all(held <= reserved <= memory for held, reserved, _ in largest)
-        for worker in workers[:2]:
-            model = worker.actor("server")._entries["stream"].model
-            assert model._weights is None  # only the masked weights are kept
-        assert "weight_masks" not in workers[2].actor("provider")._models["stream"].__dict__
+        hosted = [entry.model for worker in workers for entry in worker.actor("server")._entries.values()]
+        provided = [shared for worker in workers for shared in worker.actor("provider")._models.values()]
+        assert [model._weights for model in hosted] == [None, None]  # only the masked weights are kept
+        assert ["weight_masks" in shared.__dict__ for shared in provided] == [False]
 
 
 async def test_labels_and_numbers_share_the_memory(largest):
