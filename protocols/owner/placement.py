@@ -99,7 +99,7 @@ async def share(
         Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps. Or
             Keras' own are NaN or infinite for samples that were given.
         ModelError: a setting makes no sense, or samples lie outside of the range.
-        TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
+        TooLarge: its weights, or the randomness of one operation, are more than a server may hold; nothing was sent.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
@@ -136,7 +136,7 @@ def _check_size(program: Program) -> None:
     """Refuse what could be shared, and never be served.
 
     Raises:
-        TooLarge: of weights, or of randomness for one example.
+        TooLarge: of weights, or of randomness for one operation of an example.
     """
     check_program(program)
     size = largest_operation(program)

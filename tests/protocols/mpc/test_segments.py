@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from deployment import Deployment, random_ring
+from deployment import Deployment, key, random_ring
 from protocols.mpc import dealer, inference
 from protocols.mpc.engine.segments import cut
 from protocols.mpc.operations.argmax import Argmax
@@ -22,6 +22,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, DerivedShares, Shift, SummedMasks
 from protocols.mpc.operations.wires import Input, Open
 from protocols.mpc.parties.exchange import Party
+from protocols.mpc.parties.material import Half
 from protocols.mpc.parties.simulator import simulate
 from protocols.mpc.program import Program
 
@@ -90,8 +91,6 @@ def in_segments(one: Deployment, x, most: int, *, lazily: bool = True):
 
 
 def _weight_key(one: Deployment, party: int) -> bytes:
-    from deployment import key
-
     return key(f"weights{party}{one.salt}")
 
 
@@ -102,9 +101,9 @@ def test_segments_give_the_shares_and_bytes_of_the_whole(which, most):
     x = random_ring((3, *one.program.input_shape), 400, "x")
     whole = one.run(x)
     found, parts, dealt = in_segments(one, x, most)
-    assert [list(part.positions) for part in parts if not part.positions] == []
-    assert sum(len(part.positions) for part in parts) == len(one.program.ops)
-    np.testing.assert_array_equal(np.concatenate(dealt).size, one.dealing(3).dealt.size)
+    assert [at for part in parts for at in part.positions] == list(range(len(one.program.ops)))
+    assert sum(words.size for words in dealt) == one.dealing(3).dealt.size
+    assert all(part.size(3) <= most or len(part.layout.sizes(3)) == 1 for part in parts)
     for i in (0, 1):
         np.testing.assert_array_equal(found.results[i], whole.results[i])
     assert found.sent == whole.sent
@@ -117,7 +116,7 @@ def test_segments_give_the_shares_and_bytes_of_the_whole(which, most):
 
 
 @pytest.mark.parametrize("which", [CHAIN, BRANCHES], ids=["chain", "branches"])
-def test_what_has_been_used_is_freed_before_the_next_segment_comes(which):
+def test_what_has_been_used_is_freed_before_the_next_segment_comes(which, monkeypatch):
     one = deployment(which)
     x = random_ring((2, *one.program.input_shape), 400, "x")
     program, keys = one.program, (one.chunk_key(0), one.chunk_key(1))
@@ -135,13 +134,23 @@ def test_what_has_been_used_is_freed_before_the_next_segment_comes(which):
             return material
 
         runs[i] = inference.evaluate_in_segments(Party(i), program, one.weight_shares(i), parts, supply, x, noise_key=one.noise_key(i))
-    dealt, halves = [], []
-    for _ in parts:
-        dealt.append(next(made).copy())
-        assert made._side._halves == ({}, {})
-        kept = [array for later in made._side._parts.values() for array in later.get().values()]
-        halves.append(sum(array.nbytes for array in kept))
+    dealt, expanded = [], []
+
+    def noted(expand):
+        def noting(self, layout, examples):
+            array = expand(self, layout, examples)
+            expanded.append(weakref.ref(array))
+            return array
+
+        return noting
+
+    with monkeypatch.context() as patched:
+        for name in ("own", "dealt"):
+            patched.setattr(Half, name, noted(getattr(Half, name)))
+        for _ in parts:
+            dealt.append(next(made).copy())
+            gc.collect()
+            assert not any(array() is not None for array in expanded)
+    assert len(expanded) == 3 * len(parts)
     simulate(runs)
     assert len(used[0]) > len(parts)
-    assert halves[-1] == 0
-    assert max(halves) < inference.layout(program).bytes_per_example
