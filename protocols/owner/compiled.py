@@ -52,7 +52,7 @@ def plan(model: Any) -> Plan:
     layers, ending = _layers(model, keras)
     loss, weight = compiled_loss(model, keras, ending=ending), loss_weight(model)
     _check_kernels(model)
-    made = Plan(layers, loss, weighted(compiled_optimizer(model, keras), weight), weight=weight)
+    made = Plan(layers, loss, weighted(model, compiled_optimizer(model, keras), weight), weight=weight)
     edge = threshold(model, made, ending=ending)
     if loss == "crossentropy" and made.outputs == 1:
         raise ModelError(

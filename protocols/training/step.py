@@ -15,11 +15,13 @@ import msgspec
 
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.operations.moves import Reshape
+from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given, Open
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
-from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
-from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
-from protocols.training.networks.window import SUMS, outside, summed
+from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
+from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
+from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -32,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         value: whether the value of the loss is computed as well.
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
+        sums: how sums of losses over an epoch are told.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -40,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     value: bool = False
     weight: float = 1.0
     threshold: float = 0.0
+    sums: Told = EXACT
 
     @property
     def inputs(self) -> int:
@@ -63,11 +67,16 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def states(self) -> Shapes:
-        """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
-        sums = (
-            {} if isinstance(self.optimizer, Adam) else {f"sums of {name}": (1, SUMS) for name in self.shapes if name.startswith("kernel")}
-        )
-        return {"outside": (1,), **sums, **self.optimizer.states(self.shapes)}
+        """The shape of what is kept beside the weights, by name; it begins at zero.
+
+        `outside` is a bit, see `window.py`; `sums` are those of the gradients of the step before.
+        """
+        return {"outside": (1,), **({"sums": (1, SUMS)} if self.closing else {}), **self.optimizer.states(self.shapes)}
+
+    @property
+    def closing(self) -> bool:
+        """Whether the last step before a report looks at its own gradients, which are otherwise looked at in the step after."""
+        return not isinstance(self.optimizer, Adam)
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -83,22 +92,25 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         """How often an epoch goes over the examples."""
         return 1
 
-    def circuit(self, batch: int, number: int = 0) -> Circuit:
+    def circuit(self, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
         """Return the circuit of a step, see `step`."""
-        return step(self, batch, number)
+        return step(self, batch, number, last=last)
 
 
-def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
+def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
     """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
+
+    The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
     Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
-    with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
+    with 2 `FRACTION` fractional bits (mean squared error) less those that `Plan.sums` loses, from before the update; `loss`: its sum over
+    the batch, if the plan asks for it.
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
     one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
-    within `reach`; `outside` tells if they did not, of the last ones in the next step.
+    within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
     build = Builder()
     values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
@@ -113,7 +125,7 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
         kept.append(memory)
         activations += [signal] * bool(mine)
     gradient, metric, loss = loss_gradient(
-        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold
+        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
     )
     back: Signal | None = Signal(gradient)
     gradients: dict[str, tuple[int, int]] = {}
@@ -126,16 +138,31 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
     new = update(build, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    held = [values[name] for name in plan.shapes]
-    before: list[tuple[Signal, float]] = []
-    if not isinstance(plan.optimizer, Adam):
-        for name, (gradient, bits) in gradients.items():
-            if name.startswith("kernel"):
-                before.append((Signal(values[f"sums of {name}"], bits), reach(plan.optimizer, scale, bits)))
-                new[f"sums of {name}"] = summed(build, gradient)
-    new["outside"] = outside(build, values["outside"], activations, held, gradients=squared, scale=scale, sums=before)
+    sums = _sums(build, plan, gradients, values, new, scale, last=last)
+    new["outside"] = outside(build, values["outside"], activations, sums, gradients=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
+
+
+def _sums(
+    build: Builder, plan: Plan, gradients: Gradients, values: Positions, new: Positions, scale: float, *, last: bool
+) -> list[Watched]:
+    """Sums of weights, and of gradients and velocities of the step before.
+
+    Those of this step become a state; of the `last` they are watched as well, and the state is 0.
+    """
+    held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.shapes]
+    if isinstance(plan.optimizer, Adam):
+        return [summed(build, held)]
+    now, velocities = watched(plan.optimizer, gradients, values, scale)
+    made = summed(build, now)
+    before = Watched(values["sums"], made.edge)
+    found = [together(build, [before, summed(build, [*velocities, *held], len(now))])]
+    new["sums"] = build(Combine((made.at,), (0 if last else 1,)))
+    if last:
+        _, velocities = watched(plan.optimizer, gradients, new, scale)
+        found.append(together(build, [made, summed(build, velocities, len(now))]) if velocities else made)
+    return found
 
 
 def _opened(build: Builder, values: Positions, index: int, layer: AnyLayer) -> Positions:
