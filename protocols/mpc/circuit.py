@@ -17,7 +17,7 @@ from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.material import Half, Layout, Material
+from protocols.mpc.parties.material import Expansion, Layout, Material
 
 
 class Circuit:
@@ -116,7 +116,7 @@ def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes])
         masks: lambda of every wire that is given, both halves added, by name.
         keys: the servers' keys of this step, never used for another.
     """
-    dealer = Dealer(circuit.values, 1, (Half(keys[0]), Half(keys[1])), given=masks)
+    dealer = Dealer(circuit.values, 1, (Expansion(keys[0]), Expansion(keys[1])), given=masks)
     return loops.deal(circuit.ops, circuit.order, dealer, Segment(range(len(circuit.ops)), circuit.layout))
 
 

@@ -13,7 +13,7 @@ from protocols.mpc.engine.segments import Segment
 from protocols.mpc.engine.sides import Arrays
 from protocols.mpc.inference import layout, order
 from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.material import Half
+from protocols.mpc.parties.material import Expansion
 from protocols.mpc.program import Program, infer
 
 
@@ -30,7 +30,7 @@ class Dealing:
     input_mask: Ring = field(repr=False)
 
 
-class Dealer:
+class SegmentDealer:
     """Deals one chunk of a program, one segment after the other.
 
     Args:
@@ -46,7 +46,7 @@ class Dealer:
     ) -> None:
         self._program, self._examples = program, examples
         self._parts = iter([Segment(range(len(program.ops)), layout(program))] if parts is None else parts)
-        self._side = sides.Dealer(infer(program), examples, (Half(keys[0]), Half(keys[1])), weight_masks)
+        self._side = sides.Dealer(infer(program), examples, (Expansion(keys[0]), Expansion(keys[1])), weight_masks)
 
     def __next__(self) -> Ring:
         """Return party 1's half of everything that is dealt for the next segment, flat. Slow."""
@@ -68,5 +68,5 @@ def deal(program: Program, weight_masks: Arrays, keys: tuple[bytes, bytes], exam
         keys: the servers' keys of this chunk; never used for another.
         examples: how many.
     """
-    chunk = Dealer(program, weight_masks, keys, examples)
+    chunk = SegmentDealer(program, weight_masks, keys, examples)
     return Dealing(next(chunk), chunk.input_mask)

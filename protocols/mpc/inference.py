@@ -11,7 +11,7 @@ from protocols.mpc.engine.sides import Server, WeightShares
 from protocols.mpc.operations.wires import INPUT
 from protocols.mpc.parties.exchange import Party, Ring, until
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.mpc.parties.material import Half, Layout, Material
+from protocols.mpc.parties.material import Expansion, Layout, Material
 from protocols.mpc.program import Program, infer
 
 
@@ -52,7 +52,7 @@ class Preparation:
 
     def __init__(self, program: Program, weights: WeightShares, key: bytes, parts: Sequence[Segment], examples: int) -> None:
         self._program, self._parts, self._examples = program, iter(parts), examples
-        self._half = Half(key)
+        self._half = Expansion(key)
         self._server = Server(Party(0), infer(program), Material({}, 0, examples), {}, weights)
 
     def next(self, dealt: Ring | None) -> Material:

@@ -9,7 +9,7 @@ import numpy as np
 
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.link.keys import Told, server_key
-from protocols.link.threads import Run
+from protocols.link.threads import Runner
 from protocols.mpc import inference
 from protocols.mpc.engine.sides import WeightShares
 from protocols.mpc.operations.weights import DerivedShares, weight_masks
@@ -228,7 +228,7 @@ class HostedModel:
         self._arriving.add(parts)
 
     def load(self, masked: list[Ring]) -> None:
-        """Takes the masked weights of the owner, those that have arrived in pieces if `masked` is empty.
+        """Take the masked weights of the owner, those that have arrived in pieces if `masked` is empty.
 
         Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
 
@@ -322,8 +322,8 @@ class HostedModel:
         inference.prepare(program, self.weights, material)
         return material
 
-    def stream(self, reveal: Reveal, chunk: bytes, key: bytes, how: Window, *, run: Run, patience: float) -> Stream:
-        """Begins to take a chunk of one example in segments, and puts it on stock.
+    def stream(self, reveal: Reveal, chunk: bytes, key: bytes, how: Window, *, run: Runner, patience: float) -> Stream:
+        """Begin to take a chunk of one example in segments, and puts it on stock.
 
         Args:
             reveal: for which kind of answer.

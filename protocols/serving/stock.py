@@ -27,7 +27,7 @@ class Stock:
         self._seen: set[bytes] = set()
 
     def add(self, chunk: bytes, material: Material | Stream) -> None:
-        """Puts a prepared chunk on stock, or one that comes in a stream.
+        """Put a prepared chunk on stock, or one that comes in a stream.
 
         Raises:
             TicketRefused: a chunk of this name was here before, used or not: the same masks never serve twice.

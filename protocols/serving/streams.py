@@ -15,7 +15,7 @@ from typing import NoReturn
 import msgspec
 
 from protocols.errors import SharingError, TicketRefused, TooLarge, WorkerLost
-from protocols.link.threads import Run
+from protocols.link.threads import Runner
 from protocols.mpc import inference
 from protocols.mpc.engine import segments
 from protocols.mpc.engine.segments import Segment
@@ -76,7 +76,7 @@ class Stream:
     examples = 1
 
     def __init__(
-        self, parts: Sequence[Segment], reserved: int, *, prepare: Callable[[Ring | None], Material], run: Run, patience: float
+        self, parts: Sequence[Segment], reserved: int, *, prepare: Callable[[Ring | None], Material], run: Runner, patience: float
     ) -> None:
         self.parts, self.reserved = parts, reserved
         self._prepare, self._run, self._patience = prepare, run, patience

@@ -212,7 +212,7 @@ class ComputeServer(Actor):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def stream(self, model: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, how: Window) -> None:
-        """Begins to take a chunk of one example in segments: server 0 makes its own, server 1 is sent them."""
+        """Begin to take a chunk of one example in segments: server 0 makes its own, server 1 is sent them."""
         hosted = self._dealt(model, "stream").model
         own = hosted.key(key, "chunk", chunk)
         stream = hosted.stream(reveal, chunk, own, how, run=self._ahead.run, patience=self._patience)
@@ -221,12 +221,12 @@ class ComputeServer(Actor):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def room(self, model: bytes, chunk: bytes, number: int) -> None:
-        """Returns when there is room for the next segment of a stream."""
+        """Return when there is room for the next segment of a stream."""
         await self._stream(model, chunk, "room").room(number)
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def segment(self, model: bytes, chunk: bytes, number: int, parts: list[npt.NDArray[np.uint64]], last: bool) -> None:
-        """Takes a piece of what is dealt for a segment; after the `last` one returns when it is prepared."""
+        """Take a piece of what is dealt for a segment; after the `last` one returns when it is prepared."""
         await self._stream(model, chunk, "segment").add(number, parts, last=last)
 
     def _stream(self, model: bytes, chunk: bytes, what: str) -> Stream:

@@ -44,7 +44,7 @@ from protocols.serving.settlement import Settlement
 from protocols.serving.streams import window
 from protocols.serving.ticket import Reveal, identifier
 from protocols.workers.compute_server import ComputeServer
-from protocols.workers.dealing import Dealing
+from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
 
@@ -220,7 +220,7 @@ class CryptoProvider(Settlement):
         if reveal in shared.pools:
             await shared.pools[reveal].resume(ahead)
             return
-        dealing = Dealing(shared, reveal, self._dealer, self._background)
+        dealing = ChunkDealer(shared, reveal, self._dealer, self._background)
 
         async def deal(examples: int) -> Chunk:
             return await (dealing.whole(examples) if how is None else dealing.streamed(how))

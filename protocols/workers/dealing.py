@@ -21,7 +21,7 @@ from protocols.workers import delivery
 from protocols.workers.provided import Provided
 
 
-class Dealing:
+class ChunkDealer:
     """Deals for one model and one kind of answer.
 
     Args:
@@ -56,7 +56,7 @@ class Dealing:
         shared, chunk = self._shared, identifier()
         keys = shared.preprocessing.keys("chunk", chunk)
         parts = inference.segments(self._program, how.segment)
-        dealing = dealer.Dealer(self._program, SummedMasks(shared.weight_keys, self._program.weights), keys.of, 1, parts)
+        dealing = dealer.SegmentDealer(self._program, SummedMasks(shared.weight_keys, self._program.weights), keys.of, 1, parts)
         given = delivery.Streamed(shared.model, chunk, shared.servers[1].with_options(timeout=None))
         try:
             await given.begin(shared.servers, self._reveal, keys.told, how)
@@ -66,12 +66,12 @@ class Dealing:
         self._background.later(self._rest(given, dealing, len(parts)))
         return Chunk(chunk, dealing.input_mask)
 
-    async def _rest(self, given: delivery.Streamed, dealing: dealer.Dealer, count: int) -> None:
-        """The server ends this when the ticket is used, or withdrawn: it has no room for any more."""
+    async def _rest(self, given: delivery.Streamed, dealing: dealer.SegmentDealer, count: int) -> None:
+        """Deal the others; the server ends this when the ticket is used, or withdrawn: it has no room for any more."""
         for number in range(1, count):
             await self._segment(given, dealing, number)
 
-    async def _segment(self, given: delivery.Streamed, dealing: dealer.Dealer, number: int) -> None:
+    async def _segment(self, given: delivery.Streamed, dealing: dealer.SegmentDealer, number: int) -> None:
         words: Ring = await self._threads.run(partial(next, dealing))
         await given.segment(number, words)
 

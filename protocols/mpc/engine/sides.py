@@ -16,7 +16,7 @@ from protocols.errors import ProgramError, WindowError
 from protocols.mpc.engine.values import Affine, Kind, Parts, Shape, Value, apart
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
-from protocols.mpc.parties.material import Half, Key, Layout, Material
+from protocols.mpc.parties.material import Expansion, Key, Layout, Material
 
 _FITS: dict[Kind, tuple[Kind, ...]] = {
     "wire": ("wire",),
@@ -203,7 +203,7 @@ class Dealer:
         self,
         values: Sequence[Value],
         examples: int,
-        halves: tuple[Half, Half],
+        halves: tuple[Expansion, Expansion],
         weight_masks: Arrays = (),
         given: Mapping[str, Ring] | None = None,
     ) -> None:

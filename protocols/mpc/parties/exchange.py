@@ -63,7 +63,7 @@ def _wait(request: Until) -> Generator[Until, Any, Any]:
 
 
 async def until(ready: Callable[[], Awaitable[T]]) -> T:
-    """Waits for something that is not a message of another party, between two rounds; not inside of `together`. **Rounds**: 0."""
+    """Wait for something that is not a message of another party, between two rounds; not inside of `together`. **Rounds**: 0."""
     result: T = await _wait(Until(ready))
     return result
 

@@ -107,7 +107,7 @@ class Material:
         Raises:
             SharingError: another number of words was dealt than the layout needs.
         """
-        return Half(key).material(layout, examples, dealt)
+        return Expansion(key).material(layout, examples, dealt)
 
     @property
     def examples(self) -> int:
@@ -124,7 +124,7 @@ class Material:
         return Material(self.fields, self.start + start, self.start + stop, self.whole)
 
 
-class Half:
+class Expansion:
     """A party's half of the randomness of a chunk as it is expanded from the party's key: one segment of a program after the other.
 
     The words are the same in however many segments they are asked for. Not for use by two threads at once.

@@ -9,6 +9,7 @@ import pytest
 from deployment import random_ring
 from protocols.authority.seats import seats
 from protocols.clusters.roles import helper_of, roles
+from protocols.datasets.replicated import Component, Replicated, held_by, split
 from protocols.errors import ClusterError, TicketRefused, UnknownModel
 from protocols.link.keys import ExternalDealer, Helper, Keys, answered, server_key, third_party
 from protocols.mpc import dealer, inference
@@ -35,7 +36,6 @@ from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program
 from protocols.serving.hosting import HostedModel, Hosting
-from protocols.storage.replicated import Component, Replicated, held_by, split
 from protocols.training.networks import layers
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.optimizers import GradientDescent

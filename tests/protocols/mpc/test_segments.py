@@ -22,7 +22,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, DerivedShares, Shift, SummedMasks
 from protocols.mpc.operations.wires import Input, Open
 from protocols.mpc.parties.exchange import Party
-from protocols.mpc.parties.material import Half
+from protocols.mpc.parties.material import Expansion
 from protocols.mpc.parties.simulator import simulate
 from protocols.mpc.program import Program
 
@@ -73,7 +73,7 @@ def in_segments(one: Deployment, x, most: int, *, lazily: bool = True):
     parts = cut(len(program.ops), inference.layout(program), most, n)
     keys = (one.chunk_key(0), one.chunk_key(1))
     weight_keys = tuple(_weight_key(one, party) for party in (0, 1))
-    made = dealer.Dealer(program, SummedMasks(weight_keys, program.weights), keys, n, parts)
+    made = dealer.SegmentDealer(program, SummedMasks(weight_keys, program.weights), keys, n, parts)
     dealt = [next(made) for _ in parts]
     runs = {}
     for i in (0, 1):
@@ -121,7 +121,7 @@ def test_what_has_been_used_is_freed_before_the_next_segment_comes(which, monkey
     x = random_ring((2, *one.program.input_shape), 400, "x")
     program, keys = one.program, (one.chunk_key(0), one.chunk_key(1))
     parts = cut(len(program.ops), inference.layout(program), 1, 2)
-    made = dealer.Dealer(program, SummedMasks((_weight_key(one, 0), _weight_key(one, 1)), program.weights), keys, 2, parts)
+    made = dealer.SegmentDealer(program, SummedMasks((_weight_key(one, 0), _weight_key(one, 1)), program.weights), keys, 2, parts)
     used, runs = {0: [], 1: []}, {}
     for i in (0, 1):
         prepared = inference.Preparation(program, one.weight_shares(i), keys[i], parts, 2)
@@ -146,7 +146,7 @@ def test_what_has_been_used_is_freed_before_the_next_segment_comes(which, monkey
 
     with monkeypatch.context() as patched:
         for name in ("own", "dealt"):
-            patched.setattr(Half, name, noted(getattr(Half, name)))
+            patched.setattr(Expansion, name, noted(getattr(Expansion, name)))
         for _ in parts:
             dealt.append(next(made).copy())
             gc.collect()
