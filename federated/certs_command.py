@@ -17,10 +17,10 @@ from typer.core import TyperGroup
 
 from federated.authority import member_file, request
 from federated.authority.authority import DAYS, OWN_DAYS, Authority, Brought
-from federated.authority.issuing import Grant
+from federated.authority.issuing import MemberRights
 from federated.authority.key_file import is_encrypted
 from federated.authority.private_files import read_private
-from federated.authority.register import Entry
+from federated.authority.register import MemberEntry
 from federated.errors import FederatedError, KeysError
 from federated.machines import certificates
 from federated.machines.cluster_file import ClientNode, ClusterFile
@@ -242,7 +242,7 @@ def listing(
         raise typer.Exit(3)
 
 
-def _state(entry: Entry, now: datetime) -> str:
+def _state(entry: MemberEntry, now: datetime) -> str:
     left = (entry.until - now).days
     return f"valid, {left} days left" if entry.counts(now) and left < SOON else entry.state(now)
 
@@ -291,20 +291,20 @@ def _accept_list(path: Path, keys: Path) -> None:
     console.print(f"the list of revoked certificates is in {escape(str(keys / 'ca.crl'))}")
 
 
-def _grants(path: Path) -> list[Grant]:
+def _grants(path: Path) -> list[MemberRights]:
     cluster = ClusterFile.read(path)
     hosts = {name: () if host is None else (host,) for name, host in cluster.hosts.items()}
     return [
-        Grant(name, str(node.__struct_config__.tag), node.may if isinstance(node, ClientNode) else (), hosts[name])
+        MemberRights(name, str(node.__struct_config__.tag), node.may if isinstance(node, ClientNode) else (), hosts[name])
         for name, node in cluster.nodes.items()
     ]
 
 
-def _grant(name: str, role: str, may: list[str] | None, host: list[str] | None) -> Grant:
-    return Grant(name, role, tuple(may or ()), tuple(host or ()))
+def _grant(name: str, role: str, may: list[str] | None, host: list[str] | None) -> MemberRights:
+    return MemberRights(name, role, tuple(may or ()), tuple(host or ()))
 
 
-def _hand_out(made: member_file.MemberFile, grant: Grant | None, out: Path) -> None:
+def _hand_out(made: member_file.MemberFile, grant: MemberRights | None, out: Path) -> None:
     try:
         path = made.write(out)
     except OSError as error:

@@ -13,7 +13,7 @@ from cryptography import x509
 from actors.credentials.files import Credentials, Paths
 from federated.authority import member_file
 from federated.authority.authority import Authority
-from federated.authority.issuing import Grant
+from federated.authority.issuing import MemberRights
 
 HOST = "127.0.0.1"
 
@@ -40,7 +40,7 @@ class Members:
 
     def add(self, name: str, role: str = "owner", *hosts: str, may: tuple[str, ...] = (), days: int = 365) -> Path:
         """A new member; returns its folder."""
-        return self._placed(self.authority.add(Grant(name, role, may, hosts), days=days))
+        return self._placed(self.authority.add(MemberRights(name, role, may, hosts), days=days))
 
     def renew(self, name: str, days: int = 365) -> Path:
         return self._placed(self.authority.renew(name, days=days))

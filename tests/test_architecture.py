@@ -286,7 +286,6 @@ TWICE = {
     "SettingError": "an error that users catch, of `federated` and of `privacy`",
     "TooLarge": "an error that users catch, of `actors` and of `protocols`",
     "Cluster": "what users write, awaited and blocking",
-    "Grant": "an owner's right to give away; examples of a chunk in `serving/pool.py`, to be renamed",
     "Call": "a frame of `actors`; a call of a Keras operation in `lowering/rules`, to be renamed",
     "Affine": "a node of a network; a value of the engine",
     "Builder": "of nodes; of circuits",

@@ -24,11 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from federated.authority import key_file, register, request
-from federated.authority.issuing import Grant, PublicKey, checked, member_certificate, own_certificate, revocation_list
+from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
 from federated.authority.key_file import SigningKey
 from federated.authority.member_file import MemberFile
 from federated.authority.private_files import locked, synchronize, write
-from federated.authority.register import Entry, Register
+from federated.authority.register import MemberEntry, Register
 from federated.errors import KeysError
 
 DAYS = 365
@@ -123,11 +123,11 @@ class Authority:
         """The list of revoked certificates, for every node."""
         return self._folder / "ca.crl"
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[MemberEntry, ...]:
         """Return what was signed, the oldest first. No passphrase is needed."""
         return register.load(self._folder).entries
 
-    def add(self, grant: Grant, *, days: int = DAYS) -> MemberFile:
+    def add(self, grant: MemberRights, *, days: int = DAYS) -> MemberFile:
         """Make a key and a certificate for a new member. Whoever carries the file can be that member: `sign` needs no such trust.
 
         Raises:
@@ -138,7 +138,7 @@ class Authority:
             own = Ed25519PrivateKey.generate()
             return self._signed(key, known, grant, own.public_key(), days, made=own)
 
-    def sign(self, grant: Grant, asked: x509.CertificateSigningRequest, *, days: int = DAYS) -> MemberFile:
+    def sign(self, grant: MemberRights, asked: x509.CertificateSigningRequest, *, days: int = DAYS) -> MemberFile:
         """Sign the key in a request for a new member. Only the key is taken from the request.
 
         Raises:
@@ -215,7 +215,7 @@ class Authority:
                 " another role or key revoke it first"
             )
 
-    def _member(self, name: str, known: Register) -> Entry:
+    def _member(self, name: str, known: Register) -> MemberEntry:
         entry = known.latest(name)
         if entry is None:
             names = ", ".join(dict.fromkeys(one.name for one in known.entries)) or "nobody"
@@ -223,13 +223,13 @@ class Authority:
         return entry
 
     def _signed(
-        self, key: SigningKey, known: Register, grant: Grant, public: PublicKey, days: int, made: Ed25519PrivateKey | None = None
+        self, key: SigningKey, known: Register, grant: MemberRights, public: PublicKey, days: int, made: Ed25519PrivateKey | None = None
     ) -> MemberFile:
         if days < 1:
             raise KeysError(f"certificates valid for {days} days: at least 1 is needed")
         now = self._clock()
         signed = member_certificate(key, self.certificate, public, grant.name, said=grant.said, hosts=grant.hosts, now=now, days=days)
-        register.save(self._folder, known.with_entry(Entry.of(grant, signed)))
+        register.save(self._folder, known.with_entry(MemberEntry.of(grant, signed)))
         return MemberFile(signed, self.certificate, self.list_file.read_bytes(), None if made is None else key_file.pem(made, None))
 
 

@@ -30,7 +30,7 @@ LEAST_RSA, LEAST_CURVE = 2048, 256
 
 
 @dataclass(frozen=True)
-class Grant:
+class MemberRights:
     """What the administrator of an authority says of a member. Nothing of it is taken from what the member asks for.
 
     Args:

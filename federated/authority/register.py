@@ -9,14 +9,14 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from federated.authority.issuing import Grant
+from federated.authority.issuing import MemberRights
 from federated.authority.private_files import write
 from federated.errors import KeysError
 
 FILE = "register.json"
 
 
-class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One certificate.
 
     Attributes:
@@ -36,16 +36,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoked: datetime | None = None
 
     @staticmethod
-    def of(grant: Grant, signed: x509.Certificate) -> Entry:
+    def of(grant: MemberRights, signed: x509.Certificate) -> MemberEntry:
         """Return the entry of a new certificate."""
         text = signed.public_bytes(Encoding.PEM).decode()
         since, until = signed.not_valid_before_utc, signed.not_valid_after_utc
-        return Entry(grant.name, grant.role, grant.may, grant.hosts, since, until, text)
+        return MemberEntry(grant.name, grant.role, grant.may, grant.hosts, since, until, text)
 
     @property
-    def grant(self) -> Grant:
+    def grant(self) -> MemberRights:
         """What was granted."""
-        return Grant(self.name, self.role, self.may, self.hosts)
+        return MemberRights(self.name, self.role, self.may, self.hosts)
 
     @property
     def signed(self) -> x509.Certificate:
@@ -72,13 +72,13 @@ class Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     lists: int = 0
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[MemberEntry, ...] = ()
 
-    def latest(self, name: str) -> Entry | None:
+    def latest(self, name: str) -> MemberEntry | None:
         """Return the newest entry of a name."""
         return next((one for one in reversed(self.entries) if one.name == name), None)
 
-    def with_entry(self, entry: Entry) -> Register:
+    def with_entry(self, entry: MemberEntry) -> Register:
         """Return a register with one more."""
         return Register(self.lists, (*self.entries, entry))
 

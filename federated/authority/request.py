@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from actors.credentials.files import check_private
 from actors.errors import BadCredentials
 from actors.guard.words import NAME_LIMIT, shown
-from federated.authority.issuing import Grant, alternatives
+from federated.authority.issuing import MemberRights, alternatives
 from federated.authority.key_file import SigningKey, pem
 from federated.authority.private_files import locked, write
 from federated.errors import KeysError
@@ -42,7 +42,7 @@ def make(folder: Path, name: str, *, hosts: Sequence[str] = (), new_key: bool = 
     Raises:
         KeysError: the folder cannot be written, or the key in it cannot be used.
     """
-    Grant(name, "owner", hosts=tuple(hosts))  # whether these can be in a certificate
+    MemberRights(name, "owner", hosts=tuple(hosts))  # whether these can be in a certificate
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder):

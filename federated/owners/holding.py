@@ -8,14 +8,14 @@ from typing import Any, Protocol
 from federated.owners.training import Trainer
 from federated.records.data import Data
 from federated.tasks.update import Evaluation, Task, Update
-from federated.trainers.runner import Factory, Runner, check_factory
+from federated.trainers.runner import Factory, TrainerRunner, check_factory
 
 
-class Training(Protocol):
+class HoldingTrainer(Protocol):
     """Trains and evaluates on what one owner holds."""
 
     async def train(self, task: Task, *, tells: bool = True, stream: int = 0) -> Update:
-        """Train as told; see `Trainer.train` and `Runner.train`.
+        """Train as told; see `Trainer.train` and `TrainerRunner.train`.
 
         Args:
             task: what to do.
@@ -65,7 +65,7 @@ class Holding:
         """Whether there is nothing to evaluate on; a trainer of its own may have something."""
         return self._trainer is None and self.evaluation is None
 
-    def at(self, trainer: Trainer, *, least: int = 1) -> Training:
+    def at(self, trainer: Trainer, *, least: int = 1) -> HoldingTrainer:
         """Return what trains on it.
 
         Args:
@@ -75,7 +75,7 @@ class Holding:
         if self._trainer is None:
             return _WithKeras(self, trainer)
         data, evaluation = self._given
-        return Runner(self._trainer, data, evaluation, thread=trainer.thread, memory=self._memory, least=least)
+        return TrainerRunner(self._trainer, data, evaluation, thread=trainer.thread, memory=self._memory, least=least)
 
 
 class _WithKeras:

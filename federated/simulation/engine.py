@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from federated.errors import SettingError
-from federated.owners.holding import Holding, Training
+from federated.owners.holding import Holding, HoldingTrainer
 from federated.owners.training import Trainer
 from federated.tasks.failures import kind
 from federated.tasks.update import Evaluation, Task, Update
@@ -32,7 +32,7 @@ class ThreadEngine:
     """One thread, and one copy of the model, for all owners: they train one after the other, in the order in which they are asked."""
 
     def __init__(self) -> None:
-        self._trainings: dict[int, Training] = {}
+        self._trainings: dict[int, HoldingTrainer] = {}
         self._trainer = Trainer()
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:

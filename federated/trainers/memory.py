@@ -23,7 +23,7 @@ DEEPEST = 32
 ARRAY = "\0array"
 
 
-class Memory:
+class TrainerMemory:
     """States by run, each after the last round that was trained and before it.
 
     A round that is asked for again, by an aggregator that was killed before it had written the round down, begins with what there was

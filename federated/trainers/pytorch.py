@@ -61,7 +61,7 @@ class TorchTrainer:
         put(module, weights)
         return module.eval()
 
-    def __call__(self, data: Any, evaluation: Any = None) -> _OfOwner:
+    def __call__(self, data: Any, evaluation: Any = None) -> _TorchOwner:
         """Return the trainer of one owner.
 
         Args:
@@ -71,7 +71,7 @@ class TorchTrainer:
         Raises:
             DataError: it is neither, or has no example.
         """
-        return _OfOwner(self, self._module(), data, evaluation)
+        return _TorchOwner(self, self._module(), data, evaluation)
 
     def _checked(self, module: torch.nn.Module) -> torch.nn.Module:
         for name, value in module.state_dict().items():
@@ -83,7 +83,7 @@ class TorchTrainer:
         return module
 
 
-class _OfOwner:
+class _TorchOwner:
     """The trainer of one owner."""
 
     follows = ("proximal",)

@@ -18,7 +18,7 @@ from federated.models.weights import is_kept
 from federated.tasks.bounding import bounded
 from federated.tasks.failures import in_own_words
 from federated.tasks.update import Array, Evaluation, Setting, Task, Update, Weights
-from federated.trainers.memory import Memory
+from federated.trainers.memory import TrainerMemory
 from federated.trainers.trained import OwnTrainer, Trained
 from privacy import GaussianNoise
 
@@ -40,7 +40,7 @@ def check_factory(trainer: Any) -> None:
         )
 
 
-class Runner:
+class TrainerRunner:
     """A trainer of one owner.
 
     The trainer is made when it is first needed, and anew after it has failed. It cannot be interrupted: when the caller is cancelled, it
@@ -67,7 +67,7 @@ class Runner:
     ) -> None:
         check_factory(factory)
         self._factory, self._given = factory, (data,) if evaluation is None else (data, evaluation)
-        self._memory, self._least, self._thread = Memory(memory), least, thread
+        self._memory, self._least, self._thread = TrainerMemory(memory), least, thread
         self._trainer: OwnTrainer | None = None
         self._noise = GaussianNoise()
 

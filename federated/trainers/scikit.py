@@ -68,13 +68,13 @@ class ScikitTrainer:
             estimator.coef_, estimator.intercept_ = arrays
         return estimator
 
-    def __call__(self, data: Any, evaluation: Any = None) -> _OfOwner:
+    def __call__(self, data: Any, evaluation: Any = None) -> _ScikitOwner:
         """Return the trainer of one owner.
 
         Raises:
             DataError: the data is no (x, y) of the features and classes that were said.
         """
-        return _OfOwner(self, data, evaluation)
+        return _ScikitOwner(self, data, evaluation)
 
     def _as_begun(self, estimator: Any) -> Any:
         """A copy of the estimator with its initial weights."""
@@ -100,7 +100,7 @@ class ScikitTrainer:
             estimator.partial_fit(x, y, **({} if self.classes is None else {"classes": self.classes}))
 
 
-class _OfOwner:
+class _ScikitOwner:
     """The trainer of one owner."""
 
     def __init__(self, settings: ScikitTrainer, data: Any, evaluation: Any) -> None:

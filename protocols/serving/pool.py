@@ -40,7 +40,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Grant:
+class GrantedPart:
     """A range of a chunk, given to one request, with the mask of its inputs."""
 
     chunk: bytes
@@ -143,7 +143,7 @@ class Pool:
         ahead = self.available + self._dealing
         return ahead < self._needed or 2 * ahead < self._target
 
-    async def take(self, examples: int, client: Client = "") -> list[Grant]:
+    async def take(self, examples: int, client: Client = "") -> list[GrantedPart]:
         """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.
 
         While others wait, a turn takes no more than an equal share of what the servers hold. While another client asks quick requests, a
@@ -193,12 +193,12 @@ class Pool:
                 await self._changed.wait_for(lambda: self._held[client] <= 0 or self._failure)
         return True
 
-    def _granted(self, examples: int) -> list[Grant]:
+    def _granted(self, examples: int) -> list[GrantedPart]:
         grants = []
         while examples and self._ready:
             chunk = self._ready[0]
             start, stop = chunk.granted, chunk.granted + min(examples, chunk.left)
-            grants.append(Grant(chunk.identifier, start, stop, chunk.input_mask[start:stop]))
+            grants.append(GrantedPart(chunk.identifier, start, stop, chunk.input_mask[start:stop]))
             chunk.granted = stop
             examples -= stop - start
             if not chunk.left:

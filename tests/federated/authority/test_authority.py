@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from actors.credentials.files import Credentials, Paths
 from federated.authority import issuing, key_file, member_file, private_files, request
 from federated.authority.authority import Authority, Brought
-from federated.authority.issuing import Grant
+from federated.authority.issuing import MemberRights
 from federated.errors import KeysError
 from protocols.authority.certified import Certified, certified
 
@@ -43,7 +43,7 @@ def named(name):
 
 
 def test_the_key_is_encrypted_and_a_wrong_passphrase_opens_nothing(tmp_path):
-    created(tmp_path, PHRASE).add(Grant("a", "owner"))
+    created(tmp_path, PHRASE).add(MemberRights("a", "owner"))
     file = tmp_path / "authority" / "ca.key"
     content = file.read_bytes()
     key = key_file.read(file, PHRASE)
@@ -51,7 +51,7 @@ def test_the_key_is_encrypted_and_a_wrong_passphrase_opens_nothing(tmp_path):
     assert b"BEGIN ENCRYPTED PRIVATE KEY" in content
     for wrong in (PHRASE + "!", PHRASE[:-1], "x" * 40):
         with pytest.raises(KeysError, match="the passphrase is wrong") as refused:
-            Authority(tmp_path / "authority", lambda wrong=wrong: wrong).add(Grant("b", "owner"))
+            Authority(tmp_path / "authority", lambda wrong=wrong: wrong).add(MemberRights("b", "owner"))
         assert wrong not in str(refused.value)
     for nothing in (None, ""):
         with pytest.raises(KeysError, match="a passphrase is needed"):
@@ -78,7 +78,7 @@ def test_short_passphrases_are_refused_and_nothing_is_left(tmp_path):
 
 
 def test_who_may_read_what(tmp_path):
-    created(tmp_path).add(Grant("a", "owner")).write(tmp_path)
+    created(tmp_path).add(MemberRights("a", "owner")).write(tmp_path)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "authority").iterdir()}
     assert modes == {"ca.key": 0o600, "ca.pem": 0o644, "ca.crl": 0o644, "register.json": 0o600, ".lock": 0o600}
     assert stat.S_IMODE((tmp_path / "authority").stat().st_mode) == 0o700
@@ -90,7 +90,7 @@ def test_a_key_that_others_can_read_or_write_is_not_used(tmp_path, mode):
     authority = created(tmp_path)
     (tmp_path / "authority" / "ca.key").chmod(mode)
     with pytest.raises(KeysError, match=f"has mode {mode:04o} .* with mode 0600"):
-        authority.add(Grant("a", "owner"))
+        authority.add(MemberRights("a", "owner"))
 
 
 def test_links_are_not_followed(tmp_path):
@@ -99,7 +99,7 @@ def test_links_are_not_followed(tmp_path):
     key.rename(tmp_path / "elsewhere.key")
     key.symlink_to(tmp_path / "elsewhere.key")
     with pytest.raises(KeysError, match="is a link, and has to be a file"):
-        authority.add(Grant("a", "owner"))
+        authority.add(MemberRights("a", "owner"))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(KeysError, match="is there already"):
         Authority.create(tmp_path / "link", None)
@@ -129,7 +129,7 @@ def greedy(name="ward-9", key=None):
 
 def test_only_the_key_is_taken_from_a_request(tmp_path):
     asked = greedy()
-    signed = created(tmp_path).sign(Grant("ward-9", "client", may=("ask",)), asked).certificate
+    signed = created(tmp_path).sign(MemberRights("ward-9", "client", may=("ask",)), asked).certificate
     assert signed.public_key() == asked.public_key()
     assert certified(der(signed)) == Certified("client", frozenset({"ask"}))
     found = signed.extensions
@@ -146,10 +146,10 @@ def test_only_the_key_is_taken_from_a_request(tmp_path):
 def test_requests_that_are_not_signed(tmp_path):
     authority = created(tmp_path)
     with pytest.raises(KeysError, match="in the name of 'ward-8', and you say 'ward-9'"):
-        authority.sign(Grant("ward-9", "owner"), greedy("ward-8"))
+        authority.sign(MemberRights("ward-9", "owner"), greedy("ward-8"))
     weak = x509.CertificateSigningRequestBuilder(named("w")).sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
     with pytest.raises(KeysError, match="RSA of 2048 bits"):
-        authority.sign(Grant("w", "owner"), weak)
+        authority.sign(MemberRights("w", "owner"), weak)
     good = bytearray(greedy().public_bytes(Encoding.DER))
     good[-1] ^= 1  # of the signature: whoever sends it does not have the key
     (tmp_path / "forged.csr").write_bytes(x509.load_der_x509_csr(bytes(good)).public_bytes(Encoding.PEM))
@@ -177,35 +177,35 @@ def test_requests_that_are_not_signed(tmp_path):
 )
 def test_what_cannot_be_granted(grant, says):
     with pytest.raises(KeysError, match=says):
-        Grant(**grant)
+        MemberRights(**grant)
 
 
 def test_a_name_belongs_to_one_member(tmp_path):
     authority = created(tmp_path)
-    authority.add(Grant("julia", "server", hosts=("127.0.0.1",)))
-    for again in (Grant("julia", "owner"), Grant("julia", "server")):
+    authority.add(MemberRights("julia", "server", hosts=("127.0.0.1",)))
+    for again in (MemberRights("julia", "owner"), MemberRights("julia", "server")):
         with pytest.raises(KeysError, match="julia has a certificate as server until"):
             authority.add(again)
         with pytest.raises(KeysError, match="julia has a certificate as server until"):
             authority.sign(again, greedy("julia"))
     authority.revoke("julia")
-    assert certified(der(authority.add(Grant("julia", "owner")).certificate)).role == "owner"
+    assert certified(der(authority.add(MemberRights("julia", "owner")).certificate)).role == "owner"
 
 
 def test_no_member_outlives_the_authority(tmp_path):
     authority = created(tmp_path, days=100, clock=lambda: NOW)
-    assert authority.add(Grant("a", "owner"), days=365).certificate.not_valid_after_utc == NOW + timedelta(days=100)
+    assert authority.add(MemberRights("a", "owner"), days=365).certificate.not_valid_after_utc == NOW + timedelta(days=100)
     late = Authority(tmp_path / "authority", lambda: None, clock=lambda: NOW + timedelta(days=101))
     with pytest.raises(KeysError, match="the authority itself expired on 2026-09-09"):
-        late.add(Grant("b", "owner"))
+        late.add(MemberRights("b", "owner"))
     with pytest.raises(KeysError, match="0 days"):
-        authority.add(Grant("b", "owner"), days=0)
+        authority.add(MemberRights("b", "owner"), days=0)
 
 
 def test_renewing(tmp_path):
     time = [NOW]
     authority = created(tmp_path, clock=lambda: time[0])
-    first = authority.add(Grant("a", "client", ("share",), ("a.example",)), days=10)
+    first = authority.add(MemberRights("a", "client", ("share",), ("a.example",)), days=10)
     time[0] += timedelta(days=20)  # it has expired
     second = authority.renew("a", days=30)
     assert second.certificate.public_key() == first.certificate.public_key()
@@ -230,8 +230,8 @@ def der_names(certificate):
 
 def test_revoking_covers_all_certificates_of_a_member_that_count(tmp_path):
     authority = created(tmp_path)
-    serials = {made.certificate.serial_number for made in (authority.add(Grant("a", "owner")), authority.renew("a"))}
-    other = authority.add(Grant("b", "owner")).certificate.serial_number
+    serials = {made.certificate.serial_number for made in (authority.add(MemberRights("a", "owner")), authority.renew("a"))}
+    other = authority.add(MemberRights("b", "owner")).certificate.serial_number
     found = x509.load_pem_x509_crl(authority.revoke("a").read_bytes())
     assert {one.serial_number for one in found} == serials
     assert found.is_signature_valid(authority.certificate.public_key())
@@ -248,7 +248,7 @@ def test_several_at_once(tmp_path):
 
     def add(i):
         try:
-            return Authority(folder, lambda: None).add(Grant("same" if i % 2 else f"w{i}", "owner")).certificate.serial_number
+            return Authority(folder, lambda: None).add(MemberRights("same" if i % 2 else f"w{i}", "owner")).certificate.serial_number
         except KeysError as error:
             assert "same has a certificate" in str(error)  # noqa: PT017
             return None
@@ -305,7 +305,7 @@ def test_a_crash_while_it_is_made_leaves_nothing_or_all(tmp_path):
         assert not (tmp_path / "authority").exists()
 
     assert each_kill(lambda: created(tmp_path), check) == 5
-    Authority(tmp_path / "authority", lambda: None).add(Grant("a", "owner"))
+    Authority(tmp_path / "authority", lambda: None).add(MemberRights("a", "owner"))
 
 
 def usable(keys, name="a"):
@@ -315,7 +315,7 @@ def usable(keys, name="a"):
 
 def test_a_crash_while_a_certificate_is_replaced_leaves_the_old_or_the_new_one(tmp_path):
     authority, keys = created(tmp_path), tmp_path / "keys"
-    member_file.accept(authority.add(Grant("a", "owner")).write(tmp_path), keys)
+    member_file.accept(authority.add(MemberRights("a", "owner")).write(tmp_path), keys)
     old = usable(keys)
     for new_key in (False, True):
         before = usable(keys)
@@ -340,7 +340,7 @@ def test_a_crash_while_a_certificate_is_replaced_leaves_the_old_or_the_new_one(t
 
 def test_a_crash_while_an_authority_signs_or_revokes(tmp_path):
     authority, keys = created(tmp_path), tmp_path / "keys"
-    member_file.accept(authority.add(Grant("a", "owner")).write(tmp_path), keys)
+    member_file.accept(authority.add(MemberRights("a", "owner")).write(tmp_path), keys)
     folder = tmp_path / "authority"
 
     def check(at):
@@ -350,7 +350,7 @@ def test_a_crash_while_an_authority_signs_or_revokes(tmp_path):
     assert killed(lambda: Authority(folder, lambda: None).revoke("a"), 1)  # after the register, before the list
     assert Authority(folder, lambda: None).entries()[0].revoked is not None
     assert not list(x509.load_pem_x509_crl((folder / "ca.crl").read_bytes()))
-    Authority(folder, lambda: None).add(Grant("b", "owner"))  # whatever is done next makes up for it
+    Authority(folder, lambda: None).add(MemberRights("b", "owner"))  # whatever is done next makes up for it
     assert list(x509.load_pem_x509_crl((folder / "ca.crl").read_bytes()))
 
 
@@ -397,7 +397,7 @@ def test_an_authority_of_the_organisation(tmp_path, kind, below):
     above = (named("root of all"), Ed25519PrivateKey.generate()) if below else None
     existing = brought(tmp_path, KEYS[kind](), above=above, phrase="of their own")
     authority = created(tmp_path, PHRASE, brought=existing, clock=lambda: NOW)
-    made = authority.add(Grant("a", "owner", hosts=("127.0.0.1",)))
+    made = authority.add(MemberRights("a", "owner", hosts=("127.0.0.1",)))
     assert made.certificate.not_valid_after_utc == NOW + timedelta(days=30)
     member_file.accept(made.write(tmp_path), tmp_path / "keys")
     authority.revoke("a")
@@ -440,7 +440,7 @@ def test_a_key_never_leaves_the_member_that_asks(tmp_path):
     authority, keys = created(tmp_path), tmp_path / "keys"
     file = request.make(keys, "w", hosts=["w.example"])
     private = (keys / "w.key").read_bytes()
-    made = authority.sign(Grant("w", "owner"), request.read(file))
+    made = authority.sign(MemberRights("w", "owner"), request.read(file))
     assert made.key is None
     handed = made.write(tmp_path)
     for brought_along in (file, handed):
@@ -454,10 +454,10 @@ def test_a_key_never_leaves_the_member_that_asks(tmp_path):
 
 def test_files_of_another_authority_or_damaged_ones_change_nothing(tmp_path):
     keys = tmp_path / "keys"
-    member_file.accept(created(tmp_path).add(Grant("a", "owner")).write(tmp_path), keys)
+    member_file.accept(created(tmp_path).add(MemberRights("a", "owner")).write(tmp_path), keys)
     before = {path.name: path.read_bytes() for path in keys.iterdir()}
     (tmp_path / "other").mkdir()
-    strange = created(tmp_path / "other").add(Grant("a", "owner"))
+    strange = created(tmp_path / "other").add(MemberRights("a", "owner"))
     with pytest.raises(KeysError, match=r"comes from the authority .* trusts another one"):
         member_file.accept(strange.write(tmp_path / "other"), keys)
     mixed = member_file.MemberFile(member_file.read(tmp_path / "a.member.pem").certificate, strange.authority, strange.revoked)
@@ -472,8 +472,8 @@ def test_files_of_another_authority_or_damaged_ones_change_nothing(tmp_path):
 
 def test_an_older_list_does_not_come_back(tmp_path):
     authority, keys = created(tmp_path), tmp_path / "keys"
-    old = authority.add(Grant("a", "owner")).write(tmp_path)
-    authority.add(Grant("b", "owner"))
+    old = authority.add(MemberRights("a", "owner")).write(tmp_path)
+    authority.add(MemberRights("b", "owner"))
     member_file.accept(old, keys)
     first = authority.list_file.read_bytes()
     member_file.accept_list(authority.revoke("b"), keys / "ca.crl", [authority.certificate])

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from actors import ActorSystem, Caller
 from authorities import HOST, Members
 from federated import CentralGaussian, DataOwner, FedAvg, FedBuff, JoinRefused, SettingError, joining_owners, stay_joined
-from federated.authority.issuing import Grant
+from federated.authority.issuing import MemberRights
 from federated.machines.aggregator import Aggregator
 from federated.machines.cluster_file import ClusterFile
 from federated.machines.node import membership
@@ -47,7 +47,7 @@ def members(tmp_path):
 
 
 def caller(members, name, role, *may):
-    signed = members.authority.add(Grant(name, role, may)).certificate
+    signed = members.authority.add(MemberRights(name, role, may)).certificate
     return Caller(certificate=signed.public_bytes(Encoding.DER))
 
 
