@@ -1,7 +1,8 @@
-"""The circuit of one step of stochastic gradient descent for a chain of layers: forward, loss, backward, update.
+"""The circuit of one step of stochastic gradient descent for a network: forward, loss, backward, update.
 
-What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`;
-how the gradients by the weights move them is in `training/networks/optimizers.py`. The backward pass compares nothing.
+What a node computes is in `layers.py`; how a gradient goes back follows from the operations that it has written (`mpc/engine/gradients.py`).
+The gradient by the logits comes from `losses.py`; how the gradients by the weights move them is in `optimizers.py`. The backward pass
+compares nothing, but for the derivatives of curves, which are compared beside the curves.
 
 Weights are shares between steps; each step opens kernels under fresh masks, so that no mask is ever used with two values.
 """
@@ -9,24 +10,38 @@ Weights are shares between steps; each step opens kernels under fresh masks, so 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import msgspec
 
-from protocols.mpc.circuit import Builder, Circuit
+from protocols.errors import ModelError
+from protocols.mpc.circuit import Circuit
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Reshape
-from protocols.mpc.operations.wires import Given, Open
-from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
+from protocols.mpc.operations.wires import Given
+from protocols.training.networks.draft import Draft, Signal
+from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
 from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
 from protocols.training.networks.window import SUMS, outside, summed
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """A weight of a network as everybody knows it: its name and shape, and whether it is trained or stays as it is."""
+
+    name: str
+    shape: Shape
+    trained: bool = True
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
     """What a network computes and how it learns: all of it is public.
 
     Attributes:
-        layers: from the inputs to the logits; the last one is dense.
+        layers: the nodes in an order in which they can be computed; the last one gives the logits, or the numbers that are compared.
+        example: the shape of what the network takes.
+        outputs: classes, or numbers of a target.
+        variables: the weights.
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
         value: whether the value of the loss is computed as well.
@@ -35,39 +50,54 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     """
 
     layers: tuple[AnyLayer, ...]
+    example: Shape
+    outputs: int
+    variables: tuple[Variable, ...]
     loss: Loss
     optimizer: Optimizer
     value: bool = False
     weight: float = 1.0
     threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no network, before anything is made of it.
+
+        Raises:
+            ModelError: nodes read what comes later, names are double, sizes are none, or nothing is trained.
+        """
+        if not self.layers or any(not node.inputs or not all(0 <= x <= at for x in node.inputs) for at, node in enumerate(self.layers)):
+            raise ModelError("a network is at least one node, and each reads the input or nodes before it")
+        if len({variable.name for variable in self.variables}) < len(self.variables) or not any(one.trained for one in self.variables):
+            raise ModelError("the weights of a network have names of their own, and one of them is trained at least")
+        shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
+        if not all(shape and min(shape) > 0 for shape in shapes):
+            raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+
     @property
     def inputs(self) -> int:
         """Features of an example: it is stored flat."""
-        return math.prod(self.layers[0].shape)
-
-    @property
-    def first(self) -> int:
-        """Which layer is the first with weights: nobody needs the gradient by its input."""
-        return next(index for index, layer in enumerate(self.layers) if layer.weights)
-
-    @property
-    def outputs(self) -> int:
-        """Classes, or numbers of a target."""
-        return math.prod(self.layers[-1].output)
+        return math.prod(self.example)
 
     @property
     def shapes(self) -> Shapes:
-        """The shape of every weight by name, in the order of Keras."""
-        return {f"{name}{index}": shape for index, layer in enumerate(self.layers) for name, shape in layer.weights.items()}
+        """The shape of every weight by name."""
+        return {variable.name: variable.shape for variable in self.variables}
+
+    @property
+    def trained(self) -> Shapes:
+        """The shape of every weight that is trained."""
+        return {variable.name: variable.shape for variable in self.variables if variable.trained}
+
+    @property
+    def _summed(self) -> list[str]:
+        """The weights whose gradients are looked at in the next step: all but biases."""
+        return [] if isinstance(self.optimizer, Adam) else [name for name in self.trained if not name.startswith("bias")]
 
     @property
     def states(self) -> Shapes:
         """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
-        sums = (
-            {} if isinstance(self.optimizer, Adam) else {f"sums of {name}": (1, SUMS) for name in self.shapes if name.startswith("kernel")}
-        )
-        return {"outside": (1,), **sums, **self.optimizer.states(self.shapes)}
+        sums = {f"sums of {name}": (1, SUMS) for name in self._summed}
+        return {"outside": (1,), **sums, **self.optimizer.states(self.trained)}
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -100,45 +130,37 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
     within `reach`; `outside` tells if they did not, of the last ones in the next step.
     """
-    build = Builder()
-    values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
-    weights = [_opened(build, values, index, layer) for index, layer in enumerate(plan.layers)]
-    x = build(Given("x", (batch, plan.inputs), "wire"))
-    y = build(Given("y", (batch, plan.outputs), "wire"))
-    signal = Signal(build(Reshape(x, (batch, *plan.layers[0].shape))))
-    kept: list[Any] = []
-    activations: list[Signal] = []
-    for layer, mine in zip(plan.layers, weights, strict=True):
-        signal, memory = layer.forward(build, mine, signal)
-        kept.append(memory)
-        activations += [signal] * bool(mine)
-    gradient, metric, loss = loss_gradient(
-        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold
-    )
-    back: Signal | None = Signal(gradient)
-    gradients: dict[str, tuple[int, int]] = {}
-    for index in reversed(range(len(plan.layers))):
-        if back is None:
-            break
-        found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
-        gradients |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
+    draft = Draft()
+    values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
+    values |= {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
+    x = draft.put(Given("x", (batch, plan.inputs), "wire"))
+    y = draft(Given("y", (batch, plan.outputs), "wire"))
+    made, watched = [draft.put(Reshape(x, (batch, *plan.example)))], []
+    for node in plan.layers:
+        made.append(node.write(draft, values, [made[at] for at in node.inputs]))
+        if node.grows:
+            watched.append(Signal(made[-1], draft.bits(made[-1])))
+    z = draft.affine(made[-1])
+    if draft.value(z).shape != (batch, plan.outputs):
+        raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
+    gradient, metric, loss = loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold)
+    draft.say(gradient, FRACTION)
+    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+    missing = [name for name in plan.trained if values[name] not in found]
+    if missing:
+        raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
+    gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = update(build, plan.optimizer, gradients, values, scale, number)
+    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    held = [values[name] for name in plan.shapes]
     before: list[tuple[Signal, float]] = []
     if not isinstance(plan.optimizer, Adam):
         for name, (gradient, bits) in gradients.items():
-            if name.startswith("kernel"):
+            if not name.startswith("bias"):
                 before.append((Signal(values[f"sums of {name}"], bits), reach(plan.optimizer, scale, bits)))
-                new[f"sums of {name}"] = summed(build, gradient)
-    new["outside"] = outside(build, values["outside"], activations, held, gradients=squared, scale=scale, sums=before)
+                new[f"sums of {name}"] = summed(draft, gradient)
+    held = [values[name] for name in plan.trained]
+    new["outside"] = outside(draft, values["outside"], watched, held, gradients=squared, scale=scale, sums=before)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
-    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
-
-
-def _opened(build: Builder, values: Positions, index: int, layer: AnyLayer) -> Positions:
-    """The weights of a layer by its own names: kernels become wires, biases stay shares."""
-    mine = {name: values[f"{name}{index}"] for name in layer.weights}
-    return {name: build(Open(value)) if name == "kernel" else value for name, value in mine.items()}
+    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +28,15 @@ MOST = 3 * FRACTION
 """Fractional bits of an activation or a gradient, at most: it lies within +-2^(62 - MOST)."""
 
 
+class Signal(NamedTuple):
+    """A value: where it is, and its fractional bits."""
+
+    at: int
+    bits: int = FRACTION
+
+
 class Draft(Builder, Tape):
-    """A circuit while it is written. The same operation on the same values is there once.
+    """A circuit while it is written. What is put with its fractional bits is there once, however often it is put.
 
     Attributes:
         own: rules for gradients that take the place of those of operations.
@@ -36,25 +44,17 @@ class Draft(Builder, Tape):
 
     def __init__(self) -> None:
         super().__init__()
-        self._at: dict[tuple[Operation, int | None], int] = {}
+        self._at: dict[tuple[Operation, int], int] = {}
         self._bits: dict[int, int] = {}
         self.own: dict[int, Rule] = {}
-
-    def __call__(self, op: Operation) -> int:
-        """Append an operation that is not there yet; return the position of its value."""
-        return self._known(op, None)
 
     def put(self, op: msgspec.Struct, bits: int = FRACTION) -> int:
         """As the tape says."""
         assert isinstance(op, Operation)  # the engine knows operations as such
-        at = self._known(op, bits)
-        self._bits[at] = bits
-        return at
-
-    def _known(self, op: Operation, bits: int | None) -> int:
         at = self._at.get((op, bits))
         if at is None:
-            at = self._at[op, bits] = super().__call__(op)
+            at = self._at[op, bits] = self(op)
+            self._bits[at] = bits
         return at
 
     def _is_open(self, x: int) -> bool:
@@ -63,6 +63,10 @@ class Draft(Builder, Tape):
     def bits(self, position: int) -> int:
         """As the tape says."""
         return self._bits[position]
+
+    def say(self, position: int, bits: int) -> None:
+        """Say how many fractional bits a value has that functions have written."""
+        self._bits[position] = bits
 
     # Rounding.
 
@@ -150,9 +154,19 @@ class Draft(Builder, Tape):
             terms.append((self.put(Put(xs, axis, places, length), bits), 1))
         if len(terms) == 1 and terms[0][1] == 1:
             return terms[0][0]
+        settled = [(self._settled(x), factor) for x, factor in terms]
+        if all(self._bits[x] == FRACTION for x, _ in settled):
+            terms = settled
         most = max(self._bits[x] for x, _ in terms)
         factors = tuple(factor << (most - self._bits[x]) for x, factor in terms)
         return self.put(Combine(tuple(x for x, _ in terms), factors), most)
+
+    def _settled(self, gradient: int) -> int:
+        """Return a gradient as it has been rounded and opened already, as far as it has."""
+        drop = self._bits[gradient] - FRACTION
+        if drop > 0:
+            gradient = self._at.get((Truncate(gradient, drop, 63 - drop), FRACTION), gradient)
+        return self._at.get((Open(gradient), self._bits[gradient]), gradient)
 
     def gradients(self, known: Mapping[int, int], wanted: Collection[int]) -> dict[int, int]:
         """Write the gradients by the `wanted` values from those by the `known` ones."""

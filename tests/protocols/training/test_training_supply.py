@@ -8,13 +8,15 @@ import pytest
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.mpc.parties.material import Material
-from protocols.training.networks.layers import Dense
+from protocols.training.networks.layers import Product, Weight
 from protocols.training.networks.optimizers import GradientDescent
-from protocols.training.step import Plan
+from protocols.training.step import Plan, Variable
 from protocols.training.terms import Column, Steps, Terms, widened
 from protocols.workers.supply import Supply
 
-PLAN = Plan((Dense((4,), 3, True),), "crossentropy", GradientDescent(0.1))
+KERNEL, BIAS = Variable("kernel0", (4, 3)), Variable("bias0", (3,))
+LINEAR = Product((0,), Weight("kernel0", (4, 3)), Weight("bias0", (3,)))
+PLAN = Plan((LINEAR,), (4,), 3, (KERNEL, BIAS), "crossentropy", GradientDescent(0.1))
 
 
 def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, memory: int = 1 << 20, classes: int = 3) -> Terms:
