@@ -42,7 +42,7 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters lowering mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
+        "authority clusters lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
         "serving storage training training/networks workers"
     ),
     "protocols/clusters": "authority serving workers",

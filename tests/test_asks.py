@@ -317,9 +317,7 @@ CASES = {
     "constraint": Case(lambda: model(last=layers.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.5))), shares="constraint"),
     "frozen weights": Case(lambda: model(hidden=(layers.Dense(5, trainable=False),))),
     "a layer frozen later": Case(frozen_later, ask="frozen weights"),
-    "a frozen kernel": Case(
-        with_frozen_kernel, ask="frozen weights", **refused("trainable of .*kernel", "fedavg", "fedsgd")
-    ),
+    "a frozen kernel": Case(with_frozen_kernel, ask="frozen weights", **refused("trainable of .*kernel", "fedavg", "fedsgd")),
     "seed": Case(lambda: model(hidden=(layers.Dropout(0.5, seed=3),)), shares="at random"),
     "dtype": Case(lambda: model(last=layers.Dense(3, dtype="mixed_bfloat16")), private="bfloat16", moves=False),
     "overwrite_with_gradient": Case(

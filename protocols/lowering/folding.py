@@ -20,7 +20,6 @@ import numpy as np
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
 
-
 Join = Callable[[Node, Node], Node | None]
 """One node that does what two do, the first of which nothing else reads; None if there is none."""
 

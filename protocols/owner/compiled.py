@@ -126,7 +126,8 @@ def _check_layers(model: Any, keras: Any) -> None:
     layers = internals.layers_within(model, itself=False)
     for layer in layers:
         name = f"layer {layer.name!r} ({type(layer).__name__})"
-        if isinstance(layer, tuple(getattr(keras.layers, kind) for kind in _RANDOM)):
+        random = isinstance(layer, tuple(getattr(keras.layers, kind) for kind in _RANDOM))
+        if random and any(getattr(layer, setting, None) for setting in ("rate", "stddev")):
             raise UnsupportedLayer(f"{name} draws at random which activations count, which is not trained on shares: leave it out")
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             raise UnsupportedLayer(f"{name} cannot be trained on shares, as it normalises by its batch; freeze it: layer.trainable = False")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from protocols.errors import UnsupportedLayer
 from protocols.lowering.nodes.curves import CURVES, TOLERANCE, Curve
 from protocols.lowering.nodes.splines import Function, Real, Spline, fit
+from protocols.training.networks.functions import START
 from protocols.training.networks.layers import LARGEST
 from protocols.training.networks.nonlinear import Curved, Pieces
 
@@ -35,7 +37,15 @@ def curved(inputs: tuple[int, ...], curve: Curve, name: str) -> Curved:
 
 
 def _pieces(spline: Spline) -> Pieces:
-    return Pieces(spline.knots, spline.slopes, spline.offsets)
+    """The pieces whose ends fixed point tells apart."""
+    ends = (*spline.knots, math.inf)
+    kept = [
+        piece
+        for piece, end in enumerate(ends[1:], 1)
+        if round(ends[piece - 1] * 2**START) < (end if end == math.inf else round(end * 2**START))
+    ]
+    knots = tuple(spline.knots[piece - 1] for piece in kept)
+    return Pieces(knots, *((line[0], *(line[piece] for piece in kept)) for line in (spline.slopes, spline.offsets)))
 
 
 def _derivative(curve: Curve) -> Spline:

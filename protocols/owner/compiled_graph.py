@@ -8,6 +8,7 @@ tell what depends on a trainable weight in any other way, which is refused. All 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,8 +33,8 @@ from protocols.training.networks.window import WEIGHTS
 from protocols.training.step import Variable
 
 KNOWN = (
-    "Dense, convolutions, poolings, rectifiers and other activations, sums, products, joins and moves of elements can be, and a softmax or a"
-    " sigmoid at the end"
+    "Dense, convolutions, poolings, rectifiers and other activations, sums, products, joins and moves of elements can be, and a softmax or"
+    " a sigmoid at the end"
 )
 VANISHED = 2.0 ** -(FRACTION - 2)
 """Weights of which all are below this are a few steps of fixed point."""
@@ -103,12 +104,15 @@ class _Reading:
         starts = np.cumsum([0, *(math.prod(one.shape) for one in self.variables)])
         self._places: list[dict[int, Real]] = []
         for first, step in ((1.0, STEP), (2.0, -STEP)):
-            numbers = [first + step * np.arange(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+            numbers = [first + step * np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
             self._places.append({id(one): x.reshape(tuple(one.shape)) for one, x in zip(self.variables, numbers, strict=True)})
         self.nodes, self._others = (self._read(model, places) for places in self._places)
 
     def _read(self, model: Any, places: dict[int, Real]) -> list[Node]:
-        with in_place(places):
+        import keras  # noqa: PLC0415  only the owner needs Keras
+
+        numbers = [(one, keras.ops.convert_to_tensor(places[id(one)], one.dtype)) for one in self.variables]
+        with keras.StatelessScope(state_mapping=numbers), in_place(places):  # what a call() computes with weights is seen, too
             return fold(read(model), padded)
 
     def _variable(self, array: Real, reading: int) -> Any:
@@ -133,7 +137,9 @@ class _Reading:
             return Weight(self._constant(self.nodes[at], first), first.shape)
         variables = [self._variable(array, reading) for reading, array in enumerate((first, second))]
         if variables[0] is None or variables[0] is not variables[1]:
-            raise UnsupportedLayer(f"{_name(self.nodes[at])} computes with its weights before it uses them, which is not trained on shares: freeze it")
+            raise UnsupportedLayer(
+                f"{_name(self.nodes[at])} computes with its weights before it uses them, which is not trained on shares: freeze it"
+            )
         name = self.names[id(variables[0])]
         self.used.add(name)
         return Weight(name, first.shape)
@@ -142,8 +148,8 @@ class _Reading:
         largest = float(np.abs(array).max())
         if 0 < largest < VANISHED or largest > 2.0**WEIGHTS:
             raise ModelError(
-                f"{_name(node)} has numbers up to {largest:.1e} that stay as they are: in fixed point they must lie between {VANISHED:.1e} and"
-                f" {2.0**WEIGHTS:g}"
+                f"{_name(node)} has numbers up to {largest:.1e} that stay as they are: in fixed point they must lie between"
+                f" {VANISHED:.1e} and {2.0**WEIGHTS:g}"
             )
         name = f"kept{len(self.kept)}"
         self.kept[name] = np.array(array)
@@ -156,10 +162,10 @@ class _Reading:
             UnsupportedLayer: there is none for it.
         """
         node, inputs = self.nodes[at], self.nodes[at].inputs
-        if _said(node) != _said(self._others[at]):
-            raise UnsupportedLayer(f"{_name(node)} multiplies or adds a trainable number, which is not trained on shares: freeze it")
         if node.kind == "StopGradient":
             raise UnsupportedLayer(f"{_name(node)} stops gradients, which is not done on shares: freeze the layers before it")
+        if _said(node) != _said(self._others[at]):
+            raise UnsupportedLayer(f"{_name(node)} multiplies or adds a trainable number, which is not trained on shares: freeze it")
         match node:
             case net.Product():
                 return made.Product(inputs, self._present(at, "kernel"), self.weight(at, "bias"))
@@ -226,8 +232,8 @@ def _moved(node: Node) -> AnyLayer:
 
 
 def _said(node: Node) -> tuple[Any, ...]:
-    """What a node says beside its weights."""
-    fields = (getattr(node, field.name) for field in dataclasses.fields(node))
+    """What a node says beside its weights, and its name, which Keras counts up where a layer is followed into its call."""
+    fields = (getattr(node, field.name) for field in dataclasses.fields(node) if field.name != "layer")
     return tuple(value for value in fields if not isinstance(value, np.ndarray))
 
 

@@ -10,7 +10,6 @@ from hmac import compare_digest
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from actors import ActorError
 from protocols.authority.presence import Presence

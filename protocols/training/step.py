@@ -1,6 +1,7 @@
 """The circuit of one step of stochastic gradient descent for a network: forward, loss, backward, update.
 
-What a node computes is in `layers.py`; how a gradient goes back follows from the operations that it has written (`mpc/engine/gradients.py`).
+What a node computes is in `layers.py`; how a gradient goes back follows from the operations that it has written
+(`mpc/engine/gradients.py`).
 The gradient by the logits comes from `losses.py`; how the gradients by the weights move them is in `optimizers.py`. The backward pass
 compares nothing, but for the derivatives of curves, which are compared beside the curves.
 
@@ -20,8 +21,8 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Draft, Signal
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
+from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
 from protocols.training.networks.window import SUMS, outside, summed
 
@@ -136,8 +137,11 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
     y = draft(Given("y", (batch, plan.outputs), "wire"))
     made, watched = [draft.put(Reshape(x, (batch, *plan.example)))], []
-    for node in plan.layers:
-        made.append(node.write(draft, values, [made[at] for at in node.inputs]))
+    for place, node in enumerate(plan.layers):
+        try:
+            made.append(node.write(draft, values, [made[at] for at in node.inputs]))
+        except (KeyError, IndexError, ValueError, ArithmeticError) as error:
+            raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
         if node.grows:
             watched.append(Signal(made[-1], draft.bits(made[-1])))
     z = draft.affine(made[-1])

@@ -38,7 +38,6 @@ class Reshape(Move, frozen=True):
         """Reshape an array."""
         return x.reshape(value.full(len(x)))
 
-
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Reshape back."""
         return tape.put(Reshape(gradient, tape.value(self.x).shape), tape.bits(gradient))
@@ -58,7 +57,6 @@ class Permute(Move, frozen=True):
     def move(self, x: Ring, value: Value) -> Ring:
         """Transpose an array."""
         return x.transpose(*range(value.batched), *(axis + value.batched for axis in self.axes))
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Put the axes back."""
@@ -82,7 +80,6 @@ class Take(Move, frozen=True):
         """Take the slices of an array."""
         taken: Ring = x[_slices(self.axis + value.batched, self.indices)]
         return taken
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Put the slices back, added up where one was taken several times."""
@@ -108,7 +105,6 @@ class Pad(Move, frozen=True):
         """Pad an array."""
         return np.pad(x, ((0, 0),) * value.batched + (*self.padding, (0, 0)))
 
-
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Take what lies inside."""
         bits, image = tape.bits(gradient), tape.value(self.x).shape
@@ -133,7 +129,6 @@ class Concatenate(Local, frozen=True):
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Join arrays."""
         return np.concatenate(xs, self.axis + value.batched)
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Take the part of the value."""
@@ -173,7 +168,6 @@ class Put(Local, frozen=True):
             for index, piece in zip(indices, pieces, strict=True):  # an index may come twice
                 target[index] += piece
         return out
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Take the slices to which the value was added."""

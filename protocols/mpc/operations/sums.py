@@ -52,7 +52,6 @@ class Combine(Local, frozen=True):
             total += _word(self.constant)
         return total
 
-
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Multiply by the factor; what is repeated is rounded once, for all that need it, and summed."""
         x = self.xs[side]
@@ -97,7 +96,6 @@ class Scale(Local, frozen=True):
         """Multiply an array."""
         product: Ring = xs[0] * np.array(self.factors, np.int64).view(np.uint64).reshape(self.shape)
         return product
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Multiply by the same factors."""
@@ -176,7 +174,6 @@ class Sum(Local, frozen=True):
             return everything
         total: Ring = xs[0].sum(self.axis + value.batched, keepdims=self.keep)
         return total
-
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Repeat the gradient by a sum for all that it is made of."""

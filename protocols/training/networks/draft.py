@@ -17,6 +17,7 @@ from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.gradients import Rule, gradients
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.tape import Tape
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.local import Local
 from protocols.mpc.operations.moves import Put
 from protocols.mpc.operations.sums import Combine
@@ -139,17 +140,17 @@ class Draft(Builder, Tape):
         """As the tape says: slices that are put beside each other are put once, and signs are those of the sum."""
         if len(gradients) == 1:
             return gradients[0]
-        slices: dict[tuple[int, int, int], list[Put]] = defaultdict(list)
+        slices: dict[tuple[int, int, int, Shape], list[Put]] = defaultdict(list)
         terms: list[tuple[int, int]] = []
         for gradient in gradients:
             op = self._ops[gradient]
             if isinstance(op, Put):
-                slices[op.axis, op.length, self._bits[gradient]].append(op)
+                slices[op.axis, op.length, self._bits[gradient], self.value(op.xs[0]).shape].append(op)
             elif isinstance(op, Combine) and op.factors == (-1,) and not op.constant and self._bits[op.xs[0]] == self._bits[gradient]:
                 terms.append((op.xs[0], -1))
             else:
                 terms.append((gradient, 1))
-        for (axis, length, bits), ops in slices.items():
+        for (axis, length, bits, _), ops in slices.items():
             xs, places = tuple(x for op in ops for x in op.xs), tuple(at for op in ops for at in op.places)
             terms.append((self.put(Put(xs, axis, places, length), bits), 1))
         if len(terms) == 1 and terms[0][1] == 1:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from protocols.training.networks.layers import (Affine, AveragePool, Convolution, Joined, Multiplied, Padded, Permuted, Product, Rescale, Shaped, Shifted, Sum, Taken)
+from protocols.training.networks.layers import (
+    Affine,
+    AveragePool,
+    Convolution,
+    Joined,
+    Multiplied,
+    Padded,
+    Permuted,
+    Product,
+    Rescale,
+    Shaped,
+    Shifted,
+    Sum,
+    Taken,
+)
 from protocols.training.networks.nonlinear import Curved, Extreme, MaxPool, Rectify
 
 AnyLayer = (

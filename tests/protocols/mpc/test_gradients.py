@@ -104,7 +104,7 @@ def test_each_operation_has_a_gradient_here_or_says_why_not():
     tested = {type(ops[-1]) for ops in OPERATIONS.values()}
     for one in operations.AnyOp.__args__:
         assert (one in tested) + one.flat + bool(one.ungraded) == 1 or one.__name__ in ("SumPool", "Shift", "AddNoise"), one
-    with pytest.raises(TypeError, match="the operation Silent has no rule .*gradient"):
+    with pytest.raises(TypeError, match=r"the operation Silent has no rule .*gradient"):
         type("Silent", (Operation,), {"__module__": __name__}, frozen=True)
 
 

@@ -120,7 +120,11 @@ PROGRAMS = {
     "Piecewise": ((Input(), Piecewise(0, 3, 25, (-5, 9), (1, 2, 3), (0, 1, 2))), [], (67,)),
     "AddNoise": ((Input(), AddNoise(0, 3)), [], (3,)),
     "Argmax": ((Input(), Truncate(0, 2, 30), AsShare(1), Argmax(2, 0, 20)), [], (9,)),
-    "two that wait for none of each other": ((Input(), Truncate(0, 2, 20), Piecewise(0, 3, 25, (5,), (1, 2), (0, 1)), Combine((1, 2), (1, 1))), [], (3,)),
+    "two that wait for none of each other": (
+        (Input(), Truncate(0, 2, 20), Piecewise(0, 3, 25, (5,), (1, 2), (0, 1)), Combine((1, 2), (1, 1))),
+        [],
+        (3,),
+    ),
 }
 
 
@@ -142,7 +146,9 @@ def test_each_operation_is_run_by_a_circuit_or_a_program_here():
 
 
 def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
-    with pytest.raises(TypeError, match="the operation Silent has no rule value and no rule meaning and no rule run or protocol and no rule gradient"):
+    with pytest.raises(
+        TypeError, match="the operation Silent has no rule value and no rule meaning and no rule run or protocol and no rule gradient"
+    ):
         type("Silent", (Operation,), {"__module__": __name__}, frozen=True)
 
     class Known(Operation, frozen=True):

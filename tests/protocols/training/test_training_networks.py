@@ -17,8 +17,8 @@ from protocols.mpc.operations.moves import Put, Reshape, Take
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.wires import Given, Open
 from protocols.owner.compiled import plan as plan_of
-from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.draft import Draft, Signal
+from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.layers import AveragePool
 from protocols.training.networks.nonlinear import MaxPool, Rectify
 from protocols.training.networks.window import SUMS, outside
