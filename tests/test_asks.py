@@ -305,7 +305,7 @@ CASES = {
     "loss_weights of several": Case(
         lambda: two_outputs(loss={"a": "mse", "b": "mae"}, loss_weights={"a": 3.0, "b": 0.5}), ask="loss_weights", y=TWICE, shares="outputs"
     ),
-    "ignore_class": Case(ignoring, x=ROWS, y=LABELS, shares="ignore_class|Flatten"),
+    "ignore_class": Case(ignoring, x=ROWS, y=LABELS, shares="ignore_class|one axis of classes"),
     "no loss": Case(lambda: model(loss=None, last=Held(3, use_bias=False)), **refused("loss", "private", "shares")),
     "regularizer": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2", bias_regularizer="l1")), shares="regularizer"),
     "regularizer of several": Case(

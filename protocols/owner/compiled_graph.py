@@ -27,10 +27,9 @@ from protocols.owner.compiled_curves import curved
 from protocols.training.networks import layers as made
 from protocols.training.networks import nonlinear
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.layers import Weight
+from protocols.training.networks.layers import Variable, Weight
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.window import WEIGHTS
-from protocols.training.step import Variable
 
 KNOWN = (
     "Dense, convolutions, poolings, rectifiers and other activations, sums, products, joins and moves of elements can be, and a softmax or"

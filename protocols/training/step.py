@@ -16,23 +16,15 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
-from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Draft, Signal
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
 from protocols.training.networks.window import SUMS, outside, summed
-
-
-class Variable(msgspec.Struct, frozen=True):
-    """A weight of a network as everybody knows it: its name and shape, and whether it is trained or stays as it is."""
-
-    name: str
-    shape: Shape
-    trained: bool = True
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -51,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     """
 
     layers: tuple[AnyLayer, ...]
-    example: Shape
+    example: tuple[int, ...]
     outputs: int
     variables: tuple[Variable, ...]
     loss: Loss

@@ -29,6 +29,14 @@ LARGEST = 2.0 ** (WINDOW - 1 - FRACTION)
 """Activations lie within +-LARGEST."""
 
 
+class Variable(msgspec.Struct, frozen=True):
+    """A weight of a network as everybody knows it: its name and shape, and whether it is trained or stays as it is."""
+
+    name: str
+    shape: Shape
+    trained: bool = True
+
+
 class Weight(msgspec.Struct, frozen=True):
     """A weight by its name, in the shape in which a node needs it."""
 

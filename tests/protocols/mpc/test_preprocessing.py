@@ -39,7 +39,7 @@ from protocols.storage.replicated import Component, Replicated, held_by, split
 from protocols.training.networks import layers
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.optimizers import GradientDescent
-from protocols.training.step import Plan, Variable, step
+from protocols.training.step import Plan, step
 
 SCALE = 2.0**-FRACTION
 SESSION = b"a session of 16b"
@@ -160,7 +160,7 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
     rng = np.random.default_rng(0)
     x, y, w = rng.uniform(-1, 1, (8, 5)), rng.uniform(-1, 1, (8, 3)), rng.uniform(-1, 1, (5, 3))
     linear = layers.Product((0,), layers.Weight("kernel0", (5, 3)))
-    plan = Plan((linear,), (5,), 3, (Variable("kernel0", (5, 3)),), "mse", GradientDescent(1.0))
+    plan = Plan((linear,), (5,), 3, (layers.Variable("kernel0", (5, 3)),), "mse", GradientDescent(1.0))
     circuit = step(plan, 8)
     layout, (keys, theirs) = circuit.layout, parties.keys("step", 0)
     stored = {"x": encode(x, SCALE), "y": encode(y, SCALE)}

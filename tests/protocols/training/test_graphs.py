@@ -11,10 +11,10 @@ from protocols.errors import ModelError, ProgramError, UnsupportedLayer
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import places, weights
 from protocols.owner.compiled import plan as plan_of
-from protocols.training.networks.layers import Convolution, Product, Rescale, Sum, Weight
+from protocols.training.networks.layers import Convolution, Product, Rescale, Sum, Variable, Weight
 from protocols.training.networks.nonlinear import Curved, Pieces, Rectify
 from protocols.training.networks.optimizers import GradientDescent
-from protocols.training.step import Plan, Variable, step
+from protocols.training.step import Plan, step
 
 EXAMPLES, BATCH, EPOCHS = 8, 4, 2
 

@@ -8,9 +8,9 @@ import pytest
 from deployment import key
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.mpc.parties.material import Material
-from protocols.training.networks.layers import Product, Weight
+from protocols.training.networks.layers import Product, Variable, Weight
 from protocols.training.networks.optimizers import GradientDescent
-from protocols.training.step import Plan, Variable
+from protocols.training.step import Plan
 from protocols.training.terms import Column, Steps, Terms, widened
 from protocols.workers.supply import Supply
 
