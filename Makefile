@@ -11,16 +11,22 @@ unexport PYTHONDONTWRITEBYTECODE  # each of the many processes of the tests woul
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable . --group dev
+	$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true  # pip would do it on one core; what is for other Pythons fails
 	$(BIN)/python -m protocols.mpc.kernels
 	touch $@
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
-test: lint types unit
+test: lint  # types on one core, tests on the others
+	$(MAKE) --jobs 2 types unit
 
-test-long: .venv/ready
+.venv/long: .venv/ready
+	$(BIN)/python -m pip install --quiet --group long
+	touch $@
+
+test-long: .venv/long
 	$(BIN)/pytest -m long --timeout 1800
 
 lint: .venv/ready

@@ -32,13 +32,14 @@ from federated.machines.node import computing_cluster
 from federated.models.blueprint import blueprint_digest
 from federated.owners.giver import Giver, OwnGiver
 from federated.owners.hiding import Hiding
+from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker, Prepared
 from federated.owners.owner import DataOwner, Owner
 from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome
 from federated.runs.federation import Federation
 from federated.runs.history import History
-from federated.simulation.engine import Engine, Holding, ThreadEngine
+from federated.simulation.engine import Engine, ThreadEngine
 from federated.simulation.partition import Part, partition
 from federated.simulation.process_engine import ProcessEngine
 from federated.simulation.ray_engine import RayEngine
@@ -48,6 +49,7 @@ from federated.strategies.fedbuff import FedBuff
 from federated.strategies.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
 from federated.strategies.strategy import State, Strategy
 from federated.tasks.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
+from federated.trainers.trained import OwnTrainer, Trained
 from privacy import DPSGD, CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "Outcome",
     "OwnGiver",
     "OwnMasker",
+    "OwnTrainer",
     "Owner",
     "OwnerDropped",
     "OwnerFailed",
@@ -112,6 +115,7 @@ __all__ = [
     "Strategy",
     "Task",
     "ThreadEngine",
+    "Trained",
     "TreeGaussian",
     "TrimmedMean",
     "Update",

@@ -395,7 +395,7 @@ async def check_random_layers(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.sample(112)
+@pytest.mark.sample(75)
 async def test_a_step_moves_as_keras_or_refuses_by_name(name, kind):
     case = CASES[name]
     said = case.expected(kind)

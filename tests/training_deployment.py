@@ -26,10 +26,12 @@ class Trainers:
 
     circuit: Circuit
     salt: str = ""
+    like: Circuit | None = None
+    """With whose randomness, if not its own."""
 
     def run(self, values: dict[str, Ring]) -> Transcript:
-        """Evaluates the circuit on the given values, which this shares first. What is watched (`outside`, `sums of ...`) begins at zero."""
-        watched = (op for op in self.circuit.ops if isinstance(op, Given) and op.name.startswith(("outside", "sums of")))
+        """Evaluates the circuit on the given values, which this shares first. What is watched (`outside`, `sums`) begins at zero."""
+        watched = (op for op in self.circuit.ops if isinstance(op, Given) and op.name in ("outside", "sums"))
         values = {**{op.name: np.zeros(op.shape, np.uint64) for op in watched}, **values}
         keys = key(f"step0{self.salt}"), key(f"step1{self.salt}")
         given: tuple[dict, dict] = ({}, {})
@@ -44,7 +46,7 @@ class Trainers:
                         mine[op.name] = Affine(value + masks[op.name], {"R": half})
                 else:
                     given[0][op.name], given[1][op.name] = first, value - first
-        dealt = deal(self.circuit, masks, keys)
+        dealt = deal(self.like or self.circuit, masks, keys)
         halves = (None, dealt)
         return simulate(
             {i: evaluate(Party(i), self.circuit, Material.of(self.circuit.layout, keys[i], 1, halves[i]), given[i]) for i in (0, 1)}

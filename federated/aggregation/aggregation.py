@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from federated.metrics.tally import NOTHING, Tally
-from federated.owners.bounding import exceeds
 from federated.owners.owner import Owner
 from federated.rounds.gathering import Gathering
+from federated.tasks.bounding import exceeds
 from federated.tasks.means import RunningMean, Stack
 from federated.tasks.update import Array, Task, Update, Weights
 

@@ -53,7 +53,8 @@ class SecureAggregation:
     Args:
         threshold: share of the sampled owners whose sum may be opened, above 0 and at most 1; at least 3 owners in any case. A round with
             fewer opens nothing and fails.
-        clip: the largest absolute value in an update. An owner with a larger one holds its update back, and says so.
+        clip: the largest absolute value in an update. An owner with a larger one holds its update back, and says so. Numbers are
+            rounded to the nearest step, 2^-19 (1.9e-6) at the coarsest: an update that moves weights by less than 1e-6 is lost.
         most_examples: the largest number of examples of an owner, from 1 on. With 1, and less than some 200 owners, elements have 32
             bits instead of 64.
         degree: owners that each masks with; None: all up to 32 owners, else 4 log2(n). Owners with a `roster` refuse fewer than that.

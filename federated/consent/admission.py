@@ -122,24 +122,40 @@ class Policy:
         if self.servers is not None and not {server.rpartition("/")[0] for server in servers} <= set(self.servers):
             raise _forbids("servers of a sum other than those it was given the addresses of")
 
-    def check(self, task: Task, release: Release, examples: int, *, hidden: bool) -> None:
+    def check_own_trainer(self) -> None:
+        """Refuse limits that nobody would hold a trainer of the owner's own to.
+
+        Raises:
+            SettingError: it has some.
+        """
+        if self.min_batch > 1:
+            raise SettingError(
+                f"min_batch={self.min_batch} with trainer=: nobody but the trainer sees its batches: leave min_batch out, and have it "
+                "make batches that are large enough"
+            )
+
+    def check(self, task: Task, release: Release, examples: int | None, *, hidden: bool) -> None:
         """Refuse a task that it does not agree to.
 
         Args:
             task: what the owner is asked.
             release: what would leave it.
-            examples: that it has.
+            examples: that it has; None: that is for its own trainer to say, when it has trained.
             hidden: whether nobody sees the update alone, and the noise of a sum is checked when its terms are known.
 
         Raises:
             UpdateHeldBack: it does not.
         """
         self.check_model(task)
+        if examples is not None:
+            self._check_examples(release, examples)
+        if self.noise and not (release.noisy and self._is_enough(release, _values(task), hidden=hidden)):
+            raise _forbids(f"updates with less noise of its own than {self.noise:g} times their bound")
+
+    def _check_examples(self, release: Release, examples: int) -> None:
         batch = private_steps(release.training, examples)[0] if release.work is Work.DPSGD else release.training.batch_size or examples
         if min(batch, examples) < self.min_batch or examples < self.min_examples:
             raise _forbids(f"steps over fewer than {self.min_batch} examples, or fewer than {self.min_examples} of its own")
-        if self.noise and not (release.noisy and self._is_enough(release, _values(task), hidden=hidden)):
-            raise _forbids(f"updates with less noise of its own than {self.noise:g} times their bound")
 
     def _is_enough(self, release: Release, values: int, *, hidden: bool) -> bool:
         if release.work is Work.DPSGD or release.bound is None:
@@ -152,7 +168,7 @@ class Policy:
         Raises:
             UpdateHeldBack: it does not.
         """
-        if self.models and blueprint.digest(task.blueprint) not in self.models:
+        if self.models and (task.blueprint is None or blueprint.digest(task.blueprint) not in self.models):
             raise _forbids("models other than those it was given digests of")
         if _values(task) > self.largest:
             raise _forbids(f"models of more than {self.largest:,} weights")
@@ -194,12 +210,12 @@ class Admission:
         """Whether metrics leave the owner: never past a ledger, or a policy that asks for noise, since they have none."""
         return self.policy.metrics and self._ledger is None and not self.policy.noise
 
-    def admit(self, task: Task, data: Data, *, hidden: bool) -> None:
+    def admit(self, task: Task, data: Data | None, *, hidden: bool) -> None:
         """Agree to train, and pay for it before there is an update. It takes a while: call it in a thread.
 
         Args:
             task: what is asked.
-            data: of the owner.
+            data: of the owner; None: its own trainer has it.
             hidden: see `Policy.check`.
 
         Raises:
@@ -214,22 +230,23 @@ class Admission:
             )
         if self._hidden_only and not hidden:
             raise UpdateHeldBack("this owner has a roster: its updates leave it by secure aggregation with it, and in no other way")
-        release, examples = released(task.training), data.count()
+        release, examples = released(task.training), None if data is None else data.count()
         coarse = release.bound is not None and release.bound.step * math.sqrt(_values(task)) / 2 > COARSEST * release.bound.clip_norm
         if coarse:
             raise _unknown("a coarse step", f"rounding may change the norm of an update by {COARSEST:g} of its clip norm: lower step")
-        if data.arrays is None and release.work is Work.DPSGD:
+        if data is not None and data.arrays is None and release.work is Work.DPSGD:
             raise DataError("DP-SGD samples single examples, and this owner has batches: give arrays (x, y)")
         self.policy.check(task, release, examples, hidden=hidden)
-        if data.arrays is None and data.least_batch() < self.policy.min_batch:
+        if data is not None and data.arrays is None and data.least_batch() < self.policy.min_batch:
             raise _forbids(f"steps over fewer than {self.policy.min_batch} examples, and its data set has such a batch: drop the remainder")
         self._count("training", task)
         self._spend(release, examples, _values(task))
 
-    def _spend(self, release: Release, examples: int, values: int) -> None:
+    def _spend(self, release: Release, examples: int | None, values: int) -> None:
         if self._ledger is None:
             return
-        spent = release.event(self._ledger.unit, examples=examples, values=values)
+        private = release.work is Work.DPSGD
+        spent = None if private and examples is None else release.event(self._ledger.unit, examples=examples or 0, values=values)
         if spent is None:
             raise UpdateHeldBack(
                 f"this owner keeps a ledger with the unit {self._ledger.unit!r}, and lets nothing out without noise of its own: "

@@ -10,7 +10,7 @@ import numpy as np
 from federated.errors import UpdateHeldBack
 from federated.metrics.layout import Layout
 from federated.metrics.limbs import Limbs, largest
-from federated.owners.bounding import WITHIN
+from federated.tasks.bounding import WITHIN
 from federated.tasks.update import Array, Task, Update
 from protocols.quantisation import Quantisation, Vector
 from protocols.secure_aggregation.shared_sums import LARGEST_FACTOR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -14,11 +15,12 @@ from federated.consent.admission import Admission, Policy
 from federated.errors import SettingError
 from federated.owners.giver import Drop, Given, Giver, OwnGiver
 from federated.owners.hiding import Hiding
+from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker, Prepared
 from federated.owners.training import Trainer
-from federated.records.data import Data
 from federated.tasks.failures import in_own_words
 from federated.tasks.update import Evaluation, Task, Update
+from federated.trainers.runner import Factory
 from privacy import Ledger
 from protocols.secure_aggregation import Terms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares
@@ -103,9 +105,13 @@ class DataOwner(Actor):
             was not charged for: no metrics, and no evaluation. That it takes part at all, or fails, costs nothing; so it trains no more
             when training has failed three times. None: no limit.
         policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
+        trainer: a trainer of its own, in place of Keras: a class or function that is called with the data (and with the evaluation data,
+            if there is any) and gives a `OwnTrainer`. The data may then be anything that it takes. The code is the owner's: none travels.
+        memory: a folder for what its own trainer remembers between rounds, so that it survives this process; None: it does not.
 
     Raises:
         DataError: the data is none of these, or is empty. Data sets are read, and counted, when they are first asked for.
+        SettingError: settings that make no sense, or not together.
 
     Example:
         >>> async with ActorSystem(listen="ws://127.0.0.1:9001") as system:
@@ -123,13 +129,17 @@ class DataOwner(Actor):
         least_cohort: int | None = None,
         ledger: Ledger | None = None,
         policy: Policy | None = None,
+        trainer: Factory | None = None,
+        memory: str | os.PathLike[str] | None = None,
     ) -> None:
         policy = policy or Policy()
         self._aggregators: set[str] = set()
-        self._data = Data(data)
-        self._evaluation = None if evaluation is None else Data(evaluation)
+        if trainer is not None:
+            policy.check_own_trainer()
+        self._holding = Holding(data, evaluation, trainer, memory)
         self._admission = Admission(policy, ledger, hidden_only=roster is not None)
         self._trainer = Trainer(largest=policy.largest, min_batch=policy.min_batch)
+        self._training = self._holding.at(self._trainer, least=policy.min_examples)
         self._giver = OwnGiver(self._trained)
         self._masker = OwnMasker(
             self._trained_to_hide,
@@ -170,10 +180,9 @@ class DataOwner(Actor):
         return await in_own_words(what, work())
 
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
-        await asyncio.to_thread(self._admission.admit, task, self._data, hidden=hidden)
-        evaluates = self._evaluation is not None and self._admission.tells_metrics
+        await asyncio.to_thread(self._admission.admit, task, self._holding.data, hidden=hidden)
         try:
-            update = await self._trainer.train(task, self._data, evaluates=evaluates)
+            update = await self._training.train(task, tells=self._admission.tells_metrics)
         except Exception:
             self._admission.failed()
             raise
@@ -193,10 +202,10 @@ class DataOwner(Actor):
         return await self._serve("evaluation", lambda: self._evaluated(task))
 
     async def _evaluated(self, task: Task) -> Evaluation:
-        if self._evaluation is None:
+        if self._holding.evaluates_nothing:
             return Evaluation(task.round, 0, {})
         await asyncio.to_thread(self._admission.admit_evaluation, task)
-        return await self._trainer.evaluate(task, self._evaluation)
+        return await self._training.evaluate(task)
 
     # Secure aggregation, see `Masker`.
 

@@ -18,10 +18,10 @@ from federated.models import blueprint, steps
 from federated.models.expectations import Expectations
 from federated.models.weights import Statistics, added, check_trained
 from federated.owners import gradient
-from federated.owners.bounding import bounded, only
 from federated.records.data import Data
 from federated.schedules.continued import Continuation
 from federated.schedules.made import check_counted, check_enough, check_made
+from federated.tasks.bounding import bounded, only
 from federated.tasks.failures import in_own_words
 from federated.tasks.update import Array, Blueprint, Evaluation, LocalTraining, Task, Update
 from privacy import GaussianNoise, PrivacyEngine
@@ -58,11 +58,14 @@ class Trainer:
     Args:
         largest: weights that a model may have.
         min_batch: the fewest examples of a step; a smaller remainder joins the batch before.
+
+    Attributes:
+        thread: the thread.
     """
 
     def __init__(self, *, largest: float = blueprint.LARGEST, min_batch: int = 1) -> None:
         self._largest, self._min_batch = largest, min_batch
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="federated-trainer")
         self._desk: _Desk | None = None
         self._ranks: object = None
 
@@ -94,20 +97,21 @@ class Trainer:
 
     async def close(self) -> None:
         """Stops what runs, and waits until the thread has ended."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        self.thread.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.thread.shutdown)
 
     async def _run(self, what: str, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R]) -> R:
         stop = threading.Event()
         try:
             if not data.counted:  # beside the trainer's thread: others do not wait for one whose data takes long
                 await in_own_words(what, asyncio.to_thread(data.count, stop))
-            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self._thread, self._at_desk, task, data, work, stop))
+            return await in_own_words(what, asyncio.get_running_loop().run_in_executor(self.thread, self._at_desk, task, data, work, stop))
         except asyncio.CancelledError:
             stop.set()
             raise
 
     def _at_desk(self, task: Task, data: Data, work: Callable[[_Desk, threading.Event], R], stop: threading.Event) -> R:
+        _check_followed(task)
         data.count()
         desk = self._set_desk(task, data.ranks())
         desk.expectations.check(data)
@@ -118,12 +122,28 @@ class Trainer:
             raise
 
     def _set_desk(self, task: Task, ranks: object) -> _Desk:
+        assert task.blueprint is not None
         key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
         if self._desk is None or self._desk.key != key or self._ranks != ranks or not self._desk.fits(task):
             self._desk = None  # the old model goes before the new one comes
             self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
             self._ranks = ranks  # what was traced for arrays of other ranks would be relaxed for both, and fail
         return self._desk
+
+
+def _check_followed(task: Task) -> None:
+    """Refuse a task for trainers of owners' own.
+
+    Raises:
+        UpdateHeldBack: it is.
+    """
+    if task.blueprint is None:
+        raise UpdateHeldBack("the task has arrays and no Keras model: this owner needs a trainer of its own, DataOwner(..., trainer=...)")
+    if task.config:
+        raise UpdateHeldBack(
+            f"the task says {', '.join(sorted(task.config))[:200]} to a trainer of this owner's own, and it has none to follow that: "
+            "give it one, DataOwner(..., trainer=...)"
+        )
 
 
 class _Desk:

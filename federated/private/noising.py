@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from federated.errors import SettingError
-from federated.owners.bounding import WITHIN, step_for
+from federated.tasks.bounding import WITHIN, step_for
 from federated.tasks.update import Array, Bound, Weights
 from privacy import CentralGaussian, ClippedGaussian, DistributedGaussian, GaussianNoise, LocalGaussian, TreeGaussian
 from privacy.randomness.noise import Grid, noisy_sum

@@ -11,9 +11,9 @@ import numpy as np
 
 from federated.aggregation.aggregation import Aggregate, Limits
 from federated.errors import SettingError
-from federated.owners.bounding import LARGEST_NOISE, only, spread
 from federated.private.noising import TreeNoise, noising
 from federated.strategies.sampling import asked
+from federated.tasks.bounding import LARGEST_NOISE, only, spread
 from federated.tasks.update import LocalTraining, Weights
 from privacy import Accountant, ClippedGaussian, DistributedGaussian, Ledger, LocalGaussian
 

@@ -10,6 +10,7 @@ from actors.address import parse_actor
 from actors.errors import BadAddress
 from federated.aggregation.aggregation import Aggregation
 from federated.errors import SettingError
+from federated.models.making import check_function
 from federated.owners.owner import Owner
 from federated.schedules.continued import accumulated
 from federated.strategies.fedbuff import FedBuff
@@ -51,6 +52,34 @@ def _name(owner: Any) -> str:
     if not isinstance(name, str):
         raise SettingError(f"owners: a {type(owner).__name__} is no owner: give addresses, simulated_owners(...) or joining_owners(...)")
     return name
+
+
+def check_model(model: Any, privacy: object, evaluation: object) -> None:
+    """Refuse what makes no model; and for a model that is a list of arrays, what only Keras could do.
+
+    Raises:
+        SettingError: it is no function without arguments; or DP-SGD inside of owners, or an evaluation at the aggregator, of arrays.
+    """
+    if not isinstance(model, (list, tuple)):
+        check_function(model)
+        return
+    if isinstance(privacy, DPSGD):
+        raise SettingError(
+            "DPSGD trains Keras models inside of owners, and this model is a list of arrays: use CentralGaussian, LocalGaussian or "
+            "DistributedGaussian, which bound and hide whole updates; or have the owners' trainers do DP-SGD themselves"
+        )
+    if evaluation is not None:
+        raise SettingError("evaluation= needs a Keras model, and this model is a list of arrays: evaluate federation.weights yourself")
+
+
+def check_no_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse callbacks where there is no Keras model.
+
+    Raises:
+        SettingError: there are some.
+    """
+    if callbacks:
+        raise SettingError("callbacks= are Keras' and need its model, and this federation has arrays: use 'async for' and rounds(n)")
 
 
 def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:

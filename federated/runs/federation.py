@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,39 +14,33 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
-from federated.models.making import check_function
 from federated.owners.owner import Owner, RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate
 from federated.rounds.gathering import Gathering
-from federated.rounds.outcome import Outcome, alike, concluded
+from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import Round
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
 from federated.runs.compatibility import sampled
+from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.history import History
 from federated.runs.progress import live
 from federated.runs.protection import Protection, protection
 from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
-from federated.runs.steps import results, stepped
+from federated.runs.steps import hopeless, opened, results, stepped
 from federated.simulation.simulated import SimulatedOwners
 from federated.strategies.averaging import FedAvg
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.sampling import sample
 from federated.strategies.strategy import Strategy, check
-from federated.tasks.update import Task
+from federated.tasks.update import Task, Weights
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
 if TYPE_CHECKING:
     import keras
-
-
-log = logging.getLogger(__name__)
-
-LAST = 3
-"""Rounds in which all owners fail alike before no more are played."""
 
 
 class Federation:
@@ -62,7 +55,8 @@ class Federation:
     **Leaks** with `PlainMean`: the aggregator sees the update of each owner. Nobody else sees anything but the global weights.
 
     Args:
-        model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once.
+        model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once. Or a list of arrays, the
+            initial weights of a model of any kind, that trainers of the owners' own know what to do with: see `weights`.
         owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or `joining_owners(...)`, or any objects
             that are an `Owner`.
         strategy: who trains, how, and how the weights change.
@@ -102,7 +96,7 @@ class Federation:
     def __init__(
         self,
         *,
-        model: Callable[[], keras.Model],
+        model: Callable[[], keras.Model] | Sequence[Any],
         owners: Sequence[str] | Sequence[Owner],
         strategy: Strategy | None = None,
         aggregation: Aggregation | None = None,
@@ -125,7 +119,7 @@ class Federation:
         self._message_limit = limits.message_limit(message_limit)
         if resume and folder is None:
             raise SettingError("resume=True needs the folder of the run: give folder=")
-        check_function(model)
+        compatibility.check_model(model, privacy, evaluation)
         compatibility.check_owners(owners, self.strategy)
         compatibility.check_together(self.strategy, self.aggregation)
         privacy = None if privacy is None else mechanism(privacy)
@@ -142,7 +136,7 @@ class Federation:
         self._folder, self._resume = folder, resume
         self._evaluation = None if evaluation is None else Data(evaluation)
         self._owners: dict[str, Owner] = {}
-        self._global: GlobalModel | None = None
+        self._global: GlobalModel | GlobalArrays | None = None
         self._run: RunFolder | None = None
         self._resumed: Checkpoint | None = None
         names = [owner if isinstance(owner, str) else owner.name for owner in owners]
@@ -151,8 +145,6 @@ class Federation:
         self._had = 0
         self._pipeline: Pipeline | None = None
         self._scope: contextlib.AsyncExitStack | None = None
-
-    # Life.
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as scope:
@@ -176,9 +168,7 @@ class Federation:
 
     async def _begin(self) -> None:
         """Makes the global model, and gives it the state of a run that is resumed."""
-        model = GlobalModel(self._build, self.strategy, self._seed, self._private, self.privacy)
-        if self.privacy is not None:
-            compatibility.check_trained_privately(model.model, self.privacy, epochs=self.strategy.local_epochs)
+        model = opened(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self._evaluation is not None:
             await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:
@@ -207,10 +197,20 @@ class Federation:
 
         Raises:
             FederationClosed: the federation was never entered, so there is none yet.
+            SettingError: it has arrays and no Keras model.
         """
         return self._opened().model
 
-    def _opened(self) -> GlobalModel:
+    @property
+    def weights(self) -> Weights:
+        """A copy of the global weights of the last round, those of a Keras model in the order of its `get_weights()`.
+
+        Raises:
+            FederationClosed: the federation was never entered, so there are none yet.
+        """
+        return [array.copy() for array in self._opened().weights]
+
+    def _opened(self) -> GlobalModel | GlobalArrays:
         if self._global is None:
             raise FederationClosed("the federation has no model yet: enter 'async with federation:' first")
         return self._global
@@ -229,7 +229,7 @@ class Federation:
         """
         due, first = self._to_play(n), len(self.history)
         for _ in range(due):
-            if not await self._affordable() or self._hopeless(first):
+            if not await self._affordable() or hopeless(self.history, first):
                 return
             outcome = await self._round()
             self._save()
@@ -249,6 +249,10 @@ class Federation:
             SettingError: rounds is below 1, or a callback sets what nobody follows.
             FederationClosed: outside of `async with`.
         """
+        if isinstance(self._global, GlobalArrays):
+            compatibility.check_no_callbacks(callbacks)
+            _ = [outcome async for outcome in self.rounds(rounds)]
+            return self.history
         due, first = self._to_play(rounds), len(self.history)
         model, resumed, steps = self._opened().model, self._resumed, not self.strategy.local_training().gradient
         evaluated = any(name.startswith("val_") for outcome in self.history for name in outcome.metrics)
@@ -256,7 +260,7 @@ class Federation:
         with Callbacks(callbacks, model, first + due, memories, evaluated=evaluated, steps=steps) as told:
             model.stop_training = resumed is not None and resumed.stopped
             for _ in range(due):
-                if model.stop_training or not await self._affordable() or self._hopeless(first):
+                if model.stop_training or not await self._affordable() or hopeless(self.history, first):
                     break
                 told.begin(len(self.history) + 1)
                 outcome = await self._round()
@@ -267,13 +271,15 @@ class Federation:
         self._resumed = None
         return self.history
 
-    def _hopeless(self, first: int) -> bool:
-        """Whether all owners have failed alike for so long, since a round, that more rounds would be the same."""
-        last = self.history[max(first, len(self.history) - LAST) :]
-        reason = alike(last) if len(last) == LAST else None
-        if reason is not None:
-            log.warning("no more rounds are played: in %d nobody gave anything, and all for the same reason: %s", LAST, reason)
-        return reason is not None
+    async def _run_without(self, callbacks: Sequence[keras.callbacks.Callback], rounds: int) -> History:
+        """Plays rounds of arrays, which Keras' callbacks know nothing of."""
+        if callbacks:
+            raise SettingError(
+                "callbacks= are Keras' and need its model, and this federation has arrays: play 'async for ... in rounds(n)'"
+            )
+        async for _ in self.rounds(rounds):
+            pass
+        return self.history
 
     def _to_play(self, rounds: int) -> int:
         """Of so many rounds that are asked for, those that a resumed run does not have yet."""
@@ -286,11 +292,11 @@ class Federation:
 
     def _save(self, told: Callbacks | None = None, *, stopped: bool = False) -> None:
         if self._run is not None:
-            memories = told.memories() if told else ()
-            self._run.save(self._opened().checkpoint(self.history, memories, stopped=stopped, circumstances=self._before))
+            kept = told.memories() if told else ()
+            self._run.save(self._opened().checkpoint(self.history, kept, stopped=stopped, circumstances=self._before))
 
     async def _affordable(self) -> bool:
-        """Whether privacy is left for a round. As all that is accounted for, it is computed beside the event loop: it takes a while."""
+        """Whether privacy is left for a round; beside the event loop, for accounting takes a while."""
         private = self._private
         return private is None or await asyncio.to_thread(lambda: private.affordable)
 

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from federated.errors import ModelRefused, SettingError, StepFailed
+from federated.errors import ModelRefused, SettingError
 from federated.metrics import compiled
 from federated.metrics.layout import Layout
 from federated.metrics.meter import Meter
 from federated.models import blueprint
 from federated.models.expectations import Expectations
 from federated.models.making import made
-from federated.models.weights import Statistics, check_trained, is_kept
+from federated.models.weights import Statistics, check_trained
 from federated.owners.gradient import ANSWERED as BY_GRADIENT
 from federated.owners.training import ANSWERED as BY_FIT
 from federated.records.data import Data
 from federated.rounds.outcome import Outcome
+from federated.runs.moving import Moving
 from federated.runs.protection import Protection
 from federated.runs.run_folder import Checkpoint, Circumstances, digest
 from federated.schedules.continued import go_on_from, schedule_of, steps_made
-from federated.strategies.averaging import moved
-from federated.strategies.strategy import Strategy, step_of
+from federated.strategies.strategy import Strategy
 from federated.tasks.update import Array, Task, Weights
 from privacy.keras_models.asks import refusal
 
@@ -73,6 +73,7 @@ class GlobalModel:
             raise ModelRefused(refused)
         self._strategy, self._seed = strategy, seed
         self._run = secrets.token_hex(16)  # a run that is resumed is another: owners serve each round of a run once
+        self._lineage = secrets.token_hex(16)  # of the run, and of all that go on with it
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
         self.trained = blueprint.trained(self._model)
@@ -82,10 +83,10 @@ class GlobalModel:
         steps = {i: variable.constraint for i, variable in enumerate(self._model.weights) if self.trained[i]}
         self._constraints = {i: constraint for i, constraint in steps.items() if constraint is not None}
         self._weights: Weights | None = list(self._model.get_weights())
-        self._kept = {i for i, array in enumerate(self._weights) if is_kept(array.dtype)}
-        self._moved = [i for i, moves in enumerate(self.trained) if (strategy.single_updates or moves) and i not in self._kept]
         self._statistics = Statistics(self._model)
-        self._state = strategy.initial([self.weights[i] for i in self._moved])
+        names = [variable.path for variable in self._model.weights]
+        self._moving = Moving(strategy, self._weights, names, self.trained, self._constrain)
+        self._state = self._moving.initial(self.weights)
 
     @property
     def model(self) -> keras.Model:
@@ -140,7 +141,8 @@ class GlobalModel:
             rounds=moved if self.scheduled else 0,
             begun=steps_made(self._model.optimizer),
         )
-        return Task(number, self._blueprint, self.weights, training, self._run)
+        said = self._strategy.said(number)
+        return Task(number, self._blueprint, self.weights, training, self._run, self._lineage, said, self.trained)
 
     def step(self, old: Weights, delta: Weights) -> None:
         """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
@@ -148,18 +150,8 @@ class GlobalModel:
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            given = [old[i] for i in self._moved], [delta[i] for i in self._moved]
-            stepped, state = step_of(self._strategy, *given, self._state, names=[self._model.weights[i].path for i in self._moved])
-            others = sorted(set(range(len(old))) - set(self._moved) - self._kept)
-            averaged = moved([old[i] for i in others], [delta[i] for i in others])
-        new = list(old)
-        for i, array in zip([*self._moved, *others], [*stepped, *averaged], strict=True):
-            new[i] = array
-        self._constrain(new)
-        self._check(new)
+        new, self._state = self._moving.step(old, delta, self._state)
         self._set(new)
-        self._state = state
 
     def _constrain(self, weights: Weights) -> None:
         """Project the weights that have a constraint: a mean of weights that fulfil it, or noise on them, may not."""
@@ -196,7 +188,8 @@ class GlobalModel:
         """All that the next round depends on."""
         privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
         begun = steps_made(self._model.optimizer)
-        return Checkpoint(self.digest, self.weights, self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
+        state = (self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
+        return Checkpoint(self.digest, self.weights, *state, lineage=self._lineage)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of this model and strategy."""
@@ -204,19 +197,12 @@ class GlobalModel:
         self._model.set_weights(checkpoint.weights)
         self._statistics.compute(checkpoint.weights)
         self._state = checkpoint.state
+        self._lineage = checkpoint.lineage or self._lineage
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)
         if checkpoint.learning_rate is not None:
             self._model.optimizer.learning_rate = checkpoint.learning_rate
         go_on_from(self._model.optimizer, checkpoint.begun)
-
-    def _check(self, new: Weights) -> None:
-        for i, array in enumerate(new):
-            if not np.isfinite(array).all():
-                raise StepFailed(
-                    f"{type(self._strategy).__name__}.step gave weight {self._model.weights[i].path!r} values that are not finite in "
-                    f"{array.dtype}: NaN, infinite, or beyond its range; lower its learning rate, or that of the owners"
-                )
 
     def _learning_rate(self) -> float | None:
         """None if it follows a schedule, which the blueprint has."""

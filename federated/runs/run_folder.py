@@ -38,6 +38,7 @@ class Checkpoint:
         privacy: what has been spent, a round under way included, and the state of the mechanism; see `PrivateRounds.state`.
         circumstances: of the last round; None in a run of an older version.
         begun: steps of a schedule that the model's optimizer had made by itself; 0 in a run of an older version, which began there.
+        lineage: what the owners' own trainers call this run and those that go on with it; empty in a run of an older version.
     """
 
     run: str
@@ -50,6 +51,7 @@ class Checkpoint:
     privacy: Mapping[str, Any] = field(default_factory=dict)
     circumstances: Circumstances | None = None
     begun: int = 0
+    lineage: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class _Text:
     callbacks: list[dict[str, Any]] = field(default_factory=list)
     circumstances: Circumstances | None = None
     begun: int = 0
+    lineage: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class RunFolder:
             raise RunExists(
                 f"the run in {self.path} has another model, strategy, seed or privacy: resume it with its own, or give another folder"
             )
-        rest = (text.learning_rate, callbacks, text.stopped, text.privacy, text.circumstances, text.begun)
+        rest = (text.learning_rate, callbacks, text.stopped, text.privacy, text.circumstances, text.begun, text.lineage)
         return Checkpoint(text.run, weights, state, text.history, *rest)
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -184,8 +187,12 @@ class RunFolder:
 
 def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:
     """What must be the same when a run is resumed: model (whatever names Keras has made up this time), strategy, seed and privacy."""
-    words = [_unnamed(blueprint.architecture), _unnamed(blueprint.compilation), repr(strategy), str(seed), repr(privacy)]
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+    return digest_of("\0".join([_unnamed(blueprint.architecture), _unnamed(blueprint.compilation)]), strategy, seed, privacy)
+
+
+def digest_of(model: str, strategy: Strategy, seed: int, privacy: object) -> str:
+    """The same, of what tells one model from another."""
+    return hashlib.sha256("\0".join([model, repr(strategy), str(seed), repr(privacy)]).encode()).hexdigest()
 
 
 def _unnamed(text: str) -> str:
@@ -233,6 +240,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
         remembered,
         checkpoint.circumstances,
         checkpoint.begun,
+        checkpoint.lineage,
     )
     return arrays | {"text": np.frombuffer(msgspec.json.encode(text), np.uint8)}
 

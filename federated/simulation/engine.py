@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from federated.errors import SettingError
+from federated.owners.holding import Holding, Training
 from federated.owners.training import Trainer
-from federated.records.data import Data
 from federated.tasks.failures import kind
 from federated.tasks.update import Evaluation, Task, Update
-
-
-class Holding:
-    """What one simulated owner holds: data to train on, and perhaps data to evaluate on."""
-
-    def __init__(self, data: Any, evaluation: Any = None) -> None:
-        self.data = Data(data)
-        self.evaluation = None if evaluation is None else Data(evaluation)
-
-    def __repr__(self) -> str:
-        return f"<Holding, {self.data!r}>"
 
 
 class Engine(Protocol):
@@ -43,22 +32,21 @@ class ThreadEngine:
     """One thread, and one copy of the model, for all owners: they train one after the other, in the order in which they are asked."""
 
     def __init__(self) -> None:
-        self._holdings: Mapping[int, Holding] = {}
+        self._trainings: dict[int, Training] = {}
         self._trainer = Trainer()
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
         """Begins."""
-        self._holdings, self._trainer = holdings, Trainer()
+        self._trainer = trainer = Trainer()
+        self._trainings = {index: holding.at(trainer) for index, holding in holdings.items()}
 
     async def train(self, index: int, task: Task) -> Update:
         """See `Engine.train`."""
-        holding = self._holdings[index]
-        return await self._trainer.train(task, holding.data, evaluates=holding.evaluation is not None, stream=index)
+        return await self._trainings[index].train(task, stream=index)
 
     async def evaluate(self, index: int, task: Task) -> Evaluation:
         """See `Engine.evaluate`."""
-        data = self._holdings[index].evaluation
-        return Evaluation(task.round, 0, {}) if data is None else await self._trainer.evaluate(task, data)
+        return await self._trainings[index].evaluate(task)
 
     async def close(self) -> None:
         """Ends the thread, forgets the model."""

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from actors import Actor, ActorError, ActorSystem, LinkError, limits, message
 from federated.errors import OwnerDropped
-from federated.simulation.engine import Holding, ThreadEngine, cannot_be_sent
+from federated.owners.holding import Holding
+from federated.simulation.engine import ThreadEngine, cannot_be_sent
 from federated.strategies.strategy import check
 from federated.tasks.update import Evaluation, Task, Update
 from protocols.concurrency import at_once

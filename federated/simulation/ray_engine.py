@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from federated.errors import OwnerDropped, SettingError
-from federated.simulation.engine import Holding, ThreadEngine, cannot_be_sent
+from federated.owners.holding import Holding
+from federated.simulation.engine import ThreadEngine, cannot_be_sent
 from federated.strategies.strategy import check
 from federated.tasks.update import Evaluation, Task, Update
 

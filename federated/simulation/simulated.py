@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,10 +12,12 @@ import numpy as np
 
 from federated.errors import OwnerDropped, OwnerLate, SettingError
 from federated.owners.giver import Giver, OwnGiver
+from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker
-from federated.simulation.engine import Engine, Holding, ThreadEngine
+from federated.simulation.engine import Engine, ThreadEngine
 from federated.strategies.strategy import check
 from federated.tasks.update import Evaluation, Task, Update
+from federated.trainers.runner import Factory
 
 Script = Mapping[int, Collection[str]]
 """Round -> names of owners."""
@@ -123,6 +127,8 @@ def simulated_owners(
     dropouts: Script | None = None,
     stragglers: Script | None = None,
     engine: Engine | None = None,
+    trainer: Factory | None = None,
+    memory: str | os.PathLike[str] | None = None,
 ) -> SimulatedOwners:
     """Owners in this process, for `Federation(owners=...)`. With the default engine they train one after the other.
 
@@ -138,6 +144,8 @@ def simulated_owners(
         dropouts: round -> names of owners ("owner-3") that drop out of it in any case.
         stragglers: round -> names of owners that are late in it in any case.
         engine: where they train; None: a `ThreadEngine`.
+        trainer: of the user's own, in place of Keras, see `DataOwner`: called once for each owner, with its part.
+        memory: a folder in which each owner has one for what its trainer remembers between rounds, so that it survives this process.
 
     Raises:
         SettingError: no parts, not as many evaluation parts, a name in a script that no owner has, or a probability out of range.
@@ -152,7 +160,10 @@ def simulated_owners(
         raise SettingError(f"{len(parts)} parts and {count} evaluation parts: at least one part is needed, and as many to evaluate on")
     absences = Absences(dropout=dropout, straggling=straggling, seed=seed, dropouts=dropouts or {}, stragglers=stragglers or {})
     tests = [None] * len(parts) if evaluation is None else evaluation
-    holdings = [Holding(part, test) for part, test in zip(parts, tests, strict=True)]
+    if memory is not None and trainer is None:
+        raise SettingError("memory= is for what a trainer of one's own remembers: give trainer=, too, or leave it out")
+    places = [None if memory is None else Path(memory) / f"owner-{i}" for i in range(len(parts))]
+    holdings = [Holding(part, test, trainer, place) for part, test, place in zip(parts, tests, places, strict=True)]
     owners = SimulatedOwners(holdings, engine=engine or ThreadEngine(), absences=absences)
     unknown = absences.names() - {owner.name for owner in owners}
     if unknown:

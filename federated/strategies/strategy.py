@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from federated.errors import SettingError, StepFailed
-from federated.tasks.update import Array, LocalTraining, Weights
+from federated.tasks.update import Array, LocalTraining, Setting, Weights
 
 log = logging.getLogger(__name__)
 
+TAKEN = ("round", "epochs", "batch_size", "seed", "learning_rate", "proximal")
+"""What `config` of an own trainer has anyway."""
 State = dict[str, Weights]
 """What a strategy remembers between rounds: name -> float64 arrays shaped as the weights."""
 
@@ -60,6 +62,31 @@ class Strategy(abc.ABC):
     def local_training(self) -> LocalTraining:
         """What owners are told about how to train."""
         return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size)
+
+    def config(self, round: int) -> Mapping[str, Setting]:
+        """What trainers of the owners' own are told in a round, beside what `OwnTrainer.train` lists; by default nothing.
+
+        Owners that train with Keras refuse it: nothing would follow it.
+
+        Args:
+            round: from 1 on.
+        """
+        return {}
+
+    def said(self, number: int) -> dict[str, Setting]:
+        """Return `config`, checked.
+
+        Raises:
+            SettingError: it has a name that is taken, or something else than numbers, texts, truth values and None.
+        """
+        found = dict(self.config(number))
+        for name, value in found.items():
+            if name in TAKEN or not isinstance(name, str) or not isinstance(value, (bool, int, float, str, type(None))):
+                raise SettingError(
+                    f"{type(self).__name__}.config says {name!r} as a {type(value).__name__}: numbers, texts, truth values and None are "
+                    f"possible, by other names than {', '.join(TAKEN)}"
+                )
+        return found
 
     def initial(self, weights: Weights) -> State:
         """The state before the first round."""

@@ -15,6 +15,10 @@ Weights = list[Array]
 """The arrays of `model.get_weights()`, in its order: float32 or float64; integers of weights that are not trained stay as they are."""
 
 
+Setting = bool | int | float | str | None
+"""What a strategy tells a trainer of the owner's own."""
+
+
 def _nothing() -> Array:
     return np.zeros(0, np.float32)
 
@@ -92,24 +96,31 @@ class Task:
 
     Args:
         round: from 1 on.
-        blueprint: of the model.
+        blueprint: of the model; None: there is none that Keras knows, and owners have trainers of their own.
         weights: of the model.
         training: how.
         run: tells apart rounds of the same number in different runs.
+        lineage: the same for all runs that went on with one another, and for no others: what a trainer remembers is kept by it.
+        config: what the strategy says to trainers of the owners' own.
+        moved: of each of the weights, whether rounds move it; empty: all that are no integers.
     """
 
     round: int
-    blueprint: Blueprint
+    blueprint: Blueprint | None
     weights: list[Array]
     training: LocalTraining
     run: str = ""
+    lineage: str = ""
+    config: dict[str, Setting] = field(default_factory=dict)
+    moved: tuple[bool, ...] = ()
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of all of it: two owners that have the same were asked the same."""
         forms = [(array.shape, array.dtype.str) for array in self.weights]
-        plan = (self.blueprint.architecture, self.blueprint.compilation)
-        hashed = hashlib.sha256(msgspec.msgpack.encode(("confide task", self.run, self.round, plan, self.training, forms)))
+        plan = None if self.blueprint is None else (self.blueprint.architecture, self.blueprint.compilation)
+        said = (self.run, self.lineage, self.round, plan, self.training, sorted(self.config.items()), self.moved, forms)
+        hashed = hashlib.sha256(msgspec.msgpack.encode(("confide task", *said)))
         for array in self.weights:
             hashed.update(np.ascontiguousarray(array).data)
         return hashed.digest()

@@ -14,6 +14,7 @@ from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
+from protocols.mpc.operations.sums import Combine
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.material import Layout, Material, dealt_words, own_words
 
@@ -43,6 +44,7 @@ class Circuit:
     def arranged_as(self, other: Circuit) -> Circuit:
         """Return this circuit, with randomness and order of one that differs in public numbers only: they need not be found again."""
         assert len(self.ops) == len(other.ops)
+        assert all(one == two or _factors_only(one, two) for one, two in zip(self.ops, other.ops, strict=True))
         self.layout, self.order = other.layout, other.order
         return self
 
@@ -50,6 +52,11 @@ class Circuit:
     def order(self) -> loops.Order:
         """Who waits for whom."""
         return loops.Order.of(self.ops, set(self.outputs.values()))
+
+
+def _factors_only(one: Operation, two: Operation) -> bool:
+    """Whether two operations differ in public factors: nothing that is dealt depends on them."""
+    return isinstance(one, Combine) and isinstance(two, Combine) and one.xs == two.xs
 
 
 class Builder:

@@ -70,7 +70,7 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
     _check_layers(model, keras)
     found = network(model, squares=_squares(model))
     loss, weight = compiled_loss(model, keras, ending=found.ending), loss_weight(model)
-    optimizer = weighted(compiled_optimizer(model, keras), weight)
+    optimizer = weighted(model, compiled_optimizer(model, keras), weight)
     made = Plan(found.layers, found.example, found.outputs, found.variables, loss, optimizer, weight=weight)
     edge = threshold(model, made, ending=found.ending)
     if loss == "crossentropy" and made.outputs == 1:

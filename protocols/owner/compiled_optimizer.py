@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from protocols.errors import ModelError
+from protocols.training.networks.losses import EXACT
 from protocols.training.networks.optimizers import Adam, GradientDescent, Optimizer, rates
 from protocols.training.step import Plan
 
@@ -38,8 +39,17 @@ def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
     biases_exempt = bool(decay) and _biases_are_spared(model)
     rate = float(optimizer.learning_rate)
     if kind is keras.optimizers.SGD:
-        return _checked(GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, biases_exempt))
-    return _checked(_adam(settings, rate, decay, biases_exempt))
+        made: Optimizer = GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, biases_exempt)
+    else:
+        made = _adam(settings, rate, decay, biases_exempt)
+    return made if _has_schedule(model) else _checked(made)
+
+
+def _has_schedule(model: Any) -> bool:
+    """Whether the learning rate changes: the first one may be 0, or vanish beside others."""
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    return callable(internals.learning_rate(model.optimizer))
 
 
 def _check_rate(optimizer: Any, keras: Any) -> None:
@@ -113,8 +123,10 @@ LEAST_OF_ADAM = 0.01
 """Weight of the loss below which the epsilon of Adam would no longer be small beside gradients."""
 
 
-def weighted(optimizer: Optimizer, weight: float) -> Optimizer:
+def weighted(model: Any, optimizer: Optimizer, weight: float) -> Optimizer:
     """`optimizer`, if it can go with a loss that counts `weight` times. Adam divides by the gradient's size: its steps stay the same.
+
+    Of a schedule the rates are looked at when all are known, see `scheduled`.
 
     Raises:
         ModelError: steps would vanish in fixed point, or be too large.
@@ -122,15 +134,23 @@ def weighted(optimizer: Optimizer, weight: float) -> Optimizer:
     if isinstance(optimizer, Adam):
         if weight < LEAST_OF_ADAM:
             raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with Adam: at least {LEAST_OF_ADAM:g} is needed")
-    elif weight != 1.0:
-        try:
-            rates(msgspec.structs.replace(optimizer, rate=optimizer.rate * weight, schedule=()))
-        except ModelError as error:
-            raise ModelError(f"loss_weights={weight:g} times the learning rate: {error}") from None
+    elif not _has_schedule(model):
+        _check_weighted(optimizer, weight)
     return optimizer
 
 
-def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optimizer:
+def _check_weighted(optimizer: Optimizer, weight: float) -> None:
+    """Refuse rates that vanish, or are too large, because a loss counts so many times."""
+    if weight == 1.0 or isinstance(optimizer, Adam):
+        return
+    found = [rate * weight for rate in rates(optimizer)]
+    try:
+        rates(msgspec.structs.replace(optimizer, rate=found[0], schedule=tuple(found) if optimizer.schedule else ()))
+    except ModelError as error:
+        raise ModelError(f"loss_weights={weight:g} times the learning rate: {error}") from None
+
+
+def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: float = 1.0) -> Optimizer:
     """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
 
     Args:
@@ -138,27 +158,29 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int) -> Optim
         optimizer: what it was before.
         start: how many steps have been made.
         steps: how many will be made.
+        weight: how many times the loss counts.
 
     Raises:
-        ModelError: a learning rate vanishes in fixed point, or is too large, at whatever step that would be.
+        ModelError: a learning rate is no number from 0, or too large, or all of them vanish in fixed point, at whatever step that would be.
     """
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
     rate = internals.learning_rate(model.optimizer)
-    if not callable(rate):
-        return _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
-    found = tuple(float(rate(step)) for step in range(start + steps))
-    return _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
+    if callable(rate):
+        found = tuple(float(rate(step)) for step in range(start + steps))
+        now = _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
+    else:
+        now = _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
+    _check_weighted(now, weight)
+    return now
 
 
 def unrated(plan: Plan) -> Plan:
     """Return `plan` without what may change while it is trained: the learning rate, and what is told."""
     optimizer = msgspec.structs.replace(plan.optimizer, rate=1.0, schedule=())
-    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0)
+    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0, sums=EXACT)
 
 
 def goes_on(model: Any, optimizer: Optimizer) -> bool:
     """Say whether an optimizer keeps something from step to step that a new one in its place would begin anew: moments, or a schedule."""
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    return bool(optimizer.states({"": ()})) or callable(internals.learning_rate(model.optimizer))
+    return bool(optimizer.states({"": ()})) or _has_schedule(model)

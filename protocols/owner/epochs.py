@@ -80,7 +80,8 @@ def _values(terms: Terms, last: Segment) -> dict[str, float]:
     """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan
     count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
-    bits = {"metric": METRIC_BITS[plan.loss], "loss": 2 * FRACTION}
+    lost = plan.sums.lost if isinstance(plan, Plan) else 0
+    bits = {"metric": METRIC_BITS[plan.loss] - lost * (plan.loss == "mse"), "loss": 2 * FRACTION - lost}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
     weights = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}
     return {name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name])) / count for name, total in sums.items()}
@@ -89,7 +90,7 @@ def _values(terms: Terms, last: Segment) -> dict[str, float]:
 def trusted(name: str, total: float, limit: float) -> float:
     """Return a sum that was told, or NaN if it is so large that it may have passed `limit`, where the ring begins anew.
 
-    Of sums far beyond the limit one in four looks like one below, so that this finds them within a few epochs and not in each.
+    Of squared errors and losses so many bits are told that this cannot be (`losses.told`), unless outputs have left their window.
 
     Args:
         name: "metric" or "loss".

@@ -27,9 +27,10 @@ from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
-from protocols.owner.targets import asked, check_features, check_targets, check_told
+from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
 from protocols.storage.kept import Progress
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.losses import EXACT
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, SharedArray, Terms, check
 from protocols.workers.training_dealer import TrainingDealer
@@ -105,7 +106,8 @@ class Training:
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
-        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told), batch_size, memory)
+        sums = sums_told(planned.loss, planned.outputs, y) if told else EXACT
+        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
@@ -171,7 +173,7 @@ class Training:
         """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
-        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps)
+        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
         return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
 
     async def _loaded(self, terms: Terms, checkpoints: Checkpoints | None) -> Progress:
@@ -255,15 +257,14 @@ class Running:
     async def epoch(self, number: int, first: int, save_every: int | None, *, told: list[str], progress: bool) -> list[Segment]:
         """The steps of an epoch from `first` on, in segments that end in a checkpoint."""
         steps = self._terms.steps(number)
+        stops = [*(range(first + save_every, steps, save_every) if save_every else []), steps]
 
         async def dealt() -> list[Segment]:
-            await self._dealer.epoch(self._terms.session, self._right, number, first)
+            await self._dealer.epoch(self._terms.session, self._right, number, first, stops)
             return []
 
         async def trained() -> list[Segment]:
-            stops = [*range(first + save_every, steps, save_every)] if save_every else []
-            bounds = itertools.pairwise([first, *stops, steps])
-            return [await self._segment(number, start, stop, told) for start, stop in bounds]
+            return [await self._segment(number, start, stop, told) for start, stop in itertools.pairwise([first, *stops])]
 
         with live(number + 1, steps, show=progress) as tell:
             showing = None if tell is None else asyncio.create_task(self._show(tell, first))

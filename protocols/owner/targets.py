@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from protocols.errors import InputError
-from protocols.training.networks.losses import Loss
+from protocols.training.networks.losses import Loss, Told, told
 from protocols.training.terms import SharedArray, alike
 
 METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
@@ -79,3 +79,9 @@ def check_told(loss: Loss, y: SharedArray) -> None:
             f"{y.name!r} has numbers other than 0 and 1, with which an accuracy means nothing: say metrics=['loss'] or metrics=False, or"
             " store labels, or zeros and ones; data that were left with workers by an earlier version must be left anew"
         )
+
+
+def sums_told(loss: Loss, outputs: int, y: SharedArray) -> Told:
+    """How sums over an epoch of these targets are told."""
+    truths = y.content == "labels" or (y.column.binary and (loss != "crossentropy" or y.column.summing))
+    return told(loss, outputs, y.shape[0], truths=truths)

@@ -19,6 +19,8 @@ CALM = 1.0
 """Seconds after a quick request for which others are served in fine parts."""
 PACE = 0.1
 """Seconds for which a fine part waits at most for the one before it: where answers take longer on their way, several are on it."""
+LATER = 0.25
+"""Seconds for which dealing ahead waits at most while what was granted is used: where all share a machine, it would slow answers down."""
 DEALERS = 2
 """How many chunks of one pool are dealt at once, so that computing one overlaps sending another."""
 
@@ -117,6 +119,11 @@ class Pool:
         while True:
             async with self._changed:
                 await self._changed.wait_for(self._short)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LATER):
+                        await self._changed.wait_for(lambda: self._urgent() or not self._outstanding)
+                if not self._short():
+                    continue
                 size = self._size
                 self._dealing += size
             try:
@@ -130,6 +137,11 @@ class Pool:
     def _short(self) -> bool:
         ahead = self.available + self._dealing
         return ahead < max(self._target, self._needed) and ahead + self._outstanding + self._size <= self._capacity
+
+    def _urgent(self) -> bool:
+        """Whether somebody waits, or less than half of what should be ready is there or under way."""
+        ahead = self.available + self._dealing
+        return ahead < self._needed or 2 * ahead < self._target
 
     async def take(self, examples: int, client: Client = "") -> list[Grant]:
         """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.

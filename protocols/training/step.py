@@ -17,14 +17,15 @@ import msgspec
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
+from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Draft, Signal
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import Loss, gradient_scale, loss_gradient
+from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import Adam, Optimizer, Shapes, changes, reach, update
-from protocols.training.networks.window import SUMS, outside, summed
+from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
+from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -40,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         value: whether the value of the loss is computed as well.
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
+        sums: how sums of losses over an epoch are told.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -51,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     value: bool = False
     weight: float = 1.0
     threshold: float = 0.0
+    sums: Told = EXACT
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -82,15 +85,17 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         return {variable.name: variable.shape for variable in self.variables if variable.trained}
 
     @property
-    def _summed(self) -> list[str]:
-        """The weights whose gradients are looked at in the next step: all but biases."""
-        return [] if isinstance(self.optimizer, Adam) else [name for name in self.trained if not name.startswith("bias")]
+    def states(self) -> Shapes:
+        """The shape of what is kept beside the weights, by name; it begins at zero.
+
+        `outside` is a bit, see `window.py`; `sums` are those of the gradients of the step before.
+        """
+        return {"outside": (1,), **({"sums": (1, SUMS)} if self.closing else {}), **self.optimizer.states(self.trained)}
 
     @property
-    def states(self) -> Shapes:
-        """The shape of what is kept beside the weights, by name; it begins at zero. `outside` is a bit, see `window.py`."""
-        sums = {f"sums of {name}": (1, SUMS) for name in self._summed}
-        return {"outside": (1,), **sums, **self.optimizer.states(self.trained)}
+    def closing(self) -> bool:
+        """Whether the last step before a report looks at its own gradients, which are otherwise looked at in the step after."""
+        return not isinstance(self.optimizer, Adam)
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -106,40 +111,43 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         """How often an epoch goes over the examples."""
         return 1
 
-    def circuit(self, batch: int, number: int = 0) -> Circuit:
+    def circuit(self, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
         """Return the circuit of a step, see `step`."""
-        return step(self, batch, number)
+        return step(self, batch, number, last=last)
 
 
-def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
+def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
     """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
+
+    The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
     Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
-    with 2 `FRACTION` fractional bits (mean squared error), from before the update; `loss`: its sum over the batch, if the plan asks for it.
+    with 2 `FRACTION` fractional bits (mean squared error) less those that `Plan.sums` loses, from before the update; `loss`: its sum over
+    the batch, if the plan asks for it.
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
     one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
-    within `reach`; `outside` tells if they did not, of the last ones in the next step.
+    within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
     draft = Draft()
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
     values |= {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
     y = draft(Given("y", (batch, plan.outputs), "wire"))
-    made, watched = [draft.put(Reshape(x, (batch, *plan.example)))], []
+    made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
     for place, node in enumerate(plan.layers):
         try:
             made.append(node.write(draft, values, [made[at] for at in node.inputs]))
         except (KeyError, IndexError, ValueError, ArithmeticError) as error:
             raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
         if node.grows:
-            watched.append(Signal(made[-1], draft.bits(made[-1])))
+            large.append(Signal(made[-1], draft.bits(made[-1])))
     z = draft.affine(made[-1])
     if draft.value(z).shape != (batch, plan.outputs):
         raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
-    gradient, metric, loss = loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold)
+    gradient, metric, loss = loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums)
     draft.say(gradient, FRACTION)
     found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
     missing = [name for name in plan.trained if values[name] not in found]
@@ -150,13 +158,28 @@ def step(plan: Plan, batch: int, number: int = 0) -> Circuit:
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
     new = values | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    before: list[tuple[Signal, float]] = []
-    if not isinstance(plan.optimizer, Adam):
-        for name, (gradient, bits) in gradients.items():
-            if not name.startswith("bias"):
-                before.append((Signal(values[f"sums of {name}"], bits), reach(plan.optimizer, scale, bits)))
-                new[f"sums of {name}"] = summed(draft, gradient)
-    held = [values[name] for name in plan.trained]
-    new["outside"] = outside(draft, values["outside"], watched, held, gradients=squared, scale=scale, sums=before)
+    sums = _sums(draft, plan, gradients, values, new, scale, last=last)
+    new["outside"] = outside(draft, values["outside"], large, sums, gradients=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
+
+
+def _sums(
+    draft: Draft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
+) -> list[Watched]:
+    """Sums of weights, and of gradients and velocities of the step before.
+
+    Those of this step become a state; of the `last` they are watched as well, and the state is 0.
+    """
+    held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.trained]
+    if isinstance(plan.optimizer, Adam):
+        return [summed(draft, held)]
+    now, velocities = watched(plan.optimizer, gradients, values, scale)
+    made = summed(draft, now)
+    before = Watched(values["sums"], made.edge)
+    found = [together(draft, [before, summed(draft, [*velocities, *held], len(now))])]
+    new["sums"] = draft(Combine((made.at,), (0 if last else 1,)))
+    if last:
+        _, velocities = watched(plan.optimizer, gradients, new, scale)
+        found.append(together(draft, [made, summed(draft, velocities, len(now))]) if velocities else made)
+    return found

@@ -280,7 +280,7 @@ def widened(array: Ring, columns: int) -> Ring:
 
 
 class Steps:
-    """The circuits of the steps of a run: one for whole batches, one for the last.
+    """The circuits of the steps of a run, for whole batches and for what is left; the last before a report may have one of its own.
 
     Raises:
         TooLarge: the randomness of one step does not fit the memory.
@@ -290,8 +290,10 @@ class Steps:
     def __init__(self, terms: Terms) -> None:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
-        self._plan = terms.plan
-        self._circuits = {size: terms.plan.circuit(size) for size in sizes}
+        self._plan = plan = terms.plan
+        self._circuits = {(size, False): plan.circuit(size) for size in sizes}
+        if isinstance(plan, Plan) and plan.closing:
+            self._circuits |= {(size, True): plan.circuit(size, last=True) for size in sizes}
         self.bytes = max(circuit.layout.bytes_per_example for circuit in self._circuits.values())
         memory = min(terms.memory, MEMORY_LIMIT)
         if self.bytes > memory:
@@ -301,11 +303,15 @@ class Steps:
             )
         self.ahead = min(8, memory // self.bytes)
 
-    def at(self, size: int, number: int) -> Circuit:
+    def at(self, size: int, number: int, *, last: bool) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""
-        if self._plan.changing:
-            return self._plan.circuit(size, number).arranged_as(self._circuits[size])
-        return self._circuits[size]
+        alike = self.like(size, last=last)
+        if not self._plan.changing:
+            return alike
+        plan = self._plan
+        circuit = plan.circuit(size, number, last=last) if isinstance(plan, Plan) else plan.circuit(size, number)
+        return circuit.arranged_as(alike)
 
-    def __getitem__(self, size: int) -> Circuit:
-        return self._circuits[size]
+    def like(self, size: int, *, last: bool) -> Circuit:
+        """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
+        return self._circuits.get((size, last)) or self._circuits[size, False]

@@ -49,7 +49,7 @@ from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
 
 DIGEST_BYTES = 32
-CHUNK_BYTES = 12 << 20
+CHUNK_BYTES = 24 << 20
 LARGEST_CHUNK = 64
 LONGEST_LIFETIME = 1e7
 

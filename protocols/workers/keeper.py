@@ -196,8 +196,7 @@ class Keeper(Actor):
         async def hear(other: int) -> None:
             with self._seeds.claimed(_channel(tag, seats.all[other])) as inbox:
                 try:
-                    async with asyncio.timeout(self._patience):
-                        seeds[other] = (await inbox.get(0))[0].astype("<u8").tobytes()
+                    seeds[other] = (await inbox.get(0, self._patience))[0].astype("<u8").tobytes()
                 except TimeoutError:
                     raise WorkerLost(f"server {other} did not contribute within {self._patience:g} s") from None
 

@@ -122,19 +122,23 @@ class TrainingDealer(Actor):
         return self._sessions[run]
 
     @message(reentrant=True, by=OWNER)
-    async def epoch(self, run: bytes, right: bytes, number: int, start: int) -> None:
-        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room."""
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stops: list[int]) -> None:
+        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room.
+
+        `stops` are the steps before which the servers report.
+        """
         session = self._owned(run, right)
         terms = session.terms
         self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
         sending: asyncio.Task[None] | None = None
         try:
-            for rows in session.terms.rows(number)[start:]:
+            for index, rows in enumerate(session.terms.rows(number)[start:], start):
+                last = index + 1 in stops
                 keys = session.preprocessing.keys("step", session.done)
-                dealt = await self._dealer.run(partial(self._dealt, session, rows, keys.of))
+                dealt = await self._dealer.run(partial(self._dealt, session, rows, keys.of, last=last))
                 if sending is not None:
                     await sending
-                sending = asyncio.create_task(self._send(session, session.done, len(rows), keys.told, dealt))
+                sending = asyncio.create_task(self._send(session, session.done, (len(rows), last), keys.told, dealt))
                 session.done += 1
             if sending is not None:
                 await sending
@@ -144,7 +148,7 @@ class TrainingDealer(Actor):
             if sending is not None:
                 sending.cancel()
 
-    def _dealt(self, session: _Session, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]) -> Ring:
+    def _dealt(self, session: _Session, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Ring:
         terms = session.terms
         masks = {
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
@@ -152,13 +156,13 @@ class TrainingDealer(Actor):
         }
         if terms.w is not None:
             masks["w"] = self._masks[terms.w.handle][rows]
-        return deal(session.steps[len(rows)], masks, keys)
+        return deal(session.steps.like(len(rows), last=last), masks, keys)
 
-    async def _send(self, session: _Session, number: int, examples: int, keys: tuple[Told, Told], dealt: Ring) -> None:
+    async def _send(self, session: _Session, number: int, kind: tuple[int, bool], keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(
-                server.with_options(timeout=None).supply(session.terms.session, number, examples, key, half)
+                server.with_options(timeout=None).supply(session.terms.session, number, *kind, key, half)
                 for server, key, half in zip(session.servers, keys, halves, strict=True)
             )
         )

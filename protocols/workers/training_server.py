@@ -204,11 +204,11 @@ class TrainingServer(Actor):
             session.sums = {}
         steps = session.terms.rows(number)
         self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
-        for rows in steps[start:stop]:
+        for index, rows in enumerate(steps[start:stop], start):
             before = clock()
             material, dealt = await session.supply.take(session.done)
             waited += clock() - before
-            outputs, cost = await self._step(session, rows, material, dealt, seal)
+            outputs, cost = await self._step(session, rows, material, dealt, seal, last=index == stop - 1)
             session.sums = {
                 name: session.sums.get(name, np.zeros(1, np.uint64)) + outputs[name] for name in outputs.keys() - session.shares.keys()
             }
@@ -276,7 +276,7 @@ class TrainingServer(Actor):
         self._models[handle] = Model(plan, arrays, sums, about.granted)
 
     async def _step(
-        self, session: _Session, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal
+        self, session: _Session, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal, *, last: bool
     ) -> tuple[dict[str, Ring], tuple[int, int]]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
@@ -286,7 +286,7 @@ class TrainingServer(Actor):
         if terms.w is not None:
             given["w"] = self._wire(session, terms.w, rows, lambda array: array)
 
-        circuit = session.steps.at(len(rows), terms.made + session.done)
+        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         protocol = evaluate(session.me, circuit, material, given)
         words = session.steps.bytes // 8
         outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
@@ -359,12 +359,14 @@ class TrainingServer(Actor):
         return mine
 
     @message(reentrant=True, by=THIRD_PARTY)
-    async def supply(self, run: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
-        """Takes the randomness of a step as soon as there is room; returns when it is expanded."""
+    async def supply(
+        self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+    ) -> None:
+        """Takes the randomness of a step, the `last` before a report or another, as soon as there is room; returns when it is expanded."""
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        material = await self._ahead.run(partial(Material.of, session.steps[examples].layout, own, 1, dealt))
+        material = await self._ahead.run(partial(Material.of, session.steps.like(examples, last=last).layout, own, 1, dealt))
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
     # The other server's messages.

@@ -24,9 +24,9 @@ from federated import (
     simulated_owners,
 )
 from federated.aggregation.aggregation import Limits
-from federated.owners.bounding import LARGEST_NOISE, bounded
 from federated.private.noising import OwnersNoise, TreeNoise, noising
 from federated.private.private_rounds import PrivateRounds
+from federated.tasks.bounding import LARGEST_NOISE, bounded
 from federated.tasks.update import LocalTraining
 from privacy import Accountant, AdaptiveClipping, GaussianNoise, Ledger
 from protocols import Cluster, Worker

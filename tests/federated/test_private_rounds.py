@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated import CentralGaussian, FedAvg, FedBuff, Federation, Krum, LocalGaussian, SecureAggregation, SettingError, Update
-from federated.owners.bounding import bounded, exceeds, norm
 from federated.private.private_rounds import PrivateRounds
+from federated.tasks.bounding import bounded, exceeds, norm
 from federated.tasks.update import Bound
 from privacy import GaussianNoise
 from privacy import SettingError as PrivacySettingError

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from federated.owners.bounding import bounded
 from federated.private.noising import noising
+from federated.tasks.bounding import bounded
 from federated.tasks.update import Bound, Update
 from privacy import AdaptiveClipping, CentralGaussian, GaussianNoise, SettingError, TreeGaussian, mechanism, tfp
 

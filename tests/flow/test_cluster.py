@@ -20,7 +20,8 @@ def children() -> set[int]:
     ("missing", "error"),
     [("ws://192.0.2.1:4000", "not encrypted"), ("wss://127.0.0.9:9", "nobody answers")],
 )
-async def test_a_cluster_that_cannot_start_leaves_no_worker_behind(missing, error):
+async def test_a_cluster_that_cannot_start_leaves_no_worker_behind(missing, error, monkeypatch):
+    monkeypatch.setattr("forked.MODULES", ())  # workers are children of this process
     before, tasks = children(), asyncio.all_tasks()
     cluster = Cluster(Worker("localhost:0"), Worker("localhost:0"), crypto_provider=Worker(missing))
     with pytest.raises(WorkerUnreachable, match=error):

@@ -37,7 +37,7 @@ def run(case, *, onednn):
     )
 
 
-QUICK = {("attention with LoRA", "0")}
+QUICK = {("x @ w", "0")}
 """Each process loads TensorFlow, so the others are for `make test-long`."""
 
 

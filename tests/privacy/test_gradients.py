@@ -278,6 +278,7 @@ def test_a_weight_that_is_used_outside_of_its_layer_is_noticed():
     ],
     ids=["mse", "crossentropy", "sum", "smoothed", "dice", "other axis", "batch axis", "reduced mean", "reduced sum", "unreduced"],
 )
+@pytest.mark.sample(4)
 def test_the_loss_of_an_example_is_that_of_a_batch_of_it(loss):
     y = keras.utils.to_categorical([0, 2, 1], 3)
     activation = None if getattr(loss, "name", "") == "categorical_crossentropy" else "softmax"
@@ -285,6 +286,7 @@ def test_the_loss_of_an_example_is_that_of_a_batch_of_it(loss):
 
 
 @pytest.mark.parametrize("examples", [1, 2, 5, 17, 64, 65])
+@pytest.mark.sample(3)
 def test_what_fills_a_batch_up_changes_nothing(examples):
     """Neither gradients, nor metrics, nor the count of examples that were not clipped."""
     keras.utils.set_random_seed(0)

@@ -162,6 +162,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 @pytest.mark.filterwarnings("ignore:Layer .* does not support masking:UserWarning")
+@pytest.mark.sample(4)
 def test_what_leaves_examples_apart_passes(name):
     model = HARMLESS[name]()
     state = [np.array(variable) for variable in model.non_trainable_variables]

@@ -166,6 +166,7 @@ def test_a_loss_of_the_whole_batch_is_found(name):
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
+@pytest.mark.sample(7)
 def test_a_loss_of_each_example_passes(name):
     loss, targets, outputs = ACCEPTED[name]
     assert objective.objection(compiled(loss), targets, tf.zeros((2, *outputs)), weighted=True) is None

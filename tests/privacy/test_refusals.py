@@ -119,6 +119,7 @@ LOOKUPS = {
 
 
 @pytest.mark.parametrize("name", LOOKUPS)
+@pytest.mark.sample(2)
 def test_layers_that_look_something_up_train_as_on_what_they_found(name):
     """They have no weights and compute no numbers that could be clipped."""
     build, x = LOOKUPS[name]

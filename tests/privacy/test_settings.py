@@ -36,6 +36,7 @@ OPTIMIZERS = classes(optimizers, optimizers.Optimizer, ("LossScaleOptimizer", "M
 
 @pytest.mark.parametrize("fitted", [False, True], ids=["fresh", "trained"])
 @pytest.mark.parametrize("kind", OPTIMIZERS, ids=lambda kind: kind.__name__)
+@pytest.mark.sample(10)
 def test_optimizers(kind, fitted):
     built = model(layers.Dense(2), optimizer=kind(learning_rate=0.1))
     if fitted:
@@ -115,6 +116,7 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("number", range(len(SEQUENCES)))
+@pytest.mark.sample(5)
 def test_layers(number):
     layer = SEQUENCES[number]()
     built = model(layer, shape=(5, 2) if isinstance(layer, layers.ConvLSTM1D) is False else (3, 5, 2))

@@ -44,7 +44,7 @@ SETTINGS = [{}, {"fit_intercept": False}, {"class_weight": "balanced"}]
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("c", [1e-6, 1e-4, 1.0, *(pytest.param(c, marks=pytest.mark.long) for c in (1e-5, 1e-3, 1e-2, 1e3, 1e6))])
-@pytest.mark.sample(22)  # several settings of each strength, with two and with three classes
+@pytest.mark.sample(8)  # several settings of each strength, with two and with three classes
 async def test_a_penalty_of_any_strength_is_that_of_scikit_learn(c, classes, settings):
     near = 0.01 if c < 1 else 0.02  # a weak penalty leaves an error of `tol` times what it is divided by
     ours = await same(*drawn(classes), C=c, near=near, probability=0.01, **settings)
@@ -65,6 +65,7 @@ async def test_strong_penalties_with_data_of_others_and_weights(c):
 
 @pytest.mark.parametrize("shared", [(False, False, False), (False, True, False), (False, False, True), (True, True, True)])
 @pytest.mark.parametrize("c", [0.1, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.sample(3)
 async def test_what_is_subtracted_changes_no_optimum(shared, c):
     """The mean is that of weights where they are here; it is not where they are shared, and nothing at all where x is."""
     x, y = drawn()

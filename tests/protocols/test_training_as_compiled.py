@@ -15,12 +15,15 @@ from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import scheduled
-from protocols.owner.epochs import trusted
+from protocols.owner.epochs import epoch_of, trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
-from protocols.owner.targets import check_features, check_targets, check_told
-from protocols.training.step import step
-from protocols.training.terms import SharedArray, Terms, check
+from protocols.owner.targets import check_features, check_targets, check_told, sums_told
+from protocols.training.networks.layers import Dense
+from protocols.training.networks.losses import METRIC_BITS, told
+from protocols.training.networks.optimizers import GradientDescent
+from protocols.training.step import Plan, step
+from protocols.training.terms import Report, SharedArray, Steps, Terms
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 RANDOM = np.random.default_rng(5)
@@ -30,7 +33,7 @@ ONE_HOT = np.eye(3, dtype=np.float32)[LABELS]
 TRUTHS = (LABELS > 0).astype(np.int64)
 MANY = RANDOM.integers(2, size=(EXAMPLES, 3)).astype(np.float32)
 NUMBERS = RANDOM.normal(size=(EXAMPLES, 3)).astype(np.float32)
-SGD, ADAM = keras.optimizers.SGD, keras.optimizers.Adam
+SGD, ADAM, SCHEDULES = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.schedules
 SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
 CATEGORICAL = losses.CategoricalCrossentropy(from_logits=True)
 BINARY = losses.BinaryCrossentropy(from_logits=True)
@@ -59,17 +62,19 @@ def trained(built, y):
     check_targets(expects(built), labels)
     check_told(made.loss, labels)
     terms = Terms(b"run", made, features.column, labels.column, BATCH, None, 1 << 29, False, "model")
-    check(terms)
-    made = msgspec.structs.replace(made, optimizer=scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0)))
+    optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
+    made = msgspec.structs.replace(made, optimizer=optimizer)
+    steps = Steps(msgspec.structs.replace(terms, plan=made))
     targets = terms.targets(targets)
     values = {name: encode(weight.numpy(), SCALE) for name, weight in zip(made.shapes, built.trainable_weights, strict=True)}
     values |= {name: np.zeros(shape, np.uint64) for name, shape in made.states.items()}
     told, number = [], 0
     for epoch in range(EPOCHS):
         sums = {"metric": 0, "loss": 0}
-        for rows in terms.rows(epoch):
-            circuit = step(made, len(rows), number)
-            values = Trainers(circuit, str(number)).outputs({**values, "x": x[rows], "y": targets[rows]})
+        for index, rows in enumerate(terms.rows(epoch), 1):
+            last = index == terms.steps(epoch)
+            circuit, like = steps.at(len(rows), number, last=last), steps.like(len(rows), last=last)
+            values = Trainers(circuit, str(number), like).outputs({**values, "x": x[rows], "y": targets[rows]})
             number += 1
             sums = {name: total + values.pop(name) for name, total in sums.items()}
         assert not values["outside"].any()
@@ -178,6 +183,24 @@ MODELS = {
     "a schedule": (lambda: model(optimizer=SGD(keras.optimizers.schedules.CosineDecay(0.2, 20))), NUMBERS),
     "steps of a schedule": (
         lambda: model(optimizer=SGD(keras.optimizers.schedules.PiecewiseConstantDecay([2, 4], [0.2, 0.1, 0.02]))),
+        NUMBERS,
+    ),
+    "a schedule that ends at 0": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecay(0.2, 4))), NUMBERS),
+    "a schedule that ends at 0 with momentum": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecay(0.1, 3), momentum=0.8)), NUMBERS),
+    "nesterov at 0": (lambda: model(optimizer=SGD(SCHEDULES.PolynomialDecay(0.1, 3, 0.0), momentum=0.8, nesterov=True)), NUMBERS),
+    "polynomials that end at 0": (lambda: model(optimizer=SGD(SCHEDULES.PolynomialDecay(0.2, 5, 0.0, power=2.0))), NUMBERS),
+    "restarts from 0": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecayRestarts(0.2, 2, t_mul=1.0))), NUMBERS),
+    "a warm-up from 0": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecay(0.0, 3, warmup_target=0.2, warmup_steps=3))), NUMBERS),
+    "a warm-up from next to 0": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecay(1e-9, 3, warmup_target=0.2, warmup_steps=3))), NUMBERS),
+    "0 in the middle": (lambda: model(optimizer=SGD(SCHEDULES.PiecewiseConstantDecay([1, 3], [0.2, 0.0, 0.1]), momentum=0.5)), NUMBERS),
+    "rates that vanish": (lambda: model(optimizer=SGD(SCHEDULES.ExponentialDecay(0.2, 1, 0.02))), NUMBERS),
+    "no rate at all": (lambda: model(optimizer=SGD(0.0, momentum=0.9)), NUMBERS),
+    "adam to 0": (lambda: model(optimizer=ADAM(SCHEDULES.CosineDecay(0.1, 4))), NUMBERS),
+    "adam from 0": (lambda: model(optimizer=ADAM(SCHEDULES.CosineDecay(0.0, 4, warmup_target=0.1, warmup_steps=2))), NUMBERS),
+    "weight decay beside a schedule": (lambda: model(optimizer=SGD(SCHEDULES.CosineDecay(0.2, 6), weight_decay=0.2)), NUMBERS),
+    "adamw beside a schedule": (lambda: model(optimizer=keras.optimizers.AdamW(SCHEDULES.CosineDecay(0.1, 6), weight_decay=0.3)), NUMBERS),
+    "the loss counts half beside a schedule from 0": (
+        lambda: model(loss_weights=[0.5], optimizer=SGD(SCHEDULES.PiecewiseConstantDecay([1], [0.0, 0.2]))),
         NUMBERS,
     ),
     "the loss counts half": (lambda: model(loss_weights=[0.5]), NUMBERS),
@@ -318,6 +341,55 @@ def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
     assert total != pytest.approx(60_000 * error**2)
     with pytest.warns(PrecisionWarning, match="the sum of the metric over an epoch is near 2.1e"):
         assert np.isnan(trusted("metric", total, 2.0**31))
+
+
+@pytest.mark.parametrize("loss", METRIC_BITS)
+@pytest.mark.parametrize(("outputs", "examples"), [(1, 10), (1, 512), (1, 20_000), (3, 7_001), (1_000, 60), (2, 1 << 26)])
+def test_sums_that_are_told_never_wrap_around(loss, outputs, examples):
+    """What outputs and targets within +-512 can add, and what is summed before it is rounded."""
+    for truths in (True, False):
+        sums = told(loss, outputs, examples, truths=truths)
+        z, y = 512.0, 512.0
+        worst = {
+            "mse": outputs * (z + y) ** 2,
+            "crossentropy": 2 * z + np.log(outputs) if truths else outputs * z * y + z,
+            "binary_crossentropy": outputs * (z if truths else z + z * y),
+        }[loss]
+        assert worst * examples * 2.0 ** (32 - sums.lost) < 2.0**62
+        if sums.lost:
+            assert worst * examples * 2.0**32 > 2.0**58  # it was needed
+
+
+@pytest.mark.parametrize(
+    ("loss", "x", "error"), [("mse", 0.0, 500.0), ("mse", 400.0, 500.0), ("binary_crossentropy", 500.0, 500.0), ("crossentropy", 0.0, 1.0)]
+)
+def test_sums_of_large_losses_are_told(loss, x, error):
+    """20,000 errors of 500 are 5e9 squared, which looked like 7.1e8; one in four of such sums did."""
+    rows, outputs, kernel = 20_000, 1 if loss != "crossentropy" else 2, x / 512
+    labels = loss != "mse"
+    targets = np.full((rows, outputs), error if not labels else 0.0)
+    if loss == "crossentropy":
+        targets[:, 0] = 1.0
+    _, y = stored("y", targets if outputs > 1 or not labels else np.zeros(rows, np.int64))
+    sums = sums_told(loss, outputs, y)
+    assert (sums.lost > 0) == (loss == "mse")
+    built = Plan((Dense((1,), outputs, False),), loss, GradientDescent(2.0**-16), value=True, sums=sums)
+    given = {name: np.zeros(shape, np.uint64) for name, shape in built.states.items()}
+    given |= {
+        "x": np.full((rows, 1), 512 << 16, np.uint64),
+        "y": encode(targets, SCALE),
+        "kernel0": encode(np.full((1, outputs), kernel), SCALE),
+    }
+    made = Trainers(step(built, rows)).outputs(given)
+    share, zero = {name: made[name] for name in ("loss", "metric")}, {name: np.zeros(1, np.uint64) for name in ("loss", "metric")}
+    report = functools.partial(Report, 1, outside=np.zeros(1, np.uint64), rounds=1, sent=1, dealt=1, seconds=1.0, waited=0.0, seal=b"")
+    terms = Terms(b"run", built, y.column, y.column, rows, None, 1 << 29, False, "model")
+    epoch = epoch_of(1, terms, [(report(told=share), report(told=zero))])
+    z = 512.0 * kernel
+    exact = {"mse": (z - error) ** 2, "binary_crossentropy": z, "crossentropy": np.log(2)}[loss]
+    assert epoch.loss == pytest.approx(exact, rel=1e-3)
+    if loss == "mse":
+        assert epoch.value == epoch.loss
 
 
 @pytest.mark.parametrize("total", [0.0, 1.0, 2.0**29, -1e-3])

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from actors.messages.schema import Message
 from inner_workers import inner_workers
@@ -102,3 +103,18 @@ def test_changes_that_cancel_in_a_polynomial_do_not_cancel_here():
     assert len(seals) == len(flips) + 1
     single = {seal(message ^ (np.uint64(1) << np.uint64(bit)) * (np.arange(64) == word)) for word in range(64) for bit in range(64)}
     assert len(single) == 64 * 64
+
+
+@pytest.mark.parametrize("message", [[], [np.arange(3, dtype=np.uint64)], [np.zeros(0, np.uint64), np.ones((4, 6), np.uint64)[:, ::2]]])
+def test_a_seal_does_not_depend_on_how_a_message_is_taken_in(message, monkeypatch):
+    """Short messages are copied and taken in at once."""
+    seals = []
+    for short in (0, 1 << 20):
+        monkeypatch.setattr("protocols.link.seal.SHORT", short)
+        seal = Seal(bytes(range(32)), b"channel")
+        seal.add(message)
+        seals.append(seal.close())
+    lengths = np.array([len(message), *(array.nbytes for array in message)], "<u8").tobytes()
+    expected = blake3(key=bytes(range(32)))
+    expected.update((7).to_bytes(8, "little") + b"channel" + lengths + b"".join(array.tobytes() for array in message))
+    assert seals == [expected.digest()] * 2

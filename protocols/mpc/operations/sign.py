@@ -24,10 +24,11 @@ from protocols.mpc.parties.material import Field, packed
 
 
 class Sign(Operation, frozen=True):
-    """D = [x >= 0], affine, for `x` a `Truncate`, or a wire within +-2^(window - 1); if `strict`, D = [x > 0].
+    """D = [x >= 0], affine, for `x` a `Truncate`, or a wire within +-2^(drop + window - 1); if `strict`, D = [x > 0].
 
-    The bits that are compared are those of the value that is public already: c of the truncation, m of the wire. Rounds: 2.
-    Bytes: (2 (B - 1) + 1) / 8 an element and direction.
+    The bits that are compared are those of the value that is public already: c of the truncation, m of the wire. Of a wire the `drop` low
+    bits are left out: what is compared is floor(x / 2^drop) + u, rounded at random as by `Truncate`, without an opening of its own.
+    Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element and direction.
     """
 
     flat: ClassVar[bool] = True
@@ -35,22 +36,26 @@ class Sign(Operation, frozen=True):
     x: int
     window: int | None = None
     strict: bool = False
+    drop: int = 0
 
     def value(self, scope: Scope) -> Value:
         """Return an affine value whose only secret part is a bit."""
         value = scope.operand(self.x, "affine")
-        if value.cut is None and (value.kind != "wire" or self.window is None or not 1 < self.window < 64):
-            raise ProgramError("the sign of a truncation, or of a wire with a window of 2 to 63 bits can be had")
-        if value.cut is not None and self.window is not None:
+        if value.cut is None and (value.kind != "wire" or self.window is None or not self._fits(self.window)):
+            raise ProgramError("the sign of a truncation, or of a wire with a window of 2 to 63 bits, dropped ones included, can be had")
+        if value.cut is not None and (self.window is not None or self.drop):
             raise ProgramError("a truncation has its window already")
         return Value(value.shape, "affine", value.batched, ("h",))
+
+    def _fits(self, window: int) -> bool:
+        return self.drop >= 0 and window > 1 and self.drop + window < 64
 
     def _cut(self, x: Value) -> Pair:
         """Return which bits of the public value are compared: from which on, and how many."""
         if x.cut is not None:
             return x.cut
         assert self.window is not None  # `value` has checked it
-        return 0, self.window
+        return self.drop, self.window
 
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return the mask rho, which is dealt as a number, too, and what the comparison needs."""
@@ -72,14 +77,15 @@ class Sign(Operation, frozen=True):
         """Compare, then open D ^ rho."""
         x = server.affine(self.x)
         drop, window = self._cut(server.values[self.x])
-        c = x.a + np.uint64(1 << (window - 1)) if x.c is None else x.c
+        c = x.a + np.uint64(1 << (drop + window - 1)) if x.c is None else x.c
         rows = (c - np.uint64(self.strict << drop)).reshape(self.rows(server.values[at], server.material.examples))  # t > 0 is t - 1 >= 0
         d = await comparison.sign(server.me, rows, server.material, at, drop=drop, window=window)
         return await as_number(server, at, d, rows.shape[1])
 
     def meaning(self, clear: Clear, at: int) -> Ring:
-        """Compare with 0."""
-        signed = clear[self.x].view(np.int64)
+        """Compare with 0 what is left of a wire without its low bits."""
+        x = clear.rounded(self.x, at, self.drop, self._cut(clear.values[self.x])[1]) if self.drop else clear[self.x]
+        signed = x.view(np.int64)
         return (signed > 0 if self.strict else signed >= 0).astype(np.uint64)
 
 

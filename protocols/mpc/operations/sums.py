@@ -186,13 +186,17 @@ class Sum(Local, frozen=True):
 
 
 class Project(Local, frozen=True):
-    """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count)."""
+    """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count).
+
+    Another `choice` has other signs.
+    """
 
     ungraded: ClassVar[str] = "it is made to look at values, and nothing is trained by it"
 
     x: int
     count: int
     row: int
+    choice: int = 0
 
     def value(self, scope: Scope) -> Value:
         """Return the sums; a wire if x is one, else a share."""
@@ -203,13 +207,13 @@ class Project(Local, frozen=True):
 
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Sum the rows of an array with signs."""
-        return ring.matmul(xs[0].reshape(-1, self.row), _signs(self.row, self.count))
+        return ring.matmul(xs[0].reshape(-1, self.row), _signs(self.row, self.count, self.choice))
 
 
 @lru_cache(maxsize=64)
-def _signs(rows: int, columns: int) -> Ring:
+def _signs(rows: int, columns: int, choice: int) -> Ring:
     """Return public signs, 1 or -1 modulo 2^64, the same at both servers."""
-    bits = KeyStream(bytes(KEY_BYTES)).words((rows, columns)) >> np.uint64(63)
+    bits = KeyStream(choice.to_bytes(KEY_BYTES, "big")).words((rows, columns)) >> np.uint64(63)
     return np.uint64(1) - np.uint64(2) * bits
 
 

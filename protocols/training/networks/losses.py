@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from protocols.mpc.circuit import Builder
+from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
@@ -16,6 +20,48 @@ Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
 
 METRIC_BITS: dict[Loss, int] = {"crossentropy": FRACTION, "binary_crossentropy": FRACTION, "mse": 2 * FRACTION}
 """Fractional bits of the metric of each loss; the value of each loss has 2 `FRACTION`."""
+
+
+ENDS = 9
+"""Outputs, which are watched, and targets, which are checked when they are stored, lie within +-2^ENDS."""
+
+SUM_BITS = 61
+"""Sums that are told are below 2^SUM_BITS."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """How sums of losses over an epoch are told, so that they never wrap around.
+
+    Attributes:
+        each: what an output adds (of a softmax an example) is below 2^each.
+        lost: of the sum over a batch so many fractional bits are rounded away before it is added to others.
+    """
+
+    each: int = 0
+    lost: int = 0
+
+
+EXACT = Told()
+"""Nothing is rounded."""
+
+
+def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
+    """Return how sums over an epoch are told; squared errors and losses are bounded by outputs and targets within +-2^`ENDS`.
+
+    Args:
+        loss: which.
+        outputs: of an example.
+        examples: of an epoch.
+        truths: whether targets are 0 and 1 only, of a softmax a single 1.
+    """
+    match loss:
+        case "mse":  # (z - y)^2
+            each, count = 2 * (ENDS + 1), outputs
+        case "crossentropy":  # log sum exp(z) - y z: the largest of z less another, or y z itself
+            each, count = ENDS + 2 if truths else 2 * ENDS + 1 + math.ceil(math.log2(outputs)), 1
+        case "binary_crossentropy":  # log(1 + e^z) - y z
+            each, count = ENDS + 1 if truths else 2 * ENDS + 1, outputs
+    return Told(each, max(0, each + math.ceil(math.log2(examples * count)) + 2 * FRACTION - SUM_BITS))
 
 
 class LossGradient(NamedTuple):
@@ -37,7 +83,9 @@ def gradient_scale(loss: Loss, outputs: int) -> float:
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]
 
 
-def loss_gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0) -> LossGradient:
+def loss_gradient(
+    build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0, sums: Told = EXACT
+) -> LossGradient:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
     - crossentropy: softmax(z) - y; the metric counts rows that have their largest output where y has its 1; the loss is
@@ -47,17 +95,17 @@ def loss_gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, v
     - mse: z - y; metric and loss are the sum of squares.
 
     The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
-    more for crossentropy, none for the others.
+    more for crossentropy, none for the others. It is rounded as `sums` say.
     """
     match loss:
         case "mse":
             wire = build(Open(build(Combine((z, y), (1, -1)))))
-            squares = build(Sum(build(Multiply(wire, wire))))
+            squares = _summed(build, build(Multiply(wire, wire)), sums)
             return LossGradient(wire, squares, squares)
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y) if value else -1)
+            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums) if value else -1)
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
@@ -65,12 +113,26 @@ def loss_gradient(build: Builder, loss: Loss, z: int, y: int, outputs: int, *, v
             if not value:
                 return LossGradient(wire, right, -1)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
-            return LossGradient(wire, right, _missed(build, total, z, y))
+            return LossGradient(wire, right, _missed(build, total, z, y, sums))
 
 
-def _missed(build: Builder, total: int, z: int, y: int) -> int:
+def _missed(build: Builder, total: int, z: int, y: int, sums: Told) -> int:
     """The sum of `total` - y z over everything, with 2 `FRACTION` fractional bits."""
-    return build(Combine((build(Sum(total)), build(Sum(build(Multiply(y, z))))), (1, -1)))
+    product = build(Multiply(y, z))
+    if build.value(total).shape != build.value(product).shape:  # one total for all outputs
+        product = build(Sum(product, 1))
+    return _summed(build, build(Combine((total, product), (1, -1))), sums)
+
+
+def _summed(build: Builder, losses: int, sums: Told) -> int:
+    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around."""
+    if not sums.lost:
+        return build(Sum(losses))
+    size = build.value(losses).size
+    most = min(size, 2 ** max(0, SUM_BITS - 2 * FRACTION - sums.each))
+    row = max(row for row in range(1, most + 1) if size % row == 0)
+    parts = build(Sum(build(Reshape(losses, (size // row, row))), 1))
+    return build(Sum(build(Truncate(parts, sums.lost, 63 - sums.lost))))
 
 
 def _right(build: Builder, z: int, y: int, threshold: float) -> int:

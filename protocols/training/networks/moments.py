@@ -84,10 +84,11 @@ def larger(build: Builder, x: int, y: int) -> int:
 def divided(build: Builder, mean: int, square: int) -> int:
     """M / sqrt(V) for shares of M and V; a share with `QUOTIENT` fractional bits. Rounds: 3 a move and 5: 20."""
     for move in MOVES:
-        drop = TOP - move - SLACK
-        over = build(Sign(build(Truncate(build(Combine((square,), (1,), -(1 << (TOP - move)))), drop, move + SLACK + 2))))
-        square = _unless(build, over, square, move)
-        mean = _unless(build, over, mean, move // 2)
+        wire = build(Open(square))
+        beyond = build(Combine((wire,), (1,), -(1 << (TOP - move))))
+        over = build(Sign(beyond, move + SLACK + 2, drop=TOP - move - SLACK))
+        square = _unless(build, over, wire, move)
+        mean = _unless(build, over, build(Open(mean)), move // 2)
     x = build(Truncate(square, TOP - 2 - UNIT, 63 - (TOP - 2 - UNIT)))
     # sum(MOVES) / 2 = 26 bits have been added to M by the way, and sqrt(V) was 2^(TOP / 2 - 1) where X was 1.
     drop = MEAN + TOP // 2 - 1 - SQUARE // 2 - UNIT
@@ -95,9 +96,8 @@ def divided(build: Builder, mean: int, square: int) -> int:
     return build(Multiply(numerator, inverse_root(build, x)))
 
 
-def _unless(build: Builder, bit: int, x: int, bits: int) -> int:
-    """x where `bit` is 1, x 2^bits where it is 0: 2^bits x - (2^bits - 1) D x. Rounds: 1, beside others."""
-    wire = build(Open(x))
+def _unless(build: Builder, bit: int, wire: int, bits: int) -> int:
+    """A wire where `bit` is 1, 2^bits times as much where it is 0: 2^bits x - (2^bits - 1) D x. Rounds: 0."""
     return build(Combine((wire, build(Multiply(bit, wire))), (1 << bits, 1 - (1 << bits))))
 
 

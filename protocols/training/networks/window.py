@@ -2,8 +2,8 @@
 
 A sum of numbers with random public signs reaches the largest of them in absolute value with probability 1/2 at least, and seldom much
 more than the root of the sum of their squares. Shares are summed without communication, so what is compared is a few sums instead of
-every number: `SUMS` for each row of `ROW` activations of an example, and for each weight matrix. Numbers that diverge leave again in the
-next example and step.
+every number: `SUMS` for each row of `ROW` activations of an example, and `SUMS` for all weights, velocities and gradients together, each
+in units of what it must be below. Numbers that diverge leave again in the next example and step.
 
 **Leaks** nothing in a step. The bit of the last step of an epoch is told to the owner.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from protocols.mpc.circuit import Builder
 from protocols.mpc.engine.values import Shape
@@ -19,7 +20,6 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.draft import Signal
-from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.moments import GRADIENT
 
 SUMS = 2
@@ -32,7 +32,7 @@ ROW = 256
 """Activations of an example that are summed, at most: the norm of more of them may be large where none of them is."""
 
 WEIGHTS = 14
-"""The same for all weights of a matrix: +-16,384."""
+"""The same for weights: +-16,384."""
 
 FEW = 8
 """Elements of a gradient that are summed, at most, where the optimizer squares them: their norm is near the largest."""
@@ -43,46 +43,61 @@ DIGITS = 4
 REACH = 30
 """Sums up to 2^REACH are found outside for sure; beyond, activations have wrapped around and are random."""
 
+RESOLVED = 8
+"""Weights, velocities and gradients are compared with what they must be below to one part in 2^RESOLVED."""
+
 COUNT = 32
 """How many sums may be outside in a step, in bits."""
+
+
+class Watched(NamedTuple):
+    """Shares that must be between -`edge` and `edge`, as integers."""
+
+    at: int
+    edge: float
 
 
 def outside(
     build: Builder,
     before: int,
     activations: Sequence[Signal],
-    weights: Sequence[int],
+    sums: Sequence[Watched],
     *,
-    bits: int = FRACTION,
     gradients: Sequence[Signal] = (),
     scale: float = 1.0,
-    sums: Sequence[tuple[Signal, float]] = (),
 ) -> int:
-    """[`before` or any of `activations` (batch, ...), `weights` or gradients outside]; weights with `bits` fractional bits, `before` a bit.
+    """[`before` or any of `activations` (batch, ...), `sums` or gradients outside]; `before` a bit, `sums` as `summed` gives them.
 
-    Gradients are `scale` times `gradients`, for optimizers that square them. `sums` are those of other gradients, of the step before
-    (`summed`), each with what it must be below.
+    Gradients are `scale` times `gradients`, for optimizers that square them.
 
-    Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each weight matrix, and for each
+    Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each of `sums`, and for each
     `FEW` elements of a gradient.
     """
     counts = [
         _outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations
     ]
-    counts += [_outside(build, build(Project(x, SUMS, build.value(x).size)), 2.0**WEIGHTS, bits) for x in weights]
     edge = 2.0**GRADIENT / scale
     counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
-    counts += [_outside(build, x.at, edge, x.bits) for x, edge in sums]
+    for x in sums:
+        drop = math.ceil(math.log2(x.edge)) - RESOLVED
+        counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, REACH + DIGITS)))
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
 
 
-def summed(build: Builder, gradient: int) -> int:
-    """Return `SUMS` sums of all elements of a gradient with random signs, shares (1, `SUMS`): the next step looks whether it was outside.
+def summed(build: Builder, parts: Sequence[Watched], choice: int = 0) -> Watched:
+    """Return `SUMS` sums of all elements of some shares with random signs, (1, `SUMS`), each in a unit in which all have the same edge.
 
-    To look in the step itself would make it longer, because its gradient comes last. Rounds: 0.
+    Another `choice` has other signs. Rounds: 0.
     """
-    return build(Project(gradient, SUMS, build.value(gradient).size))
+    sums = [Watched(build(Project(part.at, SUMS, build.value(part.at).size, choice + i)), part.edge) for i, part in enumerate(parts)]
+    return together(build, sums)
+
+
+def together(build: Builder, sums: Sequence[Watched]) -> Watched:
+    """Return sums of sums, each in a unit in which all have the same edge. Rounds: 0."""
+    edge = max(part.edge for part in sums)
+    return Watched(build(Combine(tuple(part.at for part in sums), tuple(math.ceil(edge / part.edge) for part in sums))), edge)
 
 
 def _row(shape: Shape, most: int) -> int:
@@ -92,7 +107,11 @@ def _row(shape: Shape, most: int) -> int:
 
 
 def _outside(build: Builder, sums: int, bound: float, bits: int) -> int:
-    """How many of some sums are outside: 2 n - the number of times that `bound` - s >= 0 or `bound` + s >= 0."""
-    edge, drop = round(bound * 2**bits), bits - DIGITS
-    inside = [build(Sign(build(Truncate(build(Combine((sums,), (side,), edge)), drop, REACH + DIGITS)))) for side in (1, -1)]
+    """How many of some sums with `bits` fractional bits are beyond +-`bound`."""
+    return _beyond(build, sums, round(bound * 2**bits), bits - DIGITS, REACH + DIGITS)
+
+
+def _beyond(build: Builder, sums: int, edge: int, drop: int, window: int) -> int:
+    """How many of some sums are beyond +-`edge`: 2 n - the number of times that `edge` - s >= 0 or `edge` + s >= 0."""
+    inside = [build(Sign(build(Truncate(build(Combine((sums,), (side,), edge)), drop, window)))) for side in (1, -1)]
     return build(Sum(build(Combine(tuple(inside), (-1, -1), 2))))

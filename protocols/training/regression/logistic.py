@@ -37,7 +37,7 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import FRACTION, SPLINE, sigmoid, softmax
 from protocols.training.networks.losses import Loss
-from protocols.training.networks.window import COUNT, outside
+from protocols.training.networks.window import COUNT, WEIGHTS, Watched, outside, summed
 
 WEIGHT_BITS = 26
 """Fractional bits of weights and velocities: a gradient is told from 0 where a step would move a weight by 2^-26."""
@@ -195,8 +195,8 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         if self.intercept:
             logits = build(Combine((logits, values["bias"]), (1, 1 << FRACTION)))
         z = build(Truncate(logits, WEIGHT_BITS, 63 - WEIGHT_BITS))
-        weights = [values[name] for name in self.shapes]
-        new = {"outside": outside(build, values["outside"], [Signal(z)], weights, bits=WEIGHT_BITS)}
+        weights = summed(build, [Watched(values[name], 2.0 ** (WEIGHTS + WEIGHT_BITS)) for name in self.shapes])
+        new = {"outside": outside(build, values["outside"], [Signal(z)], [weights])}
         g = build(Open(self._slope(build, z, y, self._weight(build, y, batch))))
         sums = {"kernel": build(MatMul(x, g, transpose_x=True))}
         if self.intercept:

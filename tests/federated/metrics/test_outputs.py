@@ -48,6 +48,7 @@ FORMS = {
 
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.sample(3)
 async def test_one_owner_as_fit_tells_them(form, eager):
     """Beside a `fit` that runs eagerly: in a graph, Keras' own forgets the sizes of the batches."""
     size = 20 if form == "arrays, even" else 32

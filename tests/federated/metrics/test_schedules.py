@@ -164,6 +164,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", ["decay", "warm-up"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.sample(2)
 async def test_a_model_that_was_trained_goes_on_as_fit_does(name, optimizer):
     def model():
         return before(1, OPTIMIZERS[optimizer], SCHEDULES[name])

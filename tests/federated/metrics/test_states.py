@@ -7,9 +7,9 @@ from federated import Hiding, OwnMasker, PlainMean, SecureAggregation, Update, U
 from federated.consent.release import released
 from federated.metrics.layout import LARGEST_STATES, Layout
 from federated.metrics.limbs import LIMBS
-from federated.owners.bounding import bounded, exceeds
 from federated.rounds.gathering import Gathering
 from federated.rounds.rounds import Round
+from federated.tasks.bounding import bounded, exceeds
 from federated.tasks.update import Blueprint, Bound, LocalTraining, Task
 from privacy import GaussianNoise
 

@@ -1,6 +1,7 @@
 """A model as text: it comes back as it was, and no text runs code at an owner."""
 
 import copy
+import functools
 import json
 import pathlib
 import resource
@@ -107,15 +108,20 @@ def test_models_that_cannot_be_sent():
 # What would take memory, or time without end.
 
 
+@functools.cache
+def drawn():
+    return draw(simple())
+
+
 def changed(**settings):
-    plan = draw(simple())
+    plan = drawn()
     architecture = json.loads(plan.architecture)
     architecture["config"]["layers"][1]["config"] |= settings
     return Blueprint(json.dumps(architecture), plan.compilation)
 
 
 def with_layer(kind, **settings):
-    plan = draw(simple())
+    plan = drawn()
     architecture = json.loads(plan.architecture)
     architecture["config"]["layers"].insert(1, layer(kind, name="large", **settings))
     return Blueprint(json.dumps(architecture), plan.compilation)
@@ -162,7 +168,7 @@ def test_steps_that_nobody_could_stop(steps):
 def hostile(folder, port):
     """Blueprints that would touch a file, a socket or a process."""
     words, url = str(folder / "words"), f"http://127.0.0.1:{port}/"
-    compiled = json.loads(draw(simple()).compilation)
+    compiled = json.loads(drawn().compilation)
 
     def before(kind, **settings):
         return with_layer(kind, **settings)
@@ -173,7 +179,7 @@ def hostile(folder, port):
         )
 
     def compiling(**settings):
-        return Blueprint(draw(simple()).architecture, json.dumps(compiled | settings))
+        return Blueprint(drawn().architecture, json.dumps(compiled | settings))
 
     code = {"class_name": "__lambda__", "config": {"code": "4wAAAA==", "defaults": None, "closure": None}}
     return {

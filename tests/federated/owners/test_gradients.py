@@ -212,14 +212,8 @@ def same(found, expected):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(other).max(initial=0.0)))
 
 
-BATCHED = ("mean", "sum", "ignore_class", "BatchNormalization")  # the others, as data sets, take another 10 s
-FORMS = [(name, form) for form in ("arrays", "tf.data") for name in CASES]
-
-
-@pytest.mark.parametrize(
-    ("name", "form"),
-    [one if one[1] == "arrays" or one[0] in BATCHED else pytest.param(*one, marks=pytest.mark.long) for one in FORMS],
-)
+@pytest.mark.parametrize(("name", "form"), [(name, form) for form in ("arrays", "tf.data") for name in CASES])
+@pytest.mark.sample(24)
 async def test_it_is_the_gradient_of_one_batch(name, form):
     build, data = case(name)
     update = await given(build, data if form == "arrays" else tf.data.Dataset.from_tensor_slices(data).batch(700))

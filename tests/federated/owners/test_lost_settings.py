@@ -507,6 +507,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
+@pytest.mark.sample(8)
 def test_what_arrives_whole_is_no_false_alarm(name):
     built = KEPT[name]()
     before = state(built)

@@ -202,6 +202,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.sample(6)
 async def test_a_strategy_that_fails_is_named_and_changes_nothing(name, caplog):
     step, told = STEPS[name]
     (outcome,), federation = await played(strategy=strategy_of(step))

@@ -20,9 +20,9 @@ from federated import (
     simulated_owners,
 )
 from federated.aggregation.aggregation import Aggregate, Limits
-from federated.owners.bounding import bounded, norm
 from federated.private.noising import OwnersNoise
 from federated.private.private_rounds import PrivateRounds
+from federated.tasks.bounding import bounded, norm
 from federated.tasks.update import LocalTraining, Update
 from privacy import Accountant, AdaptiveClipping, GaussianNoise, Ledger
 
@@ -192,6 +192,7 @@ def test_frozen_weights_have_no_share_of_the_noise_of_owners():
 
 @pytest.mark.parametrize("privacy", MECHANISMS, ids=name)
 @pytest.mark.parametrize("kind", ["statistics", "inside", "counter"])
+@pytest.mark.sample(9)
 async def test_weights_that_change_without_being_trained_are_refused_by_name(build, privacy, kind):
     import keras
 

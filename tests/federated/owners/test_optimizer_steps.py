@@ -192,6 +192,7 @@ async def test_dp_sgd_is_refused_before_anything_runs():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [16, 24])
+@pytest.mark.sample(2)
 async def test_with_enough_batches_a_round_is_a_fit(rows, form):
     part = X[:rows], Y[:rows]
     update, built = await update_of(accumulating, FORMS[form](part), LocalTraining(batch_size=None, epochs=K) if form == "arrays" else None)

@@ -97,6 +97,7 @@ DATA = {
 
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 @pytest.mark.parametrize("name", DATA)
+@pytest.mark.sample(6)
 async def test_own_steps_move_and_evaluate_as_with_fit(name, eager):
     data, outputs = DATA[name]
     weights, outcome = await played(lambda: build(outputs=outputs, run_eagerly=eager), data)

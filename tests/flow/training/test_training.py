@@ -120,8 +120,8 @@ async def test_what_cannot_be_trained_is_refused(cluster, data):
     await refused(cluster, logits(optimizer=keras.optimizers.Adam(epsilon=0.1)), x, y, ModelError, "epsilon=0.1")
     await refused(cluster, logits(optimizer=keras.optimizers.Adam(beta_1=0.99, beta_2=0.9)), x, y, ModelError, "beta_1=0.99")
     await refused(cluster, logits(optimizer=keras.optimizers.Nadam()), x, y, ModelError, "Nadam")
-    vanishing = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.1)
-    await refused(cluster, logits(optimizer=keras.optimizers.SGD(vanishing)), x, y, ModelError, "of step 6 vanishes", epochs=3)
+    rising = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 10.0)
+    await refused(cluster, logits(optimizer=keras.optimizers.SGD(rising)), x, y, ModelError, "of step 4 is too large", epochs=3)
     await refused(cluster, logits(), x, y, InputError, "'accuracy' and 'loss' can be told", metrics=["auc"])
     three = logits("binary_crossentropy")
     await refused(cluster, three, x, y, ModelError, "from_logits=False")
@@ -241,6 +241,19 @@ async def test_the_rate_of_the_optimizer_counts_at_each_fit(cluster, data):
         await to_the_end(shared.fit(x, y, batch_size=50, shuffle=False))
         after = (await shared.reveal()).get_weights()
     assert 0 < max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) < 2e-4
+
+
+async def test_the_gradients_of_the_last_step_are_looked_at_before_it_counts(cluster):
+    """Of an epoch of one step: nobody would look at them later, and the weights would be revealed."""
+    batch = 100
+    x, y = await cluster.store("x", np.full((batch, 1), 400.0)), await cluster.store("y", np.full((batch, 1), 450.0))
+    model = keras.Sequential([layers.Input((1,)), layers.Dense(1, kernel_initializer="zeros")])
+    model.compile(keras.optimizers.SGD(1e-4), "mse")
+    async with await share(model, cluster) as shared:
+        with pytest.raises(Diverged, match="gradients that are too large"):
+            await to_the_end(shared.fit(x, y, batch_size=batch))
+        for one, before in zip((await shared.reveal()).get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, before)
 
 
 async def test_a_model_that_diverges_is_as_it_was_before(cluster, data):

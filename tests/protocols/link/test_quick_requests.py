@@ -92,3 +92,51 @@ async def test_some_time_after_the_last_quick_request_parts_are_coarse_again(poo
     monkeypatch.setattr(supply, "CALM", -1.0)
     await pool.take(1, "quick")
     assert examples(await pool.take(4 * CHUNK, "large")) > FINE
+
+
+async def dealt_meanwhile(dealer):
+    """How many chunks are dealt while nothing else happens."""
+    before = len(dealer.sizes)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return len(dealer.sizes) - before
+
+
+@pytest.fixture
+async def stocked(monkeypatch):
+    """A pool with four chunks on stock."""
+    monkeypatch.setattr(supply, "LATER", 1e9)
+    dealer = Dealer()
+    made = Pool(dealer, chunk=CHUNK, capacity=16 * CHUNK, ahead=4 * CHUNK)
+    running = asyncio.create_task(made.run())
+    while made.available < 4 * CHUNK:
+        await asyncio.sleep(0)
+    yield made, dealer
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_was_granted_is_used_before_more_is_dealt_ahead(stocked):
+    pool, dealer = stocked
+    granted = examples(await pool.take(CHUNK, "one"))
+    assert await dealt_meanwhile(dealer) == 0
+    await pool.settle(granted, "one")
+    assert await dealt_meanwhile(dealer) == 1
+
+
+async def test_dealing_waits_for_nobody_where_half_of_the_stock_is_gone_or_somebody_waits(stocked):
+    pool, dealer = stocked
+    await pool.take(2 * CHUNK, "one")
+    assert await dealt_meanwhile(dealer) == 0
+    await pool.take(1, "one")
+    assert await dealt_meanwhile(dealer) >= 1
+    while pool.available:
+        await pool.take(pool.available, "one")
+    assert examples(await pool.take(2 * CHUNK, "another")) >= CHUNK
+
+
+async def test_a_client_that_never_uses_what_it_holds_keeps_the_pool_from_dealing_for_a_while_only(stocked, monkeypatch):
+    pool, dealer = stocked
+    monkeypatch.setattr(supply, "LATER", 0.0)
+    await pool.take(CHUNK, "one")
+    assert await dealt_meanwhile(dealer) == 1

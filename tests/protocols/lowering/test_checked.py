@@ -138,6 +138,7 @@ def keras_answers(model, x):
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.sample(6)
 def test_no_answer_is_wrong_without_a_word_and_none_of_the_samples_is_refused(name, seed):
     model, samples = made(name, seed)
     lowered = lower(model, input_range=(-1, 1), calibration=samples, checked=True)

@@ -64,6 +64,51 @@ def test_a_raw_table_has_the_answers_of_keras_in_each_row(name):
         np.testing.assert_array_equal(y.argmax(axis=1), expected.argmax(axis=1))
 
 
+def behind(layer):
+    """A table in front of which something bends or moves features before they are normalised."""
+
+    def make(x, classes):
+        keras.utils.set_random_seed(3)
+        start = keras.Input(x.shape[1:])
+        bent = layer(start)
+        normalization = layers.Normalization()
+        normalization.adapt(np.asarray(keras.Model(start, bent)(x)))
+        return keras.Model(start, layers.Dense(classes)(layers.Dense(16, "relu")(normalization(bent))))
+
+    return make
+
+
+BENT = {
+    "a rectifier": lambda x: layers.ReLU()(x),
+    "one that leaks": lambda x: layers.LeakyReLU(0.1)(x),
+    "absolute values": lambda x: ops.abs(x),
+    "a clip beyond all": lambda x: ops.clip(x, 0.0, 1e5),
+    "a clip that cuts": lambda x: ops.clip(x, 0.0, 3000.0),
+    "a maximum": lambda x: layers.ReLU(max_value=2000.0, negative_slope=0.1)(x),
+    "the larger of it and a number": lambda x: ops.maximum(x, 0.01),
+    "the smaller": lambda x: ops.minimum(x, 3000.0),
+    "below 0": lambda x: -ops.relu(3.0 - x),
+    "rescaled": lambda x: layers.ReLU()(layers.Rescaling(2.0, 1.0)(x)),
+    "rescaled only": lambda x: layers.Rescaling(2.0, 1.0)(x),
+    "dropped and reshaped": lambda x: layers.Flatten()(layers.Reshape((1, -1))(layers.ReLU()(layers.Dropout(0.1)(x)))),
+    "a part of it": lambda x: layers.Concatenate()([layers.ReLU()(x[:, :2]), x[:, 2:]]),
+    "added to itself": lambda x: x + ops.relu(x),
+}
+
+
+@pytest.mark.parametrize("bent", BENT)
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes"])
+@pytest.mark.sample(10)
+def test_raw_tables_that_are_bent_before_they_are_normalised(name, bent):
+    """A rectifier brought all features to one unit, in which small ones had few steps: 0.2 % of the range, and labels differed."""
+    data = TABLES[name]()
+    x, classes = data.data.astype(np.float32), 1 if name == "diabetes" else 2
+    model = behind(BENT[bent])(x, classes)
+    expected = predicted(model, x)
+    lowered = lower(model, input_range="calibration", calibration=x)
+    assert np.abs(answers(lowered, x) - expected).max() < 1e-3 * np.ptp(expected)
+
+
 def rows(count=12, shape=(), seed="rows"):
     fractions = (KeyStream(key(seed)).words((count, *shape, 6)) >> np.uint64(11)) * 2.0**-53
     return (LOW + fractions * (HIGH - LOW)).astype(np.float32).clip(LOW.astype(np.float32), HIGH.astype(np.float32))
@@ -104,7 +149,21 @@ def turned(x):
     return layers.Dense(4, "relu")(layers.Flatten()(layers.Permute((2, 1))(normalised()(layers.Reshape((1, 6))(x)))))
 
 
+def cut(x):
+    """One feature is cut below, and one is always above; the constant stays one."""
+    mean, variance = np.array([1e-6, 3.0, 50.0, 0.25, -3.0]), np.array([3e-13, 0.0, 0.0, 0.02, 0.5])
+    return layers.Normalization(mean=mean.astype(np.float32), variance=variance.astype(np.float32))(ops.clip(x[:, 1:], -4.0, 50.0))
+
+
+def above_zero(x, slope):
+    mean, variance = np.array([2.5e5, 1e-6, 3.0, 100.5, 0.25, -5.5 * slope]), np.array([1e11, 3e-13, 0.0, 0.1, 0.02, 4.0 * slope**2])
+    return layers.Normalization(mean=mean.astype(np.float32), variance=variance.astype(np.float32))(layers.LeakyReLU(slope)(x))
+
+
 SIBLINGS = {
+    "a clip, then normalization": lambda x: layers.Dense(4, "relu")(cut(x)),
+    "a rectifier, then normalization": lambda x: layers.Dense(4, "relu")(above_zero(x, 0.0)),
+    "a rectifier that leaks, then normalization": lambda x: layers.Dense(4)(above_zero(x, 0.25)),
     "normalization": lambda x: layers.Dense(4, "relu")(normalised()(x)),
     "normalization, then a curve": lambda x: layers.Activation("tanh")(normalised()(x)),
     "normalization, then two readers": lambda x: split(normalised()(x)),

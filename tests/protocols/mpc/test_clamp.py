@@ -162,6 +162,7 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", ["label", "logits", "noisy"])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.sample(8)
 def test_an_answer_is_that_of_the_cut_input(name, kind):
     make, input_range = MODELS[name]
     answers = NoisyAnswers(clip=0.5, noise_multiplier=1.0, max_epsilon=1e5) if kind == "noisy" else None

@@ -11,6 +11,7 @@ from protocols.mpc.circuit import Builder, meaning
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.bilinear import Bilinear, Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
@@ -44,6 +45,8 @@ OPERATIONS = {
     "Pad": (STACK, Pad(0, ((1, 0), (0, 2)))),
     "Concatenate": (X, TABLE, Concatenate((0, 1, 0), 1)),
     "Put": (X, TABLE, Put((0, 1), 0, ((1, 1, 0, 3, 4, 5), (0, 1, 2, 3, 4, 6)), 7)),
+    "Row": (X, TABLE, STACK, Row((0, 2, 1))),
+    "Piece": (X, Reshape(0, (24,)), Piece(1, 5, (3, 4))),
     "Multiply": (X, given("u", 6, 4), Multiply(0, 1)),
     "Multiply, broadcast": (X, given("z", 4), Multiply(0, 1)),
     "Multiply by itself": (X, Multiply(0, 0)),

@@ -17,6 +17,7 @@ from protocols.mpc.inference import layout
 from protocols.mpc.operations.argmax import Argmax, Largest
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
+from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.local import Local, Move
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
@@ -71,6 +72,12 @@ CIRCUITS = {
     "Select": (X, Select(0, 6, 30, 3, -2, 5)),
     "Piecewise": (X, Piecewise(0, 6, 30, (-20, 40), (1, -2, 3), (0, 5, 7))),
     "Sign of a wire": (X, Sign(0, 30)),
+    "Sign of a wire without its low bits": (X, Sign(0, 10, drop=6)),
+    "Sign of a wire without its low bits, strict": (X, Combine((0,), (1,), -(1 << 6)), Sign(1, 10, True, 6)),
+    "Row of wires": (X, Y, Row((0, 1, 0)), Truncate(2, 6, 30)),
+    "Row of a wire and a share": (X, Y, Truncate(1, 6, 30), Row((2, 0))),
+    "Piece of a wire": (X, Row((0,)), Piece(1, 3, (2, 5)), Multiply(2, 2)),
+    "Piece of a truncation": (X, Row((0,)), Truncate(1, 6, 30), Piece(2, 4, (5, 3)), Multiply(3, 3)),
     "Sign of a truncation, strict": (X, Truncate(0, 6, 30), Sign(1, None, True)),
     "Largest": (X, Largest(0, 30)),
     "Multiply wires": (X, Multiply(0, 0)),
@@ -190,6 +197,34 @@ def test_programs_for_clients_take_nothing_by_name_and_circuits_nothing_from_cli
         Builder()(Input())
     with pytest.raises(ProgramError, match=r"operation 1 \(MatMul\): operand 0 is a share, a wire is needed"):
         circuit(Given("s", (2, 2), "share"), MatMul(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("ops", "message"),
+    [
+        ((X, Sign(0, 24, drop=40)), "a window of 2 to 63 bits, dropped ones included"),
+        ((X, Sign(0, 24, drop=-1)), "a window of 2 to 63 bits, dropped ones included"),
+        ((X, Truncate(0, 6, 30), Sign(1, drop=2)), "a truncation has its window already"),
+        ((X, Row(())), "a row is made of at least one value"),
+        ((X, Piece(0, 0, (4,))), r"there are no 4 elements from number 0 on in a value of shape \(6, 4\)"),
+        ((X, Row((0,)), Piece(1, 21, (2, 2))), "there are no 4 elements from number 21 on"),
+        ((X, Row((0,)), Piece(1, -1, (2, 2))), "there are no 4 elements from number -1 on"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(ops, message):
+    with pytest.raises(ProgramError, match=message):
+        circuit(*ops)
+
+
+def test_a_sign_without_low_bits_opens_nothing_for_itself():
+    """Beside a truncation of its own that saves a round and 8 bytes an element: what is sent are bits, 2 (B - 1) + 1 of each element."""
+    made = {
+        name: Trainers(circuit(*ops))
+        for name, ops in {"of a wire": (X, Sign(0, 10, drop=6)), "of a truncation": (X, Truncate(0, 6, 10), Sign(1))}.items()
+    }
+    runs = {name: one.run({"x": random_ring(X.shape, 200, "x")}) for name, one in made.items()}
+    assert (runs["of a wire"].rounds, runs["of a truncation"].rounds) == (2, 3)
+    assert runs["of a truncation"].sent[0, 1] - runs["of a wire"].sent[0, 1] == 8 * 24
 
 
 def test_values_are_freed_as_soon_as_nothing_needs_them():

@@ -155,6 +155,7 @@ def serials(inner, kind):
 
 @pytest.mark.parametrize("answer", [b"another", b"", None])
 @pytest.mark.parametrize("liar", range(3))
+@pytest.mark.sample(5)
 async def test_old_versions_of_data_go_only_when_all_three_have_the_same(tmp_path, liar, answer):
     async with keeping(tmp_path) as (told, inner, cluster):
         grant = await cluster.deposit("a", np.ones((3, 2)))

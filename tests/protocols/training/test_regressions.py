@@ -111,6 +111,7 @@ def gradient(x, y, w, b, weights, penalty):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("classes", [False, True])
 @pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.sample(6)
 def test_an_iteration_is_that_of_float64(outputs, weighted, classes, intercept):
     """From any weights and velocities, at any iteration, in one batch or two: W and V move as the formula says, and the bit is right."""
     n, d, iteration = 24, 3, 7

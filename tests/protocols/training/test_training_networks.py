@@ -21,7 +21,7 @@ from protocols.training.networks.draft import Draft, Signal
 from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.layers import AveragePool
 from protocols.training.networks.nonlinear import MaxPool, Rectify
-from protocols.training.networks.window import SUMS, outside
+from protocols.training.networks.window import SUMS, Watched, outside, summed
 from protocols.training.step import step
 
 BATCH = 4
@@ -212,9 +212,8 @@ def check_bytes(plan, made):
     build = Builder()
     before = build(Given("outside", (1,), "share"))
     activations = [Signal(build(Given(f"z{i}", (BATCH, *shape), "share")), 2 * FRACTION) for i, shape in enumerate(made)]
-    weights = [build(Given(name, shape, "share")) for name, shape in plan.shapes.items()]
-    sums = [(Signal(build(Given(f"sums of {name}", (1, SUMS), "share")), 2 * FRACTION), 1.0) for name in plan.shapes if "kernel" in name]
-    circuit = build.circuit({"outside": outside(build, before, activations, weights, sums=sums)})
+    sums = Watched(build(Given("sums", (1, SUMS), "share")), 2.0**54)
+    circuit = build.circuit({"outside": outside(build, before, activations, [sums])})
     given = {op.name: np.zeros(op.shape, np.uint64) for op in circuit.ops if isinstance(op, Given)}
     return Trainers(circuit).run(given).sent[0, 1]
 
@@ -225,9 +224,10 @@ def test_the_edges_of_the_window(edge, what):
     build = Builder()
     before = build(Given("outside", (1,), "share"))
     x = build(Given("x", (1, 1), "share"))
-    activations, weights = ([Signal(x)], []) if what == "activation" else ([], [x])
-    circuit = build.circuit({"outside": outside(build, before, activations, weights)})
-    for size, expected in [(edge - 1, 0), (1 - edge, 0), (edge + 1, 1), (-1 - edge, 1), (1.9 * edge, 1)]:
+    activations, sums = ([Signal(x)], []) if what == "activation" else ([], [summed(build, [Watched(x, edge * 2**FRACTION)])])
+    circuit = build.circuit({"outside": outside(build, before, activations, sums)})
+    near = 1 if what == "activation" else edge / 128
+    for size, expected in [(edge - near, 0), (near - edge, 0), (edge + near, 1), (-near - edge, 1), (1.9 * edge, 1), (1e9 * edge, 1)]:
         found = Trainers(circuit).outputs({"x": encode(np.array([[size]]), 2.0**-FRACTION)})
         assert int(found["outside"][0]) == expected, size
 

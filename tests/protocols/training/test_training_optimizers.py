@@ -16,7 +16,7 @@ from protocols.mpc.operations.wires import Given
 from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.functions import FRACTION, PRECISE, SPLINE, logarithm, sigmoid, softplus
 from protocols.training.networks.moments import MEAN, QUOTIENT, SQUARE, UNIT, divided, inverse_root, larger
-from protocols.training.networks.optimizers import Adam, GradientDescent, factor, reach
+from protocols.training.networks.optimizers import Adam, GradientDescent, factor, rates, reach
 from protocols.training.step import step
 
 
@@ -219,6 +219,7 @@ def test_activations_and_weights_that_leave_are_found_and_stay_found(loss):
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("far", [1.0, 50.0, 120.0, 140.0, 300.0, 3e3, 5e4])
+@pytest.mark.sample(5)
 def test_gradients_that_adam_cannot_square_are_found(far, amsgrad):
     """Of targets that are not scaled: the gradient by the bias is up to twice of them, and its square would wrap around."""
     model, plan = network([3, 1], Adam(0.1, amsgrad=amsgrad), "mse")
@@ -250,11 +251,48 @@ def test_sums_of_gradients_that_would_wrap_around_are_found_in_the_next_step(opt
     for number in range(4):
         state = Trainers(step(plan, rows, number), str(number)).outputs({**state, "x": ring(x, FRACTION), "y": ring(y, FRACTION)})
         found.append(bool(state["outside"].any()))
-        state |= {name: np.zeros_like(value) for name, value in state.items() if "kernel" in name and "sums" not in name}  # the same again
+        state |= {name: np.zeros_like(value) for name, value in state.items() if "kernel" in name}  # the same again
     assert found == [False, False, False, False] if part < 1 else found[0] is False and found[-1]
+    given = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()} | {"x": ring(x, 16), "y": ring(y, 16)}
+    last = [bool(Trainers(step(plan, rows, 0, last=True), f"last{n}").outputs(given)["outside"].any()) for n in range(3)]
+    assert last == [part > 1] * 3
+    if part < 1:
+        assert not Trainers(step(plan, rows, 0, last=True)).outputs(given)["sums"].any()  # nothing is left to be looked at
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("speed", "found"), [(0.4, False), (1.2, True), (-1.2, True), (3.9, True), (40.0, True)])
+def test_velocities_that_would_wrap_around_are_found(speed, found, last):
+    """They add up 1 / (1 - momentum) gradients, each of which is small enough."""
+    _, plan = network([3, 1], GradientDescent(1e-3, 0.99), "mse")
+    given = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()}
+    given |= {"x": np.zeros((32, 3), np.uint64), "y": np.zeros((32, 1), np.uint64)}
+    _, shift = factor(plan.optimizer, 2 / 32)
+    edge = 2.0 ** (61 - FRACTION - (shift + FRACTION))  # 2^61 less the bits that a step of this rate and batch drops
+    for number in range(3):
+        before = given | {"velocity of kernel0": ring(np.array([[0], [speed * edge], [0]]), FRACTION)}
+        made = Trainers(step(plan, 32, number, last=last), str(number)).outputs(before)
+        assert bool(made["outside"].any()) == found
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_momentum_is_that_of_keras_or_leaves_the_window(momentum):
+    """Gradients of the same sign over many steps, each far below what would be found: velocities left the ring without a word."""
+    _, plan = network([3, 1], GradientDescent(1e-3, momentum), "mse")
+    state = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()}
+    x, y, velocity, left = np.full((32, 3), [[100.0, -100.0, 100.0]]), np.full((32, 1), -450.0), 0.0, False
+    for number in range(40):
+        made = Trainers(step(plan, 32, number, last=True), str(number)).outputs({**state, "x": ring(x, FRACTION), "y": ring(y, FRACTION)})
+        velocity = momentum * velocity - 1e-3 * 2 * 450 * 100
+        left = left or bool(made["outside"].any())
+        if not left:
+            np.testing.assert_allclose(decode(made["velocity of kernel0"], SCALE)[:, 0], [velocity, -velocity, velocity], rtol=0.01)
+        state |= {"velocity of kernel0": made["velocity of kernel0"], "sums": made["sums"]}
+    assert left
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, False), (0.99, False), (0.99, True), (0.999, False)])
+@pytest.mark.sample(3)
 def test_momentum_is_exact_where_rates_are_large_and_batches_small(momentum, nesterov):
     """Of a bias and a gradient times 1 the factor of the velocity had 8 bits: 0.999 was 1, and nothing ever came to rest."""
     optimizer = keras.optimizers.SGD(0.5, momentum, nesterov=nesterov)
@@ -270,7 +308,12 @@ def test_momentum_is_exact_where_rates_are_large_and_batches_small(momentum, nes
 
 
 def test_rates_of_a_schedule_change_public_factors_only():
-    for optimizer in (GradientDescent(0.1, schedule=(0.1, 0.05, 0.001)), Adam(0.1, schedule=(0.1, 0.05, 0.001))):
+    falling = (0.1, 0.05, 0.001)
+    for optimizer in (
+        Adam(0.1),
+        *(kind(0.1, decay=decay, schedule=falling) for decay in (0.0, 0.1) for kind in (GradientDescent, Adam)),
+        GradientDescent(0.1, 0.9, nesterov=True, decay=1e-3, schedule=(0.0, 0.1, 0.05)),
+    ):
         _, plan = network([4, 3], optimizer, "mse")
         first, second = step(plan, 8, 0), step(plan, 8, 2)
         different = [(a, b) for a, b in zip(first.ops, second.ops, strict=True) if a != b]
@@ -281,8 +324,18 @@ def test_rates_of_a_schedule_change_public_factors_only():
     for number, rate in enumerate((0.1, 0.05, 0.001)):
         q, shift = factor(GradientDescent(0.1, schedule=(0.1, 0.05, 0.001)), 1 / 8, number)
         assert q / 2**shift == pytest.approx(rate / 8, abs=0.001 * 0.1 / 8)
-    with pytest.raises(ModelError, match="1e-07 of step 2 vanishes"):
-        factor(GradientDescent(0.1, schedule=(0.1, 1e-7)), 1.0)
+    with pytest.raises(ModelError, match="1e-07, the largest of all steps, vanishes"):
+        factor(GradientDescent(0.0, schedule=(0.0, 1e-7)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "what"), [(np.nan, "not a number"), (np.inf, "infinite"), (-np.inf, "infinite"), (-0.1, "below 0"), (65.0, "too large")]
+)
+@pytest.mark.parametrize("kind", [GradientDescent, Adam])
+def test_rates_that_are_none_are_refused_for_what_they_are(kind, rate, what):
+    for optimizer, when in ((kind(rate), ""), (kind(0.1, schedule=(0.1, 0.0, rate)), " of step 3")):
+        with pytest.raises(ModelError, match=f"the learning rate {rate:g}{when} is {what}"):
+            rates(optimizer)
 
 
 def test_large_slopes_of_a_schedule_do_not_wrap_around():
@@ -308,11 +361,19 @@ def test_rates_far_below_the_largest_are_right_in_sum(small):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "rounds", "sent"),
-    [(GradientDescent(0.1), 32, 26432), (Adam(0.01), 55, 133104), (Adam(0.01, amsgrad=True), 58, 138352)],
+    ("optimizer", "last", "rounds", "sent"),
+    [
+        (GradientDescent(0.1), False, 32, 25328),
+        (GradientDescent(0.1), True, 37, 25472),
+        (GradientDescent(0.1, 0.9), False, 32, 25328),
+        (GradientDescent(0.1, 0.9), True, 38, 25472),
+        (Adam(0.01), False, 55, 111648),
+        (Adam(0.01), True, 55, 111648),
+        (Adam(0.01, amsgrad=True), False, 58, 116656),
+    ],
 )
-def test_rounds_and_bytes_of_an_update(optimizer, rounds, sent):
+def test_rounds_and_bytes_of_an_update(optimizer, last, rounds, sent):
     _, plan = network([20, 16, 10], optimizer, "crossentropy")
     names = {**plan.shapes, **plan.states, "x": (8, 20), "y": (8, 10)}
-    transcript = Trainers(step(plan, 8)).run({name: np.zeros(shape, np.uint64) for name, shape in names.items()})
+    transcript = Trainers(step(plan, 8, last=last)).run({name: np.zeros(shape, np.uint64) for name, shape in names.items()})
     assert (transcript.rounds, transcript.sent[0, 1]) == (rounds, sent)

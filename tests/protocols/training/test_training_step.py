@@ -182,7 +182,7 @@ def test_no_mask_serves_two_steps():
     assert not any(np.isin(a, b).any() for a, b in zip(*seen, strict=True))
 
 
-@pytest.mark.parametrize("rate", [1e-6, 0.0, 100.0, float("inf")])
+@pytest.mark.parametrize("rate", [1e-6, -1e-6, 100.0, float("inf")])
 def test_learning_rates_that_fixed_point_cannot_hold(rate):
     with pytest.raises(ModelError, match="learning rate"):
         factor(GradientDescent(rate), 1 / 8)

@@ -74,6 +74,6 @@ def test_fewer_classes_are_zeros_and_more_are_refused():
 
 
 def test_material_of_the_wrong_size_is_refused():
-    layout = Steps(terms())[4].layout
+    layout = Steps(terms()).like(4, last=False).layout
     with pytest.raises(ValueError, match="words were dealt"):
         Material.of(layout, key("k"), 1, np.zeros(3, np.uint64))

@@ -41,7 +41,7 @@ def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequenc
         sigma = math.ceil(bound.stddev / bound.step)
         delta = [(np.rint(array / bound.step) + noise.discrete(array.shape, sigma)) * bound.step for array in delta]
     metrics = {WITHIN: 0.5 if length <= bound.clip_norm else -0.5} if bound.counts else {}
-    sent = [array.astype(before.dtype) for array, before in zip(spread(delta, update.delta, trained), update.delta, strict=True)]
+    sent = [np.array(array, before.dtype) for array, before in zip(spread(delta, update.delta, trained), update.delta, strict=True)]
     return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics, states=np.zeros(0, np.float32))
 
 
