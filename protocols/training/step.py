@@ -11,6 +11,8 @@ Weights are shares between steps; each step opens kernels under fresh masks, so 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +26,7 @@ from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
+from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
 
 
@@ -131,9 +133,40 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
     within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
+    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0), batch)
+    draft, gradients = network.draft.copy(), network.gradients
+    values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
+    divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
+    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
+    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
+    squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
+    sums = _sums(draft, plan, gradients, values, new, scale, last=last)
+    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale)
+    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **network.told})
+
+
+class _Network(NamedTuple):
+    """A network forward and back, without what moves its weights.
+
+    Attributes:
+        draft: where it is written; whoever goes on copies it.
+        values: the positions of the weights, by name.
+        gradients: by weights that are trained, summed over the batch: positions and fractional bits.
+        large: what has to be watched.
+        told: the positions of the metric, and of the loss if it is computed.
+    """
+
+    draft: Draft
+    values: dict[str, int]
+    gradients: Gradients
+    large: list[Signal]
+    told: dict[str, int]
+
+
+@lru_cache(maxsize=8)  # a step with other public factors computes the same
+def _network(plan: Plan, batch: int) -> _Network:
     draft = Draft()
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
-    values |= {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
     y = draft(Given("y", (batch, plan.outputs), "wire"))
     made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
@@ -154,14 +187,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
-    divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
-    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
-    squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    sums = _sums(draft, plan, gradients, values, new, scale, last=last)
-    new["outside"] = outside(draft, values["outside"], large, sums, gradients=squared, scale=scale)
-    told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
-    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
+    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}))
 
 
 def _sums(

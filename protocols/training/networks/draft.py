@@ -16,6 +16,7 @@ import msgspec
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.gradients import Rule, gradients
 from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.local import Local
@@ -172,6 +173,13 @@ class Draft(Builder, Tape):
     def gradients(self, known: Mapping[int, int], wanted: Collection[int]) -> dict[int, int]:
         """Write the gradients by the `wanted` values from those by the `known` ones."""
         return gradients(self, self._ops, known, wanted, self.own)
+
+    def copy(self) -> Draft:
+        """Return a draft with what has been written so far, to go on in one way or another."""
+        draft = Draft()
+        draft._ops, draft._scope = list(self._ops), Scope(list(self._scope.values))
+        draft._at, draft._bits = dict(self._at), dict(self._bits)
+        return draft
 
     def circuit(self, outputs: dict[str, int]) -> Circuit:
         """Return the finished circuit, without what no output needs."""

@@ -135,7 +135,7 @@ GRAPHS = {
     "SeparableConv1D": chain(STEPS, lambda: layers.SeparableConv1D(4, 2, activation="relu"), layers.GlobalAveragePooling1D),
     "Dense over steps": chain(STEPS, lambda: layers.Dense(4, "relu"), lambda: layers.TimeDistributed(layers.Dense(2))),
     "PReLU": chain(ROWS, lambda: layers.Dense(6), lambda: layers.PReLU("random_uniform")),
-    "LSTM": chain(STEPS, lambda: layers.LSTM(3)),
+    "LSTM": chain((3, 2), lambda: layers.LSTM(2)),
     "SimpleRNN": chain(STEPS, lambda: layers.SimpleRNN(3, "relu")),
     "a threshold": chain(ROWS, lambda: layers.Dense(6), lambda: layers.ReLU(threshold=0.5, negative_slope=0.25, max_value=1.0)),
     "an end in ReLU": functional(ROWS, lambda x: layers.Dense(4, "relu", bias_initializer="ones")(layers.Dense(6, "relu")(x))),

@@ -337,7 +337,6 @@ def test_largest_of_a_window_and_its_gradient_alone():
         ([layers.Conv2D(2, 3, activation="softmax")], "softmax that is not the end"),
         ([layers.Dropout(0.5)], "leave it out"),
         ([layers.BatchNormalization()], "cannot be trained on shares, as it normalises by its batch; freeze it"),
-        ([layers.PReLU()], "PReLU"),
         ([layers.Conv2DTranspose(2, 3)], "computes with its weights before it uses them"),
     ],
 )
