@@ -211,6 +211,33 @@ SCHEDULES = {
 }
 
 
+async def test_a_graph_with_a_frozen_layer_is_trained_and_revealed(cluster, data):
+    """What is frozen stays to the last bit of the owner's model, however its weights lie among the others."""
+    x, y = data
+    keras.utils.set_random_seed(4)
+    inputs = layers.Input((2, 4))
+    base = layers.BatchNormalization(trainable=False)(layers.Dense(6, "tanh", trainable=False)(layers.Flatten()(inputs)))
+    joined = layers.Add()([base, layers.Dense(6, "relu")(base)])
+    model = keras.Model(inputs, layers.Dense(3)(joined), name="graph")
+    model.layers[3].set_weights([np.linspace(0.5, 2, 6), np.zeros(6), np.linspace(-1, 1, 6), np.ones(6)])
+    model.layers[-1].kernel.trainable = False
+    model.compile(keras.optimizers.SGD(0.25), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    stored = await cluster.store("x", x), await cluster.store("y", y)
+    async with await share(model, cluster, calibration=x) as shared:
+        epochs = [epoch async for epoch in shared.fit(*stored, epochs=2, batch_size=32, shuffle=False)]
+        trained = await shared.reveal()
+    model.fit(x, y, epochs=2, batch_size=32, shuffle=False, verbose=0)
+    trainable = {id(weight) for weight in model.trainable_weights}
+    assert (len(epochs), len(trainable)) == (2, 3)
+    for mine, theirs, old, weight in zip(trained.get_weights(), model.get_weights(), before, model.weights, strict=True):
+        if id(weight) in trainable:
+            assert np.abs(theirs - old).max() > 0.001
+            np.testing.assert_allclose(mine, theirs, atol=0.005)
+        else:
+            np.testing.assert_array_equal(mine, old)
+
+
 @pytest.mark.parametrize("name", list(SCHEDULES))
 async def test_schedules_adam_and_binary_labels_beside_keras(cluster, data, name):
     """Two calls of `fit`: the second goes on with the step, and so with the rate and the bias correction, where the first has ended."""
