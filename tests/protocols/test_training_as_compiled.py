@@ -19,7 +19,7 @@ from protocols.owner.epochs import epoch_of, trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_features, check_targets, check_told, sums_told
-from protocols.training.networks.layers import Dense
+from protocols.training.networks.layers import Product, Variable, Weight
 from protocols.training.networks.losses import METRIC_BITS, told
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
@@ -373,7 +373,9 @@ def test_sums_of_large_losses_are_told(loss, x, error):
     _, y = stored("y", targets if outputs > 1 or not labels else np.zeros(rows, np.int64))
     sums = sums_told(loss, outputs, y)
     assert (sums.lost > 0) == (loss == "mse")
-    built = Plan((Dense((1,), outputs, False),), loss, GradientDescent(2.0**-16), value=True, sums=sums)
+    shape = (1, outputs)
+    linear, kernel = Product((0,), Weight("kernel0", shape)), Variable("kernel0", shape)
+    built = Plan((linear,), (1,), outputs, (kernel,), loss, GradientDescent(2.0**-16), value=True, sums=sums)
     given = {name: np.zeros(shape, np.uint64) for name, shape in built.states.items()}
     given |= {
         "x": np.full((rows, 1), 512 << 16, np.uint64),

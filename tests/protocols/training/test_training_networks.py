@@ -249,6 +249,12 @@ def test_bytes_of_a_convolution_and_a_max_pooling():
     assert runs[1].sent[0, 1] - checks[1] == 8 * (weights[1] + kernels[1] + dense + forward + back + signs)
 
 
+@pytest.mark.parametrize(("size", "strides", "sent"), [(3, 1, 12600), (2, 1, 14712), (3, None, 7144)])
+def test_bytes_of_windows_that_overlap(size, strides, sent):
+    """As many as when each layer had a way back of its own: what is opened for one gradient is not opened again in a sum of gradients."""
+    assert transcript(pooled([layers.MaxPooling2D(size, strides)])).sent[0, 1] <= sent
+
+
 def test_what_a_server_sees_is_as_uniform_for_one_secret_as_for_another():
     plan = pooled([layers.ReLU(), layers.MaxPooling2D()])
     for fill in (0.0, 1.0):
