@@ -23,9 +23,9 @@ from rich.table import Table
 from federated import Evaluation, OwnerDropped, OwnMasker, SecureAggregation, Task, Update
 from federated.owners.masker import Masker
 from federated.rounds.gathering import Gathering
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.tasks.update import Blueprint, LocalTraining
-from protocols.secure_aggregation.session import Masked
+from protocols.secure_aggregation.session import MaskedVector
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ CASES = [
 
 
 class Vanishing(OwnMasker):
-    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
         raise OwnerDropped("gone")
 
 
@@ -79,7 +79,7 @@ async def played(case: Case, dropouts: float, number: int) -> tuple[float, float
     task = Task(number, Blueprint("", ""), [np.zeros(case.parameters, np.float32)], LocalTraining())
     lost = round(dropouts * case.owners)
     owners = [Owner(i, case.parameters, vanishes=i < lost) for i in range(case.owners)]
-    book = Round(number, [owner.name for owner in owners], quorum=1, weights=task.weights)
+    book = RoundBook(number, [owner.name for owner in owners], quorum=1, weights=task.weights)
     gathering = Gathering(book, {owner.name: owner for owner in owners}, task, progress=lambda _: None)
     aggregation = SecureAggregation(threshold=0.66, most_examples=1, degree=case.degree)
     began = time.perf_counter()

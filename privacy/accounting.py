@@ -25,7 +25,7 @@ _FEW_ORDERS: Final = (1.25, 2.0, 8.0, 32.0)
 
 
 @dataclass(frozen=True)
-class Held:
+class PaidReleases:
     """Releases that are paid for, to be made one by one.
 
     Attributes:
@@ -64,9 +64,9 @@ class Accountant:
         self._events.append((event, count))
 
     @contextlib.contextmanager
-    def holding(self, planned: Iterable[Any]) -> Iterator[Held]:
+    def holding(self, planned: Iterable[Any]) -> Iterator[PaidReleases]:
         """For a block that makes planned releases one by one: each is recorded as it is used. See `Ledger.holding`."""
-        yield Held(self.record)
+        yield PaidReleases(self.record)
 
     def epsilon(self, delta: float) -> float:
         """An upper bound of epsilon at `delta`; seconds and some 500 MB at most, so not for an event loop."""

@@ -10,7 +10,7 @@ from privacy.accounting import Accountant, attack_bound, calibrate
 from privacy.clipping import AdaptiveClipping, Clipping, FlatClipping, PerLayerClipping
 from privacy.errors import SettingError
 from privacy.ledger import Ledger
-from privacy.plan import Plan, event
+from privacy.plan import SamplingPlan, event
 from privacy.randomness.noise import GaussianNoise
 from privacy.sampling import PoissonSampler, steps_per_epoch
 
@@ -129,7 +129,7 @@ class PrivacyEngine:
             target_delta=target_delta,
             method=self.accountant.method,
         )
-        return self._install(model, z, max_grad_norm, clipping, max_physical_batch_size, Plan(examples, batch_size, steps))
+        return self._install(model, z, max_grad_norm, clipping, max_physical_batch_size, SamplingPlan(examples, batch_size, steps))
 
     def validate(self, model: Any) -> tuple[Finding, ...]:
         """What stands in the way of training `model` privately: each layer, why, and what to use instead. None is good."""
@@ -189,7 +189,7 @@ class PrivacyEngine:
         clip: float,
         clipping: str | Clipping,
         most: int | None,
-        plan: Plan | None,
+        plan: SamplingPlan | None,
         foreign: bool = False,
     ) -> Any:
         from privacy.models.validation import require  # noqa: PLC0415  imports TensorFlow

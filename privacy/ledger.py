@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from privacy.accounting import Held, check_method
+from privacy.accounting import PaidReleases, check_method
 from privacy.accounting import epsilon as composed
 from privacy.errors import BudgetSpent, LedgerUnusable, SettingError
 from privacy.events import from_text, to_text
@@ -129,7 +129,7 @@ class Ledger:
         self.spend(event, count)
 
     @contextlib.contextmanager
-    def holding(self, planned: Iterable[Any], *, purpose: str = "training") -> Iterator[Held]:
+    def holding(self, planned: Iterable[Any], *, purpose: str = "training") -> Iterator[PaidReleases]:
         """Writes planned releases down at once, for a block that makes them one by one; what it has not used when it ends is given back.
 
         If the process dies within the block all of them stay spent.
@@ -148,7 +148,7 @@ class Ledger:
             used[text] += 1
 
         try:
-            yield Held(use)
+            yield PaidReleases(use)
         finally:
             self._give_back(rows, used)
 

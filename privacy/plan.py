@@ -10,7 +10,7 @@ from privacy.sampling import PoissonSampler
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """So many steps on batches of so many of so many examples.
 
     Args:

@@ -17,7 +17,7 @@ from privacy.keras_models.added_losses import OF_WEIGHTS, added_losses
 from privacy.keras_models.asks import reductions
 from privacy.models import validation
 from privacy.models.recording import Unit, safe_units
-from privacy.plan import Plan, event
+from privacy.plan import SamplingPlan, event
 from privacy.randomness.ahead import NoiseAhead
 from privacy.randomness.noise import Grid, noisy_sum
 from privacy.sampling import PoissonSampler
@@ -26,7 +26,7 @@ from privacy.step import PrivateStep
 from privacy.trials import mixing, objective
 
 if TYPE_CHECKING:
-    from privacy.accounting import Accountant, Held
+    from privacy.accounting import Accountant, PaidReleases
     from privacy.ledger import Ledger
     from privacy.randomness.noise import GaussianNoise
 
@@ -56,7 +56,7 @@ class PrivateTraining:
         max_grad_norm: float,
         clipping: Clipping,
         max_physical_batch_size: int | None,
-        plan: Plan | None,
+        plan: SamplingPlan | None,
         foreign: bool = False,
     ) -> None:
         self.model, self.accountant, self.noise = model, accountant, noise
@@ -155,13 +155,13 @@ class PrivateTraining:
             size = validation_batch_size or sampler.batch_size
             return self._validate(validation_data, batch_size=size, steps=validation_steps, callbacks=shown)
 
-        def holding(more: int) -> AbstractContextManager[Held]:
+        def holding(more: int) -> AbstractContextManager[PaidReleases]:
             coming = range(self.steps, self.steps + more)
             return self.accountant.holding([event(sampler.probability, self.noise_multiplier(one)) for one in coming])
 
         with NoiseAhead(self.noise) as ahead:
 
-            def once(held: Held) -> dict[str, Any]:
+            def once(held: PaidReleases) -> dict[str, Any]:
                 return self._once(step, data, sampler, held, ahead)
 
             self._epochs(range(initial_epoch, epochs), steps, holding, once, validate, shown)
@@ -171,8 +171,8 @@ class PrivateTraining:
         self,
         epochs: range,
         steps: int,
-        holding: Callable[[int], AbstractContextManager[Held]],
-        once: Callable[[Held], Any],
+        holding: Callable[[int], AbstractContextManager[PaidReleases]],
+        once: Callable[[PaidReleases], Any],
         validate: Callable[[int], Any],
         shown: Any,
     ) -> None:
@@ -204,7 +204,7 @@ class PrivateTraining:
         found = self.model.evaluate(**given, **options, return_dict=True)
         return {f"val_{name}": value for name, value in found.items()}
 
-    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: Held, ahead: NoiseAhead) -> dict[str, Any]:
+    def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: PaidReleases, ahead: NoiseAhead) -> dict[str, Any]:
         """Samples, records, then computes one step; returns the metrics so far."""
         z, size = self.noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None

@@ -9,13 +9,13 @@ Importing this package imports neither TensorFlow nor Keras.
 
 from protocols.client.remote_model import RemoteModel, connect
 from protocols.clusters.worker import Worker
+from protocols.datasets.use import Use
 from protocols.errors import ProtocolError
 from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.placement import share
 from protocols.owner.shared_model import SharedModel
-from protocols.storage.kept import Use
 
 __all__ = [
     "Cluster",

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def settled(tasks: Sequence[asyncio.Task[T]]) -> list[T]:
-    """The results of all tasks in order. The first failure cancels the others, waits until they have ended, and is raised alone."""
+    """Return the results of all tasks in order. The first failure cancels the others, waits until they have ended, and is raised alone."""
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
@@ -27,7 +27,7 @@ async def settled(tasks: Sequence[asyncio.Task[T]]) -> list[T]:
 
 
 async def at_once(*work: Coroutine[Any, Any, T]) -> list[T]:
-    """Runs coroutines side by side; see `settled`."""
+    """Run coroutines side by side; see `settled`."""
     return await settled([asyncio.create_task(one) for one in work])
 
 

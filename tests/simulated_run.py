@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from training_deployment import Trainers
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.stored import described, encoded
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.terms import SharedArray, Terms, check
+from protocols.training.terms import TrainingTerms, check
 
 HELD: dict[bytes, np.ndarray] = {}
 
@@ -18,7 +19,7 @@ def stored(name, array, classes=None):
     values, content = encoded(name, np.asarray(array), classes)
     handle = f"{name}{len(HELD)}".encode()
     HELD[handle] = values
-    return SharedArray(described(name, values, content, handle=handle), b"")
+    return SharedDataset(described(name, values, content, handle=handle), b"")
 
 
 class SimulatedRun:
@@ -37,10 +38,10 @@ class SimulatedRun:
         return stored(name, array, classes)
 
     def _epoch(self, plan, data, batch, epoch, values, *, summed=()):
-        columns = [array.column for array in data]
-        terms = Terms(b"run", plan, columns[0], columns[1], batch, None, 1 << 30, False, "model", w=columns[2] if len(data) > 2 else None)
+        x, y, *weights = [array.dataset for array in data]
+        terms = TrainingTerms(b"run", plan, x, y, batch, None, 1 << 30, False, "model", w=weights[0] if weights else None)
         check(terms)
-        arrays = {name: HELD[column.handle] for name, column in terms.columns.items()}
+        arrays = {name: HELD[dataset.handle] for name, dataset in terms.datasets.items()}
         sums = {}
         for rows in terms.rows(epoch):
             given = {name: terms.targets(array[rows]) if name == "y" else array[rows] for name, array in arrays.items()}

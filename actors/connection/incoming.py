@@ -14,7 +14,7 @@ from actors.errors import ActorError, Malformed, MessageRejected, RemoteError
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import trace
 from actors.identity import Caller
-from actors.messages.frames import Call, Cancel, Credit, Failed, Frame, OneWay, Reply, Report
+from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, Frame, OneWay, Reply
 from actors.messages.portable import is_portable, to_wire
 from actors.messages.schema import Message, messages_of
 from actors.messages.values import Array
@@ -75,7 +75,7 @@ class Incoming:
             window.answered()
             self._put(Failed(frame.id, to_wire(error)))
             return
-        envelope = _Call(self, frame.id, window, message, arguments)
+        envelope = _RemoteCall(self, frame.id, window, message, arguments)
         self._running[frame.id] = (cell, envelope)
         cell.accept(envelope)
 
@@ -87,7 +87,7 @@ class Incoming:
         except ActorError as error:
             self.one_way_ended(frame.target, frame.method, window, error)
             return
-        cell.accept(_OneWay(self, frame.target, window, message, arguments))
+        cell.accept(_RemoteOneWay(self, frame.target, window, message, arguments))
 
     def on_cancel(self, frame: Cancel) -> None:
         """The other side does not want the answer to a call any more; if the call is not running, the answer is on its way."""
@@ -136,7 +136,7 @@ class Incoming:
         if self._closed:
             return
         if error is not None:
-            self._put(Report(target, method, to_wire(error)))
+            self._put(FailureReport(target, method, to_wire(error)))
         if credit:
             self._put(Credit(target, credit))
 
@@ -170,7 +170,7 @@ class Incoming:
         await self._directory.stop("its connection was lost")
 
 
-class _Call(Envelope):
+class _RemoteCall(Envelope):
     """A call of the other side."""
 
     __slots__ = ("_incoming", "_number", "_window")
@@ -187,7 +187,7 @@ class _Call(Envelope):
         self._incoming.failed(self._number, self._window, error)
 
 
-class _OneWay(Envelope):
+class _RemoteOneWay(Envelope):
     """A message without reply of the other side."""
 
     __slots__ = ("_incoming", "_target", "_window")

@@ -51,7 +51,7 @@ async def dial(
     """
     opened: list[WatchedClient] = []
 
-    class Kept(WatchedClient):
+    class Remembered(WatchedClient):
         """Known also if it could not be opened, for the reason."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -66,7 +66,7 @@ async def dial(
                 proxy=None,
                 open_timeout=None,
                 user_agent_header=None,
-                create_connection=Kept,
+                create_connection=Remembered,
                 **_of_each_end(limit),
             )
     except (OSError, TimeoutError, WebSocketException) as error:

@@ -14,7 +14,7 @@ from actors.connection.wire import Encoded, Packet, encode
 from actors.errors import ActorError, ConnectionLost, Malformed, MessageRejected
 from actors.guard.words import NAME_LIMIT, shown
 from actors.messages.deadline import Expired, within
-from actors.messages.frames import Call, Cancel, Credit, Failed, OneWay, Reply, Report
+from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, OneWay, Reply
 from actors.messages.portable import from_wire
 from actors.messages.schema import Message, messages_of
 from actors.messages.values import Array
@@ -191,7 +191,7 @@ class Outgoing:
         self._reported[frame.target] = max(0, self._reported.get(frame.target, 0) - frame.count)
         self._release(self._windows[frame.target].grant(frame.count))
 
-    def on_report(self, frame: Report) -> None:
+    def on_report(self, frame: FailureReport) -> None:
         """A message without reply has failed. It is believed of a message that was sent and has not ended, once for each."""
         reported, under_way = self._reported.get(frame.target, 0), self._uncredited.get(frame.target, 0)
         if reported >= under_way or (frame.target, frame.method) not in self._one_way:

@@ -16,7 +16,7 @@ from actors.connection.wire import Packet, encode
 from actors.errors import ConnectionLost, LinkError, Malformed, MessageRejected
 from actors.identity import Caller
 from actors.identity.proofs import Introduction
-from actors.messages.frames import Call, Cancel, Credit, Failed, Frame, Hello, OneWay, Proof, Reply, Report
+from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, Frame, Hello, OneWay, Proof, Reply
 from actors.messages.schema import Message
 from actors.running.directory import Found
 
@@ -64,7 +64,7 @@ class Peer:
             Reply: self.outgoing.on_reply,
             Failed: lambda frame, arrays: self.outgoing.on_failed(frame),
             Credit: lambda frame, arrays: self.outgoing.on_credit(frame),
-            Report: lambda frame, arrays: self.outgoing.on_report(frame),
+            FailureReport: lambda frame, arrays: self.outgoing.on_report(frame),
             Proof: lambda frame, arrays: self._on_proof(frame),
         }
 

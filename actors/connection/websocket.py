@@ -47,7 +47,7 @@ MOST_BUSY = 3600
 Socket = WatchedClient | WatchedServer
 
 
-class Writer:
+class FrameWriter:
     """The frames of one connection that wait to be written, in order."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class Link:
         self._log = home.log
         self._dialed_us = not address
         self._patience = Patience()
-        self._writer = Writer()
+        self._writer = FrameWriter()
         self._why = ""
         host = socket.remote_address
         label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")

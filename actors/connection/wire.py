@@ -18,7 +18,7 @@ import numpy as np
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
 from actors.guard.structure import HEADER_LIMIT, MAX_ARRAYS, MAX_DIMENSIONS, MAX_REFERENCES, SMALL, check_structure
 from actors.guard.words import shown
-from actors.messages.frames import PROTOCOL, VERSION, AnyFrame, Call, Failed, Frame, Hello, OneWay, Payload, Reply, Report
+from actors.messages.frames import PROTOCOL, VERSION, AnyFrame, Call, Failed, FailureReport, Frame, Hello, OneWay, Payload, Reply
 from actors.messages.portable import ARGUMENTS_LIMIT
 from actors.messages.values import DTYPES, Array
 
@@ -204,7 +204,7 @@ class FrameReader:
         self._frame = frame
         if isinstance(frame, (Call, OneWay, Reply)):
             self._make_room(frame.payload, len(header))
-        elif isinstance(frame, (Failed, Report)) and len(frame.failure.arguments) > ARGUMENTS_LIMIT:
+        elif isinstance(frame, (Failed, FailureReport)) and len(frame.failure.arguments) > ARGUMENTS_LIMIT:
             raise TooLarge(f"an error with {len(frame.failure.arguments)} arguments; at most {ARGUMENTS_LIMIT} are taken")
 
     def _make_room(self, value: Payload, header: int) -> None:

@@ -30,7 +30,7 @@ RESERVED = 32
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
-class Caller:
+class Arrival:
     """The other side of a connection that is being accepted."""
 
     def __init__(self, host: str, connection: socket.socket | None) -> None:
@@ -44,7 +44,7 @@ class Caller:
                 self._connection.send(data)
 
 
-caller: ContextVar[Caller] = ContextVar("caller", default=Caller("somebody", None))  # noqa: B039 (it does not change)
+caller: ContextVar[Arrival] = ContextVar("caller", default=Arrival("somebody", None))  # noqa: B039 (it does not change)
 """Of the connection whose callbacks are running."""
 
 
@@ -159,7 +159,7 @@ class Listener(socket.socket):
             self._turn_away()
             raise ConnectionAbortedError("no descriptor is left") from None
         made = _Accepted(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        caller.set(Caller(address[0], made))
+        caller.set(Arrival(address[0], made))
         if not self.door.enter(made.fileno(), address[0]):
             made.close()
             raise ConnectionAbortedError("no room for it")

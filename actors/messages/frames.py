@@ -52,7 +52,7 @@ class Call(Frame, frozen=True, tag=1):
 
 
 class OneWay(Frame, frozen=True, tag=2):
-    """Run a handler; answer with `Credit` later, and with `Report` if it failed."""
+    """Run a handler; answer with `Credit` later, and with `FailureReport` if it failed."""
 
     target: str
     method: str
@@ -86,7 +86,7 @@ class Credit(Frame, frozen=True, tag=6):
     count: int
 
 
-class Report(Frame, frozen=True, tag=7):
+class FailureReport(Frame, frozen=True, tag=7):
     """A message without reply failed."""
 
     target: str
@@ -108,4 +108,4 @@ class Proof(Frame, frozen=True, tag=8):
     system: bytes
 
 
-AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | Report | Proof
+AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | FailureReport | Proof

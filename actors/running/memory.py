@@ -33,7 +33,7 @@ class Memory:
     async def call(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> Any:
         """See `Transport.call`."""
         cell = self._find(target)
-        envelope = _Call(_checked(cell, message), message.arguments.transfer(arguments))
+        envelope = _LocalCall(_checked(cell, message), message.arguments.transfer(arguments))
         cell.accept(envelope)
         try:
             return await within(timeout, envelope.result)
@@ -44,7 +44,7 @@ class Memory:
     async def send(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> None:
         """See `Transport.send`."""
         cell = self._find(target)
-        envelope = _OneWay(_checked(cell, message), message.arguments.transfer(arguments), cell.label, self._report)
+        envelope = _LocalOneWay(_checked(cell, message), message.arguments.transfer(arguments), cell.label, self._report)
         cell.accept(envelope)
         if envelope.settled:
             return
@@ -74,7 +74,7 @@ def _checked(cell: Cell, message: Message) -> Message:
     return found
 
 
-class _Call(Envelope):
+class _LocalCall(Envelope):
     """A call from within this process."""
 
     __slots__ = ("result",)
@@ -96,7 +96,7 @@ class _Call(Envelope):
             self.result.set_exception(error)
 
 
-class _OneWay(Envelope):
+class _LocalOneWay(Envelope):
     """A message without reply from within this process. It is settled once it was admitted or failed."""
 
     __slots__ = ("_actor", "_report", "room", "settled", "wanted")

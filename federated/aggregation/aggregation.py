@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from federated.metrics.tally import NOTHING, Tally
+from federated.metrics.tally import NOTHING, MetricTally
 from federated.owners.owner import Owner
 from federated.rounds.gathering import Gathering
 from federated.tasks.bounding import exceeds
@@ -93,7 +93,7 @@ class PlainMean:
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
         """Takes updates in as they come."""
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
-        metrics, evaluators = Tally(), []
+        metrics, evaluators = MetricTally(), []
 
         async def take(owner: Owner, update: Update, factor: float) -> None:
             if gathering.task.training.bound is not None and exceeds(update, gathering.task.training.bound):

@@ -22,10 +22,10 @@ from federated.strategies.strategy import check
 from federated.tasks.update import Array, Weights
 from protocols.errors import AggregationError
 from protocols.quantisation import Vector
-from protocols.secure_aggregation import Server, Terms, terms
-from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, Masked, Opened, Shares
+from protocols.secure_aggregation import AggregationServer, AggregationTerms, terms
+from protocols.secure_aggregation.session import SMALLEST_COHORT, Advertisement, Confirmation, MaskedVector, Opened, Shares
 
-A = TypeVar("A", Advertisement, Shares, Masked, Confirmation, Opened)
+A = TypeVar("A", Advertisement, Shares, MaskedVector, Confirmation, Opened)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class SecureAggregation:
         if len(prepared) < gathering.book.quorum:
             raise AggregationError(f"{len(prepared)} owners have an update, {gathering.book.quorum} are needed: nothing is opened")
         agreed = self._terms(gathering, prepared, hiding)
-        session = _Session(gathering, Server(agreed), prepared, self.stage_deadline)
+        session = _MaskedSession(gathering, AggregationServer(agreed), prepared, self.stage_deadline)
         try:
             await session.share()
         except AggregationError:
@@ -122,7 +122,7 @@ class SecureAggregation:
         evaluators = tuple(gathering.owner(name) for name in session.survivors if prepared[name].evaluates)
         return Aggregate(delta, metrics, scheme.weight(total), evaluators, states)
 
-    def _terms(self, gathering: Gathering, prepared: dict[str, Prepared], hiding: Hiding) -> Terms:
+    def _terms(self, gathering: Gathering, prepared: dict[str, Prepared], hiding: Hiding) -> AggregationTerms:
         roster = [one.identity for one in prepared.values()]
         some = next(iter(prepared.values()))
         length = sum(array.size for array in gathering.task.weights) + len(some.metrics) + LIMBS * some.states + 1
@@ -140,10 +140,10 @@ class SecureAggregation:
         )
 
 
-class _Session:
+class _MaskedSession:
     """The steps between the owners that have an update and the protocol's server."""
 
-    def __init__(self, gathering: Gathering, server: Server, prepared: dict[str, Prepared], patience: float) -> None:
+    def __init__(self, gathering: Gathering, server: AggregationServer, prepared: dict[str, Prepared], patience: float) -> None:
         self._gathering, self._server, self._patience = gathering, server, patience
         self.prepared = dict(prepared)
         self._numbers = {name: number for number, name in enumerate(prepared)}
@@ -213,11 +213,11 @@ class _Session:
         now = asyncio.get_running_loop().time()
         return await self._gathering.stage(names, work, deadline=now + self._patience)
 
-    def _add(self, name: str, masked: Masked) -> Masked:
+    def _add(self, name: str, masked: MaskedVector) -> MaskedVector:
         """Takes a vector in, and keeps no more of it than that."""
         self._server.add(masked)
         self._gathering.count(name, masked.vector.nbytes)
-        return Masked(masked.owner, masked.vector[:0])
+        return MaskedVector(masked.owner, masked.vector[:0])
 
 
 async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepared:

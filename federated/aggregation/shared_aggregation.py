@@ -15,7 +15,7 @@ from actors import ActorError
 from federated.aggregation.aggregation import Aggregate, Limits
 from federated.metrics.limbs import LIMBS
 from federated.metrics.tally import NOTHING
-from federated.owners.giver import METRIC_SLOTS, Drop, Given
+from federated.owners.giver import METRIC_SLOTS, Drop, HandedIn
 from federated.owners.hiding import LARGEST_METRIC, Hiding, fault_of_told
 from federated.owners.owner import Owner, giver
 from federated.rounds.gathering import Gathering, told
@@ -67,7 +67,7 @@ class SharedAggregation:
         check("clip", clip, 0.0 < clip < math.inf, "above 0 and finite")
         check("most_examples", most_examples, most_examples >= 1, "at least 1")
         self._cluster, self._cohort, self._clip, self._most = cluster, cohort, clip, most_examples
-        self._session: _Session | None = None
+        self._session: _SharedSession | None = None
 
     def __repr__(self) -> str:
         return f"SharedAggregation({self._cluster!r}, cohort={self._cohort}, clip={self._clip:g}, most_examples={self._most})"
@@ -89,26 +89,26 @@ class SharedAggregation:
             gathering.book.fail(f"the servers could not sum: {error}")
             return None
 
-    async def _begun(self, gathering: Gathering) -> _Session:
+    async def _begun(self, gathering: Gathering) -> _SharedSession:
         """The session of the last round, or a new one."""
         parameters = sum(array.size for array in gathering.task.weights)
         hiding = Hiding(self._clip, self._most, 1 if gathering.at_once else FACTORS)
         owners = len(gathering.book.standing)
         session, states = self._session, gathering.book.layout.length
         if session is None or not session.serves(parameters, states, hiding, owners):
-            session = self._session = await _Session.begin(self._cluster, (parameters, states), hiding, owners, self._cohort)
+            session = self._session = await _SharedSession.begin(self._cluster, (parameters, states), hiding, owners, self._cohort)
         return session
 
-    async def _summed(self, gathering: Gathering, session: _Session) -> Aggregate | None:
+    async def _summed(self, gathering: Gathering, session: _SharedSession) -> Aggregate | None:
         evaluators: list[Owner] = []
         names: dict[str, tuple[str, ...]] = {}
         told_states: list[bool] = []
 
-        async def hand_in(owner: Owner, task: Task) -> tuple[bytes, Given]:
+        async def hand_in(owner: Owner, task: Task) -> tuple[bytes, HandedIn]:
             drop = session.drop()
             return drop.ticket, await (await giver(owner)).give(task, session.hiding, drop, session.vectors, session.seeds)
 
-        async def take(owner: Owner, given: tuple[bytes, Given], factor: float) -> None:
+        async def take(owner: Owner, given: tuple[bytes, HandedIn], factor: float) -> None:
             ticket, one = given
             fault = fault_of_told(one.metrics, one.states, gathering.task, gathering.book.layout)
             if fault is not None or len(one.metrics) > METRIC_SLOTS:
@@ -144,7 +144,7 @@ class SharedAggregation:
         return Aggregate(shaped, metrics, examples, tuple(evaluators), states)
 
 
-class _Session:
+class _SharedSession:
     """A session with the two servers, for any number of rounds."""
 
     def __init__(
@@ -165,7 +165,7 @@ class _Session:
         self._admissions: set[asyncio.Task[bool]] = set()
 
     @staticmethod
-    async def begin(cluster: Cluster, values: tuple[int, int], hiding: Hiding, owners: int, cohort: int) -> _Session:
+    async def begin(cluster: Cluster, values: tuple[int, int], hiding: Hiding, owners: int, cohort: int) -> _SharedSession:
         """Asks both servers to sum updates of so many parameters, and states of metrics of so many values.
 
         Raises:
@@ -181,7 +181,7 @@ class _Session:
         sessions = [Session(handle, digest_at(secret, place), key, terms, cluster.equals) for place in places]
         await at_once(*(one.begin(session, cluster.presence) for one, session in zip((first, second), sessions, strict=True)))
         rights = right_at(secret, places[0]), right_at(secret, places[1])
-        return _Session((first, second), sessions[0], rights, values, hiding, owners)
+        return _SharedSession((first, second), sessions[0], rights, values, hiding, owners)
 
     def serves(self, parameters: int, states: int, hiding: Hiding, owners: int) -> bool:
         """Whether it can be used for such a round."""
@@ -219,8 +219,8 @@ class _Session:
             AggregationError: the servers do not agree, or too few were admitted.
         """
         await asyncio.gather(*self._admissions)
-        first = await self.vectors.open(self._session.handle, self._at_vectors)
-        second = await self.seeds.open(self._session.handle, self._at_seeds)
+        handle = self._session.handle
+        first, second = await at_once(self.vectors.open(handle, self._at_vectors), self.seeds.open(handle, self._at_seeds))
         if first.shape != second.shape or first.dtype != second.dtype:
             raise AggregationError("the halves of the sum do not fit together")
         total: Vector = first + second

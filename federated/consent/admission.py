@@ -15,7 +15,7 @@ from typing import Any
 
 from actors import Caller, NotAllowed
 from actors.address import Address
-from federated.consent.release import COARSEST, LONGEST_RUN, MOST_ROUNDS, Release, Work, _unknown, private_steps, reach, released
+from federated.consent.release import COARSEST, LONGEST_RUN, MOST_ROUNDS, TaskRelease, Work, _unknown, private_steps, reach, released
 from federated.consent.served import Served
 from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models import blueprint
@@ -134,7 +134,7 @@ class Policy:
                 "make batches that are large enough"
             )
 
-    def check(self, task: Task, release: Release, examples: int | None, *, hidden: bool) -> None:
+    def check(self, task: Task, release: TaskRelease, examples: int | None, *, hidden: bool) -> None:
         """Refuse a task that it does not agree to.
 
         Args:
@@ -152,12 +152,12 @@ class Policy:
         if self.noise and not (release.noisy and self._is_enough(release, _values(task), hidden=hidden)):
             raise _forbids(f"updates with less noise of its own than {self.noise:g} times their bound")
 
-    def _check_examples(self, release: Release, examples: int) -> None:
+    def _check_examples(self, release: TaskRelease, examples: int) -> None:
         batch = private_steps(release.training, examples)[0] if release.work is Work.DPSGD else release.training.batch_size or examples
         if min(batch, examples) < self.min_batch or examples < self.min_examples:
             raise _forbids(f"steps over fewer than {self.min_batch} examples, or fewer than {self.min_examples} of its own")
 
-    def _is_enough(self, release: Release, values: int, *, hidden: bool) -> bool:
+    def _is_enough(self, release: TaskRelease, values: int, *, hidden: bool) -> bool:
         if release.work is Work.DPSGD or release.bound is None:
             return release.training.noise_multiplier >= self.noise
         return hidden or release.bound.stddev >= self.noise * reach(release.bound, values)
@@ -242,7 +242,7 @@ class Admission:
         self._count("training", task)
         self._spend(release, examples, _values(task))
 
-    def _spend(self, release: Release, examples: int | None, values: int) -> None:
+    def _spend(self, release: TaskRelease, examples: int | None, values: int) -> None:
         if self._ledger is None:
             return
         private = release.work is Work.DPSGD

@@ -34,7 +34,7 @@ class Work(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Release:
+class TaskRelease:
     """What leaves an owner for a task, beside numbers of examples.
 
     Attributes:
@@ -98,7 +98,7 @@ def private_steps(training: LocalTraining, examples: int) -> tuple[int, int]:
     return batch, math.ceil(1 / training.rate)
 
 
-def released(training: LocalTraining) -> Release:
+def released(training: LocalTraining) -> TaskRelease:
     """What leaves an owner that trains so.
 
     Raises:
@@ -119,7 +119,7 @@ def released(training: LocalTraining) -> Release:
     if training.states and (private or bound is not None):
         raise _unknown("states of metrics with DP-SGD or a bound", "they have no noise: leave them out")
     work = Work.DPSGD if private else Work.GRADIENT if training.gradient else Work.FIT
-    return Release(work, training, bound, metrics=not private and (bound is None or bound.counts))
+    return TaskRelease(work, training, bound, metrics=not private and (bound is None or bound.counts))
 
 
 def _unknown(what: str, instead: str) -> UpdateHeldBack:

@@ -75,7 +75,7 @@ class Attendance:
 
 
 @dataclass(frozen=True)
-class Standing:
+class AggregatorStatus:
     """What an aggregator tells about itself.
 
     Args:
@@ -143,9 +143,9 @@ class Aggregator(Actor):
             self._tell(f"{name} has left: {ended.reason}")
 
     @message(by=ANYONE)
-    async def standing(self) -> Standing:
+    async def standing(self) -> AggregatorStatus:
         """How far the federation is, and who is here."""
-        return Standing(self._played(), {name: self._attendance.owner(name) is not None for name in self._names})
+        return AggregatorStatus(self._played(), {name: self._attendance.owner(name) is not None for name in self._names})
 
     async def stopped(self) -> None:
         """Ends the watching."""

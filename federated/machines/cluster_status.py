@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from actors import ActorError, ActorSystem
-from federated.machines.aggregator import NAME, Aggregator, Standing
+from federated.machines.aggregator import NAME, Aggregator, AggregatorStatus
 from federated.machines.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
 from federated.machines.node import OWNER_ACTOR
 from federated.owners.owner import DataOwner
@@ -43,7 +43,7 @@ async def states(cluster: ClusterFile, encryption: Encryption) -> list[NodeState
         return list(await asyncio.gather(*(_state(system, name, node, standing) for name, node in cluster.nodes.items())))
 
 
-async def _standing(system: ActorSystem, cluster: ClusterFile) -> Standing | ActorError | None:
+async def _standing(system: ActorSystem, cluster: ClusterFile) -> AggregatorStatus | ActorError | None:
     """What the aggregator says, if there is one; or why it says nothing."""
     if not cluster.owners:
         return None
@@ -53,7 +53,7 @@ async def _standing(system: ActorSystem, cluster: ClusterFile) -> Standing | Act
         return error
 
 
-async def _state(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[Standing | ActorError | None]) -> NodeState:
+async def _state(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[AggregatorStatus | ActorError | None]) -> NodeState:
     role = str(node.__struct_config__.tag)
     try:
         return NodeState(name, role, *await _answer(system, name, node, standing))
@@ -61,7 +61,9 @@ async def _state(system: ActorSystem, name: str, node: Node, standing: asyncio.T
         return NodeState(name, role, False, str(error))
 
 
-async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.Task[Standing | ActorError | None]) -> tuple[bool, str]:
+async def _answer(
+    system: ActorSystem, name: str, node: Node, standing: asyncio.Task[AggregatorStatus | ActorError | None]
+) -> tuple[bool, str]:
     match node:
         case ServerNode():
             server = await system.connect(f"{node.address}/server", ComputeServer)
@@ -75,7 +77,7 @@ async def _answer(system: ActorSystem, name: str, node: Node, standing: asyncio.
         case ClientNode():
             return True, "it runs nothing"
     there = await standing
-    if not isinstance(there, Standing):
+    if not isinstance(there, AggregatorStatus):
         return False, str(there)
     if isinstance(node, AggregatorNode):
         return True, f"{there.played} of {node.rounds} rounds, {sum(there.here.values())} of {len(there.here)} owners have joined"

@@ -27,7 +27,7 @@ MOST_NAMES = 1 << 10
 
 
 @dataclass(frozen=True)
-class Layout:
+class StateLayout:
     """The values that the states of a model's metrics are, in one vector.
 
     Args:

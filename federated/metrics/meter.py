@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from federated.metrics import compiled
 from federated.metrics.addition import adding, is_mean
-from federated.metrics.layout import LARGEST_STATES, Layout
+from federated.metrics.layout import LARGEST_STATES, StateLayout
 from federated.metrics.limits import LOSS, Limit, hits, labels_of_an_example, limits
 from federated.metrics.stand_in import StandIn, outputs, stand_in
 from federated.tasks.update import Array, Blueprint
@@ -41,7 +41,7 @@ class Meter:
     """
 
     def __init__(self, model: keras.Model, plan: Blueprint) -> None:
-        self.layout = Layout()
+        self.layout = StateLayout()
         self._means = {"loss"} | _names_of_means(plan)
         self._stand_in: StandIn | None = None
         if not compiled.tells_as_keras(model):
@@ -116,10 +116,10 @@ def _quotients(model: keras.Model, plan: Blueprint, most: float) -> dict[str, li
     return dict(zip(names, [LOSS, *each], strict=True))
 
 
-def _layout(names: list[str], each: list[list[Limit]], values: list[tuple[str, ...]]) -> Layout:
+def _layout(names: list[str], each: list[list[Limit]], values: list[tuple[str, ...]]) -> StateLayout:
     flat = [one for some in each for one in some]
     known = tuple(values) if all(values) else ()
-    return Layout(
+    return StateLayout(
         tuple(names),
         tuple(len(some) for some in each),
         tuple(one.count for one in flat),

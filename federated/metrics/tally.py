@@ -12,7 +12,7 @@ from federated.tasks.update import Array
 NOTHING = np.zeros(0)
 
 
-class Tally:
+class MetricTally:
     """States, which are summed in float64, and the other metrics, which are averaged by numbers of examples."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Input:
+class ModelInput:
     """One array that a model takes.
 
     Attributes:
@@ -145,7 +145,7 @@ def _of_weights(parts: Sequence[Any]) -> str | None:
 # What a model says.
 
 
-def _inputs(model: Any) -> list[Input] | None:
+def _inputs(model: Any) -> list[ModelInput] | None:
     """None: it is not known, or the model does with them what it likes."""
     given = _structure(model, "input", "inputs")
     if given is None or _own(model, "train_step"):
@@ -153,7 +153,7 @@ def _inputs(model: Any) -> list[Input] | None:
     named = sorted(given.items()) if isinstance(given, dict) else [(one.name, one) for one in leaves(given)]
     if not named or any(isinstance(one, (dict, tuple, list)) for _, one in named):
         return None
-    return [Input(str(name), tuple(one.shape)[1:], str(one.dtype) == "string") for name, one in named]
+    return [ModelInput(str(name), tuple(one.shape)[1:], str(one.dtype) == "string") for name, one in named]
 
 
 def _targets(model: Any) -> list[Target] | None:

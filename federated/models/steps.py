@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from federated.records.nest import Examples, mapped
+from federated.records.nest import NestedExamples, mapped
 
 if TYPE_CHECKING:
     import keras
 
 
-def stepped(model: keras.Model, batch: Examples) -> Mapping[str, Any]:
+def stepped(model: keras.Model, batch: NestedExamples) -> Mapping[str, Any]:
     """Make one step of training on a batch; give the logs of it. Metrics go on from where they are.
 
     `train_on_batch` hands the model's `train_step` three things, the third of which may be None, and resets the metrics; `fit` does not.
@@ -25,7 +25,7 @@ def stepped(model: keras.Model, batch: Examples) -> Mapping[str, Any]:
     return logs or {}
 
 
-def handed(batch: Examples) -> tuple[Any, ...]:
+def handed(batch: NestedExamples) -> tuple[Any, ...]:
     """What `fit` hands the model's step of arrays: tensors (x, y), or (x, y, sample_weight) if there are weights.
 
     Floats are of Keras' default float type; weights that are one array for several outputs are there once for each.

@@ -38,7 +38,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Given:
+class HandedIn:
     """An update was handed in.
 
     Args:
@@ -55,7 +55,7 @@ class Given:
 class Giver(Protocol):
     """What an owner does, wherever it is."""
 
-    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         """Trains, and hands each server its half of the update."""
 
 
@@ -69,7 +69,7 @@ class OwnGiver:
     def __init__(self, train: Callable[[Task], Awaitable[Update]]) -> None:
         self._train = train
 
-    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         """See `Giver.give`.
 
         Raises:
@@ -84,7 +84,7 @@ class OwnGiver:
             raise UpdateHeldBack(f"this owner's metrics have states of {update.states.size} values; the sum has room for {drop.states}")
         halves = await asyncio.to_thread(lambda: halve(encoded(update, hiding, drop.owners, drop.states)))
         await hand_in(vectors, seeds, drop.handle, drop.ticket, halves)
-        return Given(tuple(update.metrics), update.evaluates, update.states.size)
+        return HandedIn(tuple(update.metrics), update.evaluates, update.states.size)
 
 
 def encoded(update: Update, hiding: Hiding, owners: int, states: int = 0) -> Vector:

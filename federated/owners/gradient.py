@@ -14,7 +14,7 @@ from federated.metrics.compiled import loss_tracker
 from federated.models.separable import is_sparse, obstacle, values_of_an_example
 from federated.models.weights import added
 from federated.records.data import Data
-from federated.records.nest import Examples, leaves
+from federated.records.nest import NestedExamples, leaves
 from federated.tasks.means import RunningMean
 from federated.tasks.update import Task, Update, Weights
 from privacy.keras_models import internals
@@ -98,7 +98,7 @@ class _Losses:
         return sum(float(loss) * labels for loss, labels in self._parts) / max(1, self.labels)
 
 
-def _parts(model: keras.Model, data: Data, task: Task, stream: int) -> Iterator[Examples]:
+def _parts(model: keras.Model, data: Data, task: Task, stream: int) -> Iterator[NestedExamples]:
     """The examples, in parts whose gradients have a mean that is the gradient of all."""
     if data.arrays is None:
         yield from _batches(model, data)
@@ -116,9 +116,9 @@ def _parts(model: keras.Model, data: Data, task: Task, stream: int) -> Iterator[
         yield examples.take(slice(start, min(start + each, wanted)))
 
 
-def _batches(model: keras.Model, data: Data) -> Iterator[Examples]:
+def _batches(model: keras.Model, data: Data) -> Iterator[NestedExamples]:
     """Those of a data set, or all as one."""
-    whole, batches = obstacle(model), (Examples(*batch) for batch in data.batches())
+    whole, batches = obstacle(model), (NestedExamples(*batch) for batch in data.batches())
     if whole is None:
         yield from batches
         return
@@ -134,7 +134,7 @@ def _check_size(model: keras.Model, examples: int, why: str) -> None:
         )
 
 
-def _joined(batches: list[Examples], why: str) -> Iterator[Examples]:
+def _joined(batches: list[NestedExamples], why: str) -> Iterator[NestedExamples]:
     """All batches of a data set as one."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
@@ -152,10 +152,10 @@ def _joined(batches: list[Examples], why: str) -> Iterator[Examples]:
             f"the gradient of this owner's data has to be taken at once: {why}; its batches cannot be joined, since their arrays are of "
             "several shapes or kinds: give arrays, or one batch"
         ) from None
-    yield Examples(*parts)
+    yield NestedExamples(*parts)
 
 
-def _gradients(model: keras.Model, some: Examples) -> tuple[list[Any], Any, int]:
+def _gradients(model: keras.Model, some: NestedExamples) -> tuple[list[Any], Any, int]:
     """The gradients of the trainable weights, the loss, and how many labels that is over; the metrics take in the batch, as in Keras."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 

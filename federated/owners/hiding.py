@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from federated.errors import UpdateHeldBack
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.metrics.limbs import Limbs, largest
 from federated.tasks.bounding import WITHIN
 from federated.tasks.update import Array, Task, Update
@@ -84,7 +84,7 @@ class Hiding:
         return Limbs(self.quantisation(owners), self._largest_state)
 
 
-def fault_of_told(names: tuple[str, ...], states: int, task: Task, layout: Layout) -> str | None:
+def fault_of_told(names: tuple[str, ...], states: int, task: Task, layout: StateLayout) -> str | None:
     """What is wrong with the metrics that an owner says are in its hidden update, for what it was asked; None if nothing is.
 
     Args:

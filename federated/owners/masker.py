@@ -26,13 +26,13 @@ from federated.owners.hiding import Hiding
 from federated.tasks.update import Bound, Task, Update
 from protocols.errors import AggregationError
 from protocols.quantisation import Vector
-from protocols.secure_aggregation import Owner, Terms
+from protocols.secure_aggregation import AggregationOwner, AggregationTerms
 from protocols.secure_aggregation.graph import Nonces
 from protocols.secure_aggregation.session import (
     SMALLEST_COHORT,
     Advertisement,
     Confirmation,
-    Masked,
+    MaskedVector,
     Opened,
     Shares,
     usual_cohort,
@@ -81,13 +81,13 @@ class Masker(Protocol):
     async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
         """Trains, and keeps the update."""
 
-    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+    async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
         """Begins a session for a prepared update."""
 
     async def share(self, session: bytes, advertisements: list[Advertisement], nonces: tuple[bytes, ...] = ()) -> Shares:
         """Shares the secrets of the session with the neighbours."""
 
-    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
         """Gives the masked update."""
 
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
@@ -129,7 +129,7 @@ class OwnMasker:
         self._least = usual if least is None else max(least, SMALLEST_COHORT)
         self._policy, self._served = policy or Policy(), served or Served()
         self._updates: dict[bytes, _Kept] = {}
-        self._sessions: dict[bytes, tuple[Owner, bytes]] = {}
+        self._sessions: dict[bytes, tuple[AggregationOwner, bytes]] = {}
         self._used: set[bytes] = set()
 
     @property
@@ -153,7 +153,7 @@ class OwnMasker:
         _keep(self._updates, ticket, _Kept(update, hiding, task.training.bound, agreed, nonces))
         return Prepared(ticket, self.public_identity, tuple(update.metrics), update.evaluates, nonces.commitment, update.states.size)
 
-    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+    async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
         """See `Masker.advertise`.
 
         Raises:
@@ -161,12 +161,12 @@ class OwnMasker:
         """
         kept = self._update(ticket)
         self._agree(terms, kept)
-        owner = Owner(terms, self._identity, kept.nonces)
+        owner = AggregationOwner(terms, self._identity, kept.nonces)
         self._used.add(terms.identifier)
         _keep(self._sessions, terms.identifier, (owner, ticket))
         return owner.advertise()
 
-    def _agree(self, terms: Terms, kept: _Kept) -> None:
+    def _agree(self, terms: AggregationTerms, kept: _Kept) -> None:
         update, values = kept.update, sum(array.size for array in kept.update.delta)
         length = values + len(update.metrics) + LIMBS * update.states.size + 1
         if terms.identifier in self._used:
@@ -196,7 +196,7 @@ class OwnMasker:
         owner, _ = self._session(session)
         return await asyncio.to_thread(owner.share, advertisements, nonces)
 
-    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
         """See `Masker.mask`. An update is masked once: two sums that differ by one owner would show it.
 
         Raises:
@@ -224,7 +224,7 @@ class OwnMasker:
             raise AggregationError("no update of that name is kept here: it was masked, or forgotten for newer ones")
         return self._updates[ticket]
 
-    def _session(self, session: bytes) -> tuple[Owner, bytes]:
+    def _session(self, session: bytes) -> tuple[AggregationOwner, bytes]:
         if session not in self._sessions:
             raise AggregationError("this owner is in no such session (any more)")
         return self._sessions[session]

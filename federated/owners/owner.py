@@ -13,7 +13,7 @@ from actors import Actor, ActorSystem, NotAllowed, caller, message
 from actors.address import Address
 from federated.consent.admission import Admission, Policy
 from federated.errors import SettingError
-from federated.owners.giver import Drop, Given, Giver, OwnGiver
+from federated.owners.giver import Drop, Giver, HandedIn, OwnGiver
 from federated.owners.hiding import Hiding
 from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker, Prepared
@@ -22,8 +22,8 @@ from federated.tasks.failures import in_own_words
 from federated.tasks.update import Evaluation, Task, Update
 from federated.trainers.runner import Factory
 from privacy import Ledger
-from protocols.secure_aggregation import Terms
-from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares
+from protocols.secure_aggregation import AggregationTerms
+from protocols.secure_aggregation.session import Advertisement, Confirmation, MaskedVector, Opened, Shares
 from protocols.workers.sum_server import SumServer
 
 R = TypeVar("R")
@@ -219,7 +219,7 @@ class DataOwner(Actor):
         return await self._serve("training", lambda: self._masker.prepare(task, hiding))
 
     @message(by="aggregator")
-    async def advertise(self, ticket: bytes, terms: Terms) -> Advertisement:
+    async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
         """Begins a session.
 
         Raises:
@@ -233,7 +233,7 @@ class DataOwner(Actor):
         return await self._serve("secure aggregation", lambda: self._masker.share(session, advertisements, nonces))
 
     @message(by="aggregator")
-    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> Masked:
+    async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
         """Gives the masked update."""
         return await self._serve("secure aggregation", lambda: self._masker.mask(session, sealed))
 
@@ -250,7 +250,7 @@ class DataOwner(Actor):
     # Two-server aggregation, see `Giver`.
 
     @message(by="aggregator")
-    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+    async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         """Trains, and hands each server its half of the update.
 
         Raises:
@@ -259,7 +259,7 @@ class DataOwner(Actor):
         """
         return await self._serve("training", lambda: self._given(task, hiding, drop, vectors, seeds))
 
-    async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> Given:
+    async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         self._admission.policy.check_servers(str(vectors), str(seeds))
         return await self._giver.give(task, hiding, drop, vectors, seeds)
 

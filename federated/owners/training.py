@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from federated.consent.release import Release, Work, private_steps, released
+from federated.consent.release import TaskRelease, Work, private_steps, released
 from federated.errors import DataError, UpdateHeldBack
 from federated.metrics.kept import told
 from federated.models import blueprint, steps
@@ -178,7 +178,7 @@ class _Desk:
         """Whether what was traced holds for the weights of a task."""
         return self._statistics.fit(task.weights)
 
-    def train(self, task: Task, release: Release, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+    def train(self, task: Task, release: TaskRelease, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
         check_trained(self.model)
         if release.work is not Work.GRADIENT:
             check_enough(self.model, task.training, data, min_batch=self._min_batch)

@@ -10,7 +10,7 @@ import numpy as np
 
 from federated.errors import DataError
 from federated.records.batches import Survey, batches, check_form, survey
-from federated.records.nest import Element, Examples, examples, leaves, mapped
+from federated.records.nest import Element, NestedExamples, examples, leaves, mapped
 
 
 class Data:
@@ -30,7 +30,7 @@ class Data:
     """
 
     def __init__(self, source: Any) -> None:
-        self.arrays: Examples | None = examples(source) if isinstance(source, tuple) else None
+        self.arrays: NestedExamples | None = examples(source) if isinstance(source, tuple) else None
         self.source = source
         self._survey: Survey | None = None
         self._reading = threading.Lock()
@@ -106,7 +106,7 @@ class Data:
             self._fitting[key] = all(_within(np.asarray(one), width, ignored) for one in chosen)
         return self._fitting[key]
 
-    def shuffled(self, seed: list[int]) -> Examples:
+    def shuffled(self, seed: list[int]) -> NestedExamples:
         """The arrays in an order made from the seed. For arrays only."""
         assert self.arrays is not None
         return self.arrays.take(np.random.default_rng(seed).permutation(self.arrays.size))

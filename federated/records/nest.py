@@ -39,7 +39,7 @@ class Element:
         return Element(tuple(None if size is None else int(size) for size in shape)[1:], _is_text(value.dtype))
 
 
-class Examples(NamedTuple):
+class NestedExamples(NamedTuple):
     """Examples as nests of arrays.
 
     Attributes:
@@ -62,14 +62,14 @@ class Examples(NamedTuple):
         """(x, y), or (x, y, sample_weight) if there are weights."""
         return (self.x, self.y) if self.sample_weight is None else tuple(self)
 
-    def take(self, some: Any) -> Examples:
+    def take(self, some: Any) -> NestedExamples:
         """Some of them, by a slice or an array of indices."""
         if isinstance(self.x, np.ndarray) and isinstance(self.y, np.ndarray) and self.sample_weight is None:  # nearly all data
-            return Examples(self.x[some], self.y[some])
-        return Examples(*(None if part is None else mapped(lambda array: array[some], part) for part in self))
+            return NestedExamples(self.x[some], self.y[some])
+        return NestedExamples(*(None if part is None else mapped(lambda array: array[some], part) for part in self))
 
 
-def examples(source: tuple[Any, ...]) -> Examples:
+def examples(source: tuple[Any, ...]) -> NestedExamples:
     """Understand a tuple (x, y) or (x, y, sample_weight).
 
     Raises:
@@ -78,7 +78,7 @@ def examples(source: tuple[Any, ...]) -> Examples:
     if len(source) not in (2, 3):
         raise DataError(f"a tuple of {len(source)} was given; {EXPECTED}")
     for stacked in (False, True):  # a list of arrays is one of inputs; one of rows, if that does not fit
-        found = Examples(*(None if part is None and i == 2 else _nest(part, stacked=stacked) for i, part in enumerate(source)))
+        found = NestedExamples(*(None if part is None and i == 2 else _nest(part, stacked=stacked) for i, part in enumerate(source)))
         lengths = {array.shape[0] if array.ndim else -1 for part in found if part is not None for array in leaves(part)}
         if len(lengths) == 1 and min(lengths) > 0:
             break

@@ -12,7 +12,7 @@ import numpy as np
 from federated.errors import OwnerLate
 from federated.owners.owner import Owner
 from federated.rounds.gathering import Gathering, Take, Work
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 from federated.strategies.fedbuff import FedBuff
 from federated.tasks.update import Task
 
@@ -88,11 +88,11 @@ class Buffer(Gathering):
 
     def __init__(
         self,
-        book: Round,
+        book: RoundBook,
         owners: Mapping[str, Owner],
         task: Task,
         *,
-        progress: Callable[[Round], None],
+        progress: Callable[[RoundBook], None],
         pipeline: Pipeline,
         strategy: FedBuff,
     ) -> None:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from federated.metrics.layout import Layout
-from federated.metrics.tally import Tally
+from federated.metrics.layout import StateLayout
+from federated.metrics.tally import MetricTally
 from federated.owners.owner import Owner
 from federated.rounds.gathering import at_work, told
 from federated.rounds.rounds import MOST_EXAMPLES, fault_of_metrics
@@ -32,7 +32,7 @@ class Evaluated:
 
 
 async def evaluate(
-    owners: Sequence[Owner], task: Task, *, layout: Layout, deadline: float | None, missing: Callable[[str, str], None]
+    owners: Sequence[Owner], task: Task, *, layout: StateLayout, deadline: float | None, missing: Callable[[str, str], None]
 ) -> Evaluated:
     """The metrics of the weights of the task. An evaluation that fails, or is not there in time, does not count.
 
@@ -43,7 +43,7 @@ async def evaluate(
         deadline: seconds from now; None for none.
         missing: is told the name of each owner whose evaluation does not count, and why.
     """
-    tally, awaited, counted = Tally(), {owner.name for owner in owners}, set()
+    tally, awaited, counted = MetricTally(), {owner.name for owner in owners}, set()
     received = 0
 
     async def ask(owner: Owner) -> None:
@@ -71,7 +71,7 @@ async def evaluate(
     return Evaluated(tally.means(), tally.states, names, len(owners) * size(task.weights) + received)
 
 
-def _fault(evaluation: Evaluation, task: Task, layout: Layout) -> str | None:
+def _fault(evaluation: Evaluation, task: Task, layout: StateLayout) -> str | None:
     if evaluation.round != task.round:
         return f"it is of round {evaluation.round}, and was asked for in round {task.round}"
     if evaluation.examples < 1:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from actors import MessageRejected, RemoteError
 from federated.errors import OwnerLate, UpdateRejected
 from federated.owners.owner import Owner
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.tasks.failures import is_ours, kind
 from federated.tasks.update import Task, Update, size
 
@@ -35,7 +35,7 @@ class Gathering:
         progress: called whenever something became of an owner.
     """
 
-    def __init__(self, book: Round, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[Round], None]) -> None:
+    def __init__(self, book: RoundBook, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[RoundBook], None]) -> None:
         self.book, self.task = book, task
         self.bytes = 0
         self._owners, self._progress = owners, progress

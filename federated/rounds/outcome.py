@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def alike(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def concluded(
-    book: Round,
+    book: RoundBook,
     metrics: Mapping[str, float],
     *,
     examples: int,

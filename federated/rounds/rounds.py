@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from federated.errors import SettingError, UpdateRejected
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.models.weights import is_changed
 from federated.tasks.update import Array, Update, Weights
 
@@ -37,7 +37,7 @@ class Standing(enum.Enum):
     LATE = "late"
 
 
-class Round:
+class RoundBook:
     """The book-keeping of one round.
 
     Args:
@@ -68,7 +68,7 @@ class Round:
         weights: Weights,
         deadline: float = math.inf,
         enough: int | None = None,
-        layout: Layout | None = None,
+        layout: StateLayout | None = None,
     ) -> None:
         if (quorum and not sampled) or len(set(sampled)) < len(sampled):
             raise SettingError(f"round {number} asks {list(sampled)}: at least one owner is needed, and each once")
@@ -81,7 +81,7 @@ class Round:
         self.faults: dict[str, str] = {}
         self._failure: str | None = None
         self._forms = [(array.shape, array.dtype) for array in weights]
-        self.layout = layout or Layout()
+        self.layout = layout or StateLayout()
 
     # What happens.
 
@@ -217,7 +217,7 @@ class Round:
         return UpdateRejected(self.refused[-1])
 
 
-def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: Layout, examples: int) -> str | None:
+def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: StateLayout, examples: int) -> str | None:
     """What is wrong with the metrics that an owner tells of so many examples; None if nothing is."""
     fault = layout.fault_of_names(metrics, states=states.size > 0)
     if fault is not None:

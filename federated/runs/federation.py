@@ -20,7 +20,7 @@ from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate
 from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome, concluded
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
 from federated.runs.compatibility import sampled
@@ -366,13 +366,13 @@ class Federation:
             return None
         return await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
 
-    async def _gathering(self, task: Task, now: float, progress: Callable[[Round], None]) -> Gathering:
+    async def _gathering(self, task: Task, now: float, progress: Callable[[RoundBook], None]) -> Gathering:
         deadline = math.inf if self._deadline is None else now + self._deadline
         names = list(self._owners)
         if self._pipeline is not None and isinstance(self.strategy, FedBuff):
             enough = self.strategy.buffer
             layout = self._opened().layout
-            book = Round(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
+            book = RoundBook(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
             return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
         if self._private is None:
             chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
@@ -384,10 +384,10 @@ class Federation:
             quorum = max(quorum, limits.least)
             training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
             task = replace(task, training=training)
-        book = Round(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
+        book = RoundBook(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
         return Gathering(book, self._owners, task, progress=progress)
 
-    async def _metrics(self, aggregate: Aggregate, task: Task, book: Round) -> tuple[dict[str, float], Evaluated | None]:
+    async def _metrics(self, aggregate: Aggregate, task: Task, book: RoundBook) -> tuple[dict[str, float], Evaluated | None]:
         opened, evaluated = self._opened(), None
         metrics = await results(opened, aggregate.states, aggregate.metrics)
         if aggregate.evaluators:

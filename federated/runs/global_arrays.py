@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from federated.errors import ModelRefused, SettingError
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.models.weights import is_kept
 from federated.records.data import Data
 from federated.rounds.outcome import Outcome
@@ -65,9 +65,9 @@ class GlobalArrays:
         raise SettingError("this federation has arrays and no Keras model: use federation.weights")
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> StateLayout:
         """Of states of metrics: there are none, and owners tell values."""
-        return Layout()
+        return StateLayout()
 
     def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics by name."""

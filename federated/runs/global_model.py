@@ -11,7 +11,7 @@ import numpy as np
 
 from federated.errors import ModelRefused, SettingError
 from federated.metrics import compiled
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.metrics.meter import Meter
 from federated.models import blueprint
 from federated.models.expectations import Expectations
@@ -108,9 +108,9 @@ class GlobalModel:
             self._weights = [array.astype(before.dtype) for array, before in zip(weights, self._weights, strict=True)]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> StateLayout:
         """Of the states of metrics that owners are asked for."""
-        return Layout() if self._meter is None else self._meter.layout
+        return StateLayout() if self._meter is None else self._meter.layout
 
     def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics by name, see `Meter.results`."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 
 
 @contextlib.contextmanager
-def live(number: int, *, show: bool, console: Console | None = None) -> Iterator[Callable[[Round], None]]:
+def live(number: int, *, show: bool, console: Console | None = None) -> Iterator[Callable[[RoundBook], None]]:
     """A progress line for one round, gone when the round is.
 
     Args:
@@ -31,7 +31,7 @@ def live(number: int, *, show: bool, console: Console | None = None) -> Iterator
     with Progress(*columns, console=console, transient=True) as progress:
         line = progress.add_task("", total=None, number=number, standing="owners are asked")
 
-        def update(book: Round) -> None:
+        def update(book: RoundBook) -> None:
             progress.update(line, total=len(book.standing), completed=len(book.standing) - book.waiting, standing=book.summary)
 
         yield update

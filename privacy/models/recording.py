@@ -22,7 +22,7 @@ from privacy.models.validation import made_up
 from privacy.rules import lookup
 from privacy.rules.general import alone
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer, Rule, seeds
+from privacy.rules.registry import Layer, LayerCall, Rule, seeds
 
 _WHOLE = (keras.layers.RNN, keras.layers.Wrapper)  # these run their inner layers in loops
 
@@ -42,7 +42,7 @@ class Recording:
     """The calls of each unit in one run of the model."""
 
     units: list[Unit]
-    calls: dict[int, list[Call]] = field(default_factory=dict)
+    calls: dict[int, list[LayerCall]] = field(default_factory=dict)
 
     def watched(self) -> list[list[Tensor]]:
         """The tensors whose gradients are needed, one list a call."""
@@ -169,11 +169,13 @@ def strays(model: keras.Model, units: list[Unit], inputs: Any) -> str | None:
         graph = tf.compat.v1.get_default_graph()
 
         def quiet(unit: Unit) -> Unit:
-            def rule(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+            def rule(
+                layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any
+            ) -> tuple[Any, LayerCall]:
                 if tf.compat.v1.get_default_graph() is not graph:
                     looped.append(layer.name)
                 with tape.stop_recording():
-                    return run(*args, **kwargs), Call([], lambda _: Materialised([]))
+                    return run(*args, **kwargs), LayerCall([], lambda _: Materialised([]))
 
             return Unit(unit.layer, rule, unit.path, unit.reason)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from privacy.rules.dense import before_activation, flat, lora
 from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 _AT_ONCE: Final = 64
 """Values of a patch that are gathered at once: more rows of the window only where they fit."""
@@ -29,7 +29,7 @@ def unusual(layer: Layer) -> str | None:
 
 
 @book_keeping(keras.layers.Conv1D, keras.layers.Conv2D, name="book-keeping on patches", unless=unusual)
-def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """z_t = patch_t W + b: as Dense at T positions, with the kernel (height, width, channels, filters) seen as a matrix.
 
     A few rows of the window at a time: ||g_i||^2 is the sum over the rows, and only their part of the patches is ever held.
@@ -52,7 +52,7 @@ def convolution(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor],
             return [tf.reshape(tf.concat(g, 1), [-1, *kernel])]
         return [tf.reshape(tf.concat([g[0], *g[2:]], 1), [-1, *kernel]), g[1]]
 
-    return outputs, Call([z], gradients)
+    return outputs, LayerCall([z], gradients)
 
 
 class Geometry(NamedTuple):

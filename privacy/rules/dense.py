@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.gradients import ExampleGradients, Outer, Tensor, at_positions
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 def before_activation(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor) -> tuple[Any, Tensor]:
@@ -39,14 +39,14 @@ def lora(layer: Layer) -> str | None:
 
 
 @book_keeping(keras.layers.Dense, name="book-keeping", unless=lora)
-def dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """The outer product of x_i and dz_i, or their sum over positions."""
     outputs, z = before_activation(layer, run, watch, x)
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:
         return positions(tf.cast(x, dz[0].dtype), dz[0], bias=layer.use_bias)
 
-    return outputs, Call([z], gradients)
+    return outputs, LayerCall([z], gradients)
 
 
 def positions(x: Tensor, dz: Tensor, *, bias: bool) -> ExampleGradients:

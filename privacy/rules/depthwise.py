@@ -12,7 +12,7 @@ import tensorflow as tf
 from privacy.rules.convolution import Geometry, geometry
 from privacy.rules.dense import before_activation, flat
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 def unusual(layer: Layer) -> str | None:
@@ -25,7 +25,7 @@ def unusual(layer: Layer) -> str | None:
 
 
 @book_keeping(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, name="book-keeping on patches", unless=unusual)
-def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """g_i[k, c, m] = sum_t patch_it[k, c] dz_it[c, m] for window position k, channel c and multiplier m."""
     outputs, z = before_activation(layer, run, watch, x)
     channels, multiplier, window = x.shape[-1], layer.depth_multiplier, int(np.prod(layer.kernel_size))
@@ -39,7 +39,7 @@ def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
         found = [tf.reshape(kernel, [-1, *layer.kernel.shape])]
         return Materialised([*found, tf.reduce_sum(flat(dz[0]), 1)] if layer.use_bias else found)
 
-    return outputs, Call([z], gradients)
+    return outputs, LayerCall([z], gradients)
 
 
 def patches(given: Geometry) -> Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from privacy.rules.dense import before_activation, flat, lora
 from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 def unusual(layer: Layer) -> str | None:
@@ -30,7 +30,7 @@ def unusual(layer: Layer) -> str | None:
 
 
 @book_keeping(keras.layers.EinsumDense, name="book-keeping", unless=unusual)
-def einsum_dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def einsum_dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """As Dense, with the axes in the order: examples, positions, summed over (input) or made (output)."""
     outputs, z = before_activation(layer, run, watch, x)
     given, kernel, made = _labels(layer)
@@ -50,7 +50,7 @@ def einsum_dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor]
 
         return Arranged([found], arrange)
 
-    return outputs, Call([z], gradients)
+    return outputs, LayerCall([z], gradients)
 
 
 def _labels(layer: Layer) -> tuple[str, str, str]:

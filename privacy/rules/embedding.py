@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from privacy.rules.dense import lora
 from privacy.rules.gradients import LEAST, ExampleGradients, Tensor, gamma
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 @book_keeping(keras.layers.Embedding, name="book-keeping", unless=lora)
-def embedding(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def embedding(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """g_i has at row r the sum of dz_it over the positions t with index r."""
     outputs = run(x)
     watch(outputs)
@@ -24,7 +24,7 @@ def embedding(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
         width = outputs.shape[-1]
         return Rows(tf.cast(tf.reshape(x, [count, -1]), tf.int32), tf.reshape(dz[0], [count, -1, width]), layer.input_dim)
 
-    return outputs, Call([outputs], gradients)
+    return outputs, LayerCall([outputs], gradients)
 
 
 class Rows(ExampleGradients):

@@ -20,13 +20,13 @@ import tensorflow as tf
 
 from privacy.keras_models import internals
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer, seeds
+from privacy.rules.registry import Layer, LayerCall, seeds
 
 COPIES: Final = 2
 """Of an example in the batch that it runs in."""
 
 
-def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any) -> tuple[Any, LayerCall]:
     """g_i = the product of dy_i with the Jacobian of the layer at x_i.
 
     1. y_i = f(theta, s, x_i) for each example, with the state s (the seeds of random layers) from before.
@@ -83,7 +83,7 @@ def alone(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None]
     def gradients(dy: list[Tensor]) -> ExampleGradients:
         return Materialised(tf.vectorized_map(gradient, (rows, dy)))
 
-    return outputs, Call(watched, gradients)
+    return outputs, LayerCall(watched, gradients)
 
 
 @contextlib.contextmanager

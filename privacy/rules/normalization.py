@@ -9,11 +9,11 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.gradients import ExampleGradients, Materialised, Tensor
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 @book_keeping(keras.layers.LayerNormalization, keras.layers.GroupNormalization, keras.layers.RMSNormalization, name="book-keeping")
-def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, Call]:
+def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
     """g_i = (sum_t x^_it dy_it, sum_t dy_it): one more evaluation gives x^, with gamma = 1 and beta = 0."""
     outputs = run(x)
     watch(outputs)
@@ -31,7 +31,7 @@ def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor
             [tf.reshape(tf.reduce_sum(part, axes), [-1, *variable.shape]) for part, (variable, _) in zip(parts, plain, strict=True)]
         )
 
-    return outputs, Call([outputs], gradients)
+    return outputs, LayerCall([outputs], gradients)
 
 
 def _axes(layer: Layer, rank: int) -> list[int]:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from privacy.rules.gradients import Arranged, ExampleGradients, Tensor, at_positions
-from privacy.rules.registry import Call, Layer, book_keeping
+from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 Watch = Callable[[Tensor], None]
 Step = Callable[[Any, Tensor, list[Tensor]], list[Tensor]]
@@ -36,7 +36,7 @@ def not_reset_after(layer: Layer) -> str | None:
 
 
 @book_keeping(keras.layers.LSTM, name="book-keeping over time", unless=unusual)
-def lstm(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+def lstm(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, LayerCall]:
     """Gates i, f, c, o in one z."""
 
     def step(cell: Any, z: Tensor, states: list[Tensor]) -> list[Tensor]:
@@ -49,7 +49,7 @@ def lstm(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwar
 
 
 @book_keeping(keras.layers.SimpleRNN, name="book-keeping over time", unless=unusual)
-def simple(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+def simple(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, LayerCall]:
     """One z."""
 
     def step(cell: Any, z: Tensor, states: list[Tensor]) -> list[Tensor]:
@@ -60,7 +60,7 @@ def simple(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kw
 
 
 @book_keeping(keras.layers.GRU, name="book-keeping over time", unless=not_reset_after)
-def gru(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, Call]:
+def gru(layer: Layer, run: Callable[..., Any], watch: Watch, *args: Any, **kwargs: Any) -> tuple[Any, LayerCall]:
     """Gates z, r, h; the state's part of h is multiplied by r, so that it has a gradient of its own, that of `offset` = 0."""
 
     def step(cell: Any, parts: Tensor, states: list[Tensor]) -> list[Tensor]:
@@ -85,7 +85,7 @@ def _recurrent(
     initial_state: Any = None,
     mask: Any = None,
     training: bool = False,
-) -> tuple[Any, Call]:
+) -> tuple[Any, LayerCall]:
     cell, twice = layer.cell, isinstance(layer, keras.layers.GRU)
     z = tf.tensordot(x, cell.kernel, 1)
     if cell.use_bias:
@@ -106,7 +106,7 @@ def _recurrent(
         parts = [at_positions(x, dz[0], bias=cell.use_bias), at_positions(before, dz[-1], bias=cell.use_bias and twice)]
         return Arranged(parts, _gru_order if twice and cell.use_bias else _order)
 
-    return ([outputs, *last] if layer.return_state else outputs), Call(watched, gradients)
+    return ([outputs, *last] if layer.return_state else outputs), LayerCall(watched, gradients)
 
 
 def _order(g: list[Tensor]) -> list[Tensor]:

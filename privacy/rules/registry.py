@@ -16,7 +16,7 @@ Layer = Any  # keras.layers.Layer; Keras has no types
 
 
 @dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One call of a layer, as it was recorded.
 
     Args:
@@ -33,7 +33,7 @@ class Rule(Protocol):
 
     def __call__(
         self, layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any
-    ) -> tuple[Any, Call]:
+    ) -> tuple[Any, LayerCall]:
         """Returns the outputs and the record.
 
         Args:

@@ -217,7 +217,7 @@ def _far(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 @dataclass(frozen=True)
-class _Call:
+class _TracedCall:
     """One call of a layer or operation: the tensors that it was given, and those that it made."""
 
     of: Any
@@ -226,16 +226,18 @@ class _Call:
 
 
 @contextlib.contextmanager
-def _traced(model: keras.Model) -> Iterator[list[_Call]]:
+def _traced(model: keras.Model) -> Iterator[list[_TracedCall]]:
     """While open, list each call of a layer or operation within the model, inner ones first."""
-    calls: list[_Call] = []
+    calls: list[_TracedCall] = []
 
     def following(one: Any) -> Callable[..., Any]:
         run = one.call
 
         def call(*args: Any, **kwargs: Any) -> Any:
             made = run(*args, **kwargs)
-            calls.append(_Call(one, *([leaf for leaf in tf.nest.flatten(nest) if tf.is_tensor(leaf)] for nest in ((args, kwargs), made))))
+            calls.append(
+                _TracedCall(one, *([leaf for leaf in tf.nest.flatten(nest) if tf.is_tensor(leaf)] for nest in ((args, kwargs), made)))
+            )
             return made
 
         return call

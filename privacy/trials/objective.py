@@ -66,14 +66,14 @@ def objection(model: keras.Model, targets: Any, outputs: Any, *, weighted: bool)
         y = tf.nest.map_structure(lambda one, kind=kind, random=random: _targets(one, outputs, count, kind, random, ignored), targets)
         w = tf.constant(random.uniform(0.2, 2.0, count), tf.float32)
         try:
-            alone = [_Run(model, y, p, slice(i, i + 1)) for i in range(count)]
+            alone = [_LossRun(model, y, p, slice(i, i + 1)) for i in range(count)]
         except _Raised as error:
             raised = str(error)
             continue
         for size in sizes:
             for weights in (None, w[:size]) if weighted and size == count else (None,):
                 try:
-                    whole = _Run(model, y, p, slice(size), weights)
+                    whole = _LossRun(model, y, p, slice(size), weights)
                 except _Raised as error:
                     if weights is not None:
                         continue  # Keras has no weights for it: values of many axes. A private step weighs the loss of each example
@@ -101,7 +101,7 @@ class _Raised(Exception):
     """What a loss has raised on made-up values: the name of its class, for the text is not ours."""
 
 
-class _Run:
+class _LossRun:
     """The compiled loss of some rows of made-up targets and outputs, and its gradients by the outputs."""
 
     def __init__(self, model: keras.Model, y: Any, p: Any, rows: slice, weights: Tensor | None = None) -> None:
@@ -125,7 +125,7 @@ class _Run:
         """Whether anything can be learnt from it: a gradient that is finite and not 0, of any example."""
         return any(one[np.isfinite(one)].any() for one in self.gradients)
 
-    def unlike(self, alone: list[_Run], weights: Tensor | None, *, is_sum: bool) -> str | None:
+    def unlike(self, alone: list[_LossRun], weights: Tensor | None, *, is_sum: bool) -> str | None:
         """Why this, of a batch, is not the mean (or sum) of its examples, or None."""
         if self.weights:
             return f"it reads the weight {self.weights[0]}, whose part of the gradient no example has: use a regularizer of that weight"

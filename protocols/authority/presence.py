@@ -5,7 +5,10 @@ When that of an owner is gone, its models are removed: a name is never taken by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors import Actor, MessageRejected, Surroundings, caller
+from protocols.concurrency import Background
 
 
 class Presence(Actor):
@@ -20,3 +23,24 @@ def check_presence(system: Surroundings, presence: Presence) -> None:
     """
     if system.holder(presence) is not caller():
         raise MessageRejected("the presence of an owner comes over the connection by which it sends its other messages")
+
+
+def while_present(background: Background, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
+    """Have something forgotten when who sent the message that is being handled is gone.
+
+    Args:
+        background: in which it is watched.
+        system: of the worker.
+        presence: of the sender, over the connection of its message.
+        forget: is called once.
+
+    Raises:
+        MessageRejected: see `check_presence`.
+    """
+    check_presence(system, presence)
+
+    async def watch() -> None:
+        await system.watch(presence)
+        forget()
+
+    background.later(watch())

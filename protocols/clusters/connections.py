@@ -24,7 +24,7 @@ class Links:
 
 
 async def connected(system: ActorSystem, addresses: Addresses) -> Links:
-    """Connects to all three workers in their roles.
+    """Connect to all three workers in their roles.
 
     Raises:
         WorkerUnreachable: one of them does not answer, or is not a worker of confide.
@@ -35,7 +35,7 @@ async def connected(system: ActorSystem, addresses: Addresses) -> Links:
 
 
 async def server_at(system: ActorSystem, url: str) -> ComputeServer:
-    """Connects to the compute server of one worker.
+    """Connect to the compute server of one worker.
 
     Raises:
         WorkerUnreachable: it does not answer, or is not a worker of confide.

@@ -65,7 +65,7 @@ class ThreeWorkers:
         self.children: dict[int, ChildProcess] = {}
 
     def system(self, *, known_only: bool) -> ActorSystem:
-        """A new actor system that can reach the workers, and those only that show the certificates of their names, if these are known.
+        """Make an actor system that can reach the workers, and those only that show the certificates of their names, if these are known.
 
         Args:
             known_only: on loopback only those of this user, unless plaintext is allowed between machines, where nobody is known.
@@ -87,12 +87,12 @@ class ThreeWorkers:
         return self.addresses_for("")
 
     def addresses_for(self, model: str) -> Addresses:
-        """The same for a model of this name: among equals its roles."""
+        """Return the same for a model of this name: among equals its roles."""
         first, second, third = (worker.url for worker in self.workers)
         return roles((first, second, third), helper_of(model)) if self.equals else Addresses((first, second), third)
 
     def seats_for(self, model: str) -> Seats:
-        """Who does what for a model of this name, by the places of the workers in this cluster."""
+        """Return who does what for a model of this name, by the places of the workers in this cluster."""
         return seats(self.equals, model)
 
     @property
@@ -105,7 +105,7 @@ class ThreeWorkers:
         return self.links_for("")
 
     def links_for(self, model: str) -> Links:
-        """The connections to the workers in the roles of a model of this name.
+        """Return the connections to the workers in the roles of a model of this name.
 
         Raises:
             ClusterError: outside of the `async with` block.
@@ -153,14 +153,14 @@ class ThreeWorkers:
         await at_once(*(told(worker) for worker in self.workers))
 
     def _all_roles(self) -> list[Addresses]:
-        """By the place of the helper; with a crypto provider there is but one."""
+        """Return the roles by the place of the helper; with a crypto provider there is but one."""
         if not self.equals:
             return [self.addresses]
         first, second, third = (worker.url for worker in self.workers)
         return [roles((first, second, third), helper) for helper in range(3)]
 
     async def _find(self, number: int, system: ActorSystem, stack: contextlib.AsyncExitStack) -> None:
-        """Leaves a running worker alone, and starts one that is not."""
+        """Connect to the worker; start it first if it is not running."""
         worker = self.workers[number]
         try:
             if not worker.port_is_free_choice:
@@ -184,7 +184,7 @@ class ThreeWorkers:
         worker.url = child.address
 
     async def _enrol(self, system: ActorSystem, worker: Worker) -> None:
-        """Tells a worker of this machine and user whose it is. Others know it from their cluster file, or are somebody else's."""
+        """Tell a worker of this machine and user whose it is. Others know it from their cluster file, or are somebody else's."""
         if not (worker.local and worker.url.startswith("ws://")):
             return
         first, second, third = (each.url for each in self.workers)

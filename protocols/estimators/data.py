@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
 from protocols.estimators.settings import Array, Data
 from protocols.training.networks.functions import FRACTION
-from protocols.training.terms import SharedArray
 
 WEIGHT_ERROR = 1e-3
 """Of all weights together: how much of them fixed point may change."""
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scaling:
     """Of columns: what is stored is (x - center) * factor.
 
     Attributes:
@@ -29,12 +29,12 @@ class Scale:
     factor: Array
 
     @classmethod
-    def none(cls, columns: int) -> Scale:
+    def none(cls, columns: int) -> Scaling:
         """Return that of numbers that are stored as they are."""
         return cls(np.zeros(columns), np.ones(columns))
 
     def stored(self, x: Array) -> Array:
-        """What is stored of x."""
+        """Return what is stored of x."""
         result: Array = (x - self.center) * self.factor
         return result
 
@@ -65,8 +65,8 @@ class Basis:
         return cls(np.zeros(columns), np.eye(columns))
 
 
-def based(rows: Array, scale: Scale, stored: Array, bits: float) -> tuple[Basis, Array]:
-    """How features that are here are stored, and what is, (n, columns).
+def based(rows: Array, scale: Scaling, stored: Array, bits: float) -> tuple[Basis, Array]:
+    """Return how features that are here are stored, and what is, (n, columns).
 
     Columns are stored one by one if they are unlike each other. Columns that nearly follow from each other would be told apart by their
     last digits, and the condition number of X^T X is the square of that of X: for them it is the left singular vectors of X that are stored
@@ -92,7 +92,7 @@ def based(rows: Array, scale: Scale, stored: Array, bits: float) -> tuple[Basis,
 
 
 def table(name: str, x: npt.ArrayLike) -> Array:
-    """A table of finite numbers, (examples, columns).
+    """Read a table of finite numbers, (examples, columns).
 
     Raises:
         InputError: it is none.
@@ -109,7 +109,7 @@ def table(name: str, x: npt.ArrayLike) -> Array:
 
 
 def as_many(x: Data, y: Data, weights: Data | None) -> int:
-    """How many examples.
+    """Return how many examples there are, as many in all.
 
     Raises:
         InputError: of something there are more or fewer.
@@ -123,14 +123,14 @@ def as_many(x: Data, y: Data, weights: Data | None) -> int:
 
 
 def _length(data: Data) -> int:
-    shape = data.shape if isinstance(data, SharedArray) else np.shape(data)
+    shape = data.shape if isinstance(data, SharedDataset) else np.shape(data)
     if not shape:
         raise InputError("a number was given where an array of examples is needed")
     return int(shape[0])
 
 
 def own_weights(weights: npt.ArrayLike) -> Array:
-    """Weights that are here, (n,).
+    """Check weights that are here, (n,).
 
     Raises:
         InputError: they are no weights.
@@ -144,8 +144,8 @@ def own_weights(weights: npt.ArrayLike) -> Array:
     return found
 
 
-def shared_weights(weights: SharedArray) -> SharedArray:
-    """The same, of weights that are shared.
+def shared_weights(weights: SharedDataset) -> SharedDataset:
+    """Check weights that are shared.
 
     Raises:
         InputError: they are no single column of numbers.
@@ -156,7 +156,7 @@ def shared_weights(weights: SharedArray) -> SharedArray:
 
 
 def storable(weights: Array) -> Array:
-    """Weights over the largest of them, (n, 1), as fixed point holds them.
+    """Divide weights by the largest of them, (n, 1), as fixed point holds them.
 
     Raises:
         InputError: they differ so much that small ones vanish in fixed point.

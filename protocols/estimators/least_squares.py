@@ -57,7 +57,7 @@ class Solution:
 
 
 def normal(plan: Moments, sums: dict[str, Ring], examples: int) -> Normal:
-    """The normal equations, centred if the sums of columns are there: exactly, since all sums are integers.
+    """Return the normal equations, centred if the sums of columns are there: exactly, since all sums are integers.
 
     S A - s s^T for the sum S of weights and the sums s of columns, in Python's integers, divided once.
     """
@@ -76,12 +76,12 @@ def normal(plan: Moments, sums: dict[str, Ring], examples: int) -> Normal:
 
 
 def _real(integers: Array, scale: int) -> Array:
-    """Integers of any size over another one, each rounded once."""
+    """Divide integers of any size by another one, each rounded once."""
     return np.array([integer / scale for integer in integers.reshape(-1)], np.float64).reshape(integers.shape)
 
 
 def solve(equations: Normal, back: Array, alpha: float) -> Solution:
-    """The coefficients of what is stored.
+    """Return the coefficients of what is stored.
 
     With alpha > 0 those that minimise |residuals|^2 + alpha |coefficients of the user's columns|^2, but for directions in which both the
     columns and the penalty are below what rounding explains: there they are as with alpha = 0. With alpha = 0 those that minimise the
@@ -112,7 +112,7 @@ def solve(equations: Normal, back: Array, alpha: float) -> Solution:
 
 
 def deviations(equations: Normal, solution: Solution, back: Array, *, step: Array, squares: Array) -> Array:
-    """How far rounding may move the coefficients of the user's columns: one standard deviation and the bias, (targets, columns).
+    """Return how far rounding may move the coefficients of the user's columns: one standard deviation and the bias, (targets, columns).
 
     What is stored is X + E and y + e for independent errors of variance `ROUNDING`, and with M the inverse of A and its penalty
 

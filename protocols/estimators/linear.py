@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.data import Basis, Scale, based
+from protocols.estimators.data import Basis, Scaling, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
-from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
@@ -55,7 +55,7 @@ class _Linear(Estimator):
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = forms.as_many(x, y, sample_weight)
-        single = (y.shape[1] == 1) if isinstance(y, SharedArray) else np.ndim(y) == 1
+        single = (y.shape[1] == 1) if isinstance(y, SharedDataset) else np.ndim(y) == 1
         async with Run(cluster, type(self).__name__) as run:
             prepared = _Prepared(run, examples, centred=self.fit_intercept)
             arrays = await prepared.stored(x, y, sample_weight)
@@ -69,7 +69,7 @@ class _Linear(Estimator):
         self._tell(found, prepared, equations)
         return self
 
-    def _plan(self, prepared: _Prepared, arrays: tuple[SharedArray, ...]) -> Moments:
+    def _plan(self, prepared: _Prepared, arrays: tuple[SharedDataset, ...]) -> Moments:
         asks: list[Asked] = ["gram", "cross"]
         weighted = len(arrays) > 2
         if self.fit_intercept and not prepared.complete:
@@ -159,39 +159,39 @@ class _Prepared:
         self._bits = min(LARGEST_BITS - 1, (62 - 2 * FRACTION - examples.bit_length()) // 2)
         self.batch, self.drop = min(examples, SMALL_BATCH), 0
 
-    async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedArray, ...]:
+    async def stored(self, x: Data, y: Data, weights: Data | None) -> tuple[SharedDataset, ...]:
         """Check everything that is here, then store it."""
-        self.complete = not any(isinstance(one, SharedArray) for one in (x, y, weights))
-        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
+        self.complete = not any(isinstance(one, SharedDataset) for one in (x, y, weights))
+        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
         if own is not None:
             self.largest_weight = 1 / own.max()
         rows_weights = own if self.complete else None  # weights go into rows, which costs nothing
-        features: SharedArray | Array
-        targets: SharedArray | Array
-        if isinstance(x, SharedArray):
+        features: SharedDataset | Array
+        targets: SharedDataset | Array
+        if isinstance(x, SharedDataset):
             self.x, features = Basis.none(self._numbers(x).shape[1]), x
         else:
             rows = forms.table("x", x)
             scale, columns, moved = self._columns(rows, rows_weights, own)
             self.x, features = based(moved, scale, columns, self._bits)
-        if isinstance(y, SharedArray):
-            self.y, targets = Scale.none(self._numbers(y).shape[1]), y
+        if isinstance(y, SharedDataset):
+            self.y, targets = Scaling.none(self._numbers(y).shape[1]), y
             self.squares = np.full(y.shape[1], np.nan)
         else:
             self.y, targets, _ = self._columns(forms.table("y", self._targets(y)), rows_weights, own)
             self.squares = ((targets - targets.mean(0) * self._centred) ** 2).sum(0)
         self.target_errors = np.full(len(self.squares), ROUNDING)
         column = None if own is None or self.complete else forms.storable(own)
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
             self.checked = True
-        if isinstance(x, SharedArray) or isinstance(y, SharedArray):
+        if isinstance(x, SharedDataset) or isinstance(y, SharedDataset):
             self._round()
         shared = [
-            one if isinstance(one, SharedArray) else await self._run.store(name, one)
+            one if isinstance(one, SharedDataset) else await self._run.store(name, one)
             for name, one in (("features", features), ("targets", targets))
         ]
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             shared.append(weights)
         elif column is not None:
             shared.append(await self._run.store("weights", column))
@@ -203,27 +203,27 @@ class _Prepared:
             raise InputError(f"y has shape {found.shape}: one or several targets an example are needed")
         return found.reshape(len(found), -1)
 
-    def _numbers(self, data: SharedArray) -> SharedArray:
+    def _numbers(self, data: SharedDataset) -> SharedDataset:
         if data.content != "numbers":
             raise InputError(f"{data.name!r} was stored as labels because it is made of integers: store floats")
         return data
 
-    def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scale, Array, Array]:
-        """How columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where the weight in `own` is 0."""
+    def _columns(self, rows: Array, weights: Array | None, own: Array | None) -> tuple[Scaling, Array, Array]:
+        """Return how columns are stored, and what is, scaled and not: rows times roots of `weights`, zeros where a weight of `own` is 0."""
         counts = np.ones(len(rows), bool) if own is None else own > 0
         if not counts.any():  # the sums will tell
-            return Scale.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
+            return Scaling.none(rows.shape[1]), np.zeros_like(rows), np.zeros_like(rows)
         some, root = rows[counts], np.ones((len(rows), 1)) if weights is None else np.sqrt(weights * self.largest_weight).reshape(-1, 1)
         center = np.average(some, 0, None if weights is None else weights[counts]) if self._centred else np.zeros(rows.shape[1])
         reach = (np.abs(some - center) * root[counts]).max(0)
         reach[reach <= 1e-12 * (np.abs(some) * root[counts]).max(0)] = 0.0  # a constant column, but for how its mean is rounded
-        scale = Scale(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
+        scale = Scaling(center, np.where(reach > 0, 2.0**self._bits / np.where(reach > 0, reach, 1.0), 1.0))
         moved = np.zeros(rows.shape)
         moved[counts] = np.where(reach > 0, some - center, 0.0) * root[counts]
         return scale, moved * scale.factor, moved
 
     def _round(self) -> None:
-        """Numbers of somebody else may be up to 2^LARGEST_BITS."""
+        """Round numbers of somebody else, which may be up to 2^LARGEST_BITS."""
         bits = self._examples.bit_length() + 2 * LARGEST_BITS + 2 * FRACTION
         if bits > 63:
             self.batch, self.drop = min(self._examples, BATCH), bits - 63

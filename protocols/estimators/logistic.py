@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.logistic_data import Asked, Prepared, is_number
+from protocols.estimators.logistic_data import DataSettings, LogisticData, is_number
 from protocols.estimators.run import Run, batch_within
 from protocols.estimators.settings import Array, Data, Estimator, convergence_warning, weights_of_rows
 from protocols.training.regression import Columns, Logistic
@@ -137,8 +137,8 @@ class LogisticRegression(Estimator):
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = forms.as_many(x, y, sample_weight)
         async with Run(cluster, type(self).__name__) as run:
-            asked = Asked(self.fit_intercept, self.class_weight, self.learning_rate is None, self._strength)
-            prepared = Prepared(asked, run, examples)
+            asked = DataSettings(self.fit_intercept, self.class_weight, self.learning_rate is None, self._strength)
+            prepared = LogisticData(asked, run, examples)
             await prepared.store(x, y, sample_weight)
             plan = await self._plan(prepared)
             weights, made, converged = await run.minimised(plan, prepared.arrays, -(-examples // plan.batches))
@@ -173,7 +173,7 @@ class LogisticRegression(Estimator):
                 stacklevel=2,
             )
 
-    def _tell_tolerance(self, prepared: Prepared, plan: Logistic, coef: Array, intercept: Array) -> None:
+    def _tell_tolerance(self, prepared: LogisticData, plan: Logistic, coef: Array, intercept: Array) -> None:
         """Warn of coefficients that a gradient of `tol` may leave far from the minimum: beyond `FAR` of the largest of them.
 
         A gradient g leaves an error of H^-1 g, of which tol over the smallest curvature is the largest that one direction may have.
@@ -193,10 +193,10 @@ class LogisticRegression(Estimator):
         )
 
     def _strength(self, total: float) -> float:
-        """The strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""
+        """Return the strength of the penalty beside the sum of losses, for a sum of weights: 1 / C."""
         return 0.0 if self.penalty is None else self.l2 * total if self.l2 is not None else 1 / self.C
 
-    async def _plan(self, prepared: Prepared) -> Logistic:
+    async def _plan(self, prepared: LogisticData) -> Logistic:
         facts = await prepared.facts()
         total = facts.total  # of weights as the user has them
         penalty = self._strength(total) / total
@@ -234,7 +234,7 @@ class LogisticRegression(Estimator):
         return msgspec.structs.replace(plan, batches=-(-prepared.examples // batch))
 
     def decision_function(self, x: npt.ArrayLike) -> Array:
-        """x coef_^T + intercept_: (n, classes), or (n,) for the second of two classes."""
+        """Return x coef_^T + intercept_: (n, classes), or (n,) for the second of two classes."""
         logits = self._affine(x)
         return logits[:, 0] if logits.shape[1] == 1 else logits
 

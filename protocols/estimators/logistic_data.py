@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError
 from protocols.estimators import data as forms
-from protocols.estimators.data import Scale
+from protocols.estimators.data import Scaling
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
-from protocols.training.regression.moments import Asked as Sum
-from protocols.training.terms import SharedArray
+from protocols.training.regression.moments import Asked
 
 HARDEST = 2.0**23
 """The largest strength of the penalty beside the sum of losses, of columns as they are stored, for which they are made larger."""
@@ -28,12 +28,12 @@ REACH = 8
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting is a number, infinity among them."""
+    """Return whether a setting is a number, infinity among them."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not math.isnan(value)
 
 
 @dataclass(frozen=True)
-class Asked:
+class DataSettings:
     """What of the settings of a fit the data depend on.
 
     Attributes:
@@ -64,7 +64,7 @@ class Facts:
     intercept: float
 
 
-class Prepared:
+class LogisticData:
     """Data of a fit as they are stored.
 
     Attributes:
@@ -76,7 +76,7 @@ class Prepared:
         largest_weight: what a weight of 1 of the user is stored as.
     """
 
-    def __init__(self, model: Asked, run: Run, examples: int) -> None:
+    def __init__(self, model: DataSettings, run: Run, examples: int) -> None:
         self._model, self._run, self.examples = model, run, examples
         self.classes: tuple[float, ...] = ()
         self.largest_weight, self._checked = 1.0, False
@@ -85,9 +85,9 @@ class Prepared:
 
     async def store(self, x: Data, y: Data, weights: Data | None) -> None:
         """Check everything that is here, then store it."""
-        own = None if weights is None or isinstance(weights, SharedArray) else forms.own_weights(weights)
+        own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
         numbers, self.labels = self._labels(y)
-        if isinstance(weights, SharedArray):
+        if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
             self._checked = True
         if self._model.class_weight is not None:
@@ -97,21 +97,21 @@ class Prepared:
         if own is not None:
             self.largest_weight = 1 / own.max()
             column = forms.storable(own)
-        if isinstance(x, SharedArray):
-            self.x, features = Scale.none(x.shape[1]), x
+        if isinstance(x, SharedDataset):
+            self.x, features = Scaling.none(x.shape[1]), x
         else:
             self.x, self._here = self._scaled(forms.table("x", x))
             features = await self._run.store("features", self._here)
-        targets = y if isinstance(y, SharedArray) else await self._run.store("labels", numbers, classes=len(self.labels))
-        if isinstance(weights, SharedArray):
-            self.arrays: tuple[SharedArray, ...] = (features, targets, weights)
+        targets = y if isinstance(y, SharedDataset) else await self._run.store("labels", numbers, classes=len(self.labels))
+        if isinstance(weights, SharedDataset):
+            self.arrays: tuple[SharedDataset, ...] = (features, targets, weights)
         elif column is not None:
             self.arrays = (features, targets, await self._run.store("weights", column))
         else:
             self.arrays = (features, targets)
 
-    def _scaled(self, rows: Array) -> tuple[Scale, Array]:
-        """How features that are here are stored, and what is: 0 where the weight of an example is.
+    def _scaled(self, rows: Array) -> tuple[Scaling, Array]:
+        """Return how features that are here are stored, and what is: 0 where the weight of an example is.
 
         Their weighted mean is subtracted, which an intercept takes back, since it has no penalty; each column is multiplied by a power of
         two after which it spreads over about 1, and its penalty by the square of that.
@@ -128,13 +128,13 @@ class Prepared:
         strength = self._model.strength(float(weights.sum()))  # the penalty beside the sum of losses
         if strength > 0:
             power = np.minimum(power, max(0.0, math.floor(math.log2(HARDEST / strength) / 2)))
-        scale = Scale(center, np.where(reach > 0, 2.0**power, 1.0))
+        scale = Scaling(center, np.where(reach > 0, 2.0**power, 1.0))
         stored = np.zeros(rows.shape)
         stored[counts] = np.where(reach > 0, scale.stored(some), 0.0)
         return scale, stored
 
     def alike(self) -> list[tuple[float, tuple[int, ...]]]:
-        """Columns by what they are multiplied with."""
+        """Return columns by what they are multiplied with."""
         factors = self.x.factor.tolist()
         return [(factor, tuple(place for place, one in enumerate(factors) if one == factor)) for factor in sorted(set(factors))]
 
@@ -164,12 +164,12 @@ class Prepared:
         return max(min(found), float(np.finfo(np.float64).tiny))
 
     def _labels(self, y: Data) -> tuple[Array, Array]:
-        """Numbers from 0 for labels that are here, and all labels.
+        """Return numbers from 0 for labels that are here, and all labels.
 
         Raises:
             InputError: they are no labels, or of one class only.
         """
-        if isinstance(y, SharedArray):
+        if isinstance(y, SharedDataset):
             if y.content != "labels" or y.shape[1] < 2:
                 raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
             return np.zeros(0, int), np.arange(y.shape[1])
@@ -188,9 +188,9 @@ class Prepared:
         return numbers, labels
 
     def _with_classes(self, numbers: Array, own: Array | None, weights: Data | None) -> Array | None:
-        """Weights of examples by those of their classes, if both are here; else the servers do it."""
+        """Multiply weights of examples by those of their classes, if both are here; else the servers do it."""
         if len(numbers):
-            if isinstance(weights, SharedArray):
+            if isinstance(weights, SharedDataset):
                 raise InputError("class_weight with labels that are here and sample_weight that is shared: share the labels, too")
             counted = np.ones(len(numbers)) if own is None else own
             by_class = self._by_class(np.bincount(numbers, counted, len(self.labels)))
@@ -201,7 +201,7 @@ class Prepared:
         return None
 
     def _by_class(self, counts: Array) -> Array:
-        """The weight of each class."""
+        """Return the weight of each class."""
         given = self._model.class_weight
         if isinstance(given, Mapping):
             known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(self.labels)}
@@ -222,8 +222,8 @@ class Prepared:
         return found
 
     async def facts(self) -> Facts:
-        """Facts in the clear where the data are here, and opened sums of what is not."""
-        asks: list[Sum] = []
+        """Return facts in the clear where the data are here, and opened sums of what is not."""
+        asks: list[Asked] = []
         shared_labels = self._model.class_weight is not None and self._weights is None
         if self._checked:
             asks.append("weight")
@@ -257,7 +257,7 @@ class Prepared:
         return Facts(total, both, both)
 
     def _eigenvalue(self, real: dict[str, Array], total: float) -> float:
-        """A bound of the largest eigenvalue of M: of its own, times what weights can do, where x is here; else its trace."""
+        """Return a bound of the largest eigenvalue of M: of its own, times what weights can do, where x is here; else its trace."""
         one = 1.0 if self._model.fit_intercept else 0.0
         if self._here is not None:  # weights are at most 1, or those of classes
             rows = np.c_[self._here, np.ones(len(self._here))] if self._model.fit_intercept else self._here

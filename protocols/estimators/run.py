@@ -12,6 +12,7 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import Diverged, InputError, WorkerLost
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.parties.exchange import Ring
@@ -20,7 +21,7 @@ from protocols.owner.fitting import MEMORY, Running, begun
 from protocols.owner.stored import training_servers
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
-from protocols.training.terms import SharedArray, Terms
+from protocols.training.terms import TrainingTerms
 from protocols.workers.training_server import TrainingServer
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Run:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
         self._seats = cluster.seats_for(name)
-        self._stored: list[SharedArray] = []
+        self._stored: list[SharedDataset] = []
 
     async def __aenter__(self) -> Run:
         return self
@@ -58,16 +59,16 @@ class Run:
         workers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in self._cluster.workers if self._stored]
         while self._stored:
             array = self._stored.pop()
-            forgetting = (worker.forget(array.column.handle, right_at(array.secret, place)) for place, worker in enumerate(workers))
+            forgetting = (worker.forget(array.dataset.handle, right_at(array.secret, place)) for place, worker in enumerate(workers))
             await at_once(*forgetting)
 
-    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedDataset:
         """Share an array for this fit; see `Cluster.store`."""
         shared = await self._cluster.store(name, array, classes=classes)
         self._stored.append(shared)
         return shared
 
-    async def moments(self, plan: Moments, data: tuple[SharedArray, ...], batch: int) -> dict[str, Ring]:
+    async def moments(self, plan: Moments, data: tuple[SharedDataset, ...], batch: int) -> dict[str, Ring]:
         """Open the sums that a plan asks for: integers modulo 2^64.
 
         Args:
@@ -94,7 +95,9 @@ class Run:
             await self._removed(model)
         return {name: first.told[name] + second.told[name] for name in plan.asks}
 
-    async def minimised(self, plan: Logistic, data: tuple[SharedArray, ...], batch: int) -> tuple[list[npt.NDArray[np.float64]], int, bool]:
+    async def minimised(
+        self, plan: Logistic, data: tuple[SharedDataset, ...], batch: int
+    ) -> tuple[list[npt.NDArray[np.float64]], int, bool]:
         """Iterate until the gradient is small, or as often as the plan allows.
 
         Returns:
@@ -138,11 +141,10 @@ class Run:
         await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
         return handle, secret
 
-    async def _begun(self, plan: Moments | Logistic, data: tuple[SharedArray, ...], batch: int, model: tuple[bytes, bytes]) -> Running:
-        columns = [array.column for array in data]
-        weights = columns[2] if len(columns) > 2 else None
-        equals = self._cluster.equals
-        terms = Terms(os.urandom(16), plan, columns[0], columns[1], batch, None, MEMORY, equals, self._name, w=weights)
+    async def _begun(self, plan: Moments | Logistic, data: tuple[SharedDataset, ...], batch: int, model: tuple[bytes, bytes]) -> Running:
+        x, y, *weights = [array.dataset for array in data]
+        w = weights[0] if weights else None
+        terms = TrainingTerms(os.urandom(16), plan, x, y, batch, None, MEMORY, self._cluster.equals, self._name, w=w)
         return await begun(self._cluster, terms, data, model, None)
 
     async def _removed(self, model: tuple[bytes, bytes]) -> None:
@@ -159,7 +161,7 @@ def _lost(error: Exception) -> WorkerLost:
 
 
 def batch_within(plan: Logistic, memory: int = STEP_MEMORY) -> int:
-    """The largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
+    """Return the largest part of all examples, halved again and again, whose step needs no more randomness than `memory` at a server."""
     batch = plan.examples
     while batch > 1 and plan.circuit(batch).layout.bytes_per_example > memory:
         batch = -(-batch // 2)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError
-from protocols.training.terms import SharedArray
 
 if TYPE_CHECKING:
     from protocols import keras_hook
     from protocols.owner.cluster import Cluster
 
 Array = npt.NDArray[Any]
-Data = SharedArray | npt.ArrayLike
+Data = SharedDataset | npt.ArrayLike
 
 
 class ConvergenceWarning(UserWarning):
@@ -26,7 +26,7 @@ class ConvergenceWarning(UserWarning):
 
 
 def convergence_warning() -> type[Warning]:
-    """The class that is warned."""
+    """Return the class of warnings."""
     try:
         from sklearn import exceptions  # noqa: PLC0415  takes a second, and is not needed
     except ImportError:
@@ -120,7 +120,7 @@ class Estimator(ABC):
         """Fit, see `fit`."""
 
     def _affine(self, x: npt.ArrayLike) -> Array:
-        """x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
+        """Return x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
         if not hasattr(self, "coef_"):
             raise ModelError(f"this {type(self).__name__} is not fitted yet: await fit(x, y) first")
         rows = np.asarray(x, np.float64)
@@ -135,7 +135,7 @@ class Estimator(ABC):
 
 
 def weights_of_rows(sample_weight: npt.ArrayLike | None, rows: int) -> Array:
-    """Weights for scores in the clear.
+    """Return weights for scores in the clear.
 
     Raises:
         InputError: not as many as rows.

@@ -25,14 +25,14 @@ from protocols.mpc.parties.exchange import Ring
 
 
 def digest(m: Ring) -> Ring:
-    """BLAKE3 of the shape and the words of a masked input, as 4 ring words."""
+    """Return the BLAKE3 of the shape and the words of a masked input, as 4 ring words."""
     hashed = blake3(np.array([m.ndim, *m.shape], "<u8").tobytes())
     hashed.update(np.ascontiguousarray(m, "<u8").data.cast("B"))
     return np.frombuffer(hashed.digest(), "<u8").astype(np.uint64)
 
 
 def checked(mine: Ring, arrays: list[Ring]) -> list[Ring]:
-    """The other server's first message without the digest that stands in front of it.
+    """Compare what both were sent, and return the other server's first message without the digest that stands in front of it.
 
     Args:
         mine: the digest of what this server received.

@@ -46,14 +46,14 @@ class Preprocessing(ABC):
 
     @abstractmethod
     def keys(self, *purpose: str | bytes | int) -> Keys:
-        """The keys of a purpose, for example ("chunk", identifier): independent of all others, and never given twice."""
+        """Return the keys of a purpose, for example ("chunk", identifier): independent of all others, and never given twice."""
 
 
 class ExternalDealer(Preprocessing):
     """A crypto provider beside the two servers."""
 
     def keys(self, *purpose: str | bytes | int) -> Keys:
-        """Fresh ones, told to the servers."""
+        """Draw a fresh key for each server, which it is told."""
         fresh = fresh_key(), fresh_key()
         return Keys(fresh, fresh)
 
@@ -69,7 +69,7 @@ class Helper(Preprocessing):
         self._pairs = pairs
 
     def keys(self, *purpose: str | bytes | int) -> Keys:
-        """What follows from the two agreements; nothing is told.
+        """Derive what follows from the two agreements; nothing is told.
 
         Raises:
             TicketRefused: the purpose had its keys before.
@@ -79,7 +79,7 @@ class Helper(Preprocessing):
 
 
 async def third_party(equals: bool, session: bytes, servers: Sequence[Agree]) -> Preprocessing:
-    """What the third party of a new session is, after one message each way with each server: a dealer, or the helper.
+    """Return what the third party of a new session is, after one message each way with each server: a dealer, or the helper.
 
     Args:
         equals: whether the three are equals.
@@ -96,13 +96,13 @@ async def third_party(equals: bool, session: bytes, servers: Sequence[Agree]) ->
 
 
 def answered(public: bytes, session: bytes, party: int) -> tuple[bytes, Pair]:
-    """A server's side of `third_party`: its public key to send back, and what it shares with the helper from now on."""
+    """Answer `third_party` at a server: return its public key to send back, and what it shares with the helper from now on."""
     mine = Agreement()
     return mine.public, mine.with_peer(public, session, party)
 
 
 def server_key(equals: bool, pair: Pair | None, told: Told, *purpose: str | bytes | int) -> bytes:
-    """A server's key of a purpose: what an external dealer told it, or what follows from its agreement with the helper.
+    """Return a server's key of a purpose: what an external dealer told it, or what follows from its agreement with the helper.
 
     Raises:
         ClusterError: an external dealer told none; or among equals there was no agreement, or a key is forced upon this server.

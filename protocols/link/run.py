@@ -14,7 +14,7 @@ import msgspec
 from protocols.errors import WorkerLost
 from protocols.link import agreement
 from protocols.link.seal import Seal
-from protocols.link.threads import Run
+from protocols.link.threads import Runner
 from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Inbox:
         self._failure: Exception | None = None
 
     def put(self, number: int, arrays: list[Ring]) -> None:
-        """A round has arrived."""
+        """Take in a round that has arrived."""
         if self._awaited is not None and self._awaited[0] == number:
             if not self._awaited[1].done():
                 self._awaited[1].set_result(arrays)
@@ -47,13 +47,13 @@ class Inbox:
             self._arrived[number] = arrays
 
     def fail(self, error: Exception) -> None:
-        """No more rounds will arrive."""
+        """Have whoever waits fail: no more rounds will arrive."""
         self._failure = error
         if self._awaited is not None and not self._awaited[1].done():
             self._awaited[1].set_exception(error)
 
     async def get(self, number: int, patience: float) -> list[Ring]:
-        """Waits for a round.
+        """Wait for a round.
 
         Raises:
             TimeoutError: it did not arrive within `patience` seconds.
@@ -90,25 +90,25 @@ class Inboxes:
         return len(self._open)
 
     def put(self, channel: bytes, number: int, arrays: list[Ring]) -> None:
-        """A round has arrived from the other server, perhaps before the client has reached this one."""
+        """Take in a round that has arrived from the other server, perhaps before the client has reached this one."""
         if channel not in self._open:
             self._open[channel] = Inbox()
             self._unclaimed[channel] = asyncio.get_running_loop().call_later(self._patience, self._discard, channel)
         self._open[channel].put(number, arrays)
 
     def fail(self, channel: bytes, error: Exception) -> None:
-        """The other server has given one computation up."""
+        """Have one computation fail, which the other server has given up."""
         if channel in self._open:
             self._open[channel].fail(error)
 
     def fail_all(self, error: Exception) -> None:
-        """The other server is gone."""
+        """Have all computations fail: the other server is gone."""
         for inbox in self._open.values():
             inbox.fail(error)
 
     @contextlib.contextmanager
     def claimed(self, channel: bytes) -> Iterator[Inbox]:
-        """The inbox of a computation while it runs."""
+        """Hold the inbox of a computation while it runs."""
         timer = self._unclaimed.pop(channel, None)
         if timer is not None:
             timer.cancel()
@@ -121,7 +121,7 @@ class Inboxes:
         del self._open[channel], self._unclaimed[channel]
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         for timer in self._unclaimed.values():
             timer.cancel()
 
@@ -133,13 +133,13 @@ async def drive(
     send: Send,
     *,
     other: int,
-    seal: Seal,
+    seal: Seal | None,
     dealt: int,
     patience: float,
     received: Ring | None = None,
-    run: Run | None = None,
+    run: Runner | None = None,
 ) -> tuple[T, Cost]:
-    """Runs a protocol to its end: one message each way a round.
+    """Run a protocol to its end: one message each way a round.
 
     A step is what a server computes between two rounds: it checks and seals the round that has ended, and goes on with the protocol. The
     steps of one computation run one after the other, each in whatever thread; which rounds they make does not depend on that.
@@ -150,7 +150,8 @@ async def drive(
         inbox: where its messages arrive.
         send: delivers (channel, round, arrays) to the other server, and returns when the arrays may change.
         other: the number of the other server.
-        seal: takes what a client sent in, and each round: the message of server 0, then that of server 1.
+        seal: takes what a client sent in, and each round: the message of server 0, then that of server 1. None: whoever computes compares
+            what came of it.
         dealt: bytes that were dealt ahead for this computation.
         patience: seconds to wait for each round.
         received: what a client sent to both servers: its digest goes in front of the first message, and is compared before the message is
@@ -194,7 +195,7 @@ class _Steps(Generic[T]):
         front: what goes in front of the message of the round that is under way: in the first one the digest of what a client has sent.
     """
 
-    def __init__(self, protocol: Protocol[T], other: int, seal: Seal, received: Ring | None) -> None:
+    def __init__(self, protocol: Protocol[T], other: int, seal: Seal | None, received: Ring | None) -> None:
         self._protocol, self._other, self._seal, self._received = protocol, other, seal, received
         self._request: Round | None = None
         self.front: list[Ring] = []
@@ -217,15 +218,17 @@ class _Steps(Generic[T]):
 
     def _begin(self) -> None:
         if self._received is not None:
-            self._seal.add([self._received])
+            if self._seal is not None:
+                self._seal.add([self._received])
             self.front = [agreement.digest(self._received)]
 
     def _end_round(self, request: Round, answer: Received) -> Received:
         if self.front:
             answer = {self._other: agreement.checked(self.front[0], answer.get(self._other, []))}
             self.front = []
-        for party in (0, 1):
-            self._seal.add(answer.get(party, []) if party == self._other else request.messages.get(self._other, []))
+        if self._seal is not None:
+            for party in (0, 1):
+                self._seal.add(answer.get(party, []) if party == self._other else request.messages.get(self._other, []))
         return answer
 
 

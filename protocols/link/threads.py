@@ -26,7 +26,7 @@ GIVE_WAY = 0.02
 """Seconds for which long work waits at most, each time, while short computations are under way."""
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """Something that runs work and waits for its end."""
 
     async def __call__(self, work: Callable[[], T], /) -> T:
@@ -43,7 +43,7 @@ class Precedence:
 
     @contextlib.contextmanager
     def short(self, who: bytes) -> Iterator[None]:
-        """A short computation of `who`, a request or a run, is under way as long as the block lasts."""
+        """Count a short computation of `who`, a request or a run, as under way as long as the block lasts."""
         self._short[who] += 1
         self._quiet.clear()
         try:
@@ -91,7 +91,7 @@ class Threads:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[[], T], /) -> T:
-        """Run something in one of the threads; see `Run`.
+        """Run something in one of the threads; see `Runner`.
 
         Whoever is cancelled meanwhile waits for the end of work that has begun: no thread goes on with the arrays of somebody who has left.
         """

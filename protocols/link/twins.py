@@ -1,6 +1,6 @@
-"""One server's side of what it computes together with the other server, for one model or one run of training.
+"""One worker's side of what it computes together with another one: for a model, for a run of training, for a sum, or for data at rest.
 
-It knows who the other server is, and nothing of what is computed.
+It knows who the other worker is, mostly the other server, and nothing of what is computed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Twins:
     """Computations of two servers, by channel: their rounds, how they are given up, and what becomes of them when a server is gone.
 
     Args:
-        name: of the model or the run, at both servers.
-        me: this server.
+        name: by which the other server finds this link.
+        me: this server, or which of the two workers it is.
         deliver: reaches the other server.
         give_up: the same.
         threads: for long computations.
@@ -39,20 +39,23 @@ class Twins:
         patience: seconds to wait for a message of the other server.
 
     Attributes:
+        me: the same.
         inboxes: what has arrived from the other server.
     """
 
     def __init__(
         self, name: bytes, me: Party, *, deliver: Deliver, give_up: GiveUp, threads: Threads, background: Background, patience: float
     ) -> None:
-        self._name, self._me, self._patience = name, me, patience
+        self._name, self.me, self._patience = name, me, patience
         self._deliver, self._give_up = deliver, give_up
         self._threads, self._background = threads, background
         self.inboxes = Inboxes(patience)
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, system: Surroundings, peer: Actor) -> None:
-        """Have all computations fail when the other server is gone."""
+        """Have all computations fail when the other server is gone. One watch is enough until then."""
+        if self._watching is not None and not self._watching.done():
+            return
 
         async def watch() -> None:
             ended = await system.watch(peer)
@@ -71,7 +74,7 @@ class Twins:
         self,
         protocol: Protocol[T],
         channel: bytes,
-        seal: Seal,
+        seal: Seal | None,
         *,
         words: int,
         dealt: int,
@@ -87,7 +90,7 @@ class Twins:
         Args:
             protocol: what to run.
             channel: names the computation at both servers; used once.
-            seal: of the computation.
+            seal: of the computation, see `drive`.
             words: ring words that it goes through, as a measure of how long it takes.
             dealt: bytes that were dealt ahead for it.
             received: what a client sent to both servers, see `drive`.
@@ -110,7 +113,7 @@ class Twins:
                     channel,
                     inbox,
                     self._send,
-                    other=self._me.other,
+                    other=self.me.other,
                     seal=seal,
                     dealt=dealt,
                     patience=self._patience,
@@ -128,7 +131,7 @@ class Twins:
         self._background.later(self._give_up(self._name, channel))
 
     def given_up(self, channel: bytes) -> None:
-        """The other server sends no more for a computation."""
+        """Have a computation fail for which the other server sends no more."""
         self.inboxes.fail(channel, WorkerLost("the other server gave this computation up"))
 
     async def _send(self, channel: bytes, number: int, arrays: list[Ring]) -> None:

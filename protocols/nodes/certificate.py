@@ -10,7 +10,7 @@ from protocols.workers.worker_process import Encryption, mutual
 
 
 def encryption(folder: Path, name: str) -> Encryption:
-    """TLS as a node of a cluster, to listen and to connect: both sides show certificates of one authority.
+    """Return the TLS of a node of a cluster, to listen and to connect: both sides show certificates of one authority.
 
     Raises:
         ClusterError: a file is missing, or is not what it should be.

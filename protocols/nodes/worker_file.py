@@ -18,7 +18,7 @@ from protocols.owner.cluster import Cluster
 
 
 def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:
-    """The three workers of a cluster file, over TLS if they are at wss:// addresses. Nothing is connected yet.
+    """Return the three workers of a cluster file, over TLS if they are at wss:// addresses. Nothing is connected yet.
 
     Args:
         path: of the cluster file.

@@ -47,7 +47,7 @@ ROLES = ("server", "crypto_provider")
 
 
 def three_workers(path: Path, nodes: Mapping[str, object]) -> dict[str, WorkerNode]:
-    """The three workers by name, in the order of their cluster: two servers and the crypto provider, or three servers, who are equals.
+    """Return the three workers by name, in the order of their cluster: two servers and the crypto provider, or three equal servers.
 
     Raises:
         ClusterError: there are others.
@@ -62,7 +62,7 @@ def three_workers(path: Path, nodes: Mapping[str, object]) -> dict[str, WorkerNo
 
 
 def cluster_among(workers: Mapping[str, WorkerNode], *, ssl: SSLContext | None, allow_plaintext: bool, message_limit: int) -> Cluster:
-    """The cluster of three workers of a file, none of which is started; at wss:// they have to show the certificates of their names."""
+    """Return the cluster of three workers of a file, none of which is started; at wss:// they show the certificates of their names."""
     first, second, third = (Worker(node.address, name=name if node.address.startswith("wss") else None) for name, node in workers.items())
     provided = any(isinstance(node, CryptoProviderNode) for node in workers.values())
     servers, provider = ((first, second), third) if provided else ((first, second, third), None)
@@ -77,6 +77,6 @@ def cluster_among(workers: Mapping[str, WorkerNode], *, ssl: SSLContext | None, 
 
 
 def acting(names: Collection[str], clients: Collection[str], keys: Path | None) -> str:
-    """The node that a process acts for if nobody says: the first client, or else the first node, whose key is in the folder."""
+    """Return the node that a process acts for if nobody says: the first client, or else the first node, whose key is in the folder."""
     ordered = sorted(names, key=lambda name: name not in clients)
     return next((name for name in ordered if keys is not None and (keys / f"{name}.key").is_file()), ordered[0])

@@ -44,7 +44,7 @@ def _check_kernels(model: Any) -> None:
 
 
 def _digest(model: Any) -> int:
-    """Of all weights that are no counters, to tell whether they have changed."""
+    """Return a digest of all weights that are no counters, to tell whether they have changed."""
     digest = 0
     for weight in getattr(model, "weights", ()):
         if not str(weight.dtype).startswith(("int", "uint", "bool", "string")):
@@ -53,7 +53,7 @@ def _digest(model: Any) -> int:
 
 
 def _policy(model: Any) -> Any:
-    """The dtype policy of this thread; None for what is no Keras model, which is refused later."""
+    """Return the dtype policy of this thread; None for what is no Keras model, which is refused later."""
     if not hasattr(model, "weights"):
         return None
     from keras import config  # noqa: PLC0415  only the owner needs Keras

@@ -18,12 +18,13 @@ import msgspec
 from protocols.authority.rights import digest_at, right_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import CheckpointError
 from protocols.mpc.parties.keystream import fresh_key
-from protocols.owner.kept_versions import Kept, at_all, keepers, renewed
-from protocols.storage.kept import RUN, Progress, run_name
+from protocols.owner.kept_versions import VersionedShares, at_all, keepers, renewed
 from protocols.storage.vault import Label, locked, replace
-from protocols.training.terms import AnyPlan, SharedArray
+from protocols.storage.versions import RUN, Progress, run_name
+from protocols.training.terms import AnyPlan
 from protocols.workers.training_server import TrainingServer
 
 FILE = "training.json"
@@ -31,13 +32,13 @@ SERVERS = 2
 """The parties that keep a share of a training."""
 
 
-class _Run(msgspec.Struct, frozen=True):
+class _SavedRun(msgspec.Struct, frozen=True):
     """What is in the file.
 
     Attributes:
         settings: a digest of all that must be the same when the training is resumed.
         right: secret from which the rights to the shares follow, another one for each server.
-        order: see `Terms.order`.
+        order: see `TrainingTerms.order`.
         model: the name under which it was shared.
         begun: whether there is a first checkpoint.
     """
@@ -49,9 +50,9 @@ class _Run(msgspec.Struct, frozen=True):
     begun: bool = False
 
 
-def settings(plan: AnyPlan, x: SharedArray, y: SharedArray, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
-    """A digest of what a training does and among whom, but for the number of its epochs."""
-    data = [(array.name, array.shape, array.content, array.column.records) for array in (x, y)]
+def settings(plan: AnyPlan, x: SharedDataset, y: SharedDataset, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+    """Return a digest of what a training does and among whom, but for the number of its epochs."""
+    data = [(array.name, array.shape, array.content, array.dataset.records) for array in (x, y)]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
 
@@ -83,14 +84,16 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{folder} cannot be used for checkpoints: {error}") from None
         try:
-            self._run = self._found(settings, resume) or _Run(settings, secrets.token_bytes(32), fresh_key() if shuffle else None, model)
+            self._run = self._found(settings, resume) or _SavedRun(
+                settings, secrets.token_bytes(32), fresh_key() if shuffle else None, model
+            )
             self._write(self._run)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Let go of the folder."""
         os.close(self._lock)
 
     @property
@@ -103,12 +106,12 @@ class Checkpoints:
         """Whether there is a first one."""
         return self._run.begun
 
-    def _found(self, settings: bytes, resume: bool) -> _Run | None:
+    def _found(self, settings: bytes, resume: bool) -> _SavedRun | None:
         if not self._file.exists():
             return None
         folder = self._file.parent
         try:
-            run = msgspec.json.decode(self._file.read_bytes(), type=_Run)
+            run = msgspec.json.decode(self._file.read_bytes(), type=_SavedRun)
         except (OSError, msgspec.MsgspecError) as error:
             raise CheckpointError(f"{self._file} is no training, or is damaged: {error}; give another folder") from None
         if run.begun and not resume:
@@ -120,7 +123,7 @@ class Checkpoints:
             )
         return run if resume and run.settings == settings else None
 
-    def _write(self, run: _Run) -> None:
+    def _write(self, run: _SavedRun) -> None:
         try:
             replace(self._file, msgspec.json.encode(run))
         except OSError as error:
@@ -132,12 +135,12 @@ class Checkpoints:
         """At server 0 and at server 1."""
         return [right_at(self._run.right, place) for place in self._places]
 
-    async def _kept(self) -> Kept:
+    async def _shares(self) -> VersionedShares:
         keeping = await keepers(self._cluster, self._addresses, SERVERS)
-        return Kept(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
+        return VersionedShares(self._addresses, keeping, self._rights, self._cluster.equals, self._run.model)
 
     async def restore(self, plan: AnyPlan, handle: bytes, secret: bytes) -> Progress | None:
-        """Has both servers hold the model of the last checkpoint, under new shares; None if the training has not begun.
+        """Have both servers hold the model of the last checkpoint, under new shares; return None if the training has not begun.
 
         Args:
             plan: what is trained.
@@ -149,34 +152,34 @@ class Checkpoints:
             VaultError: a file is damaged.
             WorkerLost: a worker went away.
         """
-        name, presence, kept = run_name(self._run.right), self._cluster.presence, await self._kept()
+        name, presence, shares = run_name(self._run.right), self._cluster.presence, await self._shares()
         if not self._run.begun:
-            found = await kept.found(RUN, name)
+            found = await shares.found(RUN, name)
             labels = [{version.label for version in versions} for versions in found]
             if not set.intersection(*labels):
                 self._serial = max((label.serial for label in set.union(*labels)), default=0)
                 return None
-        version = await renewed(kept, RUN, name)
+        version = await renewed(shares, RUN, name)
         work = (
             server.restore(handle, digest_at(secret, place), plan, version.label, right, presence)
-            for server, place, right in zip(await self._servers(), self._places, kept.rights, strict=True)
+            for server, place, right in zip(await self._servers(), self._places, shares.rights, strict=True)
         )
         await at_all(self._addresses, *work)
         self._serial = version.label.serial
         return version.about.progress
 
     async def save(self, run: bytes, rights: list[bytes], progress: Progress) -> None:
-        """Has both servers write a checkpoint of a run of theirs, and then forget older ones. `rights` are those to the run, at each.
+        """Have both servers write a checkpoint of a run of theirs, and then forget older ones. `rights` are those to the run, at each.
 
         Raises:
             KeepsNothing: a server has no folder.
             VaultError: a server cannot write.
             WorkerLost: a worker went away.
         """
-        label, kept = Label(RUN, run_name(self._run.right), self._serial + 1, secrets.token_bytes(16)), await self._kept()
-        servers = zip(await self._servers(), rights, kept.rights, strict=True)
+        label, shares = Label(RUN, run_name(self._run.right), self._serial + 1, secrets.token_bytes(16)), await self._shares()
+        servers = zip(await self._servers(), rights, shares.rights, strict=True)
         await at_all(self._addresses, *(server.save(run, right, label, shown, progress) for server, right, shown in servers))
-        await kept.committed(label)
+        await shares.committed(label)
         self._serial = label.serial
         if not self._run.begun:
             self._write(msgspec.structs.replace(self._run, begun=True))
@@ -188,10 +191,10 @@ class Checkpoints:
 
 
 async def discard(cluster: ThreeWorkers, folder: str | os.PathLike[str]) -> None:
-    """Has both servers remove the checkpoints of a training; see `Cluster.discard`."""
+    """Have both servers remove the checkpoints of a training; see `Cluster.discard`."""
     path = Path(folder) / FILE
     try:
-        run = msgspec.json.decode(path.read_bytes(), type=_Run)
+        run = msgspec.json.decode(path.read_bytes(), type=_SavedRun)
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder} holds no training: {error}") from None
     addresses = cluster.addresses_for(run.model)

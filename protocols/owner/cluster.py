@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy.typing as npt
 
 from protocols.clusters.three_workers import ThreeWorkers
+from protocols.datasets.dataset import SharedDataset
+from protocols.datasets.use import Use
 from protocols.owner import checkpoints, deposits, stored
-from protocols.owner.deposits import Deposited, Grant, Granting
-from protocols.storage.kept import Use
-from protocols.training.terms import SharedArray
+from protocols.owner.deposits import Deposited, Grant, GrantSource
 
 
 class Cluster(ThreeWorkers):
@@ -48,12 +48,12 @@ class Cluster(ThreeWorkers):
         ...     ...
     """
 
-    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedArray:
-        """Secret-shares an array among the servers, to train on it: neither sees more than its shape and what kind of numbers it holds.
+    async def store(self, name: str, array: npt.ArrayLike, *, classes: int | None = None) -> SharedDataset:
+        """Secret-share an array among the servers, to train on it: neither sees more than its shape and what kind of numbers it holds.
 
         Steps: (1) encode: one integer an example becomes a one-hot row, other numbers get 16 fractional bits; (2) send x + lambda to both
         servers, each half of lambda to one of them, and both halves to the crypto provider; or to three equals the replicated shares of
-        `protocols.storage.replicated`, on which models with any helper can be trained. It stays there as long as this block.
+        `protocols.datasets.replicated`, on which models with any helper can be trained. It stays there as long as this block.
 
         **Leaks** to the workers the shape, whether they are labels, whether all numbers are 0 or 1, and whether each row sums to 1.
 
@@ -82,7 +82,7 @@ class Cluster(ThreeWorkers):
         allow: Iterable[str] | Mapping[str, Use] = (),
         use: Use | None = None,
     ) -> Grant:
-        """Leaves shares of an array with the workers, for somebody to train on when its owner has gone; `confide share` does it for files.
+        """Leave shares of an array with the workers, for somebody to train on when its owner has gone; `confide share` does it for files.
 
         Each worker writes its part, encrypted under its own key, into its folder (`confide worker --data`). Afterwards see `load`.
 
@@ -106,8 +106,8 @@ class Cluster(ThreeWorkers):
         """
         return await deposits.deposit(self, name, array, classes=classes, ids=ids, allow=allow, use=use)
 
-    async def load(self, *names: str, axis: int = 0, grants: Granting | Iterable[Granting] = ()) -> SharedArray:
-        """Data that their owners have left with the workers, as one array to train on; it is there as long as this block.
+    async def load(self, *names: str, axis: int = 0, grants: GrantSource | Iterable[GrantSource] = ()) -> SharedDataset:
+        """Load data that their owners have left with the workers, as one dataset to train on; it is there as long as this block.
 
         All parts are re-randomised: files that somebody copied before are worth nothing beside those of afterwards.
 
@@ -126,11 +126,11 @@ class Cluster(ThreeWorkers):
         return await deposits.load(self, names, axis, grants)
 
     async def deposits(self) -> list[Deposited]:
-        """What data these workers keep: names and shapes, which anybody may know who can reach them."""
+        """Return what data these workers keep: names and shapes, which anybody may know who can reach them."""
         return await deposits.deposits(self)
 
     async def withdraw(self, grant: Grant) -> None:
-        """Has the workers remove data, for their owner. A training that has loaded them goes on.
+        """Have the workers remove data, for their owner. A training that has loaded them goes on.
 
         Raises:
             NotGranted: this is not the owner's grant.
@@ -139,7 +139,7 @@ class Cluster(ThreeWorkers):
         await deposits.withdraw(self, grant)
 
     async def discard(self, folder: str | os.PathLike[str]) -> None:
-        """Has the servers remove the checkpoints of a training, for whoever has its folder; see `SharedModel.fit`.
+        """Have the servers remove the checkpoints of a training, for whoever has its folder; see `SharedModel.fit`.
 
         Raises:
             CheckpointError: the folder holds no training.

@@ -13,7 +13,7 @@ from protocols.lowering.nodes.curves import CURVES, TOLERANCE, Curve
 from protocols.lowering.nodes.splines import Function, Real, Spline, fit
 from protocols.training.networks.functions import START
 from protocols.training.networks.layers import LARGEST
-from protocols.training.networks.nonlinear import Curved, Pieces
+from protocols.training.networks.nonlinear import CurveLayer, Pieces
 
 TINY = 2.0**-12
 """Half of the distance over which a derivative is measured."""
@@ -21,7 +21,7 @@ OF_OUTPUT = ((CURVES["tanh"], (1, 0, -1)), (CURVES["sigmoid"], (0, 1, -1)))
 """Derivatives that are polynomials of the function: constant, factor of y, factor of y^2."""
 
 
-def curved(inputs: tuple[int, ...], curve: Curve, name: str) -> Curved:
+def curved(inputs: tuple[int, ...], curve: Curve, name: str) -> CurveLayer:
     """Return the node of an activation.
 
     Raises:
@@ -31,7 +31,7 @@ def curved(inputs: tuple[int, ...], curve: Curve, name: str) -> Curved:
         raise UnsupportedLayer(f"{name} has an activation that grows beyond any bound: it is not trained on shares")
     try:
         known = next((slope for one, slope in OF_OUTPUT if one is curve), None)
-        return Curved(inputs, _pieces(curve.spline(-LARGEST, LARGEST)), known or _pieces(_derivative(curve)))
+        return CurveLayer(inputs, _pieces(curve.spline(-LARGEST, LARGEST)), known or _pieces(_derivative(curve)))
     except ValueError:
         raise UnsupportedLayer(f"{name} has an activation that is too steep, or bends too often, to be trained on shares") from None
 

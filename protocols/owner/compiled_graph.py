@@ -41,7 +41,7 @@ STEP = 2.0**-40
 """Numbers in the place of weights are so far apart."""
 
 
-class Network(NamedTuple):
+class ReadModel(NamedTuple):
     """What is read of a model.
 
     Attributes:
@@ -61,7 +61,7 @@ class Network(NamedTuple):
     ending: str | None
 
 
-def network(model: Any, *, squares: bool) -> Network:
+def network(model: Any, *, squares: bool) -> ReadModel:
     """Read a model; `squares` says that its outputs are compared as they are, so that a sigmoid at the end is an activation like others.
 
     Raises:
@@ -79,7 +79,7 @@ def network(model: Any, *, squares: bool) -> Network:
     if len(shape) > 1:
         if not squares:
             raise UnsupportedLayer(f"{_name(nodes[-1])} gives outputs of shape {shape}: a cross-entropy needs one axis of classes")
-        layers.append(made.Shaped((len(layers),), (math.prod(shape),)))
+        layers.append(made.ShapedLayer((len(layers),), (math.prod(shape),)))
     unread = [variable.path for variable in reading.variables if reading.names[id(variable)] not in reading.used]
     if unread or not layers:
         raise ModelError(
@@ -89,7 +89,7 @@ def network(model: Any, *, squares: bool) -> Network:
         )
     trained = tuple(Variable(reading.names[id(one)], tuple(one.shape)) for one in reading.variables)
     kept = tuple(Variable(name, array.shape, trained=False) for name, array in reading.kept.items())
-    return Network(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *kept), reading.kept, ending)
+    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *kept), reading.kept, ending)
 
 
 class _Reading:
@@ -167,33 +167,33 @@ class _Reading:
             raise UnsupportedLayer(f"{_name(node)} multiplies or adds a trainable number, which is not trained on shares: freeze it")
         match node:
             case net.Product():
-                return made.Product(inputs, self._present(at, "kernel"), self.weight(at, "bias"))
+                return made.ProductLayer(inputs, self._present(at, "kernel"), self.weight(at, "bias"))
             case net.Convolution():
                 kernel, bias = self._present(at, "kernel"), self.weight(at, "bias")
-                return made.Convolution(inputs, kernel, bias, node.strides, node.padding, node.dilation, node.groups)
+                return made.ConvolutionLayer(inputs, kernel, bias, node.strides, node.padding, node.dilation, node.groups)
             case net.Affine():
                 shift = self.weight(at, "shift") if node.shift.any() else None
                 if (node.scale == 1).all() and shift is not None:
-                    return made.Shifted(inputs, shift)
-                return made.Affine(inputs, self._present(at, "scale"), shift)
+                    return made.ShiftedLayer(inputs, shift)
+                return made.AffineLayer(inputs, self._present(at, "scale"), shift)
             case net.Shifted():
-                return made.Shifted(inputs, self._present(at, "shift"))
+                return made.ShiftedLayer(inputs, self._present(at, "shift"))
             case net.Rescale(scale=scale, offset=offset):
-                return made.Rescale(inputs, scale, offset)
+                return made.RescaleLayer(inputs, scale, offset)
             case net.Rectify(slope=slope, threshold=threshold, maximum=maximum):
-                return nonlinear.Rectify(inputs, slope, threshold, maximum)
+                return nonlinear.RectifierLayer(inputs, slope, threshold, maximum)
             case net.Curved(curve=curve):
                 return curved(inputs, curve, _name(node))
             case net.MaxPool(size=size, strides=strides, padding=padding):
-                return nonlinear.MaxPool(inputs, size, strides, padding)
+                return nonlinear.MaxPoolLayer(inputs, size, strides, padding)
             case net.AveragePool(size=size, strides=strides, padding=padding):
-                return made.AveragePool(inputs, size, strides, padding)
+                return made.AveragePoolLayer(inputs, size, strides, padding)
             case net.Largest(smallest=smallest):
-                return nonlinear.Extreme(inputs, smallest)
+                return nonlinear.ExtremeLayer(inputs, smallest)
             case net.Multiplied():
-                return made.Multiplied(inputs)
+                return made.MultipliedLayer(inputs)
             case net.Sum(signs=signs):
-                return made.Sum(inputs, signs)
+                return made.SumLayer(inputs, signs)
         return _moved(node)
 
     def _present(self, at: int, field: str) -> Weight:
@@ -216,15 +216,15 @@ def _names(variables: Sequence[Any]) -> dict[int, str]:
 def _moved(node: Node) -> AnyLayer:
     match node:
         case net.Shaped():
-            return made.Shaped(node.inputs, node.shape)
+            return made.ShapedLayer(node.inputs, node.shape)
         case net.Permuted(axes=axes):
-            return made.Permuted(node.inputs, axes)
+            return made.PermutedLayer(node.inputs, axes)
         case net.Taken(axis=axis, indices=indices):
-            return made.Taken(node.inputs, axis, indices)
+            return made.TakenLayer(node.inputs, axis, indices)
         case net.Padded(padding=padding):
-            return made.Padded(node.inputs, padding)
+            return made.PaddedLayer(node.inputs, padding)
         case net.Joined(axis=axis):
-            return made.Joined(node.inputs, axis)
+            return made.JoinedLayer(node.inputs, axis)
         case net.Softmax():
             raise UnsupportedLayer(f"{_name(node)} has a softmax that is not the end of the model: only there it is trained on shares")
     raise UnsupportedLayer(f"{_name(node)} cannot be trained on shares; {KNOWN}")

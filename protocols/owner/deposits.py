@@ -15,14 +15,16 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.authority.rights import SECRET_BYTES, digest_at, new_secret, right_at
 from protocols.clusters.three_workers import ThreeWorkers
+from protocols.datasets.dataset import Dataset, SharedDataset, records
+from protocols.datasets.joined import joined
+from protocols.datasets.masked import mask
+from protocols.datasets.use import Use
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
-from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.owner.kept_versions import ATTEMPTS, Kept, at_all, keepers, renewed
+from protocols.owner.kept_versions import ATTEMPTS, VersionedShares, at_all, keepers, renewed
 from protocols.owner.stored import described, encoded
-from protocols.storage.kept import DATA, About, Use, joined, records
 from protocols.storage.vault import NAME, Label, replace
-from protocols.training.terms import Column, SharedArray
-from protocols.workers.keeper import Keeper, Part
+from protocols.storage.versions import DATA, About
+from protocols.workers.keeper import GrantedVersion, Keeper
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -41,7 +43,7 @@ class Grant(msgspec.Struct, frozen=True):
     own: bytes = b""
 
     def to_give(self) -> Grant:
-        """The same without the right to remove."""
+        """Return the same without the right to remove."""
         return Grant(self.name, self.right)
 
     def rights(self, places: Sequence[int]) -> list[bytes]:
@@ -74,7 +76,7 @@ class Grant(msgspec.Struct, frozen=True):
         return f"Grant({self.name!r}{', its owner' if self.own else ''})"
 
 
-Granting: TypeAlias = Grant | str | os.PathLike[str]
+GrantSource: TypeAlias = Grant | str | os.PathLike[str]
 """A grant, a file of grants, or a folder of such files."""
 
 
@@ -108,7 +110,7 @@ async def deposit(
     allow: Iterable[str] | Mapping[str, Use],
     use: Use | None,
 ) -> Grant:
-    """Leaves shares of an array with the workers; see `Cluster.deposit`."""
+    """Leave shares of an array with the workers; see `Cluster.deposit`."""
     if NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} is no name for data that are kept: 1 to 100 letters, digits, '.', '_' and '-', the first no '.'")
     values, content = encoded(name, np.asarray(array), classes)
@@ -125,17 +127,17 @@ async def deposit(
             raise InputError(f"a {type(one).__name__} was given for what may be done with {name!r}: Use(...) is needed")
         one.check()
     known = b"" if ids is None else records(ids)
-    column = described(name, values, content, handle=b"", records=known, example=np.shape(array)[1:])
+    dataset = described(name, values, content, handle=b"", records=known, example=np.shape(array)[1:])
     grant = Grant(name, new_secret(), new_secret())
     label, places = Label(DATA, name, 1, secrets.token_bytes(16)), cluster.seats_for("").all
-    *abouts, about = [About("server", digest_at(grant.right, place), digest_at(grant.own, place), allowed, use, column) for place in places]
+    digests = [(digest_at(grant.right, place), digest_at(grant.own, place)) for place in places]
+    *abouts, about = [About("server", right, own, allowed, use, dataset) for right, own in digests]
     provider = msgspec.structs.replace(about, role="crypto provider")
-    keys = fresh_key(), fresh_key()
-    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
+    masked, keys = mask(values)
     *servers, third = keeping = await keepers(cluster, cluster.addresses)
     try:
-        work = (keeper.keep_masked(label, one, masked, key) for keeper, one, key in zip(servers, abouts, keys, strict=True))
-        await at_all(cluster.addresses, *work, third.keep_mask(label, provider, keys))
+        work = (keeper.deposit_masked(label, one, masked, key) for keeper, one, key in zip(servers, abouts, keys, strict=True))
+        await at_all(cluster.addresses, *work, third.deposit_mask(label, provider, keys))
     except BaseException:
         await _removed_where_it_is(cluster, keeping, grant)
         raise
@@ -143,7 +145,7 @@ async def deposit(
 
 
 async def _removed_where_it_is(cluster: ThreeWorkers, keeping: Sequence[Keeper], grant: Grant) -> None:
-    """After a failure: at some workers the name may be there, or be somebody else's."""
+    """Remove what a failure has left: at some workers the name may be there, or be somebody else's."""
     for keeper, own in zip(keeping, grant.owns(cluster.seats_for("").all), strict=True):
         try:
             await keeper.with_options(timeout=5.0).remove(DATA, grant.name, own)
@@ -152,27 +154,27 @@ async def _removed_where_it_is(cluster: ThreeWorkers, keeping: Sequence[Keeper],
 
 
 async def withdraw(cluster: ThreeWorkers, grant: Grant) -> None:
-    """Has the workers remove data; see `Cluster.withdraw`."""
+    """Have the workers remove data; see `Cluster.withdraw`."""
     owns = grant.owns(cluster.seats_for("").all)
     keeping = zip(await keepers(cluster, cluster.addresses), owns, strict=True)
     await at_all(cluster.addresses, *(keeper.remove(DATA, grant.name, own) for keeper, own in keeping))
 
 
 async def deposits(cluster: ThreeWorkers) -> list[Deposited]:
-    """What the workers keep; see `Cluster.deposits`."""
+    """Return what the workers keep; see `Cluster.deposits`."""
     found = await at_all(cluster.addresses, *(keeper.versions(DATA, None) for keeper in await keepers(cluster, cluster.addresses)))
     labels = [{version.label for version in versions} for versions in found]
     complete = {label.name for label in set.intersection(*labels)}
     abouts = {version.label.name: version.about for versions in found for version in versions}
     listed = []
     for name, about in sorted(abouts.items()):
-        if (column := about.column) is not None:
-            listed.append(Deposited(name, column.shape, column.content, bool(column.records), tuple(about.allowed), name in complete))
+        if (dataset := about.dataset) is not None:
+            listed.append(Deposited(name, dataset.shape, dataset.content, bool(dataset.records), tuple(about.allowed), name in complete))
     return listed
 
 
-async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: Granting | Iterable[Granting]) -> SharedArray:
-    """Finds data that were left with the workers; see `Cluster.load`."""
+async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: GrantSource | Iterable[GrantSource]) -> SharedDataset:
+    """Load data that were left with the workers; see `Cluster.load`."""
     granted = read_grants(grants)
     places, none = cluster.seats_for("").all, [b""] * 3
     rights = {name: granted[name].rights(places) if name in granted else none for name in names}
@@ -183,14 +185,14 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
     digests = [digest_at(secret, place) for place in places]
     for attempt in range(1, ATTEMPTS + 1):
         joined([await _known(cluster, keeping[0], name) for name in names], axis, handle)  # before anything is done
-        kept = [Kept(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
-        versions = [await renewed(one, DATA, name) for one, name in zip(kept, rights, strict=True)]
+        shares = [VersionedShares(cluster.addresses, keeping, shown, cluster.equals, "") for shown in rights.values()]
+        versions = [await renewed(one, DATA, name) for one, name in zip(shares, rights, strict=True)]
         try:
             placed = await at_all(
                 cluster.addresses,
                 *(
                     keeper.place(
-                        [Part(version.label, one.rights[party]) for version, one in zip(versions, kept, strict=True)],
+                        [GrantedVersion(version.label, one.rights[party]) for version, one in zip(versions, shares, strict=True)],
                         axis,
                         handle,
                         digests[party],
@@ -200,7 +202,7 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
                     for party, keeper in enumerate(keeping)
                 ),
             )
-            return SharedArray(placed[0], secret)
+            return SharedDataset(placed[0], secret)
         except (UnknownData, VaultError):  # somebody else has loaded it meanwhile
             handle = os.urandom(16)  # one of the workers may hold it under the one before
             if attempt == ATTEMPTS:
@@ -208,17 +210,17 @@ async def load(cluster: ThreeWorkers, names: Sequence[str], axis: int, grants: G
     raise AssertionError
 
 
-async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Column:
-    """The array that a server keeps under a name."""
+async def _known(cluster: ThreeWorkers, keeper: Keeper, name: str) -> Dataset:
+    """Return the dataset that a server keeps under a name."""
     (found,) = await at_all(cluster.addresses, keeper.versions(DATA, name))
-    column = found[-1].about.column if found else None
-    if column is None:
+    dataset = found[-1].about.dataset if found else None
+    if dataset is None:
         raise UnknownData(f"no data of the name {name!r} are kept by these workers; confide share --list shows what they keep")
-    return column
+    return dataset
 
 
 def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:
-    """Writes a file of grants, for its user alone.
+    """Write a file of grants, for its user alone.
 
     Raises:
         VaultError: it cannot be written.
@@ -229,8 +231,8 @@ def write_grants(path: str | os.PathLike[str], grants: Sequence[Grant]) -> None:
         raise VaultError(f"{path} cannot be written: {error}") from None
 
 
-def read_grants(grants: Granting | Iterable[Granting]) -> dict[str, Grant]:
-    """All grants by name. One that may remove is taken before one that may not.
+def read_grants(grants: GrantSource | Iterable[GrantSource]) -> dict[str, Grant]:
+    """Return all grants by name. One that may remove is taken before one that may not.
 
     Raises:
         InputError: a file cannot be read, or holds no grants.

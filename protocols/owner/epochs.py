@@ -14,9 +14,9 @@ from protocols.owner.targets import METRICS
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import METRIC_BITS
 from protocols.training.step import Plan
-from protocols.training.terms import Report, Terms
+from protocols.training.terms import StepsReport, TrainingTerms
 
-Segment: TypeAlias = tuple[Report, Report]
+Segment: TypeAlias = tuple[StepsReport, StepsReport]
 """What both servers report of some steps."""
 
 
@@ -55,7 +55,7 @@ class Epoch(msgspec.Struct, frozen=True):
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
 
-def epoch_of(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
+def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoch:
     """Return what is known of an epoch, counted from 1, from what both servers report of its segments."""
     reports = [report for segment in segments for report in segment]
     made = sum(first.steps for first, _ in segments)
@@ -76,7 +76,7 @@ def epoch_of(number: int, terms: Terms, segments: list[Segment]) -> Epoch:
     )
 
 
-def _values(terms: Terms, last: Segment) -> dict[str, float]:
+def _values(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan
     count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)

@@ -17,6 +17,7 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import Altered, Diverged, InputError, ModelError, UnknownModel, WorkerLost
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
@@ -28,11 +29,10 @@ from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
 from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
-from protocols.storage.kept import Progress
+from protocols.storage.versions import Progress
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.losses import EXACT
 from protocols.training.step import Plan
-from protocols.training.terms import AnyPlan, SharedArray, Terms, check
+from protocols.training.terms import AnyPlan, TrainingTerms, check
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
@@ -82,8 +82,8 @@ class Training:
 
     async def fit(
         self,
-        x: SharedArray,
-        y: SharedArray,
+        x: SharedDataset,
+        y: SharedDataset,
         *,
         epochs: int,
         batch_size: int,
@@ -106,7 +106,7 @@ class Training:
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
-        sums = sums_told(planned.loss, planned.outputs, y) if told else EXACT
+        sums = sums_told(planned.loss, planned.outputs, y)
         terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
@@ -161,22 +161,22 @@ class Training:
         self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
         return self._plan
 
-    def _terms(self, x: SharedArray, y: SharedArray, plan: Plan, batch_size: int, memory: int) -> Terms:
+    def _terms(self, x: SharedDataset, y: SharedDataset, plan: Plan, batch_size: int, memory: int) -> TrainingTerms:
         """Checked, without the order of the examples."""
         check_targets(expects(self._model), y)
         check_features(tuple(self._model.inputs[0].shape[1:]), x)
-        terms = Terms(os.urandom(16), plan, x.column, y.column, batch_size, None, memory, self._cluster.equals, self._name)
+        terms = TrainingTerms(os.urandom(16), plan, x.dataset, y.dataset, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)
         return terms
 
-    def _scheduled(self, terms: Terms, epochs: int) -> Terms:
+    def _scheduled(self, terms: TrainingTerms, epochs: int) -> TrainingTerms:
         """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
         return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
 
-    async def _loaded(self, terms: Terms, checkpoints: Checkpoints | None) -> Progress:
+    async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None) -> Progress:
         """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
         if checkpoints is not None:
             handle, secret = os.urandom(16), new_secret()
@@ -220,7 +220,7 @@ class Running:
     """One run of training: its owner's side while it lasts."""
 
     def __init__(
-        self, terms: Terms, seats: Seats, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None
+        self, terms: TrainingTerms, seats: Seats, servers: list[TrainingServer], dealer: TrainingDealer, checkpoints: Checkpoints | None
     ) -> None:
         self._terms, self._checkpoints, self._seats = terms, checkpoints, seats
         self._secret = new_secret()
@@ -231,7 +231,7 @@ class Running:
         self.made = terms.made
         self._begun = 0
 
-    async def begin(self, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
+    async def begin(self, data: tuple[SharedDataset, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
         """`model` is the handle, and the secret of the rights to it."""
         handle, secret = model
 
@@ -294,7 +294,7 @@ class Running:
             )
         if (first.outside + second.outside).any():
             raise Diverged(number + 1)
-        await at_once(*(server.keep(run, right) for server, right in both))
+        await at_once(*(server.adopt(run, right) for server, right in both))
         self.made += stop - start
         epoch, step = (number, stop) if stop < self.steps else (number + 1, 0)
         await self.save(Progress(epoch, step, self.made - epoch * self.steps - step))
@@ -316,7 +316,11 @@ class Running:
 
 
 async def begun(
-    cluster: ThreeWorkers, terms: Terms, data: tuple[SharedArray, ...], model: tuple[bytes, bytes], checkpoints: Checkpoints | None
+    cluster: ThreeWorkers,
+    terms: TrainingTerms,
+    data: tuple[SharedDataset, ...],
+    model: tuple[bytes, bytes],
+    checkpoints: Checkpoints | None,
 ) -> Running:
     """Have all three workers begin a run on `data`: x, y, and the weights of the examples if there are any."""
     first, second, dealer = await trainers(cluster, terms.name)

@@ -11,8 +11,8 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
 from protocols.errors import Altered, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.serving.hosting import Addresses
-from protocols.storage.kept import DATA
 from protocols.storage.vault import Label
+from protocols.storage.versions import DATA
 from protocols.workers.keeper import Keeper, Version
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ ATTEMPTS = 3
 
 
 async def keepers(cluster: ThreeWorkers, addresses: Addresses, parties: int = 3) -> list[Keeper]:
-    """The actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
+    """Return the actors that keep shares: of server 0, server 1, and who deals, or of the first of them.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -36,7 +36,7 @@ async def keepers(cluster: ThreeWorkers, addresses: Addresses, parties: int = 3)
 
 
 async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]:
-    """Asks the workers, in the order of their roles; errors of one of them say which it was.
+    """Ask the workers, in the order of their roles; errors of one of them say which it was.
 
     Raises:
         WorkerLost: one went away.
@@ -55,7 +55,7 @@ async def at_all(addresses: Addresses, *work: Coroutine[Any, Any, T]) -> list[T]
 
 
 def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Label]:
-    """The newest version that all have and have made together, and a label for the one after it.
+    """Return the newest version that all have and have made together, and a label for the one after it.
 
     Raises:
         UnknownData: there is none.
@@ -76,7 +76,7 @@ def current(found: Sequence[Sequence[Version]], what: str) -> tuple[Version, Lab
     return version, Label(newest.kind, newest.name, newest.serial + 1, secrets.token_bytes(16))
 
 
-class Kept(NamedTuple):
+class VersionedShares(NamedTuple):
     """Something that workers keep, as whoever may use it sees it.
 
     Attributes:
@@ -113,8 +113,8 @@ class Kept(NamedTuple):
         return await at_all(self.addresses, *(keeper.versions(kind, name) for keeper in self.keeping))
 
 
-async def renewed(kept: Kept, kind: str, name: str) -> Version:
-    """The current version, re-randomised.
+async def renewed(shares: VersionedShares, kind: str, name: str) -> Version:
+    """Re-randomise the current version, and return it.
 
     Raises:
         UnknownData: there is none.
@@ -123,9 +123,9 @@ async def renewed(kept: Kept, kind: str, name: str) -> Version:
     """
     what = f"data of the name {name!r}" if kind == DATA else "checkpoint of this training"
     for attempt in range(1, ATTEMPTS + 1):
-        version, new = current(await kept.found(kind, name), what)
+        version, new = current(await shares.found(kind, name), what)
         try:
-            await kept.refreshed(version.label, new)
+            await shares.refreshed(version.label, new)
             return Version(new, version.about)
         except (UnknownData, VaultError, Altered):  # somebody else has loaded it meanwhile
             if attempt == ATTEMPTS:

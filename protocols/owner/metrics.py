@@ -32,7 +32,7 @@ HALF = 0.5
 
 
 def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
-    """Above which logit an output counts as 1 in the accuracy that `model` is compiled with; 0 without one, and with other losses.
+    """Return above which logit an output counts as 1 in the accuracy that `model` is compiled with; 0 without one, and with other losses.
 
     Keras compares an output with the threshold, whether it is a probability or a logit: of a model that ends without a sigmoid, logits
     are compared with 0.5.
@@ -65,7 +65,7 @@ def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
 
 
 def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
-    """The threshold of one metric, 0.5 for those that have none.
+    """Return the threshold of one metric, 0.5 for those that have none.
 
     Raises:
         ModelError: it is another one than is told.
@@ -88,14 +88,14 @@ def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
 
 
 def _accuracy(wanted: str, plan: Plan) -> str:
-    """What Keras makes of "accuracy": it looks at the shapes of outputs and targets, not at the loss."""
+    """Return what Keras makes of "accuracy": it looks at the shapes of outputs and targets, not at the loss."""
     if wanted == "mean_squared_error" or plan.outputs == 1:
         return "binary_accuracy" if plan.outputs == 1 else "categorical_accuracy"
     return "sparse_categorical_accuracy" if wanted == "sparse_categorical_accuracy" else "categorical_accuracy"
 
 
 def _function(metric: Any, keras: Any) -> tuple[str | None, float]:
-    """Which function of Keras a metric computes, None if it is none that can be told; and its threshold."""
+    """Return which function of Keras a metric computes, None if it is none that can be told; and its threshold."""
     for kind, function in _CLASSES.items():
         if type(metric) is getattr(keras.metrics, kind):
             return function, float(metric.get_config().get("threshold", HALF))

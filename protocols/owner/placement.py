@@ -41,7 +41,7 @@ async def share(
     clients: Clients | None = None,
     checked: bool = False,
 ) -> SharedModel:
-    """Secret-shares a Keras model among the servers of a running cluster.
+    """Secret-share a Keras model among the servers of a running cluster.
 
     Steps: (1) turn the model into a program and integers; refuse what cannot be private or could overflow; (2) evaluate the program in the
     clear beside Keras, and refuse it where its answers are others; (3) claim the name at both servers; (4) get one-time masks from the
@@ -148,5 +148,5 @@ def _check_size(program: Program) -> None:
 
 
 def _sigma(program: Program) -> float:
-    """Of the noise of each server, in units of the outputs."""
+    """Return the standard deviation of the noise of each server, in units of the outputs."""
     return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 @contextlib.contextmanager
 def live(number: int, steps: int, *, show: bool, console: Console | None = None) -> Iterator[Callable[[int], None] | None]:
-    """A progress line for one epoch, gone when the epoch is.
+    """Show a progress line for one epoch, gone when the epoch is.
 
     Args:
         number: of the epoch, from 1.

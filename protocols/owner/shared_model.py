@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.operations.weights import weight_masks
@@ -25,7 +26,6 @@ from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance, Opening
 from protocols.serving.hosting import Terms, fingerprint
 from protocols.serving.ticket import REVEALS, Reveal
-from protocols.training.terms import SharedArray
 from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
@@ -99,7 +99,7 @@ class SharedModel:
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
     ) -> None:
-        """Lets clients ask, and returns once `num_requests` requests have been answered, or all of `examples`.
+        """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
         Servers and crypto provider each enforce both numbers. What counts is what a server has released its share of: a client that takes
         tickets and does not use them, or vanishes, spends nothing, and keeps others waiting for a few seconds at most. A request for more
@@ -151,8 +151,8 @@ class SharedModel:
 
     async def fit(
         self,
-        x: SharedArray,
-        y: SharedArray,
+        x: SharedDataset,
+        y: SharedDataset,
         *,
         epochs: int = 1,
         batch_size: int = 32,
@@ -164,7 +164,7 @@ class SharedModel:
         save_every: int | None = None,
         progress: bool = True,
     ) -> AsyncIterator[Epoch]:
-        """Trains the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yields after each epoch.
+        """Train the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yield after each epoch.
 
         The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax or sigmoid at the end or not; SGD, Adam or AdamW, with
         a number or a schedule for the learning rate, read anew at each `fit`; sparse, categorical or binary cross-entropy, or mean squared
@@ -221,7 +221,7 @@ class SharedModel:
                 yield epoch
 
     async def reveal(self) -> keras.Model:
-        """The trained model, compiled like the one that was shared: opens the weights, to this process alone.
+        """Return the trained model, compiled like the one that was shared: opens the weights, to this process alone.
 
         Raises:
             WorkerLost: a worker went away.
@@ -242,11 +242,11 @@ class SharedModel:
         return inference.layout(self.program).bytes_per_example
 
     async def prepared(self, reveal: Reveal = "logits") -> int:
-        """For how many examples randomness is ready at both servers."""
+        """Return for how many examples randomness is ready at both servers."""
         return await self._links.provider.prepared(self.name, self._rights[-1], reveal)
 
     async def stop(self) -> None:
-        """Removes the model from all workers; requests under way fail. Does nothing the second time.
+        """Remove the model from all workers; requests under way fail. Do nothing the second time.
 
         A worker that is gone, or was started again, has forgotten the model already: that is no error.
 
@@ -283,7 +283,7 @@ class SharedModel:
 
 
 def _whole(name: str, number: int, least: int) -> int:
-    """A setting of `serve`, checked before anything is sent."""
+    """Check a setting of `serve`, before anything is sent."""
     try:
         whole = operator.index(number)
     except TypeError:
@@ -294,6 +294,6 @@ def _whole(name: str, number: int, least: int) -> int:
 
 
 def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:
-    """M_W = W + lambda_{W,0} + lambda_{W,1}."""
+    """Return M_W = W + lambda_{W,0} + lambda_{W,1}."""
     halves = [weight_masks(key, program.weights) for key in opening.weight_keys]
     return [w + a + b for w, a, b in zip(weights, *halves, strict=True)]

@@ -13,14 +13,14 @@ from protocols.authority.rights import digest_at, new_secret
 from protocols.authority.seats import THIRD
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.datasets.dataset import Content, Dataset, SharedDataset
+from protocols.datasets.masked import mask
+from protocols.datasets.replicated import held_by, split
 from protocols.errors import InputError, WorkerLost
 from protocols.mpc.inputs.columns import check_columns
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.storage.replicated import held_by, split
 from protocols.training.networks.functions import FRACTION
-from protocols.training.terms import Column, Content, SharedArray
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
@@ -29,7 +29,7 @@ LARGEST = 512.0
 
 
 async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
-    """The two servers' actors that train, on the workers of a running cluster, in the roles of a model of this name.
+    """Return the actors that train at the two servers of a running cluster, in the roles of a model of this name.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -44,7 +44,7 @@ async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingS
 
 
 async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer, TrainingDealer]:
-    """The same with the third party's actor.
+    """Return the same with the third party's actor.
 
     Raises:
         ClusterError: outside of the `async with` block.
@@ -58,42 +58,41 @@ async def trainers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, T
         raise WorkerLost(f"the cluster cannot train: {error}") from None
 
 
-async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedArray:
-    """Shares an array among the servers; see `Cluster.store`."""
+async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes: int | None) -> SharedDataset:
+    """Share an array among the servers; see `Cluster.store`."""
     values, content = encoded(name, np.asarray(array), classes)
-    column, secret = described(name, values, content, handle=os.urandom(16), example=np.shape(array)[1:]), new_secret()
+    dataset, secret = described(name, values, content, handle=os.urandom(16), example=np.shape(array)[1:]), new_secret()
     digests = [digest_at(secret, place) for place in range(3)]
     await cluster.enrol()
     try:
-        await (_replicate if cluster.equals else _mask)(cluster, column, digests, values)
+        await (_replicate if cluster.equals else _mask)(cluster, dataset, digests, values)
     except ActorError as error:
         raise WorkerLost(f"{name!r} could not be stored: {error}") from None
-    return SharedArray(column, secret)
+    return SharedDataset(dataset, secret)
 
 
-async def _replicate(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
-    """Two of the three components of an array to each of three equals."""
+async def _replicate(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:
+    """Send two of the three components of a dataset to each of three equals."""
     system = cluster.links.system
     servers = [await system.connect(f"{worker.url}/training", TrainingServer) for worker in cluster.workers]
-    components = split(values, last=column.handle[0] % 3)
-    holding = (server.hold(column, digests[place], held_by(components, place), cluster.presence) for place, server in enumerate(servers))
-    await at_once(*holding)
+    components = split(values, last=dataset.handle[0] % 3)
+    work = zip(servers, digests, (held_by(components, place) for place in range(3)), strict=True)
+    await at_once(*(server.store_replicated(dataset, digest, held, cluster.presence) for server, digest, held in work))
 
 
-async def _mask(cluster: ThreeWorkers, column: Column, digests: list[bytes], values: Ring) -> None:
-    """x + lambda and half of lambda to each server, both halves to the crypto provider."""
-    keys = fresh_key(), fresh_key()
-    masked = values + KeyStream(keys[0]).words(values.shape) + KeyStream(keys[1]).words(values.shape)
-    *servers, dealer = await trainers(cluster, column.name)
+async def _mask(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:
+    """Send x + lambda and half of lambda to each server, both halves to the crypto provider."""
+    masked, keys = mask(values)
+    *servers, dealer = await trainers(cluster, dataset.name)
     storing = zip(servers, digests, keys, strict=False)
     await at_once(
-        dealer.store(column, digests[THIRD], keys, cluster.presence),
-        *(server.store(column, digest, masked, key, cluster.presence) for server, digest, key in storing),
+        dealer.store(dataset, digests[THIRD], keys, cluster.presence),
+        *(server.store(dataset, digest, masked, key, cluster.presence) for server, digest, key in storing),
     )
 
 
 def encoded(name: str, array: npt.NDArray[Any], classes: int | None) -> tuple[npt.NDArray[np.uint64], Content]:
-    """The integers of an array (examples, columns), and what they are."""
+    """Return the integers of an array (examples, columns), and what they are."""
     if array.ndim < 1 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} is {array.dtype} of shape {array.shape}: an array of numbers is needed, its first axis the examples")
     if array.dtype.kind in "iu" and array.ndim == 1:
@@ -111,13 +110,13 @@ SUMMING = 1e-3
 """How far from 1 the sum of a row may be, so that the gradient by one output is as far from Keras' at most."""
 
 
-def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"", example: tuple[int, ...] = ()) -> Column:
-    """What the workers are told of an array: its shape, what it holds, and two facts on which losses and metrics depend."""
+def described(name: str, values: Ring, content: Content, *, handle: bytes, records: bytes = b"", example: tuple[int, ...] = ()) -> Dataset:
+    """Return what the workers are told of an array: its shape, what it holds, and facts on which losses and metrics depend."""
     signed = values.view(np.int64)
     binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
     sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))
     summing = signed.shape[1] > 1 and all(bool(one.all()) for one in sums)
-    return Column(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing, example)
+    return Dataset(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing, example)
 
 
 def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:

@@ -24,7 +24,7 @@ class Tables(NamedTuple):
 
 
 def read(path: Path, *, labels: str | None = None, ids: str | None = None) -> Tables:
-    """The arrays of a file.
+    """Return the arrays of a file.
 
     Args:
         path: `.npy`: one array. `.npz`: each of its arrays, by its name. `.csv` with names in its first line: `.x` has the numbers of all

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from protocols.datasets.dataset import SharedDataset, alike
 from protocols.errors import InputError
 from protocols.training.networks.losses import Loss, Told, told
-from protocols.training.terms import SharedArray, alike
 
 METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
 """The name of the metric of each loss."""
 
 
 def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
-    """The names of what is told, of all that can be with this loss.
+    """Return the names of what is told, of all that can be with this loss.
 
     Raises:
         InputError: something else was asked for.
@@ -27,7 +27,7 @@ def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
     return tuple(name for name in possible if name in wanted)
 
 
-def check_targets(expected: str, y: SharedArray) -> None:
+def check_targets(expected: str, y: SharedDataset) -> None:
     """Refuse targets with which the gradient would not be that of Keras.
 
     The gradient of a categorical cross-entropy is p sum(y) - y; on shares p - y is computed, so rows must sum to 1.
@@ -43,7 +43,7 @@ def check_targets(expected: str, y: SharedArray) -> None:
         raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")
     if expected == "numbers" and y.content == "labels":
         raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
-    if expected == "one-hot rows" and y.content == "numbers" and y.shape[1] > 1 and not y.column.summing:
+    if expected == "one-hot rows" and y.content == "numbers" and y.shape[1] > 1 and not y.dataset.summing:
         raise InputError(
             f"a categorical cross-entropy needs one-hot rows or probabilities, and not every row of {y.name!r} sums to 1: divide each row"
             " by its sum, or train several labels an example with a binary cross-entropy; data that were left with workers by an earlier"
@@ -51,7 +51,7 @@ def check_targets(expected: str, y: SharedArray) -> None:
         )
 
 
-def check_features(shape: tuple[int, ...], x: SharedArray) -> None:
+def check_features(shape: tuple[int, ...], x: SharedDataset) -> None:
     """Refuse features whose examples had other axes than those of the model: flattened, they would be other images.
 
     Args:
@@ -61,27 +61,27 @@ def check_features(shape: tuple[int, ...], x: SharedArray) -> None:
     Raises:
         InputError: their shapes differ.
     """
-    if not alike(shape, x.column.example):
+    if not alike(shape, x.dataset.example):
         raise InputError(
-            f"the model takes examples of shape {shape}, and those of {x.name!r} had the shape {x.column.example}: give them their axes in"
+            f"the model takes examples of shape {shape}, and those of {x.name!r} had the shape {x.dataset.example}: give them their axes in"
             " that order before they are shared"
         )
 
 
-def check_told(loss: Loss, y: SharedArray) -> None:
+def check_told(loss: Loss, y: SharedDataset) -> None:
     """Refuse to tell an accuracy of targets that are neither right nor wrong: in Keras they never equal what is predicted.
 
     Raises:
         InputError: the targets are numbers other than 0 and 1.
     """
-    if loss != "mse" and y.content == "numbers" and not y.column.binary:
+    if loss != "mse" and y.content == "numbers" and not y.dataset.binary:
         raise InputError(
             f"{y.name!r} has numbers other than 0 and 1, with which an accuracy means nothing: say metrics=['loss'] or metrics=False, or"
             " store labels, or zeros and ones; data that were left with workers by an earlier version must be left anew"
         )
 
 
-def sums_told(loss: Loss, outputs: int, y: SharedArray) -> Told:
+def sums_told(loss: Loss, outputs: int, y: SharedDataset) -> Told:
     """How sums over an epoch of these targets are told."""
-    truths = y.content == "labels" or (y.column.binary and (loss != "crossentropy" or y.column.summing))
+    truths = y.content == "labels" or (y.dataset.binary and (loss != "crossentropy" or y.dataset.summing))
     return told(loss, outputs, y.shape[0], truths=truths)

@@ -4,8 +4,11 @@ Start reading at `session.py` (what everybody agrees on), then `owner.py` and `s
 Nothing here knows a network or an event loop: messages go in and out as values.
 """
 
-from protocols.secure_aggregation.owner import Owner
-from protocols.secure_aggregation.server import Server
-from protocols.secure_aggregation.session import Terms, terms
+from protocols.secure_aggregation.owner import AggregationOwner
+from protocols.secure_aggregation.server import AggregationServer
+from protocols.secure_aggregation.session import AggregationTerms, terms
 
-__all__ = ["Owner", "Server", "Terms", "terms"]
+Owner, Server, Terms = AggregationOwner, AggregationServer, AggregationTerms
+"""The same by the names that programs by hand use."""
+
+__all__ = ["AggregationOwner", "AggregationServer", "AggregationTerms", "Owner", "Server", "Terms", "terms"]

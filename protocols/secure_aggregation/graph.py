@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from protocols.errors import AggregationError
-from protocols.secure_aggregation.session import Terms
+from protocols.secure_aggregation.session import AggregationTerms
 
 ATTEMPTS = 8
 """Sessions that an owner begins with one update."""
@@ -23,7 +23,7 @@ NONCE_BYTES = 32
 
 
 def commitment(nonce: bytes) -> bytes:
-    """What says nothing of a nonce, and fixes it: 32 bytes."""
+    """Return what says nothing of a nonce, and fixes it: 32 bytes."""
     return hashlib.sha256(b"confide nonce" + nonce).digest()
 
 
@@ -44,7 +44,7 @@ class Nonces:
         return self._chain[-1]
 
     def reveal(self) -> bytes:
-        """The nonce of the session that begins.
+        """Return the nonce of the session that begins.
 
         Raises:
             AggregationError: this update has been in as many sessions as it may be in.
@@ -66,7 +66,7 @@ class Graph:
         AggregationError: a nonce is missing, or is another than the owner has committed to.
     """
 
-    def __init__(self, terms: Terms, nonces: Sequence[bytes] = ()) -> None:
+    def __init__(self, terms: AggregationTerms, nonces: Sequence[bytes] = ()) -> None:
         self._terms, self._owners, self._reach = terms, len(terms.roster), terms.degree // 2
         self._order: list[int] | None = None
         if terms.complete:
@@ -77,7 +77,7 @@ class Graph:
         self._places = {u: place for place, u in enumerate(self._order)}
 
     def neighbours(self, u: int) -> list[int]:
-        """Whom owner u shares with and masks with, itself not included, in increasing order."""
+        """Return whom owner u shares with and masks with, itself not included, in increasing order."""
         if self._order is None:
             return self._terms.neighbours(u)
         at = self._places[u]
@@ -91,7 +91,7 @@ def _open(nonces: tuple[bytes, ...], commitments: tuple[bytes, ...]) -> bool:
 
 @lru_cache(maxsize=8)
 def _order(session: bytes, roster: tuple[bytes, ...], nonces: tuple[bytes, ...]) -> list[int]:
-    """The ring: owners in an order that is a function of all nonces. Kept, for owners of a simulation are many."""
+    """Return the ring: owners in an order that is a function of all nonces. Kept, for owners of a simulation are many."""
     beacon = hashlib.sha256(b"confide graph" + session + b"".join(nonces)).digest()
     places = [hashlib.sha256(beacon + key).digest() for key in roster]
     return sorted(range(len(roster)), key=lambda u: places[u])

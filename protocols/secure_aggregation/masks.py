@@ -20,7 +20,7 @@ CHUNK = 1 << 17
 
 
 def agreed(private: X25519PrivateKey, public: bytes, session: bytes, purpose: str) -> bytes:
-    """32 bytes that only two owners know, for one session and one purpose."""
+    """Return 32 bytes that only two owners know, for one session and one purpose."""
     try:
         secret = private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
@@ -29,7 +29,7 @@ def agreed(private: X25519PrivateKey, public: bytes, session: bytes, purpose: st
 
 
 def add_masks(vector: Vector, signs: Mapping[bytes, int]) -> None:
-    """Adds (or with sign -1 subtracts) the key streams of seeds to a vector, in place, all of them to one part of it after the other."""
+    """Add (or with sign -1 subtract) the key streams of seeds to a vector, in place, all of them to one part of it after the other."""
     streams = [(KeyStream(derive(seed, "mask")), np.add if sign > 0 else np.subtract) for seed, sign in signs.items()]
     buffer = np.empty(CHUNK // 8, np.uint64)
     mask = buffer.view(vector.dtype)
@@ -45,7 +45,7 @@ def _context(session: bytes, sender: int, receiver: int) -> bytes:
 
 
 def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes, beside: bytes = b"") -> bytes:
-    """AES-256-GCM from one owner to another. The key serves two messages of a session, one each way, told apart by the nonce.
+    """Encrypt from one owner to another: AES-256-GCM. The key serves two messages, one each way, told apart by the nonce.
 
     Args:
         key: of the two.
@@ -60,7 +60,7 @@ def seal(key: bytes, session: bytes, sender: int, receiver: int, plain: bytes, b
 
 
 def unseal(key: bytes, session: bytes, sender: int, receiver: int, sealed: bytes, beside: bytes = b"") -> bytes:
-    """The plaintext.
+    """Decrypt, and return the plaintext.
 
     Raises:
         AggregationError: it was not sealed by that sender for that receiver in this session.

@@ -24,7 +24,7 @@ from protocols.errors import AggregationError
 from protocols.quantisation import Vector
 from protocols.secure_aggregation import graph, shamir
 from protocols.secure_aggregation.masks import add_masks, agreed, seal, unseal
-from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
+from protocols.secure_aggregation.session import Advertisement, AggregationTerms, Confirmation, MaskedVector, Opened, Shares
 
 STEPS = ("advertise", "share", "mask", "confirm", "unmask")
 
@@ -34,7 +34,7 @@ BOX_BYTES = 2 * DIGEST_BYTES + 2 * 8 * shamir.LIMBS + 16
 """What an owner gives a neighbour: digests of two shares, and the shares themselves, sealed."""
 
 
-class Owner:
+class AggregationOwner:
     """One owner in one session.
 
     Args:
@@ -46,7 +46,7 @@ class Owner:
         AggregationError: the identity is not on the roster, or the terms have another commitment.
     """
 
-    def __init__(self, terms: Terms, identity: Ed25519PrivateKey, nonces: graph.Nonces | None = None) -> None:
+    def __init__(self, terms: AggregationTerms, identity: Ed25519PrivateKey, nonces: graph.Nonces | None = None) -> None:
         public = identity.public_key().public_bytes_raw()
         if public not in terms.roster:
             raise AggregationError("this owner is not on the roster of the session")
@@ -63,7 +63,7 @@ class Owner:
         self._step = 0
 
     def __repr__(self) -> str:
-        return f"Owner({self.number} of {len(self.terms.roster)})"
+        return f"AggregationOwner({self.number} of {len(self.terms.roster)})"
 
     def _enter(self, step: str) -> None:
         if self._step >= len(STEPS) or STEPS[self._step] != step:
@@ -72,7 +72,7 @@ class Owner:
         self._step += 1
 
     def advertise(self) -> Advertisement:
-        """Step 0: two fresh public keys, what fixes the own mask, and the nonce; signed."""
+        """Advertise (step 0) two fresh public keys, what fixes the own mask, and the nonce; signed."""
         self._enter("advertise")
         nonce = self._nonces.reveal() if self._nonces is not None and not self.terms.complete else b""
         keys = self._share_key.public_key().public_bytes_raw(), self._mask_key.public_key().public_bytes_raw()
@@ -80,7 +80,7 @@ class Owner:
         return msgspec.structs.replace(one, signature=self._identity.sign(advertised(self.terms, one)))
 
     def share(self, advertisements: Sequence[Advertisement], nonces: Sequence[bytes] = ()) -> Shares:
-        """Step 1: shares of both secrets for the neighbours that advertised.
+        """Share (step 1) both secrets among the neighbours that advertised.
 
         Args:
             advertisements: those of the neighbours.
@@ -109,8 +109,8 @@ class Owner:
     def _channel(self, v: int) -> bytes:
         return agreed(self._share_key, self._advertised[v].share_key, self.terms.identifier, "shares")
 
-    def mask(self, sealed: Mapping[int, bytes], vector: Vector) -> Masked:
-        """Step 2: the masked vector.
+    def mask(self, sealed: Mapping[int, bytes], vector: Vector) -> MaskedVector:
+        """Return (step 2) the masked vector.
 
         Args:
             sealed: what each neighbour that shared has sealed for this owner.
@@ -135,10 +135,10 @@ class Owner:
             signs[seed] = 1 if v > self.number else -1
         y = vector.copy()
         add_masks(y, signs)
-        return Masked(self.number, y)
+        return MaskedVector(self.number, y)
 
     def confirm(self, survivors: Sequence[int]) -> Confirmation:
-        """Step 3: signs the set of owners whose vectors the server says it has.
+        """Sign (step 3) the set of owners whose vectors the server says it has.
 
         Raises:
             AggregationError: this owner is not among them, they are too few, or a neighbour among them has not shared.
@@ -155,7 +155,7 @@ class Owner:
         return Confirmation(self.number, self._identity.sign(confirmed(self.terms, chosen)))
 
     def unmask(self, confirmations: Sequence[Confirmation]) -> Opened:
-        """Step 4: for each neighbour one share: of its own mask if it is part of the sum, of its mask key if not.
+        """Open (step 4) for each neighbour one share: of its own mask if it is part of the sum, of its mask key if not.
 
         Args:
             confirmations: those of the neighbours.
@@ -179,7 +179,7 @@ class Owner:
         return Opened(self.number, own_masks, mask_keys, tuple(unreadable))
 
     def _unsealed(self, v: int, box: bytes) -> tuple[shamir.Field, shamir.Field]:
-        """The shares that a neighbour has sealed, if they are those whose digests it tells everybody."""
+        """Return the shares that a neighbour has sealed, if they are those whose digests it tells everybody."""
         digests, sealed = box[: 2 * DIGEST_BYTES], box[2 * DIGEST_BYTES :]
         plain = unseal(self._channel(v), self.terms.identifier, v, self.number, sealed, digests)
         pair = np.frombuffer(plain, np.uint64) if len(plain) == 16 * shamir.LIMBS else np.zeros(0, np.uint64)
@@ -190,35 +190,35 @@ class Owner:
 
 
 def digest(share: shamir.Field) -> bytes:
-    """What everybody may know of a share, which says nothing of it as long as it is not opened."""
+    """Return what everybody may know of a share, which says nothing of it as long as it is not opened."""
     return hashlib.sha256(b"confide share" + share.tobytes()).digest()
 
 
-def fixed(terms: Terms, owner: int, own_mask: bytes) -> bytes:
-    """What an owner advertises of the seed of its own mask, so that nobody can make it another one later."""
+def fixed(terms: AggregationTerms, owner: int, own_mask: bytes) -> bytes:
+    """Return what an owner advertises of the seed of its own mask, so that nobody can make it another one later."""
     return hashlib.sha256(b"confide own mask" + terms.identifier + owner.to_bytes(4, "big") + own_mask).digest()
 
 
-def advertised(terms: Terms, one: Advertisement) -> bytes:
-    """What the signature of an advertisement covers."""
+def advertised(terms: AggregationTerms, one: Advertisement) -> bytes:
+    """Return what the signature of an advertisement covers."""
     fields = msgspec.msgpack.encode((one.share_key, one.mask_key, one.own_mask, one.nonce))
     return b"advertise" + terms.identifier + one.owner.to_bytes(4, "big") + fields
 
 
-def confirmed(terms: Terms, survivors: frozenset[int]) -> bytes:
-    """What the signature of a confirmation covers."""
+def confirmed(terms: AggregationTerms, survivors: frozenset[int]) -> bytes:
+    """Return what the signature of a confirmation covers."""
     return b"confirm" + terms.identifier + np.sort(np.fromiter(survivors, ">u4", len(survivors))).tobytes()
 
 
-def _verified(terms: Terms, owner: int, signature: bytes, message: bytes) -> None:
+def _verified(terms: AggregationTerms, owner: int, signature: bytes, message: bytes) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(terms.roster[owner]).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise AggregationError(f"the signature of owner {owner} is forged, or of another session") from None
 
 
-def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Collection[int]) -> dict[int, Advertisement]:
-    """Advertisements by owner.
+def checked(terms: AggregationTerms, advertisements: Sequence[Advertisement], *, among: Collection[int]) -> dict[int, Advertisement]:
+    """Return advertisements by owner.
 
     Raises:
         AggregationError: one is forged, or of somebody who is not among those expected, or an owner has two, or another nonce than it
@@ -237,8 +237,10 @@ def checked(terms: Terms, advertisements: Sequence[Advertisement], *, among: Col
     return found
 
 
-def verify_confirmations(terms: Terms, survivors: frozenset[int], confirmations: Sequence[Confirmation], *, among: Collection[int]) -> None:
-    """Checks that as many neighbours as can open a secret signed this very set (Bell et al., 2020, algorithm 3, round 5).
+def verify_confirmations(
+    terms: AggregationTerms, survivors: frozenset[int], confirmations: Sequence[Confirmation], *, among: Collection[int]
+) -> None:
+    """Check that as many neighbours as can open a secret signed this very set (Bell et al., 2020, algorithm 3, round 5).
 
     Raises:
         AggregationError: a forged signature, one of a stranger, or too few.

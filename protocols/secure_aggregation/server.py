@@ -20,7 +20,7 @@ from protocols.secure_aggregation import shamir
 from protocols.secure_aggregation.graph import Graph
 from protocols.secure_aggregation.masks import add_masks, agreed
 from protocols.secure_aggregation.owner import BOX_BYTES, DIGEST_BYTES, checked, digest, fixed
-from protocols.secure_aggregation.session import Advertisement, Confirmation, Masked, Opened, Shares, Terms
+from protocols.secure_aggregation.session import Advertisement, AggregationTerms, Confirmation, MaskedVector, Opened, Shares
 from protocols.secure_aggregation.shamir import Field
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ SUBSETS = 256
 """How many sets of shares are tried, if those of an owner do not belong together."""
 
 
-class Server:
+class AggregationServer:
     """One session at the server. After each round it says what to relay.
 
     Attributes:
@@ -39,7 +39,7 @@ class Server:
         nonces: of all owners, to relay to each with the advertisements; none if everybody masks with everybody.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: AggregationTerms) -> None:
         self.terms = terms
         self.left_out: dict[int, str] = {}
         self.faults: dict[int, str] = {}
@@ -51,7 +51,7 @@ class Server:
         self._sum: Vector = np.zeros(terms.length, terms.dtype)
 
     def advertisements(self, received: Sequence[Advertisement]) -> dict[int, list[Advertisement]]:
-        """Round 0 -> for each owner that advertised, what its neighbours have.
+        """Return (round 0), for each owner that advertised, what its neighbours have.
 
         Raises:
             AggregationError: too few; or where not all mask with all, not all: then begin another session with those that have.
@@ -82,7 +82,7 @@ class Server:
         return [sent[v] for v in self._neighbours(u) if v in sent]
 
     def shares(self, received: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
-        """Round 1 -> for each owner that shared, what its neighbours have sealed for it."""
+        """Return (round 1), for each owner that shared, what its neighbours have sealed for it."""
         for one in received:
             if one.owner not in self._advertised:
                 continue
@@ -96,8 +96,8 @@ class Server:
         self._enough_neighbours(self._sealed, "shared their secrets")
         return {u: {v: self._sealed[v][u] for v in self._neighbours(u) if v in self._sealed} for u in self._sealed}
 
-    def add(self, masked: Masked) -> None:
-        """Round 2, for each vector as it arrives: adds it up and forgets it.
+    def add(self, masked: MaskedVector) -> None:
+        """Add a vector up (round 2) as it arrives, and forget it.
 
         Raises:
             AggregationError: it comes from a stranger, a second time, or has another shape.
@@ -111,18 +111,18 @@ class Server:
         np.add(self._sum, masked.vector, out=self._sum)
 
     def survivors(self) -> list[int]:
-        """After round 2 -> the set that every owner in it is asked to confirm."""
+        """Return (after round 2) the set that every owner in it is asked to confirm."""
         self._enough(len(self._masked), "sent their vectors")
         return sorted(self._masked)
 
     def confirmations(self, received: Sequence[Confirmation]) -> dict[int, list[Confirmation]]:
-        """Round 3 -> for each owner that confirmed, what its neighbours have signed."""
+        """Return (round 3), for each owner that confirmed, what its neighbours have signed."""
         found = {one.owner: one for one in received if one.owner in self._masked}
         self._enough(len(found), "confirmed the sum")
         return {u: self._from_neighbours(u, found) for u in found}
 
     def total(self, received: Sequence[Opened]) -> Vector:
-        """Round 4 -> the sum of the survivors' vectors.
+        """Return (round 4) the sum of the survivors' vectors.
 
         Raises:
             AggregationError: too few shares of a secret, or an owner has dealt shares that give no secret of its own. It is named.
@@ -145,7 +145,7 @@ class Server:
         return self._secret(owner, OWN_MASK, shares, lambda secret: fixed(self.terms, owner, secret) == known)
 
     def _left(self, dropped: int, shares: dict[int, Field]) -> dict[bytes, int]:
-        """The masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
+        """Return the masks that an owner that dropped out after sharing has left in the vectors of others, and how to take them out."""
         partners = [u for u in self._neighbours(dropped) if u in self._masked and u in self._sealed[dropped]]
         if not partners:
             return {}
@@ -156,7 +156,7 @@ class Server:
         return {seed: -1 if dropped > u else 1 for u, seed in seeds.items()}
 
     def _secret(self, owner: int, which: int, shares: dict[int, Field], right: Callable[[bytes], bool]) -> bytes:
-        """A secret of an owner, from the shares that are as it has dealt them."""
+        """Return a secret of an owner, from the shares that are as it has dealt them."""
         neighbours, dealt = self._neighbours(owner), {}
         for v, share in shares.items():
             if v not in self._sealed[owner]:
@@ -201,7 +201,7 @@ def _public(private: bytes) -> bytes:
 
 
 def _subsets(numbers: list[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Subsets of a size: first those that leave out neighbours in the list, so that each number is missing soon, then all."""
+    """Return subsets of a size: first those that leave out neighbours in the list, so that each number is missing soon, then all."""
     twice = numbers + numbers
     yield from (tuple(twice[start : start + size]) for start in range(len(numbers)))
     yield from itertools.combinations(numbers, size)

@@ -23,7 +23,7 @@ SMALLEST_COHORT = 3
 
 
 @dataclass(frozen=True)
-class Terms:
+class AggregationTerms:
     """The public parameters of a session.
 
     Attributes:
@@ -85,7 +85,7 @@ class Terms:
         return self.degree == len(self.roster) - 1
 
     def neighbours(self, u: int) -> list[int]:
-        """Whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
+        """Return whom owner u shares with and masks with, itself not included, in increasing order, where everybody masks with everybody.
 
         Raises:
             AggregationError: not everybody does; then it follows from nonces, see `graph.Graph`.
@@ -101,12 +101,12 @@ class Terms:
 
 
 def usual_degree(owners: int) -> int:
-    """How many owners each masks with: all up to 32 owners, else 4 log2(n)."""
+    """Return how many owners each masks with: all up to 32 owners, else 4 log2(n)."""
     return owners - 1 if owners <= COMPLETE else 2 * math.ceil(2 * math.log2(owners))
 
 
 def usual_cohort(owners: int) -> int:
-    """Two thirds of so many owners, at least 3."""
+    """Return two thirds of so many owners, at least 3."""
     return max(SMALLEST_COHORT, -(-2 * owners // 3))
 
 
@@ -120,13 +120,13 @@ def terms(
     word: int = 64,
     task: bytes = b"",
     commitments: Sequence[bytes] = (),
-) -> Terms:
-    """Usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
+) -> AggregationTerms:
+    """Return usual parameters: everybody with everybody up to 32 owners, else 4 log2(n) neighbours; two thirds of all as the cohort."""
     n = len(roster)
     degree = usual_degree(n) if degree is None else degree
     smallest = usual_cohort(n) if cohort is None else cohort
     committed = () if degree == n - 1 else tuple(commitments)
-    return Terms(label, tuple(roster), length, 2 * degree // 3 + 1, smallest, degree, word, task, committed)
+    return AggregationTerms(label, tuple(roster), length, 2 * degree // 3 + 1, smallest, degree, word, task, committed)
 
 
 class Advertisement(msgspec.Struct, frozen=True):
@@ -150,14 +150,14 @@ class Shares(msgspec.Struct, frozen=True):
     sealed: dict[int, bytes]
 
 
-class Masked(msgspec.Struct, frozen=True):
+class MaskedVector(msgspec.Struct, frozen=True):
     """Round 2, owner to server: the masked vector."""
 
     owner: int
     vector: np.ndarray[Any, np.dtype[Any]]
 
     def __repr__(self) -> str:
-        return f"Masked(owner={self.owner})"
+        return f"MaskedVector(owner={self.owner})"
 
 
 class Confirmation(msgspec.Struct, frozen=True):

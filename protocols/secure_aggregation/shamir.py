@@ -29,12 +29,12 @@ def _limbs(secret: bytes) -> Field:
 
 
 def _uniform(shape: tuple[int, int]) -> Field:
-    """Uniform field elements: 64 random bits modulo p, whose bias is below 2^-32."""
+    """Draw uniform field elements: 64 random bits modulo p, whose bias is below 2^-32."""
     return KeyStream(fresh_key()).words(shape) % np.uint64(PRIME)
 
 
 def split(secret: bytes, *, threshold: int, shares: int) -> Field:
-    """Shares of a secret of 32 bytes: (shares, limbs) field elements; row j is for x = j + 1.
+    """Split a secret of 32 bytes: (shares, limbs) field elements; row j is for x = j + 1.
 
     Raises:
         SharingError: a secret of another length, or a threshold that makes no sense.
@@ -57,7 +57,7 @@ def _at_zero(points: Sequence[int]) -> Field:
 
 @lru_cache(maxsize=64)
 def _coefficients(points: tuple[int, ...]) -> Field:
-    """Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
+    """Return the Lagrange coefficients: prod_{m != j} x_m / (x_m - x_j) modulo p."""
     coefficients = []
     for j in points:
         above, below = 1, 1
@@ -72,7 +72,7 @@ def _coefficients(points: tuple[int, ...]) -> Field:
 
 
 def combine(shares: Mapping[int, Field], *, threshold: int) -> bytes:
-    """The secret from shares by their number j.
+    """Return the secret, from shares by their number j.
 
     Raises:
         SharingError: fewer than `threshold` shares, shares that are no field elements, or shares that belong to no secret.

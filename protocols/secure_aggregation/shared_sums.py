@@ -17,10 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from protocols.errors import AggregationError
+from protocols.mpc.parties.exchange import Party, exchange
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.quantisation import Vector, word_type
 
 SEED_BYTES = 32
+DIGEST_WORDS = 4
+"""Ring words of what two servers compare."""
 NONCE_BYTES = 16
 WAITING = 256
 """How many parts may wait to be admitted; more are refused."""
@@ -63,7 +66,7 @@ class SumTerms:
 
 
 def halve(vector: Vector) -> tuple[Vector, bytes]:
-    """A vector as what one server gets, the vector minus a key stream, and what the other gets: 32 bytes that make it."""
+    """Split a vector into what one server gets, the vector minus a key stream, and what the other gets: 32 bytes that make it."""
     seed = os.urandom(SEED_BYTES)
     part = vector.copy()
     _add_stream(part, seed, factor=-1, scaled=len(part))
@@ -71,7 +74,7 @@ def halve(vector: Vector) -> tuple[Vector, bytes]:
 
 
 def _add_stream(total: Vector, seed: bytes, *, factor: int, scaled: int) -> None:
-    """Adds a factor times the key stream of a seed, in place; the elements from `scaled` on get it once (or minus once)."""
+    """Add a factor times the key stream of a seed, in place; the elements from `scaled` on get it once (or minus once)."""
     stream, buffer = KeyStream(derive(seed, "shared sum")), np.empty(CHUNK // 8, np.uint64)
     words = buffer.view(total.dtype)
     for start in range(0, len(total), len(words)):
@@ -81,7 +84,7 @@ def _add_stream(total: Vector, seed: bytes, *, factor: int, scaled: int) -> None
 
 
 def _add(total: Vector, part: Vector, factor: int, scaled: int) -> None:
-    """total += factor * part for the first `scaled` elements, sign(factor) * part for the others; modulo 2^word."""
+    """Add factor * part to the first `scaled` elements of a total, sign(factor) * part to the others; modulo 2^word."""
     if factor == 1:
         np.add(total, part, out=total)
     elif factor == -1:
@@ -93,7 +96,7 @@ def _add(total: Vector, part: Vector, factor: int, scaled: int) -> None:
 
 
 def new_ticket(key: bytes) -> bytes:
-    """A ticket for one vector: a nonce and its HMAC-SHA256."""
+    """Make a ticket for one vector: a nonce and its HMAC-SHA256."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + _mac(key, nonce).finalize()
 
@@ -127,7 +130,7 @@ class Half:
         return f"<Half of a sum, {len(self._admitted)} admitted>"
 
     def hold(self, ticket: bytes, part: Vector | bytes) -> None:
-        """Takes a part in; it does not count yet.
+        """Take a part in; it does not count yet.
 
         Raises:
             AggregationError: a ticket that is forged or used, a part of another form, or too many that wait.
@@ -152,7 +155,7 @@ class Half:
             raise AggregationError("a ticket that was used before: each is for one vector")
 
     def admit(self, ticket: bytes, factor: int) -> bool:
-        """Makes a part count, times a factor; False if there is no such part.
+        """Make a part count, times a factor; False if there is no such part.
 
         Raises:
             AggregationError: the factor is not from 1 to the largest of the terms.
@@ -170,12 +173,12 @@ class Half:
         return True
 
     def expel(self, ticket: bytes) -> None:
-        """Takes an admitted seed back, whose vector is not there."""
+        """Take an admitted seed back, whose vector is not there."""
         if self._seeds.pop(ticket, None) is not None:
             del self._admitted[ticket]
 
     def digest(self) -> bytes:
-        """Of who counts, and how much: both servers have to have the same.
+        """Return a digest of who counts, and how much: both servers have to have the same.
 
         Raises:
             AggregationError: fewer than the cohort.
@@ -188,7 +191,7 @@ class Half:
         return hashed.digest()
 
     def opened(self) -> Vector:
-        """This half of the sum, once; then a new sum begins. Both halves together are the sum."""
+        """Return this half of the sum, once; then a new sum begins. Both halves together are the sum."""
         self.digest()
         total = self._sum
         for ticket, seed in self._seeds.items():
@@ -197,6 +200,22 @@ class Half:
         return total
 
     def discard(self) -> None:
-        """Forgets what was admitted; what waits goes on waiting."""
+        """Forget what was admitted; what waits goes on waiting."""
         self._admitted, self._seeds = {}, {}
         self._sum = np.zeros(self.terms.length, word_type(self.terms.word))
+
+
+async def agreed(me: Party, half: Half) -> bytes:
+    """Refuse to open a sum unless the other server sums the same vectors; return the digest of these.
+
+    **Rounds**: 1. **Bytes**: 32 each way. **Leaks**: whether the two are the same.
+
+    Raises:
+        AggregationError: it sums others, or too few count.
+    """
+    digest = half.digest()
+    words = np.frombuffer(digest, "<u8").astype(np.uint64)
+    received = await exchange({me.other: words}, awaiting={me.other})
+    if not np.array_equal(received[me.other], words):
+        raise AggregationError("the two servers do not sum the same vectors: nothing is opened")
+    return digest

@@ -13,7 +13,7 @@ from protocols.serving.turns import RETRY, Client, client_of
 
 
 @dataclass
-class Part:
+class RequestPart:
     """One ticket of a request: how it ended at each server, as far as known."""
 
     ticket: Ticket
@@ -47,7 +47,7 @@ class Request:
     sender: Caller | None = None
     identifier: bytes = field(default_factory=identifier)
     granted: int = 0
-    parts: list[Part] = field(default_factory=list)
+    parts: list[RequestPart] = field(default_factory=list)
     waiting: bool = False
     touched: float = 0.0
     """When something last happened with it, in the time of the loop."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
@@ -11,42 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Surroundings
-from protocols.authority.presence import Presence, check_presence
+from protocols.authority.presence import Presence, check_presence, while_present
 from protocols.authority.rights import Claim
 from protocols.concurrency import Background
+from protocols.datasets.masked import MaskedDataset
+from protocols.datasets.replicated import Replicated
+from protocols.datasets.use import Stretch, Use, check_steps
 from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
-from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Ring
-from protocols.storage.kept import Stretch, Use, check_steps
-from protocols.storage.replicated import Replicated
 from protocols.storage.vault import Vault
-from protocols.training.terms import AnyPlan, Column
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An array at a server: m = x + lambda, and this server's half of lambda."""
-
-    column: Column
-    masked: Ring = field(repr=False)
-    mask: Ring = field(repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Examples, columns."""
-        return self.masked.shape
-
-    def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:
-        """Some of its examples.
-
-        Raises:
-            UnknownModel: the run is one of three equals.
-        """
-        if helper is not None:
-            raise UnknownModel(
-                f"{self.column.name!r} was stored with a crypto provider, and this cluster is of three equals: store it anew"
-            )
-        return Affine(self.masked[rows], {"R": self.mask[rows]})
+from protocols.training.terms import AnyPlan
 
 
 @dataclass
@@ -66,18 +40,18 @@ class Holdings:
     """The actors of one worker share it.
 
     Attributes:
-        arrays: of a server, by handle.
+        datasets: of a server, by handle.
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
         claims: whose each of these is, by handle.
-        stretches: what the owners of arrays that were kept allow, by handle; an array without was placed by who trains on it.
+        stretches: what the owners of datasets that were deposited allow, by handle; one without was placed by who trains on it.
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.
     """
 
     def __init__(self, vault: Vault | None = None) -> None:
-        self.arrays: dict[bytes, Stored | Replicated] = {}
+        self.datasets: dict[bytes, MaskedDataset | Replicated] = {}
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
         self.claims: dict[bytes, Claim] = {}
@@ -105,7 +79,7 @@ class Holdings:
         digest: bytes,
         stretches: list[Stretch] | None = None,
     ) -> None:
-        """The same, until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
+        """Do the same until who sent the message is gone: then what is held for that claim is forgotten, and for no other.
 
         Raises:
             NameTaken, NotOwner: see `claim`.
@@ -140,7 +114,7 @@ class Holdings:
         """Refuse steps with fewer examples than the owners of these arrays allow; examples with weights may be fewer than they seem.
 
         Raises:
-            NotGranted: see `protocols.storage.kept.check_steps`; or examples have weights, and an owner asks for more than one in a step.
+            NotGranted: see `protocols.datasets.use.check_steps`; or examples have weights, and an owner asks for more than one in a step.
         """
         for handle in handles:
             stretches = self.stretches.get(handle, [])
@@ -153,12 +127,12 @@ class Holdings:
 
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""
-        for table in (self.arrays, self.masks, self.models, self.claims, self.stretches):
+        for table in (self.datasets, self.masks, self.models, self.claims, self.stretches):
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:
-        """An array at one of three equals, for its part as a server and for that as the helper."""
-        self.arrays[handle], self.masks[handle] = array, array.mask()
+        """Hold a dataset at one of three equals, for its part as a server and for that as the helper."""
+        self.datasets[handle], self.masks[handle] = array, array.mask()
 
     @property
     def vault(self) -> Vault:
@@ -172,27 +146,6 @@ class Holdings:
         return self._vault
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Let go of the folder."""
         if self._vault is not None:
             self._vault.close()
-
-
-def while_present(background: Background, system: Surroundings, presence: Presence, forget: Callable[[], None]) -> None:
-    """Have something forgotten when who sent the message that is being handled is gone.
-
-    Args:
-        background: in which it is watched.
-        system: of the worker.
-        presence: of the sender, over the connection of its message.
-        forget: is called once.
-
-    Raises:
-        MessageRejected: see `check_presence`.
-    """
-    check_presence(system, presence)
-
-    async def watch() -> None:
-        await system.watch(presence)
-        forget()
-
-    background.later(watch())

@@ -61,7 +61,7 @@ class Label(msgspec.Struct, frozen=True):
     tag: bytes
 
     def next(self) -> Label:
-        """A version after this one."""
+        """Return the label of a version after this one."""
         return Label(self.kind, self.name, self.serial + 1, secrets.token_bytes(16))
 
 
@@ -93,7 +93,7 @@ class Vault:
 
     @staticmethod
     def open(folder: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None) -> Vault:
-        """Opens the folder of a party, and makes it, and its key, if they are missing.
+        """Open the folder of a party, and make it, and its key, if they are missing.
 
         Args:
             folder: is made readable for its user alone.
@@ -115,11 +115,11 @@ class Vault:
             raise VaultError(f"{path} cannot be used to keep shares: {error}") from None
 
     def close(self) -> None:
-        """Lets other processes use the folder."""
+        """Let other processes use the folder."""
         os.close(self._lock)
 
     def labels(self, kind: str, name: str | None = None) -> list[Label]:
-        """What is here, by name and serial. A file that was not finished is not."""
+        """Return what is here, by name and serial. A file that was not finished is not."""
         if not _valid(kind):
             return []
         folder = self._folder / kind
@@ -132,7 +132,7 @@ class Vault:
         return found
 
     def write(self, label: Label, about: bytes, arrays: Mapping[str, Ring]) -> None:
-        """Writes a version. Whenever the process is killed, it is there and complete, or it is not there.
+        """Write a version. Whenever the process is killed, it is there and complete, or it is not there.
 
         Args:
             label: of the version.
@@ -159,7 +159,7 @@ class Vault:
                 self._begun.discard(path)
 
     def about(self, label: Label) -> bytes:
-        """What was said about a version when it was written.
+        """Return what was said about a version when it was written.
 
         Raises:
             VaultError: the file is not there, damaged, or another party's.
@@ -168,7 +168,7 @@ class Vault:
             return self._header(file, label)[0].about
 
     def read(self, label: Label) -> tuple[bytes, dict[str, Ring]]:
-        """What was said about a version, and its arrays.
+        """Return what was said about a version, and its arrays.
 
         Raises:
             VaultError: the file is not there, damaged, or another party's. Nothing of its content is returned then.
@@ -190,7 +190,7 @@ class Vault:
         return header.about, {name: array.astype(np.uint64, copy=False) for name, array in arrays.items()}
 
     def remove(self, kind: str, name: str, *, before: int | None = None) -> None:
-        """Removes all versions of a name, or those of a serial below `before`."""
+        """Remove all versions of a name, or those of a serial below `before`."""
         for label in self.labels(kind, name):
             if before is None or label.serial < before:
                 self._path(label).unlink(missing_ok=True)
@@ -217,7 +217,7 @@ class Vault:
             raise VaultError(f"{path} cannot be read: {error}") from None
 
     def _header(self, file: BinaryIO, label: Label) -> tuple[_Header, bytes, bytes]:
-        """The header, the salt, and all of what they are authenticated by; the file is read up to the ciphertext."""
+        """Return the header, the salt, and all of what they are authenticated by; the file is read up to the ciphertext."""
         start = file.read(_START)
         length = int.from_bytes(start[-4:], "big")
         if not start.startswith(MAGIC) or len(start) < _START or length > HEADER_LIMIT:
@@ -242,7 +242,7 @@ def _valid(name: str) -> bool:
 
 
 def locked(folder: Path) -> int:
-    """Holds the folder as long as the descriptor is open; the operating system lets go of it when the process ends, however."""
+    """Hold the folder as long as the descriptor is open; the operating system lets go of it when the process ends, however."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,7 +265,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _header_seal(key: bytes, salt: bytes, bound: bytes) -> bytes:
-    """A GMAC of the header."""
+    """Return a GMAC of the header."""
     mac = Cipher(algorithms.AES(derive(key, "header", salt)), modes.GCM(bytes(12))).encryptor()
     mac.authenticate_additional_data(bound)
     mac.finalize()
@@ -290,7 +290,7 @@ def _write(file: BinaryIO, key: bytes, party: bytes, header: _Header, arrays: Ma
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file, for its user alone, that takes the place of `path` when the block ends without an error; on disk when it does."""
+    """Open a new file, for its user alone, that takes the place of `path` when the block ends without an error; on disk when it does."""
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -309,6 +309,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a small secret file, whole or not at all."""
+    """Write a small secret file, whole or not at all."""
     with replacing(path) as file:
         file.write(content)

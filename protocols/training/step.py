@@ -21,7 +21,7 @@ from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given
-from protocols.training.networks.draft import Draft, Signal
+from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
@@ -156,7 +156,7 @@ class _Network(NamedTuple):
         told: the positions of the metric, and of the loss if it is computed.
     """
 
-    draft: Draft
+    draft: StepDraft
     values: dict[str, int]
     gradients: Gradients
     large: list[Signal]
@@ -165,7 +165,7 @@ class _Network(NamedTuple):
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
 def _network(plan: Plan, batch: int) -> _Network:
-    draft = Draft()
+    draft = StepDraft()
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
     y = draft(Given("y", (batch, plan.outputs), "wire"))
@@ -191,7 +191,7 @@ def _network(plan: Plan, batch: int) -> _Network:
 
 
 def _sums(
-    draft: Draft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
+    draft: StepDraft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
 ) -> list[Watched]:
     """Sums of weights, and of gradients and velocities of the step before.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from protocols.datasets.dataset import Dataset, check_records
+from protocols.datasets.joined import widened
 from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.parties.exchange import Ring
@@ -16,94 +15,14 @@ from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 
-Content = Literal["numbers", "labels"]
 AnyPlan = Plan | Moments | Logistic
 """What can be done with examples in steps."""
 
-COLUMN_LIMIT = 1 << 31
-"""The most bytes of an array in the ring, 8 for each value."""
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
 
 
-class Column(msgspec.Struct, frozen=True):
-    """An array that is shared, as workers know it: all of it is public.
-
-    Attributes:
-        name: what errors call it.
-        shape: examples, columns.
-        content: what it holds.
-        handle: what the workers call it.
-        records: a digest of the ids of its rows in their order, empty if its owner gave none.
-        binary: whether all of its numbers are 0 or 1.
-        summing: whether the numbers of each of its rows sum to 1, as those of one-hot rows do.
-        example: the shape in which its owner had an example, flattened here; empty if nobody has said so.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    content: Content
-    handle: bytes
-    records: bytes = b""
-    binary: bool = False
-    summing: bool = False
-    example: tuple[int, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Column({self.name!r}, {self.shape}, {self.content})"
-
-    def check(self) -> None:
-        """Refuse a shape that is none or too large, before anything of it is allocated.
-
-        Raises:
-            TooLarge: it is more than `COLUMN_LIMIT`.
-            InputError: it is negative.
-        """
-        if min(self.shape) < 0:
-            raise InputError(f"an array of shape {self.shape} was announced for {self.name!r}; there is none of that shape")
-        size = 8 * self.shape[0] * self.shape[1]
-        if size > COLUMN_LIMIT:
-            raise TooLarge(f"{self.name!r} has {size >> 20} MiB in the ring, {COLUMN_LIMIT >> 20} MiB are allowed: store it in parts")
-
-
-def alike(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Return whether examples of two shapes are the same when they are flat: shapes are equal but for axes of length 1, or one is flat."""
-    first, second = (tuple(length for length in shape if length != 1) for shape in (one, other))
-    return first == second or min(len(first), len(second)) < 2
-
-
-@dataclass(frozen=True)
-class SharedArray:
-    """An array that is shared, as whoever may train on it has it. Made by `Cluster.store` and `Cluster.load`.
-
-    Attributes:
-        column: what the workers know.
-        secret: from which the rights to train on it follow, another one for each worker.
-    """
-
-    column: Column
-    secret: bytes = field(repr=False)
-
-    def __repr__(self) -> str:
-        return repr(self.column)
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return self.column.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Examples, columns."""
-        return self.column.shape
-
-    @property
-    def content(self) -> Content:
-        """What it holds."""
-        return self.column.content
-
-
-class Terms(msgspec.Struct, frozen=True):
+class TrainingTerms(msgspec.Struct, frozen=True):
     """One run of training. None of it is a right: who may do what is checked by who asks, and what it shows.
 
     Attributes:
@@ -122,21 +41,21 @@ class Terms(msgspec.Struct, frozen=True):
 
     session: bytes
     plan: AnyPlan
-    x: Column
-    y: Column
+    x: Dataset
+    y: Dataset
     batch: int
     order: bytes | None
     memory: int
     equals: bool
     name: str
     made: int = 0
-    w: Column | None = None
+    w: Dataset | None = None
 
     def __repr__(self) -> str:
-        return f"Terms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
+        return f"TrainingTerms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
 
     @property
-    def columns(self) -> dict[str, Column]:
+    def datasets(self) -> dict[str, Dataset]:
         """The arrays of the run by the names that a circuit gives them."""
         return {"x": self.x, "y": self.y} | ({} if self.w is None else {"w": self.w})
 
@@ -169,7 +88,7 @@ class Terms(msgspec.Struct, frozen=True):
         return batches * self.plan.repeats(epoch)
 
 
-class Report(msgspec.Struct, frozen=True):
+class StepsReport(msgspec.Struct, frozen=True):
     """One server's part of some steps of an epoch.
 
     Attributes:
@@ -195,18 +114,18 @@ class Report(msgspec.Struct, frozen=True):
     seal: bytes
 
 
-def check_held(terms: Terms, *held: tuple[int, ...]) -> None:
+def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
     """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them.
 
     Raises:
         InputError: they are.
     """
-    named = tuple(column.shape for column in terms.columns.values())
+    named = tuple(dataset.shape for dataset in terms.datasets.values())
     if named != held:
         raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
 
 
-def check(terms: Terms) -> None:
+def check(terms: TrainingTerms) -> None:
     """Refuses data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
@@ -240,7 +159,7 @@ def check(terms: Terms) -> None:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
 
 
-def _check_weights(terms: Terms) -> None:
+def _check_weights(terms: TrainingTerms) -> None:
     w, wanted = terms.w, not isinstance(terms.plan, Plan) and terms.plan.weighted
     if (w is not None) != wanted:
         raise InputError("weights of examples were named for a plan without, or the other way round")
@@ -253,33 +172,7 @@ def _check_weights(terms: Terms) -> None:
     check_records(terms.x, w)
 
 
-def check_records(first: Column, other: Column) -> None:
-    """Refuses arrays whose rows are of other records, or in another order.
-
-    Raises:
-        InputError: their digests of record ids differ, or only one of them has any.
-    """
-    if first.records == other.records:
-        return
-    if first.records and other.records:
-        raise InputError(
-            f"the rows of {first.name!r} and {other.name!r} have other record ids, or another order: sort both by the same ids, and"
-            " share them again"
-        )
-    without = other if first.records else first
-    raise InputError(
-        f"of {first.name!r} and {other.name!r} only one was shared with record ids: share {without.name!r} with its ids, too, so that"
-        " it can be checked that the rows belong together, or both without"
-    )
-
-
-def widened(array: Ring, columns: int) -> Ring:
-    """Zeros for the classes that no label has: public zeros with masks of zero."""
-    missing = columns - array.shape[1]
-    return np.pad(array, ((0, 0), (0, missing))) if missing else array
-
-
-class Steps:
+class StepCircuits:
     """The circuits of the steps of a run, for whole batches and for what is left; the last before a report may have one of its own.
 
     Raises:
@@ -287,7 +180,7 @@ class Steps:
         ModelError: the plan has no circuit.
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: TrainingTerms) -> None:
         check(terms)
         sizes = {len(rows) for rows in terms.rows(0)}
         self._plan = plan = terms.plan

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from actors import ActorError, Caller
 from protocols.errors import Busy
 from protocols.serving.pool import Pool
-from protocols.serving.requests import Part, Request, Requests
+from protocols.serving.requests import Request, RequestPart, Requests
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, sign
 from protocols.serving.turns import RETRY, Turns, client_of, without_name
 from protocols.workers.compute_server import ComputeServer
@@ -147,7 +147,7 @@ class Granting:
                 request.client,
                 request.holders,
             )
-            part = Part(ticket)
+            part = RequestPart(ticket)
             part.expiry = asyncio.get_running_loop().call_later(self.lifetime, self._expire, request, part)
             request.parts.append(part)
             request.granted += ticket.examples
@@ -167,8 +167,8 @@ class Granting:
 
     # What becomes of tickets.
 
-    async def ended(self, request: Request, part: Part, party: int, released: bool) -> None:
-        """A server is done with a ticket, or will never begin with it."""
+    async def ended(self, request: Request, part: RequestPart, party: int, released: bool) -> None:
+        """Note that a server is done with a ticket, or will never begin with it."""
         if part.settled:
             return
         part.end(party, released)
@@ -186,23 +186,23 @@ class Granting:
             asyncio.get_running_loop().call_later(self.lifetime, self._abandon, request, request.granted)
         await self._closed(request)
 
-    def _expire(self, request: Request, part: Part) -> None:
+    def _expire(self, request: Request, part: RequestPart) -> None:
         self._later(self._withdraw(request, part))
 
-    async def _withdraw(self, request: Request, part: Part) -> None:
-        """Takes an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
+    async def _withdraw(self, request: Request, part: RequestPart) -> None:
+        """Take an unused ticket back where no server has begun with it; where one has, it will tell how it ended."""
         for party, server in enumerate(self._servers):
             if party not in part.ended and await server.withdraw(self._model, part.ticket):
                 await self.ended(request, part, party, False)
 
     def _abandon(self, request: Request, granted: int) -> None:
-        """The client has not come back for the rest of its tickets."""
+        """Give up the rest of the tickets of a client that has not come back for them."""
         if request.granted == granted and not request.waiting:
             request.give_up()
             self._later(self._closed(request))
 
     async def _closed(self, request: Request) -> None:
-        """Closes a request that has ended. One that got no answer does not count."""
+        """Close a request that has ended. One that got no answer does not count."""
         if request.settled:
             await self._requests.close(request)
 
@@ -215,11 +215,11 @@ class Granting:
             self._later(self._relieving())
 
     def _short(self, reveal: Reveal | None) -> bool:
-        """Whether somebody waits for a place in the quota (None), or for randomness of a kind, and only what is out can help."""
+        """Return whether somebody waits for a place in the quota (None), or for randomness of a kind, and only what is out can help."""
         return self._waiting > 0 if reveal is None else self._pools[reveal].blocked
 
     def _wanted(self, request: Request) -> bool:
-        """Whether another client waits for what a request holds, and does not use right now."""
+        """Return whether another client waits for what a request holds, and does not use right now."""
         if request.idle if request.waiting else request.settled:
             return False
         waiting = self._turns.clients if self._short(None) else set()
@@ -244,7 +244,7 @@ class Granting:
             self._relief = False
 
     def _first_to_give(self, request: Request) -> tuple[int, bool, float]:
-        """The larger, the sooner a request is taken back: of who holds most, of who has no name, and the oldest."""
+        """Return what is larger the sooner a request is taken back: of who holds most, of who has no name, and the oldest."""
         return self._requests.held(request.owner), without_name(request.owner), -request.touched
 
     async def _take_back(self, request: Request) -> None:

@@ -2,12 +2,8 @@
 
 Server i keeps m = x + lambda and lambda_i of an array, the crypto provider both lambda_i (among three equals, the worker that helps with
 what has no name), and each server its share of the weights of a training.
-Whenever they are loaded they are re-randomised: the two servers each draw a seed s_i, which they tell each other (and, for an array, the
-provider); with delta_i = PRG(s_0, s_1, i)
-
-    m <- m + delta_0 + delta_1,   lambda_i <- lambda_i + delta_i,   W_0 <- W_0 + delta,   W_1 <- W_1 - delta,
-
-which changes neither x nor W. A file of before and a file of afterwards, of two parties, say nothing together.
+Whenever they are loaded they are re-randomised, see `storage/renewal.py`: a file of before and a file of afterwards, of two parties, say
+nothing together.
 
 A version is current when all parties have written it, together and from the same one. Nobody's word is taken for that: each version has a
 check value, which follows from the seeds and from the version before; each keeper asks the others, which it knows from its cluster, for
@@ -23,28 +19,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, caller, message
-from protocols.authority.membership import OTHER_SERVER, OWNER, SERVER, Membership
+from actors import ActorError, caller, message
+from protocols.authority.membership import OWNER, SERVER, Membership
 from protocols.authority.presence import Presence
 from protocols.authority.rights import shows
 from protocols.authority.seats import THIRD, Seats
-from protocols.concurrency import Background, at_once
+from protocols.concurrency import at_once
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import joined, put_together
+from protocols.datasets.masked import MaskedDataset, halves
+from protocols.datasets.replicated import replicated
+from protocols.datasets.use import Stretch, Use
 from protocols.errors import Altered, InputError, NameTaken, NotGranted, UnknownData, VaultError, WorkerLost
-from protocols.link.run import Inboxes
-from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.keystream import KeyStream, derive, fresh_key
-from protocols.storage.holdings import Holdings, Stored
-from protocols.storage.kept import DATA, RUN, About, Stretch, Use, joined, put_together
-from protocols.storage.replicated import replicated
+from protocols.link.twins import Twins
+from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import derive, fresh_key
+from protocols.storage.holdings import Holdings
+from protocols.storage.renewal import SEED_SHAPE, change, joint_key, told
 from protocols.storage.vault import TAG_BYTES, Label
-from protocols.training.terms import Column
+from protocols.storage.versions import DATA, RUN, About
+from protocols.workers.linked import Linked
 
 KINDS = (DATA, RUN)
 
@@ -56,17 +57,17 @@ class Version(msgspec.Struct, frozen=True):
     about: About
 
 
-class Part(msgspec.Struct, frozen=True):
+class GrantedVersion(msgspec.Struct, frozen=True):
     """A version of an array, and the right to train on it at this worker; empty for those whose certificate is enough."""
 
     label: Label
     right: bytes
 
     def __repr__(self) -> str:
-        return f"Part({self.label.name!r}, version {self.label.serial})"
+        return f"GrantedVersion({self.label.name!r}, version {self.label.serial})"
 
 
-class Keeper(Actor):
+class Keeper(Linked):
     """Writes, re-randomises, and removes what is kept here.
 
     Args:
@@ -76,53 +77,46 @@ class Keeper(Actor):
     """
 
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
-        self._cluster, self._holdings, self._patience = cluster or Membership(), holdings or Holdings(), patience
-        self._seeds = Inboxes(patience)
-        self._background = Background()
+        super().__init__(patience, "versions")
+        self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
+        self._links: dict[int, Twins] = {}
+        self._peers: dict[int, Keeper] = {}
         self._writing = asyncio.Lock()
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
-        self._background.close()
-        self._seeds.close()
+        """End what runs in the background."""
+        for twins in self._links.values():
+            twins.close(WorkerLost("the worker stops"))
+        await super().stopped()
 
     # Data arrive.
 
     @message(reentrant=True, by=OWNER)
-    async def keep_masked(self, label: Label, about: About, masked: npt.NDArray[np.uint64], key: bytes) -> None:
-        """A server's part of an array: the masked values, and the key of this server's half of the mask."""
-        column = _column(about, "server")
-        if masked.shape != column.shape:
-            raise InputError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
-        await self._keep(label, about, {"masked": masked, "mask": KeyStream(key).words(column.shape)})
+    async def deposit_masked(self, label: Label, about: About, masked: npt.NDArray[np.uint64], key: bytes) -> None:
+        """Write a server's part of a dataset: the masked values, and the key of this server's half of the mask."""
+        part = MaskedDataset.expanded(_dataset(about, "server"), masked, key)
+        await self._write(label, about, {"masked": part.masked, "mask": part.mask})
 
     @message(reentrant=True, by=OWNER)
-    async def keep_mask(self, label: Label, about: About, keys: tuple[bytes, bytes]) -> None:
-        """The provider's part of an array: both halves of its mask. The masked array never comes here."""
-        column = _column(about, "crypto provider")
-        column.check()
-        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
-        await self._keep(label, about, {"mask0": first, "mask1": second})
+    async def deposit_mask(self, label: Label, about: About, keys: tuple[bytes, bytes]) -> None:
+        """Write the provider's part of a dataset: both halves of its mask. The masked array never comes here."""
+        first, second = await asyncio.to_thread(halves, _dataset(about, "crypto provider"), keys)
+        await self._write(label, about, {"mask0": first, "mask1": second})
 
-    async def _keep(self, label: Label, about: About, arrays: dict[str, Ring]) -> None:
+    async def _write(self, label: Label, about: About, arrays: dict[str, Ring]) -> None:
         vault = self._holdings.vault
         async with self._writing:
             if label.kind != DATA or vault.labels(DATA, label.name):
                 raise NameTaken(
                     f"data of the name {label.name!r} are kept here already: choose another name, or have their owner remove them"
                 )
-            writing = asyncio.create_task(asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays))
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # a thread goes on; whoever removes the name must find what it has written
-                raise
+            await self._steps.run(partial(vault.write, label, msgspec.msgpack.encode(about), arrays))
 
     # What is there.
 
     @message(reentrant=True, by=OWNER)
     async def versions(self, kind: str, name: str | None) -> list[Version]:
-        """All versions of a name. Of data also all versions of all names, which are public, but for those that are damaged here."""
+        """Return all versions of a name. Of data also all versions of all names, which are public, but for those that are damaged here."""
         vault = self._holdings.vault
         if name is not None:
             return await asyncio.to_thread(lambda: [Version(label, self._about(label)) for label in vault.labels(kind, name)])
@@ -142,7 +136,7 @@ class Keeper(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def refresh(self, old: Label, new: Label, right: bytes, equals: bool, name: str) -> None:
-        """Writes a version that has nothing in common with the one before, together with the other parties.
+        """Write a version that has nothing in common with the one before, together with the other parties.
 
         Args:
             old: the version that is there.
@@ -174,7 +168,7 @@ class Keeper(Actor):
         await asyncio.to_thread(self._rewrite, old, new, about, party, key)
 
     def _seated(self, label: Label, about: About, equals: bool, name: str) -> tuple[Seats, int]:
-        """Who keeps the parts of something, and which part is here."""
+        """Return who keeps the parts of something, and which part is here."""
         seats = self._cluster.seats(equals, name if label.kind == RUN else "")
         party = seats.party(self._cluster.place)
         if (party == THIRD) != (about.role == "crypto provider"):
@@ -185,48 +179,72 @@ class Keeper(Actor):
         return await self.system.connect(f"{self._cluster.address(place)}/keeper", Keeper)
 
     async def _joint_key(self, tag: bytes, party: int, seats: Seats, kind: str) -> bytes:
-        """K from the seeds of both servers, whom everybody hears. The tag is used once."""
-        everybody = (0, 1, THIRD) if kind == DATA else (0, 1)
-        seeds = {party: fresh_key()} if party != THIRD else {}
+        """Return K from the seeds of both servers, whom everybody hears. The tag is used once."""
+        seed = None if party == THIRD else fresh_key()
+        others = [other for other in _parties(kind) if other != party]
+        heard = await at_once(*(self._told(tag, seats.all[other], seed, hears=other != THIRD) for other in others))
+        seeds = dict(zip(others, heard, strict=True)) | {party: seed}
+        return joint_key([seeds[0], seeds[1]], tag)
 
-        async def tell(other: int) -> None:
-            keeper = await self._keeper(seats.all[other])
-            await keeper.contribute(tag, self._cluster.place, np.frombuffer(seeds[party], "<u8").astype(np.uint64))
-
-        async def hear(other: int) -> None:
-            with self._seeds.claimed(_channel(tag, seats.all[other])) as inbox:
-                try:
-                    seeds[other] = (await inbox.get(0, self._patience))[0].astype("<u8").tobytes()
-                except TimeoutError:
-                    raise WorkerLost(f"server {other} did not contribute within {self._patience:g} s") from None
-
-        hearing = [hear(other) for other in (0, 1) if other != party]
+    async def _told(self, tag: bytes, place: int, seed: bytes | None, *, hears: bool) -> bytes | None:
+        """Tell the worker at a place a seed, and return its own, if it has one."""
+        twins = self._twins(place)
         try:
-            await at_once(*hearing, *(tell(other) for other in everybody if party in seeds and other != party))
+            self._peers[place] = await self._keeper(place)
+            twins.watch(self.system, self._peers[place])
+            protocol, channel = told(twins.me, seed, hears=hears), derive(tag, "seeds")
+            heard, _ = await twins.compute(protocol, channel, None, words=2, dealt=0, who=tag, rest=True)
         except ActorError:
             raise WorkerLost("another party cannot be reached to make a new version together") from None
-        return derive(seeds[0] + seeds[1], "refresh", tag)
+        return heard
 
-    @message(reentrant=True, by=OTHER_SERVER)
-    def contribute(self, tag: bytes, place: int, seed: npt.NDArray[np.uint64]) -> None:
-        """The seed of the worker at a place for a new version, perhaps before anybody has asked for it here."""
-        self._cluster.require(place, "contribute")
-        if seed.shape != (2,):
-            raise InputError(f"a seed of shape {seed.shape} arrived, two words are needed")
-        self._seeds.put(_channel(tag, place), 0, [seed])
+    def _twins(self, place: int) -> Twins:
+        """Return the link to the worker at a place: each end calls it by its own place."""
+        if place not in self._links:
+
+            async def deliver(name: bytes, channel: bytes, number: int, arrays: list[Ring]) -> None:
+                await self._peers[place].deliver(name, channel, number, arrays)
+
+            async def give_up(name: bytes, channel: bytes) -> None:
+                await self._peers[place].give_up(name, channel)
+
+            own, me = self._cluster.place, Party(int(self._cluster.place > place))
+            self._links[place] = Twins(
+                bytes([own]),
+                me,
+                deliver=deliver,
+                give_up=give_up,
+                threads=self._steps,
+                background=self._background,
+                patience=self._patience,
+            )
+        return self._links[place]
+
+    def _linked(self, name: bytes, what: str) -> Twins | None:
+        if len(name) != 1 or name[0] > THIRD:
+            return None
+        self._cluster.require(name[0], what)
+        return self._twins(name[0])
+
+    def _arrived(self, name: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
+        """Take the seed of another worker for a new version, perhaps before anybody has asked for it here."""
+        shapes = [array.shape for array in arrays]
+        if shapes != [SEED_SHAPE]:
+            raise InputError(f"arrays of shapes {shapes} arrived for a new version; one seed of two words is needed")
+        super()._arrived(name, channel, number, arrays)
 
     def _rewrite(self, old: Label, new: Label, about: About, party: int, key: bytes) -> None:
         _, arrays = self._holdings.vault.read(old)
-        refreshed = {name: array + _change(key, name, array.shape, party) for name, array in arrays.items()}
+        refreshed = {name: array + change(key, name, array.shape, party) for name, array in arrays.items()}
         self._holdings.vault.write(new, msgspec.msgpack.encode(about), refreshed)
 
     async def _checks(self, label: Label, seats: Seats, party: int) -> list[bytes | None]:
-        """What the other parties say that `holds` is for a version.
+        """Return what the other parties say that `holds` is for a version.
 
         Raises:
             WorkerLost: one of them cannot be asked.
         """
-        others = [other for other in ((0, 1, THIRD) if label.kind == DATA else (0, 1)) if other != party]
+        others = [other for other in _parties(label.kind) if other != party]
         try:
             return [await (await self._keeper(seats.all[other])).holds(label) for other in others]
         except ActorError:
@@ -234,7 +252,7 @@ class Keeper(Actor):
 
     @message(reentrant=True, by=SERVER)
     async def holds(self, label: Label) -> bytes | None:
-        """What all parties of a version have in common, for a worker of this cluster; None if this one does not have it, or damaged."""
+        """Return what all parties of a version have in common, for a worker of this cluster; None if this one has it not, or damaged."""
         if label.kind in KINDS and label in await asyncio.to_thread(self._holdings.vault.labels, label.kind, label.name):
             with contextlib.suppress(VaultError):
                 return (await asyncio.to_thread(self._about, label)).check
@@ -242,7 +260,7 @@ class Keeper(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def commit(self, label: Label, right: bytes, equals: bool, name: str) -> None:
-        """Lets go of old versions once all parties have this one: which they are asked for, whatever the caller says. The one from which it
+        """Let go of old versions once all parties have this one: which they are asked for, whatever the caller says. The one from which it
         was made stays.
 
         Raises:
@@ -262,7 +280,7 @@ class Keeper(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def remove(self, kind: str, name: str, own: bytes) -> None:
-        """Removes all versions, for their owner. What was loaded from them already goes on."""
+        """Remove all versions, for their owner. What was loaded from them already goes on."""
         vault = self._holdings.vault
         async with self._writing:
             for label in vault.labels(kind, name):
@@ -273,8 +291,10 @@ class Keeper(Actor):
     # To be trained on.
 
     @message(reentrant=True, by=OWNER)
-    async def place(self, parts: list[Part], axis: int, handle: bytes, digest: bytes, equals: bool, presence: Presence) -> Column:
-        """Puts arrays together and holds them for training, as long as whoever asks is there.
+    async def place(
+        self, parts: list[GrantedVersion], axis: int, handle: bytes, digest: bytes, equals: bool, presence: Presence
+    ) -> Dataset:
+        """Put datasets together and hold them for training, as long as whoever asks is there.
 
         Args:
             parts: what is put together.
@@ -291,7 +311,7 @@ class Keeper(Actor):
         seats, party = self._seated(parts[0].label, abouts[0], equals, "")
         if len({part.label.name for part in parts}) != len(parts):
             raise InputError("a name is there twice: the examples of an owner count once")
-        column = joined([_column(about, "crypto provider" if party == THIRD else "server") for about in abouts], axis, handle)
+        dataset = joined([_dataset(about, "crypto provider" if party == THIRD else "server") for about in abouts], axis, handle)
         arrays = await asyncio.to_thread(self._together, parts, axis)
         self._holdings.claim_while_present(self._background, self.system, presence, handle, digest, _stretches(abouts, uses, axis))
         if seats.helper is not None:
@@ -299,15 +319,15 @@ class Keeper(Actor):
         elif party == THIRD:
             self._holdings.masks[handle] = arrays["mask0"] + arrays["mask1"]
         else:
-            self._holdings.arrays[handle] = Stored(column, arrays["masked"], arrays["mask"])
-        return column
+            self._holdings.datasets[handle] = MaskedDataset(dataset, arrays["masked"], arrays["mask"])
+        return dataset
 
-    def _together(self, parts: list[Part], axis: int) -> dict[str, Ring]:
+    def _together(self, parts: list[GrantedVersion], axis: int) -> dict[str, Ring]:
         read = [self._holdings.vault.read(part.label)[1] for part in parts]
         return {name: put_together([arrays[name] for arrays in read], axis) for name in read[0]}
 
     async def _granted(self, label: Label, right: bytes) -> tuple[About, Use]:
-        """What a version is, and what the caller may do with it: who shows the right, or a certificate that its owner has named.
+        """Return what a version is, and what the caller may do with it: who shows the right, or a certificate that its owner has named.
 
         Raises:
             UnknownData: there is no such version.
@@ -325,33 +345,18 @@ class Keeper(Actor):
         )
 
 
-def _channel(tag: bytes, place: int) -> bytes:
-    """The name of the inbox for the seed of the worker at a place."""
-    return derive(tag, "seed of worker", place)
+def _parties(kind: str) -> tuple[int, ...]:
+    """Return who has a part of what is of this kind."""
+    return (0, 1, THIRD) if kind == DATA else (0, 1)
 
 
-def _column(about: About, role: str) -> Column:
-    if about.column is None or about.role != role:
+def _dataset(about: About, role: str) -> Dataset:
+    if about.dataset is None or about.role != role:
         raise InputError(f"something for a {about.role} arrived, an array for a {role} is needed")
-    return about.column
+    return about.dataset
 
 
 def _stretches(abouts: list[About], uses: list[Use], axis: int) -> list[Stretch]:
-    """What the owners of arrays that are put together allow: below each other each of its own rows, beside each other all of all rows."""
-    rows = [about.column.shape[0] for about in abouts if about.column is not None]
+    """Return what owners of joined datasets allow: below each other each of its own rows, beside each other all of all rows."""
+    rows = [about.dataset.shape[0] for about in abouts if about.dataset is not None]
     return [Stretch(rows[0], reduce(and_, uses))] if axis else [Stretch(*one) for one in zip(rows, uses, strict=True)]
-
-
-def _change(key: bytes, name: str, shape: tuple[int, ...], party: int) -> Ring:
-    """What a party adds to one of its arrays. It may be so for all versions, for the key is of one version only."""
-    halves = {f"mask{number}": KeyStream(derive(key, "half", number)) for number in (0, 1)}
-    match name:
-        case "masked":
-            return halves["mask0"].words(shape) + halves["mask1"].words(shape)
-        case "mask":
-            return halves[f"mask{party}"].words(shape)
-        case "mask0" | "mask1":
-            return halves[name].words(shape)
-        case _:  # shares that are added: a zero share
-            zero = KeyStream(derive(key, "zero", name)).words(shape)
-            return zero if party == 0 else np.uint64(0) - zero

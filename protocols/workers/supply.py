@@ -23,7 +23,7 @@ class Supply:
         self._changed = asyncio.Condition()
 
     async def room(self, number: int) -> None:
-        """Waits until the material of step `number` may come.
+        """Wait until the material of step `number` may come.
 
         Raises:
             TicketRefused: it has been here before: the same masks never serve twice.
@@ -35,19 +35,19 @@ class Supply:
             await self._changed.wait_for(lambda: number < self._next + self._ahead)
 
     async def put(self, number: int, material: Material, dealt: int) -> None:
-        """The material of a step, and how many bytes of it were dealt."""
+        """Take in the material of a step, and how many bytes of it were dealt."""
         async with self._changed:
             self._here[number] = material, dealt
             self._changed.notify_all()
 
     async def passed(self, number: int) -> int:
-        """Waits until the material of step `number` has been taken; how many have been."""
+        """Wait until the material of step `number` has been taken, and return how many have been."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._next > number)
             return self._next
 
     async def take(self, number: int) -> tuple[Material, int]:
-        """Waits for the material of the next step and takes it away."""
+        """Wait for the material of the next step and take it away."""
         async with self._changed:
             await self._changed.wait_for(lambda: number in self._here)
             self._next = number + 1

@@ -16,26 +16,28 @@ import numpy.typing as npt
 
 from actors import Actor, ActorError, message
 from protocols.authority.membership import OWNER, Membership
-from protocols.authority.presence import Presence
+from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
 from protocols.concurrency import Background, at_once
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import widened
+from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
 from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal
 from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.keystream import KeyStream
-from protocols.storage.holdings import Holdings, while_present
-from protocols.training.terms import Column, Steps, Terms, check_held, widened
+from protocols.storage.holdings import Holdings
+from protocols.training.terms import StepCircuits, TrainingTerms, check_held
 from protocols.workers.training_server import TrainingServer
 
 
-class _Session:
+class _DealtTraining:
     """One run of training at the provider."""
 
-    def __init__(self, terms: Terms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
+    def __init__(self, terms: TrainingTerms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
         self.terms, self.claim, self.servers = terms, claim, servers
-        self.steps = Steps(terms)
+        self.steps = StepCircuits(terms)
         self.done = 0
         self.preprocessing: Preprocessing = ExternalDealer()
 
@@ -51,29 +53,28 @@ class TrainingDealer(Actor):
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None) -> None:
         self._cluster, self._holdings = cluster or Membership(), holdings or Holdings()
         self._masks = self._holdings.masks
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, _DealtTraining] = {}
         self._background = Background()
         self._dealer = Threads("training-dealer", 1)
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         self._background.close()
         self._dealer.close()
 
     @message(reentrant=True, by=OWNER)
-    async def store(self, column: Column, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
-        """Keeps the mask of an array as long as its owner is there. The masked array never comes here.
+    async def store(self, dataset: Dataset, digest: bytes, keys: tuple[bytes, bytes], presence: Presence) -> None:
+        """Hold the mask of a dataset as long as its owner is there. The masked array never comes here.
 
         `digest` is that of the right to train on it, at this worker.
         """
-        column.check()
-        first, second = await asyncio.to_thread(lambda: [KeyStream(key).words(column.shape) for key in keys])
-        self._holdings.claim_while_present(self._background, self.system, presence, column.handle, digest)
-        self._masks[column.handle] = first + second
+        first, second = await asyncio.to_thread(halves, dataset, keys)
+        self._holdings.claim_while_present(self._background, self.system, presence, dataset.handle, digest)
+        self._masks[dataset.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
-        """Begins a run of training, which ends when its owner is gone: finds both servers.
+    async def begin(self, terms: TrainingTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+        """Begin a run of training, which ends when its owner is gone: find both servers.
 
         Args:
             terms: of the run.
@@ -87,15 +88,15 @@ class TrainingDealer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
-        columns = list(terms.columns.values())
-        if len(rights) != len(columns):
-            raise InputError(f"{len(rights)} rights were shown for {len(columns)} arrays: one for each is needed")
-        for column, right, what in zip(columns, rights, ("features", "targets", "weights"), strict=False):
-            self._holdings.check(column.handle, right, what)
-            if column.handle not in self._masks:
-                raise UnknownModel(f"the masks of {column.name!r} are not here: was it stored in a cluster of the other form?")
-        check_held(terms, *(self._masks[column.handle].shape for column in columns))
-        self._holdings.check_steps([column.handle for column in columns], terms.rows(0), weighted=terms.weighted)
+        datasets = list(terms.datasets.values())
+        if len(rights) != len(datasets):
+            raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")
+        for dataset, right, what in zip(datasets, rights, ("features", "targets", "weights"), strict=False):
+            self._holdings.check(dataset.handle, right, what)
+            if dataset.handle not in self._masks:
+                raise UnknownModel(f"the masks of {dataset.name!r} are not here: was it stored in a cluster of the other form?")
+        check_held(terms, *(self._masks[dataset.handle].shape for dataset in datasets))
+        self._holdings.check_steps([dataset.handle for dataset in datasets], terms.rows(0), weighted=terms.weighted)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
             raise ClusterError(
@@ -103,7 +104,7 @@ class TrainingDealer(Actor):
             )
         claim, urls = Claim.of_caller(digest), [self._cluster.address(place) for place in where.servers]
         first, second = [await self.system.connect(f"{url}/training", TrainingServer) for url in urls]
-        session = _Session(terms, claim, (first, second))
+        session = _DealtTraining(terms, claim, (first, second))
         agree = [partial(server.agree, terms.session) for server in session.servers]
         session.preprocessing = await third_party(terms.equals, terms.session, agree)
         if terms.session in self._sessions:
@@ -111,11 +112,11 @@ class TrainingDealer(Actor):
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
 
-    def _gone(self, session: _Session) -> None:
+    def _gone(self, session: _DealtTraining) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
 
-    def _owned(self, run: bytes, right: bytes) -> _Session:
+    def _owned(self, run: bytes, right: bytes) -> _DealtTraining:
         if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         self._sessions[run].claim.check(right, "this training")
@@ -123,13 +124,13 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int, stops: list[int]) -> None:
-        """Deals for the steps of an epoch from `start` on: computes one while the one before is on its way, as servers have room.
+        """Deal for the steps of an epoch from `start` on: compute one while the one before is on its way, as servers have room.
 
         `stops` are the steps before which the servers report.
         """
         session = self._owned(run, right)
         terms = session.terms
-        self._holdings.check_steps([column.handle for column in terms.columns.values()], terms.rows(number))
+        self._holdings.check_steps([dataset.handle for dataset in terms.datasets.values()], terms.rows(number))
         sending: asyncio.Task[None] | None = None
         try:
             for index, rows in enumerate(session.terms.rows(number)[start:], start):
@@ -148,7 +149,7 @@ class TrainingDealer(Actor):
             if sending is not None:
                 sending.cancel()
 
-    def _dealt(self, session: _Session, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Ring:
+    def _dealt(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Ring:
         terms = session.terms
         masks = {
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
@@ -158,7 +159,7 @@ class TrainingDealer(Actor):
             masks["w"] = self._masks[terms.w.handle][rows]
         return deal(session.steps.like(len(rows), last=last), masks, keys)
 
-    async def _send(self, session: _Session, number: int, kind: tuple[int, bool], keys: tuple[Told, Told], dealt: Ring) -> None:
+    async def _send(self, session: _DealtTraining, number: int, kind: tuple[int, bool], keys: tuple[Told, Told], dealt: Ring) -> None:
         halves: tuple[Ring | None, Ring | None] = (None, dealt)
         await at_once(
             *(
@@ -169,14 +170,14 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:
-        """Ends a run."""
+        """End a run."""
         if run in self._sessions:
             self._owned(run, right)
             del self._sessions[run]
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
-        """Forgets the mask of an array, for who has placed it."""
+        """Forget the mask of a dataset, for who has placed it."""
         if handle in self._holdings.claims:
             self._holdings.check(handle, right, "array")
             self._holdings.forget(handle)

@@ -1,8 +1,8 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
-It holds one share of each array and each model under training. Its messages come from owners (`store`, `hold`, `load`, `begin`, `meet`,
-`epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`, `give_up`). An owner
-shows a right that holds at this server only; which workers the others are follows from the model's name.
+It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
+`begin`, `meet`, `epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`,
+`give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -18,12 +18,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, caller, message
-from protocols.authority.membership import OTHER_SERVER, OWNER, THIRD_PARTY, Membership
-from protocols.authority.presence import Presence
+from actors import caller, message
+from protocols.authority.membership import OWNER, THIRD_PARTY, Membership
+from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
-from protocols.concurrency import Background
+from protocols.datasets.dataset import Dataset
+from protocols.datasets.joined import widened
+from protocols.datasets.masked import MaskedDataset
+from protocols.datasets.replicated import Component, Replicated
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered, server_key
 from protocols.link.seal import Seal, seal_key
@@ -32,36 +35,36 @@ from protocols.link.twins import Twins
 from protocols.mpc.circuit import evaluate
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.mpc.parties.keystream import derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
-from protocols.storage.holdings import Holdings, Model, Stored, while_present
-from protocols.storage.kept import RUN, About, Progress
-from protocols.storage.replicated import Component, Replicated
+from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
-from protocols.training.terms import AnyPlan, Column, Report, Steps, Terms, check_held, widened
+from protocols.storage.versions import RUN, About, Progress
+from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
+from protocols.workers.linked import Linked
 from protocols.workers.supply import Supply
 
 _SUM = "sum of "
 """Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
 
 
-class _Session:
+class _Training:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: Terms, claim: Claim, me: Party, model: Model, twins: Twins) -> None:
-        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, me, model, twins
+    def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins) -> None:
+        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, twins.me, model, twins
         self.seats = seats(terms.equals, terms.name)
         self.agreement = Agreement()
         self.seal_key = b""
-        self.steps = Steps(terms)
+        self.steps = StepCircuits(terms)
         self.supply = Supply(self.steps.ahead)
         self.shares, self.sums = model.shares, model.sums
         self.done = 0
         self.pair: Pair | None = None
 
 
-class TrainingServer(Actor):
+class TrainingServer(Linked):
     """Trains shared models on shared data together with its twin.
 
     Args:
@@ -71,21 +74,19 @@ class TrainingServer(Actor):
     """
 
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
-        self._cluster, self._patience = cluster or Membership(), patience
+        super().__init__(patience, "steps")
+        self._cluster = cluster or Membership()
         self._holdings = holdings or Holdings()
-        self._stored, self._models = self._holdings.arrays, self._holdings.models
-        self._sessions: dict[bytes, _Session] = {}
-        self._background = Background()
-        self._steps = Threads("steps")
+        self._datasets, self._models = self._holdings.datasets, self._holdings.models
+        self._sessions: dict[bytes, _Training] = {}
         self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         for session in self._sessions.values():
             session.twins.close(WorkerLost("the server stops"))
-        self._background.close()
         self._ahead.close()
-        self._steps.close()
+        await super().stopped()
 
     def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
         self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
@@ -93,26 +94,25 @@ class TrainingServer(Actor):
     # The owners' messages.
 
     @message(reentrant=True, by=OWNER)
-    async def store(self, column: Column, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
-        """Keeps an array as long as its owner is there: the masked values, and the key of this server's half of the mask.
+    async def store(self, dataset: Dataset, digest: bytes, masked: npt.NDArray[np.uint64], key: bytes, presence: Presence) -> None:
+        """Hold a dataset as long as its owner is there: the masked values, and the key of this server's half of the mask.
 
         `digest` is that of the right to train on it, at this worker.
         """
-        if masked.shape != column.shape:
-            raise InputError(f"an array of shape {masked.shape} arrived for {column.name!r} of shape {column.shape}")
-        self._claim(presence, column.handle, digest)
-        self._stored[column.handle] = Stored(column, masked, KeyStream(key).words(column.shape))
+        part = MaskedDataset.expanded(dataset, masked, key)
+        self._claim(presence, dataset.handle, digest)
+        self._datasets[dataset.handle] = part
 
     @message(reentrant=True, by=OWNER)
-    async def hold(self, column: Column, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
-        """Among equals: keeps two of the three components of an array as long as its owner is there."""
-        array = Replicated(components, column.shape)
-        self._claim(presence, column.handle, digest)
-        self._holdings.hold(column.handle, array)
+    async def store_replicated(self, dataset: Dataset, digest: bytes, components: dict[int, Component], presence: Presence) -> None:
+        """Hold, among equals, two of the three components of a dataset as long as its owner is there."""
+        array = Replicated(components, dataset.shape)
+        self._claim(presence, dataset.handle, digest)
+        self._holdings.hold(dataset.handle, array)
 
     @message(reentrant=True, by=OWNER)
     async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
-        """Keeps this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
+        """Hold this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
         shapes = plan.shapes
         if [share.shape for share in shares] != list(shapes.values()):
             raise InputError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
@@ -121,8 +121,8 @@ class TrainingServer(Actor):
         self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: Terms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
-        """Begins a run of training, which ends when its owner is gone: finds the data and the other server.
+    async def begin(self, terms: TrainingTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
+        """Begin a run of training, which ends when its owner is gone: find the data and the other server.
 
         Args:
             terms: of the run.
@@ -140,15 +140,15 @@ class TrainingServer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
-        arrays = [column.handle for column in terms.columns.values()]
+        arrays = [dataset.handle for dataset in terms.datasets.values()]
         owned = (*zip(arrays, ("features", "targets", "weights"), strict=False), (model, "model"))
         if len(rights) != len(owned):
             raise InputError(f"{len(rights)} rights were shown for {len(owned)} things: one for each array, and one for the model")
         for (handle, what), right in zip(owned, rights, strict=True):
             self._holdings.check(handle, right, what)
-        if model not in self._models or any(array not in self._stored for array in arrays):
+        if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
-        check_held(terms, *(self._stored[array].shape for array in arrays))
+        check_held(terms, *(self._datasets[array].shape for array in arrays))
         self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
@@ -160,38 +160,29 @@ class TrainingServer(Actor):
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
         self._models[model].use &= self._holdings.use_of(*arrays)
-        me, other = Party(party), peer.with_options(one_way=True)
-        twins = Twins(
-            terms.session,
-            me,
-            deliver=other.deliver,
-            give_up=other.give_up,
-            threads=self._steps,
-            background=self._background,
-            patience=self._patience,
-        )
-        session = _Session(terms, claim, me, self._models[model], twins)
+        twins = self._twinned(terms.session, Party(party), peer)
+        session = _Training(terms, claim, self._models[model], twins)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
         return session.agreement.public
 
-    def _gone(self, session: _Session) -> None:
+    def _gone(self, session: _Training) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
             session.twins.close(WorkerLost("the owner is gone"))
 
     @message(reentrant=True, by=OWNER)
     async def meet(self, run: bytes, right: bytes, public: bytes) -> None:
-        """Takes the public key of the other server, once: from now on both seal what they send each other."""
+        """Take the public key of the other server, once: from now on both seal what they send each other."""
         session = self._owned(run, right)
         if session.seal_key:
             raise TicketRefused("the servers of this training have met already; begin a new one")
         session.seal_key = seal_key(session.agreement, public, run)
 
     @message(reentrant=True, by=OWNER)
-    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> Report:
-        """Makes the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
+    async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> StepsReport:
+        """Make the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
         rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
@@ -203,7 +194,7 @@ class TrainingServer(Actor):
         if start == 0:
             session.sums = {}
         steps = session.terms.rows(number)
-        self._holdings.check_steps([column.handle for column in session.terms.columns.values()], steps)
+        self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for index, rows in enumerate(steps[start:stop], start):
             before = clock()
             material, dealt = await session.supply.take(session.done)
@@ -218,34 +209,34 @@ class TrainingServer(Actor):
         known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
         sums = {name: known[name] for name in told} if stop >= len(steps) else {}
         seconds = clock() - begun
-        return Report(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
+        return StepsReport(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
 
     @message(reentrant=True, by=OWNER)
-    async def keep(self, run: bytes, right: bytes) -> None:
-        """Both servers have made the same steps: their weights are the model's. Without this the model is as it was before them."""
+    async def adopt(self, run: bytes, right: bytes) -> None:
+        """Make the weights of a run those of the model, once both servers have made the same steps. Without this it is as before them."""
         session = self._owned(run, right)
         session.model.shares, session.model.sums = session.shares, session.sums
 
     @message(reentrant=True, by=OWNER)
     async def begun(self, run: bytes, right: bytes, number: int) -> int:
-        """Waits until step `number` of the run has begun; how many have."""
+        """Wait until step `number` of the run has begun, and return how many have."""
         return await self._owned(run, right).supply.passed(number)
 
     # Checkpoints.
 
     @message(reentrant=True, by=OWNER)
-    async def save(self, run: bytes, right: bytes, label: Label, kept: bytes, progress: Progress) -> None:
-        """Writes this server's shares of all that the next step depends on: a version of the training that `kept` is the right to, here.
+    async def save(self, run: bytes, right: bytes, label: Label, own: bytes, progress: Progress) -> None:
+        """Write this server's shares of all that the next step depends on: a version of the training that `own` is the right to, here.
 
         Raises:
             NotGranted: versions of that name belong to somebody else.
         """
         session, vault = self._owned(run, right), self._holdings.vault
         model = session.model
-        if label.kind != RUN or not all([shows(kept, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
+        if label.kind != RUN or not all([shows(own, (await self._about(one)).own) for one in vault.labels(RUN, label.name)]):
             raise NotGranted("this is the right to another training")
         check = derive(run, "saved", label.serial, label.tag, session.done)
-        about = About("server", digest(kept), digest(kept), progress=progress, check=check, granted=model.use)
+        about = About("server", digest(own), digest(own), progress=progress, check=check, granted=model.use)
         arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
         await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
 
@@ -253,19 +244,19 @@ class TrainingServer(Actor):
         return msgspec.msgpack.decode(await asyncio.to_thread(self._holdings.vault.about, label), type=About)
 
     @message(reentrant=True, by=OWNER)
-    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, kept: bytes, presence: Presence) -> None:
-        """Holds a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
+    async def restore(self, handle: bytes, digest: bytes, plan: AnyPlan, label: Label, own: bytes, presence: Presence) -> None:
+        """Hold a model as it was saved. The version must have been re-randomised since, see `Keeper.refresh`.
 
         Args:
             handle: for the model.
             digest: of the right to it, at this server.
             plan: what is trained.
             label: of the version.
-            kept: the right to the training, at this server.
+            own: the right to the training, at this server.
             presence: of the owner.
         """
         about = await self._about(label) if label.kind == RUN else None
-        if about is None or not shows(kept, about.use):
+        if about is None or not shows(own, about.use):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
@@ -276,7 +267,7 @@ class TrainingServer(Actor):
         self._models[handle] = Model(plan, arrays, sums, about.granted)
 
     async def _step(
-        self, session: _Session, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal, *, last: bool
+        self, session: _Training, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal, *, last: bool
     ) -> tuple[dict[str, Ring], tuple[int, int]]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
@@ -292,16 +283,16 @@ class TrainingServer(Actor):
         outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
         return outputs, (cost.rounds, cost.sent)
 
-    def _wire(self, session: _Session, column: Column, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
-        """Some examples of an array, in the form in which a step takes them."""
-        if column.handle not in self._stored:
-            raise UnknownModel(f"{column.name!r} is not held here any more: its owner is gone")
-        wire = self._stored[column.handle].wire(session.seats.helper, rows)
+    def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+        """Return some examples of an array, in the form in which a step takes them."""
+        if dataset.handle not in self._datasets:
+            raise UnknownModel(f"{dataset.name!r} is not held here any more: its owner is gone")
+        wire = self._datasets[dataset.handle].wire(session.seats.helper, rows)
         return Affine(form(wire.a), {"R": form(wire.mask)})
 
     @message(reentrant=True, by=OWNER)
     async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
-        """This server's shares of the weights of a model, for who has placed it.
+        """Return this server's shares of the weights of a model, for who has placed it.
 
         Raises:
             NotGranted: the owners of the data on which it was trained open weights to others only.
@@ -315,39 +306,39 @@ class TrainingServer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:
-        """Ends a run; the weights stay."""
+        """End a run; the weights stay."""
         session = self._owned(run, right)
         del self._sessions[run]
         session.twins.close(UnknownModel("this training has ended"))
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
-        """Forgets a model's shares, or a stored array's, for who has placed them."""
+        """Forget a model's shares, or a dataset's, for who has placed them."""
         if handle in self._holdings.claims:
             self._holdings.check(handle, right, "model or array")
             self._holdings.forget(handle)
 
-    def _owned(self, run: bytes, right: bytes) -> _Session:
+    def _owned(self, run: bytes, right: bytes) -> _Training:
         session = self._session(run)
         session.claim.check(right, "this training")
         return session
 
-    def _session(self, run: bytes) -> _Session:
+    def _session(self, run: bytes) -> _Training:
         if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         return self._sessions[run]
 
     # The third party's messages.
 
-    def _dealt(self, run: bytes, what: str) -> _Session:
-        """The run of a message that its third party alone may send."""
+    def _dealt(self, run: bytes, what: str) -> _Training:
+        """Return the run of a message that its third party alone may send."""
         session = self._session(run)
         self._cluster.require(session.seats.third, what)
         return session
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def agree(self, run: bytes, public: bytes | None) -> bytes | None:
-        """Among equals: agrees on a secret with the helper of a run, once; gives this server's public key."""
+        """Agree on a secret with the helper of a run, among equals, once; return this server's public key."""
         session = self._dealt(run, "agree")
         if (public is not None) != session.terms.equals:
             raise ClusterError("a helper among equals agrees on a secret with this server, and a crypto provider does not")
@@ -362,32 +353,16 @@ class TrainingServer(Actor):
     async def supply(
         self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
-        """Takes the randomness of a step, the `last` before a report or another, as soon as there is room; returns when it is expanded."""
+        """Take the randomness of a step, the `last` before a report or another, as soon as there is room; returns when it is expanded."""
         session = self._dealt(run, "supply")
         await session.supply.room(number)
         own = server_key(session.terms.equals, session.pair, key, "step", number)
         material = await self._ahead.run(partial(Material.of, session.steps.like(examples, last=last).layout, own, 1, dealt))
         await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
 
-    # The other server's messages.
-
-    @message(reentrant=True, by=OTHER_SERVER)
-    def deliver(self, run: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
-        """One round of a step; of a training that has ended meanwhile, nothing."""
-        session = self._linked(run, "deliver")
-        if session is not None:
-            session.twins.inboxes.put(channel, number, arrays)
-
-    @message(reentrant=True, by=OTHER_SERVER)
-    def give_up(self, run: bytes, channel: bytes) -> None:
-        """The other server will send no more for a step."""
-        session = self._linked(run, "give_up")
-        if session is not None:
-            session.twins.given_up(channel)
-
-    def _linked(self, run: bytes, what: str) -> _Session | None:
-        """The run of a message that its other server alone may send."""
-        session = self._sessions.get(run)
-        if session is not None:
-            self._cluster.require(session.seats.servers[session.me.other], what)
-        return session
+    def _linked(self, name: bytes, what: str) -> Twins | None:
+        session = self._sessions.get(name)
+        if session is None:
+            return None
+        self._cluster.require(session.seats.servers[session.me.other], what)
+        return session.twins

@@ -53,7 +53,7 @@ class Encryption:
 
 
 def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
-    """TLS with certificates on both sides, signed by one authority (PEM files)."""
+    """Use TLS with certificates on both sides, signed by one authority (PEM files)."""
     listen = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
     connect = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(authority))
     for context in (listen, connect):
@@ -75,7 +75,7 @@ async def opened(
     parts: Mapping[str, type[Actor]] | None = None,
     message_limit: int = limits.MESSAGE_LIMIT,
 ) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
-    """Offer all parts of a worker as long as the block lasts; gives its system, and what it holds.
+    """Offer all parts of a worker as long as the block lasts; yield its system, and what it holds.
 
     What its actors are sent is checked against the cluster and the roles in `cluster`, and no message makes it connect to an address that
     is not in there.
@@ -123,7 +123,7 @@ async def run(
     data_key: Path | None = None,
     message_limit: int = limits.MESSAGE_LIMIT,
 ) -> None:
-    """Serves until told to stop; with a parent, no longer than the parent lives.
+    """Serve until told to stop; with a parent, no longer than the parent lives.
 
     Args:
         address: host:port; port 0 chooses one.
@@ -148,7 +148,7 @@ async def run(
 
 
 def _started() -> None:
-    """What a cluster starts."""
+    """Run what a cluster starts."""
     parser = argparse.ArgumentParser(prog="python -m protocols.workers.worker_process")
     parser.add_argument("--message-limit", type=int, default=limits.MESSAGE_LIMIT)
     parser.add_argument("address")

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from actors.connection.websocket import FRAGMENT, fragments
 from actors.connection.wire import HEADER_LIMIT, FrameReader, Packet, encode, hello, payload
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.messages.frames import PROTOCOL, VERSION, Call, Cancel, Credit, Failed, Hello, OneWay, Reply, Report
+from actors.messages.frames import PROTOCOL, VERSION, Call, Cancel, Credit, Failed, FailureReport, Hello, OneWay, Reply
 from actors.messages.portable import Failure
 from actors.messages.values import DTYPES, pack
 
@@ -42,7 +42,7 @@ def packets(draw):
         Failed: (draw(numbers), draw(failures)),
         Cancel: (draw(numbers),),
         Credit: (draw(st.text()), draw(numbers)),
-        Report: (draw(st.text()), draw(st.text()), draw(failures)),
+        FailureReport: (draw(st.text()), draw(st.text()), draw(failures)),
     }
     kind = draw(st.sampled_from(list(kinds)))
     return Packet(kind(*kinds[kind]), packed.arrays if kind in (Call, OneWay, Reply) else [])

@@ -7,7 +7,7 @@ import pytest
 
 from federated import OwnGiver, OwnMasker, PlainMean, SecureAggregation, SharedAggregation, Update
 from federated.rounds.gathering import Gathering
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 from federated.tasks.update import Blueprint, LocalTraining, Task
 from protocols import Cluster, Worker
 
@@ -52,7 +52,7 @@ class Owner:
 
 
 def gathering(owners, quorum=1):
-    book = Round(7, [owner.name for owner in owners], quorum=quorum, weights=TASK.weights)
+    book = RoundBook(7, [owner.name for owner in owners], quorum=quorum, weights=TASK.weights)
     return Gathering(book, {owner.name: owner for owner in owners}, TASK, progress=lambda _: None)
 
 

@@ -14,10 +14,10 @@ from federated.consent.served import Served
 from federated.models import blueprint
 from federated.owners.masker import agreement
 from federated.rounds.gathering import Gathering
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 from federated.tasks.update import Blueprint, Bound, Evaluation, LocalTraining, Task, Update
 from protocols.errors import AggregationError
-from protocols.secure_aggregation import Server, terms
+from protocols.secure_aggregation import AggregationServer, terms
 from protocols.secure_aggregation.session import usual_cohort, usual_degree
 
 WEIGHTS = [np.zeros((2, 3), np.float32), np.zeros(4, np.float32)]
@@ -56,7 +56,7 @@ class Crowd:
             commitments=[one.commitment for one in prepared],
             **settings,
         )
-        server, some = Server(agreed), [self.owners[i] for i in who]
+        server, some = AggregationServer(agreed), [self.owners[i] for i in who]
         advertised = server.advertisements([await one.advertise(p.ticket, agreed) for one, p in zip(some, prepared, strict=True)])
         sealed = server.shares([await one.share(agreed.identifier, advertised[k], server.nonces) for k, one in enumerate(some)])
         for k, one in enumerate(some):
@@ -211,7 +211,7 @@ async def test_rounds_of_owners_with_rosters(n):
     owners = {f"owner-{i}": Neighbour(f"owner-{i}", own) for i, own in enumerate(crowd.owners)}
     aggregation = SecureAggregation(threshold=0.7, most_examples=100)
     for number in (1, 2):
-        book = Round(number, list(owners), quorum=1, weights=WEIGHTS)
+        book = RoundBook(number, list(owners), quorum=1, weights=WEIGHTS)
         task = dataclasses.replace(TASK, round=number)
         gathering = Gathering(book, owners, task, progress=lambda _: None)
         aggregate = await aggregation.gather(gathering, single_updates=False)
@@ -230,7 +230,7 @@ async def test_an_owner_that_leaves_before_its_keys_costs_itself_only(n):
 
     crowd.owners[2].advertise = gone
     owners = {f"owner-{i}": Neighbour(f"owner-{i}", own) for i, own in enumerate(crowd.owners)}
-    book = Round(1, list(owners), quorum=1, weights=WEIGHTS)
+    book = RoundBook(1, list(owners), quorum=1, weights=WEIGHTS)
     gathering = Gathering(book, owners, TASK, progress=lambda _: None)
     aggregate = await SecureAggregation(threshold=0.7, most_examples=100).gather(gathering, single_updates=False)
     np.testing.assert_allclose(aggregate.delta[0], (np.arange(1, n + 1).sum() - 3) / (n - 1) / 10, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from federated import Federation, History, Outcome, SettingError, simulated_owners
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.runs.progress import live
 
 ROUNDS = [
@@ -94,7 +94,7 @@ async def test_callbacks_of_keras_see_rounds_as_epochs(build, examples, tmp_path
 
 
 def book():
-    return Round(7, ["a", "b", "c"], quorum=1, weights=[np.zeros(2)])
+    return RoundBook(7, ["a", "b", "c"], quorum=1, weights=[np.zeros(2)])
 
 
 def test_progress_is_quiet_when_nobody_watches():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from federated import SettingError, Update, UpdateRejected
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 
 FIVE = ["a", "b", "c", "d", "e"]
 
 
 def begun(sampled=FIVE, quorum=3, deadline=10.0):
-    return Round(4, sampled, quorum=quorum, weights=[np.zeros((2, 3), np.float32), np.zeros(3, np.float32)], deadline=deadline)
+    return RoundBook(4, sampled, quorum=quorum, weights=[np.zeros((2, 3), np.float32), np.zeros(3, np.float32)], deadline=deadline)
 
 
 def update(**changes):
@@ -97,7 +97,7 @@ def test_one_nan_among_many_values():
 
 
 def test_values_whose_sum_could_overflow():
-    book = Round(4, ["a"], quorum=1, weights=[np.zeros(1)])
+    book = RoundBook(4, ["a"], quorum=1, weights=[np.zeros(1)])
     with pytest.raises(UpdateRejected, match="larger than 1e"):
         book.report("a", update(delta=[np.array([1e101])]), now=1.0)
 

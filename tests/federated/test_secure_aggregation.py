@@ -29,7 +29,7 @@ from federated import (
 )
 from federated.owners.masker import agreement
 from federated.rounds.gathering import Gathering
-from federated.rounds.rounds import Round, Standing
+from federated.rounds.rounds import RoundBook, Standing
 from federated.tasks.update import Blueprint, LocalTraining, Task
 from protocols.errors import AggregationError
 from protocols.secure_aggregation import terms
@@ -76,7 +76,7 @@ class Scripted:
 
 
 def gathering(owners, quorum=1, deadline=10**9):
-    book = Round(1, [owner.name for owner in owners], quorum=quorum, weights=TASK.weights, deadline=deadline)
+    book = RoundBook(1, [owner.name for owner in owners], quorum=quorum, weights=TASK.weights, deadline=deadline)
     return Gathering(book, {owner.name: owner for owner in owners}, TASK, progress=lambda _: None)
 
 

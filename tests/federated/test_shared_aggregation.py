@@ -141,18 +141,18 @@ async def vanishes(own, task, hiding, drop, vectors, seeds):
 
 
 async def seed_only(own, task, hiding, drop, vectors, seeds):
-    from federated.owners.giver import Given
+    from federated.owners.giver import HandedIn
 
     await seeds.hold_seed(drop.handle, drop.ticket, bytes(32))
-    return Given(("loss",), False)
+    return HandedIn(("loss",), False)
 
 
 async def vector_only(own, task, hiding, drop, vectors, seeds):
-    from federated.owners.giver import Given
+    from federated.owners.giver import HandedIn
 
     size = sum(w.size for w in task.weights) + 16 + 1
     await vectors.hold_vector(drop.handle, drop.ticket, np.zeros(size, np.uint64))
-    return Given(("loss",), False)
+    return HandedIn(("loss",), False)
 
 
 async def another_shape(own, task, hiding, drop, vectors, seeds):

@@ -23,8 +23,8 @@ from protocols import Cluster, Worker, share
 from protocols.errors import CheckpointError, Diverged, InputError, KeepsNothing, UnknownData, VaultError, WorkerLost
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.owner.checkpoints import FILE
-from protocols.storage.kept import About
 from protocols.storage.vault import Vault
+from protocols.storage.versions import About
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 6, 6

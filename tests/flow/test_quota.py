@@ -12,12 +12,12 @@ from actors import ActorSystem
 from inner_workers import inner_workers
 from protocols import RemoteModel, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.datasets.dataset import Dataset
 from protocols.errors import Busy, QuotaSpent, ServingError, TicketRefused, TooLarge, WorkerLost
 from protocols.serving import room
 from protocols.serving.hosting import fingerprint
-from protocols.storage.kept import About
 from protocols.storage.vault import Label
-from protocols.training.terms import Column
+from protocols.storage.versions import About
 from protocols.workers import granting
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
@@ -453,12 +453,14 @@ async def test_masks_of_weights_are_expanded_beside_the_event_loop(model, monkey
 
 async def test_a_third_party_expands_no_array_beyond_the_limit():
     """What arrives is a shape and two keys; without a limit, this many zeros were allocated."""
-    column = Column("x", (1 << 20, 1 << 20), "numbers", b"handle")
+    dataset = Dataset("x", (1 << 20, 1 << 20), "numbers", b"handle")
     keys = (bytes(16), bytes(16))
     async with inner_workers() as (_, cluster):
         system, url = cluster.links.system, cluster.workers[2].url
         dealer, keeper = await system.connect(f"{url}/training-dealer", TrainingDealer), await system.connect(f"{url}/keeper", Keeper)
         with pytest.raises(TooLarge, match="2048 MiB are allowed"):
-            await dealer.store(column, bytes(32), keys, cluster.presence)
+            await dealer.store(dataset, bytes(32), keys, cluster.presence)
         with pytest.raises(TooLarge, match="2048 MiB are allowed"):
-            await keeper.keep_mask(Label("data", "x", 1, bytes(16)), About("crypto provider", bytes(32), bytes(32), column=column), keys)
+            await keeper.deposit_mask(
+                Label("data", "x", 1, bytes(16)), About("crypto provider", bytes(32), bytes(32), dataset=dataset), keys
+            )

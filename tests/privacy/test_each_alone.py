@@ -13,7 +13,7 @@ import tensorflow as tf
 from privacy import ModelRefused, PrivacyEngine
 from privacy.models import recording
 from privacy.rules.gradients import Materialised
-from privacy.rules.registry import Call
+from privacy.rules.registry import LayerCall
 
 layers = keras.layers
 TESTS = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def test_a_recording_that_is_not_the_model_is_refused(monkeypatch, broken):
     def wrong(layer, run, watch, *args, **kwargs):
         outputs, call = right(layer, run, watch, *args, **kwargs)
         if broken == "gradient":
-            return outputs, Call(call.watched, lambda dz: Materialised([1.2 * one for one in call.gradients(dz).each()]))
+            return outputs, LayerCall(call.watched, lambda dz: Materialised([1.2 * one for one in call.gradients(dz).each()]))
         return outputs + (float("nan") if broken == "nan" else 0.01), call
 
     monkeypatch.setattr(recording, "alone", wrong)

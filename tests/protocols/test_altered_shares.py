@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocols.errors import AggregationError
 from protocols.quantisation import Quantisation
-from protocols.secure_aggregation import Owner, Server, shamir, terms
+from protocols.secure_aggregation import AggregationOwner, AggregationServer, shamir, terms
 from protocols.secure_aggregation.graph import ATTEMPTS, Graph, Nonces, commitment
 from protocols.secure_aggregation.owner import DIGEST_BYTES
 
@@ -30,7 +30,7 @@ def roster(n):
 def played(*, share=lambda one: one, mask=lambda one: one, opened=lambda one: one, gone=()):
     """A session of ten owners, whose messages pass through functions; `gone` owners share, and then vanish."""
     agreed = terms("run round 1", roster(N), LENGTH + 1, word=SCHEME.word)
-    owners, server = [Owner(agreed, key) for key in keys(N)], Server(agreed)
+    owners, server = [AggregationOwner(agreed, key) for key in keys(N)], AggregationServer(agreed)
     advertised = server.advertisements([owner.advertise() for owner in owners])
     sealed = server.shares([share(owner.share(advertised[u])) for u, owner in enumerate(owners)])
     there = [owner for u, owner in enumerate(owners) if u in sealed and u not in gone]
@@ -154,7 +154,7 @@ def test_an_owner_that_deals_shares_that_do_not_belong_together(monkeypatch, wro
         return dealt
 
     agreed = terms("run round 1", roster(N), LENGTH + 1, word=SCHEME.word)
-    owners, server = [Owner(agreed, key) for key in keys(N)], Server(agreed)
+    owners, server = [AggregationOwner(agreed, key) for key in keys(N)], AggregationServer(agreed)
     advertised = server.advertisements([owner.advertise() for owner in owners])
     shares = []
     for u, owner in enumerate(owners):
@@ -218,7 +218,7 @@ def test_no_label_can_be_tried():
     identity = keys(1)[0]
     for number in range(10_000):
         with pytest.raises(AggregationError, match="the terms do not have this owner's commitment"):
-            Owner(dataclasses.replace(agreed, label=f"run {number}"), identity, nonces[0])
+            AggregationOwner(dataclasses.replace(agreed, label=f"run {number}"), identity, nonces[0])
     for wrong in ([], revealed[:-1], [bytes(32), *revealed[1:]]):
         with pytest.raises(AggregationError, match="not those that the owners have committed to"):
             Graph(agreed, wrong)
@@ -235,15 +235,15 @@ def test_orders_of_two_sessions_have_nothing_in_common():
 def test_a_nonce_is_revealed_for_terms_with_its_commitment_only():
     agreed, nonces = sparse()
     with pytest.raises(AggregationError, match="do not have this owner's commitment"):
-        Owner(agreed, keys(1)[0], Nonces())
+        AggregationOwner(agreed, keys(1)[0], Nonces())
     with pytest.raises(AggregationError, match="do not have this owner's commitment"):
-        Owner(agreed, keys(1)[0])
+        AggregationOwner(agreed, keys(1)[0])
     before = nonces[0].commitment
-    nonce = Owner(agreed, keys(1)[0], nonces[0]).advertise().nonce
+    nonce = AggregationOwner(agreed, keys(1)[0], nonces[0]).advertise().nonce
     assert commitment(nonce) == before
     assert nonces[0].commitment == nonce
     with pytest.raises(AggregationError, match="do not have this owner's commitment"):
-        Owner(agreed, keys(1)[0], nonces[0])  # a second order for the same terms
+        AggregationOwner(agreed, keys(1)[0], nonces[0])  # a second order for the same terms
 
 
 def test_a_server_cannot_try_orders_for_long():
@@ -261,10 +261,10 @@ def test_terms_of_a_sparse_graph_need_commitments():
 
 def test_without_all_nonces_nobody_is_told_an_order():
     agreed, nonces = sparse(34)
-    owners = [Owner(agreed, key, one) for key, one in zip(keys(34), nonces, strict=True)]
+    owners = [AggregationOwner(agreed, key, one) for key, one in zip(keys(34), nonces, strict=True)]
     sent = [owner.advertise() for owner in owners]
     with pytest.raises(AggregationError, match="33 of 34 owners advertised"):
-        Server(agreed).advertisements(sent[1:])
+        AggregationServer(agreed).advertisements(sent[1:])
     wrong = msgspec.structs.replace(sent[0], nonce=bytes(32))
     with pytest.raises(AggregationError, match="33 of 34"):
-        Server(agreed).advertisements([wrong, *sent[1:]])
+        AggregationServer(agreed).advertisements([wrong, *sent[1:]])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors import ActorNotFound, ActorSystem, BadAddress, Caller, NotAllowed
 from actors.identity.caller import CALLER, LOCAL
 from actors.messages.schema import messages_of
-from federated.aggregation.shared_aggregation import _Session
+from federated.aggregation.shared_aggregation import _SharedSession
 from federated.machines.certificates import encryption, issue
 from federated.owners.hiding import Hiding
 from inner_workers import inner_worker, inner_workers
@@ -305,7 +305,7 @@ class TestEnrolment:
                 lambda: cluster.load("a", grants=grant),
                 lambda: cluster.store("b", array),
                 lambda: cluster.deposits(),
-                lambda: _Session.begin(cluster, (4, 0), hiding, 3, 3),
+                lambda: _SharedSession.begin(cluster, (4, 0), hiding, 3, 3),
             ):
                 async with inner_worker(mine, address=address) as again:
                     with pytest.raises(ClusterError, match="belongs to no cluster"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from protocols import PrecisionWarning
+from protocols.datasets.joined import joined
 from protocols.errors import InputError
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.stored import described, encoded
-from protocols.storage.kept import joined
 
 STEP = 2.0**-16
 RANDOM = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actors import Caller
+from protocols.datasets.dataset import Dataset
 from protocols.errors import Busy, InputError, QuotaSpent, TooLarge
 from protocols.mpc.operations import weights as linear
 from protocols.mpc.operations.weights import Dense, summed_weight_masks
@@ -17,11 +18,10 @@ from protocols.serving import room, turns
 from protocols.serving.hosting import check_program
 from protocols.serving.pool import Chunk, Pool
 from protocols.serving.quota import Quota
-from protocols.serving.requests import Part, Requests
+from protocols.serving.requests import RequestPart, Requests
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.ticket import Ticket, identifier
 from protocols.serving.turns import Turns, client_of
-from protocols.training.terms import Column
 
 
 def ticket(request: bytes, examples: int = 1, part: int = 0) -> Ticket:
@@ -83,7 +83,7 @@ class TestQuotaOfAServer:
 
 
 def answered(request, *sizes: int) -> None:
-    request.parts = [Part(ticket(request.identifier, size, number), {0: True, 1: True}) for number, size in enumerate(sizes)]
+    request.parts = [RequestPart(ticket(request.identifier, size, number), {0: True, 1: True}) for number, size in enumerate(sizes)]
     request.granted = sum(sizes)
 
 
@@ -252,10 +252,10 @@ class TestRoom:
 @pytest.mark.parametrize("shape", [(1 << 20, 1 << 20), (1 << 60, 1 << 60), (1 << 28, 2)])
 def test_an_array_whose_shape_is_all_that_was_sent_has_a_limit(shape):
     with pytest.raises(TooLarge, match="2048 MiB are allowed"):
-        Column("x", shape, "numbers", b"handle").check()
-    Column("x", (1 << 28, 1), "numbers", b"handle").check()
+        Dataset("x", shape, "numbers", b"handle").check()
+    Dataset("x", (1 << 28, 1), "numbers", b"handle").check()
     with pytest.raises(InputError, match="none of that shape"):
-        Column("x", (-1, 3), "numbers", b"handle").check()
+        Dataset("x", (-1, 3), "numbers", b"handle").check()
 
 
 def test_masks_added_in_place_and_in_pieces_are_those_of_both_servers(monkeypatch):

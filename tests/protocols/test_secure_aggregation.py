@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from protocols.errors import AggregationError, SharingError
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.quantisation import Quantisation, word_type
-from protocols.secure_aggregation import Owner, Server, Terms, shamir, terms
+from protocols.secure_aggregation import AggregationOwner, AggregationServer, AggregationTerms, shamir, terms
 from protocols.secure_aggregation.graph import Graph, Nonces
 from protocols.secure_aggregation.masks import add_masks
 
@@ -26,22 +26,22 @@ def identities(n: int) -> list[Ed25519PrivateKey]:
     return [Ed25519PrivateKey.from_private_bytes(bytes([u, u >> 8] + [7] * 30)) for u in range(n)]
 
 
-def session(n: int, length: int = LENGTH, label: str = "test", **options) -> tuple[Terms, list[Owner]]:
+def session(n: int, length: int = LENGTH, label: str = "test", **options) -> tuple[AggregationTerms, list[AggregationOwner]]:
     keys, nonces = identities(n), [Nonces() for _ in range(n)]
     roster = [key.public_key().public_bytes_raw() for key in keys]
     agreed = terms(label, roster, length, commitments=[one.commitment for one in nonces], **options)
-    return agreed, [Owner(agreed, *pair) for pair in zip(keys, nonces, strict=True)]
+    return agreed, [AggregationOwner(agreed, *pair) for pair in zip(keys, nonces, strict=True)]
 
 
 def vectors(n: int, length: int = LENGTH) -> np.ndarray:
     return KeyStream(bytes(16)).words((n, length))
 
 
-def run(agreed: Terms, owners: list[Owner], x: np.ndarray, last: list[int]) -> np.ndarray:
+def run(agreed: AggregationTerms, owners: list[AggregationOwner], x: np.ndarray, last: list[int]) -> np.ndarray:
     """A whole session in which owner u takes part in the rounds before `last[u]`."""
-    server = Server(agreed)
+    server = AggregationServer(agreed)
 
-    def there(stage: int, among) -> list[Owner]:
+    def there(stage: int, among) -> list[AggregationOwner]:
         return [owners[u] for u in sorted(among) if last[u] > stage]
 
     first = server.advertisements([owner.advertise() for owner in there(0, range(len(owners)))])
@@ -101,7 +101,7 @@ def test_the_graph_is_regular_and_symmetric():
 def to_stage(stage: int, n: int = 5):
     """A session that has come to a stage: (terms, owners, server, what the next step is given)."""
     agreed, owners = session(n, cohort=3)
-    server, x = Server(agreed), vectors(n)
+    server, x = AggregationServer(agreed), vectors(n)
     given_ = [owner.advertise() for owner in owners]
     advertised = server.advertisements(given_)
     if stage == 1:
@@ -125,7 +125,7 @@ class TestAServerThatLies:
 
     def test_advertisement_of_another_session(self):
         agreed, owners, _, given_ = to_stage(1)
-        old = Owner(terms("yesterday", agreed.roster, LENGTH, cohort=3), identities(5)[1]).advertise()
+        old = AggregationOwner(terms("yesterday", agreed.roster, LENGTH, cohort=3), identities(5)[1]).advertise()
         with pytest.raises(AggregationError, match="or of another session"):
             owners[0].share([old, *given_[2:]])
 
@@ -193,7 +193,7 @@ class TestOwnersThatMisbehave:
         agreed, owners = session(5, cohort=3)
         sent = [owner.advertise() for owner in owners]
         sent[4] = msgspec.structs.replace(sent[4], signature=bytes(64))
-        server = Server(agreed)
+        server = AggregationServer(agreed)
         assert len(server.advertisements(sent)) == 4
         assert "forged" in server.left_out[4]
 
@@ -202,7 +202,7 @@ class TestOwnersThatMisbehave:
         """Shares that belong together, with digests that fit: nothing but what was advertised tells that they are of something else."""
         agreed, owners = session(5, cohort=3)
         other = session(5, cohort=3)[1][4]
-        server, x = Server(agreed), vectors(5)
+        server, x = AggregationServer(agreed), vectors(5)
         advertised = server.advertisements([owner.advertise() for owner in owners])
         right = getattr(owners[4], secret)
         setattr(owners[4], secret, getattr(other, secret))
@@ -236,7 +236,7 @@ def test_a_masked_vector_is_balanced_in_every_bit_and_differs_each_time():
     for _ in range(2):
         agreed, owners = session(5, length=20_000, cohort=3)
         first = [owner.advertise() for owner in owners]
-        sealed = Server(agreed)
+        sealed = AggregationServer(agreed)
         advertised = sealed.advertisements(first)
         boxes = sealed.shares([owner.share(advertised[owner.number]) for owner in owners])
         views.append(owners[0].mask(boxes[0], np.zeros(20_000, np.uint64)).vector)
@@ -264,9 +264,9 @@ def test_a_threshold_that_would_let_a_server_have_both_secrets():
     agreed, _ = session(5)
     for threshold in (1, 2, 5):
         with pytest.raises(AggregationError, match="more than two thirds"):
-            Terms("test", agreed.roster, LENGTH, threshold, 3, 4)
+            AggregationTerms("test", agreed.roster, LENGTH, threshold, 3, 4)
     with pytest.raises(AggregationError, match="twice"):
-        Terms("test", agreed.roster[:4] + agreed.roster[:1], LENGTH, 3, 3, 4)
+        AggregationTerms("test", agreed.roster[:4] + agreed.roster[:1], LENGTH, 3, 3, 4)
 
 
 class TestShamir:

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import AggregationError
+from protocols.mpc.parties.exchange import Party
 from protocols.mpc.parties.keystream import KeyStream
+from protocols.mpc.parties.simulator import simulate
 from protocols.quantisation import word_type
-from protocols.secure_aggregation.shared_sums import WAITING, Half, SumTerms, halve, new_ticket
+from protocols.secure_aggregation.shared_sums import WAITING, Half, SumTerms, agreed, halve, new_ticket
 
 KEY = bytes(32)
 
@@ -178,3 +180,20 @@ def test_the_half_with_the_vector_is_uniform_whatever_the_vector(word):
         assert len(seed) == 32
         bits = np.unpackbits(part.view(np.uint8).reshape(-1, word // 8), axis=1)
         assert np.abs(bits.mean(axis=0) - 0.5).max() < 7 * 0.5 / np.sqrt(20_000)
+
+
+def test_servers_agree_in_one_round_on_the_same_vectors_and_on_no_others():
+    first, second = pair()
+    tickets = [handed_in(first, second, row) for row in vectors(3, 5, 64)]
+    for ticket in tickets[:2]:
+        first.admit(ticket, 1), second.admit(ticket, 1)
+    both = simulate({party: agreed(Party(party), half) for party, half in enumerate((first, second))})
+    assert (both.rounds, both.sent) == (1, {(0, 1): 32, (1, 0): 32})
+    assert both.results == {0: first.digest(), 1: second.digest()}
+    first.admit(tickets[2], 1)
+    for order in ((0, 1), (1, 0)):
+        with pytest.raises(AggregationError, match="do not sum the same vectors"):
+            simulate({party: agreed(Party(party), (first, second)[party]) for party in order})
+    second.admit(tickets[2], 2)  # the same vectors, another factor
+    with pytest.raises(AggregationError, match="do not sum the same vectors"):
+        simulate({party: agreed(Party(party), half) for party, half in enumerate((first, second))})

@@ -10,7 +10,7 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.errors import Busy, QuotaSpent, TicketRefused, WorkerLost
 from protocols.mpc.parties.material import Material
 from protocols.serving.pool import Chunk, Pool
-from protocols.serving.requests import Part, Requests
+from protocols.serving.requests import RequestPart, Requests
 from protocols.serving.stock import Stock
 from protocols.serving.ticket import Ticket, check, identifier, sign
 
@@ -222,7 +222,7 @@ class TestPool:
 
 class TestRequests:
     def answered(self, request):
-        request.parts = [Part(ticket(), {0: True, 1: True})]
+        request.parts = [RequestPart(ticket(), {0: True, 1: True})]
         request.granted = request.examples
 
     async def test_no_more_than_allowed(self):
@@ -244,7 +244,7 @@ class TestRequests:
         requests = Requests("mnist")
         requests.allow(1)
         request = requests.open(1, "logits")
-        request.parts = [Part(ticket(), {0: False, 1: False})]
+        request.parts = [RequestPart(ticket(), {0: False, 1: False})]
         await requests.close(request)
         assert (requests.answered, requests.left) == (0, 1)
 
@@ -253,7 +253,7 @@ class TestRequests:
         requests = Requests("mnist")
         requests.allow(1)
         request = requests.open(1, "logits")
-        request.parts = [Part(ticket())]
+        request.parts = [RequestPart(ticket())]
         request.parts[0].end(honest, True)
         request.parts[0].end(1 - honest, False)
         request.parts[0].end(honest, False)  # nor take it back
@@ -264,6 +264,6 @@ class TestRequests:
         requests = Requests("mnist")
         requests.allow(1)
         request = requests.open(2, "logits")
-        request.parts = [Part(ticket(), {0: True, 1: False}), Part(ticket(part=1), {0: True, 1: True})]
+        request.parts = [RequestPart(ticket(), {0: True, 1: False}), RequestPart(ticket(part=1), {0: True, 1: True})]
         await requests.close(request)
         assert requests.left == 0

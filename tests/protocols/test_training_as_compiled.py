@@ -10,6 +10,7 @@ import pytest
 from keras import layers, losses, metrics
 from training_deployment import SCALE, Trainers
 
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan
@@ -19,11 +20,11 @@ from protocols.owner.epochs import epoch_of, trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_features, check_targets, check_told, sums_told
-from protocols.training.networks.layers import Product, Variable, Weight
+from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.losses import METRIC_BITS, told
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
-from protocols.training.terms import Report, SharedArray, Steps, Terms
+from protocols.training.terms import StepCircuits, StepsReport, TrainingTerms
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 RANDOM = np.random.default_rng(5)
@@ -52,7 +53,7 @@ def model(outputs=3, last=None, hidden=(), optimizer=None, **settings):
 
 def stored(name, array):
     values, content = encoded(name, np.asarray(array), None)
-    return values, SharedArray(described(name, values, content, handle=name.encode()), b"")
+    return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
 
 
 def trained(built, y):
@@ -61,10 +62,10 @@ def trained(built, y):
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
     check_targets(expects(built), labels)
     check_told(made.loss, labels)
-    terms = Terms(b"run", made, features.column, labels.column, BATCH, None, 1 << 29, False, "model")
+    terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
     optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
     made = msgspec.structs.replace(made, optimizer=optimizer)
-    steps = Steps(msgspec.structs.replace(terms, plan=made))
+    steps = StepCircuits(msgspec.structs.replace(terms, plan=made))
     targets = terms.targets(targets)
     values = {name: encode(weight.numpy(), SCALE) for name, weight in zip(made.shapes, built.trainable_weights, strict=True)}
     values |= {name: np.zeros(shape, np.uint64) for name, shape in made.states.items()}
@@ -374,8 +375,8 @@ def test_sums_of_large_losses_are_told(loss, x, error):
     sums = sums_told(loss, outputs, y)
     assert (sums.lost > 0) == (loss == "mse")
     shape = (1, outputs)
-    linear, kernel = Product((0,), Weight("kernel0", shape)), Variable("kernel0", shape)
-    built = Plan((linear,), (1,), outputs, (kernel,), loss, GradientDescent(2.0**-16), value=True, sums=sums)
+    linear, known = ProductLayer((0,), Weight("kernel0", shape)), Variable("kernel0", shape)
+    built = Plan((linear,), (1,), outputs, (known,), loss, GradientDescent(2.0**-16), value=True, sums=sums)
     given = {name: np.zeros(shape, np.uint64) for name, shape in built.states.items()}
     given |= {
         "x": np.full((rows, 1), 512 << 16, np.uint64),
@@ -384,8 +385,8 @@ def test_sums_of_large_losses_are_told(loss, x, error):
     }
     made = Trainers(step(built, rows)).outputs(given)
     share, zero = {name: made[name] for name in ("loss", "metric")}, {name: np.zeros(1, np.uint64) for name in ("loss", "metric")}
-    report = functools.partial(Report, 1, outside=np.zeros(1, np.uint64), rounds=1, sent=1, dealt=1, seconds=1.0, waited=0.0, seal=b"")
-    terms = Terms(b"run", built, y.column, y.column, rows, None, 1 << 29, False, "model")
+    report = functools.partial(StepsReport, 1, outside=np.zeros(1, np.uint64), rounds=1, sent=1, dealt=1, seconds=1.0, waited=0.0, seal=b"")
+    terms = TrainingTerms(b"run", built, y.dataset, y.dataset, rows, None, 1 << 29, False, "model")
     epoch = epoch_of(1, terms, [(report(told=share), report(told=zero))])
     z = 512.0 * kernel
     exact = {"mse": (z - error) ** 2, "binary_crossentropy": z, "crossentropy": np.log(2)}[loss]
@@ -459,7 +460,7 @@ def test_whole_features_of_one_column_are_named(features, monkeypatch):
 
 
 def images(shape):
-    return SharedArray(described("x", *encoded("x", RANDOM.normal(size=(4, *shape)), None), handle=b"", example=shape), b"")
+    return SharedDataset(described("x", *encoded("x", RANDOM.normal(size=(4, *shape)), None), handle=b"", example=shape), b"")
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 5), (5, 6, 3), (6, 15), (90, 1, 2)])
@@ -472,5 +473,5 @@ def test_images_with_their_axes_in_another_order_are_refused(shape):
 def test_images_that_are_the_same_when_they_are_flat_are_taken(shape):
     check_features(
         (6, 5, 3),
-        SharedArray(described("x", encoded("x", np.zeros((4, 90)) + X[:4, :1], None)[0], "numbers", handle=b"", example=shape), b""),
+        SharedDataset(described("x", encoded("x", np.zeros((4, 90)) + X[:4, :1], None)[0], "numbers", handle=b"", example=shape), b""),
     )

@@ -18,14 +18,15 @@ from protocols import Cluster, connect, share
 from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import seats
+from protocols.datasets.dataset import SharedDataset
 from protocols.errors import Altered, NotServed, ProtocolError, QuotaSpent
+from protocols.mpc.parties.keystream import derive
 from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms
 from protocols.storage.vault import Label
-from protocols.training.terms import SharedArray
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
-from protocols.workers.keeper import Keeper, Part
+from protocols.workers.keeper import GrantedVersion, Keeper
 from protocols.workers.sum_server import SumServer
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
@@ -164,7 +165,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
                         server.weights(handle, right),
                         server.begin(again, digest, handle, (right, right, right), presence),
                         server.epoch(run.session, right, 0, 0, 1, ["metric"]),
-                        server.keep(run.session, right),
+                        server.adopt(run.session, right),
                         dealer.begin(again, digest, (right, right), presence),
                         dealer.epoch(run.session, right, 0, 0),
                     )
@@ -175,7 +176,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
 
             assert await nothing_opens(curious, read) > 10
             with pytest.raises(ProtocolError):  # the public interface, with what the worker knows instead of the secret
-                async for _ in shared.fit(SharedArray(x.column, right_at(x.secret, place) * 2), y, progress=False):
+                async for _ in shared.fit(SharedDataset(x.dataset, right_at(x.secret, place) * 2), y, progress=False):
                     pass
             assert len((await shared.reveal()).get_weights()) == 2
 
@@ -198,7 +199,7 @@ async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, 
                 new = Label(label.kind, label.name, next(fresh), new_secret()[:16])
                 calls = (
                     keeper.remove("data", "ward", right),
-                    keeper.place([Part(label, right)], 0, new_secret()[:16], digest_at(new_secret(), 0), equals, presence),
+                    keeper.place([GrantedVersion(label, right)], 0, new_secret()[:16], digest_at(new_secret(), 0), equals, presence),
                     keeper.refresh(label, new, right, equals, ""),
                     keeper.commit(label, right, equals, ""),
                 )
@@ -213,11 +214,11 @@ async def test_data_that_are_kept_are_neither_loaded_nor_removed(equals, place, 
 
 @EVERY
 async def test_a_sum_is_the_aggregator_s(equals, place, monkeypatch):
-    from federated.aggregation.shared_aggregation import _Session
+    from federated.aggregation.shared_aggregation import _SharedSession
     from federated.owners.hiding import Hiding
 
     async with curious_workers(equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
-        session = await _Session.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)
+        session = await _SharedSession.begin(cluster, (3, 0), Hiding(8.0, 100), 3, 3)
         handle = session._session.handle
 
         async def take(system, right):
@@ -252,7 +253,9 @@ async def test_one_worker_is_not_taken_for_another(equals, place, monkeypatch, t
                 party = where.party(target)
                 is_third, is_server = member and place == where.third, member and place in where.servers
                 calls: list[Awaitable[object]] = [
-                    keeper.contribute(bytes(16), other, np.zeros(2, np.uint64)) for other in range(3) if other != place or not member
+                    keeper.deliver(bytes([other]), bytes(16), 0, [np.zeros(2, np.uint64)])
+                    for other in range(3)
+                    if other != place or not member
                 ]
                 if party in (0, 1) and not is_third:
                     calls += [
@@ -286,7 +289,7 @@ async def test_who_may_train_cannot_destroy(monkeypatch, tmp_path):
         for keeper in keepers:
             for other in range(3):
                 with pytest.raises(NotAllowed):
-                    await keeper.contribute(new.tag, other, np.zeros(2, np.uint64))
+                    await keeper.deliver(bytes([other]), derive(new.tag, "seeds"), 0, [np.zeros(2, np.uint64)])
         two = [keeper.refresh(old, new, right, False, "") for keeper, right in zip(keepers[:2], rights[:2], strict=True)]
         await asyncio.gather(*two)  # the third party is left out
         for keeper, right in zip(keepers[:2], rights[:2], strict=True):

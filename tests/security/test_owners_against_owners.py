@@ -29,22 +29,22 @@ from protocols.workers.training_server import TrainingServer
 async def test_whoever_places_something_under_the_handle_of_another_owner_takes_nothing_away_by_leaving():
     async with inner_workers() as (inner, cluster):
         stored = await cluster.store("a", np.ones((3, 2)))
-        handle, column = stored.column.handle, stored.column
+        handle, dataset = stored.dataset.handle, stored.dataset
         async with ActorSystem() as other:
             presence, digest = await other.spawn(Presence), digest_at(new_secret(), 0)
             server = await other.connect(f"{inner[0].system.address}/training", TrainingServer)
             dealer = await other.connect(f"{inner[2].system.address}/training-dealer", TrainingDealer)
             with pytest.raises(NameTaken):
-                await server.store(column, digest, np.zeros((3, 2), np.uint64), bytes(16), presence)
+                await server.store(dataset, digest, np.zeros((3, 2), np.uint64), bytes(16), presence)
             with pytest.raises(NameTaken):
-                await dealer.store(column, digest, (bytes(16), bytes(16)), presence)
-            own = msgspec.structs.replace(column, handle=new_secret()[:16])
+                await dealer.store(dataset, digest, (bytes(16), bytes(16)), presence)
+            own = msgspec.structs.replace(dataset, handle=new_secret()[:16])
             await server.store(own, digest, np.zeros((3, 2), np.uint64), bytes(16), presence)
             await dealer.store(own, digest, (bytes(16), bytes(16)), presence)
         async with asyncio.timeout(10):  # until the workers have noticed that it has left
-            while own.handle in inner[0].holdings.arrays or own.handle in inner[2].holdings.masks:
+            while own.handle in inner[0].holdings.datasets or own.handle in inner[2].holdings.masks:
                 await asyncio.sleep(0)
-        assert handle in inner[0].holdings.arrays
+        assert handle in inner[0].holdings.datasets
         assert handle in inner[2].holdings.masks
 
 

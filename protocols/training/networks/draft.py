@@ -37,7 +37,7 @@ class Signal(NamedTuple):
     bits: int = FRACTION
 
 
-class Draft(Builder, Tape):
+class StepDraft(Builder, Tape):
     """A circuit while it is written. What is put with its fractional bits is there once, however often it is put.
 
     Attributes:
@@ -174,9 +174,9 @@ class Draft(Builder, Tape):
         """Write the gradients by the `wanted` values from those by the `known` ones."""
         return gradients(self, self._ops, known, wanted, self.own)
 
-    def copy(self) -> Draft:
+    def copy(self) -> StepDraft:
         """Return a draft with what has been written so far, to go on in one way or another."""
-        draft = Draft()
+        draft = StepDraft()
         draft._ops, draft._scope = list(self._ops), Scope(list(self._scope.values))
         draft._at, draft._bits = dict(self._at), dict(self._bits)
         return draft

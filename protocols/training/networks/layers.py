@@ -19,7 +19,7 @@ from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.moves import Concatenate, Permute, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine, Scale
-from protocols.training.networks.draft import Draft
+from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION, WINDOW
 
 Positions = Mapping[str, int]
@@ -43,15 +43,15 @@ class Weight(msgspec.Struct, frozen=True):
     name: str
     shape: Shape
 
-    def share(self, draft: Draft, weights: Positions) -> int:
+    def share(self, draft: StepDraft, weights: Positions) -> int:
         """Return it as it is held."""
         return self._shaped(draft, weights[self.name])
 
-    def wire(self, draft: Draft, weights: Positions) -> int:
+    def wire(self, draft: StepDraft, weights: Positions) -> int:
         """Return it opened under a mask, once in a step."""
         return self._shaped(draft, draft.opened(weights[self.name]))
 
-    def _shaped(self, draft: Draft, x: int) -> int:
+    def _shaped(self, draft: StepDraft, x: int) -> int:
         return x if draft.value(x).shape == self.shape else draft.put(Reshape(x, self.shape), draft.bits(x))
 
 
@@ -70,11 +70,11 @@ class Layer(msgspec.Struct, frozen=True, tag=True):
         return False
 
     @abstractmethod
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Write what it computes from `xs`; return the position of its value."""
 
 
-class Product(Layer, frozen=True):
+class ProductLayer(Layer, frozen=True):
     """Z = X W (+ b) over the last axis. Rounds: 0, and 1 or 2 if X is not a wire yet; as many back."""
 
     kernel: Weight
@@ -85,7 +85,7 @@ class Product(Layer, frozen=True):
         """Sums."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Z."""
         x, kernel = draft.opened(xs[0]), self.kernel.wire(draft, weights)
         *lead, width = draft.value(x).shape
@@ -94,7 +94,7 @@ class Product(Layer, frozen=True):
         return z if len(lead) == 1 else draft.put(Reshape(z, (*lead, self.kernel.shape[1])), 2 * FRACTION)
 
 
-class Convolution(Layer, frozen=True):
+class ConvolutionLayer(Layer, frozen=True):
     """Z = X * K (+ b), a cross-correlation of X (batch, H, W, C) and K (kh, kw, C / groups, F).
 
     Zeros between the places of a kernel (dilation) are put into the kernel, groups are convolved one by one.
@@ -114,7 +114,7 @@ class Convolution(Layer, frozen=True):
         """Sums."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Z."""
         x, kernel, padding = draft.opened(xs[0]), self.kernel.wire(draft, weights), self.padding
         for axis, step in enumerate(self.dilation):
@@ -136,7 +136,7 @@ class Convolution(Layer, frozen=True):
         return _biased(draft, z, self.bias, weights)
 
 
-class Affine(Layer, frozen=True):
+class AffineLayer(Layer, frozen=True):
     """Y = s X (+ t) for each channel of the last axis. Rounds: 0 or 1; back 1 more where s is trained."""
 
     scale: Weight
@@ -147,13 +147,13 @@ class Affine(Layer, frozen=True):
         """Products."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Y."""
         product = draft.put(Multiply(draft.affine(xs[0]), self.scale.wire(draft, weights)), 2 * FRACTION)
         return _biased(draft, product, self.shift, weights)
 
 
-class Shifted(Layer, frozen=True):
+class ShiftedLayer(Layer, frozen=True):
     """Y = X + t, element for element. Rounds: 0."""
 
     shift: Weight
@@ -163,12 +163,12 @@ class Shifted(Layer, frozen=True):
         """A sum."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Y."""
         return _biased(draft, xs[0], self.shift, weights)
 
 
-class Rescale(Layer, frozen=True):
+class RescaleLayer(Layer, frozen=True):
     """Y = s X + o with public numbers. Rounds: 0."""
 
     scale: float
@@ -179,7 +179,7 @@ class Rescale(Layer, frozen=True):
         """Unless it only makes smaller."""
         return abs(self.scale) > 1 or self.offset != 0
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Y."""
         if not (2.0**-20 < abs(self.scale) < 2.0**20 and abs(self.offset) < LARGEST):
             raise ModelError(f"x is rescaled to {self.scale:g} x + {self.offset:g}: both must be within {LARGEST:g}, and not vanish")
@@ -187,7 +187,7 @@ class Rescale(Layer, frozen=True):
         return draft.put(Combine((x,), (1,), round(self.offset * 2.0 ** draft.bits(x))), draft.bits(x)) if self.offset else x
 
 
-class AveragePool(Layer, frozen=True):
+class AveragePoolLayer(Layer, frozen=True):
     """The mean of each window and channel: sums of the rows, then of the columns, divided by how many places lie inside of the image.
 
     The factor is 2^bits / (ph pw), rounded: exact for powers of two. Rounds: 0; the product has more fractional bits.
@@ -197,7 +197,7 @@ class AveragePool(Layer, frozen=True):
     strides: Pair
     padding: Padding = ((0, 0), (0, 0))
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The means."""
         image, sums = draft.value(xs[0]).shape, _padded(draft, xs[0], self.padding)
         grid = windows((image[1], image[2]), self.size, self.strides, self.padding)
@@ -216,60 +216,60 @@ class AveragePool(Layer, frozen=True):
         return draft.put(table, draft.bits(sums) + bits)
 
 
-class Shaped(Layer, frozen=True):
+class ShapedLayer(Layer, frozen=True):
     """The numbers of an example in another shape. Rounds: 0."""
 
     shape: Shape
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The same in their new places."""
         return draft.put(Reshape(xs[0], (draft.value(xs[0]).shape[0], *self.shape)), draft.bits(xs[0]))
 
 
-class Permuted(Layer, frozen=True):
+class PermutedLayer(Layer, frozen=True):
     """The axes in another order; 0 is the first after the batch. Rounds: 0."""
 
     axes: tuple[int, ...]
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The same in their new places."""
         return draft.put(Permute(xs[0], (0, *(axis + 1 for axis in self.axes))), draft.bits(xs[0]))
 
 
-class Taken(Layer, frozen=True):
+class TakenLayer(Layer, frozen=True):
     """Slices along an axis; 0 is the first after the batch. Rounds: 0."""
 
     axis: int
     indices: tuple[int, ...]
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The slices."""
         return draft.put(Take(xs[0], self.axis + 1, self.indices), draft.bits(xs[0]))
 
 
-class Padded(Layer, frozen=True):
+class PaddedLayer(Layer, frozen=True):
     """Zeros around height and width. Rounds: 0."""
 
     padding: Padding
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The larger images."""
         return _padded(draft, xs[0], self.padding)
 
 
-class Joined(Layer, frozen=True):
+class JoinedLayer(Layer, frozen=True):
     """Values side by side along an axis; 0 is the first after the batch. Rounds: 0, or 1."""
 
     axis: int
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The values with as many fractional bits each."""
         if len({draft.bits(x) for x in xs}) > 1:
             xs = [draft.rounded(x) for x in xs]
         return draft.put(Concatenate(tuple(xs), self.axis + 1), draft.bits(xs[0]))
 
 
-class Sum(Layer, frozen=True):
+class SumLayer(Layer, frozen=True):
     """A sum with signs. Rounds: 0."""
 
     signs: tuple[int, ...]
@@ -279,7 +279,7 @@ class Sum(Layer, frozen=True):
         """A sum."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The sum, with the most fractional bits of any."""
         if len(self.signs) != len(xs) or not set(self.signs) <= {1, -1}:
             raise ModelError(f"{len(xs)} values are added with the signs {self.signs}")
@@ -288,7 +288,7 @@ class Sum(Layer, frozen=True):
         return draft.put(Combine(tuple(xs), factors), most)
 
 
-class Multiplied(Layer, frozen=True):
+class MultipliedLayer(Layer, frozen=True):
     """The product of values, element for element, broadcast. Rounds: 0 or 1 a factor; back 1."""
 
     @property
@@ -296,7 +296,7 @@ class Multiplied(Layer, frozen=True):
         """A product."""
         return True
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The products, rounded in between."""
         product, *others = xs
         for x in others:
@@ -304,7 +304,7 @@ class Multiplied(Layer, frozen=True):
         return product
 
 
-def _biased(draft: Draft, z: int, bias: Weight | None, weights: Positions) -> int:
+def _biased(draft: StepDraft, z: int, bias: Weight | None, weights: Positions) -> int:
     """Z + b."""
     if bias is None:
         return z
@@ -312,21 +312,21 @@ def _biased(draft: Draft, z: int, bias: Weight | None, weights: Positions) -> in
     return draft.put(Combine((z, bias.share(draft, weights)), (1, 1 << (bits - FRACTION))), bits)
 
 
-def _added(draft: Draft, xs: Sequence[int]) -> int:
+def _added(draft: StepDraft, xs: Sequence[int]) -> int:
     return xs[0] if len(xs) == 1 else draft.put(Combine(tuple(xs), (1,) * len(xs)), draft.bits(xs[0]))
 
 
-def _scaled(draft: Draft, x: int, scale: float) -> int:
+def _scaled(draft: StepDraft, x: int, scale: float) -> int:
     shift = max(0, DIGITS - math.floor(math.log2(abs(scale))))
     return draft.times(x, round(scale * 2.0**shift), shift)
 
 
-def _divided(draft: Draft, x: int, places: int) -> int:
+def _divided(draft: StepDraft, x: int, places: int) -> int:
     bits = places.bit_length() - 1
     return draft.times(x, 1, bits) if places == 1 << bits else draft.times(x, round(2.0 ** (10 + bits) / places), 10 + bits)
 
 
-def _padded(draft: Draft, x: int, padding: Padding) -> int:
+def _padded(draft: StepDraft, x: int, padding: Padding) -> int:
     """Zeros around the second and third axes."""
     for axis, (before, after) in enumerate(padding):
         length = draft.value(x).shape[axis + 1]

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from protocols.training.networks.layers import (
-    Affine,
-    AveragePool,
-    Convolution,
-    Joined,
-    Multiplied,
-    Padded,
-    Permuted,
-    Product,
-    Rescale,
-    Shaped,
-    Shifted,
-    Sum,
-    Taken,
+    AffineLayer,
+    AveragePoolLayer,
+    ConvolutionLayer,
+    JoinedLayer,
+    MultipliedLayer,
+    PaddedLayer,
+    PermutedLayer,
+    ProductLayer,
+    RescaleLayer,
+    ShapedLayer,
+    ShiftedLayer,
+    SumLayer,
+    TakenLayer,
 )
-from protocols.training.networks.nonlinear import Curved, Extreme, MaxPool, Rectify
+from protocols.training.networks.nonlinear import CurveLayer, ExtremeLayer, MaxPoolLayer, RectifierLayer
 
 AnyLayer = (
-    Product
-    | Convolution
-    | Affine
-    | Shifted
-    | Rescale
-    | Rectify
-    | Curved
-    | MaxPool
-    | AveragePool
-    | Shaped
-    | Permuted
-    | Taken
-    | Padded
-    | Joined
-    | Sum
-    | Multiplied
-    | Extreme
+    ProductLayer
+    | ConvolutionLayer
+    | AffineLayer
+    | ShiftedLayer
+    | RescaleLayer
+    | RectifierLayer
+    | CurveLayer
+    | MaxPoolLayer
+    | AveragePoolLayer
+    | ShapedLayer
+    | PermutedLayer
+    | TakenLayer
+    | PaddedLayer
+    | JoinedLayer
+    | SumLayer
+    | MultipliedLayer
+    | ExtremeLayer
 )

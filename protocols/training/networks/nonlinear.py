@@ -20,7 +20,7 @@ from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine
-from protocols.training.networks.draft import Draft
+from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION, SPLINE, START, WINDOW
 from protocols.training.networks.layers import LARGEST, Layer, Positions, places_of
 
@@ -30,7 +30,7 @@ MOST_KNOTS = 300
 """Knots of a curve, at most."""
 
 
-class Rectify(Layer, frozen=True):
+class RectifierLayer(Layer, frozen=True):
     """slope (x - threshold) below the threshold, x above, never more than `maximum`: ReLU is D X with D = [X > 0].
 
     Rounds: 3, and 3 beside them for a maximum; back 1.
@@ -45,7 +45,7 @@ class Rectify(Layer, frozen=True):
         """If it is steep below."""
         return abs(self.slope) > 1
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Sums of w = x - threshold, D w and D."""
         if not all(abs(number) < LARGEST for number in (self.slope, self.threshold, self.maximum or 0.0)):
             raise ModelError(f"a rectifier has a slope, a threshold or a maximum beyond {LARGEST:g}")
@@ -74,7 +74,7 @@ class Pieces(msgspec.Struct, frozen=True):
         if not 1 <= len(self.knots) <= MOST_KNOTS or not all(abs(number) < 2.0**20 for number in numbers):
             raise ModelError(f"a curve has {len(self.knots)} knots and numbers up to {max(map(abs, numbers), default=0)}")
 
-    def write(self, draft: Draft, x: int) -> int:
+    def write(self, draft: StepDraft, x: int) -> int:
         """Its values, a share with `SPLINE` fractional bits. Rounds: 3."""
         x = x if draft.bits(x) >= FRACTION else draft.rounded(x)
         drop = draft.bits(x) - START
@@ -91,7 +91,7 @@ class Pieces(msgspec.Struct, frozen=True):
         return all(abs(slope * x + offset) <= LARGEST + 1 for slope, offset, x in inner)
 
 
-class Curved(Layer, frozen=True):
+class CurveLayer(Layer, frozen=True):
     """A function y = f(x) of each element, as a spline.
 
     f' is a polynomial of y, c_0 + c_1 y + c_2 y^2, as of tanh (1 - y^2) and of the sigmoid (y - y^2), or another spline, compared beside f.
@@ -107,7 +107,7 @@ class Curved(Layer, frozen=True):
         """If it is steep."""
         return not self.curve.bounded
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The spline; the draft is told the derivative."""
         x = xs[0]
         y = self.curve.write(draft, x)
@@ -121,7 +121,7 @@ class Curved(Layer, frozen=True):
         draft.own[y] = derivative
         return y
 
-    def _of_output(self, draft: Draft, y: int) -> int:
+    def _of_output(self, draft: StepDraft, y: int) -> int:
         assert isinstance(self.slope, tuple)  # else there is a spline
         constant, linear, square = self.slope
         y = draft.affine(y)
@@ -130,7 +130,7 @@ class Curved(Layer, frozen=True):
         return draft.put(Combine(xs, factors, constant << (2 * FRACTION)), 2 * FRACTION)
 
 
-class MaxPool(Layer, frozen=True):
+class MaxPoolLayer(Layer, frozen=True):
     """The largest of each window and channel, first within rows, then of the rows: the maximum of two is b + [a >= b] (a - b).
 
     Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g: of equals the first gets it, as in Keras. A place outside of
@@ -143,7 +143,7 @@ class MaxPool(Layer, frozen=True):
     strides: Pair
     padding: Padding
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """The maxima."""
         x = xs[0] if draft.bits(xs[0]) == FRACTION else draft.affine(xs[0])  # rounded once, so that equals stay equal
         image = draft.value(x).shape
@@ -154,12 +154,12 @@ class MaxPool(Layer, frozen=True):
         return x
 
 
-class Extreme(Layer, frozen=True):
+class ExtremeLayer(Layer, frozen=True):
     """The largest of values, element for element; with `smallest`, the smallest. Rounds: 3 a level of pairs, and 1."""
 
     smallest: bool = False
 
-    def write(self, draft: Draft, weights: Positions, xs: Sequence[int]) -> int:
+    def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """As of a window; the smallest is the largest of the negatives."""
         rounded = [draft.rounded(x) for x in xs]
         if not self.smallest:
@@ -167,7 +167,7 @@ class Extreme(Layer, frozen=True):
         return draft.put(Combine((largest(draft, [draft.put(Combine((x,), (-1,))) for x in rounded]),), (-1,)))
 
 
-def largest(draft: Draft, xs: Sequence[int]) -> int:
+def largest(draft: StepDraft, xs: Sequence[int]) -> int:
     """The largest of some values element by element. Rounds: 3 a level."""
     if len(xs) == 1:
         return xs[0]
@@ -183,7 +183,7 @@ def largest(draft: Draft, xs: Sequence[int]) -> int:
     return draft.put(Combine((more, b), (1, 1)))
 
 
-def _compared(draft: Draft, x: int, *, strict: bool = False) -> tuple[int, int]:
+def _compared(draft: StepDraft, x: int, *, strict: bool = False) -> tuple[int, int]:
     """`x` as an affine value with `FRACTION` fractional bits, and [x >= 0], or [x > 0]. Rounds: 3, or 2 for a wire."""
     value = draft.affine(x)
     if draft.value(value).cut is None:
@@ -192,5 +192,5 @@ def _compared(draft: Draft, x: int, *, strict: bool = False) -> tuple[int, int]:
     return value, draft.put(Sign(value, WINDOW if cut is None else None, strict), 0)
 
 
-def _moved(draft: Draft, x: int, by: float) -> int:
+def _moved(draft: StepDraft, x: int, by: float) -> int:
     return draft.put(Combine((x,), (1,), round(by * 2.0 ** draft.bits(x))), draft.bits(x)) if by else x

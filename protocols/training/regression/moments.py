@@ -63,7 +63,7 @@ class Moments(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def loss(self) -> Loss:
-        """How `Terms` reads the targets."""
+        """How `TrainingTerms` reads the targets."""
         return "crossentropy" if self.labels else "mse"
 
     @property

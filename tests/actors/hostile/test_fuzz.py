@@ -64,14 +64,14 @@ async def conversation(system, client):
 @pytest.fixture
 async def recorded(monkeypatch):
     frames = []
-    add = websocket.Writer._add
+    add = websocket.FrameWriter._add
 
     def recording(self, encoded, written, answer):
         frames.append(encoded.joined().header)
         add(self, encoded, written, answer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(websocket.Writer, "_add", recording)
+        patched.setattr(websocket.FrameWriter, "_add", recording)
         async with ActorSystem(listen="ws://127.0.0.1:0") as system, ActorSystem(on_error=lambda error: None) as client:
             await system.spawn(Mirror, name="mirror")
             await conversation(system, client)

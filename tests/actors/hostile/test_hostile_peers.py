@@ -26,7 +26,7 @@ from actors.errors import Malformed
 from actors.guard import progress
 from actors.guard.limited_log import BURST
 from actors.identity.proofs import Identity
-from actors.messages.frames import PROTOCOL, VERSION, Report
+from actors.messages.frames import PROTOCOL, VERSION, FailureReport
 
 LIMIT = 1 << 30
 HELLO = encode(hello(LIMIT)).header
@@ -442,7 +442,7 @@ async def test_reports_are_believed_only_of_messages_that_are_under_way(caplog):
         assert "AAAA" not in caplog.text
         for report in (("keeper", "ping"), ("keeper", "fail"), ("other", "ping")):
             with pytest.raises(Malformed, match="a report on"):
-                link.peer.outgoing.on_report(msgspec.convert([7, *report, failure[:3]], type=Report))
+                link.peer.outgoing.on_report(msgspec.convert([7, *report, failure[:3]], type=FailureReport))
 
 
 async def test_a_report_without_a_message_ends_the_connection_and_writes_nothing_of_it(server, caplog):

@@ -19,7 +19,7 @@ from federated import (
     simulated_owners,
 )
 from federated.metrics.kept import told
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.metrics.meter import Meter
 from federated.models.blueprint import draw
 from federated.records.data import Data
@@ -309,7 +309,7 @@ def test_a_class_that_keeps_metrics_in_its_own_way_tells_values(kind):
     made = model([keras.Input((4,)), keras.layers.Dense(1)])
     made.compile("sgd", "mse", metrics=["accuracy"])
     meter = Meter(made, draw(made))
-    assert meter.layout == Layout()
+    assert meter.layout == StateLayout()
     found = meter.results(np.zeros(0), {"other": 1.0, "loss": 2.0, "accuracy": 0.5})
     assert found == {"loss": 2.0, "other_mean_of_owners": 1.0, "accuracy": 0.5}
 

@@ -5,15 +5,15 @@ import pytest
 
 from federated import Hiding, OwnMasker, PlainMean, SecureAggregation, Update, UpdateHeldBack, UpdateRejected
 from federated.consent.release import released
-from federated.metrics.layout import LARGEST_STATES, Layout
+from federated.metrics.layout import LARGEST_STATES, StateLayout
 from federated.metrics.limbs import LIMBS
 from federated.rounds.gathering import Gathering
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.tasks.bounding import bounded, exceeds
 from federated.tasks.update import Blueprint, Bound, LocalTraining, Task
 from privacy import GaussianNoise
 
-LAYOUT = Layout(("loss", "odd", "auc"), (2, 0, 3), (False, True, True, True, True))
+LAYOUT = StateLayout(("loss", "odd", "auc"), (2, 0, 3), (False, True, True, True, True))
 TASK = Task(1, Blueprint("", ""), [np.zeros(3, np.float32)], LocalTraining(states=LAYOUT.sizes))
 FINE = [-2.5, 4, 0, 3, 1]
 
@@ -37,7 +37,7 @@ def update(states=FINE, examples=4, dtype=np.float32, **metrics):
     ],
 )
 def test_states_that_cannot_be_are_refused_by_name(states, why):
-    book = Round(1, ["a", "b"], quorum=1, weights=TASK.weights, layout=LAYOUT)
+    book = RoundBook(1, ["a", "b"], quorum=1, weights=TASK.weights, layout=LAYOUT)
     dtype = states.dtype if isinstance(states, np.ndarray) else np.float32
     with pytest.raises(UpdateRejected, match=why):
         book.report("a", update(states, dtype=dtype), now=0.0)
@@ -47,19 +47,19 @@ def test_states_that_cannot_be_are_refused_by_name(states, why):
 
 @pytest.mark.parametrize("states", [FINE, []])
 def test_states_that_can_be_count(states):
-    Round(1, ["a"], quorum=1, weights=TASK.weights, layout=LAYOUT).report("a", update(states), now=0.0)
-    Round(1, ["a"], quorum=1, weights=TASK.weights, layout=LAYOUT).report("a", update(states, dtype=np.float64), now=0.0)
+    RoundBook(1, ["a"], quorum=1, weights=TASK.weights, layout=LAYOUT).report("a", update(states), now=0.0)
+    RoundBook(1, ["a"], quorum=1, weights=TASK.weights, layout=LAYOUT).report("a", update(states, dtype=np.float64), now=0.0)
 
 
 def test_states_that_nobody_asked_for_are_refused():
     with pytest.raises(UpdateRejected, match=r"expected float32 \(0,\)"):
-        Round(1, ["a"], quorum=1, weights=TASK.weights).report("a", update(), now=0.0)
+        RoundBook(1, ["a"], quorum=1, weights=TASK.weights).report("a", update(), now=0.0)
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\x1b[31m", "x" * 201])
 def test_names_of_metrics_are_words(name):
     with pytest.raises(UpdateRejected, match="a name of its metrics is not printable"):
-        Round(1, ["a"], quorum=1, weights=TASK.weights).report("a", update([], **{name: 1.0}), now=0.0)
+        RoundBook(1, ["a"], quorum=1, weights=TASK.weights).report("a", update([], **{name: 1.0}), now=0.0)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ class Owner:
 
 
 def gathering(owners):
-    book = Round(1, [owner.name for owner in owners], quorum=1, weights=TASK.weights, layout=LAYOUT)
+    book = RoundBook(1, [owner.name for owner in owners], quorum=1, weights=TASK.weights, layout=LAYOUT)
     return Gathering(book, {owner.name: owner for owner in owners}, TASK, progress=lambda _: None)
 
 

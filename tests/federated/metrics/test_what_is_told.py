@@ -17,12 +17,12 @@ from federated import (
     Update,
     UpdateRejected,
 )
-from federated.metrics.layout import Layout
+from federated.metrics.layout import StateLayout
 from federated.metrics.limits import LOSS
 from federated.metrics.meter import Meter
 from federated.models.blueprint import draw
 from federated.owners.hiding import fault_of_told
-from federated.rounds.rounds import Round
+from federated.rounds.rounds import RoundBook
 from federated.tasks.update import Blueprint, Bound, LocalTraining, Task
 from protocols import Cluster, Worker
 
@@ -232,7 +232,7 @@ async def test_a_hidden_sum_that_counts_more_than_all_examples_fails():
 def test_private_rounds_know_what_is_told(training, names, states, fine):
     """The clip norm adapts to the share of updates within it: a sum of something else would move it."""
     task = Task(1, Blueprint("", ""), [], training)
-    assert (fault_of_told(names, states, task, Layout()) is None) == fine
+    assert (fault_of_told(names, states, task, StateLayout()) is None) == fine
 
 
 # What is known of the metrics of a model.
@@ -263,13 +263,13 @@ def test_a_function_of_ones_own_may_count_what_it_likes():
 
 def test_counts_beyond_float32_are_let_pass():
     """Sums of threes at 2^25 are rounded to multiples of four."""
-    layout = Layout(("loss",), (2,), (False, True), tuple(one.most for one in LOSS))
+    layout = StateLayout(("loss",), (2,), (False, True), tuple(one.most for one in LOSS))
     assert layout.fault(np.array([1.0, 1.3 * 2**25], np.float32), 2**25) is None
     assert layout.fault(np.array([1.0, 1.3 * 2**20], np.float32), 2**20) == f"its loss counts more than {2**20} examples have"
 
 
 def test_names_of_metrics_that_have_several_values():
-    layout = Layout(("loss", "f1"), (2, 0), (False, True), values=(("loss",), ("f1_0", "f1_1")))
+    layout = StateLayout(("loss", "f1"), (2, 0), (False, True), values=(("loss",), ("f1_0", "f1_1")))
     for names, states, fine in [
         (("f1_0", "f1_1"), True, True),
         (("f1_0",), True, True),
@@ -284,6 +284,6 @@ def test_names_of_metrics_that_have_several_values():
 
 
 def test_a_second_kind_of_owner_is_refused_in_the_book():
-    book = Round(1, ["a"], quorum=1, weights=[np.zeros(3, np.float32)], layout=layout_of())
+    book = RoundBook(1, ["a"], quorum=1, weights=[np.zeros(3, np.float32)], layout=layout_of())
     with pytest.raises(UpdateRejected, match="its accuracy is above 1"):
         book.report("a", Update(1, [np.zeros(3, np.float32)], N, {}, False, np.array([5, N, 8, 4], np.float32)), now=0.0)

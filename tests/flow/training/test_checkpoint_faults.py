@@ -24,9 +24,11 @@ class Recording(TrainingServer):
     """Notes the key of each step."""
 
     @message(reentrant=True, by=THIRD_PARTY)
-    async def supply(self, run: bytes, number: int, examples: int, key: bytes | None, dealt: npt.NDArray[np.uint64] | None) -> None:
+    async def supply(
+        self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+    ) -> None:
         KEYS.append(key)
-        await super().supply(run, number, examples, key, dealt)
+        await super().supply(run, number, examples, last, key, dealt)
 
 
 class Full(Vault):

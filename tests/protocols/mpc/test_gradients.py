@@ -20,7 +20,7 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Scale, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import AsShare, Given, Open
-from protocols.training.networks.draft import Draft
+from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
 
 
@@ -70,7 +70,7 @@ BITS = {"Truncate that loses bits": FRACTION - 6, "Select": FRACTION - 6, "Piece
 
 def gradients(name):
     """For a gradient by the last value of a circuit, those by what is given; and what is given."""
-    draft, random, ops = Draft(), np.random.default_rng(1), OPERATIONS[name]
+    draft, random, ops = StepDraft(), np.random.default_rng(1), OPERATIONS[name]
     for op in ops[:-1]:
         draft.put(op, FRACTION + 6 if isinstance(op, Combine) else FRACTION)
     last = draft.put(ops[-1], 2 * FRACTION if isinstance(ops[-1], Multiply | Bilinear) else BITS.get(name, FRACTION))
@@ -112,7 +112,7 @@ def test_each_operation_has_a_gradient_here_or_says_why_not():
 
 
 def test_no_gradient_is_written_where_none_is_wanted_or_the_value_is_flat():
-    draft = Draft()
+    draft = StepDraft()
     x, w = draft.put(given("x", 2, 3)), draft.put(given("w", 3, 4))
     z = draft.affine(draft.put(MatMul(x, w), 2 * FRACTION))
     bit = draft.put(Sign(z), 0)
@@ -132,7 +132,7 @@ def test_a_network_with_a_skip_connection_a_product_and_a_slice_beside_tensorflo
     random = np.random.default_rng(0)
     x, w1, w2, w3 = random.normal(size=(16, 6)), *(random.normal(size=s) / 2 for s in ((6, 8), (8, 8), (4, 3)))
     target = random.normal(size=(16, 3))
-    draft = Draft()
+    draft = StepDraft()
     at = {name: draft.put(Given(name, one.shape, "share")) for name, one in {"x": x, "w1": w1, "w2": w2, "w3": w3, "y": target}.items()}
 
     def dense(a, w):

@@ -9,6 +9,7 @@ import pytest
 from deployment import random_ring
 from protocols.authority.seats import seats
 from protocols.clusters.roles import helper_of, roles
+from protocols.datasets.replicated import Component, Replicated, held_by, split
 from protocols.errors import ClusterError, TicketRefused, UnknownModel
 from protocols.link.keys import ExternalDealer, Helper, Keys, answered, server_key, third_party
 from protocols.mpc import dealer, inference
@@ -35,7 +36,6 @@ from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program
 from protocols.serving.hosting import HostedModel, Hosting
-from protocols.storage.replicated import Component, Replicated, held_by, split
 from protocols.training.networks import layers
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.optimizers import GradientDescent
@@ -159,7 +159,7 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
     """One step of a linear model with squared error: W - rate * X^T (X W - Y) 2 / (n k), and the same rounds from both."""
     rng = np.random.default_rng(0)
     x, y, w = rng.uniform(-1, 1, (8, 5)), rng.uniform(-1, 1, (8, 3)), rng.uniform(-1, 1, (5, 3))
-    linear = layers.Product((0,), layers.Weight("kernel0", (5, 3)))
+    linear = layers.ProductLayer((0,), layers.Weight("kernel0", (5, 3)))
     plan = Plan((linear,), (5,), 3, (layers.Variable("kernel0", (5, 3)),), "mse", GradientDescent(1.0))
     circuit = step(plan, 8)
     layout, (keys, theirs) = circuit.layout, parties.keys("step", 0)

@@ -11,8 +11,8 @@ from protocols.errors import ModelError, ProgramError, UnsupportedLayer
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import places, weights
 from protocols.owner.compiled import plan as plan_of
-from protocols.training.networks.layers import Convolution, Product, Rescale, Sum, Variable, Weight
-from protocols.training.networks.nonlinear import Curved, Pieces, Rectify
+from protocols.training.networks.layers import ConvolutionLayer, ProductLayer, RescaleLayer, SumLayer, Variable, Weight
+from protocols.training.networks.nonlinear import CurveLayer, Pieces, RectifierLayer
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
 
@@ -284,7 +284,7 @@ def test_weights_that_move_nothing_are_named():
 
 
 PLAN = Plan(
-    (Product((0,), Weight("kernel0", (4, 3)), Weight("bias0", (3,))),),
+    (ProductLayer((0,), Weight("kernel0", (4, 3)), Weight("bias0", (3,))),),
     (4,),
     3,
     (Variable("kernel0", (4, 3)), Variable("bias0", (3,))),
@@ -297,8 +297,8 @@ PLAN = Plan(
     "change",
     [
         {"layers": ()},
-        {"layers": (Sum((0, 2), (1, 1)),)},
-        {"layers": (Sum((), ()),)},
+        {"layers": (SumLayer((0, 2), (1, 1)),)},
+        {"layers": (SumLayer((), ()),)},
         {"example": ()},
         {"example": (0, 4)},
         {"outputs": -3},
@@ -318,18 +318,18 @@ def test_whoever_receives_what_is_no_plan_refuses_it(change):
 
 KERNEL = Weight("kernel0", (4, 3))
 WRONG = {
-    "a name that is none": (Product((0,), Weight("other", (4, 3))),),
-    "a shape that does not fit": (Product((0,), Weight("kernel0", (3, 3))),),
-    "outputs that are others": (Product((0,), KERNEL), Sum((1, 0), (1, 1))),
-    "weights that move nothing": (Rescale((0,), 1.0), Product((1,), KERNEL)),
-    "a factor that vanishes": (Product((0,), KERNEL, Weight("bias0", (3,))), Rescale((1,), 1e-9)),
-    "a factor that is no number": (Product((0,), KERNEL, Weight("bias0", (3,))), Rescale((1,), float("nan"))),
-    "a threshold beyond activations": (Product((0,), KERNEL, Weight("bias0", (3,))), Rectify((1,), 0.0, 1e6)),
-    "signs that are none": (Product((0,), KERNEL, Weight("bias0", (3,))), Sum((1,), (7,))),
-    "no image": (Product((0,), KERNEL, Weight("bias0", (3,))), Convolution((1,), KERNEL)),
+    "a name that is none": (ProductLayer((0,), Weight("other", (4, 3))),),
+    "a shape that does not fit": (ProductLayer((0,), Weight("kernel0", (3, 3))),),
+    "outputs that are others": (ProductLayer((0,), KERNEL), SumLayer((1, 0), (1, 1))),
+    "weights that move nothing": (RescaleLayer((0,), 1.0), ProductLayer((1,), KERNEL)),
+    "a factor that vanishes": (ProductLayer((0,), KERNEL, Weight("bias0", (3,))), RescaleLayer((1,), 1e-9)),
+    "a factor that is no number": (ProductLayer((0,), KERNEL, Weight("bias0", (3,))), RescaleLayer((1,), float("nan"))),
+    "a threshold beyond activations": (ProductLayer((0,), KERNEL, Weight("bias0", (3,))), RectifierLayer((1,), 0.0, 1e6)),
+    "signs that are none": (ProductLayer((0,), KERNEL, Weight("bias0", (3,))), SumLayer((1,), (7,))),
+    "no image": (ProductLayer((0,), KERNEL, Weight("bias0", (3,))), ConvolutionLayer((1,), KERNEL)),
     "knots that fall": (
-        Product((0,), KERNEL, Weight("bias0", (3,))),
-        Curved((1,), Pieces((1.0, 0.0), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0)), (1, 0, -1)),
+        ProductLayer((0,), KERNEL, Weight("bias0", (3,))),
+        CurveLayer((1,), Pieces((1.0, 0.0), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0)), (1, 0, -1)),
     ),
 }
 

@@ -15,39 +15,43 @@ from deployment import key
 from inner_workers import inner_workers
 from protocols.authority.membership import SERVER
 from protocols.authority.rights import digest, new_secret, right_at, shows
-from protocols.errors import Altered, InputError, NotGranted, UnknownData, VaultError
-from protocols.owner.kept_versions import Kept, current, keepers
-from protocols.storage.kept import DATA, RUN, About, Progress, Stretch, Use, check_steps, joined, put_together, records, run_name
+from protocols.datasets.dataset import Dataset, records
+from protocols.datasets.joined import joined, put_together
+from protocols.datasets.masked import MaskedDataset, halves, mask
+from protocols.datasets.use import Stretch, Use, check_steps
+from protocols.errors import Altered, InputError, NotGranted, UnknownData, UnknownModel, VaultError
+from protocols.owner.kept_versions import VersionedShares, current, keepers
+from protocols.storage.renewal import change
 from protocols.storage.vault import Label, Vault
-from protocols.training.terms import Column
-from protocols.workers.keeper import Keeper, Version, _change
+from protocols.storage.versions import DATA, RUN, About, Progress, run_name
+from protocols.workers.keeper import Keeper, Version
 
 IDS = records("abcd")
 
 
-def column(name, rows=4, columns=2, content="numbers", ids=b""):
-    return Column(name, (rows, columns), content, b"", ids)
+def dataset(name, rows=4, columns=2, content="numbers", ids=b""):
+    return Dataset(name, (rows, columns), content, b"", ids)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
 def test_joined_columns_have_the_shape_of_joined_arrays(lengths, width):
     rows = [np.full((length, width), length, np.uint64) for length in lengths]
-    below = joined([column(str(i), length, width) for i, length in enumerate(lengths)], 0, b"")
+    below = joined([dataset(str(i), length, width) for i, length in enumerate(lengths)], 0, b"")
     np.testing.assert_array_equal(put_together(rows, 0), np.concatenate(rows))
     assert put_together(rows, 0).shape == below.shape
     sides = [row.T for row in rows]
-    beside = joined([column(str(i), width, length) for i, length in enumerate(lengths)], 1, b"")
+    beside = joined([dataset(str(i), width, length) for i, length in enumerate(lengths)], 1, b"")
     assert put_together(sides, 1).shape == beside.shape
 
 
 def test_labels_of_owners_who_know_fewer_classes():
-    both = joined([column("a", 2, 3, "labels"), column("b", 1, 1, "labels")], 0, b"h")
+    both = joined([dataset("a", 2, 3, "labels"), dataset("b", 1, 1, "labels")], 0, b"h")
     assert (both.shape, both.handle) == ((3, 3), b"h")
     np.testing.assert_array_equal(put_together([np.eye(3)[1:], np.ones((1, 1))], 0), [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 
 
 def test_images_of_owners_have_their_axes_in_one_order():
-    one, other = (Column(name, (2, 90), "numbers", b"", example=shape) for name, shape in (("a", (6, 5, 3)), ("b", (3, 6, 5))))
+    one, other = (Dataset(name, (2, 90), "numbers", b"", example=shape) for name, shape in (("a", (6, 5, 3)), ("b", (3, 6, 5))))
     with pytest.raises(
         InputError, match=r"'a' and 'b' do not fit below each other: their examples had the shapes \(6, 5, 3\) and \(3, 6, 5\)"
     ):
@@ -79,16 +83,16 @@ def test_what_several_owners_allow():
 
 
 def test_record_ids():
-    assert joined([column("a", ids=IDS), column("b", ids=IDS)], 1, b"").records == IDS
-    assert joined([column("a", ids=IDS)], 0, b"").records == IDS
-    stacked = joined([column("a", ids=IDS), column("b", ids=records("wxyz"))], 0, b"").records
-    assert stacked not in (IDS, b"", joined([column("b", ids=records("wxyz")), column("a", ids=IDS)], 0, b"").records)
-    assert joined([column("a", ids=IDS), column("b")], 0, b"").records == b""
+    assert joined([dataset("a", ids=IDS), dataset("b", ids=IDS)], 1, b"").records == IDS
+    assert joined([dataset("a", ids=IDS)], 0, b"").records == IDS
+    stacked = joined([dataset("a", ids=IDS), dataset("b", ids=records("wxyz"))], 0, b"").records
+    assert stacked not in (IDS, b"", joined([dataset("b", ids=records("wxyz")), dataset("a", ids=IDS)], 0, b"").records)
+    assert joined([dataset("a", ids=IDS), dataset("b")], 0, b"").records == b""
     assert records(["ab", "c"]) != records(["a", "bc"])
     assert records([1, 2]) == records(["1", "2"])
     for other in (records("abdc"), b""):
         with pytest.raises(InputError, match="record ids"):
-            joined([column("a", ids=IDS), column("b", ids=other)], 1, b"")
+            joined([dataset("a", ids=IDS), dataset("b", ids=other)], 1, b"")
 
 
 def test_rights():
@@ -120,15 +124,33 @@ def test_the_newest_version_that_all_have_is_current():
 
 def test_what_a_refresh_adds_changes_no_value():
     """m' - lambda' = m - lambda, the halves stay halves, and zero shares cancel."""
-    masked = [_change(key("k"), "masked", (5, 2), party) for party in (0, 1)]
-    halves = [_change(key("k"), "mask", (5, 2), party) for party in (0, 1)]
+    masked = [change(key("k"), "masked", (5, 2), party) for party in (0, 1)]
+    halves = [change(key("k"), "mask", (5, 2), party) for party in (0, 1)]
     np.testing.assert_array_equal(*masked)
-    np.testing.assert_array_equal(halves, [_change(key("k"), name, (5, 2), 2) for name in ("mask0", "mask1")])
+    np.testing.assert_array_equal(halves, [change(key("k"), name, (5, 2), 2) for name in ("mask0", "mask1")])
     np.testing.assert_array_equal(halves[0] + halves[1], masked[0])
-    weights = [_change(key("k"), "kernel0", (5, 2), party) for party in (0, 1)]
+    weights = [change(key("k"), "kernel0", (5, 2), party) for party in (0, 1)]
     assert not (weights[0] + weights[1]).any()
     assert all(change.all() for change in (*masked, *halves, *weights))
-    assert not (weights[0] == _change(key("k"), "bias0", (5, 2), 0)).any()
+    assert not (weights[0] == change(key("k"), "bias0", (5, 2), 0)).any()
+
+
+def test_a_masked_dataset_is_what_it_was_with_both_halves_and_every_time_under_another_mask():
+    values, one = np.arange(8, dtype=np.uint64).reshape(4, 2), dataset("a")
+    (masked, keys), (again, others) = mask(values), mask(values)
+    assert not (masked == again).any()
+    assert len({*keys, *others}) == 4
+    parts = [MaskedDataset.expanded(one, masked, each) for each in keys]
+    for part, half in zip(parts, halves(one, keys), strict=True):
+        np.testing.assert_array_equal(part.mask, half)
+    np.testing.assert_array_equal(masked - parts[0].mask - parts[1].mask, values)
+    rows = np.array([2, 0])
+    wires = [part.wire(None, rows) for part in parts]
+    np.testing.assert_array_equal(wires[0].a - wires[0].mask - wires[1].mask, values[rows])
+    with pytest.raises(UnknownModel, match="store it anew"):
+        parts[0].wire(2, rows)
+    with pytest.raises(InputError, match=r"shape \(4, 2\) arrived for 'a' of shape \(5, 2\)"):
+        MaskedDataset.expanded(dataset("a", 5), masked, keys[0])
 
 
 class Saying(Keeper):
@@ -181,7 +203,7 @@ async def test_old_versions_of_a_training_go_only_when_both_servers_have_the_sam
             for label in labels[:2]:
                 about = About("server", digest(right), digest(right), progress=Progress(0, 0), check=label.tag)
                 one.holdings.vault.write(label, msgspec.msgpack.encode(about), {"kernel0": np.ones(4, np.uint64)})
-        kept = Kept(cluster.addresses, await keepers(cluster, cluster.addresses, 2), rights, equals=False, model="net")
+        kept = VersionedShares(cluster.addresses, await keepers(cluster, cluster.addresses, 2), rights, equals=False, model="net")
         told[liar].says = answer
         if liar == 2:  # the third party has no share of a weight, and is not asked
             await kept.refreshed(labels[1], labels[2])

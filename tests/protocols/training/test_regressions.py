@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from training_deployment import Trainers
 
+from protocols.datasets.dataset import Dataset
 from protocols.errors import InputError
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.regression.moments import BATCH
-from protocols.training.terms import Column, Terms, check
+from protocols.training.terms import TrainingTerms, check
 
 SCALE = 2.0**-FRACTION
 ALL = ("gram", "cross", "features", "targets", "weight", "squares")
@@ -190,10 +191,10 @@ def test_what_a_server_sees_is_as_uniform_for_one_secret_as_for_another():
 
 
 def test_weights_belong_to_plans_that_have_them():
-    x, y, w = (Column(name, (8, width), "numbers", name.encode()) for name, width in (("x", 3), ("y", 2), ("w", 1)))
+    x, y, w = (Dataset(name, (8, width), "numbers", name.encode()) for name, width in (("x", 3), ("y", 2), ("w", 1)))
 
     def terms(plan, weights):
-        return Terms(b"", plan, x, y, 8, None, 1 << 20, False, "name", w=weights)
+        return TrainingTerms(b"", plan, x, y, 8, None, 1 << 20, False, "name", w=weights)
 
     check(terms(Moments(3, 2, ("gram",)), None))
     check(terms(Moments(3, 2, ("gram",), weighted=True), w))

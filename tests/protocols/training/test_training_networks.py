@@ -17,10 +17,10 @@ from protocols.mpc.operations.moves import Put, Reshape, Take
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.wires import Given, Open
 from protocols.owner.compiled import plan as plan_of
-from protocols.training.networks.draft import Draft, Signal
+from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, WINDOW
-from protocols.training.networks.layers import AveragePool
-from protocols.training.networks.nonlinear import MaxPool, Rectify
+from protocols.training.networks.layers import AveragePoolLayer
+from protocols.training.networks.nonlinear import MaxPoolLayer, RectifierLayer
 from protocols.training.networks.window import SUMS, Watched, outside, summed
 from protocols.training.step import step
 
@@ -179,9 +179,9 @@ def pooled(order, loss="mse"):
 def test_max_pooling_goes_before_relu():
     """Four times fewer comparisons for the same function; a mean stays where it is."""
     kinds = [type(layer) for layer in pooled([layers.ReLU(), layers.MaxPooling2D()]).layers[1:3]]
-    assert kinds == [type(layer) for layer in pooled([layers.MaxPooling2D(), layers.ReLU()]).layers[1:3]] == [MaxPool, Rectify]
+    assert kinds == [type(layer) for layer in pooled([layers.MaxPooling2D(), layers.ReLU()]).layers[1:3]] == [MaxPoolLayer, RectifierLayer]
     kinds = [type(layer) for layer in pooled([layers.ReLU(), layers.AveragePooling2D(2)]).layers[1:3]]
-    assert kinds == [Rectify, AveragePool]
+    assert kinds == [RectifierLayer, AveragePoolLayer]
 
 
 def transcript(plan, fill=0.0, salt=""):
@@ -319,8 +319,8 @@ def test_largest_of_a_window_and_its_gradient_alone():
     """Of integers, so that nothing is rounded: each gradient goes where the first largest is."""
     rng = np.random.default_rng(3)
     x, g = rng.integers(-3, 3, (2, 5, 6, 3)).astype(float), rng.integers(-9, 9, (2, 3, 3, 3)).astype(float)
-    layer = MaxPool((0,), (3, 2), (1, 2), ((0, 0), (0, 0)))
-    draft = Draft()
+    layer = MaxPoolLayer((0,), (3, 2), (1, 2), ((0, 0), (0, 0)))
+    draft = StepDraft()
     given = draft.put(Given("x", x.shape, "share"))
     value = layer.write(draft, {}, [given])
     below = draft.gradients({value: draft.put(Given("g", g.shape, "share"))}, [given])[given]

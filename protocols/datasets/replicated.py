@@ -36,7 +36,7 @@ class Component(msgspec.Struct, frozen=True):
         return "Component(...)"
 
     def expanded(self, shape: tuple[int, ...]) -> Ring:
-        """The words.
+        """Return the words.
 
         Raises:
             SharingError: they are not of this shape, or missing.
@@ -48,7 +48,7 @@ class Component(msgspec.Struct, frozen=True):
 
 
 def split(values: Ring, last: int) -> list[Component]:
-    """The three components of an array; that at place `last` is sent in full."""
+    """Split an array into three components; that at place `last` is sent in full."""
     first, second = fresh_key(), fresh_key()
     rest = values - KeyStream(first).words(values.shape) - KeyStream(second).words(values.shape)
     components = [Component(first), Component(second)]
@@ -57,12 +57,12 @@ def split(values: Ring, last: int) -> list[Component]:
 
 
 def held_by(components: Sequence[Component], place: int) -> dict[int, Component]:
-    """What the worker at a place is sent: all but the component of its own place."""
+    """Return what the worker at a place is sent: all but the component of its own place."""
     return {other: component for other, component in enumerate(components) if other != place}
 
 
 def replicated(helper: int, party: int, arrays: Mapping[str, Ring]) -> Replicated:
-    """What a worker has of an array that was masked for a run with this helper: it is a replicated sharing as it stands.
+    """Return what a worker has of an array that was masked for a run with this helper: it is a replicated sharing as it stands.
 
     Args:
         helper: the place of the worker that has both halves of the mask.
@@ -98,7 +98,7 @@ class Replicated:
         self._components = {place: component.expanded(shape) for place, component in held.items()}
 
     def wire(self, helper: int | None, rows: npt.NDArray[np.int64]) -> Affine:
-        """Some examples as a server of a run with this helper has them: m, and its half of lambda.
+        """Return some examples as a server of a run with this helper has them: m, and its half of lambda.
 
         Raises:
             UnknownModel: the run has a crypto provider, or this worker is its helper.
@@ -111,6 +111,6 @@ class Replicated:
         return Affine(self._components[helper][rows], {"R": -self._components[other][rows]})
 
     def mask(self) -> Ring:
-        """lambda, both halves added, where this worker is the helper."""
+        """Return lambda, both halves added, where this worker is the helper."""
         first, second = self._components.values()
         return -(first + second)

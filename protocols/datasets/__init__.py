@@ -1,0 +1,1 @@
+"""What owners leave with the workers."""
