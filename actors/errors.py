@@ -14,6 +14,7 @@ ActorError
  +-- CodeNotTrusted         a node was asked to run code by somebody it does not trust
  +-- ChildFailed            a child process did not start, or ended before it was ready
  +-- SystemClosed           the actor system is not running (any more)
+ +-- BadCredentials         certificates, keys or lists of revoked ones that cannot be used
  +-- LinkError
       +-- ConnectFailed     nobody answers at an address, or not with this protocol
       +-- ConnectionLost    a connection ended while it was needed
@@ -100,6 +101,10 @@ class ChildFailed(ActorError):
 
 class SystemClosed(ActorError):
     """The actor system is not running (any more)."""
+
+
+class BadCredentials(ActorError):
+    """A certificate, a key or a list of revoked certificates cannot be used. The message names the file, and shows nothing of a key."""
 
 
 class LinkError(ActorError):

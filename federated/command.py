@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLError
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from actors import ActorError, limits
+from actors.credentials.files import Paths
+from actors.credentials.watching import WARN_DAYS
 from federated import sharing
+from federated.certs_command import certs, failed
 from federated.errors import FederatedError
-from federated.machines import certificates, node
+from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
 from federated.machines.cluster_status import states
 from federated.machines.node import computing_cluster
@@ -52,15 +55,22 @@ async def _run(name: str, cluster: Path, keys: Path | None) -> None:
     await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True))
 
 
-Pem = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
+Certificate = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file that this worker shows")]
+Key = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file with its key, mode 0600")]
+Trusted = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file of the authority that is trusted")]
+RevokedFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="PEM file with revoked certificates; as --authority with .crl, unless given"),
+]
 
 
 @app.command()
 def worker(
     address: Annotated[str, typer.Argument(help="host:port to listen on; port 0 chooses one")],
-    certificate: Pem = None,
-    key: Pem = None,
-    authority: Pem = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    authority: Trusted = None,
+    revoked: RevokedFile = None,
     cluster: Annotated[
         Path | None, typer.Option("--for", help="cluster.toml with the three workers, of which this is one", exists=True, dir_okay=False)
     ] = None,
@@ -87,7 +97,7 @@ def worker(
     and of trainings, encrypted; their key is made in the folder unless --data-key names one.
     """
     try:
-        encryption = _encryption(certificate, key, authority, allow_plaintext)
+        encryption = _encryption(certificate, key, authority, revoked, allow_plaintext)
         file = None if cluster is None else ClusterFile.read(cluster)
         belongs = None if file is None else node.worker_membership(file, address, certificate)
         most = message_limit if message_limit is not None else limits.MESSAGE_LIMIT if file is None else file.message_limit
@@ -96,41 +106,22 @@ def worker(
             worker_process.run(url, encryption, with_parent=False, cluster=belongs, data=data, data_key=data_key, message_limit=most)
         )
     except (*EXPECTED, SSLError) as error:
-        raise _failed(error) from None
+        raise failed(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-def _encryption(certificate: Path | None, key: Path | None, authority: Path | None, allow_plaintext: bool) -> worker_process.Encryption:
-    if certificate is None and key is None and authority is None:
+def _encryption(
+    certificate: Path | None, key: Path | None, authority: Path | None, revoked: Path | None, allow_plaintext: bool
+) -> worker_process.Encryption:
+    if certificate is None and key is None and authority is None and revoked is None:
         return worker_process.Encryption(allow_plaintext=allow_plaintext)
     if certificate is None or key is None or authority is None:
         raise FederatedError("TLS needs all three of --certificate, --key and --authority")
-    return worker_process.mutual(certificate, key, authority)
+    return worker_process.mutual(Paths(certificate, key, authority, revoked or authority.with_suffix(".crl")))
 
 
-@app.command()
-def certs(
-    cluster: Annotated[Path, typer.Argument(help="the cluster file")] = Path("cluster.toml"),
-    out: Annotated[Path, typer.Option(help="folder to write to; is made if it is missing", file_okay=False)] = Path("keys"),
-    days: Annotated[int, typer.Option(min=1, max=3650, help="until the certificates expire")] = certificates.DAYS,
-    force: Annotated[bool, typer.Option("--force", help="replace all certificates that are there")] = False,
-) -> None:
-    """Make a certificate for each node of a cluster, signed by an authority whose key is then forgotten: for development.
-
-    Give each node ca.pem and its own two files, and no other .key file. In production bring certificates of your own: the common name is
-    the name of the node.
-    """
-    try:
-        hosts = ClusterFile.read(cluster).hosts
-        certificates.issue(hosts, out, days=days, force=force)
-    except EXPECTED as error:
-        raise _failed(error) from None
-    table = Table("node", "files", "reached at")
-    for name, host in hosts.items():
-        table.add_row(name, f"ca.pem {name}.pem {name}.key", host or "(it connects to the aggregator)")
-    console.print(table)
-    console.print(f"{len(hosts)} certificates in {escape(str(out))}, valid for {days} days; keep each .key file on its own machine only")
+app.add_typer(certs, name="certs")
 
 
 @app.command()
@@ -138,31 +129,41 @@ def status(
     addresses: Annotated[list[str] | None, typer.Argument(help="host:port of workers, if there is no cluster file")] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file")] = None,
     keys: KeysPath = None,
+    warn_days: Annotated[int, typer.Option(min=0, help="days before a certificate expires in which that is a warning")] = WARN_DAYS,
 ) -> None:
-    """Ask the nodes of a cluster, or workers by address, whether they are there and what they do. Fails if one is not.
+    """Ask the nodes of a cluster, or workers by address, whether they are there and what they do.
 
-    With TLS the first node whose key is in --keys is the one that asks.
+    Exit code 1: one is not there; 3: all are, and a certificate expires soon. With TLS the first node whose key is in --keys is the one
+    that asks.
     """
     if bool(addresses) == (cluster is not None):
-        raise _failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
+        raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
     if cluster is None:
         _told(show_workers(addresses or []))
     else:
-        _told(_show_states(cluster, keys))
+        _told(_show_states(cluster, keys, warn_days))
 
 
-async def _show_states(path: Path, keys: Path | None) -> None:
+async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
     cluster = ClusterFile.read(path)
     if keys is None and (path.parent / "keys").is_dir():
         keys = path.parent / "keys"
     asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
-    found = await states(cluster, node.encryption(cluster, keys, asking))
-    table = Table("node", "role", "state", "")
+    found, now = await states(cluster, node.encryption(cluster, keys, asking), keys), datetime.now(UTC)
+    table = Table("node", "role", "state", "certificate", "")
+    soon = False
     for one in found:
-        table.add_row(one.name, one.role, "[green]ready[/]" if one.ready else "[red]not ready[/]", escape(one.text))
+        days = one.days(now)
+        late = days is not None and days < warn_days
+        soon |= late
+        until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}" + (f", {days} days left" if late else "")
+        ready = "[green]ready[/]" if one.ready else "[red]not ready[/]"
+        table.add_row(one.name, one.role, ready, f"[yellow]{until}[/]" if late else until, escape(one.text))
     console.print(table)
     if not all(one.ready for one in found):
         raise typer.Exit(1)
+    if soon:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -196,14 +197,12 @@ def share(
     first to those who may, keep the second. The workers must have been started with --data.
     """
     if (file is not None) + listing + (delete is not None) != 1:
-        raise _failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
+        raise failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
     if bool(worker) == (cluster is not None) or (worker and len(worker) != 3):
-        raise _failed(
-            FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file")
-        )
+        raise failed(FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file"))
 
     if equals and cluster is not None:
-        raise _failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))
+        raise failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))
 
     def among() -> Cluster:
         if cluster is not None:
@@ -242,16 +241,11 @@ def _told(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(supervised())
     except EXPECTED as error:
-        raise _failed(error) from None
+        raise failed(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except asyncio.CancelledError:
         raise typer.Exit(143) from None
-
-
-def _failed(error: Exception) -> typer.Exit:
-    Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/]")
-    return typer.Exit(1)
 
 
 def main() -> None:

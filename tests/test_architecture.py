@@ -23,8 +23,9 @@ GROUND = {
 """Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
 
 ROOMS = {
-    "actors/top": "connection guard identity messages running",
-    "actors/connection": "guard identity messages running",
+    "actors/top": "connection credentials guard identity messages running",
+    "actors/connection": "credentials guard identity messages running",
+    "actors/credentials": "guard identity",
     "actors/running": "guard identity messages",
     "actors/identity": "messages",
     "actors/messages": "guard",
@@ -74,8 +75,9 @@ ROOMS = {
     "protocols/mpc/numbers": "mpc/kernels",
     "protocols/mpc/kernels": "",
     "protocols/opaque": "",
-    "federated/top": "aggregation consent machines models owners rounds runs simulation strategies tasks trainers",
-    "federated/machines": "consent owners runs strategies tasks",
+    "federated/top": "aggregation authority consent machines models owners rounds runs simulation strategies tasks trainers",
+    "federated/authority": "",
+    "federated/machines": "authority consent owners runs strategies tasks",
     "federated/runs": "aggregation metrics models owners private records rounds schedules simulation strategies tasks",
     "federated/private": "aggregation strategies tasks",
     "federated/aggregation": "metrics owners rounds strategies tasks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 from weakref import WeakValueDictionary
@@ -17,6 +17,7 @@ from actors.connection.dialed import Dialed
 from actors.connection.home import Home
 from actors.connection.peer import Peer
 from actors.connection.websocket import Link
+from actors.credentials.files import Credentials, credentials_of
 from actors.errors import ConnectFailed, SystemClosed
 from actors.guard.door import Door
 from actors.identity.published import kept_in_the_clear
@@ -70,6 +71,9 @@ class Network:
         self._dialed: WeakValueDictionary[str, Dialed] = WeakValueDictionary()
         self._in_use: dict[asyncio.Task[None], Dialed] = {}
         self._links: dict[asyncio.Task[None], Link] = {}
+        found = (credentials_of(server_tls), credentials_of(client_tls))
+        self._credentials: set[Credentials] = {one for one in found if one is not None}
+        self._watching: list[Callable[[], None]] = []
 
     async def open(self) -> str:
         """Listens, if it should; returns the address, with the real port."""
@@ -79,6 +83,13 @@ class Network:
                 self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run, busy=self._busy
             )
             address = str(Address(self._listen.secure, self._listen.host, port))
+        loop = asyncio.get_running_loop()
+
+        def look_again() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._end_revoked)  # another thread may have read the files
+
+        self._watching = [one.on_change(look_again) for one in self._credentials]
         self._open = True
         return address
 
@@ -90,6 +101,8 @@ class Network:
 
     async def close(self) -> None:
         """Ends all connections, once what waits has been written."""
+        for end in self._watching:
+            end()
         links = dict(self._links)
         await asyncio.gather(*(link.close(WHY_CLOSED) for link in links.values()))
         if links:
@@ -117,6 +130,10 @@ class Network:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
         keep = partial(self._keep, dialed)
         peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
+        revoked = self._revocation(peer.caller.certificate)
+        if revoked:
+            await self._hang_up(peer, revoked)
+            raise ConnectFailed(f"{address} cannot be trusted: {revoked}")
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
             await self._hang_up(peer, "it has shown the certificate of somebody else")
@@ -132,6 +149,17 @@ class Network:
     async def _hang_up(self, peer: Peer, why: str) -> None:
         await next(link for link in self._links.values() if link.peer is peer).close(why)
 
+    def _revocation(self, certificate: bytes | None) -> str:
+        """Why the certificate at the other end of a connection does not count any more; empty if it does."""
+        return next((reason for one in self._credentials if (reason := one.revocation(certificate))), "")
+
+    def _end_revoked(self) -> None:
+        """Ends the connections to holders of certificates that were revoked, with all that is under way over them."""
+        for task, link in self._links.items():
+            reason = self._revocation(link.peer.caller.certificate)
+            if reason:
+                link.cut(task, reason)
+
     def _keep(self, dialed: Dialed, link: Link) -> None:
         task = asyncio.create_task(link.run())
         self._links[task], self._in_use[task] = link, dialed
@@ -146,6 +174,9 @@ class Network:
             await link.close(WHY_CLOSED)
             return
         task = cast("asyncio.Task[None]", asyncio.current_task())
+        if revoked := self._revocation(link.peer.caller.certificate):  # since it was let in
+            await link.close(revoked)
+            return
         self._links[task] = link
         try:
             await link.run()

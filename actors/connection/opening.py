@@ -20,6 +20,7 @@ from actors.connection.home import Home
 from actors.connection.peer import Peer
 from actors.connection.websocket import CLOSE_WITHIN, FRAGMENT, OPEN_WITHIN, PING_EVERY, PING_WITHIN, WHOLE, Link, certificate_of
 from actors.connection.wire import WORDS
+from actors.credentials.files import credentials_of
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
 from actors.guard.awake import Awake
 from actors.guard.door import Door, Listener
@@ -28,6 +29,7 @@ from actors.guard.refusals import Witnessed, explained, refused_by_other
 from actors.guard.words import shown
 from actors.identity.published import kept_in_the_clear, reached
 
+log = logging.getLogger(__name__)
 log_of_websockets = logging.getLogger(f"{__name__}.server")
 log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
 
@@ -143,11 +145,17 @@ async def listen(
     if address.secure and tls is None:
         raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
     secured = Witnessed(tls, home.log) if tls is not None and address.secure else None
+    credentials = credentials_of(tls)
     door.open()
 
     def let_in(connection: ServerConnection, request: Request) -> Response | None:
-        name = connection.remote_address
-        reason = door.refusal(_descriptor(connection), str(name[0]) if name else "somebody", certificate_of(connection))
+        name, certificate = connection.remote_address, certificate_of(connection)
+        host = str(name[0]) if name else "somebody"
+        revoked = credentials.revocation(certificate) if credentials is not None else ""
+        if revoked:
+            home.log.write(log, logging.WARNING, "revoked", "a connection from %s was refused: %s", host, revoked)
+            return connection.respond(403, f"{revoked}\n")
+        reason = door.refusal(_descriptor(connection), host, certificate)
         return connection.respond(503, f"{reason}\n") if reason else None
 
     async def handle(connection: ServerConnection) -> None:

@@ -224,6 +224,22 @@ class Link:
                 await self._writer.flush()
         await self._socket.close(1001, why)
 
+    def cut(self, running: asyncio.Task[None], why: str) -> None:
+        """End the connection at once: nothing more of the other side is handled, and it is told why.
+
+        Args:
+            running: the task that runs this link.
+            why: in words.
+        """
+        self._why = f"closed by this side: {why}"
+        self._log.write(log, logging.WARNING, "cut", "the connection to %s was closed: %s", self.peer.label, why)
+        self._closing = asyncio.create_task(self._cut(why))
+        running.cancel()
+
+    async def _cut(self, why: str) -> None:
+        await self.peer.lost(self._why, orderly=False)
+        await self._socket.close(1008, why.encode()[:120].decode(errors="ignore"))
+
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
         try:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import ssl
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from actors.guard.door import caller
 from actors.guard.limited_log import LimitedLog
-from actors.guard.words import shown
+from actors.guard.words import NAME_LIMIT, shown
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +40,49 @@ _OURS = {
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
-_expiries: WeakKeyDictionary[ssl.SSLContext, datetime] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class OwnCertificate:
+    """The certificate that a system shows.
+
+    Attributes:
+        name: the common name in it; empty if there is not exactly one.
+        since, until: when it is valid, UTC.
+        certificate: itself, DER.
+    """
+
+    name: str
+    since: datetime
+    until: datetime
+    certificate: bytes = field(repr=False)
+
+    @staticmethod
+    def of(certificate: x509.Certificate) -> OwnCertificate:
+        """Return what is in a certificate."""
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        name = shown(str(names[0].value), NAME_LIMIT) if len(names) == 1 else ""
+        since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return OwnCertificate(name, since, until, certificate.public_bytes(Encoding.DER))
+
+
+_own: WeakKeyDictionary[ssl.SSLContext, OwnCertificate] = WeakKeyDictionary()
+_OF_TIME = ("CERTIFICATE_EXPIRED", "BAD_CERTIFICATE")
+"""Ends of the names of alerts by which one side may say that it is too late for a certificate, or too early."""
 
 
 def refused_by_other(error: BaseException | None, context: ssl.SSLContext | None = None) -> str:
     """Why the other side refused the certificate of this one, which `context` has shown; empty if `error` does not say that it did."""
     reason = getattr(error, "reason", None) or ""
-    if isinstance(error, ssl.SSLError) and "ALERT" in reason:
-        text = next((text for end, text in _ALERTS.items() if reason.endswith(end)), "")
-        expiry = _expiries.get(context) if context is not None and reason.endswith("CERTIFICATE_EXPIRED") else None
-        return f"expired on {expiry:%Y-%m-%d}" if expiry is not None and expiry < datetime.now(UTC) else text
-    return ""
+    if not isinstance(error, ssl.SSLError) or "ALERT" not in reason:
+        return ""
+    own, now = _own.get(context) if context is not None else None, datetime.now(UTC)
+    if own is not None and reason.endswith(_OF_TIME):
+        if own.until < now:
+            return f"expired on {own.until:%Y-%m-%d}"
+        if own.since > now:
+            return f"valid from {own.since:%Y-%m-%d %H:%M} UTC only"
+        if reason.endswith("CERTIFICATE_EXPIRED"):
+            return f"expired by the clock there; by ours it is valid until {own.until:%Y-%m-%d}"
+    return next((text for end, text in _ALERTS.items() if reason.endswith(end)), "")
 
 
 def explained(error: BaseException, context: ssl.SSLContext | None = None) -> str:
@@ -57,7 +91,8 @@ def explained(error: BaseException, context: ssl.SSLContext | None = None) -> st
         return f"its certificate was refused: certificate verify failed: {shown(error.verify_message)}"
     theirs = refused_by_other(error, context)
     if theirs:
-        return f"it refused our certificate ({theirs})"
+        own = _own.get(context) if context is not None else None
+        return f"it refused our certificate{f', that of {own.name!r}' if own is not None else ''} ({theirs})"
     reason = getattr(error, "reason", None) or ""
     if reason in _OURS:
         return _OURS[reason]
@@ -66,14 +101,9 @@ def explained(error: BaseException, context: ssl.SSLContext | None = None) -> st
     return f"TLS failed: {shown(reason or type(error).__name__)}"
 
 
-def know_own_certificate(context: ssl.SSLContext, certificate: Path) -> None:
-    """Remembers how long a certificate lasts that `context` shows, for those who are refused because of it.
-
-    Args:
-        context: it has loaded the certificate already.
-        certificate: a PEM file; the first certificate in it is that of the holder.
-    """
-    _expiries[context] = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+def know_own_certificate(context: ssl.SSLContext, own: OwnCertificate) -> None:
+    """Remember the certificate that `context` shows, for those who are refused because of it."""
+    _own[context] = own
 
 
 class Witnessed:

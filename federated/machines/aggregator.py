@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors import ANYONE, Actor, NameTaken, message
 from federated.errors import JoinRefused, OwnerDropped
-from federated.machines.certificates import shown_name
+from federated.machines.certificates import expiry, shown_name
 from federated.owners.owner import DataOwner
+from protocols.authority.certified import certified
 
 NAME = "aggregator"
 """Of the actor at the aggregator."""
@@ -32,10 +33,26 @@ class Attendance:
         self._here: dict[str, DataOwner] = {}
         self._why = dict.fromkeys(names, "it has not joined yet")
         self._arrivals = {name: asyncio.Event() for name in names}
+        self._anybody = asyncio.Event()
 
     def expects(self, name: str) -> bool:
         """Whether an owner has this name."""
         return name in self._why
+
+    def take_in(self, name: str) -> None:
+        """Expect one more."""
+        self._why[name] = "it has not joined yet"
+        self._arrivals[name] = asyncio.Event()
+
+    def present(self) -> list[str]:
+        """Return the names of those who are here."""
+        return sorted(self._here)
+
+    async def anybody(self) -> None:
+        """Wait until somebody is here."""
+        while not self._here:
+            self._anybody.clear()
+            await self._anybody.wait()
 
     def owner(self, name: str) -> DataOwner | None:
         """The owner of that name, if it is here."""
@@ -45,6 +62,7 @@ class Attendance:
         """An owner is here; it replaces the one of that name that was."""
         self._here[name] = owner
         self._arrivals[name].set()
+        self._anybody.set()
 
     def leave(self, name: str, owner: DataOwner, why: str) -> bool:
         """An owner is not here any more; False if it was replaced by another before."""
@@ -81,10 +99,12 @@ class AggregatorStatus:
     Args:
         played: rounds that are over.
         here: name of each owner -> whether it has joined. Owners that are dialed are not in here.
+        until: name of an owner that has joined -> when its certificate expires, in seconds since 1970. Without TLS nobody is in here.
     """
 
     played: int
     here: dict[str, bool]
+    until: dict[str, float] = field(default_factory=dict)
 
 
 class Aggregator(Actor):
@@ -96,12 +116,24 @@ class Aggregator(Actor):
         attendance: the book.
         names: of the owners in it.
         certified: an owner has to show a certificate with its name. Otherwise anybody who can connect may say any name that is free.
+        members: returns why an owner that is not among `names` may not join now; empty: it may, if the authority has written that role into
+            its certificate.
         played: how many rounds are over.
         tell: what happens.
     """
 
-    def __init__(self, attendance: Attendance, names: Collection[str], *, certified: bool, played: Callable[[], int], tell: Tell) -> None:
-        self._attendance, self._names, self._certified = attendance, names, certified
+    def __init__(
+        self,
+        attendance: Attendance,
+        names: Collection[str],
+        *,
+        certified: bool,
+        played: Callable[[], int],
+        tell: Tell,
+        members: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._attendance, self._names, self._certified, self._members = attendance, names, certified, members
+        self._until: dict[str, float] = {}
         self._played, self._tell = played, tell
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -119,12 +151,16 @@ class Aggregator(Actor):
             MessageRejected: the reference leads elsewhere.
         """
         shown = self.system.certificate(owner)
-        if not self._attendance.expects(name):
-            raise JoinRefused(f"no owner {name[:100]!r} is expected here")
         if self._certified:
             self._check(name, shown)
+        elif not self._attendance.expects(name):
+            raise JoinRefused(f"no owner {name[:100]!r} is expected here")
         elif self._attendance.owner(name) is not None:
             raise NameTaken(f"an owner {name!r} is here already")
+        if not self._attendance.expects(name):
+            self._attendance.take_in(name)
+        if shown is not None:
+            self._until[name] = expiry(shown)
         self._attendance.arrive(name, owner)
         self._tell(f"{name} has joined")
         task = asyncio.create_task(self._watch(name, owner))
@@ -132,10 +168,21 @@ class Aggregator(Actor):
         task.add_done_callback(self._watching.discard)
 
     def _check(self, name: str, certificate: bytes | None) -> None:
-        shown = "" if certificate is None else shown_name(certificate)
+        """Refuse an owner that is neither on the list nor, by its certificate, a member."""
+        shown, said = "" if certificate is None else shown_name(certificate), certified(certificate)
+        expected = self._attendance.expects(name)
+        if not expected and said is None:
+            self._tell(f"refused: {name[:100]!r}, which is not on the list, and has a certificate ({shown!r}) that says no role")
+            raise JoinRefused(f"no owner {name[:100]!r} is expected here, and the certificate of {shown!r} says no role")
         if shown != name:
-            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name!r}")
-            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name!r}")
+            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name[:100]!r}")
+            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name[:100]!r}")
+        if said is not None and said.role != "owner":
+            self._tell(f"refused: {name!r} has a certificate for the role {said}, and wanted to join as an owner")
+            raise JoinRefused(f"the certificate of {name!r} is for the role {said}: only an owner joins")
+        if not expected and (reason := self._members()):
+            self._tell(f"refused: {name!r}, which is not on the list: {reason}")
+            raise JoinRefused(f"no owner {name!r} is on the list here, and {reason}")
 
     async def _watch(self, name: str, owner: DataOwner) -> None:
         ended = await self.system.watch(owner)
@@ -145,7 +192,11 @@ class Aggregator(Actor):
     @message(by=ANYONE)
     async def standing(self) -> AggregatorStatus:
         """How far the federation is, and who is here."""
-        return AggregatorStatus(self._played(), {name: self._attendance.owner(name) is not None for name in self._names})
+        names = dict.fromkeys((*self._names, *self._attendance.present()))
+        here = {name: self._attendance.owner(name) is not None for name in names}
+        return AggregatorStatus(
+            self._played(), here, {name: self._until[name] for name, there in here.items() if there and name in self._until}
+        )
 
     async def stopped(self) -> None:
         """Ends the watching."""

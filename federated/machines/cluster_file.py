@@ -265,9 +265,13 @@ def _check_roles(cluster: ClusterFile) -> None:
     count = sum(isinstance(node, AggregatorNode) for node in cluster.nodes.values())
     if count > 1:
         raise ClusterFileError(f"{count} nodes have role = 'aggregator': a federation has one")
-    if bool(count) != bool(cluster.owners):
-        missing = "owners and no aggregator" if cluster.owners else "an aggregator and no owner"
-        raise ClusterFileError(f"there are {missing}: a federation needs both")
+    if cluster.owners and not count:
+        raise ClusterFileError("there are owners and no aggregator: a federation needs both")
+    if count and not cluster.owners and not cluster.aggregator.address.startswith("wss"):
+        raise ClusterFileError(
+            "there are an aggregator and no owner: a federation needs both. Over wss:// owners may join by their certificates without being"
+            " in the file"
+        )
     addresses = [node.address for node in cluster.nodes.values() if node.address is not None and not node.address.endswith(":0")]
     twice = sorted({address for address in addresses if addresses.count(address) > 1})
     if twice:

@@ -1,12 +1,18 @@
-"""What each node of a cluster file answers when it is asked how it is."""
+"""What each node of a cluster file answers when it is asked how it is, and until when its certificate is valid."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+import ssl
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 from actors import ActorError, ActorSystem
+from actors.address import Address
 from federated.machines.aggregator import NAME, Aggregator, AggregatorStatus
+from federated.machines.certificates import expiry
 from federated.machines.cluster_file import AggregatorNode, ClientNode, ClusterFile, Node, OwnerNode
 from federated.machines.node import OWNER_ACTOR
 from federated.owners.owner import DataOwner
@@ -28,24 +34,76 @@ class NodeState:
         role: as it is written there.
         ready: whether it answers; of owners that connect to the aggregator, whether they have joined.
         text: what it does, or why it is not ready.
+        until: when the certificate expires that it shows; None: that is not known here.
     """
 
     name: str
     role: str
     ready: bool
     text: str
+    until: datetime | None = None
+
+    def days(self, now: datetime) -> int | None:
+        """Whole days that its certificate is valid from now on; below 0: it has expired."""
+        return None if self.until is None else (self.until - now).days
 
 
-async def states(cluster: ClusterFile, encryption: Encryption) -> list[NodeState]:
-    """Asks all nodes at once."""
+async def states(cluster: ClusterFile, encryption: Encryption, keys: Path | None = None) -> list[NodeState]:
+    """Asks all nodes at once; owners that are not in the file and have joined by their certificates come last.
+
+    Args:
+        cluster: the file.
+        encryption: how to connect.
+        keys: folder in which certificates of nodes may be that nobody can connect to.
+    """
     async with ActorSystem(timeout=WITHIN, connect_ssl=encryption.connect, allow_plaintext=encryption.allow_plaintext) as system:
         standing = asyncio.create_task(_standing(system, cluster))
-        return list(await asyncio.gather(*(_state(system, name, node, standing) for name, node in cluster.nodes.items())))
+        listed = await asyncio.gather(*(_state(system, name, node, standing) for name, node in cluster.nodes.items()))
+        until = await asyncio.gather(*(_until(name, node, standing, encryption, keys) for name, node in cluster.nodes.items()))
+        found = [replace(one, until=when) for one, when in zip(listed, until, strict=True)]
+        there = await standing
+        if isinstance(there, AggregatorStatus):
+            others = [name for name, here in there.here.items() if here and name not in cluster.nodes]
+            found += [NodeState(name, "owner", True, "has joined, by its certificate", _told(there, name)) for name in others]
+        return found
+
+
+async def _until(
+    name: str, node: Node, standing: asyncio.Task[AggregatorStatus | ActorError | None], encryption: Encryption, keys: Path | None
+) -> datetime | None:
+    """When the certificate of a node expires: as it shows it, as the aggregator saw it, or as it lies in the folder here."""
+    there = await standing
+    shown = None
+    if node.address is not None and node.address.startswith("wss") and encryption.connect is not None:
+        shown = await _shown(Address.parse(node.address), encryption.connect)
+    elif isinstance(there, AggregatorStatus):
+        shown = _told(there, name)
+    if shown is None and keys is not None:
+        with contextlib.suppress(OSError, ValueError):
+            shown = datetime.fromtimestamp(expiry(ssl.PEM_cert_to_DER_cert((keys / f"{name}.pem").read_text())), UTC)
+    return shown
+
+
+def _told(standing: AggregatorStatus, name: str) -> datetime | None:
+    return datetime.fromtimestamp(standing.until[name], UTC) if name in standing.until else None
+
+
+async def _shown(address: Address, tls: ssl.SSLContext) -> datetime | None:
+    """What whoever listens at an address shows in TLS, if that is trusted."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(WITHIN):
+            _, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+        try:
+            certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        finally:
+            writer.transport.abort()  # nothing was asked
+        return datetime.fromtimestamp(expiry(certificate), UTC)
+    return None
 
 
 async def _standing(system: ActorSystem, cluster: ClusterFile) -> AggregatorStatus | ActorError | None:
     """What the aggregator says, if there is one; or why it says nothing."""
-    if not cluster.owners:
+    if not any(isinstance(node, AggregatorNode) for node in cluster.nodes.values()):
         return None
     try:
         return await (await system.connect(f"{cluster.aggregator.address}/{NAME}", Aggregator)).standing()

@@ -47,6 +47,9 @@ class JoiningOwners(Sequence[Owner]):
         self._names, self._settings, self._dialed = names, system, dialed
         self._wait, self._patience, self._tell = wait, patience, tell
         self._owners = [JoiningOwner(name, self) for name in (*names, *dialed)]
+        self._settled = "it takes in owners of certificates only over wss://"
+        if system["listen"].startswith("wss"):
+            self._settled = ""
         self._attendance = Attendance(names)
         self._system: ActorSystem | None = None
         self._scope = contextlib.AsyncExitStack()
@@ -69,7 +72,14 @@ class JoiningOwners(Sequence[Owner]):
             self._system = system = await scope.enter_async_context(ActorSystem(**self._settings))
             certified = system.address.startswith("wss")
             await system.spawn(
-                Aggregator, self._attendance, self._names, certified=certified, played=lambda: self.played, tell=self._tell, name=NAME
+                Aggregator,
+                self._attendance,
+                self._names,
+                certified=certified,
+                played=lambda: self.played,
+                tell=self._tell,
+                members=lambda: self._settled,
+                name=NAME,
             )
             self._tell(f"ready {system.address}")
             await asyncio.gather(*(self._find(owner.name, self._wait) for owner in self._owners), return_exceptions=True)
@@ -79,6 +89,18 @@ class JoiningOwners(Sequence[Owner]):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._system = None
         await self._scope.aclose()
+
+    async def present(self) -> Sequence[Owner]:
+        """Return all on the list, and whoever else has joined by its certificate and is here. Waits until there is one."""
+        if not self._owners and not self._attendance.present():
+            self._tell("no owner is here: waiting for one to join")
+            await self._attendance.anybody()
+        listed = {owner.name for owner in self._owners}
+        return [*self._owners, *(JoiningOwner(name, self) for name in self._attendance.present() if name not in listed)]
+
+    def settle(self, why: str) -> None:
+        """Take in nobody who is not on the list, for this reason."""
+        self._settled = why
 
     async def find(self, name: str) -> DataOwner:
         """The owner of that name; waits as long as the patience of these owners lasts.
@@ -128,10 +150,14 @@ def joining_owners(
     part in the next one. With TLS an owner is who its certificate says: the authority that `ssl` trusts has signed it, and its common
     name is the name of the owner. Without, on loopback or where plaintext is allowed, whoever connects is believed.
 
+    With TLS, owners that are not in `names` join, too, if the authority has written the role of an owner into their certificates (`confide
+    certs`): they take part from the next round on, and no more once they have gone. A federation with privacy for owners, whose number is
+    public and fixed, and one with `FedBuff` take in nobody else.
+
     **Leaks** to whoever may connect: names of owners, which of them are here, and the number of rounds.
 
     Args:
-        names: of the owners that connect to here.
+        names: of the owners that connect to here. With TLS it may be empty: then the first round waits for one.
         listen: `wss://host:port` to listen on, or `ws://` on loopback.
         dialed: name -> `wss://host:port/owner` of owners that listen themselves.
         ssl: own certificate, and whose clients are let in; has to demand certificates.
@@ -156,8 +182,8 @@ def joining_owners(
     check("wait", wait, 0.0 <= wait < float("inf"), "at least 0 seconds, and finite")
     check("patience", patience, 0.0 <= patience < float("inf"), "at least 0 seconds, and finite")
     everybody = [*names, *dialed]
-    if not everybody or len(set(everybody)) < len(everybody):
-        raise SettingError(f"owners {everybody}: at least one is needed, and each once")
+    if (not everybody and not listen.startswith("wss")) or len(set(everybody)) < len(everybody):
+        raise SettingError(f"owners {everybody}: at least one is needed, unless they join by certificates over wss://, and each once")
     system = {
         "listen": listen,
         "advertise": advertise,

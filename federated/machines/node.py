@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import ActorSystem
 from actors.address import Address
+from actors.credentials.files import credentials_of
+from actors.credentials.watching import watched
 from actors.identity.published import reached
 from federated.consent.admission import Policy
 from federated.errors import ClusterFileError, KeysError
@@ -24,7 +26,7 @@ from federated.machines.membership import stay_joined
 from federated.owners.owner import DataOwner
 from federated.runs.federation import Federation
 from protocols import Cluster, Worker
-from protocols.authority.membership import AGGREGATOR, CLIENT, OWNER, Member, Membership, Trio
+from protocols.authority.membership import Member, Membership, Trio, rights
 from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, acting, cluster_among
 from protocols.workers import worker_process
 from protocols.workers.worker_process import Encryption
@@ -77,9 +79,11 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
                 message_limit=cluster.message_limit,
             )
         case OwnerNode():
-            await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
+            async with watched(credentials_of(tls.connect), say):
+                await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
         case AggregatorNode():
-            await _aggregate(node, cluster, tls, say)
+            async with watched(credentials_of(tls.listen), say):
+                await _aggregate(node, cluster, tls, say)
         case ClientNode():
             raise ClusterFileError(f"{name} is a client: it has a certificate and runs nothing; see confide share")
 
@@ -127,14 +131,7 @@ def worker_membership(cluster: ClusterFile, address: str, certificate: Path | No
 
 
 def _roles(node: Node) -> frozenset[str]:
-    match node:
-        case OwnerNode():
-            return frozenset({OWNER, CLIENT})
-        case AggregatorNode():
-            return frozenset({AGGREGATOR, CLIENT})
-        case ClientNode():
-            return frozenset(({OWNER} if "share" in node.may else set()) | ({CLIENT} if "ask" in node.may else set()))
-    return frozenset()
+    return rights(str(node.__struct_config__.tag), node.may if isinstance(node, ClientNode) else ())
 
 
 def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:

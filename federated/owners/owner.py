@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,6 +57,17 @@ class GivingOwner(Owner, Protocol):
 
     async def giver(self) -> Giver:
         """Its side of it."""
+
+
+@runtime_checkable
+class ChangingOwners(Protocol):
+    """Owners that come and go while a federation is open."""
+
+    async def present(self) -> Sequence[Owner]:
+        """Those of the next round; waits until there is one."""
+
+    def settle(self, why: str) -> None:
+        """Take in nobody else from now on, for this reason."""
 
 
 async def giver(owner: Owner) -> Giver:

@@ -11,7 +11,7 @@ from actors.errors import BadAddress
 from federated.aggregation.aggregation import Aggregation
 from federated.errors import SettingError
 from federated.models.making import check_function
-from federated.owners.owner import Owner
+from federated.owners.owner import ChangingOwners, Owner
 from federated.schedules.continued import accumulated
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.sampling import asked as asked_of
@@ -30,6 +30,8 @@ def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) ->
     Raises:
         SettingError: they are.
     """
+    if isinstance(owners, ChangingOwners) and not len(owners):
+        return  # they are yet to come, and each round sees whether they are enough
     names = [] if isinstance(owners, str) else [_name(owner) for owner in owners]
     if not names or len(set(names)) < len(names):
         raise SettingError(f"owners={owners!r}: a list of at least one owner is needed, and each once")
@@ -52,6 +54,25 @@ def _name(owner: Any) -> str:
     if not isinstance(name, str):
         raise SettingError(f"owners: a {type(owner).__name__} is no owner: give addresses, simulated_owners(...) or joining_owners(...)")
     return name
+
+
+def settle(owners: object, strategy: Strategy, privacy: ClippedGaussian | DPSGD | None) -> None:
+    """Have owners that come and go stay as they are, where their number counts.
+
+    Raises:
+        SettingError: there is none yet.
+    """
+    if not isinstance(owners, ChangingOwners):
+        return
+    why = ""
+    if isinstance(privacy, ClippedGaussian):
+        why = f"this federation has {type(privacy).__name__}, for which the number of owners is public and fixed"
+    elif isinstance(strategy, FedBuff):
+        why = "this federation has FedBuff, which asks the owners that it began with"
+    if why and isinstance(owners, Sequence) and not owners:
+        raise SettingError(f"no owner is named, and {why}: name them")
+    if why:
+        owners.settle(why)
 
 
 def check_model(model: Any, privacy: object, evaluation: object) -> None:

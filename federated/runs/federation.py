@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
-from federated.owners.owner import Owner, RemoteOwner
+from federated.owners.owner import ChangingOwners, Owner, RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate
@@ -124,6 +124,7 @@ class Federation:
         compatibility.check_together(self.strategy, self.aggregation)
         privacy = None if privacy is None else mechanism(privacy)
         compatibility.check_private(self.strategy, self.aggregation, privacy)
+        compatibility.settle(owners, self.strategy, privacy)
         if ledger is not None and not isinstance(privacy, ClippedGaussian):
             raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
         self.history = History()
@@ -271,16 +272,6 @@ class Federation:
         self._resumed = None
         return self.history
 
-    async def _run_without(self, callbacks: Sequence[keras.callbacks.Callback], rounds: int) -> History:
-        """Plays rounds of arrays, which Keras' callbacks know nothing of."""
-        if callbacks:
-            raise SettingError(
-                "callbacks= are Keras' and need its model, and this federation has arrays: play 'async for ... in rounds(n)'"
-            )
-        async for _ in self.rounds(rounds):
-            pass
-        return self.history
-
     def _to_play(self, rounds: int) -> int:
         """Of so many rounds that are asked for, those that a resumed run does not have yet."""
         check("rounds", rounds, rounds >= 1, "at least 1")
@@ -304,6 +295,7 @@ class Federation:
         if self._scope is None:
             raise FederationClosed("the federation is closed: play rounds inside 'async with federation:'")
         opened, now = self._opened(), asyncio.get_running_loop().time
+        await self._meet()
         began = now()
         moved = sum(outcome.failure is None for outcome in self.history) if opened.scheduled else 0
         task = opened.task(len(self.history) + 1, moved=moved)
@@ -336,6 +328,13 @@ class Federation:
         )
         self._before, self._changes = self._now, ()
         return self.history[-1]
+
+    async def _meet(self) -> None:
+        """Find who is there, where owners come and go."""
+        if isinstance(self._given, ChangingOwners):
+            self._owners = {owner.name: owner for owner in await self._given.present()}
+            self._now = circumstances(list(self._owners), self.aggregation, self._quorum)
+            self._changes = self._before.changes(self._now)
 
     async def _paid(self, gathering: Gathering) -> bool:
         """Whether owners may be asked: where what they send may be seen, it is accounted for before."""

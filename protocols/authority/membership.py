@@ -6,7 +6,8 @@ started it (`enrolment.py`). It knows where they are and how they show who they 
 | who calls | is known by | has the roles |
 |---|---|---|
 | one of the other two | its certificate; on loopback its key | server, other server, third party: which for a name, `seats` says |
-| a node of the cluster file | its certificate | what its role there says |
+| a node of the cluster file | its certificate | what its role there says, and its certificate does not deny |
+| another member | its certificate, in which the authority has written a role | owner, client: what that role says |
 | a process of the same user | its key, on loopback without certificates | administrator, owner, aggregator, client |
 | whoever else can connect | nothing | client |
 
@@ -17,12 +18,14 @@ everybody is believed, which the cluster file has to ask for by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from actors import Caller, NotAllowed, caller
 from actors.guard.limited_log import LimitedLog
+from protocols.authority import certified
+from protocols.authority.certified import Certified
 from protocols.authority.seats import Seats, seats
 from protocols.errors import ClusterError
 
@@ -33,6 +36,28 @@ OWNER, AGGREGATOR, CLIENT, ADMINISTRATOR = "an owner", "an aggregator", "a clien
 
 WORKERS = frozenset({SERVER, OTHER_SERVER, THIRD_PARTY})
 PEOPLE = frozenset({OWNER, AGGREGATOR, CLIENT, ADMINISTRATOR})
+
+
+_OF_NODES = {"share": frozenset({OWNER}), "ask": frozenset({CLIENT})}
+
+
+def rights(role: str, may: Collection[str] = ()) -> frozenset[str]:
+    """Return what the holder of a role of cluster.toml may be towards a worker. Workers are known by their places, not by this.
+
+    Args:
+        role: as it is written there, or in a certificate.
+        may: of a client: "share", "ask".
+    """
+    if role == "owner":
+        return frozenset({OWNER, CLIENT})
+    if role == "aggregator":
+        return frozenset({AGGREGATOR, CLIENT})
+    return frozenset().union(*(_OF_NODES[one] for one in may)) if role == "client" else frozenset()
+
+
+def rights_of_member(said: Certified | None) -> frozenset[str]:
+    """Return what a certificate alone makes its holder, whom no cluster file names: an owner or a client. All other parts are pinned."""
+    return rights(said.role, said.may) if said is not None and said.role in ("owner", "client") else frozenset()
 
 
 @dataclass(frozen=True)
@@ -68,7 +93,8 @@ class Membership:
 
     Args:
         trio: the cluster; None: this worker belongs to none (yet), and takes part in nothing.
-        people: common name in a certificate -> the roles of its holder.
+        people: common name in a certificate -> the roles of its holder. Others have the role that is written in their certificates, if they
+            are owners or clients there; otherwise they may ask only.
         models: name of a model -> the common name of the only one who may share it. Others are free for every owner.
         believe: everybody is what they say: for plaintext between machines.
     """
@@ -85,6 +111,7 @@ class Membership:
         self._people, self._models, self.believe = dict(people or {}), dict(models or {}), believe
         self._log = LimitedLog()
         self._places: WeakKeyDictionary[Caller, int] = WeakKeyDictionary()
+        self._held: WeakKeyDictionary[Caller, frozenset[str]] = WeakKeyDictionary()
 
     # Whose it is.
 
@@ -158,7 +185,19 @@ class Membership:
             return WORKERS
         if sender.same_user:
             return PEOPLE
-        return self._people.get(sender.common_name, frozenset()) | {CLIENT} if sender.common_name else frozenset({CLIENT})
+        held = self._held.get(sender)
+        if held is None:
+            held = self._held[sender] = self._rights(sender) | {CLIENT}
+        return held
+
+    def _rights(self, sender: Caller) -> frozenset[str]:
+        """Return what the file and the certificate say; if both say something, what they agree on."""
+        if not sender.common_name:
+            return frozenset()
+        said, listed = certified.certified(sender.certificate), self._people.get(sender.common_name)
+        if listed is None:
+            return rights_of_member(said)
+        return listed if said is None else listed & rights(said.role, said.may)
 
     def place_of(self, sender: Caller) -> int:
         """Return the place of the worker that has sent a message; -1 if it is none of the other two."""
@@ -169,6 +208,9 @@ class Membership:
 
     def _found(self, sender: Caller) -> int:
         members: Sequence[Member] = () if self._trio is None else self._trio.members
+        said = certified.certified(sender.certificate)
+        if said is not None and said.role not in certified.WORKERS:
+            return -1
         for place, member in enumerate(members):
             shown = sender.common_name == member.name if member.name else bool(sender.address) and sender.address == member.address
             if shown and place != self.place:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -15,7 +15,7 @@ from protocols.errors import WorkerLost
 from protocols.link import agreement
 from protocols.link.seal import Seal
 from protocols.link.threads import Runner
-from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round
+from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round, Until
 
 T = TypeVar("T")
 Send = Callable[[bytes, int, list[Ring]], Awaitable[None]]
@@ -164,11 +164,15 @@ async def drive(
     """
     steps = _Steps(protocol, other, seal, received)
     number, sent, arrived = 0, 0, 0
-    answer: Received | None = None
+    answer: Any = None
     try:
         while True:
             step = partial(steps.next, answer)
             request = step() if run is None else await run(step)
+            if isinstance(request, Until):
+                step, answer = partial(steps.next, None), None  # what was there before may be freed
+                answer = await request.ready()
+                continue
             if isinstance(request, _Result):
                 return request.value, Cost(number, sent, arrived, dealt)
             if other in request.messages:
@@ -197,18 +201,18 @@ class _Steps(Generic[T]):
 
     def __init__(self, protocol: Protocol[T], other: int, seal: Seal | None, received: Ring | None) -> None:
         self._protocol, self._other, self._seal, self._received = protocol, other, seal, received
-        self._request: Round | None = None
+        self._request: Round | Until | None = None
         self.front: list[Ring] = []
 
-    def next(self, answer: Received | None) -> Round | _Result[T]:
-        """Return the next round, or the result, given what the other server has sent in the last round; None before the first.
+    def next(self, answer: Any) -> Round | Until | _Result[T]:
+        """Return what comes next, given what the other server has sent in the last round, or what was waited for; None before the first.
 
         Raises:
             Altered: the other server received something else from the client.
         """
         if self._request is None:
             self._begin()
-        elif answer is not None:
+        elif isinstance(self._request, Round):
             answer = self._end_round(self._request, answer)
         try:
             self._request = self._protocol.send(answer)

@@ -81,6 +81,7 @@ class Twins:
         received: Ring | None = None,
         who: bytes,
         rest: bool = False,
+        delay: float | None = None,
     ) -> tuple[T, Cost]:
         """Run a protocol with the other server, which runs its own side of it; if it fails here, the other server is told.
 
@@ -96,6 +97,8 @@ class Twins:
             received: what a client sent to both servers, see `drive`.
             who: names the request or the run that it belongs to.
             rest: whether it is the rest of something larger, for which nothing long gives way.
+            delay: of what waits for material while it runs: seconds that a round may take longer for it. All its steps run in threads, so
+                that the material comes meanwhile. None: everything that it needs is there.
 
         Raises:
             Altered: the other server received something else from the client.
@@ -116,9 +119,9 @@ class Twins:
                     other=self.me.other,
                     seal=seal,
                     dealt=dealt,
-                    patience=self._patience,
+                    patience=self._patience + (delay or 0.0),
                     received=received,
-                    run=run if long else None,
+                    run=run if long and delay is None else self._threads.run if delay is not None else None,
                 )
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None

@@ -12,11 +12,12 @@ from functools import cached_property
 from protocols.errors import ProgramError
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.segments import Segment
 from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.material import Layout, Material, dealt_words, own_words
+from protocols.mpc.parties.material import Expansion, Layout, Material
 
 
 class Circuit:
@@ -115,11 +116,8 @@ def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes])
         masks: lambda of every wire that is given, both halves added, by name.
         keys: the servers' keys of this step, never used for another.
     """
-    layout = circuit.layout
-    dealt = dealt_words(keys[0], layout, 1)
-    halves = [layout.views(own_words(key, layout, 1), dealt, 1) for key in keys]
-    loops.deal(circuit.ops, circuit.order, Dealer(circuit.values, 1, (halves[0], halves[1]), given=masks))
-    return dealt
+    dealer = Dealer(circuit.values, 1, (Expansion(keys[0]), Expansion(keys[1])), given=masks)
+    return loops.deal(circuit.ops, circuit.order, dealer, Segment(range(len(circuit.ops)), circuit.layout))
 
 
 def meaning(circuit: Circuit, given: Mapping[str, Ring], rounding: Rounding) -> dict[str, Ring]:

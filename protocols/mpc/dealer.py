@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from protocols.mpc.engine import loops
-from protocols.mpc.engine.sides import Dealer
+from protocols.mpc.engine import loops, sides
+from protocols.mpc.engine.segments import Segment
+from protocols.mpc.engine.sides import Arrays
 from protocols.mpc.inference import layout, order
-from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.parties.exchange import Ring
-from protocols.mpc.parties.material import dealt_words, own_words
+from protocols.mpc.parties.material import Expansion
 from protocols.mpc.program import Program, infer
 
 
@@ -30,7 +30,36 @@ class Dealing:
     input_mask: Ring = field(repr=False)
 
 
-def deal(program: Program, weight_masks: Sequence[Ring], keys: tuple[bytes, bytes], examples: int) -> Dealing:
+class SegmentDealer:
+    """Deals one chunk of a program, one segment after the other.
+
+    Args:
+        program: what will be evaluated.
+        weight_masks: lambda_W of every weight, both halves added.
+        keys: the servers' keys of this chunk; never used for another.
+        examples: how many the chunk serves.
+        parts: the segments; the whole program if None.
+    """
+
+    def __init__(
+        self, program: Program, weight_masks: Arrays, keys: tuple[bytes, bytes], examples: int, parts: Sequence[Segment] | None = None
+    ) -> None:
+        self._program, self._examples = program, examples
+        self._parts = iter([Segment(range(len(program.ops)), layout(program))] if parts is None else parts)
+        self._side = sides.Dealer(infer(program), examples, (Expansion(keys[0]), Expansion(keys[1])), weight_masks)
+
+    def __next__(self) -> Ring:
+        """Return party 1's half of everything that is dealt for the next segment, flat. Slow."""
+        return loops.deal(self._program.ops, order(self._program), self._side, next(self._parts))
+
+    @property
+    def input_mask(self) -> Ring:
+        """lambda of what the client sends, (examples, *input_shape); known as soon as the first segment has been dealt."""
+        assert self._side.sent is not None
+        return self._side.sent
+
+
+def deal(program: Program, weight_masks: Arrays, keys: tuple[bytes, bytes], examples: int) -> Dealing:
     """Correlated randomness for `examples` evaluations of a program.
 
     Args:
@@ -39,10 +68,5 @@ def deal(program: Program, weight_masks: Sequence[Ring], keys: tuple[bytes, byte
         keys: the servers' keys of this chunk; never used for another.
         examples: how many.
     """
-    plan = layout(program)
-    dealt = dealt_words(keys[0], plan, examples)
-    halves = [plan.views(own_words(key, plan, examples), dealt, examples) for key in keys]
-    dealer = Dealer(infer(program), examples, (halves[0], halves[1]), weight_masks)
-    loops.deal(program.ops, order(program), dealer)
-    sent = dealer.field(0, "sent" if isinstance(program.ops[0], ClampedInput) else "lambda")
-    return Dealing(dealt, sent.reshape(examples, *program.input_shape))
+    chunk = SegmentDealer(program, weight_masks, keys, examples)
+    return Dealing(next(chunk), chunk.input_mask)

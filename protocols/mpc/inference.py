@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache, partial
 
 from protocols.mpc.engine import loops
+from protocols.mpc.engine.segments import Segment, cut
 from protocols.mpc.engine.sides import Server, WeightShares
 from protocols.mpc.operations.wires import INPUT
-from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.exchange import Party, Ring, until
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.mpc.parties.material import Layout, Material
+from protocols.mpc.parties.material import Expansion, Layout, Material
 from protocols.mpc.program import Program, infer
 
 
@@ -25,10 +27,45 @@ def order(program: Program) -> loops.Order:
     return loops.Order.of(program.ops, {len(program.ops) - 1})
 
 
+@lru_cache(maxsize=64)
+def segments(program: Program, most: int) -> tuple[Segment, ...]:
+    """The program cut into segments of `most` bytes of randomness for one example, or of one operation that needs more."""
+    return cut(len(program.ops), layout(program), most)
+
+
 def prepare(program: Program, weights: WeightShares, material: Material) -> None:
     """Turns every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
     server = Server(Party(0), infer(program), material, {}, weights)
-    loops.ahead(program.ops, order(program), server)
+    loops.ahead(program.ops, order(program), server, range(len(program.ops)))
+
+
+class Preparation:
+    """The work of `prepare` in segments: what it makes is one server's material of one after the other.
+
+    Args:
+        program: what will be evaluated.
+        weights: this server's shares.
+        key: of the chunk at this server.
+        parts: the segments.
+        examples: how many the chunk serves.
+    """
+
+    def __init__(self, program: Program, weights: WeightShares, key: bytes, parts: Sequence[Segment], examples: int) -> None:
+        self._program, self._parts, self._examples = program, iter(parts), examples
+        self._half = Expansion(key)
+        self._server = Server(Party(0), infer(program), Material({}, 0, examples), {}, weights)
+
+    def next(self, dealt: Ring | None) -> Material:
+        """Return the material of the next segment; `dealt` is what the provider sent of it to party 1, None at party 0. Slow.
+
+        Raises:
+            SharingError: another number of words was dealt than the segment needs.
+        """
+        part = next(self._parts)
+        material = self._server.material = self._half.material(part.layout, self._examples, dealt)
+        loops.ahead(self._program.ops, order(self._program), self._server, part.positions)
+        self._server.leave()
+        return material
 
 
 async def evaluate(
@@ -48,4 +85,39 @@ async def evaluate(
     server = Server(me, infer(program), material, {INPUT: m}, weights, KeyStream(noise_key or fresh_key()))
     last = len(program.ops) - 1
     output = (await loops.evaluate(program.ops, order(program), server, {last}))[last]
+    return output.reshape(len(output), -1)
+
+
+async def evaluate_in_segments(
+    me: Party,
+    program: Program,
+    weights: WeightShares,
+    parts: Sequence[Segment],
+    supply: Callable[[int], Awaitable[Material]],
+    m: Ring,
+    *,
+    noise_key: bytes | None = None,
+) -> Ring:
+    """The same as `evaluate`, with the material of one segment after the other, each freed before the next one is asked for.
+
+    A segment begins when all before it have ended, and its material is here: both servers make the same rounds, whenever that is.
+    Operations of two segments share no round, so that there may be more of them than of the whole; bytes are as many.
+
+    Args:
+        me: which server.
+        program: what is evaluated.
+        weights: this server's shares.
+        parts: the segments.
+        supply: waits for the prepared material of a segment, by its number.
+        m: the masked examples, (examples, *input_shape).
+        noise_key: for tests only, see `evaluate`.
+    """
+    server = Server(me, infer(program), Material({}, 0, len(m)), {INPUT: m}, weights, KeyStream(noise_key or fresh_key()))
+    last = len(program.ops) - 1
+    for number, part in enumerate(parts):
+        server.material = await until(partial(supply, number))
+        await loops.segment(program.ops, order(program), server, {last}, part.positions)
+        if part is not parts[-1]:
+            server.leave()
+    output = server.share(last)
     return output.reshape(len(output), -1)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from actors import ActorError
 from protocols.authority.rights import new_secret
 from protocols.errors import TooLarge, WorkerLost
-from protocols.mpc import inference
 from protocols.mpc.inputs.ranges import InputRange
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.program import Program
@@ -19,6 +18,7 @@ from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
 from protocols.serving.hosting import MOST_MEMORY, check_program
+from protocols.serving.streams import largest_operation
 
 if TYPE_CHECKING:
     import keras
@@ -99,7 +99,7 @@ async def share(
         Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps. Or
             Keras' own are NaN or infinite for samples that were given.
         ModelError: a setting makes no sense, or samples lie outside of the range.
-        TooLarge: its weights, or the randomness of one example, are more than a server may hold; nothing was sent.
+        TooLarge: its weights, or the randomness of one operation, are more than a server may hold; nothing was sent.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
@@ -136,13 +136,13 @@ def _check_size(program: Program) -> None:
     """Refuse what could be shared, and never be served.
 
     Raises:
-        TooLarge: of weights, or of randomness for one example.
+        TooLarge: of weights, or of randomness for one operation of an example.
     """
     check_program(program)
-    size = inference.layout(program).bytes_per_example
+    size = largest_operation(program)
     if size > MOST_MEMORY:
         raise TooLarge(
-            f"one example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most that it may hold: "
+            f"one operation of an example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most: "
             "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
         )
 

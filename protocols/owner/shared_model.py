@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
-from protocols.mpc.operations.weights import weight_masks
+from protocols.mpc.operations.weights import SummedMasks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
@@ -112,14 +114,15 @@ class SharedModel:
                 client could learn from so many answers: one request may hold as many examples as it likes.
             reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
                 more about the model than labels do.
-            memory: bytes of randomness that each server may hold ahead.
+            memory: bytes of randomness that each server may hold, for all kinds of answer together. Where one example needs more, it is
+                streamed: dealt in segments while it is evaluated, and the largest operation is what has to fit.
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
 
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
-            ServingError: the model was stopped, or does not fit the memory.
+            ServingError: the model was stopped, or one operation of it does not fit the memory.
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
@@ -238,7 +241,7 @@ class SharedModel:
 
     @property
     def bytes_per_example(self) -> int:
-        """Bytes of randomness that a server holds for one example until it is asked for."""
+        """Bytes of randomness of one example. A server holds all of it until it is asked for, or streams it if it is more than `memory`."""
         return inference.layout(self.program).bytes_per_example
 
     async def prepared(self, reveal: Reveal = "logits") -> int:
@@ -295,5 +298,5 @@ def _whole(name: str, number: int, least: int) -> int:
 
 def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:
     """Return M_W = W + lambda_{W,0} + lambda_{W,1}."""
-    halves = [weight_masks(key, program.weights) for key in opening.weight_keys]
-    return [w + a + b for w, a, b in zip(weights, *halves, strict=True)]
+    masks = SummedMasks(opening.weight_keys, program.weights)
+    return [np.add(masked := masks[index], weight, out=masked) for index, weight in enumerate(weights)]

@@ -7,7 +7,7 @@ import msgspec
 from protocols.serving.hosting import Terms
 
 MEMORY = 256 << 20
-"""Bytes of randomness that a server holds ahead for one model, unless the owner says otherwise."""
+"""Bytes of randomness that a server holds for one model, unless the owner says otherwise."""
 
 
 class Opening(msgspec.Struct, frozen=True):

@@ -9,9 +9,10 @@ import numpy as np
 
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.link.keys import Told, server_key
+from protocols.link.threads import Runner
 from protocols.mpc import inference
 from protocols.mpc.engine.sides import WeightShares
-from protocols.mpc.operations.weights import weight_masks
+from protocols.mpc.operations.weights import DerivedShares, weight_masks
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Pair
@@ -23,10 +24,11 @@ from protocols.serving.pieces import Arriving, carved
 from protocols.serving.quota import Quota
 from protocols.serving.room import weight_bytes
 from protocols.serving.stock import Stock
+from protocols.serving.streams import Stream, Streams, Window
 from protocols.serving.ticket import REVEALS, Reveal, Ticket
 
 MODEL_LIMIT = 1 << 31
-"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, masked and as its share."""
+"""The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, once if examples are streamed."""
 MOST_MEMORY = 1 << 32
 """The most bytes of randomness that a server holds ahead for one model, whatever its owner says."""
 ARRIVING = 4
@@ -162,7 +164,9 @@ class HostedModel:
         self.programs = programs
         self.stocks: dict[Reveal, Stock] = {reveal: Stock() for reveal in programs}
         self.reveal: tuple[Reveal, ...] = ()
+        self._masked: list[Ring] | None = None
         self._weights: WeightShares | None = None
+        self.streams = Streams(MOST_MEMORY)
         self._sent = False
         self._arriving: Arriving | None = None
         self._chunks: dict[bytes, Arriving] = {}
@@ -179,22 +183,39 @@ class HostedModel:
         return server_key(self.hosting.equals, self._pair, told, *purpose)
 
     @property
+    def _loaded(self) -> list[Ring]:
+        """The masked weights.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        if self._masked is None:
+            raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
+        return self._masked
+
+    @property
     def weights(self) -> WeightShares:
-        """This server's shares of the weights.
+        """This server's shares of the weights, made when they are first needed and kept. Slow for a large model: first in a thread.
 
         Raises:
             NotServed: the owner has not sent them yet.
         """
         if self._weights is None:
-            raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
+            masked = self._loaded
+            self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, [w.shape for w in masked]))
         return self._weights
 
-    def load(self, masked: list[Ring]) -> None:
-        """Takes the masked weights of the owner, once; see `accept` and `expand`."""
-        self.expand(self.accept(masked))
+    @property
+    def derived(self) -> WeightShares:
+        """The same, each made anew when an operation needs it: half of the memory, for what is streamed.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        return self._weights or WeightShares(self._loaded, DerivedShares(self.me, self._loaded, self._weight_key))
 
     def arrive(self, parts: list[Ring]) -> None:
-        """Takes a piece of the masked weights; the next ones follow, then `accept` without any.
+        """Takes a piece of the masked weights; the next ones follow, then `load` without any.
 
         Raises:
             ServingError: the weights are here already.
@@ -206,8 +227,10 @@ class HostedModel:
             self._arriving = Arriving(weight_bytes(self.hosting.program) // 8)
         self._arriving.add(parts)
 
-    def accept(self, masked: list[Ring]) -> list[Ring]:
-        """Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
+    def load(self, masked: list[Ring]) -> None:
+        """Take the masked weights of the owner, those that have arrived in pieces if `masked` is empty.
+
+        Refuses weights that do not fit, or that come a second time: others under the same masks would show how they differ.
 
         Raises:
             ServingError: they are here already.
@@ -222,8 +245,7 @@ class HostedModel:
             masked = carved(self._arriving.complete(), shapes)
         if [w.shape for w in masked] != shapes:
             raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
-        self._sent, self._arriving = True, None
-        return masked
+        self._sent, self._arriving, self._masked = True, None, masked
 
     def arrive_dealt(self, reveal: Reveal, chunk: bytes, examples: int, parts: list[Ring]) -> None:
         """Takes a piece of what is dealt for a chunk; the next ones follow, then the chunk itself.
@@ -245,10 +267,6 @@ class HostedModel:
             SharingError: some of them are missing.
         """
         return self._chunks.pop(chunk).complete() if chunk in self._chunks else dealt
-
-    def expand(self, masked: list[Ring]) -> None:
-        """Makes this server's shares of accepted weights. Slow for a large model; runs in a thread."""
-        self._weights = WeightShares.of(self.me, masked, weight_masks(self._weight_key, [w.shape for w in masked]))
 
     def serve(self, terms: Terms) -> None:
         """Allows so much in all, what was answered before included.
@@ -303,6 +321,33 @@ class HostedModel:
         material = Material.of(plan, key, examples, dealt)
         inference.prepare(program, self.weights, material)
         return material
+
+    def stream(self, reveal: Reveal, chunk: bytes, key: bytes, how: Window, *, run: Runner, patience: float) -> Stream:
+        """Begin to take a chunk of one example in segments, and puts it on stock.
+
+        Args:
+            reveal: for which kind of answer.
+            chunk: its identifier.
+            key: this server's key of it.
+            how: sizes of the segments, and memory for them.
+            run: prepares segments in a thread.
+            patience: seconds to wait for a message.
+
+        Raises:
+            TicketRefused: a chunk of this name was here before.
+            SharingError: it needs more memory than there is.
+        """
+        program = self.programs[reveal]
+        parts = inference.segments(program, how.segment)
+        preparation = inference.Preparation(program, self.derived, key, parts, 1)
+        stream = Stream(parts, how.room, prepare=preparation.next, run=run, patience=patience)
+        self.streams.add(chunk, stream)
+        try:
+            self.stocks[reveal].add(chunk, stream)
+        except TicketRefused:
+            stream.close()
+            raise
+        return stream
 
     def dealt_bytes(self, ticket: Ticket) -> int:
         """How many bytes the provider sent ahead for a ticket: everything to party 1, a key to party 0."""

@@ -9,8 +9,8 @@ import numpy as np
 from protocols.errors import SharingError
 from protocols.mpc.parties.exchange import Ring
 
-PIECE = 256 << 20
-"""Bytes of a piece, at most: one that takes long on a slow network has a deadline of its own."""
+PIECE = 32 << 20
+"""Bytes of a piece, at most: on a slow network each has a deadline of its own, and its receiver holds little beside the whole."""
 BESIDE = 64 << 10
 """Bytes that a message may have beside its arrays."""
 
@@ -33,17 +33,17 @@ def pieces(arrays: Sequence[Ring], most: int) -> Iterator[list[Ring]]:
 
 
 async def sent_ahead(arrays: Sequence[Ring], limit: int, send: Callable[[list[Ring]], Awaitable[None]]) -> list[Ring]:
-    """Send arrays in pieces, one after the other, if they do not fit one message; return what is left for that message: all, or nothing.
+    """Send arrays in pieces, one after the other, if they are more than one; return what is left for that message: all, or nothing.
 
     Args:
         arrays: what is to be sent.
         limit: bytes of the largest message that the receiver takes.
         send: sends a piece, and returns when it has arrived.
     """
-    most = limit - BESIDE
+    most = min(limit - BESIDE, PIECE)
     if sum(array.nbytes for array in arrays) <= most:
         return list(arrays)
-    for piece in pieces(arrays, min(most, PIECE)):
+    for piece in pieces(arrays, most):
         await send(piece)
     return []
 

@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from protocols.errors import TicketRefused
 from protocols.mpc.parties.material import Material
+from protocols.serving.streams import Stream
 from protocols.serving.ticket import Ticket
 
 
 @dataclass
 class _Chunk:
-    material: Material = field(repr=False)
+    material: Material | Stream = field(repr=False)
     used: npt.NDArray[np.bool_]
 
 
@@ -25,8 +26,8 @@ class Stock:
         self._chunks: dict[bytes, _Chunk] = {}
         self._seen: set[bytes] = set()
 
-    def add(self, chunk: bytes, material: Material) -> None:
-        """Puts a prepared chunk on stock.
+    def add(self, chunk: bytes, material: Material | Stream) -> None:
+        """Put a prepared chunk on stock, or one that comes in a stream.
 
         Raises:
             TicketRefused: a chunk of this name was here before, used or not: the same masks never serve twice.
@@ -41,7 +42,7 @@ class Stock:
         """How many examples could be served from what is here."""
         return sum(int((~chunk.used).sum()) for chunk in self._chunks.values())
 
-    def take(self, ticket: Ticket) -> Material:
+    def take(self, ticket: Ticket) -> Material | Stream:
         """Consumes the range of a ticket.
 
         Raises:
@@ -59,9 +60,11 @@ class Stock:
     def withdraw(self, ticket: Ticket) -> bool:
         """Throws the range of an unused ticket away. True if nothing of it had been used."""
         try:
-            self.take(ticket)
+            taken = self.take(ticket)
         except TicketRefused:
             return False
+        if isinstance(taken, Stream):
+            taken.close()
         return True
 
     def _consume(self, ticket: Ticket, chunk: _Chunk) -> None:

@@ -1,8 +1,9 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
-It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`,
-`withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`, `answer`), and
-the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the model's name.
+It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `stream`,
+`room`, `segment`, `withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`,
+`answer`), and the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the
+model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
 examples; nothing of weights, inputs, values in between, or answers.
@@ -23,7 +24,7 @@ from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
 from protocols.concurrency import Background
-from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -38,6 +39,7 @@ from protocols.serving.answer import Answer
 from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
+from protocols.serving.streams import Stream, Window
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
 
 for _error in vars(errors).values():
@@ -60,6 +62,7 @@ class _Entry:
 
     def close(self, reason: Exception) -> None:
         self.twins.close(reason)
+        self.model.streams.close()
         if self.watch is not None:
             self.watch.cancel()
 
@@ -208,6 +211,31 @@ class ComputeServer(Actor):
         self._dealt(model, "deal_piece").model.arrive_dealt(reveal, chunk, examples, parts)
 
     @message(reentrant=True, by=THIRD_PARTY)
+    async def stream(self, model: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, how: Window) -> None:
+        """Begin to take a chunk of one example in segments: server 0 makes its own, server 1 is sent them."""
+        hosted = self._dealt(model, "stream").model
+        own = hosted.key(key, "chunk", chunk)
+        stream = hosted.stream(reveal, chunk, own, how, run=self._ahead.run, patience=self._patience)
+        if hosted.me.index == 0:
+            self._background.later(stream.feed())
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def room(self, model: bytes, chunk: bytes, number: int) -> None:
+        """Return when there is room for the next segment of a stream."""
+        await self._stream(model, chunk, "room").room(number)
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def segment(self, model: bytes, chunk: bytes, number: int, parts: list[npt.NDArray[np.uint64]], last: bool) -> None:
+        """Take a piece of what is dealt for a segment; after the `last` one returns when it is prepared."""
+        await self._stream(model, chunk, "segment").add(number, parts, last=last)
+
+    def _stream(self, model: bytes, chunk: bytes, what: str) -> Stream:
+        hosted = self._dealt(model, what).model
+        if hosted.me.index == 0:
+            raise TicketRefused("server 0 makes its half of a segment by itself")
+        return hosted.streams[chunk]
+
+    @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
         """Throws an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
         entry = self._dealt(model, "withdraw")
@@ -261,7 +289,7 @@ class ComputeServer(Actor):
             ServingError: another program is hosted here.
         """
         model = self._agreed_on(name, right, program)
-        await asyncio.to_thread(model.expand, model.accept(masked))
+        model.load(masked)
 
     @message(reentrant=True, by=OWNER)
     async def load_piece(self, name: str, right: bytes, program: bytes, parts: list[npt.NDArray[np.uint64]]) -> None:
@@ -323,17 +351,24 @@ class ComputeServer(Actor):
             finally:
                 model.ended(ticket, released)
         finally:
+            if isinstance(material, Stream):
+                material.close()
             self._settle(entry, ticket, released)
         return Answer(share, cost, seal)
 
-    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material, m: Ring) -> tuple[Ring, Cost, bytes]:
-        model = entry.model
+    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material | Stream, m: Ring) -> tuple[Ring, Cost, bytes]:
+        model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
-        protocol = inference.evaluate(model.me, model.programs[ticket.reveal], model.weights, material, m)
+        delay: float | None = None
+        if isinstance(material, Stream):
+            protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)
+            delay = material.delay
+        else:
+            protocol = inference.evaluate(model.me, program, model.weights, material, m)
         words, dealt, rest = model.work(ticket), model.dealt_bytes(ticket), ticket.part > 0
         share, cost = await entry.twins.compute(
-            protocol, channel, seal, words=words, dealt=dealt, received=m, who=ticket.request, rest=rest
+            protocol, channel, seal, words=words, dealt=dealt, received=m, who=ticket.request, rest=rest, delay=delay
         )
         return share, cost, seal.close()
 

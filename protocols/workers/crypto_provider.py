@@ -13,7 +13,7 @@ import asyncio
 import logging
 from functools import partial
 
-from actors import ActorError, Caller, caller, message
+from actors import Caller, caller, message
 from protocols.authority.membership import CLIENT, OWNER, SERVER, Membership
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
@@ -31,8 +31,7 @@ from protocols.errors import (
 )
 from protocols.link.keys import third_party
 from protocols.link.threads import Threads
-from protocols.mpc import dealer, inference
-from protocols.mpc.operations.weights import summed_weight_masks
+from protocols.mpc import inference
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, Opening, Tally
@@ -42,9 +41,10 @@ from protocols.serving.pool import Chunk, Pool
 from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
+from protocols.serving.streams import window
 from protocols.serving.ticket import Reveal, identifier
-from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
+from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
 
@@ -144,7 +144,6 @@ class CryptoProvider(Settlement):
             preprocessing = await third_party(equals, model, [partial(agree, 0), partial(agree, 1)])
             servers, both = (first, second), (seals[0], seals[1])
             shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._background.later)
-            shared.weight_masks = await asyncio.to_thread(summed_weight_masks, shared.weight_keys, program.weights)
             await self._host(shared)
             self._models[name] = shared
         except BaseException:
@@ -206,37 +205,28 @@ class CryptoProvider(Settlement):
         await shared.requests.tell()
 
     async def _supply(self, shared: Provided, reveal: Reveal, allowance: Allowance) -> None:
-        size = inference.layout(shared.program_for(reveal)).bytes_per_example
-        capacity = min(allowance.memory, MOST_MEMORY) // len(allowance.terms.reveal) // size
-        if capacity < 1:
+        program, memory = shared.program_for(reveal), min(allowance.memory, MOST_MEMORY) // len(allowance.terms.reveal)
+        try:
+            how = window(program, memory)
+        except TooLarge as error:
             raise TooLarge(
-                f"one example of model {shared.name!r} needs {size:,} bytes of randomness at a server, and {allowance.memory:,} bytes "
-                f"are allowed for {len(allowance.terms.reveal)} kinds of answer; serve fewer kinds, or with more memory, "
-                f"up to {MOST_MEMORY:,} bytes"
-            )
-        chunk = _chunk_size(size, capacity)
+                f"model {shared.name!r}: {error}, and {allowance.memory:,} bytes are allowed for {len(allowance.terms.reveal)} kinds of "
+                f"answer; serve fewer kinds, or with more memory, up to {MOST_MEMORY:,} bytes"
+            ) from None
+        size = inference.layout(program).bytes_per_example if how is None else how.room
+        capacity = memory // size
+        chunk = _chunk_size(size, capacity) if how is None else 1
         ahead = allowance.ahead or chunk
         if reveal in shared.pools:
             await shared.pools[reveal].resume(ahead)
             return
+        dealing = ChunkDealer(shared, reveal, self._dealer, self._background)
 
         async def deal(examples: int) -> Chunk:
-            return await self._deal(shared, reveal, examples)
+            return await (dealing.whole(examples) if how is None else dealing.streamed(how))
 
         pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead, blocked=shared.granting.relieve)
         shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
-
-    async def _deal(self, shared: Provided, reveal: Reveal, examples: int) -> Chunk:
-        """Keys of this chunk, the dealer's mathematics in a thread, then both servers at once."""
-        chunk = identifier()
-        keys = shared.preprocessing.keys("chunk", chunk)
-        dealing = await self._dealer.run(partial(dealer.deal, shared.program_for(reveal), shared.weight_masks, keys.of, examples))
-        try:
-            given = delivery.Dealt(shared.model, reveal, chunk, examples)
-            await given.to(shared.servers, keys.told, dealing.dealt)
-        except ActorError as error:
-            raise WorkerLost(f"a server of model {shared.name!r} did not take its randomness: {error}") from None
-        return Chunk(chunk, dealing.input_mask)
 
     @message(reentrant=True, by=OWNER)
     async def answered(self, name: str, right: bytes, after: int) -> Tally:

@@ -1,4 +1,4 @@
-"""How weights and randomness get to the servers: in one message, or in pieces where that is too much for one."""
+"""How weights and randomness get to the servers: in one message, or in pieces where that is too much for one, or as a stream."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from actors.limits import largest_message
 from protocols.link.keys import Told
 from protocols.mpc.parties.exchange import Ring
 from protocols.serving.pieces import sent_ahead
+from protocols.serving.streams import Window
 from protocols.serving.ticket import Reveal
 from protocols.workers.compute_server import ComputeServer
 
@@ -63,3 +64,32 @@ class Dealt:
 
         left = await sent_ahead([words], await largest_message(second), ahead)
         await second.deal(self.model, self.reveal, self.chunk, key, self.examples, left[0] if left else np.zeros(0, np.uint64))
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A chunk of randomness that goes to server 1 in segments.
+
+    Attributes:
+        model: identifier of the model.
+        chunk: its identifier.
+        second: server 1, which takes as long as it likes.
+    """
+
+    model: bytes
+    chunk: bytes
+    second: ComputeServer
+
+    async def begin(self, servers: tuple[ComputeServer, ComputeServer], reveal: Reveal, keys: Sequence[Told], how: Window) -> None:
+        """Tell both servers of the stream, each with its key."""
+        await asyncio.gather(*(server.stream(self.model, reveal, self.chunk, key, how) for server, key in zip(servers, keys, strict=True)))
+
+    async def segment(self, number: int, words: Ring) -> None:
+        """Send a segment as soon as there is room for it; return when it is prepared."""
+        await self.second.room(self.model, self.chunk, number)
+
+        async def ahead(parts: list[Ring]) -> None:
+            await self.second.segment(self.model, self.chunk, number, parts, False)
+
+        left = await sent_ahead([words], await largest_message(self.second), ahead)
+        await self.second.segment(self.model, self.chunk, number, left, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
@@ -10,6 +11,7 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.link.keys import Preprocessing
+from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
@@ -46,7 +48,6 @@ class Provided:
             Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
             for party in (0, 1)
         )
-        self.weight_masks: list[Ring] = []
         self.requests = Requests(name)
         self.budget = None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
@@ -54,6 +55,11 @@ class Provided:
         self.reveal: tuple[Reveal, ...] = ()
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
+
+    @cached_property
+    def weight_masks(self) -> list[Ring]:
+        """lambda_W of every weight, made when they are first needed and kept. Slow for a large model: first in a thread."""
+        return summed_weight_masks(self.weight_keys, self.program.weights)
 
     def program_for(self, reveal: Reveal) -> Program:
         """Return the program that ends in what is revealed."""

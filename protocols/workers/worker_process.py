@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
-from actors.guard.refusals import know_own_certificate
+from actors.credentials.files import Credentials, Paths, credentials_of
+from actors.credentials.watching import watched
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Membership
@@ -52,16 +52,14 @@ class Encryption:
     allow_plaintext: bool = False
 
 
-def mutual(certificate: Path, key: Path, authority: Path) -> Encryption:
-    """Use TLS with certificates on both sides, signed by one authority (PEM files)."""
-    listen = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
-    connect = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(authority))
-    for context in (listen, connect):
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(certificate, key)
-        know_own_certificate(context, certificate)
-    listen.verify_mode = ssl.CERT_REQUIRED
-    return Encryption(listen, connect)
+def mutual(paths: Paths) -> Encryption:
+    """Return TLS with certificates on both sides, signed by one authority. Files that are replaced are read again.
+
+    Raises:
+        BadCredentials: a file is missing, or is not what it should be.
+    """
+    credentials = Credentials(paths)
+    return Encryption(credentials.listen, credentials.connect)
 
 
 @contextlib.asynccontextmanager
@@ -139,12 +137,20 @@ async def run(
         ValueError: `message_limit` is out of its range.
     """
     membership = cluster or Membership()
-    async with opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _):
+    async with (
+        opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _),
+        watched(credentials_of(encryption.listen), _say),
+    ):
         print(f"ready {system.address}", flush=True)
         if with_parent:
             await exit_with_parent()
         else:
             await system.serve_forever()
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # whoever has started this process may read no more
+        print(line, flush=True)
 
 
 def _started() -> None:

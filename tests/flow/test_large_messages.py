@@ -47,7 +47,7 @@ async def test_weights_and_randomness_of_more_than_a_message_are_shared_and_serv
 async def test_what_no_server_may_hold_is_refused_before_anything_is_sent(monkeypatch):
     async with inner_workers() as (_, cluster):
         monkeypatch.setattr(placement, "MOST_MEMORY", 1000)
-        with pytest.raises(TooLarge, match=r"one example needs .* bytes of randomness at each server, and 1,000 bytes are the most"):
+        with pytest.raises(TooLarge, match=r"one operation of an example needs .* bytes of randomness at each server, and 1,000 bytes are"):
             await share(wide(), cluster, name="wide")
         monkeypatch.setattr(beside, "MODEL_LIMIT", 1000)
         with pytest.raises(TooLarge, match=r"has 198,000 weights in its kernels, 1 MiB when they are shared; 0 MiB are allowed"):

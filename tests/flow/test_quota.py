@@ -430,7 +430,7 @@ async def test_a_server_refuses_too_many_weights_though_the_provider_does_not(mo
 
 async def test_masks_of_weights_are_expanded_beside_the_event_loop(model, monkeypatch):
     from protocols.serving import hosting
-    from protocols.workers import crypto_provider
+    from protocols.workers import provided
 
     threads = []
 
@@ -441,9 +441,13 @@ async def test_masks_of_weights_are_expanded_beside_the_event_loop(model, monkey
 
         return expanded
 
-    for module, name in ((crypto_provider, "summed_weight_masks"), (hosting, "weight_masks")):
+    for module, name in ((provided, "summed_weight_masks"), (hosting, "weight_masks")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     async with inner_workers() as (_, cluster), await share(model, cluster, name="small") as shared:
+        serving = asyncio.create_task(shared.serve(1, reveal=["logits"]))
+        while not await shared.prepared():
+            await asyncio.sleep(0)
+        serving.cancel()
         assert len(threads) == 3
         assert threading.main_thread() not in threads
         right = shared._rights[0]

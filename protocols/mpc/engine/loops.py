@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.segments import Segment
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.parties.exchange import Protocol, Ring, as_ready
@@ -100,18 +101,29 @@ class Order:
                 last[readers[-1] if readers else at].append(at)
         return cls(tuple(map(tuple, users)), tuple(len(set(op.operands)) for op in ops), tuple(map(tuple, last)))
 
+    def within(self, ops: Sequence[Operation], positions: range) -> tuple[dict[int, int], dict[int, int]]:
+        """Return how many operands each of some operations waits for, if all before have ended, and how many readers each value has."""
+        if len(positions) == len(ops):
+            return dict(enumerate(self.missing)), {at: len(readers) for at, readers in enumerate(self.users)}
+        missing = {at: sum(x in positions for x in set(ops[at].operands)) for at in positions}
+        return missing, {x: sum(user >= positions.start for user in self.users[x]) for x in range(positions.stop)}
 
-def deal(ops: Sequence[Operation], order: Order, dealer: Dealer) -> None:
-    """Make server 1's half of everything that is dealt."""
-    for at, op in enumerate(ops):
-        op.deal(dealer, at)
+
+def deal(ops: Sequence[Operation], order: Order, dealer: Dealer, segment: Segment) -> Ring:
+    """Return server 1's half of everything that is dealt for a segment, flat. Segments come in their order, each once."""
+    dealt = dealer.enter(segment.layout)
+    for at in segment.positions:
+        ops[at].deal(dealer, at)
         for x in order.last[at]:
             dealer.forget(x)
+    dealer.leave()
+    return dealt
 
 
-def ahead(ops: Sequence[Operation], order: Order, server: Server) -> None:
-    """Do a server's work that depends on no input, once on a chunk: its wires have masks and nothing else."""
-    for at, op in enumerate(ops):
+def ahead(ops: Sequence[Operation], order: Order, server: Server, positions: range) -> None:
+    """Do a server's work that depends on no input, once on a segment: its wires have masks and nothing else."""
+    for at in positions:
+        op = ops[at]
         if server.values[at].kind == "wire":
             mask = op.mask(server, at)
             server.results[at] = Affine(mask, {"R": mask})  # nobody reads what is not known yet
@@ -125,16 +137,25 @@ async def evaluate(ops: Sequence[Operation], order: Order, server: Server, wante
 
     Each operation begins as soon as its operands are there, in a round with others; a value that nothing needs any more is freed.
     """
-    missing = list(order.missing)
-    left = [len(readers) for readers in order.users]
-    possible = [at for at, count in enumerate(missing) if count == 0]
+    await segment(ops, order, server, wanted, range(len(ops)))
+    return {at: server.share(at) for at in wanted}
+
+
+async def segment(ops: Sequence[Operation], order: Order, server: Server, wanted: Collection[int], positions: range) -> None:
+    """Compute the values at consecutive positions, with what is there of those before, as `evaluate` does.
+
+    Nothing of a later position begins before everything here has ended: when that has its material, another party need not know.
+    """
+    missing, left = order.within(ops, positions)
+    possible = [at for at, count in missing.items() if count == 0]
 
     def done(at: int, value: Affine | Ring) -> None:
         server.results[at] = value
         for user in order.users[at]:
-            missing[user] -= 1
-            if missing[user] == 0:
-                possible.append(user)
+            if user in positions:
+                missing[user] -= 1
+                if missing[user] == 0:
+                    possible.append(user)
         for x in set(ops[at].operands):
             left[x] -= 1
             if left[x] == 0 and x not in wanted:
@@ -153,7 +174,6 @@ async def evaluate(ops: Sequence[Operation], order: Order, server: Server, wante
         return begun
 
     await as_ready(ready, done)
-    return {at: server.share(at) for at in wanted}
 
 
 def meaning(ops: Sequence[Operation], order: Order, clear: Clear, wanted: Collection[int]) -> dict[int, Ring]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from protocols.errors import ProgramError, WindowError
-from protocols.mpc.engine.values import Affine, Kind, Parts, Shape, Value
+from protocols.mpc.engine.values import Affine, Kind, Parts, Shape, Value, apart
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
-from protocols.mpc.parties.material import Key, Material
+from protocols.mpc.parties.material import Expansion, Key, Layout, Material
 
 _FITS: dict[Kind, tuple[Kind, ...]] = {
     "wire": ("wire",),
@@ -93,6 +94,13 @@ def broadcast(values: Sequence[Value]) -> tuple[Shape, bool]:
         raise ProgramError(f"values of shapes {shapes} do not fit each other element for element") from None
 
 
+class Arrays(Protocol):
+    """An array for each weight of a model: kept, or made anew each time that somebody asks for it."""
+
+    def __getitem__(self, index: int, /) -> Ring:
+        """Return that of one weight."""
+
+
 @dataclass(frozen=True)
 class WeightShares:
     """What one server holds of a model.
@@ -102,17 +110,23 @@ class WeightShares:
         share: this server's additive share W_i of every weight.
     """
 
-    masked: Sequence[Ring] = field(repr=False)
-    share: Sequence[Ring] = field(repr=False)
+    masked: Arrays = field(repr=False)
+    share: Arrays = field(repr=False)
 
     @classmethod
     def of(cls, me: Party, masked: Sequence[Ring], masks: Sequence[Ring]) -> WeightShares:
         """From the masked weights and this server's half lambda_{W,i} of their masks, which the shares are written over."""
         for m, mask in zip(masked, masks, strict=True):
-            np.negative(mask, out=mask)
-            if me.index:
-                mask += m
+            weight_share(me, m, mask)
         return cls(masked, masks)
+
+
+def weight_share(me: Party, masked: Ring, mask: Ring) -> Ring:
+    """Return W_i, written over this server's half of the mask: -lambda_{W,0} or M_W - lambda_{W,1}."""
+    np.negative(mask, out=mask)
+    if me.index:
+        mask += masked
+    return mask
 
 
 @dataclass
@@ -136,6 +150,11 @@ class Server:
     weights: WeightShares = WeightShares((), ())
     noise: KeyStream | None = field(default=None, repr=False)
     results: dict[int, Affine | Ring] = field(default_factory=dict, repr=False)
+
+    def leave(self) -> None:
+        """Leave a segment behind: what is needed of it later gets memory of its own, and its material is forgotten."""
+        self.results = {x: value.apart() if isinstance(value, Affine) else apart(value) for x, value in self.results.items()}
+        self.material = Material({}, 0, self.material.examples)
 
     def share(self, x: int) -> Ring:
         """Return its share of a value."""
@@ -171,22 +190,42 @@ class Dealer:
     Args:
         values: what is known of the values.
         examples: how many are dealt for.
-        halves: the fields of both servers. What is dealt is in the first half a key stream, and becomes the second server's half in place.
+        halves: of both servers, from which their fields are expanded. What is dealt is at first a key stream, the first server's half, and
+            becomes the second server's half in place.
         weight_masks: lambda_W of every weight, both halves added.
         given: lambda of every wire that is given, by name.
+
+    Attributes:
+        sent: the mask of what a client sends, as soon as the operation that takes it has been dealt for.
     """
 
     def __init__(
         self,
         values: Sequence[Value],
         examples: int,
-        halves: tuple[dict[Key, Ring], dict[Key, Ring]],
-        weight_masks: Sequence[Ring] = (),
+        halves: tuple[Expansion, Expansion],
+        weight_masks: Arrays = (),
         given: Mapping[str, Ring] | None = None,
     ) -> None:
-        self.values, self._examples, self._halves = values, examples, halves
+        self.values, self._examples, self._expanded = values, examples, halves
         self.weight_masks, self.given = weight_masks, given or {}
         self._parts: dict[int, _Later] = {}
+        self._halves: tuple[dict[Key, Ring], dict[Key, Ring]] = ({}, {})
+        self.sent: Ring | None = None
+
+    def enter(self, layout: Layout) -> Ring:
+        """Expand the fields of the next operations, and return the flat array in which server 1's half of what is dealt is made."""
+        first, second = self._expanded
+        dealt = first.dealt(layout, self._examples)
+        views = [layout.views(half.own(layout, self._examples), dealt, self._examples) for half in (first, second)]
+        self._halves = views[0], views[1]
+        return dealt
+
+    def leave(self) -> None:
+        """Forget the fields; what is needed of them later is computed now."""
+        for parts in self._parts.values():
+            parts.get()
+        self._halves = ({}, {})
 
     def field(self, at: int, name: str) -> Ring:
         """Return a mask of ring elements: the sum of both halves."""

@@ -122,6 +122,13 @@ class Affine:
         """R: of a wire this server's half of lambda."""
         return self.parts["R"]
 
+    def apart(self) -> Affine:
+        """Return the same value, computed, in memory of its own: what it was made from can be freed."""
+        kappa = None if self._kappa is None else apart(self.kappa)
+        return Affine(
+            apart(self.a), {part: apart(value) for part, value in self.parts.items()}, kappa, None if self.c is None else apart(self.c)
+        )
+
     def share(self, me: Party) -> Ring:
         """Return this server's share of x."""
         if self._whole is not None:
@@ -144,3 +151,8 @@ class Affine:
 
     def __repr__(self) -> str:
         return "Affine(...)"  # shares are nobody's to see
+
+
+def apart(array: Ring) -> Ring:
+    """Return an array that is no view of another, which would keep all of that one in memory."""
+    return array if array.base is None else array.copy()

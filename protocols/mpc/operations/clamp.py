@@ -73,6 +73,7 @@ class ClampedInput(Operation, frozen=True):
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share what depends on the mask of what the client sends."""
         sent = dealer.field(at, "sent")
+        dealer.sent = sent.reshape(dealer.shape(at))
         deal_words(sent, dealer.xor(at, "rho"), dealer.dealt(at, "words"))
         deal_bits(sent, dealer.dealt(at, "bits"))
         for k in range(EDGES):

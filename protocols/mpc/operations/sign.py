@@ -67,10 +67,9 @@ class Sign(Operation, frozen=True):
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share the bits of the mask of what is compared, and rho as a number."""
-        x = dealer.values[self.x]
-        drop, window = self._cut(x)
-        r = dealer.field(self.x, "r") if x.cut is not None else dealer.mask(self.x)
-        comparison.deal_for(dealer, at, r.reshape(len(dealer.xor(at, "rho")), -1), drop=drop, window=window)
+        _, window = self._cut(dealer.values[self.x])
+        rows = dealer.mask(self.x).reshape(len(dealer.xor(at, "rho")), -1)  # of a truncation R = r >> drop: the bits of r from drop on
+        comparison.deal_for(dealer, at, rows, drop=self.drop, window=window)
         deal_bits(dealer, at)
 
     async def protocol(self, server: Server, at: int) -> Affine | Ring:

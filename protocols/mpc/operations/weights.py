@@ -19,12 +19,12 @@ import numpy as np
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
-from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server, weight_share
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Padding, Pair, Shape, Value
 from protocols.mpc.numbers import ring, shapes
 from protocols.mpc.operations.bilinear import slow_convolution
-from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.parties.material import Field
 
@@ -74,8 +74,9 @@ class Weighted(Operation, frozen=True):
         gamma, weights = server.field(at, "gamma"), server.weights
         self.product(-server.mask(self.x), weights.masked[self.weight], add_to=gamma)
         if self.bias is not None:
-            units = gamma.reshape(-1, len(weights.share[self.bias]))
-            units += weights.share[self.bias]
+            bias = weights.share[self.bias]
+            units = gamma.reshape(-1, len(bias))
+            units += bias
 
     def run(self, server: Server, at: int) -> Affine | Ring:
         """Return [Z]_i = m_X o W_i + C_i; consumes C_i: the result is written over it."""
@@ -193,17 +194,61 @@ class Shift(Operation, frozen=True):
         return clear[self.x] + clear.weights[self.weight]
 
 
+def weight_mask(key: bytes, index: int, shape: Shape) -> Ring:
+    """One server's half of the mask of a weight of a model, expanded from its key for that model."""
+    return KeyStream(derive(key, "weight", index)).words(shape)
+
+
 def weight_masks(key: bytes, shapes: Sequence[Shape]) -> list[Ring]:
-    """One server's half of the masks of all weights of a model, expanded from its key for that model."""
-    return [KeyStream(derive(key, "weight", index)).words(shape) for index, shape in enumerate(shapes)]
+    """One server's half of the masks of all weights of a model."""
+    return [weight_mask(key, index, shape) for index, shape in enumerate(shapes)]
+
+
+def add_mask(key: bytes, index: int, to: Ring) -> None:
+    """Add one server's half of the mask of a weight to an array in place, a piece at a time."""
+    stream, flat = KeyStream(derive(key, "weight", index)), to.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
+        piece += stream.words(piece.size)
 
 
 def summed_weight_masks(keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> list[Ring]:
     """The masks lambda_W of all weights, both halves added. Slow for a large model; runs in a thread."""
-    masks = weight_masks(keys[0], shapes)
-    for index, mask in enumerate(masks):
-        stream, flat = KeyStream(derive(keys[1], "weight", index)), mask.reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            piece = flat[start : start + PIECE]
-            piece += stream.words(piece.size)
-    return masks
+    made = SummedMasks(keys, shapes)
+    return [made[index] for index in range(len(shapes))]
+
+
+class SummedMasks:
+    """The masks lambda_W of all weights at the dealer, each made anew from both keys when somebody asks: nothing of them is kept.
+
+    Args:
+        keys: the servers' keys for the weights of a model.
+        shapes: of the weights.
+    """
+
+    def __init__(self, keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> None:
+        self._keys, self._shapes = keys, shapes
+
+    def __getitem__(self, index: int, /) -> Ring:
+        """Return the mask of one weight, both halves added."""
+        mask = weight_mask(self._keys[0], index, self._shapes[index])
+        add_mask(self._keys[1], index, mask)
+        return mask
+
+
+class DerivedShares:
+    """One server's shares W_i of all weights, each made anew from its key when somebody asks: what is kept is M_W alone.
+
+    Args:
+        me: which server.
+        masked: M_W of every weight.
+        key: of this server for the weights of the model.
+    """
+
+    def __init__(self, me: Party, masked: Sequence[Ring], key: bytes) -> None:
+        self._me, self._masked, self._key = me, masked, key
+
+    def __getitem__(self, index: int, /) -> Ring:
+        """Return the share of one weight."""
+        masked = self._masked[index]
+        return weight_share(self._me, masked, weight_mask(self._key, index, masked.shape))

@@ -45,6 +45,11 @@ class Input(Operation, frozen=True):
         """Return lambda."""
         return side.field(at, "lambda").reshape(side.shape(at))
 
+    def deal(self, dealer: Dealer, at: int) -> None:
+        """Tell the dealer the mask of what the client sends."""
+        dealer.sent = self.mask(dealer, at)
+        super().deal(dealer, at)
+
     def run(self, server: Server, at: int) -> Affine | Ring:
         """Return what the client has sent, with its mask."""
         m = server.given[INPUT]

@@ -1,13 +1,13 @@
 """Protocols as coroutines without I/O: one await of `exchange` is one round.
 
-A protocol is an `async def` that awaits only `exchange`, `together`, or another protocol. It never touches an event loop: whoever runs
-it (the simulator of the tests, or a compute server) receives a `Round`, delivers its messages, and sends the answers back in.
+A protocol is an `async def` that awaits only `exchange`, `together`, `until`, or another protocol. It never touches an event loop: whoever
+runs it (the simulator of the tests, or a compute server) receives a `Round`, delivers its messages, and sends the answers back in.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,6 +34,13 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Until:
+    """What a protocol waits for beside the network: whoever runs it awaits `ready`, and sends what comes of it back in."""
+
+    ready: Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
 class Party:
     """One of the two servers, as its own protocol sees itself: party 0 adds the public constants."""
 
@@ -48,6 +55,17 @@ class Party:
 @types.coroutine
 def _ask(request: Round) -> Generator[Round, Received, Received]:
     return (yield request)
+
+
+@types.coroutine
+def _wait(request: Until) -> Generator[Until, Any, Any]:
+    return (yield request)
+
+
+async def until(ready: Callable[[], Awaitable[T]]) -> T:
+    """Wait for something that is not a message of another party, between two rounds; not inside of `together`. **Rounds**: 0."""
+    result: T = await _wait(Until(ready))
+    return result
 
 
 async def exchange(messages: Mapping[int, Ring], *, awaiting: set[int]) -> dict[int, Ring]:

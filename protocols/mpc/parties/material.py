@@ -61,6 +61,17 @@ class Layout:
         """Memory that one party needs for the material of one example, and of what is there once."""
         return 8 * (self.own + self.dealt)
 
+    def sizes(self, examples: int) -> dict[int, int]:
+        """Return the bytes that each operation needs, by position, of those that need any."""
+        sizes: dict[int, int] = {}
+        for at, entry, rows in self._entries:
+            sizes[at] = sizes.get(at, 0) + 8 * entry.words * (examples if rows is None else rows)
+        return sizes
+
+    def of(self, positions: range) -> Layout:
+        """Return that of some of the operations."""
+        return Layout(entry for entry in self._entries if entry[0] in positions)
+
     def views(self, own: Ring, dealt: Ring, examples: int) -> dict[Key, Ring]:
         """The fields (rows, words) of two flat arrays."""
         views: dict[Key, Ring] = {}
@@ -96,12 +107,7 @@ class Material:
         Raises:
             SharingError: another number of words was dealt than the layout needs.
         """
-        needed = layout.words(examples, dealt=True)
-        if dealt is None:
-            dealt = dealt_words(key, layout, examples)
-        elif dealt.shape != (needed,):
-            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {needed} are needed")
-        return cls(layout.views(own_words(key, layout, examples), dealt, examples), 0, examples, layout.whole)
+        return Expansion(key).material(layout, examples, dealt)
 
     @property
     def examples(self) -> int:
@@ -118,16 +124,39 @@ class Material:
         return Material(self.fields, self.start + start, self.start + stop, self.whole)
 
 
+class Expansion:
+    """A party's half of the randomness of a chunk as it is expanded from the party's key: one segment of a program after the other.
+
+    The words are the same in however many segments they are asked for. Not for use by two threads at once.
+
+    Args:
+        key: of the chunk.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._own, self._dealt = KeyStream(derive(key, "own")), KeyStream(derive(key, "dealt"))
+
+    def own(self, layout: Layout, examples: int) -> Ring:
+        """Return what the party expands for itself."""
+        return self._own.words(layout.words(examples, dealt=False))
+
+    def dealt(self, layout: Layout, examples: int) -> Ring:
+        """Return what party 0 expands as its half of what is dealt."""
+        return self._dealt.words(layout.words(examples, dealt=True))
+
+    def material(self, layout: Layout, examples: int, dealt: Ring | None) -> Material:
+        """Return the material of a layout; `dealt` is what the provider sent to party 1, None at party 0.
+
+        Raises:
+            SharingError: another number of words was dealt than the layout needs.
+        """
+        needed = layout.words(examples, dealt=True)
+        if dealt is not None and dealt.shape != (needed,):
+            raise SharingError(f"{dealt.size} words were dealt for {examples} examples, {needed} are needed")
+        own = self.own(layout, examples)
+        return Material(layout.views(own, self.dealt(layout, examples) if dealt is None else dealt, examples), 0, examples, layout.whole)
+
+
 def packed(elements: int) -> int:
     """Words that hold one bit of each of so many elements."""
     return -(-elements // 64)
-
-
-def own_words(key: bytes, layout: Layout, examples: int) -> Ring:
-    """What a party expands for itself: the `own` array of a chunk."""
-    return KeyStream(derive(key, "own")).words(layout.words(examples, dealt=False))
-
-
-def dealt_words(key: bytes, layout: Layout, examples: int) -> Ring:
-    """What party 0 expands as its half of what is dealt."""
-    return KeyStream(derive(key, "dealt")).words(layout.words(examples, dealt=True))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocols.errors import ProtocolError
-from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round
+from protocols.mpc.parties.exchange import Protocol, Received, Ring, Round, Until
 
 
 class PartyLost(ProtocolError):
@@ -67,9 +67,21 @@ def simulate(protocols: Mapping[int, Protocol[Any]], *, drop: tuple[int, int] | 
 
 def _advance(party: int, protocol: Protocol[Any], answer: Received | None, waiting: dict[int, Round], transcript: Transcript) -> None:
     try:
-        waiting[party] = protocol.send(answer)
+        request = protocol.send(answer)
+        while isinstance(request, Until):
+            request = protocol.send(_at_once(request))
+        waiting[party] = request
     except StopIteration as stop:
         transcript.results[party] = stop.value
+
+
+def _at_once(request: Until) -> Any:
+    """Return what a protocol waits for beside the network: here it is always there."""
+    try:
+        request.ready().__await__().send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise PartyLost("a party waits for something that is not there")
 
 
 def _deliver(party: int, waiting: Mapping[int, Round], transcript: Transcript) -> Received:

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from actors import Actor, ActorSystem, ConnectFailed, message
 from actors.guard.limited_log import BURST
-from actors.guard.refusals import know_own_certificate
+from actors.guard.refusals import OwnCertificate, know_own_certificate
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -133,8 +133,8 @@ async def test_an_expired_certificate(server, authority, caplog):
 async def test_an_expired_certificate_whose_date_is_known(server, authority, caplog):
     file = authority.issue("late", until=NOW - DAY)
     shown = context(ssl.Purpose.SERVER_AUTH, authority, file)
-    know_own_certificate(shown, file)
-    told = rf"it refused our certificate \(expired on {NOW - DAY:%Y-%m-%d}\)"
+    know_own_certificate(shown, OwnCertificate.of(x509.load_pem_x509_certificate(file.read_bytes())))
+    told = rf"it refused our certificate, that of 'late' \(expired on {NOW - DAY:%Y-%m-%d}\)"
     await refused(server, shown, told, "its certificate was refused: certificate verify failed: certificate has expired", caplog)
 
 

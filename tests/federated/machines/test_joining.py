@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors import Actor, ActorSystem, InsecureAddress, MessageRejected, NameTaken
+from authorities import HOST, Members
 from federated import DataOwner, FedAvg, Federation, JoinRefused, SettingError, joining_owners, partition, simulated_owners, stay_joined
 from federated.machines.aggregator import Aggregator
 from federated.machines.certificates import encryption, issue
@@ -185,6 +186,32 @@ async def test_a_certificate_lets_in_under_its_own_name_only(hub, keys, examples
             standing = await (await system.connect(f"{address}/aggregator", Aggregator)).standing()
         assert standing.here == {"a": True, "b": False}
     assert "refused: somebody who showed the certificate of 'b' said to be 'a'" in told.lines
+
+
+async def test_owners_join_a_running_federation_by_their_certificates_and_leave_it(build, examples, tmp_path):
+    """Who is on no list takes part from the next round on, and no more once it has gone; the outcome of the round says so."""
+    members, told = Members(tmp_path), Happenings()
+    members.add("hub", "aggregator", HOST)
+    for name in ("a", "c"):
+        members.add(name)
+    tls = {name: members.credentials(name).connect for name in ("a", "c")}
+    hub = {"listen": f"wss://{HOST}:0", "ssl": members.credentials("hub").listen}
+    async with opened(build, ["a"], told, **hub) as (federation, entering):
+        address = await told.address()
+        async with ward(address, "a", examples, connect_ssl=tls["a"]):
+            await entering
+            first = await one_round(federation)
+            async with ward(address, "c", examples, connect_ssl=tls["c"]):
+                await told.wait("c has joined")
+                second = await one_round(federation)
+            await told.wait("c has left")
+            third = await one_round(federation)
+    assert [outcome.reported for outcome in (first, second, third)] == [("a",), ("a", "c"), ("a",)]
+    assert [outcome.changes for outcome in (first, second, third)] == [
+        (),
+        ("owners: 2 for 1, 0 gone and 1 new",),
+        ("owners: 1 for 2, 1 gone and 0 new",),
+    ]
 
 
 async def test_another_authority_lets_nobody_in(hub, examples, tmp_path):

@@ -55,10 +55,10 @@ def test_weights_in_pieces_are_those_weights_once():
     whole.load(arrays)
     for piece in pieces(arrays, 8 * 5):
         apart.arrive(piece)
-    apart.expand(apart.accept([]))
+    apart.load([])
     for one, other in zip(whole.weights.share, apart.weights.share, strict=True):
         np.testing.assert_array_equal(one, other)
-    for again in (lambda: apart.arrive([arrays[0]]), lambda: apart.accept([]), lambda: apart.accept(arrays)):
+    for again in (lambda: apart.arrive([arrays[0]]), lambda: apart.load([]), lambda: apart.load(arrays)):
         with pytest.raises(ServingError, match="are here already"):
             again()
 
@@ -68,13 +68,13 @@ def test_pieces_that_are_too_many_too_few_or_mixed_with_the_whole_are_refused():
     model = hosted()
     model.arrive([arrays[0]])
     with pytest.raises(SharingError, match="6 words have arrived in pieces, 18 were expected"):
-        model.accept([])
+        model.load([])
     with pytest.raises(SharingError, match="begun to arrive in pieces"):
-        model.accept(arrays)
+        model.load(arrays)
     with pytest.raises(SharingError, match="19 words have arrived in pieces, 18 were expected"):
         model.arrive([np.zeros(13, np.uint64)])
     with pytest.raises(SharingError, match=r"weights of shapes \[\] arrived"):
-        hosted().accept([])
+        hosted().load([])
 
 
 def test_randomness_in_pieces():

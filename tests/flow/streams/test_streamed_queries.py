@@ -1,0 +1,212 @@
+"""Models whose randomness does not fit the memory for it: dealt in segments while they are evaluated. In this process, without Keras."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from deployment import random_ring
+from inner_workers import inner_workers
+from protocols import connect
+from protocols.authority.rights import digest_at, new_secret
+from protocols.errors import TooLarge, WorkerLost
+from protocols.mpc import inference, plaintext
+from protocols.mpc.encoding import encoded
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import Input, Open
+from protocols.mpc.program import Program
+from protocols.owner.fitting import Training
+from protocols.owner.shared_model import SharedModel
+from protocols.serving.streams import Stream, largest_operation, window
+from protocols.workers import delivery
+
+WIDTH, LAYERS = 50, 6
+
+
+def program(layers: int = LAYERS) -> Program:
+    """Dense layers with ReLU; integers of up to 2^8 times weights of up to 40, and 6 bits dropped after each layer."""
+    ops: list = [Input()]
+    for index in range(layers):
+        ops += [Dense(len(ops) - 1, index), Select(len(ops), 6, 24), Open(len(ops) + 1)]
+    ops.append(Dense(len(ops) - 1, layers))
+    shapes = ((4, WIDTH), *[(WIDTH, WIDTH)] * (layers - 1), (WIDTH, 3))
+    return Program(tuple(ops), shapes, (4,), 2.0**-8, (-1.0, 1.0), 1.0, Argmax(len(ops) - 1, 0, 40))
+
+
+PROGRAM = program()
+WEIGHTS = [random_ring(shape, 40, f"w{i}") for i, shape in enumerate(PROGRAM.weights)]
+X = np.random.default_rng(0).uniform(-1, 1, (4, 4))
+TOLERANCE = 10_000  # of outputs of up to 10^6: the roundings of all layers
+LEAST = largest_operation(PROGRAM)
+
+
+def expected(x) -> np.ndarray:
+    return plaintext.evaluate(PROGRAM, WEIGHTS, encoded(PROGRAM, x)).view(np.int64).astype(np.float64)
+
+
+@contextlib.asynccontextmanager
+async def served(cluster, name: str = "stream", weights=WEIGHTS, program: Program = PROGRAM, **terms):
+    """A program shared as it is, and a client of it."""
+    await cluster.enrol()
+    secret = new_secret()
+    async with SharedModel(name, program, (), cluster, secret, Training(None, cluster, name)) as shared:
+        await shared.placed(list(weights), cluster, secret)
+        serving = asyncio.create_task(shared.serve(**{"num_requests": 100, "reveal": ["logits"], **terms}))
+        while not await shared.prepared(terms.get("reveal", ["logits"])[0]):
+            if serving.done():
+                await serving
+            await asyncio.sleep(0)
+        try:
+            async with connect(cluster, name) as remote:
+                yield shared, remote
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.fixture
+def largest(monkeypatch):
+    """The most bytes that any stream has held, and the memory that it may hold."""
+    seen = []
+    run = Stream._prepared
+
+    async def noted(self, number, dealt):
+        seen.append((self.held, self.reserved, number))
+        await run(self, number, dealt)
+
+    monkeypatch.setattr(Stream, "_prepared", noted)
+    return seen
+
+
+@pytest.mark.parametrize("equals", [False, True], ids=["provider", "equals"])
+@pytest.mark.parametrize("memory", [LEAST, 3 * LEAST], ids=["least", "three"])
+async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memory, equals):
+    assert window(PROGRAM, memory) is not None
+    async with inner_workers(equals=equals) as (workers, cluster), served(cluster, memory=memory) as (_, remote):
+        one, many = await remote.query(X[:1]), await remote.query(X)
+        np.testing.assert_allclose(np.concatenate([one, many]), np.concatenate([expected(X[:1]), expected(X)]), atol=TOLERANCE)
+        assert remote.last.servers[1].dealt == 8 * inference.layout(PROGRAM).dealt * 4
+        assert len({number for _, _, number in largest}) > 4
+        assert all(held <= reserved <= memory for held, reserved, _ in largest)
+        hosted = [entry.model for worker in workers for entry in worker.actor("server")._entries.values()]
+        provided = [shared for worker in workers for shared in worker.actor("provider")._models.values()]
+        assert [model._weights for model in hosted] == [None, None]  # only the masked weights are kept
+        assert ["weight_masks" in shared.__dict__ for shared in provided] == [False]
+
+
+async def test_labels_and_numbers_share_the_memory(largest):
+    async with inner_workers() as (_, cluster):
+        size = sum(max(largest_operation(one), 1) for one in (PROGRAM, PROGRAM.for_label()))
+        async with served(cluster, reveal=["logits", "label"], memory=2 * size) as (_, remote):
+            labels = await remote.query(X, reveal="label")
+            logits = await remote.query(X)
+        certain = np.diff(np.sort(expected(X), axis=1)[:, -2:], axis=1)[:, 0] > 2 * TOLERANCE
+        assert certain.sum() > 1
+        np.testing.assert_array_equal(labels[certain], logits.argmax(axis=1)[certain])
+
+
+async def test_a_streamed_query_and_others_run_side_by_side():
+    small = program(1)
+    weights = [random_ring(shape, 40, f"s{i}") for i, shape in enumerate(small.weights)]
+    wanted = plaintext.evaluate(small, weights, encoded(small, X)).view(np.int64)
+    async with (
+        inner_workers() as (_, cluster),
+        served(cluster, memory=3 * LEAST) as (_, remote),
+        served(cluster, "small", weights, small) as (_, other),
+        connect(cluster, "stream") as second,
+    ):
+        results = await asyncio.gather(remote.query(X), second.query(X), *(other.query(X) for _ in range(8)))
+    for found in results[:2]:
+        np.testing.assert_allclose(found, expected(X), atol=TOLERANCE)
+    for found in results[2:]:
+        np.testing.assert_allclose(found, wanted, atol=200)
+
+
+@contextlib.contextmanager
+def faulty(monkeypatch, number: int, fault):
+    """A provider that does something else with one segment, once."""
+    segment, done = delivery.Streamed.segment, []
+
+    async def sent(self, which, words):
+        if which != number or done:
+            return await segment(self, which, words)
+        done.append(self)
+        return await fault(self, which, words, segment)
+
+    monkeypatch.setattr(delivery.Streamed, "segment", sent)
+    yield done
+
+
+async def other_size(given, number, words, segment):
+    await segment(given, number, words[1:])
+
+
+async def again(given, number, words, segment):
+    await segment(given, number, words)
+    await segment(given, number, words)
+
+
+async def one_before(given, number, words, segment):
+    await segment(given, number + 1, words)
+
+
+async def never(given, number, words, segment):
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("fault", [other_size, again, one_before, never])
+async def test_a_stream_that_breaks_consumes_its_ticket_and_the_next_query_is_answered(fault, monkeypatch):
+    async with inner_workers() as (workers, cluster):
+        servers = [worker.actor("server") for worker in workers[:2]]
+        if fault is never:
+            for server in servers:
+                server._patience = 0.2
+        async with served(cluster, memory=2 * LEAST) as (_, remote):
+            with faulty(monkeypatch, 3, fault) as done:
+                with pytest.raises(WorkerLost, match=r"ask again|gave this computation up"):
+                    await remote.query(X[:1])
+                np.testing.assert_allclose(await remote.query(X[:1]), expected(X[:1]), atol=TOLERANCE)
+            assert len(done) == 1
+            for server in servers:
+                model = server._entries["stream"].model
+                assert len(model.stocks["logits"]._seen) >= 2  # the ticket of the broken one serves nobody any more
+                assert all(one.chunk not in model.stocks["logits"]._chunks for one in done)
+
+
+async def test_a_ticket_that_nobody_uses_gives_its_memory_back():
+    async with inner_workers() as (workers, cluster), served(cluster, memory=LEAST, ticket_lifetime=0.2) as (_, remote):
+        secret = new_secret()
+        await cluster.links.provider.request("stream", remote.model, 1, "logits", (digest_at(secret, 0), digest_at(secret, 1)))
+        held = [worker.actor("server")._entries["stream"].model.streams for worker in workers[:2]]
+        first = [dict(streams._open) for streams in held]
+        np.testing.assert_allclose(await remote.query(X[:1]), expected(X[:1]), atol=TOLERANCE)
+        for open_before in first:
+            assert [stream.ended for stream in open_before.values()] == [True]
+            assert not any(stream._here for stream in open_before.values())
+
+
+async def test_a_model_that_is_stopped_ends_its_streams():
+    async with inner_workers() as (workers, cluster):
+        async with served(cluster, memory=LEAST):
+            streams = [worker.actor("server")._entries["stream"].model.streams for worker in workers[:2]]
+            assert [len(one) for one in streams] == [1, 1]
+        assert [len(one) for one in streams] == [0, 0]
+
+
+async def test_one_operation_that_alone_needs_more_is_refused_by_its_size():
+    async with inner_workers() as (_, cluster):
+        with pytest.raises(
+            TooLarge, match=f"model 'stream': one example needs .* bytes of randomness at a server, {LEAST:,} of them at once"
+        ):
+            async with served(cluster, memory=LEAST - 1):
+                pass
+
+
+async def test_real_processes_answer_within_their_memory(cluster):
+    async with served(cluster, memory=2 * LEAST) as (_, remote):
+        found = await asyncio.gather(remote.query(X[:2]), remote.query(X[2:]))
+        assert remote.last.rounds >= 3 * LAYERS + 1
+    np.testing.assert_allclose(np.concatenate(found), expected(X), atol=TOLERANCE)

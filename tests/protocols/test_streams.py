@@ -1,0 +1,214 @@
+"""A stream of segments at one server: each once, in order, when there is room, of the right size; and how it ends."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from protocols.errors import SharingError, TicketRefused, TooLarge, WorkerLost
+from protocols.mpc import inference
+from protocols.mpc.engine import segments
+from protocols.mpc.operations.argmax import Argmax
+from protocols.mpc.operations.selection import Select
+from protocols.mpc.operations.weights import Dense
+from protocols.mpc.operations.wires import Input, Open
+from protocols.mpc.program import Program
+from protocols.serving import streams
+from protocols.serving.hosting import HostedModel, Hosting
+from protocols.serving.streams import Stream, Streams, Window, largest_operation, window
+from protocols.serving.ticket import Ticket
+
+PROGRAM = Program(
+    (Input(), Dense(0, 0), Select(1, 8, 24), Open(2), Dense(3, 1), Select(4, 8, 24), Open(5), Dense(6, 2)),
+    ((4, 20), (20, 20), (20, 3)),
+    (4,),
+    1.0,
+    (0.0, 1.0),
+    1.0,
+    Argmax(7, 0, 20),
+)
+PARTS = inference.segments(PROGRAM, 1)
+SIZES = [part.size(1) for part in PARTS]
+WORDS = [part.layout.words(1, dealt=True) for part in PARTS]
+
+
+async def at_once(work):
+    return work()
+
+
+def stream(reserved: int | None = None, patience: float = 30.0) -> tuple[Stream, list]:
+    """A stream whose materials are what was dealt, and what has been prepared."""
+    prepared = []
+
+    def prepare(dealt):
+        prepared.append(dealt)
+        return dealt
+
+    return Stream(PARTS, reserved or segments.room(PARTS), prepare=prepare, run=at_once, patience=patience), prepared
+
+
+def dealt(number: int) -> np.ndarray:
+    return np.full(WORDS[number], number, np.uint64)
+
+
+async def comes(one: Stream, number: int) -> None:
+    await one.room(number)
+    await one.add(number, [dealt(number)], last=True)
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("reserved", [max(SIZES), segments.room(PARTS), sum(SIZES)])
+@pytest.mark.parametrize("party", [0, 1])
+async def test_segments_come_in_order_when_there_is_room_and_the_second_when_the_request_has_come(reserved, party):
+    one, prepared = stream(reserved)
+
+    async def provider():
+        for number in range(len(PARTS)):
+            await comes(one, number)
+
+    dealing = asyncio.create_task(provider() if party else one.feed())
+    await settled()
+    assert len(prepared) == 1  # whoever has a ticket and does not use it keeps no more here
+    for number in range(len(PARTS)):
+        material = await one.take(number)
+        assert (material == number).all() if party else material is None
+        await settled()
+        here = next(count for count in range(len(PARTS), 0, -1) if count == number + 1 or sum(SIZES[number:count]) <= reserved)
+        assert len(prepared) == here
+        assert one.held <= reserved
+    await dealing
+
+
+async def test_pieces_are_put_together():
+    one, prepared = stream()
+    await comes(one, 0)
+    await one.take(0)
+    await one.room(1)
+    words = dealt(1)
+    await one.add(1, [words[:3], words[3:5]], last=False)
+    assert len(prepared) == 1
+    await one.add(1, [words[5:]], last=True)
+    np.testing.assert_array_equal(prepared[1], words)
+
+
+async def sent(one: Stream, how: str) -> None:
+    """A provider that does not keep to the rules."""
+    await comes(one, 0)
+    await one.take(0)
+    match how:
+        case "another order":
+            await one.room(2)
+        case "announced twice":
+            await one.room(1)
+            await one.room(1)
+        case "twice":
+            await comes(one, 1)
+            await one.add(1, [dealt(1)], last=True)
+        case "without room":
+            await one.add(1, [dealt(1)], last=True)
+        case "too small":
+            await one.room(1)
+            await one.add(1, [dealt(1)[1:]], last=True)
+        case "too large":
+            await one.room(1)
+            await one.add(1, [dealt(1), dealt(1)], last=False)
+        case "too many":
+            for number in range(1, len(PARTS) + 1):
+                await comes(one, number)
+        case "the first again":
+            await one.room(0)
+
+
+@pytest.mark.parametrize(
+    "how", ["another order", "announced twice", "twice", "without room", "too small", "too large", "too many", "the first again"]
+)
+async def test_whatever_breaks_the_rules_is_refused_and_ends_the_stream(how):
+    one, _ = stream(sum(SIZES))
+    with pytest.raises(TicketRefused, match="segments come in order, each once, whole, and when there is room"):
+        await sent(one, how)
+    assert one.ended
+    with pytest.raises(WorkerLost, match=r"the crypto provider broke the stream of this ticket's randomness .*ask again"):
+        await one.take(1)
+
+
+async def test_what_does_not_come_in_time_ends_the_evaluation_by_name():
+    one, _ = stream(patience=0.0)
+    assert one.delay == max(SIZES) / streams.SLOWEST
+    with pytest.raises(WorkerLost, match=f"segment 1 of {len(PARTS)} of this ticket's randomness did not come"):
+        await one.take(0)
+
+
+async def test_a_stream_that_is_closed_frees_what_it_holds_and_lets_the_provider_go():
+    one, _ = stream(max(SIZES))
+    await comes(one, 0)
+    waiting = [asyncio.create_task(one.room(1)), asyncio.create_task(one.take(3))]
+    await asyncio.sleep(0)
+    one.close()
+    for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+        assert outcome is None or isinstance(outcome, TicketRefused)
+    assert not one._here
+    with pytest.raises(TicketRefused, match="wanted no more"):
+        await one.add(1, [dealt(1)], last=True)
+
+
+async def test_a_segment_that_cannot_be_prepared_ends_the_stream():
+    def fail(dealt):
+        raise MemoryError
+
+    one = Stream(PARTS, sum(SIZES), prepare=fail, run=at_once, patience=30.0)
+    with pytest.raises(MemoryError):
+        await one.feed()
+    with pytest.raises(WorkerLost, match="could not be prepared"):
+        await one.take(0)
+
+
+def test_how_a_program_is_streamed_follows_from_its_memory():
+    size, most = inference.layout(PROGRAM).bytes_per_example, largest_operation(PROGRAM)
+    assert window(PROGRAM, size) is None
+    assert window(PROGRAM, size - 1).room < size
+    assert window(PROGRAM, most) == Window(most // streams.PARTS, most)
+    with pytest.raises(TooLarge, match=f"one example needs {size:,} bytes of randomness at a server, {most:,} of them at once"):
+        window(PROGRAM, most - 1)
+
+
+def hosted(party: int = 1) -> HostedModel:
+    model, weights, tickets, seal = (bytes([i]) * 16 for i in range(4))
+    one = HostedModel(Hosting("small", PROGRAM, party, False, model, weights, tickets, seal, None))
+    one.load([np.zeros(shape, np.uint64) for shape in PROGRAM.weights])
+    return one
+
+
+def test_a_server_opens_no_more_streams_than_it_has_memory_for_and_each_once():
+    how = window(PROGRAM, largest_operation(PROGRAM))
+    model = hosted()
+    model.streams = Streams(2 * how.room)
+    first = model.stream("logits", b"1", bytes(16), how, run=at_once, patience=1.0)
+    model.stream("label", b"2", bytes(16), window(PROGRAM.for_label(), how.room), run=at_once, patience=1.0)
+    with pytest.raises(SharingError, match="are open, and one more of"):
+        model.stream("logits", b"3", bytes(16), how, run=at_once, patience=1.0)
+    first.close()
+    with pytest.raises(TicketRefused, match="has been dealt before"):
+        model.stream("logits", b"1", bytes(16), how, run=at_once, patience=1.0)
+    model.stream("logits", b"3", bytes(16), how, run=at_once, patience=1.0)
+    with pytest.raises(TicketRefused, match="no stream of this name is open"):
+        model.streams[b"4"]
+    with pytest.raises(SharingError, match="does not fit"):
+        model.stream("logits", b"5", bytes(16), Window(1, 8), run=at_once, patience=1.0)
+
+
+def test_the_randomness_of_a_stream_leaves_once_and_a_withdrawn_one_is_closed():
+    how = window(PROGRAM, largest_operation(PROGRAM))
+    model = hosted()
+    first, second = (model.stream("logits", chunk, bytes(16), how, run=at_once, patience=1.0) for chunk in (b"1", b"2"))
+    tickets = [Ticket(b"model", b"request", 0, "logits", chunk, 0, 1) for chunk in (b"1", b"2")]
+    assert model.stocks["logits"].take(tickets[0]) is first
+    with pytest.raises(TicketRefused, match="not on stock"):
+        model.stocks["logits"].take(tickets[0])
+    assert not model.stocks["logits"].withdraw(tickets[0])
+    assert model.stocks["logits"].withdraw(tickets[1])
+    assert second.ended
+    assert not first.ended
