@@ -46,7 +46,7 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
+        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
         "serving storage training training/networks workers"
     ),
     "protocols/clusters": "authority serving workers",
@@ -289,8 +289,6 @@ TWICE = {
     "Call": "a frame of `actors`; a call of a Keras operation in `lowering/rules`, to be renamed",
     "Affine": "a node of a network; a value of the engine",
     "Builder": "of nodes; of circuits",
-    "Conv2D": "an operation with private weights; a layer that is trained",
-    "Dense": "an operation with private weights; a layer that is trained",
     "Largest": "a node: the largest of several values; an operation: where the largest element is",
     "Layer": "of a layer's proof in `lowering/scales`; a layer that is trained",
     "Softmax": "a node; a function with its way back",

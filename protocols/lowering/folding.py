@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,12 @@ import numpy as np
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
 
+Join = Callable[[Node, Node], Node | None]
+"""One node that does what two do, the first of which nothing else reads; None if there is none."""
 
-def fold(nodes: list[Node]) -> list[Node]:
-    """The same network with fewer nodes; the last is still the output."""
+
+def fold(nodes: list[Node], join: Join | None = None) -> list[Node]:
+    """The same network with fewer nodes; the last is still the output. Which ones are joined may be said, see `padded`."""
     nodes = _pooled_first(nodes)
     uses = Counter(x for node in nodes for x in node.inputs)
     folded: list[Node] = []
@@ -30,7 +34,7 @@ def fold(nodes: list[Node]) -> list[Node]:
     for position, node in enumerate(nodes):
         inputs = tuple(moved[x] for x in node.inputs)
         node = replace(node, inputs=inputs)
-        together = _joined(folded[inputs[0]], node) if len(inputs) == 1 and alone[inputs[0]] else None
+        together = (join or _joined)(folded[inputs[0]], node) if len(inputs) == 1 and alone[inputs[0]] else None
         if together is None:
             folded.append(node)
             moved[position] = len(folded) - 1
@@ -69,13 +73,18 @@ def _joined(before: Node, node: Node) -> Node | None:
             return _scaled_before(before, node, axes=(0, 1, 2))
         case Convolution(), AveragePool():
             return _pooled(before, node)
-        case Padded(), Convolution():
-            (top, bottom), (left, right) = (
-                tuple(a + b for a, b in zip(*pairs, strict=True)) for pairs in zip(before.padding, node.padding, strict=True)
-            )
-            return replace(node, inputs=before.inputs, padding=((top, bottom), (left, right)))
         case _:
-            return None
+            return padded(before, node)
+
+
+def padded(before: Node, node: Node) -> Node | None:
+    """Zeros around a convolution's input as its padding: weights stay as they are."""
+    if not isinstance(before, Padded) or not isinstance(node, Convolution):
+        return None
+    (top, bottom), (left, right) = (
+        tuple(a + b for a, b in zip(*pairs, strict=True)) for pairs in zip(before.padding, node.padding, strict=True)
+    )
+    return replace(node, inputs=before.inputs, padding=((top, bottom), (left, right)))
 
 
 def _scaled(before: Convolution | Product, node: Affine) -> Node:

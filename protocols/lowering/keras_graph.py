@@ -18,6 +18,7 @@ from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.network import Node
+from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
 from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
@@ -144,7 +145,7 @@ class _Reader:
         def operand(each: Any) -> Operand | None:
             if isinstance(each, self._keras.KerasTensor):
                 return known[id(each)]
-            return None if each is None or isinstance(each, str | slice | type(...)) else np.asarray(each, np.float64)
+            return None if each is None or isinstance(each, str | slice | type(...)) else number(each)
 
         flat = [operand(each) for each in tree.flatten((node.arguments.args, node.arguments.kwargs))]
         bound = inspect.signature(operation.call).bind(*node.arguments.args, **node.arguments.kwargs).arguments

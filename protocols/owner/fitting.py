@@ -10,7 +10,6 @@ from hmac import compare_digest
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from actors import ActorError
 from protocols.authority.presence import Presence
@@ -23,7 +22,7 @@ from protocols.errors import Altered, Diverged, InputError, ModelError, UnknownM
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.checkpoints import Checkpoints, settings
-from protocols.owner.compiled import plan
+from protocols.owner.compiled import places, plan, weights
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
@@ -56,6 +55,7 @@ class Training:
         self._secret = b""
         self._seats = cluster.seats_for(name)
         self._plan: Plan | None = None
+        self._places: list[int] = []
         self._compiled: dict[str, Any] = {}
         self._made = 0
 
@@ -66,10 +66,10 @@ class Training:
 
     async def _load(self, plan: AnyPlan) -> None:
         """Shares the weights: one uniform share, the other the difference."""
-        weights = [encode(np.asarray(weight), 2.0**-FRACTION) for weight in self._model.get_weights()]
+        numbers = [encode(number, 2.0**-FRACTION) for number in weights(self._model)]
         stream = KeyStream(fresh_key())
-        first = [stream.words(weight.shape) for weight in weights]
-        second = [weight - share for weight, share in zip(weights, first, strict=True)]
+        first = [stream.words(number.shape) for number in numbers]
+        second = [number - share for number, share in zip(numbers, first, strict=True)]
         handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
         placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
         await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
@@ -151,7 +151,7 @@ class Training:
         found = plan(self._model)
         anew = compiled.get("optimizer") is not before.get("optimizer")
         if self._plan is None or not self.begun:
-            self._plan = found
+            self._plan, self._places = found, places(self._model)
         elif unrated(found) != unrated(self._plan) or (anew and goes_on(self._model, found.optimizer)):
             raise ModelError(
                 f"model {self._model.name!r} was compiled again since its training began, and on shares that goes on with the loss and the"
@@ -194,16 +194,16 @@ class Training:
         import keras  # noqa: PLC0415  only the owner needs Keras
 
         trained = keras.models.clone_model(self._model)
-        if self._handle is None:
-            trained.set_weights(self._model.get_weights())
-        else:
+        trained.set_weights(self._model.get_weights())
+        if self._handle is not None:
             servers = await training_servers(self._cluster, self._name)
             try:
                 held = zip(servers, self._rights, strict=True)
                 first, second = await at_once(*(server.weights(self._handle, right) for server, right in held))
             except ActorError as error:
                 raise WorkerLost(f"the weights could not be fetched: {error}") from None
-            trained.set_weights([decode(a + b, 2.0**-FRACTION) for a, b in zip(first, second, strict=True)])
+            for place, a, b in zip(self._places, first, second, strict=False):  # what stays comes last
+                trained.weights[place].assign(decode(a + b, 2.0**-FRACTION))
         trained.compile_from_config(self._model.get_compile_config())
         return trained
 

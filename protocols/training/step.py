@@ -1,7 +1,9 @@
-"""The circuit of one step of stochastic gradient descent for a chain of layers: forward, loss, backward, update.
+"""The circuit of one step of stochastic gradient descent for a network: forward, loss, backward, update.
 
-What a layer computes, and how a gradient goes back through it, is in `layers.py`. The gradient by the logits comes from `losses.py`;
-how the gradients by the weights move them is in `training/networks/optimizers.py`. The backward pass compares nothing.
+What a node computes is in `layers.py`; how a gradient goes back follows from the operations that it has written
+(`mpc/engine/gradients.py`).
+The gradient by the logits comes from `losses.py`; how the gradients by the weights move them is in `optimizers.py`. The backward pass
+compares nothing, but for the derivatives of curves, which are compared beside the curves.
 
 Weights are shares between steps; each step opens kernels under fresh masks, so that no mask is ever used with two values.
 """
@@ -9,18 +11,22 @@ Weights are shares between steps; each step opens kernels under fresh masks, so 
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from protocols.mpc.circuit import Builder, Circuit
+from protocols.errors import ModelError
+from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sums import Combine
-from protocols.mpc.operations.wires import Given, Open
+from protocols.mpc.operations.wires import Given
+from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
+from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
-from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
+from protocols.training.networks.network import AnyLayer
+from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
 
 
@@ -28,7 +34,10 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     """What a network computes and how it learns: all of it is public.
 
     Attributes:
-        layers: from the inputs to the logits; the last one is dense.
+        layers: the nodes in an order in which they can be computed; the last one gives the logits, or the numbers that are compared.
+        example: the shape of what the network takes.
+        outputs: classes, or numbers of a target.
+        variables: the weights.
         loss: of the logits and one-hot labels, or of outputs and targets.
         optimizer: how gradients move weights.
         value: whether the value of the loss is computed as well.
@@ -38,6 +47,9 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     """
 
     layers: tuple[AnyLayer, ...]
+    example: tuple[int, ...]
+    outputs: int
+    variables: tuple[Variable, ...]
     loss: Loss
     optimizer: Optimizer
     value: bool = False
@@ -45,25 +57,34 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     threshold: float = 0.0
     sums: Told = EXACT
 
+    def __post_init__(self) -> None:
+        """Refuse what is no network, before anything is made of it.
+
+        Raises:
+            ModelError: nodes read what comes later, names are double, sizes are none, or nothing is trained.
+        """
+        if not self.layers or any(not node.inputs or not all(0 <= x <= at for x in node.inputs) for at, node in enumerate(self.layers)):
+            raise ModelError("a network is at least one node, and each reads the input or nodes before it")
+        if len({variable.name for variable in self.variables}) < len(self.variables) or not any(one.trained for one in self.variables):
+            raise ModelError("the weights of a network have names of their own, and one of them is trained at least")
+        shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
+        if not all(shape and min(shape) > 0 for shape in shapes):
+            raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+
     @property
     def inputs(self) -> int:
         """Features of an example: it is stored flat."""
-        return math.prod(self.layers[0].shape)
-
-    @property
-    def first(self) -> int:
-        """Which layer is the first with weights: nobody needs the gradient by its input."""
-        return next(index for index, layer in enumerate(self.layers) if layer.weights)
-
-    @property
-    def outputs(self) -> int:
-        """Classes, or numbers of a target."""
-        return math.prod(self.layers[-1].output)
+        return math.prod(self.example)
 
     @property
     def shapes(self) -> Shapes:
-        """The shape of every weight by name, in the order of Keras."""
-        return {f"{name}{index}": shape for index, layer in enumerate(self.layers) for name, shape in layer.weights.items()}
+        """The shape of every weight by name."""
+        return {variable.name: variable.shape for variable in self.variables}
+
+    @property
+    def trained(self) -> Shapes:
+        """The shape of every weight that is trained."""
+        return {variable.name: variable.shape for variable in self.variables if variable.trained}
 
     @property
     def states(self) -> Shapes:
@@ -71,7 +92,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
 
         `outside` is a bit, see `window.py`; `sums` are those of the gradients of the step before.
         """
-        return {"outside": (1,), **({"sums": (1, SUMS)} if self.closing else {}), **self.optimizer.states(self.shapes)}
+        return {"outside": (1,), **({"sums": (1, SUMS)} if self.closing else {}), **self.optimizer.states(self.trained)}
 
     @property
     def closing(self) -> bool:
@@ -112,60 +133,79 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
     within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
-    build = Builder()
-    values = {name: build(Given(name, shape, "share")) for name, shape in (plan.shapes | plan.states).items()}
-    weights = [_opened(build, values, index, layer) for index, layer in enumerate(plan.layers)]
-    x = build(Given("x", (batch, plan.inputs), "wire"))
-    y = build(Given("y", (batch, plan.outputs), "wire"))
-    signal = Signal(build(Reshape(x, (batch, *plan.layers[0].shape))))
-    kept: list[Any] = []
-    activations: list[Signal] = []
-    for layer, mine in zip(plan.layers, weights, strict=True):
-        signal, memory = layer.forward(build, mine, signal)
-        kept.append(memory)
-        activations += [signal] * bool(mine)
-    gradient, metric, loss = loss_gradient(
-        build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
-    )
-    back: Signal | None = Signal(gradient)
-    gradients: dict[str, tuple[int, int]] = {}
-    for index in reversed(range(len(plan.layers))):
-        if back is None:
-            break
-        found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
-        gradients |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
+    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0), batch)
+    draft, gradients = network.draft.copy(), network.gradients
+    values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = update(build, plan.optimizer, gradients, values, scale, number)
+    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    sums = _sums(build, plan, gradients, values, new, scale, last=last)
-    new["outside"] = outside(build, values["outside"], activations, sums, gradients=squared, scale=scale)
-    told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
-    return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
+    sums = _sums(draft, plan, gradients, values, new, scale, last=last)
+    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale)
+    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **network.told})
+
+
+class _Network(NamedTuple):
+    """A network forward and back, without what moves its weights.
+
+    Attributes:
+        draft: where it is written; whoever goes on copies it.
+        values: the positions of the weights, by name.
+        gradients: by weights that are trained, summed over the batch: positions and fractional bits.
+        large: what has to be watched.
+        told: the positions of the metric, and of the loss if it is computed.
+    """
+
+    draft: StepDraft
+    values: dict[str, int]
+    gradients: Gradients
+    large: list[Signal]
+    told: dict[str, int]
+
+
+@lru_cache(maxsize=8)  # a step with other public factors computes the same
+def _network(plan: Plan, batch: int) -> _Network:
+    draft = StepDraft()
+    values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
+    x = draft.put(Given("x", (batch, plan.inputs), "wire"))
+    y = draft(Given("y", (batch, plan.outputs), "wire"))
+    made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
+    for place, node in enumerate(plan.layers):
+        try:
+            made.append(node.write(draft, values, [made[at] for at in node.inputs]))
+        except (KeyError, IndexError, ValueError, ArithmeticError) as error:
+            raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
+        if node.grows:
+            large.append(Signal(made[-1], draft.bits(made[-1])))
+    z = draft.affine(made[-1])
+    if draft.value(z).shape != (batch, plan.outputs):
+        raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
+    gradient, metric, loss = loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums)
+    draft.say(gradient, FRACTION)
+    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+    missing = [name for name in plan.trained if values[name] not in found]
+    if missing:
+        raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
+    gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
+    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}))
 
 
 def _sums(
-    build: Builder, plan: Plan, gradients: Gradients, values: Positions, new: Positions, scale: float, *, last: bool
+    draft: StepDraft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
 ) -> list[Watched]:
     """Sums of weights, and of gradients and velocities of the step before.
 
     Those of this step become a state; of the `last` they are watched as well, and the state is 0.
     """
-    held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.shapes]
+    held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.trained]
     if isinstance(plan.optimizer, Adam):
-        return [summed(build, held)]
+        return [summed(draft, held)]
     now, velocities = watched(plan.optimizer, gradients, values, scale)
-    made = summed(build, now)
+    made = summed(draft, now)
     before = Watched(values["sums"], made.edge)
-    found = [together(build, [before, summed(build, [*velocities, *held], len(now))])]
-    new["sums"] = build(Combine((made.at,), (0 if last else 1,)))
+    found = [together(draft, [before, summed(draft, [*velocities, *held], len(now))])]
+    new["sums"] = draft(Combine((made.at,), (0 if last else 1,)))
     if last:
         _, velocities = watched(plan.optimizer, gradients, new, scale)
-        found.append(together(build, [made, summed(build, velocities, len(now))]) if velocities else made)
+        found.append(together(draft, [made, summed(draft, velocities, len(now))]) if velocities else made)
     return found
-
-
-def _opened(build: Builder, values: Positions, index: int, layer: AnyLayer) -> Positions:
-    """The weights of a layer by its own names: kernels become wires, biases stay shares."""
-    mine = {name: values[f"{name}{index}"] for name in layer.weights}
-    return {name: build(Open(value)) if name == "kernel" else value for name, value in mine.items()}

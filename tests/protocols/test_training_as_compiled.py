@@ -20,7 +20,7 @@ from protocols.owner.epochs import epoch_of, trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_features, check_targets, check_told, sums_told
-from protocols.training.networks.layers import Dense
+from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.losses import METRIC_BITS, told
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
@@ -210,6 +210,7 @@ MODELS = {
     "adamw": (lambda: model(optimizer=keras.optimizers.AdamW(0.05, weight_decay=0.1)), NUMBERS),
     "betas of adam": (lambda: model(optimizer=ADAM(0.02, beta_1=0.5, beta_2=0.9), loss=SPARSE), LABELS),
     "steps made before by plain descent": (lambda: continued(SGD(0.1)), NUMBERS),
+    "a layer as an activation": (lambda: model(hidden=(layers.Dense(5, layers.LeakyReLU()),)), NUMBERS),
     "float64": (lambda: model(last=layers.Dense(3, dtype="float64")), NUMBERS),
     "rows of probabilities": (lambda: model(loss=CATEGORICAL), None),
     "truths of -1 and 1": (lambda: model(1, loss=BINARY), None),
@@ -276,7 +277,7 @@ REFUSED = {
     "focal": (lambda: model(loss=losses.BinaryFocalCrossentropy(from_logits=True)), "focal"),
     "huber": (lambda: model(loss=losses.Huber()), "huber"),
     "logits without from_logits": (lambda: model(loss="sparse_categorical_crossentropy"), "from_logits=False"),
-    "a softmax of the batch": (lambda: model(hidden=(layers.Dense(3), layers.Softmax(axis=0)), loss=SPARSE), "Softmax.* axis=0"),
+    "a softmax of the batch": (lambda: model(hidden=(layers.Dense(3), layers.Softmax(axis=0)), loss=SPARSE), "Softmax.* axis is 0"),
     "a cross-entropy by shapes": (lambda: model(loss="crossentropy"), "one of three"),
     "clipnorm": (lambda: model(optimizer=SGD(0.1, clipnorm=1.0)), "clipnorm"),
     "ema": (lambda: model(optimizer=ADAM(0.1, use_ema=True)), "use_ema"),
@@ -284,7 +285,6 @@ REFUSED = {
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
     "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),
     "weights of 1e-6": (faint, "kernel of layer 'faint' has weights up to 1.*vanish"),
-    "a layer as an activation": (lambda: model(hidden=(layers.Dense(5, layers.LeakyReLU()),)), "activation LeakyReLU"),
     "a part of a function as one": (
         lambda: model(hidden=(layers.Dense(5, functools.partial(keras.activations.relu, negative_slope=0.1)),)),
         "partial",
@@ -374,7 +374,9 @@ def test_sums_of_large_losses_are_told(loss, x, error):
     _, y = stored("y", targets if outputs > 1 or not labels else np.zeros(rows, np.int64))
     sums = sums_told(loss, outputs, y)
     assert (sums.lost > 0) == (loss == "mse")
-    built = Plan((Dense((1,), outputs, False),), loss, GradientDescent(2.0**-16), value=True, sums=sums)
+    shape = (1, outputs)
+    linear, known = ProductLayer((0,), Weight("kernel0", shape)), Variable("kernel0", shape)
+    built = Plan((linear,), (1,), outputs, (known,), loss, GradientDescent(2.0**-16), value=True, sums=sums)
     given = {name: np.zeros(shape, np.uint64) for name, shape in built.states.items()}
     given |= {
         "x": np.full((rows, 1), 512 << 16, np.uint64),

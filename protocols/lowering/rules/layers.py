@@ -16,6 +16,7 @@ from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Real
+from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import ACTIVATIONS, refuse
 from protocols.lowering.rules.arithmetic import alike
 from protocols.mpc.engine.values import Shape
@@ -44,7 +45,7 @@ def weights(layer: Any, *names: str) -> list[Real | None]:
     found = []
     for name in names:
         variable = getattr(layer, name, None)
-        value = None if variable is None else np.asarray(variable, np.float64)
+        value = None if variable is None else number(variable)
         if value is not None and not np.isfinite(value).all():
             raise ModelError(f"layer {layer.name!r}: {name} has {int((~np.isfinite(value)).sum())} NaN or infinite values; train it again")
         found.append(value)

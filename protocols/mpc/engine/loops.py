@@ -1,4 +1,4 @@
-"""The loops over the operations of a program: what is known, randomness, dealing, evaluation, meaning.
+"""The loops over the operations of a program: what is known, randomness, costs, dealing, evaluation, meaning.
 
 Adversary, leaks: those of the operations. Everything that several operations could do in different orders is done in the same order by all
 parties.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
@@ -46,6 +47,31 @@ def layout(ops: Sequence[Operation], values: Sequence[Value]) -> Layout:
         for field in op.fields(values[at], [values[x] for x in op.operands], columns):
             entries.append((at, field, None if values[at].batched else rows))  # noqa: PERF401  two loops are read more easily
     return Layout(entries)
+
+
+class Costs(NamedTuple):
+    """What one evaluation costs.
+
+    Attributes:
+        rounds: messages of each server to the other, one after the other.
+        sent: bytes of each server to the other.
+        dealt: bytes from the third party to server 1.
+    """
+
+    rounds: int
+    sent: int
+    dealt: int
+
+
+def costs(ops: Sequence[Operation], values: Sequence[Value], examples: int = 1) -> Costs:
+    """Return what one evaluation for so many examples costs, where each operation begins as soon as its operands are there."""
+    ready, words = [0] * len(ops), 0
+    for at, op in enumerate(ops):
+        rows, columns = op.rows(values[at], examples)
+        sends = op.sends(values[at], [values[x] for x in op.operands], columns)
+        ready[at] = max((ready[x] for x in op.operands), default=0) + len(sends)
+        words += rows * sum(sends)
+    return Costs(max(ready), 8 * words, 8 * layout(ops, values).words(examples, dealt=True))
 
 
 @dataclass(frozen=True)

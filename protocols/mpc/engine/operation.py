@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import msgspec
 
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Pair, Parts, Value
 from protocols.mpc.parties.exchange import Protocol, Ring
 from protocols.mpc.parties.material import Field
 
 REQUIRED = ("value", "meaning")
-"""Rules that each operation has; and one of `run` and `protocol`."""
+"""Rules that each operation has; one of `run` and `protocol`; of a protocol `sends`; and a gradient, or why there is none."""
 
 
 class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -24,9 +25,13 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     Attributes:
         abstract: whether a class is no operation itself, but what several have in common.
+        flat: whether its value has the derivative 0 wherever it has one, as a step function, or what reads no value.
+        ungraded: why it has no gradient, if it has none.
     """
 
     abstract: ClassVar[bool] = True
+    flat: ClassVar[bool] = False
+    ungraded: ClassVar[str] = ""
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -36,6 +41,10 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
         missing = [rule for rule in REQUIRED if getattr(cls, rule) is getattr(Operation, rule)]
         if cls.run is Operation.run and cls.protocol is Operation.protocol:
             missing.append("run or protocol")
+        if cls.protocol is not Operation.protocol and cls.sends is Operation.sends:
+            missing.append("sends")
+        if (cls.gradient is not Operation.gradient) + cls.flat + bool(cls.ungraded) != 1:
+            missing.append("gradient")
         if missing:
             raise TypeError(f"the operation {cls.__name__} has no rule {' and no rule '.join(missing)}")
 
@@ -96,6 +105,26 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     def protocol(self, server: Server, at: int) -> Protocol[Affine | Ring]:
         """Begin the protocol that gives what this server holds of its value."""
+        raise NotImplementedError
+
+    # What it costs, and how it is differentiated.
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return how many ring words a server sends in each of its rounds, for each of the rows of its value: as for `fields`."""
+        return []
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Write the gradient by one of its operands, given the `gradient` by its value.
+
+        Args:
+            tape: where it is written.
+            at: the position of the value.
+            gradient: by the value, with its shape.
+            side: which of the operands.
+
+        Returns:
+            The position of the gradient, which has the shape of the operand.
+        """
         raise NotImplementedError
 
     # Nobody: in the clear.

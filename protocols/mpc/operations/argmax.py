@@ -24,13 +24,14 @@ from protocols.mpc.operations.conjunction import Bits, pack, unpack
 from protocols.mpc.operations.sign import as_number, bit_fields, deal_bits
 from protocols.mpc.operations.truncation import open_masked
 from protocols.mpc.parties.exchange import Party, Ring
-from protocols.mpc.parties.material import Field
+from protocols.mpc.parties.material import Field, packed
 
 
 class _Largest(Operation, frozen=True):
     """What both forms have in common: vectors, of an example or in the rows of a matrix, whose elements are compared in pairs."""
 
     abstract: ClassVar[bool] = True
+    flat: ClassVar[bool] = True
 
     x: int
 
@@ -58,6 +59,12 @@ class _Largest(Operation, frozen=True):
         for level, (groups, fan_in) in enumerate(levels(columns)):
             fields += conjunction.fields(groups, fan_in, str(level))
         return fields
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return the differences, the bits of their comparisons, and those of each level of ANDs."""
+        pairs = columns * (columns - 1) // 2
+        ands = [packed(groups * fan_in) for groups, fan_in in levels(columns)]
+        return [pairs, *comparison.sends(pairs, self.kept[1]), *ands]
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Deal the comparisons and the ANDs."""
@@ -145,6 +152,10 @@ class Largest(_Largest, frozen=True):
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return what turns the bits into numbers, beside what they need."""
         return [*bit_fields(columns), *super().fields(value, xs, columns)]
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return what they send, and the bits as numbers."""
+        return [*super().sends(value, xs, columns), packed(columns)]
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Deal both."""

@@ -20,6 +20,7 @@ import numpy as np
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Padding, Pair, Shape, Value
 from protocols.mpc.numbers import ring, shapes
 from protocols.mpc.parties.exchange import Ring
@@ -37,6 +38,17 @@ class Bilinear(Operation, frozen=True):
     def product(self, x: Ring, y: Ring) -> Ring:
         """Return x o y modulo 2^64."""
         raise NotImplementedError
+
+    def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
+        """Return the product of a gradient and the other operand that is the gradient by this one."""
+        raise NotImplementedError
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Multiply by the other operand."""
+        x, other = self.operands[side], self.operands[1 - side]
+        gradient = tape.wire(gradient)
+        product = tape.put(self.transposed(tape, gradient, side), tape.bits(gradient) + tape.bits(other))
+        return tape.times(product, 1, tape.bits(at) - tape.bits(x) - tape.bits(other))
 
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return gamma."""
@@ -88,6 +100,14 @@ class MatMul(Bilinear, frozen=True):
         for z, left, right in zip(each, a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), strict=True):
             ring.matmul(left, right, out=z)
         return out
+
+    def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
+        """Of Z = A B: G B^T by A, A^T G by B; turned where the operand is."""
+        if side == 0:
+            turned = MatMul(self.y, gradient, self.transpose_y, transpose_y=True)
+            return turned if self.transpose_x else MatMul(gradient, self.y, transpose_y=not self.transpose_y)
+        turned = MatMul(gradient, self.x, transpose_x=True, transpose_y=self.transpose_x)
+        return turned if self.transpose_y else MatMul(self.x, gradient, transpose_x=not self.transpose_x)
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Multiply as numpy does."""
@@ -142,6 +162,13 @@ class Convolve(_Windowed, frozen=True):
         """Convolve."""
         return ring.conv2d(x, y, strides=self.strides, padding=self.padding)
 
+    def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
+        """Transposed in its input, or in its kernel."""
+        image, kernel = tape.value(self.x).shape, tape.value(self.y).shape
+        if side == 0:
+            return InputGradient(gradient, self.y, (image[1], image[2]), self.strides, self.padding)
+        return KernelGradient(self.x, gradient, (kernel[0], kernel[1]), self.strides, self.padding)
+
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Convolve, slowly."""
         return slow_convolution(clear[self.x], clear[self.y], self.strides, self.padding)
@@ -166,6 +193,13 @@ class KernelGradient(_Windowed, frozen=True):
     def product(self, x: Ring, y: Ring) -> Ring:
         """Correlate inputs and gradients."""
         return ring.kernel_gradient(x, y, self.size, strides=self.strides, padding=self.padding)
+
+    def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
+        """<S, K(x, y)> = <y, x * S>: transposed in the input of the convolution, or the convolution itself."""
+        image = tape.value(self.x).shape
+        if side == 0:
+            return InputGradient(self.y, gradient, (image[1], image[2]), self.strides, self.padding)
+        return Convolve(self.x, gradient, self.strides, self.padding)
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Sum over windows, one place of the kernel at a time."""
@@ -196,6 +230,13 @@ class InputGradient(_Windowed, frozen=True):
     def product(self, x: Ring, y: Ring) -> Ring:
         """Convolve the gradients back."""
         return ring.input_gradient(x, y, self.image, strides=self.strides, padding=self.padding)
+
+    def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
+        """<S, I(x, y)> = <x, S * y>: the convolution itself, or transposed in its kernel."""
+        kernel = tape.value(self.y).shape
+        if side == 0:
+            return Convolve(gradient, self.y, self.strides, self.padding)
+        return KernelGradient(gradient, self.x, (kernel[0], kernel[1]), self.strides, self.padding)
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Add each gradient to where it came from, one place of the kernel at a time."""

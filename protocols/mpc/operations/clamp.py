@@ -18,6 +18,7 @@ is masked by fresh uniform values, and whether an input was cut is known to nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class ClampedInput(Operation, frozen=True):
     8 + (6 (B - 1) + 2) / 8 an element and direction, 13.5 with the B = 8 blocks of 64 bits; dealt: 24 + (255 B + 1 + 3 * 367) / 8 = 417.
     """
 
+    flat: ClassVar[bool] = True
+
     low: int | tuple[int, ...]
     high: int | tuple[int, ...]
     shape: Shape = ()
@@ -58,6 +61,10 @@ class ClampedInput(Operation, frozen=True):
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return the masks of what the client sends and of the result, and what the comparisons need."""
         return _fields(columns)
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return the bits of the comparisons, both bits under masks, and the result under its own."""
+        return [EDGES * _blocks().opened * packed(columns), 2 * packed(columns), columns]
 
     def mask(self, side: Server | Dealer, at: int) -> Ring:
         """Return lambda of the result."""

@@ -28,6 +28,12 @@ def fields(elements: int, window: int) -> list[Field]:
     ]
 
 
+def sends(elements: int, window: int) -> list[int]:
+    """Return how many words a server sends in each round of a comparison."""
+    opened = blocks_for(window).opened
+    return [opened * packed(elements)] if opened else []
+
+
 def planes(x: Ring, drop: int, window: int) -> Ring:
     """The bits drop..drop + window - 1 of `x` (examples, elements), bit-sliced: (examples, window, words)."""
     out = np.empty((x.shape[0], window, packed(x.shape[1])), np.uint64)

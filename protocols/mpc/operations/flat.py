@@ -12,9 +12,10 @@ import numpy as np
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.sides import Scope
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Shape, Value
 from protocols.mpc.operations.local import Local, Move
-from protocols.mpc.operations.moves import joint
+from protocols.mpc.operations.moves import Put, joint
 from protocols.mpc.parties.exchange import Ring
 
 
@@ -34,6 +35,11 @@ class Row(Local, frozen=True):
         """Put arrays one after the other."""
         return np.concatenate([x.reshape(-1) for x in xs])
 
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Take the piece of the value."""
+        sizes = [tape.value(x).size for x in self.xs]
+        return tape.put(Piece(gradient, sum(sizes[:side]), tape.value(self.xs[side]).shape), tape.bits(gradient))
+
 
 class Piece(Move, frozen=True):
     """The elements of `x`, a row, from `start` on, in another shape."""
@@ -48,6 +54,12 @@ class Piece(Move, frozen=True):
         if value.batched or len(value.shape) != 1 or self.start < 0 or self.start + size > value.size:
             raise ProgramError(f"there are no {size} elements from number {self.start} on in a value of shape {value.shape}")
         return msgspec.structs.replace(value, shape=tuple(self.shape), cut=None)
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Put the piece back between zeros."""
+        size, length = math.prod(self.shape), tape.value(self.x).size
+        row = tape.put(Row((gradient,)), tape.bits(gradient))
+        return tape.put(Put((row,), 0, (tuple(range(self.start, self.start + size)),), length), tape.bits(gradient))
 
     def move(self, x: Ring, value: Value) -> Ring:
         """Return a view of an array."""

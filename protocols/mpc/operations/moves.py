@@ -9,6 +9,7 @@ import numpy as np
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.sides import Scope
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Pair, Shape, Value, wire
 from protocols.mpc.numbers import shapes
 from protocols.mpc.operations.local import Local, Move
@@ -37,6 +38,10 @@ class Reshape(Move, frozen=True):
         """Reshape an array."""
         return x.reshape(value.full(len(x)))
 
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Reshape back."""
+        return tape.put(Reshape(gradient, tape.value(self.x).shape), tape.bits(gradient))
+
 
 class Permute(Move, frozen=True):
     """The axes of `x` in another order; 0 is the first axis after the batch."""
@@ -52,6 +57,11 @@ class Permute(Move, frozen=True):
     def move(self, x: Ring, value: Value) -> Ring:
         """Transpose an array."""
         return x.transpose(*range(value.batched), *(axis + value.batched for axis in self.axes))
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Put the axes back."""
+        back = tuple(self.axes.index(axis) for axis in range(len(self.axes)))
+        return tape.put(Permute(gradient, back), tape.bits(gradient))
 
 
 class Take(Move, frozen=True):
@@ -70,6 +80,11 @@ class Take(Move, frozen=True):
         """Take the slices of an array."""
         taken: Ring = x[_slices(self.axis + value.batched, self.indices)]
         return taken
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Put the slices back, added up where one was taken several times."""
+        length = tape.value(self.x).shape[self.axis]
+        return tape.put(Put((gradient,), self.axis, (self.indices,), length), tape.bits(gradient))
 
 
 class Pad(Move, frozen=True):
@@ -90,6 +105,13 @@ class Pad(Move, frozen=True):
         """Pad an array."""
         return np.pad(x, ((0, 0),) * value.batched + (*self.padding, (0, 0)))
 
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Take what lies inside."""
+        bits, image = tape.bits(gradient), tape.value(self.x).shape
+        for axis, (before, _) in enumerate(self.padding):
+            gradient = tape.put(Take(gradient, axis, tuple(range(before, before + image[axis]))), bits)
+        return gradient
+
 
 class Concatenate(Local, frozen=True):
     """The values `xs` joined along `axis` (0 is the first axis after the batch); a wire if all are, else a share."""
@@ -107,6 +129,12 @@ class Concatenate(Local, frozen=True):
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Join arrays."""
         return np.concatenate(xs, self.axis + value.batched)
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Take the part of the value."""
+        lengths = [tape.value(x).shape[self.axis] for x in self.xs]
+        start = sum(lengths[:side])
+        return tape.put(Take(gradient, self.axis, tuple(range(start, start + lengths[side]))), tape.bits(gradient))
 
 
 class Put(Local, frozen=True):
@@ -140,6 +168,10 @@ class Put(Local, frozen=True):
             for index, piece in zip(indices, pieces, strict=True):  # an index may come twice
                 target[index] += piece
         return out
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Take the slices to which the value was added."""
+        return tape.put(Take(gradient, self.axis, self.places[side]), tape.bits(gradient))
 
 
 def joint(values: list[Value], shape: Shape, *, batched: bool) -> Value:

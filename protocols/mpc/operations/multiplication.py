@@ -20,7 +20,9 @@ import numpy as np
 from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server, broadcast
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Part, Shape, Value
+from protocols.mpc.operations.sums import fitted
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.material import Field
 
@@ -48,6 +50,13 @@ class Multiply(Operation, frozen=True):
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return the products of secret parts."""
         return [Field(f"{p}{q}", columns, dealt=True) for p, q in self._pairs(xs[0], xs[-1])]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Multiply by the other factor."""
+        x, other = self.operands[side], self.operands[1 - side]
+        gradient = tape.factor(gradient)
+        product = tape.put(Multiply(gradient, other), tape.bits(gradient) + tape.bits(other))
+        return tape.times(fitted(tape, product, tape.value(x)), 1, tape.bits(at) - tape.bits(x) - tape.bits(other))
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share them."""

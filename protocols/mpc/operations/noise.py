@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.parties import discrete_gaussian
 from protocols.mpc.parties.discrete_gaussian import LARGEST_SIGMA
@@ -32,6 +33,10 @@ class AddNoise(Operation, frozen=True):
         assert server.noise is not None  # whoever evaluates a program gives it
         share = server.share(self.x)
         return share + discrete_gaussian.sample(server.noise, self.sigma, share.shape)
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Return the gradient as it is."""
+        return gradient
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Return the value without noise."""

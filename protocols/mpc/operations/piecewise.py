@@ -21,9 +21,11 @@ import numpy as np
 from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inputs.declared import check_pieces, check_window
 from protocols.mpc.operations import comparison
+from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.truncation import open_masked
 from protocols.mpc.parties.exchange import Ring, open_bits
 from protocols.mpc.parties.material import Field, packed
@@ -56,6 +58,18 @@ class Piecewise(Operation, frozen=True):
         each = len(self.knots) * columns
         own = [Field("r", columns), Field("rho", packed(each))]
         return [*own, Field("mask", 2 * columns, dealt=True), Field("choice", 3 * each, dealt=True), *comparison.fields(each, self.window)]
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return c, the bits of the comparisons, and e."""
+        each = len(self.knots) * columns
+        return [columns, *comparison.sends(each, self.window), packed(each)]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Multiply by the slope of the piece: a step function of x, found beside the value itself."""
+        steps = Piecewise(self.x, self.drop, self.window, self.knots, (0,) * len(self.slopes), self.slopes)
+        slope = tape.factor(tape.put(steps, self.drop + tape.bits(at) - tape.bits(self.x)))
+        gradient = tape.factor(gradient)
+        return tape.put(Multiply(gradient, slope), tape.bits(gradient) + tape.bits(slope))
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share R and h, and for each knot rho, rho R, rho h and its comparison."""

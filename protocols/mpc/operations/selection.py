@@ -20,9 +20,11 @@ import numpy as np
 from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inputs.declared import check_window
 from protocols.mpc.operations import comparison
+from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.truncation import open_masked
 from protocols.mpc.parties.exchange import Ring, open_bits
 from protocols.mpc.parties.material import Field, packed
@@ -52,6 +54,15 @@ class Select(Operation, frozen=True):
         """Return the masks r and rho; R, h, rho, rho R, rho h, which are dealt; and what the comparison needs."""
         own = [Field("r", columns), Field("rho", packed(columns))]
         return [*own, Field("words", 5 * columns, dealt=True), *comparison.fields(columns, self.window)]
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return c, the bits of the comparison, and e."""
+        return [columns, *comparison.sends(columns, self.window), packed(columns)]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Compare once more: the slope is `positive` from 0 on, `negative` below."""
+        pieces = Piecewise(self.x, self.drop, self.window + 1, (0,), (self.negative, self.positive), (0, self.step))
+        return pieces.gradient(tape, at, gradient, side)
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share R, h, rho, rho R, rho h."""

@@ -9,6 +9,7 @@ Adversary: semi-honest, no two parties collude. **Leaks** nothing: all that is o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Sign(Operation, frozen=True):
     bits are left out: what is compared is floor(x / 2^drop) + u, rounded at random as by `Truncate`, without an opening of its own.
     Rounds: 2. Bytes: (2 (B - 1) + 1) / 8 an element and direction.
     """
+
+    flat: ClassVar[bool] = True
 
     x: int
     window: int | None = None
@@ -57,6 +60,10 @@ class Sign(Operation, frozen=True):
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return the mask rho, which is dealt as a number, too, and what the comparison needs."""
         return [*bit_fields(columns), *comparison.fields(columns, self._cut(xs[0])[1])]
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return the bits of the comparison, and e."""
+        return [*comparison.sends(columns, self._cut(xs[0])[1]), packed(columns)]
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share the bits of the mask of what is compared, and rho as a number."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.sides import Clear, Scope, broadcast
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Pair, Shape, Value
 from protocols.mpc.numbers import ring, shapes
 from protocols.mpc.operations.local import Local
-from protocols.mpc.operations.moves import joint
+from protocols.mpc.operations.moves import Put, Reshape, Take, joint
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KEY_BYTES, KeyStream
 
@@ -49,6 +52,32 @@ class Combine(Local, frozen=True):
             total += _word(self.constant)
         return total
 
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Multiply by the factor; what is repeated is rounded once, for all that need it, and summed."""
+        x = self.xs[side]
+        if tape.value(x).shape != tape.value(at).shape:
+            gradient = fitted(tape, tape.factor(gradient), tape.value(x))
+        return tape.times(gradient, self.factors[side], tape.bits(at) - tape.bits(x))
+
+
+def fitted(tape: Tape, gradient: int, value: Value) -> int:
+    """Return the gradient by a value that is broadcast: its sum over what is repeated.
+
+    Raises:
+        ProgramError: the value is there once, and what it was broadcast to is there for each example.
+    """
+    bits, shape = tape.bits(gradient), tape.value(gradient).shape
+    if tape.value(gradient).batched != value.batched:
+        raise ProgramError("a sum over the examples of clients cannot be had")
+    more = len(shape) - len(value.shape)
+    if more:
+        rows = tape.put(Reshape(gradient, (math.prod(shape[:more]), *shape[more:])), bits)
+        gradient = tape.put(Sum(rows, 0, keep=False), bits)
+    for axis, n in enumerate(value.shape):
+        if n == 1 != tape.value(gradient).shape[axis]:
+            gradient = tape.put(Sum(gradient, axis), bits)
+    return gradient
+
 
 class Scale(Local, frozen=True):
     """`x` times a public table of integers `factors`, of shape `shape`, broadcast over the example as numpy does."""
@@ -67,6 +96,12 @@ class Scale(Local, frozen=True):
         """Multiply an array."""
         product: Ring = xs[0] * np.array(self.factors, np.int64).view(np.uint64).reshape(self.shape)
         return product
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Multiply by the same factors."""
+        more = tape.bits(at) - tape.bits(self.x)
+        gradient = tape.room(gradient, more)
+        return tape.put(Scale(gradient, self.factors, self.shape), tape.bits(gradient) + more)
 
 
 class SumPool(Local, frozen=True):
@@ -88,6 +123,16 @@ class SumPool(Local, frozen=True):
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Sum an array over windows."""
         return ring.sum_pool(xs[0], self.size, strides=self.strides, padding=self.padding)
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Give each place of a window the gradient by its sum, and leave out what lies outside."""
+        bits, windows, image = tape.bits(gradient), tape.value(at).shape, tape.value(self.x).shape
+        for axis, (size, stride, zeros) in enumerate(zip(self.size, self.strides, self.padding, strict=True)):
+            reach = range(0, windows[axis] * stride, stride)
+            places = tuple(tuple(start + place for start in reach) for place in range(size))
+            gradient = tape.put(Put((gradient,) * size, axis, places, image[axis] + sum(zeros)), bits)
+            gradient = tape.put(Take(gradient, axis, tuple(range(zeros[0], zeros[0] + image[axis]))), bits)
+        return tape.times(gradient, 1, tape.bits(at) - tape.bits(self.x))
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Return the sums, window by window."""
@@ -130,12 +175,23 @@ class Sum(Local, frozen=True):
         total: Ring = xs[0].sum(self.axis + value.batched, keepdims=self.keep)
         return total
 
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Repeat the gradient by a sum for all that it is made of."""
+        bits, shape = tape.bits(gradient), tape.value(self.x).shape
+        axes = range(len(shape)) if self.axis is None else (self.axis,)
+        gradient = tape.put(Reshape(gradient, tuple(1 if axis in axes else n for axis, n in enumerate(shape))), bits)
+        for axis in axes:
+            gradient = tape.put(Take(gradient, axis, (0,) * shape[axis]), bits)
+        return tape.times(gradient, 1, tape.bits(at) - tape.bits(self.x))
+
 
 class Project(Local, frozen=True):
     """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count).
 
     Another `choice` has other signs.
     """
+
+    ungraded: ClassVar[str] = "it is made to look at values, and nothing is trained by it"
 
     x: int
     count: int

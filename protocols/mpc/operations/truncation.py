@@ -24,6 +24,7 @@ import numpy as np
 from protocols.mpc import kernels
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inputs.declared import check_window
 from protocols.mpc.parties.exchange import Party, Ring, open_sum
@@ -49,6 +50,14 @@ class Truncate(Operation, frozen=True):
     def fields(self, value: Value, xs: Sequence[Value], columns: int) -> list[Field]:
         """Return the mask r of the opening, and R and h, which are dealt."""
         return [Field("r", columns), Field("R", columns, dealt=True), Field("h", columns, dealt=True)]
+
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return c."""
+        return [columns]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Return the gradient as it is: rounding is without bias."""
+        return tape.times(gradient, 1, self.drop + tape.bits(at) - tape.bits(self.x))
 
     def deal(self, dealer: Dealer, at: int) -> None:
         """Share R and h."""

@@ -20,6 +20,7 @@ import numpy as np
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server, weight_share
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Padding, Pair, Shape, Value
 from protocols.mpc.numbers import ring, shapes
 from protocols.mpc.operations.bilinear import slow_convolution
@@ -35,6 +36,7 @@ class Weighted(Operation, frozen=True):
     """Z = X o W (+ b): wire `x`, shared weight and bias; a share. Rounds: 0. Bytes dealt: 8 an element of the product."""
 
     abstract: ClassVar[bool] = True
+    ungraded: ClassVar[str] = "weights that are shared ahead are not trained; those of a training are values, see `bilinear.py`"
 
     x: int
     weight: int
@@ -182,6 +184,10 @@ class Shift(Operation, frozen=True):
     def run(self, server: Server, at: int) -> Affine | Ring:
         """Add this server's share of the weight."""
         return server.share(self.x) + server.weights.share[self.weight]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Return the gradient by x as it is; the weight is no operand."""
+        return gradient
 
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Add the weight."""

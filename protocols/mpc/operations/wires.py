@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Kind, Shape, Value, wire
 from protocols.mpc.parties.exchange import Ring, open_sum
 from protocols.mpc.parties.material import Field
@@ -28,6 +30,8 @@ def check_first(scope: Scope) -> Shape:
 
 class Input(Operation, frozen=True):
     """The client's example, masked by the client: a wire. Rounds: 0."""
+
+    flat: ClassVar[bool] = True
 
     def value(self, scope: Scope) -> Value:
         """Return a wire of the shape of an example."""
@@ -59,6 +63,8 @@ class Input(Operation, frozen=True):
 
 class Given(Operation, frozen=True):
     """A value from outside: a wire, of which the provider knows the mask, or a share of something that nobody knows. Rounds: 0."""
+
+    flat: ClassVar[bool] = True
 
     name: str
     shape: Shape
@@ -100,6 +106,14 @@ class Open(Operation, frozen=True):
         """Return lambda."""
         return [Field("lambda", columns)]
 
+    def sends(self, value: Value, xs: Sequence[Value], columns: int) -> list[int]:
+        """Return the masked value."""
+        return [columns]
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Return the gradient as it is."""
+        return gradient
+
     def mask(self, side: Server | Dealer, at: int) -> Ring:
         """Return lambda."""
         return side.field(at, "lambda").reshape(side.shape(at))
@@ -123,6 +137,10 @@ class AsShare(Operation, frozen=True):
         """Return a share."""
         value = scope.operand(self.x)
         return Value(value.shape, "share", value.batched)
+
+    def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+        """Return the gradient as it is."""
+        return gradient
 
     def run(self, server: Server, at: int) -> Affine | Ring:
         """Return this server's share."""

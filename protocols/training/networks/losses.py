@@ -139,5 +139,7 @@ def _right(build: Builder, z: int, y: int, threshold: float) -> int:
     """How often y is what D = [z > threshold] says: the sum of 1 - y - D + 2 y D, with `FRACTION` fractional bits."""
     edge, one = round(threshold * 2**FRACTION), 1 << FRACTION
     above = build(Truncate(build(Combine((z,), (2,), -2 * edge)), 1, WINDOW + 1)) if edge else z
-    d = build(Sign(above, strict=True))
+    if build.value(above).cut is None:
+        above = above if build.value(above).kind == "wire" else build(Open(above))
+    d = build(Sign(above, None if build.value(above).cut else WINDOW, strict=True))
     return build(Sum(build(Combine((y, d, build(Multiply(y, d))), (-1, -one, 2), one))))

@@ -19,7 +19,7 @@ from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
-from protocols.training.networks.layers import Signal
+from protocols.training.networks.draft import Signal
 from protocols.training.networks.moments import GRADIENT
 
 SUMS = 2

@@ -34,8 +34,8 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
+from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import FRACTION, SPLINE, sigmoid, softmax
-from protocols.training.networks.layers import Signal
 from protocols.training.networks.losses import Loss
 from protocols.training.networks.window import COUNT, WEIGHTS, Watched, outside, summed
 

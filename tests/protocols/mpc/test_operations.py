@@ -8,23 +8,29 @@ from deployment import Deployment, random_ring
 from protocols.errors import ProgramError
 from protocols.mpc import operations
 from protocols.mpc.circuit import Builder, meaning
+from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Scope, Server
+from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.inference import layout
+from protocols.mpc.operations.argmax import Argmax, Largest
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.local import Local, Move
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.sign import Sign
-from protocols.mpc.operations.sums import Combine, Project, Scale, Sum
+from protocols.mpc.operations.sums import Combine, Project, Scale, Sum, SumPool
 from protocols.mpc.operations.truncation import Truncate
+from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import AsShare, Given, Input, Open
 from protocols.mpc.plaintext import evaluate
-from protocols.mpc.program import Program
+from protocols.mpc.program import Program, infer
 
 
 class AtLeast(Local, frozen=True):
@@ -32,6 +38,9 @@ class AtLeast(Local, frozen=True):
 
     x: int
     threshold: int
+
+    def gradient(self, tape, at, gradient, side):
+        return gradient
 
     def value(self, scope: Scope) -> Value:
         value = scope.operand(self.x)
@@ -102,19 +111,57 @@ def test_what_an_operation_means_is_what_its_protocol_gives(name):
     np.testing.assert_array_equal(found.reshape(clear["out"].shape), clear["out"])
 
 
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_what_an_operation_costs_is_what_the_simulator_counts(name):
+    made = circuit(*CIRCUITS[name])
+    run = Trainers(made).run({op.name: np.zeros(op.shape, np.uint64) for op in made.ops if isinstance(op, Given)})
+    assert run.sent.get((0, 1), 0) == run.sent.get((1, 0), 0)
+    assert loops.costs(made.ops, made.values) == (run.rounds, run.sent.get((0, 1), 0), 8 * made.layout.dealt)
+
+
+PROGRAMS = {
+    "Input, Dense": ((Input(), Dense(0, 0, 1)), [(3, 7), (7,)], (5, 3)),
+    "ClampedInput": ((ClampedInput(-9, 9), AsShare(0)), [], (70,)),
+    "Conv2D, Select": ((Input(), Conv2D(0, 0, None), Select(1, 3, 9, 1, 0, 0)), [(2, 2, 3, 4)], (4, 5, 3)),
+    "SumPool, Shift": ((Input(), SumPool(0, (2, 2), (2, 2)), Shift(1, 0), Truncate(2, 1, 20)), [(2, 2, 3)], (4, 5, 3)),
+    "Piecewise": ((Input(), Piecewise(0, 3, 25, (-5, 9), (1, 2, 3), (0, 1, 2))), [], (67,)),
+    "AddNoise": ((Input(), AddNoise(0, 3)), [], (3,)),
+    "Argmax": ((Input(), Truncate(0, 2, 30), AsShare(1), Argmax(2, 0, 20)), [], (9,)),
+    "two that wait for none of each other": (
+        (Input(), Truncate(0, 2, 20), Piecewise(0, 3, 25, (5,), (1, 2), (0, 1)), Combine((1, 2), (1, 1))),
+        [],
+        (3,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("examples", [1, 3])
+def test_what_a_program_costs_is_what_the_simulator_counts(name, examples):
+    ops, weights, shape = PROGRAMS[name]
+    program = Program(ops, tuple(weights), shape, 1.0, (-9.0, 9.0), 1.0)
+    run = Deployment(program, [random_ring(one, 3, "w") for one in weights]).run(random_ring((examples, *shape), 9, "x"))
+    dealt = 8 * layout(program).words(examples, dealt=True)
+    assert loops.costs(ops, infer(program), examples) == (run.rounds, run.sent.get((0, 1), 0), dealt)
+
+
 def test_each_operation_is_run_by_a_circuit_or_a_program_here():
-    """Those for single examples of a client have tests of their own: `test_inference.py`, `test_clamp.py`, `test_noisy_answers.py`."""
+    """What those for single examples of a client mean is in `test_inference.py`, `test_clamp.py` and `test_noisy_answers.py`."""
     tested = {type(op) for ops in CIRCUITS.values() for op in ops}
-    others = {"Input", "ClampedInput", "Dense", "Conv2D", "Shift", "SumPool", "Argmax", "AddNoise"}
+    others = {type(op).__name__ for ops, _, _ in PROGRAMS.values() for op in ops} - {one.__name__ for one in tested}
     assert {one.__name__ for one in operations.AnyOp.__args__} == {one.__name__ for one in tested - {AtLeast}} | others
 
 
 def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
-    with pytest.raises(TypeError, match="the operation Silent has no rule value and no rule meaning and no rule run or protocol"):
+    with pytest.raises(
+        TypeError, match="the operation Silent has no rule value and no rule meaning and no rule run or protocol and no rule gradient"
+    ):
         type("Silent", (Operation,), {"__module__": __name__}, frozen=True)
 
     class Known(Operation, frozen=True):
         abstract = True
+
+        flat = True
 
         def value(self, scope: Scope) -> Value:
             return scope.operand(0)
@@ -128,6 +175,18 @@ def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
 
         def meaning(self, clear: Clear, at: int) -> np.ndarray:
             return clear[0]
+
+    with pytest.raises(TypeError, match="the operation Spoken has no rule sends"):
+
+        class Spoken(Whole, frozen=True):
+            async def protocol(self, server: Server, at: int) -> Affine:
+                return server.affine(0)
+
+    with pytest.raises(TypeError, match="the operation Both has no rule gradient"):
+
+        class Both(Whole, frozen=True):
+            def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
+                return gradient
 
     assert not Whole.abstract
     assert Move.abstract

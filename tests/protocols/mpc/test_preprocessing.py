@@ -159,7 +159,8 @@ def test_a_step_of_training_on_stored_data_equals_the_clear(parties):
     """One step of a linear model with squared error: W - rate * X^T (X W - Y) 2 / (n k), and the same rounds from both."""
     rng = np.random.default_rng(0)
     x, y, w = rng.uniform(-1, 1, (8, 5)), rng.uniform(-1, 1, (8, 3)), rng.uniform(-1, 1, (5, 3))
-    plan = Plan((layers.Dense((5,), 3, False),), "mse", GradientDescent(1.0))
+    linear = layers.ProductLayer((0,), layers.Weight("kernel0", (5, 3)))
+    plan = Plan((linear,), (5,), 3, (layers.Variable("kernel0", (5, 3)),), "mse", GradientDescent(1.0))
     circuit = step(plan, 8)
     layout, (keys, theirs) = circuit.layout, parties.keys("step", 0)
     stored = {"x": encode(x, SCALE), "y": encode(y, SCALE)}

@@ -1,8 +1,7 @@
 """Losses and optimizers on shares against Keras and float64: values, gradients, many steps, rounds, what is refused."""
 
-import itertools
-
 import keras
+import msgspec
 import numpy as np
 import pytest
 from keras import layers
@@ -14,11 +13,11 @@ from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given
+from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.functions import FRACTION, PRECISE, SPLINE, logarithm, sigmoid, softplus
-from protocols.training.networks.layers import Dense, ReLU
 from protocols.training.networks.moments import MEAN, QUOTIENT, SQUARE, UNIT, divided, inverse_root, larger
 from protocols.training.networks.optimizers import Adam, GradientDescent, factor, rates, reach
-from protocols.training.step import Plan, step
+from protocols.training.step import step
 
 
 def ring(x, bits):
@@ -92,8 +91,8 @@ def network(widths, optimizer, loss, *, value=False, seed=0):
     keras.utils.set_random_seed(seed)
     hidden = [layers.Dense(n, "relu", bias_initializer="random_normal") for n in widths[1:-1]]
     model = keras.Sequential([layers.Input((widths[0],)), *hidden, layers.Dense(widths[-1])])
-    chain = [part for a, b in itertools.pairwise(widths) for part in (Dense((a,), b, True), ReLU((b,)))]
-    return model, Plan(tuple(chain[:-1]), loss, optimizer, value)
+    model.compile("sgd", LOSSES[loss]())
+    return model, msgspec.structs.replace(plan_of(model), optimizer=optimizer, value=value)
 
 
 LOSSES = {

@@ -1,8 +1,7 @@
 """A step of encrypted training in the simulator: functions, gradients and updates against float64 and Keras; rounds; what servers see."""
 
-import itertools
-
 import keras
+import msgspec
 import numpy as np
 import pytest
 from keras import layers
@@ -17,8 +16,8 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
+from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.functions import FRACTION, PRECISE, WINDOW, exp, reciprocal, softmax
-from protocols.training.networks.layers import Dense, ReLU
 from protocols.training.networks.optimizers import GradientDescent, factor
 from protocols.training.step import Plan, step
 
@@ -98,8 +97,9 @@ def network(widths: list[int], loss: str, *, bias: bool = True, seed: int = 0) -
     keras.utils.set_random_seed(seed)
     hidden = [layers.Dense(n, "relu", use_bias=bias, bias_initializer="random_normal") for n in widths[1:-1]]
     model = keras.Sequential([layers.Input((widths[0],)), *hidden, layers.Dense(widths[-1], use_bias=bias)])
-    chain = [layer for a, b in itertools.pairwise(widths) for layer in (Dense((a,), b, bias), ReLU((b,)))]
-    return model, Plan(tuple(chain[:-1]), loss, GradientDescent(1.0))
+    made = keras.losses.CategoricalCrossentropy(from_logits=True) if loss == "crossentropy" else loss
+    model.compile(keras.optimizers.SGD(1.0), made)
+    return model, plan_of(model)
 
 
 def keras_gradients(model: keras.Model, loss: str, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -133,7 +133,7 @@ def test_gradients_and_step_equal_those_of_keras(loss, widths, bias):
 @pytest.mark.parametrize(("rate", "momentum"), [(0.5, 0.0), (0.05, 0.9)])
 def test_the_curve_of_many_steps_beside_keras(rate, momentum):
     model, plan = network([8, 16, 3], "crossentropy")
-    plan = Plan(plan.layers, plan.loss, GradientDescent(rate, momentum))
+    plan = msgspec.structs.replace(plan, optimizer=GradientDescent(rate, momentum))
     rng = np.random.default_rng(4)
     x = rng.uniform(-1, 1, (32, 8)).astype(np.float32)
     y = np.eye(3)[(x @ rng.normal(size=(8, 3))).argmax(1)]

@@ -10,13 +10,15 @@ from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
 from protocols.errors import InputError, TicketRefused, TooLarge
 from protocols.mpc.parties.material import Material
-from protocols.training.networks.layers import Dense
+from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan
 from protocols.training.terms import StepCircuits, TrainingTerms
 from protocols.workers.supply import Supply
 
-PLAN = Plan((Dense((4,), 3, True),), "crossentropy", GradientDescent(0.1))
+KERNEL, BIAS = Variable("kernel0", (4, 3)), Variable("bias0", (3,))
+LINEAR = ProductLayer((0,), Weight("kernel0", (4, 3)), Weight("bias0", (3,)))
+PLAN = Plan((LINEAR,), (4,), 3, (KERNEL, BIAS), "crossentropy", GradientDescent(0.1))
 
 
 def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, memory: int = 1 << 20, classes: int = 3) -> TrainingTerms:
