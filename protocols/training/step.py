@@ -21,7 +21,7 @@ from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import AnyLayer, Positions, Signal, affine
 from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
 from protocols.training.networks.optimizers import Adam, Gradients, Optimizer, Shapes, changes, update, watched
-from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
+from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -109,7 +109,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
-    one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
+    one hidden dense layer. Activations must lie within +-512 (of a softmax the
+    differences of logits), gradients that Adam squares within +-128, and others, summed over the batch,
     within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
     build = Builder()
@@ -124,7 +125,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
         signal, memory = layer.forward(build, mine, signal)
         kept.append(memory)
         activations += [signal] * bool(mine)
-    gradient, metric, loss = loss_gradient(
+    gradient, metric, loss, found = loss_gradient(
         build, plan.loss, affine(build, signal), y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
     )
     back: Signal | None = Signal(gradient)
@@ -132,13 +133,16 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     for index in reversed(range(len(plan.layers))):
         if back is None:
             break
-        found, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
-        gradients |= {f"{name}{index}": (by.at, by.bits) for name, by in found.items()}
+        made, back = plan.layers[index].backward(build, weights[index], kept[index], back, first=index == plan.first)
+        gradients |= {f"{name}{index}": (by.at, by.bits) for name, by in made.items()}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
     new = update(build, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     sums = _sums(build, plan, gradients, values, new, scale, last=last)
+    if found is not None:
+        activations[-1], total = apart(build, found, plan.outputs)
+        sums.append(total)
     new["outside"] = outside(build, values["outside"], activations, sums, gradients=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})

@@ -158,6 +158,8 @@ class Project(Local, frozen=True):
 def _signs(rows: int, columns: int, choice: int) -> Ring:
     """Return public signs, 1 or -1 modulo 2^64, the same at both servers."""
     bits = KeyStream(choice.to_bytes(KEY_BYTES, "big")).words((rows, columns)) >> np.uint64(63)
+    if rows == 2:  # alike in every other column, so that neither opposite nor equal numbers are hidden in two columns
+        bits[1] = (bits[0] + np.arange(columns, dtype=np.uint64)) & np.uint64(1)
     return np.uint64(1) - np.uint64(2) * bits
 
 
