@@ -109,8 +109,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
-    one hidden dense layer. Activations must lie within +-512 (of a softmax the
-    differences of logits), gradients that Adam squares within +-128, and others, summed over the batch,
+    one hidden dense layer. Activations must lie within +-512 (and so must the
+    differences of logits of a softmax), gradients that Adam squares within +-128, and others, summed over the batch,
     within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
     """
     build = Builder()
@@ -141,8 +141,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     sums = _sums(build, plan, gradients, values, new, scale, last=last)
     if found is not None:
-        activations[-1], total = apart(build, found, plan.outputs)
-        sums.append(total)
+        sums.append(apart(build, found, plan.outputs))
     new["outside"] = outside(build, values["outside"], activations, sums, gradients=squared, scale=scale)
     told = {"metric": metric, "loss": loss} if plan.value else {"metric": metric}
     return build.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})

@@ -83,14 +83,12 @@ class Softmax(NamedTuple):
         largest: one-hot bits of the largest logit.
         top: the largest logit, (rows, 1), a share.
         total: the sum of e^(logit - top), (rows, 1), a share with `PRECISE` fractional bits.
-        below: logit - top, a share; where any is beyond 512, nothing of this is right, see `window.apart`.
     """
 
     probabilities: int
     largest: int
     top: int
     total: int
-    below: int
 
 
 def softmax(build: Builder, x: int, classes: int) -> Softmax:
@@ -103,13 +101,12 @@ def softmax(build: Builder, x: int, classes: int) -> Softmax:
     """
     largest = build(Largest(x, WINDOW))
     top = build(Sum(build(Multiply(largest, x)), 1))
-    below = build(Combine((x, top), (1, -1)))
-    powers = exp(build, below)
+    powers = exp(build, build(Combine((x, top), (1, -1))))
     total = build(Sum(powers, 1))
     y0, p = reciprocal(build, total, classes)
     drop = PRECISE + PRECISE + START - FRACTION
     probabilities = build(Truncate(build(Combine((build(Multiply(powers, p)),), (y0,))), drop, 63 - drop))
-    return Softmax(probabilities, largest, top, total, below)
+    return Softmax(probabilities, largest, top, total)
 
 
 def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:

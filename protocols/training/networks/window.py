@@ -87,14 +87,14 @@ def outside(
     return build(Sign(build(Truncate(total, 1, COUNT))))
 
 
-def apart(build: Builder, found: Softmax, classes: int) -> tuple[Signal, Watched]:
-    """What is watched of a softmax in place of its logits: how far they are below the largest, and the sum of their exponentials.
+def apart(build: Builder, found: Softmax, classes: int) -> Watched:
+    """What shows that logits of a softmax were too far apart: the sum of their exponentials below the largest, at most `classes`.
 
-    Logits within +-512 may be further apart than that: (1 + x / 2^k)^(2^k) is not e^x there, but grows without bound, and another logit
-    may be taken for the largest. Where signs hide the differences, the sum of exponentials, at most `classes`, is found to be more.
+    Logits within +-512 may be further apart than that: (1 + x / 2^k)^(2^k) is not e^x there, but grows as e^(-512 - x), and another logit
+    may be taken for the largest. Not found are those apart by 512 to 512 + log(`classes`).
     """
     total = build(Reshape(found.total, (build.value(found.total).size, 1)))
-    return Signal(found.below), Watched(total, classes * 2.0**PRECISE * (1 + 4 * 2.0**-RESOLVED))
+    return Watched(total, classes * 2.0**PRECISE * (1 + 4 * 2.0**-RESOLVED))
 
 
 def summed(build: Builder, parts: Sequence[Watched], choice: int = 0) -> Watched:

@@ -197,8 +197,8 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         z = build(Truncate(logits, WEIGHT_BITS, 63 - WEIGHT_BITS))
         weights = summed(build, [Watched(values[name], 2.0 ** (WEIGHTS + WEIGHT_BITS)) for name in self.shapes])
         found = softmax(build, z, self.outputs) if self.outputs > 1 else None
-        activation, *totals = [Signal(z)] if found is None else apart(build, found, self.outputs)
-        new = {"outside": outside(build, values["outside"], [activation], [weights, *totals])}
+        watched = [weights] if found is None else [weights, apart(build, found, self.outputs)]
+        new = {"outside": outside(build, values["outside"], [Signal(z)], watched)}
         probabilities = sigmoid(build, z) if found is None else found.probabilities
         g = build(Open(self._slope(build, probabilities, y, self._weight(build, y, batch))))
         sums = {"kernel": build(MatMul(x, g, transpose_x=True))}

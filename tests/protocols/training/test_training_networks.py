@@ -244,7 +244,7 @@ def test_two_numbers_of_opposite_signs_do_not_hide_each_other():
         assert Trainers(circuit).outputs({"x": encode(np.array([pair]), 2.0**-FRACTION)})["outside"].all(), pair
 
 
-APART = [(150.0, 300.0), (200.0, 400.0), (260.0, 514.0), (400.0, 800.0), (500.0, 1000.0)]
+APART = [(150.0, 300.0), (200.0, 400.0), (250.0, 500.0), (260.0, 520.0), (400.0, 800.0), (500.0, 1000.0)]
 """How far logits are from 0, and two of them from each other."""
 
 
