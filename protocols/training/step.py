@@ -22,12 +22,12 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.functions import FRACTION, Softmax
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
-from protocols.training.networks.window import SUMS, WEIGHTS, Watched, outside, summed, together
+from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -130,8 +130,9 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
     them 6 and 2 more; 1 for the last layer, 22 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 32 for
-    one hidden dense layer. Activations must lie within +-512, gradients that Adam squares within +-128, and others, summed over the batch,
-    within `reach`; `outside` tells if they did not, of others in the next step, or in the `last`.
+    one hidden dense layer. Activations must lie within +-512, and so must the differences of logits of a softmax; gradients that Adam
+    squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
+    or in the `last`.
     """
     network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0), batch)
     draft, gradients = network.draft.copy(), network.gradients
@@ -141,6 +142,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     new = values | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     sums = _sums(draft, plan, gradients, values, new, scale, last=last)
+    if network.softmax is not None:
+        sums.append(apart(draft, network.softmax, plan.outputs))
     new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale)
     return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **network.told})
 
@@ -154,6 +157,7 @@ class _Network(NamedTuple):
         gradients: by weights that are trained, summed over the batch: positions and fractional bits.
         large: what has to be watched.
         told: the positions of the metric, and of the loss if it is computed.
+        softmax: what belongs to a cross-entropy; None for other losses.
     """
 
     draft: StepDraft
@@ -161,6 +165,7 @@ class _Network(NamedTuple):
     gradients: Gradients
     large: list[Signal]
     told: dict[str, int]
+    softmax: Softmax | None
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
@@ -180,14 +185,16 @@ def _network(plan: Plan, batch: int) -> _Network:
     z = draft.affine(made[-1])
     if draft.value(z).shape != (batch, plan.outputs):
         raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
-    gradient, metric, loss = loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums)
+    gradient, metric, loss, softmax = loss_gradient(
+        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
+    )
     draft.say(gradient, FRACTION)
     found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
     missing = [name for name in plan.trained if values[name] not in found]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
-    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}))
+    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}), softmax)
 
 
 def _sums(

@@ -18,6 +18,9 @@ from protocols.mpc.operations.moves import Put, Reshape, Take, joint
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KEY_BYTES, KeyStream
 
+PATTERNS = 4
+"""Choices of signs that rows of a projection have in turn."""
+
 
 class Combine(Local, frozen=True):
     """sum_i factors[i] * xs[i] + constant with public integers, broadcast as numpy does."""
@@ -188,7 +191,7 @@ class Sum(Local, frozen=True):
 class Project(Local, frozen=True):
     """`count` sums of `x` with public random signs, over each `row` of so many elements; (rows, count).
 
-    Another `choice` has other signs.
+    Another `choice` has other signs, and so has each of `PATTERNS` rows one after the other: what cancels in one row does not in the next.
     """
 
     ungraded: ClassVar[str] = "it is made to look at values, and nothing is trained by it"
@@ -207,13 +210,20 @@ class Project(Local, frozen=True):
 
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Sum the rows of an array with signs."""
-        return ring.matmul(xs[0].reshape(-1, self.row), _signs(self.row, self.count, self.choice))
+        rows = xs[0].reshape(-1, self.row)
+        sums = np.empty((len(rows), self.count), np.uint64)
+        for pattern in range(min(PATTERNS, len(rows))):
+            mine = np.ascontiguousarray(rows[pattern::PATTERNS])
+            sums[pattern::PATTERNS] = ring.matmul(mine, _signs(self.row, self.count, self.choice + (pattern << 32)))
+        return sums
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _signs(rows: int, columns: int, choice: int) -> Ring:
     """Return public signs, 1 or -1 modulo 2^64, the same at both servers."""
     bits = KeyStream(choice.to_bytes(KEY_BYTES, "big")).words((rows, columns)) >> np.uint64(63)
+    if rows == 2:  # alike in every other column, so that neither opposite nor equal numbers are hidden in two columns
+        bits[1] = (bits[0] + np.arange(columns, dtype=np.uint64)) & np.uint64(1)
     return np.uint64(1) - np.uint64(2) * bits
 
 

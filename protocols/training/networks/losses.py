@@ -14,7 +14,7 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
-from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, logarithm, sigmoid, softmax, softplus
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus
 
 Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
 
@@ -71,11 +71,13 @@ class LossGradient(NamedTuple):
         wire: the gradient by the outputs, with `FRACTION` fractional bits.
         metric: of the batch, summed, (1,).
         loss: of the batch, summed, (1,), with 2 `FRACTION` fractional bits; -1 if it was not asked for.
+        softmax: what it was made of, if there is one.
     """
 
     wire: int
     metric: int
     loss: int
+    softmax: Softmax | None = None
 
 
 def gradient_scale(loss: Loss, outputs: int) -> float:
@@ -111,9 +113,9 @@ def loss_gradient(
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
             right = build(Sum(build(Multiply(found.largest, y))))
             if not value:
-                return LossGradient(wire, right, -1)
+                return LossGradient(wire, right, -1, found)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
-            return LossGradient(wire, right, _missed(build, total, z, y, sums))
+            return LossGradient(wire, right, _missed(build, total, z, y, sums), found)
 
 
 def _missed(build: Builder, total: int, z: int, y: int, sums: Told) -> int:

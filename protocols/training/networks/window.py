@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 from protocols.mpc.circuit import Builder
 from protocols.mpc.engine.values import Shape
+from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.draft import Signal
+from protocols.training.networks.functions import PRECISE, Softmax
 from protocols.training.networks.moments import GRADIENT
 
 SUMS = 2
@@ -83,6 +85,16 @@ def outside(
         counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, REACH + DIGITS)))
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
+
+
+def apart(build: Builder, found: Softmax, classes: int) -> Watched:
+    """What shows that logits of a softmax were too far apart: the sum of their exponentials below the largest, at most `classes`.
+
+    Logits within +-512 may be further apart than that: (1 + x / 2^k)^(2^k) is not e^x there, but grows as e^(-512 - x), and another logit
+    may be taken for the largest. Not found are those apart by 512 to 512 + log(`classes`).
+    """
+    total = build(Reshape(found.total, (build.value(found.total).size, 1)))
+    return Watched(total, classes * 2.0**PRECISE * (1 + 4 * 2.0**-RESOLVED))
 
 
 def summed(build: Builder, parts: Sequence[Watched], choice: int = 0) -> Watched:

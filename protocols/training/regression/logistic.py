@@ -37,7 +37,7 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import FRACTION, SPLINE, sigmoid, softmax
 from protocols.training.networks.losses import Loss
-from protocols.training.networks.window import COUNT, WEIGHTS, Watched, outside, summed
+from protocols.training.networks.window import COUNT, WEIGHTS, Watched, apart, outside, summed
 
 WEIGHT_BITS = 26
 """Fractional bits of weights and velocities: a gradient is told from 0 where a step would move a weight by 2^-26."""
@@ -196,8 +196,11 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
             logits = build(Combine((logits, values["bias"]), (1, 1 << FRACTION)))
         z = build(Truncate(logits, WEIGHT_BITS, 63 - WEIGHT_BITS))
         weights = summed(build, [Watched(values[name], 2.0 ** (WEIGHTS + WEIGHT_BITS)) for name in self.shapes])
-        new = {"outside": outside(build, values["outside"], [Signal(z)], [weights])}
-        g = build(Open(self._slope(build, z, y, self._weight(build, y, batch))))
+        found = softmax(build, z, self.outputs) if self.outputs > 1 else None
+        watched = [weights] if found is None else [weights, apart(build, found, self.outputs)]
+        new = {"outside": outside(build, values["outside"], [Signal(z)], watched)}
+        probabilities = sigmoid(build, z) if found is None else found.probabilities
+        g = build(Open(self._slope(build, probabilities, y, self._weight(build, y, batch))))
         sums = {"kernel": build(MatMul(x, g, transpose_x=True))}
         if self.intercept:
             sums["bias"] = build(Combine((build(Sum(g, 0, keep=False)),), (1 << FRACTION,)))
@@ -223,16 +226,15 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
             return weight, bits
         return build(Truncate(build(Multiply(given, weight)), bits, 63 - bits)), FRACTION
 
-    def _slope(self, build: Builder, z: int, y: int, weight: tuple[int, int] | None) -> int:
-        """The gradient by the logits, times the weight of each example, with `FRACTION` fractional bits."""
+    def _slope(self, build: Builder, found: int, y: int, weight: tuple[int, int] | None) -> int:
+        """The gradient by the logits, of the probabilities `found`, times the weight of each example, with `FRACTION` fractional bits."""
         if self.outputs == 1:
-            distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
+            distance = build(Combine((found, y), (1, -(1 << (SPLINE - FRACTION)))))
             gradient = build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))
             if weight is None:
                 return gradient
             product = build(Multiply(weight[0], gradient))
         else:
-            found = softmax(build, z, self.outputs).probabilities
             if weight is None:
                 return build(Combine((found, y), (1, -1)))
             product = build(Combine((build(Multiply(weight[0], found)), build(Multiply(weight[0], y))), (1, -1)))

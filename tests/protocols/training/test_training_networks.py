@@ -1,5 +1,7 @@
 """Convolutional networks trained in the simulator: every gradient against Keras' own, curves, rounds and bytes, what is refused."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from training_deployment import SCALE, Trainers
 
 from protocols.errors import ModelError, ProgramError, UnsupportedLayer
 from protocols.mpc.circuit import Builder
-from protocols.mpc.numbers.fixed_point import encode
+from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient
 from protocols.mpc.operations.blocks import blocks_for
 from protocols.mpc.operations.moves import Put, Reshape, Take
@@ -19,10 +21,11 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, WINDOW
-from protocols.training.networks.layers import AveragePoolLayer
+from protocols.training.networks.layers import AveragePoolLayer, ProductLayer, Variable, Weight
 from protocols.training.networks.nonlinear import MaxPoolLayer, RectifierLayer
+from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.networks.window import SUMS, Watched, outside, summed
-from protocols.training.step import step
+from protocols.training.step import Plan, step
 
 BATCH = 4
 
@@ -230,6 +233,38 @@ def test_the_edges_of_the_window(edge, what):
     for size, expected in [(edge - near, 0), (near - edge, 0), (edge + near, 1), (-near - edge, 1), (1.9 * edge, 1), (1e9 * edge, 1)]:
         found = Trainers(circuit).outputs({"x": encode(np.array([[size]]), 2.0**-FRACTION)})
         assert int(found["outside"][0]) == expected, size
+
+
+def test_two_numbers_of_opposite_signs_do_not_hide_each_other():
+    """As the logits, biases and gradients of two classes are: both sums of them had the same sign for both, and were always 0."""
+    build = Builder()
+    before = build(Given("outside", (1,), "share"))
+    x = build(Given("x", (1, 2), "share"))
+    circuit = build.circuit({"outside": outside(build, before, [Signal(x)], [])})
+    for pair in [(600.0, -600.0), (600.0, 600.0), (-600.0, 600.0), (-600.0, -600.0)]:
+        assert Trainers(circuit).outputs({"x": encode(np.array([pair]), 2.0**-FRACTION)})["outside"].all(), pair
+
+
+APART = [(150.0, 300.0), (200.0, 400.0), (250.0, 500.0), (260.0, 520.0), (400.0, 800.0), (500.0, 1000.0)]
+"""How far logits are from 0, and two of them from each other."""
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 10])
+@pytest.mark.parametrize(("size", "distance"), APART)
+def test_logits_of_a_softmax_are_no_further_apart_than_its_exponential_reaches(classes, size, distance):
+    """Each within +-512, but e^x of a difference beyond -512 was any number, and so were weights, without a word."""
+    weights = (Variable("kernel0", (1, classes)), Variable("bias0", (classes,)))
+    dense = ProductLayer((0,), *(Weight(one.name, one.shape) for one in weights))
+    plan = Plan((dense,), (1,), classes, weights, "crossentropy", GradientDescent(0.01), value=True)
+    for first, second in list(itertools.permutations(range(classes), 2))[:6]:
+        bias = np.zeros(classes)
+        bias[first], bias[second] = size, size - distance
+        values = {"kernel0": np.zeros((1, classes)), "bias0": bias, "x": np.zeros((1, 1)), "y": np.eye(classes)[[first]]}
+        found = Trainers(step(plan, 1, last=True)).outputs({name: encode(value, SCALE) for name, value in values.items()})
+        assert found["outside"].any() == (distance > 512), (first, second)
+        if distance < 512:
+            assert abs(decode(found["loss"], SCALE**2)[0]) < 0.02
+            np.testing.assert_allclose(decode(found["bias0"], SCALE), bias, atol=0.001)
 
 
 def test_bytes_of_a_convolution_and_a_max_pooling():
