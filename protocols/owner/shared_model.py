@@ -26,7 +26,7 @@ from protocols.owner.epochs import Epoch
 from protocols.owner.fitting import Training
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance, Opening
-from protocols.serving.bound import bounds
+from protocols.serving.memory import memory_plans
 from protocols.serving.hosting import Terms, fingerprint
 from protocols.serving.ticket import REVEALS, Reveal
 from protocols.workers import delivery
@@ -136,7 +136,7 @@ class SharedModel:
         more = None if examples is None else _whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
-        bounds(self.name, self.program, kinds, memory)  # refused before anybody allows anything
+        memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
         try:
             *rights, third = self._rights
             tally = await self._links.provider.answered(self.name, third, -1)

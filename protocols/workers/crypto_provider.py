@@ -33,7 +33,7 @@ from protocols.link.threads import Threads
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, Opening, Tally
-from protocols.serving.bound import Bound, bounds
+from protocols.serving.memory import MemoryPlan, memory_plans
 from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.hosting import check_program
 from protocols.serving.pool import Pool
@@ -191,7 +191,7 @@ class CryptoProvider(Settlement):
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
         check_terms(shared.program, allowance.terms.total, allowance.terms.reveal, allowance.terms.examples)
-        limits = bounds(name, shared.program, allowance.terms.reveal, allowance.memory)
+        limits = memory_plans(name, shared.program, allowance.terms.reveal, allowance.memory)
         shared.granting.lifetime = allowance.ticket_lifetime
         for reveal in set(shared.pools) - set(limits):
             await shared.pools[reveal].release()
@@ -201,12 +201,12 @@ class CryptoProvider(Settlement):
         shared.requests.allow(allowance.terms.total, allowance.terms.examples)
         await shared.requests.tell()
 
-    async def _supply(self, shared: Provided, reveal: Reveal, limit: Bound, wanted: int) -> None:
+    async def _supply(self, shared: Provided, reveal: Reveal, limit: MemoryPlan, wanted: int) -> None:
         """Deal for a kind of answer within a limit from now on, `wanted` examples ahead, or a chunk if that is 0."""
-        ahead, pool, before = wanted or limit.chunk, shared.pools.get(reveal), shared.bounds.get(reveal)
+        ahead, pool, before = wanted or limit.chunk, shared.pools.get(reveal), shared.plans.get(reveal)
         dealing = ChunkDealer(shared, reveal, self._dealer, self._background)
         deal = partial(dealing.chunk, limit.how)
-        shared.bounds[reveal] = limit
+        shared.plans[reveal] = limit
         if pool is None:
             pool = shared.pools[reveal] = Pool(
                 deal,

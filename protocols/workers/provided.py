@@ -15,7 +15,7 @@ from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
-from protocols.serving.bound import Bound
+from protocols.serving.memory import MemoryPlan
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import Hosting
 from protocols.serving.pool import Pool
@@ -52,7 +52,7 @@ class Provided:
         self.requests = Requests(name)
         self.budget = None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
-        self.bounds: dict[Reveal, Bound] = {}
+        self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
         self.tasks: list[asyncio.Task[None]] = []

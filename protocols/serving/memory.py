@@ -17,7 +17,7 @@ LARGEST_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Bound:
+class MemoryPlan:
     """What is dealt for a program within a memory.
 
     Attributes:
@@ -31,7 +31,7 @@ class Bound:
     capacity: int
 
 
-def bound(program: Program, memory: int) -> Bound:
+def memory_plan(program: Program, memory: int) -> MemoryPlan:
     """Return how randomness is dealt within so many bytes.
 
     Raises:
@@ -39,12 +39,12 @@ def bound(program: Program, memory: int) -> Bound:
     """
     how = window(program, memory)
     if how is not None:
-        return Bound(how, 1, memory // how.room)
+        return MemoryPlan(how, 1, memory // how.room)
     size = inference.layout(program).bytes_per_example
-    return Bound(None, _chunk_size(size, memory // size), memory // size)
+    return MemoryPlan(None, _chunk_size(size, memory // size), memory // size)
 
 
-def bounds(name: str, program: Program, reveal: Sequence[Reveal], memory: int) -> dict[Reveal, Bound]:
+def memory_plans(name: str, program: Program, reveal: Sequence[Reveal], memory: int) -> dict[Reveal, MemoryPlan]:
     """Return how randomness is dealt for each of the kinds of answer that a model gives, within so many bytes together.
 
     Raises:
@@ -52,7 +52,7 @@ def bounds(name: str, program: Program, reveal: Sequence[Reveal], memory: int) -
     """
     part = min(memory, MOST_MEMORY) // len(reveal)
     try:
-        return {kind: bound(program.for_label() if kind == "label" else program, part) for kind in reveal}
+        return {kind: memory_plan(program.for_label() if kind == "label" else program, part) for kind in reveal}
     except TooLarge as error:
         raise TooLarge(
             f"model {name!r}: {error}, and {memory:,} bytes are allowed for {len(reveal)} kinds of answer; serve fewer kinds, or with more "
