@@ -26,8 +26,8 @@ from protocols.owner.epochs import Epoch
 from protocols.owner.fitting import Training
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance, Opening
-from protocols.serving.memory import memory_plans
 from protocols.serving.hosting import Terms, fingerprint
+from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
 from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer

@@ -33,9 +33,9 @@ from protocols.link.threads import Threads
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, Opening, Tally
-from protocols.serving.memory import MemoryPlan, memory_plans
 from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.hosting import check_program
+from protocols.serving.memory import MemoryPlan, memory_plans
 from protocols.serving.pool import Pool
 from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes

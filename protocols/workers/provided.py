@@ -15,9 +15,9 @@ from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
-from protocols.serving.memory import MemoryPlan
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import Hosting
+from protocols.serving.memory import MemoryPlan
 from protocols.serving.pool import Pool
 from protocols.serving.requests import Requests
 from protocols.serving.ticket import Reveal

@@ -71,7 +71,7 @@ async def test_the_memory_of_the_last_call_holds(first, then):
         np.testing.assert_allclose(await remote.query(X[:1]), expected(X[:1]), atol=TOLERANCE)
         async with served_again(workers, shared, ["logits"], memory=then):
             await settled(workers, then)
-            assert (provided(workers).bounds["logits"].how is None) == (then >= SIZE)
+            assert (provided(workers).plans["logits"].how is None) == (then >= SIZE)
             np.testing.assert_allclose(await remote.query(X), expected(X), atol=TOLERANCE)
             await settled(workers, then)
 
