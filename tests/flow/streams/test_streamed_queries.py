@@ -5,7 +5,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from streamed_model import LAYERS, LEAST, PROGRAM, TOLERANCE, X, expected, program, served
+from streamed_model import LAYERS, LEAST, PROGRAM, TOLERANCE, WIDTH, X, expected, program, served
 
 from deployment import random_ring
 from inner_workers import inner_workers
@@ -73,7 +73,7 @@ async def test_a_streamed_query_and_others_run_side_by_side():
     for found in results[:2]:
         np.testing.assert_allclose(found, expected(X), atol=TOLERANCE)
     for found in results[2:]:
-        np.testing.assert_allclose(found, wanted, atol=200)
+        np.testing.assert_allclose(found, wanted, atol=WIDTH * 40)  # each of the activations may be rounded up or down
 
 
 @contextlib.contextmanager
