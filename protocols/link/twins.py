@@ -104,7 +104,7 @@ class Twins:
             Altered: the other server received something else from the client.
             WorkerLost: the other server gave up, went away, or was silent for too long.
         """
-        long, precedence = words >= LONG, self._threads.precedence
+        long, precedence = words >= LONG or delay is not None, self._threads.precedence  # nothing in threads gives way to itself
 
         async def run(step: Callable[[], S], /) -> S:
             return await self._threads.run(step) if precedence.expected(who) else step()
@@ -121,7 +121,7 @@ class Twins:
                     dealt=dealt,
                     patience=self._patience + (delay or 0.0),
                     received=received,
-                    run=run if long and delay is None else self._threads.run if delay is not None else None,
+                    run=self._threads.run if delay is not None else run if long else None,
                 )
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None

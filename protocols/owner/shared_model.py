@@ -27,6 +27,7 @@ from protocols.owner.fitting import Training
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance, Opening
 from protocols.serving.hosting import Terms, fingerprint
+from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
 from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
@@ -114,15 +115,17 @@ class SharedModel:
                 client could learn from so many answers: one request may hold as many examples as it likes.
             reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
                 more about the model than labels do.
-            memory: bytes of randomness that each server may hold, for all kinds of answer together. Where one example needs more, it is
-                streamed: dealt in segments while it is evaluated, and the largest operation is what has to fit.
+            memory: bytes of randomness that each server may hold, for all kinds of answer together; what lies ready from an earlier call
+                with another memory is thrown away. Where one example needs more, it is streamed: dealt in segments while it is evaluated,
+                and the largest operation is what has to fit.
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
 
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
-            ServingError: the model was stopped, or one operation of it does not fit the memory.
+            ServingError: the model was stopped.
+            TooLarge: one operation of it does not fit the memory; nobody was told anything.
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
@@ -133,6 +136,7 @@ class SharedModel:
         more = None if examples is None else _whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
+        memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
         try:
             *rights, third = self._rights
             tally = await self._links.provider.answered(self.name, third, -1)

@@ -166,7 +166,7 @@ class HostedModel:
         self.reveal: tuple[Reveal, ...] = ()
         self._masked: list[Ring] | None = None
         self._weights: WeightShares | None = None
-        self.streams = Streams(MOST_MEMORY)
+        self.streams = Streams(2 * MOST_MEMORY)  # those that were granted before an owner serves within another memory are used still
         self._sent = False
         self._arriving: Arriving | None = None
         self._chunks: dict[bytes, Arriving] = {}

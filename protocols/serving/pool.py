@@ -49,6 +49,10 @@ class GrantedPart:
     input_mask: Ring = field(repr=False)
 
 
+async def _kept(chunk: Chunk) -> None:
+    """Nobody holds anything of a chunk."""
+
+
 class Pool:
     """Keeps `target` examples ready, and never more than `capacity` dealt and not yet used up.
 
@@ -58,6 +62,7 @@ class Pool:
         capacity: the most examples that the servers hold for this pool; at least one chunk.
         ahead: how many are dealt ahead before anybody asks.
         blocked: called when one more has to wait, and nothing can be dealt before something that was granted is settled.
+        discard: has both servers throw away what of a chunk was not granted; returns when its memory is free.
     """
 
     def __init__(
@@ -68,14 +73,15 @@ class Pool:
         capacity: int,
         ahead: int,
         blocked: Callable[[], None] = lambda: None,
+        discard: Callable[[Chunk], Awaitable[None]] = _kept,
     ) -> None:
-        self._deal = deal
+        self._deal, self._discard = deal, discard
         self._chunk = chunk
         self._capacity = max(capacity, chunk)
         self._target = min(ahead, self._capacity)
         self._size = chunk
         self._quick: dict[Client, float] = {}
-        self._resting = False
+        self._resting = self._released = False
         self._needed = 0
         self._ready: deque[Chunk] = deque()
         self._dealing = 0
@@ -124,14 +130,16 @@ class Pool:
                         await self._changed.wait_for(lambda: self._urgent() or not self._outstanding)
                 if not self._short():
                     continue
-                size = self._size
+                size, deal = self._size, self._deal
                 self._dealing += size
             try:
-                chunk = await self._deal(size)
+                chunk = await deal(size)
             finally:
                 self._dealing -= size
             async with self._changed:
                 self._ready.append(chunk)
+                if deal is not self._deal or (self._released and not self._needed):
+                    await self._empty()
                 self._changed.notify_all()
 
     def _short(self) -> bool:
@@ -220,10 +228,29 @@ class Pool:
         async with self._changed:
             self._resting, self._target = True, 0
 
+    async def release(self) -> None:
+        """Answers of this kind are given no more: deals nothing ahead, and gives the memory of what was not granted back."""
+        async with self._changed:
+            self._resting, self._released, self._target = True, True, 0
+            await self._empty()
+
+    async def rebound(self, deal: Callable[[int], Awaitable[Chunk]], *, chunk: int, capacity: int) -> None:
+        """Deal otherwise, within another bound, from now on. What was dealt before and not granted is thrown away first."""
+        async with self._changed:
+            self._deal, self._chunk, self._size, self._capacity = deal, chunk, chunk, max(capacity, chunk)
+            self._target = min(self._target, self._capacity)
+            self._needed = min(self._needed, self._capacity)
+            await self._empty()
+            self._changed.notify_all()
+
+    async def _empty(self) -> None:
+        while self._ready:
+            await self._discard(self._ready.popleft())
+
     async def resume(self, ahead: int) -> None:
         """Requests are to come: deals ahead again."""
         async with self._changed:
-            self._resting, self._target = False, min(ahead, self._capacity)
+            self._resting, self._released, self._target = False, False, min(ahead, self._capacity)
             self._changed.notify_all()
 
     async def fail(self, error: Exception) -> None:

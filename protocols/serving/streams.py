@@ -92,9 +92,9 @@ class Stream:
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
-    def delay(self) -> float:
-        """Seconds that a segment may take longer than a message does."""
-        return max(self._sizes) / SLOWEST
+    def longest(self) -> float:
+        """Seconds that a segment may take: as long as a message, and so much longer as it is larger."""
+        return self._patience + max(self._sizes) / SLOWEST
 
     @property
     def held(self) -> int:
@@ -211,12 +211,12 @@ class Stream:
         self._begun = number
         self._tell()
         try:
-            async with asyncio.timeout(self._patience + self.delay):
+            async with asyncio.timeout(self.longest):
                 await self._until(lambda: number in self._here)
         except TimeoutError:
             raise WorkerLost(
                 f"segment {number + 1} of {len(self.parts)} of this ticket's randomness did not come from the crypto provider within "
-                f"{self._patience + self.delay:g} s; ask again"
+                f"{self.longest:g} s; ask again"
             ) from None
         return self._here.pop(number)
 

@@ -363,7 +363,7 @@ class ComputeServer(Actor):
         delay: float | None = None
         if isinstance(material, Stream):
             protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)
-            delay = material.delay
+            delay = material.longest  # the other server may wait as long for a segment, and sends its round after that
         else:
             protocol = inference.evaluate(model.me, program, model.weights, material, m)
         words, dealt, rest = model.work(ticket), model.dealt_bytes(ticket), ticket.part > 0

@@ -25,23 +25,21 @@ from protocols.errors import (
     NotServed,
     ServingError,
     TicketRefused,
-    TooLarge,
     UnknownModel,
     WorkerLost,
 )
 from protocols.link.keys import third_party
 from protocols.link.threads import Threads
-from protocols.mpc import inference
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, Opening, Tally
 from protocols.serving.claims import check_guarantee, check_terms
-from protocols.serving.hosting import MOST_MEMORY, check_program
-from protocols.serving.pool import Chunk, Pool
+from protocols.serving.hosting import check_program
+from protocols.serving.memory import MemoryPlan, memory_plans
+from protocols.serving.pool import Pool
 from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
-from protocols.serving.streams import window
 from protocols.serving.ticket import Reveal, identifier
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
@@ -49,8 +47,6 @@ from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
 
 DIGEST_BYTES = 32
-CHUNK_BYTES = 24 << 20
-LARGEST_CHUNK = 64
 LONGEST_LIFETIME = 1e7
 
 log = logging.getLogger(__name__)
@@ -195,38 +191,36 @@ class CryptoProvider(Settlement):
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
         check_terms(shared.program, allowance.terms.total, allowance.terms.reveal, allowance.terms.examples)
+        limits = memory_plans(name, shared.program, allowance.terms.reveal, allowance.memory)
         shared.granting.lifetime = allowance.ticket_lifetime
-        for reveal in allowance.terms.reveal:
-            await self._supply(shared, reveal, allowance)
-        for reveal in set(shared.pools) - set(allowance.terms.reveal):
-            await shared.pools[reveal].rest()
+        for reveal in set(shared.pools) - set(limits):
+            await shared.pools[reveal].release()
+        for reveal in sorted(limits, key=lambda kind: kind not in shared.pools):  # what is there gives memory back for what is new
+            await self._supply(shared, reveal, limits[reveal], allowance.ahead)
         shared.reveal = allowance.terms.reveal
         shared.requests.allow(allowance.terms.total, allowance.terms.examples)
         await shared.requests.tell()
 
-    async def _supply(self, shared: Provided, reveal: Reveal, allowance: Allowance) -> None:
-        program, memory = shared.program_for(reveal), min(allowance.memory, MOST_MEMORY) // len(allowance.terms.reveal)
-        try:
-            how = window(program, memory)
-        except TooLarge as error:
-            raise TooLarge(
-                f"model {shared.name!r}: {error}, and {allowance.memory:,} bytes are allowed for {len(allowance.terms.reveal)} kinds of "
-                f"answer; serve fewer kinds, or with more memory, up to {MOST_MEMORY:,} bytes"
-            ) from None
-        size = inference.layout(program).bytes_per_example if how is None else how.room
-        capacity = memory // size
-        chunk = _chunk_size(size, capacity) if how is None else 1
-        ahead = allowance.ahead or chunk
-        if reveal in shared.pools:
-            await shared.pools[reveal].resume(ahead)
-            return
+    async def _supply(self, shared: Provided, reveal: Reveal, limit: MemoryPlan, wanted: int) -> None:
+        """Deal for a kind of answer within a limit from now on, `wanted` examples ahead, or a chunk if that is 0."""
+        ahead, pool, before = wanted or limit.chunk, shared.pools.get(reveal), shared.plans.get(reveal)
         dealing = ChunkDealer(shared, reveal, self._dealer, self._background)
-
-        async def deal(examples: int) -> Chunk:
-            return await (dealing.whole(examples) if how is None else dealing.streamed(how))
-
-        pool = shared.pools[reveal] = Pool(deal, chunk=chunk, capacity=capacity, ahead=ahead, blocked=shared.granting.relieve)
-        shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
+        deal = partial(dealing.chunk, limit.how)
+        shared.plans[reveal] = limit
+        if pool is None:
+            pool = shared.pools[reveal] = Pool(
+                deal,
+                chunk=limit.chunk,
+                capacity=limit.capacity,
+                ahead=ahead,
+                blocked=shared.granting.relieve,
+                discard=dealing.discard,
+            )
+            shared.tasks.append(asyncio.create_task(self._supply_from(pool, shared)))
+            return
+        if before != limit:
+            await pool.rebound(deal, chunk=limit.chunk, capacity=limit.capacity)
+        await pool.resume(ahead)
 
     @message(reentrant=True, by=OWNER)
     async def answered(self, name: str, right: bytes, after: int) -> Tally:
@@ -365,9 +359,3 @@ class CryptoProvider(Settlement):
 def _same(one: Caller | None, other: Caller) -> bool:
     """Whether two messages came from one client: over one connection, or by one certificate."""
     return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)
-
-
-def _chunk_size(size: int, capacity: int) -> int:
-    """The largest power of two of examples that fits `CHUNK_BYTES`, half the capacity, and `LARGEST_CHUNK`."""
-    most = max(1, min(CHUNK_BYTES // size, capacity // 2, LARGEST_CHUNK))
-    return 1 << (most.bit_length() - 1)

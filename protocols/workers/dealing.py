@@ -5,6 +5,7 @@ It knows masks and no masked value. The mathematics runs in a thread.
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from actors import ActorError
@@ -16,7 +17,7 @@ from protocols.mpc.operations.weights import SummedMasks
 from protocols.mpc.parties.exchange import Ring
 from protocols.serving.pool import Chunk
 from protocols.serving.streams import Window
-from protocols.serving.ticket import Reveal, identifier
+from protocols.serving.ticket import Reveal, Ticket, identifier
 from protocols.workers import delivery
 from protocols.workers.provided import Provided
 
@@ -34,6 +35,15 @@ class ChunkDealer:
     def __init__(self, shared: Provided, reveal: Reveal, threads: Threads, background: Background) -> None:
         self._shared, self._reveal, self._program = shared, reveal, shared.program_for(reveal)
         self._threads, self._background = threads, background
+
+    async def chunk(self, how: Window | None, examples: int) -> Chunk:
+        """Deal a chunk, whole or in segments."""
+        return await (self.whole(examples) if how is None else self.streamed(how))
+
+    async def discard(self, chunk: Chunk) -> None:
+        """Have both servers throw away what of a chunk was not granted. A server that is gone holds nothing."""
+        left = Ticket(self._shared.model, b"", 0, self._reveal, chunk.identifier, chunk.granted, len(chunk.input_mask))
+        await asyncio.gather(*(server.withdraw(self._shared.model, left) for server in self._shared.servers), return_exceptions=True)
 
     async def whole(self, examples: int) -> Chunk:
         """Deal a chunk: keys, the dealer's mathematics, then both servers at once; return when it is on stock there."""

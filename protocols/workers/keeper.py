@@ -82,6 +82,7 @@ class Keeper(Linked):
         self._links: dict[int, Twins] = {}
         self._peers: dict[int, Keeper] = {}
         self._writing = asyncio.Lock()
+        self._making: set[Label] = set()
 
     async def stopped(self) -> None:
         """End what runs in the background."""
@@ -155,8 +156,16 @@ class Keeper(Linked):
         seats, party = self._seated(old, about, equals, name)
         if (old.kind, old.name) != (new.kind, new.name) or new.serial != old.serial + 1 or len(new.tag) != TAG_BYTES:
             raise InputError(f"version {new.serial} does not follow version {old.serial}")
-        if new in self._holdings.vault.labels(new.kind, new.name):
-            raise InputError(f"version {new.serial} of that tag is here already: no version is ever replaced")
+        if new in self._making or new in self._holdings.vault.labels(new.kind, new.name):
+            raise InputError(f"version {new.serial} of that tag is here already, or under way: no version is ever replaced")
+        self._making.add(new)
+        try:
+            await self._make(old, new, about, seats, party)
+        finally:
+            self._making.discard(new)
+
+    async def _make(self, old: Label, new: Label, about: About, seats: Seats, party: int) -> None:
+        """Write a version that follows another one, with fresh seeds of both servers."""
         checks = await self._checks(old, seats, party)
         if None in checks:
             raise UnknownData(f"not all parties keep version {old.serial} of {old.name!r}; it may have been loaded or removed meanwhile")

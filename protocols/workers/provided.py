@@ -17,6 +17,7 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import Hosting
+from protocols.serving.memory import MemoryPlan
 from protocols.serving.pool import Pool
 from protocols.serving.requests import Requests
 from protocols.serving.ticket import Reveal
@@ -51,6 +52,7 @@ class Provided:
         self.requests = Requests(name)
         self.budget = None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
+        self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
         self.tasks: list[asyncio.Task[None]] = []

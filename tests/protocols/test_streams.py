@@ -137,7 +137,8 @@ async def test_whatever_breaks_the_rules_is_refused_and_ends_the_stream(how):
 
 async def test_what_does_not_come_in_time_ends_the_evaluation_by_name():
     one, _ = stream(patience=0.0)
-    assert one.delay == max(SIZES) / streams.SLOWEST
+    assert one.longest == max(SIZES) / streams.SLOWEST
+    assert stream(patience=5.0)[0].longest == 5 + one.longest  # a round of the other server waits as long, and its own patience
     with pytest.raises(WorkerLost, match=f"segment 1 of {len(PARTS)} of this ticket's randomness did not come"):
         await one.take(0)
 

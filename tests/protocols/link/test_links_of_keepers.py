@@ -35,6 +35,25 @@ async def test_who_waits_for_a_server_that_is_gone_hears_of_it_at_once(tmp_path,
         assert len(inner[place].holdings.vault.labels(DATA, "a")) == 1
 
 
+async def test_a_version_that_is_asked_for_twice_at_once_is_made_once_and_whole(tmp_path):
+    async with inner_workers(tmp_path) as (inner, cluster):
+        grant = await cluster.deposit("a", np.ones((3, 2)))
+        old, new = inner[0].holdings.vault.labels(DATA, "a")[0], Label(DATA, "a", 2, key("new"))
+        parties, rights = await keepers(cluster, cluster.addresses), grant.rights((0, 1, 2))
+        asked = [parties[place].refresh(old, new, rights[place], False, "") for place in (0, 1, 2) for _ in range(2)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        for pair in (outcomes[:2], outcomes[2:4], outcomes[4:]):
+            refused = [outcome for outcome in pair if outcome is not None]
+            assert [type(outcome) for outcome in refused] == [InputError]
+            assert "under way" in str(refused[0])
+        for place in (0, 1, 2):
+            await parties[place].commit(new, rights[place], False, "")
+        first, second, third = (one.holdings.vault.read(new)[1] for one in inner)
+        np.testing.assert_array_equal(first["masked"], second["masked"])
+        for name, server in (("mask0", first), ("mask1", second)):
+            np.testing.assert_array_equal(third[name], server["mask"])
+
+
 async def test_a_keeper_takes_nothing_but_seeds_of_workers_and_makes_no_links_for_anything_else(tmp_path):
     async with inner_workers(tmp_path) as (inner, cluster):
         await cluster.deposit("a", np.ones((3, 2)))

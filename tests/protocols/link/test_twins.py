@@ -130,6 +130,21 @@ async def test_long_steps_leave_the_loop_for_somebody_else_with_a_short_one(pair
     assert ran == [words == 1 or recently != b"somebody else"] * 2
 
 
+@pytest.mark.parametrize("words", [1, LONG])
+async def test_what_waits_for_material_computes_in_threads_and_does_not_give_way_to_itself(pair, monkeypatch, words):
+    monkeypatch.setattr(link_threads, "GIVE_WAY", float(LIMIT))
+    ran = []
+
+    async def noted(me):
+        ran.append((threading.current_thread() is threading.main_thread(), dict(pair.precedence._short)))
+        return await plain(me)
+
+    protocols = [twins.compute(noted(twins.me), b"channel", None, words=words, dealt=0, who=b"one", delay=1.0) for twins in pair.twins]
+    async with asyncio.timeout(LIMIT / 2):
+        await asyncio.gather(*protocols)
+    assert ran == [(False, {})] * 2
+
+
 async def test_steps_in_threads_send_and_seal_what_steps_on_the_loop_do(pair):
     found = []
     for words in (LONG - 1, LONG):
