@@ -16,6 +16,9 @@ from protocols.training.networks.losses import METRIC_BITS
 from protocols.training.step import Plan
 from protocols.training.terms import StepsReport, TrainingTerms
 
+ERROR = 0.01
+"""Of a loss that is told, an example and output, at most: that of its protocol is 0.0013 a class, or 2^-9 an output."""
+
 Segment: TypeAlias = tuple[StepsReport, StepsReport]
 """What both servers report of some steps."""
 
@@ -83,11 +86,14 @@ def _values(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     lost = plan.sums.lost if isinstance(plan, Plan) else 0
     bits = {"metric": METRIC_BITS[plan.loss] - lost * (plan.loss == "mse"), "loss": 2 * FRACTION - lost}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
-    weights = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}
-    return {name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name])) / count for name, total in sums.items()}
+    weights, error = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}, ERROR * count * plan.outputs
+    return {
+        name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name]), error) / count
+        for name, total in sums.items()
+    }
 
 
-def trusted(name: str, total: float, limit: float) -> float:
+def trusted(name: str, total: float, limit: float, error: float = math.inf) -> float:
     """Return a sum that was told, or NaN if it is so large that it may have passed `limit`, where the ring begins anew.
 
     Of squared errors and losses so many bits are told that this cannot be (`losses.told`), unless outputs have left their window.
@@ -96,15 +102,16 @@ def trusted(name: str, total: float, limit: float) -> float:
         name: "metric" or "loss".
         total: of an epoch, between -`limit` and `limit`. Neither an accuracy nor a loss is below 0, but for the error of its protocol.
         limit: half the size of the ring, in units of the sum.
+        error: of the protocol, at most, in these units.
 
     Warns:
         PrecisionWarning: it is not told.
     """
-    if -limit / 1024 < total < limit / 2:
+    if -min(limit / 1024, error) < total < limit / 2:
         return total
     warnings.warn(
-        f"the sum of the {name} over an epoch is near {limit:.1e}, or beyond, where it would be another number: it is not told (NaN). The"
-        " training itself goes on; scale the targets to about 1, or tell metrics=False",
+        f"the sum of the {name} over an epoch is below 0, or is near {limit:.1e}, or beyond, where it would be another number: it is not"
+        " told (NaN). The training itself goes on; scale the targets to about 1, or tell metrics=False",
         PrecisionWarning,
         stacklevel=2,
     )

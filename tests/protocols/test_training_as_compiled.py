@@ -340,8 +340,15 @@ def test_a_sum_that_may_have_left_the_ring_is_not_told(error):
     squares = np.full(60_000, encode(np.array(error), 2.0**-16) ** np.uint64(2))
     total = float(decode(squares.sum(), 2.0**-32))
     assert total != pytest.approx(60_000 * error**2)
-    with pytest.warns(PrecisionWarning, match="the sum of the metric over an epoch is near 2.1e"):
+    with pytest.warns(PrecisionWarning, match="the sum of the metric over an epoch is below 0, or is near 2.1e"):
         assert np.isnan(trusted("metric", total, 2.0**31))
+
+
+def test_a_loss_that_is_clearly_below_0_is_not_told():
+    """No loss is, but for the error of its protocol: of logits further apart than the exponential reaches it was -2503."""
+    assert trusted("loss", -0.5, 2.0**31, 1.0) == -0.5
+    with pytest.warns(PrecisionWarning, match="the sum of the loss over an epoch is below 0"):
+        assert np.isnan(trusted("loss", -2503.0, 2.0**31, 1.0))
 
 
 @pytest.mark.parametrize("loss", METRIC_BITS)

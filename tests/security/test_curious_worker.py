@@ -167,7 +167,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
                         server.epoch(run.session, right, 0, 0, 1, ["metric"]),
                         server.adopt(run.session, right),
                         dealer.begin(again, digest, (right, right), presence),
-                        dealer.epoch(run.session, right, 0, 0),
+                        dealer.epoch(run.session, right, 0, 0, [1]),
                     )
                     results += await asyncio.gather(*calls, return_exceptions=True)
                 await system.stop(presence)

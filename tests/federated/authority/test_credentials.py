@@ -382,7 +382,7 @@ async def test_a_warning_when_it_starts(members, caplog):
 async def test_a_terminal_that_is_gone_ends_what_was_started_from_it(members, monkeypatch, ignored, terminals, ends):
     """Unless SIGHUP was ignored from the start, as under nohup."""
     left, sent, told = list(terminals), [], asyncio.Queue()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN) if ignored else signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     monkeypatch.setattr(watching, "_has_terminal", lambda: left.pop(0))
     try:
         with monkeypatch.context() as patched:
