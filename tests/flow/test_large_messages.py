@@ -18,7 +18,6 @@ from protocols.errors import ClusterError, TooLarge
 from protocols.nodes import worker_file
 from protocols.owner import beside, placement
 from protocols.serving import hosting
-from protocols.workers import crypto_provider
 
 LEAST = 1 << 20
 REFUSED = [(LEAST - 1, ValueError), ((1 << 40) + 1, ValueError), (1e9, TypeError), (True, TypeError), ("1 GiB", TypeError)]
@@ -60,7 +59,7 @@ async def test_what_no_server_may_hold_is_refused_before_anything_is_sent(monkey
 
 
 async def test_more_memory_than_there_may_be_is_not_asked_for(monkeypatch):
-    monkeypatch.setattr(crypto_provider, "MOST_MEMORY", 1000)
+    monkeypatch.setattr("protocols.serving.memory.MOST_MEMORY", 1000)
     async with inner_workers() as (_, cluster), await share(wide(), cluster, name="wide") as shared:
         with pytest.raises(TooLarge, match="serve fewer kinds, or with more memory, up to 1,000 bytes"):
             await shared.serve(1)

@@ -110,7 +110,7 @@ async def test_tickets_live_for_a_time_that_is_one(lifetime):
 
 
 async def test_randomness_ahead_has_a_limit_whatever_an_owner_allows(monkeypatch):
-    monkeypatch.setattr("protocols.workers.crypto_provider.MOST_MEMORY", 1 << 12)
+    monkeypatch.setattr("protocols.serving.memory.MOST_MEMORY", 1 << 12)
     async with inner_workers() as (inner, cluster), await share(_linear(), cluster, "m") as shared:
         await cluster.links.provider.serve("m", shared._rights[2], Allowance(Terms(1, ("logits",)), memory=1 << 60, ahead=1 << 40))
         pool = inner[2].actor("provider")._models["m"].pools["logits"]
