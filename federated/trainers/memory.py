@@ -15,6 +15,7 @@ import numpy as np
 from federated.errors import UpdateHeldBack
 from federated.tasks.update import Array
 from federated.trainers.trained import Remembered
+from protocols.storage.vault import replacing
 
 MOST_RUNS = 16
 """Runs whose states are kept; of more, those that rested longest are forgotten."""
@@ -84,18 +85,9 @@ class TrainerMemory:
         arrays: list[Array] = []
         both = {"before": _plain(before, arrays), "after": _plain(after, arrays)}
         text = json.dumps({"round": number, "arrays": len(arrays), **both})
-        file, new = self._file(run), self._file(run).with_suffix(".new")
-        with open(new, "wb") as written:
-            named = {f"array {i}": array for i, array in enumerate(arrays)}
-            np.savez(written, text=np.frombuffer(text.encode(), np.uint8), **named)
-            written.flush()
-            os.fsync(written.fileno())
-        os.replace(new, file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        named = {f"array {i}": array for i, array in enumerate(arrays)}
+        with replacing(self._file(run)) as file:
+            np.savez(file, text=np.frombuffer(text.encode(), np.uint8), **named)
         self._forget()
 
     def _forget(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -118,8 +117,6 @@ class TrainerRunner:
         moved = task.moved or tuple(not is_kept(array.dtype) for array in task.weights)
         if release.bound is not None:
             update = bounded(update, release.bound, self._noise, moved)
-        elif not tells:
-            update = dataclasses.replace(update, metrics={})
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
