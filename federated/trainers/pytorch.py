@@ -118,7 +118,7 @@ class _TorchOwner:
                     outputs = module(x)
                     loss = self._settings.loss(outputs, y)
                     near = sum(((p - a) ** 2).sum() for p, a in zip(module.parameters(), anchors, strict=True)) if mu else 0.0
-                    (loss + 0.5 * mu * near).backward()  # type: ignore[no-untyped-call]
+                    (loss + 0.5 * mu * near).backward()
                     optimizer.step()
                     self._add(means, outputs, y, loss, len(y) / n)
         delta = [_difference(value, old) for value, old in zip(module.state_dict().values(), weights, strict=True)]
