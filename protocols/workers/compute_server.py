@@ -17,13 +17,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from actors import Actor, ActorError, caller, message, portable_error
+from actors import ActorError, caller, message, portable_error
 from protocols import errors
-from protocols.authority.membership import CLIENT, OTHER_SERVER, OWNER, THIRD_PARTY, WORKERS, Membership
+from protocols.authority.membership import CLIENT, OWNER, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.concurrency import Background
 from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
@@ -41,6 +40,7 @@ from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Stream, Window
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
+from protocols.workers.linked import Linked
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -67,7 +67,7 @@ class _Entry:
             self.watch.cancel()
 
 
-class ComputeServer(Actor):
+class ComputeServer(Linked):
     """Evaluates shared models together with its twin.
 
     Args:
@@ -76,22 +76,20 @@ class ComputeServer(Actor):
     """
 
     def __init__(self, cluster: Membership | None = None, patience: float = 30.0) -> None:
-        self._cluster, self._patience = cluster or Membership(), patience
+        super().__init__(patience, "steps")
+        self._cluster = cluster or Membership()
         self._entries: dict[str, _Entry] = {}
         self._claims = PendingClaims()
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
-        self._background = Background()
         self._room = Room()
-        self._steps = Threads("steps")
         self._ahead = Threads("ahead", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for entry in self._entries.values():
             entry.close(WorkerLost("the server stops"))
-        self._background.close()
         self._ahead.close()
-        self._steps.close()
+        await super().stopped()
 
     def _model(self, model: bytes) -> _Entry:
         for entry in self._entries.values():
@@ -162,16 +160,7 @@ class ComputeServer(Actor):
         except BaseException:
             self._room.give(claim.holder, size)
             raise
-        other = peer.with_options(one_way=True)
-        twins = Twins(
-            hosting.model,
-            model.me,
-            deliver=other.deliver,
-            give_up=other.give_up,
-            threads=self._steps,
-            background=self._background,
-            patience=self._patience,
-        )
+        twins = self._twinned(hosting.model, model.me, peer)
         twins.watch(self.system, peer)
         entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, twins, provider)
         entry.watch = asyncio.create_task(self._watch_provider(entry, provider))
@@ -379,21 +368,9 @@ class ComputeServer(Actor):
 
     # The other server's messages.
 
-    @message(reentrant=True, by=OTHER_SERVER)
-    def deliver(self, model: bytes, channel: bytes, number: int, arrays: list[npt.NDArray[np.uint64]]) -> None:
-        """One round of a computation; of a model that has been stopped meanwhile, nothing."""
-        for entry in self._linked(model, "deliver"):
-            entry.twins.inboxes.put(channel, number, arrays)
-
-    @message(reentrant=True, by=OTHER_SERVER)
-    def give_up(self, model: bytes, channel: bytes) -> None:
-        """The other server will send no more for a computation."""
-        for entry in self._linked(model, "give_up"):
-            entry.twins.given_up(channel)
-
-    def _linked(self, model: bytes, what: str) -> list[_Entry]:
-        """The model of a message that its other server alone may send."""
-        linked = [entry for entry in self._entries.values() if entry.model.hosting.model == model]
-        for entry in linked:
-            self._cluster.require(entry.seats.servers[entry.model.me.other], what)
-        return linked
+    def _linked(self, name: bytes, what: str) -> Twins | None:
+        for entry in self._entries.values():
+            if entry.model.hosting.model == name:
+                self._cluster.require(entry.seats.servers[entry.model.me.other], what)
+                return entry.twins
+        return None
