@@ -54,7 +54,7 @@ ROOMS = {
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/training": "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/regression",
     "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",

@@ -6,13 +6,13 @@ others, given by name, and what a step hands on has names, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from protocols.errors import ProgramError
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
-from protocols.mpc.engine.segments import Segment
+from protocols.mpc.engine.segments import Segment, cut
 from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.operations.sums import Combine
@@ -41,6 +41,10 @@ class Circuit:
     def layout(self) -> Layout:
         """Where the randomness of a step lies."""
         return loops.layout(self.ops, self.values)
+
+    def segments(self, most: int | None) -> tuple[Segment, ...]:
+        """Return it cut into segments of `most` bytes of randomness, or of one operation that needs more; None: whole."""
+        return cut(len(self.ops), self.layout, most)
 
     def arranged_as(self, other: Circuit) -> Circuit:
         """Return this circuit, with randomness and order of one that differs in public numbers only: they need not be found again."""
@@ -108,16 +112,43 @@ async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mappi
     return {name: shares[position] for name, position in circuit.outputs.items()}
 
 
+async def evaluate_in_segments(
+    me: Party,
+    circuit: Circuit,
+    parts: Sequence[Segment],
+    supply: Callable[[int], Awaitable[Material]],
+    given: Mapping[str, Affine | Ring],
+) -> dict[str, Ring]:
+    """The same as `evaluate`, with the material of one segment after the other: see `loops.evaluate_in_segments`.
+
+    Args:
+        me: which server.
+        circuit: the step.
+        parts: its segments.
+        supply: waits for the material of a segment, by its number.
+        given: see `evaluate`.
+    """
+    server = Server(me, circuit.values, Material({}, 0, 1), given)
+    shares = await loops.evaluate_in_segments(circuit.ops, circuit.order, server, set(circuit.outputs.values()), parts, supply)
+    return {name: shares[position] for name, position in circuit.outputs.items()}
+
+
 def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Ring:
-    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat.
+    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat; see `deal_in_segments`."""
+    return next(deal_in_segments(circuit, circuit.segments(None), masks, keys))
+
+
+def deal_in_segments(circuit: Circuit, parts: Sequence[Segment], masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Iterator[Ring]:
+    """Give server 1's half of everything that is dealt for one segment of a step after the other, each flat.
 
     Args:
         circuit: the step.
+        parts: its segments.
         masks: lambda of every wire that is given, both halves added, by name.
         keys: the servers' keys of this step, never used for another.
     """
     dealer = Dealer(circuit.values, 1, (Expansion(keys[0]), Expansion(keys[1])), given=masks)
-    return loops.deal(circuit.ops, circuit.order, dealer, Segment(range(len(circuit.ops)), circuit.layout))
+    return (loops.deal(circuit.ops, circuit.order, dealer, part) for part in parts)
 
 
 def meaning(circuit: Circuit, given: Mapping[str, Ring], rounding: Rounding) -> dict[str, Ring]:

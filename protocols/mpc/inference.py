@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.segments import Segment, cut
 from protocols.mpc.engine.sides import Server, WeightShares
 from protocols.mpc.operations.wires import INPUT
-from protocols.mpc.parties.exchange import Party, Ring, until
+from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.mpc.parties.material import Expansion, Layout, Material
 from protocols.mpc.program import Program, infer
@@ -28,8 +28,8 @@ def order(program: Program) -> loops.Order:
 
 
 @lru_cache(maxsize=64)
-def segments(program: Program, most: int) -> tuple[Segment, ...]:
-    """The program cut into segments of `most` bytes of randomness for one example, or of one operation that needs more."""
+def segments(program: Program, most: int | None) -> tuple[Segment, ...]:
+    """The program cut into segments of `most` bytes of randomness for one example, or of one operation that needs more; None: whole."""
     return cut(len(program.ops), layout(program), most)
 
 
@@ -62,6 +62,8 @@ class Preparation:
             SharingError: another number of words was dealt than the segment needs.
         """
         part = next(self._parts)
+        if dealt is not None and not dealt.flags.writeable:
+            dealt = dealt.copy()
         material = self._server.material = self._half.material(part.layout, self._examples, dealt)
         loops.ahead(self._program.ops, order(self._program), self._server, part.positions)
         self._server.leave()
@@ -98,10 +100,7 @@ async def evaluate_in_segments(
     *,
     noise_key: bytes | None = None,
 ) -> Ring:
-    """The same as `evaluate`, with the material of one segment after the other, each freed before the next one is asked for.
-
-    A segment begins when all before it have ended, and its material is here: both servers make the same rounds, whenever that is.
-    Operations of two segments share no round, so that there may be more of them than of the whole; bytes are as many.
+    """The same as `evaluate`, with the material of one segment after the other: see `loops.evaluate_in_segments`.
 
     Args:
         me: which server.
@@ -114,10 +113,5 @@ async def evaluate_in_segments(
     """
     server = Server(me, infer(program), Material({}, 0, len(m)), {INPUT: m}, weights, KeyStream(noise_key or fresh_key()))
     last = len(program.ops) - 1
-    for number, part in enumerate(parts):
-        server.material = await until(partial(supply, number))
-        await loops.segment(program.ops, order(program), server, {last}, part.positions)
-        if part is not parts[-1]:
-            server.leave()
-    output = server.share(last)
+    output = (await loops.evaluate_in_segments(program.ops, order(program), server, {last}, parts, supply))[last]
     return output.reshape(len(output), -1)

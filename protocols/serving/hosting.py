@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 
 import msgspec
@@ -24,15 +26,14 @@ from protocols.serving.pieces import Arriving, carved
 from protocols.serving.quota import Quota
 from protocols.serving.room import weight_bytes
 from protocols.serving.stock import Stock
-from protocols.serving.streams import Stream, Streams, Window
+from protocols.serving.streams import Window
+from protocols.serving.supply import ComingPiece, Supply
 from protocols.serving.ticket import REVEALS, Reveal, Ticket
 
 MODEL_LIMIT = 1 << 31
 """The most bytes of weights, 8 for each, of one model: 268 million weights. A server holds them twice, once if examples are streamed."""
 MOST_MEMORY = 1 << 32
 """The most bytes of randomness that a server holds ahead for one model, whatever its owner says."""
-ARRIVING = 4
-"""How many chunks of one model may be arriving in pieces."""
 
 
 class Addresses(msgspec.Struct, frozen=True):
@@ -162,14 +163,12 @@ class HostedModel:
         if hosting.program.label is not None:
             programs["label"] = hosting.program.for_label()
         self.programs = programs
-        self.stocks: dict[Reveal, Stock] = {reveal: Stock() for reveal in programs}
+        self.stock = Stock(2 * MOST_MEMORY)  # what was granted before an owner serves within another memory is used still
         self.reveal: tuple[Reveal, ...] = ()
         self._masked: list[Ring] | None = None
         self._weights: WeightShares | None = None
-        self.streams = Streams(2 * MOST_MEMORY)  # those that were granted before an owner serves within another memory are used still
         self._sent = False
         self._arriving: Arriving | None = None
-        self._chunks: dict[bytes, Arriving] = {}
         self.quota = Quota(hosting.name)
         self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
 
@@ -247,27 +246,6 @@ class HostedModel:
             raise SharingError(f"weights of shapes {[w.shape for w in masked]} arrived, the program has {shapes}")
         self._sent, self._arriving, self._masked = True, None, masked
 
-    def arrive_dealt(self, reveal: Reveal, chunk: bytes, examples: int, parts: list[Ring]) -> None:
-        """Takes a piece of what is dealt for a chunk; the next ones follow, then the chunk itself.
-
-        Raises:
-            SharingError: it is more than the chunk has, or too many chunks are arriving at once.
-        """
-        words = inference.layout(self.programs[reveal]).dealt * examples
-        if chunk not in self._chunks:
-            if len(self._chunks) >= ARRIVING or not 0 < 8 * words <= MOST_MEMORY:
-                raise SharingError(f"{len(self._chunks)} chunks are arriving in pieces, and one more of {words} words: that is too much")
-            self._chunks[chunk] = Arriving(words)
-        self._chunks[chunk].add(parts)
-
-    def all_dealt(self, chunk: bytes, dealt: Ring | None) -> Ring | None:
-        """What is dealt for a chunk, put together if it came in pieces before.
-
-        Raises:
-            SharingError: some of them are missing.
-        """
-        return self._chunks.pop(chunk).complete() if chunk in self._chunks else dealt
-
     def serve(self, terms: Terms) -> None:
         """Allows so much in all, what was answered before included.
 
@@ -322,32 +300,36 @@ class HostedModel:
         inference.prepare(program, self.weights, material)
         return material
 
-    def stream(self, reveal: Reveal, chunk: bytes, key: bytes, how: Window, *, run: Runner, patience: float) -> Stream:
-        """Begin to take a chunk of one example in segments, and puts it on stock.
+    def supply(
+        self, reveal: Reveal, chunk: bytes, key: bytes, examples: int, how: Window | None, *, run: Runner, patience: float
+    ) -> tuple[Supply, range]:
+        """Begin to take a chunk, whole or, of one example, in segments, and put it on stock; return its supply, and its pieces.
 
         Args:
             reveal: for which kind of answer.
             chunk: its identifier.
             key: this server's key of it.
-            how: sizes of the segments, and memory for them.
-            run: prepares segments in a thread.
+            examples: how many it serves.
+            how: sizes of the segments, and memory for them; None: whole.
+            run: prepares pieces in a thread.
             patience: seconds to wait for a message.
 
         Raises:
             TicketRefused: a chunk of this name was here before.
-            SharingError: it needs more memory than there is.
+            SharingError: it needs more memory than there is, or serves no example, or several in segments.
         """
         program = self.programs[reveal]
-        parts = inference.segments(program, how.segment)
-        preparation = inference.Preparation(program, self.derived, key, parts, 1)
-        stream = Stream(parts, how.room, prepare=preparation.next, run=run, patience=patience)
-        self.streams.add(chunk, stream)
-        try:
-            self.stocks[reveal].add(chunk, stream)
-        except TicketRefused:
-            stream.close()
-            raise
-        return stream
+        if examples < 1 or (how is not None and examples > 1):
+            raise SharingError(f"a chunk of {examples} examples was dealt: at least one is possible, and one only in segments")
+        parts = inference.segments(program, None if how is None else how.segment)
+        prepare: Callable[[Ring | None], Material] = partial(self.prepared, reveal, key, examples)
+        if how is not None:
+            prepare = inference.Preparation(program, self.derived, key, parts, examples).next
+        pieces = [ComingPiece(part, examples, prepare) for part in parts]
+        supply = Supply(pieces[0].size if how is None else how.room, run=run, patience=patience)
+        numbers = supply.extend(pieces)
+        self.stock.add(chunk, reveal, supply, examples)
+        return supply, numbers
 
     def dealt_bytes(self, ticket: Ticket) -> int:
         """How many bytes the provider sent ahead for a ticket: everything to party 1, a key to party 0."""

@@ -32,6 +32,15 @@ def pieces(arrays: Sequence[Ring], most: int) -> Iterator[list[Ring]]:
         yield group
 
 
+def _most(limit: int) -> int:
+    return min(limit - BESIDE, PIECE)
+
+
+def fits(size: int, limit: int) -> bool:
+    """Return whether arrays of so many bytes go in one message, if the largest that the receiver takes has `limit`."""
+    return size <= _most(limit)
+
+
 async def sent_ahead(arrays: Sequence[Ring], limit: int, send: Callable[[list[Ring]], Awaitable[None]]) -> list[Ring]:
     """Send arrays in pieces, one after the other, if they are more than one; return what is left for that message: all, or nothing.
 
@@ -40,10 +49,9 @@ async def sent_ahead(arrays: Sequence[Ring], limit: int, send: Callable[[list[Ri
         limit: bytes of the largest message that the receiver takes.
         send: sends a piece, and returns when it has arrived.
     """
-    most = min(limit - BESIDE, PIECE)
-    if sum(array.nbytes for array in arrays) <= most:
+    if fits(sum(array.nbytes for array in arrays), limit):
         return list(arrays)
-    for piece in pieces(arrays, most):
+    for piece in pieces(arrays, _most(limit)):
         await send(piece)
     return []
 
@@ -56,8 +64,8 @@ class Arriving:
     """
 
     def __init__(self, expected: int) -> None:
-        self._words = np.empty(expected, np.uint64)
-        self._here = 0
+        self._expected, self._here = expected, 0
+        self._words: Ring | None = None
 
     def add(self, parts: Sequence[Ring]) -> None:
         """Take the next piece.
@@ -66,8 +74,13 @@ class Arriving:
             SharingError: it has more than is missing.
         """
         size = sum(part.size for part in parts)
-        if self._here + size > len(self._words):
-            raise SharingError(f"{self._here + size} words have arrived in pieces, {len(self._words)} were expected")
+        if self._here + size > self._expected:
+            raise SharingError(f"{self._here + size} words have arrived in pieces, {self._expected} were expected")
+        if self._words is None and len(parts) == 1 and size == self._expected:
+            self._words, self._here = parts[0].reshape(-1), size  # all at once: as it is
+            return
+        if self._words is None:
+            self._words = np.empty(self._expected, np.uint64)
         for part in parts:
             self._words[self._here : self._here + part.size] = part.reshape(-1)
             self._here += part.size
@@ -78,9 +91,9 @@ class Arriving:
         Raises:
             SharingError: some are missing.
         """
-        if self._here != len(self._words):
-            raise SharingError(f"{self._here} words have arrived in pieces, {len(self._words)} were expected")
-        return self._words
+        if self._here != self._expected:
+            raise SharingError(f"{self._here} words have arrived in pieces, {self._expected} were expected")
+        return np.empty(0, np.uint64) if self._words is None else self._words
 
 
 def carved(words: Ring, shapes: Sequence[tuple[int, ...]]) -> list[Ring]:

@@ -1,4 +1,4 @@
-"""A server's stock of prepared randomness: chunks arrive ahead, ranges of examples leave once."""
+"""A server's stock of randomness for one model: chunks arrive ahead, whole or in a stream, and ranges of their examples leave once."""
 
 from __future__ import annotations
 
@@ -7,67 +7,112 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import TicketRefused
+from protocols.errors import SharingError, TicketRefused
 from protocols.mpc.parties.material import Material
-from protocols.serving.streams import Stream
-from protocols.serving.ticket import Ticket
+from protocols.serving.supply import Supply
+from protocols.serving.ticket import Reveal, Ticket
 
 
 @dataclass
 class _Chunk:
-    material: Material | Stream = field(repr=False)
+    reveal: Reveal
+    supply: Supply = field(repr=False)
     used: npt.NDArray[np.bool_]
+
+    @property
+    def bytes(self) -> int:
+        """Those that are reserved: of whole examples for those that have not left, of a stream until it has ended."""
+        if self.supply.streamed:
+            return self.supply.reserved
+        return self.supply.reserved // len(self.used) * int((~self.used).sum())
 
 
 class Stock:
-    """The chunks of one model at one server, by identifier. A range that has left, or was withdrawn, never leaves again."""
+    """The chunks of one model at one server, by identifier. A range that has left, or was withdrawn, never leaves again.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes that all of them together may have reserved.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._chunks: dict[bytes, _Chunk] = {}
         self._seen: set[bytes] = set()
 
-    def add(self, chunk: bytes, material: Material | Stream) -> None:
-        """Put a prepared chunk on stock, or one that comes in a stream.
+    def add(self, chunk: bytes, reveal: Reveal, supply: Supply, examples: int) -> None:
+        """Put a chunk on stock that comes in a supply.
 
         Raises:
             TicketRefused: a chunk of this name was here before, used or not: the same masks never serve twice.
+            SharingError: it needs more than the others leave.
         """
         if chunk in self._seen:
             raise TicketRefused("a chunk of this name has been dealt before: the same masks never serve twice")
+        self._chunks = {name: one for name, one in self._chunks.items() if not one.supply.ended}
+        reserved = sum(one.bytes for one in self._chunks.values())
+        if reserved + supply.reserved > self._most:
+            raise SharingError(
+                f"chunks of {reserved:,} bytes are open here, and one more of {supply.reserved:,} bytes: {self._most:,} are the most"
+            )
         self._seen.add(chunk)
-        self._chunks[chunk] = _Chunk(material, np.zeros(material.examples, np.bool_))
+        self._chunks[chunk] = _Chunk(reveal, supply, np.zeros(examples, np.bool_))
+
+    def __getitem__(self, chunk: bytes) -> Supply:
+        """Return what a chunk comes in.
+
+        Raises:
+            TicketRefused: there is none of this name any more.
+        """
+        found = self._chunks.get(chunk)
+        if found is None:
+            raise TicketRefused("no chunk of this name is open here: it was used, withdrawn, or broken")
+        return found.supply
+
+    def __len__(self) -> int:
+        return sum(not chunk.supply.ended for chunk in self._chunks.values())
 
     @property
     def examples(self) -> int:
         """How many examples could be served from what is here."""
-        return sum(int((~chunk.used).sum()) for chunk in self._chunks.values())
+        return sum(int((~chunk.used).sum()) for chunk in self._chunks.values() if not chunk.supply.ended)
 
-    def take(self, ticket: Ticket) -> Material | Stream:
-        """Consumes the range of a ticket.
+    def take(self, ticket: Ticket) -> Material | Supply:
+        """Consume the range of a ticket: its material, or the stream that has it.
 
         Raises:
             TicketRefused: the chunk is not here, or a part of the range has been used or withdrawn.
         """
         chunk = self._chunks.get(ticket.chunk)
-        if chunk is None or not 0 <= ticket.start < ticket.stop <= len(chunk.used) or chunk.used[ticket.start : ticket.stop].any():
+        there = None if chunk is None or chunk.reveal != ticket.reveal or chunk.supply.ended else chunk.supply
+        taken = there.whole if there is not None and not there.streamed else there
+        if chunk is None or taken is None or not _free(chunk, ticket):
             raise TicketRefused(
                 f"the randomness of this ticket ({ticket.examples} examples) is not on stock: it was used before, withdrawn, or is of "
                 "another run of the server; ask the crypto provider for a new ticket"
             )
-        self._consume(ticket, chunk)
-        return chunk.material.slice(ticket.start, ticket.stop)
+        chunk.used[ticket.start : ticket.stop] = True
+        if isinstance(taken, Supply):
+            return taken
+        if chunk.used.all():
+            del self._chunks[ticket.chunk]
+        return taken.slice(ticket.start, ticket.stop)
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """Throws the range of an unused ticket away. True if nothing of it had been used."""
+        """Throw the range of an unused ticket away. True if nothing of it had been used."""
         try:
             taken = self.take(ticket)
         except TicketRefused:
             return False
-        if isinstance(taken, Stream):
+        if isinstance(taken, Supply):
             taken.close()
         return True
 
-    def _consume(self, ticket: Ticket, chunk: _Chunk) -> None:
-        chunk.used[ticket.start : ticket.stop] = True
-        if chunk.used.all():
-            del self._chunks[ticket.chunk]
+    def close(self) -> None:
+        """End what comes: nothing of it is wanted any more."""
+        for chunk in self._chunks.values():
+            chunk.supply.close()
+
+
+def _free(chunk: _Chunk, ticket: Ticket) -> bool:
+    """Whether a range of a chunk exists and nothing of it has left."""
+    return 0 <= ticket.start < ticket.stop <= len(chunk.used) and not chunk.used[ticket.start : ticket.stop].any()

@@ -10,6 +10,7 @@ from protocols.datasets.dataset import Dataset, check_records
 from protocols.datasets.joined import widened
 from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
+from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.regression import Logistic, Moments
@@ -20,6 +21,8 @@ AnyPlan = Plan | Moments | Logistic
 
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
+MOST_AHEAD = 8
+"""The most whole steps whose randomness lies ahead."""
 
 
 class TrainingTerms(msgspec.Struct, frozen=True):
@@ -175,8 +178,14 @@ def _check_weights(terms: TrainingTerms) -> None:
 class StepCircuits:
     """The circuits of the steps of a run, for whole batches and for what is left; the last before a report may have one of its own.
 
+    Where the randomness of a step does not fit the memory, it comes in segments while the step is made; all three parties cut it alike.
+
+    Attributes:
+        bytes: of randomness of the largest step, at a server.
+        room: bytes that a server may hold at once: the memory, and where steps are whole the one that is being made beside those ahead.
+
     Raises:
-        TooLarge: the randomness of one step does not fit the memory.
+        TooLarge: the randomness of one operation does not fit the memory.
         ModelError: the plan has no circuit.
     """
 
@@ -189,12 +198,16 @@ class StepCircuits:
             self._circuits |= {(size, True): plan.circuit(size, last=True) for size in sizes}
         self.bytes = max(circuit.layout.bytes_per_example for circuit in self._circuits.values())
         memory = min(terms.memory, MEMORY_LIMIT)
-        if self.bytes > memory:
+        most = max(max(circuit.layout.sizes(1).values()) for circuit in self._circuits.values())
+        if most > memory:
             raise TooLarge(
-                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, and {memory:,} are"
-                " allowed; use a smaller batch_size or more memory"
+                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, {most:,} of them at once for one"
+                f" operation, and {memory:,} are allowed; use a smaller batch_size or more memory"
             )
-        self.ahead = min(8, memory // self.bytes)
+        whole = self.bytes <= memory
+        self.room = self.bytes * (min(MOST_AHEAD, memory // self.bytes) + 1) if whole else memory
+        segment = None if whole else max(1, memory // PARTS)
+        self._parts = {kind: circuit.segments(segment) for kind, circuit in self._circuits.items()}
 
     def at(self, size: int, number: int, *, last: bool) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""
@@ -207,4 +220,11 @@ class StepCircuits:
 
     def like(self, size: int, *, last: bool) -> Circuit:
         """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
-        return self._circuits.get((size, last)) or self._circuits[size, False]
+        return self._circuits[self._kind(size, last)]
+
+    def parts(self, size: int, *, last: bool) -> tuple[Segment, ...]:
+        """The segments of such a circuit: one, if its randomness fits the memory."""
+        return self._parts[self._kind(size, last)]
+
+    def _kind(self, size: int, last: bool) -> tuple[int, bool]:
+        return (size, last and (size, True) in self._circuits)

@@ -1,7 +1,7 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
-It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `stream`,
-`room`, `segment`, `withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`,
+It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `room`,
+`segment`, `withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`,
 `answer`), and the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the
 model's name.
 
@@ -12,7 +12,6 @@ examples; nothing of weights, inputs, values in between, or answers.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,13 @@ from protocols.authority.membership import CLIENT, OWNER, THIRD_PARTY, WORKERS, 
 from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, TicketRefused, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
-from protocols.link.threads import Threads
 from protocols.link.twins import Twins
 from protocols.mpc import inference
-from protocols.mpc.parties.exchange import Ring
+from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
@@ -38,9 +36,10 @@ from protocols.serving.answer import Answer
 from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
-from protocols.serving.streams import Stream, Window
+from protocols.serving.streams import Window
+from protocols.serving.supply import Supply
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
-from protocols.workers.linked import Linked
+from protocols.workers.supplied import Supplied
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -62,12 +61,12 @@ class _Entry:
 
     def close(self, reason: Exception) -> None:
         self.twins.close(reason)
-        self.model.streams.close()
+        self.model.stock.close()
         if self.watch is not None:
             self.watch.cancel()
 
 
-class ComputeServer(Linked):
+class ComputeServer(Supplied):
     """Evaluates shared models together with its twin.
 
     Args:
@@ -76,19 +75,17 @@ class ComputeServer(Linked):
     """
 
     def __init__(self, cluster: Membership | None = None, patience: float = 30.0) -> None:
-        super().__init__(patience, "steps")
+        super().__init__(patience, "ahead")
         self._cluster = cluster or Membership()
         self._entries: dict[str, _Entry] = {}
         self._claims = PendingClaims()
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
         self._room = Room()
-        self._ahead = Threads("ahead", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
         for entry in self._entries.values():
             entry.close(WorkerLost("the server stops"))
-        self._ahead.close()
         await super().stopped()
 
     def _model(self, model: bytes) -> _Entry:
@@ -186,49 +183,33 @@ class ComputeServer(Linked):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def deal(
-        self, model: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, examples: int, dealt: npt.NDArray[np.uint64] | None
+        self,
+        model: bytes,
+        reveal: Reveal,
+        chunk: bytes,
+        key: bytes | None,
+        examples: int,
+        dealt: npt.NDArray[np.uint64] | None,
+        how: Window | None = None,
     ) -> None:
-        """Takes a chunk of randomness; returns when it is prepared and on stock."""
+        """Take a chunk of randomness, whole or, if it is said `how`, in segments.
+
+        Of a whole one what is `dealt` to server 1 is here, or it follows: see `Supplied`.
+        """
         hosted = self._dealt(model, "deal").model
-        dealt = hosted.all_dealt(chunk, dealt)
         own = hosted.key(key, "chunk", chunk)
-        hosted.stocks[reveal].add(chunk, await self._ahead.run(partial(hosted.prepared, reveal, own, examples, dealt)))
+        supply, pieces = hosted.supply(reveal, chunk, own, examples, how, run=self._ahead.run, patience=self._patience)
+        await self._supplied(hosted.me, supply, pieces, dealt)
 
-    @message(reentrant=True, by=THIRD_PARTY)
-    async def deal_piece(self, model: bytes, reveal: Reveal, chunk: bytes, examples: int, parts: list[npt.NDArray[np.uint64]]) -> None:
-        """Takes a piece of what is dealt for a chunk that is larger than a message; `deal` comes after the last."""
-        self._dealt(model, "deal_piece").model.arrive_dealt(reveal, chunk, examples, parts)
-
-    @message(reentrant=True, by=THIRD_PARTY)
-    async def stream(self, model: bytes, reveal: Reveal, chunk: bytes, key: bytes | None, how: Window) -> None:
-        """Begin to take a chunk of one example in segments: server 0 makes its own, server 1 is sent them."""
-        hosted = self._dealt(model, "stream").model
-        own = hosted.key(key, "chunk", chunk)
-        stream = hosted.stream(reveal, chunk, own, how, run=self._ahead.run, patience=self._patience)
-        if hosted.me.index == 0:
-            self._background.later(stream.feed())
-
-    @message(reentrant=True, by=THIRD_PARTY)
-    async def room(self, model: bytes, chunk: bytes, number: int) -> None:
-        """Return when there is room for the next segment of a stream."""
-        await self._stream(model, chunk, "room").room(number)
-
-    @message(reentrant=True, by=THIRD_PARTY)
-    async def segment(self, model: bytes, chunk: bytes, number: int, parts: list[npt.NDArray[np.uint64]], last: bool) -> None:
-        """Take a piece of what is dealt for a segment; after the `last` one returns when it is prepared."""
-        await self._stream(model, chunk, "segment").add(number, parts, last=last)
-
-    def _stream(self, model: bytes, chunk: bytes, what: str) -> Stream:
-        hosted = self._dealt(model, what).model
-        if hosted.me.index == 0:
-            raise TicketRefused("server 0 makes its half of a segment by itself")
-        return hosted.streams[chunk]
+    def _supply(self, name: bytes, chunk: bytes, what: str) -> tuple[Party, Supply]:
+        hosted = self._dealt(name, what).model
+        return hosted.me, hosted.stock[chunk]
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
         """Throws an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
         entry = self._dealt(model, "withdraw")
-        withdrawn = entry.model.stocks[ticket.reveal].withdraw(ticket)
+        withdrawn = entry.model.stock.withdraw(ticket)
         if withdrawn:
             entry.twins.give_up(derive(model, ticket.run))
         return withdrawn
@@ -330,7 +311,7 @@ class ComputeServer(Linked):
         ticket = check(signed, model.ticket_key, model.me.index, right)
         model.check_input(ticket, m)
         client = caller().common_name if model.counts_clients else ""
-        material = model.stocks[ticket.reveal].take(ticket)
+        material = model.stock.take(ticket)
         released = False
         try:
             model.admit(ticket, client)
@@ -340,17 +321,17 @@ class ComputeServer(Linked):
             finally:
                 model.ended(ticket, released)
         finally:
-            if isinstance(material, Stream):
+            if isinstance(material, Supply):
                 material.close()
             self._settle(entry, ticket, released)
         return Answer(share, cost, seal)
 
-    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material | Stream, m: Ring) -> tuple[Ring, Cost, bytes]:
+    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material | Supply, m: Ring) -> tuple[Ring, Cost, bytes]:
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
         delay: float | None = None
-        if isinstance(material, Stream):
+        if isinstance(material, Supply):
             protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)
             delay = material.longest  # the other server may wait as long for a segment, and sends its round after that
         else:

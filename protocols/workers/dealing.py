@@ -1,4 +1,4 @@
-"""How the crypto provider deals chunks of randomness to both servers: whole, ahead of requests, or in segments while a request runs.
+"""How the third party deals randomness to both servers: piece after piece; of chunks whole, or in segments while a request runs.
 
 It knows masks and no masked value. The mathematics runs in a thread.
 """
@@ -6,11 +6,15 @@ It knows masks and no masked value. The mathematics runs in a thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from actors import ActorError
 from protocols.concurrency import Background
 from protocols.errors import WorkerLost
+from protocols.link.keys import Told
 from protocols.link.threads import Threads
 from protocols.mpc import dealer, inference
 from protocols.mpc.operations.weights import SummedMasks
@@ -18,8 +22,40 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.serving.pool import Chunk
 from protocols.serving.streams import Window
 from protocols.serving.ticket import Reveal, Ticket, identifier
-from protocols.workers import delivery
+from protocols.workers.delivery import Delivery
 from protocols.workers.provided import Provided
+
+
+class Ahead:
+    """Deals pieces of randomness one after the other: one is computed while the one before is on its way.
+
+    Args:
+        threads: for the mathematics.
+    """
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._sending: asyncio.Task[None] | None = None
+
+    async def deal(self, compute: Callable[[], Ring], send: Callable[[Ring], Coroutine[Any, Any, None]]) -> None:
+        """Compute a piece, and begin to send it as soon as the one before has arrived.
+
+        Raises:
+            ActorError: a server did not take the one before.
+        """
+        words = await self._threads.run(compute)
+        await self.sent()
+        self._sending = asyncio.create_task(send(words))
+
+    async def sent(self) -> None:
+        """Wait until the last piece has arrived."""
+        if self._sending is not None:
+            await self._sending
+
+    def close(self) -> None:
+        """Give up what is on its way."""
+        if self._sending is not None:
+            self._sending.cancel()
 
 
 class ChunkDealer:
@@ -36,54 +72,44 @@ class ChunkDealer:
         self._shared, self._reveal, self._program = shared, reveal, shared.program_for(reveal)
         self._threads, self._background = threads, background
 
-    async def chunk(self, how: Window | None, examples: int) -> Chunk:
-        """Deal a chunk, whole or in segments."""
-        return await (self.whole(examples) if how is None else self.streamed(how))
-
     async def discard(self, chunk: Chunk) -> None:
         """Have both servers throw away what of a chunk was not granted. A server that is gone holds nothing."""
         left = Ticket(self._shared.model, b"", 0, self._reveal, chunk.identifier, chunk.granted, len(chunk.input_mask))
         await asyncio.gather(*(server.withdraw(self._shared.model, left) for server in self._shared.servers), return_exceptions=True)
 
-    async def whole(self, examples: int) -> Chunk:
-        """Deal a chunk: keys, the dealer's mathematics, then both servers at once; return when it is on stock there."""
-        shared, chunk = self._shared, identifier()
+    async def chunk(self, how: Window | None, examples: int) -> Chunk:
+        """Deal a chunk, whole or in segments; return when both servers have it, or its first segment.
+
+        The others follow, each as soon as server 1 has room: it ends that when the ticket is used, or withdrawn.
+        """
+        shared, program, chunk = self._shared, self._program, identifier()
         keys = shared.preprocessing.keys("chunk", chunk)
+        parts = inference.segments(program, None if how is None else how.segment)
+        masks = shared.weight_masks if how is None else SummedMasks(shared.weight_keys, program.weights)
+        dealing = dealer.SegmentDealer(program, masks, keys.of, examples, parts)
+        first, second = (server.with_options(timeout=None) for server in shared.servers)
 
-        def deal() -> dealer.Dealing:
-            return dealer.deal(self._program, shared.weight_masks, keys.of, examples)
+        async def begin(party: int, key: Told, dealt: Ring | None) -> None:
+            await (first, second)[party].deal(shared.model, self._reveal, chunk, key, examples, dealt, how)
 
-        dealing = await self._threads.run(deal)
+        given = Delivery((first, second), keys.told, begin, shared.model, chunk, range(len(parts)))
+        ahead = Ahead(self._threads)
         try:
-            given = delivery.Dealt(shared.model, self._reveal, chunk, examples)
-            await given.to(shared.servers, keys.told, dealing.dealt)
+            await ahead.deal(partial(next, dealing), partial(given.piece, 0))
+            await ahead.sent()
         except ActorError as error:
             raise self._lost(error) from None
+        finally:
+            ahead.close()
+        if len(parts) > 1:
+            self._background.later(self._rest(dealing, given))
         return Chunk(chunk, dealing.input_mask)
 
-    async def streamed(self, how: Window) -> Chunk:
-        """Deal the first segment of a chunk of one example, and begin to deal the others, each as soon as server 1 has room."""
-        shared, chunk = self._shared, identifier()
-        keys = shared.preprocessing.keys("chunk", chunk)
-        parts = inference.segments(self._program, how.segment)
-        dealing = dealer.SegmentDealer(self._program, SummedMasks(shared.weight_keys, self._program.weights), keys.of, 1, parts)
-        given = delivery.Streamed(shared.model, chunk, shared.servers[1].with_options(timeout=None))
-        try:
-            await given.begin(shared.servers, self._reveal, keys.told, how)
-            await self._segment(given, dealing, 0)
-        except ActorError as error:
-            raise self._lost(error) from None
-        self._background.later(self._rest(given, dealing, len(parts)))
-        return Chunk(chunk, dealing.input_mask)
-
-    async def _rest(self, given: delivery.Streamed, dealing: dealer.SegmentDealer, count: int) -> None:
-        """Deal the others; the server ends this when the ticket is used, or withdrawn: it has no room for any more."""
-        for number in range(1, count):
-            await self._segment(given, dealing, number)
-
-    async def _segment(self, given: delivery.Streamed, dealing: dealer.SegmentDealer, number: int) -> None:
-        words: Ring = await self._threads.run(partial(next, dealing))
-        await given.segment(number, words)
+    async def _rest(self, dealing: dealer.SegmentDealer, given: Delivery) -> None:
+        with contextlib.closing(Ahead(self._threads)) as ahead:
+            for number in given.numbers[1:]:
+                await ahead.deal(partial(next, dealing), partial(given.piece, number))
+            await ahead.sent()
 
     def _lost(self, error: ActorError) -> WorkerLost:
         return WorkerLost(f"a server of model {self._shared.name!r} did not take its randomness: {error}")

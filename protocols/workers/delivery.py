@@ -1,20 +1,18 @@
-"""How weights and randomness get to the servers: in one message, or in pieces where that is too much for one, or as a stream."""
+"""How weights and randomness get to the servers: in one message, or in parts where that is too much for one, or as a stream."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from actors.limits import largest_message
+from protocols.concurrency import at_once
 from protocols.link.keys import Told
 from protocols.mpc.parties.exchange import Ring
-from protocols.serving.pieces import sent_ahead
-from protocols.serving.streams import Window
-from protocols.serving.ticket import Reveal
+from protocols.serving.pieces import fits, sent_ahead
 from protocols.workers.compute_server import ComputeServer
+from protocols.workers.supplied import Supplied
 
 
 async def load(server: ComputeServer, name: str, right: bytes, program: bytes, masked: Sequence[Ring]) -> None:
@@ -36,60 +34,44 @@ async def load(server: ComputeServer, name: str, right: bytes, program: bytes, m
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """A chunk of randomness on its way to both servers.
+class Delivery:
+    """Pieces of randomness on their way to both servers: server 1 is sent them, one after the other, and server 0 makes its own.
 
     Attributes:
-        model: identifier of the model.
-        reveal: the kind of answer that it is for.
-        chunk: its identifier.
-        examples: how many it serves.
+        servers: which take as long as they like.
+        keys: what each of them is told of its key.
+        begin: tells one of them that pieces follow; of one that is alone with what is dealt, if it fits a message.
+        name: of the model or the run of training.
+        chunk: of the randomness of a model; empty for a run.
+        numbers: of the pieces in their supply.
     """
 
-    model: bytes
-    reveal: Reveal
+    servers: tuple[Supplied, Supplied]
+    keys: tuple[Told, Told]
+    begin: Callable[[int, Told, Ring | None], Coroutine[Any, Any, None]]
+    name: bytes
     chunk: bytes
-    examples: int
+    numbers: range
 
-    async def to(self, servers: tuple[ComputeServer, ComputeServer], keys: Sequence[Told], words: Ring) -> None:
-        """Give a key to each server, and `words` to the second, at once; return when both have prepared the chunk."""
-        first, second = (server.with_options(timeout=None) for server in servers)
-        await asyncio.gather(
-            first.deal(self.model, self.reveal, self.chunk, keys[0], self.examples, None), self._to_second(second, keys[1], words)
-        )
+    async def piece(self, number: int, words: Ring) -> None:
+        """Send a piece as soon as there is room for it; return when it is prepared."""
+        if number == self.numbers.start:
+            await at_once(self.begin(0, self.keys[0], None), self._first(words))
+        else:
+            await self._sent(number, words)
 
-    async def _to_second(self, second: ComputeServer, key: Told, words: Ring) -> None:
+    async def _first(self, words: Ring) -> None:
+        alone = len(self.numbers) == 1 and fits(words.nbytes, await largest_message(self.servers[1]))
+        await self.begin(1, self.keys[1], words if alone else None)
+        if not alone:
+            await self._sent(self.numbers.start, words)
+
+    async def _sent(self, number: int, words: Ring) -> None:
+        second = self.servers[1].with_options(timeout=None)
+        await second.room(self.name, self.chunk, number)
+
         async def ahead(parts: list[Ring]) -> None:
-            await second.deal_piece(self.model, self.reveal, self.chunk, self.examples, parts)
+            await second.segment(self.name, self.chunk, number, parts, False)
 
         left = await sent_ahead([words], await largest_message(second), ahead)
-        await second.deal(self.model, self.reveal, self.chunk, key, self.examples, left[0] if left else np.zeros(0, np.uint64))
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """A chunk of randomness that goes to server 1 in segments.
-
-    Attributes:
-        model: identifier of the model.
-        chunk: its identifier.
-        second: server 1, which takes as long as it likes.
-    """
-
-    model: bytes
-    chunk: bytes
-    second: ComputeServer
-
-    async def begin(self, servers: tuple[ComputeServer, ComputeServer], reveal: Reveal, keys: Sequence[Told], how: Window) -> None:
-        """Tell both servers of the stream, each with its key."""
-        await asyncio.gather(*(server.stream(self.model, reveal, self.chunk, key, how) for server, key in zip(servers, keys, strict=True)))
-
-    async def segment(self, number: int, words: Ring) -> None:
-        """Send a segment as soon as there is room for it; return when it is prepared."""
-        await self.second.room(self.model, self.chunk, number)
-
-        async def ahead(parts: list[Ring]) -> None:
-            await self.second.segment(self.model, self.chunk, number, parts, False)
-
-        left = await sent_ahead([words], await largest_message(self.second), ahead)
-        await self.second.segment(self.model, self.chunk, number, left, True)
+        await second.segment(self.name, self.chunk, number, left, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import cached_property
 
 from protocols.authority.rights import Claim
@@ -11,6 +12,7 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.link.keys import Preprocessing
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.weights import summed_weight_masks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
@@ -23,6 +25,26 @@ from protocols.serving.requests import Requests
 from protocols.serving.ticket import Reveal
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.granting import Granting, Later
+
+
+class KeptMasks:
+    """lambda_W of every weight of a model, made when one is first needed and kept. Slow for a large model: first in a thread.
+
+    Args:
+        keys: of both servers, for the weights.
+        shapes: of the weights.
+    """
+
+    def __init__(self, keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> None:
+        self._keys, self._shapes = keys, shapes
+
+    @cached_property
+    def _kept(self) -> list[Ring]:
+        return summed_weight_masks(self._keys, self._shapes)
+
+    def __getitem__(self, index: int, /) -> Ring:
+        """Return that of one weight."""
+        return self._kept[index]
 
 
 class Provided:
@@ -44,7 +66,7 @@ class Provided:
         self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
         self.seats, self.claim, self.model = seats, claim, model
         weights, tickets = preprocessing.keys("weights"), preprocessing.keys("tickets")
-        self.weight_keys = weights.of
+        self.weight_keys, self.weight_masks = weights.of, KeptMasks(weights.of, program.weights)
         self.hostings = tuple(
             Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
             for party in (0, 1)
@@ -57,11 +79,6 @@ class Provided:
         self.reveal: tuple[Reveal, ...] = ()
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
-
-    @cached_property
-    def weight_masks(self) -> list[Ring]:
-        """lambda_W of every weight, made when they are first needed and kept. Slow for a large model: first in a thread."""
-        return summed_weight_masks(self.weight_keys, self.program.weights)
 
     def program_for(self, reveal: Reveal) -> Program:
         """Return the program that ends in what is revealed."""

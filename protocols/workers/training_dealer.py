@@ -9,6 +9,8 @@ Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -18,17 +20,19 @@ from actors import Actor, ActorError, message
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
-from protocols.concurrency import Background, at_once
+from protocols.concurrency import Background
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
 from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
 from protocols.link.threads import Threads
-from protocols.mpc.circuit import deal
+from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.terms import StepCircuits, TrainingTerms, check_held
+from protocols.workers.dealing import Ahead
+from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
 
 
@@ -38,7 +42,7 @@ class _DealtTraining:
     def __init__(self, terms: TrainingTerms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
         self.terms, self.claim, self.servers = terms, claim, servers
         self.steps = StepCircuits(terms)
-        self.done = 0
+        self.done = self.pieces = 0
         self.preprocessing: Preprocessing = ExternalDealer()
 
 
@@ -124,32 +128,39 @@ class TrainingDealer(Actor):
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int, stops: list[int]) -> None:
-        """Deal for the steps of an epoch from `start` on: compute one while the one before is on its way, as servers have room.
+        """Deal for the steps of an epoch from `start` on, as servers have room.
 
         `stops` are the steps before which the servers report.
         """
         session = self._owned(run, right)
         terms = session.terms
         self._holdings.check_steps([dataset.handle for dataset in terms.datasets.values()], terms.rows(number))
-        sending: asyncio.Task[None] | None = None
         try:
-            for index, rows in enumerate(session.terms.rows(number)[start:], start):
-                last = index + 1 in stops
-                keys = session.preprocessing.keys("step", session.done)
-                dealt = await self._dealer.run(partial(self._dealt, session, rows, keys.of, last=last))
-                if sending is not None:
-                    await sending
-                sending = asyncio.create_task(self._send(session, session.done, (len(rows), last), keys.told, dealt))
-                session.done += 1
-            if sending is not None:
-                await sending
+            with contextlib.closing(Ahead(self._dealer)) as ahead:
+                for index, rows in enumerate(session.terms.rows(number)[start:], start):
+                    await self._step(session, ahead, rows, last=index + 1 in stops)
+                await ahead.sent()
         except ActorError as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
-        finally:
-            if sending is not None:
-                sending.cancel()
 
-    def _dealt(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Ring:
+    async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
+        """Deal for the next step, in as many pieces as its randomness has."""
+        run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
+        first, second = (server.with_options(timeout=None) for server in session.servers)
+
+        async def begin(party: int, key: Told, dealt: Ring | None) -> None:
+            await (first, second)[party].supply(run, number, len(rows), last, key, dealt)
+
+        parts = session.steps.parts(len(rows), last=last)
+        numbers = range(session.pieces, session.pieces + len(parts))
+        session.done, session.pieces = number + 1, numbers.stop
+        given = Delivery((first, second), keys.told, begin, run, b"", numbers)
+        dealing = self._dealing(session, rows, keys.of, last=last)
+        for piece in numbers:
+            await ahead.deal(partial(next, dealing), partial(given.piece, piece))
+
+    def _dealing(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Iterator[Ring]:
+        """Give what is dealt for one piece after the other; slow."""
         terms = session.terms
         masks = {
             "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
@@ -157,16 +168,7 @@ class TrainingDealer(Actor):
         }
         if terms.w is not None:
             masks["w"] = self._masks[terms.w.handle][rows]
-        return deal(session.steps.like(len(rows), last=last), masks, keys)
-
-    async def _send(self, session: _DealtTraining, number: int, kind: tuple[int, bool], keys: tuple[Told, Told], dealt: Ring) -> None:
-        halves: tuple[Ring | None, Ring | None] = (None, dealt)
-        await at_once(
-            *(
-                server.with_options(timeout=None).supply(session.terms.session, number, *kind, key, half)
-                for server, key, half in zip(session.servers, keys, halves, strict=True)
-            )
-        )
+        yield from deal_in_segments(session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last), masks, keys)
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:

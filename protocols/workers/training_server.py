@@ -1,8 +1,9 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
-`begin`, `meet`, `epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`) and the other server (`deliver`,
-`give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the model's name.
+`begin`, `meet`, `epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`) and the other
+server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the model's
+name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 import numpy as np
@@ -29,21 +29,21 @@ from protocols.datasets.masked import MaskedDataset
 from protocols.datasets.replicated import Component, Replicated
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered, server_key
+from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
-from protocols.link.threads import Threads
+from protocols.link.threads import Runner
 from protocols.link.twins import Twins
-from protocols.mpc.circuit import evaluate
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import derive
-from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
+from protocols.serving.supply import Supply
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
 from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
-from protocols.workers.linked import Linked
-from protocols.workers.supply import Supply
+from protocols.workers.step_supply import StepSupply
+from protocols.workers.supplied import Supplied
 
 _SUM = "sum of "
 """Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
@@ -52,19 +52,24 @@ _SUM = "sum of "
 class _Training:
     """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
 
-    def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins) -> None:
+    def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins, run: Runner, patience: float) -> None:
         self.terms, self.claim, self.me, self.model, self.twins = terms, claim, twins.me, model, twins
         self.seats = seats(terms.equals, terms.name)
         self.agreement = Agreement()
         self.seal_key = b""
         self.steps = StepCircuits(terms)
-        self.supply = Supply(self.steps.ahead)
+        self.randomness = StepSupply(twins.me, self.steps, run=run, patience=patience)
         self.shares, self.sums = model.shares, model.sums
         self.done = 0
         self.pair: Pair | None = None
 
+    def close(self, reason: Exception) -> None:
+        """End it: whoever waits gets the reason."""
+        self.twins.close(reason)
+        self.randomness.pieces.fail(reason)
 
-class TrainingServer(Linked):
+
+class TrainingServer(Supplied):
     """Trains shared models on shared data together with its twin.
 
     Args:
@@ -74,18 +79,16 @@ class TrainingServer(Linked):
     """
 
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
-        super().__init__(patience, "steps")
+        super().__init__(patience, "expand")
         self._cluster = cluster or Membership()
         self._holdings = holdings or Holdings()
         self._datasets, self._models = self._holdings.datasets, self._holdings.models
         self._sessions: dict[bytes, _Training] = {}
-        self._ahead = Threads("expand", 1, precedence=self._steps.precedence)
 
     async def stopped(self) -> None:
         """End what runs in the background."""
         for session in self._sessions.values():
-            session.twins.close(WorkerLost("the server stops"))
-        self._ahead.close()
+            session.close(WorkerLost("the server stops"))
         await super().stopped()
 
     def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
@@ -161,7 +164,7 @@ class TrainingServer(Linked):
             raise NameTaken("a run of this name is under way; begin another one")
         self._models[model].use &= self._holdings.use_of(*arrays)
         twins = self._twinned(terms.session, Party(party), peer)
-        session = _Training(terms, claim, self._models[model], twins)
+        session = _Training(terms, claim, self._models[model], twins, self._ahead.run, self._patience)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
@@ -170,7 +173,7 @@ class TrainingServer(Linked):
     def _gone(self, session: _Training) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
-            session.twins.close(WorkerLost("the owner is gone"))
+            session.close(WorkerLost("the owner is gone"))
 
     @message(reentrant=True, by=OWNER)
     async def meet(self, run: bytes, right: bytes, public: bytes) -> None:
@@ -185,7 +188,8 @@ class TrainingServer(Linked):
         """Make the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
-        rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
+        rounds, sent, dealt, begun = 0, 0, 0, clock()
+        before = session.randomness.waited
         if told:
             session.model.use.check_reveal(caller().common_name)
         if not session.seal_key:
@@ -196,20 +200,17 @@ class TrainingServer(Linked):
         steps = session.terms.rows(number)
         self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for index, rows in enumerate(steps[start:stop], start):
-            before = clock()
-            material, dealt = await session.supply.take(session.done)
-            waited += clock() - before
-            outputs, cost = await self._step(session, rows, material, dealt, seal, last=index == stop - 1)
+            outputs, cost = await self._step(session, rows, seal, last=index == stop - 1)
             session.sums = {
                 name: session.sums.get(name, np.zeros(1, np.uint64)) + outputs[name] for name in outputs.keys() - session.shares.keys()
             }
             session.shares = {name: outputs[name] for name in session.shares}
             session.done += 1
-            rounds, sent, received = rounds + cost[0], sent + cost[1], received + dealt
+            rounds, sent, dealt = rounds + cost.rounds, sent + cost.sent, dealt + cost.dealt
         known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
         sums = {name: known[name] for name in told} if stop >= len(steps) else {}
-        seconds = clock() - begun
-        return StepsReport(len(steps[start:stop]), sums, session.shares["outside"], rounds, sent, received, seconds, waited, seal.close())
+        outside, seconds, waited = session.shares["outside"], clock() - begun, session.randomness.waited - before
+        return StepsReport(len(steps[start:stop]), sums, outside, rounds, sent, dealt, seconds, waited, seal.close())
 
     @message(reentrant=True, by=OWNER)
     async def adopt(self, run: bytes, right: bytes) -> None:
@@ -220,7 +221,7 @@ class TrainingServer(Linked):
     @message(reentrant=True, by=OWNER)
     async def begun(self, run: bytes, right: bytes, number: int) -> int:
         """Wait until step `number` of the run has begun, and return how many have."""
-        return await self._owned(run, right).supply.passed(number)
+        return await self._owned(run, right).randomness.after(number)
 
     # Checkpoints.
 
@@ -266,9 +267,7 @@ class TrainingServer(Linked):
         self._claim(presence, handle, digest)
         self._models[handle] = Model(plan, arrays, sums, about.granted)
 
-    async def _step(
-        self, session: _Training, rows: npt.NDArray[np.int64], material: Material, dealt: int, seal: Seal, *, last: bool
-    ) -> tuple[dict[str, Ring], tuple[int, int]]:
+    async def _step(self, session: _Training, rows: npt.NDArray[np.int64], seal: Seal, *, last: bool) -> tuple[dict[str, Ring], Cost]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
         given: dict[str, Affine | Ring] = dict(session.shares)
@@ -278,10 +277,9 @@ class TrainingServer(Linked):
             given["w"] = self._wire(session, terms.w, rows, lambda array: array)
 
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
-        protocol = evaluate(session.me, circuit, material, given)
-        words = session.steps.bytes // 8
-        outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)
-        return outputs, (cost.rounds, cost.sent)
+        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last)
+        words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
+        return await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
 
     def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
         """Return some examples of an array, in the form in which a step takes them."""
@@ -309,7 +307,7 @@ class TrainingServer(Linked):
         """End a run; the weights stay."""
         session = self._owned(run, right)
         del self._sessions[run]
-        session.twins.close(UnknownModel("this training has ended"))
+        session.close(UnknownModel("this training has ended"))
 
     @message(reentrant=True, by=OWNER)
     async def forget(self, handle: bytes, right: bytes) -> None:
@@ -353,12 +351,15 @@ class TrainingServer(Linked):
     async def supply(
         self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
-        """Take the randomness of a step, the `last` before a report or another, as soon as there is room; returns when it is expanded."""
+        """Take the randomness of a step, the `last` before a report or another, as soon as there is room for it: see `Supplied`."""
         session = self._dealt(run, "supply")
-        await session.supply.room(number)
-        own = server_key(session.terms.equals, session.pair, key, "step", number)
-        material = await self._ahead.run(partial(Material.of, session.steps.like(examples, last=last).layout, own, 1, dealt))
-        await session.supply.put(number, material, 0 if dealt is None else dealt.nbytes)
+        session.randomness.check(number)
+        pieces = session.randomness.expect(server_key(session.terms.equals, session.pair, key, "step", number), examples, last=last)
+        await self._supplied(session.me, session.randomness.pieces, pieces, dealt)
+
+    def _supply(self, name: bytes, chunk: bytes, what: str) -> tuple[Party, Supply]:
+        session = self._dealt(name, what)
+        return session.me, session.randomness.pieces
 
     def _linked(self, name: bytes, what: str) -> Twins | None:
         session = self._sessions.get(name)

@@ -13,9 +13,11 @@ from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.weights import Dense
 from protocols.mpc.operations.wires import Input, Open
 from protocols.mpc.program import Program
-from protocols.serving import streams
+from protocols.serving import supply
 from protocols.serving.hosting import HostedModel, Hosting
-from protocols.serving.streams import Stream, Streams, Window, largest_operation, window
+from protocols.serving.stock import Stock
+from protocols.serving.streams import Window, largest_operation, window
+from protocols.serving.supply import ComingPiece, Supply
 from protocols.serving.ticket import Ticket
 
 PROGRAM = Program(
@@ -36,7 +38,14 @@ async def at_once(work):
     return work()
 
 
-def stream(reserved: int | None = None, patience: float = 30.0) -> tuple[Stream, list]:
+def of(parts, reserved: int, prepare, patience: float = 30.0, **kind) -> Supply:
+    """A supply of all parts."""
+    one = Supply(reserved, run=at_once, patience=patience, **kind)
+    one.extend([ComingPiece(part, 1, prepare) for part in parts])
+    return one
+
+
+def stream(reserved: int | None = None, patience: float = 30.0) -> tuple[Supply, list]:
     """A stream whose materials are what was dealt, and what has been prepared."""
     prepared = []
 
@@ -44,14 +53,14 @@ def stream(reserved: int | None = None, patience: float = 30.0) -> tuple[Stream,
         prepared.append(dealt)
         return dealt
 
-    return Stream(PARTS, reserved or segments.room(PARTS), prepare=prepare, run=at_once, patience=patience), prepared
+    return of(PARTS, reserved or segments.room(PARTS), prepare, patience), prepared
 
 
 def dealt(number: int) -> np.ndarray:
     return np.full(WORDS[number], number, np.uint64)
 
 
-async def comes(one: Stream, number: int) -> None:
+async def comes(one: Supply, number: int) -> None:
     await one.room(number)
     await one.add(number, [dealt(number)], last=True)
 
@@ -70,7 +79,7 @@ async def test_segments_come_in_order_when_there_is_room_and_the_second_when_the
         for number in range(len(PARTS)):
             await comes(one, number)
 
-    dealing = asyncio.create_task(provider() if party else one.feed())
+    dealing = asyncio.create_task(provider() if party else one.feed(range(len(PARTS))))
     await settled()
     assert len(prepared) == 1  # whoever has a ticket and does not use it keeps no more here
     for number in range(len(PARTS)):
@@ -81,6 +90,16 @@ async def test_segments_come_in_order_when_there_is_room_and_the_second_when_the
         assert len(prepared) == here
         assert one.held <= reserved
     await dealing
+
+
+async def test_a_piece_is_taken_once():
+    one, _ = stream(sum(SIZES))
+    for number in range(2):
+        await comes(one, number)
+        await one.take(number)
+    for number in range(2):
+        with pytest.raises(TicketRefused, match="was used before: the same masks never serve twice"):
+            await one.take(number)
 
 
 async def test_pieces_are_put_together():
@@ -95,7 +114,7 @@ async def test_pieces_are_put_together():
     np.testing.assert_array_equal(prepared[1], words)
 
 
-async def sent(one: Stream, how: str) -> None:
+async def sent(one: Supply, how: str) -> None:
     """A provider that does not keep to the rules."""
     await comes(one, 0)
     await one.take(0)
@@ -128,18 +147,18 @@ async def sent(one: Stream, how: str) -> None:
 )
 async def test_whatever_breaks_the_rules_is_refused_and_ends_the_stream(how):
     one, _ = stream(sum(SIZES))
-    with pytest.raises(TicketRefused, match="segments come in order, each once, whole, and when there is room"):
+    with pytest.raises(TicketRefused, match="pieces come in order, each once, whole, and when there is room"):
         await sent(one, how)
     assert one.ended
-    with pytest.raises(WorkerLost, match=r"the crypto provider broke the stream of this ticket's randomness .*ask again"):
+    with pytest.raises(WorkerLost, match=r"the crypto provider broke the stream of randomness of this ticket .*ask again"):
         await one.take(1)
 
 
 async def test_what_does_not_come_in_time_ends_the_evaluation_by_name():
     one, _ = stream(patience=0.0)
-    assert one.longest == max(SIZES) / streams.SLOWEST
+    assert one.longest == max(SIZES) / supply.SLOWEST
     assert stream(patience=5.0)[0].longest == 5 + one.longest  # a round of the other server waits as long, and its own patience
-    with pytest.raises(WorkerLost, match=f"segment 1 of {len(PARTS)} of this ticket's randomness did not come"):
+    with pytest.raises(WorkerLost, match=f"piece 1 of {len(PARTS)} of the randomness of this ticket did not come"):
         await one.take(0)
 
 
@@ -160,9 +179,9 @@ async def test_a_segment_that_cannot_be_prepared_ends_the_stream():
     def fail(dealt):
         raise MemoryError
 
-    one = Stream(PARTS, sum(SIZES), prepare=fail, run=at_once, patience=30.0)
+    one = of(PARTS, sum(SIZES), fail)
     with pytest.raises(MemoryError):
-        await one.feed()
+        await one.feed(range(len(PARTS)))
     with pytest.raises(WorkerLost, match="could not be prepared"):
         await one.take(0)
 
@@ -171,7 +190,7 @@ def test_how_a_program_is_streamed_follows_from_its_memory():
     size, most = inference.layout(PROGRAM).bytes_per_example, largest_operation(PROGRAM)
     assert window(PROGRAM, size) is None
     assert window(PROGRAM, size - 1).room < size
-    assert window(PROGRAM, most) == Window(most // streams.PARTS, most)
+    assert window(PROGRAM, most) == Window(most // segments.PARTS, most)
     with pytest.raises(TooLarge, match=f"one example needs {size:,} bytes of randomness at a server, {most:,} of them at once"):
         window(PROGRAM, most - 1)
 
@@ -183,33 +202,54 @@ def hosted(party: int = 1) -> HostedModel:
     return one
 
 
+def supplied(model: HostedModel, chunk: bytes, how: Window | None, reveal="logits", examples: int = 1) -> Supply:
+    return model.supply(reveal, chunk, bytes(16), examples, how, run=at_once, patience=1.0)[0]
+
+
 def test_a_server_opens_no_more_streams_than_it_has_memory_for_and_each_once():
     how = window(PROGRAM, largest_operation(PROGRAM))
     model = hosted()
-    model.streams = Streams(2 * how.room)
-    first = model.stream("logits", b"1", bytes(16), how, run=at_once, patience=1.0)
-    model.stream("label", b"2", bytes(16), window(PROGRAM.for_label(), how.room), run=at_once, patience=1.0)
-    with pytest.raises(SharingError, match="are open, and one more of"):
-        model.stream("logits", b"3", bytes(16), how, run=at_once, patience=1.0)
+    model.stock = Stock(2 * how.room)
+    first = supplied(model, b"1", how)
+    supplied(model, b"2", window(PROGRAM.for_label(), how.room), "label")
+    with pytest.raises(SharingError, match="are open here, and one more of"):
+        supplied(model, b"3", how)
     first.close()
     with pytest.raises(TicketRefused, match="has been dealt before"):
-        model.stream("logits", b"1", bytes(16), how, run=at_once, patience=1.0)
-    model.stream("logits", b"3", bytes(16), how, run=at_once, patience=1.0)
-    with pytest.raises(TicketRefused, match="no stream of this name is open"):
-        model.streams[b"4"]
+        supplied(model, b"1", how)
+    supplied(model, b"3", how)
+    with pytest.raises(TicketRefused, match="no chunk of this name is open"):
+        model.stock[b"4"]
     with pytest.raises(SharingError, match="does not fit"):
-        model.stream("logits", b"5", bytes(16), Window(1, 8), run=at_once, patience=1.0)
+        supplied(model, b"5", Window(1, 8))
+
+
+async def test_whole_chunks_count_as_many_bytes_as_their_examples_that_have_not_left():
+    size, model = inference.layout(PROGRAM).bytes_per_example, hosted(0)
+    model.stock = Stock(4 * size)
+    await supplied(model, b"1", None, examples=3).feed(range(1))
+    with pytest.raises(
+        SharingError, match=f"{3 * size:,} bytes are open here, and one more of {2 * size:,} bytes: {4 * size:,} are the most"
+    ):
+        supplied(model, b"2", None, examples=2)
+    assert model.stock.take(Ticket(b"model", b"request", 0, "logits", b"1", 0, 1)).examples == 1
+    supplied(model, b"2", None, examples=2)
+    for examples, how in ((0, None), (2, Window(1, 1 << 20))):
+        with pytest.raises(SharingError, match=f"a chunk of {examples} examples was dealt"):
+            supplied(model, b"3", how, examples=examples)
 
 
 def test_the_randomness_of_a_stream_leaves_once_and_a_withdrawn_one_is_closed():
     how = window(PROGRAM, largest_operation(PROGRAM))
     model = hosted()
-    first, second = (model.stream("logits", chunk, bytes(16), how, run=at_once, patience=1.0) for chunk in (b"1", b"2"))
+    first, second = (supplied(model, chunk, how) for chunk in (b"1", b"2"))
     tickets = [Ticket(b"model", b"request", 0, "logits", chunk, 0, 1) for chunk in (b"1", b"2")]
-    assert model.stocks["logits"].take(tickets[0]) is first
     with pytest.raises(TicketRefused, match="not on stock"):
-        model.stocks["logits"].take(tickets[0])
-    assert not model.stocks["logits"].withdraw(tickets[0])
-    assert model.stocks["logits"].withdraw(tickets[1])
+        model.stock.take(Ticket(b"model", b"request", 0, "label", b"1", 0, 1))  # it was dealt for the other kind of answer
+    assert model.stock.take(tickets[0]) is first
+    with pytest.raises(TicketRefused, match="not on stock"):
+        model.stock.take(tickets[0])
+    assert not model.stock.withdraw(tickets[0])
+    assert model.stock.withdraw(tickets[1])
     assert second.ended
     assert not first.ended

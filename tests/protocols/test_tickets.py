@@ -8,10 +8,12 @@ import pytest
 
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.errors import Busy, QuotaSpent, TicketRefused, WorkerLost
-from protocols.mpc.parties.material import Material
+from protocols.mpc.engine.segments import Segment
+from protocols.mpc.parties.material import Field, Layout, Material
 from protocols.serving.pool import Chunk, Pool
 from protocols.serving.requests import RequestPart, Requests
 from protocols.serving.stock import Stock
+from protocols.serving.supply import ComingPiece, Supply
 from protocols.serving.ticket import Ticket, check, identifier, sign
 
 KEYS = (b"a" * 32, b"b" * 32)
@@ -69,16 +71,30 @@ class TestTicket:
                 check(sign(nobody, KEYS), KEYS[0], 0, right)
 
 
-def stocked(examples: int) -> Stock:
-    stock = Stock()
+PART = Segment(range(1), Layout([(0, Field("lambda", 2), None)]))
+
+
+async def at_once(work):
+    return work()
+
+
+async def put(stock: Stock, examples: int) -> None:
     fields = {(0, "lambda"): np.arange(examples * 2, dtype=np.uint64).reshape(examples, 2)}
-    stock.add(b"chunk", Material(fields, 0, examples))
+    supply = Supply(PART.size(examples), run=at_once, patience=1.0)
+    pieces = supply.extend([ComingPiece(PART, examples, lambda dealt: Material(fields, 0, examples))])
+    stock.add(b"chunk", "logits", supply, examples)
+    await supply.feed(pieces)
+
+
+async def stocked(examples: int) -> Stock:
+    stock = Stock(1 << 20)
+    await put(stock, examples)
     return stock
 
 
 class TestStock:
-    def test_a_range_leaves_once(self):
-        stock = stocked(4)
+    async def test_a_range_leaves_once(self):
+        stock = await stocked(4)
         assert stock.take(ticket(1, 3))(0, "lambda").tolist() == [[2, 3], [4, 5]]
         assert stock.examples == 2
         for start, stop in ((1, 3), (0, 2), (2, 4), (0, 4)):
@@ -87,25 +103,25 @@ class TestStock:
         assert stock.take(ticket(3, 4)).examples == 1
 
     @pytest.mark.parametrize(("start", "stop"), [(0, 5), (-1, 1), (2, 2), (3, 1)])
-    def test_a_range_that_does_not_exist_is_refused(self, start, stop):
+    async def test_a_range_that_does_not_exist_is_refused(self, start, stop):
         with pytest.raises(TicketRefused):
-            stocked(4).take(ticket(start, stop))
+            (await stocked(4)).take(ticket(start, stop))
 
-    def test_a_chunk_of_another_life_of_the_server_is_refused(self):
+    async def test_a_chunk_of_another_life_of_the_server_is_refused(self):
         with pytest.raises(TicketRefused, match="another run of the server"):
-            Stock().take(ticket())
+            Stock(1 << 20).take(ticket())
 
     @pytest.mark.parametrize("used", [False, True])
-    def test_a_chunk_is_dealt_once(self, used):
-        stock = stocked(2)
+    async def test_a_chunk_is_dealt_once(self, used):
+        stock = await stocked(2)
         if used:
             stock.take(ticket(0, 2))
         with pytest.raises(TicketRefused, match="dealt before"):
-            stock.add(b"chunk", Material({(0, "lambda"): np.zeros((2, 2), np.uint64)}, 0, 2))
+            await put(stock, 2)
         assert stock.examples == (0 if used else 2)
 
-    def test_what_was_withdrawn_never_leaves_and_what_left_cannot_be_withdrawn(self):
-        stock = stocked(2)
+    async def test_what_was_withdrawn_never_leaves_and_what_left_cannot_be_withdrawn(self):
+        stock = await stocked(2)
         assert stock.withdraw(ticket(0, 1))
         with pytest.raises(TicketRefused):
             stock.take(ticket(0, 1))

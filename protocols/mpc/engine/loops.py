@@ -6,8 +6,9 @@ parties.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from protocols.errors import ProgramError
@@ -15,8 +16,8 @@ from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.segments import Segment
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
-from protocols.mpc.parties.exchange import Protocol, Ring, as_ready
-from protocols.mpc.parties.material import Layout
+from protocols.mpc.parties.exchange import Protocol, Ring, as_ready, until
+from protocols.mpc.parties.material import Layout, Material
 
 MAX_ELEMENTS = 1 << 31
 """The largest number of ring elements that one value, of one example if it is batched, may have."""
@@ -138,6 +139,35 @@ async def evaluate(ops: Sequence[Operation], order: Order, server: Server, wante
     Each operation begins as soon as its operands are there, in a round with others; a value that nothing needs any more is freed.
     """
     await segment(ops, order, server, wanted, range(len(ops)))
+    return {at: server.share(at) for at in wanted}
+
+
+async def evaluate_in_segments(
+    ops: Sequence[Operation],
+    order: Order,
+    server: Server,
+    wanted: Collection[int],
+    parts: Sequence[Segment],
+    supply: Callable[[int], Awaitable[Material]],
+) -> dict[int, Ring]:
+    """Return the same as `evaluate`, with the material of one segment after the other, each freed before the next one is asked for.
+
+    A segment begins when all before it have ended, and its material is here: both servers make the same rounds, whenever that is.
+    Operations of two segments share no round, so that there may be more of them than of the whole; bytes are as many.
+
+    Args:
+        ops: the program.
+        order: who waits for whom.
+        server: this server's side, without material.
+        wanted: the values to return.
+        parts: the segments.
+        supply: waits for the material of a segment, by its number.
+    """
+    for number, part in enumerate(parts):
+        server.material = await until(partial(supply, number))
+        await segment(ops, order, server, wanted, part.positions)
+        if part is not parts[-1]:
+            server.leave()
     return {at: server.share(at) for at in wanted}
 
 

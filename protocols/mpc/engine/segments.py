@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from protocols.mpc.parties.material import Layout
 
+PARTS = 8
+"""Segments of which as many fit the memory, where no operation needs more: one is in use, another one comes, others wait for requests."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -29,15 +32,17 @@ class Segment:
         return 8 * (self.layout.words(examples, dealt=False) + self.layout.words(examples, dealt=True))
 
 
-def cut(count: int, layout: Layout, most: int, examples: int = 1) -> tuple[Segment, ...]:
+def cut(count: int, layout: Layout, most: int | None, examples: int = 1) -> tuple[Segment, ...]:
     """Return the segments of a program of `count` operations, as few and as early as possible.
 
     Args:
         count: of operations.
         layout: of the whole program.
-        most: bytes of randomness of a segment; an operation that alone needs more is a segment of its own.
+        most: bytes of randomness of a segment; an operation that alone needs more is a segment of its own. None: it is not cut.
         examples: how many are evaluated together.
     """
+    if most is None:
+        return (Segment(range(count), layout),)
     sizes = layout.sizes(examples)
     starts, size = [0], 0
     for at in range(count):

@@ -44,14 +44,7 @@ async def served_again(workers, shared, kinds, **terms):
 def held(workers) -> list[int]:
     """How many bytes of whole examples or streams lie at each server, unused, of all kinds."""
     models = [worker.actor("server")._entries["stream"].model for worker in workers[:2]]
-    return [
-        sum(
-            getattr(chunk.material, "reserved", inference.layout(model.programs[kind]).bytes_per_example) * int((~chunk.used).sum())
-            for kind, stock in model.stocks.items()
-            for chunk in stock._chunks.values()
-        )
-        for model in models
-    ]
+    return [sum(chunk.bytes for chunk in model.stock._chunks.values() if not chunk.used.all()) for model in models]
 
 
 async def settled(workers, memory: int) -> None:
@@ -83,7 +76,7 @@ async def test_kinds_of_answer_that_are_not_given_any_more_give_their_memory_bac
             await settled(workers, memory)
             labels = await remote.query(X, reveal="label")
             model = workers[0].actor("server")._entries["stream"].model
-            assert not model.stocks["logits"]._chunks
+            assert {chunk.reveal for chunk in model.stock._chunks.values()} == {"label"}
         async with served_again(workers, shared, ["logits", "label"], memory=memory, ahead=64):
             await settled(workers, memory)
             np.testing.assert_allclose(await remote.query(X), expected(X), atol=TOLERANCE)
@@ -92,9 +85,9 @@ async def test_kinds_of_answer_that_are_not_given_any_more_give_their_memory_bac
 
 async def test_the_same_memory_again_keeps_what_lies_ready():
     async with inner_workers() as (workers, cluster), served(cluster, memory=64 * SIZE) as (shared, _):
-        before = set(workers[0].actor("server")._entries["stream"].model.stocks["logits"]._chunks)
+        before = set(workers[0].actor("server")._entries["stream"].model.stock._chunks)
         async with served_again(workers, shared, ["logits"], memory=64 * SIZE):
-            assert before <= set(workers[0].actor("server")._entries["stream"].model.stocks["logits"]._chunks)
+            assert before <= set(workers[0].actor("server")._entries["stream"].model.stock._chunks)
 
 
 async def test_a_memory_that_is_too_small_is_refused_before_anybody_allows_anything():

@@ -14,21 +14,22 @@ from protocols.authority.rights import digest_at, new_secret
 from protocols.errors import TooLarge, WorkerLost
 from protocols.mpc import inference, plaintext
 from protocols.mpc.encoding import encoded
-from protocols.serving.streams import Stream, largest_operation, window
-from protocols.workers import delivery
+from protocols.serving.streams import largest_operation, window
+from protocols.serving.supply import Supply
+from protocols.workers.delivery import Delivery
 
 
 @pytest.fixture
 def largest(monkeypatch):
     """The most bytes that any stream has held, and the memory that it may hold."""
     seen = []
-    run = Stream._prepared
+    run = Supply._prepared
 
     async def noted(self, number, dealt):
         seen.append((self.held, self.reserved, number))
         await run(self, number, dealt)
 
-    monkeypatch.setattr(Stream, "_prepared", noted)
+    monkeypatch.setattr(Supply, "_prepared", noted)
     return seen
 
 
@@ -45,7 +46,7 @@ async def test_a_model_that_does_not_fit_memory_answers_within_it(largest, memor
         hosted = [entry.model for worker in workers for entry in worker.actor("server")._entries.values()]
         provided = [shared for worker in workers for shared in worker.actor("provider")._models.values()]
         assert [model._weights for model in hosted] == [None, None]  # only the masked weights are kept
-        assert ["weight_masks" in shared.__dict__ for shared in provided] == [False]
+        assert ["_kept" in shared.weight_masks.__dict__ for shared in provided] == [False]
 
 
 async def test_labels_and_numbers_share_the_memory(largest):
@@ -79,32 +80,32 @@ async def test_a_streamed_query_and_others_run_side_by_side():
 @contextlib.contextmanager
 def faulty(monkeypatch, number: int, fault):
     """A provider that does something else with one segment, once."""
-    segment, done = delivery.Streamed.segment, []
+    piece, done = Delivery.piece, []
 
     async def sent(self, which, words):
         if which != number or done:
-            return await segment(self, which, words)
+            return await piece(self, which, words)
         done.append(self)
-        return await fault(self, which, words, segment)
+        return await fault(self, which, words, piece)
 
-    monkeypatch.setattr(delivery.Streamed, "segment", sent)
+    monkeypatch.setattr(Delivery, "piece", sent)
     yield done
 
 
-async def other_size(given, number, words, segment):
-    await segment(given, number, words[1:])
+async def other_size(given, number, words, piece):
+    await piece(given, number, words[1:])
 
 
-async def again(given, number, words, segment):
-    await segment(given, number, words)
-    await segment(given, number, words)
+async def again(given, number, words, piece):
+    await piece(given, number, words)
+    await piece(given, number, words)
 
 
-async def one_before(given, number, words, segment):
-    await segment(given, number + 1, words)
+async def one_before(given, number, words, piece):
+    await piece(given, number + 1, words)
 
 
-async def never(given, number, words, segment):
+async def never(given, number, words, piece):
     await asyncio.Event().wait()
 
 
@@ -123,26 +124,26 @@ async def test_a_stream_that_breaks_consumes_its_ticket_and_the_next_query_is_an
             assert len(done) == 1
             for server in servers:
                 model = server._entries["stream"].model
-                assert len(model.stocks["logits"]._seen) >= 2  # the ticket of the broken one serves nobody any more
-                assert all(one.chunk not in model.stocks["logits"]._chunks for one in done)
+                assert len(model.stock._seen) >= 2  # the ticket of the broken one serves nobody any more
+                assert all(one.chunk not in model.stock._chunks for one in done)
 
 
 async def test_a_ticket_that_nobody_uses_gives_its_memory_back():
     async with inner_workers() as (workers, cluster), served(cluster, memory=LEAST, ticket_lifetime=0.2) as (_, remote):
         secret = new_secret()
         await cluster.links.provider.request("stream", remote.model, 1, "logits", (digest_at(secret, 0), digest_at(secret, 1)))
-        held = [worker.actor("server")._entries["stream"].model.streams for worker in workers[:2]]
-        first = [dict(streams._open) for streams in held]
+        held = [worker.actor("server")._entries["stream"].model.stock for worker in workers[:2]]
+        first = [[chunk.supply for chunk in stock._chunks.values()] for stock in held]
         np.testing.assert_allclose(await remote.query(X[:1]), expected(X[:1]), atol=TOLERANCE)
         for open_before in first:
-            assert [stream.ended for stream in open_before.values()] == [True]
-            assert not any(stream._here for stream in open_before.values())
+            assert [supply.ended for supply in open_before] == [True]
+            assert not any(supply._here for supply in open_before)
 
 
 async def test_a_model_that_is_stopped_ends_its_streams():
     async with inner_workers() as (workers, cluster):
         async with served(cluster, memory=LEAST):
-            streams = [worker.actor("server")._entries["stream"].model.streams for worker in workers[:2]]
+            streams = [worker.actor("server")._entries["stream"].model.stock for worker in workers[:2]]
             assert [len(one) for one in streams] == [1, 1]
         assert [len(one) for one in streams] == [0, 0]
 

@@ -14,6 +14,7 @@ from protocols.mpc.program import Program
 from protocols.serving import hosting
 from protocols.serving.hosting import HostedModel, Hosting
 from protocols.serving.pieces import BESIDE, Arriving, carved, pieces, sent_ahead
+from protocols.serving.ticket import Ticket
 
 PROGRAM = Program((Input(), Dense(0, 0), Dense(0, 1)), ((3, 2), (3, 4)), (3,), 1.0, (0.0, 1.0), 1.0, Argmax(1, 0, 20))
 
@@ -77,22 +78,34 @@ def test_pieces_that_are_too_many_too_few_or_mixed_with_the_whole_are_refused():
         hosted().load([])
 
 
-def test_randomness_in_pieces():
-    model, words = hosted(), inference.layout(PROGRAM).dealt * 3
+async def at_once(work):
+    return work()
+
+
+async def test_randomness_in_pieces_is_prepared_as_what_came_at_once():
+    words = inference.layout(PROGRAM).dealt * 3
     dealt = np.arange(words, dtype=np.uint64)
-    assert model.all_dealt(b"other", dealt) is dealt
-    for piece in pieces([dealt], 8 * 4):
-        model.arrive_dealt("logits", b"chunk", 3, piece)
-    np.testing.assert_array_equal(model.all_dealt(b"chunk", np.zeros(0, np.uint64)), dealt)
-    assert model.all_dealt(b"chunk", None) is None  # nothing of it remains
+    dealt.flags.writeable = False
+    materials = []
+    for cut in (list(pieces([dealt], 8 * 4)), [[dealt]], [[dealt], []]):
+        model = hosted()
+        model.load([np.zeros((3, 2), np.uint64), np.zeros((3, 4), np.uint64)])
+        supply, _ = model.supply("logits", b"chunk", bytes(16), 3, None, run=at_once, patience=1.0)
+        await supply.room(0)
+        for piece in cut:
+            await supply.add(0, piece, last=piece is cut[-1])
+        materials.append(model.stock.take(Ticket(b"model", b"request", 0, "logits", b"chunk", 0, 3)))
+    for name in materials[0].fields:
+        for other in materials[1:]:
+            np.testing.assert_array_equal(materials[0](*name), other(*name))
 
 
 def test_no_more_memory_is_set_aside_for_randomness_than_a_model_may_have(monkeypatch):
-    model, piece = hosted(), [np.zeros(1, np.uint64)]
-    for chunk in range(hosting.ARRIVING):
-        model.arrive_dealt("logits", bytes([chunk]), 1, piece)
-    with pytest.raises(SharingError, match="too much"):
-        model.arrive_dealt("logits", b"one more", 1, piece)
-    monkeypatch.setattr(hosting, "MOST_MEMORY", 8 * inference.layout(PROGRAM).dealt - 1)
-    with pytest.raises(SharingError, match="too much"):
-        hosted().arrive_dealt("logits", b"large", 1, piece)
+    monkeypatch.setattr(hosting, "MOST_MEMORY", 2 * inference.layout(PROGRAM).bytes_per_example)
+    model = hosted()
+    for chunk in range(2):
+        model.supply("logits", bytes([chunk]), bytes(16), 2, None, run=at_once, patience=1.0)
+    with pytest.raises(SharingError, match="and one more of"):
+        model.supply("logits", b"one more", bytes(16), 1, None, run=at_once, patience=1.0)
+    with pytest.raises(SharingError, match="and one more of"):
+        hosted().supply("logits", b"large", bytes(16), 1 << 60, None, run=at_once, patience=1.0)

@@ -8,13 +8,15 @@ import pytest
 from deployment import key
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
-from protocols.errors import InputError, TicketRefused, TooLarge
+from protocols.errors import InputError, TicketRefused, TooLarge, WorkerLost
+from protocols.mpc.engine.segments import PARTS
+from protocols.mpc.parties.exchange import Party
 from protocols.mpc.parties.material import Material
 from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan
-from protocols.training.terms import StepCircuits, TrainingTerms
-from protocols.workers.supply import Supply
+from protocols.training.terms import MOST_AHEAD, StepCircuits, TrainingTerms
+from protocols.workers.step_supply import StepSupply
 
 KERNEL, BIAS = Variable("kernel0", (4, 3)), Variable("bias0", (3,))
 LINEAR = ProductLayer((0,), Weight("kernel0", (4, 3)), Weight("bias0", (3,)))
@@ -27,29 +29,89 @@ def terms(*, examples: int = 10, batch: int = 4, order: bytes | None = None, mem
     return TrainingTerms(key("s"), PLAN, x, y, batch, order, memory, False, "net")
 
 
-async def test_supply_waits_for_room_and_gives_each_step_once():
-    supply = Supply(2)
-    for number in (0, 1):
-        await supply.room(number)
-        await supply.put(number, Material({}, 0, 1), 7)
-    third = asyncio.create_task(supply.room(2))
-    await asyncio.sleep(0)
-    assert not third.done()
-    assert (await supply.take(0))[1] == 7
-    await third
+STEP = StepCircuits(terms()).bytes
+
+
+async def at_once(work):
+    return work()
+
+
+def supply(party: int = 1, **settings) -> StepSupply:
+    return StepSupply(Party(party), StepCircuits(terms(**settings)), run=at_once, patience=0.0)
+
+
+async def comes(one: StepSupply, number: int, examples: int = 4) -> None:
+    """What a training server does when the third party has dealt for a step."""
+    one.check(number)
+    pieces = one.expect(key(f"step {number}"), examples, last=False)
+    if one.me.index == 0:
+        await one.pieces.feed(pieces)
+        return
+    for part, piece in zip(one.circuits.parts(examples, last=False), pieces, strict=True):
+        await one.pieces.room(piece)
+        await one.pieces.add(piece, [np.full(part.layout.words(1, dealt=True), piece, np.uint64)], last=True)
+
+
+def begins(one: StepSupply, number: int, examples: int = 4):
+    return one.evaluation(number, one.circuits.like(examples, last=False), {}, examples, last=False)
+
+
+@pytest.mark.parametrize("party", [0, 1])
+async def test_steps_wait_for_room_and_each_has_its_randomness_once(party):
+    one = supply(party, memory=2 * STEP)
+    assert one.pieces.reserved == 3 * STEP  # the step that is made, and two ahead
     for number in (0, 1, 2):
-        with pytest.raises(TicketRefused, match=f"step {number} was supplied before"):
-            await supply.room(number)
+        await comes(one, number)
+    fourth = asyncio.create_task(comes(one, 3))
+    await settled()
+    assert one.pieces.held == 3 * one.circuits.like(4, last=False).layout.bytes_per_example
+    for number in (0, 1):
+        protocol, delay = await begins(one, number)
+        protocol.close()
+        assert delay is None
+    await fourth
+    assert one.begun == 2
+    for number in (0, 3, 5):
+        with pytest.raises(TicketRefused, match=f"step {number} was supplied before, or out of order: .*the next is 4"):
+            await comes(one, number)
 
 
-async def test_a_step_waits_for_its_material():
-    supply = Supply(1)
-    taking = asyncio.create_task(supply.take(0))
-    await asyncio.sleep(0)
-    assert not taking.done()
-    await supply.room(0)
-    await supply.put(0, Material({}, 0, 1), 0)
-    assert (await taking)[1] == 0
+async def settled():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_step_waits_for_its_randomness_however_long_it_takes_and_until_the_run_ends():
+    one = supply()
+    waiting, told = asyncio.create_task(begins(one, 0)), asyncio.create_task(one.after(0))
+    await settled()
+    assert not waiting.done()
+    assert not told.done()
+    await comes(one, 0)
+    (await waiting)[0].close()
+    assert await told == 1
+    waiting = asyncio.create_task(begins(one, 1))
+    await settled()
+    one.pieces.fail(WorkerLost("the owner is gone"))
+    with pytest.raises(WorkerLost, match="the owner is gone"):
+        await waiting
+
+
+async def test_randomness_of_another_kind_of_step_is_not_used():
+    one = supply()
+    await comes(one, 0, examples=2)
+    with pytest.raises(TicketRefused, match="for another step than step 0, on 4 examples"):
+        await begins(one, 0)
+
+
+async def test_what_has_other_words_than_a_step_ends_the_training_by_name():
+    one = supply()
+    pieces = one.expect(key("step"), 4, last=False)
+    await one.pieces.room(pieces.start)
+    with pytest.raises(TicketRefused, match="3 words have arrived in pieces"):
+        await one.pieces.add(pieces.start, [np.zeros(3, np.uint64)], last=True)
+    with pytest.raises(WorkerLost, match="the crypto provider broke the stream of randomness of this training"):
+        await begins(one, 0)
 
 
 def test_every_epoch_has_every_example_once_in_a_public_order():
@@ -62,10 +124,23 @@ def test_every_epoch_has_every_example_once_in_a_public_order():
 
 
 def test_memory_bounds_what_is_ahead():
-    bytes_of_a_step = StepCircuits(terms()).bytes
-    assert StepCircuits(terms(memory=3 * bytes_of_a_step)).ahead == 3
-    with pytest.raises(TooLarge, match="smaller batch_size"):
-        StepCircuits(terms(memory=bytes_of_a_step - 1))
+    assert StepCircuits(terms(memory=3 * STEP)).room == 4 * STEP
+    assert [StepCircuits(terms(memory=memory)).parts(4, last=False)[1:] for memory in (STEP, 8 * STEP)] == [(), ()]
+    assert StepCircuits(terms(memory=100 * STEP)).room == (MOST_AHEAD + 1) * STEP
+
+
+def test_a_step_that_does_not_fit_is_cut_and_one_operation_that_does_not_is_refused():
+    whole = StepCircuits(terms()).like(4, last=False)
+    most = max(whole.layout.sizes(1).values())
+    small = StepCircuits(terms(memory=STEP - 1))
+    assert small.room == STEP - 1
+    assert all(part.size(1) <= max(most, (STEP - 1) // PARTS) for part in small.parts(4, last=False))
+    assert [at for part in small.parts(4, last=False) for at in part.positions] == list(range(len(whole.ops)))
+    assert len(StepCircuits(terms(memory=most)).parts(4, last=False)) > PARTS / 2
+    with pytest.raises(
+        TooLarge, match=f"{STEP:,} bytes of randomness at a server, {most:,} of them at once for one operation, .*batch_size"
+    ):
+        StepCircuits(terms(memory=most - 1))
 
 
 def test_fewer_classes_are_zeros_and_more_are_refused():

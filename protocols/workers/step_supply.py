@@ -1,0 +1,102 @@
+"""The randomness of the steps of a run of training at one server: whole steps ahead, or segments while a step is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
+from protocols.errors import TicketRefused
+from protocols.link.threads import Runner
+from protocols.mpc import circuit
+from protocols.mpc.circuit import Circuit
+from protocols.mpc.engine.values import Affine
+from protocols.mpc.parties.exchange import Party, Protocol, Ring
+from protocols.mpc.parties.material import Expansion, Material
+from protocols.serving.supply import ComingPiece, Supply
+from protocols.training.terms import StepCircuits
+
+
+class StepSupply:
+    """The pieces of all steps of a run, one after the other in one supply. Steps are numbered from 0 over all epochs.
+
+    Args:
+        me: which server.
+        circuits: of the steps.
+        run: runs what is slow in a thread.
+        patience: seconds to wait for a message.
+
+    Attributes:
+        pieces: the supply.
+        begun: how many steps have their randomness, or its first piece.
+        waited: seconds that steps have waited for it.
+    """
+
+    def __init__(self, me: Party, circuits: StepCircuits, *, run: Runner, patience: float) -> None:
+        self.me, self.circuits = me, circuits
+        self.pieces = Supply(circuits.room, run=run, patience=patience, eager=True, whose="this training", then="")
+        self.begun = 0
+        self.waited = 0.0
+        self._expected = 0
+        self._coming: dict[int, tuple[Circuit, range]] = {}
+
+    def check(self, number: int) -> None:
+        """Refuse the randomness of any step but the next one.
+
+        Raises:
+            TicketRefused: it is of another one: the same masks never serve twice.
+        """
+        if number != self._expected:
+            raise TicketRefused(
+                f"the randomness of step {number} was supplied before, or out of order: each step needs its own, and the next is"
+                f" {self._expected}"
+            )
+
+    def expect(self, key: bytes, examples: int, *, last: bool) -> range:
+        """Learn of what kind the next step is, and this server's key of it; return the numbers of its pieces."""
+        expansion = Expansion(key)
+        parts = self.circuits.parts(examples, last=last)
+        numbers = self.pieces.extend([ComingPiece(part, 1, partial(expansion.material, part.layout, 1)) for part in parts])
+        self._coming[self._expected] = self.circuits.like(examples, last=last), numbers
+        self._expected += 1
+        self.pieces.tell()
+        return numbers
+
+    async def after(self, number: int) -> int:
+        """Wait until step `number` has begun, and return how many have."""
+        await self.pieces.until(lambda: self.begun > number)
+        return self.begun
+
+    async def evaluation(
+        self, number: int, step: Circuit, given: Mapping[str, Affine | Ring], examples: int, *, last: bool
+    ) -> tuple[Protocol[dict[str, Ring]], float | None]:
+        """Begin a step when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
+
+        Args:
+            number: of the step.
+            step: its circuit.
+            given: see `circuit.evaluate`.
+            examples: of the step.
+            last: whether it is the last before a report.
+
+        Raises:
+            TicketRefused: the third party has dealt for a step of another kind; or the run has ended.
+        """
+        await self.pieces.until(lambda: number in self._coming)
+        dealt_for, numbers = self._coming.pop(number)
+        if dealt_for is not self.circuits.like(examples, last=last):
+            raise TicketRefused(f"the crypto provider has dealt for another step than step {number}, on {examples} examples")
+
+        async def taken(part: int) -> Material:
+            before = asyncio.get_running_loop().time()
+            material = await self.pieces.take(numbers[part], patient=part == 0)
+            self.waited += asyncio.get_running_loop().time() - before
+            if part == 0:
+                self.begun = number + 1
+                self.pieces.tell()
+            return material
+
+        if len(numbers) == 1:
+            return circuit.evaluate(self.me, step, await taken(0), given), None
+        parts = self.circuits.parts(examples, last=last)
+        return circuit.evaluate_in_segments(self.me, step, parts, taken, given), self.pieces.longest
