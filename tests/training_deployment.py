@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from deployment import key
-from protocols.mpc.circuit import Circuit, deal, evaluate
+from protocols.mpc.circuit import Circuit, deal, deal_in_segments, evaluate, evaluate_in_segments
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import KeyStream
-from protocols.mpc.parties.material import Material
+from protocols.mpc.parties.material import Expansion, Material
 from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.training.networks.functions import FRACTION
 
@@ -28,6 +28,8 @@ class Trainers:
     salt: str = ""
     like: Circuit | None = None
     """With whose randomness, if not its own."""
+    segment: int | None = None
+    """Bytes of the segments in which randomness comes; None: whole."""
 
     def run(self, values: dict[str, Ring]) -> Transcript:
         """Evaluates the circuit on the given values, which this shares first. What is watched (`outside`, `sums`) begins at zero."""
@@ -46,11 +48,26 @@ class Trainers:
                         mine[op.name] = Affine(value + masks[op.name], {"R": half})
                 else:
                     given[0][op.name], given[1][op.name] = first, value - first
+        if self.segment is not None:
+            return self._in_segments(masks, keys, given)
         dealt = deal(self.like or self.circuit, masks, keys)
         halves = (None, dealt)
         return simulate(
             {i: evaluate(Party(i), self.circuit, Material.of(self.circuit.layout, keys[i], 1, halves[i]), given[i]) for i in (0, 1)}
         )
+
+    def _in_segments(self, masks: dict, keys: tuple[bytes, bytes], given: tuple[dict, dict]) -> Transcript:
+        parts = self.circuit.segments(self.segment)
+        dealt = list(deal_in_segments(self.circuit, parts, masks, keys))
+        runs = {}
+        for i in (0, 1):
+            half = Expansion(keys[i])
+
+            async def supply(number: int, i=i, half=half) -> Material:
+                return half.material(parts[number].layout, 1, dealt[number] if i else None)
+
+            runs[i] = evaluate_in_segments(Party(i), self.circuit, parts, supply, given[i])
+        return simulate(runs)
 
     def outputs(self, values: dict[str, Ring]) -> dict[str, Ring]:
         """The outputs, both shares added."""

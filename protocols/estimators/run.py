@@ -106,7 +106,7 @@ class Run:
         Raises:
             InputError: data do not fit.
             Diverged: numbers have left fixed point.
-            TooLarge: the randomness of a step does not fit the memory.
+            TooLarge: the randomness of one operation of a step does not fit the memory.
             WorkerLost: a worker went away.
         """
         model = await self._placed(plan)

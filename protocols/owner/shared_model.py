@@ -191,7 +191,8 @@ class SharedModel:
             shuffle: a new order in each epoch; it is public.
             metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it. Or the names of what
                 is told: "accuracy" or "mean squared error", and "loss". The loss of a cross-entropy costs a logarithm on shares.
-            memory: bytes of randomness that each server may hold ahead.
+            memory: bytes of randomness that each server may hold ahead. A step that needs more is streamed: dealt in segments while it is
+                made, in more rounds.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
@@ -203,7 +204,7 @@ class SharedModel:
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
             InputError: data that do not fit the model or each other.
-            TooLarge: the randomness of a step does not fit the memory.
+            TooLarge: the randomness of one operation of a step does not fit the memory.
             Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
             WorkerLost: a worker went away.
             CheckpointError: the folder has a training that is not to be resumed, or another one.

@@ -24,7 +24,7 @@ from protocols.concurrency import Background
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
 from protocols.datasets.masked import halves
-from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, InputError, NameTaken, ProtocolError, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
 from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal_in_segments
@@ -140,7 +140,7 @@ class TrainingDealer(Actor):
                 for index, rows in enumerate(session.terms.rows(number)[start:], start):
                     await self._step(session, ahead, rows, last=index + 1 in stops)
                 await ahead.sent()
-        except ActorError as error:
+        except (ActorError, ProtocolError) as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
 
     async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
