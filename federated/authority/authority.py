@@ -182,7 +182,7 @@ class Authority:
 
     @contextlib.contextmanager
     def _signing(self) -> Iterator[tuple[SigningKey, Register]]:
-        """The key, and the register that nobody else changes meanwhile."""
+        """Yield the key, and the register that nobody else changes meanwhile."""
         key = key_file.read(self._folder / "ca.key", self._passphrase())
         if _bytes(key.public_key()) != _bytes(checked(self.certificate.public_key())):
             raise KeysError(f"{self._folder / 'ca.key'} is not the key of ca.pem beside it")
@@ -234,7 +234,7 @@ class Authority:
 
 
 def _asked(name: str, asked: x509.CertificateSigningRequest) -> PublicKey:
-    """The key in a request for a member of this name."""
+    """Return the key in a request for a member of this name."""
     said = request.asked_name(asked)
     if said != name:
         raise KeysError(f"the request is in the name of {said[:100]!r}, and you say {name!r}: is it the right file?")
@@ -251,7 +251,7 @@ def _certificate(path: Path) -> x509.Certificate:
 
 
 def _checked(certificate: x509.Certificate, key: SigningKey, path: Path, now: datetime) -> x509.Certificate:
-    """An authority that was brought, if it can sign for members."""
+    """Check that an authority that was brought can sign for members; return its certificate."""
     if _bytes(checked(certificate.public_key())) != _bytes(key.public_key()):
         raise KeysError(f"the key that was brought is not that of {path}")
     try:

@@ -59,7 +59,7 @@ def make(folder: Path, name: str, *, hosts: Sequence[str] = (), new_key: bool = 
 
 
 def _key(present: Path, following: Path, new: bool) -> SigningKey:
-    """The key to ask for: the one that is there, or a new one beside it."""
+    """Return the key to ask for: the one that is there, or a new one beside it."""
     path = following if new and present.exists() else present
     if not path.exists():
         made = Ed25519PrivateKey.generate()

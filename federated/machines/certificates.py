@@ -27,7 +27,7 @@ from protocols.workers.worker_process import Encryption
 
 
 def issue(hosts: Mapping[str, str | None], folder: Path, *, days: int = DAYS, force: bool = False) -> list[Path]:
-    """Makes an authority, and for each node a key and a certificate for the ends of TLS that dial and that are dialed.
+    """Make an authority, and for each node a key and a certificate for the ends of TLS that dial and that are dialed.
 
     The key of the authority is forgotten: nobody can add a certificate later, so nobody has to guard that key. To add a node all
     certificates are made anew; `federated.authority` is for clusters that change.
@@ -78,7 +78,7 @@ def encryption(folder: Path, name: str) -> Encryption:
 
 
 def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
-    """The key of a node, for an owner to sign with in secure aggregation; None if it is not an Ed25519 key, as others may bring.
+    """Return the key of a node, with which an owner signs in secure aggregation; None if it is not Ed25519, as others may bring.
 
     Raises:
         KeysError: it cannot be read.
@@ -91,7 +91,7 @@ def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
 
 
 def shown_name(certificate: bytes) -> str:
-    """The common name in a certificate (DER): of certificates of `issue`, the name of the node; empty if there is not exactly one."""
+    """Return the common name in a certificate (DER): of those of `issue`, the name of the node; empty if there is not exactly one."""
     return common_name(certificate)
 
 

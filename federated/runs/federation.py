@@ -168,7 +168,7 @@ class Federation:
             await scope.aclose()
 
     async def _begin(self) -> None:
-        """Makes the global model, and gives it the state of a run that is resumed."""
+        """Make the global model, and give it the state of a run that is resumed."""
         model = opened(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self._evaluation is not None:
             await asyncio.to_thread(model.check, self._evaluation)
@@ -349,7 +349,7 @@ class Federation:
         return True
 
     async def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
-        """What may be known, and why nothing may."""
+        """Return what may be known, and why nothing may."""
         if aggregate is None and private.hidden:
             return None, "nobody took part: there is no sum, and no noise in it"
         if not private.upfront:

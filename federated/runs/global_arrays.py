@@ -74,13 +74,13 @@ class GlobalArrays:
         return dict(means)
 
     def task(self, number: int, *, moved: int) -> Task:
-        """What owners are asked in round `number`."""
+        """Return what owners are asked in round `number`."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
         return Task(number, None, weights, training, self._run, self._lineage, self._strategy.said(number), self.trained)
 
     def step(self, old: Weights, delta: Weights) -> None:
-        """Moves the arrays, see `Moving.step`.
+        """Move the arrays, see `Moving.step`.
 
         Raises:
             StepFailed: the arrays and the state stay as they were.

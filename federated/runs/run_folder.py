@@ -87,7 +87,7 @@ class Circumstances:
     quorum: float
 
     def changes(self, now: Circumstances) -> tuple[str, ...]:
-        """What is another now.
+        """Name what is another now.
 
         Raises:
             RunExists: single updates were hidden, and would be no more.
@@ -141,7 +141,7 @@ class RunFolder:
             raise RunExists(f"{self.path} has a run already: give resume=True to go on with it, or another folder")
 
     def load(self, run: str) -> Checkpoint | None:
-        """The last checkpoint; None if there is none.
+        """Load the last checkpoint; None if there is none.
 
         Args:
             run: digest of the settings.
@@ -167,7 +167,7 @@ class RunFolder:
         return Checkpoint(text.run, weights, state, text.history, *rest)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces the last checkpoint. Whenever the process is killed, the old one or the new one is there.
+        """Replace the last checkpoint. Whenever the process is killed, the old one or the new one is there.
 
         Raises:
             OSError: it cannot be written; the old one is untouched.
@@ -186,12 +186,12 @@ class RunFolder:
 
 
 def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:
-    """What must be the same when a run is resumed: model (whatever names Keras has made up this time), strategy, seed and privacy."""
+    """Hash what must be the same when a run is resumed: model (whatever names Keras has made up), strategy, seed and privacy."""
     return digest_of("\0".join([_unnamed(blueprint.architecture), _unnamed(blueprint.compilation)]), strategy, seed, privacy)
 
 
 def digest_of(model: str, strategy: Strategy, seed: int, privacy: object) -> str:
-    """The same, of what tells one model from another."""
+    """Hash the same, given what tells one model from another."""
     return hashlib.sha256("\0".join([model, repr(strategy), str(seed), repr(privacy)]).encode()).hexdigest()
 
 
@@ -246,7 +246,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
 
 
 def _written(outcome: Outcome) -> Outcome:
-    """The outcome with metrics that are NaN or infinite as words, since JSON has no such numbers."""
+    """Write metrics that are NaN or infinite as words, since JSON has no such numbers."""
     metrics: dict[str, Any] = {name: value if math.isfinite(value) else str(value) for name, value in outcome.metrics.items()}
     return dataclasses.replace(outcome, metrics=metrics)
 
