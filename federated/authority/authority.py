@@ -27,9 +27,10 @@ from federated.authority import key_file, register, request
 from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
 from federated.authority.key_file import SigningKey
 from federated.authority.member_file import MemberFile
-from federated.authority.private_files import locked, synchronize, write
+from federated.authority.private_files import locked
 from federated.authority.register import MemberEntry, Register
 from federated.errors import KeysError
+from protocols.storage.replacement import replace, synchronize
 
 DAYS = 365
 """How long certificates of members are valid, unless told otherwise."""
@@ -105,9 +106,9 @@ class Authority:
             folder.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))  # 0700
             try:
-                write(new / "ca.key", encrypted, mode=0o600)
-                write(new / "ca.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
-                write(new / "ca.crl", crl.public_bytes(Encoding.PEM), mode=0o644)
+                replace(new / "ca.key", encrypted, mode=0o600)
+                replace(new / "ca.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
+                replace(new / "ca.crl", crl.public_bytes(Encoding.PEM), mode=0o644)
                 register.save(new, Register(lists=1))
                 os.rename(new, folder)
             except BaseException:
@@ -205,7 +206,7 @@ class Authority:
     def _write_list(self, key: SigningKey, known: Register) -> None:
         now = self._clock()
         made = revocation_list(key, self.certificate, known.revoked(now), number=known.lists, now=now)
-        write(self.list_file, made.public_bytes(Encoding.PEM), mode=0o644)
+        replace(self.list_file, made.public_bytes(Encoding.PEM), mode=0o644)
 
     def _check_new(self, name: str, known: Register) -> None:
         entry = known.latest(name)

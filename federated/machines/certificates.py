@@ -19,10 +19,10 @@ from actors.identity.caller import common_name
 from federated.authority.authority import DAYS
 from federated.authority.issuing import member_certificate, own_certificate
 from federated.authority.key_file import pem
-from federated.authority.private_files import write
 from federated.errors import KeysError
 from protocols.errors import ClusterError
 from protocols.nodes import certificate
+from protocols.storage.replacement import replace
 from protocols.workers.worker_process import Encryption
 
 
@@ -54,12 +54,12 @@ def issue(hosts: Mapping[str, str | None], folder: Path, *, days: int = DAYS, fo
     authority = own_certificate(key, "confide development authority", now=now, days=days)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write(folder / "ca.pem", authority.public_bytes(Encoding.PEM), mode=0o644)
+        replace(folder / "ca.pem", authority.public_bytes(Encoding.PEM), mode=0o644)
         for name, host in hosts.items():
             own, reached = Ed25519PrivateKey.generate(), () if host is None else (host,)
             signed = member_certificate(key, authority, own.public_key(), name, said=None, hosts=reached, now=now, days=days)
-            write(folder / f"{name}.key", pem(own, None), mode=0o600)
-            write(folder / f"{name}.pem", signed.public_bytes(Encoding.PEM), mode=0o644)
+            replace(folder / f"{name}.key", pem(own, None), mode=0o600)
+            replace(folder / f"{name}.pem", signed.public_bytes(Encoding.PEM), mode=0o644)
     except OSError as error:
         raise KeysError(f"certificates cannot be written to {folder}: {error}") from None
     return paths

@@ -171,6 +171,7 @@ class Federation:
         """Make the global model, and give it the state of a run that is resumed."""
         model = opened(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self._evaluation is not None:
+            assert isinstance(model, GlobalModel)  # `compatibility.check_model` has refused an evaluation of arrays
             await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
@@ -394,6 +395,6 @@ class Federation:
             evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
             values = await results(opened, evaluated.states, evaluated.means)
             metrics |= {f"val_{name}": value for name, value in values.items()}
-        if self._evaluation is not None:
+        if self._evaluation is not None and isinstance(opened, GlobalModel):
             metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
         return metrics, evaluated

@@ -13,7 +13,6 @@ import numpy as np
 from federated.errors import ModelRefused, SettingError
 from federated.metrics.layout import StateLayout
 from federated.models.weights import is_kept
-from federated.records.data import Data
 from federated.rounds.outcome import Outcome
 from federated.runs.moving import Moving
 from federated.runs.protection import Protection
@@ -86,18 +85,6 @@ class GlobalArrays:
             StepFailed: the arrays and the state stay as they were.
         """
         self.weights, self._state = self._moving.step(old, delta, self._state)
-
-    def check(self, data: Data) -> None:
-        """Refuse data of the aggregator's own.
-
-        Raises:
-            SettingError: always: nobody here can evaluate arrays.
-        """
-        raise SettingError("evaluation= needs a Keras model, and this federation has arrays: evaluate federation.weights yourself")
-
-    def evaluate(self, data: Data) -> dict[str, float]:
-        """Nothing: see `check`."""
-        return {}
 
     def checkpoint(
         self,

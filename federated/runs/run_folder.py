@@ -19,6 +19,7 @@ from federated.errors import RunExists
 from federated.rounds.outcome import Outcome
 from federated.strategies.strategy import State, Strategy
 from federated.tasks.update import Array, Blueprint, Weights
+from protocols.storage.replacement import replacing
 
 FILE = "run.npz"
 
@@ -139,6 +140,8 @@ class RunFolder:
         self._file = self.path / FILE
         if self._file.exists() and not resume:
             raise RunExists(f"{self.path} has a run already: give resume=True to go on with it, or another folder")
+        for left in self.path.glob(f"{FILE}.*.new"):  # of a process that was killed
+            left.unlink()
 
     def load(self, run: str) -> Checkpoint | None:
         """Load the last checkpoint; None if there is none.
@@ -172,17 +175,8 @@ class RunFolder:
         Raises:
             OSError: it cannot be written; the old one is untouched.
         """
-        new = self._file.with_suffix(".new")
-        with open(new, "wb") as file:
+        with replacing(self._file, mode=None) as file:
             np.savez(file, allow_pickle=False, **_arrays(checkpoint))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._file)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:

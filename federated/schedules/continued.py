@@ -92,7 +92,7 @@ class Continuation:
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
-    """Count the batches of a round: as many as steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
+    """Count the batches of a round: its steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
     if data.arrays is None:
