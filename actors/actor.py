@@ -110,13 +110,13 @@ class Actor:
                 raise TypeError(f"{cls.__qualname__}.{name} overrides a message; mark it with @message too")
 
     async def started(self) -> None:
-        """Runs before the first message. An exception here counts as a crash."""
+        """Prepare this instance: run before the first message. An exception here counts as a crash."""
 
     async def stopped(self) -> None:
-        """Runs when this instance has ended: stopped, crashed, or with its system."""
+        """Clean up: run when this instance has ended, because it was stopped, has crashed, or its system ends."""
 
     def with_options(self, *, timeout: float | EllipsisType | None = ..., one_way: bool | None = None) -> Self:
-        """Declared here for type checkers only: `spawn` and `connect` return references, which have it. See `ActorRef.with_options`."""
+        """Exist for type checkers only: `spawn` and `connect` return references, which have it. See `ActorRef.with_options`."""
         raise TypeError("with_options belongs to references; within an actor use self.me.with_options(...)")
 
 
@@ -151,7 +151,7 @@ def message(handler: Callable[Concatenate[A, P], R], /) -> Callable[Concatenate[
 @overload
 def message(*, reentrant: bool = False, by: str | Collection[str] = ()) -> _Mark: ...
 def message(handler: Any = None, /, *, reentrant: bool = False, by: str | Collection[str] = ()) -> Any:
-    """Marks a method of an actor as callable from outside.
+    """Mark a method of an actor as callable from outside.
 
     The annotations of the method are its schema: arguments and result are checked against them where they arrive. An `async def`
     handler runs in a task of its own. A plain `def` handler runs straight away, without a task, and must not block.

@@ -75,7 +75,7 @@ class Address:
 
 
 def parse_actor(text: str) -> tuple[Address, str]:
-    """Splits `ws://host:port/name` into the address of the system and the name of the actor.
+    """Split `ws://host:port/name` into the address of the system and the name of the actor.
 
     Raises:
         BadAddress: it is something else.

@@ -10,7 +10,7 @@ from actors.system import ActorSystem
 
 
 async def serve(address: str, limit: int) -> None:
-    """Listens until the parent ends; takes messages up to a limit in bytes."""
+    """Listen until the parent ends; take messages up to a limit in bytes."""
     log_to_parent()
     async with ActorSystem(listen=address, trust=[started_by_parent()], message_limit=limit) as system:
         print(f"ready {system.address}", flush=True)

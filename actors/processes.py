@@ -105,7 +105,7 @@ class ChildProcess:
 
     @staticmethod
     async def start(module: str, *args: str, ready_within: float = 20.0) -> ChildProcess:
-        """Starts `python -m module args...` and waits until it is ready.
+        """Start `python -m module args...` and wait until it is ready.
 
         It loads the same libpython as this process does, whatever LD_LIBRARY_PATH says.
 
@@ -164,12 +164,12 @@ class ChildProcess:
         return self._transport.get_pid()
 
     async def wait(self) -> int:
-        """Waits until it has ended; returns its `returncode`."""
+        """Wait until it has ended; return its `returncode`."""
         await asyncio.shield(self._output.exited)
         return cast(int, self.returncode)
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Ends it: closes its standard input, after `grace` seconds terminates it, after as long again kills it; at once if cancelled."""
+        """End it: close its standard input, after `grace` seconds terminate it, after as long again kill it; at once if cancelled."""
         stopping = asyncio.create_task(self._stop(grace))
         try:
             await asyncio.shield(stopping)
@@ -201,7 +201,7 @@ class ChildProcess:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a child: ours, with the folder of our libpython first in LD_LIBRARY_PATH if that is set.
+    """Return the environment of a child: ours, with the folder of our libpython first in LD_LIBRARY_PATH if that is set.
 
     A program that has this Python inside, such as R, may have put folders there for itself. A Python with a shared library would find in
     them the libpython of another installation, which its own modules do not fit.
@@ -234,7 +234,7 @@ async def told_to_end() -> None:
 
 @functools.cache
 def _told() -> tuple[bytes, int]:
-    """What the parent of this process told it: a secret, and its own number. Blocks until it is there."""
+    """Read what the parent of this process told it: a secret, and its own number. Block until it is there."""
     line = bytearray()
     while (byte := os.read(0, 1)) not in (b"", b"\n") and len(line) <= LINE_LIMIT:
         line += byte
@@ -249,7 +249,7 @@ def _told() -> tuple[bytes, int]:
 
 
 def started_by_parent() -> bytes:
-    """The secret that the parent of this process told it: in the first line of standard input.
+    """Return the secret that the parent of this process told it: in the first line of standard input.
 
     Reads standard input without a buffer, and blocks until the line is there. Call it before anything else reads standard input.
 
@@ -260,7 +260,7 @@ def started_by_parent() -> bytes:
 
 
 def log_to_parent() -> None:
-    """Sends what this process logs to the log of its parent, from level WARNING on if nothing else was set."""
+    """Send what this process logs to the log of its parent, from level WARNING on if nothing else was set."""
     logging.getLogger().addHandler(_ToParent())
 
 
@@ -272,7 +272,7 @@ class _ToParent(logging.Handler):
 
 
 async def exit_with_parent(grace: float = 5.0) -> None:
-    """Returns when the parent has closed standard input or has died, however it died. Then end the program.
+    """Return when the parent has closed standard input or has died, however it died. Then end the program.
 
     If it has not ended `grace` seconds later, it is ended. That also holds while the event loop is busy or blocked.
 
@@ -291,7 +291,7 @@ async def exit_with_parent(grace: float = 5.0) -> None:
 
 
 def _watch_parent(parent: int, tell: Callable[[], None], grace: float) -> None:
-    """Waits for the end of standard input; also looks for the parent, in case somebody else holds the pipe open."""
+    """Wait for the end of standard input; look for the parent as well, in case somebody else holds the pipe open."""
     adopted_by = os.getppid()  # the parent, or what started us for it, or init if the parent has died already
     while os.getppid() == adopted_by and (adopted_by == parent or _lives(parent)):
         readable, _, _ = select.select([0], [], [], LOOK_EVERY)

@@ -56,7 +56,7 @@ class Shipyard(Actor):
 
     @message(reentrant=True)
     def nonce(self) -> bytes:
-        """A number to be used once."""
+        """Return a number to be used once."""
         nonce = secrets.token_bytes(16)
         self._nonces[nonce] = None
         if len(self._nonces) > NONCES:
@@ -65,14 +65,14 @@ class Shipyard(Actor):
 
     @message(reentrant=True)
     async def spawn(self, nonce: bytes, proof: bytes, name: str, code: Code) -> str:
-        """Starts an actor; returns its name."""
+        """Start an actor; return its name."""
         actor, args, kwargs = self._unpacked(nonce, proof, "spawn", name, code)
         ref = await self.system.spawn(actor, *args, name=name or None, **kwargs)
         return str(ref).rpartition("/")[2]
 
     @message(reentrant=True)
     async def run(self, nonce: bytes, proof: bytes, code: Code) -> Any:
-        """Runs a function; returns its result."""
+        """Run a function; return its result."""
         function, args, kwargs = self._unpacked(nonce, proof, "run", "", code)
         if inspect.iscoroutinefunction(function):
             return await function(*args, **kwargs)
@@ -80,7 +80,7 @@ class Shipyard(Actor):
 
     @message(reentrant=True)
     async def stop(self, nonce: bytes, proof: bytes, name: str) -> None:
-        """Ends an actor."""
+        """End an actor."""
         self._check(nonce, proof, "stop", name, b"")
         await self._ending(name)
 
@@ -106,7 +106,7 @@ class Sender(Surroundings, Protocol):
 
 
 async def _shipyard(system: Sender, node: str) -> tuple[Shipyard, bytes]:
-    """The shipyard of a node, and the secret that it knows us by."""
+    """Return the shipyard of a node, and the secret that it knows us by."""
     address = str(Address.parse(node))
     secret = system.secrets.get(address)
     if secret is None:
@@ -125,7 +125,7 @@ def _code(*parts: Any) -> bytes:
 async def spawn_on(
     system: Sender, node: str, actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str | None
 ) -> str:
-    """Starts an actor on a node; returns its address. See `ActorSystem.spawn_on`."""
+    """Start an actor on a node; return its address. See `ActorSystem.spawn_on`."""
     messages_of(actor)  # resolves the annotations, which are shipped with the class
     yard, secret = await _shipyard(system, node)
     code, nonce = _code(actor, args, kwargs), await yard.nonce()
@@ -135,14 +135,14 @@ async def spawn_on(
 
 
 async def run_on(system: Sender, node: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs a function on a node. See `ActorSystem.run_on`."""
+    """Run a function on a node. See `ActorSystem.run_on`."""
     yard, secret = await _shipyard(system, node)
     code, nonce = _code(function, args, kwargs), await yard.nonce()
     return await yard.run(nonce, _proof(secret, nonce, "run", "", code), np.frombuffer(code, np.uint8))
 
 
 async def stop_on(system: Sender, node: str, name: str) -> None:
-    """Ends an actor on a node. See `ActorSystem.stop`."""
+    """End an actor on a node. See `ActorSystem.stop`."""
     yard, secret = await _shipyard(system, node)
     nonce = await yard.nonce()
     await yard.stop(nonce, _proof(secret, nonce, "stop", name, b""), name)
@@ -150,7 +150,7 @@ async def stop_on(system: Sender, node: str, name: str) -> None:
 
 @contextlib.asynccontextmanager
 async def started_node(known: dict[str, bytes], address: str, *, ready_within: float, limit: int) -> AsyncIterator[str]:
-    """A node as a child process; its secret is added to `known` as long as it runs. See `ActorSystem.start_node`."""
+    """Start a node as a child process; keep its secret in `known` as long as it runs. See `ActorSystem.start_node`."""
     async with await ChildProcess.start("actors.node", address, str(limit), ready_within=ready_within) as child:
         known[child.address] = child.secret
         try:

@@ -49,7 +49,7 @@ class RestartBudget:
         self._times: deque[float] = deque()
 
     def spend(self, now: float) -> bool:
-        """Takes one restart at time `now`; False if there is none left."""
+        """Spend one restart at time `now`; return False if there is none left."""
         while self._times and self._times[0] <= now - self.policy.within:
             self._times.popleft()
         if len(self._times) >= self.policy.max:

@@ -170,7 +170,7 @@ class ActorSystem:
             self.identity.withdraw()
 
     async def serve_forever(self) -> None:
-        """Waits until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
+        """Wait until the process is told to end by SIGINT or SIGTERM, or the task is cancelled."""
         await told_to_end()
 
     # Actors.
@@ -185,7 +185,7 @@ class ActorSystem:
         mailbox: int | None = None,
         **kwargs: Any,
     ) -> A:
-        """Starts an actor in this process.
+        """Start an actor in this process.
 
         Args:
             actor: its class.
@@ -234,7 +234,7 @@ class ActorSystem:
         return cast(A, ref)
 
     async def connect(self, address: str, actor: type[A]) -> A:
-        """A reference to an actor elsewhere.
+        """Return a reference to an actor elsewhere.
 
         Opens the connection if there is none yet, and checks that the actor is there and answers the messages of `actor`.
 
@@ -273,7 +273,7 @@ class ActorSystem:
         return Found(cell.class_name, list(cell.messages), cell.mailbox.capacity)
 
     async def watch(self, ref: Actor | ActorRef) -> Terminated:
-        """Waits until an actor has ended, or its connection is lost.
+        """Wait until an actor has ended, or its connection is lost.
 
         Returns:
             The reference and the reason. For an actor that has ended already, at once.
@@ -286,7 +286,7 @@ class ActorSystem:
         return Terminated(ref, reason)
 
     def certificate(self, ref: Actor | ActorRef) -> bytes | None:
-        """What the system that a received reference leads to has shown: calls through that reference reach the holder of it only.
+        """Return the certificate of the system that a received reference leads to: calls through it reach its holder only.
 
         Returns:
             The certificate, DER. It was verified if the `ssl` of this system demands certificates. None: there was none to show.
@@ -307,7 +307,7 @@ class ActorSystem:
         return _peer(ref).caller
 
     async def stop(self, ref: Actor | ActorRef) -> None:
-        """Ends an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
+        """End an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
 
         Raises:
             ActorNotFound, ActorStopped: it is not there (any more).
@@ -324,12 +324,12 @@ class ActorSystem:
 
     @contextlib.asynccontextmanager
     async def start_node(self, address: str = "ws://127.0.0.1:0", *, ready_within: float = 20.0) -> AsyncIterator[str]:
-        """Starts a process that runs code for this system only; yields its address, and ends it with the block."""
+        """Start a process that runs code for this system only; yield its address, and end it with the block."""
         async with shipping.started_node(self.secrets, address, ready_within=ready_within, limit=self.message_limit) as node:
             yield node
 
     async def spawn_on(self, node: str, actor: type[A], /, *args: Any, name: str | None = None, **kwargs: Any) -> A:
-        """Starts an actor on a node that trusts this system; class and arguments are sent there as code (cloudpickle).
+        """Start an actor on a node that trusts this system; class and arguments are sent there as code (cloudpickle).
 
         Raises:
             CodeNotTrusted: the node does not trust this system.
@@ -339,7 +339,7 @@ class ActorSystem:
         return await self.connect(where, actor)
 
     async def run_on(self, node: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Runs a function on a node that trusts this system, in a thread there unless it is `async`; returns its result, a plain value.
+        """Run a function on a node that trusts this system, in a thread there unless it is `async`; return its result, a plain value.
 
         Raises:
             CodeNotTrusted: the node does not trust this system.
@@ -357,7 +357,7 @@ class ActorSystem:
         check_role(self._roles, sender, message, self.log)
 
     def cell(self, name: str) -> Cell:
-        """The running actor of a name.
+        """Return the running actor of a name.
 
         Raises:
             ActorNotFound, ActorStopped: it is not there (any more).
@@ -365,7 +365,7 @@ class ActorSystem:
         return self._names.find(name, f"at {self._address}" if self._address else "in this system")
 
     def reference(self, address: str, name: str) -> ActorRef:
-        """An untyped reference to an actor of the system at `address`; empty for this system."""
+        """Return an untyped reference to an actor of the system at `address`; empty for this system."""
         if address in ("", self._address, self.advertised):
             return ActorRef(self.memory, name)
         return ActorRef(self._network.to(Address.parse(address)), name)

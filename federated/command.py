@@ -229,7 +229,7 @@ def demo(images: Annotated[int, typer.Option(min=1, max=demonstration.MOST, help
 
 
 def _told(work: Coroutine[Any, Any, None]) -> None:
-    """Runs until it is over, or the process is told to end; errors that a person can do something about become one line."""
+    """Run until it is over, or the process is told to end; errors that a person can do something about become one line."""
 
     async def supervised() -> None:
         task = asyncio.current_task()
@@ -249,7 +249,7 @@ def _told(work: Coroutine[Any, Any, None]) -> None:
 
 
 def main() -> None:
-    """The entry point of the installed command."""
+    """Run the installed command."""
     app()
 
 

@@ -64,7 +64,7 @@ async def share(among: Among, source: Source, out: Path, console: Console) -> No
 
 
 def _places(out: Path, name: str) -> tuple[Path, Path]:
-    """The owner's file and the one to give away."""
+    """Return the owner's file and the one to give away."""
     places = out / f"{name}.owner.json", out / f"{name}.grant.json"
     for path in places:
         if path.exists():
@@ -83,7 +83,7 @@ def _remove(path: Path) -> None:
 
 
 async def show(among: Among, console: Console) -> None:
-    """Shows what the workers keep."""
+    """Show what the workers keep."""
     async with among() as cluster:
         _print(console, await cluster.deposits())
 

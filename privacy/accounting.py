@@ -69,7 +69,7 @@ class Accountant:
         yield PaidReleases(self.record)
 
     def epsilon(self, delta: float) -> float:
-        """An upper bound of epsilon at `delta`; seconds and some 500 MB at most, so not for an event loop."""
+        """Return an upper bound of epsilon at `delta`; seconds and some 500 MB at most, so not for an event loop."""
         return epsilon(self._events, self.method, delta)
 
 
@@ -84,7 +84,7 @@ def check_method(method: str) -> None:
 
 
 def epsilon(events: Sequence[tuple[Any, int]], method: str, delta: float) -> float:
-    """An upper bound of epsilon for events, each with its count; 0.0 for none.
+    """Return an upper bound of epsilon for events, each with its count; 0.0 for none.
 
     "pld" keeps the distribution of the privacy loss on a grid whose size grows with the loss, as 1 / z^2 for little noise. Where it would
     be huge the grid is coarser, which makes the bound larger and never smaller, and the result is the smaller of that and the bound by
@@ -99,7 +99,7 @@ def epsilon(events: Sequence[tuple[Any, int]], method: str, delta: float) -> flo
 
 
 def attack_bound(events: Sequence[tuple[Any, int]], method: str, fpr: float) -> float:
-    """An upper bound of the true positive rate of every attack that tells neighbours apart, at a false positive rate of a.
+    """Return an upper bound of the true positive rate of every attack that tells neighbours apart, at a false positive rate of a.
 
         TPR(a) <= min over delta of min(exp(epsilon(delta)) a + delta, 1 - exp(-epsilon(delta)) (1 - a - delta))
 
@@ -164,7 +164,7 @@ def _orders() -> list[float]:
 
 
 def _tamed(event: Any) -> Any:
-    """The event; where its noise is so little that sampling no longer helps, without the sampling; None where nothing is left of it.
+    """Return the event; without its sampling where the noise is so little that this no longer helps; None where nothing is left of it.
 
     A sample of a data set tells no more than all of it. Of noise below 10^-100 not even the epsilon of one release is a float64.
     """
@@ -188,7 +188,7 @@ def _tamed(event: Any) -> Any:
 
 
 def calibrate(event: Callable[[float], Any], *, target_epsilon: float, target_delta: float, method: str = "pld") -> float:
-    """The smallest noise multiplier whose `event` stays within the target."""
+    """Return the smallest noise multiplier whose `event` stays within the target."""
     import dp_accounting  # noqa: PLC0415  takes a second
 
     low = 0.5
@@ -210,7 +210,7 @@ class _Fresh:
         self._events: list[tuple[Any, int]] = []
 
     def compose(self, event: Any, count: int = 1) -> _Fresh:
-        """Adds an event."""
+        """Add an event."""
         self._events.append((event, count))
         return self
 

@@ -31,7 +31,7 @@ class FlatClipping:
     """
 
     def weights(self, squared_norms: list[Tensor], clip: Tensor) -> list[Tensor]:
-        """The same w for every layer."""
+        """Return the same w for every layer."""
         import tensorflow as tf  # noqa: PLC0415  takes seconds, and only training needs it
 
         return [_weight(tf.add_n(squared_norms), clip)] * len(squared_norms)

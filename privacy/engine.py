@@ -64,7 +64,7 @@ class PrivacyEngine:
         max_physical_batch_size: int | None = None,
         foreign: bool = False,
     ) -> Any:
-        """The same model, whose `fit` is private from now on; compile it as always.
+        """Return the same model, whose `fit` is private from now on; compile it as always.
 
         `evaluate`, `predict`, `save` and the type stay as they are. A saved, cloned or copied model is an ordinary one.
 
@@ -132,13 +132,13 @@ class PrivacyEngine:
         return self._install(model, z, max_grad_norm, clipping, max_physical_batch_size, SamplingPlan(examples, batch_size, steps))
 
     def validate(self, model: Any) -> tuple[Finding, ...]:
-        """What stands in the way of training `model` privately: each layer, why, and what to use instead. None is good."""
+        """List the reasons why `model` cannot be trained privately: each layer, why, and what to use instead. None is good."""
         from privacy.models.validation import findings  # noqa: PLC0415  imports TensorFlow
 
         return findings(model)
 
     def epsilon(self, *, delta: float) -> float:
-        """An upper bound of epsilon for all steps so far, of all models of this engine; 0.0 before the first.
+        """Return an upper bound of epsilon for all steps so far, of all models of this engine; 0.0 before the first.
 
         Args:
             delta: between 0 and 1.
@@ -148,7 +148,7 @@ class PrivacyEngine:
         return self.accountant.epsilon(delta) if self.accountant.events else 0.0
 
     def attack_bound(self, *, fpr: float) -> float:
-        """An upper bound of the true positive rate of every attack on an example, for all steps so far, at a false positive rate.
+        """Return an upper bound of the true positive rate of every attack on an example, for all steps so far, at a false positive rate.
 
         It takes the whole privacy profile: exp(epsilon) fpr + delta at one delta alone says more than is proved. Who would reconstruct an
         example by guessing with probability kappa succeeds with probability `attack_bound(fpr=kappa)` at most.
@@ -216,7 +216,7 @@ class PrivacyEngine:
         return model
 
     def _with_events(self, one: Any, steps: int) -> Any:
-        """What was released so far, and `steps` times `one`."""
+        """Compose what was released so far with `steps` times `one`."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
         before = [dp_accounting.SelfComposedDpEvent(past, count) for past, count in self.accountant.events]

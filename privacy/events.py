@@ -16,7 +16,7 @@ def to_text(event: Any) -> str:
 
 
 def from_text(text: str) -> Any:
-    """The event of such a text.
+    """Return the event of such a text.
 
     Raises:
         LedgerUnusable: it is not the text of an event.

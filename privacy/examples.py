@@ -104,11 +104,11 @@ def _narrow(array: Any) -> Any:
 
 
 def count(batch: Any) -> int:
-    """The number of examples of a batch."""
+    """Return the number of examples of a batch."""
     return len(tf.nest.flatten(batch)[0])
 
 
 def split(batch: Any, most: int | None) -> Sequence[Any]:
-    """A batch in parts of at most `most` examples; no part where it is empty."""
+    """Split a batch into parts of at most `most` examples; no part where it is empty."""
     size = most or max(count(batch), 1)
     return [tf.nest.map_structure(lambda array, s=start: array[s : s + size], batch) for start in range(0, count(batch), size)]

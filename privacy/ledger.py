@@ -102,7 +102,7 @@ class Ledger:
             return tuple((from_text(event), count) for event, count in _totals(db).items())
 
     def epsilon(self, delta: float | None = None) -> float:
-        """An upper bound of epsilon for all releases, at `delta`, by default that of the budget."""
+        """Return an upper bound of epsilon for all releases, at `delta`, by default that of the budget."""
         return composed(self.events, self.method, self.delta if delta is None else delta)
 
     def affords(self, event: Any, count: int = 1) -> bool:
@@ -112,7 +112,7 @@ class Ledger:
     # Spending.
 
     def spend(self, event: Any, count: int = 1, *, purpose: str = "") -> None:
-        """Writes releases down. Make them after this has returned, or not at all.
+        """Write releases down. Make them after this has returned, or not at all.
 
         Args:
             event: a `dp_accounting.DpEvent`.
@@ -125,12 +125,12 @@ class Ledger:
         self._write({to_text(event): count}, purpose)
 
     def record(self, event: Any, count: int = 1) -> None:
-        """The same, as an accountant."""
+        """Write a release down, as an accountant does."""
         self.spend(event, count)
 
     @contextlib.contextmanager
     def holding(self, planned: Iterable[Any], *, purpose: str = "training") -> Iterator[PaidReleases]:
-        """Writes planned releases down at once, for a block that makes them one by one; what it has not used when it ends is given back.
+        """Write planned releases down at once, for a block that makes them one by one; give back what it has not used when it ends.
 
         If the process dies within the block all of them stay spent.
 
@@ -153,7 +153,7 @@ class Ledger:
             self._give_back(rows, used)
 
     def _write(self, wanted: dict[str, int], purpose: str) -> dict[str, int]:
-        """The numbers of the rows that were written."""
+        """Write releases down within the budget; return the numbers of their rows."""
         if any(count < 1 for count in wanted.values()):
             raise SettingError("a release counts at least once")
         with self._transaction() as db:

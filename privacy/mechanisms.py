@@ -43,7 +43,7 @@ class ClippedGaussian:
         _check("delta", self.delta, 0.0 < self.delta < 1.0, "in (0, 1)")
 
     def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """What so many rounds release, each event with its count.
+        """List what so many rounds release, each event with its count.
 
         Args:
             fraction: q, with which each owner takes part in a round.
@@ -79,7 +79,7 @@ class CentralGaussian(ClippedGaussian):
     clipping: AdaptiveClipping | None = None
 
     def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """The Gaussian mechanism on a Poisson sample, each round."""
+        """Return the Gaussian mechanism on a Poisson sample, each round."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
         return [(dp_accounting.PoissonSampledDpEvent(fraction, dp_accounting.GaussianDpEvent(self.noise_multiplier)), rounds)]
@@ -98,7 +98,7 @@ class LocalGaussian(ClippedGaussian):
     """
 
     def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """The Gaussian mechanism of sensitivity 2 S, each round; `fraction` makes no difference."""
+        """Return the Gaussian mechanism of sensitivity 2 S, each round; `fraction` makes no difference."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
         return [(dp_accounting.GaussianDpEvent(self.noise_multiplier / 2), rounds)]
@@ -123,7 +123,7 @@ class DistributedGaussian(ClippedGaussian):
     """
 
     def events(self, fraction: float, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """The Gaussian mechanism on a Poisson sample, each round."""
+        """Return the Gaussian mechanism on a Poisson sample, each round."""
         import dp_accounting  # noqa: PLC0415  takes a second
 
         return [(dp_accounting.PoissonSampledDpEvent(fraction, dp_accounting.GaussianDpEvent(self.noise_multiplier)), rounds)]
@@ -185,7 +185,7 @@ class DPSGD:
         _check("delta", self.delta, 0.0 < self.delta < 1.0, "in (0, 1)")
 
     def events(self, epochs: int, rounds: int) -> list[tuple[dp_accounting.DpEvent, int]]:
-        """What an owner releases in so many rounds of so many epochs each."""
+        """Return what an owner releases in so many rounds of so many epochs each."""
         from privacy.plan import event  # noqa: PLC0415  dp-accounting takes a second
 
         return [(event(self.sampling_rate, self.noise_multiplier), rounds * epochs * math.ceil(1 / self.sampling_rate))]

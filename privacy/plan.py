@@ -24,7 +24,7 @@ class SamplingPlan:
     steps: int
 
     def check(self, sampler: PoissonSampler, done: int, more: int) -> None:
-        """Raises where `more` steps with `sampler`, after `done`, are not what was planned.
+        """Check that `more` steps with `sampler`, after `done`, are what was planned.
 
         Raises:
             SamplingRefused: another number of examples, or another batch size.
@@ -40,7 +40,7 @@ class SamplingPlan:
 
 
 def event(probability: float, noise_multiplier: float) -> Any:
-    """What one step releases, as a `dp_accounting.DpEvent`: a Gaussian sum over a Poisson sample."""
+    """Return what one step releases, as a `dp_accounting.DpEvent`: a Gaussian sum over a Poisson sample."""
     import dp_accounting  # noqa: PLC0415  takes a second
 
     gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)

@@ -10,7 +10,7 @@ from privacy.mechanisms import DPSGD, CentralGaussian, ClippedGaussian, TreeGaus
 
 
 def mechanism(given: Any, *, max_epsilon: float | None = None, delta: float = 1e-5) -> ClippedGaussian | DPSGD:
-    """The mechanism that a `tensorflow_privacy.DPQuery` describes; a mechanism of ours is given back as it is.
+    """Return the mechanism that a `tensorflow_privacy.DPQuery` describes; a mechanism of ours is given back as it is.
 
     =================================== ==========================================================================
     GaussianSumQuery                    CentralGaussian

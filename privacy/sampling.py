@@ -52,7 +52,7 @@ class PoissonSampler:
         return q if Fraction(q) >= Fraction(self.batch_size, self.examples) else math.nextafter(q, 1.0)
 
     def sample(self) -> NDArray[np.intp]:
-        """The indices of the next batch, ascending; there may be none."""
+        """Draw the indices of the next batch, ascending; there may be none."""
         if self._threshold >> 64:
             return np.arange(self.examples)
         found = []
@@ -64,7 +64,7 @@ class PoissonSampler:
 
 
 def check(examples: int, batch_size: int) -> None:
-    """Raises `SamplingRefused` where `examples` examples cannot be sampled in batches of `batch_size`."""
+    """Check that `examples` examples can be sampled in batches of `batch_size`; raise `SamplingRefused` if not."""
     if not batch_size >= 1:
         raise SamplingRefused(f"the batch size is {batch_size}: at least 1 is needed")
     if examples < batch_size:
@@ -72,6 +72,6 @@ def check(examples: int, batch_size: int) -> None:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Steps in which each example is expected once: ceil(N / B)."""
+    """Return the steps in which each example is expected once: ceil(N / B)."""
     check(examples, batch_size)
     return math.ceil(examples / batch_size)

@@ -59,7 +59,7 @@ class PrivateStep:
             self._finish = _traced(self._finish_step, [noise, number, number])
 
     def whole(self, batch: Any, clip: float, noise: Any, step: float, batch_size: int) -> tuple[dict[str, Tensor], int]:
-        """A step on a batch that is not empty.
+        """Make a step on a batch that is not empty.
 
         Args:
             batch: nests of arrays, as specified.
@@ -83,16 +83,16 @@ class PrivateStep:
             total.assign(tf.zeros_like(total))
 
     def add(self, batch: Any, clip: float) -> tuple[dict[str, Tensor], int]:
-        """Adds a part of a batch to the sum; returns as `whole`."""
+        """Add a part of a batch to the sum; return as `whole`."""
         metrics, unclipped = self._add(*_filled(batch), tf.constant(clip, tf.float32))
         return metrics, int(unclipped)
 
     def finish(self, noise: Any, step: float, batch_size: int) -> None:
-        """Ends a step in parts; there may have been none."""
+        """End a step in parts; there may have been none."""
         self._finish(tf.constant(noise), tf.constant(step, tf.float32), self._scale(batch_size))
 
     def _scale(self, batch_size: int) -> Tensor:
-        """What turns the sum of gradients into the gradient of the compiled loss."""
+        """Return the factor that turns the sum of gradients into the gradient of the compiled loss."""
         return tf.constant(1.0 if self._is_sum else 1.0 / batch_size, tf.float32)
 
     def _fused_step(
@@ -131,7 +131,7 @@ class PrivateStep:
         return [gradient if more is None else gradient + more for gradient, more in zip(gradients, found, strict=True)]
 
     def _penalties(self) -> list[Tensor]:
-        """What regularizers say of the weights, and what layers add that looks at weights only, whatever examples they are given."""
+        """List what regularizers say of the weights, and what layers add that looks at weights only, whatever examples they are given."""
         found = [variable.regularizer(variable) for variable in self.variables if variable.regularizer is not None]
         if self._examples is not None:
             with keras.StatelessScope(collect_losses=True) as scope:  # seeds stay as they are
@@ -140,7 +140,7 @@ class PrivateStep:
         return found
 
     def _clipped(self, batch: Any, real: Tensor, clip: Tensor) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
-        """Steps 1 to 3, the metrics, and how many examples were not clipped, of the first `real` examples of a batch."""
+        """Run steps 1 to 3 on the first `real` examples of a batch; return sums, metrics, and how many examples were not clipped."""
         x, y, weight = (*batch, None)[:3]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with recording(self.units, tape.watch) as record:
@@ -168,7 +168,7 @@ class PrivateStep:
         return [sums[id(one)] if id(one) in sums else tf.zeros(one.shape) for one in self.variables]
 
     def _metrics(self, x: Any, y: Any, outputs: Any, weight: Tensor | None, losses: Tensor) -> dict[str, Tensor]:
-        """Updates the metrics as Keras' own step does."""
+        """Update the metrics as Keras' own step does."""
         whole = tf.reduce_sum(losses) if self._is_sum else tf.reduce_mean(losses)
         self.model.metrics[0].update_state(tf.add_n([whole, *self._penalties()]), sample_weight=tf.shape(losses)[0])
         if tf.nest.is_nested(outputs):
@@ -178,7 +178,7 @@ class PrivateStep:
 
 
 def _traced(function: Callable[..., Any], signature: list[Any]) -> Callable[..., Any]:
-    """The function, traced when it is first called, and called without the search for a trace that `tf.function` makes each time."""
+    """Trace the function when it is first called; call it without the search for a trace that `tf.function` makes each time."""
     traced: list[Callable[..., Any]] = []
 
     def call(*arguments: Any) -> Any:
@@ -199,7 +199,7 @@ def _masked(each: Tensor, weights: Tensor) -> Tensor:
 
 
 def _filled(batch: Any) -> tuple[Any, Tensor]:
-    """A batch that is not empty, as tensors, its last example repeated up to a multiple of about the root of its size; the size before."""
+    """Repeat the last example of a batch up to a multiple of about the root of its size; return that as tensors, and the size before."""
     real = count(batch)
     missing = -real % (1 << (real.bit_length() // 2))
     full = tf.nest.map_structure(lambda array: tf.constant(np.concatenate([array, array[-1:].repeat(missing, 0)])), batch)
@@ -207,7 +207,7 @@ def _filled(batch: Any) -> tuple[Any, Tensor]:
 
 
 def _first(real: Tensor, nest: Any) -> Any:
-    """The first examples of each tensor, with its mask and logits."""
+    """Take the first examples of each tensor, with its mask and logits."""
 
     def first(tensor: Tensor) -> Tensor:
         part, logits, mask = tensor[:real], internals.logits_of(tensor), internals.mask_of(tensor)

@@ -13,7 +13,7 @@ _MODULES = ("gaussian_query", "quantile_adaptive_clip_sum_query", "tree_aggregat
 
 
 def queries() -> types.SimpleNamespace:
-    """The classes of queries that are mechanisms here, see `privacy.mechanism`, by their names.
+    """Return the classes of queries that are mechanisms here, see `privacy.mechanism`, by their names.
 
     The package asks for estimators that TensorFlow no longer has, its modules with the queries do not. So an empty package of its name is
     registered, unless it was imported already, and they are loaded from it.

@@ -176,7 +176,7 @@ class PrivateTraining:
         validate: Callable[[int], Any],
         shown: Any,
     ) -> None:
-        """The loop of `keras.Model.fit`."""
+        """Run the loop of `keras.Model.fit`."""
         model, logs = self.model, dict[str, float]()
         model.stop_training = False
         shown.on_train_begin()
@@ -205,7 +205,7 @@ class PrivateTraining:
         return {f"val_{name}": value for name, value in found.items()}
 
     def _once(self, step: PrivateStep, data: Examples, sampler: PoissonSampler, held: PaidReleases, ahead: NoiseAhead) -> dict[str, Any]:
-        """Samples, records, then computes one step; returns the metrics so far."""
+        """Sample, record, then compute one step; return the metrics so far."""
         z, size = self.noise_multiplier(self.steps), sampler.batch_size
         adaptive = self.clipping if isinstance(self.clipping, AdaptiveClipping) else None
         multiplier = z if adaptive is None else adaptive.gradient_multiplier(z, size)
@@ -222,7 +222,7 @@ class PrivateTraining:
         return metrics
 
     def _in_parts(self, step: PrivateStep, parts: Any, noise: tuple[Any, float, int]) -> tuple[dict[str, Any], int]:
-        """A step on any number of parts, also none."""
+        """Make a step on any number of parts, also none."""
         metrics: dict[str, Any] = {}
         unclipped = 0
         step.begin()
@@ -257,7 +257,7 @@ class PrivateTraining:
             raise ModelRefused(f"{self.model.name}: {objective.named(self.model)} cannot be private: {why}")
 
     def _ready(self, data: Examples) -> PrivateStep:
-        """Builds what has to be, checks the model, and gives the step for how it is compiled now."""
+        """Build what has to be, check the model, and return the step for how it is compiled now."""
         model = self.model
         if _layers(model) != self._layers or (self._variables and _variables(model) != self._variables):
             raise ModelChanged("layers or trainable weights changed after make_private: call make_private again")

@@ -98,6 +98,7 @@ ROOMS = {
 MATHEMATICS = (
     "protocols/mpc",
     "protocols/storage/vault.py",
+    "protocols/storage/replacement.py",
     "protocols/serving/budget.py",
     "protocols/noisy_answers.py",
     "protocols/quantisation.py",

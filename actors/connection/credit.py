@@ -23,7 +23,7 @@ class SendWindow(Generic[T]):
         self._waiting: deque[T] = deque()
 
     def submit(self, message: T) -> bool:
-        """True if `message` may be sent now; otherwise it waits here."""
+        """Return whether `message` may be sent now; otherwise keep it until there is credit."""
         if self._free and not self._waiting:
             self._free -= 1
             return True
@@ -31,7 +31,7 @@ class SendWindow(Generic[T]):
         return False
 
     def grant(self, count: int) -> list[T]:
-        """Adds credit; returns the messages that may be sent now."""
+        """Add credit; return the messages that may be sent now."""
         self._free += count
         released = []
         while self._free and self._waiting:
@@ -40,7 +40,7 @@ class SendWindow(Generic[T]):
         return released
 
     def discard(self, message: T) -> bool:
-        """Takes out a message that is not wanted any more; False if it is not waiting."""
+        """Remove a message that is not wanted any more; return False if it is not waiting."""
         try:
             self._waiting.remove(message)
         except ValueError:
@@ -48,7 +48,7 @@ class SendWindow(Generic[T]):
         return True
 
     def drain(self) -> list[T]:
-        """Takes out all that are waiting."""
+        """Remove and return all messages that are waiting."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
@@ -70,7 +70,7 @@ class ReceiveWindow:
         self._batch = max(1, size // 4)
 
     def arrived(self) -> None:
-        """A message has arrived.
+        """Count a message that has arrived.
 
         Raises:
             Overrun: it should not have been sent.
@@ -80,11 +80,11 @@ class ReceiveWindow:
         self._under_way += 1
 
     def answered(self) -> None:
-        """A call has ended; its answer gives the credit back."""
+        """Count a call that has ended; its answer gives the credit back."""
         self._under_way -= 1
 
     def ended(self) -> int:
-        """A message without reply has ended; returns the credit to give back now, 0 for later."""
+        """Count a message without reply that has ended; return the credit to give back now, 0 for later."""
         self._owed += 1
         if self._owed < self._batch:
             return 0

@@ -43,7 +43,7 @@ class Crossing:
         self._exported: set[str] = set()
 
     def encoded(self, form: Form, values: tuple[Any, ...], kind: Callable[..., Frame], *fields: Any) -> Encoded:
-        """A frame of a kind, with its fields and then the values.
+        """Encode a frame of a kind: its fields and then the values.
 
         Raises:
             MessageRejected: the values cannot be sent, or the other side does not take so much.
@@ -59,7 +59,7 @@ class Crossing:
         return encoded.joined() if encoded.size <= SMALL else encoded
 
     def decoded(self, form: Form, value: Payload, arrays: list[Array]) -> tuple[Any, ...]:
-        """The values in a frame.
+        """Return the values in a frame.
 
         Raises:
             MessageRejected: they do not fit the annotations.
@@ -69,7 +69,7 @@ class Crossing:
         return form.unpack(Packed(value.body, arrays, refs))
 
     def reachable(self, name: str) -> Cell:
-        """The actor of a name, as far as the other side may know of it.
+        """Return the actor of a name, as far as the other side may know of it.
 
         Raises:
             ActorNotFound, ActorStopped: it is not there, or not for the other side.

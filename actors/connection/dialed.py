@@ -32,7 +32,7 @@ class Dialed:
         self._waiting = 0
 
     async def peer(self) -> Peer:
-        """The connection, opened if there is none. Callers get it in the order in which they asked."""
+        """Return the connection, opened if there is none. Callers get it in the order in which they asked."""
         if self._peer is not None and self._peer.closed is None and not self._waiting:
             return self._peer
         self._waiting += 1
@@ -55,7 +55,7 @@ class Dialed:
         await peer.send(target, message, arguments, left)
 
     async def _peer_within(self, timeout: float | None) -> tuple[Peer, float | None]:
-        """The connection, and the seconds that are left."""
+        """Return the connection, and the seconds that are left."""
         if self._peer is not None and self._peer.closed is None and not self._waiting:
             return self._peer, timeout
         try:

@@ -63,17 +63,17 @@ class Home(Protocol):
         ...
 
     def check(self, sender: Caller, cell: Cell, message: Message) -> None:
-        """Raises `NotAllowed` if a message may not be sent by who has sent it."""
+        """Check that `sender` may send a message to an actor; raise `NotAllowed` if not."""
         ...
 
     def cell(self, name: str) -> Cell:
-        """The actor of a name; raises `ActorNotFound` or `ActorStopped`."""
+        """Return the actor of a name; raise `ActorNotFound` or `ActorStopped`."""
         ...
 
     def reference(self, address: str, name: str) -> ActorRef:
-        """A reference to an actor of the system at `address`, empty for this one."""
+        """Return a reference to an actor of the system at `address`, empty for this one."""
         ...
 
     def report(self, what: str, error: BaseException) -> None:
-        """A message without reply failed."""
+        """Report that a message without reply has failed."""
         ...

@@ -65,7 +65,7 @@ class Incoming:
     # What arrives.
 
     def on_call(self, frame: Call, arrays: list[Array]) -> None:
-        """Runs a handler, now or when its turn comes."""
+        """Run the handler of a call, now or when its turn comes."""
         window = self._arrived(frame.target)
         if frame.id in self._running:
             raise Malformed(f"call {frame.id} was begun twice")
@@ -80,7 +80,7 @@ class Incoming:
         cell.accept(envelope)
 
     def on_one_way(self, frame: OneWay, arrays: list[Array]) -> None:
-        """Runs a handler, now or when its turn comes."""
+        """Run the handler of a message without reply, now or when its turn comes."""
         window = self._arrived(frame.target)
         try:
             cell, message, arguments = self._opened(frame, arrays)
@@ -90,7 +90,7 @@ class Incoming:
         cell.accept(_RemoteOneWay(self, frame.target, window, message, arguments))
 
     def on_cancel(self, frame: Cancel) -> None:
-        """The other side does not want the answer to a call any more; if the call is not running, the answer is on its way."""
+        """Cancel a call whose answer the other side does not want any more; if it is not running, its answer is on its way."""
         running = self._running.get(frame.id)
         if running is not None:
             cell, envelope = running
@@ -115,7 +115,7 @@ class Incoming:
     # Ends of handlers.
 
     def returned(self, number: int, window: ReceiveWindow, message: Message, value: Any) -> None:
-        """A handler has returned."""
+        """Send the result of a handler."""
         try:
             encoded = self._crossing.encoded(message.result, (value,), Reply, number)
         except ActorError as error:
@@ -126,12 +126,12 @@ class Incoming:
             self._write(encoded, None)
 
     def failed(self, number: int, window: ReceiveWindow, error: BaseException) -> None:
-        """A handler has raised, or has been cancelled."""
+        """Send the error of a handler that has raised or was cancelled."""
         if self._ended(number, window):
             self._put(Failed(number, to_wire(error)))
 
     def one_way_ended(self, target: str, method: str, window: ReceiveWindow, error: BaseException | None) -> None:
-        """A handler that nobody waits for has returned or raised."""
+        """Give credit back, and report the error, if any, of a handler that nobody waits for."""
         credit = window.ended()
         if self._closed:
             return
@@ -141,7 +141,7 @@ class Incoming:
             self._put(Credit(target, credit))
 
     def note(self, message: Message, error: BaseException) -> None:
-        """Writes down what the other side is not told: the text and the place of an error that is not portable. Not the arguments."""
+        """Log what the other side is not told: the text and the place of an error that is not portable. Not the arguments."""
         if not isinstance(error, RemoteError) and not is_portable(error):
             text = "%s failed; its caller is told the class of the error only: %s"
             self._log.write(log, logging.ERROR, f"failed {message.label}", text, message.label, trace(error))
@@ -157,13 +157,13 @@ class Incoming:
     # The end of the connection.
 
     async def settled(self) -> None:
-        """Waits until all calls that are running here have been answered. Call it when the actors have ended."""
+        """Wait until all calls that are running here have been answered. Call it when the actors have ended."""
         tasks = [envelope.task for _, envelope in self._running.values() if envelope.task is not None]
         if tasks:
             await asyncio.wait(tasks)
 
     async def lost(self) -> None:
-        """Calls of the other side are cancelled; its messages without reply are handled all the same."""
+        """Cancel the calls of the other side after the connection was lost; its messages without reply are handled all the same."""
         self._closed = True
         for cell, envelope in list(self._running.values()):
             cell.cancel(envelope)

@@ -76,7 +76,7 @@ class Network:
         self._watching: list[Callable[[], None]] = []
 
     async def open(self) -> str:
-        """Listens, if it should; returns the address, with the real port."""
+        """Listen, if this system should; return the address, with the real port."""
         address = ""
         if self._listen is not None:
             self._servers, port = await opening.listen(
@@ -94,13 +94,13 @@ class Network:
         return address
 
     def stop_listening(self) -> None:
-        """Accepts no new connections and opens none; those that are open go on."""
+        """Accept no new connections and open none; those that are open go on."""
         self._open = False
         for server in self._servers:
             server.close(close_connections=False)
 
     async def close(self) -> None:
-        """Ends all connections, once what waits has been written."""
+        """End all connections, once what waits has been written."""
         for end in self._watching:
             end()
         links = dict(self._links)
@@ -111,7 +111,7 @@ class Network:
             await server.wait_closed()
 
     def to(self, address: Address) -> Dialed:
-        """The transport to the system at an address; it connects when it is needed.
+        """Return the transport to the system at an address; it connects when it is needed.
 
         It lives as long as a reference uses it, or its connection is open: addresses that are only named leave nothing behind.
 
@@ -154,7 +154,7 @@ class Network:
         return next((reason for one in self._credentials if (reason := one.revocation(certificate))), "")
 
     def _end_revoked(self) -> None:
-        """Ends the connections to holders of certificates that were revoked, with all that is under way over them."""
+        """End the connections to holders of certificates that were revoked, with all that is under way over them."""
         for task, link in self._links.items():
             reason = self._revocation(link.peer.caller.certificate)
             if reason:
@@ -169,7 +169,7 @@ class Network:
         del self._links[task], self._in_use[task]
 
     async def _run(self, link: Link) -> None:
-        """Runs an accepted connection in the task that the server made for it."""
+        """Run an accepted connection in the task that the server made for it."""
         if not self._open:
             await link.close(WHY_CLOSED)
             return

@@ -126,7 +126,7 @@ async def listen(
     run: Callable[[Link], Awaitable[None]],
     busy: int = 0,
 ) -> tuple[list[Server], int]:
-    """Listens for connections; returns the servers, one for each address that the host has here, and their port.
+    """Listen for connections; return the servers, one for each address that the host has here, and their port.
 
     Args:
         address: to bind; port 0 chooses one, at the first address of the host.

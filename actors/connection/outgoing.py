@@ -104,7 +104,7 @@ class Outgoing:
         return shown(reason)
 
     async def _found(self, target: str) -> Found:
-        """What the other side says of an actor, made fit to be shown.
+        """Ask the other side for an actor; return its description, fit to be shown.
 
         Raises:
             MessageRejected: no window that an actor can have.
@@ -120,7 +120,7 @@ class Outgoing:
     # Windows.
 
     def _window(self, target: str) -> SendWindow[_Sent]:
-        """The window of an actor. It is asked for when the first message to the actor is sent; messages wait in it meanwhile."""
+        """Return the window of an actor. It is asked for when the first message to the actor is sent; messages wait in it meanwhile."""
         if self._closed is not None:
             raise _again(self._closed)
         if target not in self._windows:
@@ -167,7 +167,7 @@ class Outgoing:
     # What comes back.
 
     def on_reply(self, frame: Reply, arrays: list[Array]) -> None:
-        """A handler has returned."""
+        """Give the result of a handler to its caller."""
         sent = self._answered(frame.id)
         if sent.done.done():
             return
@@ -177,7 +177,7 @@ class Outgoing:
             sent.done.set_exception(error)
 
     def on_failed(self, frame: Failed) -> None:
-        """A handler has failed."""
+        """Give the error of a handler to its caller."""
         sent = self._answered(frame.id)
         if not sent.done.done():
             sent.done.set_exception(from_wire(frame.failure, f"{sent.message.label} at {self._label}"))
@@ -192,7 +192,7 @@ class Outgoing:
         self._release(self._windows[frame.target].grant(frame.count))
 
     def on_report(self, frame: FailureReport) -> None:
-        """A message without reply has failed. It is believed of a message that was sent and has not ended, once for each."""
+        """Report a message without reply that has failed. It is believed of one that was sent and has not ended, once for each."""
         reported, under_way = self._reported.get(frame.target, 0), self._uncredited.get(frame.target, 0)
         if reported >= under_way or (frame.target, frame.method) not in self._one_way:
             raise Malformed(f"a report on {frame.method[:200]!r} of {frame.target[:200]!r}, which is not under way")
@@ -228,5 +228,5 @@ class Outgoing:
 
 
 def _again(error: ActorError) -> ActorError:
-    """The same error for one more caller: each adds its own traceback."""
+    """Copy an error for one more caller: each adds its own traceback."""
     return type(error)(*error.args)

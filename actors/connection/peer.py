@@ -105,7 +105,7 @@ class Peer:
         return await self.outgoing.find(target)
 
     def receive(self, packet: Packet) -> None:
-        """Takes one frame of the other side.
+        """Handle one frame of the other side.
 
         Raises:
             WireError: the other side breaks the rules; the connection must be closed.
@@ -144,13 +144,13 @@ class Peer:
             self.greeted.set_result(None)
 
     def refused(self, error: LinkError) -> None:
-        """The greeting of the other side was none, or there will be none."""
+        """Fail the greeting: that of the other side was malformed, or there will be none."""
         if not self.greeted.done():
             self.greeted.set_exception(error)
             self.greeted.exception()  # there may be nobody who waits for it
 
     async def lost(self, why: str, *, orderly: bool) -> None:
-        """The connection has ended: everything under way over it fails, and what it asked for is cancelled."""
+        """End the connection: everything under way over it fails, and what the other side asked for is cancelled."""
         if self.closed is not None:
             return
         now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds")

@@ -60,11 +60,11 @@ class FrameWriter:
         self._room.set()
 
     def put(self, encoded: Encoded, written: asyncio.Future[None] | None = None) -> None:
-        """Adds a frame; never waits. `written` is done once its buffers have been written."""
+        """Add a frame without waiting. `written` is done once its buffers have been written."""
         self._add(encoded, written, 0)
 
     def put_answer(self, encoded: Encoded, written: asyncio.Future[None] | None = None) -> None:
-        """Adds a frame that answers the other side; counts towards `UNREAD` until it has been written.
+        """Add a frame that answers the other side; count it towards `UNREAD` until it has been written.
 
         Own messages do not count: two systems that send each other much at once would wait for each other.
         """
@@ -76,7 +76,7 @@ class FrameWriter:
         return self._unread > UNREAD
 
     async def room(self) -> None:
-        """Waits until no more than `UNREAD` bytes of answers wait."""
+        """Wait until no more than `UNREAD` bytes of answers wait."""
         await self._room.wait()
 
     def _add(self, encoded: Encoded, written: asyncio.Future[None] | None, answer: int) -> None:
@@ -87,7 +87,7 @@ class FrameWriter:
             self._wake.set_result(None)
 
     async def run(self, socket: Socket) -> None:
-        """Writes until it is cancelled, or the connection is closed."""
+        """Write until cancelled, or until the connection is closed."""
         try:
             while True:
                 while self._queue:
@@ -107,7 +107,7 @@ class FrameWriter:
             self._room.set()
 
     async def flush(self) -> None:
-        """Waits until everything has been written."""
+        """Wait until everything has been written."""
         await self._flushed.wait()
 
     def abandon(self, error: Exception) -> None:
@@ -132,7 +132,7 @@ class FrameWriter:
             written.set_result(None)
 
     def _together(self) -> tuple[bytes, int]:
-        """The small frames that are next, as one; and how many bytes of them are answers."""
+        """Join the small frames that are next; return them, and how many bytes of them are answers."""
         first, _, answers = self._queue.popleft()
         parts, size = [first.header], len(first.header)
         while self._queue and not self._queue[0][0].buffers and size + len(self._queue[0][0].header) <= WHOLE:
@@ -144,7 +144,7 @@ class FrameWriter:
 
 
 def fragments(encoded: Encoded) -> Iterator[bytes | memoryview]:
-    """The bytes of a frame in pieces of at most 256 KiB. Short pieces are joined; long arrays are not copied."""
+    """Yield the bytes of a frame in pieces of at most 256 KiB. Short pieces are joined; long arrays are not copied."""
     pending = bytearray()
     for source in range(-1, len(encoded.buffers)):
         start = 0
@@ -193,7 +193,7 @@ class Link:
         self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate_of(socket))
 
     async def run(self) -> None:
-        """Reads and writes until the connection ends, for whatever reason."""
+        """Read and write until the connection ends, for whatever reason."""
         self._writer.put(encode(hello(self._limit, self.peer.introduction.nonce, self._busy)))
         await self.peer.start()
         writing = asyncio.create_task(self._write())
@@ -271,7 +271,7 @@ class Link:
         reader.end()
 
     async def _handle_rest(self, reader: FrameReader, pieces: AsyncIterator[bytes]) -> None:
-        """Takes what follows in the message, until no frame in it has begun and not ended.
+        """Handle what follows in the message, until no frame in it has begun and not ended.
 
         Raises:
             Malformed: the next bytes take too long.
@@ -293,7 +293,7 @@ class Link:
             raise Malformed("a frame that has begun did not go on in time") from None
 
     async def _handle(self, reader: FrameReader, piece: bytes) -> None:
-        """Takes what has arrived, and lets others run in between if it takes long."""
+        """Handle what has arrived, and let others run in between if it takes long."""
         receive, time = self.peer.receive, asyncio.get_running_loop().time
         pause_at = 0.0
         for packet in reader.feed(piece):
@@ -344,7 +344,7 @@ def _reason(error: ConnectionClosed) -> str:
 
 
 def certificate_of(socket: Socket | ServerConnection) -> bytes | None:
-    """What the other side has shown, DER."""
+    """Return the certificate that the other side has shown, DER."""
     tls = socket.transport.get_extra_info("ssl_object")
     certificate: bytes | None = None if tls is None else tls.getpeercert(binary_form=True)
     return certificate

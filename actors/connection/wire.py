@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
         return len(self.header) + (sum(buffer.nbytes for buffer in self.buffers) if self.buffers else 0)
 
     def joined(self) -> Encoded:
-        """The same bytes in one piece that shares no memory with the arrays."""
+        """Return the same bytes in one piece that shares no memory with the arrays."""
         return Encoded(b"".join((self.header, *self.buffers)), []) if self.buffers else self
 
     def detach(self) -> None:
@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 
 
 def encode(packet: Packet) -> Encoded:
-    """A frame as bytes.
+    """Encode a frame as bytes.
 
     Args:
         packet: its arrays are in C order and little-endian, in the order of the specifications in its payload.
@@ -86,7 +86,7 @@ def specification(array: Array) -> tuple[str, tuple[int, ...]]:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    """The memory of a C-ordered array. Reshaping first, since a 0-d array has no byte view."""
+    """Return the memory of a C-ordered array. Reshaping comes first, since a 0-d array has no byte view."""
     return memoryview(array.reshape(-1).view(np.uint8).data)
 
 
@@ -130,11 +130,11 @@ class FrameReader:
         return len(self._holes[-1]) if self._holes else 0
 
     def fill(self, piece: bytes) -> None:
-        """Takes the next bytes, fewer than there is `room`: the same as `feed`, where nothing can be complete."""
+        """Read the next bytes, fewer than there is `room`: the same as `feed`, where nothing can be complete."""
         self._fill(memoryview(piece))
 
     def feed(self, piece: bytes) -> Iterator[Packet]:
-        """Takes the next bytes; yields the frames that are complete now.
+        """Read the next bytes; yield the frames that are complete now.
 
         Raises:
             Malformed, UnknownType, TooLarge, VersionMismatch: nothing can be read after that.
@@ -152,7 +152,7 @@ class FrameReader:
                     yield packet
 
     def end(self) -> None:
-        """The stream, or a message of it, ends here.
+        """Check that no frame has begun and not ended, where the stream, or a message of it, ends.
 
         Raises:
             Truncated: in the middle of a frame.
@@ -165,7 +165,7 @@ class FrameReader:
             raise Truncated(f"a message ends within a frame: {what}")
 
     def _read_header(self, view: memoryview) -> memoryview:
-        """Takes what it can of a header; parses it if it is complete. Returns the rest."""
+        """Read as much as is there of a header; parse it if it is complete. Return the rest."""
         if self._pending:
             wanted = max(4, self._wanted()) - len(self._pending)
             self._pending += view[:wanted]
@@ -194,7 +194,7 @@ class FrameReader:
         return length
 
     def _begin(self, header: memoryview) -> None:
-        """Parses a header and makes room for the arrays of the frame."""
+        """Parse a header and make room for the arrays of the frame."""
         frame = _parse(header)
         if not self._greeted:
             _check_greeting(frame)
@@ -216,7 +216,7 @@ class FrameReader:
             self._holes = [_bytes_of(array) for array, size in zip(self._arrays, sizes, strict=True) if size][::-1]
 
     def _fill(self, view: memoryview) -> memoryview:
-        """Copies bytes into the arrays of the frame; returns the rest."""
+        """Copy bytes into the arrays of the frame; return the rest."""
         while self._holes and len(view):
             hole = self._holes.pop()
             count = min(len(hole), len(view))
@@ -256,7 +256,7 @@ def _check_greeting(frame: Frame) -> None:
 
 
 def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int) -> list[int]:
-    """The sizes of announced arrays in bytes."""
+    """Check the announced arrays; return their sizes in bytes."""
     if len(specifications) > MAX_ARRAYS:
         raise TooLarge(f"{len(specifications)} arrays were announced; at most {MAX_ARRAYS} are taken in one frame")
     sizes = []
@@ -274,12 +274,12 @@ def _check_arrays(specifications: list[tuple[str, tuple[int, ...]]], limit: int)
 
 
 def hello(limit: int, nonce: bytes = b"", busy: int = 0) -> Packet:
-    """The greeting of this side."""
+    """Build the greeting of this side."""
     return Packet(Hello(PROTOCOL, VERSION, limit, nonce, busy), [])
 
 
 def payload(body: bytes, arrays: list[Array], refs: list[tuple[str, str]]) -> Payload:
-    """A value ready to be put into a frame.
+    """Build a value that is ready to be put into a frame.
 
     Raises:
         TooLarge: it has more arrays or references than the other side takes.

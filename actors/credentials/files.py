@@ -215,7 +215,7 @@ class Credentials:
         return context
 
     def _key(self) -> Path:
-        """The file with the key of the certificate. While both are replaced, it may be the next one."""
+        """Return the file with the key of the certificate. While both are replaced, it may be the next one."""
         certificate, following = self._paths.certificate, self._paths.next_key
         if following is not None and following.is_file():
             check_private(following)

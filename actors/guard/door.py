@@ -38,7 +38,7 @@ class Arrival:
         self._connection = connection
 
     def tell(self, data: bytes) -> None:
-        """Sends some last bytes before the connection is closed, as far as it takes them without waiting."""
+        """Send some last bytes before the connection is closed, as far as it takes them without waiting."""
         if self._connection is not None and data:
             with contextlib.suppress(OSError):
                 self._connection.send(data)
@@ -78,7 +78,7 @@ class Door:
             self._bound = f"{self._most} connections are open, all that the limit of {available} open files (ulimit -n) leaves room for"
 
     def enter(self, descriptor: int, host: str) -> bool:
-        """A socket was accepted; False if it must be closed at once."""
+        """Count a socket that was accepted; return False if it must be closed at once."""
         peer = _network(host)
         if len(self._sockets) >= self._most + TOLD or self._by_peer[peer] >= self._most_of_one + TOLD:
             self._refused(host, self._bound if len(self._sockets) >= self._most + TOLD else self._bound_of_one)
@@ -109,7 +109,7 @@ class Door:
         return reason
 
     def leave(self, descriptor: int) -> None:
-        """A socket was closed."""
+        """Forget a socket that was closed."""
         _less(self._by_peer, self._sockets.pop(descriptor))
         if descriptor in self._admitted:
             _less(self._admitted_by_peer, self._admitted.pop(descriptor))
@@ -150,7 +150,7 @@ class Listener(socket.socket):
         return made
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection; raises `ConnectionAbortedError`, which the event loop takes calmly, if there was no room for it."""
+        """Accept the next connection; raise `ConnectionAbortedError`, which the event loop takes calmly, if there was no room for it."""
         try:
             accepted, address = super().accept()
         except OSError as error:
@@ -167,7 +167,7 @@ class Listener(socket.socket):
         return made, address
 
     def _turn_away(self) -> None:
-        """Closes the connection that waits, with the descriptor that is kept for this: otherwise the loop would be told of it for ever."""
+        """Close the connection that waits, with the descriptor that is kept for this: otherwise the loop would be told of it for ever."""
         os.close(self._spare)
         with contextlib.suppress(OSError):
             waiting, address = super().accept()
@@ -176,7 +176,7 @@ class Listener(socket.socket):
         self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def close(self) -> None:
-        """Gives the spare descriptor back, too."""
+        """Close the listener and its spare descriptor."""
         if self.fileno() >= 0 and hasattr(self, "_spare"):
             os.close(self._spare)
         super().close()
@@ -195,7 +195,7 @@ class _Accepted(socket.socket):
 
 
 def _network(host: str) -> str:
-    """The peer that a host stands for, as long as it has shown no certificate."""
+    """Return the network that stands for a host, as long as it has shown no certificate."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

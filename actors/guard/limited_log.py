@@ -26,7 +26,7 @@ class LimitedLog:
         self._lines: dict[str, _Allowance] = {}
 
     def write(self, log: logging.Logger, level: int, kind: str, text: str, *args: object, at_once: int = BURST) -> None:
-        """Writes a line, or counts it if there were too many of its kind.
+        """Write a line, or count it if there were too many of its kind.
 
         Args:
             log: where it goes.

@@ -60,7 +60,7 @@ class Patience:
             self._timer = self._limit = self._since = None
 
     def waits(self, now: float, *, of: int) -> None:
-        """The next bytes of the frame of that number are awaited from now on, inside of `bounding`."""
+        """Wait for the next bytes of the frame of that number from now on, inside of `bounding`."""
         self._since = now
         if of != self._frame:
             self._frame, self._left = of, STALLED_AFTER

@@ -86,7 +86,7 @@ def refused_by_other(error: BaseException | None, context: ssl.SSLContext | None
 
 
 def explained(error: BaseException, context: ssl.SSLContext | None = None) -> str:
-    """A failed handshake in words, seen from the side on which `error` was raised and whose certificate `context` has shown."""
+    """Explain a failed handshake in words, as seen from the side that raised `error` and whose certificate `context` has shown."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was refused: certificate verify failed: {shown(error.verify_message)}"
     theirs = refused_by_other(error, context)

@@ -15,7 +15,7 @@ FRAMES = 12
 
 
 def shown(text: str, most: int = TEXT_LIMIT) -> str:
-    """The text in one line of at most `most` characters, without anything that a terminal or a reader of logs would obey.
+    """Return the text in one line of at most `most` characters, without anything that a terminal or a reader of logs would obey.
 
     Control characters, line breaks, marks that turn the direction of writing, and halves of characters are written as escapes.
     """
@@ -30,12 +30,12 @@ def _escaped(character: str) -> str:
 
 
 def name_of(cls: type) -> str:
-    """The bare name of a class of errors, if it is a short and plain one; otherwise that of the root of all."""
+    """Return the bare name of a class of errors if it is short and plain; otherwise `Exception`."""
     return checked_name(cls.__name__)
 
 
 def checked_name(name: str) -> str:
-    """The name itself if it can be the dotted name of a class; otherwise `Exception`."""
+    """Return the name itself if it can be the dotted name of a class; otherwise `Exception`."""
     plain = len(name) <= NAME_LIMIT and name.isascii() and all(part.isidentifier() for part in name.split("."))
     return name if plain else "Exception"
 

@@ -145,7 +145,7 @@ class Introduction:
         return answer, replace(caller, same_user=same_user, address=sender if known else "")
 
     def _pair(self, sender: str) -> bytes | None:
-        """What this system has in common with the one that listens at an address."""
+        """Return the secret that this system shares with the one that listens at an address, if any."""
         try:
             address = Address.parse(sender)
         except LinkError:

@@ -16,7 +16,7 @@ class Expired(Exception):  # never leaves this package: references make it a Cal
 
 
 async def within(timeout: float | None, future: asyncio.Future[T]) -> T:
-    """The result of `future`, or `Expired` after `timeout` seconds (None: no deadline). If it expires, the future is done."""
+    """Return the result of `future`; raise `Expired` after `timeout` seconds (None: no deadline). If it expires, the future is done."""
     if timeout is None or future.done():
         return await future
     loop = future.get_loop()

@@ -39,7 +39,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
 
 
 def portable_error(cls: E) -> E:
-    """Registers a class of errors that keeps its class when it crosses from one process to another.
+    """Register a class of errors that keeps its class when it crosses from one process to another.
 
     The class is made again from its arguments `args`, so it must be possible to call it with them. Arguments that are no None, bool, int,
     float or str are replaced by the name of their type. It must be registered in both processes, which importing its module does. What it
@@ -66,14 +66,14 @@ def is_portable(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """What others may be told of an error, in a sentence."""
+    """Return what others may be told of an error, in a sentence."""
     if is_portable(error):
         return f"{type(error).__name__}: {_text(error)}"
     return f"{name_of(type(error))}: {KEPT_THERE}"
 
 
 def to_wire(error: BaseException) -> Failure:
-    """An error as it is sent."""
+    """Return an error as it is sent."""
     if isinstance(error, RemoteError):  # passes through
         return Failure(error.class_name, [], KEPT_THERE)
     if not is_portable(error):
@@ -96,13 +96,13 @@ def _clean(text: str) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """The message of an error, unless it would show an argument that is not sent."""
+    """Return the message of an error, unless it would show an argument that is not sent."""
     shown = all(isinstance(argument, (str, bool, int, float, type(None))) for argument in error.args)
     return _clean(str(error)) if shown else f"<{type(error).__name__}>"
 
 
 def from_wire(failure: Failure, where: str) -> BaseException:
-    """An error as it is raised at the caller: of its own class if that is registered here, otherwise a `RemoteError`.
+    """Return an error as it is raised at the caller: of its own class if that is registered here, otherwise a `RemoteError`.
 
     Args:
         failure: what arrived. Its words are made fit to be shown; those of a class that is not registered here are not shown at all.

@@ -29,7 +29,7 @@ class ActorRef:
         self._one_way = one_way
 
     def with_options(self, *, timeout: float | EllipsisType | None = ..., one_way: bool | None = None) -> Self:
-        """The same reference with other options.
+        """Return the same reference with other options.
 
         Args:
             timeout: deadline of a call in seconds, from awaiting it to its result; None for no deadline.

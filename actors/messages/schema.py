@@ -54,7 +54,7 @@ class Form:
             _check_sendable(f"{name} of {label}", kind)
 
     def pack(self, values: tuple[Any, ...], *, copy: bool = False) -> Packed:
-        """Takes values apart to send them.
+        """Take values apart to send them.
 
         Raises:
             MessageRejected: something in them cannot be sent.
@@ -67,7 +67,7 @@ class Form:
             raise MessageRejected(f"{self.label}: {error}") from None
 
     def unpack(self, packed: Packed) -> tuple[Any, ...]:
-        """Puts values together that arrived.
+        """Put values together that arrived.
 
         Raises:
             MessageRejected: they do not fit the annotations. The message names the message and the argument, and quotes no value.
@@ -79,7 +79,7 @@ class Form:
         return msgspec.structs.astuple(values)
 
     def transfer(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The values as they would arrive in another process: checked, and sharing no memory with the originals.
+        """Return the values as they would arrive in another process: checked, and sharing no memory with the originals.
 
         Raises:
             MessageRejected: they cannot be sent, or do not fit the annotations.
@@ -97,7 +97,7 @@ class Form:
 
 
 def _without_values(error: Exception) -> str:
-    """What was wrong with values that arrived, without quoting them: the one who reads it may not be the one who sent them."""
+    """Say what was wrong with values that arrived, without quoting them: its reader may not be the one who sent them."""
     cause, text = error.__cause__, str(error)
     if isinstance(error, MessageRejected) or isinstance(cause, _Unfit) or (cause is not None and is_portable(cause)):
         return text
@@ -160,7 +160,7 @@ class Message:
         return tuple(bound.arguments.values())
 
     def invoke(self, actor: Actor, arguments: tuple[Any, ...]) -> Any:
-        """Calls the handler: returns its result, or a coroutine if it is `asynchronous`."""
+        """Call the handler: return its result, or a coroutine if it is `asynchronous`."""
         if not self._keywords:
             return self.function(actor, *arguments)
         named = dict(zip(self._keywords, arguments[self._positional :], strict=True))
@@ -172,7 +172,7 @@ _references: dict[type, type[ActorRef]] = {}
 
 
 def messages_of(cls: type[Actor]) -> dict[str, Message]:
-    """The messages of a class by name.
+    """Return the messages of a class by name.
 
     Raises:
         TypeError: an annotation cannot be resolved, or is of a type that cannot be sent.
@@ -197,7 +197,7 @@ def _hints(label: str, function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def reference_type(cls: type[Actor]) -> type[ActorRef]:
-    """The class of references to actors of `cls`: one method for each message.
+    """Return the class of references to actors of `cls`: one method for each message.
 
     To `isinstance` a reference looks like an instance of `cls`, as it does to type checkers.
     """
@@ -221,7 +221,7 @@ def _method(one: Message) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 def typed(ref: ActorRef, cls: type[Actor]) -> ActorRef:
-    """The same reference, with the messages of `cls`."""
+    """Return the same reference, with the messages of `cls`."""
     return reference_type(cls)(ref._transport, ref._name, timeout=ref._timeout, one_way=ref._one_way)
 
 
@@ -230,7 +230,7 @@ class _Unfit(ValueError):  # never leaves this file: `unpack` makes it a Message
 
 
 def _converted(kind: Any, value: Any) -> Any:
-    """Makes what msgspec does not know: arrays of a declared dtype, and references to a declared class."""
+    """Convert what msgspec does not know: arrays of a declared dtype, and references to a declared class."""
     origin = get_origin(kind) or kind
     if origin is np.ndarray:
         return _array(kind, value)
@@ -250,7 +250,7 @@ def _array(kind: Any, value: Any) -> Any:
 
 @functools.cache
 def _element(kind: Any) -> type[np.generic] | None:
-    """The scalar type in `np.ndarray[shape, np.dtype[scalar]]`; None if anything goes."""
+    """Return the scalar type in `np.ndarray[shape, np.dtype[scalar]]`; None if anything goes."""
     arguments = get_args(kind)
     inner = get_args(arguments[1]) if len(arguments) == 2 else ()
     return inner[0] if inner and isinstance(inner[0], type) and issubclass(inner[0], np.generic) else None
@@ -271,7 +271,7 @@ def _check_sendable(where: str, kind: Any) -> None:
 
 
 def _custom_leaves(info: Any, seen: set[int]) -> Iterator[type]:
-    """The classes in a type that msgspec does not know itself."""
+    """Yield the classes in a type that msgspec does not know itself."""
     if isinstance(info, (list, tuple)):
         for item in info:
             yield from _custom_leaves(item, seen)

@@ -35,17 +35,17 @@ class Transport(Protocol[M_contra]):
         ...
 
     async def call(self, target: str, message: M_contra, arguments: tuple[Any, ...], timeout: float | None) -> Any:
-        """Sends a message and waits for its result; `Expired` after `timeout` seconds."""
+        """Send a message and wait for its result; raise `Expired` after `timeout` seconds."""
         ...
 
     async def send(self, target: str, message: M_contra, arguments: tuple[Any, ...], timeout: float | None) -> None:
-        """Sends a message; waits for room only, `Expired` after `timeout` seconds. A failure goes to `on_error` of this system."""
+        """Send a message; wait for room only, `Expired` after `timeout` seconds. A failure goes to `on_error` of this system."""
         ...
 
     async def watch(self, target: str) -> str:
-        """Waits until the actor has ended; returns the reason."""
+        """Wait until the actor has ended; return the reason."""
         ...
 
     async def stop(self, target: str) -> None:
-        """Ends the actor."""
+        """End the actor."""
         ...

@@ -58,7 +58,7 @@ class _Packing:
 
 
 def _ordered(array: Array, copy: bool) -> Array:
-    """The same elements in C order and little-endian; 0-d stays 0-d."""
+    """Return the same elements in C order and little-endian; 0-d stays 0-d."""
     dtype = DTYPES.get(array.dtype.newbyteorder("<").str)
     if dtype is None or isinstance(array, np.ma.MaskedArray):
         what = "a masked array" if dtype else f"an array of dtype {array.dtype}"
@@ -67,7 +67,7 @@ def _ordered(array: Array, copy: bool) -> Array:
 
 
 def pack(value: Any, *, copy: bool) -> Packed:
-    """Takes a value apart.
+    """Take a value apart.
 
     Args:
         value: nested plain values, arrays and references.
@@ -105,7 +105,7 @@ def _no_extension(code: int, data: memoryview) -> NoReturn:
 
 
 def unpack(packed: Packed, struct: type[msgspec.Struct], convert: Callable[[Any, Any], Any]) -> Any:
-    """Puts a value together again, as an instance of `struct`; `convert(type, value)` makes what is no plain value.
+    """Put a value together again, as an instance of `struct`; `convert(type, value)` makes what is no plain value.
 
     Raises:
         msgspec.ValidationError: it does not fit the types of `struct`.

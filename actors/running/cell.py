@@ -70,7 +70,7 @@ class Cell:
     # Life.
 
     async def start(self) -> None:
-        """Builds the instance and lets messages in.
+        """Build the instance and let messages in.
 
         Raises:
             Exception: whatever the constructor or `started` raised, if the policy allows no further try.
@@ -94,7 +94,7 @@ class Cell:
             self._place(envelope)
 
     async def stop(self, reason: str) -> None:
-        """Ends the actor; messages that have not been answered fail with `ActorStopped`. A handler may stop its own actor."""
+        """End the actor; messages that have not been answered fail with `ActorStopped`. A handler may stop its own actor."""
         if self._closing:
             await asyncio.shield(self.ended)
             return
@@ -117,7 +117,7 @@ class Cell:
             self.ended.set_result(self._closing)
 
     async def _retire(self, actor: Actor | None) -> None:
-        """Cancels the handlers of an instance, then tells it."""
+        """Cancel the handlers of an instance, then tell it."""
         self._leaving = actor
         tasks = [task for task in self._running if task is not asyncio.current_task()]
         for task in tasks:
@@ -161,7 +161,7 @@ class Cell:
     # Messages.
 
     def accept(self, envelope: Envelope) -> None:
-        """Takes a message; never waits. Runs it now if it can."""
+        """Take a message without waiting. Run it now if it can run."""
         if self._closing:
             envelope.fail(self._gone())
             return
@@ -175,7 +175,7 @@ class Cell:
             self._place(envelope)
 
     def cancel(self, envelope: Envelope) -> None:
-        """The sender does not want an answer any more."""
+        """Cancel a message whose sender does not want an answer any more."""
         if envelope.task is not None:
             envelope.cancelled = True
             if envelope.begun and self._running.get(envelope.task) is envelope:
@@ -188,7 +188,7 @@ class Cell:
             envelope.fail(CallCancelled(f"{envelope.message.label} of {self.label} was cancelled before it began"))
 
     def _place(self, envelope: Envelope) -> None:
-        """Starts an admitted message, or puts it where it waits for its turn."""
+        """Start an admitted message, or put it where it waits for its turn."""
         envelope.admitted()
         actor, free = self._actor, self._current is None and not self.mailbox.in_turn
         if actor is None or not (envelope.message.reentrant or free):
@@ -207,7 +207,7 @@ class Cell:
             self._start(envelope, actor)
 
     def _next_asynchronous(self, actor: Actor) -> Envelope | None:
-        """Runs the plain `def` handlers that are next; returns the first other message, if its turn has come."""
+        """Run the plain `def` handlers that are next; return the first other message, if its turn has come."""
         while self._actor is actor and self._current is None:
             envelope = self.mailbox.next_in_turn()
             if envelope is None or envelope.message.asynchronous:
@@ -227,7 +227,7 @@ class Cell:
         self._current = None
 
     def _run_now(self, envelope: Envelope, actor: Actor) -> None:
-        """Runs a plain `def` handler."""
+        """Run a plain `def` handler."""
         envelope.begun = True
         before = CALLER.set(envelope.caller)
         try:
@@ -249,7 +249,7 @@ class Cell:
         self._running[task] = envelope
 
     async def _run_turns(self, envelope: Envelope, actor: Actor) -> None:
-        """Runs one message after the other in one task: no loop iteration is spent between them."""
+        """Run one message after the other in one task: no loop iteration is spent between them."""
         task = cast("asyncio.Task[None]", envelope.task)
         for turn in itertools.count(1):
             await self._run(envelope, actor)
@@ -264,7 +264,7 @@ class Cell:
                 await asyncio.sleep(0)
 
     async def _run(self, envelope: Envelope, actor: Actor) -> None:
-        """Runs an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
+        """Run an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
         envelope.begun = True
         CALLER.set(envelope.caller)
         try:

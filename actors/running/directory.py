@@ -38,11 +38,11 @@ class Directory(Actor):
 
     @message(reentrant=True)
     def find(self, name: str) -> Found:
-        """Looks an actor up, and lets the other side send to it."""
+        """Find an actor, and let the other side send to it."""
         cell = self._find(name)
         return Found(cell.class_name, list(cell.messages), self._admit(name, cell))
 
     @message(reentrant=True)
     async def watch(self, name: str) -> str:
-        """Waits until an actor has ended; returns the reason."""
+        """Wait until an actor has ended; return the reason."""
         return await asyncio.shield(self._find(name).ended)

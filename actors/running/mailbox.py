@@ -42,11 +42,11 @@ class Envelope(ABC):
 
     @abstractmethod
     def reply(self, value: Any) -> None:
-        """The handler returned `value`."""
+        """Give the sender `value`, the result of the handler."""
 
     @abstractmethod
     def fail(self, error: BaseException) -> None:
-        """The handler raised `error`, or never ran because of it."""
+        """Give the sender `error`, which the handler raised, or because of which it never ran."""
 
 
 class Mailbox:
@@ -65,7 +65,7 @@ class Mailbox:
         self._room: deque[Envelope] = deque()
 
     def put(self, envelope: Envelope) -> bool:
-        """Takes a message; True if it was admitted, False if it waits for room."""
+        """Take a message; return True if it was admitted, False if it waits for room."""
         if self._load >= self.capacity or self._room:
             self._room.append(envelope)
             return False
@@ -73,21 +73,21 @@ class Mailbox:
         return True
 
     def wait_for_turn(self, envelope: Envelope) -> None:
-        """An admitted message that cannot run yet."""
+        """Append an admitted message that cannot run yet."""
         self.in_turn.append(envelope)
 
     def next_in_turn(self) -> Envelope | None:
-        """The message that may run now."""
+        """Take out the message that may run now."""
         return self.in_turn.popleft() if self.in_turn else None
 
     def all_in_turn(self) -> list[Envelope]:
-        """Takes out all admitted messages that have not begun; they stay admitted."""
+        """Take out all admitted messages that have not begun; they stay admitted."""
         waiting = list(self.in_turn)
         self.in_turn.clear()
         return waiting
 
     def ended(self) -> Envelope | None:
-        """An admitted message has ended; returns the one that is admitted in its place."""
+        """Count an admitted message that has ended; return the one that is admitted in its place."""
         self._load -= 1
         if self._room and self._load < self.capacity:
             self._load += 1
@@ -95,7 +95,7 @@ class Mailbox:
         return None
 
     def discard(self, envelope: Envelope) -> bool:
-        """Removes a message that has not begun; True if it had been admitted, so that it must be `ended`."""
+        """Remove a message that has not begun; return True if it had been admitted, so that it must be `ended`."""
         if envelope in self._room:
             self._room.remove(envelope)
             return False
@@ -105,7 +105,7 @@ class Mailbox:
         return False
 
     def drain(self) -> Iterator[Envelope]:
-        """Takes out every message that has not begun."""
+        """Take out every message that has not begun."""
         while self.in_turn:
             self._load -= 1
             yield self.in_turn.popleft()

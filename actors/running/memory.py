@@ -67,7 +67,7 @@ class Memory:
 
 
 def _checked(cell: Cell, message: Message) -> Message:
-    """The message as the actor's own class has it, which may be a subclass of that of the reference."""
+    """Return the message as the actor's own class has it, which may be a subclass of that of the reference."""
     found = cell.messages.get(message.name)
     if found is None:
         raise MessageRejected(f"{cell.label} answers no message {message.name!r}; it answers: {', '.join(cell.messages)}")

@@ -21,7 +21,7 @@ class Names:
         self._numbers: dict[str, int] = {}
 
     def free(self, name: str | None, stem: str) -> str:
-        """A name that nobody has: `name`, or one made from `stem`.
+        """Return a name that nobody has: `name`, or one made from `stem`.
 
         Raises:
             NameTaken: somebody has it.
@@ -57,7 +57,7 @@ class Names:
             self._ended.popitem(last=False)
 
     def find(self, name: str, where: str) -> Cell:
-        """The actor of a name. `where` is for the error.
+        """Return the actor of a name. `where` is for the error.
 
         Raises:
             ActorNotFound, ActorStopped: it is not there (any more).

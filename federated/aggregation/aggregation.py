@@ -91,7 +91,7 @@ class PlainMean:
         return Limits()
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Takes updates in as they come."""
+        """Take updates in as they come."""
         tally = Stack() if single_updates else RunningMean(gathering.task.weights)
         metrics, evaluators = MetricTally(), []
 

@@ -153,7 +153,7 @@ class _MaskedSession:
         self.survivors: list[str] = []
 
     async def share(self) -> None:
-        """Steps 1 and 2: keys and secrets.
+        """Exchange keys and secrets: steps 1 and 2.
 
         Raises:
             AggregationError: too few owners are left.
@@ -180,7 +180,7 @@ class _MaskedSession:
                 self._gathering.book.reject(self._names[number], why)
 
     async def open(self) -> Vector:
-        """Steps 3 to 5: the sum of the survivors' vectors.
+        """Return the sum of the survivors' vectors: steps 3 to 5.
 
         Raises:
             AggregationError: too few owners are left, or shares do not fit together.
@@ -214,7 +214,7 @@ class _MaskedSession:
         return await self._gathering.stage(names, work, deadline=now + self._patience)
 
     def _add(self, name: str, masked: MaskedVector) -> MaskedVector:
-        """Takes a vector in, and keeps no more of it than that."""
+        """Add a vector to the sum, and keep no more of it than that."""
         self._server.add(masked)
         self._gathering.count(name, masked.vector.nbytes)
         return MaskedVector(masked.owner, masked.vector[:0])
@@ -225,7 +225,7 @@ async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepar
 
 
 def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:
-    """The owners whose metrics are what was asked, and those that most have, and whose keys are their own; the others are rejected."""
+    """List the owners whose metrics are as asked and as most have them, with keys of their own; reject the others."""
     faults = {name: fault_of_told(one.metrics, one.states, gathering.task, gathering.book.layout) for name, one in prepared.items()}
     metrics = [(one.metrics, one.states) for name, one in prepared.items() if faults[name] is None]
     usual, states = max(metrics, key=metrics.count, default=((), 0))
@@ -249,7 +249,7 @@ def _told(metrics: tuple[str, ...], states: int) -> str:
 
 
 def _taken_apart(mean: Array, weights: Weights, names: tuple[str, ...], hiding: Hiding) -> tuple[Weights, dict[str, float]]:
-    """The mean as arrays shaped as the weights, and the metrics behind them."""
+    """Split the mean into arrays shaped as the weights, and the metrics behind them."""
     ends = np.cumsum([array.size for array in weights])
     parts = np.split(mean, ends)
     delta = [part.reshape(array.shape) for part, array in zip(parts, weights, strict=False)]
@@ -258,5 +258,5 @@ def _taken_apart(mean: Array, weights: Weights, names: tuple[str, ...], hiding: 
 
 
 def _behind(total: Vector, count: int) -> Vector:
-    """The last elements of a sum, before its weight."""
+    """Return the last elements of a sum, before its weight."""
     return total[len(total) - 1 - count : len(total) - 1]

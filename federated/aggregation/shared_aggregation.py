@@ -90,7 +90,7 @@ class SharedAggregation:
             return None
 
     async def _begun(self, gathering: Gathering) -> _SharedSession:
-        """The session of the last round, or a new one."""
+        """Return the session of the last round, or a new one."""
         parameters = sum(array.size for array in gathering.task.weights)
         hiding = Hiding(self._clip, self._most, 1 if gathering.at_once else FACTORS)
         owners = len(gathering.book.standing)
@@ -197,7 +197,7 @@ class _SharedSession:
         return Drop(self._session.handle, new_ticket(self._session.key), self._owners, self._states)
 
     async def admit(self, ticket: bytes, factor: int) -> bool:
-        """Makes an update count on both servers, or on none; False if a half is missing."""
+        """Make an update count on both servers, or on none; return False if a half is missing."""
         admission = asyncio.create_task(self._admit(ticket, factor))
         self._admissions.add(admission)
         admission.add_done_callback(self._admissions.discard)
@@ -213,7 +213,7 @@ class _SharedSession:
         return False
 
     async def open(self) -> Vector:
-        """The sum of what was admitted.
+        """Return the sum of what was admitted.
 
         Raises:
             AggregationError: the servers do not agree, or too few were admitted.
@@ -241,15 +241,15 @@ class _SharedSession:
         self._scheme.check(total, owners, headroom=self.hiding.headroom)
 
     def states(self, total: Vector) -> Array:
-        """The sum of the states of the metrics."""
+        """Return the sum of the states of the metrics."""
         return self.hiding.joined(total[self._parameters + METRIC_SLOTS : -1], self._owners)
 
     def examples(self, total: Vector) -> int:
-        """The total number of examples."""
+        """Return the total number of examples."""
         return self._scheme.weight(total)
 
     def mean(self, total: Vector, names: tuple[str, ...]) -> tuple[Array, dict[str, float], int]:
-        """The mean of the updates, of the metrics, and the total number of examples."""
+        """Return the mean of the updates, of the metrics, and the total number of examples."""
         values = self._scheme.mean(total)
         delta = values[: self._parameters] / self.hiding.headroom
         metrics = values[self._parameters : self._parameters + METRIC_SLOTS] * (LARGEST_METRIC / self.hiding.clip)
@@ -257,7 +257,7 @@ class _SharedSession:
 
 
 def _in_common(gathering: Gathering, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The names of the values in the sum, in their order; none if owners have summed several kinds of them, which is told of the fewer."""
+    """List the names of the values in the sum, in order; none if owners have summed several kinds, which is told of the fewer."""
     kinds = Counter(names.values())
     if len(kinds) < 2:
         return next(iter(kinds), ())

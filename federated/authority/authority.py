@@ -27,9 +27,10 @@ from federated.authority import key_file, register, request
 from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
 from federated.authority.key_file import SigningKey
 from federated.authority.member_file import MemberFile
-from federated.authority.private_files import locked, synchronize, write
+from federated.authority.private_files import locked
 from federated.authority.register import MemberEntry, Register
 from federated.errors import KeysError
+from protocols.storage.replacement import replace, synchronize
 
 DAYS = 365
 """How long certificates of members are valid, unless told otherwise."""
@@ -105,9 +106,9 @@ class Authority:
             folder.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))  # 0700
             try:
-                write(new / "ca.key", encrypted, mode=0o600)
-                write(new / "ca.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
-                write(new / "ca.crl", crl.public_bytes(Encoding.PEM), mode=0o644)
+                replace(new / "ca.key", encrypted, mode=0o600)
+                replace(new / "ca.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
+                replace(new / "ca.crl", crl.public_bytes(Encoding.PEM), mode=0o644)
                 register.save(new, Register(lists=1))
                 os.rename(new, folder)
             except BaseException:
@@ -182,7 +183,7 @@ class Authority:
 
     @contextlib.contextmanager
     def _signing(self) -> Iterator[tuple[SigningKey, Register]]:
-        """The key, and the register that nobody else changes meanwhile."""
+        """Yield the key, and the register that nobody else changes meanwhile."""
         key = key_file.read(self._folder / "ca.key", self._passphrase())
         if _bytes(key.public_key()) != _bytes(checked(self.certificate.public_key())):
             raise KeysError(f"{self._folder / 'ca.key'} is not the key of ca.pem beside it")
@@ -205,7 +206,7 @@ class Authority:
     def _write_list(self, key: SigningKey, known: Register) -> None:
         now = self._clock()
         made = revocation_list(key, self.certificate, known.revoked(now), number=known.lists, now=now)
-        write(self.list_file, made.public_bytes(Encoding.PEM), mode=0o644)
+        replace(self.list_file, made.public_bytes(Encoding.PEM), mode=0o644)
 
     def _check_new(self, name: str, known: Register) -> None:
         entry = known.latest(name)
@@ -234,7 +235,7 @@ class Authority:
 
 
 def _asked(name: str, asked: x509.CertificateSigningRequest) -> PublicKey:
-    """The key in a request for a member of this name."""
+    """Return the key in a request for a member of this name."""
     said = request.asked_name(asked)
     if said != name:
         raise KeysError(f"the request is in the name of {said[:100]!r}, and you say {name!r}: is it the right file?")
@@ -251,7 +252,7 @@ def _certificate(path: Path) -> x509.Certificate:
 
 
 def _checked(certificate: x509.Certificate, key: SigningKey, path: Path, now: datetime) -> x509.Certificate:
-    """An authority that was brought, if it can sign for members."""
+    """Check that an authority that was brought can sign for members; return its certificate."""
     if _bytes(checked(certificate.public_key())) != _bytes(key.public_key()):
         raise KeysError(f"the key that was brought is not that of {path}")
     try:

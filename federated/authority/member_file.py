@@ -21,8 +21,9 @@ from actors.credentials.files import Paths
 from actors.credentials.revocation import Revoked, number_of, read_lists
 from actors.errors import BadCredentials
 from actors.identity.caller import common_name
-from federated.authority.private_files import locked, write
+from federated.authority.private_files import locked
 from federated.errors import KeysError
+from protocols.storage.replacement import replace
 
 _BLOCKS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----\n?", re.DOTALL)
 
@@ -56,7 +57,7 @@ class MemberFile:
         """Write it; it can be read by this user only, because of the key. Raises `OSError`."""
         path = folder / f"{self.name}.member.pem"
         both = self.certificate.public_bytes(Encoding.PEM) + self.authority.public_bytes(Encoding.PEM)
-        write(path, (self.key or b"") + both + self.revoked, mode=0o600)
+        replace(path, (self.key or b"") + both + self.revoked, mode=0o600)
         return path
 
 
@@ -110,9 +111,9 @@ def accept(path: Path, folder: Path) -> MemberFile:
             _check_authority(found, files.authority)
             key = _place_key(found, files)
             if not files.authority.exists():
-                write(files.authority, found.authority.public_bytes(Encoding.PEM), mode=0o644)
+                replace(files.authority, found.authority.public_bytes(Encoding.PEM), mode=0o644)
             _place_lists(found, files)
-            write(files.certificate, found.certificate.public_bytes(Encoding.PEM), mode=0o644)
+            replace(files.certificate, found.certificate.public_bytes(Encoding.PEM), mode=0o644)
             if key != files.key:
                 key.replace(files.key)
     except OSError as error:
@@ -147,7 +148,7 @@ def _place_key(found: MemberFile, files: Paths) -> Path:
     if _public(found.key, Path("the key in this file")) != _of(found.certificate):
         raise KeysError("the key in this file is not that of the certificate in it")
     place = following if files.key.exists() else files.key
-    write(place, found.key, mode=0o600)
+    replace(place, found.key, mode=0o600)
     return place
 
 
@@ -156,7 +157,7 @@ def _place_lists(found: MemberFile, files: Paths) -> None:
     if not found.revoked or files.revoked is None:
         return
     new = files.revoked.with_name(f".{files.revoked.name}.new")
-    write(new, found.revoked, mode=0o644)
+    replace(new, found.revoked, mode=0o644)
     try:
         with contextlib.suppress(OldList):
             accept_list(new, files.revoked, [found.authority])
@@ -182,7 +183,7 @@ def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate
         if number_of(one) < numbers.get(one.issuer, 0):
             raise OldList(f"{new} has list {number_of(one)}, and {place} has list {numbers[one.issuer]} already: it is an old one")
     others = [one for one in there if one.issuer not in {each.issuer for each in lists}]
-    write(place, b"".join(one.public_bytes(Encoding.PEM) for one in (*lists, *others)), mode=0o644)
+    replace(place, b"".join(one.public_bytes(Encoding.PEM) for one in (*lists, *others)), mode=0o644)
 
 
 def _of(certificate: x509.Certificate) -> bytes:

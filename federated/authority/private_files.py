@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all, some of them for one user only; and a folder that one process changes at a time."""
+"""Files that only one user can read; and a folder that one process changes at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,38 +13,6 @@ from federated.errors import KeysError
 
 LARGEST = 1 << 20
 """Bytes of a file that is read."""
-
-
-def write(path: Path, content: bytes, *, mode: int) -> None:
-    """Replace a file at once by one that never had wider permissions; when this returns, it is on the disk.
-
-    A link of that name is replaced itself, and what it leads to stays as it is.
-
-    Raises:
-        OSError: it cannot be written; what was there before is there still.
-    """
-    handle, new = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise
-    synchronize(path.parent)
-
-
-def synchronize(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_private(path: Path) -> bytes:

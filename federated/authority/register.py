@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from federated.authority.issuing import MemberRights
-from federated.authority.private_files import write
 from federated.errors import KeysError
+from protocols.storage.replacement import replace
 
 FILE = "register.json"
 
@@ -108,4 +108,4 @@ def load(folder: Path) -> Register:
 
 def save(folder: Path, register: Register) -> None:
     """Write it; raises `OSError`."""
-    write(folder / FILE, msgspec.json.format(msgspec.json.encode(register)), mode=0o600)
+    replace(folder / FILE, msgspec.json.format(msgspec.json.encode(register)), mode=0o600)

@@ -20,8 +20,9 @@ from actors.errors import BadCredentials
 from actors.guard.words import NAME_LIMIT, shown
 from federated.authority.issuing import MemberRights, alternatives
 from federated.authority.key_file import SigningKey, pem
-from federated.authority.private_files import locked, write
+from federated.authority.private_files import locked
 from federated.errors import KeysError
+from protocols.storage.replacement import replace
 
 LARGEST = 1 << 16
 """Bytes of a request."""
@@ -52,18 +53,18 @@ def make(folder: Path, name: str, *, hosts: Sequence[str] = (), new_key: bool = 
                 builder = builder.add_extension(x509.SubjectAlternativeName(alternatives(hosts)), critical=False)
             signed = builder.sign(key, None if isinstance(key, Ed25519PrivateKey) else SHA256())
             path = folder / f"{name}.csr"
-            write(path, signed.public_bytes(Encoding.PEM), mode=0o644)
+            replace(path, signed.public_bytes(Encoding.PEM), mode=0o644)
     except OSError as error:
         raise KeysError(f"{folder} cannot be written: {error.strerror}") from None
     return path
 
 
 def _key(present: Path, following: Path, new: bool) -> SigningKey:
-    """The key to ask for: the one that is there, or a new one beside it."""
+    """Return the key to ask for: the one that is there, or a new one beside it."""
     path = following if new and present.exists() else present
     if not path.exists():
         made = Ed25519PrivateKey.generate()
-        write(path, pem(made, None), mode=0o600)
+        replace(path, pem(made, None), mode=0o600)
         return made
     try:
         check_private(path)

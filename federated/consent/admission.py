@@ -277,7 +277,7 @@ class Admission:
         self.served.count(what, task.run, task.round, in_all=self.policy.rounds, a_day=self.policy.rounds_a_day)
 
     def outgoing(self, update: Update) -> Update:
-        """The update as it may leave the owner."""
+        """Return the update as it may leave the owner."""
         if self.tells_metrics:
             return update
         return dataclasses.replace(update, metrics={}, states=update.states[:0], evaluates=False)

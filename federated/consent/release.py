@@ -55,7 +55,7 @@ class TaskRelease:
         return not self.metrics and (self.work is Work.DPSGD or (self.bound is not None and self.bound.stddev > 0))
 
     def event(self, unit: str, *, examples: int, values: int) -> tuple[Any, int] | None:
-        """What it releases about neighbours that differ in a unit, as a `dp_accounting.DpEvent`, and how often; None: more than any.
+        """Return what is released about neighbours that differ in a unit, as a `dp_accounting.DpEvent`, and how often; None: more than any.
 
         DP-SGD about an example: an event a step, a Gaussian sum over a Poisson sample. Noise of standard deviation s on an update about the
         owner, of whom any two data sets are neighbours: two updates of length S, each value rounded to multiples of a step t, are up to
@@ -87,7 +87,7 @@ def reach(bound: Bound, values: int) -> float:
 
 
 def private_steps(training: LocalTraining, examples: int) -> tuple[int, int]:
-    """The expected batch of DP-SGD, and its steps in an epoch.
+    """Return the expected batch of DP-SGD, and its steps in an epoch.
 
     Raises:
         DataError: there are too few examples for the rate.
@@ -99,7 +99,7 @@ def private_steps(training: LocalTraining, examples: int) -> tuple[int, int]:
 
 
 def released(training: LocalTraining) -> TaskRelease:
-    """What leaves an owner that trains so.
+    """Return what leaves an owner that trains so.
 
     Raises:
         UpdateHeldBack: a setting is out of its range, or they mean nothing that is known together.

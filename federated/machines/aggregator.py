@@ -55,17 +55,17 @@ class Attendance:
             await self._anybody.wait()
 
     def owner(self, name: str) -> DataOwner | None:
-        """The owner of that name, if it is here."""
+        """Return the owner of that name, if it is here."""
         return self._here.get(name)
 
     def arrive(self, name: str, owner: DataOwner) -> None:
-        """An owner is here; it replaces the one of that name that was."""
+        """Note that an owner is here; it replaces the one of that name that was."""
         self._here[name] = owner
         self._arrivals[name].set()
         self._anybody.set()
 
     def leave(self, name: str, owner: DataOwner, why: str) -> bool:
-        """An owner is not here any more; False if it was replaced by another before."""
+        """Note that an owner is not here any more; return False if it was replaced by another before."""
         if self._here.get(name) is not owner:
             return False
         del self._here[name]
@@ -74,7 +74,7 @@ class Attendance:
         return True
 
     async def expect(self, name: str, *, within: float) -> DataOwner:
-        """The owner of that name, as soon as it is here.
+        """Return the owner of that name, as soon as it is here.
 
         Args:
             name: of the owner.
@@ -139,7 +139,7 @@ class Aggregator(Actor):
 
     @message(by="owner")
     async def join(self, name: str, owner: DataOwner) -> None:
-        """Takes an owner in until its connection ends.
+        """Take an owner in until its connection ends.
 
         Args:
             name: that the aggregator knows it by, and that is the common name in its certificate.
@@ -199,7 +199,7 @@ class Aggregator(Actor):
         )
 
     async def stopped(self) -> None:
-        """Ends the watching."""
+        """End the watching."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)

@@ -19,15 +19,15 @@ from actors.identity.caller import common_name
 from federated.authority.authority import DAYS
 from federated.authority.issuing import member_certificate, own_certificate
 from federated.authority.key_file import pem
-from federated.authority.private_files import write
 from federated.errors import KeysError
 from protocols.errors import ClusterError
 from protocols.nodes import certificate
+from protocols.storage.replacement import replace
 from protocols.workers.worker_process import Encryption
 
 
 def issue(hosts: Mapping[str, str | None], folder: Path, *, days: int = DAYS, force: bool = False) -> list[Path]:
-    """Makes an authority, and for each node a key and a certificate for the ends of TLS that dial and that are dialed.
+    """Make an authority, and for each node a key and a certificate for the ends of TLS that dial and that are dialed.
 
     The key of the authority is forgotten: nobody can add a certificate later, so nobody has to guard that key. To add a node all
     certificates are made anew; `federated.authority` is for clusters that change.
@@ -54,12 +54,12 @@ def issue(hosts: Mapping[str, str | None], folder: Path, *, days: int = DAYS, fo
     authority = own_certificate(key, "confide development authority", now=now, days=days)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write(folder / "ca.pem", authority.public_bytes(Encoding.PEM), mode=0o644)
+        replace(folder / "ca.pem", authority.public_bytes(Encoding.PEM), mode=0o644)
         for name, host in hosts.items():
             own, reached = Ed25519PrivateKey.generate(), () if host is None else (host,)
             signed = member_certificate(key, authority, own.public_key(), name, said=None, hosts=reached, now=now, days=days)
-            write(folder / f"{name}.key", pem(own, None), mode=0o600)
-            write(folder / f"{name}.pem", signed.public_bytes(Encoding.PEM), mode=0o644)
+            replace(folder / f"{name}.key", pem(own, None), mode=0o600)
+            replace(folder / f"{name}.pem", signed.public_bytes(Encoding.PEM), mode=0o644)
     except OSError as error:
         raise KeysError(f"certificates cannot be written to {folder}: {error}") from None
     return paths
@@ -78,7 +78,7 @@ def encryption(folder: Path, name: str) -> Encryption:
 
 
 def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
-    """The key of a node, for an owner to sign with in secure aggregation; None if it is not an Ed25519 key, as others may bring.
+    """Return the key of a node, with which an owner signs in secure aggregation; None if it is not Ed25519, as others may bring.
 
     Raises:
         KeysError: it cannot be read.
@@ -91,7 +91,7 @@ def identity(folder: Path, name: str) -> Ed25519PrivateKey | None:
 
 
 def shown_name(certificate: bytes) -> str:
-    """The common name in a certificate (DER): of certificates of `issue`, the name of the node; empty if there is not exactly one."""
+    """Return the common name in a certificate (DER): of those of `issue`, the name of the node; empty if there is not exactly one."""
     return common_name(certificate)
 
 

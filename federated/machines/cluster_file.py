@@ -121,7 +121,7 @@ class ClusterFile:
 
     @staticmethod
     def read(path: Path) -> ClusterFile:
-        """Reads and checks a cluster file.
+        """Read and check a cluster file.
 
         Raises:
             ClusterFileError: it is not there, is no TOML, or says what cannot be; with the node and what was expected.
@@ -138,7 +138,7 @@ class ClusterFile:
             raise ClusterFileError(f"{path}: {error}") from None
 
     def node(self, name: str) -> Node:
-        """The node of a name.
+        """Return the node of a name.
 
         Raises:
             ClusterFileError: there is none.
@@ -192,7 +192,7 @@ class ClusterFile:
         return any(node.address is not None and node.address.startswith("wss://") for node in self.nodes.values())
 
     def load(self, code: str) -> Callable[..., Any]:
-        """The function that "module:function" names, from the folder of this file or from what is installed. It runs as it is.
+        """Load the function that "module:function" names, from the folder of this file or from what is installed. It runs as it is.
 
         Raises:
             ClusterFileError: there is no such module or function, or the module cannot be imported.

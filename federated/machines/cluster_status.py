@@ -89,7 +89,7 @@ def _told(standing: AggregatorStatus, name: str) -> datetime | None:
 
 
 async def _shown(address: Address, tls: ssl.SSLContext) -> datetime | None:
-    """What whoever listens at an address shows in TLS, if that is trusted."""
+    """Return when the certificate that is shown in TLS at an address ends, if it is trusted."""
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(WITHIN):
             _, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
@@ -102,7 +102,7 @@ async def _shown(address: Address, tls: ssl.SSLContext) -> datetime | None:
 
 
 async def _standing(system: ActorSystem, cluster: ClusterFile) -> AggregatorStatus | ActorError | None:
-    """What the aggregator says, if there is one; or why it says nothing."""
+    """Ask the aggregator for its status, if there is one; return why it says nothing otherwise."""
     if not any(isinstance(node, AggregatorNode) for node in cluster.nodes.values()):
         return None
     try:

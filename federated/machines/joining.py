@@ -103,7 +103,7 @@ class JoiningOwners(Sequence[Owner]):
         self._settled = why
 
     async def find(self, name: str) -> DataOwner:
-        """The owner of that name; waits as long as the patience of these owners lasts.
+        """Return the owner of that name; wait as long as the patience of these owners lasts.
 
         Raises:
             OwnerDropped: it is away.

@@ -17,7 +17,7 @@ PASSING = (ConnectFailed, ConnectionLost, CallTimeout, ActorNotFound, ActorStopp
 
 
 async def stay_joined(system: ActorSystem, aggregator: str, *, name: str, owner: DataOwner, tell: Tell = log.info) -> None:
-    """Keeps an owner in a federation until it is cancelled.
+    """Keep an owner in a federation until cancelled.
 
     (1) Connects to the aggregator; (2) joins; (3) waits until the connection or the aggregator has ended; (4) waits a little, and begins
     anew. What cannot be had now is tried again after 0.1 to 10 seconds.

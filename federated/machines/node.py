@@ -51,7 +51,7 @@ def encryption(cluster: ClusterFile, keys: Path | None, name: str) -> Encryption
 
 
 async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> None:
-    """Runs a node: an aggregator until its rounds are over, others until they are told to end or are cancelled.
+    """Run a node: an aggregator until its rounds are over, others until they are told to end or are cancelled.
 
     Args:
         name: of the node.
@@ -135,7 +135,7 @@ def _roles(node: Node) -> frozenset[str]:
 
 
 def computing_cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Cluster:
-    """The three workers of a cluster file, to share data or models with, to train or ask. They have to show their certificates.
+    """Connect to the three workers of a cluster file, to share, train or ask. They have to show their certificates.
 
     Args:
         path: of the cluster file.
@@ -174,14 +174,14 @@ async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption
 
 
 def _servers(cluster: ClusterFile) -> list[str]:
-    """The workers of the file that may be servers of a sum; none if there are not three."""
+    """List the workers of the file that may be servers of a sum; none if there are not three."""
     with contextlib.suppress(ClusterFileError):
         return [reached(Address.parse(node.address)) for node in cluster.workers.values() if isinstance(node, ServerNode)]
     return []
 
 
 def _system(address: str | None, listen: str | None, tls: Encryption, cluster: ClusterFile) -> ActorSystem:
-    """The system of an owner: whom it dials has to show the certificate of the node at that address."""
+    """Build the system of an owner: whom it dials has to show the certificate of the node at that address."""
     nodes = {name: Address.parse(node.address) for name, node in cluster.nodes.items() if node.address is not None}
     return ActorSystem(
         listen or address,

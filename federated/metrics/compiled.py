@@ -35,7 +35,7 @@ def names(model: keras.Model) -> list[str]:
 
 
 def of_layers(model: keras.Model, *, without: list[str]) -> list[str]:
-    """The names of the metrics that were not given to `compile`, of which `without` are the names."""
+    """List the names of the metrics that were not given to `compile`, of which `without` are the names."""
     return [metric.name for metric in model.metrics if not _holds_others(metric) and metric.name not in without]
 
 
@@ -44,7 +44,7 @@ def _holds_others(metric: Any) -> bool:
 
 
 def loss_tracker(model: keras.Model) -> Any:
-    """The metric of the loss; None if there is none."""
+    """Return the metric of the loss; None if there is none."""
     return next((metric for metric in model.metrics if metric.name == "loss"), None)
 
 
@@ -77,14 +77,14 @@ def size(metric: Any) -> int:
 
 
 def read(metric: Any) -> Array:
-    """The states of a metric in one vector, float32 if that holds them all."""
+    """Return the states of a metric in one vector, float32 if that holds them all."""
     arrays = [np.asarray(variable.numpy()).reshape(-1) for variable in metric.variables]
     exact = all(array.dtype in (np.float16, np.float32) for array in arrays)
     return np.concatenate([array.astype(np.float32 if exact else np.float64) for array in arrays] or [np.zeros(0, np.float32)])
 
 
 def write(metric: Any, states: Array) -> None:
-    """Sets the states of a metric."""
+    """Set the states of a metric."""
     at = 0
     for variable in metric.variables:
         count = int(np.prod(variable.shape, dtype=np.int64))

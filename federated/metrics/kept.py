@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def told(model: keras.Model, logs: Mapping[str, Any], sizes: Sequence[int]) -> tuple[Array, dict[str, float]]:
-    """What leaves of the metrics of an epoch: the states of those that are asked for, and the values of the others.
+    """Return what leaves of the metrics of an epoch: the states of those that are asked for, and the values of the others.
 
     Args:
         model: after the epoch.

@@ -52,7 +52,7 @@ class StateLayout:
         return sum(self.sizes)
 
     def fault(self, states: Array, examples: int) -> str | None:
-        """What is wrong with states that somebody has sent, who says that they are over so many examples; None if nothing is.
+        """Say what is wrong with states that somebody has sent as those over so many examples; None if nothing is.
 
         An empty vector tells nothing, and is right.
         """
@@ -78,7 +78,7 @@ class StateLayout:
         return None
 
     def fault_of_names(self, names: Collection[str], *, states: bool) -> str | None:
-        """What is wrong with the names of values that somebody tells, with or without the states of the metrics that have some."""
+        """Say what is wrong with the names of values that somebody tells, with or without the states of the metrics that have some."""
         if len(names) > MOST_NAMES or len(set(names)) < len(names):
             return f"it tells {len(names)} values of metrics: each once, and {MOST_NAMES} at most, are expected"
         if not all(name.isprintable() and len(name) <= LONGEST_NAME for name in names):
@@ -111,7 +111,7 @@ class StateLayout:
         return self._shares & (states > np.roll(states, -1) * (1 + SLACK) + SLACK + slack)
 
     def opened(self, states: Array, examples: int) -> Array | None:
-        """The sum of hidden states over so many examples, its counts at least 0; None if no states have such a sum."""
+        """Return the sum of hidden states over so many examples, its counts at least 0; None if no states have such a sum."""
         if not states.size:
             return states
         counts = np.array(self.counts, bool)
@@ -123,7 +123,7 @@ class StateLayout:
         return np.where(counts, np.maximum(states, 0.0), states)
 
     def _owner_of(self, wrong: Array) -> str:
-        """The name of the metric to which the first of the values belongs."""
+        """Return the name of the metric to which the first of the values belongs."""
         return self.names[int(np.searchsorted(np.cumsum(self.sizes), int(np.argmax(wrong)), side="right"))]
 
 

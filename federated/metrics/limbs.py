@@ -14,7 +14,7 @@ LIMBS = 2
 
 
 def largest(clip: float, most_examples: int) -> float:
-    """The largest absolute state, for each example, that is summed: 2^40 in elements of 64 bits, 2^20 where they may have 32.
+    """Return the largest absolute state, for each example, that is summed: 2^40 in elements of 64 bits, 2^20 where they may have 32.
 
     It depends on what owners know before they know each other. Elements of 32 bits need clip * most_examples * owners <= 2^(31 - 19), for
     three owners or more.
@@ -45,7 +45,7 @@ class Limbs:
         return self._coarse / (2 * self.scheme.clip * 2.0**self.scheme.bits)
 
     def split(self, states: Array, examples: int) -> list[Array]:
-        """What `Quantisation.encode` makes the integers of, all a and then all b; values up to clip if states are up to R `examples`."""
+        """Split states into what `Quantisation.encode` makes integers of, all a, then all b; up to clip for states up to R `examples`."""
         exact = states.astype(np.float64)
         a = np.rint(exact / self._coarse)
         rest = exact - a * self._coarse
@@ -55,7 +55,7 @@ class Limbs:
         return [high, low]
 
     def joined(self, total: Vector) -> Array:
-        """The sum of the states, from that of the integers."""
+        """Join the sum of the integers to the sum of the states."""
         signed = total.view(signed_type(self.scheme.word)).astype(np.float64)
         a, b = np.split(signed, LIMBS)
         joined: Array = a * self._coarse + b * self._fine

@@ -56,7 +56,7 @@ LOSS = [Limit(), Limit(True, 1.0)]
 
 
 def labels_of_an_example(model: keras.Model) -> float:
-    """The values of the largest output for one example, of which there are no more labels; infinite if that is not known."""
+    """Count the values of the largest output for one example, of which there are no more labels; infinite if that is not known."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     found = outputs(model)
@@ -72,7 +72,7 @@ def hits(most: float) -> list[Limit]:
 
 
 def limits(metric: Any, most: float) -> list[Limit]:
-    """What is known of each value of the states of a metric, without weights of examples."""
+    """List what is known of each value of the states of a metric, without weights of examples."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     ours = type(metric).__module__.startswith("keras.")

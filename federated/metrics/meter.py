@@ -99,7 +99,7 @@ class Meter:
 
 
 def _quotients(model: keras.Model, plan: Blueprint, most: float) -> dict[str, list[Limit]]:
-    """The metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
+    """Return the metrics of a model with one output, if each is a total over a count: the loss, and accuracies; else none."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     given = _given(plan)
@@ -150,7 +150,7 @@ def _names_of_means(plan: Blueprint) -> set[str]:
 
 
 def _given(plan: Blueprint) -> dict[str, Any]:
-    """What was given to `compile`, but for the optimizer."""
+    """Return what was given to `compile`, but for the optimizer."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     compilation = json.loads(plan.compilation)

@@ -25,7 +25,7 @@ Made = tuple[Any, Any, Array | None]
 
 
 def outputs(model: keras.Model) -> Any:
-    """The symbolic outputs of a model; None if they are not known."""
+    """Return the symbolic outputs of a model; None if they are not known."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     try:
@@ -91,7 +91,7 @@ class StandIn:
         return self._tree.pack_sequence_as(self._spec, labels), self._tree.pack_sequence_as(self._spec, flat), weights
 
     def update(self, made: Made) -> None:
-        """Takes in a batch, as a step of training does."""
+        """Update the metrics by a batch, as a step of training does."""
         y, predictions, weights = made
         if self._model.loss is not None:
             loss = self._model.compute_loss(x=None, y=y, y_pred=predictions, sample_weight=weights)

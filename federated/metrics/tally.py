@@ -19,7 +19,7 @@ class MetricTally:
         self._means, self._states = MetricsMean(), NOTHING
 
     def add(self, metrics: Mapping[str, float], states: Array, examples: int) -> None:
-        """Takes in what one owner tells. States have to be of one length, but for owners that tell none."""
+        """Add what one owner tells. States have to be of one length, but for owners that tell none."""
         self._means.add(metrics, examples)
         if states.size:
             self._states = states.astype(np.float64) if not self._states.size else self._states + states

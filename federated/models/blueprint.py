@@ -39,7 +39,7 @@ REFERENCES = frozenset({"name", "shared_object_id", "keras_history", "input_laye
 
 
 def draw(model: keras.Model) -> Blueprint:
-    """The blueprint of a model. Checks that it can be built from it.
+    """Draw the blueprint of a model. Check that it can be built from it.
 
     Raises:
         ModelRefused: the model is not compiled, not built, has weights that can neither be averaged nor kept, cannot be written as JSON, or
@@ -99,7 +99,7 @@ def _remedy(difference: Difference) -> str:
 
 
 def blueprint_digest(model: keras.Model) -> str:
-    """What `Policy(models=...)` knows a compiled model by: the same in every process that builds it in the same way.
+    """Return the digest by which `Policy(models=...)` knows a compiled model, in every process that builds it in the same way.
 
     Its layers, loss, metrics and optimizer with all their settings; not its weights, and not the names of its layers.
 
@@ -124,7 +124,7 @@ def digest(blueprint: Blueprint) -> str:
 
 
 def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
-    """A compiled model with fresh weights, and with the state of its optimizer.
+    """Build a compiled model with fresh weights, and with the state of its optimizer.
 
     Args:
         blueprint: of the model.
@@ -198,7 +198,7 @@ def _values(initial: Any, graph: Any) -> int:
 
 
 def _uncompiled(plan: Any) -> Any:
-    """A configuration without that of its compilation, which the blueprint has beside it."""
+    """Return a configuration without that of its compilation, which the blueprint has beside it."""
     if isinstance(plan, dict):
         drop = "compile_config" if "class_name" in plan else None
         return {key: _uncompiled(value) for key, value in plan.items() if key != drop}

@@ -171,7 +171,7 @@ def _targets(model: Any) -> list[Target] | None:
 
 
 def _losses(loss: Any, names: list[str], outputs: Any) -> list[Any] | None:
-    """The loss of each output, in the order of the names; None if that cannot be told."""
+    """List the loss of each output, in the order of the names; None if that cannot be told."""
     if isinstance(loss, dict):
         return [loss[name] for name in names] if set(names) == set(loss) else None
     if isinstance(loss, (list, tuple)):
@@ -195,7 +195,7 @@ def _target(name: str, shape: tuple[int | None, ...], loss: Any) -> Target:
 
 
 def _structure(model: Any, whole: str, flat: str) -> Any:
-    """The inputs or outputs as they were given, or at least one after the other; None if the model has none that are known."""
+    """Return the inputs or outputs as they were given, or at least one after the other; None if the model has none that are known."""
     for name in (whole, flat):
         with contextlib.suppress(AttributeError, ValueError):  # a subclassed model, or a Sequential one
             found = getattr(model, name)

@@ -111,7 +111,7 @@ class _Trial:
         return work(one, given)
 
     def tried(self, work: Callable[[Any, Any], list[Array]], given: Any) -> list[Array] | None:
-        """What comes of it with the model; None if it fails."""
+        """Return what comes of it with the model; None if it fails."""
         try:
             return self._run(self._model, work, given)
         except Exception:  # whatever a model raises for examples that mean nothing to it
@@ -264,7 +264,7 @@ def chance_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _untouched(model: keras.Model) -> Iterator[None]:
-    """A model, with an optimizer that has its state apart, and losses that have seen no labels; afterwards it is as it was."""
+    """Set the optimizer's state apart and give losses that have seen no labels; restore the model afterwards."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     optimizer = model.optimizer

@@ -39,7 +39,7 @@ def check_function(model: Any) -> None:
 
 
 def made(build: Callable[[], Any]) -> keras.Model:
-    """The model that a user's function makes.
+    """Make the model by a user's function.
 
     Raises:
         ModelRefused: it makes something else.

@@ -100,7 +100,7 @@ def _of_loss(model: keras.Model, keras: Any) -> Iterator[str]:
 
 
 def _called(loss: Any) -> str:
-    """The name of a loss as it was given, a text, a function or an object: of its class, or its function."""
+    """Return the name of a loss as it was given, a text, a function or an object: of its class, or its function."""
     import keras  # noqa: PLC0415  is loaded already: there is a model
 
     if isinstance(loss, str):

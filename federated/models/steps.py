@@ -26,7 +26,7 @@ def stepped(model: keras.Model, batch: NestedExamples) -> Mapping[str, Any]:
 
 
 def handed(batch: NestedExamples) -> tuple[Any, ...]:
-    """What `fit` hands the model's step of arrays: tensors (x, y), or (x, y, sample_weight) if there are weights.
+    """Return what `fit` hands the model's step of arrays: tensors (x, y), or (x, y, sample_weight) if there are weights.
 
     Floats are of Keras' default float type; weights that are one array for several outputs are there once for each.
     """
@@ -45,7 +45,7 @@ def _tensor(array: Any) -> Any:
 
 
 def told(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """The logs of a step as `fit` tells them: in the order of their names, those of a nested dict among them."""
+    """Return the logs of a step as `fit` tells them: in the order of their names, those of a nested dict among them."""
     found: dict[str, Any] = {}
     for name, value in sorted(logs.items()):
         found |= told(value) if isinstance(value, Mapping) else {name: value}

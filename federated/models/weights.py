@@ -60,7 +60,7 @@ def check_sent(weights: Weights) -> None:
 
 
 def added(after: Weights, before: Weights) -> Weights:
-    """What training added to each of the weights; nothing to those that are kept, whatever a forward pass did to them."""
+    """Return what training added to each of the weights; zeros for those that are kept, whatever a forward pass did to them."""
     return [np.zeros_like(b) if is_kept(b.dtype) else a - b for a, b in zip(after, before, strict=True)]
 
 
@@ -92,7 +92,7 @@ class Statistics:
         return all(i < len(weights) and np.array_equal(weights[i], one) for i, one in zip(self._places, self._known, strict=True))
 
     def compute(self, weights: Sequence[Array]) -> None:
-        """Computes it, once the model has these weights."""
+        """Compute the statistics, once the model has these weights."""
         if self._layers and self._known is None:
             for layer in self._layers:
                 layer.finalize_state()

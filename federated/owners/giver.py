@@ -88,7 +88,7 @@ class OwnGiver:
 
 
 def encoded(update: Update, hiding: Hiding, owners: int, states: int = 0) -> Vector:
-    """The update, its metrics and zeros behind them, times the number of examples, the states of the metrics, and that number."""
+    """Encode the update, its metrics and zeros behind them, times the number of examples, the states of the metrics, and that number."""
     slots = np.zeros(METRIC_SLOTS)
     slots[: len(update.metrics)] = hiding.metrics(update)
     given = update.states if update.states.size else np.zeros(states)

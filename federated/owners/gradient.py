@@ -87,7 +87,7 @@ class _Losses:
         self.labels = 0
 
     def add(self, loss: Any, labels: int) -> None:
-        """Takes in that of a part, which is over so many labels."""
+        """Add the loss of a part, which is over so many labels."""
         self._parts.append((loss, labels))
         self.labels += labels
 
@@ -99,7 +99,7 @@ class _Losses:
 
 
 def _parts(model: keras.Model, data: Data, task: Task, stream: int) -> Iterator[NestedExamples]:
-    """The examples, in parts whose gradients have a mean that is the gradient of all."""
+    """Yield the examples, in parts whose gradients have a mean that is the gradient of all."""
     if data.arrays is None:
         yield from _batches(model, data)
         return
@@ -156,7 +156,7 @@ def _joined(batches: list[NestedExamples], why: str) -> Iterator[NestedExamples]
 
 
 def _gradients(model: keras.Model, some: NestedExamples) -> tuple[list[Any], Any, int]:
-    """The gradients of the trainable weights, the loss, and how many labels that is over; the metrics take in the batch, as in Keras."""
+    """Return the gradients of the trainable weights, the loss, and its number of labels; update the metrics by the batch, as Keras does."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who train need it
 
     x, y, sample_weight = some

@@ -69,15 +69,15 @@ class Hiding:
         return largest(self.clip, self.most_examples)
 
     def metrics(self, update: Update) -> Array:
-        """The metrics as values up to `clip`."""
+        """Return the metrics as values up to `clip`."""
         return np.array([*update.metrics.values()], np.float64) * (self.clip / LARGEST_METRIC)
 
     def split(self, states: Array, examples: int, owners: int) -> list[Array]:
-        """The states of the metrics as values up to `clip`, see `Limbs.split`."""
+        """Split the states of the metrics into values up to `clip`, see `Limbs.split`."""
         return self._limbs(owners).split(states, examples) if states.size else []
 
     def joined(self, total: Vector, owners: int) -> Array:
-        """The sum of states from that of these, see `Limbs.joined`."""
+        """Return the sum of states from that of these, see `Limbs.joined`."""
         return self._limbs(owners).joined(total)
 
     def _limbs(self, owners: int) -> Limbs:
@@ -85,7 +85,7 @@ class Hiding:
 
 
 def fault_of_told(names: tuple[str, ...], states: int, task: Task, layout: StateLayout) -> str | None:
-    """What is wrong with the metrics that an owner says are in its hidden update, for what it was asked; None if nothing is.
+    """Say what is wrong with the metrics that an owner says are in its hidden update, for what it was asked; None if nothing is.
 
     Args:
         names: of the values, in the order in which they are in it.

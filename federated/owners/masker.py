@@ -88,7 +88,7 @@ class Masker(Protocol):
         """Shares the secrets of the session with the neighbours."""
 
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
-        """Gives the masked update."""
+        """Return the masked update."""
 
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
         """Signs whose sum it is."""
@@ -231,13 +231,13 @@ class OwnMasker:
 
 
 def agreement(task: Task, hiding: Hiding) -> bytes:
-    """What all owners of a session have to have been given: a digest of the task, and of how updates are made integers."""
+    """Return a digest of what all owners of a session have to have been given: the task, and how updates are made integers."""
     fields = f"confide agreement {hiding.clip.hex()} {hiding.most_examples} {hiding.headroom}"
     return hashlib.sha256(task.digest + fields.encode()).digest()
 
 
 def encoded(update: Update, hiding: Hiding, owners: int) -> Vector:
-    """What is masked: the update and the metrics, times the number of examples, the states of the metrics, and that number."""
+    """Encode what is masked: the update and the metrics, times the number of examples, the states of the metrics, and that number."""
     states = hiding.split(update.states, update.examples, owners)
     return hiding.quantisation(owners).encode([*update.delta, hiding.metrics(update), *states], update.examples)
 

@@ -37,10 +37,10 @@ class Owner(Protocol):
         """Unlike that of any other owner."""
 
     async def train(self, task: Task) -> Update:
-        """The update of a round."""
+        """Train; return the update of a round."""
 
     async def evaluate(self, task: Task) -> Evaluation:
-        """The metrics of the weights of the task on the owner's evaluation data."""
+        """Return the metrics of the weights of the task on the owner's evaluation data."""
 
 
 @runtime_checkable
@@ -71,7 +71,7 @@ class ChangingOwners(Protocol):
 
 
 async def giver(owner: Owner) -> Giver:
-    """The owner's side of the two-server aggregation.
+    """Return the owner's side of the two-server aggregation.
 
     Raises:
         SettingError: it has none.
@@ -82,7 +82,7 @@ async def giver(owner: Owner) -> Giver:
 
 
 async def masker(owner: Owner) -> Masker:
-    """The owner's side of a secure aggregation.
+    """Return the owner's side of a secure aggregation.
 
     Raises:
         SettingError: it has none.
@@ -204,7 +204,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def evaluate(self, task: Task) -> Evaluation:
-        """Evaluates the weights of the task; 0 examples if this owner has no evaluation data.
+        """Evaluate the weights of the task; 0 examples if this owner has no evaluation data.
 
         Raises:
             UpdateHeldBack: it keeps a ledger, or its policy does not allow it.
@@ -245,7 +245,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
-        """Gives the masked update."""
+        """Return the masked update."""
         return await self._serve("secure aggregation", lambda: self._masker.mask(session, sealed))
 
     @message(by="aggregator")
@@ -255,7 +255,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
-        """Helps to open the sum."""
+        """Help to open the sum."""
         return await self._serve("secure aggregation", lambda: self._masker.unmask(session, confirmations))
 
     # Two-server aggregation, see `Giver`.
@@ -275,7 +275,7 @@ class DataOwner(Actor):
         return await self._giver.give(task, hiding, drop, vectors, seeds)
 
     async def stopped(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         await self._trainer.close()
 
 
@@ -294,11 +294,11 @@ class RemoteOwner:
         return await (await self._reach()).evaluate(task)
 
     async def masker(self) -> Masker:
-        """The owner itself."""
+        """Return the owner itself."""
         return await self._reach()
 
     async def giver(self) -> Giver:
-        """The owner itself."""
+        """Return the owner itself."""
         return await self._reach()
 
     async def _reach(self) -> DataOwner:

@@ -88,7 +88,7 @@ class Trainer:
         return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop))
 
     async def evaluate(self, task: Task, data: Data) -> Evaluation:
-        """The metrics of the weights of the task on the data.
+        """Return the metrics of the weights of the task on the data.
 
         Raises:
             ModelRefused, DataError, UpdateHeldBack, OwnerFailed: as above.
@@ -96,7 +96,7 @@ class Trainer:
         return await self._run("evaluation", task, data, lambda desk, stop: desk.evaluate(task, data, stop))
 
     async def close(self) -> None:
-        """Stops what runs, and waits until the thread has ended."""
+        """Stop what runs, and wait until the thread has ended."""
         self.thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.thread.shutdown)
 
@@ -264,7 +264,7 @@ class _Desk:
 
 
 def _hold(model: keras.Model, mu: float) -> list[Any]:
-    """Adds mu/2 ||w - anchor||^2 to the loss, as a regularizer of each weight; returns the anchors."""
+    """Add mu/2 ||w - anchor||^2 to the loss, as a regularizer of each weight; return the anchors."""
     import keras  # noqa: PLC0415  takes seconds, and only those who train need it
 
     def term(anchor: Any, other: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -26,7 +26,7 @@ class Noising(Protocol):
     """A mechanism at work in one run."""
 
     def bound(self, size: int, least: int, resolution: float) -> Bound:
-        """What owners do to their updates.
+        """Return what owners do to their updates.
 
         Args:
             size: values in an update.
@@ -38,7 +38,7 @@ class Noising(Protocol):
         """
 
     def noisy(self, sums: Weights, metrics: Mapping[str, float]) -> Weights:
-        """The sums as they may be known.
+        """Return the sums as they may be known.
 
         Args:
             sums: of the updates, float64.
@@ -46,14 +46,14 @@ class Noising(Protocol):
         """
 
     def state(self) -> dict[str, float]:
-        """What the next round depends on."""
+        """Return what the next round depends on."""
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Goes on from such a state."""
 
 
 def noising(settings: ClippedGaussian, expected: float) -> Noising:
-    """The mechanism of these settings.
+    """Build the mechanism of these settings.
 
     Args:
         settings: of it.
@@ -97,11 +97,11 @@ class CentralNoise:
         return noisy
 
     def state(self) -> dict[str, float]:
-        """The clip norm."""
+        """Return the clip norm."""
         return {"clip": self._clip}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """The clip norm of the round after."""
+        """Restore the clip norm of the round after."""
         self._clip = state["clip"]
 
 
@@ -151,7 +151,7 @@ class TreeNoise:
         self.restart()
 
     def restart(self) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         self._leaves = 0
         self._nodes: dict[int, list[Any]] = {}
 

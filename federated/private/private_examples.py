@@ -46,7 +46,7 @@ class PrivateExamples:
     def training(
         self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits, trained: Sequence[bool] | None = None
     ) -> LocalTraining:
-        """What owners are told; see `PrivateRounds.training`."""
+        """Return what owners are told; see `PrivateRounds.training`."""
         one = self._settings
         return dataclasses.replace(told, noise_multiplier=one.noise_multiplier, max_grad_norm=one.max_grad_norm, rate=one.sampling_rate)
 
@@ -72,7 +72,7 @@ class PrivateExamples:
         return accountant.epsilon(self._settings.delta)
 
     def epsilon(self, more: int = 0) -> float:
-        """That of the examples of the owner that was asked most often, at the delta of the settings; `more` rounds later at most."""
+        """Return the epsilon of the owner that was asked most often, at the delta of the settings; `more` rounds later at most."""
         return self._epsilon(max(self.spent.values(), default=0) + more)
 
     @property
@@ -88,13 +88,13 @@ class PrivateExamples:
     # After a round.
 
     def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate | None:
-        """The mean, as it is; without metrics and evaluations, which have no noise."""
+        """Return the mean as it is; without metrics and evaluations, which have no noise."""
         return None if aggregate is None else Aggregate(aggregate.delta, {}, aggregate.examples, ())
 
     # Durable runs.
 
     def state(self) -> dict[str, Any]:
-        """What the next round depends on, as plain values."""
+        """Return what the next round depends on, as plain values."""
         return {"spent": dict(self.spent), "rounds": self._rounds}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ class PrivateRounds:
     def training(
         self, told: LocalTraining, weights: Weights, *, least: int, limits: Limits, trained: Sequence[bool] | None = None
     ) -> LocalTraining:
-        """What owners are told.
+        """Return what owners are told.
 
         Args:
             told: without privacy.
@@ -107,7 +107,7 @@ class PrivateRounds:
     # What it costs.
 
     def epsilon(self, more: int = 0) -> float:
-        """What has been spent, at the delta of the settings, and `more` rounds would spend."""
+        """Return the epsilon, at the delta of the settings, of what has been spent and `more` rounds would spend."""
         accountant = Accountant()
         for rounds in [*self.spent[:-1], *self._with(more)]:
             for event, count in self._settings.events(self._fraction, rounds) if rounds else ():
@@ -115,7 +115,7 @@ class PrivateRounds:
         return accountant.epsilon(self._settings.delta) if accountant.events else 0.0
 
     def _with(self, more: int) -> list[int]:
-        """Rounds of the present epoch, and of those that `more` rounds would begin."""
+        """Count the rounds of the present epoch, and of those that `more` rounds would begin."""
         if not self._turns:
             return [self.spent[-1] + more]
         room = self._rounds_in_an_epoch - self._position
@@ -133,7 +133,7 @@ class PrivateRounds:
         return self._ledger is None or all(self._ledger.affords(event, count) for event, count in self._due(fresh=fresh))
 
     def _due(self, *, fresh: bool = False) -> list[tuple[Any, int]]:
-        """What the next round adds to a ledger; a tree is paid for as a whole before its first release."""
+        """List what the next round adds to a ledger; a tree is paid for as a whole before its first release."""
         if not self._turns:
             return self._settings.events(self._fraction, 1)
         return self._settings.events(self._fraction, self._rounds_in_an_epoch) if fresh or not self.spent[-1] else []
@@ -152,7 +152,7 @@ class PrivateRounds:
     # After a round.
 
     def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate:
-        """What may be known: the noisy sum over the expected number of owners; the mean, if each update has its noise already.
+        """Return what may be known: the noisy sum over the expected number of owners; the mean, if each update has its noise already.
 
         Args:
             aggregate: the mean of the clipped updates, each with weight one; None: nobody took part.
@@ -172,7 +172,7 @@ class PrivateRounds:
     # Durable runs.
 
     def state(self) -> dict[str, Any]:
-        """What the next round depends on, as plain values."""
+        """Return what the next round depends on, as plain values."""
         return {"spent": self.spent, "epoch": self._epoch, "mechanism": self._noising.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def check_form(source: Any) -> None:
 
 
 def batches(source: Any) -> Iterator[Any]:
-    """The batches of a data set, once.
+    """Yield the batches of a data set, once.
 
     Raises:
         DataError: it has no end, or says so.
@@ -72,7 +72,7 @@ def batches(source: Any) -> Iterator[Any]:
 
 
 def survey(source: Any, stop: threading.Event) -> Survey:
-    """Reads a data set once. It may take long: not for the event loop.
+    """Read a data set once. It may take long: not for the event loop.
 
     Args:
         source: a `tf.data.Dataset` or a `keras.utils.PyDataset`.

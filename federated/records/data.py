@@ -54,7 +54,7 @@ class Data:
         return self.arrays is not None or self._survey is not None
 
     def count(self, stop: threading.Event | None = None) -> int:
-        """The number of examples. A data set is read once for it, which may take long.
+        """Count the examples. A data set is read once for it, which may take long.
 
         Args:
             stop: ends the reading early.
@@ -80,7 +80,7 @@ class Data:
         return self._surveyed().least
 
     def elements(self) -> tuple[Any, ...]:
-        """What x and y (and sample_weight, if there is one) are like: nests of `Element`."""
+        """Return what x and y (and sample_weight, if there is one) are like: nests of `Element`."""
         if self._elements is None:
             given = self._surveyed().elements if self.arrays is None else tuple(mapped(Element.of, p) for p in self.arrays if p is not None)
             assert given is not None  # it would not have been counted
@@ -107,12 +107,12 @@ class Data:
         return self._fitting[key]
 
     def shuffled(self, seed: list[int]) -> NestedExamples:
-        """The arrays in an order made from the seed. For arrays only."""
+        """Return the arrays in an order made from the seed. For arrays only."""
         assert self.arrays is not None
         return self.arrays.take(np.random.default_rng(seed).permutation(self.arrays.size))
 
     def batches(self) -> Iterable[Any]:
-        """The batches (x, y) or (x, y, sample_weight) of a data set, once. For data sets only."""
+        """Return the batches (x, y) or (x, y, sample_weight) of a data set, once. For data sets only."""
         return batches(self.source)
 
     @property

@@ -63,7 +63,7 @@ class NestedExamples(NamedTuple):
         return (self.x, self.y) if self.sample_weight is None else tuple(self)
 
     def take(self, some: Any) -> NestedExamples:
-        """Some of them, by a slice or an array of indices."""
+        """Take some of them, by a slice or an array of indices."""
         if isinstance(self.x, np.ndarray) and isinstance(self.y, np.ndarray) and self.sample_weight is None:  # nearly all data
             return NestedExamples(self.x[some], self.y[some])
         return NestedExamples(*(None if part is None else mapped(lambda array: array[some], part) for part in self))
@@ -93,7 +93,7 @@ def examples(source: tuple[Any, ...]) -> NestedExamples:
 
 
 def leaves(part: Any) -> Iterator[Any]:
-    """The arrays of a nest; those of a dict in the order of its keys, as Keras has them. Of None there are none."""
+    """Yield the arrays of a nest; those of a dict in the order of its keys, as Keras has them. Of None there are none."""
     if isinstance(part, dict):
         for key in sorted(part):
             yield from leaves(part[key])
@@ -105,7 +105,7 @@ def leaves(part: Any) -> Iterator[Any]:
 
 
 def mapped(function: Callable[[Any], Any], part: Any) -> Any:
-    """A nest of the same form, of what the function makes of each array."""
+    """Build a nest of the same form, of what the function makes of each array."""
     if isinstance(part, dict):
         return {key: mapped(function, value) for key, value in part.items()}
     if isinstance(part, (tuple, list)):

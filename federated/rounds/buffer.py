@@ -45,7 +45,7 @@ class Pipeline:
         self._finished: asyncio.Queue[str] = asyncio.Queue()
 
     def fill(self, task: Task, work: Callable[[Owner, Task], Awaitable[Any]], *, without: Collection[str]) -> None:
-        """Puts idle owners to work, chosen by chance; those in `without` rest."""
+        """Put idle owners to work, chosen by chance; those in `without` rest."""
         while len(self._asked) < self._concurrency:
             idle = [name for name in self._owners if name not in self._asked and name not in without]
             if not idle:
@@ -68,7 +68,7 @@ class Pipeline:
         self._asked[owner.name] = Asked(owner, task, started)
 
     async def finished(self) -> Asked:
-        """The next owner whose work has ended, in the order in which they end, or were asked."""
+        """Return the next owner whose work has ended, in the order in which they end, or were asked."""
         if not self._in_turn:
             return self._asked.pop(await self._finished.get())
         name = next(iter(self._asked))
@@ -76,7 +76,7 @@ class Pipeline:
         return self._asked.pop(name)
 
     async def close(self) -> None:
-        """Gives up what is under way."""
+        """Give up what is under way."""
         tasks = [asked.work for asked in self._asked.values()]
         for task in tasks:
             task.cancel()

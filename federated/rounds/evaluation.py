@@ -34,7 +34,7 @@ class Evaluated:
 async def evaluate(
     owners: Sequence[Owner], task: Task, *, layout: StateLayout, deadline: float | None, missing: Callable[[str, str], None]
 ) -> Evaluated:
-    """The metrics of the weights of the task. An evaluation that fails, or is not there in time, does not count.
+    """Return the metrics of the weights of the task. An evaluation that fails, or is not there in time, does not count.
 
     Args:
         owners: that are asked.

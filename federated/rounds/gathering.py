@@ -97,7 +97,7 @@ class Gathering:
 
     @contextlib.contextmanager
     def noting(self, owner: str) -> Iterator[None]:
-        """Writes what goes wrong with an owner into the book."""
+        """Record what goes wrong with an owner, so that it costs that owner this round only."""
         try:
             yield
         except UpdateRejected:
@@ -111,11 +111,11 @@ class Gathering:
         self._progress(self.book)
 
     def owner(self, name: str) -> Owner:
-        """The owner of a name."""
+        """Return the owner of a name."""
         return self._owners[name]
 
     def count(self, name: str, received: int) -> None:
-        """Takes in an update that nobody sees, of so many bytes.
+        """Count an update that nobody sees, of so many bytes.
 
         Raises:
             UpdateRejected: it does not count.
@@ -131,7 +131,7 @@ class Gathering:
             self.book.fail(reason)
 
     def report(self, owner: Owner, update: Update) -> None:
-        """Takes in an update; when this returns, it counts.
+        """Take in an update; when this returns, it counts.
 
         Raises:
             UpdateRejected: it does not.
@@ -140,12 +140,12 @@ class Gathering:
         self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
 
     def _asked(self, owner: str) -> int:
-        """The round in which the owner was asked."""
+        """Return the round in which the owner was asked."""
         return self.task.round
 
 
 def told(error: Exception) -> str:
-    """What is told of an error at an owner: of one that is not of this library, its kind only, for its text may quote data."""
+    """Return what is told of an error at an owner: of one that is not of this library its kind only, for its text may quote data."""
     if is_ours(error):
         return f"{type(error).__name__}: {error}"
     if not isinstance(error, RemoteError):  # this process is the owner's
@@ -155,7 +155,7 @@ def told(error: Exception) -> str:
 
 @contextlib.asynccontextmanager
 async def at_work(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Runs all of it while the block lasts; what is not done then is cancelled and waited for."""
+    """Run all of it while the block lasts; cancel what is not done then, and wait for it."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield tasks

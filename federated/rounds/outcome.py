@@ -78,7 +78,7 @@ HOPELESS = ("DataError: ", "ModelRefused: ", "OwnerFailed: ")
 
 
 def alike(outcomes: Sequence[Outcome]) -> str | None:
-    """The reason for which nobody gave anything in these rounds, if all had one and the same, and will have it again."""
+    """Return the reason for which nobody gave anything in these rounds, if all had one and the same, and will have it again."""
     reasons: set[str] = set()
     for outcome in outcomes:
         given = {**outcome.dropped, **outcome.rejected}
@@ -102,7 +102,7 @@ def concluded(
     evaluated: tuple[str, ...] = (),
     changes: tuple[str, ...] = (),
 ) -> Outcome:
-    """What came of a round, from its book."""
+    """Conclude a round from its book."""
     having, reasons = book.having, book.reasons
     first = next((owner for owner in book.standing if owner in reasons), None)
     if failure is not None and failure == book.failure and first is not None:

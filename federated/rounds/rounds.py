@@ -86,7 +86,7 @@ class RoundBook:
     # What happens.
 
     def report(self, owner: str, update: Update, *, now: float, of: int | None = None) -> None:
-        """Takes in an update; when this returns, it counts.
+        """Take in an update; when this returns, it counts.
 
         Args:
             owner: who sent it.
@@ -108,7 +108,7 @@ class RoundBook:
         self._becomes(owner, Standing.REPORTED)
 
     def count(self, owner: str) -> None:
-        """Takes in an update that nobody sees; when this returns, it counts.
+        """Count an update that nobody sees; when this returns, it counts.
 
         Raises:
             UpdateRejected: it does not count, and why. The round goes on.
@@ -119,18 +119,18 @@ class RoundBook:
         self._becomes(owner, Standing.REPORTED)
 
     def reject(self, owner: str, reason: str) -> None:
-        """What an awaited owner sent cannot count. Does nothing if it is not awaited (any more)."""
+        """Reject what an awaited owner sent. Do nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
             self._leave(owner, Standing.REJECTED, reason)
             self._refuse(owner, reason)
 
     def drop(self, owner: str, reason: str) -> None:
-        """An owner will not answer. Does nothing if it is not awaited (any more)."""
+        """Drop an owner that will not answer. Do nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
             self._leave(owner, Standing.DROPPED, reason)
 
     def late(self, owner: str) -> None:
-        """An owner will not answer in time. Does nothing if it is not awaited (any more)."""
+        """Note that an owner will not answer in time. Do nothing if it is not awaited (any more)."""
         if self.standing.get(owner) is Standing.WAITING:
             self._becomes(owner, Standing.LATE)
 
@@ -147,7 +147,7 @@ class RoundBook:
     # Where it stands.
 
     def having(self, standing: Standing) -> list[str]:
-        """The owners that stand so, in the order in which they were sampled."""
+        """List the owners that stand so, in the order in which they were sampled."""
         return [owner for owner, one in self.standing.items() if one is standing]
 
     def awaits(self, owner: str) -> bool:
@@ -172,7 +172,7 @@ class RoundBook:
         return waiting == 0 or reported + waiting < self.quorum or reported >= self._enough
 
     def fail(self, reason: str) -> None:
-        """The round has failed, whoever has reported."""
+        """Fail the round, whoever has reported."""
         self._failure = reason
 
     @property
@@ -218,7 +218,7 @@ class RoundBook:
 
 
 def fault_of_metrics(metrics: Mapping[str, float], states: Array, layout: StateLayout, examples: int) -> str | None:
-    """What is wrong with the metrics that an owner tells of so many examples; None if nothing is."""
+    """Say what is wrong with the metrics that an owner tells of so many examples; None if nothing is."""
     fault = layout.fault_of_names(metrics, states=states.size > 0)
     if fault is not None:
         return fault

@@ -80,7 +80,7 @@ class Callbacks:
         self._all.on_epoch_end(number - 1, dict(metrics) | also)
 
     def memories(self) -> tuple[dict[str, Any], ...]:
-        """What each callback remembers: what has changed in it since the beginning, as far as it is plain."""
+        """Return what each callback remembers: what has changed in it since the beginning, as far as it is plain."""
         now = [_plain(callback) for callback in self._each]
         return tuple(_changed(fresh, one) for fresh, one in zip(self._fresh, now, strict=True))
 

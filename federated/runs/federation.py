@@ -168,9 +168,10 @@ class Federation:
             await scope.aclose()
 
     async def _begin(self) -> None:
-        """Makes the global model, and gives it the state of a run that is resumed."""
+        """Make the global model, and give it the state of a run that is resumed."""
         model = opened(self._build, self.strategy, self._seed, self._private, self.privacy)
         if self._evaluation is not None:
+            assert isinstance(model, GlobalModel)  # `compatibility.check_model` has refused an evaluation of arrays
             await asyncio.to_thread(model.check, self._evaluation)
         if self._folder is not None:
             self._run = RunFolder(self._folder, resume=self._resume)
@@ -349,7 +350,7 @@ class Federation:
         return True
 
     async def _noised(self, private: Protection, aggregate: Aggregate | None, task: Task) -> tuple[Aggregate | None, str | None]:
-        """What may be known, and why nothing may."""
+        """Return what may be known, and why nothing may."""
         if aggregate is None and private.hidden:
             return None, "nobody took part: there is no sum, and no noise in it"
         if not private.upfront:
@@ -394,6 +395,6 @@ class Federation:
             evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
             values = await results(opened, evaluated.states, evaluated.means)
             metrics |= {f"val_{name}": value for name, value in values.items()}
-        if self._evaluation is not None:
+        if self._evaluation is not None and isinstance(opened, GlobalModel):
             metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
         return metrics, evaluated

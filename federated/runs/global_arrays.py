@@ -13,7 +13,6 @@ import numpy as np
 from federated.errors import ModelRefused, SettingError
 from federated.metrics.layout import StateLayout
 from federated.models.weights import is_kept
-from federated.records.data import Data
 from federated.rounds.outcome import Outcome
 from federated.runs.moving import Moving
 from federated.runs.protection import Protection
@@ -74,30 +73,18 @@ class GlobalArrays:
         return dict(means)
 
     def task(self, number: int, *, moved: int) -> Task:
-        """What owners are asked in round `number`."""
+        """Return what owners are asked in round `number`."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
         return Task(number, None, weights, training, self._run, self._lineage, self._strategy.said(number), self.trained)
 
     def step(self, old: Weights, delta: Weights) -> None:
-        """Moves the arrays, see `Moving.step`.
+        """Move the arrays, see `Moving.step`.
 
         Raises:
             StepFailed: the arrays and the state stay as they were.
         """
         self.weights, self._state = self._moving.step(old, delta, self._state)
-
-    def check(self, data: Data) -> None:
-        """Refuse data of the aggregator's own.
-
-        Raises:
-            SettingError: always: nobody here can evaluate arrays.
-        """
-        raise SettingError("evaluation= needs a Keras model, and this federation has arrays: evaluate federation.weights yourself")
-
-    def evaluate(self, data: Data) -> dict[str, float]:
-        """Nothing: see `check`."""
-        return {}
 
     def checkpoint(
         self,

@@ -117,7 +117,7 @@ class GlobalModel:
         return dict(means) if self._meter is None else self._meter.results(states, means)
 
     def task(self, number: int, *, moved: int) -> Task:
-        """What owners are asked in round `number`: local training from the present weights, with the present learning rate.
+        """Return what owners are asked in round `number`: local training from the present weights, with the present learning rate.
 
         Args:
             number: of the round.
@@ -145,7 +145,7 @@ class GlobalModel:
         return Task(number, self._blueprint, self.weights, training, self._run, self._lineage, said, self.trained)
 
     def step(self, old: Weights, delta: Weights) -> None:
-        """Moves the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
+        """Move the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
 
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.

@@ -20,7 +20,7 @@ class History(list[Outcome]):
     """The outcomes, first round first; failed rounds, too."""
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Writes one row a round: counts of owners, figures, and one column for each metric; empty where a round has no such metric.
+        """Write one row a round: counts of owners, figures, and one column for each metric; empty where a round has no such metric.
 
         Raises:
             OSError: the file cannot be written.

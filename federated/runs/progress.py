@@ -13,7 +13,7 @@ from federated.rounds.rounds import RoundBook
 
 @contextlib.contextmanager
 def live(number: int, *, show: bool, console: Console | None = None) -> Iterator[Callable[[RoundBook], None]]:
-    """A progress line for one round, gone when the round is.
+    """Show a progress line for one round, gone when the round is.
 
     Args:
         number: of the round.

@@ -19,6 +19,7 @@ from federated.errors import RunExists
 from federated.rounds.outcome import Outcome
 from federated.strategies.strategy import State, Strategy
 from federated.tasks.update import Array, Blueprint, Weights
+from protocols.storage.replacement import replacing
 
 FILE = "run.npz"
 
@@ -87,7 +88,7 @@ class Circumstances:
     quorum: float
 
     def changes(self, now: Circumstances) -> tuple[str, ...]:
-        """What is another now.
+        """Name what is another now.
 
         Raises:
             RunExists: single updates were hidden, and would be no more.
@@ -139,9 +140,11 @@ class RunFolder:
         self._file = self.path / FILE
         if self._file.exists() and not resume:
             raise RunExists(f"{self.path} has a run already: give resume=True to go on with it, or another folder")
+        for left in self.path.glob(f"{FILE}.*.new"):  # of a process that was killed
+            left.unlink()
 
     def load(self, run: str) -> Checkpoint | None:
-        """The last checkpoint; None if there is none.
+        """Load the last checkpoint; None if there is none.
 
         Args:
             run: digest of the settings.
@@ -167,31 +170,22 @@ class RunFolder:
         return Checkpoint(text.run, weights, state, text.history, *rest)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces the last checkpoint. Whenever the process is killed, the old one or the new one is there.
+        """Replace the last checkpoint. Whenever the process is killed, the old one or the new one is there.
 
         Raises:
             OSError: it cannot be written; the old one is untouched.
         """
-        new = self._file.with_suffix(".new")
-        with open(new, "wb") as file:
+        with replacing(self._file, mode=None) as file:
             np.savez(file, allow_pickle=False, **_arrays(checkpoint))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._file)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:
-    """What must be the same when a run is resumed: model (whatever names Keras has made up this time), strategy, seed and privacy."""
+    """Hash what must be the same when a run is resumed: model (whatever names Keras has made up), strategy, seed and privacy."""
     return digest_of("\0".join([_unnamed(blueprint.architecture), _unnamed(blueprint.compilation)]), strategy, seed, privacy)
 
 
 def digest_of(model: str, strategy: Strategy, seed: int, privacy: object) -> str:
-    """The same, of what tells one model from another."""
+    """Hash the same, given what tells one model from another."""
     return hashlib.sha256("\0".join([model, repr(strategy), str(seed), repr(privacy)]).encode()).hexdigest()
 
 
@@ -246,7 +240,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, Array]:
 
 
 def _written(outcome: Outcome) -> Outcome:
-    """The outcome with metrics that are NaN or infinite as words, since JSON has no such numbers."""
+    """Write metrics that are NaN or infinite as words, since JSON has no such numbers."""
     metrics: dict[str, Any] = {name: value if math.isfinite(value) else str(value) for name, value in outcome.metrics.items()}
     return dataclasses.replace(outcome, metrics=metrics)
 

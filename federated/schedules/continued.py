@@ -23,7 +23,7 @@ _counted: weakref.WeakKeyDictionary[Data, int] = weakref.WeakKeyDictionary()
 
 
 def schedule_of(optimizer: Any) -> Any:
-    """The schedule that a learning rate follows; None if it is a number."""
+    """Return the schedule that a learning rate follows; None if it is a number."""
     import keras  # noqa: PLC0415  is loaded already: there is an optimizer
 
     rate = internals.learning_rate(_inner(optimizer))
@@ -40,7 +40,7 @@ def _inner(optimizer: Any) -> Any:
 
 
 def steps_made(optimizer: Any) -> int:
-    """The steps that a schedule has behind it: as many as the optimizer has made; 0 for one that follows none."""
+    """Count the steps that a schedule has behind it: as many as the optimizer has made; 0 for one that follows none."""
     return int(internals.count_of_steps(_inner(optimizer))) if schedule_of(optimizer) is not None else 0
 
 
@@ -76,7 +76,7 @@ class Continuation:
         _inner(model.optimizer).learning_rate = Later()
 
     def begin(self, training: LocalTraining, data: Data, *, min_batch: int) -> None:
-        """Sets where the schedule begins: the steps from before the run, and rounds before, times the steps of this data in a round.
+        """Set where the schedule begins: the steps from before the run, and rounds before, times the steps of this data in a round.
 
         With one owner this is where Keras' `fit` would be. With several, each goes by the rounds that have moved the model, whoever took
         part in them, and by its own steps in a round.
@@ -92,7 +92,7 @@ class Continuation:
 
 
 def steps(training: LocalTraining, data: Data, *, min_batch: int = 1) -> int:
-    """The batches of a round: as many steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
+    """Count the batches of a round: its steps, unless the optimizer accumulates gradients; schedules go by batches, in Keras, too."""
     if training.noise_multiplier:
         return training.epochs * private_steps(training, data.count())[1]
     if data.arrays is None:

@@ -25,7 +25,7 @@ class Engine(Protocol):
         """See `DataOwner.evaluate`; 0 examples if the owner has no evaluation data."""
 
     async def close(self) -> None:
-        """Ends what was begun."""
+        """End what was begun."""
 
 
 class ThreadEngine:
@@ -49,12 +49,12 @@ class ThreadEngine:
         return await self._trainings[index].evaluate(task)
 
     async def close(self) -> None:
-        """Ends the thread, forgets the model."""
+        """End the thread, forget the model."""
         await self._trainer.close()
 
 
 def cannot_be_sent(error: Exception) -> SettingError:
-    """What is told when the data of owners does not go to another process."""
+    """Explain that the data of owners does not go to another process."""
     return SettingError(
         f"the data of an owner cannot be sent to another process ({kind(error)}): give arrays or a PyDataset, "
         "or simulate in this process; a tf.data.Dataset stays in the process that made it"

@@ -33,7 +33,7 @@ def partition(
     seed: int = 0,
     by: Literal["iid", "label", "quantity", "dirichlet"] | None = None,
 ) -> list[Part]:
-    """Splits examples among owners.
+    """Split examples among owners.
 
     - "iid": shuffled, parts of equal size (to within one example).
     - "dirichlet": the examples of each label are divided in proportions drawn from Dirichlet(alpha) (Hsu et al., 2019, arXiv:1909.06335).

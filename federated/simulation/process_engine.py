@@ -39,7 +39,7 @@ class Bench(Actor):
         return await self._engine.evaluate(index, task)
 
     async def stopped(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         await self._engine.close()
 
 
@@ -68,7 +68,7 @@ class ProcessEngine:
         return f"ProcessEngine({len(self._places)})"
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Starts the processes and sends each the data of its owners.
+        """Start the processes and send each the data of its owners.
 
         Raises:
             SettingError: data that cannot be sent to another process.
@@ -96,7 +96,7 @@ class ProcessEngine:
             return await bench.evaluate(index, task)
 
     async def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         await self._scope.aclose()
 
 
@@ -114,7 +114,7 @@ class _Place:
         self._free = asyncio.Semaphore(AHEAD)
 
     async def bench(self) -> Bench:
-        """The actor in the process."""
+        """Return the actor in the process."""
         async with self._starting:
             if self._bench is None:
                 async with contextlib.AsyncExitStack() as scope:
@@ -134,7 +134,7 @@ class _Place:
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[Bench]:
-        """The bench, for one task.
+        """Lend the bench, for one task.
 
         Raises:
             OwnerDropped: the process is gone.
@@ -149,6 +149,6 @@ class _Place:
                 raise OwnerDropped(f"process {self._number} of the pool is gone: {error}") from error
 
     async def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._bench = None
         await self._scope.aclose()

@@ -67,7 +67,7 @@ class RayEngine:
         self._began = False
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Connects, starts the workers, and sends each the data of its owners.
+        """Connect, start the workers, and send each the data of its owners.
 
         Raises:
             SettingError: data that cannot be sent to another process.
@@ -102,7 +102,7 @@ class RayEngine:
             return await self._answer(self._workers[number].evaluate.remote(index, self._stored(task)))
 
     def _stored(self, task: Task) -> Any:
-        """The task in the object store: workers of one machine read its weights from shared memory."""
+        """Put the task into the object store: workers of one machine read its weights from shared memory."""
         if self._put[0]() is not task:  # not by its id(): that of a task that is gone is given to the next
             self._put = (weakref.ref(task), self._ray.put(task))
         return self._put[1]
@@ -119,7 +119,7 @@ class RayEngine:
             raise OwnerDropped(f"a Ray worker is gone: {type(error).__name__}") from error
 
     async def close(self) -> None:
-        """Ends the workers, and the cluster if this engine began it."""
+        """End the workers, and the cluster if this engine began it."""
         await asyncio.to_thread(self._end)
 
     def _end(self) -> None:

@@ -53,7 +53,7 @@ class SimulatedOwner:
         return OwnGiver(self.train)
 
     async def evaluate(self, task: Task) -> Evaluation:
-        """Evaluates; 0 examples if it has no evaluation data."""
+        """Evaluate; 0 examples if it has no evaluation data."""
         return await self._crowd.engine.evaluate(self._index, task)
 
 
@@ -85,7 +85,7 @@ class SimulatedOwners(Sequence[SimulatedOwner]):
         await self.engine.close()
 
     def check(self, number: int, index: int) -> None:
-        """Raises what the simulation says about an owner in a round.
+        """Raise what the simulation says about an owner in a round.
 
         Raises:
             OwnerDropped: it drops out.

@@ -217,6 +217,6 @@ def filled(weights: Weights, value: float) -> Weights:
 
 
 def moved(weights: Weights, by: Weights) -> Weights:
-    """The sums, in the dtypes of the weights; always new arrays."""
+    """Add, in the dtypes of the weights; always new arrays."""
     pairs = zip(weights, by, strict=True)
     return [np.add(x, d, out=np.empty_like(x), dtype=np.float64, casting="same_kind") for x, d in pairs]  # rounded once, no copy

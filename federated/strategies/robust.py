@@ -26,7 +26,7 @@ class CoordinateMedian(Strategy):
     single_updates: ClassVar[bool] = True
 
     def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """The median over the owners' axis."""
+        """Take the median over the owners' axis."""
         return moved(weights, [np.median(stack, axis=0) for stack in delta]), state
 
 
@@ -49,7 +49,7 @@ class TrimmedMean(Strategy):
         check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
 
     def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """The mean of what is left of each sorted coordinate."""
+        """Take the mean of what is left of each sorted coordinate."""
         cut = int(self.beta * len(delta[0]))
         return moved(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in delta]), state
 
@@ -83,7 +83,7 @@ class MultiKrum(Strategy):
         return 2 * self.f + 3
 
     def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """The mean over the chosen updates; of equal scores the first owners by name are chosen.
+        """Take the mean over the chosen updates; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 2 f + 3 updates.

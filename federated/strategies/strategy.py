@@ -60,11 +60,11 @@ class Strategy(abc.ABC):
         return 1
 
     def local_training(self) -> LocalTraining:
-        """What owners are told about how to train."""
+        """Return what owners are told about how to train."""
         return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size)
 
     def config(self, round: int) -> Mapping[str, Setting]:
-        """What trainers of the owners' own are told in a round, beside what `OwnTrainer.train` lists; by default nothing.
+        """Return what the owners' own trainers are told in a round, beside what `OwnTrainer.train` lists; by default nothing.
 
         Owners that train with Keras refuse it: nothing would follow it.
 
@@ -89,7 +89,7 @@ class Strategy(abc.ABC):
         return found
 
     def initial(self, weights: Weights) -> State:
-        """The state before the first round."""
+        """Return the state before the first round."""
         return {}
 
     @abc.abstractmethod
@@ -137,7 +137,7 @@ def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, 
 
 
 def _fitting(said: str, given: Any, before: Array) -> Array:
-    """A new weight in the dtype of the old one; whether its values are finite then is not looked at.
+    """Return a new weight in the dtype of the old one; whether its values are finite then is not looked at.
 
     Raises:
         StepFailed: it is no array of numbers, has another shape, or a dtype that cannot hold what the old one does.

@@ -51,7 +51,7 @@ def only(arrays: Weights, trained: Sequence[bool]) -> Weights:
 
 
 def spread(arrays: Weights, weights: Weights, trained: Sequence[bool]) -> Weights:
-    """The opposite: arrays for those that are trained, in their places, and zeros of the others' shapes between them."""
+    """Undo `only`: return the arrays of those that are trained in their places, and zeros of the others' shapes between them."""
     given = iter(arrays)
     return [next(given) if moves else np.zeros(array.shape) for array, moves in zip(weights, trained, strict=True)]
 
@@ -64,11 +64,11 @@ def exceeds(update: Update, bound: Bound) -> bool:
 
 
 def norm(arrays: Weights) -> float:
-    """The L2 norm over all arrays together; NaN if a value is."""
+    """Return the L2 norm over all arrays together; NaN if a value is."""
     return math.sqrt(sum(float(np.vdot(array, array)) for array in (one.astype(np.float64).reshape(-1) for one in arrays)))
 
 
 def step_for(clip_norm: float, stddev: float, coarsest: float) -> float:
-    """The finest step, a power of two, at which float32 holds every noisy value exactly, and that is at least `coarsest`."""
+    """Return the finest step, a power of two, at which float32 holds every noisy value exactly, and that is at least `coarsest`."""
     largest = clip_norm + LARGEST_NOISE * stddev
     return float(max(2.0 ** math.ceil(math.log2(largest / 2**24)), coarsest))

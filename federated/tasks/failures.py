@@ -44,6 +44,6 @@ def is_ours(error: BaseException) -> bool:
 
 
 def kind(error: BaseException) -> str:
-    """The name of the class of an error, and nothing else of it."""
+    """Return the name of the class of an error, and nothing else of it."""
     name = error.class_name.rpartition(".")[2] if isinstance(error, RemoteError) else type(error).__name__
     return name[:100] if name.isidentifier() else "an error"

@@ -21,7 +21,7 @@ class RunningMean:
         self._examples = 0
 
     def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
-        """Adds n_i Delta_i, the latter times a factor."""
+        """Add n_i Delta_i, the latter times a factor."""
         for total, array in zip(self._sum, update.delta, strict=True):
             self._add(total.reshape(-1), array.reshape(-1), factor * update.examples)
         self._examples += update.examples
@@ -32,7 +32,7 @@ class RunningMean:
             total[start : start + CHUNK] += np.multiply(part, factor, out=self._product[: len(part)], dtype=np.float64)
 
     def result(self) -> Weights:
-        """The mean. Nothing can be added after that."""
+        """Return the mean. Nothing can be added after that."""
         for total in self._sum:
             total /= self._examples
         return self._sum
@@ -45,7 +45,7 @@ class Stack:
         self._updates: dict[str, Weights] = {}
 
     def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
-        """Keeps the arrays, times a factor."""
+        """Keep the arrays, times a factor."""
         self._updates[owner] = update.delta if factor == 1.0 else [factor * array for array in update.delta]
 
     def result(self) -> Weights:
@@ -62,7 +62,7 @@ class MetricsMean:
         self.examples = 0
 
     def add(self, metrics: Mapping[str, float], examples: int) -> None:
-        """Takes in the metrics of one owner."""
+        """Add the metrics of one owner."""
         self.examples += examples
         for name, value in metrics.items():
             total, count = self._sums.get(name, (0.0, 0))

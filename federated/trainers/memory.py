@@ -15,7 +15,7 @@ import numpy as np
 from federated.errors import UpdateHeldBack
 from federated.tasks.update import Array
 from federated.trainers.trained import Remembered
-from protocols.storage.vault import replacing
+from protocols.storage.replacement import replacing
 
 MOST_RUNS = 16
 """Runs whose states are kept; of more, those that rested longest are forgotten."""

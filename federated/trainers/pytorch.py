@@ -197,7 +197,7 @@ class _Set:
 
 
 def _examples(data: Any) -> _Pairs | _Set:
-    """An owner's data.
+    """Check an owner's data, and return its examples.
 
     Raises:
         DataError: it is none, or has no example.

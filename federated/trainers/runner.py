@@ -166,7 +166,7 @@ def _copies(weights: Weights) -> list[Array]:
 
 
 def _config(task: Task, stream: int) -> dict[str, Setting]:
-    """What is asked of a trainer; what the strategy says comes last, and has other names: `Strategy.config`."""
+    """Return what is asked of a trainer; what the strategy says comes last, and has other names: `Strategy.config`."""
     training = task.training
     seed = int(np.random.default_rng([training.seed, task.round, stream]).integers(1 << 31))
     plain: dict[str, Setting] = {
@@ -182,7 +182,7 @@ def _config(task: Task, stream: int) -> dict[str, Setting]:
 
 
 def _delta(given: Any, weights: Weights) -> list[Array]:
-    """The arrays of an update in the dtypes of the weights.
+    """Return the arrays of an update in the dtypes of the weights.
 
     Raises:
         UpdateHeldBack: they are of another number, shape, or kind, or integers have changed. No value is shown.

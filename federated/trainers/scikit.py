@@ -77,7 +77,7 @@ class ScikitTrainer:
         return _ScikitOwner(self, data, evaluation)
 
     def _as_begun(self, estimator: Any) -> Any:
-        """A copy of the estimator with its initial weights."""
+        """Return a copy of the estimator with its initial weights."""
         from sklearn.base import clone  # noqa: PLC0415  takes a second, and only those who use it need it
 
         begun, rate = clone(estimator), estimator.get_params().get("learning_rate_init")
@@ -175,7 +175,7 @@ def _weights(estimator: Any) -> list[Array]:
 
 
 def _examples(data: Any, settings: ScikitTrainer) -> tuple[Array, Array]:
-    """An owner's data.
+    """Check an owner's data, and return it as x and y.
 
     Raises:
         DataError: it is no (x, y) of the features and classes that were said; without a value, or a name in it.

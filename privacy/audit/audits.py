@@ -61,7 +61,7 @@ def one_run(
     confidence: float = 0.95,
     guesses: Guesses | Sequence[Guesses] | None = None,
 ) -> OneRunAudit:
-    """A lower bound of the epsilon of a training run, from the scores of its canaries.
+    """Return a lower bound of the epsilon of a training run, from the scores of its canaries.
 
     Args:
         scores: (m,), higher for what the model seems to know; computed without `included`. Of equal ones the first counts as higher.

@@ -48,7 +48,7 @@ def p_value(canaries: int, guesses: int, correct: int, *, epsilon: float, delta:
 
 
 def epsilon_bound(canaries: int, guesses: int, correct: int, *, delta: float, confidence: float) -> float:
-    """The largest epsilon that so many correct guesses refute: the true one is above it with this confidence.
+    """Return the largest epsilon that so many correct guesses refute: the true one is above it with this confidence.
 
     By bisection of `p_value` = 1 - confidence, from below: the value that is returned is itself refuted, or 0. A training that is
     (epsilon, delta)-private for one epsilon is so for all larger ones, so any refuted epsilon is a valid bound.

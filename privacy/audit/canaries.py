@@ -36,7 +36,7 @@ class Canaries:
 
     @classmethod
     def of(cls, x: Any, y: Any, *, seed: int | None = None) -> Canaries:
-        """These examples as canaries; the better a model can remember one alone, the tighter the audit.
+        """Take these examples as canaries; the better a model can remember one alone, the tighter the audit.
 
         Args:
             x: inputs (m, ...), or a nest of such arrays; not in the other training data.
@@ -69,7 +69,7 @@ class Canaries:
 
     @classmethod
     def noise(cls, x: Any, y: Any, *, count: int, seed: int | None = None) -> Canaries:
-        """Inputs of Gaussian noise with the mean and standard deviation of `x`, with labels drawn from `y`.
+        """Draw inputs of Gaussian noise with the mean and standard deviation of `x`, with labels drawn from `y`.
 
         Needs no examples to spare; in many dimensions the canaries are nearly orthogonal, so that one hardly stands in for another.
 

@@ -43,7 +43,7 @@ class MembershipAttack:
         return float(np.max(self.tpr - self.fpr))
 
     def tpr_at(self, fpr: float) -> float:
-        """The best tpr of the thresholds with at most this fpr; not interpolated (Carlini et al., 2022, arXiv:2112.03570, Section III).
+        """Return the best tpr of thresholds with at most this fpr; not interpolated (Carlini et al., 2022, arXiv:2112.03570, Section III).
 
         Args:
             fpr: from 0 to 1; below 1 / others it is that of 0.
@@ -114,7 +114,7 @@ class MembershipAttack:
 
 
 def membership(model: Any, *, members: tuple[Any, Any], others: tuple[Any, Any], batch_size: int = 256) -> MembershipAttack:
-    """The loss-threshold attack on a trained model: an example is a member if loss(x, y) <= threshold.
+    """Attack a trained model by a threshold of the loss: an example is a member if loss(x, y) <= threshold.
 
     It says what one weak attack finds, not what is safe: differential privacy bounds every attack (`PrivacyEngine.attack_bound`).
 
@@ -139,6 +139,6 @@ def membership(model: Any, *, members: tuple[Any, Any], others: tuple[Any, Any],
 
 
 def _at_least(scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of the scores that are at least each threshold."""
+    """Return the fraction of the scores that are at least each threshold."""
     above = len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
     return np.asarray(above / len(scores), np.float64)

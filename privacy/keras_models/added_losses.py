@@ -40,7 +40,7 @@ def added_losses(model: Any, inputs: Any = None) -> Iterator[tuple[str, str, str
 
 
 def _traced(model: Any, layers: list[Any], specs: Any) -> list[tuple[str, bool]]:
-    """The layer of each loss that is added, and whether the loss depends on the examples."""
+    """List the layer of each loss that is added, and whether the loss depends on the examples."""
     import tensorflow as tf  # noqa: PLC0415  takes seconds, and only those who have a model need it
 
     given = specs[0] if isinstance(specs, list) and len(specs) == 1 else specs

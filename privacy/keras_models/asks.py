@@ -155,7 +155,7 @@ _OF_A_WEIGHT: Final = ("trainable", "regularizer", "constraint", "overwrite_with
 
 
 def _sayings(model: Model) -> list[tuple[object, ...]]:
-    """What is said of each weight, in the order of `_OF_A_WEIGHT`. A layer may be frozen whose variables are not."""
+    """List what is said of each weight, in the order of `_OF_A_WEIGHT`. A layer may be frozen whose variables are not."""
     trained = {id(variable) for variable in model.trainable_variables}
     decaying = bool(getattr(model.optimizer, "weight_decay", None))
     return [

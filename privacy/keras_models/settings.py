@@ -64,7 +64,7 @@ def is_own(value: Any) -> bool:
 
 
 def _root(named: Any) -> str:
-    """The package of a class or function."""
+    """Return the package of a class or function."""
     return str(getattr(named, "__module__", None) or "builtins").partition(".")[0]
 
 
@@ -278,7 +278,7 @@ def _is_ours(method: Any) -> bool:
 
 
 def _asked(whose: str, kind: str, one: Any, other: Any) -> Iterator[Difference]:
-    """What is kept behind a property, and what layers of Keras' own have learnt by `adapt`: their configuration does not say it."""
+    """Compare what is kept behind a property, and what layers of Keras' own have learnt by `adapt`: their configuration does not say it."""
     masking = [getattr(each, "supports_masking", None) for each in (one, other)]
     if bool(masking[0]) != bool(masking[1]):
         yield Difference(whose, kind, "supports_masking", str(masking[0]), str(masking[1]), own=is_own(one))
@@ -295,7 +295,7 @@ def _asked(whose: str, kind: str, one: Any, other: Any) -> Iterator[Difference]:
 
 
 def _array(value: Any) -> Any:
-    """An array of numbers or texts; None for what is none."""
+    """Return an array of numbers or texts; None for what is none."""
     if isinstance(value, np.ndarray):
         return value
     if hasattr(value, "numpy") and not hasattr(value, "assign"):  # a tensor that is there, of whatever backend

@@ -45,7 +45,7 @@ class Recording:
     calls: dict[int, list[LayerCall]] = field(default_factory=dict)
 
     def watched(self) -> list[list[Tensor]]:
-        """The tensors whose gradients are needed, one list a call."""
+        """List the tensors whose gradients are needed, one list a call."""
         return [call.watched for calls in self.calls.values() for call in calls]
 
     def gradients(self, dz: list[list[Tensor]]) -> list[tuple[Unit, ExampleGradients]]:
@@ -104,7 +104,7 @@ def safe_units(model: keras.Model, inputs: Any, *, foreign: bool = False) -> lis
 
 
 def whole(model: keras.Model, reason: str) -> Unit:
-    """The model as one unit."""
+    """Return the model as one unit."""
     return Unit(model, alone, "each example alone", reason)
 
 
@@ -258,7 +258,7 @@ def disagreement(model: keras.Model, units: list[Unit], inputs: Any) -> str | No
 
 
 def _batches(model: keras.Model, examples: Any) -> list[tuple[Any, Tensor]]:
-    """What is run, and which outputs are compared: all examples at once, or of each two copies and the first."""
+    """List what is run, and which outputs are compared: all examples at once, or of each two copies and the first."""
     if not any(seeds(layer) for layer in internals.layers_within(model)):
         return [(examples, tf.ones(EXAMPLES))]
     return [
@@ -267,7 +267,7 @@ def _batches(model: keras.Model, examples: Any) -> list[tuple[Any, Tensor]]:
 
 
 def _weighted(outputs: list[Tensor], counts: Tensor) -> Tensor:
-    """A sum in which every value of the outputs that count has another weight."""
+    """Sum every value of the outputs that count, each with another weight."""
     total = tf.zeros(())
     for output in outputs:
         if output.dtype.is_floating:
@@ -278,7 +278,7 @@ def _weighted(outputs: list[Tensor], counts: Tensor) -> Tensor:
 
 
 def _apart(plain: Tensor, recorded: Tensor, counts: Tensor) -> Tensor:
-    """The largest difference of outputs that count, as a part of the largest, at least 1; infinite where only one is finite."""
+    """Return the largest difference of outputs that count, as a part of the largest, at least 1; infinite where only one is finite."""
     count = tf.math.count_nonzero(counts)
     first, second = (tf.reshape(tf.cast(one, tf.float32), [tf.shape(counts)[0], -1])[:count] for one in (plain, recorded))
     largest = tf.reduce_max(tf.where(tf.math.is_finite(first), tf.abs(first), 0.0))
@@ -286,7 +286,7 @@ def _apart(plain: Tensor, recorded: Tensor, counts: Tensor) -> Tensor:
 
 
 def _off(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The norm of the difference of gradients, as a part of that of the first."""
+    """Return the norm of the difference of gradients, as a part of that of the first."""
     if not pairs:
         return tf.zeros(())
     first, second = (tf.concat([tf.reshape(pair[index], [-1]) for pair in pairs], 0) for index in (0, 1))

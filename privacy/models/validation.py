@@ -60,7 +60,7 @@ class Finding:
 
 
 def findings(model: keras.Model, inputs: Any = None) -> tuple[Finding, ...]:
-    """What stands in the way of training `model` privately, in the order of its layers; none is good.
+    """List the reasons why `model` cannot be trained privately, in layer order. An empty tuple means it can.
 
     Args:
         model: compiled or not.
@@ -73,7 +73,7 @@ def findings(model: keras.Model, inputs: Any = None) -> tuple[Finding, ...]:
 
 
 def require(found: tuple[Finding, ...]) -> None:
-    """Raises `ModelRefused` with every finding."""
+    """Raise `ModelRefused` with every finding, if there is one."""
     if found:
         raise ModelRefused("this model cannot be private:\n" + "\n".join(f"  {one}" for one in found))
 

@@ -115,7 +115,7 @@ class Grid:
 def noisy_sum(
     noise: GaussianNoise, sums: list[NDArray[np.floating[Any]]], *, sensitivity: float, noise_multiplier: float
 ) -> list[NDArray[np.float64]]:
-    """The Gaussian mechanism: each value rounded to a grid, with discrete Gaussian noise.
+    """Apply the Gaussian mechanism: round each value to a grid, and add discrete Gaussian noise.
 
     Args:
         noise: where it comes from.

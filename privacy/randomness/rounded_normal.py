@@ -36,7 +36,7 @@ CHUNK: Final = 1 << 14
 
 
 def rounded_normal(words: Words, out: NDArray[Any], sigma: float) -> None:
-    """Fills `out` with independent values of N(0, sigma^2), rounded to whole numbers.
+    """Fill `out` with independent values of N(0, sigma^2), rounded to whole numbers.
 
     Args:
         words: gives so many independent uniform words of 64 bits.
@@ -67,7 +67,7 @@ class Scratch:
 
 
 def decided(words: Words, tries: NDArray[np.uint64], sigma: float, scratch: Scratch) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """What each of these words begins: a value, and whether it is accepted.
+    """Compute what each of these words begins: a value, and whether it is accepted.
 
     Args:
         words: gives further ones.
@@ -97,7 +97,7 @@ class _Source:
 
 
 def exact(word: int, more: Callable[[], int], sigma: float) -> int | None:
-    """The value that a word of 64 bits begins, or None where it is not accepted: what float64 does, with numbers of any length.
+    """Return the value that a word of 64 bits begins, None where it is not accepted: what float64 does, with numbers of any length.
 
     Args:
         word: the sign, and the first bits of b, t and u.
@@ -169,7 +169,7 @@ def _whole(b: int, t: int, places: int, sigma: float) -> int | None:
 
 
 def _guide(thresholds: tuple[int, ...]) -> NDArray[np.float32]:
-    """The block for each 12 first bits, or -1 where they do not say it."""
+    """Return the block for each 12 first bits, or -1 where they do not say it."""
     found = np.full(1 << _CHOOSING, -1, np.float32)
     for chosen in range(1 << _CHOOSING):
         first, last = chosen << 52, (chosen + 1) << 52
@@ -206,7 +206,7 @@ def _clear(
     accepted: NDArray[np.uint8],
     open_: NDArray[np.int64],
 ) -> int:
-    """The values of all words, which of them are accepted for sure, and the places of the others; returns how many those are.
+    """Compute the values of all words, which are accepted for sure, and the places of the others; return how many those are.
 
     Without a branch, for one that cannot be foretold takes longer than all the rest. 1 - x <= exp(-x); t is below its next 35 bits.
     """
@@ -287,7 +287,7 @@ def _closed(
 
 @compiled("int64(float64[::1], uint8[::1], float32[::1])", "int64(float64[::1], uint8[::1], float64[::1])")
 def _packed(values: NDArray[np.float64], accepted: NDArray[np.uint8], out: NDArray[Any]) -> int:
-    """Accepted values, one behind the other, until `out` is full; how many there are."""
+    """Pack accepted values, one behind the other, until `out` is full; return how many there are."""
     filled = np.int64(0)
     for i in range(len(values)):
         if filled == len(out):

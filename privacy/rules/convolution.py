@@ -65,7 +65,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(layer: Layer, x: Tensor) -> Geometry:
-    """What the layer does, with its padding already around x (B, height, width, channels)."""
+    """Return what the layer does, with its padding already around x (B, height, width, channels)."""
     window, strides, dilations = layer.kernel_size, layer.strides, layer.dilation_rate
     if len(window) == 1:
         x, window, strides, dilations = x[:, :, None], (*window, 1), (*strides, 1), (*dilations, 1)
@@ -84,7 +84,7 @@ def _padding(kind: str, size: int, window: int, stride: int, dilation: int) -> t
 
 
 def rows(given: Geometry) -> Iterator[Geometry]:
-    """The same convolution with a few rows of its window at a time, from the top."""
+    """Yield the same convolution with a few rows of its window at a time, from the top."""
     x, (height, width), strides, dilations = given
     few = max(1, min(height, _AT_ONCE // (width * x.shape[-1])))
     reach = (height - 1) * dilations[0]
@@ -95,7 +95,7 @@ def rows(given: Geometry) -> Iterator[Geometry]:
 
 
 def patches(given: Geometry) -> Tensor:
-    """What each output position sees: (B, height, width, size of the window * channels).
+    """Return what each output position sees: (B, height, width, size of the window * channels).
 
     By a convolution with the identity, whose work grows with the square of the values, or value by value.
     """

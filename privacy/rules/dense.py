@@ -14,7 +14,7 @@ from privacy.rules.registry import Layer, LayerCall, book_keeping
 
 
 def before_activation(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor) -> tuple[Any, Tensor]:
-    """Runs a layer of the form activation(z(x)) and gives its outputs and z, watched."""
+    """Run a layer of the form activation(z(x)); return its outputs and z, watched."""
     seen: list[Tensor] = []
     activation = layer.activation
 
@@ -40,7 +40,7 @@ def lora(layer: Layer) -> str | None:
 
 @book_keeping(keras.layers.Dense, name="book-keeping", unless=lora)
 def dense(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], x: Tensor, **_: Any) -> tuple[Any, LayerCall]:
-    """The outer product of x_i and dz_i, or their sum over positions."""
+    """Multiply x_i and dz_i outer, or sum these products over positions."""
     outputs, z = before_activation(layer, run, watch, x)
 
     def gradients(dz: list[Tensor]) -> ExampleGradients:

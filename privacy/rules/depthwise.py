@@ -43,7 +43,7 @@ def depthwise(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], N
 
 
 def patches(given: Geometry) -> Tensor:
-    """What each output position sees of each channel: (B, height, width, channels * size of the window)."""
+    """Return what each output position sees of each channel: (B, height, width, channels * size of the window)."""
     x, window, strides, dilations = given
     values = int(np.prod(window))
     identity = np.eye(values, dtype=np.float32).reshape(*window, 1, values)

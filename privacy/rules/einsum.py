@@ -60,7 +60,7 @@ def _labels(layer: Layer) -> tuple[str, str, str]:
 
 
 def _matrix(tensor: Tensor, leading: int) -> Tensor:
-    """The last axes as one, then (B, T, K)."""
+    """Flatten the last axes to one, then to (B, T, K)."""
     shape = tf.shape(tensor)[:leading]
     last = int(tf.TensorShape(tensor.shape[leading:]).num_elements())
     rows = tf.reshape(tensor, tf.concat([shape, [last]], 0))

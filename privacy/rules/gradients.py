@@ -37,7 +37,7 @@ class ExampleGradients(abc.ABC):
 
     @abc.abstractmethod
     def each(self) -> list[Tensor]:
-        """The g_i themselves: one tensor a variable, (B, *shape)."""
+        """Return the g_i themselves: one tensor a variable, (B, *shape)."""
 
 
 class Materialised(ExampleGradients):
@@ -47,15 +47,15 @@ class Materialised(ExampleGradients):
         self._gradients = list(gradients)
 
     def squared_norms(self) -> Tensor:
-        """Summed directly."""
+        """Sum the squares directly."""
         return tf.add_n([squares(gradient) for gradient in self._gradients])
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """A product of a vector with a matrix (B, parameters)."""
+        """Multiply a vector with a matrix (B, parameters)."""
         return [tf.tensordot(weights, gradient, 1) for gradient in self._gradients]
 
     def each(self) -> list[Tensor]:
-        """What is held."""
+        """Return what is held."""
         return self._gradients
 
 
@@ -107,7 +107,7 @@ class Ghost(ExampleGradients):
         self._x, self._dz, self._bias = x, dz, bias
 
     def squared_norms(self) -> Tensor:
-        """The sum over all pairs of positions, plus ||sum_t dz_it||^2, plus what rounding may have taken away."""
+        """Sum over all pairs of positions; add ||sum_t dz_it||^2, and what rounding may have taken away."""
         x, dz = (tf.matmul(one, one, transpose_b=True) for one in (self._x, self._dz))
         k, o, t = (tf.cast(size, tf.float32) for size in (tf.shape(self._x)[2], tf.shape(self._dz)[2], tf.shape(self._x)[1]))
         long, steep = tf.sqrt(tf.linalg.diag_part(x) + k * LEAST), tf.sqrt(tf.linalg.diag_part(dz) + o * LEAST)
@@ -146,12 +146,12 @@ class Arranged(ExampleGradients):
         return tf.add_n([part.squared_norms() for part in self._parts])
 
     def weighted_sum(self, weights: Tensor) -> list[Tensor]:
-        """The parts', arranged."""
+        """Arrange the parts' sums."""
         sums = [tensor[None] for part in self._parts for tensor in part.weighted_sum(weights)]
         return [tensor[0] for tensor in self._arrange(sums)]
 
     def each(self) -> list[Tensor]:
-        """The parts', arranged."""
+        """Arrange the parts' gradients."""
         return self._arrange([tensor for part in self._parts for tensor in part.each()])
 
 
@@ -172,7 +172,7 @@ def at_positions(x: Tensor, dz: Tensor, *, bias: bool) -> ExampleGradients:
 
 
 def squares(tensor: Tensor) -> Tensor:
-    """The sum of the squares of each example, and what they lose where they are too small for float32: (B, ...) to (B,)."""
+    """Sum the squares of each example, and what they lose where they are too small for float32: (B, ...) to (B,)."""
     rows = tf.reshape(tensor, [tf.shape(tensor)[0], -1])  # one axis: half the time of several
     return tf.reduce_sum(tf.square(rows), 1) + tf.cast(tf.shape(rows)[1], tf.float32) * LEAST
 

@@ -79,7 +79,7 @@ def aligned(loss: Any, y: Any, outputs: Any) -> bool:
 
 
 def known(model: keras.Model) -> Any:
-    """The compiled loss as one of `_ALONE`; else None."""
+    """Return the compiled loss as one of `_ALONE`; else None."""
     if model.loss is None or tf.nest.is_nested(model.loss) or own_loss(model) or internals.loss_weights(model) is not None:
         return None
     loss = keras.losses.get(model.loss)

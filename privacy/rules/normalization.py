@@ -35,6 +35,6 @@ def normalization(layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor
 
 
 def _axes(layer: Layer, rank: int) -> list[int]:
-    """The axes of positions: neither the examples' nor those that gamma has."""
+    """List the axes of positions: neither the examples' nor those that gamma has."""
     own = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     return [axis for axis in range(1, rank) if axis not in {one % rank for one in own}]

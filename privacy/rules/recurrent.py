@@ -31,7 +31,7 @@ def unusual(layer: Layer) -> str | None:
 
 
 def not_reset_after(layer: Layer) -> str | None:
-    """A GRU of the first kind multiplies a gated state, which the loop does not return."""
+    """Say why there is no rule: a GRU of the first kind multiplies a gated state, which the loop does not return."""
     return unusual(layer) if layer.reset_after else "it resets the state before the product (reset_after=False)"
 
 
@@ -120,7 +120,7 @@ def _gru_order(g: list[Tensor]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _ready(layer: Layer, step: Step) -> Iterator[None]:
-    """The layer's loop with `step` in the place of its cell, and all states as outputs."""
+    """Put `step` in the place of the cell in the layer's loop, with all states as outputs."""
 
     def call(inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, list[Tensor]]:
         after = step(layer.cell, inputs, list(tf.nest.flatten(states)))

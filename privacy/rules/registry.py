@@ -34,7 +34,7 @@ class Rule(Protocol):
     def __call__(
         self, layer: Layer, run: Callable[..., Any], watch: Callable[[Tensor], None], *args: Any, **kwargs: Any
     ) -> tuple[Any, LayerCall]:
-        """Returns the outputs and the record.
+        """Run the layer; return the outputs and the record.
 
         Args:
             layer: the layer.
@@ -46,7 +46,7 @@ class Rule(Protocol):
 
 
 def seeds(layer: Layer) -> list[Any]:
-    """The states of the seed generators in a layer: in Keras, variables that are no weights."""
+    """List the states of the seed generators in a layer: in Keras, variables that are no weights."""
     weights = {id(variable) for variable in layer.weights}
     return [variable for variable in layer.non_trainable_variables if id(variable) not in weights]
 
@@ -64,7 +64,7 @@ _RULES: dict[type, Entry] = {}
 
 
 def book_keeping(*classes: type, name: str, unless: Callable[[Layer], str | None] = lambda _: None) -> Callable[[Rule], Rule]:
-    """Registers the rule below it for layers of `classes`, and for subclasses that run the same `call`.
+    """Register the rule below it for layers of `classes`, and for subclasses that run the same `call`.
 
     Args:
         classes: Keras layer classes.
@@ -80,7 +80,7 @@ def book_keeping(*classes: type, name: str, unless: Callable[[Layer], str | None
 
 
 def lookup(layer: Layer) -> tuple[Entry | None, str]:
-    """The entry for a layer, or None with the reason."""
+    """Return the entry for a layer, or None with the reason."""
     for cls in type(layer).__mro__:
         entry = _RULES.get(cls)
         if entry is None:

@@ -171,7 +171,7 @@ def _varied(inputs: Any, size: int, scale: float, least: float, random: np.rando
 
 
 def _with_rows(others: Any, examples: Any, places: Any, size: int | None = None) -> Any:
-    """The first `size` of the others, but at some places the examples that stand there."""
+    """Return the first `size` of the others, but at some places the examples that stand there."""
     keep = list(places)
 
     def joined(other: Tensor, example: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ def _traced(model: keras.Model) -> Iterator[list[_TracedCall]]:
 
 
 def _culprit(model: keras.Model, run: Run, batches: tuple[Any, Any], pairs: list[tuple[int, int]]) -> Any:
-    """The first layer or operation that makes other rows of equal ones; None: there is none, or it draws for another number of examples."""
+    """Find the first layer or operation that makes other rows of equal ones; None if there is none, or if it draws for another number."""
     traces = []
     for batch in batches:
         with _traced(model) as calls:

@@ -201,7 +201,7 @@ def _targets(spec: Any, outputs: Any, count: int, kind: str, random: Random, ign
 
 
 def _ignored(model: keras.Model) -> set[int]:
-    """The labels that do not count, of any loss."""
+    """Return the labels that do not count, of any loss."""
     losses = [keras.losses.get(one) for one in keras.tree.flatten(model.loss) if one is not None]
     return {int(one.ignore_class) for one in losses if getattr(one, "ignore_class", None) is not None}
 

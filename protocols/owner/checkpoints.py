@@ -22,7 +22,8 @@ from protocols.datasets.dataset import SharedDataset
 from protocols.errors import CheckpointError
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.kept_versions import VersionedShares, at_all, keepers, renewed
-from protocols.storage.vault import Label, locked, replace
+from protocols.storage.replacement import replace
+from protocols.storage.vault import Label, locked
 from protocols.storage.versions import RUN, Progress, run_name
 from protocols.training.terms import AnyPlan
 from protocols.workers.training_server import TrainingServer

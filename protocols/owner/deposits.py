@@ -22,7 +22,8 @@ from protocols.datasets.use import Use
 from protocols.errors import InputError, NotGranted, ProtocolError, UnknownData, VaultError
 from protocols.owner.kept_versions import ATTEMPTS, VersionedShares, at_all, keepers, renewed
 from protocols.owner.stored import described, encoded
-from protocols.storage.vault import NAME, Label, replace
+from protocols.storage.replacement import replace
+from protocols.storage.vault import NAME, Label
 from protocols.storage.versions import DATA, About
 from protocols.workers.keeper import GrantedVersion, Keeper
 

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from protocols.errors import VaultError
 from protocols.mpc.numbers.ring import Ring
 from protocols.mpc.parties.keystream import derive
+from protocols.storage.replacement import replace, replacing
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What names may look like: they are names of folders."""
@@ -286,29 +287,3 @@ def _write(file: BinaryIO, key: bytes, party: bytes, header: _Header, arrays: Ma
             file.write(buffer[: cipher.update_into(part, buffer)])
     cipher.finalize()
     file.write(cipher.tag)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file, for its user alone, that takes the place of `path` when the block ends without an error; on disk when it does."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a small secret file, whole or not at all."""
-    with replacing(path) as file:
-        file.write(content)

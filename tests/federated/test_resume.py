@@ -82,6 +82,16 @@ async def run(federation, rounds, callbacks=()):
         return await federation.run(rounds=rounds, callbacks=callbacks)
 
 
+def test_what_a_killed_process_was_writing_is_removed_and_the_last_checkpoint_stands(tmp_path):
+    kept = Checkpoint("run", [np.ones(3, np.float32)], {}, ())
+    RunFolder(tmp_path, resume=False).save(kept)
+    (tmp_path / f"{FILE}.0123abcd.new").write_bytes(b"half")
+    (tmp_path / "mine.new").write_bytes(b"not ours")
+    folder = RunFolder(tmp_path, resume=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["mine.new", FILE]
+    assert np.array_equal(folder.load("run").weights[0], kept.weights[0])
+
+
 class Interrupted(Exception):
     """Somebody pulled the plug."""
 

@@ -22,6 +22,7 @@ from federated.authority.authority import Authority, Brought
 from federated.authority.issuing import MemberRights
 from federated.errors import KeysError
 from protocols.authority.certified import Certified, certified
+from protocols.storage import replacement
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 PHRASE = "correct horse battery staple"
@@ -63,7 +64,7 @@ def test_the_key_is_encrypted_and_a_wrong_passphrase_opens_nothing(tmp_path):
 def test_encrypted_keys_are_those_of_the_standard(tmp_path, make):
     """scrypt with N = 2^14, r = 8, p = 5: openssl opens what is written here."""
     key, file = make(), tmp_path / "ca.key"
-    private_files.write(file, key_file.pem(key, PHRASE), mode=0o600)
+    replacement.replace(file, key_file.pem(key, PHRASE), mode=0o600)
     plain = subprocess.run(["openssl", "pkey", "-in", file, "-passin", f"pass:{PHRASE}"], capture_output=True, check=True).stdout
     assert serialization.load_pem_private_key(plain, None).public_key() == key.public_key() == key_file.read(file, PHRASE).public_key()
     parsed = subprocess.run(["openssl", "asn1parse", "-in", file], capture_output=True, text=True, check=True).stdout
@@ -106,7 +107,7 @@ def test_links_are_not_followed(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / "out.pem").symlink_to(precious)
-    private_files.write(tmp_path / "out.pem", b"new", mode=0o600)
+    replacement.replace(tmp_path / "out.pem", b"new", mode=0o600)
     assert precious.read_text() == "precious"
     assert not (tmp_path / "out.pem").is_symlink()
     (tmp_path / "authority" / ".lock").unlink(missing_ok=True)
@@ -380,7 +381,7 @@ def brought(folder, key, *, ca=True, signs_lists=True, until=NOW + timedelta(day
     )
     (folder / "org.pem").write_bytes(made.public_bytes(Encoding.PEM))
     encryption = NoEncryption() if phrase is None else serialization.BestAvailableEncryption(phrase.encode())
-    private_files.write(folder / "org.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+    replacement.replace(folder / "org.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
     return Brought(folder / "org.pem", folder / "org.key", phrase)
 
 
@@ -425,7 +426,7 @@ def test_what_is_no_authority_is_not_taken_in(tmp_path, options, says):
 
 def test_a_key_of_somebody_else_is_not_taken_in(tmp_path):
     existing = brought(tmp_path, Ed25519PrivateKey.generate())
-    private_files.write(existing.key, key_file.pem(Ed25519PrivateKey.generate(), None), mode=0o600)
+    replacement.replace(existing.key, key_file.pem(Ed25519PrivateKey.generate(), None), mode=0o600)
     with pytest.raises(KeysError, match="is not that of"):
         created(tmp_path, brought=existing, clock=lambda: NOW)
     (tmp_path / "authority").mkdir()

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from actors.credentials.files import Credentials, Paths
 from federated.authority import key_file
-from federated.authority.private_files import write
 from federated.command import app
 from protocols.authority.certified import certified
+from protocols.storage.replacement import replace
 
 CLUSTER = """
 [nodes.hub]
@@ -33,7 +33,7 @@ may = ["ask"]
 @pytest.fixture
 def confide(tmp_path, monkeypatch):
     """Runs `confide certs` in a folder with a passphrase; gives its exit code and what it prints."""
-    write(tmp_path / "passphrase", b"correct horse battery\n", mode=0o600)
+    replace(tmp_path / "passphrase", b"correct horse battery\n", mode=0o600)
     (tmp_path / "cluster.toml").write_text(CLUSTER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(key_file, "N", 1 << 8)  # what is written costs less to open; `test_authority.py` has the real figures
@@ -97,9 +97,9 @@ def test_a_cluster_and_one_more_hospital(confide, tmp_path):
 
 def test_who_holds_the_authority_may_leave_out_nothing_and_is_told_in_one_line(confide, tmp_path, monkeypatch):
     done(confide("init"))
-    write(tmp_path / "wrong", b"another horse battery", mode=0o600)
-    write(tmp_path / "open", b"correct horse battery", mode=0o644)
-    write(tmp_path / "short", b"short", mode=0o600)
+    replace(tmp_path / "wrong", b"another horse battery", mode=0o600)
+    replace(tmp_path / "open", b"correct horse battery", mode=0o644)
+    replace(tmp_path / "short", b"short", mode=0o600)
     for arguments, says in (
         (["init"], "authority is there already"),
         (["init", "--authority", "b", "--passphrase-file", "short"], "5 characters: at least 12"),
