@@ -48,6 +48,7 @@ from federated.strategies.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM,
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
 from federated.strategies.strategy import State, Strategy
+from federated.strategies.updates import Asked, OwnerUpdate, Updates
 from federated.tasks.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
 from federated.trainers.trained import OwnTrainer, Trained
 from privacy import DPSGD, CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
@@ -57,6 +58,7 @@ __all__ = [
     "Aggregate",
     "Aggregation",
     "Aggregator",
+    "Asked",
     "Bound",
     "CentralGaussian",
     "ClusterFileError",
@@ -99,6 +101,7 @@ __all__ = [
     "OwnerDropped",
     "OwnerFailed",
     "OwnerLate",
+    "OwnerUpdate",
     "Part",
     "PlainMean",
     "Policy",
@@ -121,6 +124,7 @@ __all__ = [
     "Update",
     "UpdateHeldBack",
     "UpdateRejected",
+    "Updates",
     "Weights",
     "blueprint_digest",
     "computing_cluster",

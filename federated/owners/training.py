@@ -139,9 +139,10 @@ def _check_followed(task: Task) -> None:
     """
     if task.blueprint is None:
         raise UpdateHeldBack("the task has arrays and no Keras model: this owner needs a trainer of its own, DataOwner(..., trainer=...)")
-    if task.config:
+    said = [*task.config, *task.arrays, *(one.name for one in task.extra)]
+    if said:
         raise UpdateHeldBack(
-            f"the task says {', '.join(sorted(task.config))[:200]} to a trainer of this owner's own, and it has none to follow that: "
+            f"the task says {', '.join(sorted(said))[:200]} to a trainer of this owner's own, and it has none to follow that: "
             "give it one, DataOwner(..., trainer=...)"
         )
 

@@ -89,7 +89,7 @@ class PrivateExamples:
 
     def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate | None:
         """The mean, as it is; without metrics and evaluations, which have no noise."""
-        return None if aggregate is None else Aggregate(aggregate.delta, {}, aggregate.examples, ())
+        return None if aggregate is None else Aggregate(aggregate.delta, {}, aggregate.examples, (), single=aggregate.single)
 
     # Durable runs.
 

@@ -29,14 +29,24 @@ class Gathering:
     Attributes:
         book: who was asked, who answered.
         task: what they are asked.
-        bytes: of weights, sent and received.
+        bytes: of arrays, sent and received.
 
     Args:
         progress: called whenever something became of an owner.
+        tasks: of owners that are asked something else than `task`.
     """
 
-    def __init__(self, book: RoundBook, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[RoundBook], None]) -> None:
+    def __init__(
+        self,
+        book: RoundBook,
+        owners: Mapping[str, Owner],
+        task: Task,
+        *,
+        progress: Callable[[RoundBook], None],
+        tasks: Mapping[str, Task] | None = None,
+    ) -> None:
         self.book, self.task = book, task
+        self._tasks = tasks or {}
         self.bytes = 0
         self._owners, self._progress = owners, progress
 
@@ -58,7 +68,7 @@ class Gathering:
 
         async def ask(owner: Owner) -> None:
             with self.noting(owner.name):
-                await take(owner, await work(owner, self.task), 1.0)
+                await take(owner, await work(owner, self._tasks.get(owner.name, self.task)), 1.0)
             if self.book.over:
                 over.set()
 
@@ -120,7 +130,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not count.
         """
-        self.bytes += size(self.task.weights) + received
+        self.bytes += self.task.given + received
         self.book.count(name)
 
     def give_up(self, reason: str) -> None:
@@ -136,7 +146,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not.
         """
-        self.bytes += size(self.task.weights) + size(update.delta) + update.states.nbytes
+        self.bytes += self._tasks.get(owner.name, self.task).given + size(update.delta) + update.states.nbytes
         self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
 
     def _asked(self, owner: str) -> int:

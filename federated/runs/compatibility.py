@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.address import parse_actor
@@ -16,6 +16,7 @@ from federated.schedules.continued import accumulated
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.sampling import asked as asked_of
 from federated.strategies.strategy import Strategy
+from federated.tasks.update import Task
 from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
 
@@ -117,7 +118,17 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
     if isinstance(privacy, DPSGD):
         if isinstance(strategy, FedBuff) or strategy.local_training().gradient:
             raise SettingError(f"{type(strategy).__name__} with DPSGD: owners train by DP-SGD in rounds: use FedAvg or another strategy")
+        if type(strategy).extra is not Strategy.extra:
+            name = type(strategy).__name__
+            raise SettingError(
+                f"{name} with DPSGD: what owners give beside updates by {name}.extra would have no noise: use FedAvg or another strategy"
+            )
         return
+    if privacy is not None and type(strategy).plan is not Strategy.plan:
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: owners have to be sampled as the privacy says, and "
+            f"{type(strategy).__name__}.plan chooses them: leave plan out"
+        )
     if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
         raise SettingError(
             f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "
@@ -148,6 +159,21 @@ def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epo
     found = (PrivacyEngine().validate(model) if isinstance(privacy, DPSGD) else ()) or changing(model)
     if found:
         raise SettingError(f"{type(privacy).__name__} cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
+
+
+def check_plan(strategy: Strategy, aggregation: Aggregation, planned: Mapping[str, Task], present: Sequence[str]) -> None:
+    """Refuse a plan that cannot be followed.
+
+    Raises:
+        SettingError: owners are asked different things, and their updates are hidden in one sum; or there are too few of them.
+    """
+    if aggregation.hides_updates and len({task.digest for task in planned.values()}) > 1:
+        raise SettingError(
+            f"{type(strategy).__name__}.plan asks owners different things, and {type(aggregation).__name__} sums what they send without "
+            "anybody seeing whose it is: ask all the same, or use PlainMean"
+        )
+    if len(planned) < strategy.least_updates:
+        raise SettingError(f"{type(strategy).__name__}.plan asks {len(planned)} owners, and needs {strategy.least_updates} updates a round")
 
 
 def check_together(strategy: Strategy, aggregation: Aggregation) -> None:

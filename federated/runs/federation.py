@@ -305,7 +305,7 @@ class Federation:
         failure = gathering.book.failure
         if self._private is not None and failure is None:
             aggregate, failure = await self._noised(self._private, aggregate, task)
-        failure = failure or stepped(opened, task, aggregate)
+        failure = failure or stepped(opened, task, aggregate, len(self._owners))
         metrics: dict[str, float] = {}
         evaluated = None
         if aggregate is not None and not failure:
@@ -358,7 +358,7 @@ class Federation:
             except BudgetSpent as error:
                 return None, str(error)
             self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
-        return await asyncio.to_thread(private.released, aggregate, task.weights, self._opened().trained), None
+        return await asyncio.to_thread(private.released, aggregate, task.summed, task.bounded), None
 
     async def _gathered(self, gathering: Gathering) -> Aggregate | None:
         if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
@@ -371,20 +371,24 @@ class Federation:
         if self._pipeline is not None and isinstance(self.strategy, FedBuff):
             enough = self.strategy.buffer
             layout = self._opened().layout
-            book = RoundBook(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
+            book = RoundBook(task.round, names, quorum=enough, weights=task.summed, deadline=deadline, enough=enough, layout=layout)
             return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
-        if self._private is None:
-            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
-        else:
+        tasks: dict[str, Task] = {}
+        if self._private is not None:
             chosen = await asyncio.to_thread(self._private.sample, names)
+        elif (planned := self._opened().planned(task, names)) is not None:
+            compatibility.check_plan(self.strategy, self.aggregation, planned, names)
+            chosen, tasks, task = list(planned), planned, next(iter(planned.values()))
+        else:
+            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
         quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
         if self._private is not None and chosen:
             limits = self.aggregation.limits(len(chosen))
             quorum = max(quorum, limits.least)
-            training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
+            training = self._private.training(task.training, task.summed, least=quorum, limits=limits, trained=task.bounded)
             task = replace(task, training=training)
-        book = RoundBook(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
-        return Gathering(book, self._owners, task, progress=progress)
+        book = RoundBook(task.round, chosen, quorum=quorum, weights=task.summed, deadline=deadline, layout=self._opened().layout)
+        return Gathering(book, self._owners, task, progress=progress, tasks=tasks)
 
     async def _metrics(self, aggregate: Aggregate, task: Task, book: RoundBook) -> tuple[dict[str, float], Evaluated | None]:
         opened, evaluated = self._opened(), None

@@ -60,12 +60,12 @@ async def results(model: GlobalModel | GlobalArrays, states: Array, means: Mappi
     return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
 
 
-def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate | None) -> str | None:
+def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate | None, owners: int) -> str | None:
     """Why the model could not be moved."""
     if aggregate is None:
         return "nothing was aggregated"
     try:
-        model.step(task.weights, aggregate.delta)
+        model.step(task, aggregate, owners)
     except StepFailed as error:
         return str(error)
     return None

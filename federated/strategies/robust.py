@@ -10,6 +10,7 @@ import numpy as np
 from federated.errors import SettingError
 from federated.strategies.averaging import moved
 from federated.strategies.strategy import State, Strategy, check
+from federated.strategies.updates import Updates, stacked
 from federated.tasks.update import Array, Weights
 
 
@@ -25,9 +26,9 @@ class CoordinateMedian(Strategy):
 
     single_updates: ClassVar[bool] = True
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """The median over the owners' axis."""
-        return moved(weights, [np.median(stack, axis=0) for stack in delta]), state
+        return moved(weights, [np.median(stack, axis=0) for stack in stacked(updates)]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,11 @@ class TrimmedMean(Strategy):
         super().__post_init__()
         check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """The mean of what is left of each sorted coordinate."""
-        cut = int(self.beta * len(delta[0]))
-        return moved(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in delta]), state
+        cut = int(self.beta * len(updates.single))
+        kept = slice(cut, len(updates.single) - cut)
+        return moved(weights, [np.sort(stack, axis=0)[kept].mean(axis=0) for stack in stacked(updates)]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +84,19 @@ class MultiKrum(Strategy):
         """2 f + 3."""
         return 2 * self.f + 3
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """The mean over the chosen updates; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 2 f + 3 updates.
         """
-        n = len(delta[0])
+        n = len(updates.single)
         if n < self.least_updates:
             raise SettingError(f"{n} updates and f={self.f}: Krum needs 2 f + 3 = {self.least_updates}; wait for more owners or lower f")
-        scores = _scores(squared_distances(delta), n - self.f - 2)
+        stacks = stacked(updates)
+        scores = _scores(squared_distances(stacks), n - self.f - 2)
         chosen = np.argsort(scores, kind="stable")[: min(self.m, n - self.f - 2)]
-        return moved(weights, [stack[chosen].mean(axis=0) for stack in delta]), state
+        return moved(weights, [stack[chosen].mean(axis=0) for stack in stacks]), state
 
 
 @dataclass(frozen=True, kw_only=True)
