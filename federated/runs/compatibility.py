@@ -124,6 +124,11 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
                 f"{name} with DPSGD: what owners give beside updates by {name}.extra would have no noise: use FedAvg or another strategy"
             )
         return
+    if privacy is not None and not strategy.bounds:
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: owners give parts of a quotient, which would be clipped, and "
+            "get noise, as if they were more of an update: use FedAvg or another strategy"
+        )
     if privacy is not None and type(strategy).plan is not Strategy.plan:
         raise SettingError(
             f"{type(strategy).__name__} with {type(privacy).__name__}: owners have to be sampled as the privacy says, and "
@@ -161,7 +166,7 @@ def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epo
         raise SettingError(f"{type(privacy).__name__} cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
 
 
-def check_plan(strategy: Strategy, aggregation: Aggregation, planned: Mapping[str, Task], present: Sequence[str]) -> None:
+def check_plan(strategy: Strategy, aggregation: Aggregation, planned: Mapping[str, Task]) -> None:
     """Refuse a plan that cannot be followed.
 
     Raises:

@@ -23,18 +23,16 @@ from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import RoundBook
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
-from federated.runs.compatibility import sampled
 from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.history import History
 from federated.runs.progress import live
 from federated.runs.protection import Protection, protection
 from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
-from federated.runs.steps import hopeless, opened, results, stepped
+from federated.runs.steps import asked_in, hopeless, opened, results, stepped
 from federated.simulation.simulated import SimulatedOwners
 from federated.strategies.averaging import FedAvg
 from federated.strategies.fedbuff import FedBuff
-from federated.strategies.sampling import sample
 from federated.strategies.strategy import Strategy, check
 from federated.tasks.update import Task, Weights
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
@@ -376,11 +374,8 @@ class Federation:
         tasks: dict[str, Task] = {}
         if self._private is not None:
             chosen = await asyncio.to_thread(self._private.sample, names)
-        elif (planned := self._opened().planned(task, names)) is not None:
-            compatibility.check_plan(self.strategy, self.aggregation, planned, names)
-            chosen, tasks, task = list(planned), planned, next(iter(planned.values()))
         else:
-            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
+            chosen, tasks, task = asked_in(self._opened(), task, names, self.strategy, self.aggregation, seed=self._seed)
         quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
         if self._private is not None and chosen:
             limits = self.aggregation.limits(len(chosen))

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from federated.aggregation.aggregation import Aggregate
+from federated.aggregation.aggregation import Aggregate, Aggregation
 from federated.errors import StepFailed
 from federated.rounds.outcome import Outcome, alike
-from federated.runs.compatibility import check_trained_privately
+from federated.runs.compatibility import check_plan, check_trained_privately, sampled
 from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.protection import Protection
+from federated.strategies.sampling import sample
 from federated.strategies.strategy import Strategy
 from federated.tasks.update import Array, Task
 from privacy import DPSGD, ClippedGaussian
@@ -69,6 +70,21 @@ def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate 
     except StepFailed as error:
         return str(error)
     return None
+
+
+def asked_in(
+    model: GlobalModel | GlobalArrays, task: Task, present: Sequence[str], strategy: Strategy, aggregation: Aggregation, *, seed: int
+) -> tuple[list[str], dict[str, Task], Task]:
+    """Return who is asked in a round; the tasks of owners that are asked something else; the task of the others, or one of these.
+
+    Raises:
+        SettingError: the strategy plans what cannot be followed.
+    """
+    planned = model.planned(task, present)
+    if planned is None:
+        return sample(present, sampled(len(present), strategy), seed=[seed, task.round]), {}, task
+    check_plan(strategy, aggregation, planned)
+    return list(planned), planned, next(iter(planned.values()))
 
 
 def hopeless(history: Sequence[Outcome], first: int) -> bool:

@@ -34,6 +34,7 @@ class Strategy(abc.ABC):
     Attributes:
         single_updates: False: `step` gets means over the owners only. True: it needs the single updates, too; then an aggregation that
             hides them cannot be used.
+        bounds: whether updates may be clipped, and have noise, as privacy for owners does.
         alike: whether owners count alike, whatever their numbers of examples are. The metrics that they tell are averaged alike, too.
 
     Example:
@@ -45,6 +46,7 @@ class Strategy(abc.ABC):
 
     single_updates: ClassVar[bool] = False
     alike: ClassVar[bool] = False
+    bounds: ClassVar[bool] = True
 
     fraction: float = 1.0
     local_epochs: int = 1
