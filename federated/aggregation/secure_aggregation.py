@@ -91,7 +91,11 @@ class SecureAggregation:
         """Plays the steps."""
         book, hiding = gathering.book, Hiding(self.clip, self.most_examples)
         book.quorum = max(book.quorum, self.least(len(book.standing)))
-        prepared = await gathering.stage(book.standing, lambda _, owner: _prepare(owner, gathering, hiding), deadline=book.deadline)
+
+        async def prepare(_: str, owner: Owner) -> Prepared:
+            return await (await masker(owner)).prepare(gathering.task, hiding)
+
+        prepared = await gathering.stage(book.standing, prepare, deadline=book.deadline, enough=book.enough)
         names = _alike(gathering, prepared)
         try:
             return await self._session(gathering, {name: prepared[name] for name in names}, hiding)
@@ -218,10 +222,6 @@ class _MaskedSession:
         self._server.add(masked)
         self._gathering.count(name, masked.vector.nbytes)
         return MaskedVector(masked.owner, masked.vector[:0])
-
-
-async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepared:
-    return await (await masker(owner)).prepare(gathering.task, hiding)
 
 
 def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:

@@ -68,7 +68,10 @@ class Gathering:
 
         async def ask(owner: Owner) -> None:
             with self.noting(owner.name):
-                await take(owner, await work(owner, self._tasks.get(owner.name, self.task)), 1.0)
+                answer = await work(owner, self._tasks.get(owner.name, self.task))
+                if over.is_set():
+                    return  # enough were faster
+                await take(owner, answer, 1.0)
             if self.book.over:
                 over.set()
 
@@ -78,28 +81,43 @@ class Gathering:
                     await over.wait()
             except TimeoutError:
                 self.book.tick(self.book.deadline)
+        self.book.close()
 
-    async def stage(self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float) -> dict[str, R]:
+    async def stage(
+        self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float, enough: int | None = None
+    ) -> dict[str, R]:
         """Asks owners all at once for one step of several, and waits for each until the deadline.
 
         Args:
             names: whom.
             work: what.
             deadline: on the clock of the event loop.
+            enough: answers with which nobody is waited for any more; None: each is.
 
         Returns:
             What came, by owner. Who failed, or was late, is in the book.
         """
         answers: dict[str, R] = {}
+        asked = list(names)
+        awaited, over = len(asked), asyncio.Event()
 
         async def ask(name: str) -> None:
+            nonlocal awaited
             with self.noting(name):
-                answers[name] = await work(name, self._owners[name])
+                answer = await work(name, self._owners[name])
+                if over.is_set():
+                    return  # enough were faster
+                answers[name] = answer
+            awaited -= 1
+            if not awaited or (enough is not None and len(answers) >= enough):
+                over.set()
 
-        asked = list(names)
-        async with at_work(ask(name) for name in asked) as tasks:
-            if tasks:
-                await asyncio.wait(tasks, timeout=None if deadline == math.inf else deadline - asyncio.get_running_loop().time())
+        if not asked:
+            return answers
+        async with at_work(ask(name) for name in asked):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                    await over.wait()
         for name in asked:
             if name not in answers:
                 self.book.late(name)

@@ -15,7 +15,7 @@ from federated.owners.owner import ChangingOwners, Owner
 from federated.schedules.continued import accumulated
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.sampling import asked as asked_of
-from federated.strategies.strategy import Strategy
+from federated.strategies.strategy import Strategy, check
 from federated.tasks.update import Task
 from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
@@ -102,6 +102,19 @@ def check_no_callbacks(callbacks: Sequence[Any]) -> None:
     """
     if callbacks:
         raise SettingError("callbacks= are Keras' and need its model, and this federation has arrays: use 'async for' and rounds(n)")
+
+
+def check_run(quorum: float, deadline: float | None, seed: int, *, resumes: bool) -> None:
+    """Refuse settings of a run that are out of range, and to resume a run that is nowhere.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
+    check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
+    check("seed", seed, seed >= 0, "at least 0")
+    if resumes:
+        raise SettingError("resume=True needs the folder of the run: give folder=")
 
 
 def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:

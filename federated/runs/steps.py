@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from federated.aggregation.aggregation import Aggregate, Aggregation
 from federated.errors import StepFailed
+from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome, alike
-from federated.runs.compatibility import check_plan, check_trained_privately, sampled
+from federated.runs.compatibility import check_trained_privately
 from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.protection import Protection
-from federated.strategies.sampling import sample
 from federated.strategies.strategy import Strategy
 from federated.tasks.update import Array, Task
 from privacy import DPSGD, ClippedGaussian
@@ -61,6 +61,13 @@ async def results(model: GlobalModel | GlobalArrays, states: Array, means: Mappi
     return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
 
 
+async def gathered(gathering: Gathering, strategy: Strategy, aggregation: Aggregation) -> Aggregate | None:
+    """What came of a round; None if too little did, or nobody was asked: with privacy it may be that nobody is sampled."""
+    if not gathering.book.standing:
+        return None
+    return await aggregation.gather(gathering, single_updates=strategy.single_updates)
+
+
 def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate | None, owners: int) -> str | None:
     """Why the model could not be moved."""
     if aggregate is None:
@@ -70,21 +77,6 @@ def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate 
     except StepFailed as error:
         return str(error)
     return None
-
-
-def asked_in(
-    model: GlobalModel | GlobalArrays, task: Task, present: Sequence[str], strategy: Strategy, aggregation: Aggregation, *, seed: int
-) -> tuple[list[str], dict[str, Task], Task]:
-    """Return who is asked in a round; the tasks of owners that are asked something else; the task of the others, or one of these.
-
-    Raises:
-        SettingError: the strategy plans what cannot be followed.
-    """
-    planned = model.planned(task, present)
-    if planned is None:
-        return sample(present, sampled(len(present), strategy), seed=[seed, task.round]), {}, task
-    check_plan(strategy, aggregation, planned)
-    return list(planned), planned, next(iter(planned.values()))
 
 
 def hopeless(history: Sequence[Outcome], first: int) -> bool:
