@@ -45,32 +45,43 @@ from federated.simulation.process_engine import ProcessEngine
 from federated.simulation.ray_engine import RayEngine
 from federated.simulation.simulated import SimulatedOwners, simulated_owners
 from federated.strategies.averaging import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedSGD, FedYogi
+from federated.strategies.corrected import SCAFFOLD, FedDyn
 from federated.strategies.fedbuff import FedBuff
-from federated.strategies.robust import CoordinateMedian, Krum, MultiKrum, TrimmedMean
+from federated.strategies.personal import Ditto, FedBN, PersonalLayers
+from federated.strategies.robust import Bulyan, CoordinateMedian, Krum, MultiKrum, TrimmedMean
 from federated.strategies.strategy import State, Strategy
+from federated.strategies.updates import Asked, OwnerUpdate, Updates
+from federated.strategies.weighted import FedNova, QFedAvg
 from federated.tasks.update import Bound, Evaluation, LocalTraining, Task, Update, Weights
 from federated.trainers.trained import OwnTrainer, Trained
 from privacy import DPSGD, CentralGaussian, DistributedGaussian, LocalGaussian, TreeGaussian
 
 __all__ = [
     "DPSGD",
+    "SCAFFOLD",
     "Aggregate",
     "Aggregation",
     "Aggregator",
+    "Asked",
     "Bound",
+    "Bulyan",
     "CentralGaussian",
     "ClusterFileError",
     "CoordinateMedian",
     "DataError",
     "DataOwner",
     "DistributedGaussian",
+    "Ditto",
     "Engine",
     "Evaluation",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBN",
     "FedBuff",
+    "FedDyn",
+    "FedNova",
     "FedProx",
     "FedSGD",
     "FedYogi",
@@ -99,11 +110,14 @@ __all__ = [
     "OwnerDropped",
     "OwnerFailed",
     "OwnerLate",
+    "OwnerUpdate",
     "Part",
+    "PersonalLayers",
     "PlainMean",
     "Policy",
     "Prepared",
     "ProcessEngine",
+    "QFedAvg",
     "RayEngine",
     "RunExists",
     "SecureAggregation",
@@ -121,6 +135,7 @@ __all__ = [
     "Update",
     "UpdateHeldBack",
     "UpdateRejected",
+    "Updates",
     "Weights",
     "blueprint_digest",
     "computing_cluster",

@@ -23,7 +23,7 @@ GROUND = {
 """Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
 
 ROOMS = {
-    "actors/top": "connection credentials guard identity messages running",
+    "actors/top": "connection guard identity messages running",
     "actors/connection": "credentials guard identity messages running",
     "actors/credentials": "guard identity",
     "actors/running": "guard identity messages",
@@ -46,16 +46,15 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
-        "serving storage training training/networks workers"
+        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations "
+        "mpc/parties selfcheck serving storage training training/networks workers"
     ),
     "protocols/clusters": "authority serving workers",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/regression",
-    "protocols/datasets": "mpc/engine mpc/parties",
+    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
@@ -63,6 +62,7 @@ ROOMS = {
     "protocols/training/networks": "lowering/nodes mpc mpc/engine mpc/numbers mpc/operations",
     "protocols/lowering/rules": "lowering/nodes mpc/engine",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/nodes": "mpc/engine",
     "protocols/mpc/operations": "mpc/engine mpc/inputs mpc/kernels mpc/numbers mpc/parties",
     "protocols/authority": "mpc/parties",
@@ -76,20 +76,21 @@ ROOMS = {
     "protocols/mpc/kernels": "",
     "protocols/opaque": "",
     "federated/top": "aggregation authority consent machines models owners rounds runs simulation strategies tasks trainers",
-    "federated/authority": "",
     "federated/machines": "authority consent owners runs strategies tasks",
     "federated/runs": "aggregation metrics models owners private records rounds schedules simulation strategies tasks",
     "federated/private": "aggregation strategies tasks",
     "federated/aggregation": "metrics owners rounds strategies tasks",
     "federated/rounds": "metrics models owners strategies tasks",
     "federated/simulation": "owners strategies tasks trainers",
-    "federated/owners": "consent metrics models records schedules tasks trainers",
+    "federated/owners": "consent methods metrics models records schedules tasks trainers",
     "federated/schedules": "consent records tasks",
     "federated/trainers": "consent models tasks",
     "federated/consent": "metrics models records tasks",
     "federated/metrics": "models tasks",
+    "federated/methods": "tasks",
     "federated/models": "records tasks",
     "federated/strategies": "tasks",
+    "federated/authority": "",
     "federated/records": "",
     "federated/tasks": "",
 }

@@ -23,6 +23,7 @@ from training_deployment import Trainers
 import federated
 import privacy
 from federated import FedAvg, FedSGD
+from federated.aggregation.aggregation import Aggregate
 from federated.owners import gradient, training
 from federated.owners.training import Trainer
 from federated.records.data import Data
@@ -341,7 +342,7 @@ async def by_strategy(case: Case, strategy: Any, rounds: int) -> list[np.ndarray
         for number in range(rounds):
             task = held.task(number, moved=number)
             update = await trainer.train(task, Data(source), evaluates=False)
-            held.step(task.weights, update.delta)
+            held.step(task, Aggregate(update.delta, {}, update.examples, ()), 1)
     finally:
         await trainer.close()
     return [np.array(weight) for weight in held.model.get_weights()]
@@ -504,7 +505,8 @@ async def test_weights_of_examples_in_data_sets(kind):
     held, trainer = GlobalModel(lambda: model(weighted_metrics=["mae"]), strategy, 0, None, None), Trainer()
     for number in range(rounds):
         task = held.task(number, moved=number)
-        held.step(task.weights, (await trainer.train(task, Data(data_set(weights)), evaluates=False)).delta)
+        update = await trainer.train(task, Data(data_set(weights)), evaluates=False)
+        held.step(task, Aggregate(update.delta, {}, update.examples, ()), 1)
     await trainer.close()
     built = model(weighted_metrics=["mae"])
     built.fit(X, Y, sample_weight=weights, batch_size=EXAMPLES, epochs=STEPS_MADE, shuffle=False, verbose=0)

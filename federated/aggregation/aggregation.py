@@ -11,7 +11,7 @@ from federated.metrics.tally import NOTHING, MetricTally
 from federated.owners.owner import Owner
 from federated.rounds.gathering import Gathering
 from federated.tasks.bounding import exceeds
-from federated.tasks.means import RunningMean, Stack
+from federated.tasks.means import RunningMean
 from federated.tasks.update import Array, Task, Update, Weights
 
 
@@ -20,11 +20,12 @@ class Aggregate:
     """What a round gave.
 
     Attributes:
-        delta: what `Strategy.step` gets, float64: the mean over the owners, or for strategies that need them the single updates.
+        delta: the mean over the owners, shaped as `Task.summed`, float64.
         metrics: of local training: name -> mean over the updates that count, weighted by examples.
         examples: that the updates were trained on.
         evaluators: owners whose update counts and that have evaluation data.
         states: of the metrics of local training: the sum over the updates that count, float64; empty if none has any.
+        single: the updates that count, in the order of the owners' names; empty unless they were asked for.
     """
 
     delta: Weights
@@ -32,6 +33,7 @@ class Aggregate:
     examples: int
     evaluators: tuple[Owner, ...]
     states: Array = field(default_factory=lambda: NOTHING)
+    single: tuple[tuple[str, Update], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,21 @@ class PlainMean:
         return Limits()
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Take updates in as they come."""
-        tally = Stack() if single_updates else RunningMean(gathering.task.weights)
+        """Takes updates in as they come."""
+        mean, single = RunningMean(gathering.task.summed), {}
         metrics, evaluators = MetricTally(), []
 
         async def take(owner: Owner, update: Update, factor: float) -> None:
             if gathering.task.training.bound is not None and exceeds(update, gathering.task.training.bound):
                 gathering.book.reject(owner.name, "its update is longer than the clip norm, counts more than once, or has metrics")
                 return
+            if gathering.task.training.alike and update.examples != 1:
+                gathering.book.reject(owner.name, "its update counts more than once, and owners count alike")
+                return
             gathering.report(owner, update)
-            tally.add(owner.name, update, factor)
+            mean.add(update, factor)
+            if single_updates:
+                single[owner.name] = update
             metrics.add(update.metrics, update.states, update.examples)
             if update.evaluates:
                 evaluators.append(owner)
@@ -108,7 +115,7 @@ class PlainMean:
         await gathering.ask(_train, take)
         if gathering.book.failure is not None:
             return None
-        return Aggregate(tally.result(), metrics.means(), metrics.examples, tuple(evaluators), metrics.states)
+        return Aggregate(mean.result(), metrics.means(), metrics.examples, tuple(evaluators), metrics.states, tuple(sorted(single.items())))
 
 
 async def _train(owner: Owner, task: Task) -> Update:

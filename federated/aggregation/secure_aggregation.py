@@ -91,7 +91,11 @@ class SecureAggregation:
         """Plays the steps."""
         book, hiding = gathering.book, Hiding(self.clip, self.most_examples)
         book.quorum = max(book.quorum, self.least(len(book.standing)))
-        prepared = await gathering.stage(book.standing, lambda _, owner: _prepare(owner, gathering, hiding), deadline=book.deadline)
+
+        async def prepare(_: str, owner: Owner) -> Prepared:
+            return await (await masker(owner)).prepare(gathering.task, hiding)
+
+        prepared = await gathering.stage(book.standing, prepare, deadline=book.deadline, enough=book.enough)
         names = _alike(gathering, prepared)
         try:
             return await self._session(gathering, {name: prepared[name] for name in names}, hiding)
@@ -118,14 +122,14 @@ class SecureAggregation:
         states = gathering.book.layout.opened(joined, scheme.weight(total))
         if states is None:
             raise AggregationError("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
-        delta, metrics = _taken_apart(scheme.mean(total), gathering.task.weights, some.metrics, hiding)
+        delta, metrics = _taken_apart(scheme.mean(total), gathering.task.summed, some.metrics, hiding)
         evaluators = tuple(gathering.owner(name) for name in session.survivors if prepared[name].evaluates)
         return Aggregate(delta, metrics, scheme.weight(total), evaluators, states)
 
     def _terms(self, gathering: Gathering, prepared: dict[str, Prepared], hiding: Hiding) -> AggregationTerms:
         roster = [one.identity for one in prepared.values()]
         some = next(iter(prepared.values()))
-        length = sum(array.size for array in gathering.task.weights) + len(some.metrics) + LIMBS * some.states + 1
+        length = sum(array.size for array in gathering.task.summed) + len(some.metrics) + LIMBS * some.states + 1
         label = f"{self._run} {secrets.token_hex(8)} round {gathering.task.round} {hiding}"
         degree = None if self.degree is None or self.degree >= len(roster) else self.degree
         return terms(
@@ -218,10 +222,6 @@ class _MaskedSession:
         self._server.add(masked)
         self._gathering.count(name, masked.vector.nbytes)
         return MaskedVector(masked.owner, masked.vector[:0])
-
-
-async def _prepare(owner: Owner, gathering: Gathering, hiding: Hiding) -> Prepared:
-    return await (await masker(owner)).prepare(gathering.task, hiding)
 
 
 def _alike(gathering: Gathering, prepared: dict[str, Prepared]) -> list[str]:

@@ -90,8 +90,8 @@ class SharedAggregation:
             return None
 
     async def _begun(self, gathering: Gathering) -> _SharedSession:
-        """Return the session of the last round, or a new one."""
-        parameters = sum(array.size for array in gathering.task.weights)
+        """The session of the last round, or a new one."""
+        parameters = sum(array.size for array in gathering.task.summed)
         hiding = Hiding(self._clip, self._most, 1 if gathering.at_once else FACTORS)
         owners = len(gathering.book.standing)
         session, states = self._session, gathering.book.layout.length
@@ -139,8 +139,8 @@ class SharedAggregation:
             gathering.book.fail("the sum of the states of metrics is one that they cannot have: an owner has sent what is no update")
             return None
         delta, metrics, examples = session.mean(total, _in_common(gathering, names))
-        ends = np.cumsum([array.size for array in gathering.task.weights])[:-1]
-        shaped = [part.reshape(array.shape) for part, array in zip(np.split(delta, ends), gathering.task.weights, strict=True)]
+        ends = np.cumsum([array.size for array in gathering.task.summed])[:-1]
+        shaped = [part.reshape(array.shape) for part, array in zip(np.split(delta, ends), gathering.task.summed, strict=True)]
         return Aggregate(shaped, metrics, examples, tuple(evaluators), states)
 
 

@@ -21,9 +21,11 @@ from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models import blueprint
 from federated.models.weights import check_sent
 from federated.records.data import Data
-from federated.tasks.update import Bound, Task, Update
+from federated.tasks.update import TAKEN, Bound, Task, Update
 from privacy import BudgetSpent, Ledger
 
+MOST_ARRAYS = 1 << 16
+"""Of one name, that an owner gives beside its update."""
 MOST_FAILURES = 3
 """Trainings that may fail at an owner with a ledger: that one fails may tell a bit about a record, which no ledger is charged for."""
 
@@ -170,7 +172,7 @@ class Policy:
         """
         if self.models and (task.blueprint is None or blueprint.digest(task.blueprint) not in self.models):
             raise _forbids("models other than those it was given digests of")
-        if _values(task) > self.largest:
+        if _values(task) + sum(array.size for arrays in task.arrays.values() for array in arrays) > self.largest:
             raise _forbids(f"models of more than {self.largest:,} weights")
 
     def check_share(self, bound: Bound | None, values: int, cohort: int) -> None:
@@ -188,7 +190,8 @@ def _forbids(what: str) -> UpdateHeldBack:
 
 
 def _values(task: Task) -> int:
-    return sum(array.size for array in task.weights)
+    """Values in an update."""
+    return sum(array.size for array in task.summed)
 
 
 class Admission:
@@ -287,3 +290,16 @@ def _check_task(task: Task) -> None:
     if not (0 <= task.round < MOST_ROUNDS and len(task.run) <= LONGEST_RUN):
         raise UpdateHeldBack(f"a round has a number below {MOST_ROUNDS}, and a run a name of {LONGEST_RUN} characters at most")
     check_sent(task.weights)
+    check_sent([array for arrays in task.arrays.values() for array in arrays])
+    _check_extra(task)
+
+
+def _check_extra(task: Task) -> None:
+    forms = [form for one in task.extra for form in one.forms]
+    names = [one.name for one in task.extra]
+    if len(set(names)) < len(names) or not all(len(one.forms) <= MOST_ARRAYS and one.name not in TAKEN for one in task.extra):
+        raise _unknown("what it gives beside its update", "it has to have other names, and each once")
+    if not all(dtype in ("<f4", "<f8") and len(shape) <= 32 and all(size >= 0 for size in shape) for dtype, shape in forms):
+        raise _unknown("what it gives beside its update", "arrays of float32 or float64, of a known shape, are possible")
+    if task.extra and task.training.noise_multiplier:
+        raise _unknown("arrays beside an update of DP-SGD", "they would have no noise: leave one of both out")

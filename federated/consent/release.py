@@ -108,6 +108,8 @@ def released(training: LocalTraining) -> TaskRelease:
     bound, private = training.bound, training.noise_multiplier > 0
     if training.gradient and private:
         raise _unknown("a gradient with noise_multiplier", "DP-SGD is training: ask for one of both")
+    if training.method and (training.gradient or private or training.proximal):
+        raise _unknown("a method with a gradient, DP-SGD or proximal", "it is a way to train of its own: leave them out")
     if training.gradient and (training.proximal or training.epochs != 1):
         raise _unknown("a gradient with proximal or epochs", "a gradient is of one point: leave them out")
     if private and bound is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
@@ -97,6 +97,10 @@ class JoiningOwners(Sequence[Owner]):
             await self._attendance.anybody()
         listed = {owner.name for owner in self._owners}
         return [*self._owners, *(JoiningOwner(name, self) for name in self._attendance.present() if name not in listed)]
+
+    def away(self) -> Collection[str]:
+        """Return the names of those on the list that have not joined, or have gone."""
+        return set(self._names) - set(self._attendance.present())
 
     def settle(self, why: str) -> None:
         """Take in nobody who is not on the list, for this reason."""

@@ -64,7 +64,7 @@ def descent(model: keras.Model, task: Task, data: Data, stream: int, stop: threa
         delta = added(model.get_weights(), task.weights)
         for variable, g in zip(model.trainable_variables, gradients, strict=True):
             delta[places[id(variable)]] = -g
-        tally.add("", Update(task.round, delta, counted, {}))
+        tally.add(Update(task.round, delta, counted, {}))
         losses.add(loss, counted)
         examples += some.size
     if not examples and not stop.is_set():

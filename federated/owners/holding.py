@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any, Protocol
 
 from federated.owners.training import Trainer
 from federated.records.data import Data
 from federated.tasks.update import Evaluation, Task, Update
+from federated.trainers.memory import TrainerMemory
 from federated.trainers.runner import Factory, TrainerRunner, check_factory
 
 
@@ -34,7 +36,8 @@ class Holding:
         data: what a `DataOwner` takes; with a trainer, whatever that takes.
         evaluation: the same; None: there is none.
         trainer: is called with the data (and the evaluation data, if there is any), and gives a `OwnTrainer`; None: Keras trains.
-        memory: a folder for what the trainer remembers between rounds; None: it is kept as long as the owner lives.
+        memory: a folder for what is remembered between rounds, by a trainer of its own or by methods of training that remember something;
+            None: it is kept as long as the owner lives.
 
     Attributes:
         data: None where a trainer has it.
@@ -73,7 +76,7 @@ class Holding:
             least: the fewest examples that an update of a trainer of its own may be over.
         """
         if self._trainer is None:
-            return _WithKeras(self, trainer)
+            return _WithKeras(self, trainer, self._memory)
         data, evaluation = self._given
         return TrainerRunner(self._trainer, data, evaluation, thread=trainer.thread, memory=self._memory, least=least)
 
@@ -81,14 +84,23 @@ class Holding:
 class _WithKeras:
     """Keras, on what an owner holds."""
 
-    def __init__(self, holding: Holding, trainer: Trainer) -> None:
-        self._holding, self._trainer = holding, trainer
+    def __init__(self, holding: Holding, trainer: Trainer, memory: str | os.PathLike[str] | None) -> None:
+        self._holding, self._trainer, self._memory = holding, trainer, TrainerMemory(memory)
 
     async def train(self, task: Task, *, tells: bool = True, stream: int = 0) -> Update:
         assert self._holding.data is not None
         evaluates = tells and self._holding.evaluation is not None
-        return await self._trainer.train(task, self._holding.data, evaluates=evaluates, stream=stream)
+        if not task.training.method:
+            return await self._trainer.train(task, self._holding.data, evaluates=evaluates, stream=stream)
+        state = await asyncio.to_thread(self._memory.before, task.lineage, task.round)
+        update = await self._trainer.train(task, self._holding.data, evaluates=evaluates, stream=stream, state=state)
+        await asyncio.to_thread(self._memory.keep, task.lineage, task.round, state)
+        return update
 
     async def evaluate(self, task: Task) -> Evaluation:
         data = self._holding.evaluation
-        return Evaluation(task.round, 0, {}) if data is None else await self._trainer.evaluate(task, data)
+        if data is None:
+            return Evaluation(task.round, 0, {})
+        method = bool(task.training.method)
+        state = await asyncio.to_thread(self._memory.before, task.lineage, task.round + 1) if method else None
+        return await self._trainer.evaluate(task, data, state=state)

@@ -66,6 +66,9 @@ class ChangingOwners(Protocol):
     async def present(self) -> Sequence[Owner]:
         """Those of the next round; waits until there is one."""
 
+    def away(self) -> Collection[str]:
+        """Names of those of the last `present` that are not here now."""
+
     def settle(self, why: str) -> None:
         """Take in nobody else from now on, for this reason."""
 
@@ -118,7 +121,8 @@ class DataOwner(Actor):
         policy: whom it serves, and what it agrees to, see `Policy`; None: the default one.
         trainer: a trainer of its own, in place of Keras: a class or function that is called with the data (and with the evaluation data,
             if there is any) and gives a `OwnTrainer`. The data may then be anything that it takes. The code is the owner's: none travels.
-        memory: a folder for what its own trainer remembers between rounds, so that it survives this process; None: it does not.
+        memory: a folder for what it remembers between rounds, if it has a trainer of its own or a strategy asks for a method that does
+            (SCAFFOLD, FedDyn, Ditto, layers of its own), so that it survives this process; None: it does not.
 
     Raises:
         DataError: the data is none of these, or is empty. Data sets are read, and counted, when they are first asked for.

@@ -13,11 +13,14 @@ import numpy as np
 
 from federated.consent.release import TaskRelease, Work, private_steps, released
 from federated.errors import DataError, UpdateHeldBack
+from federated.methods.course import Method
+from federated.methods.known import method_of
 from federated.metrics.kept import told
 from federated.models import blueprint, steps
 from federated.models.expectations import Expectations
 from federated.models.weights import Statistics, added, check_trained
 from federated.owners import gradient
+from federated.owners.keras_course import KerasCourse, Pull
 from federated.records.data import Data
 from federated.schedules.continued import Continuation
 from federated.schedules.made import check_counted, check_enough, check_made
@@ -69,7 +72,7 @@ class Trainer:
         self._desk: _Desk | None = None
         self._ranks: object = None
 
-    async def train(self, task: Task, data: Data, *, evaluates: bool, stream: int = 0) -> Update:
+    async def train(self, task: Task, data: Data, *, evaluates: bool, stream: int = 0, state: dict[str, Any] | None = None) -> Update:
         """Local training. When the caller is cancelled, it stops after the batch under way.
 
         Args:
@@ -77,6 +80,7 @@ class Trainer:
             data: to train on.
             evaluates: whether the owner has evaluation data; only passed on.
             stream: tells apart the random orders of owners that share a seed.
+            state: what the owner remembers of the run, changed in place; None: nothing.
 
         Raises:
             ModelRefused: the blueprint cannot be built.
@@ -85,15 +89,21 @@ class Trainer:
             OwnerFailed: training failed.
         """
         release = released(task.training)
-        return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop))
+        known: dict[str, Any] = {} if state is None else state
+        return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop, known))
 
-    async def evaluate(self, task: Task, data: Data) -> Evaluation:
-        """Return the metrics of the weights of the task on the data.
+    async def evaluate(self, task: Task, data: Data, *, state: dict[str, Any] | None = None) -> Evaluation:
+        """The metrics of the weights of the task on the data; or of the owner's own, where it trains by a method that has such.
+
+        Args:
+            task: with the weights.
+            data: to evaluate on.
+            state: what the owner remembers of the run.
 
         Raises:
             ModelRefused, DataError, UpdateHeldBack, OwnerFailed: as above.
         """
-        return await self._run("evaluation", task, data, lambda desk, stop: desk.evaluate(task, data, stop))
+        return await self._run("evaluation", task, data, lambda desk, stop: desk.evaluate(task, data, stop, state or {}))
 
     async def close(self) -> None:
         """Stop what runs, and wait until the thread has ended."""
@@ -123,7 +133,8 @@ class Trainer:
 
     def _set_desk(self, task: Task, ranks: object) -> _Desk:
         assert task.blueprint is not None
-        key = (task.blueprint, task.training.proximal, task.training.noise_multiplier, task.training.max_grad_norm)
+        settings, method = task.training, method_of(task.training.method)
+        key = (task.blueprint, settings.proximal, settings.noise_multiplier, settings.max_grad_norm, method)
         if self._desk is None or self._desk.key != key or self._ranks != ranks or not self._desk.fits(task):
             self._desk = None  # the old model goes before the new one comes
             self._desk = _Desk(*key, largest=self._largest, min_batch=self._min_batch)
@@ -139,9 +150,10 @@ def _check_followed(task: Task) -> None:
     """
     if task.blueprint is None:
         raise UpdateHeldBack("the task has arrays and no Keras model: this owner needs a trainer of its own, DataOwner(..., trainer=...)")
-    if task.config:
+    said = [*task.config, *task.arrays, *(one.name for one in task.extra)]
+    if said and not task.training.method:
         raise UpdateHeldBack(
-            f"the task says {', '.join(sorted(task.config))[:200]} to a trainer of this owner's own, and it has none to follow that: "
+            f"the task says {', '.join(sorted(said))[:200]} to a trainer of this owner's own, and it has none to follow that: "
             "give it one, DataOwner(..., trainer=...)"
         )
 
@@ -155,11 +167,12 @@ class _Desk:
         proximal: float,
         noise_multiplier: float,
         max_grad_norm: float,
+        method: Method | None = None,
         *,
         largest: float = blueprint.LARGEST,
         min_batch: int = 1,
     ) -> None:
-        self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm), min_batch
+        self.key, self._min_batch = (plan, proximal, noise_multiplier, max_grad_norm, method), min_batch
         self.model = blueprint.build(plan, largest=largest)
         internals.weigh_losses_of_outputs(self.model)
         self.expectations, self._statistics = Expectations(self.model), Statistics(self.model)
@@ -173,12 +186,23 @@ class _Desk:
         self._trained = blueprint.trained(self.model)
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
+        self._method = method
+        self._pull = None if method is None else Pull(self.model)
 
     def fits(self, task: Task) -> bool:
         """Whether what was traced holds for the weights of a task."""
         return self._statistics.fit(task.weights)
 
-    def train(self, task: Task, release: TaskRelease, data: Data, evaluates: bool, stream: int, stop: threading.Event) -> Update:
+    def train(
+        self,
+        task: Task,
+        release: TaskRelease,
+        data: Data,
+        evaluates: bool,
+        stream: int,
+        stop: threading.Event,
+        state: dict[str, Any],
+    ) -> Update:
         check_trained(self.model)
         if release.work is not Work.GRADIENT:
             check_enough(self.model, task.training, data, min_batch=self._min_batch)
@@ -186,20 +210,51 @@ class _Desk:
         self._schedule.begin(task.training, data, min_batch=self._min_batch)
         if release.work is Work.GRADIENT:
             delta, examples, logs = gradient.descent(self.model, task, data, stream, stop)
+        elif self._method is not None:
+            delta, logs = self._by(self._method, task, data, stream, stop, state)
+            examples = data.count()
         else:
             logs = self._fit(task, data, stream, stop) if release.work is Work.FIT else self._fit_privately(release.training, data, stop)
             delta, examples = added(self.model.get_weights(), task.weights), data.count()
             if not stop.is_set():
                 check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
-        if not stop.is_set():
+        if not stop.is_set() and self._method is None:
             check_counted(self.model, only(delta, self._trained), data)
         states, metrics = told(self.model, logs, task.training.states)
-        update = Update(task.round, delta, examples, metrics, evaluates, states)
+        update = Update(task.round, delta, 1 if task.training.alike else examples, metrics, evaluates, states)
         if release.bound is not None:
-            update = bounded(update, release.bound, self._noise, self._trained)
+            trained = (*self._trained, *(True for _ in delta[len(self._trained) :]))
+            update = bounded(update, release.bound, self._noise, trained)
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
+
+    def _by(
+        self, method: Method, task: Task, data: Data, stream: int, stop: threading.Event, state: dict[str, Any]
+    ) -> tuple[list[Array], dict[str, Any]]:
+        """Train by a method; give what it gives, with what is asked for beside behind it."""
+        course = self._course(task, data, stream, stop, state)
+        found = method.run(course)
+        if found.extra.keys() != {one.name for one in task.extra}:
+            gives = ", ".join(found.extra) or "nothing"
+            raise UpdateHeldBack(f"this owner trains by {method.name}, which gives {gives} beside, not what was asked")
+        pairs = [pair for one in task.extra for pair in zip(found.extra[one.name], one.templates, strict=False)]
+        if [len(one.forms) for one in task.extra] != [len(found.extra[one.name]) for one in task.extra] or any(
+            np.shape(array) != like.shape for array, like in pairs
+        ):
+            raise UpdateHeldBack(f"this owner trains by {method.name}, which gives other shapes beside than were asked for")
+        beside = [np.asarray(array, like.dtype) for array, like in pairs]
+        if not all(np.isfinite(array).all() for array in [*found.delta, *beside]):
+            raise UpdateHeldBack(f"what this owner has trained by {method.name} is not finite: train with a lower learning rate")
+        return [*found.delta, *beside], course.logs or {}
+
+    def _course(self, task: Task, data: Data, stream: int, stop: threading.Event, state: dict[str, Any]) -> KerasCourse:
+        def passes(start: list[Array]) -> dict[str, Any]:
+            self._begin(task, stream, start)
+            return self._fit(task, data, stream, stop)
+
+        assert self._pull is not None
+        return KerasCourse(self.model, self._pull, task, data, tuple(self._trained), state, passes)
 
     def _fit(self, task: Task, data: Data, stream: int, stop: threading.Event) -> dict[str, Any]:
         settings, logs = task.training, {}
@@ -239,17 +294,18 @@ class _Desk:
             logs = steps.stepped(self.model, examples.take(slice(start, end)))
         return steps.told(logs)
 
-    def evaluate(self, task: Task, data: Data, stop: threading.Event) -> Evaluation:
-        self._begin(task, 0)
+    def evaluate(self, task: Task, data: Data, stop: threading.Event, state: dict[str, Any]) -> Evaluation:
+        personal = self._method is not None and self._method.personal
+        self._begin(task, 0, self._method.own(self._course(task, data, 0, stop, state)) if personal and self._method else None)
         logs = self.model.evaluate(**data.given, verbose=0, return_dict=True, callbacks=[_stopper(stop)])
         states, metrics = told(self.model, logs, task.training.states)
         return Evaluation(task.round, data.count(), metrics, states)
 
-    def _begin(self, task: Task, stream: int) -> None:
+    def _begin(self, task: Task, stream: int, start: list[Array] | None = None) -> None:
         forms = [(array.shape, array.dtype) for array in task.weights]
         if forms != self._forms:
             raise UpdateHeldBack("the weights of the task do not fit its model: they are of another number, shape or dtype")
-        self.model.set_weights(task.weights)
+        self.model.set_weights(task.weights if start is None else start)
         self._statistics.compute(task.weights)
         optimizer = self.model.optimizer
         for variable, value in zip(optimizer.variables, self._fresh, strict=True):

@@ -18,7 +18,7 @@ from federated.tasks.update import Task
 
 
 @dataclass(frozen=True)
-class Asked:
+class OwnerAtWork:
     """An owner at work, by a task of some round."""
 
     owner: Owner
@@ -41,7 +41,7 @@ class Pipeline:
     def __init__(self, owners: Mapping[str, Owner], *, concurrency: int, deadline: float | None, seed: int, in_turn: bool = False) -> None:
         self._owners, self._concurrency, self._deadline, self._in_turn = owners, concurrency, deadline, in_turn
         self._seed, self._choices = seed, 0
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, OwnerAtWork] = {}
         self._finished: asyncio.Queue[str] = asyncio.Queue()
 
     def fill(self, task: Task, work: Callable[[Owner, Task], Awaitable[Any]], *, without: Collection[str]) -> None:
@@ -65,10 +65,10 @@ class Pipeline:
         started = asyncio.create_task(in_time())
         if not self._in_turn:
             started.add_done_callback(lambda _: self._finished.put_nowait(owner.name))
-        self._asked[owner.name] = Asked(owner, task, started)
+        self._asked[owner.name] = OwnerAtWork(owner, task, started)
 
-    async def finished(self) -> Asked:
-        """Return the next owner whose work has ended, in the order in which they end, or were asked."""
+    async def finished(self) -> OwnerAtWork:
+        """The next owner whose work has ended, in the order in which they end, or were asked."""
         if not self._in_turn:
             return self._asked.pop(await self._finished.get())
         name = next(iter(self._asked))
@@ -116,7 +116,7 @@ class Buffer(Gathering):
         except TimeoutError:
             self.book.tick(self.book.deadline)
 
-    async def _take(self, asked: Asked, take: Take[Any]) -> None:
+    async def _take(self, asked: OwnerAtWork, take: Take[Any]) -> None:
         name = asked.owner.name
         self._round_of[name] = asked.task.round
         with self.noting(name):

@@ -23,12 +23,14 @@ class Evaluated:
         states: of the others: the sum; empty if nobody gave any.
         owners: names of those whose evaluation counts.
         bytes: of weights, sent, and of states, received.
+        asked: names of all that were asked.
     """
 
     means: Mapping[str, float]
     states: Array
     owners: tuple[str, ...]
     bytes: int
+    asked: tuple[str, ...] = ()
 
 
 async def evaluate(
@@ -68,7 +70,7 @@ async def evaluate(
     for name in late:
         missing(name, "its evaluation does not count: it came after the deadline")
     names = tuple(owner.name for owner in owners if owner.name in counted)
-    return Evaluated(tally.means(), tally.states, names, len(owners) * size(task.weights) + received)
+    return Evaluated(tally.means(), tally.states, names, len(owners) * size(task.weights) + received, tuple(owner.name for owner in owners))
 
 
 def _fault(evaluation: Evaluation, task: Task, layout: StateLayout) -> str | None:

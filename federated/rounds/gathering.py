@@ -29,14 +29,24 @@ class Gathering:
     Attributes:
         book: who was asked, who answered.
         task: what they are asked.
-        bytes: of weights, sent and received.
+        bytes: of arrays, sent and received.
 
     Args:
         progress: called whenever something became of an owner.
+        tasks: of owners that are asked something else than `task`.
     """
 
-    def __init__(self, book: RoundBook, owners: Mapping[str, Owner], task: Task, *, progress: Callable[[RoundBook], None]) -> None:
+    def __init__(
+        self,
+        book: RoundBook,
+        owners: Mapping[str, Owner],
+        task: Task,
+        *,
+        progress: Callable[[RoundBook], None],
+        tasks: Mapping[str, Task] | None = None,
+    ) -> None:
         self.book, self.task = book, task
+        self._tasks = tasks or {}
         self.bytes = 0
         self._owners, self._progress = owners, progress
 
@@ -58,7 +68,10 @@ class Gathering:
 
         async def ask(owner: Owner) -> None:
             with self.noting(owner.name):
-                await take(owner, await work(owner, self.task), 1.0)
+                answer = await work(owner, self._tasks.get(owner.name, self.task))
+                if over.is_set():
+                    return  # enough were faster
+                await take(owner, answer, 1.0)
             if self.book.over:
                 over.set()
 
@@ -68,28 +81,43 @@ class Gathering:
                     await over.wait()
             except TimeoutError:
                 self.book.tick(self.book.deadline)
+        self.book.close()
 
-    async def stage(self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float) -> dict[str, R]:
+    async def stage(
+        self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float, enough: int | None = None
+    ) -> dict[str, R]:
         """Asks owners all at once for one step of several, and waits for each until the deadline.
 
         Args:
             names: whom.
             work: what.
             deadline: on the clock of the event loop.
+            enough: answers with which nobody is waited for any more; None: each is.
 
         Returns:
             What came, by owner. Who failed, or was late, is in the book.
         """
         answers: dict[str, R] = {}
+        asked = list(names)
+        awaited, over = len(asked), asyncio.Event()
 
         async def ask(name: str) -> None:
+            nonlocal awaited
             with self.noting(name):
-                answers[name] = await work(name, self._owners[name])
+                answer = await work(name, self._owners[name])
+                if over.is_set():
+                    return  # enough were faster
+                answers[name] = answer
+            awaited -= 1
+            if not awaited or (enough is not None and len(answers) >= enough):
+                over.set()
 
-        asked = list(names)
-        async with at_work(ask(name) for name in asked) as tasks:
-            if tasks:
-                await asyncio.wait(tasks, timeout=None if deadline == math.inf else deadline - asyncio.get_running_loop().time())
+        if not asked:
+            return answers
+        async with at_work(ask(name) for name in asked):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                    await over.wait()
         for name in asked:
             if name not in answers:
                 self.book.late(name)
@@ -120,7 +148,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not count.
         """
-        self.bytes += size(self.task.weights) + received
+        self.bytes += self.task.given + received
         self.book.count(name)
 
     def give_up(self, reason: str) -> None:
@@ -136,7 +164,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not.
         """
-        self.bytes += size(self.task.weights) + size(update.delta) + update.states.nbytes
+        self.bytes += self._tasks.get(owner.name, self.task).given + size(update.delta) + update.states.nbytes
         self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
 
     def _asked(self, owner: str) -> int:

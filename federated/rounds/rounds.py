@@ -144,6 +144,17 @@ class RoundBook:
             for owner in self.having(Standing.WAITING):
                 self.late(owner)
 
+    def close(self) -> None:
+        """The round is over: who is still awaited is late."""
+        if self._enough < len(self.standing) and self.over:
+            for owner in self.having(Standing.WAITING):
+                self.late(owner)
+
+    @property
+    def enough(self) -> int | None:
+        """With how many updates the round is over; None: when all have answered."""
+        return self._enough if self._enough < len(self.standing) else None
+
     # Where it stands.
 
     def having(self, standing: Standing) -> list[str]:

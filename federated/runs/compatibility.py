@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.address import parse_actor
@@ -15,7 +15,8 @@ from federated.owners.owner import ChangingOwners, Owner
 from federated.schedules.continued import accumulated
 from federated.strategies.fedbuff import FedBuff
 from federated.strategies.sampling import asked as asked_of
-from federated.strategies.strategy import Strategy
+from federated.strategies.strategy import Strategy, check
+from federated.tasks.update import Task
 from privacy import DPSGD, ClippedGaussian, DistributedGaussian, PrivacyEngine
 
 
@@ -103,6 +104,19 @@ def check_no_callbacks(callbacks: Sequence[Any]) -> None:
         raise SettingError("callbacks= are Keras' and need its model, and this federation has arrays: use 'async for' and rounds(n)")
 
 
+def check_run(quorum: float, deadline: float | None, seed: int, *, resumes: bool) -> None:
+    """Refuse settings of a run that are out of range, and to resume a run that is nowhere.
+
+    Raises:
+        SettingError: naming the setting.
+    """
+    check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
+    check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
+    check("seed", seed, seed >= 0, "at least 0")
+    if resumes:
+        raise SettingError("resume=True needs the folder of the run: give folder=")
+
+
 def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:
     """Refuses a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
 
@@ -117,7 +131,22 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
     if isinstance(privacy, DPSGD):
         if isinstance(strategy, FedBuff) or strategy.local_training().gradient:
             raise SettingError(f"{type(strategy).__name__} with DPSGD: owners train by DP-SGD in rounds: use FedAvg or another strategy")
+        if type(strategy).extra is not Strategy.extra:
+            name = type(strategy).__name__
+            raise SettingError(
+                f"{name} with DPSGD: what owners give beside updates by {name}.extra would have no noise: use FedAvg or another strategy"
+            )
         return
+    if privacy is not None and not strategy.bounds:
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: owners give parts of a quotient, which would be clipped, and "
+            "get noise, as if they were more of an update: use FedAvg or another strategy"
+        )
+    if privacy is not None and type(strategy).plan is not Strategy.plan:
+        raise SettingError(
+            f"{type(strategy).__name__} with {type(privacy).__name__}: owners have to be sampled as the privacy says, and "
+            f"{type(strategy).__name__}.plan chooses them: leave plan out"
+        )
     if privacy is not None and (strategy.single_updates or isinstance(strategy, FedBuff)):
         raise SettingError(
             f"{type(strategy).__name__} with {type(privacy).__name__}: noise is added to the sum over owners that were sampled for a "
@@ -148,6 +177,21 @@ def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epo
     found = (PrivacyEngine().validate(model) if isinstance(privacy, DPSGD) else ()) or changing(model)
     if found:
         raise SettingError(f"{type(privacy).__name__} cannot train this model:\n" + "\n".join(f"  {one}" for one in found))
+
+
+def check_plan(strategy: Strategy, aggregation: Aggregation, planned: Mapping[str, Task]) -> None:
+    """Refuse a plan that cannot be followed.
+
+    Raises:
+        SettingError: owners are asked different things, and their updates are hidden in one sum; or there are too few of them.
+    """
+    if aggregation.hides_updates and len({task.digest for task in planned.values()}) > 1:
+        raise SettingError(
+            f"{type(strategy).__name__}.plan asks owners different things, and {type(aggregation).__name__} sums what they send without "
+            "anybody seeing whose it is: ask all the same, or use PlainMean"
+        )
+    if len(planned) < strategy.least_updates:
+        raise SettingError(f"{type(strategy).__name__}.plan asks {len(planned)} owners, and needs {strategy.least_updates} updates a round")
 
 
 def check_together(strategy: Strategy, aggregation: Aggregation) -> None:

@@ -23,18 +23,17 @@ from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import RoundBook
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
-from federated.runs.compatibility import sampled
+from federated.runs.drawing import Patience, drawn, drawn_privately
 from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.history import History
 from federated.runs.progress import live
 from federated.runs.protection import Protection, protection
 from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
-from federated.runs.steps import hopeless, opened, results, stepped
+from federated.runs.steps import gathered, hopeless, opened, results, stepped
 from federated.simulation.simulated import SimulatedOwners
 from federated.strategies.averaging import FedAvg
 from federated.strategies.fedbuff import FedBuff
-from federated.strategies.sampling import sample
 from federated.strategies.strategy import Strategy, check
 from federated.tasks.update import Task, Weights
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
@@ -70,6 +69,10 @@ class Federation:
         ledger: with privacy for owners: of all releases about them, in this run and others; it is asked and told before each.
         quorum: share of the sampled owners that has to report, in (0, 1].
         deadline: seconds that owners have in each round, and again to evaluate; None: as long as they take.
+        enough: share of the wanted updates with which a round is over, in (0, 1]: who is later is late. 1: all are waited for.
+        oversample: how many times as many owners are asked as `strategy.fraction` says, at least 1; the first ones count.
+        evaluate_every: rounds from one evaluation by owners to the next.
+        evaluators: share of the owners that report, and have evaluation data, that evaluate, in (0, 1].
         seed: of the sampling and of the order of examples, at least 0.
         evaluation: data of the aggregator's own, (x, y) or a data set, to evaluate each new global model on; None: none.
         folder: where the run is written after each round, so that it survives this process; None: nowhere.
@@ -104,6 +107,10 @@ class Federation:
         ledger: Ledger | None = None,
         quorum: float = 0.5,
         deadline: float | None = 600.0,
+        enough: float = 1.0,
+        oversample: float = 1.0,
+        evaluate_every: int = 1,
+        evaluators: float = 1.0,
         seed: int = 0,
         evaluation: Any = None,
         folder: str | os.PathLike[str] | None = None,
@@ -113,12 +120,8 @@ class Federation:
         message_limit: int = limits.MESSAGE_LIMIT,
     ) -> None:
         self.strategy, self.aggregation = strategy or FedAvg(), aggregation or PlainMean()
-        check("quorum", quorum, 0.0 < quorum <= 1.0, "in (0, 1]")
-        check("deadline", deadline, deadline is None or 0.0 < deadline < math.inf, "above 0 seconds, or None")
-        check("seed", seed, seed >= 0, "at least 0")
         self._message_limit = limits.message_limit(message_limit)
-        if resume and folder is None:
-            raise SettingError("resume=True needs the folder of the run: give folder=")
+        compatibility.check_run(quorum, deadline, seed, resumes=resume and folder is None)
         compatibility.check_model(model, privacy, evaluation)
         compatibility.check_owners(owners, self.strategy)
         compatibility.check_together(self.strategy, self.aggregation)
@@ -127,6 +130,8 @@ class Federation:
         compatibility.settle(owners, self.strategy, privacy)
         if ledger is not None and not isinstance(privacy, ClippedGaussian):
             raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
+        self._patience = Patience(enough, oversample, evaluate_every, evaluators)
+        self._patience.check_with(self.strategy, privacy, quorum)
         self.history = History()
         self.privacy = privacy
         self._private: Protection | None = None
@@ -143,6 +148,7 @@ class Federation:
         names = [owner if isinstance(owner, str) else owner.name for owner in owners]
         self._now = self._before = circumstances(names, self.aggregation, quorum)
         self._changes: tuple[str, ...] = ()
+        self._away: frozenset[str] = frozenset()
         self._had = 0
         self._pipeline: Pipeline | None = None
         self._scope: contextlib.AsyncExitStack | None = None
@@ -302,11 +308,11 @@ class Federation:
         task = opened.task(len(self.history) + 1, moved=moved)
         with live(task.round, show=self._progress) as progress:
             gathering = await self._gathering(task, began, progress)
-            aggregate = await self._gathered(gathering) if await self._paid(gathering) else None
+            aggregate = await gathered(gathering, self.strategy, self.aggregation) if await self._paid(gathering) else None
         failure = gathering.book.failure
         if self._private is not None and failure is None:
             aggregate, failure = await self._noised(self._private, aggregate, task)
-        failure = failure or stepped(opened, task, aggregate)
+        failure = failure or stepped(opened, task, aggregate, len(self._owners))
         metrics: dict[str, float] = {}
         evaluated = None
         if aggregate is not None and not failure:
@@ -322,7 +328,7 @@ class Federation:
                 size=gathering.bytes + (evaluated.bytes if evaluated else 0),
                 epsilon=epsilon,
                 failure=failure,
-                evaluators=tuple(owner.name for owner in aggregate.evaluators) if aggregate and evaluated else (),
+                evaluators=evaluated.asked if evaluated else (),
                 evaluated=evaluated.owners if evaluated else (),
                 changes=self._changes,
             )
@@ -334,6 +340,7 @@ class Federation:
         """Find who is there, where owners come and go."""
         if isinstance(self._given, ChangingOwners):
             self._owners = {owner.name: owner for owner in await self._given.present()}
+            self._away = frozenset(self._given.away())
             self._now = circumstances(list(self._owners), self.aggregation, self._quorum)
             self._changes = self._before.changes(self._now)
 
@@ -359,40 +366,32 @@ class Federation:
             except BudgetSpent as error:
                 return None, str(error)
             self._save()  # before anything is released: a crash may cost privacy that was not used, never the other way round
-        return await asyncio.to_thread(private.released, aggregate, task.weights, self._opened().trained), None
-
-    async def _gathered(self, gathering: Gathering) -> Aggregate | None:
-        if not gathering.book.standing:  # with privacy it may be that nobody is sampled: then the noise alone is released
-            return None
-        return await self.aggregation.gather(gathering, single_updates=self.strategy.single_updates)
+        return await asyncio.to_thread(private.released, aggregate, task.summed, task.bounded), None
 
     async def _gathering(self, task: Task, now: float, progress: Callable[[RoundBook], None]) -> Gathering:
         deadline = math.inf if self._deadline is None else now + self._deadline
         names = list(self._owners)
         if self._pipeline is not None and isinstance(self.strategy, FedBuff):
-            enough = self.strategy.buffer
-            layout = self._opened().layout
-            book = RoundBook(task.round, names, quorum=enough, weights=task.weights, deadline=deadline, enough=enough, layout=layout)
+            buffer, layout = self.strategy.buffer, self._opened().layout
+            book = RoundBook(task.round, names, quorum=buffer, weights=task.summed, deadline=deadline, enough=buffer, layout=layout)
             return Buffer(book, self._owners, task, progress=progress, pipeline=self._pipeline, strategy=self.strategy)
         if self._private is None:
-            chosen = sample(names, sampled(len(names), self.strategy), seed=[self._seed, task.round])
+            model, strategy = self._opened(), self.strategy
+            draw = drawn(model, task, names, strategy, self.aggregation, patience=self._patience, seed=self._seed, away=self._away)
         else:
-            chosen = await asyncio.to_thread(self._private.sample, names)
-        quorum = max(math.ceil(self._quorum * len(chosen)), self.strategy.least_updates) if chosen else 0
-        if self._private is not None and chosen:
-            limits = self.aggregation.limits(len(chosen))
-            quorum = max(quorum, limits.least)
-            training = self._private.training(task.training, task.weights, least=quorum, limits=limits, trained=self._opened().trained)
-            task = replace(task, training=training)
-        book = RoundBook(task.round, chosen, quorum=quorum, weights=task.weights, deadline=deadline, layout=self._opened().layout)
-        return Gathering(book, self._owners, task, progress=progress)
+            draw = await asyncio.to_thread(drawn_privately, self._private, task, names, self.strategy, self.aggregation, self._quorum)
+        task, quorum = draw.task, draw.quorum(self.strategy, self._quorum)
+        layout, enough = self._opened().layout, self._patience.over_with(draw, quorum)
+        book = RoundBook(task.round, draw.owners, quorum=quorum, weights=task.summed, deadline=deadline, layout=layout, enough=enough)
+        return Gathering(book, self._owners, task, progress=progress, tasks=draw.tasks)
 
     async def _metrics(self, aggregate: Aggregate, task: Task, book: RoundBook) -> tuple[dict[str, float], Evaluated | None]:
         opened, evaluated = self._opened(), None
         metrics = await results(opened, aggregate.states, aggregate.metrics)
-        if aggregate.evaluators:
+        evaluators = self._patience.evaluators_of(aggregate.evaluators, task.round, seed=self._seed)
+        if evaluators:
             moved = replace(task, weights=opened.weights)
-            evaluated = await evaluate(aggregate.evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
+            evaluated = await evaluate(evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
             values = await results(opened, evaluated.states, evaluated.means)
             metrics |= {f"val_{name}": value for name, value in values.items()}
         if self._evaluation is not None and isinstance(opened, GlobalModel):

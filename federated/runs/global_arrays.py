@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from federated.aggregation.aggregation import Aggregate
 from federated.errors import ModelRefused, SettingError
 from federated.metrics.layout import StateLayout
 from federated.models.weights import is_kept
@@ -76,15 +77,20 @@ class GlobalArrays:
         """Return what owners are asked in round `number`."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
-        return Task(number, None, weights, training, self._run, self._lineage, self._strategy.said(number), self.trained)
+        said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
+        return Task(number, None, weights, training, self._run, self._lineage, said, self.trained, given, self._moving.extra)
 
-    def step(self, old: Weights, delta: Weights) -> None:
-        """Move the arrays, see `Moving.step`.
+    def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
+        """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""
+        return self._moving.planned(task, present, self._state)
+
+    def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
+        """Moves the arrays, see `Moving.step`.
 
         Raises:
             StepFailed: the arrays and the state stay as they were.
         """
-        self.weights, self._state = self._moving.step(old, delta, self._state)
+        self.weights, self._state = self._moving.step(task, aggregate, owners, self._state)
 
     def checkpoint(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from federated.aggregation.aggregation import Aggregate
 from federated.errors import ModelRefused, SettingError
 from federated.metrics import compiled
 from federated.metrics.layout import StateLayout
@@ -110,11 +111,11 @@ class GlobalModel:
     @property
     def layout(self) -> StateLayout:
         """Of the states of metrics that owners are asked for."""
-        return StateLayout() if self._meter is None else self._meter.layout
+        return StateLayout() if self._meter is None or self._strategy.alike else self._meter.layout
 
     def results(self, states: Array, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics by name, see `Meter.results`."""
-        return dict(means) if self._meter is None else self._meter.results(states, means)
+        return dict(means) if self._meter is None or self._strategy.alike else self._meter.results(states, means)
 
     def task(self, number: int, *, moved: int) -> Task:
         """Return what owners are asked in round `number`: local training from the present weights, with the present learning rate.
@@ -141,16 +142,21 @@ class GlobalModel:
             rounds=moved if self.scheduled else 0,
             begun=steps_made(self._model.optimizer),
         )
-        said = self._strategy.said(number)
-        return Task(number, self._blueprint, self.weights, training, self._run, self._lineage, said, self.trained)
+        said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
+        names = self._run, self._lineage
+        return Task(number, self._blueprint, self.weights, training, *names, said, self.trained, given, self._moving.extra)
 
-    def step(self, old: Weights, delta: Weights) -> None:
-        """Move the weights, from those that the owners were given, by what their updates are together, see `Strategy.step`.
+    def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
+        """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""
+        return self._moving.planned(task, present, self._state)
+
+    def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
+        """Moves the weights, see `Moving.step`.
 
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
-        new, self._state = self._moving.step(old, delta, self._state)
+        new, self._state = self._moving.step(task, aggregate, owners, self._state)
         self._set(new)
 
     def _constrain(self, weights: Weights) -> None:

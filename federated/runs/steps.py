@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from federated.aggregation.aggregation import Aggregate
+from federated.aggregation.aggregation import Aggregate, Aggregation
 from federated.errors import StepFailed
+from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome, alike
 from federated.runs.compatibility import check_trained_privately
 from federated.runs.global_arrays import GlobalArrays
@@ -60,12 +61,19 @@ async def results(model: GlobalModel | GlobalArrays, states: Array, means: Mappi
     return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
 
 
-def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate | None) -> str | None:
+async def gathered(gathering: Gathering, strategy: Strategy, aggregation: Aggregation) -> Aggregate | None:
+    """What came of a round; None if too little did, or nobody was asked: with privacy it may be that nobody is sampled."""
+    if not gathering.book.standing:
+        return None
+    return await aggregation.gather(gathering, single_updates=strategy.single_updates)
+
+
+def stepped(model: GlobalModel | GlobalArrays, task: Task, aggregate: Aggregate | None, owners: int) -> str | None:
     """Why the model could not be moved."""
     if aggregate is None:
         return "nothing was aggregated"
     try:
-        model.step(task.weights, aggregate.delta)
+        model.step(task, aggregate, owners)
     except StepFailed as error:
         return str(error)
     return None

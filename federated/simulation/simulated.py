@@ -145,7 +145,7 @@ def simulated_owners(
         stragglers: round -> names of owners that are late in it in any case.
         engine: where they train; None: a `ThreadEngine`.
         trainer: of the user's own, in place of Keras, see `DataOwner`: called once for each owner, with its part.
-        memory: a folder in which each owner has one for what its trainer remembers between rounds, so that it survives this process.
+        memory: a folder in which each owner has one for what it remembers between rounds, see `DataOwner`.
 
     Raises:
         SettingError: no parts, not as many evaluation parts, a name in a script that no owner has, or a probability out of range.
@@ -160,8 +160,6 @@ def simulated_owners(
         raise SettingError(f"{len(parts)} parts and {count} evaluation parts: at least one part is needed, and as many to evaluate on")
     absences = Absences(dropout=dropout, straggling=straggling, seed=seed, dropouts=dropouts or {}, stragglers=stragglers or {})
     tests = [None] * len(parts) if evaluation is None else evaluation
-    if memory is not None and trainer is None:
-        raise SettingError("memory= is for what a trainer of one's own remembers: give trainer=, too, or leave it out")
     places = [None if memory is None else Path(memory) / f"owner-{i}" for i in range(len(parts))]
     holdings = [Holding(part, test, trainer, place) for part, test, place in zip(parts, tests, places, strict=True)]
     owners = SimulatedOwners(holdings, engine=engine or ThreadEngine(), absences=absences)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from federated.strategies.strategy import State, Strategy, check
+from federated.strategies.updates import Updates
 from federated.tasks.update import Array, LocalTraining, Weights
 
 
@@ -27,9 +28,9 @@ class FedAvg(Strategy):
         McMahan et al., 2017, arXiv:1602.05629, Algorithm 1.
     """
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """x_{t+1} = x_t + Delta_t."""
-        return moved(weights, delta), state
+        return moved(weights, updates.mean), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,9 @@ class FedSGD(Strategy):
         """Gradients, please."""
         return dataclasses.replace(super().local_training(), gradient=True)
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """One step of SGD; `delta` is minus the mean gradient."""
-        return moved(weights, [self.eta * d for d in delta]), state
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
+        """One step of SGD; the mean is that of minus the gradients."""
+        return moved(weights, [self.eta * d for d in updates.mean]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ class FedAvgM(Strategy):
         """v_{-1} = 0."""
         return {"v": filled(weights, 0.0)}
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """One step of heavy-ball momentum along Delta_t."""
-        v = [self.beta * v + d for v, d in zip(state["v"], delta, strict=True)]
+        v = [self.beta * v + d for v, d in zip(state["v"], updates.mean, strict=True)]
         return moved(weights, [self.eta * each for each in v]), {"v": v}
 
 
@@ -146,10 +147,10 @@ class _Adaptive(Strategy):
         """m_{-1} = 0, v_{-1} = tau^2."""
         return {"m": filled(weights, 0.0), "v": filled(weights, self.tau**2)}
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """Lines 9 to 14 of Algorithm 2."""
-        m = [self.beta_1 * m + (1 - self.beta_1) * d for m, d in zip(state["m"], delta, strict=True)]
-        v = [self._second_moment(v, d * d) for v, d in zip(state["v"], delta, strict=True)]
+        m = [self.beta_1 * m + (1 - self.beta_1) * d for m, d in zip(state["m"], updates.mean, strict=True)]
+        v = [self._second_moment(v, d * d) for v, d in zip(state["v"], updates.mean, strict=True)]
         by = [self.eta * m / (np.sqrt(v) + self.tau) for m, v in zip(m, v, strict=True)]
         return moved(weights, by), {"m": m, "v": v}
 

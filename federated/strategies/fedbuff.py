@@ -8,6 +8,7 @@ import numpy as np
 
 from federated.strategies.averaging import moved
 from federated.strategies.strategy import State, Strategy, check
+from federated.strategies.updates import Updates
 from federated.tasks.update import Weights
 
 
@@ -54,6 +55,6 @@ class FedBuff(Strategy):
         """s(tau) of an update that began so many rounds ago."""
         return float((1 + rounds) ** -self.staleness)
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """x_t + eta times the discounted mean."""
-        return moved(weights, [self.eta * d for d in delta]), state
+        return moved(weights, [self.eta * d for d in updates.mean]), state

@@ -10,6 +10,7 @@ import numpy as np
 from federated.errors import SettingError
 from federated.strategies.averaging import moved
 from federated.strategies.strategy import State, Strategy, check
+from federated.strategies.updates import Updates, stacked
 from federated.tasks.update import Array, Weights
 
 
@@ -25,9 +26,9 @@ class CoordinateMedian(Strategy):
 
     single_updates: ClassVar[bool] = True
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """Take the median over the owners' axis."""
-        return moved(weights, [np.median(stack, axis=0) for stack in delta]), state
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
+        """The median over the owners' axis."""
+        return moved(weights, [np.median(stack, axis=0) for stack in stacked(updates)]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,11 @@ class TrimmedMean(Strategy):
         super().__post_init__()
         check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """Take the mean of what is left of each sorted coordinate."""
-        cut = int(self.beta * len(delta[0]))
-        return moved(weights, [np.sort(stack, axis=0)[cut : len(stack) - cut].mean(axis=0) for stack in delta]), state
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
+        """The mean of what is left of each sorted coordinate."""
+        cut = int(self.beta * len(updates.single))
+        kept = slice(cut, len(updates.single) - cut)
+        return moved(weights, [np.sort(stack, axis=0)[kept].mean(axis=0) for stack in stacked(updates)]), state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +84,70 @@ class MultiKrum(Strategy):
         """2 f + 3."""
         return 2 * self.f + 3
 
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
-        """Take the mean over the chosen updates; of equal scores the first owners by name are chosen.
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
+        """The mean over the chosen updates; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 2 f + 3 updates.
         """
-        n = len(delta[0])
+        n = len(updates.single)
         if n < self.least_updates:
             raise SettingError(f"{n} updates and f={self.f}: Krum needs 2 f + 3 = {self.least_updates}; wait for more owners or lower f")
-        scores = _scores(squared_distances(delta), n - self.f - 2)
+        stacks = stacked(updates)
+        scores = _scores(squared_distances(stacks), n - self.f - 2)
         chosen = np.argsort(scores, kind="stable")[: min(self.m, n - self.f - 2)]
-        return moved(weights, [stack[chosen].mean(axis=0) for stack in delta]), state
+        return moved(weights, [stack[chosen].mean(axis=0) for stack in stacks]), state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bulyan(Strategy):
+    """Krum, again and again, chooses theta = n - 2 f updates; each coordinate moves by the mean of the theta - 2 f nearest its median.
+
+    Args:
+        f: owners that may send anything, at least 0; 4 f + 3 updates are needed.
+
+    References:
+        El Mhamdi et al., 2018, arXiv:1802.07927, section 4.
+    """
+
+    single_updates: ClassVar[bool] = True
+    f: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("f", self.f, self.f >= 0, "at least 0")
+
+    @property
+    def least_updates(self) -> int:
+        """4 f + 3."""
+        return 4 * self.f + 3
+
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
+        """The mean around the median of the chosen; of equal scores the first owners by name are chosen.
+
+        Raises:
+            SettingError: fewer than 4 f + 3 updates.
+        """
+        n, stacks = len(updates.single), stacked(updates)
+        if n < self.least_updates:
+            raise SettingError(f"{n} updates and f={self.f}: Bulyan needs 4 f + 3 = {self.least_updates}; wait for more owners or lower f")
+        chosen = _chosen(squared_distances(stacks), n - 2 * self.f, self.f)
+        return moved(weights, [_around_median(stack[chosen], len(chosen) - 2 * self.f) for stack in stacks]), state
+
+
+def _chosen(distances: Array, count: int, f: int) -> list[int]:
+    """The updates that Krum takes one after the other, each time of those that are left."""
+    left, found = list(range(len(distances))), []
+    for _ in range(count):
+        among = distances[np.ix_(left, left)]
+        found.append(left.pop(int(np.argmin(_scores(among, max(1, len(left) - f - 2))))) if len(left) > 1 else left.pop())
+    return sorted(found)
+
+
+def _around_median(stack: Array, count: int) -> Array:
+    """The mean of so many values of each coordinate that are nearest to their median."""
+    order = np.argsort(np.abs(stack - np.median(stack, axis=0)), axis=0, kind="stable")[:count]
+    return np.asarray(np.take_along_axis(stack, order, axis=0).mean(axis=0))
 
 
 @dataclass(frozen=True, kw_only=True)

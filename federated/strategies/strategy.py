@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from federated.errors import SettingError, StepFailed
-from federated.tasks.update import Array, LocalTraining, Setting, Weights
+from federated.strategies.updates import Asked, Named, Updates
+from federated.tasks.update import TAKEN, Array, LocalTraining, Setting, Weights
 
 log = logging.getLogger(__name__)
 
-TAKEN = ("round", "epochs", "batch_size", "seed", "learning_rate", "proximal")
-"""What `config` of an own trainer has anyway."""
 State = dict[str, Weights]
-"""What a strategy remembers between rounds: name -> float64 arrays shaped as the weights."""
+"""What a strategy remembers between rounds: name -> float64 arrays, of any shapes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +32,21 @@ class Strategy(abc.ABC):
         batch_size: examples a local step, at least 1; None for all in one step.
 
     Attributes:
-        single_updates: False: `step` gets the mean over the owners, each array of it shaped as the global one. True: it needs the single
-            updates; each array has one more axis in front, the owners. Then an aggregation that hides them cannot be used.
+        single_updates: False: `step` gets means over the owners only. True: it needs the single updates, too; then an aggregation that
+            hides them cannot be used.
+        bounds: whether updates may be clipped, and have noise, as privacy for owners does.
+        alike: whether owners count alike, whatever their numbers of examples are. The metrics that they tell are averaged alike, too.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
         ... class HalfWay(Strategy):
-        ...     def step(self, weights, delta, state):
-        ...         return [(x + d / 2).astype(x.dtype) for x, d in zip(weights, delta, strict=True)], state
+        ...     def step(self, round, weights, updates, state):
+        ...         return [(x + d / 2).astype(x.dtype) for x, d in zip(weights, updates.mean, strict=True)], state
     """
 
     single_updates: ClassVar[bool] = False
+    alike: ClassVar[bool] = False
+    bounds: ClassVar[bool] = True
 
     fraction: float = 1.0
     local_epochs: int = 1
@@ -60,8 +63,8 @@ class Strategy(abc.ABC):
         return 1
 
     def local_training(self) -> LocalTraining:
-        """Return what owners are told about how to train."""
-        return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size)
+        """What owners are told about how to train."""
+        return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size, alike=self.alike)
 
     def config(self, round: int) -> Mapping[str, Setting]:
         """Return what the owners' own trainers are told in a round, beside what `OwnTrainer.train` lists; by default nothing.
@@ -79,26 +82,54 @@ class Strategy(abc.ABC):
         Raises:
             SettingError: it has a name that is taken, or something else than numbers, texts, truth values and None.
         """
-        found = dict(self.config(number))
-        for name, value in found.items():
-            if name in TAKEN or not isinstance(name, str) or not isinstance(value, (bool, int, float, str, type(None))):
-                raise SettingError(
-                    f"{type(self).__name__}.config says {name!r} as a {type(value).__name__}: numbers, texts, truth values and None are "
-                    f"possible, by other names than {', '.join(TAKEN)}"
-                )
-        return found
+        return checked_config(f"{type(self).__name__}.config", self.config(number))
+
+    def plan(self, round: int, present: Sequence[str], state: State) -> Mapping[str, Asked] | None:
+        """Return whom to ask in a round, and what each; None, as by default: a sample of `fraction` of the owners, all alike.
+
+        What owners are asked beside `config(round)` and `arrays(round, state)` is in the `Asked` of each. Where updates are summed hidden
+        from everybody, all have to be asked the same.
+
+        Args:
+            round: from 1 on.
+            present: names of the owners that can be asked.
+            state: as the last step gave it.
+        """
+        return None
+
+    def arrays(self, round: int, state: State) -> Named:
+        """Return what owners are given beside the weights, by name: float arrays; by default nothing.
+
+        A trainer of the owner's own finds each list in its `config`, by its name.
+
+        Args:
+            round: from 1 on.
+            state: as the last step gave it.
+        """
+        return {}
+
+    def extra(self, weights: Weights) -> Named:
+        """Return, by name, float arrays of the shapes and dtypes of what owners give beside their updates; by default nothing.
+
+        It is averaged, summed hidden from everybody, clipped and given noise together with the update, as if it were more of it.
+
+        Args:
+            weights: that the strategy steps.
+        """
+        return {}
 
     def initial(self, weights: Weights) -> State:
         """Return the state before the first round."""
         return {}
 
     @abc.abstractmethod
-    def step(self, weights: Weights, delta: Weights, state: State) -> tuple[Weights, State]:
+    def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
         """One step of the server. Pure: it changes none of its arguments.
 
         Args:
+            round: from 1 on.
             weights: the global ones, float32 or float64.
-            delta: what owners have added to these in training: the mean of it or all of it (`single_updates`), float64.
+            updates: what owners have added to these in training, and gave beside.
             state: as the last step gave it.
 
         Returns:
@@ -106,13 +137,36 @@ class Strategy(abc.ABC):
         """
 
 
-def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, *, names: Sequence[str] = ()) -> tuple[Weights, State]:
+def checked_config(said: str, config: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return what owners' trainers are told.
+
+    Args:
+        said: who says it, for the error.
+        config: what.
+
+    Raises:
+        SettingError: it has a name that is taken, or something else than numbers, texts, truth values and None.
+    """
+    found = dict(config)
+    for name, value in found.items():
+        if name in TAKEN or not isinstance(name, str) or not isinstance(value, (bool, int, float, str, type(None))):
+            raise SettingError(
+                f"{said} says {name!r} as a {type(value).__name__}: numbers, texts, truth values and None are "
+                f"possible, by other names than {', '.join(TAKEN)}"
+            )
+    return found
+
+
+def step_of(
+    strategy: Strategy, round: int, weights: Weights, updates: Updates, state: State, *, names: Sequence[str] = ()
+) -> tuple[Weights, State]:
     """One step of a strategy that may be anybody's, see `Strategy.step`.
 
     Args:
         strategy: whose step it is.
+        round: see there.
         weights: see there.
-        delta: see there.
+        updates: see there.
         state: see there.
         names: of the weights, for messages; none: they are told by number.
 
@@ -122,7 +176,7 @@ def step_of(strategy: Strategy, weights: Weights, delta: Weights, state: State, 
     """
     name = f"{type(strategy).__name__}.step"
     try:
-        given = strategy.step(weights, delta, state)
+        given = strategy.step(round, weights, updates, state)
     except SettingError as error:  # of a strategy of this library
         raise StepFailed(f"{name} failed: {error}") from error
     except Exception as error:

@@ -20,8 +20,8 @@ class RunningMean:
         self._product = np.empty(CHUNK)
         self._examples = 0
 
-    def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
-        """Add n_i Delta_i, the latter times a factor."""
+    def add(self, update: Update, factor: float = 1.0) -> None:
+        """Adds n_i Delta_i, the latter times a factor."""
         for total, array in zip(self._sum, update.delta, strict=True):
             self._add(total.reshape(-1), array.reshape(-1), factor * update.examples)
         self._examples += update.examples
@@ -36,22 +36,6 @@ class RunningMean:
         for total in self._sum:
             total /= self._examples
         return self._sum
-
-
-class Stack:
-    """All updates, in the order of the owners' names whatever the order of arrival."""
-
-    def __init__(self) -> None:
-        self._updates: dict[str, Weights] = {}
-
-    def add(self, owner: str, update: Update, factor: float = 1.0) -> None:
-        """Keep the arrays, times a factor."""
-        self._updates[owner] = update.delta if factor == 1.0 else [factor * array for array in update.delta]
-
-    def result(self) -> Weights:
-        """For each weight an array (owners, *shape)."""
-        rows = [self._updates[name] for name in sorted(self._updates)]
-        return [np.stack(column).astype(np.float64) for column in zip(*rows, strict=True)]
 
 
 class MetricsMean:

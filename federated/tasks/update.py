@@ -19,6 +19,23 @@ Setting = bool | int | float | str | None
 """What a strategy tells a trainer of the owner's own."""
 
 
+TAKEN = ("round", "epochs", "batch_size", "seed", "learning_rate", "proximal", "method")
+"""Names that trainers of owners' own are told anyway."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Arrays that owners give beside an update: their name, and of each its dtype, as NumPy writes it, and shape."""
+
+    name: str
+    forms: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def templates(self) -> list[Array]:
+        """Zeros of these forms, that take no memory."""
+        return [np.broadcast_to(np.zeros((), dtype), shape) for dtype, shape in self.forms]
+
+
 def _nothing() -> Array:
     return np.zeros(0, np.float32)
 
@@ -73,6 +90,8 @@ class LocalTraining:
         rounds: that have moved the model before, for a learning rate that follows a schedule: it goes on after as many times the steps
             that this owner makes in a round.
         begun: steps that the schedule has behind it besides, made before the run: those of an optimizer that came with the model.
+        alike: the update counts as one example.
+        method: the way in which an owner with Keras trains; empty: as Keras' `fit`. See `federated/owners/methods`.
     """
 
     epochs: int = 1
@@ -88,6 +107,8 @@ class LocalTraining:
     states: tuple[int, ...] = ()
     rounds: int = 0
     begun: int = 0
+    alike: bool = False
+    method: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,6 +124,8 @@ class Task:
         lineage: the same for all runs that went on with one another, and for no others: what a trainer remembers is kept by it.
         config: what the strategy says to trainers of the owners' own.
         moved: of each of the weights, whether rounds move it; empty: all that are no integers.
+        arrays: what the strategy gives beside the weights, by name.
+        extra: what it asks for beside the update: such arrays are behind those of `Update.delta`, in this order.
     """
 
     round: int
@@ -113,15 +136,35 @@ class Task:
     lineage: str = ""
     config: dict[str, Setting] = field(default_factory=dict)
     moved: tuple[bool, ...] = ()
+    arrays: dict[str, list[Array]] = field(default_factory=dict)
+    extra: tuple[Extra, ...] = ()
+
+    @cached_property
+    def summed(self) -> list[Array]:
+        """Arrays of the shapes and dtypes of an update: those of the weights, and behind them what is asked for beside."""
+        return [*self.weights, *(template for one in self.extra for template in one.templates)]
+
+    @property
+    def bounded(self) -> tuple[bool, ...]:
+        """Of each of these, whether it counts in the norm of an update, and has noise where there is noise."""
+        moved = self.moved or tuple(array.dtype.kind == "f" for array in self.weights)
+        return (*moved, *(True for one in self.extra for _ in one.forms))
+
+    @property
+    def given(self) -> int:
+        """Bytes of the arrays in it."""
+        return size(self.weights) + sum(size(arrays) for arrays in self.arrays.values())
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of all of it: two owners that have the same were asked the same."""
         forms = [(array.shape, array.dtype.str) for array in self.weights]
         plan = None if self.blueprint is None else (self.blueprint.architecture, self.blueprint.compilation)
-        said = (self.run, self.lineage, self.round, plan, self.training, sorted(self.config.items()), self.moved, forms)
+        beside = sorted(self.arrays.items())
+        more = [(name, [(array.shape, array.dtype.str) for array in arrays]) for name, arrays in beside]
+        said = (self.run, self.lineage, self.round, plan, self.training, sorted(self.config.items()), self.moved, forms, more, self.extra)
         hashed = hashlib.sha256(msgspec.msgpack.encode(("confide task", *said)))
-        for array in self.weights:
+        for array in (*self.weights, *(array for _, arrays in beside for array in arrays)):
             hashed.update(np.ascontiguousarray(array).data)
         return hashed.digest()
 
@@ -133,7 +176,8 @@ class Update:
     Args:
         round: that it belongs to.
         delta: what training added to the weights of the task, same shapes and dtypes; with `gradient`, minus the gradient (and what the
-            forward pass added to weights that are not trained, the statistics of BatchNormalization). 0 for integers.
+            forward pass added to weights that are not trained, the statistics of BatchNormalization). 0 for integers. Behind them the
+            arrays of `Task.extra`.
         examples: that it was trained on, at least 1.
         metrics: name -> value over the last local epoch, as Keras' `fit` tells it: of those whose states are not given.
         evaluates: whether the owner has evaluation data.

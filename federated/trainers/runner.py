@@ -16,7 +16,7 @@ from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models.weights import is_kept
 from federated.tasks.bounding import bounded
 from federated.tasks.failures import in_own_words
-from federated.tasks.update import Array, Evaluation, Setting, Task, Update, Weights
+from federated.tasks.update import Array, Evaluation, Task, Update, Weights
 from federated.trainers.memory import TrainerMemory
 from federated.trainers.trained import OwnTrainer, Trained
 from privacy import GaussianNoise
@@ -110,13 +110,13 @@ class TrainerRunner:
         given = self._call(lambda: trainer.train(_copies(task.weights), _config(task, stream), state))
         if not isinstance(given, Trained):
             raise UpdateHeldBack(f"a trainer's train() gave a {type(given).__name__}: a federated.Trained is expected")
-        delta, examples = _delta(given.delta, task.weights), _count(given.examples, "train()", least=max(1, self._least))
+        delta = [*_delta(given.delta, task.weights, "a trainer's delta"), *_beside(given.extra, task)]
+        examples = _count(given.examples, "train()", least=max(1, self._least))
         metrics = _numbers(given.metrics, "train()") if tells else {}
         self._memory.keep(task.lineage, task.round, state)
-        update = Update(task.round, delta, examples, metrics, tells and _evaluates(trainer))
-        moved = task.moved or tuple(not is_kept(array.dtype) for array in task.weights)
+        update = Update(task.round, delta, 1 if task.training.alike else examples, metrics, tells and _evaluates(trainer))
         if release.bound is not None:
-            update = bounded(update, release.bound, self._noise, moved)
+            update = bounded(update, release.bound, self._noise, task.bounded)
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
@@ -154,10 +154,12 @@ def _check_followed(task: Task, work: Work, trainer: OwnTrainer) -> None:
         ("gradient", work is Work.GRADIENT, "gives the gradient of the loss instead of training"),
         ("noise_multiplier", work is Work.DPSGD, "trains by DP-SGD"),
         ("proximal", task.training.proximal > 0, "stays near the global weights by a proximal term"),
+        (task.training.method, bool(task.training.method), f"trains as {task.training.method!r:.100} says"),
     ]
     for name, wanted, what in asked:
-        if wanted and (name != "proximal" or name not in follows):
-            can = ", or say follows = ('proximal',) if it does" if name == "proximal" else ""
+        possible = name not in ("gradient", "noise_multiplier")
+        if wanted and not (possible and name in follows):
+            can = f", or say follows = ({name!r:.100},) if it does" if possible else ""
             raise UpdateHeldBack(f"this owner has a trainer of its own, and was asked for one that {what}: use another strategy{can}")
 
 
@@ -165,11 +167,11 @@ def _copies(weights: Weights) -> list[Array]:
     return [np.array(array) for array in weights]
 
 
-def _config(task: Task, stream: int) -> dict[str, Setting]:
-    """Return what is asked of a trainer; what the strategy says comes last, and has other names: `Strategy.config`."""
+def _config(task: Task, stream: int) -> dict[str, Any]:
+    """What is asked of a trainer; what the strategy says and gives has other names: `Strategy.config`, `Strategy.arrays`."""
     training = task.training
     seed = int(np.random.default_rng([training.seed, task.round, stream]).integers(1 << 31))
-    plain: dict[str, Setting] = {
+    plain: dict[str, Any] = {
         "round": task.round,
         "epochs": training.epochs,
         "batch_size": training.batch_size,
@@ -178,32 +180,46 @@ def _config(task: Task, stream: int) -> dict[str, Setting]:
     }
     if training.proximal:
         plain["proximal"] = training.proximal
-    return {**task.config, **plain}
+    if training.method:
+        plain["method"] = training.method
+    return {**task.config, **{name: _copies(arrays) for name, arrays in task.arrays.items()}, **plain}
 
 
-def _delta(given: Any, weights: Weights) -> list[Array]:
-    """Return the arrays of an update in the dtypes of the weights.
+def _beside(given: Any, task: Task) -> list[Array]:
+    """What a trainer gives beside its update, in the order in which it was asked for.
+
+    Raises:
+        UpdateHeldBack: it is something else than was asked for.
+    """
+    asked = ", ".join(one.name for one in task.extra) or "nothing"
+    if not hasattr(given, "keys") or set(given) != {one.name for one in task.extra}:
+        raise UpdateHeldBack(f"a trainer's extra is not what the strategy asks for, which is {asked:.200}: give Trained(..., extra=...)")
+    return [array for one in task.extra for array in _delta(given[one.name], one.templates, f"{one.name:.100} of a trainer's extra")]
+
+
+def _delta(given: Any, weights: Weights, said: str) -> list[Array]:
+    """The arrays of an update in the dtypes of the weights.
 
     Raises:
         UpdateHeldBack: they are of another number, shape, or kind, or integers have changed. No value is shown.
     """
     if not isinstance(given, Sequence) or len(given) != len(weights):
         count = len(given) if isinstance(given, Sequence) else f"a {type(given).__name__}, not a list"
-        raise UpdateHeldBack(f"a trainer's delta has {count} of {len(weights)} arrays: one for each of the weights is expected")
+        raise UpdateHeldBack(f"{said} has {count} of {len(weights)} arrays: one for each is expected")
     made = []
     for i, (one, before) in enumerate(zip(given, weights, strict=True)):
         try:
             array = np.asarray(one)
         except Exception:
-            raise UpdateHeldBack(f"array {i} of a trainer's delta is a {type(one).__name__} that makes no array of numbers") from None
+            raise UpdateHeldBack(f"array {i} of {said} is a {type(one).__name__} that makes no array of numbers") from None
         if array.shape != before.shape or array.dtype.kind not in "fiu":
-            raise UpdateHeldBack(f"array {i} of a trainer's delta is {array.dtype} {array.shape}; {before.dtype} {before.shape} expected")
+            raise UpdateHeldBack(f"array {i} of {said} is {array.dtype} {array.shape}; {before.dtype} {before.shape} expected")
         if is_kept(before.dtype) and array.any():
-            raise UpdateHeldBack(f"array {i} of a trainer's delta changes integers, which stay as they are: zeros are expected")
+            raise UpdateHeldBack(f"array {i} of {said} changes integers, which stay as they are: zeros are expected")
         with np.errstate(over="ignore"):
             array = np.array(array, before.dtype)
         if not np.isfinite(array).all():
-            raise UpdateHeldBack(f"array {i} of a trainer's delta is not finite in {before.dtype}: train with a lower learning rate")
+            raise UpdateHeldBack(f"array {i} of {said} is not finite in {before.dtype}: train with a lower learning rate")
         made.append(array)
     return made
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from federated.tasks.update import Array, Setting
+from federated.tasks.update import Array
 
 Remembered = dict[str, Any]
 """What a trainer remembers from round to round: numbers, texts, truth values, None and arrays, in dicts and lists."""
@@ -22,11 +22,13 @@ class Trained:
         delta: what it added to each of the weights: arrays of their shapes, in their order. Zeros for integers.
         examples: that it was over, at least 1: the weight of this owner in the mean.
         metrics: name -> number, of the training.
+        extra: name -> arrays, of what the strategy asks for beside; see `Strategy.extra`.
     """
 
     delta: Sequence[Array]
     examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Sequence[Array]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -38,14 +40,15 @@ class OwnTrainer(Protocol):
             for one of them refuses the round if its trainer does not name it.
     """
 
-    def train(self, weights: list[Array], config: Mapping[str, Setting], state: Remembered) -> Trained:
+    def train(self, weights: list[Array], config: Mapping[str, Any], state: Remembered) -> Trained:
         """Train from the global weights.
 
         Args:
             weights: copies, its own to change.
             config: `round` (from 1 on), `epochs`, `batch_size` (None: all examples in one step), `seed`, of this round and owner, and
-                `learning_rate` (None: it decides itself); and what the strategy says, see `Strategy.config`. It has `proximal` (mu of the
-                term mu/2 ||w - w_global||^2) where that is asked for and the trainer follows it.
+                `learning_rate` (None: it decides itself); and what the strategy says and gives, see `Strategy.config` and
+                `Strategy.arrays`: the latter are lists of arrays, its own to change. It has `proximal` (mu of the term
+                mu/2 ||w - w_global||^2), and `method` (such as "scaffold"), where that is asked for and the trainer follows it.
             state: what it put in there in earlier rounds of this run; empty at first. What it holds when training ends is kept.
         """
 
@@ -53,7 +56,7 @@ class OwnTrainer(Protocol):
     # it evaluates nothing.
 
 
-def passes(config: Mapping[str, Setting], examples: int) -> Iterator[list[Array]]:
+def passes(config: Mapping[str, Any], examples: int) -> Iterator[list[Array]]:
     """Yield for each epoch of a round its batches: numbers of examples in an order made from the seed; the last may be smaller.
 
     Args:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federated import Update
-from federated.tasks.means import MetricsMean, RunningMean, Stack
+from federated.tasks.means import MetricsMean, RunningMean
 
 VALUES = st.floats(-1e6, 1e6, width=32)
 
@@ -20,8 +20,8 @@ def update(values, examples=1, **metrics):
 @given(st.lists(st.tuples(st.lists(VALUES, min_size=3, max_size=3), st.integers(1, 10**6)), min_size=1, max_size=8))
 def test_the_mean_weighted_by_examples(owners):
     tally = RunningMean([np.zeros(3, np.float32)])
-    for i, (values, examples) in enumerate(owners):
-        tally.add(f"owner-{i}", update(values, examples))
+    for values, examples in owners:
+        tally.add(update(values, examples))
     total = sum(examples for _, examples in owners)
     exact = [float(sum(Fraction(values[k]) * examples for values, examples in owners) / total) for k in range(3)]
     (mean,) = tally.result()
@@ -32,16 +32,9 @@ def test_the_mean_weighted_by_examples(owners):
 def test_the_running_mean_keeps_no_update():
     tally = RunningMean([np.zeros(2, np.float32)])
     sent = update([1.0, 2.0])
-    tally.add("a", sent)
+    tally.add(sent)
     sent.delta[0][:] = 99
     assert tally.result()[0].tolist() == [1.0, 2.0]
-
-
-def test_single_updates_side_by_side_in_the_order_of_names():
-    tally = Stack()
-    for name, value in [("b", 2.0), ("c", 3.0), ("a", 1.0)]:
-        tally.add(name, update([value, value], examples=7))
-    assert tally.result()[0].tolist() == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
 
 
 def test_metrics_are_weighted_and_the_loss_is_first():

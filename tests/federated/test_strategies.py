@@ -24,6 +24,7 @@ from federated import (
     SettingError,
     TrimmedMean,
 )
+from federated.strategies.updates import OwnerUpdate, Updates
 
 MEANS = [FedAvg(), FedProx(mu=0.5), FedSGD(eta=0.3), FedAvgM(beta=0.8, eta=0.7), FedAdagrad(), FedAdam(eta=0.1), FedYogi(eta=0.1, tau=0.01)]
 ROBUST = [CoordinateMedian(), TrimmedMean(beta=0.2), Krum(f=1), MultiKrum(f=1, m=2)]
@@ -36,8 +37,16 @@ def arrays(seed, dtype=np.float32, lead=()):
     return [np.asarray(rng.normal(size=lead + shape), dtype) for shape in SHAPES]
 
 
-def delta_for(strategy, seed):
-    return arrays(seed, np.float64, (OWNERS,) if strategy.single_updates else ())
+def updates_for(strategy, seed, scale=1):
+    if not strategy.single_updates:
+        return Updates([scale * array for array in arrays(seed, np.float64)])
+    return singles([scale * array for array in arrays(seed, np.float64, (OWNERS,))])
+
+
+def singles(stacks):
+    """Updates of owners that are side by side in each array."""
+    rows = [[stack[i] for stack in stacks] for i in range(len(stacks[0]))]
+    return Updates([stack.mean(axis=0) for stack in stacks], single=tuple(OwnerUpdate(f"owner-{i}", row) for i, row in enumerate(rows)))
 
 
 def same(left, right):
@@ -52,24 +61,24 @@ def same(left, right):
 class TestEveryStrategy:
     def test_keeps_shapes_and_dtypes(self, strategy, dtype):
         weights = arrays(0, dtype)
-        new, state = strategy.step(weights, delta_for(strategy, 1), strategy.initial(weights))
+        new, state = strategy.step(1, weights, updates_for(strategy, 1), strategy.initial(weights))
         assert [(a.shape, a.dtype) for a in new] == [(a.shape, a.dtype) for a in weights]
         assert all(a.dtype == np.float64 for some in state.values() for a in some)
 
     def test_is_pure(self, strategy, dtype):
-        given = arrays(0, dtype), delta_for(strategy, 1), strategy.initial(arrays(0, dtype))
+        given = 1, arrays(0, dtype), updates_for(strategy, 1), strategy.initial(arrays(0, dtype))
         before = copy.deepcopy(given)
         first, second = strategy.step(*given), strategy.step(*given)
-        assert same(given[0], before[0])
         assert same(given[1], before[1])
-        assert all(same(given[2][name], before[2][name]) for name in before[2])
+        assert same(given[2].mean, before[2].mean)
+        assert all(same(one.delta, other.delta) for one, other in zip(given[2].single, before[2].single, strict=True))
+        assert all(same(given[3][name], before[3][name]) for name in before[3])
         assert same(first[0], second[0])
-        assert not any(np.shares_memory(a, b) for a in first[0] for b in [*given[0], *given[1]])
+        assert not any(np.shares_memory(a, b) for a in first[0] for b in [*given[1], *given[2].mean])
 
     def test_stays_where_all_owners_agree_with_it(self, strategy, dtype):
         weights = arrays(0, dtype)
-        nothing = [0 * array for array in delta_for(strategy, 1)]
-        assert same(strategy.step(weights, nothing, strategy.initial(weights))[0], weights)
+        assert same(strategy.step(1, weights, updates_for(strategy, 1, 0), strategy.initial(weights))[0], weights)
 
     def test_is_a_frozen_value(self, strategy, dtype):
         assert copy.deepcopy(strategy) == strategy
@@ -113,7 +122,7 @@ def test_server_optimizers_against_the_oracle(strategy, x, deltas):
     weights = [np.array([x])]
     state = strategy.initial(weights)
     for delta in deltas:
-        weights, state = strategy.step(weights, [np.array([delta])], state)
+        weights, state = strategy.step(1, weights, Updates([np.array([delta])]), state)
     assert weights[0][0] == pytest.approx(oracle(strategy, x, deltas), rel=1e-9, abs=1e-9)
 
 
@@ -145,7 +154,7 @@ def robust_oracle(strategy, rows):
 @given(seed=st.integers(0, 2**32), owners=st.integers(5, 12))
 def test_robust_strategies_against_the_oracle(strategy, seed, owners):
     updates = arrays(seed, np.float64, (owners,))
-    new, _ = strategy.step([np.zeros(shape) for shape in SHAPES], updates, {})
+    new, _ = strategy.step(1, [np.zeros(shape) for shape in SHAPES], singles(updates), {})
     np.testing.assert_allclose(np.concatenate([a.ravel() for a in new]), robust_oracle(strategy, vectors(updates)), rtol=1e-9, atol=1e-12)
 
 
@@ -154,7 +163,7 @@ def test_robust_strategies_stand_an_owner_who_sends_anything(strategy):
     updates = arrays(1, np.float64, (OWNERS,))
     for stack in updates:
         stack[3] = 1e90
-    new, _ = strategy.step(arrays(0, np.float64), updates, {})
+    new, _ = strategy.step(1, arrays(0, np.float64), singles(updates), {})
     assert all(np.abs(array).max() < 10 for array in new)
 
 
@@ -162,12 +171,12 @@ def test_robust_strategies_stand_an_owner_who_sends_anything(strategy):
 def test_krum_needs_two_f_plus_three(strategy):
     assert strategy.least_updates == 7
     with pytest.raises(SettingError, match=r"6 updates and f=2.*2 f \+ 3 = 7"):
-        strategy.step(arrays(0), arrays(1, np.float64, (6,)), {})
+        strategy.step(1, arrays(0), singles(arrays(1, np.float64, (6,))), {})
 
 
 def test_multi_krum_averages_no_more_than_it_can_trust():
     updates = arrays(1, np.float64, (OWNERS,))
-    most, more = (MultiKrum(f=1, m=m).step(arrays(0), updates, {})[0] for m in (OWNERS - 3, 50))
+    most, more = (MultiKrum(f=1, m=m).step(1, arrays(0), singles(updates), {})[0] for m in (OWNERS - 3, 50))
     assert same(most, more)
 
 

@@ -160,8 +160,8 @@ async def test_but_where_it_may_get_better_rounds_go_on(parts):
 def strategy_of(function):
     @dataclass(frozen=True, kw_only=True)
     class Mine(Strategy):
-        def step(self, weights, delta, state):
-            return function(weights, delta, state)
+        def step(self, round, weights, updates, state):
+            return function(weights, updates.mean, state)
 
     return Mine()
 
@@ -322,6 +322,7 @@ async def test_a_change_is_not_forgotten_when_the_round_is_not_played(tmp_path):
 def test_an_error_of_a_strategy_of_this_library_is_told():
     from federated import Krum
     from federated.strategies.strategy import step_of
+    from federated.strategies.updates import OwnerUpdate, Updates
 
     with pytest.raises(Exception, match=r"Krum.step failed: .*6 updates and f=2"):
-        step_of(Krum(f=2), [np.zeros(2)], [np.zeros((6, 2))], {})
+        step_of(Krum(f=2), 1, [np.zeros(2)], Updates([np.zeros(2)], single=(OwnerUpdate("a", [np.zeros(2)]),) * 6), {})

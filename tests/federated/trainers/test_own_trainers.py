@@ -108,10 +108,10 @@ async def test_owners_that_evaluate():
 class Told(FedAvg):
     """Says something to trainers."""
 
-    extra: float = 0.5
+    beside: float = 0.5
 
     def config(self, round):
-        return {"extra": self.extra * round, "name": "told"}
+        return {"extra": self.beside * round, "name": "told"}
 
 
 async def test_what_a_trainer_is_told():
@@ -294,8 +294,6 @@ def test_what_needs_keras_is_refused_at_once():
         federation(evaluation=PARTS[0])
     with pytest.raises(SettingError, match="min_batch"):
         DataOwner(PARTS[0], trainer=Linear, policy=Policy(min_batch=4))
-    with pytest.raises(SettingError, match="memory="):
-        simulated_owners(PARTS, memory="somewhere")
 
 
 @pytest.mark.parametrize(
