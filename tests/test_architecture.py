@@ -54,7 +54,7 @@ ROOMS = {
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/training": "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",

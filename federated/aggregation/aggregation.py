@@ -93,7 +93,7 @@ class PlainMean:
         return Limits()
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Takes updates in as they come."""
+        """Take updates in as they come."""
         mean, single = RunningMean(gathering.task.summed), {}
         metrics, evaluators = MetricTally(), []
 

@@ -90,7 +90,7 @@ class SharedAggregation:
             return None
 
     async def _begun(self, gathering: Gathering) -> _SharedSession:
-        """The session of the last round, or a new one."""
+        """Return the session of the last round, or a new one."""
         parameters = sum(array.size for array in gathering.task.summed)
         hiding = Hiding(self._clip, self._most, 1 if gathering.at_once else FACTORS)
         owners = len(gathering.book.standing)

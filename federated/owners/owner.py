@@ -67,7 +67,7 @@ class ChangingOwners(Protocol):
         """Those of the next round; waits until there is one."""
 
     def away(self) -> Collection[str]:
-        """Names of those of the last `present` that are not here now."""
+        """Return the names of those of the last `present` that are not here now."""
 
     def settle(self, why: str) -> None:
         """Take in nobody else from now on, for this reason."""

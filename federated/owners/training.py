@@ -93,7 +93,7 @@ class Trainer:
         return await self._run("training", task, data, lambda desk, stop: desk.train(task, release, data, evaluates, stream, stop, known))
 
     async def evaluate(self, task: Task, data: Data, *, state: dict[str, Any] | None = None) -> Evaluation:
-        """The metrics of the weights of the task on the data; or of the owner's own, where it trains by a method that has such.
+        """Return the metrics of the weights of the task; or of the owner's own, where it trains by a method that has such.
 
         Args:
             task: with the weights.

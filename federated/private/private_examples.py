@@ -88,7 +88,7 @@ class PrivateExamples:
     # After a round.
 
     def released(self, aggregate: Aggregate | None, weights: Weights, trained: Sequence[bool] | None = None) -> Aggregate | None:
-        """The mean, as it is; without metrics and evaluations, which have no noise."""
+        """Return the mean as it is; without metrics and evaluations, which have no noise."""
         return None if aggregate is None else Aggregate(aggregate.delta, {}, aggregate.examples, (), single=aggregate.single)
 
     # Durable runs.

@@ -68,7 +68,7 @@ class Pipeline:
         self._asked[owner.name] = OwnerAtWork(owner, task, started)
 
     async def finished(self) -> OwnerAtWork:
-        """The next owner whose work has ended, in the order in which they end, or were asked."""
+        """Return the next owner whose work has ended, in the order in which they end, or were asked."""
         if not self._in_turn:
             return self._asked.pop(await self._finished.get())
         name = next(iter(self._asked))

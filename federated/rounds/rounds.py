@@ -145,7 +145,7 @@ class RoundBook:
                 self.late(owner)
 
     def close(self) -> None:
-        """The round is over: who is still awaited is late."""
+        """End the round: who is still awaited is late."""
         if self._enough < len(self.standing) and self.over:
             for owner in self.having(Standing.WAITING):
                 self.late(owner)

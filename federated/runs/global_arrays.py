@@ -85,7 +85,7 @@ class GlobalArrays:
         return self._moving.planned(task, present, self._state)
 
     def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
-        """Moves the arrays, see `Moving.step`.
+        """Move the arrays, see `Moving.step`.
 
         Raises:
             StepFailed: the arrays and the state stay as they were.

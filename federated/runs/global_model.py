@@ -151,7 +151,7 @@ class GlobalModel:
         return self._moving.planned(task, present, self._state)
 
     def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
-        """Moves the weights, see `Moving.step`.
+        """Move the weights, see `Moving.step`.
 
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.

@@ -135,7 +135,7 @@ class Moving:
 
 
 def _asked(said: str, task: Task, asked: Asked) -> Task:
-    """The task of one owner."""
+    """Return the task of one owner."""
     if not asked.config and not asked.arrays:
         return task
     config, arrays = checked_config(said, asked.config), checked_arrays(said, asked.arrays)

@@ -62,7 +62,7 @@ async def results(model: GlobalModel | GlobalArrays, states: Array, means: Mappi
 
 
 async def gathered(gathering: Gathering, strategy: Strategy, aggregation: Aggregation) -> Aggregate | None:
-    """What came of a round; None if too little did, or nobody was asked: with privacy it may be that nobody is sampled."""
+    """Return what came of a round; None if too little did, or nobody was asked, as may be with privacy."""
     if not gathering.book.standing:
         return None
     return await aggregation.gather(gathering, single_updates=strategy.single_updates)

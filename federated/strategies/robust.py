@@ -27,7 +27,7 @@ class CoordinateMedian(Strategy):
     single_updates: ClassVar[bool] = True
 
     def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
-        """The median over the owners' axis."""
+        """Take the median over the owners' axis."""
         return moved(weights, [np.median(stack, axis=0) for stack in stacked(updates)]), state
 
 
@@ -50,7 +50,7 @@ class TrimmedMean(Strategy):
         check("beta", self.beta, 0.0 <= self.beta < 0.5, "in [0, 0.5)")
 
     def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
-        """The mean of what is left of each sorted coordinate."""
+        """Take the mean of what is left of each sorted coordinate."""
         cut = int(self.beta * len(updates.single))
         kept = slice(cut, len(updates.single) - cut)
         return moved(weights, [np.sort(stack, axis=0)[kept].mean(axis=0) for stack in stacked(updates)]), state
@@ -85,7 +85,7 @@ class MultiKrum(Strategy):
         return 2 * self.f + 3
 
     def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
-        """The mean over the chosen updates; of equal scores the first owners by name are chosen.
+        """Take the mean over the chosen updates; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 2 f + 3 updates.
@@ -123,7 +123,7 @@ class Bulyan(Strategy):
         return 4 * self.f + 3
 
     def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
-        """The mean around the median of the chosen; of equal scores the first owners by name are chosen.
+        """Take the mean around the median of the chosen; of equal scores the first owners by name are chosen.
 
         Raises:
             SettingError: fewer than 4 f + 3 updates.
@@ -136,7 +136,7 @@ class Bulyan(Strategy):
 
 
 def _chosen(distances: Array, count: int, f: int) -> list[int]:
-    """The updates that Krum takes one after the other, each time of those that are left."""
+    """Return the updates that Krum takes one after the other, each time of those that are left."""
     left, found = list(range(len(distances))), []
     for _ in range(count):
         among = distances[np.ix_(left, left)]
@@ -145,7 +145,7 @@ def _chosen(distances: Array, count: int, f: int) -> list[int]:
 
 
 def _around_median(stack: Array, count: int) -> Array:
-    """The mean of so many values of each coordinate that are nearest to their median."""
+    """Return the mean of so many values of each coordinate that are nearest to their median."""
     order = np.argsort(np.abs(stack - np.median(stack, axis=0)), axis=0, kind="stable")[:count]
     return np.asarray(np.take_along_axis(stack, order, axis=0).mean(axis=0))
 

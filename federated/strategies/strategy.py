@@ -63,7 +63,7 @@ class Strategy(abc.ABC):
         return 1
 
     def local_training(self) -> LocalTraining:
-        """What owners are told about how to train."""
+        """Return what owners are told about how to train."""
         return LocalTraining(epochs=self.local_epochs, batch_size=self.batch_size, alike=self.alike)
 
     def config(self, round: int) -> Mapping[str, Setting]:
@@ -124,7 +124,7 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def step(self, round: int, weights: Weights, updates: Updates, state: State) -> tuple[Weights, State]:
-        """One step of the server. Pure: it changes none of its arguments.
+        """Make one step of the server. Pure: it changes none of its arguments.
 
         Args:
             round: from 1 on.
@@ -160,7 +160,7 @@ def checked_config(said: str, config: Mapping[str, Setting]) -> dict[str, Settin
 def step_of(
     strategy: Strategy, round: int, weights: Weights, updates: Updates, state: State, *, names: Sequence[str] = ()
 ) -> tuple[Weights, State]:
-    """One step of a strategy that may be anybody's, see `Strategy.step`.
+    """Make one step of a strategy that may be anybody's, see `Strategy.step`.
 
     Args:
         strategy: whose step it is.

@@ -21,7 +21,7 @@ class RunningMean:
         self._examples = 0
 
     def add(self, update: Update, factor: float = 1.0) -> None:
-        """Adds n_i Delta_i, the latter times a factor."""
+        """Add n_i Delta_i, the latter times a factor."""
         for total, array in zip(self._sum, update.delta, strict=True):
             self._add(total.reshape(-1), array.reshape(-1), factor * update.examples)
         self._examples += update.examples

@@ -168,7 +168,7 @@ def _copies(weights: Weights) -> list[Array]:
 
 
 def _config(task: Task, stream: int) -> dict[str, Any]:
-    """What is asked of a trainer; what the strategy says and gives has other names: `Strategy.config`, `Strategy.arrays`."""
+    """Return what is asked of a trainer; what the strategy says and gives has other names: `Strategy.config`, `Strategy.arrays`."""
     training = task.training
     seed = int(np.random.default_rng([training.seed, task.round, stream]).integers(1 << 31))
     plain: dict[str, Any] = {
@@ -186,7 +186,7 @@ def _config(task: Task, stream: int) -> dict[str, Any]:
 
 
 def _beside(given: Any, task: Task) -> list[Array]:
-    """What a trainer gives beside its update, in the order in which it was asked for.
+    """Return what a trainer gives beside its update, in the order in which it was asked for.
 
     Raises:
         UpdateHeldBack: it is something else than was asked for.
@@ -198,7 +198,7 @@ def _beside(given: Any, task: Task) -> list[Array]:
 
 
 def _delta(given: Any, weights: Weights, said: str) -> list[Array]:
-    """The arrays of an update in the dtypes of the weights.
+    """Return the arrays of an update in the dtypes of the weights.
 
     Raises:
         UpdateHeldBack: they are of another number, shape, or kind, or integers have changed. No value is shown.
