@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 import digits
-from federated import FedAvg, partition
+from federated import FedAvg, Updates, partition
 
 OWNERS = ["north", "east", "west"]
 
@@ -38,6 +38,6 @@ for name, (x, y) in zip(OWNERS, parts, strict=True):
     print(f"{name} has {len(x)} images of the digits {sorted(set(y.tolist()))}; alone it gets to {alone:.1%}")
 
 mean = [np.average(arrays, axis=0, weights=examples) for arrays in zip(*deltas, strict=True)]
-weights, _ = FedAvg().step(start, mean, {})
+weights, _ = FedAvg().step(1, start, Updates(mean), {})
 model.set_weights(weights)
 print(f"together: {model.evaluate(data.x_test, data.y_test, verbose=0)[1]:.1%}")
