@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.logistic_data import DataSettings, LogisticData, is_number
+from protocols.estimators.data import is_number
+from protocols.estimators.logistic_data import DataSettings, LogisticData
 from protocols.estimators.run import Run, batch_within
 from protocols.estimators.settings import AffineEstimator, Array, Data, convergence_warning, weights_of_rows
 from protocols.training.regression import Columns, Logistic

@@ -22,7 +22,7 @@ import msgspec
 
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
-from protocols.mpc.operations.moves import Concatenate, Reshape, Take
+from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate

@@ -1,7 +1,7 @@
 """The best split of each node, chosen on shares.
 
-A split s of a node puts sums G_L, H_L to the left and G_R, H_R to the right. With a = H_L + lambda, b = H_R + lambda and values w = G / a or
-G / b of both children its gain (Chen and Guestrin, 2016, eq. 7, without the factor 1/2 and gamma) is
+A split of a node puts sums G_L, H_L to the left and G_R, H_R to the right. With a = H_L + lambda, b = H_R + lambda, w_L = G_L / a and
+w_R = G_R / b its gain (Chen and Guestrin, 2016, eq. 7, without the factor 1/2 and gamma) is
 
     G_L^2 / a + G_R^2 / b - G^2 / (H + lambda) = (a b (w_L - w_R)^2 - w^2 lambda (H + lambda)) / (H + 2 lambda)
 
@@ -10,7 +10,8 @@ the left side. Sums are first multiplied by a power of two v that brings H + 2 l
 
 Of splits whose product is within 2^-NEAR of the largest the first is taken: the many that part a node alike, because no example lies
 between them, are equal but for rounding. A node has no split if the product is not above v^2 w^2 lambda (H + lambda) + 2^-SMALLEST, or if
-no split leaves both children with H of at least the smallest weight: then all of its examples go on to the right.
+no split leaves both children with H of at least the smallest weight: then all of its examples go on to the right. Where no value can be
+above 1 (`Units.bounded`) fewer bits are lost, and SMALLEST is FINEST.
 
 **Leaks** nothing to the servers.
 """
@@ -33,8 +34,8 @@ from protocols.training.trees.units import BITS, VALUE, Units
 NEAR = 10
 """Splits whose products are within 2^-NEAR of the largest count as equal."""
 
-SMALLEST = 30
-"""A product must be above 2^-SMALLEST."""
+SMALLEST, FINEST = 30, 40
+"""A product must be above 2^-SMALLEST, or 2^-FINEST."""
 
 CUT = 12
 """Bits that products lose before they are compared."""
@@ -99,7 +100,8 @@ def best(build: Builder, left: Sums, total: Sums, units: Units, allowed: int | N
             factors = [build(Truncate(build(Multiply(value, x)), cut, 63 - cut)) for x in (of(scaled, own), penalty)]
             floors.append(build(Multiply(*factors)))
     product = build(Truncate(_total(build, products), CUT, 63 - CUT))
-    return _chosen(build, product, floors, 2 * (29 - clip))
+    bits = 2 * (29 - clip)
+    return _chosen(build, product, floors, bits - (SMALLEST if clip else FINEST))
 
 
 def _sides(build: Builder, left: int, total: int) -> int:
@@ -111,11 +113,11 @@ def _total(build: Builder, xs: list[int]) -> int:
     return xs[0] if len(xs) == 1 else build(Combine(tuple(xs), (1,) * len(xs)))
 
 
-def _chosen(build: Builder, product: int, floors: list[int], bits: int) -> int:
-    """The first of the splits whose product, which has `bits` - `CUT` fractional bits, is as good as the largest."""
-    nodes, splits = build.value(product).shape
+def _chosen(build: Builder, product: int, floors: list[int], smallest: int) -> int:
+    """The first of the splits whose product, which has lost `CUT` bits, is as good as the largest, if that is above 2^`smallest`."""
+    splits = build.value(product).shape[1]
     top = largest(build, product)
-    floor = build(Combine((top, *floors), (1 << CUT, *[-1] * len(floors)), -(1 << (bits - SMALLEST))))
+    floor = build(Combine((top, *floors), (1 << CUT, *[-1] * len(floors)), -(1 << smallest)))
     splitting = build(Sign(build(Truncate(floor, CUT, 63 - CUT))))
     near = build(Truncate(top, NEAR, 63 - NEAR))
     gap = build(Combine((product, top, near), (2, -2, 2)))
