@@ -11,7 +11,17 @@ from protocols.client.remote_model import RemoteModel, connect
 from protocols.clusters.worker import Worker
 from protocols.datasets.use import Use
 from protocols.errors import ProtocolError
-from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
+from protocols.estimators import (
+    ConvergenceWarning,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    LinearRegression,
+    LogisticRegression,
+    PrecisionWarning,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    Ridge,
+)
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.placement import share
@@ -20,11 +30,15 @@ from protocols.owner.shared_model import SharedModel
 __all__ = [
     "Cluster",
     "ConvergenceWarning",
+    "GradientBoostingClassifier",
+    "GradientBoostingRegressor",
     "LinearRegression",
     "LogisticRegression",
     "NoisyAnswers",
     "PrecisionWarning",
     "ProtocolError",
+    "RandomForestClassifier",
+    "RandomForestRegressor",
     "RemoteModel",
     "Ridge",
     "SharedModel",

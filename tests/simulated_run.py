@@ -6,10 +6,12 @@ import numpy as np
 from training_deployment import Trainers
 
 from protocols.datasets.dataset import SharedDataset
+from protocols.errors import Diverged
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.stored import described, encoded
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.terms import TrainingTerms, check
+from protocols.training.trees import Binning
 
 HELD: dict[bytes, np.ndarray] = {}
 
@@ -43,13 +45,16 @@ class SimulatedRun:
         check(terms)
         arrays = {name: HELD[dataset.handle] for name, dataset in terms.datasets.items()}
         sums = {}
+        circuits = {}
         for rows in terms.rows(epoch):
             given = {name: terms.targets(array[rows]) if name == "y" else array[rows] for name, array in arrays.items()}
-            values = Trainers(plan.circuit(len(rows), self._steps), str(self._steps)).outputs({**values, **given})
+            circuit = plan.circuit(len(rows), self._steps) if plan.changing else circuits.setdefault(len(rows), plan.circuit(len(rows)))
+            values = Trainers(circuit, str(self._steps)).outputs({**values, **given})
             self._steps += 1
             for name in summed:
                 sums[name] = sums.get(name, np.uint64(0)) + values.pop(name)
-        assert not values["outside"].any()
+        if values["outside"].any():
+            raise Diverged(1)
         return values, sums
 
     async def moments(self, plan, data, batch):
@@ -65,3 +70,15 @@ class SimulatedRun:
             steep = bool(values["steep"].any())
             made, epoch = made + plan.repeats(epoch), epoch + 1
         return [decode(values[name], 2.0**-WEIGHT_BITS) for name in plan.shapes], made, not steep
+
+    async def counted(self, plan, data, thresholds, batch):
+        self._steps = 0
+        return self._epoch(plan, data, batch, 0, {"thresholds": thresholds}, summed=("counts",))[1]["counts"]
+
+    async def grown(self, plan, data, placed, compared, memory):
+        self._steps = 0
+        values = {name: np.zeros(shape, np.uint64) for name, shape in (plan.shapes | plan.states).items()} | placed
+        if compared is not None:
+            values, _ = self._epoch(Binning(plan), data, compared, 0, values)
+        values, _ = self._epoch(plan, data, plan.examples, 0, values)
+        return {name: values[name] for name in plan.shapes}

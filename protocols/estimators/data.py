@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,3 +172,54 @@ def storable(weights: Array) -> Array:
             f" largest in {FRACTION} fractional bits; use weights that differ less"
         )
     return stored
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a setting is a number, infinity among them."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def labels(y: Data) -> tuple[Array, Array]:
+    """Return numbers from 0 for labels that are here, and all labels.
+
+    Raises:
+        InputError: they are no labels, or of one class only.
+    """
+    if isinstance(y, SharedDataset):
+        if y.content != "labels" or y.shape[1] < 2:
+            raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
+        return np.zeros(0, int), np.arange(y.shape[1])
+    found = np.asarray(y)
+    if found.ndim != 1:
+        raise InputError(f"y has shape {found.shape}: one label an example is needed")
+    if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
+        raise InputError("y has NaN, infinite or fractional values: labels are needed, LinearRegression fits numbers")
+    try:
+        names, numbers = np.unique(found, return_inverse=True)
+    except TypeError:
+        kinds = ", ".join(sorted({type(label).__name__ for label in found}))
+        raise InputError(f"y has labels of several types, {kinds}: labels of one type are needed, so that they have an order") from None
+    if len(names) < 2:
+        raise InputError(f"y has one label only, {names[0]!r}: labels of at least two classes are needed")
+    return numbers, names
+
+
+def by_class(given: Mapping[Any, float] | str, labels: Array, counts: Array) -> Array:
+    """Return the weight of each class."""
+    if isinstance(given, Mapping):
+        known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(labels)}
+        strangers = [label for label in given if label not in known]
+        if strangers:
+            raise InputError(f"class_weight names {strangers}, and the labels are {list(known)}")
+        found = np.ones(len(known))
+        for label, weight in given.items():
+            if not is_number(weight) or not 0 <= weight < math.inf:
+                raise InputError(f"class_weight has {weight!r} for {label!r}; numbers of at least 0 are needed")
+            found[known[label]] = weight
+    else:
+        if not (counts > 0).all():
+            raise InputError("class_weight='balanced', and a class has no example of any weight: its weight would be infinite")
+        found = counts.sum() / (len(counts) * counts)
+    if not (found * counts > 0).any():
+        raise InputError("class_weight leaves no example with a weight above 0")
+    return found

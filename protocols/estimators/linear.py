@@ -15,7 +15,7 @@ from protocols.estimators import data as forms
 from protocols.estimators.data import Basis, Scaling, based
 from protocols.estimators.least_squares import ROUNDING, Normal, Solution, deviations, normal, solve
 from protocols.estimators.run import Run
-from protocols.estimators.settings import Array, Data, Estimator, weights_of_rows
+from protocols.estimators.settings import AffineEstimator, Array, Data, weights_of_rows
 from protocols.training.networks.functions import FRACTION
 from protocols.training.regression import Moments
 from protocols.training.regression.moments import BATCH, LARGEST_BITS, Asked
@@ -37,7 +37,7 @@ SMALL_BATCH = 65_536
 """Examples of a step where sums cannot wrap around."""
 
 
-class _Linear(Estimator):
+class _Linear(AffineEstimator):
     """What both linear models share.
 
     Attributes:

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from protocols.errors import InputError, PrecisionWarning
 from protocols.estimators import data as forms
-from protocols.estimators.logistic_data import DataSettings, LogisticData, is_number
+from protocols.estimators.data import is_number
+from protocols.estimators.logistic_data import DataSettings, LogisticData
 from protocols.estimators.run import Run, batch_within
-from protocols.estimators.settings import Array, Data, Estimator, convergence_warning, weights_of_rows
+from protocols.estimators.settings import AffineEstimator, Array, Data, convergence_warning, weights_of_rows
 from protocols.training.regression import Columns, Logistic
 from protocols.training.regression.logistic import RESOLVED, WEIGHT_BITS
 
@@ -39,7 +40,7 @@ STRONGEST = 2.0**20
 """The largest strength of the penalty beside the sum of losses, 1 / C, that weights of 24 fractional bits can follow."""
 
 
-class LogisticRegression(Estimator):
+class LogisticRegression(AffineEstimator):
     """The probability of each class is the softmax of x coef_^T + intercept_; with two classes the sigmoid for the second.
 
     It minimises what scikit-learn minimises, |coef_|^2 / 2 + C sum_i w_i loss_i (intercepts are not penalised), by full gradients with

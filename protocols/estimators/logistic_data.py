@@ -27,11 +27,6 @@ REACH = 8
 """Features that are here are stored below 2^REACH where fixed point allows 2^9."""
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a setting is a number, infinity among them."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and not math.isnan(value)
-
-
 @dataclass(frozen=True)
 class DataSettings:
     """What of the settings of a fit the data depend on.
@@ -86,7 +81,7 @@ class LogisticData:
     async def store(self, x: Data, y: Data, weights: Data | None) -> None:
         """Check everything that is here, then store it."""
         own = None if weights is None or isinstance(weights, SharedDataset) else forms.own_weights(weights)
-        numbers, self.labels = self._labels(y)
+        numbers, self.labels = forms.labels(y)
         if isinstance(weights, SharedDataset):
             forms.shared_weights(weights)
             self._checked = True
@@ -163,63 +158,18 @@ class LogisticData:
         found = [float(np.linalg.eigvalsh(rows.T @ (rows * one[:, None]) + np.diag(penalties[moving]))[0]) for one in steep]
         return max(min(found), float(np.finfo(np.float64).tiny))
 
-    def _labels(self, y: Data) -> tuple[Array, Array]:
-        """Return numbers from 0 for labels that are here, and all labels.
-
-        Raises:
-            InputError: they are no labels, or of one class only.
-        """
-        if isinstance(y, SharedDataset):
-            if y.content != "labels" or y.shape[1] < 2:
-                raise InputError(f"{y.name!r} is no array of labels of at least two classes: store one integer an example, from 0")
-            return np.zeros(0, int), np.arange(y.shape[1])
-        found = np.asarray(y)
-        if found.ndim != 1:
-            raise InputError(f"y has shape {found.shape}: one label an example is needed")
-        if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
-            raise InputError("y has NaN, infinite or fractional values: labels are needed, LinearRegression fits numbers")
-        try:
-            labels, numbers = np.unique(found, return_inverse=True)
-        except TypeError:
-            kinds = ", ".join(sorted({type(label).__name__ for label in found}))
-            raise InputError(f"y has labels of several types, {kinds}: labels of one type are needed, so that they have an order") from None
-        if len(labels) < 2:
-            raise InputError(f"y has one label only, {labels[0]!r}: labels of at least two classes are needed")
-        return numbers, labels
-
     def _with_classes(self, numbers: Array, own: Array | None, weights: Data | None) -> Array | None:
         """Multiply weights of examples by those of their classes, if both are here; else the servers do it."""
         if len(numbers):
             if isinstance(weights, SharedDataset):
                 raise InputError("class_weight with labels that are here and sample_weight that is shared: share the labels, too")
             counted = np.ones(len(numbers)) if own is None else own
-            by_class = self._by_class(np.bincount(numbers, counted, len(self.labels)))
+            by_class = forms.by_class(self._model.class_weight, self.labels, np.bincount(numbers, counted, len(self.labels)))
             product: Array = counted * by_class[numbers]
             return product
         if weights is not None:
             raise InputError("class_weight with sample_weight and labels that are shared: multiply the weights before they are shared")
         return None
-
-    def _by_class(self, counts: Array) -> Array:
-        """Return the weight of each class."""
-        given = self._model.class_weight
-        if isinstance(given, Mapping):
-            known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(self.labels)}
-            strangers = [label for label in given if label not in known]
-            if strangers:
-                raise InputError(f"class_weight names {strangers}, and the labels are {list(known)}")
-            found = np.ones(len(known))
-            for label, weight in given.items():
-                if not is_number(weight) or not 0 <= weight < math.inf:
-                    raise InputError(f"class_weight has {weight!r} for {label!r}; numbers of at least 0 are needed")
-                found[known[label]] = weight
-        else:
-            if not (counts > 0).all():
-                raise InputError("class_weight='balanced', and a class has no example of any weight: its weight would be infinite")
-            found = counts.sum() / (len(counts) * counts)
-        if not (found * counts > 0).any():
-            raise InputError("class_weight leaves no example with a weight above 0")
-        return found
 
     async def facts(self) -> Facts:
         """Return facts in the clear where the data are here, and opened sums of what is not."""
@@ -243,7 +193,7 @@ class LogisticData:
             total = float(real["weight"][0])
         elif shared_labels:
             counts = np.round(real["targets"].reshape(-1))
-            by_class = self._by_class(counts)
+            by_class = forms.by_class(self._model.class_weight, self.labels, counts)
             total, self.largest_weight = float(by_class @ counts), 1 / by_class.max()
             self.classes = tuple((by_class * self.largest_weight).tolist())
         if total <= 0:

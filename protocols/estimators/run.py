@@ -22,10 +22,14 @@ from protocols.owner.stored import training_servers
 from protocols.training.regression import Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.terms import TrainingTerms
+from protocols.training.trees import Binning, Boosting, Counts, Forest
 from protocols.workers.training_server import TrainingServer
 
 if TYPE_CHECKING:
     from protocols.owner.cluster import Cluster
+
+Started = Moments | Logistic | Counts | Boosting | Forest
+"""Plans that begin with shares of their own."""
 
 STEP_MEMORY = MEMORY // 8
 """Bytes of randomness of a step at a server, at most: so many are dealt ahead."""
@@ -132,19 +136,79 @@ class Run:
     def _rights(self, secret: bytes) -> list[bytes]:
         return [right_at(secret, place) for place in self._seats.servers]
 
-    async def _placed(self, plan: Moments | Logistic) -> tuple[bytes, bytes]:
-        """Share weights that are zero; the handle, and the secret of the rights to them."""
-        first = [KeyStream(fresh_key()).words(shape) for shape in plan.shapes.values()]
-        second = [np.uint64(0) - share for share in first]
+    async def counted(self, plan: Counts, data: tuple[SharedDataset, ...], thresholds: Ring, batch: int) -> Ring:
+        """Open how many examples are at most at each threshold, (thresholds,).
+
+        Raises:
+            InputError: data do not fit.
+            WorkerLost: a worker went away.
+        """
+        model = await self._placed(plan, {"thresholds": thresholds})
+        try:
+            running = await self._begun(plan, data, batch, model)
+            try:
+                [(first, second)] = await running.epoch(0, 0, None, told=["counts"], progress=False)
+            finally:
+                await running.end()
+        except (ActorError, WorkerLost) as error:
+            raise _lost(error) from None
+        finally:
+            await self._removed(model)
+        return first.told["counts"] + second.told["counts"]
+
+    async def grown(
+        self, plan: Boosting | Forest, data: tuple[SharedDataset, ...], placed: dict[str, Ring], compared: int | None, memory: int
+    ) -> dict[str, Ring]:
+        """Grow trees, and open them to this process.
+
+        Args:
+            plan: what is grown.
+            data: x, y, and the weights if there are any.
+            placed: shares of what the plan begins with, where it is not 0.
+            compared: in how many examples at a time features are compared with thresholds that are shared; None if they were before.
+            memory: bytes of randomness that a server may hold ahead.
+
+        Returns:
+            What the plan's shapes name, as integers.
+
+        Raises:
+            InputError: data do not fit.
+            Diverged: targets, or what is left of them, are too large.
+            WorkerLost: a worker went away.
+        """
+        model = await self._placed(plan, placed)
+        try:
+            steps: list[tuple[Binning | Boosting | Forest, int]] = [(plan, plan.examples)]
+            for step, batch in [*([(Binning(plan), compared)] if compared is not None else []), *steps]:
+                running = await self._begun(step, data, batch, model, memory)
+                try:
+                    await running.epoch(0, 0, None, told=[], progress=False)
+                finally:
+                    await running.end()
+            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
+            halves = await at_once(*(server.weights(model[0], right) for server, right in held))
+        except (ActorError, WorkerLost) as error:
+            raise _lost(error) from None
+        finally:
+            await self._removed(model)
+        return {name: a + b for name, a, b in zip(plan.shapes, *halves, strict=True)}
+
+    async def _placed(self, plan: Started, values: dict[str, Ring] | None = None) -> tuple[bytes, bytes]:
+        """Share what a plan begins with, 0 unless it is given; the handle, and the secret of the rights to it."""
+        known, shapes = values or {}, plan.shapes
+        first = [KeyStream(fresh_key()).words(shape) for shape in shapes.values()]
+        second = [known.get(name, np.uint64(0)) - share for name, share in zip(shapes, first, strict=True)]
         handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
         placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
         await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
         return handle, secret
 
-    async def _begun(self, plan: Moments | Logistic, data: tuple[SharedDataset, ...], batch: int, model: tuple[bytes, bytes]) -> Running:
+    async def _begun(
+        self, plan: Started | Binning, data: tuple[SharedDataset, ...], batch: int, model: tuple[bytes, bytes], memory: int = MEMORY
+    ) -> Running:
         x, y, *weights = [array.dataset for array in data]
         w = weights[0] if weights else None
-        terms = TrainingTerms(os.urandom(16), plan, x, y, batch, None, MEMORY, self._cluster.equals, self._name, w=w)
+        terms = TrainingTerms(os.urandom(16), plan, x, y, batch, None, memory, self._cluster.equals, self._name, w=w)
         return await begun(self._cluster, terms, data, model, None)
 
     async def _removed(self, model: tuple[bytes, bytes]) -> None:

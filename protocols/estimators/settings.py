@@ -1,4 +1,4 @@
-"""What all estimators share: settings by name as scikit-learn asks for them, `fit`, and the affine function that was fitted."""
+"""What all estimators share: settings by name as scikit-learn asks for them, and `fit`; and the affine function that some of them fit."""
 
 from __future__ import annotations
 
@@ -35,18 +35,14 @@ def convergence_warning() -> type[Warning]:
 
 
 class Estimator(ABC):
-    """A fitted affine function x coef_^T + intercept_, and how one comes to it.
+    """What is fitted on shares and used in the clear.
 
     Attributes:
         cluster: where it is fitted.
-        coef_: the coefficients, in the shape that scikit-learn gives them.
-        intercept_: the same of intercepts.
         n_features_in_: columns of x.
     """
 
     cluster: Cluster | keras_hook.Cluster | None
-    coef_: Array
-    intercept_: Any
     n_features_in_: int
 
     @classmethod
@@ -119,19 +115,41 @@ class Estimator(ABC):
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         """Fit, see `fit`."""
 
-    def _affine(self, x: npt.ArrayLike) -> Array:
-        """Return x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
-        if not hasattr(self, "coef_"):
+    def _rows(self, x: npt.ArrayLike) -> Array:
+        """Return new rows, (n, n_features_in_).
+
+        Raises:
+            ModelError: nothing is fitted yet.
+            InputError: they have another number of columns.
+        """
+        if not hasattr(self, "n_features_in_"):
             raise ModelError(f"this {type(self).__name__} is not fitted yet: await fit(x, y) first")
         rows = np.asarray(x, np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise InputError(f"x has shape {rows.shape}; a table of {self.n_features_in_} columns is needed, as in fit")
-        result: Array = rows @ np.atleast_2d(self.coef_).T + self.intercept_
-        return result
+        return rows
 
     def __repr__(self) -> str:
         names = [name for name in self._names() if name != "cluster"]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+class AffineEstimator(Estimator):
+    """A fitted affine function x coef_^T + intercept_, and how one comes to it.
+
+    Attributes:
+        coef_: the coefficients, in the shape that scikit-learn gives them.
+        intercept_: the same of intercepts.
+    """
+
+    coef_: Array
+    intercept_: Any
+
+    def _affine(self, x: npt.ArrayLike) -> Array:
+        """Return x coef_^T + intercept_ for new rows, in the clear: (n, outputs)."""
+        rows = self._rows(x)
+        result: Array = rows @ np.atleast_2d(self.coef_).T + self.intercept_
+        return result
 
 
 def weights_of_rows(sample_weight: npt.ArrayLike | None, rows: int) -> Array:

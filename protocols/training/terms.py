@@ -15,8 +15,9 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
+from protocols.training.trees import Binning, Boosting, Counts, Forest
 
-AnyPlan = Plan | Moments | Logistic
+AnyPlan = Plan | Moments | Logistic | Boosting | Forest | Counts | Binning
 """What can be done with examples in steps."""
 
 MEMORY_LIMIT = 1 << 32

@@ -1,0 +1,91 @@
+"""What all estimators of trees share: settings that are checked, one fit, and trees in the clear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from protocols.errors import Diverged, InputError, TooLarge
+from protocols.estimators.data import is_number
+from protocols.estimators.run import Run
+from protocols.estimators.settings import Array, Estimator, weights_of_rows
+from protocols.estimators.trees.examples import FAR, Examples
+from protocols.mpc.parties.exchange import Ring
+from protocols.owner.fitting import MEMORY
+from protocols.training.terms import MEMORY_LIMIT
+from protocols.training.trees import Boosting, Forest
+
+DEEPEST, FINEST, MOST = 10, 256, 10_000
+"""The largest depth, number of bins, and number of trees."""
+
+
+class Ensemble(Estimator):
+    """Trees, and how one comes to them."""
+
+    n_estimators: int
+    max_depth: int
+    max_bins: int
+    random_state: Any
+
+    def _check_counts(self, **counts: tuple[Any, int, int]) -> None:
+        """Refuse settings that are no whole numbers of a range."""
+        known = {
+            "n_estimators": (self.n_estimators, 1, MOST),
+            "max_depth": (self.max_depth, 1, DEEPEST),
+            "max_bins": (self.max_bins, 2, FINEST),
+        }
+        for name, (value, least, most) in (known | counts).items():
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
+                raise InputError(f"{name}={value!r}; a whole number from {least} to {most:,} is needed: all trees have one depth on shares")
+
+    def _check_number(self, name: str, value: Any, least: float, most: float, *, strict: bool = False) -> None:
+        if not is_number(value) or not least <= value <= most or (strict and value == least) or math.isinf(value):
+            raise InputError(
+                f"{name}={value!r}; a number {'above' if strict else 'from'} {least:g} {'and' if strict else 'to'} at most {most:g} is needed"
+            )
+
+    def _check_classes(self, given: Any) -> None:
+        if not (given is None or given == "balanced" or isinstance(given, Mapping)):
+            raise InputError(f"class_weight={given!r}; None, 'balanced', or a dict from labels to weights is needed")
+
+    async def _grown(self, run: Run, plan: Boosting | Forest, examples: Examples, placed: dict[str, Ring]) -> dict[str, Array]:
+        """Grow trees, and return what was opened as signed integers.
+
+        Raises:
+            TooLarge: a step does not fit the memory of a server.
+            InputError: targets that others have stored are too large.
+        """
+        need = plan.circuit(plan.examples).layout.bytes_per_example
+        if need > MEMORY_LIMIT:
+            raise TooLarge(
+                f"a tree of depth {plan.depth} on {plan.examples:,} examples and {plan.splits:,} splits needs {need >> 20:,} MiB of"
+                f" randomness at a server, {MEMORY_LIMIT >> 20:,} are possible: use a smaller max_depth or max_bins"
+            )
+        together = None if examples.here else examples.together(plan.splits)
+        try:
+            opened = await run.grown(plan, examples.arrays, placed | examples.thresholds(), together, max(MEMORY, need))
+        except Diverged:
+            raise InputError(
+                f"a target, or what trees have left of one, is beyond +-{2**FAR}: have its owner scale targets to about 1 before they are"
+                " stored, or use a smaller learning_rate"
+            ) from None
+        return {name: found.view(np.int64) for name, found in opened.items()}
+
+    def _labelled(self, y: npt.ArrayLike, found: Array, sample_weight: npt.ArrayLike | None) -> float:
+        """Return the part of rows whose label is predicted, by weight."""
+        right = found == np.asarray(y)
+        return float(np.average(right, weights=weights_of_rows(sample_weight, len(found))))
+
+    def _explained(self, y: npt.ArrayLike, found: Array, sample_weight: npt.ArrayLike | None) -> float:
+        """Return R^2."""
+        true = np.asarray(y, np.float64)
+        if true.shape != found.shape:
+            raise InputError(f"y has shape {true.shape}; {found.shape} is needed")
+        weights = weights_of_rows(sample_weight, len(true))
+        total = float(weights @ (true - np.average(true, weights=weights)) ** 2)
+        unexplained = float(weights @ (true - found) ** 2)
+        return 1 - unexplained / total if total > 0 else float(unexplained == 0)
