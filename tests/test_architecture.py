@@ -53,7 +53,7 @@ ROOMS = {
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
-    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
+    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
     "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
     "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
