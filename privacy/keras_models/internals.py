@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 Model = Any  # keras.Model; Keras has no types
@@ -73,6 +76,32 @@ def origin(tensor: Tensor) -> tuple[Operation, Any]:
     """Give the operation that made a symbolic tensor, and the node of that call."""
     operation, index, _ = tensor._keras_history
     return operation, calls_of(operation)[index]
+
+
+@contextmanager
+def symbolic_calls(layer: Layer, instead: Any) -> Iterator[None]:
+    """Make the layers within a layer, as long as this lasts, call `instead(layer, its symbolic_call, ...)` where they are given symbols.
+
+    A layer may then give None beside symbols, too, of which its node says nothing.
+    """
+    import keras  # noqa: PLC0415  is loaded already: there is a layer
+
+    module, node = keras.src.layers.layer, keras.src.ops.node.Node
+
+    def noted(operation: Operation, call_args: Any, call_kwargs: Any, outputs: Any) -> Any:
+        return node(operation, call_args, call_kwargs, [one for one in keras.tree.flatten(outputs) if one is not None])
+
+    within = layers_within(layer, itself=False) if isinstance(layer, keras.Layer) else []
+    changed = [one for one in dict.fromkeys(within) if "symbolic_call" not in vars(one)]
+    for one in changed:
+        object.__setattr__(one, "symbolic_call", partial(instead, one, one.symbolic_call))
+    module.Node = noted
+    try:
+        yield
+    finally:
+        module.Node = node
+        for one in changed:
+            object.__delattr__(one, "symbolic_call")
 
 
 def adds(operation: Operation) -> bool:

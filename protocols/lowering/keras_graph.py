@@ -1,20 +1,21 @@
 """Reads the graph of a Keras model: Sequential, functional, nested, with shared layers, with `keras.ops` between them.
 
 A layer that has no rule of its own, the user's or one of Keras, is followed into its `call`: what it does with symbolic inputs is a graph,
-too, and only what a rule knows may be in it.
+too, and only what a rule knows may be in it (`known_batch.py`). Values that depend on no input are computed before a rule is asked for.
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
+from protocols.lowering.known_batch import Constant, TwinGraphs, constant, mask_of, origin
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import Builder
 from protocols.lowering.nodes.network import Node
@@ -22,8 +23,8 @@ from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
 from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
-from protocols.lowering.rules.layers import RULES
-from protocols.lowering.rules.operations import OPERATIONS, Call
+from protocols.lowering.rules.layers import RULES, Rule
+from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
 from protocols.lowering.rules.wrappers import REWRITTEN
 
 
@@ -51,6 +52,8 @@ def read(model: Any) -> list[Node]:
     first = model.inputs[0]
     start = reader.builder.add(net.Start, model, [], _known(model, first))
     last = reader.value(model.outputs[0], {id(first): start})
+    if isinstance(last, Constant):
+        raise ModelError(f"the output of model {model.name!r} does not depend on its input: there is nothing to compute in private")
     return _reached(reader.builder.nodes, last)
 
 
@@ -72,45 +75,60 @@ PLAIN = {"training", "key", "value", "query", "inputs"}
 """Arguments of a call that a rule knows, or that make no difference at inference."""
 
 
+OF_SHAPES = ("OnesLike", "ZerosLike", "FullLike", "EmptyLike")
+"""Operations whose results depend on the shapes of values only."""
+Known = dict[int, "int | Constant"]
+"""Positions of private values, and constants, by the ids of tensors."""
+
+
 class _Reader:
     def __init__(self, keras: Any) -> None:
         self.builder = Builder()
         self._keras = keras
-        self._followed: list[Any] = []  # their tensors stay alive, so that an id is one tensor's
+        self.builder.follow = self._function
+        self._twins = TwinGraphs(keras, self.builder.shape)
 
-    def value(self, tensor: Any, known: dict[int, int]) -> int:
-        """The position of a Keras tensor's value; `known` has those that were computed. Iterative: graphs can be deep."""
+    def value(self, tensor: Any, known: Known) -> int | Constant:
+        """The position of a Keras tensor's value, or a constant; `known` has those that were computed. Iterative: graphs can be deep."""
         waiting = [tensor]
         while waiting:
             current = waiting[-1]
+            symbol = self._twins.symbol(current)
             if id(current) in known:
                 waiting.pop()
                 continue
-            operation, node = _origin(current)
+            if symbol is not None:
+                known[id(current)] = self.value(*symbol)
+                continue
+            operation, node = origin(current)
             missing = [one for one in node.input_tensors if id(one) not in known]
             if missing:
                 waiting += reversed(missing)
             else:
-                positions = self._applied(operation, node, known)
-                for one, position in zip(node.output_tensors, positions, strict=True):
-                    self._check_shape(operation, one, position)
-                    known[id(one)] = position
+                found = self._applied(operation, node, known)
+                for place, (one, value) in enumerate(zip(node.output_tensors, found, strict=True)):
+                    self._check_shape(operation, node, place, value)
+                    known[id(one)] = value
         return known[id(tensor)]
 
-    def _applied(self, operation: Any, node: Any, known: dict[int, int]) -> list[int]:
-        """The positions of all results of an operation."""
+    def _applied(self, operation: Any, node: Any, known: Known) -> Sequence[int | Constant]:
+        """All results of an operation."""
+        given = [known[id(one)] for one in node.input_tensors]
+        constants = sum(isinstance(one, Constant) for one in given)
         if isinstance(operation, self._keras.Model):
-            return self._nested(operation, node, known)
+            return self._nested(operation, node, known) if not constants else self._inside(operation, node, known)
         if getattr(operation, "quantization_mode", None) is not None:
             raise refuse(operation, f"its weights are quantised to {operation.quantization_mode}", "the model before quantize()")
-        module, name = type(operation).__module__, type(operation).__name__
+        name, module = type(operation).__name__, type(operation).__module__
         if module.startswith("keras.") and ".ops." in module:
-            return self._operated(operation, node, known)
-        if module.startswith("keras.") and ".layers." in module and name in RULES:
-            named = _named(self._keras, operation, node)
+            folded = name in OF_SHAPES or constants == len(given) or (name == "Multiply" and self._vanishes(node, known))
+            return self._folded(operation, node, known) if folded else self._operated(operation, node, known)
+        rule = None if constants else _rule(operation)
+        if rule is not None:
+            named = _named(self._keras, operation, node, rule)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
             masks = {key: self._operand(value, known) for key, value in named.items()}
-            found = RULES[name](self.builder, operation, inputs, **masks)
+            found = rule(self.builder, operation, inputs, **masks)
             return found if isinstance(found, list) else [found]
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
             raise unknown(operation, sorted(RULES))
@@ -118,165 +136,222 @@ class _Reader:
             return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
 
-    def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
+    def _rewritten(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         rule = REWRITTEN[type(layer).__name__]
-        carried = [_mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
-        given = {name: value for name, value in _given(node).items() if not any(value is mask for mask in carried)}
+        carried = [mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
+        given = {name: value for name, value in _effective(node.arguments.kwargs).items() if not any(value is mask for mask in carried)}
         taken = list(inspect.signature(rule).parameters)[2:]
         if set(given) - set(taken) or not 1 <= len(node.arguments.args) <= len(taken):
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
-        outputs = self._keras.tree.flatten(rule(self._keras, layer, *node.arguments.args, **given))
-        self._followed.append(outputs)
-        return [self.value(output, known) for output in outputs]
+        structure = (node.arguments.args, given)
+        outputs = self._twins.call(lambda each: rule(self._keras, layer, *each[0], **each[1]), layer, structure, known)
+        return [self._result(output, known) for output in outputs]
 
-    def _operand(self, value: Any, known: dict[int, int]) -> Any:
+    def _result(self, value: Any, known: Known) -> int | Constant:
+        return value if isinstance(value, Constant) else self.value(value, known)
+
+    def _operand(self, value: Any, known: Known) -> Any:
         if isinstance(value, self._keras.KerasTensor):
-            return self.value(value, known)
+            found = self.value(value, known)
+            return np.asarray(found.one) if isinstance(found, Constant) else found
         if isinstance(value, list | tuple):
             return [None if one is None else self._operand(one, known) for one in value]
         return value if isinstance(value, bool) else np.asarray(value)
 
-    def _operated(self, operation: Any, node: Any, known: dict[int, int]) -> list[int]:
-        rule = OPERATIONS.get(type(operation).__name__)
+    def _vanishes(self, node: Any, known: Known) -> bool:
+        """Whether a product has a factor 0."""
+        factors = (self._operand(each, known) for each in (*node.arguments.args, *node.arguments.kwargs.values()))
+        return any(isinstance(each, np.ndarray) and each.size and not number(each).any() for each in factors)
+
+    def _folded(self, operation: Any, node: Any, known: Known) -> list[Constant]:
+        """The results of an operation that depend on no input."""
+        results = []
+        for examples, of in ((1, node), (2, self._twins.of(node))):
+            places = iter(node.input_tensors)
+
+            def filled(value: Any, examples: int = examples, places: Any = places) -> Any:
+                if not isinstance(value, self._keras.KerasTensor):
+                    return value
+                one = next(places)
+                found = known[id(one)]
+                numbers = found[examples - 1] if isinstance(found, Constant) else np.zeros((examples, *self.builder.shape(found)))
+                return self._keras.ops.convert_to_tensor(numbers, one.dtype)
+
+            args, kwargs = of.arguments.convert(filled)
+            called = origin(of.output_tensors[0])[0]
+            results.append(self._keras.tree.flatten(called.call(*args, **kwargs)))
+        return [constant(operation, one, two) for one, two in zip(*results, strict=True)]
+
+    def _operated(self, operation: Any, node: Any, known: Known) -> list[int]:
+        name = type(operation).__name__
+        rule = OPERATIONS.get(name)
         if rule is None:
             raise unknown_operation(operation)
-        tree = self._keras.tree
+        tree, symbolic, twin = self._keras.tree, self._keras.KerasTensor, self._twins.of(node)
+        called = origin(twin.output_tensors[0])[0]
+        if name not in MOVED:
+            self._twins.same_settings(operation, node)
 
-        def operand(each: Any) -> Operand | None:
-            if isinstance(each, self._keras.KerasTensor):
-                return known[id(each)]
-            return None if each is None or isinstance(each, str | slice | type(...)) else number(each)
+        def operand(each: Any, other: Any = None) -> Operand | None:
+            if isinstance(each, symbolic):
+                found = known[id(each)]
+                return number(found.one) if isinstance(found, Constant) else found
+            if each is None or isinstance(each, str | slice | type(...)):
+                return None
+            return number(each if other is None or name in MOVED else constant(operation, each, other).one)
 
-        flat = [operand(each) for each in tree.flatten((node.arguments.args, node.arguments.kwargs))]
+        pairs = zip(*(tree.flatten((of.arguments.args, of.arguments.kwargs)) for of in (node, twin)), strict=True)
+        flat = [operand(*pair) for pair in pairs]
         bound = inspect.signature(operation.call).bind(*node.arguments.args, **node.arguments.kwargs).arguments
-        named = {name: operand(each) for name, each in bound.items() if not isinstance(each, list | tuple | dict)}
+        named = {key: operand(each) for key, each in bound.items() if not isinstance(each, list | tuple | dict)}
 
-        def run(arrays: list[Any]) -> Any:
-            places = {id(one): array for one, array in zip(node.input_tensors, arrays, strict=True)}
-            args, kwargs = node.arguments.convert(lambda x: places.get(id(x), x))
-            return operation.call(*args, **kwargs)
+        def run(arrays: Sequence[Any], alone: bool = False) -> Any:
+            places, values = iter(node.input_tensors), iter(arrays)
+
+            def filled(value: Any) -> Any:
+                if isinstance(value, symbolic):
+                    found = known[id(next(places))]
+                    value = found.two if isinstance(found, Constant) else next(values)
+                    constants = isinstance(found, Constant)
+                else:
+                    constants = value is not None
+                return np.zeros_like(value, np.int32) if constants and alone and name in PUT_BESIDE else value
+
+            args, kwargs = twin.arguments.convert(filled)
+            return called.call(*args, **kwargs)
 
         shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
-        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named))
+        whole = all("int" in str(one.dtype) or one.dtype == "bool" for one in node.input_tensors)
+        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole))
         return result if isinstance(result, list) else [result]
 
-    def _inside(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
+    def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         """What a layer computes in its `call`."""
+        settings = _settings(layer, node) | _implicit_masks(self._keras, layer, node)
+        if "training" in inspect.signature(layer.call).parameters:
+            settings["training"] = False
+        for value in self._keras.tree.flatten(settings):
+            if isinstance(value, self._keras.KerasTensor):
+                self.value(value, known)
+        found = self._called(lambda each: layer.call(*each[0], **each[1]), layer, (node.arguments.args, settings), known)
         try:
-            first, second = (_outputs(self._keras, layer, node) for _ in range(2))
-        except Exception as error:  # code of the user's, or of Keras
-            raise refuse(layer, f"its call() cannot be followed: {_short(error)}", "layers and keras.ops of fixed shapes") from error
-        self._followed += [first, second]
-        if not all(isinstance(one, self._keras.KerasTensor) for one in first) or _constants(first, known) != _constants(second, known):
-            raise refuse(layer, "its call() draws random numbers, or does not depend on its inputs", "a call() that gives one answer")
-        try:
-            return [self.value(one, known) for one in first]
+            return [self._result(one, known) for one in found]
         except UnsupportedLayer as error:
             raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
 
-    def _check_shape(self, operation: Any, tensor: Any, position: int) -> None:
-        found, expected = self.builder.shape(position), tuple(tensor.shape[1:])
+    def _called(self, run: Callable[[Any], Any], layer: Any, structure: Any, known: Known) -> list[Any]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # whoever built the model has seen them
+                return self._twins.call(run, layer, structure, known)
+        except UnsupportedLayer:
+            raise
+        except Exception as error:  # code of the user's, or of Keras
+            why = f"its call() cannot be followed: {_short(error)}"
+            raise refuse(layer, why, "layers and keras.ops of fixed shapes, which compute with symbols") from error
+
+    def _function(self, layer: Any, function: Callable[[Any], Any], position: int) -> int:
+        """What a function of the user's, such as an activation, makes of a value."""
+        start = self._keras.KerasTensor((None, *self.builder.shape(position)), "float32")
+        known: Known = {id(start): position}
+        (found,) = self._called(function, layer, start, known)
+        value = self._result(found, known)
+        if isinstance(value, Constant):
+            raise refuse(layer, "its activation does not depend on its input", "a function of it")
+        return value
+
+    def _check_shape(self, operation: Any, node: Any, place: int, value: int | Constant) -> None:
+        if isinstance(value, Constant):
+            return
+        self._twins.check(operation, node, place)
+        found, expected = self.builder.shape(value), tuple(node.output_tensors[place].shape[1:])
         if len(found) != len(expected) or any(n not in (m, None) for m, n in zip(found, expected, strict=True)):
             raise ModelError(f"layer {operation.name!r} gives shape {expected} in Keras and {found} here; please report this")
 
-    def _nested(self, model: Any, node: Any, known: dict[int, int]) -> list[int]:
+    def _nested(self, model: Any, node: Any, known: Known) -> list[int | Constant]:
         if not getattr(model, "inputs", None) or _own_call(model):
             return self._inside(model, node, known)
-        if len(model.inputs) != len(node.input_tensors):
-            raise refuse(model, "a nested model that is called with a mask", "its layers, directly")
+        free = any(None in one.shape[1:] for one in model.inputs)
+        if free or len(model.inputs) != len(node.input_tensors):  # constants are among them, or a mask
+            return self._inside(model, node, known)
         inside = {id(own): known[id(one)] for own, one in zip(model.inputs, node.input_tensors, strict=True)}
         return [self.value(one, inside) for one in model.outputs]
+
+
+NEUTRAL = {"__init__", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"}
+"""What a class of its own may define without computing something else than the layer that it extends."""
+
+
+def _rule(layer: Any) -> Rule | None:
+    """The rule of a layer: that of its class, or of the one of Keras that it extends without another way to compute."""
+    own: set[str] = set()
+    for kind in type(layer).__mro__:
+        if kind.__module__.startswith("keras.") and ".layers." in kind.__module__:
+            found = RULES.get(kind.__name__)
+            return found if not own & vars(kind).keys() else None
+        own |= {name for name, value in vars(kind).items() if callable(value) or isinstance(value, property | classmethod)} - NEUTRAL
+    return None
 
 
 def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
     """The masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
     parameters = inspect.signature(layer.call).parameters
-    given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **node.arguments.kwargs).arguments
+    given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **_settings(layer, node)).arguments
     tensors = {name: value for name, value in given.items() if _holds_tensors(keras, value) and not name.endswith("mask")}
     masks = {}
     for name, value in tensors.items():
         named = f"{name}_mask" if len(tensors) > 1 else "mask"
-        found = keras.tree.map_structure(_mask_of, value)
+        found = keras.tree.map_structure(mask_of, value)
         if named in parameters and given.get(named) is None and any(one is not None for one in keras.tree.flatten(found)):
             masks[named] = found
     return masks
+
+
+def _settings(layer: Any, node: Any) -> dict[str, Any]:
+    """What a call names; Keras notes `training` also where a call does not take it."""
+    taken = inspect.signature(layer.call).parameters
+    return {name: value for name, value in node.arguments.kwargs.items() if name != "training" or name in taken}
 
 
 def _holds_tensors(keras: Any, value: Any) -> bool:
     return any(isinstance(one, keras.KerasTensor) for one in keras.tree.flatten(value))
 
 
-def _given(node: Any) -> dict[str, Any]:
-    """What a call names beside its inputs."""
-    return {name: value for name, value in node.arguments.kwargs.items() if name not in PLAIN and value is not None and value is not False}
+def _effective(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name not in PLAIN and value is not None and value is not False}
 
 
-def _named(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
+def _given(layer: Any, node: Any) -> dict[str, Any]:
+    """What a call is given beside its inputs, by the names of parameters."""
+    bound = inspect.signature(layer.call).bind_partial(*node.arguments.args, **_settings(layer, node))
+    first, *_ = inspect.signature(layer.call).parameters
+    flat = {key: value for name, given in bound.arguments.items() for key, value in _spread(bound.signature.parameters[name], given)}
+    return {name: value for name, value in _effective(flat).items() if name != first}
+
+
+def _spread(parameter: inspect.Parameter, given: Any) -> list[tuple[str, Any]]:
+    return list(given.items()) if parameter.kind is inspect.Parameter.VAR_KEYWORD else [(parameter.name, given)]
+
+
+def _named(keras: Any, layer: Any, node: Any, rule: Rule) -> dict[str, Any]:
     """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
 
     Raises:
         UnsupportedLayer: the layer's rule knows no such argument.
     """
-    given = _given(node) | _implicit_masks(keras, layer, node)
-    known = inspect.signature(RULES[type(layer).__name__]).parameters
+    given = _given(layer, node) | _implicit_masks(keras, layer, node)
+    known = inspect.signature(rule).parameters
     strange = [name for name in given if name not in known]
     if strange:
         raise refuse(layer, f"it is called with {', '.join(strange)}", "the layer called with its inputs only")
     return given
 
 
-def _outputs(keras: Any, layer: Any, node: Any) -> list[Any]:
-    """What `call` makes of the symbolic inputs; a `call` that takes the masks off its inputs finds them there the next time."""
-    settings = {**node.arguments.kwargs, **_implicit_masks(keras, layer, node)}
-    if "training" in inspect.signature(layer.call).parameters:
-        settings["training"] = False
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    masks = [(one, _mask_of(one)) for one in node.input_tensors]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whoever built the model has seen them
-        outputs: list[Any] = keras.tree.flatten(layer.call(*node.arguments.args, **settings))
-    for one, mask in masks:
-        if mask is not None:
-            internals.put_mask(one, mask)
-    return outputs
-
-
-def _constants(tensors: list[Any], known: dict[int, int]) -> list[bytes]:
-    """All constants in a graph, in a fixed order: the same in two graphs of one function."""
-    found, waiting, seen = [], list(tensors), set(known)
-    while waiting:
-        tensor = waiting.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        _, node = _origin(tensor)
-        found += list(_arrays(node))
-        waiting += node.input_tensors
-    return found
-
-
-def _arrays(node: Any) -> Iterator[bytes]:
-    for each in (*node.arguments.args, *node.arguments.kwargs.values()):
-        if hasattr(each, "numpy"):
-            yield np.asarray(each).tobytes()
-
-
 def _short(error: Exception) -> str:
     """The first sentence of a message."""
+    if str(error).startswith("A KerasTensor "):
+        return "it takes its inputs for numbers, which nobody has: numpy, tf.*, or a decision by their values"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
-
-
-def _origin(tensor: Any) -> tuple[Any, Any]:
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    return internals.origin(tensor)
-
-
-def _mask_of(tensor: Any) -> Any:
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    return internals.mask_of(tensor)
 
 
 def _reached(nodes: list[Node], last: int) -> list[Node]:

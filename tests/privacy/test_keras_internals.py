@@ -36,6 +36,32 @@ def test_masks_travel_with_tensors():
     np.testing.assert_array_equal(internals.mask_of(summed), [[True, True, False]])  # Keras hands on what we put
 
 
+def test_symbolic_calls_of_layers_within_are_asked_as_long_as_it_lasts():
+    class Pair(layers.Layer):
+        def call(self, x):
+            return x + 1, None
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.pair = layers.Dense(2), Pair()
+
+    outer, seen = Outer(), []
+
+    def instead(layer, symbolic_call, *args, **kwargs):
+        seen.append(type(layer).__name__)
+        return layer.call(*args, **kwargs) if isinstance(layer, Pair) else symbolic_call(*args, **kwargs)
+
+    with internals.symbolic_calls(outer, instead):
+        result, nothing = outer.pair(outer.dense(keras.Input((3,))))
+    assert seen == ["Dense", "Pair"]
+    assert nothing is None
+    assert internals.origin(result)[1].outputs == [result]
+    with pytest.raises(ValueError, match="outputs must be tensors"):
+        outer.pair(keras.Input((3,)))
+    assert seen == ["Dense", "Pair"]
+
+
 def test_crossentropies_find_the_logits_behind_probabilities():
     logits = tf.constant([[0.0, 800.0], [300.0, 0.0]])
     signs, classes = [[1.0, 0.0], [0.0, 1.0]], [0, 1]

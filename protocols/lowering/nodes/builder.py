@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols.lowering.nodes.network import Node
 from protocols.mpc.engine.values import Shape
 
+Follow = Callable[[Any, Callable[[Any], Any], int], int]
+"""(layer, function of the user's, value) -> what the function makes of it."""
+
 
 class Builder:
-    """The network so far."""
+    """The network so far; `follow` is of whom reads it."""
+
+    follow: Follow
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []

@@ -146,10 +146,11 @@ def masked(b: Builder, layer: Any, scores: int, masks: Sequence[tuple[Operand | 
     keep, private = np.ones((1, 1)), []
     for mask, axis in masks:
         if isinstance(mask, np.ndarray):
-            if mask.ndim > 2 and len(mask) != 1:
+            rank = len(b.shape(scores)) if axis is None else 1
+            if mask.ndim > rank + 1 or (mask.ndim > min(rank, 2) and len(mask) != 1):
                 raise refuse(layer, f"a mask has shape {mask.shape}", "a mask for all examples, or one that depends on the input")
-            bits = mask.reshape(mask.shape[-2:]) if axis is None else np.expand_dims(mask.reshape(-1), axis)
-            keep = keep * (bits != 0)
+            bits = mask.reshape(mask.shape[mask.ndim > min(rank, 2) :])
+            keep = keep * ((bits if axis is None else np.expand_dims(bits, axis)) != 0)
         elif mask is not None:
             shape = list(b.shape(mask))
             if axis is not None:

@@ -48,9 +48,9 @@ def matmul(b: Builder, call: Call) -> Result:
         return _by_constant(b, call, x, y)
     if len(b.shape(x)) < 2 or len(b.shape(y)) < 2 or (type(call.operation).__name__ == "Dot"):
         raise refuse(call.operation, f"its inputs have shapes {b.shape(x)} and {b.shape(y)}", "ops.matmul of matrices")
-    outer = call.shape[:-2]
+    outer = np.broadcast_shapes(b.shape(x)[:-2], b.shape(y)[:-2])
     x, y = (broadcast(b, call.operation, each, (*outer, *b.shape(each)[-2:])) for each in (x, y))
-    return b.add(net.Matrices, call.operation, [x, y], call.shape)
+    return b.add(net.Matrices, call.operation, [x, y], (*outer, b.shape(x)[-2], b.shape(y)[-1]))
 
 
 @operates("Einsum")

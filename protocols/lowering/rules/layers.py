@@ -60,7 +60,7 @@ def activated(b: Builder, layer: Any, x: int) -> int:
         return x
     source = getattr(activation, "__module__", None) or ""
     if not source.startswith(("keras.", "tensorflow.")):
-        raise refuse(layer, f"its activation {name!r} is a function of your own", ACTIVATIONS)
+        return b.follow(layer, activation, x)
     if name == "linear":
         return x
     settings = {"relu": {}, "relu6": {"maximum": 6.0}, "leaky_relu": {"slope": 0.2}}.get(name)

@@ -60,10 +60,13 @@ def softmax(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | No
     axis = axis - 1 if axis > 0 else axis + len(shape)
     if mask is None:
         return along(b, layer, x, axis, lambda y: b.add(net.Softmax, layer, [y], b.shape(y)))
-    if axis != len(shape) - 1 or isinstance(mask, np.ndarray):
-        raise refuse(layer, "it has a mask that is a constant, or an axis that is not the last", "a private mask, and axis=-1")
+    if axis != len(shape) - 1:
+        raise refuse(layer, "it has a mask, and an axis that is not the last", "axis=-1")
+    hidden = isinstance(mask, np.ndarray) and not (np.broadcast_to(mask, (1, *shape)) > 0.5).any(-1).all()  # a whole row: it gives 0
+    mask = (mask > 0.5).astype(np.float64) if isinstance(mask, np.ndarray) else mask
     scores = masked(b, layer, x, [(mask, None)])
-    return times(b, layer, b.add(net.Softmax, layer, [scores], shape), mask)
+    found = b.add(net.Softmax, layer, [scores], shape)
+    return found if isinstance(mask, np.ndarray) and not hidden else times(b, layer, found, mask)
 
 
 @lowers("ELU")

@@ -29,15 +29,18 @@ class Call:
         operation: of `keras.ops`.
         operands: what it is called with: private values and constants, in order, without its settings.
         shapes: of what it gives, without the batch axis.
-        run: calls it with these arrays in the places of its private values.
+        run: calls it for two examples, with these arrays in the places of its private values; `alone`: and zeros in those of constants
+            that are put beside them.
         named: the operands by the names of their parameters, where they have one each.
+        whole: whether what it is called with are whole numbers or truths in Keras.
     """
 
     operation: Any
     operands: list[Operand]
     shapes: list[Shape]
-    run: Callable[[list[Any]], Any]
+    run: Callable[..., Any]
     named: dict[str, Any]
+    whole: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -78,27 +81,69 @@ def axis_of(operation: Any, axis: Any, rank: int) -> int:
 
 MOVES = ("Reshape", "Transpose", "ExpandDims", "Squeeze", "Swapaxes", "Moveaxis", "Ravel", "Rot90", "Roll", "Flip")
 COPIES = ("GetItem", "Slice", "Take", "Split", "ArraySplit", "Unstack", "Diagonal", "Repeat", "Tile", "BroadcastTo", "Pad", "Tril", "Triu")
+MOST_INDICES = 1024
 OTHERS = ("Concatenate", "Stack", "Hstack", "Vstack", "DepthToSpace", "SpaceToDepth", "Identity", "StopGradient", "ConvertToTensor")
 
 
-@operates(*MOVES, *COPIES, *OTHERS)
+MOVED = frozenset((*MOVES, *COPIES, *OTHERS))
+PUT_BESIDE = frozenset(("Concatenate", "Stack", "Hstack", "Vstack", "Pad"))
+"""Those of them in which constants stand beside private values."""
+
+
+@operates(*MOVED)
 def moved(b: Builder, call: Call) -> Result:
     """The elements in other places: the operation itself, applied to their numbers, says where each comes from."""
-    sizes = [math.prod(b.shape(x)) for x in call.values]
+    values, name = call.values, type(call.operation).__name__
+    if name == "Take" and isinstance(call.operands[0], np.ndarray):
+        return looked_up(b, call)
+    sizes = [math.prod(b.shape(x)) for x in values]
     starts = np.cumsum([1, *sizes])  # 0 is what comes from nowhere: padding
-    if type(call.operation).__name__ in ("Concatenate", "Stack", "Pad") and len(call.values) != len(call.operands):
-        raise refuse(call.operation, "it puts constants beside private values", "values of the model only, or zeros")
     numbers = [
         np.stack([np.arange(start, start + n), np.arange(start, start + n) + starts[-1] - 1]).reshape(2, *b.shape(x)).astype(np.int32)
-        for x, start, n in zip(call.values, starts[:-1], sizes, strict=True)
+        for x, start, n in zip(values, starts[:-1], sizes, strict=True)
     ]
-    results = call.run(numbers)
-    values = call.values
+    results = _run(call, numbers, alone=True)
     flat = [b.add(net.Shaped, call.operation, [x], (n,)) for x, n in zip(values, sizes, strict=True)]
     source = flat[0] if len(flat) == 1 else b.add(net.Joined, call.operation, flat, (sum(sizes),), axis=0)
-    places = [np.asarray(one) for one in (results if isinstance(results, list | tuple) else [results])]
-    moved_ = [_placed(b, call, source, one) for one in places]
-    return moved_ if len(moved_) > 1 else moved_[0]
+    places = [_placed(b, call, source, one) for one in results]
+    if name in PUT_BESIDE:
+        beside = _run(call, [np.zeros(each.shape, np.float32) for each in numbers])
+        places = [_beside(b, call, x, constants) for x, constants in zip(places, beside, strict=True)]
+    return places if len(places) > 1 else places[0]
+
+
+def _run(call: Call, numbers: list[Any], *, alone: bool = False) -> list[Any]:
+    try:
+        results = call.run(numbers, alone=alone)
+    except Exception as error:  # of Keras' backend
+        raise refuse(call.operation, "it can be run for one example only", "operations for any number of examples") from error
+    return [np.asarray(one) for one in (results if isinstance(results, list | tuple) else [results])]
+
+
+def _beside(b: Builder, call: Call, x: int, constants: Any) -> int:
+    """The value with the constants that stand beside it, where it has zeros."""
+    if not constants.any():
+        return x
+    if len(constants) != 2 or not np.array_equal(*constants):
+        raise refuse(call.operation, "its constants are not the same for each example", "operations inside of an example")
+    return plus(b, call.operation, x, constants[0].astype(np.float64))
+
+
+def looked_up(b: Builder, call: Call) -> int:
+    """Rows of a table by private indices: compared with all indices, then a matrix product."""
+    table, index = call.operands[0], call.operands[-1]
+    if not isinstance(table, np.ndarray) or not isinstance(index, int) or table.ndim != 2 or call.operation.axis != 0:
+        raise refuse(call.operation, "its table has not two axes, or not its rows are taken", "ops.take(table, indices, axis=0)")
+    return rows_of(b, call.operation, table, index)
+
+
+def rows_of(b: Builder, layer: Any, table: Any, index: int) -> int:
+    """Rows of a private table by private indices."""
+    if len(table) > MOST_INDICES:
+        raise refuse(layer, f"it has {len(table)} rows", f"at most {MOST_INDICES} rows: each index is compared with all of them")
+    shape = b.shape(index)
+    chosen = b.add(net.OneHot, layer, [index], (*shape, len(table)))
+    return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
 
 
 def _placed(b: Builder, call: Call, source: int, places: Any) -> int:
@@ -118,9 +163,9 @@ def _placed(b: Builder, call: Call, source: int, places: Any) -> int:
 
 @operates("Cast", "SaturateCast")
 def cast(b: Builder, call: Call) -> Result:
-    """To floating point; truth is 0 or 1 already."""
+    """To floating point, or of whole numbers to any type; truth is 0 or 1 already."""
     (x,) = call.values
-    if not any(kind in str(call.operation.dtype) for kind in ("float", "bool")) and not _whole(b, x):
+    if not any(kind in str(call.operation.dtype) for kind in ("float", "bool")) and not call.whole and not _whole(b, x):
         raise refuse(call.operation, f"it casts to {call.operation.dtype}", "floating point")
     return x
 

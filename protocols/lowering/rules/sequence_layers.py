@@ -16,20 +16,14 @@ from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, alike, masked, times
 from protocols.lowering.rules.layers import activated, lowers, weights
 from protocols.lowering.rules.nonlinear_layers import sequence
-
-MOST_INDICES = 1024
+from protocols.lowering.rules.operations import rows_of
 
 
 @lowers("Embedding")
 def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     """Rows of a private table by private indices: compared with all indices, then a matrix product."""
     (table,) = weights(layer, "embeddings")
-    assert table is not None
-    if len(table) > MOST_INDICES:
-        raise refuse(layer, f"it has {len(table)} rows", f"at most {MOST_INDICES} rows: each index is compared with all of them")
-    shape = b.shape(inputs[0])
-    chosen = b.add(net.OneHot, layer, inputs, (*shape, len(table)))
-    return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
+    return rows_of(b, layer, table, inputs[0])
 
 
 @lowers("MultiHeadAttention")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
+
+import msgspec
 
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.intervals import Interval
@@ -12,6 +16,7 @@ from protocols.mpc.engine import loops
 from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations import AnyOp
+from protocols.mpc.operations.moves import Concatenate, Take
 from protocols.mpc.operations.wires import AsShare, Open
 from protocols.mpc.parties.exchange import Ring
 
@@ -23,9 +28,12 @@ class Draft:
         node: what is written now, for errors.
         ops: what has been written.
         weights: integers, each once.
+        most_bytes: of weights, or of randomness for one example, of one operation; larger ones are cut, so that it never is there as a
+            whole. What is needed at once of a value is less in streams, at the price of more rounds; elsewhere it costs none.
     """
 
     node: Node
+    most_bytes: ClassVar[int] = 64 << 20
 
     def __init__(self, input_shape: Shape) -> None:
         self.ops: list[AnyOp] = []
@@ -33,14 +41,52 @@ class Draft:
         self._shapes: list[Shape] = []
         self._scope = Scope([], self._shapes, input_shape)
         self._wires: dict[int, int] = {}
+        self._columns: dict[tuple[int, int, int], tuple[Real, Real]] = {}
+        self._sliced: dict[tuple[int, int, int, int], int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
 
     def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
-        """Append an operation."""
+        """Append an operation, in parts if it is elementwise and too large."""
         loops.infer([op], self._scope)
+        count = self._count(op)
+        if count > 1:
+            shape = self._scope.values.pop().shape
+            return self._in_parts(op, scale, bounds, shape, count)
         self.ops.append(op)
         position = len(self.ops) - 1
         return Value(position, self._scope.values[position].kind, scale, bounds)
+
+    def _count(self, op: AnyOp) -> int:
+        """Into how many parts the operation is cut that is the last in the scope."""
+        values = self._scope.values
+        if not op.elementwise or values[-1].size == 1:
+            return 1
+        _, columns = op.rows(values[-1], 1)
+        words = sum(field.words for field in op.fields(values[-1], [values[x] for x in op.operands], columns))
+        return -(-8 * words // self.most_bytes)
+
+    def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, count: int) -> Value:
+        """Append the operation on slices along its longest axis, and what joins them."""
+        axis = shape.index(max(shape))
+        parts = []
+        for start, stop in stretches(shape[axis], count):
+            named = {name: getattr(op, name) for name in ("x", "y") if hasattr(op, name)}
+            operands = {name: self._slice(x, axis - len(shape), shape[axis], start, stop) for name, x in named.items()}
+            parts.append(self.put(msgspec.structs.replace(op, **operands), scale, bounds.part(axis, start, stop)).position)
+        return self.put(Concatenate(tuple(parts), axis), scale, bounds)
+
+    def _slice(self, x: int, axis: int, length: int, start: int, stop: int) -> int:
+        """Return where the elements of a value from `start` to `stop` along an axis of `length` are; all, where it is repeated there."""
+        shape = self._scope.values[x].shape
+        if len(shape) < -axis or shape[axis] != length:
+            return x
+        key = (x, axis, start, stop)
+        if key not in self._sliced:
+            op = Take(x, axis + len(shape), tuple(range(start, stop)))
+            loops.infer([op], self._scope)
+            self.ops.append(op)
+            self._sliced[key] = len(self.ops) - 1
+        return self._sliced[key]
 
     def weight(self, values: Real, scale: float) -> int:
         """Append a weight, rounded to integers; one that several operations use is there once."""
@@ -50,6 +96,11 @@ class Draft:
             self._shapes.append(self.weights[-1].shape)
             self._encoded[key] = (len(self.weights) - 1, values)
         return self._encoded[key][0]
+
+    def columns(self, values: Real, start: int, stop: int) -> Real:
+        """Return a stretch of the last axis of a weight, the same array each time."""
+        _, found = self._columns.setdefault((id(values), start, stop), (values, values[..., start:stop]))
+        return found
 
     def share(self, x: Value) -> Value:
         """Return the value as something that depends on more than what servers are sent."""
@@ -66,3 +117,10 @@ class Draft:
     def factor(self, x: Value) -> Value:
         """Return the value as a factor of an element by element product: what a rounding gives needs no opening."""
         return x if x.kind == "affine" and x.position not in self._wires else self.wire(x)
+
+
+def stretches(length: int, count: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of up to `count` stretches of a length, about as long each."""
+    count = min(length, count)
+    for number in range(count):
+        yield length * number // count, length * (number + 1) // count

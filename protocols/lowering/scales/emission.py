@@ -17,7 +17,7 @@ import numpy as np
 from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
-from protocols.lowering.scales.draft import Draft
+from protocols.lowering.scales.draft import Draft, stretches
 from protocols.lowering.scales.intervals import Interval, combined, convolve, sums
 from protocols.lowering.scales.rounding import (
     FRACTION,
@@ -158,15 +158,30 @@ class Writer(Draft):
                 f"layer {node.layer!r} ({node.kind}): its inputs or biases are so large that its weights would have {bits} fractional "
                 f"bits; {weight_bits(node.kernel, bits)} are needed. Normalise its inputs, or give a smaller input_range"
             )
-        wire, scale = self.wire(x), 2.0**-bits
-        weight = self.weight(node.kernel, scale)
-        bias = None if node.bias is None else self.weight(node.bias, wire.scale * scale)
-        op: AnyOp
-        if isinstance(node, net.Product):
-            op = Dense(wire.position, weight, bias)
-        else:
-            op = Conv2D(wire.position, weight, bias, node.strides, node.padding, node.dilation, node.groups)
-        return self.put(op, wire.scale * scale, z)
+        return self._weighted(node, self.wire(x), 2.0**-bits, z)
+
+    def _weighted(self, node: net.Convolution | net.Product, x: Value, scale: float, z: Interval) -> Value:
+        """The product of a wire with weights of that scale; those of many units in parts, one after the other."""
+        units, of = node.kernel.shape[-1], node.groups if isinstance(node, net.Convolution) else 1
+        step = units // of if of > 1 else 1  # groups stay whole
+        count = -(-8 * max(node.kernel.size, math.prod(node.shape)) // self.most_bytes)
+        parts = []
+        for start, stop in stretches(units // step, count):
+            first, last = start * step, stop * step
+            whole = last - first == units
+            kernel = node.kernel if whole else self.columns(node.kernel, first, last)
+            bias = node.bias if whole or node.bias is None else self.columns(node.bias, first, last)
+            weight, shift = self.weight(kernel, scale), None if bias is None else self.weight(bias, x.scale * scale)
+            op: AnyOp
+            if isinstance(node, net.Product):
+                op = Dense(x.position, weight, shift)
+            else:
+                each = node.kernel.shape[2]
+                read = x if whole or of == 1 else self.taken(2, range(start * each, stop * each), x)
+                op = Conv2D(read.position, weight, shift, node.strides, node.padding, node.dilation, stop - start if of > 1 else 1)
+            parts.append(self.put(op, x.scale * scale, z.part(len(node.shape) - 1, first, last)))
+        joined = Concatenate(tuple(part.position for part in parts), len(node.shape) - 1)
+        return parts[0] if len(parts) == 1 else self.put(joined, x.scale * scale, z)
 
     def _coarser(self, x: Value, drop: int) -> Value:
         """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""

@@ -44,6 +44,11 @@ class Interval:
         """An increasing function, element for element or moving elements, of arrays (n, *shape)."""
         return Interval(function(self.low[None])[0], function(self.high[None])[0], function(self.samples))
 
+    def part(self, axis: int, start: int, stop: int) -> Interval:
+        """Of the elements from `start` to `stop` along an axis."""
+        at = (*[slice(None)] * axis, slice(start, stop))
+        return Interval(self.low[at], self.high[at], self.samples[(slice(None), *at)])
+
     def linear(self, function: Callable[[Real, Real], Real], weight: Real, bias: Real | None) -> Interval:
         """weight o x + bias: centre and radius, |weight| for the radius."""
         centre, radius = (self.low + self.high) / 2, (self.high - self.low) / 2

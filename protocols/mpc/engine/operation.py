@@ -25,11 +25,13 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     Attributes:
         abstract: whether a class is no operation itself, but what several have in common.
+        elementwise: whether an element of its value depends on its operands in the same place only: it can be cut in parts.
         flat: whether its value has the derivative 0 wherever it has one, as a step function, or what reads no value.
         ungraded: why it has no gradient, if it has none.
     """
 
     abstract: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = False
     flat: ClassVar[bool] = False
     ungraded: ClassVar[str] = ""
 

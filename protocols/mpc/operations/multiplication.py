@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Multiply(Operation, frozen=True):
 
     Rounds: 0. Bytes dealt: 8 an element for each pair of secret parts: 8 of two wires, 32 of two truncations, 16 of the square of one.
     """
+
+    elementwise: ClassVar[bool] = True
 
     x: int
     y: int

@@ -15,6 +15,7 @@ Adversary: semi-honest, no two parties collude. **Leaks** nothing: c, the node's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,6 +39,8 @@ class Piecewise(Operation, frozen=True):
     |x| <= 2^(drop + window - 2) - 2^(drop + 1) and |knots| <= 2^(window - 2): differences of both are compared. Rounds: 3.
     Bytes: 8 + knots * (2 (B - 1) + 1) / 8 an element and direction.
     """
+
+    elementwise: ClassVar[bool] = True
 
     x: int
     drop: int

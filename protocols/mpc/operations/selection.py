@@ -14,6 +14,7 @@ uniform values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Select(Operation, frozen=True):
     ReLU is (1, 0, 0); LeakyReLU is (2^q, a, 0); a threshold theta is x - theta with step theta. Rounds: 3. Bytes: 8 + 2 (B - 1) / 8 + 1/8
     an element and direction. Same precondition as `Truncate`.
     """
+
+    elementwise: ClassVar[bool] = True
 
     x: int
     drop: int

@@ -18,6 +18,7 @@ neither; it would cost a comparison of `drop` bits more, and a `Truncate` two ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Truncate(Operation, frozen=True):
 
     Rounds: 1. Bytes: 8 an element and direction; dealt: 16. Holds for |x| <= 2^(drop + window - 1) - 2^(drop + 1).
     """
+
+    elementwise: ClassVar[bool] = True
 
     x: int
     drop: int

@@ -95,6 +95,8 @@ class Given(Operation, frozen=True):
 class Open(Operation, frozen=True):
     """Turns share `x` into a wire: both servers open x + lambda. Rounds: 1. Bytes: 8 an element and direction."""
 
+    elementwise: ClassVar[bool] = True
+
     x: int
 
     def value(self, scope: Scope) -> Value:

@@ -108,7 +108,7 @@ REFUSED = {
     "over the batch": (lambda x: x - ops.mean(x, 0, keepdims=True), "its axis is 0"),
     "between examples": (lambda x: ops.flip(x, 0), "from one example to another"),
     "an exponent": (lambda x: ops.power(x, 0.5), "its exponent is not 1, 2, 3 or 4"),
-    "a constant joined": (lambda x: ops.concatenate([x, TABLE[None]], 1), "constants beside private values"),
+    "a constant joined": (lambda x: ops.concatenate([x, TABLE[None]], 1), "for one example only"),
     "no rule": (lambda x: ops.sin(x), r"\(Sin\) cannot be shared: it has no private form here"),
     "a cast": (lambda x: ops.cast(ops.cast(3 * x, "int32"), "float32"), "casts to int32"),
 }

@@ -242,7 +242,7 @@ def test_what_a_layer_is_called_with_and_does_not_know_is_refused():
             (5, 4), lambda x: layers.Bidirectional(layers.GRU(2))(x, initial_state=[x[:, 0]] * 2)
         ),
         "its initial state has 1 parts": functional((5, 4), lambda x: layers.Bidirectional(layers.GRU(2))(x, [x[:, 0, :2]])),
-        "it has a mask that is a constant": functional((3, 4), lambda x: layers.Softmax()(x, mask=np.eye(4, dtype=bool)[None, :3])),
+        "it has a mask, and an axis": functional((3, 4), lambda x: layers.Softmax(1)(x, mask=np.eye(4, dtype=bool)[None, :3])),
         "its initial state is a constant": functional((5, 4), lambda x: layers.GRU(2)(x, initial_state=np.ones((1, 2), np.float32))),
         "its mask is a constant": functional((5, 4), lambda x: layers.GRU(2)(x, mask=np.ones((1, 5), bool))),
     }

@@ -276,7 +276,12 @@ def test_what_has_no_gradient_on_shares_is_refused_by_its_name(shape, hidden, ma
 
 
 def test_weights_that_move_nothing_are_named():
-    refused(keras.Input(ROWS), lambda x: layers.Dense(3)(x) + 0.0 * layers.Dense(3, name="unused")(x)[:, :1], "multiplies by 0", ModelError)
+    refused(
+        keras.Input(ROWS),
+        lambda x: layers.Dense(3)(x) + 0.0 * layers.Dense(3, name="unused")(x)[:, :1],
+        "do not move its outputs",
+        ModelError,
+    )
     model = keras.Sequential([layers.Input(ROWS), layers.Dense(3, trainable=False)])
     model.compile("sgd", "mse")
     with pytest.raises(ModelError, match="no trainable weights"):
