@@ -46,20 +46,22 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
-        "serving storage training training/networks workers"
+        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties "
+        "owner/objectives selfcheck serving storage training training/networks training/networks/optimizers workers"
     ),
+    "protocols/owner/objectives": "training/networks training/networks/optimizers",
     "protocols/clusters": "authority serving workers",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/networks/optimizers training/regression",
     "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
+    "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",
     "protocols/training/networks": "lowering/nodes mpc mpc/engine mpc/numbers mpc/operations",
     "protocols/lowering/rules": "lowering/nodes mpc/engine",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
