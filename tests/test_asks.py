@@ -230,7 +230,7 @@ def telling(name: str) -> Case:
 
 
 def optimizing(name: str, value: Any, **more: Any) -> Case:
-    return Case(lambda: model(**sgd(**{name: value} | more)), fedsgd=name, shares=name)
+    return Case(lambda: model(**sgd(**{name: value} | more)), fedsgd=name, shares=name if name == "use_ema" else SAME)
 
 
 def reduced(reduction: str, **refusals: str) -> Case:
@@ -291,7 +291,7 @@ CASES = {
     "LossScaleOptimizer": Case(
         lambda: model(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE))),
         moves=False,
-        **refused("LossScaleOptimizer", "fedsgd", "private", "shares"),
+        **refused("LossScaleOptimizer", "fedsgd", "private"),
     ),
     "reduction sum": reduced("sum"),
     "reduction none": reduced("none", private="reduction none"),
@@ -308,14 +308,12 @@ CASES = {
     ),
     "ignore_class": Case(ignoring, x=ROWS, y=LABELS, shares="ignore_class|one axis of classes"),
     "no loss": Case(lambda: model(loss=None, last=Held(3, use_bias=False)), **refused("loss", "private", "shares")),
-    "regularizer": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2", bias_regularizer="l1")), shares="regularizer"),
-    "regularizer of several": Case(
-        lambda: model(last=layers.Dense(3, kernel_regularizer="l2"), loss_weights=2.0), ask="regularizer", shares="regularizer"
-    ),
+    "regularizer": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2", bias_regularizer="l1"))),
+    "regularizer of several": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2"), loss_weights=2.0), ask="regularizer"),
     "activity_regularizer": Case(
         lambda: model(last=layers.Dense(3, activity_regularizer="l2")), **refused("activity.regularizer", "private", "shares")
     ),
-    "constraint": Case(lambda: model(last=layers.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.5))), shares="constraint"),
+    "constraint": Case(lambda: model(last=layers.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.5)))),
     "frozen weights": Case(lambda: model(hidden=(layers.Dense(5, trainable=False),))),
     "a layer frozen later": Case(frozen_later, ask="frozen weights"),
     "a frozen kernel": Case(with_frozen_kernel, ask="frozen weights", **refused("trainable of .*kernel", "fedavg", "fedsgd")),

@@ -14,20 +14,21 @@ from protocols.owner.compiled_graph import network, unvanished
 from protocols.owner.compiled_loss import check_named, compiled_loss, expects, loss_weight
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
 from protocols.owner.metrics import threshold
+from protocols.owner.objectives.penalties import constraints, penalties
 from protocols.training.step import Plan
 
-_EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
 _RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
 
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
+    | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "LossScaleOptimizer", "regularizer", "constraint"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
-    {"clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps", "LossScaleOptimizer", "optimizer of one's own"}
+    {"use_ema", "optimizer of one's own"}
     | {"several losses", "reduction sum", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
-    | {"regularizer", "activity_regularizer", "constraint", "seed"}
+    | {"activity_regularizer", "seed"}
 )
 """What is refused further on, by name and with a reason of its own."""
 
@@ -70,8 +71,18 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
     _check_layers(model, keras)
     found = network(model, squares=_squares(model))
     loss, weight = compiled_loss(model, keras, ending=found.ending), loss_weight(model)
-    optimizer = weighted(model, compiled_optimizer(model, keras), weight)
-    made = Plan(found.layers, found.example, found.outputs, found.variables, loss, optimizer, weight=weight)
+    optimizer = weighted(model, compiled_optimizer(model, keras, found.variables), weight)
+    made = Plan(
+        found.layers,
+        found.example,
+        found.outputs,
+        found.variables,
+        loss,
+        optimizer,
+        weight=weight,
+        penalties=penalties(model, found.variables),
+        constraints=constraints(model, found.variables),
+    )
     edge = threshold(model, made, ending=found.ending)
     if loss == "crossentropy" and made.outputs == 1:
         raise ModelError(
@@ -102,17 +113,6 @@ def _answer(model: Any) -> None:
         raise ModelError(refused)
 
 
-def _check_said(layer: Any, name: str) -> None:
-    """Refuses what a layer, or one of its weights, adds to the loss or does to weights, wherever it was said."""
-    for setting in _EXTRAS:
-        if getattr(layer, setting, None) is not None:
-            raise UnsupportedLayer(f"{name} has a {setting}: it has no form on shares, leave it out")
-    for variable in layer.trainable_variables:
-        for setting in ("regularizer", "constraint"):
-            if getattr(variable, setting, None) is not None:
-                raise UnsupportedLayer(f"{name} has a {setting} of {variable.name}: it has no form on shares, leave it out")
-
-
 def _check_layers(model: Any, keras: Any) -> None:
     """Refuse layers that a training changes in a way that has no form on shares, wherever they stand.
 
@@ -137,5 +137,6 @@ def _check_layers(model: Any, keras: Any) -> None:
             raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
         if not type(layer).__module__.startswith("keras.") and "training" in inspect.signature(layer.call).parameters:
             raise UnsupportedLayer(f"{name} has a call() that asks whether it trains: on shares a layer computes the same at all times")
-        _check_said(layer, name)
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise UnsupportedLayer(f"{name} has an activity_regularizer: it has no form on shares, leave it out")
     unvanished(layers)

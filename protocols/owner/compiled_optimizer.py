@@ -2,54 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from protocols.errors import ModelError
+from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import EXACT
-from protocols.training.networks.optimizers import Adam, GradientDescent, Optimizer, rates
+from protocols.training.networks.optimizers import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    Adaptive,
+    Clip,
+    GradientDescent,
+    Lion,
+    Nadam,
+    Optimizer,
+    RMSprop,
+    rates,
+)
 from protocols.training.step import Plan
 
-_REFUSED = {
-    "clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
-    "global_clipnorm": "the norm of a gradient would have to be known, or compared and divided on shares",
-    "clipvalue": "each gradient would be compared twice in each step",
-    "use_ema": "the average is not kept on shares",
-    "gradient_accumulation_steps": "use a larger batch_size instead, which costs less",
-}
 
-
-def compiled_optimizer(model: Any, keras: Any) -> Optimizer:
+def compiled_optimizer(model: Any, keras: Any, variables: Sequence[Variable]) -> Optimizer:
     """The optimizer that `model` is compiled with; of a schedule only the first rate, see `scheduled`.
+
+    Args:
+        model: compiled.
+        keras: the module.
+        variables: those of the plan, of which the first are the trainable ones of the model.
 
     Raises:
         ModelError: it cannot be used on shares.
     """
-    optimizer = model.optimizer
+    optimizer = inner(model.optimizer)
     kind, settings = type(optimizer), optimizer.get_config()
-    if kind not in (keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW):
-        raise ModelError(f"the optimizer {kind.__name__} cannot be trained on shares; SGD, Adam and AdamW of keras.optimizers can be")
-    for setting, reason in _REFUSED.items():
-        if settings.get(setting):
-            raise ModelError(f"{kind.__name__} with {setting}={settings[setting]} cannot be trained on shares: {reason}; leave it out")
+    makers = {getattr(keras.optimizers, name): maker for name, maker in _MAKERS.items()}
+    if kind not in makers:
+        raise ModelError(
+            f"the optimizer {kind.__name__} cannot be trained on shares; {', '.join(sorted(_MAKERS))} of keras.optimizers can be"
+        )
     _check_rate(optimizer, keras)
     _check_anew(optimizer)
     decay = float(settings["weight_decay"] or 0.0)
-    biases_exempt = bool(decay) and _biases_are_spared(model)
-    rate = float(optimizer.learning_rate)
-    if kind is keras.optimizers.SGD:
-        made: Optimizer = GradientDescent(rate, float(settings["momentum"]), bool(settings["nesterov"]), decay, biases_exempt)
-    else:
-        made = _adam(settings, rate, decay, biases_exempt)
+    common: dict[str, Any] = {
+        "rate": float(optimizer.learning_rate),
+        "decay": decay,
+        "exempt": _exempt(optimizer, model, variables) if decay else (),
+        "clip": _clip(settings, kind.__name__),
+        "gathered": int(settings.get("gradient_accumulation_steps") or 1),
+    } | _averages(settings, kind.__name__)
+    made = makers[kind](settings, common)
     return made if _has_schedule(model) else _checked(made)
+
+
+def inner(optimizer: Any) -> Any:
+    """What a `LossScaleOptimizer` wraps: it scales losses so that float16 holds them, and in fixed point nothing has to be scaled."""
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    return optimizer.inner_optimizer if type(optimizer) is keras.optimizers.LossScaleOptimizer else optimizer
+
+
+def _clip(settings: dict[str, Any], kind: str) -> Clip | None:
+    for setting, by in (("clipnorm", "norm"), ("global_clipnorm", "global norm"), ("clipvalue", "value")):
+        if settings.get(setting):
+            try:
+                return Clip(by, float(settings[setting]))  # type: ignore[arg-type]
+            except ModelError as error:
+                raise ModelError(f"{kind} with {setting}={settings[setting]} cannot be trained on shares: {error}") from None
+    return None
+
+
+def _averages(settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    if not settings.get("use_ema"):
+        return {}
+    raise ModelError(f"{kind} with use_ema=True cannot be trained on shares: the average is not kept there; leave it out")
 
 
 def _has_schedule(model: Any) -> bool:
     """Whether the learning rate changes: the first one may be 0, or vanish beside others."""
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
-    return callable(internals.learning_rate(model.optimizer))
+    return callable(internals.learning_rate(inner(model.optimizer)))
 
 
 def _check_rate(optimizer: Any, keras: Any) -> None:
@@ -85,30 +122,91 @@ def _check_anew(optimizer: Any) -> None:
         )
 
 
-def _biases_are_spared(model: Any) -> bool:
-    """Whether `exclude_from_weight_decay` was told of the biases; all of them or none."""
+def _exempt(optimizer: Any, model: Any, variables: Sequence[Variable]) -> tuple[str, ...]:
+    """The names of weights that `exclude_from_weight_decay` was told of."""
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
-    def decays(variable: Any) -> bool:
-        return internals.decays(model.optimizer, variable)
-
-    biases = {decays(v) for v in model.trainable_variables if v.name == "bias"}
-    if not all(decays(v) for v in model.trainable_variables if v.name != "bias") or len(biases) > 1:
-        raise ModelError("the optimizer excludes some weights from weight_decay: on shares all weights decay, or all but the biases")
-    return biases == {False}
+    both = zip(model.trainable_variables, variables, strict=False)  # those that stay come last
+    return tuple(known.name for variable, known in both if not internals.decays(optimizer, variable))
 
 
-def _adam(settings: dict[str, Any], rate: float, decay: float, biases_exempt: bool) -> Adam:
+def _descent(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    return GradientDescent(momentum=float(settings["momentum"]), nesterov=bool(settings["nesterov"]), **common)
+
+
+def _betas(settings: dict[str, Any], kind: str) -> dict[str, float]:
     first, second = float(settings["beta_1"]), float(settings["beta_2"])
     if not (0 <= first < 1 and first**2 < second < 1):
-        raise ModelError(f"Adam with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
-    if settings["epsilon"] > LARGEST_EPSILON:
+        raise ModelError(f"{kind} with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
+    if settings.get("epsilon", 0.0) > LARGEST_EPSILON:
         raise ModelError(
-            f"Adam with epsilon={settings['epsilon']:g} cannot be trained on shares: there it is about {LARGEST_EPSILON:g};"
+            f"{kind} with epsilon={settings['epsilon']:g} cannot be trained on shares: there it is about {LARGEST_EPSILON:g};"
             f" use at most that, like Keras' 1e-7"
         )
-    return Adam(rate, first, second, bool(settings["amsgrad"]), decay, biases_exempt)
+    return {"beta_1": first, "beta_2": second}
 
+
+def _adam(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    return Adam(amsgrad=bool(settings["amsgrad"]), **_betas(settings, "Adam"), **common)
+
+
+def _nadam(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    return Nadam(**_betas(settings, "Nadam"), **common)
+
+
+def _adamax(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    return Adamax(**_betas(settings, "Adamax"), **common)
+
+
+def _lion(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    first, second = float(settings["beta_1"]), float(settings["beta_2"])
+    if not (0 <= first <= 1 - LEAST_OF_LION and 0 <= second <= 1 - LEAST_OF_LION):
+        raise ModelError(
+            f"Lion with beta_1={first}, beta_2={second} cannot be trained on shares: both must lie between 0 and {1 - LEAST_OF_LION:g}"
+        )
+    return Lion(beta_1=first, beta_2=second, **common)
+
+
+def _rmsprop(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    _check_share("RMSprop", "rho", float(settings["rho"]))
+    _check_share("RMSprop", "momentum", float(settings["momentum"]))
+    return RMSprop(
+        rho=float(settings["rho"]),
+        momentum=float(settings["momentum"]),
+        epsilon=float(settings["epsilon"]),
+        centered=bool(settings["centered"]),
+        **common,
+    )
+
+
+def _adagrad(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    return Adagrad(initial=float(settings["initial_accumulator_value"]), epsilon=float(settings["epsilon"]), **common)
+
+
+def _adadelta(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
+    _check_share("Adadelta", "rho", float(settings["rho"]))
+    return Adadelta(rho=float(settings["rho"]), epsilon=float(settings["epsilon"]), **common)
+
+
+def _check_share(kind: str, setting: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise ModelError(f"{kind} with {setting}={share:g} cannot be trained on shares: a number from 0 up to 1 is needed")
+
+
+_MAKERS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Optimizer]] = {
+    "SGD": _descent,
+    "Adam": _adam,
+    "AdamW": _adam,
+    "Nadam": _nadam,
+    "Adamax": _adamax,
+    "Lion": _lion,
+    "RMSprop": _rmsprop,
+    "Adagrad": _adagrad,
+    "Adadelta": _adadelta,
+}
+
+LEAST_OF_LION = 2.0**-9
+"""How much of a gradient must count, at least, for the sign of a mean to be told."""
 
 LARGEST_EPSILON = 1e-6
 """What is divided by on shares is never below about this."""
@@ -131,9 +229,10 @@ def weighted(model: Any, optimizer: Optimizer, weight: float) -> Optimizer:
     Raises:
         ModelError: steps would vanish in fixed point, or be too large.
     """
-    if isinstance(optimizer, Adam):
+    if isinstance(optimizer, Adaptive):
         if weight < LEAST_OF_ADAM:
-            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with Adam: at least {LEAST_OF_ADAM:g} is needed")
+            kind = type(optimizer).__name__
+            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with {kind}: at least {LEAST_OF_ADAM:g} is needed")
     elif not _has_schedule(model):
         _check_weighted(optimizer, weight)
     return optimizer
@@ -141,7 +240,7 @@ def weighted(model: Any, optimizer: Optimizer, weight: float) -> Optimizer:
 
 def _check_weighted(optimizer: Optimizer, weight: float) -> None:
     """Refuse rates that vanish, or are too large, because a loss counts so many times."""
-    if weight == 1.0 or isinstance(optimizer, Adam):
+    if weight == 1.0 or isinstance(optimizer, Adaptive):
         return
     found = [rate * weight for rate in rates(optimizer)]
     try:
@@ -165,12 +264,12 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: 
     """
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
-    rate = internals.learning_rate(model.optimizer)
+    rate = internals.learning_rate(inner(model.optimizer))
     if callable(rate):
         found = tuple(float(rate(step)) for step in range(start + steps))
         now = _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
     else:
-        now = _checked(msgspec.structs.replace(optimizer, rate=float(model.optimizer.learning_rate), schedule=()))
+        now = _checked(msgspec.structs.replace(optimizer, rate=float(inner(model.optimizer).learning_rate), schedule=()))
     _check_weighted(now, weight)
     return now
 

@@ -24,9 +24,26 @@ from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, Softmax
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale, loss_gradient
+from protocols.training.networks.losses import EXACT, Loss, Told, compared, gradient_scale, loss_gradient
+from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
+from protocols.training.networks.optimizers import (
+    Adaptive,
+    Constraint,
+    GradientDescent,
+    Gradients,
+    Optimizer,
+    Penalty,
+    Shapes,
+    changes,
+    exact,
+    norms_of,
+    penalised,
+    pieces,
+    prepared,
+    update,
+    watched,
+)
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 
 
@@ -44,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
         sums: how sums of losses over an epoch are told.
+        penalties: on weights, beside the loss.
+        constraints: where weights are put after each update.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -56,6 +75,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     weight: float = 1.0
     threshold: float = 0.0
     sums: Told = EXACT
+    penalties: tuple[Penalty, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -97,7 +118,18 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     @property
     def closing(self) -> bool:
         """Whether the last step before a report looks at its own gradients, which are otherwise looked at in the step after."""
-        return not isinstance(self.optimizer, Adam)
+        return not isinstance(self.optimizer, Adaptive)
+
+    @property
+    def exact(self) -> bool:
+        """Whether gradients are needed as they are, and are looked at in their own step."""
+        return self.optimizer.exact or bool(self.penalties)
+
+    @property
+    def scale(self) -> float:
+        """How often gradients count, of a loss that counts `weight` times: some optimizers do not ask how large they are."""
+        free = isinstance(self.optimizer, Adaptive) and self.optimizer.scaleless and self.optimizer.clip is None and not self.penalties
+        return 1.0 if free else self.weight
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -134,18 +166,37 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
     or in the `last`.
     """
-    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0), batch)
-    draft, gradients = network.draft.copy(), network.gradients
+    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0, penalties=(), constraints=()), batch)
+    draft, gradients, optimizer = network.draft.copy(), network.gradients, plan.optimizer
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
-    divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
-    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
-    squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
-    sums = _sums(draft, plan, gradients, values, new, scale, last=last)
+    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / batch
+    squared: list[Watched] = []
+    row, more = None, {}
+    if plan.exact:
+        squared = [Watched(at, 2.0 ** (GRADIENT + bits) / scale) for at, bits in gradients.values()]
+        row, more = prepared(draft, optimizer, exact(draft, gradients, values, scale, plan.penalties), gradients, values, number)
+    moved = update(draft, optimizer, gradients, values, scale, number, plan.constraints, row)
+    new = values | more | moved.new
+    sums = [*moved.sums, *norms_of(draft, optimizer, gradients, values, scale)]
+    if row is not None and not isinstance(optimizer, Adaptive):
+        gradients, scale = {name: (at, MEAN) for name, at in pieces(draft, row, gradients).items()}, 1.0
+    sums += _sums(draft, plan, gradients, values, new, scale, last=last)
     if network.softmax is not None:
         sums.append(apart(draft, network.softmax, plan.outputs))
-    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale)
-    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **network.told})
+    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few])
+    told = dict(network.told)
+    if plan.value and plan.penalties:
+        wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
+        told["loss"] = draft(
+            Combine(
+                (
+                    told["loss"],
+                    penalised(draft, plan.penalties, wires, batch * compared(plan.loss, plan.outputs) / plan.weight, plan.sums.lost),
+                ),
+                (1, 1),
+            )
+        )
+    return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 
 
 class _Network(NamedTuple):
@@ -205,8 +256,9 @@ def _sums(
     Those of this step become a state; of the `last` they are watched as well, and the state is 0.
     """
     held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.trained]
-    if isinstance(plan.optimizer, Adam):
-        return [summed(draft, held)]
+    if isinstance(plan.optimizer, Adaptive):
+        kept = {kind: [values[f"{kind} of {name}"] for name in plan.trained] for kind in plan.optimizer.kinds}
+        return [summed(draft, held), *(summed(draft, states) for states in plan.optimizer.watched(kept))]
     now, velocities = watched(plan.optimizer, gradients, values, scale)
     made = summed(draft, now)
     before = Watched(values["sums"], made.edge)

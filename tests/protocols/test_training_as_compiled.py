@@ -4,9 +4,22 @@ import functools
 from types import SimpleNamespace
 
 import keras
-import msgspec
 import numpy as np
 import pytest
+from compiled_trainings import (
+    EXAMPLES,
+    LABELS,
+    MANY,
+    NUMBERS,
+    ONE_HOT,
+    RANDOM,
+    TRUTHS,
+    X,
+    model,
+    same_as_keras,
+    stored,
+    trained,
+)
 from keras import layers, losses, metrics
 from training_deployment import SCALE, Trainers
 
@@ -14,87 +27,21 @@ from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan
-from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import epoch_of, trusted
 from protocols.owner.fitting import Training
 from protocols.owner.stored import described, encoded
-from protocols.owner.targets import check_features, check_targets, check_told, sums_told
+from protocols.owner.targets import check_features, sums_told
 from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.losses import METRIC_BITS, told
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
-from protocols.training.terms import StepCircuits, StepsReport, TrainingTerms
+from protocols.training.terms import StepsReport, TrainingTerms
 
-EXAMPLES, BATCH, EPOCHS = 10, 4, 2
-RANDOM = np.random.default_rng(5)
-X = RANDOM.normal(size=(EXAMPLES, 4)).astype(np.float32)
-LABELS = RANDOM.integers(3, size=EXAMPLES)
-ONE_HOT = np.eye(3, dtype=np.float32)[LABELS]
-TRUTHS = (LABELS > 0).astype(np.int64)
-MANY = RANDOM.integers(2, size=(EXAMPLES, 3)).astype(np.float32)
-NUMBERS = RANDOM.normal(size=(EXAMPLES, 3)).astype(np.float32)
 SGD, ADAM, SCHEDULES = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.schedules
 SPARSE = losses.SparseCategoricalCrossentropy(from_logits=True)
 CATEGORICAL = losses.CategoricalCrossentropy(from_logits=True)
 BINARY = losses.BinaryCrossentropy(from_logits=True)
-
-
-def model(outputs=3, last=None, hidden=(), optimizer=None, **settings):
-    """Always with the same weights, some of whose outputs lie between the thresholds of metrics."""
-    keras.utils.set_random_seed(2)
-    built = keras.Sequential([layers.Input((4,)), *hidden, last or layers.Dense(outputs)])
-    random = np.random.default_rng(2)
-    for weight in built.trainable_weights:
-        weight.assign(random.normal(size=weight.shape) * 0.6)
-    built.compile(**{"optimizer": optimizer or SGD(0.1), "loss": "mse"} | settings)
-    return built
-
-
-def stored(name, array):
-    values, content = encoded(name, np.asarray(array), None)
-    return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
-
-
-def trained(built, y):
-    """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, loss and metric of each epoch."""
-    made = msgspec.structs.replace(plan(built), value=True)
-    (x, features), (targets, labels) = stored("x", X), stored("y", y)
-    check_targets(expects(built), labels)
-    check_told(made.loss, labels)
-    terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
-    optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
-    made = msgspec.structs.replace(made, optimizer=optimizer)
-    steps = StepCircuits(msgspec.structs.replace(terms, plan=made))
-    targets = terms.targets(targets)
-    values = {name: encode(weight.numpy(), SCALE) for name, weight in zip(made.shapes, built.trainable_weights, strict=True)}
-    values |= {name: np.zeros(shape, np.uint64) for name, shape in made.states.items()}
-    told, number = [], 0
-    for epoch in range(EPOCHS):
-        sums = {"metric": 0, "loss": 0}
-        for index, rows in enumerate(terms.rows(epoch), 1):
-            last = index == terms.steps(epoch)
-            circuit, like = steps.at(len(rows), number, last=last), steps.like(len(rows), last=last)
-            values = Trainers(circuit, str(number), like).outputs({**values, "x": x[rows], "y": targets[rows]})
-            number += 1
-            sums = {name: total + values.pop(name) for name, total in sums.items()}
-        assert not values["outside"].any()
-        count = EXAMPLES * (1 if made.loss == "crossentropy" else made.outputs)
-        bits = 32 if made.loss == "mse" else 16
-        told.append((made.weight * decode(sums["loss"], 2.0**-32)[0] / count, decode(sums["metric"], 2.0**-bits)[0] / count))
-    return [decode(values[name], SCALE) for name in made.shapes], np.array(told)
-
-
-def same_as_keras(build, y, metric=None, near=0.02):
-    weights, told = trained(build(), y)
-    reference = build()
-    before = [np.array(weight) for weight in reference.get_weights()]
-    history = reference.fit(X, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0).history
-    for one, expected, start in zip(weights, reference.get_weights(), before, strict=True):
-        np.testing.assert_allclose(one, expected, atol=near * np.abs(expected - start).max() + 2e-4)
-    np.testing.assert_allclose(told[:, 0], history["loss"], rtol=0.01, atol=0.005)
-    if metric:
-        np.testing.assert_allclose(told[:, 1], history[metric], rtol=2e-3, atol=1e-4)
 
 
 def between(threshold, last=None):
@@ -279,7 +226,6 @@ REFUSED = {
     "logits without from_logits": (lambda: model(loss="sparse_categorical_crossentropy"), "from_logits=False"),
     "a softmax of the batch": (lambda: model(hidden=(layers.Dense(3), layers.Softmax(axis=0)), loss=SPARSE), "Softmax.* axis is 0"),
     "a cross-entropy by shapes": (lambda: model(loss="crossentropy"), "one of three"),
-    "clipnorm": (lambda: model(optimizer=SGD(0.1, clipnorm=1.0)), "clipnorm"),
     "ema": (lambda: model(optimizer=ADAM(0.1, use_ema=True)), "use_ema"),
     "moments made before": (lambda: continued(ADAM(0.1)), "1 steps in the clear"),
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
@@ -293,9 +239,6 @@ REFUSED = {
     "a rate by a function of a step": (lambda: model(optimizer=SGD(falling)), "a function that is called in each step"),
     "a softmax of one output": (lambda: model(1, loss=SPARSE), "one output, and a softmax over one output is always 1"),
     "one-hot rows of one output": (lambda: model(1, loss=CATEGORICAL), "one output, and a softmax over one output is always 1"),
-    "a constraint": (lambda: model(last=layers.Dense(3, kernel_constraint="non_neg")), "constraint"),
-    "a regularizer": (lambda: model(last=layers.Dense(3, bias_regularizer="l2")), "regularizer"),
-    "mixed precision": (lambda: model(optimizer=keras.optimizers.LossScaleOptimizer(SGD(0.1))), "LossScale"),
 }
 
 

@@ -80,6 +80,11 @@ class LossGradient(NamedTuple):
     softmax: Softmax | None = None
 
 
+def compared(loss: Loss, outputs: int) -> int:
+    """Of how many numbers of an example the loss is a mean: of its outputs, or of one for all of them."""
+    return 1 if loss == "crossentropy" else outputs
+
+
 def gradient_scale(loss: Loss, outputs: int) -> float:
     """The gradient of the loss is this times what `loss_gradient` gives: all but the cross-entropy of a softmax are means over outputs."""
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]

@@ -64,6 +64,11 @@ def scaled(build: Builder, x: int, q: int, drop: int) -> int:
     return build(Truncate(build(Combine((x,), (q << more,))), drop + more, 63 - drop - more))
 
 
+def reduced(build: Builder, x: int, drop: int) -> int:
+    """A share with `drop` fractional bits less, at least 1. Rounds: 1."""
+    return build(Truncate(x, drop, 63 - drop))
+
+
 def moved(build: Builder, old: int, new: int, rate: float) -> int:
     """old + rate (new - old), 0 < rate <= 1. Rounds: 1."""
     q, shift = fraction(rate)
@@ -81,8 +86,8 @@ def larger(build: Builder, x: int, y: int) -> int:
     return build(Combine((y, build(Multiply(build(Sign(difference)), difference))), (1, 1)))
 
 
-def divided(build: Builder, mean: int, square: int) -> int:
-    """M / sqrt(V) for shares of M and V; a share with `QUOTIENT` fractional bits. Rounds: 3 a move and 5: 20."""
+def divided(build: Builder, mean: int, square: int, *, refined: bool = False) -> int:
+    """M / sqrt(V) for shares of M and V; a share with `QUOTIENT` fractional bits. Rounds: 3 a move and 5: 20, 23 if it is refined."""
     for move in MOVES:
         wire = build(Open(square))
         beyond = build(Combine((wire,), (1,), -(1 << (TOP - move))))
@@ -93,7 +98,7 @@ def divided(build: Builder, mean: int, square: int) -> int:
     # sum(MOVES) / 2 = 26 bits have been added to M by the way, and sqrt(V) was 2^(TOP / 2 - 1) where X was 1.
     drop = MEAN + TOP // 2 - 1 - SQUARE // 2 - UNIT
     numerator = build(Truncate(mean, drop, 63 - drop))
-    return build(Multiply(numerator, inverse_root(build, x)))
+    return build(Multiply(numerator, inverse_root(build, x, steps=1 + refined)))
 
 
 def _unless(build: Builder, bit: int, wire: int, bits: int) -> int:
@@ -101,16 +106,18 @@ def _unless(build: Builder, bit: int, wire: int, bits: int) -> int:
     return build(Combine((wire, build(Multiply(bit, wire))), (1 << bits, 1 - (1 << bits))))
 
 
-def inverse_root(build: Builder, x: int) -> int:
+def inverse_root(build: Builder, x: int, *, steps: int = 1) -> int:
     """1 / sqrt(X) for an affine 1 <= X <= 4 with `UNIT` fractional bits, relative error 0.001; below 1 it stays below 2.1. Rounds: 4.
 
-    y = c_0 + c_1 X + c_2 X^2, then y <- y (3 - X y^2) / 2.
+    y = c_0 + c_1 X + c_2 X^2, then y <- y (3 - X y^2) / 2: each of the `steps` more takes 3 rounds; after two of them the error is 10^-5.
     """
     last = 18  # fractional bits of c_2
     factors = (round(ROOT[2] * 2**last), round(ROOT[1] * 2 ** (last + UNIT)))
     total = build(Combine((build(Multiply(x, x)), x), factors, round(ROOT[0] * 2 ** (last + 2 * UNIT))))
     y = build(Truncate(total, last + UNIT, 63 - last - UNIT))
-    square = scaled(build, build(Multiply(y, y)), 1, UNIT)
-    h = scaled(build, build(Multiply(square, x)), 1, UNIT)
-    grown = build(Combine((y, build(Multiply(y, h))), (3 << UNIT, -1)))
-    return build(Truncate(grown, UNIT + 1, 62 - UNIT))
+    for _ in range(steps):
+        square = scaled(build, build(Multiply(y, y)), 1, UNIT)
+        h = scaled(build, build(Multiply(square, x)), 1, UNIT)
+        grown = build(Combine((y, build(Multiply(y, h))), (3 << UNIT, -1)))
+        y = build(Truncate(grown, UNIT + 1, 62 - UNIT))
+    return y

@@ -22,7 +22,6 @@ from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import PRECISE, Softmax
-from protocols.training.networks.moments import GRADIENT
 
 SUMS = 2
 """A number outside is missed in one step with a probability of 2^-SUMS."""
@@ -65,12 +64,11 @@ def outside(
     activations: Sequence[Signal],
     sums: Sequence[Watched],
     *,
-    gradients: Sequence[Signal] = (),
-    scale: float = 1.0,
+    gradients: Sequence[Watched] = (),
 ) -> int:
-    """[`before` or any of `activations` (batch, ...), `sums` or gradients outside]; `before` a bit, `sums` as `summed` gives them.
+    """[`before` or any of `activations` (batch, ...), `sums` or `gradients` outside]; `before` a bit, `sums` as `summed` gives them.
 
-    Gradients are `scale` times `gradients`, for optimizers that square them.
+    Of `gradients`, for optimizers that square them, and of quotients each element is looked at with few others.
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each of `sums`, and for each
     `FEW` elements of a gradient.
@@ -78,9 +76,8 @@ def outside(
     counts = [
         _outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations
     ]
-    edge = 2.0**GRADIENT / scale
-    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
-    for x in sums:
+    few = [Watched(build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), x.edge) for x in gradients]
+    for x in (*few, *sums):
         drop = math.ceil(math.log2(x.edge)) - RESOLVED
         counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, REACH + DIGITS)))
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
