@@ -39,7 +39,11 @@ ROOMS = {
     "privacy/randomness": "",
     "protocols/top": "client clusters datasets estimators owner workers",
     "protocols/estimators": (
-        "authority datasets keras_hook mpc/numbers mpc/parties owner training training/networks training/regression workers"
+        "authority datasets estimators/trees keras_hook mpc/numbers mpc/parties owner training training/networks "
+        "training/regression training/trees workers"
+    ),
+    "protocols/estimators/trees": (
+        "datasets estimators keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees"
     ),
     "protocols/keras_hook": "blocking opaque owner sharing",
     "protocols/blocking": "client clusters nodes opaque owner serving",
@@ -47,15 +51,22 @@ ROOMS = {
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
         "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations "
-        "mpc/parties selfcheck serving storage training training/networks workers"
+        "mpc/parties owner/objectives selfcheck serving storage training training/networks "
+        "training/networks/optimizers workers"
     ),
     "protocols/clusters": "authority serving workers",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
-    "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
-    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/regression",
+    "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/training": (
+        "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers "
+        "training/regression training/trees"
+    ),
+    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
+    "protocols/owner/objectives": "training/networks training/networks/optimizers",
+    "protocols/training/trees": "mpc mpc/engine mpc/operations training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
+    "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
