@@ -68,9 +68,6 @@ class Stock:
             raise TicketRefused("no chunk of this name is open here: it was used, withdrawn, or broken")
         return found.supply
 
-    def __len__(self) -> int:
-        return sum(not chunk.supply.ended for chunk in self._chunks.values())
-
     @property
     def examples(self) -> int:
         """How many examples could be served from what is here."""

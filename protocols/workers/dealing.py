@@ -14,7 +14,6 @@ from typing import Any
 from actors import ActorError
 from protocols.concurrency import Background
 from protocols.errors import WorkerLost
-from protocols.link.keys import Told
 from protocols.link.threads import Threads
 from protocols.mpc import dealer, inference
 from protocols.mpc.operations.weights import SummedMasks
@@ -22,6 +21,7 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.serving.pool import Chunk
 from protocols.serving.streams import Window
 from protocols.serving.ticket import Reveal, Ticket, identifier
+from protocols.workers.compute_server import ComputeServer
 from protocols.workers.delivery import Delivery
 from protocols.workers.provided import Provided
 
@@ -87,12 +87,14 @@ class ChunkDealer:
         parts = inference.segments(program, None if how is None else how.segment)
         masks = shared.weight_masks if how is None else SummedMasks(shared.weight_keys, program.weights)
         dealing = dealer.SegmentDealer(program, masks, keys.of, examples, parts)
-        first, second = (server.with_options(timeout=None) for server in shared.servers)
-
-        async def begin(party: int, key: Told, dealt: Ring | None) -> None:
-            await (first, second)[party].deal(shared.model, self._reveal, chunk, key, examples, dealt, how)
-
-        given = Delivery((first, second), keys.told, begin, shared.model, chunk, range(len(parts)))
+        given = Delivery(
+            shared.servers,
+            keys.told,
+            lambda server, key, dealt: server.deal(shared.model, self._reveal, chunk, key, examples, dealt, how),
+            shared.model,
+            chunk,
+            range(len(parts)),
+        )
         ahead = Ahead(self._threads)
         try:
             await ahead.deal(partial(next, dealing), partial(given.piece, 0))
@@ -105,7 +107,7 @@ class ChunkDealer:
             self._background.later(self._rest(dealing, given))
         return Chunk(chunk, dealing.input_mask)
 
-    async def _rest(self, dealing: dealer.SegmentDealer, given: Delivery) -> None:
+    async def _rest(self, dealing: dealer.SegmentDealer, given: Delivery[ComputeServer]) -> None:
         with contextlib.closing(Ahead(self._threads)) as ahead:
             for number in given.numbers[1:]:
                 await ahead.deal(partial(next, dealing), partial(given.piece, number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from actors.limits import largest_message
 from protocols.concurrency import at_once
@@ -33,12 +33,15 @@ async def load(server: ComputeServer, name: str, right: bytes, program: bytes, m
     await server.load(name, right, program, left)
 
 
+S = TypeVar("S", bound=Supplied)
+
+
 @dataclass(frozen=True)
-class Delivery:
+class Delivery(Generic[S]):
     """Pieces of randomness on their way to both servers: server 1 is sent them, one after the other, and server 0 makes its own.
 
     Attributes:
-        servers: which take as long as they like.
+        servers: both, which may take as long as they like.
         keys: what each of them is told of its key.
         begin: tells one of them that pieces follow; of one that is alone with what is dealt, if it fits a message.
         name: of the model or the run of training.
@@ -46,9 +49,9 @@ class Delivery:
         numbers: of the pieces in their supply.
     """
 
-    servers: tuple[Supplied, Supplied]
+    servers: tuple[S, S]
     keys: tuple[Told, Told]
-    begin: Callable[[int, Told, Ring | None], Coroutine[Any, Any, None]]
+    begin: Callable[[S, Told, Ring | None], Coroutine[Any, Any, None]]
     name: bytes
     chunk: bytes
     numbers: range
@@ -56,13 +59,14 @@ class Delivery:
     async def piece(self, number: int, words: Ring) -> None:
         """Send a piece as soon as there is room for it; return when it is prepared."""
         if number == self.numbers.start:
-            await at_once(self.begin(0, self.keys[0], None), self._first(words))
+            first, second = (server.with_options(timeout=None) for server in self.servers)
+            await at_once(self.begin(first, self.keys[0], None), self._first(second, words))
         else:
             await self._sent(number, words)
 
-    async def _first(self, words: Ring) -> None:
-        alone = len(self.numbers) == 1 and fits(words.nbytes, await largest_message(self.servers[1]))
-        await self.begin(1, self.keys[1], words if alone else None)
+    async def _first(self, second: S, words: Ring) -> None:
+        alone = len(self.numbers) == 1 and fits(words.nbytes, await largest_message(second))
+        await self.begin(second, self.keys[1], words if alone else None)
         if not alone:
             await self._sent(self.numbers.start, words)
 

@@ -40,24 +40,21 @@ class StepSupply:
         self._expected = 0
         self._coming: dict[int, tuple[Circuit, range]] = {}
 
-    def check(self, number: int) -> None:
-        """Refuse the randomness of any step but the next one.
+    def expect(self, number: int, key: bytes, examples: int, *, last: bool) -> range:
+        """Learn of what kind the next step is, and this server's key of it; return the numbers of its pieces.
 
         Raises:
-            TicketRefused: it is of another one: the same masks never serve twice.
+            TicketRefused: it is another one: the same masks never serve twice.
         """
         if number != self._expected:
             raise TicketRefused(
                 f"the randomness of step {number} was supplied before, or out of order: each step needs its own, and the next is"
                 f" {self._expected}"
             )
-
-    def expect(self, key: bytes, examples: int, *, last: bool) -> range:
-        """Learn of what kind the next step is, and this server's key of it; return the numbers of its pieces."""
         expansion = Expansion(key)
         parts = self.circuits.parts(examples, last=last)
         numbers = self.pieces.extend([ComingPiece(part, 1, partial(expansion.material, part.layout, 1)) for part in parts])
-        self._coming[self._expected] = self.circuits.like(examples, last=last), numbers
+        self._coming[number] = self.circuits.like(examples, last=last), numbers
         self._expected += 1
         self.pieces.tell()
         return numbers

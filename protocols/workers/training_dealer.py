@@ -25,7 +25,7 @@ from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
 from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, ProtocolError, UnknownModel, WorkerLost
-from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
+from protocols.link.keys import ExternalDealer, Preprocessing, third_party
 from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
@@ -146,15 +146,17 @@ class TrainingDealer(Actor):
     async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
         """Deal for the next step, in as many pieces as its randomness has."""
         run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
-        first, second = (server.with_options(timeout=None) for server in session.servers)
-
-        async def begin(party: int, key: Told, dealt: Ring | None) -> None:
-            await (first, second)[party].supply(run, number, len(rows), last, key, dealt)
-
         parts = session.steps.parts(len(rows), last=last)
         numbers = range(session.pieces, session.pieces + len(parts))
         session.done, session.pieces = number + 1, numbers.stop
-        given = Delivery((first, second), keys.told, begin, run, b"", numbers)
+        given = Delivery(
+            session.servers,
+            keys.told,
+            lambda server, key, dealt: server.supply(run, number, len(rows), last, key, dealt),
+            run,
+            b"",
+            numbers,
+        )
         dealing = self._dealing(session, rows, keys.of, last=last)
         for piece in numbers:
             await ahead.deal(partial(next, dealing), partial(given.piece, piece))

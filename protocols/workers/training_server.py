@@ -353,8 +353,8 @@ class TrainingServer(Supplied):
     ) -> None:
         """Take the randomness of a step, the `last` before a report or another, as soon as there is room for it: see `Supplied`."""
         session = self._dealt(run, "supply")
-        session.randomness.check(number)
-        pieces = session.randomness.expect(server_key(session.terms.equals, session.pair, key, "step", number), examples, last=last)
+        own = server_key(session.terms.equals, session.pair, key, "step", number)
+        pieces = session.randomness.expect(number, own, examples, last=last)
         await self._supplied(session.me, session.randomness.pieces, pieces, dealt)
 
     def _supply(self, name: bytes, chunk: bytes, what: str) -> tuple[Party, Supply]:

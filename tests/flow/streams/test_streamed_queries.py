@@ -144,8 +144,8 @@ async def test_a_model_that_is_stopped_ends_its_streams():
     async with inner_workers() as (workers, cluster):
         async with served(cluster, memory=LEAST):
             streams = [worker.actor("server")._entries["stream"].model.stock for worker in workers[:2]]
-            assert [len(one) for one in streams] == [1, 1]
-        assert [len(one) for one in streams] == [0, 0]
+            assert [one.examples for one in streams] == [1, 1]
+        assert [one.examples for one in streams] == [0, 0]
 
 
 async def test_one_operation_that_alone_needs_more_is_refused_by_its_size():

@@ -42,8 +42,7 @@ def supply(party: int = 1, **settings) -> StepSupply:
 
 async def comes(one: StepSupply, number: int, examples: int = 4) -> None:
     """What a training server does when the third party has dealt for a step."""
-    one.check(number)
-    pieces = one.expect(key(f"step {number}"), examples, last=False)
+    pieces = one.expect(number, key(f"step {number}"), examples, last=False)
     if one.me.index == 0:
         await one.pieces.feed(pieces)
         return
@@ -106,7 +105,7 @@ async def test_randomness_of_another_kind_of_step_is_not_used():
 
 async def test_what_has_other_words_than_a_step_ends_the_training_by_name():
     one = supply()
-    pieces = one.expect(key("step"), 4, last=False)
+    pieces = one.expect(0, key("step"), 4, last=False)
     await one.pieces.room(pieces.start)
     with pytest.raises(TicketRefused, match="3 words have arrived in pieces"):
         await one.pieces.add(pieces.start, [np.zeros(3, np.uint64)], last=True)
