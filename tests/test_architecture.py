@@ -95,7 +95,7 @@ ROOMS = {
     "federated/simulation": "owners strategies tasks trainers",
     "federated/owners": "consent methods metrics models records schedules tasks trainers",
     "federated/schedules": "consent records tasks",
-    "federated/trainers": "consent models tasks",
+    "federated/trainers": "consent methods models tasks",
     "federated/consent": "metrics models records tasks",
     "federated/metrics": "models tasks",
     "federated/methods": "tasks",

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated.errors import DataError, SettingError
+from federated.methods.known import METHODS, method_of
 from federated.models.weights import is_kept
-from federated.tasks.update import Array, Setting
+from federated.tasks.update import Array
+from federated.trainers.torch_course import Pull, TorchCourse
 from federated.trainers.trained import Remembered, Trained, passes
 
 if TYPE_CHECKING:
     import torch
+
+
+EVALUATED = 256
+"""Examples that are evaluated at once."""
 
 
 class TorchTrainer:
@@ -86,7 +93,7 @@ class TorchTrainer:
 class _TorchOwner:
     """The trainer of one owner."""
 
-    follows = ("proximal",)
+    follows = ("proximal", *METHODS)
 
     def __init__(self, settings: TorchTrainer, module: torch.nn.Module, data: Any, evaluation: Any) -> None:
         self._settings, self._module = settings, module
@@ -95,17 +102,42 @@ class _TorchOwner:
             self._test = _examples(evaluation)
             self.evaluate = self._evaluate
 
-    def train(self, weights: list[Array], config: Mapping[str, Setting], state: Remembered) -> Trained:
-        """Make `epochs` passes from the weights."""
-        import torch  # noqa: PLC0415  not everybody has it
+    def train(self, weights: list[Array], config: Mapping[str, Any], state: Remembered) -> Trained:
+        """Make `epochs` passes from the weights, or what a method of training does."""
+        n, mu = len(self._data), float(config.get("proximal") or 0.0)
+        means: dict[str, float] = {}
 
-        module, n, mu = self._module, len(self._data), float(config.get("proximal") or 0.0)
-        put(module, weights)
-        module.train()
-        optimizer = self._settings.optimizer(module.parameters())
+        def pulled(start: list[Array], pull: Pull) -> int:
+            nonlocal means
+            means, steps = self._passes(start, config, pull, mu)
+            return steps
+
+        method = method_of(str(config.get("method") or ""))
+        if method is None:
+            pulled(weights, lambda _: None)
+            delta = [_difference(value, old) for value, old in zip(self._module.state_dict().values(), weights, strict=True)]
+            return Trained(delta, n, means)
+        put(self._module, weights)
+        optimizer = self._optimizer(config)
+        course = TorchCourse(self._module, weights, config, state, passes=pulled, loss=partial(self._loss, weights), optimizer=optimizer)
+        found = method.run(course)
+        return Trained(found.delta, n, means, found.extra)
+
+    def _optimizer(self, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+        optimizer = self._settings.optimizer(self._module.parameters())
         if config["learning_rate"] is not None:
             for group in optimizer.param_groups:
                 group["lr"] = config["learning_rate"]
+        return optimizer
+
+    def _passes(self, start: list[Array], config: Mapping[str, Any], pull: Pull, mu: float) -> tuple[dict[str, float], int]:
+        """Train; return the metrics of the last epoch, and how many steps it took."""
+        import torch  # noqa: PLC0415  not everybody has it
+
+        module, n, steps = self._module, len(self._data), 0
+        put(module, start)
+        module.train()
+        optimizer = self._optimizer(config)
         anchors = [parameter.detach().clone() for parameter in module.parameters()]
         means: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
@@ -119,24 +151,39 @@ class _TorchOwner:
                     loss = self._settings.loss(outputs, y)
                     near = sum(((p - a) ** 2).sum() for p, a in zip(module.parameters(), anchors, strict=True)) if mu else 0.0
                     (loss + 0.5 * mu * near).backward()
+                    pull(module)
                     optimizer.step()
+                    steps += 1
                     self._add(means, outputs, y, loss, len(y) / n)
-        delta = [_difference(value, old) for value, old in zip(module.state_dict().values(), weights, strict=True)]
-        return Trained(delta, n, means)
+        return means, steps
 
-    def _evaluate(self, weights: list[Array], config: Mapping[str, Setting], state: Remembered) -> tuple[dict[str, float], int]:
+    def _loss(self, weights: list[Array]) -> float:
+        """Return the loss of weights on the data to train on."""
+        return self._means(weights, self._data)["loss"]
+
+    def _evaluate(self, weights: list[Array], config: Mapping[str, Any], state: Remembered) -> tuple[dict[str, float], int]:
+        method = method_of(str(config.get("method") or ""))
+        if method is not None and method.personal:
+            put(self._module, weights)
+            none = partial(self._loss, weights)
+            course = TorchCourse(self._module, weights, config, state, passes=lambda *_: 0, loss=none, optimizer=self._optimizer(config))
+            weights = method.own(course)
+        return self._means(weights, self._test), len(self._test)
+
+    def _means(self, weights: list[Array], examples: _Pairs | _Set) -> dict[str, float]:
+        """Return the metrics of weights, with which the module is left."""
         import torch  # noqa: PLC0415  not everybody has it
 
         put(self._module, weights)
         self._module.eval()
         means: dict[str, float] = {}
-        n = len(self._test)
+        n = len(examples)
         with torch.no_grad():
-            for rows in next(passes({**config, "epochs": 1}, n)):
-                x, y = self._test.take(rows)
+            for start in range(0, n, EVALUATED):
+                x, y = examples.take(np.arange(start, min(n, start + EVALUATED)))
                 outputs = self._module(x)
                 self._add(means, outputs, y, self._settings.loss(outputs, y), len(y) / n)
-        return means, n
+        return means
 
     def _add(self, means: dict[str, float], outputs: Any, y: Any, loss: Any, share: float) -> None:
         """Add a batch's part to the means."""

@@ -5,7 +5,24 @@ from functools import partial
 import numpy as np
 import pytest
 
-from federated import CentralGaussian, DataError, FedAvg, Federation, FedProx, SecureAggregation, SettingError, partition, simulated_owners
+from federated import (
+    SCAFFOLD,
+    CentralGaussian,
+    DataError,
+    Ditto,
+    FedAvg,
+    FedBN,
+    FedDyn,
+    Federation,
+    FedNova,
+    FedProx,
+    PersonalLayers,
+    QFedAvg,
+    SecureAggregation,
+    SettingError,
+    partition,
+    simulated_owners,
+)
 from federated.trainers.pytorch import TorchTrainer, accuracy
 
 pytestmark = pytest.mark.long  # `make test-long` installs torch
@@ -125,3 +142,53 @@ def test_what_is_refused(torch, trainer):
     for data in (X, (X, Y[:5]), (np.array(["a"]), Y[:1]), (X[:0], Y[:0]), Stream()):
         with pytest.raises(DataError):
             trainer()(data)
+
+
+# Methods of training: the same federation once with torch and once with Keras, from the same weights.
+
+UNLIKE = [(X[:, :3][label == Y], np.float32(label) + X[:, 3:][label == Y]) for label in range(3)]
+WHOLE = {"local_epochs": 3, "batch_size": None}
+METHODS = [SCAFFOLD(**WHOLE), FedDyn(alpha=0.1, **WHOLE), FedNova(**WHOLE), QFedAvg(q=0.5, **WHOLE), Ditto(near=0.5, **WHOLE)]
+
+
+@pytest.mark.parametrize("strategy", METHODS, ids=lambda one: type(one).__name__)
+async def test_methods_of_training_are_those_of_keras(torch, strategy):
+    import keras
+
+    one = TorchTrainer(lambda: torch.nn.Linear(3, 1), loss=torch.nn.MSELoss(), optimizer=partial(torch.optim.SGD, lr=0.05))
+    start = one.weights()
+
+    def model():
+        made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        made.set_weights([start[0].T, start[1]])
+        made.compile(keras.optimizers.SGD(0.05), "mse")
+        return made
+
+    found, outcomes = await played(one, UNLIKE, rounds=3, strategy=strategy, evaluation=UNLIKE)
+    async with Federation(model=model, owners=simulated_owners(UNLIKE, evaluation=UNLIKE), strategy=strategy, progress=False) as federation:
+        others = [outcome async for outcome in federation.rounds(3)]
+        kernel, bias = federation.weights
+    np.testing.assert_allclose(found[0], kernel.T, atol=2e-5)
+    np.testing.assert_allclose(found[1], bias, atol=2e-5)
+    assert outcomes[-1].metrics["val_loss"] == pytest.approx(others[-1].metrics["val_loss"], rel=1e-4)
+    assert np.abs(found[0] - start[0]).max() > 0.01
+
+
+async def test_layers_of_the_owners_own(torch, trainer):
+    one = trainer()
+    names = list(one.fitted(one.weights()).state_dict())
+    for strategy, own in ((FedBN(), "1."), (PersonalLayers(layers=("3",)), "3.")):
+        kind = PersonalLayers(layers=("BatchNorm1d",)) if isinstance(strategy, FedBN) else strategy
+        weights, _ = await played(one, partition(X, Y, owners=3, seed=1), strategy=kind)
+        moved = [name for name, new, old in zip(names, weights, one.weights(), strict=True) if not np.array_equal(new, old)]
+        assert moved
+        assert not any(name.startswith(own) for name in moved)
+
+
+async def test_what_a_method_is_not_derived_for_is_held_back(torch, trainer):
+    for strategy, make in ((SCAFFOLD(), trainer()), (FedDyn(), trainer())):  # with momentum; with statistics of BatchNorm
+        owners = simulated_owners([(X, Y)], trainer=make)
+        async with Federation(model=make.weights(), owners=owners, strategy=strategy, progress=False) as federation:
+            (outcome,) = [each async for each in federation.rounds(1)]
+        assert outcome.failure
+        assert "stochastic gradient descent" in outcome.failure or "statistics without a gradient" in outcome.failure
