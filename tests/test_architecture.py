@@ -37,9 +37,12 @@ ROOMS = {
     "privacy/rules": "keras_models",
     "privacy/keras_models": "",
     "privacy/randomness": "",
-    "protocols/top": "client clusters datasets estimators owner workers",
+    "protocols/top": "client clusters datasets estimators estimators/trees owner workers",
+    "protocols/estimators/trees": (
+        "datasets estimators keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees"
+    ),
     "protocols/estimators": (
-        "authority datasets keras_hook mpc/numbers mpc/parties owner training training/networks training/regression workers"
+        "authority datasets keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees workers"
     ),
     "protocols/keras_hook": "blocking opaque owner sharing",
     "protocols/blocking": "client clusters nodes opaque owner serving",

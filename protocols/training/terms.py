@@ -62,8 +62,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     @property
     def weighted(self) -> bool:
-        """Whether examples count differently: by weights of their own, or of their classes."""
-        return self.w is not None or bool(getattr(self.plan, "classes", ()))
+        """Whether what is opened may be that of few examples: by weights of their own, of their classes, or since trees part them."""
+        return self.w is not None or bool(getattr(self.plan, "classes", ())) or isinstance(self.plan, Boosting | Forest | Counts | Binning)
 
     @property
     def examples(self) -> int:
@@ -195,7 +195,7 @@ class StepCircuits:
                 f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, and {memory:,} are"
                 " allowed; use a smaller batch_size or more memory"
             )
-        self.ahead = min(8, memory // self.bytes)
+        self.ahead = min(8, memory // max(1, self.bytes))  # sums of what is stored need none
 
     def at(self, size: int, number: int, *, last: bool) -> Circuit:
         """The circuit of step `number` of a model: like the others, but for public factors."""
