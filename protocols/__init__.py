@@ -11,16 +11,12 @@ from protocols.client.remote_model import RemoteModel, connect
 from protocols.clusters.worker import Worker
 from protocols.datasets.use import Use
 from protocols.errors import ProtocolError
-from protocols.estimators import (
-    ConvergenceWarning,
+from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
+from protocols.estimators.trees import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
-    LinearRegression,
-    LogisticRegression,
-    PrecisionWarning,
     RandomForestClassifier,
     RandomForestRegressor,
-    Ridge,
 )
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster

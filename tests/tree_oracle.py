@@ -44,8 +44,8 @@ def best(bits, g, h, penalty, weight, smallest, allowed):
     if not fine.any():
         return 0
     a, b = a + penalty, b + penalty
-    product = np.zeros(len(a))
-    product[fine] = (a * b * ((left / a[:, None] - right / b[:, None]) ** 2).sum(1))[fine] if (a[fine] > 0).all() else 0
+    a, b, left, right, product = a[fine], b[fine], left[fine], right[fine], np.zeros(len(a))
+    product[fine] = a * b * ((left / a[:, None] - right / b[:, None]) ** 2).sum(1)
     floor = (g.sum(0) ** 2).sum() / (h.sum() + penalty) * penalty
     if product.max() <= floor + smallest * total**2:
         return 0

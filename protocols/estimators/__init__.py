@@ -1,4 +1,4 @@
-"""Regressions and trees on data that nobody sees, with scikit-learn's interface. Start with `linear.py`.
+"""Linear and logistic regression on data that nobody sees, with scikit-learn's interface. Start with `linear.py`.
 
     model = await LogisticRegression(cluster, C=10.0).fit(x, y)
     model.coef_, model.predict_proba(new_rows)
@@ -14,21 +14,5 @@ from protocols.errors import PrecisionWarning
 from protocols.estimators.linear import LinearRegression, Ridge
 from protocols.estimators.logistic import LogisticRegression
 from protocols.estimators.settings import ConvergenceWarning
-from protocols.estimators.trees import (
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
 
-__all__ = [
-    "ConvergenceWarning",
-    "GradientBoostingClassifier",
-    "GradientBoostingRegressor",
-    "LinearRegression",
-    "LogisticRegression",
-    "PrecisionWarning",
-    "RandomForestClassifier",
-    "RandomForestRegressor",
-    "Ridge",
-]
+__all__ = ["ConvergenceWarning", "LinearRegression", "LogisticRegression", "PrecisionWarning", "Ridge"]

@@ -65,8 +65,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     @property
     def weighted(self) -> bool:
-        """Whether examples count differently: by weights of their own, or of their classes."""
-        return self.w is not None or bool(getattr(self.plan, "classes", ()))
+        """Whether what is opened may be that of few examples: by weights of their own, of their classes, or since trees part them."""
+        return self.w is not None or bool(getattr(self.plan, "classes", ())) or isinstance(self.plan, Boosting | Forest | Counts | Binning)
 
     @property
     def examples(self) -> int:
@@ -206,7 +206,7 @@ class StepCircuits:
                 f" operation, and {memory:,} are allowed; use a smaller batch_size or more memory"
             )
         whole = self.bytes <= memory
-        self.room = self.bytes * (min(MOST_AHEAD, memory // self.bytes) + 1) if whole else memory
+        self.room = self.bytes * (min(MOST_AHEAD, memory // max(1, self.bytes)) + 1) if whole else memory
         segment = None if whole else max(1, memory // PARTS)
         self._parts = {kind: circuit.segments(segment) for kind, circuit in self._circuits.items()}
 

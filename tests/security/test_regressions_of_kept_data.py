@@ -5,7 +5,7 @@ import pytest
 from sklearn import linear_model
 
 from inner_workers import inner_workers
-from protocols import LinearRegression, LogisticRegression, Use
+from protocols import GradientBoostingRegressor, LinearRegression, LogisticRegression, RandomForestRegressor, Use
 from protocols.errors import NotGranted
 
 ROWS = 24
@@ -66,3 +66,29 @@ async def test_sums_and_coefficients_go_to_those_only_whom_the_owner_names(tmp_p
         ):
             with pytest.raises(NotGranted, match="opened to somebody else only"):
                 await model.fit(kept, targets)
+
+
+async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left(tmp_path):
+    x, y = data()
+    async with inner_workers(tmp_path) as (inner, cluster):
+        parts = {"lab": x[:, :2], "ward": x[:, 2:], "y": y}
+        grants = [(await cluster.deposit(name, part)).to_give() for name, part in parts.items()]
+        together, targets = await cluster.load("lab", "ward", axis=1, grants=grants), await cluster.load("y", grants=grants)
+        for estimator in (GradientBoostingRegressor, RandomForestRegressor):
+            ours = await estimator(cluster, n_estimators=3, max_bins=4, max_depth=2, **SEEDS.get(estimator, {})).fit(together, targets)
+            assert ours.score(x, y[:, 0]) > 0.3
+        grant = (await cluster.deposit("several", x, use=Use(min_batch=8))).to_give()
+        kept = await cluster.load("several", grants=grant)
+        for honest in range(3):
+            before = [dict(worker.holdings.stretches) for worker in inner]
+            for place, worker in enumerate(inner):
+                if place != honest:
+                    worker.holdings.stretches.clear()
+            for estimator in (GradientBoostingRegressor, RandomForestRegressor):
+                with pytest.raises(NotGranted, match="and no trees"):
+                    await estimator(cluster, n_estimators=1, max_bins=4, max_depth=1).fit(kept, y[:, 0])
+            for worker, stretches in zip(inner, before, strict=True):
+                worker.holdings.stretches.update(stretches)
+
+
+SEEDS = {RandomForestRegressor: {"random_state": 0}, GradientBoostingRegressor: {"learning_rate": 0.5}}

@@ -12,8 +12,8 @@ from protocols.estimators import data as forms
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
 from protocols.estimators.trees.ensemble import Ensemble
-from protocols.estimators.trees.examples import Examples
 from protocols.estimators.trees.tree import Tree, by_tree
+from protocols.estimators.trees.tree_data import TreeData
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.training.trees import Boosting
 from protocols.training.trees.units import VALUE
@@ -49,11 +49,11 @@ class _Boosted(Ensemble):
 
     async def _boosted(
         self, cluster: Cluster, x: Data, y: Data, weights: Data | None, *, labels: bool, classes: Mapping[Any, float] | str | None
-    ) -> Examples:
+    ) -> TreeData:
         """Fit, and return what is known of the examples."""
         count = forms.as_many(x, y, weights)
         async with Run(cluster, type(self).__name__) as run:
-            examples = Examples(run, count, single=True)
+            examples = TreeData(run, count, single=True)
             await examples.store(x, y, weights, most=int(self.max_bins), classes=classes, labels=labels, apart=False)
             _, means = await examples.means()
             base = self._base(means, examples)
@@ -68,7 +68,7 @@ class _Boosted(Ensemble):
         self.init_, self.n_features_in_ = base, examples.columns
         return examples
 
-    def _plan(self, examples: Examples, base: Array) -> Boosting:
+    def _plan(self, examples: TreeData, base: Array) -> Boosting:
         reach = examples.targets.reach * (GROWTH if examples.loss == "mse" and examples.known else 1)
         return Boosting(
             inputs=examples.arrays[0].shape[1],
@@ -87,7 +87,7 @@ class _Boosted(Ensemble):
             features=() if examples.here else examples.bins.features,
         )
 
-    def _base(self, means: Array, examples: Examples) -> Array:
+    def _base(self, means: Array, examples: TreeData) -> Array:
         """Return the score with which examples begin, for the means of labels or targets as they are stored."""
         raise NotImplementedError
 
@@ -168,7 +168,7 @@ class GradientBoostingClassifier(_Boosted):
         self.classes_ = examples.targets.classes
         return self
 
-    def _base(self, means: Array, examples: Examples) -> Array:
+    def _base(self, means: Array, examples: TreeData) -> Array:
         part = np.clip(means, 0.5 / examples.count, 1 - 0.5 / examples.count)
         return np.array([np.log(part[1] / part[0])]) if examples.outputs == 1 else np.log(part) - np.log(part).mean()
 
@@ -234,7 +234,7 @@ class GradientBoostingRegressor(_Boosted):
         self._targets = examples.targets
         return self
 
-    def _base(self, means: Array, examples: Examples) -> Array:
+    def _base(self, means: Array, examples: TreeData) -> Array:
         return means
 
     def predict(self, x: npt.ArrayLike) -> Array:

@@ -13,7 +13,7 @@ from protocols.errors import Diverged, InputError, TooLarge
 from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Estimator, weights_of_rows
-from protocols.estimators.trees.examples import FAR, Examples
+from protocols.estimators.trees.tree_data import FAR, TreeData
 from protocols.mpc.parties.exchange import Ring
 from protocols.owner.fitting import MEMORY
 from protocols.training.terms import MEMORY_LIMIT
@@ -44,15 +44,14 @@ class Ensemble(Estimator):
 
     def _check_number(self, name: str, value: Any, least: float, most: float, *, strict: bool = False) -> None:
         if not is_number(value) or not least <= value <= most or (strict and value == least) or math.isinf(value):
-            raise InputError(
-                f"{name}={value!r}; a number {'above' if strict else 'from'} {least:g} {'and' if strict else 'to'} at most {most:g} is needed"
-            )
+            bounds = f"{'above' if strict else 'of at least'} {least:g} and at most {most:g}"
+            raise InputError(f"{name}={value!r}; a number {bounds} is needed")
 
     def _check_classes(self, given: Any) -> None:
         if not (given is None or given == "balanced" or isinstance(given, Mapping)):
             raise InputError(f"class_weight={given!r}; None, 'balanced', or a dict from labels to weights is needed")
 
-    async def _grown(self, run: Run, plan: Boosting | Forest, examples: Examples, placed: dict[str, Ring]) -> dict[str, Array]:
+    async def _grown(self, run: Run, plan: Boosting | Forest, examples: TreeData, placed: dict[str, Ring]) -> dict[str, Array]:
         """Grow trees, and return what was opened as signed integers.
 
         Raises:

@@ -17,8 +17,8 @@ from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
 from protocols.estimators.trees.ensemble import Ensemble
-from protocols.estimators.trees.examples import Examples
 from protocols.estimators.trees.tree import Tree
+from protocols.estimators.trees.tree_data import TreeData
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KEY_BYTES, KeyStream, fresh_key
@@ -70,13 +70,13 @@ class _Forest(Ensemble):
 
     async def _grown_forest(
         self, cluster: Cluster, x: Data, y: Data, weights: Data | None, *, labels: bool, classes: Mapping[Any, float] | str | None
-    ) -> Examples:
+    ) -> TreeData:
         """Fit, and return what is known of the examples."""
         count = forms.as_many(x, y, weights)
         if isinstance(weights, SharedDataset):
             raise InputError("a forest needs weights that are here: they are multiplied by how often examples are drawn")
         async with Run(cluster, type(self).__name__) as run:
-            examples = Examples(run, count, single=False)
+            examples = TreeData(run, count, single=False)
             await examples.store(x, y, weights, most=int(self.max_bins), classes=classes, labels=labels, apart=True)
             chosen = self._chosen(examples.columns)
             plan = Forest(
@@ -99,7 +99,7 @@ class _Forest(Ensemble):
         self.n_features_in_ = examples.columns
         return examples
 
-    def _drawn(self, plan: Forest, chosen: int, examples: Examples) -> dict[str, Ring]:
+    def _drawn(self, plan: Forest, chosen: int, examples: TreeData) -> dict[str, Ring]:
         """Draw for each tree how often each example counts, and for each node which columns it may be split by."""
         key = fresh_key() if self.random_state is None else hashlib.sha256(f"forest {int(self.random_state)}".encode()).digest()[:KEY_BYTES]
         stream = KeyStream(key)

@@ -53,7 +53,7 @@ class Targets:
         return found
 
 
-class Examples:
+class TreeData:
     """Data of a fit.
 
     Attributes:
@@ -168,8 +168,9 @@ class Examples:
         return len(self.targets.classes) if self.loss == "crossentropy" else 1
 
     def together(self, splits: int) -> int:
-        """Return how many examples are compared with thresholds at a time."""
-        return max(1, min(self.count, COMPARED // splits))
+        """Return how many examples are compared with thresholds at a time: parts of about the same size."""
+        parts = -(-self.count // max(1, COMPARED // splits))
+        return -(-self.count // parts)
 
     async def _quantiles(self, x: SharedDataset, y: SharedDataset, most: int) -> Bins:
         """Return thresholds of features that others have stored."""
