@@ -49,7 +49,7 @@ ROOMS = {
         "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties "
         "owner/objectives selfcheck serving storage training training/networks training/networks/optimizers workers"
     ),
-    "protocols/owner/objectives": "training/networks training/networks/optimizers",
+    "protocols/owner/objectives": "lowering/nodes training/networks training/networks/optimizers",
     "protocols/clusters": "authority serving workers",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
