@@ -12,7 +12,8 @@ from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.stored import described, encoded
-from protocols.owner.targets import check_targets, check_told
+from protocols.owner.targets import check_targets, check_told, fitted
+from protocols.training.networks.losses import compared, metric_bits
 from protocols.training.terms import StepCircuits, TrainingTerms
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
@@ -44,9 +45,9 @@ def stored(name, array):
 
 def trained(built, y):
     """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, loss and metric of each epoch."""
-    made = msgspec.structs.replace(plan(built), value=True)
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
-    check_targets(expects(built), labels)
+    made = msgspec.structs.replace(fitted(plan(built), labels, BATCH), value=True)
+    check_targets(expects(built), labels, made.loss)
     check_told(made.loss, labels)
     terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
     optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
@@ -65,9 +66,9 @@ def trained(built, y):
             number += 1
             sums = {name: total + values.pop(name) for name, total in sums.items()}
         assert not values["outside"].any()
-        count = EXAMPLES * (1 if made.loss == "crossentropy" else made.outputs)
-        bits = 32 if made.loss == "mse" else 16
-        told.append((made.weight * decode(sums["loss"], 2.0**-32)[0] / count, decode(sums["metric"], 2.0**-bits)[0] / count))
+        count, bits = EXAMPLES * compared(made.loss, made.outputs), (32 - made.sums.lost, metric_bits(made.loss, made.sums))
+        found = [decode(sums[name], 2.0**-bit)[0] / count for name, bit in zip(("loss", "metric"), bits, strict=True)]
+        told.append((made.weight * found[0], found[1]))
     return [decode(values[name], SCALE) for name in made.shapes], np.array(told)
 
 

@@ -234,7 +234,8 @@ def optimizing(name: str, value: Any, **more: Any) -> Case:
 
 
 def reduced(reduction: str, **refusals: str) -> Case:
-    return Case(lambda: model(loss=keras.losses.MeanSquaredError(reduction=reduction)), shares="reduc", **refusals)
+    shares = SAME if reduction == "sum" else "reduc"
+    return Case(lambda: model(loss=keras.losses.MeanSquaredError(reduction=reduction)), shares=shares, **refusals)
 
 
 CASES = {

@@ -170,6 +170,11 @@ def decays(optimizer: Any, variable: Any) -> bool:
     return bool(optimizer._use_weight_decay(variable))
 
 
+def keywords_of_loss(loss: Any) -> dict[str, Any]:
+    """Give the keywords with which a loss calls its function, of which its configuration does not tell all; none if it wraps none."""
+    return dict(getattr(loss, "_fn_kwargs", {}))
+
+
 def losses_added_by(layer: Layer) -> list[Tensor]:
     """List what a layer itself has added with `add_loss` in the call of the model that was last; regularizers of weights are not there."""
     found: list[Tensor] = layer._get_own_losses()

@@ -27,6 +27,7 @@ class Dataset(msgspec.Struct, frozen=True):
         handle: what the workers call it.
         records: a digest of the ids of its rows in their order, empty if its owner gave none.
         binary: whether all of its numbers are 0 or 1.
+        signs: whether all of its numbers are -1 or 1.
         summing: whether the numbers of each of its rows sum to 1, as those of one-hot rows do.
         example: the shape in which its owner had an example, flattened here; empty if nobody has said so.
     """
@@ -39,6 +40,7 @@ class Dataset(msgspec.Struct, frozen=True):
     binary: bool = False
     summing: bool = False
     example: tuple[int, ...] = ()
+    signs: bool = False
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, {self.shape}, {self.content})"

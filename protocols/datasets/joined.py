@@ -27,13 +27,15 @@ def joined(datasets: Sequence[Dataset], axis: int, handle: bytes) -> Dataset:
     for other in others:
         _check_pair(first, other, axis)
     name, binary = "+".join(dataset.name for dataset in datasets), all(dataset.binary for dataset in datasets)
+    signs = all(dataset.signs for dataset in datasets)
     if axis:
         shape = first.shape[0], sum(dataset.shape[1] for dataset in datasets)
-        return Dataset(name, shape, first.content, handle, first.records, binary)
+        return Dataset(name, shape, first.content, handle, first.records, binary, signs=signs)
     summing = all(dataset.summing for dataset in datasets)
     shape = sum(dataset.shape[0] for dataset in datasets), max(dataset.shape[1] for dataset in datasets)
     known = [dataset.records for dataset in datasets]
-    return Dataset(name, shape, first.content, handle, _stacked(known) if all(known) else b"", binary, summing, first.example)
+    records = _stacked(known) if all(known) else b""
+    return Dataset(name, shape, first.content, handle, records, binary, summing, first.example, signs)
 
 
 def _check_pair(first: Dataset, other: Dataset, axis: int) -> None:

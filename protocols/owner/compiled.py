@@ -11,23 +11,33 @@ import numpy as np
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.nodes.network import Real
 from protocols.owner.compiled_graph import network, unvanished
-from protocols.owner.compiled_loss import check_named, compiled_loss, expects, loss_weight
+from protocols.owner.compiled_loss import check_named, compiled_loss, endings, expects, loss_weight
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
 from protocols.owner.metrics import threshold
 from protocols.owner.objectives.penalties import constraints, penalties
+from protocols.training.networks.distances import CategoricalHinge
 from protocols.training.step import Plan
 
 _RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
 
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
-    | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "LossScaleOptimizer", "regularizer", "constraint"}
+    | {
+        "clipnorm",
+        "clipvalue",
+        "global_clipnorm",
+        "gradient_accumulation_steps",
+        "LossScaleOptimizer",
+        "regularizer",
+        "constraint",
+        "reduction sum",
+    }
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
     {"use_ema", "optimizer of one's own"}
-    | {"several losses", "reduction sum", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
+    | {"several losses", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
     | {"activity_regularizer", "seed"}
 )
 """What is refused further on, by name and with a reason of its own."""
@@ -69,8 +79,8 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
     check_named(model, keras)
     _answer(model)
     _check_layers(model, keras)
-    found = network(model, squares=_squares(model))
-    loss, weight = compiled_loss(model, keras, ending=found.ending), loss_weight(model)
+    found = network(model, squares=_squares(model), endings=endings(model))
+    (loss, labels, summed), weight = compiled_loss(model, keras, ending=found.ending), loss_weight(model)
     optimizer = weighted(model, compiled_optimizer(model, keras, found.variables), weight)
     made = Plan(
         found.layers,
@@ -82,8 +92,12 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
         weight=weight,
         penalties=penalties(model, found.variables),
         constraints=constraints(model, found.variables),
+        labels=labels,
+        summed=summed,
     )
     edge = threshold(model, made, ending=found.ending)
+    if isinstance(loss, CategoricalHinge) and made.outputs == 1:
+        raise ModelError(f"model {model.name!r} has one output, and a categorical hinge compares several")
     if loss == "crossentropy" and made.outputs == 1:
         raise ModelError(
             f"model {model.name!r} has one output, and a softmax over one output is always 1: nothing would be learnt. End in an output for"
@@ -95,7 +109,7 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
 def _squares(model: Any) -> bool:
     """Whether the loss compares outputs as they are."""
     try:
-        return expects(model) == "numbers"
+        return expects(model) not in ("labels", "one-hot rows", "labels 0 and 1")
     except (KeyError, ModelError):
         return False  # refused further on, by its name
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,8 +61,13 @@ class ReadModel(NamedTuple):
     ending: str | None
 
 
-def network(model: Any, *, squares: bool) -> ReadModel:
-    """Read a model; `squares` says that its outputs are compared as they are, so that a sigmoid at the end is an activation like others.
+def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax", "sigmoid")) -> ReadModel:
+    """Read a model.
+
+    Args:
+        model: what is read.
+        squares: whether its outputs are compared as they are.
+        endings: activations at its end that belong to the loss; others but a softmax are activations as elsewhere.
 
     Raises:
         UnsupportedLayer: a layer cannot be trained on shares. It is named.
@@ -70,7 +75,7 @@ def network(model: Any, *, squares: bool) -> ReadModel:
     """
     reading = _Reading(model)
     nodes, ending = reading.nodes, _ending(reading.nodes[-1])
-    if squares and ending == "sigmoid":
+    if ending not in (*endings, "softmax"):
         ending = None
     if ending:
         nodes = nodes[:-1]
@@ -239,7 +244,8 @@ def _said(node: Node) -> tuple[Any, ...]:
 def _ending(node: Node) -> str | None:
     if isinstance(node, net.Softmax):
         return None if node.log else "softmax"
-    return "sigmoid" if isinstance(node, net.Curved) and node.curve is CURVES["sigmoid"] else None
+    names = (name for name in ("sigmoid", "softplus", "exponential") if isinstance(node, net.Curved) and node.curve is CURVES[name])
+    return next(names, None)
 
 
 def _name(node: Node) -> str:

@@ -3,27 +3,82 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocols.errors import ModelError
-from protocols.training.networks.losses import Loss
+from protocols.owner.objectives.losses import FORMS
+from protocols.training.networks.losses import Labels, Loss
 
 _LOSSES: dict[str, str] = {
     "sparse_categorical_crossentropy": "labels",
     "categorical_crossentropy": "one-hot rows",
     "binary_crossentropy": "labels 0 and 1",
+    "kl_divergence": "one-hot rows",
     "mean_squared_error": "numbers",
+    "mean_absolute_error": "numbers",
+    "huber": "numbers",
+    "log_cosh": "numbers",
+    "cosine_similarity": "numbers",
+    "poisson": "numbers",
+    "hinge": "signs",
+    "squared_hinge": "signs",
+    "categorical_hinge": "single ones",
+    "binary_focal_crossentropy": "labels 0 and 1",
 }
+"""By the name of Keras' function: what it compares with."""
+
+_ENDINGS: dict[str, tuple[str, ...]] = {
+    "sparse_categorical_crossentropy": ("softmax",),
+    "categorical_crossentropy": ("softmax",),
+    "kl_divergence": ("softmax",),
+    "binary_crossentropy": ("sigmoid",),
+    "binary_focal_crossentropy": ("sigmoid",),
+    "poisson": ("softplus", "exponential"),
+}
+"""The activations that belong to a loss, if the model ends in one."""
+
+_SMOOTHED = ("categorical_crossentropy", "binary_crossentropy", "binary_focal_crossentropy")
 
 
-def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
-    """The loss that `model` is compiled with; `ending` is "softmax" or "sigmoid" if the network ends in one.
+class CompiledLoss(NamedTuple):
+    """What a loss is on shares.
+
+    Attributes:
+        loss: itself.
+        labels: what is made of targets first.
+        summed: whether a batch counts as its sum instead of its mean.
+    """
+
+    loss: Loss
+    labels: Labels
+    summed: bool
+
+
+def endings(model: Any) -> tuple[str, ...]:
+    """Return the activations at the end of a model that belong to its loss, and not to the network."""
+    return _ENDINGS.get(_name(model), ())
+
+
+def _name(model: Any) -> str:
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    try:
+        loss = _given(model, keras)
+    except ModelError:
+        return ""  # refused further on, by its name
+    return str(getattr(getattr(loss, "fn", loss), "__name__", ""))
+
+
+def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss:
+    """The loss that `model` is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
 
     Raises:
         ModelError: it cannot be trained on shares.
     """
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
     loss = _given(model, keras)
-    settings = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    settings = loss.get_config() | internals.keywords_of_loss(loss) if isinstance(loss, keras.losses.Loss) else {}
     name = getattr(loss, "__name__", "") or str(settings.get("name"))
     wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
     if wrapped not in _LOSSES:
@@ -31,24 +86,43 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> Loss:
     parts = (type(loss), getattr(loss, "fn", type(loss))) if isinstance(loss, keras.losses.Loss) else (loss,)
     if not all(str(getattr(part, "__module__", "")).startswith("keras.") for part in parts):
         raise ModelError(f"the loss {wrapped!r} is one of your own with a name of Keras': on shares Keras' own can be trained")
-    if settings.get("label_smoothing") or settings.get("ignore_class") is not None:
-        raise ModelError(f"the loss {wrapped!r} has label_smoothing or ignore_class: on shares it has neither")
-    if settings.get("reduction", "sum_over_batch_size") not in ("sum_over_batch_size", "mean"):
-        raise ModelError(f"the loss {wrapped!r} is reduced by {settings['reduction']!r}: on shares the mean over a batch is trained")
-    if wrapped == "mean_squared_error":
-        if ending:
-            raise ModelError(f"a {ending} with mean_squared_error cannot be trained on shares; use a cross-entropy")
-        return "mse"
+    if settings.get("ignore_class") is not None:
+        raise ModelError(f"the loss {wrapped!r} has ignore_class: on shares all labels count")
+    reduction = settings.get("reduction", "sum_over_batch_size")
+    if reduction not in ("sum_over_batch_size", "mean", "sum"):
+        raise ModelError(f"the loss {wrapped!r} is reduced by {reduction!r}: on shares the mean over a batch, or its sum, is trained")
     if settings.get("axis", -1) != -1:
         raise ModelError(f"the loss {wrapped!r} has axis={settings['axis']}: on shares the last axis holds the outputs")
-    fitting = "sigmoid" if wrapped == "binary_crossentropy" else "softmax"
+    _check_ending(wrapped, settings, ending)
+    smoothing = float(settings.get("label_smoothing") or 0.0) if wrapped in _SMOOTHED else 0.0
+    summed = reduction == "sum"
+    if wrapped in FORMS:
+        return CompiledLoss(FORMS[wrapped](settings, ending), Labels(), summed)
+    known: dict[str, Loss] = {"mean_squared_error": "mse", "binary_crossentropy": "binary_crossentropy"}
+    return CompiledLoss(known.get(wrapped, "crossentropy"), Labels(smoothing, wrapped == "kl_divergence"), summed)
+
+
+def _check_ending(wrapped: str, settings: dict[str, Any], ending: str | None) -> None:
+    """Refuse an end of the network that does not belong to the loss.
+
+    Raises:
+        ModelError: it does not.
+    """
+    fitting = _ENDINGS.get(wrapped, ())
+    if not fitting:
+        if ending:
+            raise ModelError(f"a {ending} with {wrapped} cannot be trained on shares; use a cross-entropy")
+        return
     logits = bool(settings.get("from_logits", False))
-    if ending != (None if logits else fitting):
+    if (ending is None) == logits and (logits or ending in fitting):
+        return
+    either = f"end in a {' or a '.join(fitting)}"
+    if "from_logits" in settings or wrapped.endswith("crossentropy"):
         raise ModelError(
-            f"the loss {wrapped!r} says from_logits={logits}, and the model ends {f'in a {ending}' if ending else f'without a {fitting}'}:"
-            f" either end without one and say from_logits=True, or end in a {fitting} and say from_logits=False"
+            f"the loss {wrapped!r} says from_logits={logits}, and the model ends {f'in a {ending}' if ending else f'without a {fitting[0]}'}:"
+            f" either end without one and say from_logits=True, or {either} and say from_logits=False"
         )
-    return "binary_crossentropy" if fitting == "sigmoid" else "crossentropy"
+    raise ModelError(f"the loss {wrapped!r} on shares needs a model that ends in a {' or a '.join(fitting)}")
 
 
 def _given(model: Any, keras: Any) -> Any:
@@ -92,8 +166,5 @@ def loss_weight(model: Any) -> float:
 
 
 def expects(model: Any) -> str:
-    """What the loss compares with: labels, one-hot rows, labels 0 and 1, or numbers."""
-    import keras  # noqa: PLC0415  only the owner needs Keras
-
-    loss = _given(model, keras)
-    return _LOSSES[getattr(getattr(loss, "fn", loss), "__name__", "")]
+    """What the loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
+    return _LOSSES[_name(model)]

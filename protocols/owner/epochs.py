@@ -10,9 +10,9 @@ import msgspec
 
 from protocols.errors import PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.owner.targets import METRICS
+from protocols.owner.targets import metric_of
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.losses import METRIC_BITS
+from protocols.training.networks.losses import EXACT, compared, metric_bits, never_negative
 from protocols.training.step import Plan
 from protocols.training.terms import StepsReport, TrainingTerms
 
@@ -67,7 +67,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
     online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
     return Epoch(
         number,
-        METRICS[terms.plan.loss] if "metric" in values else None,
+        metric_of(terms.plan.loss) if "metric" in values else None,
         values.get("metric"),
         made,
         sum(first.rounds for first, _ in segments) / made,
@@ -82,11 +82,13 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
 def _values(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan
-    count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
-    lost = plan.sums.lost if isinstance(plan, Plan) else 0
-    bits = {"metric": METRIC_BITS[plan.loss] - lost * (plan.loss == "mse"), "loss": 2 * FRACTION - lost}
+    count = terms.examples * compared(plan.loss, plan.outputs)
+    told = plan.sums if isinstance(plan, Plan) else EXACT
+    bits = {"metric": metric_bits(plan.loss, told), "loss": 2 * FRACTION - told.lost}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
     weights, error = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}, ERROR * count * plan.outputs
+    if not never_negative(plan.loss):
+        error = math.inf
     return {
         name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name]), error) / count
         for name, total in sums.items()

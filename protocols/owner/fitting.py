@@ -28,7 +28,7 @@ from protocols.owner.compiled_optimizer import goes_on, scheduled, unrated
 from protocols.owner.epochs import Epoch, Segment, epoch_of
 from protocols.owner.progress import live
 from protocols.owner.stored import trainers, training_servers
-from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
+from protocols.owner.targets import asked, check_features, check_targets, check_told, fitted
 from protocols.storage.versions import Progress
 from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
@@ -106,8 +106,7 @@ class Training:
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
-        sums = sums_told(planned.loss, planned.outputs, y)
-        terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
+        terms = self._terms(x, y, msgspec.structs.replace(fitted(planned, y, batch_size), value="loss" in told), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
         checkpoints = None
         if folder is not None:
@@ -163,7 +162,7 @@ class Training:
 
     def _terms(self, x: SharedDataset, y: SharedDataset, plan: Plan, batch_size: int, memory: int) -> TrainingTerms:
         """Checked, without the order of the examples."""
-        check_targets(expects(self._model), y)
+        check_targets(expects(self._model), y, plan.loss)
         check_features(tuple(self._model.inputs[0].shape[1:]), x)
         terms = TrainingTerms(os.urandom(16), plan, x.dataset, y.dataset, batch_size, None, memory, self._cluster.equals, self._name)
         check(terms)

@@ -18,6 +18,12 @@ _CLASSES = {
     "CategoricalAccuracy": "categorical_accuracy",
     "BinaryAccuracy": "binary_accuracy",
     "MeanSquaredError": "mean_squared_error",
+    "MeanAbsoluteError": "mean_absolute_error",
+    "LogCoshError": "log_cosh",
+    "Hinge": "hinge",
+    "SquaredHinge": "squared_hinge",
+    "CategoricalHinge": "categorical_hinge",
+    "Poisson": "poisson",
 }
 _OF_TARGETS = {
     "labels": "sparse_categorical_accuracy",
@@ -49,7 +55,7 @@ def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
 
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
-    wanted = _OF_TARGETS[expects(model)]
+    wanted = plan.loss.name if not isinstance(plan.loss, str) else _OF_TARGETS[expects(model)]
     found = set()
     for given in keras.tree.flatten(internals.compile_arguments(model).get("metrics")):
         if given is not None:
@@ -99,6 +105,6 @@ def _function(metric: Any, keras: Any) -> tuple[str | None, float]:
     for kind, function in _CLASSES.items():
         if type(metric) is getattr(keras.metrics, kind):
             return function, float(metric.get_config().get("threshold", HALF))
-        if metric is getattr(keras.metrics, function):
+        if metric is getattr(keras.metrics, function, kind):
             return function, HALF
     return None, HALF

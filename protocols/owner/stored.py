@@ -114,9 +114,10 @@ def described(name: str, values: Ring, content: Content, *, handle: bytes, recor
     """Return what the workers are told of an array: its shape, what it holds, and facts on which losses and metrics depend."""
     signed = values.view(np.int64)
     binary = all(bool(((rows == 0) | (rows == 1 << FRACTION)).all()) for rows in (signed[:1], signed))  # mostly the first row tells
+    signs = all(bool((np.abs(rows) == 1 << FRACTION).all()) for rows in (signed[:1], signed))
     sums = (np.abs(rows.sum(1) - (1 << FRACTION)) <= SUMMING * 2**FRACTION for rows in (signed[:1], signed))
     summing = signed.shape[1] > 1 and all(bool(one.all()) for one in sums)
-    return Dataset(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing, example)
+    return Dataset(name, (signed.shape[0], signed.shape[1]), content, handle, records, binary, summing, example, signs)
 
 
 def _one_hot(name: str, labels: npt.NDArray[Any], classes: int | None) -> npt.NDArray[np.float64]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+
+import msgspec
 
 from protocols.datasets.dataset import SharedDataset, alike
 from protocols.errors import InputError
-from protocols.training.networks.losses import Loss, Told, told
+from protocols.training.networks.distances import TargetLoss
+from protocols.training.networks.losses import Loss, Told, compared, told, truths
+from protocols.training.step import Plan
 
-METRICS: dict[Loss, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
-"""The name of the metric of each loss."""
+METRICS: dict[str, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
+"""The name of the metric of each loss; of all others it is the loss itself."""
+
+
+def metric_of(loss: Loss) -> str:
+    """Return the name of the metric of a loss."""
+    return METRICS[loss] if isinstance(loss, str) else loss.name.replace("_", " ")
 
 
 def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
@@ -18,7 +28,7 @@ def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
     Raises:
         InputError: something else was asked for.
     """
-    possible = (METRICS[loss], "loss")
+    possible = (metric_of(loss), "loss")
     if isinstance(metrics, bool):
         return possible[:1] if metrics else ()
     wanted = {metrics} if isinstance(metrics, str) else set(metrics)
@@ -27,7 +37,11 @@ def asked(metrics: bool | Collection[str], loss: Loss) -> tuple[str, ...]:
     return tuple(name for name in possible if name in wanted)
 
 
-def check_targets(expected: str, y: SharedDataset) -> None:
+def _are_truths(expected: str, y: SharedDataset) -> bool:
+    return y.content == "labels" or y.dataset.binary or (expected == "signs" and y.dataset.signs)
+
+
+def check_targets(expected: str, y: SharedDataset, loss: Loss = "mse") -> None:
     """Refuse targets with which the gradient would not be that of Keras.
 
     The gradient of a categorical cross-entropy is p sum(y) - y; on shares p - y is computed, so rows must sum to 1.
@@ -35,12 +49,21 @@ def check_targets(expected: str, y: SharedDataset) -> None:
     Args:
         expected: what the loss compares with, see `compiled_loss.expects`.
         y: the targets.
+        loss: as it is in the plan.
 
     Raises:
         InputError: labels were stored where the loss compares with numbers, or the other way round; or rows do not sum to 1.
     """
     if expected == "labels" and y.content != "labels":
         raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")
+    if expected in ("labels 0 and 1", "signs") and truths(loss) and not _are_truths(expected, y):
+        wanted = "0 and 1, or -1 and 1" if expected == "signs" else "0 and 1"
+        raise InputError(
+            f"this loss compares with {wanted}, and {y.name!r} has other numbers; data that were left with workers by an earlier version"
+            " must be left anew"
+        )
+    if expected == "single ones" and y.content == "numbers" and not (y.dataset.binary and y.dataset.summing):
+        raise InputError(f"a categorical hinge needs labels, or rows with a single 1, and {y.name!r} has others")
     if expected == "numbers" and y.content == "labels":
         raise InputError(f"the loss needs numbers, and {y.name!r} was stored as labels because it is made of integers: store floats")
     if expected == "one-hot rows" and y.content == "numbers" and y.shape[1] > 1 and not y.dataset.summing:
@@ -74,14 +97,25 @@ def check_told(loss: Loss, y: SharedDataset) -> None:
     Raises:
         InputError: the targets are numbers other than 0 and 1.
     """
-    if loss != "mse" and y.content == "numbers" and not y.dataset.binary:
+    if loss in ("crossentropy", "binary_crossentropy") and y.content == "numbers" and not y.dataset.binary:
         raise InputError(
             f"{y.name!r} has numbers other than 0 and 1, with which an accuracy means nothing: say metrics=['loss'] or metrics=False, or"
             " store labels, or zeros and ones; data that were left with workers by an earlier version must be left anew"
         )
 
 
-def sums_told(loss: Loss, outputs: int, y: SharedDataset) -> Told:
-    """How sums over an epoch of these targets are told."""
-    truths = y.content == "labels" or (y.dataset.binary and (loss != "crossentropy" or y.dataset.summing))
-    return told(loss, outputs, y.shape[0], truths=truths)
+def sums_told(loss: Loss, outputs: int, y: SharedDataset, beside: float = 0.0, most: int = 1) -> Told:
+    """How sums over an epoch of these targets are told; the loss of an example has `beside` more at most, and counts `most` times."""
+    ones = y.content == "labels" or (y.dataset.binary and (loss != "crossentropy" or y.dataset.summing)) or y.dataset.signs
+    return told(loss, outputs, y.shape[0] * most, truths=ones, beside=beside)
+
+
+def fitted(plan: Plan, y: SharedDataset, batch: int) -> Plan:
+    """Return a plan as it is for these targets: how sums are told, and whether truths are held as -1 and 1."""
+    sizes = {name: math.prod(shape) for name, shape in plan.shapes.items()}
+    beside = sum(one.most(sizes[one.name]) for one in plan.penalties) * compared(plan.loss, plan.outputs) / plan.weight
+    sums = sums_told(plan.loss, plan.outputs, y, beside, batch if plan.summed else 1)
+    loss = plan.loss
+    if isinstance(loss, TargetLoss) and loss.truths:
+        loss = msgspec.structs.replace(loss, signs=y.content == "numbers" and not y.dataset.binary)
+    return msgspec.structs.replace(plan, loss=loss, sums=sums)

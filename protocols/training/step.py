@@ -24,7 +24,7 @@ from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, Softmax
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import EXACT, Loss, Told, compared, gradient_scale, loss_gradient
+from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, Told, compared, gradient_scale, loss_gradient
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
@@ -63,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         sums: how sums of losses over an epoch are told.
         penalties: on weights, beside the loss.
         constraints: where weights are put after each update.
+        labels: what a cross-entropy makes of targets.
+        summed: whether the losses of a batch are summed, and not their mean is taken.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -77,6 +79,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     sums: Told = EXACT
     penalties: tuple[Penalty, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    labels: Labels = AS_GIVEN
+    summed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -169,7 +173,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0, penalties=(), constraints=()), batch)
     draft, gradients, optimizer = network.draft.copy(), network.gradients, plan.optimizer
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
-    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / batch
+    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / (1 if plan.summed else batch)
     squared: list[Watched] = []
     row, more = None, {}
     if plan.exact:
@@ -181,10 +185,13 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     if row is not None and not isinstance(optimizer, Adaptive):
         gradients, scale = {name: (at, MEAN) for name, at in pieces(draft, row, gradients).items()}, 1.0
     sums += _sums(draft, plan, gradients, values, new, scale, last=last)
+    sums += network.watched
     if network.softmax is not None:
         sums.append(apart(draft, network.softmax, plan.outputs))
     new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few])
     told = dict(network.told)
+    if plan.value and plan.summed:
+        told["loss"] = draft(Combine((told["loss"],), (batch,)))
     if plan.value and plan.penalties:
         wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
         told["loss"] = draft(
@@ -209,6 +216,7 @@ class _Network(NamedTuple):
         large: what has to be watched.
         told: the positions of the metric, and of the loss if it is computed.
         softmax: what belongs to a cross-entropy; None for other losses.
+        watched: what else the loss is right for.
     """
 
     draft: StepDraft
@@ -217,6 +225,7 @@ class _Network(NamedTuple):
     large: list[Signal]
     told: dict[str, int]
     softmax: Softmax | None
+    watched: tuple[Watched, ...]
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
@@ -236,16 +245,17 @@ def _network(plan: Plan, batch: int) -> _Network:
     z = draft.affine(made[-1])
     if draft.value(z).shape != (batch, plan.outputs):
         raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
-    gradient, metric, loss, softmax = loss_gradient(
-        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
+    ending = loss_gradient(
+        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums, labels=plan.labels
     )
-    draft.say(gradient, FRACTION)
-    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+    draft.say(ending.wire, FRACTION)
+    found = draft.gradients({z: ending.wire}, [values[name] for name in plan.trained])
     missing = [name for name in plan.trained if values[name] not in found]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
-    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}), softmax)
+    told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
+    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched)
 
 
 def _sums(

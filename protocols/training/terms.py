@@ -13,6 +13,7 @@ from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.training.networks.losses import truths
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
@@ -79,7 +80,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     def targets(self, array: Ring) -> Ring:
         """The targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
-        if self.plan.loss == "binary_crossentropy" and self.y.content == "labels":
+        if truths(self.plan.loss) and self.y.content == "labels":
             array = array[:, 1:]
         return widened(array, self.plan.outputs)
 
@@ -144,10 +145,10 @@ def check(terms: TrainingTerms) -> None:
     if x.shape[1] != plan.inputs:
         raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
     classes = plan.outputs
-    if plan.loss == "binary_crossentropy" and y.content == "labels":
+    if truths(plan.loss) and y.content == "labels":
         if plan.outputs != 1:
             raise InputError(
-                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs of a binary cross-entropy: store rows of"
+                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs that are compared with truths: store rows of"
                 f" {plan.outputs} numbers, each 0.0 or 1.0"
             )
         classes = 2

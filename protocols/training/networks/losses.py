@@ -6,7 +6,11 @@ import math
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
+from protocols.errors import ModelError
+from protocols.lowering.nodes.curves import TOLERANCE
+from protocols.lowering.nodes.splines import Real, fit
 from protocols.mpc.circuit import Builder
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
@@ -14,16 +18,15 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
-from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus
+from protocols.training.networks.distances import ENDS, Compared, CosineSimilarity, TargetLoss
+from protocols.training.networks.draft import Signal
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus, spline
+from protocols.training.networks.window import Watched
 
-Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
+Loss = Literal["crossentropy", "binary_crossentropy", "mse"] | Compared
 
-METRIC_BITS: dict[Loss, int] = {"crossentropy": FRACTION, "binary_crossentropy": FRACTION, "mse": 2 * FRACTION}
-"""Fractional bits of the metric of each loss; the value of each loss has 2 `FRACTION`."""
-
-
-ENDS = 9
-"""Outputs, which are watched, and targets, which are checked when they are stored, lie within +-2^ENDS."""
+METRIC_BITS: dict[str, int] = {"crossentropy": FRACTION, "binary_crossentropy": FRACTION, "mse": 2 * FRACTION}
+"""Fractional bits of the metric of each loss; the value of each loss has 2 `FRACTION`, and is the metric of all others."""
 
 SUM_BITS = 61
 """Sums that are told are below 2^SUM_BITS."""
@@ -45,7 +48,27 @@ EXACT = Told()
 """Nothing is rounded."""
 
 
-def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
+class Labels(msgspec.Struct, frozen=True):
+    """What is made of targets before a cross-entropy compares with them.
+
+    Attributes:
+        smoothing: y (1 - smoothing) + smoothing / n takes their place, n the number of classes, or 2 of truths.
+        relative: sum y log y is added to the loss, which then is a Kullback-Leibler divergence.
+    """
+
+    smoothing: float = 0.0
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing <= 1:
+            raise ModelError(f"label_smoothing={self.smoothing:g}: a number from 0 to 1 is needed")
+
+
+AS_GIVEN = Labels()
+"""Targets are what is compared with."""
+
+
+def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float = 0.0) -> Told:
     """Return how sums over an epoch are told; squared errors and losses are bounded by outputs and targets within +-2^`ENDS`.
 
     Args:
@@ -53,6 +76,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
         outputs: of an example.
         examples: of an epoch.
         truths: whether targets are 0 and 1 only, of a softmax a single 1.
+        beside: what penalties add to the loss of an example, at most.
     """
     match loss:
         case "mse":  # (z - y)^2
@@ -61,7 +85,27 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
             each, count = ENDS + 2 if truths else 2 * ENDS + 1 + math.ceil(math.log2(outputs)), 1
         case "binary_crossentropy":  # log(1 + e^z) - y z
             each, count = ENDS + 1 if truths else 2 * ENDS + 1, outputs
-    return Told(each, max(0, each + math.ceil(math.log2(examples * count)) + 2 * FRACTION - SUM_BITS))
+        case _:
+            each, count = math.ceil(math.log2(loss.most(truths=truths))), loss.numbers(outputs)
+    most = math.ceil(math.log2(examples * (count + beside * 2.0**-each)))
+    return Told(each, max(0, each + most + 2 * FRACTION - SUM_BITS))
+
+
+def truths(loss: Loss) -> bool:
+    """Whether labels are truths of one output: of two classes the one that is called 1 is compared with."""
+    return loss == "binary_crossentropy" or (isinstance(loss, TargetLoss) and loss.truths)
+
+
+def metric_bits(loss: Loss, sums: Told) -> int:
+    """Fractional bits of what the metric is told with: of one that is a value of the loss some are lost."""
+    if isinstance(loss, str) and loss != "mse":
+        return METRIC_BITS[loss]
+    return 2 * FRACTION - sums.lost
+
+
+def never_negative(loss: Loss) -> bool:
+    """Whether the value of a loss is at least 0."""
+    return not isinstance(loss, CosineSimilarity) and not (isinstance(loss, TargetLoss) and not loss.truths)
 
 
 class LossGradient(NamedTuple):
@@ -72,26 +116,41 @@ class LossGradient(NamedTuple):
         metric: of the batch, summed, (1,).
         loss: of the batch, summed, (1,), with 2 `FRACTION` fractional bits; -1 if it was not asked for.
         softmax: what it was made of, if there is one.
+        large: what must be an activation.
+        watched: what else must be watched.
     """
 
     wire: int
     metric: int
     loss: int
     softmax: Softmax | None = None
+    large: tuple[Signal, ...] = ()
+    watched: tuple[Watched, ...] = ()
 
 
 def compared(loss: Loss, outputs: int) -> int:
     """Of how many numbers of an example the loss is a mean: of its outputs, or of one for all of them."""
-    return 1 if loss == "crossentropy" else outputs
+    return loss.numbers(outputs) if not isinstance(loss, str) else 1 if loss == "crossentropy" else outputs
 
 
 def gradient_scale(loss: Loss, outputs: int) -> float:
     """The gradient of the loss is this times what `loss_gradient` gives: all but the cross-entropy of a softmax are means over outputs."""
+    if not isinstance(loss, str):
+        return loss.scale(outputs)
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]
 
 
 def loss_gradient(
-    build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0, sums: Told = EXACT
+    build: Builder,
+    loss: Loss,
+    z: int,
+    y: int,
+    outputs: int,
+    *,
+    value: bool = False,
+    threshold: float = 0.0,
+    sums: Told = EXACT,
+    labels: Labels = AS_GIVEN,
 ) -> LossGradient:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
@@ -102,25 +161,47 @@ def loss_gradient(
     - mse: z - y; metric and loss are the sum of squares.
 
     The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
-    more for crossentropy, none for the others. It is rounded as `sums` say.
+    more for crossentropy, none for the others. It is rounded as `sums` say. A cross-entropy compares with what `labels` make of targets.
     """
+    soft = _smoothed(build, y, labels, 2 if loss == "binary_crossentropy" else outputs)
     match loss:
         case "mse":
             wire = build(Open(build(Combine((z, y), (1, -1)))))
             squares = _summed(build, build(Multiply(wire, wire)), sums)
             return LossGradient(wire, squares, squares)
         case "binary_crossentropy":
-            distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
+            distance = build(Combine((sigmoid(build, z), soft), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums) if value else -1)
+            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, soft, sums) if value else -1)
         case "crossentropy":
             found = softmax(build, z, outputs)
-            wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
+            wire = build(Open(build(Combine((found.probabilities, soft), (1, -1)))))
             right = build(Sum(build(Multiply(found.largest, y))))
             if not value:
                 return LossGradient(wire, right, -1, found)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
-            return LossGradient(wire, right, _missed(build, total, z, y, sums), found)
+            if labels.relative:
+                total = build(Combine((total, build(Sum(spline(build, y, fit(_entropy, 0.0, 1.0, tolerance=TOLERANCE)), 1))), (1, 1)))
+            return LossGradient(wire, right, _missed(build, total, z, soft, sums), found)
+        case _:
+            found_by = loss.write(build, z, y, outputs)
+            values = _summed(build, found_by.values, sums)
+            return LossGradient(found_by.wire, values, values, None, found_by.large, found_by.sums)
+
+
+def _smoothed(build: Builder, y: int, labels: Labels, classes: int) -> int:
+    """What is compared with, affine. Rounds: 0, or 1."""
+    if not labels.smoothing:
+        return y
+    own = round((1 - labels.smoothing) * 2**FRACTION)
+    return build(Truncate(build(Combine((y,), (own,), round(labels.smoothing / classes * 4**FRACTION))), FRACTION, 63 - FRACTION))
+
+
+def _entropy(x: Real) -> Real:
+    """X log x, as Keras clips it."""
+    inside = np.maximum(x, 1e-7)
+    y: Real = inside * np.log(inside)
+    return y
 
 
 def _missed(build: Builder, total: int, z: int, y: int, sums: Told) -> int:

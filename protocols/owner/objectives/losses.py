@@ -1,0 +1,154 @@
+"""Keras' losses beside cross-entropies and squares, as pieces of straight lines that servers follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from protocols.errors import ModelError
+from protocols.lowering.nodes.curves import CURVES, TOLERANCE, Curve
+from protocols.lowering.nodes.splines import Function, Real, Spline, fit
+from protocols.training.networks.distances import ENDS, CategoricalHinge, Compared, CosineSimilarity, ErrorLoss, TargetLoss
+from protocols.training.networks.functions import START
+from protocols.training.networks.layers import LARGEST
+from protocols.training.networks.nonlinear import Pieces
+
+UNIT = 2.0**-START
+"""What a comparison tells apart."""
+EPSILON = 1e-7
+"""Where Keras cuts probabilities, and what it adds before it takes a logarithm."""
+CUT = math.log((1 - EPSILON) / EPSILON)
+"""The logit of the largest probability."""
+HALF_STEP = 2.0**-12
+"""Half of the distance over which a derivative is measured."""
+WIDEST = 2.0 ** (ENDS + 1)
+"""Errors lie within +-WIDEST."""
+HIGHEST = math.log(LARGEST)
+"""Beyond, the exponential is no activation."""
+
+Settings = dict[str, Any]
+
+
+def _mean_absolute_error(settings: Settings, ending: str | None) -> Compared:
+    sign = Pieces((0.0, UNIT), (0.0, 0.0, 0.0), (-1.0, 0.0, 1.0))
+    return ErrorLoss("mean_absolute_error", sign, Pieces((0.0,), (-1.0, 1.0), (0.0, 0.0)))
+
+
+def _huber(settings: Settings, ending: str | None) -> Compared:
+    delta = float(settings.get("delta", 1.0))
+    if not 2.0**-8 <= delta <= WIDEST / 4:
+        raise ModelError(f"the loss 'huber' with delta={delta:g} cannot be trained on shares: 2^-8 to {WIDEST / 4:g} are possible")
+    edge = round(delta / UNIT) * UNIT
+    return ErrorLoss("huber", Pieces((-edge, edge), (0.0, 1.0, 0.0), (-edge, 0.0, edge)))
+
+
+def _log_cosh(settings: Settings, ending: str | None) -> Compared:
+    value = Curve(lambda x: np.logaddexp(x, -x) - math.log(2), (-1, -math.log(2)), (1, -math.log(2)))
+    return ErrorLoss("log_cosh", _pieces(CURVES["tanh"].spline(-WIDEST, WIDEST)), _pieces(value.spline(-WIDEST, WIDEST)))
+
+
+def _hinge(settings: Settings, ending: str | None) -> Compared:
+    below, above = Pieces((-1.0,), (0.0, 1.0), (0.0, 1.0)), Pieces((-1.0, 1.0), (-1.0, -2.0, -1.0), (1.0, 0.0, -1.0))
+    step, steps = Pieces((-1.0,), (0.0, 0.0), (0.0, 1.0)), Pieces((-1.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0))
+    return TargetLoss("hinge", (step, steps), (below, above))
+
+
+def _squared_hinge(settings: Settings, ending: str | None) -> Compared:
+    below = Pieces((-1.0,), (0.0, 1.0), (0.0, 1.0))
+    above = Pieces((-1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, -2.0, -1.0))
+    return TargetLoss("squared_hinge", (below, above))
+
+
+def _categorical_hinge(settings: Settings, ending: str | None) -> Compared:
+    return CategoricalHinge()
+
+
+def _cosine_similarity(settings: Settings, ending: str | None) -> Compared:
+    return CosineSimilarity()
+
+
+def _poisson(settings: Settings, ending: str | None) -> Compared:
+    if ending == "exponential":
+        curve = CURVES["exponential"].spline(-LARGEST, HIGHEST)
+        log = Curve(lambda z: -np.logaddexp(z, math.log(EPSILON)), (0, -math.log(EPSILON)), (-1, 0))
+        share = Curve(lambda z: -0.5 - 0.5 * np.tanh((z - math.log(EPSILON)) / 2), (0, 0), (0, -1))
+        values = _pieces(curve), _pieces(log.spline(-LARGEST, LARGEST))
+        return TargetLoss("poisson", (values[0], _pieces(share.spline(-LARGEST, LARGEST))), values, truths=False, bounded=True)
+
+    def softplus(z: Real) -> Real:
+        y: Real = np.logaddexp(0.0, z)
+        return y
+
+    def ratio(z: Real) -> Real:
+        y: Real = -CURVES["sigmoid"].function(z) / (softplus(z) + EPSILON)
+        return y
+
+    log_of = Curve(lambda z: -np.log(softplus(z) + EPSILON), (0, -math.log(EPSILON)), None)
+    values = _pieces(CURVES["softplus"].spline(-LARGEST, LARGEST)), _pieces(log_of.spline(-LARGEST, LARGEST))
+    slopes = _pieces(CURVES["sigmoid"].spline(-LARGEST, LARGEST)), _pieces(Curve(ratio, (0, 0), None).spline(-LARGEST, LARGEST))
+    return TargetLoss("poisson", slopes, values, truths=False)
+
+
+def _focal(settings: Settings, ending: str | None) -> Compared:
+    gamma, smoothing = float(settings.get("gamma", 2.0)), float(settings.get("label_smoothing") or 0.0)
+    alpha = float(settings.get("alpha", 0.25)) if settings.get("apply_class_balancing") else None
+    if not (0 <= gamma <= 8 and 0 <= smoothing <= 1 and (alpha is None or 0 <= alpha <= 1)):
+        raise ModelError(
+            f"the loss 'binary_focal_crossentropy' with gamma={gamma:g}, label_smoothing={smoothing:g}: gamma lies between 0 and 8"
+        )
+
+    def of(truth: float) -> Function:
+        y = truth * (1 - smoothing) + smoothing / 2
+        weight = 1.0 if alpha is None else y * alpha + (1 - y) * (1 - alpha)
+
+        def value(z: Real) -> Real:
+            p = CURVES["sigmoid"].function(z)
+            away = np.maximum(y * (1 - p) + (1 - y) * p, 1e-30)
+            loss: Real = weight * away**gamma * (np.logaddexp(0.0, z) - y * z)
+            return loss
+
+        return value
+
+    ones, zeros = of(1.0), of(0.0)
+    values = _flat_beyond(zeros), _flat_beyond(lambda z: ones(z) - zeros(z))
+    slopes = _flat_beyond(_measured(zeros), 0.0), _flat_beyond(_measured(lambda z: ones(z) - zeros(z)), 0.0)
+    return TargetLoss("binary_focal_crossentropy", slopes, values)
+
+
+def _flat_beyond(function: Function, end: float | None = None) -> Pieces:
+    """Pieces of a function of a logit that Keras cuts at +-`CUT`; beyond it is `end`, or what it is there."""
+    spline = fit(function, -CUT, CUT, tolerance=TOLERANCE)
+    first, last = (float(function(np.array(at))) if end is None else end for at in (-CUT, CUT))
+    return _pieces(spline.before((0.0, first), -CUT).after((0.0, last), CUT))
+
+
+def _measured(function: Function) -> Function:
+    def slope(x: Real) -> Real:
+        return (function(x + HALF_STEP) - function(x - HALF_STEP)) / (2 * HALF_STEP)
+
+    return slope
+
+
+def _pieces(spline: Spline) -> Pieces:
+    """The pieces whose ends fixed point tells apart."""
+    knots = [round(knot * 2**START) for knot in spline.knots]
+    kept = [0, *(piece + 1 for piece, knot in enumerate(knots) if piece + 1 == len(knots) or knot < knots[piece + 1])]
+    slopes, offsets = (tuple(numbers[piece] for piece in kept) for numbers in (spline.slopes, spline.offsets))
+    return Pieces(tuple(spline.knots[piece - 1] for piece in kept[1:]), slopes, offsets)
+
+
+FORMS: dict[str, Callable[[Settings, str | None], Compared]] = {
+    "mean_absolute_error": _mean_absolute_error,
+    "huber": _huber,
+    "log_cosh": _log_cosh,
+    "hinge": _hinge,
+    "squared_hinge": _squared_hinge,
+    "categorical_hinge": _categorical_hinge,
+    "cosine_similarity": _cosine_similarity,
+    "poisson": _poisson,
+    "binary_focal_crossentropy": _focal,
+}
+"""By the name of Keras' function."""
