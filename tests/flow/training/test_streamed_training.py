@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from actors.limits import LEAST_LIMIT
 from inner_workers import inner_workers
 from protocols import share
 from protocols.datasets import masked
@@ -23,9 +24,9 @@ from protocols.workers.delivery import Delivery
 EXAMPLES, BATCH = 20, 8  # the last step of an epoch has less
 
 
-def network() -> keras.Model:
+def network(hidden: int = 12) -> keras.Model:
     keras.utils.set_random_seed(1)
-    model = keras.Sequential([layers.Input((5,)), layers.Dense(12, "relu"), layers.Dense(3)], name="net")
+    model = keras.Sequential([layers.Input((5,)), layers.Dense(hidden, "relu"), layers.Dense(3)], name="net")
     model.compile(keras.optimizers.SGD(0.2, 0.5), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
@@ -37,16 +38,16 @@ LAYOUT = plan(network()).circuit(BATCH, last=True).layout
 STEP, LEAST = LAYOUT.bytes_per_example, max(LAYOUT.sizes(1).values())
 
 
-def expected(epochs: int) -> list[np.ndarray]:
-    model = network()
+def expected(epochs: int, hidden: int = 12) -> list[np.ndarray]:
+    model = network(hidden)
     model.fit(X, Y, epochs=epochs, batch_size=BATCH, shuffle=False, verbose=0)
     return model.get_weights()
 
 
-async def fitted(cluster, memory: int, epochs: int = 2):
+async def fitted(cluster, memory: int, epochs: int = 2, hidden: int = 12):
     """The epochs of a training, and the weights after it."""
     stored = await cluster.store("x", X), await cluster.store("y", Y)
-    async with await share(network(), cluster) as shared:
+    async with await share(network(hidden), cluster) as shared:
         made = [epoch async for epoch in shared.fit(*stored, epochs=epochs, batch_size=BATCH, shuffle=False, memory=memory)]
         return made, (await shared.reveal()).get_weights()
 
@@ -102,6 +103,15 @@ async def test_among_equals_too(largest):
     for mine, theirs in zip(weights, expected(2), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=0.01)
     assert all(held <= reserved == LEAST for held, reserved, _ in largest)
+
+
+async def test_a_step_that_is_larger_than_a_message_comes_in_parts():
+    hidden = 1000
+    assert 8 * plan(network(hidden)).circuit(BATCH).layout.dealt > LEAST_LIMIT
+    async with inner_workers(message_limit=LEAST_LIMIT) as (_, cluster):
+        _, weights = await fitted(cluster, 1 << 30, 1, hidden)
+    for mine, theirs in zip(weights, expected(1, hidden), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=0.01)
 
 
 async def other_size(given, number, words, piece):
