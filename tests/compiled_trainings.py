@@ -69,6 +69,7 @@ def trained(built, y):
         count, bits = EXAMPLES * compared(made.loss, made.outputs), (32 - made.sums.lost, metric_bits(made.loss, made.sums))
         found = [decode(sums[name], 2.0**-bit)[0] / count for name, bit in zip(("loss", "metric"), bits, strict=True)]
         told.append((made.weight * found[0], found[1]))
+    values = made.finished(values)
     return [decode(values[name], SCALE) for name in made.shapes], np.array(told)
 
 

@@ -230,7 +230,7 @@ def telling(name: str) -> Case:
 
 
 def optimizing(name: str, value: Any, **more: Any) -> Case:
-    return Case(lambda: model(**sgd(**{name: value} | more)), fedsgd=name, shares=name if name == "use_ema" else SAME)
+    return Case(lambda: model(**sgd(**{name: value} | more)), fedsgd=name)
 
 
 def reduced(reduction: str, **refusals: str) -> Case:
@@ -372,6 +372,7 @@ async def by_shares(case: Case) -> list[np.ndarray]:
     for number in range(STEPS_MADE):
         values = Trainers(step(plan, EXAMPLES, number), str(number)).real({**values, "x": case.x, "y": case.y})
         del values["metric"]
+    values = plan.finished(values)
     weights = [np.array(weight) for weight in built.get_weights()]
     for place, name in zip(compiled.places(built), plan.trained, strict=True):
         weights[place] = values[name]

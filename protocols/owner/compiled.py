@@ -22,22 +22,13 @@ _RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"
 
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
-    | {
-        "clipnorm",
-        "clipvalue",
-        "global_clipnorm",
-        "gradient_accumulation_steps",
-        "LossScaleOptimizer",
-        "regularizer",
-        "constraint",
-        "reduction sum",
-    }
+    | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "use_ema", "LossScaleOptimizer"}
+    | {"regularizer", "constraint", "reduction sum"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
-    {"use_ema", "optimizer of one's own"}
-    | {"several losses", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
+    {"optimizer of one's own", "several losses", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
     | {"activity_regularizer", "seed"}
 )
 """What is refused further on, by name and with a reason of its own."""

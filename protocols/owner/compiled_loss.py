@@ -119,7 +119,8 @@ def _check_ending(wrapped: str, settings: dict[str, Any], ending: str | None) ->
     either = f"end in a {' or a '.join(fitting)}"
     if "from_logits" in settings or wrapped.endswith("crossentropy"):
         raise ModelError(
-            f"the loss {wrapped!r} says from_logits={logits}, and the model ends {f'in a {ending}' if ending else f'without a {fitting[0]}'}:"
+            f"the loss {wrapped!r} says from_logits={logits}, and the model ends"
+            f" {f'in a {ending}' if ending else f'without a {fitting[0]}'}:"
             f" either end without one and say from_logits=True, or {either} and say from_logits=False"
         )
     raise ModelError(f"the loss {wrapped!r} on shares needs a model that ends in a {' or a '.join(fitting)}")

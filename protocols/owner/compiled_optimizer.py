@@ -79,7 +79,12 @@ def _clip(settings: dict[str, Any], kind: str) -> Clip | None:
 def _averages(settings: dict[str, Any], kind: str) -> dict[str, Any]:
     if not settings.get("use_ema"):
         return {}
-    raise ModelError(f"{kind} with use_ema=True cannot be trained on shares: the average is not kept there; leave it out")
+    stays, often = float(settings["ema_momentum"]), int(settings.get("ema_overwrite_frequency") or 0)
+    if not 0 <= stays <= 1 - LEAST_OF_AVERAGES:
+        raise ModelError(
+            f"{kind} with ema_momentum={stays:g} cannot be trained on shares: it must lie between 0 and {1 - LEAST_OF_AVERAGES:g}"
+        )
+    return {"average": stays, "overwriting": often}
 
 
 def _has_schedule(model: Any) -> bool:
@@ -134,7 +139,7 @@ def _descent(settings: dict[str, Any], common: dict[str, Any]) -> Optimizer:
     return GradientDescent(momentum=float(settings["momentum"]), nesterov=bool(settings["nesterov"]), **common)
 
 
-def _betas(settings: dict[str, Any], kind: str) -> dict[str, float]:
+def _betas(settings: dict[str, Any], kind: str) -> dict[str, Any]:
     first, second = float(settings["beta_1"]), float(settings["beta_2"])
     if not (0 <= first < 1 and first**2 < second < 1):
         raise ModelError(f"{kind} with beta_1={first}, beta_2={second} cannot be trained on shares: 0 <= beta_1^2 < beta_2 < 1 is needed")
@@ -204,6 +209,9 @@ _MAKERS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Optimizer]] = {
     "Adagrad": _adagrad,
     "Adadelta": _adadelta,
 }
+
+LEAST_OF_AVERAGES = 2.0**-12
+"""How much of a weight must count in its average, at least."""
 
 LEAST_OF_LION = 2.0**-9
 """How much of a gradient must count, at least, for the sign of a mean to be told."""

@@ -126,6 +126,8 @@ class Training:
                     first = start.step if number == start.epoch else 0
                     segments = await run.epoch(number, first, save_every, told=told, progress=progress)
                     yield epoch_of(number + 1, terms, segments)
+                if planned.optimizer.average is not None:
+                    await run.finish()
             finally:
                 self._made = run.made
                 await run.end()
@@ -298,6 +300,11 @@ class Running:
         epoch, step = (number, stop) if stop < self.steps else (number + 1, 0)
         await self.save(Progress(epoch, step, self.made - epoch * self.steps - step))
         return first, second
+
+    async def finish(self) -> None:
+        """Let averages of weights take their places, at the end of all epochs."""
+        both = zip(self._servers, self._rights, strict=True)
+        await at_once(*(server.finish(self._terms.session, right) for server, right in both))
 
     async def save(self, progress: Progress) -> None:
         """A checkpoint, if there are any."""

@@ -10,7 +10,7 @@ import msgspec
 from protocols.datasets.dataset import SharedDataset, alike
 from protocols.errors import InputError
 from protocols.training.networks.distances import TargetLoss
-from protocols.training.networks.losses import Loss, Told, compared, told, truths
+from protocols.training.networks.losses import Loss, Told, compared, told
 from protocols.training.step import Plan
 
 METRICS: dict[str, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
@@ -56,7 +56,7 @@ def check_targets(expected: str, y: SharedDataset, loss: Loss = "mse") -> None:
     """
     if expected == "labels" and y.content != "labels":
         raise InputError(f"the loss needs labels, and {y.name!r} was stored as numbers: store one integer an example")
-    if expected in ("labels 0 and 1", "signs") and truths(loss) and not _are_truths(expected, y):
+    if isinstance(loss, TargetLoss) and loss.truths and not _are_truths(expected, y):
         wanted = "0 and 1, or -1 and 1" if expected == "signs" else "0 and 1"
         raise InputError(
             f"this loss compares with {wanted}, and {y.name!r} has other numbers; data that were left with workers by an earlier version"

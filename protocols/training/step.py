@@ -21,6 +21,7 @@ from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given
+from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, Softmax
 from protocols.training.networks.layers import Variable
@@ -135,6 +136,12 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         free = isinstance(self.optimizer, Adaptive) and self.optimizer.scaleless and self.optimizer.clip is None and not self.penalties
         return 1.0 if free else self.weight
 
+    def finished(self, shares: dict[str, Ring]) -> dict[str, Ring]:
+        """Return shares of weights and states as they are after a whole training: averages, if any are kept, take the weights' places."""
+        if self.optimizer.average is None:
+            return shares
+        return shares | {name: shares[f"average of {name}"] for name in self.trained}
+
     @property
     def told(self) -> tuple[str, ...]:
         """States that the owner may be told at the end of an epoch: none."""
@@ -175,7 +182,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / (1 if plan.summed else batch)
     squared: list[Watched] = []
-    row, more = None, {}
+    row: int | None = None
+    more: dict[str, int] = {}
     if plan.exact:
         squared = [Watched(at, 2.0 ** (GRADIENT + bits) / scale) for at, bits in gradients.values()]
         row, more = prepared(draft, optimizer, exact(draft, gradients, values, scale, plan.penalties), gradients, values, number)

@@ -148,8 +148,8 @@ def check(terms: TrainingTerms) -> None:
     if truths(plan.loss) and y.content == "labels":
         if plan.outputs != 1:
             raise InputError(
-                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs that are compared with truths: store rows of"
-                f" {plan.outputs} numbers, each 0.0 or 1.0"
+                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs that are compared with truths: store rows"
+                f" of {plan.outputs} numbers, each 0.0 or 1.0"
             )
         classes = 2
     if y.content == "labels" and y.shape[1] > classes:

@@ -41,6 +41,7 @@ from protocols.serving.supply import Supply
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
+from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
 from protocols.workers.step_supply import StepSupply
 from protocols.workers.supplied import Supplied
@@ -217,6 +218,13 @@ class TrainingServer(Supplied):
         """Make the weights of a run those of the model, once both servers have made the same steps. Without this it is as before them."""
         session = self._owned(run, right)
         session.model.shares, session.model.sums = session.shares, session.sums
+
+    @message(reentrant=True, by=OWNER)
+    async def finish(self, run: bytes, right: bytes) -> None:
+        """Let a training be a whole one, whose steps have been adopted: averages of weights, if it keeps any, take their places."""
+        session = self._owned(run, right)
+        if isinstance(session.terms.plan, Plan):
+            session.shares = session.model.shares = session.terms.plan.finished(session.model.shares)
 
     @message(reentrant=True, by=OWNER)
     async def begun(self, run: bytes, right: bytes, number: int) -> int:

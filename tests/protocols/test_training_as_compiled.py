@@ -223,7 +223,6 @@ REFUSED = {
     "logits without from_logits": (lambda: model(loss="sparse_categorical_crossentropy"), "from_logits=False"),
     "a softmax of the batch": (lambda: model(hidden=(layers.Dense(3), layers.Softmax(axis=0)), loss=SPARSE), "Softmax.* axis is 0"),
     "a cross-entropy by shapes": (lambda: model(loss="crossentropy"), "one of three"),
-    "ema": (lambda: model(optimizer=ADAM(0.1, use_ema=True)), "use_ema"),
     "moments made before": (lambda: continued(ADAM(0.1)), "1 steps in the clear"),
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
     "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),

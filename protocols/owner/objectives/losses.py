@@ -133,7 +133,7 @@ def _measured(function: Function) -> Function:
 
 
 def _pieces(spline: Spline) -> Pieces:
-    """The pieces whose ends fixed point tells apart."""
+    """Keep the pieces whose ends fixed point tells apart."""
     knots = [round(knot * 2**START) for knot in spline.knots]
     kept = [0, *(piece + 1 for piece, knot in enumerate(knots) if piece + 1 == len(knots) or knot < knots[piece + 1])]
     slopes, offsets = (tuple(numbers[piece] for piece in kept) for numbers in (spline.slopes, spline.offsets))
