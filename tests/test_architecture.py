@@ -37,7 +37,10 @@ ROOMS = {
     "privacy/rules": "keras_models",
     "privacy/keras_models": "",
     "privacy/randomness": "",
-    "protocols/top": "client clusters datasets estimators estimators/trees owner workers",
+    "protocols/top": "client clusters datasets estimators estimators/trees estimators/unsupervised owner workers",
+    "protocols/estimators/unsupervised": (
+        "datasets estimators keras_hook mpc/numbers mpc/parties owner training/networks training/regression"
+    ),
     "protocols/estimators/trees": (
         "datasets estimators keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees"
     ),
