@@ -10,7 +10,6 @@ import asyncio
 import sys
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 import digits
@@ -37,7 +36,8 @@ async def main(count: int, iterations: int) -> None:
     print(f"{len(together.estimators_)} trees on {count} patients, each of depth {together.estimators_[0][0].depth}")
     first = together.estimators_[0][0]
     print(f"the first split: patch {first.feature[0]} at {first.threshold[0]:.2f}")
-    print(f"accuracy on {len(new):,} new patients: together {together.score(new, diagnoses):.1%}, alone {alone.score(new[:, 8:], diagnoses):.1%}")
+    right = together.score(new, diagnoses), alone.score(new[:, 8:], diagnoses)
+    print(f"accuracy on {len(new):,} new patients: together {right[0]:.1%}, alone {right[1]:.1%}")
 
 
 if __name__ == "__main__":

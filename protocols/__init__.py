@@ -18,16 +18,19 @@ from protocols.estimators.trees import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from protocols.estimators.unsupervised import PCA, KMeans
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.placement import share
 from protocols.owner.shared_model import SharedModel
 
 __all__ = [
+    "PCA",
     "Cluster",
     "ConvergenceWarning",
     "GradientBoostingClassifier",
     "GradientBoostingRegressor",
+    "KMeans",
     "LinearRegression",
     "LogisticRegression",
     "NoisyAnswers",

@@ -71,9 +71,9 @@ class SimulatedRun:
             made, epoch = made + plan.repeats(epoch), epoch + 1
         return [decode(values[name], 2.0**-WEIGHT_BITS) for name in plan.shapes], made, not steep
 
-    async def counted(self, plan, data, thresholds, batch):
+    async def opened(self, plan, data, placed, told, batch):
         self._steps = 0
-        return self._epoch(plan, data, batch, 0, {"thresholds": thresholds}, summed=("counts",))[1]["counts"]
+        return self._epoch(plan, data, batch, 0, placed, summed=told)[1]
 
     async def grown(self, plan, data, placed, compared, memory):
         self._steps = 0

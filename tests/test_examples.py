@@ -151,6 +151,15 @@ def test_every_example_says_what_it_is(name):
 
 
 @pytest.mark.long
+def test_trees_of_two_hospitals():
+    shown = run("hospitals_trees.py", "300", "3")
+    assert "3 trees on 300 patients, each of depth 3" in shown
+    assert "the first split: patch " in shown
+    together, alone = (float(word.rstrip("%,")) for word in shown.splitlines()[-1].split() if "%" in word)
+    assert together > 90
+    assert alone > 80
+
+
 def test_private_regression():
     shown = run("private_regression.py", "500", "20")
     [line] = [line for line in shown.splitlines() if line.startswith("accuracy")]

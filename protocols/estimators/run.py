@@ -19,7 +19,7 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.fitting import MEMORY, Running, begun
 from protocols.owner.stored import training_servers
-from protocols.training.regression import Logistic, Moments
+from protocols.training.regression import Clusters, Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.terms import TrainingTerms
 from protocols.training.trees import Binning, Boosting, Counts, Forest
@@ -28,7 +28,7 @@ from protocols.workers.training_server import TrainingServer
 if TYPE_CHECKING:
     from protocols.owner.cluster import Cluster
 
-Started = Moments | Logistic | Counts | Boosting | Forest
+Started = Moments | Logistic | Clusters | Counts | Boosting | Forest
 """Plans that begin with shares of their own."""
 
 STEP_MEMORY = MEMORY // 8
@@ -136,25 +136,34 @@ class Run:
     def _rights(self, secret: bytes) -> list[bytes]:
         return [right_at(secret, place) for place in self._seats.servers]
 
-    async def counted(self, plan: Counts, data: tuple[SharedDataset, ...], thresholds: Ring, batch: int) -> Ring:
-        """Open how many examples are at most at each threshold, (thresholds,).
+    async def opened(
+        self, plan: Counts | Clusters, data: tuple[SharedDataset, ...], placed: dict[str, Ring], told: tuple[str, ...], batch: int
+    ) -> dict[str, Ring]:
+        """Open sums over all examples that depend on what is placed: integers modulo 2^64.
+
+        Args:
+            plan: what is summed.
+            data: x and y.
+            placed: what the plan begins with.
+            told: which sums.
+            batch: examples of a step.
 
         Raises:
             InputError: data do not fit.
             WorkerLost: a worker went away.
         """
-        model = await self._placed(plan, {"thresholds": thresholds})
+        model = await self._placed(plan, placed)
         try:
             running = await self._begun(plan, data, batch, model)
             try:
-                [(first, second)] = await running.epoch(0, 0, None, told=["counts"], progress=False)
+                [(first, second)] = await running.epoch(0, 0, None, told=list(told), progress=False)
             finally:
                 await running.end()
         except (ActorError, WorkerLost) as error:
             raise _lost(error) from None
         finally:
             await self._removed(model)
-        return first.told["counts"] + second.told["counts"]
+        return {name: first.told[name] + second.told[name] for name in told}
 
     async def grown(
         self, plan: Boosting | Forest, data: tuple[SharedDataset, ...], placed: dict[str, Ring], compared: int | None, memory: int

@@ -121,8 +121,8 @@ class Holdings:
             check_steps(stretches, steps)
             if weighted and any(stretch.use.min_batch > 1 for stretch in stretches):
                 raise NotGranted(
-                    "an owner of the data allows steps with several examples only, and examples have weights, or trees part them, which"
-                    " may leave one of them: fit without sample_weight and class_weight, and no trees"
+                    "an owner of the data allows steps with several examples only, and examples have weights, or are parted by trees or"
+                    " clusters, which may leave one of them: fit without sample_weight and class_weight, and no trees or clusters"
                 )
 
     def forget(self, handle: bytes) -> None:

@@ -14,12 +14,15 @@ from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.networks.losses import truths
-from protocols.training.regression import Logistic, Moments
+from protocols.training.regression import Clusters, Logistic, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
 
-AnyPlan = Plan | Moments | Logistic | Boosting | Forest | Counts | Binning
+AnyPlan = Plan | Moments | Logistic | Clusters | Boosting | Forest | Counts | Binning
 """What can be done with examples in steps."""
+
+PARTING = (Clusters, Boosting, Forest, Counts, Binning)
+"""Plans that part examples, so that what is opened may be that of few of them, or of one."""
 
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
@@ -66,8 +69,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     @property
     def weighted(self) -> bool:
-        """Whether what is opened may be that of few examples: by weights of their own, of their classes, or since trees part them."""
-        return self.w is not None or bool(getattr(self.plan, "classes", ())) or isinstance(self.plan, Boosting | Forest | Counts | Binning)
+        """Whether what is opened may be that of few examples: by weights of their own, of their classes, or parted by the plan."""
+        return self.w is not None or bool(getattr(self.plan, "classes", ())) or isinstance(self.plan, PARTING)
 
     @property
     def examples(self) -> int:

@@ -138,8 +138,7 @@ async def test_targets_of_others():
     far = np.where(np.arange(len(y)) == 3, 17.0, y)
     for estimator in (GradientBoostingRegressor, RandomForestRegressor):
         with pytest.raises(InputError, match=r"beyond \+-16: have its owner scale targets"):
-            await estimator(object(), n_estimators=1, max_bins=4, max_depth=1).fit(
-                x, stored("y", far))
+            await estimator(object(), n_estimators=1, max_bins=4, max_depth=1).fit(x, stored("y", far))
 
 
 def drawn(ours, x, y, seen):

@@ -85,7 +85,7 @@ async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left
                 if place != honest:
                     worker.holdings.stretches.clear()
             for estimator in (GradientBoostingRegressor, RandomForestRegressor):
-                with pytest.raises(NotGranted, match="and no trees"):
+                with pytest.raises(NotGranted, match="and no trees or clusters"):
                     await estimator(cluster, n_estimators=1, max_bins=4, max_depth=1).fit(kept, y[:, 0])
             for worker, stretches in zip(inner, before, strict=True):
                 worker.holdings.stretches.update(stretches)

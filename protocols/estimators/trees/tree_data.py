@@ -179,7 +179,8 @@ class TreeData:
         while not search.done:
             probes = search.probes()
             thresholds = probes.reshape(1, -1).view(np.uint64)
-            counts = await self._run.counted(plan, (x, y), thresholds, self.together(len(search.features)))
+            placed, batch = {"thresholds": thresholds}, self.together(len(search.features))
+            counts = (await self._run.opened(plan, (x, y), placed, ("counts",), batch))["counts"]
             search.told(probes, counts.view(np.int64).reshape(probes.shape))
         return search.bins()
 
