@@ -16,6 +16,7 @@ from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.random import tables
 
 SCALE = 2.0**-FRACTION
 
@@ -46,6 +47,9 @@ class Trainers:
                         mine[op.name] = Affine(value + masks[op.name], {"R": half})
                 else:
                     given[0][op.name], given[1][op.name] = first, value - first
+        drawn = tables(self.circuit, key(f"drawn{self.salt}"))
+        given[0].update(drawn)
+        given[1].update(drawn)
         dealt = deal(self.like or self.circuit, masks, keys)
         halves = (None, dealt)
         return simulate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,16 @@ from protocols.lowering.rules import contractions, convolution_layers, nonlinear
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES
 from protocols.lowering.rules.operations import OPERATIONS, Call
+from protocols.lowering.rules.trained_layers import TRAINED
 from protocols.lowering.rules.wrappers import REWRITTEN
 
 
-def read(model: Any) -> list[Node]:
+def read(model: Any, *, training: bool = False) -> list[Node]:
     """The nodes of a model in an order in which they can be computed; the first is the input, the last the output.
+
+    Args:
+        model: a built Keras model.
+        training: read what it computes in a training, where some layers do something else.
 
     Raises:
         ModelError: not a built Keras model with one input and one output of known shape.
@@ -47,7 +53,7 @@ def read(model: Any) -> list[Node]:
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
-    reader = _Reader(keras)
+    reader = _Reader(keras, training=training)
     first = model.inputs[0]
     start = reader.builder.add(net.Start, model, [], _known(model, first))
     last = reader.value(model.outputs[0], {id(first): start})
@@ -73,9 +79,9 @@ PLAIN = {"training", "key", "value", "query", "inputs"}
 
 
 class _Reader:
-    def __init__(self, keras: Any) -> None:
+    def __init__(self, keras: Any, *, training: bool) -> None:
         self.builder = Builder()
-        self._keras = keras
+        self._keras, self._ever, self._training = keras, training, training
         self._followed: list[Any] = []  # their tensors stay alive, so that an id is one tensor's
 
     def value(self, tensor: Any, known: dict[int, int]) -> int:
@@ -107,16 +113,22 @@ class _Reader:
         if module.startswith("keras.") and ".ops." in module:
             return self._operated(operation, node, known)
         if module.startswith("keras.") and ".layers." in module and name in RULES:
+            rule = TRAINED.get(name, RULES[name]) if self._trains(node) else RULES[name]
             named = _named(self._keras, operation, node)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
             masks = {key: self._operand(value, known) for key, value in named.items()}
-            found = RULES[name](self.builder, operation, inputs, **masks)
+            found = rule(self.builder, operation, inputs, **masks)
             return found if isinstance(found, list) else [found]
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
             raise unknown(operation, sorted(RULES))
         if name in REWRITTEN and module.startswith("keras."):
             return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
+
+    def _trains(self, node: Any) -> bool:
+        """Whether a layer is called in a training: as its call says, or that of what it is in."""
+        said = node.arguments.kwargs.get("training") if self._ever else None
+        return self._training if said is None else bool(said)
 
     def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
         rule = REWRITTEN[type(layer).__name__]
@@ -127,7 +139,8 @@ class _Reader:
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
         outputs = self._keras.tree.flatten(rule(self._keras, layer, *node.arguments.args, **given))
         self._followed.append(outputs)
-        return [self.value(output, known) for output in outputs]
+        with self._within(node):
+            return [self.value(output, known) for output in outputs]
 
     def _operand(self, value: Any, known: dict[int, int]) -> Any:
         if isinstance(value, self._keras.KerasTensor):
@@ -163,14 +176,15 @@ class _Reader:
     def _inside(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
         """What a layer computes in its `call`."""
         try:
-            first, second = (_outputs(self._keras, layer, node) for _ in range(2))
+            first, second = (_outputs(self._keras, layer, node, training=self._trains(node)) for _ in range(2))
         except Exception as error:  # code of the user's, or of Keras
             raise refuse(layer, f"its call() cannot be followed: {_short(error)}", "layers and keras.ops of fixed shapes") from error
         self._followed += [first, second]
         if not all(isinstance(one, self._keras.KerasTensor) for one in first) or _constants(first, known) != _constants(second, known):
             raise refuse(layer, "its call() draws random numbers, or does not depend on its inputs", "a call() that gives one answer")
         try:
-            return [self.value(one, known) for one in first]
+            with self._within(node):
+                return [self.value(one, known) for one in first]
         except UnsupportedLayer as error:
             raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
 
@@ -185,7 +199,17 @@ class _Reader:
         if len(model.inputs) != len(node.input_tensors):
             raise refuse(model, "a nested model that is called with a mask", "its layers, directly")
         inside = {id(own): known[id(one)] for own, one in zip(model.inputs, node.input_tensors, strict=True)}
-        return [self.value(one, inside) for one in model.outputs]
+        with self._within(node):
+            return [self.value(one, inside) for one in model.outputs]
+
+    @contextmanager
+    def _within(self, node: Any) -> Iterator[None]:
+        """What is inside of a call trains if the call does."""
+        before, self._training = self._training, self._trains(node)
+        try:
+            yield
+        finally:
+            self._training = before
 
 
 def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
@@ -225,11 +249,11 @@ def _named(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
     return given
 
 
-def _outputs(keras: Any, layer: Any, node: Any) -> list[Any]:
+def _outputs(keras: Any, layer: Any, node: Any, *, training: bool) -> list[Any]:
     """What `call` makes of the symbolic inputs; a `call` that takes the masks off its inputs finds them there the next time."""
     settings = {**node.arguments.kwargs, **_implicit_masks(keras, layer, node)}
     if "training" in inspect.signature(layer.call).parameters:
-        settings["training"] = False
+        settings["training"] = training
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
     masks = [(one, _mask_of(one)) for one in node.input_tensors]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -70,6 +70,9 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
         if not all(shape and min(shape) > 0 for shape in shapes):
             raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+        stay = {variable.name for variable in self.variables if not variable.trained}
+        if not stay.issuperset(name for layer in self.layers for name in layer.moves):
+            raise ModelError("statistics that follow what a step sees are kept beside the weights that are trained")
 
     @property
     def inputs(self) -> int:
@@ -139,12 +142,12 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
     scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
-    new = values | update(draft, plan.optimizer, gradients, values, scale, number)
+    new = values | network.moved | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     sums = _sums(draft, plan, gradients, values, new, scale, last=last)
     if network.softmax is not None:
         sums.append(apart(draft, network.softmax, plan.outputs))
-    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale)
+    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=squared, scale=scale, **network.watched)
     return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **network.told})
 
 
@@ -158,6 +161,8 @@ class _Network(NamedTuple):
         large: what has to be watched.
         told: the positions of the metric, and of the loss if it is computed.
         softmax: what belongs to a cross-entropy; None for other losses.
+        moved: the positions of new values of what follows what a step sees, by name.
+        watched: what nodes say has to be watched beside `large`, as `outside` takes it.
     """
 
     draft: StepDraft
@@ -166,6 +171,8 @@ class _Network(NamedTuple):
     large: list[Signal]
     told: dict[str, int]
     softmax: Softmax | None
+    moved: dict[str, int]
+    watched: dict[str, Any]
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
@@ -194,7 +201,9 @@ def _network(plan: Plan, batch: int) -> _Network:
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
-    return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}), softmax)
+    metrics = {"metric": metric} | ({"loss": loss} if plan.value else {})
+    watched = {"scores": draft.spread, "strange": draft.strange}
+    return _Network(draft, values, gradients, large, metrics, softmax, draft.moved, watched)
 
 
 def _sums(

@@ -12,6 +12,7 @@ from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.training.networks.random import tables
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 
@@ -204,6 +205,11 @@ class StepCircuits:
         plan = self._plan
         circuit = plan.circuit(size, number, last=last) if isinstance(plan, Plan) else plan.circuit(size, number)
         return circuit.arranged_as(alike)
+
+    @staticmethod
+    def drawn(circuit: Circuit, key: bytes) -> dict[str, Ring]:
+        """What is drawn at random in a step, by name: both servers draw the same from its public key."""
+        return tables(circuit, key)
 
     def like(self, size: int, *, last: bool) -> Circuit:
         """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""

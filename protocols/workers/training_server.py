@@ -271,13 +271,12 @@ class TrainingServer(Linked):
     ) -> tuple[dict[str, Ring], tuple[int, int]]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
-        given: dict[str, Affine | Ring] = dict(session.shares)
+        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
+        given: dict[str, Affine | Ring] = dict(session.shares) | StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
         given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
         given["y"] = self._wire(session, terms.y, rows, terms.targets)
         if terms.w is not None:
             given["w"] = self._wire(session, terms.w, rows, lambda array: array)
-
-        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         protocol = evaluate(session.me, circuit, material, given)
         words = session.steps.bytes // 8
         outputs, cost = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run)

@@ -42,6 +42,11 @@ class StepDraft(Builder, Tape):
 
     Attributes:
         own: rules for gradients that take the place of those of operations.
+        reads: values that are functions of these, written as many operations: their own rule is that of the function.
+        spread: values of which no two along the last axis may be further apart than a softmax allows, see `window.py`.
+        hiding: scores among which there are some that are masked; those of which they are made are watched.
+        moved: new values, by name, of numbers that are kept beside weights and follow what a step sees.
+        strange: shares of counts that are 0 where all numbers are what they should be, such as indices of a table.
     """
 
     def __init__(self) -> None:
@@ -49,6 +54,11 @@ class StepDraft(Builder, Tape):
         self._at: dict[tuple[Operation, int], int] = {}
         self._bits: dict[int, int] = {}
         self.own: dict[int, Rule] = {}
+        self.reads: dict[int, tuple[int, ...]] = {}
+        self.spread: list[Signal] = []
+        self.hiding: set[int] = set()
+        self.moved: dict[str, int] = {}
+        self.strange: list[int] = []
 
     def put(self, op: msgspec.Struct, bits: int = FRACTION) -> int:
         """As the tape says."""
@@ -172,7 +182,7 @@ class StepDraft(Builder, Tape):
 
     def gradients(self, known: Mapping[int, int], wanted: Collection[int]) -> dict[int, int]:
         """Write the gradients by the `wanted` values from those by the `known` ones."""
-        return gradients(self, self._ops, known, wanted, self.own)
+        return gradients(self, self._ops, known, wanted, self.own, self.reads)
 
     def copy(self) -> StepDraft:
         """Return a draft with what has been written so far, to go on in one way or another."""

@@ -20,6 +20,7 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
+from protocols.training.networks.attention import SCORES
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import PRECISE, Softmax
 from protocols.training.networks.moments import GRADIENT
@@ -67,10 +68,13 @@ def outside(
     *,
     gradients: Sequence[Signal] = (),
     scale: float = 1.0,
+    scores: Sequence[Signal] = (),
+    strange: Sequence[int] = (),
 ) -> int:
     """[`before` or any of `activations` (batch, ...), `sums` or gradients outside]; `before` a bit, `sums` as `summed` gives them.
 
-    Gradients are `scale` times `gradients`, for optimizers that square them.
+    Gradients are `scale` times `gradients`, for optimizers that square them. `scores` go into a softmax; `strange` are counts, (1,), that
+    are 0 if all is well.
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each of `sums`, and for each
     `FEW` elements of a gradient.
@@ -80,6 +84,8 @@ def outside(
     ]
     edge = 2.0**GRADIENT / scale
     counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), edge, x.bits) for x in gradients]
+    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**SCORES, x.bits) for x in scores]
+    counts += strange
     for x in sums:
         drop = math.ceil(math.log2(x.edge)) - RESOLVED
         counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, REACH + DIGITS)))
