@@ -81,7 +81,7 @@ PLAIN = {"training", "key", "value", "query", "inputs"}
 class _Reader:
     def __init__(self, keras: Any, *, training: bool) -> None:
         self.builder = Builder()
-        self._keras, self._ever, self._training = keras, training, training
+        self._keras, self._training, self._said = keras, training, False
         self._followed: list[Any] = []  # their tensors stay alive, so that an id is one tensor's
 
     def value(self, tensor: Any, known: dict[int, int]) -> int:
@@ -126,8 +126,8 @@ class _Reader:
         return self._inside(operation, node, known)
 
     def _trains(self, node: Any) -> bool:
-        """Whether a layer is called in a training: as its call says, or that of what it is in."""
-        said = node.arguments.kwargs.get("training") if self._ever else None
+        """Whether a layer is called in a training: in the `call` of another one as that says, in a graph as the graph is."""
+        said = node.arguments.kwargs.get("training") if self._said else None
         return self._training if said is None else bool(said)
 
     def _rewritten(self, layer: Any, node: Any, known: dict[int, int]) -> list[int]:
@@ -183,7 +183,7 @@ class _Reader:
         if not all(isinstance(one, self._keras.KerasTensor) for one in first) or _constants(first, known) != _constants(second, known):
             raise refuse(layer, "its call() draws random numbers, or does not depend on its inputs", "a call() that gives one answer")
         try:
-            with self._within(node):
+            with self._within(node, said=True):
                 return [self.value(one, known) for one in first]
         except UnsupportedLayer as error:
             raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
@@ -203,13 +203,14 @@ class _Reader:
             return [self.value(one, inside) for one in model.outputs]
 
     @contextmanager
-    def _within(self, node: Any) -> Iterator[None]:
-        """What is inside of a call trains if the call does."""
-        before, self._training = self._training, self._trains(node)
+    def _within(self, node: Any, *, said: bool = False) -> Iterator[None]:
+        """What is inside of a call trains if the call does; with `said` it may say otherwise: what Keras does with graphs hears nobody."""
+        before = self._training, self._said
+        self._training, self._said = self._trains(node), said and before[0]
         try:
             yield
         finally:
-            self._training = before
+            self._training, self._said = before
 
 
 def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
@@ -257,9 +258,13 @@ def _outputs(keras: Any, layer: Any, node: Any, *, training: bool) -> list[Any]:
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
     masks = [(one, _mask_of(one)) for one in node.input_tensors]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whoever built the model has seen them
-        outputs: list[Any] = keras.tree.flatten(layer.call(*node.arguments.args, **settings))
+    internals.call_context(layer).set_value("training", training)  # for layers inside that are not told
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever built the model has seen them
+            outputs: list[Any] = keras.tree.flatten(layer.call(*node.arguments.args, **settings))
+    finally:
+        internals.leave_call(layer)
     for one, mask in masks:
         if mask is not None:
             internals.put_mask(one, mask)

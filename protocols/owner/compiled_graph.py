@@ -25,7 +25,7 @@ from protocols.lowering.nodes.numbers import Marks, Part, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
 from protocols.owner.compiled_curves import curved
-from protocols.training.networks import attention, lookup, nonlinear, normalisation, random
+from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable, Weight
@@ -343,6 +343,8 @@ def _chosen(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
             return attention.SoftmaxLayer(inputs)
         case net.OneHot(shape=shape):
             return lookup.OneHotLayer(inputs, shape[-1])
+        case net.Inverse(root=root):
+            return roots.InverseLayer(inputs, root)
         case net.Truth(equal=equal):
             return lookup.TruthLayer(inputs, equal)
     return _moved(node, inputs)

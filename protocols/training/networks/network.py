@@ -22,6 +22,7 @@ from protocols.training.networks.lookup import OneHotLayer, TruthLayer
 from protocols.training.networks.nonlinear import CurveLayer, ExtremeLayer, MaxPoolLayer, RectifierLayer
 from protocols.training.networks.normalisation import BatchNormalisedLayer, NormalisedLayer
 from protocols.training.networks.random import DroppedLayer, NoisyLayer
+from protocols.training.networks.roots import InverseLayer
 
 AnyLayer = (
     ProductLayer
@@ -50,4 +51,5 @@ AnyLayer = (
     | TruthLayer
     | DroppedLayer
     | NoisyLayer
+    | InverseLayer
 )

@@ -89,7 +89,7 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
         c = draft.put(Combine((x, mean), factors), most)
     c = draft.affine(c, CENTRED)
     variance = _mean_square(draft, c, axis, n)
-    root = _inverse_root(draft, draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS))
+    root = inverse_root(draft, draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS))
     y = draft.put(Multiply(c, root), FRACTION + ROOT)
 
     def back(tape: Tape, at: int, gradient: int, side: int) -> int:
@@ -174,7 +174,7 @@ def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
     return draft.put(Combine((total,), (q << (BITS - kept - more),)), BITS)
 
 
-def _inverse_root(draft: StepDraft, v: int) -> int:
+def inverse_root(draft: StepDraft, v: int) -> int:
     """1 / sqrt(v) for 0 <= v < 2^TOP with `BITS` fractional bits, a wire with `ROOT`. Rounds: 9."""
     wire = draft.put(Open(v), BITS)
     drop = BITS - SPLIT - SLACK
