@@ -18,14 +18,14 @@ from protocols.training.step import Plan
 _EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
 
 ANSWERED = frozenset(
-    {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
+    {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights", "seed"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
     {"clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps", "LossScaleOptimizer", "optimizer of one's own"}
     | {"several losses", "reduction sum", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
-    | {"regularizer", "activity_regularizer", "constraint", "seed"}
+    | {"regularizer", "activity_regularizer", "constraint"}
 )
 """What is refused further on, by name and with a reason of its own."""
 

@@ -245,6 +245,11 @@ class BatchNormalisedLayer(Layer, frozen=True):
     variance: str
 
     @property
+    def grows(self) -> bool:
+        """In a prediction, by statistics that are not those of what it sees."""
+        return True
+
+    @property
     def moves(self) -> tuple[str, ...]:
         """What it changes beside what gradients do."""
         return self.mean, self.variance
@@ -255,6 +260,8 @@ class BatchNormalisedLayer(Layer, frozen=True):
             raise ModelError(f"a momentum of {self.momentum:g} is not possible: from 0 to 1 is")
         shape = draft.value(xs[0]).shape
         rows = _flat(draft, xs[0], (math.prod(shape[:-1]), shape[-1]))
+        if draft.predicts:
+            return _flat(draft, self._by_statistics(draft, weights, rows), shape)
         found = standardised(draft, rows, 0, _within(self.epsilon))
         for name, statistic in ((self.mean, found.mean), (self.variance, found.variance)):
             draft.moved.setdefault(name, weights[name])
@@ -262,6 +269,14 @@ class BatchNormalisedLayer(Layer, frozen=True):
                 new = draft.rounded(_flat(draft, statistic, shape[-1:]), None)
                 draft.moved[name] = moved(draft, draft.moved[name], new, 1 - self.momentum)
         return _flat(draft, found.y, shape)
+
+    def _by_statistics(self, draft: StepDraft, weights: Positions, x: int) -> int:
+        """What it computes in a prediction, by the statistics that are kept."""
+        bits, row = draft.bits(x), (1, draft.value(x).shape[1])
+        mean, variance = (_flat(draft, weights[name], row) for name in (self.mean, self.variance))
+        c = draft.affine(draft.put(Combine((x, mean), (1, -(1 << (bits - FRACTION)))), bits), CENTRED)
+        v = draft.put(Combine((variance,), (1 << (BITS - FRACTION),), round(_within(self.epsilon) * 2.0**BITS)), BITS)
+        return draft.put(Multiply(c, inverse_root(draft, v)), FRACTION + ROOT)
 
 
 def _within(epsilon: float) -> float:

@@ -40,7 +40,9 @@ class DroppedLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """A product with zeros and ones, and a factor."""
+        """A product with zeros and ones, and a factor; nothing in a prediction."""
+        if draft.predicts:
+            return xs[0]
         dropped = round(self.rate * 2**LIKELY)
         if not 0 <= dropped < 1 << LIKELY or 1 - self.rate < 1 / LARGEST:
             raise ModelError(f"a rate of {self.rate:g} is not possible: from 0 up to 1 is")
@@ -69,7 +71,9 @@ class NoisyLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """A product with 1 + noise, or a sum."""
+        """A product with 1 + noise, or a sum; nothing in a prediction."""
+        if draft.predicts:
+            return xs[0]
         x = xs[0] if draft.bits(xs[0]) <= 2 * FRACTION else draft.rounded(xs[0])
         bits, shape = draft.bits(x), draft.value(x).shape
         if not 2.0**-NOISE <= self.deviation < LARGEST:
