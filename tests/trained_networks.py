@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from training_deployment import SCALE, Trainers
 
 from deployment import key
 from protocols.mpc.numbers.fixed_point import decode, encode
@@ -9,7 +10,6 @@ from protocols.mpc.operations.drawn import Drawn
 from protocols.owner.compiled import places, weights
 from protocols.owner.compiled import plan as plan_of
 from protocols.training.step import step
-from training_deployment import SCALE, Trainers
 
 EXAMPLES, BATCH, EPOCHS = 8, 4, 2
 

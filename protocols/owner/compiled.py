@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.nodes.network import Real
-from protocols.owner.compiled_graph import following, network, unvanished
+from protocols.owner.compiled_graph import VANISHED, following, network
 from protocols.owner.compiled_loss import check_named, compiled_loss, expects, loss_weight
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
 from protocols.owner.metrics import threshold
@@ -18,7 +19,17 @@ from protocols.training.step import Plan
 _EXTRAS = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
 
 ANSWERED = frozenset(
-    {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights", "seed"}
+    {
+        "loss_weights",
+        "metrics",
+        "learning_rate schedule",
+        "weight_decay",
+        "loss_scale_factor",
+        "dtype",
+        "frozen weights",
+        "integer weights",
+        "seed",
+    }
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
@@ -131,4 +142,20 @@ def _check_layers(model: Any, keras: Any) -> None:
         if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
             raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
         _check_said(layer, name)
-    unvanished(layers)
+    _unvanished(layers)
+
+
+def _unvanished(layers: Sequence[Any]) -> None:
+    """Refuse kernels that are not zero and would be: a network of zeros does not learn.
+
+    Raises:
+        ModelError: it names the layer.
+    """
+    for layer in layers:
+        for kernel in (one for one in layer.trainable_variables if "kernel" in one.name):
+            largest = float(abs(kernel.numpy()).max())
+            if 0 < largest < VANISHED:
+                raise ModelError(
+                    f"the kernel of layer {layer.name!r} has weights up to {largest:.1e}, which vanish in fixed point: begin with weights"
+                    f" above {VANISHED:.1e}, or with zeros"
+                )

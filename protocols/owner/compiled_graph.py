@@ -21,7 +21,7 @@ from protocols.lowering.keras_graph import read
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.curves import CURVES, Curve
 from protocols.lowering.nodes.network import Node, Real
-from protocols.lowering.nodes.numbers import Marks, Part, in_place
+from protocols.lowering.nodes.numbers import Marks, Portion, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
 from protocols.owner.compiled_curves import curved
@@ -33,8 +33,8 @@ from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.window import WEIGHTS
 
 KNOWN = (
-    "Dense, convolutions, poolings, activations, normalisations, dropouts, embeddings, attention, recurrent layers, sums, products, joins and"
-    " moves of elements can be"
+    "Dense, convolutions, poolings, activations, normalisations, dropouts, embeddings, attention, recurrent layers, sums, products, joins"
+    " and moves of elements can be"
 )
 VANISHED = 2.0 ** -(FRACTION - 2)
 """Weights of which all are below this are a few steps of fixed point."""
@@ -96,9 +96,7 @@ def network(model: Any, *, squares: bool) -> ReadModel:
     trained = tuple(Variable(reading.names[id(one)], tuple(one.shape) or (1,)) for one in reading.variables)
     kept = reading.statistics | reading.kept
     stay = tuple(Variable(name, array.shape, trained=False) for name, array in kept.items())
-    return ReadModel(
-        tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values())
-    )
+    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values()))
 
 
 def following(model: Any) -> dict[int, Any]:
@@ -171,7 +169,7 @@ class _Reading:
             )
         return self._weight(part, first.shape), part.factor
 
-    def _weight(self, part: Part, shape: Shape) -> Weight:
+    def _weight(self, part: Portion, shape: Shape) -> Weight:
         name = self.names[id(self.variables[part.variable])]
         self.used.add(name)
         return Weight(name, shape) if part.whole else Weight(name, shape, part.start, part.view, part.steps)
@@ -227,7 +225,7 @@ class _Reading:
     def _linear(self, at: int, node: net.Product | net.Convolution, inputs: tuple[int, ...]) -> int:
         """A product or a convolution; weights that are multiplied by a number give outputs that are."""
         (kernel, factor), bias = self._parts(at, "kernel"), self._part(at, "bias")
-        both = bias is None or bias[1] == factor
+        both = bias is None or math.isclose(bias[1], factor, rel_tol=1e-9)
         inside = None if bias is None or not both else bias[0]
         if isinstance(node, net.Product):
             layer: AnyLayer = made.ProductLayer(inputs, kernel, inside)
@@ -384,19 +382,3 @@ def _ending(node: Node) -> str | None:
 
 def _name(node: Node) -> str:
     return f"layer {node.layer!r} ({node.kind})"
-
-
-def unvanished(layers: Sequence[Any]) -> None:
-    """Refuse kernels that are not zero and would be: a network of zeros does not learn.
-
-    Raises:
-        ModelError: it names the layer.
-    """
-    for layer in layers:
-        for kernel in (one for one in layer.trainable_variables if "kernel" in one.name):
-            largest = float(abs(kernel.numpy()).max())
-            if 0 < largest < VANISHED:
-                raise ModelError(
-                    f"the kernel of layer {layer.name!r} has weights up to {largest:.1e}, which vanish in fixed point: begin with weights"
-                    f" above {VANISHED:.1e}, or with zeros"
-                )

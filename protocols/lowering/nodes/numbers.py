@@ -35,7 +35,7 @@ STEP = 2.0**-40
 """Numbers in the place of weights are so far apart."""
 
 
-class Part(NamedTuple):
+class Portion(NamedTuple):
     """Numbers of one weight, in places that have an order, times a public factor.
 
     Attributes:
@@ -74,7 +74,7 @@ class Marks:
             spans = zip(self._starts, self._starts[1:], self._shapes, strict=False)
             yield [(first + step * np.arange(start, stop)).reshape(shape) for start, stop, shape in spans]
 
-    def part(self, first: Real, second: Real) -> Part | None:
+    def part(self, first: Real, second: Real) -> Portion | None:
         """Return whose numbers an array has, from what it is in both readings; None if they are no part of one weight."""
         factors = (first + second) / 3
         with np.errstate(all="ignore"):
@@ -93,7 +93,7 @@ class Marks:
         for view in _views(places):
             steps = _steps(view)
             if steps is not None:
-                return Part(variable, 1.0 if abs(factor - 1) < 1e-9 else factor, whole, int(view.flat[0]), view.shape, steps)
+                return Portion(variable, 1.0 if abs(factor - 1) < 1e-9 else factor, whole, int(view.flat[0]), view.shape, steps)
         return None
 
 

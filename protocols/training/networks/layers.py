@@ -76,7 +76,7 @@ class Weight(msgspec.Struct, frozen=True):
         low = self.start + sum(self.steps[axis] * (self.view[axis] - 1) for axis in axes if self.steps[axis] < 0)
         count = math.prod(lengths)
         if len(self.steps) != len(self.view) or not even or not 0 <= low <= size - count or min(self.view) < 1:
-            raise ModelError(f"the numbers from {self.start} in steps {self.steps} along {self.view} are not all of a part of {self.name!r}")
+            raise ModelError(f"numbers from {self.start} in steps {self.steps} along {self.view} are not all of a part of {self.name!r}")
         x = draft.put(Reshape(x, (size,)), bits)
         if count < size:
             x = draft.put(Take(x, 0, tuple(range(low, low + count))), bits)
@@ -361,6 +361,7 @@ def _added(draft: StepDraft, xs: Sequence[int]) -> int:
 
 
 def scaled(draft: StepDraft, x: int, scale: float) -> int:
+    """`scale` times x, for a public number with `DIGITS` significant bits. Rounds: 0, or 1."""
     shift = max(0, DIGITS - math.floor(math.log2(abs(scale))))
     return draft.times(x, round(scale * 2.0**shift), shift)
 

@@ -16,6 +16,7 @@ so that nothing is divided by small numbers, and no term is as large as r^3.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -198,7 +199,7 @@ def _pieces() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     knots = [octave_of * eighth for octave in range(-SPLIT - 1, TOP + 1) for octave_of in (2.0**octave,) for eighth in EIGHTHS]
     knots.append(2.0 ** (TOP + 1))
     slopes, offsets = [], []
-    for low, high in zip(knots, knots[1:], strict=False):
+    for low, high in itertools.pairwise(knots):
         at_low, at_high = 1 / math.sqrt(low), 1 / math.sqrt(high)
         slope = (at_high - at_low) / (high - low)
         lowest = math.sqrt(low * high) * 0.5 + (low + high) * 0.25  # near where the curve is furthest below its chord

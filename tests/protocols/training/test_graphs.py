@@ -15,6 +15,7 @@ from protocols.training.networks.nonlinear import CurveLayer, Pieces, RectifierL
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan, step
 
+
 def functional(shape, build):
     x = keras.Input(shape)
     return lambda: keras.Model(x, build(x))

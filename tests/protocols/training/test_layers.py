@@ -68,7 +68,7 @@ class Block(layers.Layer):
 
     def __init__(self, *, frozen=False, **settings):
         super().__init__(**settings)
-        self.dense, self.norm, self.other = layers.Dense(4), layers.BatchNormalization(momentum=0.5), layers.BatchNormalization(momentum=0.5)
+        self.dense, self.norm, self.other = layers.Dense(4), *(layers.BatchNormalization(momentum=0.5) for _ in range(2))
         self.drop, self.other.trainable = layers.Dropout(0.5), not frozen
 
     def call(self, x, training=None):
@@ -361,7 +361,8 @@ def test_whose_numbers_an_array_has_is_found():
 def test_numbers_of_a_weight_in_other_places_are_those():
     random = np.random.default_rng(0)
     weight = random.integers(-99, 99, (2, 3, 4)).astype(float)
-    for function in (lambda w: w[::-1, :, ::-1].transpose(2, 0, 1), lambda w: w.reshape(-1)[5:9], lambda w: np.broadcast_to(w, (2, 2, 3, 4))):
+    moves = lambda w: w[::-1, :, ::-1].transpose(2, 0, 1), lambda w: w.reshape(-1)[5:9], lambda w: np.broadcast_to(w, (2, *w.shape))
+    for function in moves:
         marks = Marks([weight.shape])
         part = marks.part(*(function(reading[0]) for reading in marks.readings()))
         draft = StepDraft()
