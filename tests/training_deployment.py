@@ -16,6 +16,7 @@ from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.parties.material import Expansion, Material
 from protocols.mpc.parties.simulator import Transcript, simulate
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.random import tables
 
 SCALE = 2.0**-FRACTION
 
@@ -48,6 +49,9 @@ class Trainers:
                         mine[op.name] = Affine(value + masks[op.name], {"R": half})
                 else:
                     given[0][op.name], given[1][op.name] = first, value - first
+        drawn = tables(self.circuit, key(f"drawn{self.salt}"))
+        given[0].update(drawn)
+        given[1].update(drawn)
         if self.segment is not None:
             return self._in_segments(masks, keys, given)
         dealt = deal(self.like or self.circuit, masks, keys)

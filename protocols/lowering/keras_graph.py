@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,11 +26,16 @@ from protocols.lowering.rules import contractions, convolution_layers, nonlinear
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
+from protocols.lowering.rules.trained_layers import TRAINED
 from protocols.lowering.rules.wrappers import REWRITTEN
 
 
-def read(model: Any) -> list[Node]:
-    """The nodes of a model in an order in which they can be computed; the first is the input, the last the output.
+def read(model: Any, *, training: bool = False) -> list[Node]:
+    """Return the nodes of a model in an order in which they can be computed; the first is the input, the last the output.
+
+    Args:
+        model: a built Keras model.
+        training: read what it computes in a training, where some layers do something else.
 
     Raises:
         ModelError: not a built Keras model with one input and one output of known shape.
@@ -48,7 +54,7 @@ def read(model: Any) -> list[Node]:
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
-    reader = _Reader(keras)
+    reader = _Reader(keras, training=training)
     first = model.inputs[0]
     start = reader.builder.add(net.Start, model, [], _known(model, first))
     last = reader.value(model.outputs[0], {id(first): start})
@@ -82,9 +88,9 @@ Known = dict[int, "int | Constant"]
 
 
 class _Reader:
-    def __init__(self, keras: Any) -> None:
+    def __init__(self, keras: Any, *, training: bool) -> None:
         self.builder = Builder()
-        self._keras = keras
+        self._keras, self._training, self._said = keras, training, False
         self.builder.follow = self._function
         self._twins = TwinGraphs(keras, self.builder.shape)
 
@@ -123,7 +129,7 @@ class _Reader:
         if module.startswith("keras.") and ".ops." in module:
             folded = name in OF_SHAPES or constants == len(given) or (name == "Multiply" and self._vanishes(node, known))
             return self._folded(operation, node, known) if folded else self._operated(operation, node, known)
-        rule = None if constants else _rule(operation)
+        rule = None if constants else _rule(operation, training=self._trains(node))
         if rule is not None:
             named = _named(self._keras, operation, node, rule)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
@@ -136,6 +142,21 @@ class _Reader:
             return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
 
+    def _trains(self, node: Any) -> bool:
+        """Whether a layer is called in a training: in the `call` of another one as that says, in a graph as the graph is."""
+        said = node.arguments.kwargs.get("training") if self._said else None
+        return self._training if said is None else bool(said)
+
+    @contextmanager
+    def _within(self, node: Any, *, said: bool = False) -> Iterator[None]:
+        """What is inside of a call trains if the call does; with `said` it may say otherwise: what Keras does with graphs hears nobody."""
+        before = self._training, self._said
+        self._training, self._said = self._trains(node), said and before[0]
+        try:
+            yield
+        finally:
+            self._training, self._said = before
+
     def _rewritten(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         rule = REWRITTEN[type(layer).__name__]
         carried = [mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
@@ -145,7 +166,8 @@ class _Reader:
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
         structure = (node.arguments.args, given)
         outputs = self._twins.call(lambda each: rule(self._keras, layer, *each[0], **each[1]), layer, structure, known)
-        return [self._result(output, known) for output in outputs]
+        with self._within(node):
+            return [self._result(output, known) for output in outputs]
 
     def _result(self, value: Any, known: Known) -> int | Constant:
         return value if isinstance(value, Constant) else self.value(value, known)
@@ -229,19 +251,21 @@ class _Reader:
         """What a layer computes in its `call`."""
         settings = _settings(layer, node) | _implicit_masks(self._keras, layer, node)
         if "training" in inspect.signature(layer.call).parameters:
-            settings["training"] = False
+            settings["training"] = self._trains(node)
         for value in self._keras.tree.flatten(settings):
             if isinstance(value, self._keras.KerasTensor):
                 self.value(value, known)
-        found = self._called(lambda each: layer.call(*each[0], **each[1]), layer, (node.arguments.args, settings), known)
+        structure = (node.arguments.args, settings)
+        found = self._called(lambda each: layer.call(*each[0], **each[1]), layer, structure, known, training=self._trains(node))
         try:
-            return [self._result(one, known) for one in found]
+            with self._within(node, said=True):
+                return [self._result(one, known) for one in found]
         except UnsupportedLayer as error:
             raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
 
-    def _called(self, run: Callable[[Any], Any], layer: Any, structure: Any, known: Known) -> list[Any]:
+    def _called(self, run: Callable[[Any], Any], layer: Any, structure: Any, known: Known, *, training: bool = False) -> list[Any]:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _told(layer, training=training):
                 warnings.simplefilter("ignore")  # whoever built the model has seen them
                 return self._twins.call(run, layer, structure, known)
         except UnsupportedLayer:
@@ -275,19 +299,33 @@ class _Reader:
         if free or len(model.inputs) != len(node.input_tensors):  # constants are among them, or a mask
             return self._inside(model, node, known)
         inside = {id(own): known[id(one)] for own, one in zip(model.inputs, node.input_tensors, strict=True)}
-        return [self.value(one, inside) for one in model.outputs]
+        with self._within(node):
+            return [self.value(one, inside) for one in model.outputs]
 
 
 NEUTRAL = {"__init__", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"}
 """What a class of its own may define without computing something else than the layer that it extends."""
 
 
-def _rule(layer: Any) -> Rule | None:
+@contextmanager
+def _told(layer: Any, *, training: bool) -> Iterator[None]:
+    """Say whether it trains to layers that are called as long as this lasts and are not told."""
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    internals.call_context(layer).set_value("training", training)
+    try:
+        yield
+    finally:
+        internals.leave_call(layer)
+
+
+def _rule(layer: Any, *, training: bool) -> Rule | None:
     """The rule of a layer: that of its class, or of the one of Keras that it extends without another way to compute."""
     own: set[str] = set()
     for kind in type(layer).__mro__:
         if kind.__module__.startswith("keras.") and ".layers." in kind.__module__:
-            found = RULES.get(kind.__name__)
+            found = TRAINED.get(kind.__name__) if training else None
+            found = found or RULES.get(kind.__name__)
             return found if not own & vars(kind).keys() else None
         own |= {name for name, value in vars(kind).items() if callable(value) or isinstance(value, property | classmethod)} - NEUTRAL
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.nodes.network import Real
-from protocols.owner.compiled_graph import network, unvanished
+from protocols.owner.compiled_graph import VANISHED, following, network
 from protocols.owner.compiled_loss import check_named, compiled_loss, endings, expects, loss_weight
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
 from protocols.owner.metrics import threshold
@@ -18,18 +18,16 @@ from protocols.owner.objectives.penalties import constraints, penalties
 from protocols.training.networks.distances import CategoricalHinge
 from protocols.training.step import Plan
 
-_RANDOM = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
-
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
     | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "use_ema", "LossScaleOptimizer"}
-    | {"regularizer", "constraint", "reduction sum"}
+    | {"regularizer", "constraint", "reduction sum", "seed"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
     {"optimizer of one's own", "several losses", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
-    | {"activity_regularizer", "seed"}
+    | {"activity_regularizer"}
 )
 """What is refused further on, by name and with a reason of its own."""
 
@@ -45,15 +43,15 @@ def plan(model: Any) -> Plan:
 
 
 def weights(model: Any) -> list[Real]:
-    """The numbers of the weights of a plan, in its order: those that are trained as they are now, and those that stay."""
+    """The numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not."""
     _, kept = planned(model)
-    return [*(np.asarray(one.numpy(), np.float64) for one in model.trainable_variables), *kept]
+    return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
 
 
 def places(model: Any) -> list[int]:
-    """Where the weights that are trained stand among all weights of a model, in the order of its plan."""
+    """Where the weights that a training changes stand among all weights of a model, in the order of its plan."""
     order = {id(variable): place for place, variable in enumerate(model.weights)}
-    return [order[id(variable)] for variable in model.trainable_variables]
+    return [order[id(variable)] for variable in (*model.trainable_variables, *following(model).values())]
 
 
 def planned(model: Any) -> tuple[Plan, list[Real]]:
@@ -131,17 +129,28 @@ def _check_layers(model: Any, keras: Any) -> None:
     layers = internals.layers_within(model, itself=False)
     for layer in layers:
         name = f"layer {layer.name!r} ({type(layer).__name__})"
-        random = isinstance(layer, tuple(getattr(keras.layers, kind) for kind in _RANDOM))
-        if random and any(getattr(layer, setting, None) for setting in ("rate", "stddev")):
-            raise UnsupportedLayer(f"{name} draws at random which activations count, which is not trained on shares: leave it out")
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            raise UnsupportedLayer(f"{name} cannot be trained on shares, as it normalises by its batch; freeze it: layer.trainable = False")
+        if isinstance(layer, keras.layers.TimeDistributed) and following(layer):
+            raise UnsupportedLayer(f"{name} normalises by its batch, step by step, which is not trained on shares; freeze what is inside")
         if getattr(layer, "data_format", "channels_last") not in ("channels_last", None):
             raise UnsupportedLayer(f"{name} has its channels first: on shares they come last")
         if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
             raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
-        if not type(layer).__module__.startswith("keras.") and "training" in inspect.signature(layer.call).parameters:
-            raise UnsupportedLayer(f"{name} has a call() that asks whether it trains: on shares a layer computes the same at all times")
         if getattr(layer, "activity_regularizer", None) is not None:
             raise UnsupportedLayer(f"{name} has an activity_regularizer: it has no form on shares, leave it out")
-    unvanished(layers)
+    _unvanished(layers)
+
+
+def _unvanished(layers: Sequence[Any]) -> None:
+    """Refuse kernels that are not zero and would be: a network of zeros does not learn.
+
+    Raises:
+        ModelError: it names the layer.
+    """
+    for layer in layers:
+        for kernel in (one for one in layer.trainable_variables if "kernel" in one.name):
+            largest = float(abs(kernel.numpy()).max())
+            if 0 < largest < VANISHED:
+                raise ModelError(
+                    f"the kernel of layer {layer.name!r} has weights up to {largest:.1e}, which vanish in fixed point: begin with weights"
+                    f" above {VANISHED:.1e}, or with zeros"
+                )

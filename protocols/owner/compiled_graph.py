@@ -1,16 +1,16 @@
 """The graph of a Keras model as the public nodes of a training, and the numbers that are shared for it. Only the owner needs Keras.
 
-The graph is read by the rules that also read it for predictions (`lowering/keras_graph.py`). Where a trainable weight stands in it is found
-by reading other numbers in its place, no two alike: a node that has them in their order has the weight. Two readings with different numbers
-tell what depends on a trainable weight in any other way, which is refused. All other numbers stay as they are in a training.
+The graph is read by the rules that also read it for predictions (`lowering/keras_graph.py`), and a few of its own where a layer does
+something else in a training. Where a trainable weight stands in it is found by reading other numbers in its place, no two alike, twice: an
+array tells whose numbers it has, in which places, and times what (`lowering/nodes/numbers.py`). What depends on a trainable weight in any
+other way is refused. All other numbers stay as they are in a training, but for the statistics that a batch normalisation keeps.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,26 +19,27 @@ from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.folding import fold, padded
 from protocols.lowering.keras_graph import read
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES
+from protocols.lowering.nodes.curves import CURVES, Curve
 from protocols.lowering.nodes.network import Node, Real
-from protocols.lowering.nodes.numbers import in_place
+from protocols.lowering.nodes.numbers import Marks, Portion, in_place
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
 from protocols.owner.compiled_curves import curved
+from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
-from protocols.training.networks import nonlinear
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable, Weight
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.window import WEIGHTS
 
 KNOWN = (
-    "Dense, convolutions, poolings, rectifiers and other activations, sums, products, joins and moves of elements can be, and a softmax or"
-    " a sigmoid at the end"
+    "Dense, convolutions, poolings, activations, normalisations, dropouts, embeddings, attention, recurrent layers, sums, products, joins"
+    " and moves of elements can be"
 )
 VANISHED = 2.0 ** -(FRACTION - 2)
 """Weights of which all are below this are a few steps of fixed point."""
-STEP = 2.0**-40
-"""Numbers in the place of weights are so far apart."""
+LARGEST_VARIANCE = 2.0**18
+"""Statistics that are kept lie within it, as those of a step do."""
 
 
 class ReadModel(NamedTuple):
@@ -48,8 +49,9 @@ class ReadModel(NamedTuple):
         layers: public nodes; the last one gives logits, or the numbers that are compared.
         example: the shape of what it takes.
         outputs: how many numbers it gives.
-        variables: its weights: those that are trained, in the order of Keras, then those that stay.
-        kept: those that stay, by name.
+        variables: its weights: those that are trained, in the order of Keras, then statistics that follow, then those that stay.
+        kept: those that are not trained, by name.
+        following: the variables of Keras that are statistics, in their order.
         ending: "softmax" or "sigmoid" if it ends in one, which then belongs to the loss.
     """
 
@@ -59,6 +61,7 @@ class ReadModel(NamedTuple):
     variables: tuple[Variable, ...]
     kept: dict[str, Real]
     ending: str | None
+    following: tuple[Any, ...] = ()
 
 
 def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax", "sigmoid")) -> ReadModel:
@@ -79,12 +82,15 @@ def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax",
         ending = None
     if ending:
         nodes = nodes[:-1]
-    layers = [reading.layer(at) for at in range(1, len(nodes))]
-    shape = nodes[-1].shape
+    for at in range(1, len(nodes)):
+        reading.read(at)
+    layers, shape = reading.layers, nodes[-1].shape
     if len(shape) > 1:
         if not squares:
             raise UnsupportedLayer(f"{_name(nodes[-1])} gives outputs of shape {shape}: a cross-entropy needs one axis of classes")
-        layers.append(made.ShapedLayer((len(layers),), (math.prod(shape),)))
+        reading.add(made.ShapedLayer((reading.at[-1],), (math.prod(shape),)))
+    elif reading.at[-1] != len(layers):
+        raise ModelError(f"{_name(nodes[-1])} is not the end of the network; please report this")
     unread = [variable.path for variable in reading.variables if reading.names[id(variable)] not in reading.used]
     if unread or not layers:
         raise ModelError(
@@ -92,61 +98,99 @@ def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax",
             if unread
             else f"model {model.name!r} has no layer to train"
         )
-    trained = tuple(Variable(reading.names[id(one)], tuple(one.shape)) for one in reading.variables)
-    kept = tuple(Variable(name, array.shape, trained=False) for name, array in reading.kept.items())
-    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *kept), reading.kept, ending)
+    trained = tuple(Variable(reading.names[id(one)], tuple(one.shape) or (1,)) for one in reading.variables)
+    kept = reading.statistics | reading.kept
+    stay = tuple(Variable(name, array.shape, trained=False) for name, array in kept.items())
+    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values()))
+
+
+def following(model: Any) -> dict[int, Any]:
+    """The statistics of a model that follow what a step sees, by their ids, in the order of its weights."""
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    found: dict[int, Any] = {}
+    for layer in internals.layers_within(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            found |= {id(one): one for one in (layer.moving_mean, layer.moving_variance)}
+    return {id(one): one for one in model.weights if id(one) in found}
 
 
 class _Reading:
-    """The nodes of a model, read twice with numbers of its own in the place of trainable weights."""
+    """The nodes of a model, read twice with numbers of its own in the place of trainable weights.
+
+    Attributes:
+        layers: the public nodes so far.
+        at: for each node of a prediction that has been read the number of the value that it has in the training.
+    """
 
     def __init__(self, model: Any) -> None:
         self.variables: list[Any] = list(model.trainable_variables)
         self.names = _names(self.variables)
         self.used: set[str] = set()
         self.kept: dict[str, Real] = {}
-        starts = np.cumsum([0, *(math.prod(one.shape) for one in self.variables)])
-        self._places: list[dict[int, Real]] = []
-        for first, step in ((1.0, STEP), (2.0, -STEP)):
-            numbers = [first + step * np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
-            self._places.append({id(one): x.reshape(tuple(one.shape)) for one, x in zip(self.variables, numbers, strict=True)})
-        self.nodes, self._others = (self._read(model, places) for places in self._places)
+        self.layers: list[AnyLayer] = []
+        self.at = [0]
+        self._follows = {at: f"statistic{number}" for number, at in enumerate(following(model))}
+        self.statistics = {self._follows[at]: _statistic(one) for at, one in following(model).items()}
+        self._marks = Marks([tuple(one.shape) for one in self.variables])
+        numbers = [dict(zip(map(id, self.variables), reading, strict=True)) for reading in self._marks.readings()]
+        self.nodes, self._others = (self._read(model, places) for places in numbers)
 
-    def _read(self, model: Any, places: dict[int, Real]) -> list[Node]:
+    def _read(self, model: Any, places: Mapping[int, Real]) -> list[Node]:
         import keras  # noqa: PLC0415  only the owner needs Keras
 
         numbers = [(one, keras.ops.convert_to_tensor(places[id(one)], one.dtype)) for one in self.variables]
-        with keras.StatelessScope(state_mapping=numbers), in_place(places):  # what a call() computes with weights is seen, too
-            return fold(read(model), padded)
+        with keras.StatelessScope(state_mapping=numbers) as scope, in_place(places):  # what a call() computes with weights is seen, too
+            nodes = fold(read(model, training=True), padded)
+        changed = [one.path for one in model.variables if id(one) not in places and id(one) in scope.state_mapping]
+        if changed:
+            raise UnsupportedLayer(f"a call() changes {changed} when it trains, which is not done on shares: freeze it, or leave it out")
+        return nodes
 
-    def _variable(self, array: Real, reading: int) -> Any:
-        """Return the trainable weight whose numbers, and no others, an array has in their order; None if there is none."""
-        for variable in self.variables:
-            numbers = self._places[reading][id(variable)]
-            if numbers.size == array.size and np.array_equal(numbers.reshape(-1), array.reshape(-1)):
-                return variable
-        return None
+    def add(self, layer: AnyLayer) -> int:
+        """Append a public node; return the number of its value."""
+        self.layers.append(layer)
+        return len(self.layers)
 
-    def weight(self, at: int, field: str) -> Weight | None:
-        """Return a weight of a node, None if it has none.
+    def _part(self, at: int, field: str) -> tuple[Weight, float] | None:
+        """Return a weight of a node and what it is multiplied by, None if it has none.
 
         Raises:
-            UnsupportedLayer: it depends on trainable weights in another way than having one of them.
+            UnsupportedLayer: it depends on trainable weights in another way than having numbers of one of them.
             ModelError: it is too large, or vanishes.
         """
         first, second = (getattr(nodes[at], field) for nodes in (self.nodes, self._others))
         if first is None:
             return None
+        first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
         if np.array_equal(first, second):
-            return Weight(self._constant(self.nodes[at], first), first.shape)
-        variables = [self._variable(array, reading) for reading, array in enumerate((first, second))]
-        if variables[0] is None or variables[0] is not variables[1]:
+            return Weight(self._constant(self.nodes[at], first), first.shape), 1.0
+        part = self._marks.part(first, second)
+        if part is None:
             raise UnsupportedLayer(
                 f"{_name(self.nodes[at])} computes with its weights before it uses them, which is not trained on shares: freeze it"
             )
-        name = self.names[id(variables[0])]
+        return self._weight(part, first.shape), part.factor
+
+    def _weight(self, part: Portion, shape: Shape) -> Weight:
+        name = self.names[id(self.variables[part.variable])]
         self.used.add(name)
-        return Weight(name, first.shape)
+        return Weight(name, shape) if part.whole else Weight(name, shape, part.start, part.view, part.steps)
+
+    def weight(self, at: int, field: str) -> Weight | None:
+        """Return a weight of a node, None if it has none; see `_part`.
+
+        Raises:
+            UnsupportedLayer: it is multiplied by a number before it is used.
+        """
+        found = self._part(at, field)
+        if found is not None and found[1] != 1:
+            raise UnsupportedLayer(
+                f"{_name(self.nodes[at])} computes with its weights before it uses them, which is not trained on shares: freeze it"
+            )
+        return None if found is None else found[0]
 
     def _constant(self, node: Node, array: Real) -> str:
         largest = float(np.abs(array).max())
@@ -159,26 +203,69 @@ class _Reading:
         self.kept[name] = np.array(array)
         return name
 
-    def layer(self, at: int) -> AnyLayer:
+    def read(self, at: int) -> None:
+        """Append the public nodes of a node.
+
+        Raises:
+            UnsupportedLayer: there are none for it.
+        """
+        node = self.nodes[at]
+        if node.kind == "StopGradient":
+            raise UnsupportedLayer(f"{_name(node)} stops gradients, which is not done on shares: freeze the layers before it")
+        inputs = tuple(self.at[x] for x in node.inputs)
+        if _said(node) == _said(self._others[at]):
+            self.at.append(self._nodes(at, node, inputs))
+        elif isinstance(node, net.Rescale):
+            self.at.append(self._rescaled(at, inputs))
+        else:
+            raise UnsupportedLayer(f"{_name(node)} multiplies or adds a trainable number, which is not trained on shares: freeze it")
+
+    def _nodes(self, at: int, node: Node, inputs: tuple[int, ...]) -> int:
+        match node:
+            case net.Product() | net.Convolution():
+                return self._linear(at, node, inputs)
+            case _:
+                return self.add(self.layer(at, node, inputs))
+
+    def _linear(self, at: int, node: net.Product | net.Convolution, inputs: tuple[int, ...]) -> int:
+        """A product or a convolution; weights that are multiplied by a number give outputs that are."""
+        (kernel, factor), bias = self._parts(at, "kernel"), self._part(at, "bias")
+        both = bias is None or math.isclose(bias[1], factor, rel_tol=1e-9)
+        inside = None if bias is None or not both else bias[0]
+        if isinstance(node, net.Product):
+            layer: AnyLayer = made.ProductLayer(inputs, kernel, inside)
+        else:
+            layer = made.ConvolutionLayer(inputs, kernel, inside, node.strides, node.padding, node.dilation, node.groups)
+        x = self.add(layer)
+        if factor != 1:
+            x = self.add(made.RescaleLayer((x,), factor))
+        return x if both else self.add(made.ShiftedLayer((x,), self._present(at, "bias")))
+
+    def _rescaled(self, at: int, inputs: tuple[int, ...]) -> int:
+        """One trainable number that multiplies all, or is added to all."""
+        node, other = self.nodes[at], self._others[at]
+        assert isinstance(node, net.Rescale)
+        assert isinstance(other, net.Rescale)
+        if node.scale != other.scale:
+            inputs = (self.add(made.AffineLayer(inputs, _of_one(self._present(at, "scale")))),)
+        elif node.scale != 1:
+            inputs = (self.add(made.RescaleLayer(inputs, node.scale)),)
+        if node.offset != other.offset:
+            inputs = (self.add(made.ShiftedLayer(inputs, _of_one(self._present(at, "offset")))),)
+        elif node.offset:
+            inputs = (self.add(made.RescaleLayer(inputs, 1.0, node.offset)),)
+        return inputs[0]
+
+    def layer(self, at: int, node: Node, inputs: tuple[int, ...]) -> AnyLayer:
         """Return the public node.
 
         Raises:
             UnsupportedLayer: there is none for it.
         """
-        node, inputs = self.nodes[at], self.nodes[at].inputs
-        if node.kind == "StopGradient":
-            raise UnsupportedLayer(f"{_name(node)} stops gradients, which is not done on shares: freeze the layers before it")
-        if _said(node) != _said(self._others[at]):
-            raise UnsupportedLayer(f"{_name(node)} multiplies or adds a trainable number, which is not trained on shares: freeze it")
         match node:
-            case net.Product():
-                return made.ProductLayer(inputs, self._present(at, "kernel"), self.weight(at, "bias"))
-            case net.Convolution():
-                kernel, bias = self._present(at, "kernel"), self.weight(at, "bias")
-                return made.ConvolutionLayer(inputs, kernel, bias, node.strides, node.padding, node.dilation, node.groups)
             case net.Affine():
                 shift = self.weight(at, "shift") if node.shift.any() else None
-                if (node.scale == 1).all() and shift is not None:
+                if (node.scale == 1).all() and shift is not None and np.array_equal(node.scale, getattr(self._others[at], "scale", None)):
                     return made.ShiftedLayer(inputs, shift)
                 return made.AffineLayer(inputs, self._present(at, "scale"), shift)
             case net.Shifted():
@@ -199,12 +286,43 @@ class _Reading:
                 return made.MultipliedLayer(inputs)
             case net.Sum(signs=signs):
                 return made.SumLayer(inputs, signs)
-        return _moved(node)
+            case net.Normalised(epsilon=epsilon, centred=centred):
+                return normalisation.NormalisedLayer(inputs, epsilon, centred)
+            case BatchNormalised(epsilon=epsilon, momentum=momentum, mean=mean, variance=variance):
+                names = (self._follows[id(one)] for one in (mean, variance))
+                return normalisation.BatchNormalisedLayer(inputs, epsilon, momentum, *names)
+            case Dropped(rate=rate, repeated=repeated):
+                return random.DroppedLayer(inputs, f"drawn{at}", rate, repeated)
+            case Noisy(deviation=deviation, multiplied=multiplied):
+                return random.NoisyLayer(inputs, f"drawn{at}", deviation, multiplied)
+        return _chosen(node, inputs)
 
     def _present(self, at: int, field: str) -> Weight:
         weight = self.weight(at, field)
         assert weight is not None  # only biases and shifts may be missing
         return weight
+
+    def _parts(self, at: int, field: str) -> tuple[Weight, float]:
+        found = self._part(at, field)
+        assert found is not None  # every product has a kernel
+        return found
+
+
+def _of_one(weight: Weight) -> Weight:
+    """A weight that is one number, with an axis."""
+    return Weight(weight.name, (1,))
+
+
+def _statistic(variable: Any) -> Real:
+    """The numbers of a statistic that is kept.
+
+    Raises:
+        ModelError: they are beyond those of a step.
+    """
+    numbers = np.asarray(variable.numpy(), np.float64)
+    if not (np.abs(numbers) <= LARGEST_VARIANCE).all():
+        raise ModelError(f"{variable.path} has numbers that are beyond {LARGEST_VARIANCE:g}, or none: they would not fit fixed point")
+    return numbers
 
 
 def _names(variables: Sequence[Any]) -> dict[int, str]:
@@ -218,27 +336,47 @@ def _names(variables: Sequence[Any]) -> dict[int, str]:
     return names
 
 
-def _moved(node: Node) -> AnyLayer:
+def _chosen(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
+    match node:
+        case net.Matrices():
+            return attention.MatricesLayer(inputs)
+        case net.Masked(keep=keep):
+            return attention.MaskedLayer(inputs, tuple(int(bit) for bit in keep.reshape(-1)), tuple(keep.shape))
+        case net.Softmax(log=False):
+            return attention.SoftmaxLayer(inputs)
+        case net.OneHot(shape=shape):
+            return lookup.OneHotLayer(inputs, shape[-1])
+        case net.Inverse(root=root):
+            return roots.InverseLayer(inputs, root)
+        case net.Truth(equal=equal):
+            return lookup.TruthLayer(inputs, equal)
+    return _moved(node, inputs)
+
+
+def _moved(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
     match node:
         case net.Shaped():
-            return made.ShapedLayer(node.inputs, node.shape)
+            return made.ShapedLayer(inputs, node.shape)
         case net.Permuted(axes=axes):
-            return made.PermutedLayer(node.inputs, axes)
+            return made.PermutedLayer(inputs, axes)
         case net.Taken(axis=axis, indices=indices):
-            return made.TakenLayer(node.inputs, axis, indices)
+            return made.TakenLayer(inputs, axis, indices)
         case net.Padded(padding=padding):
-            return made.PaddedLayer(node.inputs, padding)
+            return made.PaddedLayer(inputs, padding)
         case net.Joined(axis=axis):
-            return made.JoinedLayer(node.inputs, axis)
-        case net.Softmax():
-            raise UnsupportedLayer(f"{_name(node)} has a softmax that is not the end of the model: only there it is trained on shares")
+            return made.JoinedLayer(inputs, axis)
     raise UnsupportedLayer(f"{_name(node)} cannot be trained on shares; {KNOWN}")
 
 
 def _said(node: Node) -> tuple[Any, ...]:
     """What a node says beside its weights, and its name, which Keras counts up where a layer is followed into its call."""
     fields = (getattr(node, field.name) for field in dataclasses.fields(node) if field.name != "layer")
-    return tuple(value for value in fields if not isinstance(value, np.ndarray))
+    return tuple(_curve(value) if isinstance(value, Curve) else value for value in fields if not isinstance(value, np.ndarray))
+
+
+def _curve(curve: Curve) -> tuple[Any, ...]:
+    """What a curve is: one that is made anew is the same."""
+    return curve.left, curve.right, curve.breaks, curve.relative, curve.function(np.arange(-8.0, 8.0, 0.25)).tobytes()
 
 
 def _ending(node: Node) -> str | None:
@@ -250,19 +388,3 @@ def _ending(node: Node) -> str | None:
 
 def _name(node: Node) -> str:
     return f"layer {node.layer!r} ({node.kind})"
-
-
-def unvanished(layers: Sequence[Any]) -> None:
-    """Refuse kernels that are not zero and would be: a network of zeros does not learn.
-
-    Raises:
-        ModelError: it names the layer.
-    """
-    for layer in layers:
-        for kernel in (one for one in layer.trainable_variables if "kernel" in one.name):
-            largest = float(abs(kernel.numpy()).max())
-            if 0 < largest < VANISHED:
-                raise ModelError(
-                    f"the kernel of layer {layer.name!r} has weights up to {largest:.1e}, which vanish in fixed point: begin with weights"
-                    f" above {VANISHED:.1e}, or with zeros"
-                )

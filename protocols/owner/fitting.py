@@ -204,7 +204,7 @@ class Training:
             except ActorError as error:
                 raise WorkerLost(f"the weights could not be fetched: {error}") from None
             for place, a, b in zip(self._places, first, second, strict=False):  # what stays comes last
-                trained.weights[place].assign(decode(a + b, 2.0**-FRACTION))
+                trained.weights[place].assign(decode(a + b, 2.0**-FRACTION).reshape(tuple(trained.weights[place].shape)))
         trained.compile_from_config(self._model.get_compile_config())
         return trained
 

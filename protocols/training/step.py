@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -96,6 +96,9 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
         if not all(shape and min(shape) > 0 for shape in shapes):
             raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+        stay = {variable.name for variable in self.variables if not variable.trained}
+        if not stay.issuperset(name for layer in self.layers for name in layer.moves):
+            raise ModelError("statistics that follow what a step sees are kept beside the weights that are trained")
 
     @property
     def inputs(self) -> int:
@@ -188,7 +191,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
         squared = [Watched(at, 2.0 ** (GRADIENT + bits) / scale) for at, bits in gradients.values()]
         row, more = prepared(draft, optimizer, exact(draft, gradients, values, scale, plan.penalties), gradients, values, number)
     moved = update(draft, optimizer, gradients, values, scale, number, plan.constraints, row)
-    new = values | more | moved.new
+    new = values | network.moved | more | moved.new
     sums = [*moved.sums, *norms_of(draft, optimizer, gradients, values, scale)]
     if row is not None and not isinstance(optimizer, Adaptive):
         gradients, scale = {name: (at, MEAN) for name, at in pieces(draft, row, gradients).items()}, 1.0
@@ -196,7 +199,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     sums += network.watched
     if network.softmax is not None:
         sums.append(apart(draft, network.softmax, plan.outputs))
-    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few])
+    new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few], **network.inside)
     told = dict(network.told)
     if plan.value and plan.summed:
         told["loss"] = draft(Combine((told["loss"],), (batch,)))
@@ -225,6 +228,8 @@ class _Network(NamedTuple):
         told: the positions of the metric, and of the loss if it is computed.
         softmax: what belongs to a cross-entropy; None for other losses.
         watched: what else the loss is right for.
+        moved: the positions of new values of what follows what a step sees, by name.
+        inside: what nodes say has to be watched beside `large`, as `outside` takes it.
     """
 
     draft: StepDraft
@@ -234,6 +239,8 @@ class _Network(NamedTuple):
     told: dict[str, int]
     softmax: Softmax | None
     watched: tuple[Watched, ...]
+    moved: dict[str, int]
+    inside: dict[str, Any]
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
@@ -263,7 +270,8 @@ def _network(plan: Plan, batch: int) -> _Network:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
-    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched)
+    inside = {"scores": draft.spread, "strange": draft.strange}
+    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, inside)
 
 
 def _sums(

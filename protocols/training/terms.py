@@ -14,6 +14,7 @@ from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.networks.losses import truths
+from protocols.training.networks.random import tables
 from protocols.training.regression import Clusters, Logistic, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
@@ -222,6 +223,11 @@ class StepCircuits:
         plan = self._plan
         circuit = plan.circuit(size, number, last=last) if isinstance(plan, Plan) else plan.circuit(size, number)
         return circuit.arranged_as(alike)
+
+    @staticmethod
+    def drawn(circuit: Circuit, key: bytes) -> dict[str, Ring]:
+        """What is drawn at random in a step, by name: both servers draw the same from its public key."""
+        return tables(circuit, key)
 
     def like(self, size: int, *, last: bool) -> Circuit:
         """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""

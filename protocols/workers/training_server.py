@@ -278,13 +278,13 @@ class TrainingServer(Supplied):
     async def _step(self, session: _Training, rows: npt.NDArray[np.int64], seal: Seal, *, last: bool) -> tuple[dict[str, Ring], Cost]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
-        given: dict[str, Affine | Ring] = dict(session.shares)
+        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
+        given: dict[str, Affine | Ring] = dict(session.shares) | StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
         given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
         given["y"] = self._wire(session, terms.y, rows, terms.targets)
         if terms.w is not None:
             given["w"] = self._wire(session, terms.w, rows, lambda array: array)
 
-        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
         return await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)

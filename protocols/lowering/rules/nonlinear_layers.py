@@ -158,10 +158,10 @@ def layer_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     rows = (*shape[: -len(axes)], int(np.prod(shape[-len(axes) :])))
     flat = b.add(net.Shaped, layer, inputs, rows)
     x = b.add(net.Normalised, layer, [flat], rows, epsilon=float(layer.epsilon))
-    return b.add(net.Shaped, layer, [_learned(b, layer, x)], shape)
+    return b.add(net.Shaped, layer, [learned(b, layer, x)], shape)
 
 
-def _learned(b: Builder, layer: Any, x: int) -> int:
+def learned(b: Builder, layer: Any, x: int) -> int:
     """gamma x + beta over the last axis, where the layer has them."""
     gamma, beta = weights(layer, "gamma", "beta")
     if gamma is None and beta is None:
@@ -184,7 +184,7 @@ def group_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     x = b.add(net.Normalised, layer, [rows], (groups, places * each), epsilon=float(layer.epsilon))
     x = b.add(net.Shaped, layer, [x], (groups, places, each))
     x = b.add(net.Permuted, layer, [x], (places, groups, each), axes=(1, 0, 2))
-    return _learned(b, layer, b.add(net.Shaped, layer, [x], shape))
+    return learned(b, layer, b.add(net.Shaped, layer, [x], shape))
 
 
 @lowers("UnitNormalization")

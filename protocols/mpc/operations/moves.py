@@ -15,6 +15,9 @@ from protocols.mpc.numbers import shapes
 from protocols.mpc.operations.local import Local, Move
 from protocols.mpc.parties.exchange import Ring
 
+FEW = 64
+"""Elements of a slice below which one by one is faster than slice by slice."""
+
 
 def _of(value: Value, shape: Shape) -> Value:
     """Return what is known of the same elements in another shape."""
@@ -164,14 +167,23 @@ class Put(Local, frozen=True):
             if isinstance(at[-1], slice):
                 out[at] += x
                 continue
-            target, pieces = np.moveaxis(out, axis, 0), np.moveaxis(x, axis, 0)
-            for index, piece in zip(indices, pieces, strict=True):  # an index may come twice
-                target[index] += piece
+            _add(np.moveaxis(out, axis, 0), indices, np.moveaxis(x, axis, 0))
         return out
 
     def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
         """Take the slices to which the value was added."""
         return tape.put(Take(gradient, self.axis, self.places[side]), tape.bits(gradient))
+
+
+def _add(target: Ring, indices: tuple[int, ...], pieces: Ring) -> None:
+    """Add pieces to slices of an array, where an index may come twice."""
+    if len(set(indices)) == len(indices):
+        target[list(indices)] += pieces
+    elif pieces[0].size < FEW:
+        np.add.at(target, list(indices), pieces)
+    else:
+        for index, piece in zip(indices, pieces, strict=True):
+            target[index] += piece
 
 
 def joint(values: list[Value], shape: Shape, *, batched: bool) -> Value:

@@ -40,15 +40,30 @@ class Signal(NamedTuple):
 class StepDraft(Builder, Tape):
     """A circuit while it is written. What is put with its fractional bits is there once, however often it is put.
 
+    Args:
+        predicts: whether nodes are written as Keras computes them in `predict`, and not in a step of `fit`.
+
     Attributes:
+        predicts: the same.
         own: rules for gradients that take the place of those of operations.
+        reads: values that are functions of these, written as many operations: their own rule is that of the function.
+        spread: values of which no two along the last axis may be further apart than a softmax allows, see `window.py`.
+        hiding: scores among which there are some that are masked; those of which they are made are watched.
+        moved: new values, by name, of numbers that are kept beside weights and follow what a step sees.
+        strange: shares of counts that are 0 where all numbers are what they should be, such as indices of a table.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, predicts: bool = False) -> None:
         super().__init__()
+        self.predicts = predicts
         self._at: dict[tuple[Operation, int], int] = {}
         self._bits: dict[int, int] = {}
         self.own: dict[int, Rule] = {}
+        self.reads: dict[int, tuple[int, ...]] = {}
+        self.spread: list[Signal] = []
+        self.hiding: set[int] = set()
+        self.moved: dict[str, int] = {}
+        self.strange: list[int] = []
 
     def put(self, op: msgspec.Struct, bits: int = FRACTION) -> int:
         """As the tape says."""
@@ -172,11 +187,11 @@ class StepDraft(Builder, Tape):
 
     def gradients(self, known: Mapping[int, int], wanted: Collection[int]) -> dict[int, int]:
         """Write the gradients by the `wanted` values from those by the `known` ones."""
-        return gradients(self, self._ops, known, wanted, self.own)
+        return gradients(self, self._ops, known, wanted, self.own, self.reads)
 
     def copy(self) -> StepDraft:
         """Return a draft with what has been written so far, to go on in one way or another."""
-        draft = StepDraft()
+        draft = StepDraft(predicts=self.predicts)
         draft._ops, draft._scope = list(self._ops), Scope(list(self._scope.values))
         draft._at, draft._bits = dict(self._at), dict(self._bits)
         return draft

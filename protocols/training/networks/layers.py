@@ -38,10 +38,21 @@ class Variable(msgspec.Struct, frozen=True):
 
 
 class Weight(msgspec.Struct, frozen=True):
-    """A weight by its name, in the shape in which a node needs it."""
+    """A weight by its name, in the shape in which a node needs it; or numbers of it in other places.
+
+    Attributes:
+        name: of the weight.
+        shape: in which the node needs it.
+        start: the number, in row-major order, that comes first.
+        view: axes that are reshaped to `shape` in the end; empty for the weight as it is.
+        steps: of the numbers along each axis of `view`: 0 where one is repeated, below 0 where they are turned round.
+    """
 
     name: str
     shape: Shape
+    start: int = 0
+    view: Shape = ()
+    steps: tuple[int, ...] = ()
 
     def share(self, draft: StepDraft, weights: Positions) -> int:
         """Return it as it is held."""
@@ -52,7 +63,35 @@ class Weight(msgspec.Struct, frozen=True):
         return self._shaped(draft, draft.opened(weights[self.name]))
 
     def _shaped(self, draft: StepDraft, x: int) -> int:
+        if self.view:
+            x = self._placed(draft, x)
         return x if draft.value(x).shape == self.shape else draft.put(Reshape(x, self.shape), draft.bits(x))
+
+    def _placed(self, draft: StepDraft, x: int) -> int:
+        """The numbers between the first and the last that are needed, their axes in order, turned and repeated."""
+        bits, size = draft.bits(x), draft.value(x).size
+        axes = sorted((axis for axis, step in enumerate(self.steps) if step), key=lambda axis: -abs(self.steps[axis]))
+        lengths = tuple(self.view[axis] for axis in axes)
+        even = [math.prod(lengths[at + 1 :]) for at in range(len(lengths))] == [abs(self.steps[axis]) for axis in axes]
+        low = self.start + sum(self.steps[axis] * (self.view[axis] - 1) for axis in axes if self.steps[axis] < 0)
+        count = math.prod(lengths)
+        if len(self.steps) != len(self.view) or not even or not 0 <= low <= size - count or min(self.view) < 1:
+            raise ModelError(f"numbers from {self.start} in steps {self.steps} along {self.view} are not all of a part of {self.name!r}")
+        x = draft.put(Reshape(x, (size,)), bits)
+        if count < size:
+            x = draft.put(Take(x, 0, tuple(range(low, low + count))), bits)
+        x = draft.put(Reshape(x, lengths or (1,)), bits)
+        for place, axis in enumerate(axes):
+            if self.steps[axis] < 0:
+                x = draft.put(Take(x, place, tuple(reversed(range(lengths[place])))), bits)
+        order = tuple(axes.index(axis) for axis in sorted(axes))
+        if order != tuple(range(len(order))):
+            x = draft.put(Permute(x, order), bits)
+        x = draft.put(Reshape(x, tuple(n if step else 1 for n, step in zip(self.view, self.steps, strict=True))), bits)
+        for axis, (n, step) in enumerate(zip(self.view, self.steps, strict=True)):
+            if not step and n > 1:
+                x = draft.put(Take(x, axis, (0,) * n), bits)
+        return x
 
 
 class Layer(msgspec.Struct, frozen=True, tag=True):
@@ -68,6 +107,11 @@ class Layer(msgspec.Struct, frozen=True, tag=True):
     def grows(self) -> bool:
         """Whether it can give numbers larger than those that it takes, so that they must be watched."""
         return False
+
+    @property
+    def moves(self) -> tuple[str, ...]:
+        """The names of kept numbers that it changes beside what gradients do: they follow what a step sees."""
+        return ()
 
     @abstractmethod
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
@@ -183,7 +227,7 @@ class RescaleLayer(Layer, frozen=True):
         """Y."""
         if not (2.0**-20 < abs(self.scale) < 2.0**20 and abs(self.offset) < LARGEST):
             raise ModelError(f"x is rescaled to {self.scale:g} x + {self.offset:g}: both must be within {LARGEST:g}, and not vanish")
-        x = _scaled(draft, xs[0], self.scale)
+        x = scaled(draft, xs[0], self.scale)
         return draft.put(Combine((x,), (1,), round(self.offset * 2.0 ** draft.bits(x))), draft.bits(x)) if self.offset else x
 
 
@@ -316,7 +360,8 @@ def _added(draft: StepDraft, xs: Sequence[int]) -> int:
     return xs[0] if len(xs) == 1 else draft.put(Combine(tuple(xs), (1,) * len(xs)), draft.bits(xs[0]))
 
 
-def _scaled(draft: StepDraft, x: int, scale: float) -> int:
+def scaled(draft: StepDraft, x: int, scale: float) -> int:
+    """`scale` times x, for a public number with `DIGITS` significant bits. Rounds: 0, or 1."""
     shift = max(0, DIGITS - math.floor(math.log2(abs(scale))))
     return draft.times(x, round(scale * 2.0**shift), shift)
 

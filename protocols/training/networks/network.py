@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocols.training.networks.attention import MaskedLayer, MatricesLayer, SoftmaxLayer
 from protocols.training.networks.layers import (
     AffineLayer,
     AveragePoolLayer,
@@ -17,7 +18,11 @@ from protocols.training.networks.layers import (
     SumLayer,
     TakenLayer,
 )
+from protocols.training.networks.lookup import OneHotLayer, TruthLayer
 from protocols.training.networks.nonlinear import CurveLayer, ExtremeLayer, MaxPoolLayer, RectifierLayer
+from protocols.training.networks.normalisation import BatchNormalisedLayer, NormalisedLayer
+from protocols.training.networks.random import DroppedLayer, NoisyLayer
+from protocols.training.networks.roots import InverseLayer
 
 AnyLayer = (
     ProductLayer
@@ -37,4 +42,14 @@ AnyLayer = (
     | SumLayer
     | MultipliedLayer
     | ExtremeLayer
+    | NormalisedLayer
+    | BatchNormalisedLayer
+    | MatricesLayer
+    | MaskedLayer
+    | SoftmaxLayer
+    | OneHotLayer
+    | TruthLayer
+    | DroppedLayer
+    | NoisyLayer
+    | InverseLayer
 )

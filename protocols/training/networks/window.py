@@ -20,6 +20,7 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
+from protocols.training.networks.attention import SCORES
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import PRECISE, Softmax
 
@@ -65,10 +66,13 @@ def outside(
     sums: Sequence[Watched],
     *,
     gradients: Sequence[Watched] = (),
+    scores: Sequence[Signal] = (),
+    strange: Sequence[int] = (),
 ) -> int:
     """[`before` or any of `activations` (batch, ...), `sums` or `gradients` outside]; `before` a bit, `sums` as `summed` gives them.
 
-    Of `gradients`, for optimizers that square them, and of quotients each element is looked at with few others.
+    Of `gradients`, for optimizers that square them, and of quotients each element is looked at with few others. `scores` go into a softmax;
+    `strange` are counts, (1,), that are 0 if all is well.
 
     Rounds: 6, beside others. Bytes: 2 `SUMS` comparisons for each `ROW` activations of an example, for each of `sums`, and for each
     `FEW` elements of a gradient.
@@ -76,6 +80,8 @@ def outside(
     counts = [
         _outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**ACTIVATIONS, x.bits) for x in activations
     ]
+    counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**SCORES, x.bits) for x in scores]
+    counts += strange
     few = [Watched(build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), x.edge) for x in gradients]
     for x in (*few, *sums):
         drop = math.ceil(math.log2(x.edge)) - RESOLVED
@@ -117,7 +123,8 @@ def _row(shape: Shape, most: int) -> int:
 
 def _outside(build: Builder, sums: int, bound: float, bits: int) -> int:
     """How many of some sums with `bits` fractional bits are beyond +-`bound`."""
-    return _beyond(build, sums, round(bound * 2**bits), bits - DIGITS, REACH + DIGITS)
+    drop = bits - DIGITS  # a value with many bits is what is watched already, times a factor that the ring has room for
+    return _beyond(build, sums, round(bound * 2**bits), drop, min(63 - drop, REACH + DIGITS))
 
 
 def _beyond(build: Builder, sums: int, edge: int, drop: int, window: int) -> int:

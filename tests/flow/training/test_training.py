@@ -194,10 +194,8 @@ def test_layers_that_cannot_be_trained():
         return model
 
     for layer, match in [
-        (layers.LayerNormalization(), "LayerNormalization"),
-        (layers.Dropout(0.5), "Dropout"),
         (layers.Dense(3, kernel_regularizer="l2"), "kernel_regularizer"),
-        (layers.Dense(3, activation="softmax"), "softmax that is not the end"),
+        (layers.Dense(3, activation="log_softmax"), "cannot be trained on shares"),
     ]:
         with pytest.raises(UnsupportedLayer, match=match):
             plan(compiled(layer))
@@ -209,6 +207,55 @@ SCHEDULES = {
     "sgd": lambda: keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay([3, 6], [0.5, 0.1, 0.02])),
     "adam": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.05, 12)),
 }
+
+
+async def test_statistics_of_batches_are_kept_on_shares_and_revealed(cluster, data):
+    """A batch normalisation, an embedding of its own kind and a number that multiplies, trained as by Keras."""
+    x, y = data
+    keras.utils.set_random_seed(4)
+    hidden = [layers.Flatten(), layers.Dense(8), layers.BatchNormalization(momentum=0.5), layers.ReLU(), Factor()]
+    model = keras.Sequential([layers.Input((2, 4)), *hidden, layers.Dense(3)], name="normalised")
+    model.compile(keras.optimizers.SGD(0.25), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    stored = await cluster.store("x", x), await cluster.store("y", y)
+    async with await share(model, cluster, calibration=x) as shared:
+        epochs = [epoch async for epoch in shared.fit(*stored, epochs=2, batch_size=32, shuffle=False)]
+        trained = await shared.reveal()
+    model.fit(x, y, epochs=2, batch_size=32, shuffle=False, verbose=0)
+    assert len(epochs) == 2
+    for mine, theirs, old in zip(trained.get_weights(), model.get_weights(), before, strict=True):
+        assert np.abs(theirs - old).max() > 0.0005
+        np.testing.assert_allclose(mine, theirs, atol=0.005)
+    np.testing.assert_allclose(trained.predict(x, verbose=0), model.predict(x, verbose=0), atol=0.02)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Factor(layers.Layer):
+    """One trainable number."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(), initializer="ones", name="factor")
+
+    def call(self, x):
+        return x * self.factor
+
+
+async def test_a_dropout_is_drawn_anew_in_each_step_by_both_servers(cluster, data):
+    """With a rate of 1/2 the same step, without a learning rate, tells another loss each time; trained, it learns as before."""
+    x, y = data
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([layers.Input((2, 4)), layers.Flatten(), layers.Dense(16, "relu"), layers.Dropout(0.5), layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stored = await cluster.store("x", x), await cluster.store("y", y)
+    async with await share(model, cluster, calibration=x) as shared:
+        told = {"metrics": ["loss"], "batch_size": 100, "shuffle": False}
+        still = [epoch.loss async for epoch in shared.fit(*stored, epochs=3, **told)]
+        model.optimizer.learning_rate = 0.3
+        learnt = [epoch.loss async for epoch in shared.fit(*stored, epochs=12, **told)]
+        trained = await shared.reveal()
+    assert len({round(loss, 3) for loss in still}) == 3
+    assert learnt[-1] < learnt[0] - 0.1
+    assert trained.evaluate(x, y, verbose=0) < learnt[0] - 0.1
 
 
 async def test_a_graph_with_a_frozen_layer_is_trained_and_revealed(cluster, data):

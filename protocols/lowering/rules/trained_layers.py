@@ -1,0 +1,137 @@
+"""Rules of layers that do something else in a training than in a prediction; see `layers.py` for what a rule is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from protocols.lowering.nodes import network as net
+from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.network import Node
+from protocols.lowering.nodes.refusals import refuse
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
+from protocols.lowering.rules.layers import RULES, Rule
+from protocols.lowering.rules.nonlinear_layers import learned
+
+TRAINED: dict[str, Rule] = {}
+"""Rules that take the place of those of predictions where a layer is called in a training."""
+
+
+def trains(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for layers of these classes."""
+
+    def register(rule: Rule) -> Rule:
+        TRAINED.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+@trains("BatchNormalization")
+def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """By the statistics of the batch, unless it is frozen."""
+    if not layer.trainable:
+        frozen: int = RULES["BatchNormalization"](b, layer, inputs)
+        return frozen
+    shape = b.shape(inputs[0])
+    if layer.axis not in (-1, len(shape)):
+        raise refuse(layer, f"it normalises axis {layer.axis}", "axis=-1")
+    settings = {"epsilon": float(layer.epsilon), "momentum": float(layer.momentum)}
+    x = b.add(BatchNormalised, layer, inputs, shape, mean=layer.moving_mean, variance=layer.moving_variance, **settings)
+    return learned(b, layer, x)
+
+
+@trains("Dropout")
+def dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """One draw for each number, or for all along axes where its noise shape is 1."""
+    given, shape = layer.noise_shape, b.shape(inputs[0])
+    if given is not None and (len(given) != len(shape) + 1 or given[0] == 1):
+        raise refuse(layer, f"its noise_shape is {given}", f"one of {len(shape) + 1} axes, with a draw for each example")
+    repeated = tuple(axis for axis, n in enumerate(given[1:]) if n == 1) if given is not None else ()
+    return dropped(b, layer, inputs[0], layer.rate, repeated)
+
+
+@trains("SpatialDropout1D", "SpatialDropout2D")
+def spatial_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """One draw for each channel."""
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise refuse(layer, "data_format is 'channels_first'", "data_format='channels_last'")
+    return dropped(b, layer, inputs[0], layer.rate, tuple(range(len(b.shape(inputs[0])) - 1)))
+
+
+@trains("GaussianDropout", "GaussianNoise")
+def gaussian(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """Noise that is multiplied, or added."""
+    multiplied = type(layer).__name__ == "GaussianDropout"
+    deviation = math.sqrt(layer.rate / (1 - layer.rate)) if multiplied else float(layer.stddev)
+    if not deviation:
+        return inputs[0]
+    return b.add(Noisy, layer, inputs[:1], b.shape(inputs[0]), deviation=deviation, multiplied=multiplied)
+
+
+@trains("AlphaDropout")
+def alpha_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+    """a (x m + alpha' (1 - m)) + c = a (x - alpha') m + a alpha' + c for a draw m (Klambauer et al., 2017, arXiv:1706.02515, section 3)."""
+    if layer.noise_shape is not None:
+        raise refuse(layer, f"its noise_shape is {layer.noise_shape}", "AlphaDropout without one")
+    rate, shape, low = float(layer.rate), b.shape(inputs[0]), -1.6732632423543772 * 1.0507009873554805
+    if not rate:
+        return inputs[0]
+    scale = ((1 - rate) * (1 + rate * low**2)) ** -0.5
+    moved = b.add(net.Rescale, layer, inputs[:1], shape, scale=1.0, offset=-low)
+    kept = b.add(net.Rescale, layer, [dropped(b, layer, moved, rate, ())], shape, scale=scale * (1 - rate), offset=0.0)
+    return b.add(net.Rescale, layer, [kept], shape, scale=1.0, offset=scale * low * (1 - rate))
+
+
+@trains("LSTM", "GRU", "SimpleRNN")
+def recurrent(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Any = None, initial_state: Any = None) -> Any:
+    """As in a prediction, with a dropout of its inputs: one draw for all steps."""
+    if layer.recurrent_dropout:
+        raise refuse(layer, f"its recurrent_dropout is {layer.recurrent_dropout:g}", "dropout= alone in a training")
+    first = dropped(b, layer, inputs[0], layer.dropout, (0,))
+    return RULES[type(layer).__name__](b, layer, [first, *inputs[1:]], mask=mask, initial_state=initial_state)
+
+
+@trains("MultiHeadAttention")
+def multi_head_attention(
+    b: Builder,
+    layer: Any,
+    inputs: Sequence[int],
+    *,
+    query_mask: Any = None,
+    value_mask: Any = None,
+    key_mask: Any = None,
+    attention_mask: Any = None,
+    use_causal_mask: bool = False,
+) -> int:
+    """As in a prediction, with a dropout of what the softmax gives."""
+    masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask, "attention_mask": attention_mask}
+    rule = RULES["MultiHeadAttention"]
+    result: int = rule(_Dropping(b, layer, layer.dropout), layer, inputs, use_causal_mask=use_causal_mask, **masks)
+    return result
+
+
+@trains("Attention", "AdditiveAttention")
+def attention(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Any = None, use_causal_mask: bool = False) -> int:
+    """The same."""
+    rule = RULES[type(layer).__name__]
+    result: int = rule(_Dropping(b, layer, layer.dropout), layer, inputs, mask=mask, use_causal_mask=use_causal_mask)
+    return result
+
+
+class _Dropping(Builder):
+    """A builder that puts a dropout behind each softmax."""
+
+    def __init__(self, b: Builder, layer: Any, rate: float) -> None:
+        self.nodes, self._layer, self._rate = b.nodes, layer, rate
+
+    def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
+        """As a builder does, and the dropout."""
+        position = super().add(node_class, layer, inputs, shape, **settings)
+        return dropped(self, self._layer, position, self._rate, ()) if node_class is net.Softmax else position
+
+
+def dropped(b: Builder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:
+    """A dropout, if there is one."""
+    return b.add(Dropped, layer, [x], b.shape(x), rate=float(rate), repeated=repeated) if rate else x
