@@ -210,10 +210,10 @@ SCHEDULES = {
 
 
 async def test_statistics_of_batches_are_kept_on_shares_and_revealed(cluster, data):
-    """A batch normalisation, an embedding of its own kind and a number that multiplies, trained as by Keras."""
+    """A batch normalisation, and one number that multiplies, trained as by Keras."""
     x, y = data
     keras.utils.set_random_seed(4)
-    hidden = [layers.Flatten(), layers.Dense(8), layers.BatchNormalization(momentum=0.5), layers.ReLU(), Factor()]
+    hidden = [layers.Flatten(), layers.Dense(8, use_bias=False), layers.BatchNormalization(momentum=0.5), layers.ReLU(), Factor()]
     model = keras.Sequential([layers.Input((2, 4)), *hidden, layers.Dense(3)], name="normalised")
     model.compile(keras.optimizers.SGD(0.25), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_weights()

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from training_deployment import SCALE, Trainers
 
+from deployment import key
 from protocols.errors import ProgramError
 from protocols.mpc import operations
 from protocols.mpc.circuit import Builder, meaning
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.bilinear import Bilinear, Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.drawn import Drawn
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
@@ -22,6 +24,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import AsShare, Given, Open
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.random import tables
 
 
 def given(name, *shape, kind="wire"):
@@ -63,9 +66,12 @@ OPERATIONS = {
     "Truncate": (X, Combine((0,), (64,)), Truncate(1, 6, 40)),
     "Truncate that loses bits": (X, Truncate(0, 6, 40)),
     "Select": (X, Select(0, 6, 40, 3, -2, 0)),
+    "Drawn": (X, Drawn(0, "drawn", (6, 4), 1 << 15)),
+    "Drawn, one for a row": (X, Drawn(0, "drawn", (6, 1), 0, 1 << 12, 12)),
+    "Drawn that is added": (X, Drawn(0, "drawn", (6, 4), 0, 1 << 12, 0, added=True)),
     "Piecewise": (X, Piecewise(0, 6, 40, (-1024, 2048), (1, -2, 3), (0, 512, 7))),
 }
-BITS = {"Truncate that loses bits": FRACTION - 6, "Select": FRACTION - 6, "Piecewise": FRACTION - 6}
+BITS = {"Drawn, one for a row": FRACTION + 12, "Truncate that loses bits": FRACTION - 6, "Select": FRACTION - 6, "Piecewise": FRACTION - 6}
 
 
 def gradients(name):
@@ -92,15 +98,15 @@ def test_a_gradient_is_what_the_value_changes_by(name):
     forward = build.circuit({"out": [build(op) for op in OPERATIONS[name]][-1]})
 
     def value(inputs):
-        encoded = {key: encode(one, SCALE) for key, one in inputs.items()}
+        encoded = {name: encode(one, SCALE) for name, one in inputs.items()} | tables(forward, key("drawn"))
         return decode(meaning(forward, encoded, lambda shape: np.zeros(shape, np.uint64))["out"], 2.0**-bits)
 
-    for key, x in numbers.items():
+    for name_of, x in numbers.items():
         step = np.random.default_rng(2).integers(-3, 4, x.shape) / 64
-        change = (slope * (value(numbers | {key: x + step}) - value(numbers | {key: x - step})).reshape(slope.shape)).sum()
-        assert back[key].shape == x.shape
-        assert np.abs(back[key]).max() > 0
-        assert (back[key] * step).sum() * 2 == pytest.approx(change, abs=0.01)
+        change = (slope * (value(numbers | {name_of: x + step}) - value(numbers | {name_of: x - step})).reshape(slope.shape)).sum()
+        assert back[name_of].shape == x.shape
+        assert np.abs(back[name_of]).max() > 0
+        assert (back[name_of] * step).sum() * 2 == pytest.approx(change, abs=0.01)
 
 
 def test_each_operation_has_a_gradient_here_or_says_why_not():

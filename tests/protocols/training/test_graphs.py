@@ -212,7 +212,11 @@ class Scaling(layers.Layer):
         (ROWS, lambda x: layers.Dense(3)(layers.SpectralNormalization(layers.Dense(4))(x)), "changes .*vector_u.* when it trains"),
         (STEPS, lambda x: layers.LSTM(3, recurrent_dropout=0.5)(x), "'lstm.*recurrent_dropout"),
         (STEPS, lambda x: layers.TimeDistributed(layers.BatchNormalization())(x), "'time_distributed.*by its batch, step by step"),
-        (ROWS, lambda x: layers.Dense(3)(layers.BatchNormalization()(layers.Dense(4)(x), mask=x[:, 0] > 0)), "'batch_norm.*mask"),
+        (
+            ROWS,
+            lambda x: layers.Dense(3)(layers.Flatten()(layers.BatchNormalization()(layers.Embedding(9, 3, mask_zero=True)(x)))),
+            "'batch_norm.*mask",
+        ),
     ],
 )
 def test_what_has_no_gradient_on_shares_is_refused_by_its_name(shape, hidden, match):

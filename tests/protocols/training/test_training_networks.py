@@ -376,7 +376,7 @@ def test_largest_of_a_window_and_its_gradient_alone():
         ([layers.Conv2D(2, 3, kernel_regularizer="orthogonal_regularizer")], "kernel has a regularizer, OrthogonalRegularizer"),
         ([layers.Conv2D(2, 3, activation="log_softmax")], r"'conv2d\w*' \(Conv2D\) cannot be trained on shares"),
         ([layers.Conv2D(2, 3, activation="exponential")], "grows beyond any bound"),
-        ([layers.Conv2D(2, 3, data_format="channels_first")], "channels"),
+        ([layers.Conv2D(2, 1, data_format="channels_first")], "channels"),
     ],
 )
 def test_layers_that_are_refused(hidden, match):
