@@ -30,9 +30,9 @@ async def main(count: int, iterations: int) -> None:
     new, diagnoses = patients(data.x_test, data.y_test)
     julia, greg, me = (Worker("localhost:0") for _ in range(3))
     async with Cluster(julia, greg, crypto_provider=me) as cluster:
-        settings = {"n_estimators": iterations, "learning_rate": 0.3, "max_bins": 16}
-        together = await GradientBoostingClassifier(cluster, **settings).fit(x, y)
-        alone = await GradientBoostingClassifier(cluster, **settings).fit(x[:, 8:], y)
+        together, alone = (GradientBoostingClassifier(cluster, n_estimators=iterations, learning_rate=0.3, max_bins=16) for _ in range(2))
+        await together.fit(x, y)
+        await alone.fit(x[:, 8:], y)
     print(f"{len(together.estimators_)} trees on {count} patients, each of depth {together.estimators_[0][0].depth}")
     first = together.estimators_[0][0]
     print(f"the first split: patch {first.feature[0]} at {first.threshold[0]:.2f}")

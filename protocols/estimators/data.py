@@ -204,8 +204,17 @@ def labels(y: Data) -> tuple[Array, Array]:
     return numbers, names
 
 
-def by_class(given: Mapping[Any, float] | str, labels: Array, counts: Array) -> Array:
-    """Return the weight of each class."""
+def by_class(given: Mapping[Any, float] | str | None, labels: Array, counts: Array) -> Array:
+    """Return the weight of each class.
+
+    Args:
+        given: label -> weight; else weights are balanced.
+        labels: all of them.
+        counts: how many examples each class has, by weight.
+
+    Raises:
+        InputError: weights are out of range, or of labels that there are not; or nothing is left.
+    """
     if isinstance(given, Mapping):
         known = {label.item() if hasattr(label, "item") else label: place for place, label in enumerate(labels)}
         strangers = [label for label in given if label not in known]

@@ -5,7 +5,7 @@ import pytest
 from sklearn import linear_model
 
 from inner_workers import inner_workers
-from protocols import GradientBoostingRegressor, LinearRegression, LogisticRegression, RandomForestRegressor, Use
+from protocols import GradientBoostingRegressor, KMeans, LinearRegression, LogisticRegression, RandomForestRegressor, Use
 from protocols.errors import NotGranted
 
 ROWS = 24
@@ -68,9 +68,10 @@ async def test_sums_and_coefficients_go_to_those_only_whom_the_owner_names(tmp_p
                 await model.fit(kept, targets)
 
 
-async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left(tmp_path):
+@pytest.mark.parametrize("equals", [False, True])
+async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left(tmp_path, equals):
     x, y = data()
-    async with inner_workers(tmp_path) as (inner, cluster):
+    async with inner_workers(tmp_path, equals=equals) as (inner, cluster):
         parts = {"lab": x[:, :2], "ward": x[:, 2:], "y": y}
         grants = [(await cluster.deposit(name, part)).to_give() for name, part in parts.items()]
         together, targets = await cluster.load("lab", "ward", axis=1, grants=grants), await cluster.load("y", grants=grants)
@@ -87,6 +88,8 @@ async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left
             for estimator in (GradientBoostingRegressor, RandomForestRegressor):
                 with pytest.raises(NotGranted, match="and no trees or clusters"):
                     await estimator(cluster, n_estimators=1, max_bins=4, max_depth=1).fit(kept, y[:, 0])
+            with pytest.raises(NotGranted, match="and no trees or clusters"):
+                await KMeans(cluster, n_clusters=2, init=np.eye(3)[:2]).fit(kept)
             for worker, stretches in zip(inner, before, strict=True):
                 worker.holdings.stretches.update(stretches)
 

@@ -1,0 +1,22 @@
+"""PCA and k-means at workers, on arrays and on what others have stored."""
+
+import numpy as np
+from sklearn import cluster as theirs
+from sklearn import datasets, decomposition
+
+from protocols import PCA, KMeans
+
+
+async def test_components(cluster):
+    x = datasets.load_iris().data
+    for given in (x, await cluster.store("x", x)):
+        ours = await PCA(cluster, n_components=2).fit(given)
+        np.testing.assert_allclose(ours.explained_variance_, decomposition.PCA(2).fit(x).explained_variance_, rtol=1e-3)
+
+
+async def test_centres(cluster):
+    x = datasets.load_iris().data
+    expected = theirs.KMeans(3, init=x[[0, 60, 120]], n_init=1, tol=0).fit(x)
+    for given in (x, await cluster.store("x", x)):
+        ours = await KMeans(cluster, n_clusters=3, init=x[[0, 60, 120]], tol=0).fit(given)
+        np.testing.assert_allclose(ours.cluster_centers_, expected.cluster_centers_, atol=1e-3)
