@@ -323,7 +323,7 @@ def _rule(layer: Any, *, training: bool) -> Rule | None:
     """The rule of a layer: that of its class, or of the one of Keras that it extends without another way to compute."""
     own: set[str] = set()
     for kind in type(layer).__mro__:
-        if kind.__module__.startswith("keras.") and ".layers." in kind.__module__:
+        if kind.__module__.startswith("keras.") and (".layers." in kind.__module__ or ".activations." in kind.__module__):
             found = TRAINED.get(kind.__name__) if training else None
             found = found or RULES.get(kind.__name__)
             return found if not own & vars(kind).keys() else None

@@ -227,10 +227,6 @@ REFUSED = {
     "velocities made before": (lambda: continued(SGD(0.1, momentum=0.9)), "1 steps in the clear"),
     "a schedule that has begun": (lambda: continued(SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5))), "1 steps in the clear"),
     "weights of 1e-6": (faint, "kernel of layer 'faint' has weights up to 1.*vanish"),
-    "a part of a function as one": (
-        lambda: model(hidden=(layers.Dense(5, functools.partial(keras.activations.relu, negative_slope=0.1)),)),
-        "partial",
-    ),
     "a rate by a function": (lambda: model(optimizer=SGD(always)), "a function that is called in each step"),
     "a rate by a function of a step": (lambda: model(optimizer=SGD(falling)), "a function that is called in each step"),
     "a softmax of one output": (lambda: model(1, loss=SPARSE), "one output, and a softmax over one output is always 1"),
