@@ -19,7 +19,8 @@ import msgspec
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
-from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, Softmax
@@ -28,6 +29,11 @@ from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
+
+CLASS_BITS = 12
+"""Fractional bits of the weight of a class."""
+LARGEST_WEIGHT = 512.0
+"""Of a class, or of an example."""
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -44,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
         sums: how sums of losses over an epoch are told.
+        weighted: whether examples have weights of their own, by which their losses are multiplied.
+        classes: by which losses are multiplied, for each class of the targets; none: by 1. A binary cross-entropy has two.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -56,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     weight: float = 1.0
     threshold: float = 0.0
     sums: Told = EXACT
+    weighted: bool = False
+    classes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -70,6 +80,10 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
         if not all(shape and min(shape) > 0 for shape in shapes):
             raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+        if self.classes and (self.weighted or self.loss == "mse" or len(self.classes) != max(self.outputs, 2)):
+            raise ModelError(f"{len(self.classes)} weights of classes were given for {self.outputs} outputs: one for each class is needed")
+        if not all(0 <= weight < LARGEST_WEIGHT for weight in self.classes):
+            raise ModelError(f"weights of classes lie between 0 and {LARGEST_WEIGHT:g}")
 
     @property
     def inputs(self) -> int:
@@ -113,6 +127,17 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         """How often an epoch goes over the examples."""
         return 1
 
+    def weights(self, draft: StepDraft, y: int, batch: int) -> Signal | None:
+        """Return the weight of each example of a batch with the targets `y`, a wire (batch, 1); None: all count alike. Rounds: 0."""
+        if self.weighted:
+            return Signal(draft(Given("w", (batch, 1), "wire")))
+        if not self.classes:
+            return None
+        factors = [round(weight * 2.0**CLASS_BITS) for weight in self.classes]
+        if self.outputs == 1:  # y is 1 for the second class, and 0 for the first
+            return Signal(draft(Combine((y,), (factors[1] - factors[0],), factors[0] << FRACTION)), FRACTION + CLASS_BITS)
+        return Signal(draft(Sum(draft(Scale(y, tuple(factors), (self.outputs,))), 1)), FRACTION + CLASS_BITS)
+
     def circuit(self, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
         """Return the circuit of a step, see `step`."""
         return step(self, batch, number, last=last)
@@ -123,7 +148,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
-    Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
+    Given: wire `x` (batch, inputs), wire `y` (batch, outputs), wire `w` (batch, 1) if examples have weights, and the shares of the weights
+    by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
     with 2 `FRACTION` fractional bits (mean squared error) less those that `Plan.sums` loses, from before the update; `loss`: its sum over
     the batch, if the plan asks for it.
@@ -168,12 +194,33 @@ class _Network(NamedTuple):
     softmax: Softmax | None
 
 
-@lru_cache(maxsize=8)  # a step with other public factors computes the same
-def _network(plan: Plan, batch: int) -> _Network:
-    draft = StepDraft()
+class Forward(NamedTuple):
+    """A network forward, as it is written first.
+
+    Attributes:
+        draft: where it is written.
+        values: the positions of the weights, by name.
+        large: what has to be watched.
+        outputs: the position of the logits, or of the numbers that are compared, (batch, outputs), not rounded yet.
+    """
+
+    draft: StepDraft
+    values: dict[str, int]
+    large: list[Signal]
+    outputs: int
+
+
+def forward(plan: Plan, batch: int, *, predicts: bool) -> Forward:
+    """Write a network forward; `predicts` says whether as Keras does in `predict`, or as in a step of `fit`.
+
+    Given: wire `x` (batch, inputs), and the shares of the weights by the names of `Plan.shapes`.
+
+    Raises:
+        ModelError: a node cannot be written, or the outputs have another shape than the plan says.
+    """
+    draft = StepDraft(predicts=predicts)
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
-    y = draft(Given("y", (batch, plan.outputs), "wire"))
     made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
     for place, node in enumerate(plan.layers):
         try:
@@ -182,13 +229,23 @@ def _network(plan: Plan, batch: int) -> _Network:
             raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
         if node.grows:
             large.append(Signal(made[-1], draft.bits(made[-1])))
-    z = draft.affine(made[-1])
-    if draft.value(z).shape != (batch, plan.outputs):
-        raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
+    if draft.value(made[-1]).shape != (batch, plan.outputs):
+        raise ModelError(f"the network gives values of shape {draft.value(made[-1]).shape[1:]}, and {plan.outputs} numbers are compared")
+    return Forward(draft, values, large, made[-1])
+
+
+@lru_cache(maxsize=8)  # a step with other public factors computes the same
+def _network(plan: Plan, batch: int) -> _Network:
+    draft, values, large, outputs = forward(plan, batch, predicts=False)
+    y = draft(Given("y", (batch, plan.outputs), "wire"))
+    z = draft.affine(outputs)
+    weights = plan.weights(draft, y, batch)
     gradient, metric, loss, softmax = loss_gradient(
-        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
+        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums, weights=weights
     )
     draft.say(gradient, FRACTION)
+    if weights is not None:  # of an example the gradient by its outputs is that many times as large
+        gradient = draft.put(Multiply(gradient, weights.at), FRACTION + weights.bits)
     found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
     missing = [name for name in plan.trained if values[name] not in found]
     if missing:

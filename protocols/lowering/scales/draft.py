@@ -35,6 +35,16 @@ class Draft:
         self._wires: dict[int, int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of all weights."""
+        return tuple(self._shapes)
+
+    def unknown(self, shape: Shape) -> int:
+        """Append a weight whose numbers nobody knows."""
+        self._shapes.append(shape)
+        return len(self._shapes) - 1
+
     def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
         """Append an operation."""
         loops.infer([op], self._scope)

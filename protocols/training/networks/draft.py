@@ -40,12 +40,17 @@ class Signal(NamedTuple):
 class StepDraft(Builder, Tape):
     """A circuit while it is written. What is put with its fractional bits is there once, however often it is put.
 
+    Args:
+        predicts: whether nodes are written as Keras computes them in `predict`, and not in a step of `fit`.
+
     Attributes:
+        predicts: the same.
         own: rules for gradients that take the place of those of operations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, predicts: bool = False) -> None:
         super().__init__()
+        self.predicts = predicts
         self._at: dict[tuple[Operation, int], int] = {}
         self._bits: dict[int, int] = {}
         self.own: dict[int, Rule] = {}
@@ -120,7 +125,7 @@ class StepDraft(Builder, Tape):
         op = self._ops[x]
         if x in leaves or self._is_open(x) or not isinstance(op, Local):
             return self.put(Open(x), self._bits[x])
-        return self.put(_of(op, [self._open(operand, leaves) for operand in op.operands]), self._bits[x])
+        return self.put(op.on([self._open(operand, leaves) for operand in op.operands]), self._bits[x])
 
     # What rules for gradients are made of.
 
@@ -176,13 +181,17 @@ class StepDraft(Builder, Tape):
 
     def copy(self) -> StepDraft:
         """Return a draft with what has been written so far, to go on in one way or another."""
-        draft = StepDraft()
+        draft = StepDraft(predicts=self.predicts)
         draft._ops, draft._scope = list(self._ops), Scope(list(self._scope.values))
         draft._at, draft._bits = dict(self._at), dict(self._bits)
         return draft
 
     def circuit(self, outputs: dict[str, int]) -> Circuit:
         """Return the finished circuit, without what no output needs."""
+        return self.pruned(outputs)[0]
+
+    def pruned(self, outputs: dict[str, int]) -> tuple[Circuit, list[int]]:
+        """Return the same, and where each of its values stands here."""
         needed, waiting = set(outputs.values()), list(outputs.values())
         while waiting:
             missing = set(self._ops[waiting.pop()].operands) - needed
@@ -190,13 +199,5 @@ class StepDraft(Builder, Tape):
             waiting += missing
         order = sorted(needed)
         moved = {position: place for place, position in enumerate(order)}
-        ops = tuple(_of(self._ops[at], [moved[x] for x in self._ops[at].operands]) for at in order)
-        return Circuit(ops, tuple(self.value(at) for at in order), {name: moved[at] for name, at in outputs.items()})
-
-
-def _of(op: Operation, operands: Sequence[int]) -> Operation:
-    """Return an operation on other operands."""
-    fields = op.__struct_fields__
-    if "xs" in fields:
-        return msgspec.structs.replace(op, xs=tuple(operands))
-    return msgspec.structs.replace(op, **dict(zip([name for name in ("x", "y") if name in fields], operands, strict=True)))
+        ops = tuple(self._ops[at].on([moved[x] for x in self._ops[at].operands]) for at in order)
+        return Circuit(ops, tuple(self.value(at) for at in order), {name: moved[at] for name, at in outputs.items()}), order

@@ -14,6 +14,7 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
+from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus
 
 Loss = Literal["crossentropy", "binary_crossentropy", "mse"]
@@ -45,7 +46,7 @@ EXACT = Told()
 """Nothing is rounded."""
 
 
-def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
+def told(loss: Loss, outputs: int, examples: int, *, truths: bool, weighted: bool = False) -> Told:
     """Return how sums over an epoch are told; squared errors and losses are bounded by outputs and targets within +-2^`ENDS`.
 
     Args:
@@ -53,6 +54,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
         outputs: of an example.
         examples: of an epoch.
         truths: whether targets are 0 and 1 only, of a softmax a single 1.
+        weighted: whether losses are multiplied by weights within 2^`ENDS`.
     """
     match loss:
         case "mse":  # (z - y)^2
@@ -61,6 +63,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool) -> Told:
             each, count = ENDS + 2 if truths else 2 * ENDS + 1 + math.ceil(math.log2(outputs)), 1
         case "binary_crossentropy":  # log(1 + e^z) - y z
             each, count = ENDS + 1 if truths else 2 * ENDS + 1, outputs
+    each += ENDS * weighted
     return Told(each, max(0, each + math.ceil(math.log2(examples * count)) + 2 * FRACTION - SUM_BITS))
 
 
@@ -86,7 +89,16 @@ def gradient_scale(loss: Loss, outputs: int) -> float:
 
 
 def loss_gradient(
-    build: Builder, loss: Loss, z: int, y: int, outputs: int, *, value: bool = False, threshold: float = 0.0, sums: Told = EXACT
+    build: Builder,
+    loss: Loss,
+    z: int,
+    y: int,
+    outputs: int,
+    *,
+    value: bool = False,
+    threshold: float = 0.0,
+    sums: Told = EXACT,
+    weights: Signal | None = None,
 ) -> LossGradient:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
@@ -98,16 +110,19 @@ def loss_gradient(
 
     The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
     more for crossentropy, none for the others. It is rounded as `sums` say.
+
+    With `weights` of the examples, a wire (batch, 1), each loss counts so many times; gradient and metric do not. 1 round more, or 2.
     """
     match loss:
         case "mse":
             wire = build(Open(build(Combine((z, y), (1, -1)))))
-            squares = _summed(build, build(Multiply(wire, wire)), sums)
-            return LossGradient(wire, squares, squares)
+            squares = build(Multiply(wire, wire))
+            metric = _summed(build, squares, sums)
+            return LossGradient(wire, metric, metric if weights is None else _summed(build, squares, sums, weights))
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums) if value else -1)
+            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums, weights) if value else -1)
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
@@ -115,19 +130,27 @@ def loss_gradient(
             if not value:
                 return LossGradient(wire, right, -1, found)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
-            return LossGradient(wire, right, _missed(build, total, z, y, sums), found)
+            return LossGradient(wire, right, _missed(build, total, z, y, sums, weights), found)
 
 
-def _missed(build: Builder, total: int, z: int, y: int, sums: Told) -> int:
+def _missed(build: Builder, total: int, z: int, y: int, sums: Told, weights: Signal | None) -> int:
     """The sum of `total` - y z over everything, with 2 `FRACTION` fractional bits."""
     product = build(Multiply(y, z))
     if build.value(total).shape != build.value(product).shape:  # one total for all outputs
         product = build(Sum(product, 1))
-    return _summed(build, build(Combine((total, product), (1, -1))), sums)
+    return _summed(build, build(Combine((total, product), (1, -1))), sums, weights)
 
 
-def _summed(build: Builder, losses: int, sums: Told) -> int:
-    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around."""
+def _summed(build: Builder, losses: int, sums: Told, weights: Signal | None = None) -> int:
+    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around.
+
+    With `weights` each is rounded, and multiplied, before.
+    """
+    if weights is not None:
+        rounded = build(Truncate(losses, FRACTION, 63 - FRACTION))
+        losses = build(Multiply(rounded, weights.at))
+        if weights.bits > FRACTION:
+            losses = build(Truncate(losses, weights.bits - FRACTION, 63 - weights.bits + FRACTION))
     if not sums.lost:
         return build(Sum(losses))
     size = build.value(losses).size
