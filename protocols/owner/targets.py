@@ -81,7 +81,7 @@ def check_told(loss: Loss, y: SharedDataset) -> None:
         )
 
 
-def sums_told(loss: Loss, outputs: int, y: SharedDataset) -> Told:
-    """How sums over an epoch of these targets are told."""
+def sums_told(loss: Loss, outputs: int, y: SharedDataset, *, weighted: bool = False) -> Told:
+    """How sums over an epoch of these targets are told; `weighted` says whether examples, or classes, count differently."""
     truths = y.content == "labels" or (y.dataset.binary and (loss != "crossentropy" or y.dataset.summing))
-    return told(loss, outputs, y.shape[0], truths=truths)
+    return told(loss, outputs, y.shape[0], truths=truths, weighted=weighted)

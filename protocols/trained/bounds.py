@@ -30,7 +30,7 @@ Reaches = Sequence[float]
 
 
 def window(op: Operation, x: Value) -> float:
-    """How large the operand `x` of an operation may be in absolute value; infinity where it does not matter."""
+    """Return how large the operand `x` of an operation may be in absolute value; infinity where it does not matter."""
     match op:
         case Truncate() | Select():
             return 2.0 ** (op.drop + op.window - 1) - 2.0 ** (op.drop + 1)
@@ -44,7 +44,7 @@ def window(op: Operation, x: Value) -> float:
 
 
 def reach(op: Operation, xs: Sequence[Value], reaches: Reaches) -> float:
-    """The largest absolute value of what an operation gives.
+    """Return the largest absolute value of what an operation gives.
 
     Args:
         op: the operation.
@@ -68,7 +68,7 @@ def _same(op: Any, xs: Sequence[Value], reaches: Reaches) -> float:
 
 
 def _put(op: Put, xs: Sequence[Value], reaches: Reaches) -> float:
-    """At each place several slices may be added."""
+    """Return the most that can be added up at one place."""
     return max(Counter(index for indices in op.places for index in indices).values()) * max(reaches)
 
 
@@ -102,9 +102,7 @@ def _rounded(op: Truncate | Select, reaches: Reaches) -> float:
 
 _RULES: dict[type, Callable[[Any, Sequence[Value], Reaches], float]] = {
     **dict.fromkeys((Open, AsShare, Reshape, Permute, Take, Pad, Concatenate, Row, Piece), _same),
-    Combine: lambda op, xs, reaches: (
-        sum(abs(factor) * most for factor, most in zip(op.factors, reaches, strict=True)) + abs(op.constant)
-    ),
+    Combine: lambda op, xs, reaches: sum(abs(factor) * most for factor, most in zip(op.factors, reaches, strict=True)) + abs(op.constant),
     Scale: lambda op, xs, reaches: max(map(abs, op.factors)) * reaches[0],
     SumPool: lambda op, xs, reaches: math.prod(op.size) * reaches[0],
     Sum: _summed,

@@ -19,6 +19,7 @@ from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.nonlinear import written
+from protocols.lowering.scales.rounding import Layer
 from protocols.lowering.scales.values import Value
 from protocols.lowering.scales.writing import End, ended
 from protocols.mpc.circuit import Builder, Circuit
@@ -53,11 +54,13 @@ class Served(NamedTuple):
     Attributes:
         program: of predictions.
         derivation: what is computed of the weights.
+        layers: how the sums of what was proved are held.
         largest: weights lie within +-`largest`, or they are refused when they are placed.
     """
 
     program: Program
     derivation: Derivation
+    layers: tuple[Layer, ...]
     largest: float
 
 
@@ -108,9 +111,7 @@ class _Translation:
         self._ranges = None if like.ranges is None else plain(like.ranges)
         self._node = net.Start(layer="trained on shares", kind="network", inputs=(), shape=plan.example)
         clamp = isinstance(like.ops[0], ClampedInput)
-        self._writer = AssumedWriter(
-            self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching
-        )
+        self._writer = AssumedWriter(self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching)
         self._uses = Counter(x for op in circuit.ops for x in op.operands)
         self._values: dict[int, Value] = {}
         self._linear: dict[int, int] = {}
@@ -131,7 +132,7 @@ class _Translation:
             else:
                 self._values[at] = self._value(at, op)
         program = self._ended(ending, shape, end)
-        return Served(program, self._derivation(), 2.0**self._exponent)
+        return Served(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.
 
@@ -245,7 +246,7 @@ class _Translation:
         return self._writer.shaped(self._circuit.values[at].shape, made)
 
     def _combined(self, at: int, op: Combine) -> Value:
-        """A sum with constants: a bias where a linear operation has been written for nothing else, or added as a weight."""
+        """Write a sum with constants: a bias where a linear operation has been written for nothing else, or added as a weight."""
         terms = list(zip(op.xs, op.factors, strict=True))
         own = [(x, factor) for x, factor in terms if x in self._values]
         others = [(x, factor) for x, factor in terms if x not in self._values]
@@ -276,7 +277,7 @@ class _Translation:
         return self._values[x]
 
     def _ended(self, ending: str | None, shape: Shape, end: End | None) -> Program:
-        """The program with a softmax or a sigmoid, as predictions have them: what follows is proved, for logits within their window."""
+        """Write the end of the model, as predictions have it: what follows is proved, for logits within their window."""
         writer, at = self._writer, self._circuit.outputs["outputs"]
         unit = 2.0 ** -self._bits[at]
         flat = writer.assumed(writer.shaped((self._plan.outputs,), self._values[at]), LARGEST / unit)
@@ -303,6 +304,6 @@ class _Translation:
 
 
 def plain(ranges: Ranges) -> Ranges:
-    """The same ranges with the unit 1 and the origin 0 for all, as the network was trained."""
+    """Return the same ranges with the unit 1 and the origin 0 for all, as the network was trained."""
     count = len(ranges.low)
     return msgspec.structs.replace(ranges, unit=(1.0,) * count, origin=(0.0,) * count)

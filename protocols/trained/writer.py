@@ -67,7 +67,7 @@ class AssumedWriter(CheckedWriter):
             super().check(x, bounds)
 
     def assumed(self, x: Value, limit: float) -> Value:
-        """The value within +-`limit`: by proof, or as is looked at from here on, once."""
+        """Return the value within +-`limit`: by proof, or as is looked at from here on, once."""
         x = self._assumed.get(x.position, x)
         if x.range.largest <= limit:
             return x
@@ -77,7 +77,7 @@ class AssumedWriter(CheckedWriter):
         return held
 
     def given(self, shape: Shape) -> Value:
-        """The input of the client with the axes that the circuit has for it."""
+        """Return the input of the client with the axes that the circuit has for it."""
         return self.shaped(shape, dataclasses.replace(self.input, scale=1.0))
 
     def written(self, op: Operation, xs: Sequence[Value], known: Sequence[Known]) -> Value:
@@ -105,7 +105,7 @@ class AssumedWriter(CheckedWriter):
         return dataclasses.replace(made, range=_within(self._scope.values[made.position].shape, largest))
 
     def reaching(self, x: Value, largest: float) -> Value:
-        """The value, which stays within +-`largest`.
+        """Return the value, which stays within +-`largest`.
 
         Raises:
             WindowError: that is not proved to stay in the ring.
@@ -114,7 +114,7 @@ class AssumedWriter(CheckedWriter):
         return dataclasses.replace(x, range=_within(x.shape, largest))
 
     def lifted(self, weight: int, shape: Shape, largest: float) -> Value:
-        """A weight as a value that is there for each example: zeros, and the weight added."""
+        """Write a weight as a value that is there for each example: zeros, and the weight added."""
         size = int(np.prod(shape))
         zeros = self.appended(Reshape(self.input.position, (int(np.prod(self.input.shape)),)), self.input.range.largest)
         for op in (
@@ -132,5 +132,5 @@ def _within(shape: Shape, largest: float) -> Interval:
 
 
 def too_large(error: WindowError) -> WindowError:
-    """What to do where no weights are small enough."""
+    """Return an error that says what to do where no weights are small enough."""
     return WindowError(f"{error}; or reveal() the model, and share what is revealed, whose windows are proved from its weights")

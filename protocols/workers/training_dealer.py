@@ -20,7 +20,6 @@ from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
 from protocols.concurrency import Background, at_once
 from protocols.datasets.dataset import Dataset
-from protocols.datasets.joined import widened
 from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, Told, third_party
@@ -151,12 +150,7 @@ class TrainingDealer(Actor):
 
     def _dealt(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Ring:
         terms = session.terms
-        masks = {
-            "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
-            "y": terms.targets(self._masks[terms.y.handle][rows]),
-        }
-        if terms.w is not None:
-            masks["w"] = self._masks[terms.w.handle][rows]
+        masks = {name: terms.given(name, self._masks[dataset.handle][rows]) for name, dataset in terms.datasets.items()}
         return deal(session.steps.like(len(rows), last=last), masks, keys)
 
     async def _send(self, session: _DealtTraining, number: int, kind: tuple[int, bool], keys: tuple[Told, Told], dealt: Ring) -> None:

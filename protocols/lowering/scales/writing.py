@@ -58,7 +58,15 @@ def write(
             compared = writer.compared(inputs[0])
         values.append(_written(writer, node, inputs))
     program = ended(
-        writer, values[-1], nodes[-1], compared, input_range=input_range, example=nodes[0].shape, end=end, clamp_label=clamp_label, ranges=ranges
+        writer,
+        values[-1],
+        nodes[-1],
+        compared,
+        input_range=input_range,
+        example=nodes[0].shape,
+        end=end,
+        clamp_label=clamp_label,
+        ranges=ranges,
     )
     return program, writer.weights, tuple(writer.layers)
 

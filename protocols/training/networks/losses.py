@@ -122,7 +122,9 @@ def loss_gradient(
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), y), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums, weights) if value else -1)
+            return LossGradient(
+                wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, y, sums, weights) if value else -1
+            )
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, y), (1, -1)))))
