@@ -30,7 +30,7 @@ from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import MEMORY, Allowance
-from protocols.serving.hosting import Terms
+from protocols.serving.hosting import Terms, check_program
 from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
 
@@ -77,13 +77,14 @@ class SharedModel:
         """Place the model at all three workers, or at none of them: for `share`."""
         await self._placing.first(self.program, self.guarantee, weights)
 
-    async def _renewed(self) -> None:
-        """Place the trained shares as they lie, in the stead of what is served, if they have changed since."""
-        version = self._training.version
-        if version == self._version:
-            return
-        like, noise = self._first, self._answers
-        found = await asyncio.to_thread(self._training.served, like, noise)
+    async def _renewed(self, kinds: tuple[Reveal, ...], memory: int) -> None:
+        """Place the trained shares as they lie, in the stead of what is served."""
+        if self._stopped:
+            raise ServingError(f"model {self.name!r} was stopped: share it again")
+        version, noise = self._training.version, self._answers
+        found = await asyncio.to_thread(self._training.served, self._first, noise)
+        check_program(found.program)
+        memory_plans(self.name, found.program, kinds, memory)
         guarantee = None if noise is None else await asyncio.to_thread(noise.guarantee, sigma_of(found.program))
         handle, secret = await self._training.ready(found)
         try:
@@ -111,6 +112,11 @@ class SharedModel:
         examples than are left is refused as a whole, and the rest stays for smaller ones: serving goes on until it is used up.
         Cancelling this ends the waiting only: what was allowed is answered until `stop`.
 
+        What `fit` has trained since is served as it lies: the servers open W + lambda_W, nobody learns W, and the version before is served
+        no more. Its clients connect anew; quotas count from the new version on, spent budgets stay spent. Windows are assumed then, as in
+        the training, and looked at: where a number leaves one, a client gets `OutsideCalibration`, with labels, too, and learns that bit of
+        each of its inputs. Noisy answers do not tell it, as it would have no noise.
+
         Args:
             num_requests: at least 1; each may have any number of examples, unless `examples` is given.
             examples: how many examples of all these requests together are answered, at least 1; None: any number. Choose it by what a
@@ -127,16 +133,22 @@ class SharedModel:
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
             ServingError: the model was stopped.
+            WindowError: weights are too large, or layers too wide, for sums that nobody knows. What was served before is served.
+            UnsupportedLayer: the network computes what cannot be served without its weights.
+            ModelError: noisy answers of a model that was trained have no `sensitivity`.
+            NotGranted: the owners of the data open weights to others only; answers tell of weights.
+            Altered: something was altered between the servers while the trained shares were placed; the model is removed.
             TooLarge: one operation of it does not fit the memory; nobody was told anything.
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
-        await self._renewed()
         requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
         memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
         more = None if examples is None else _whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
+        if self._training.version != self._version:
+            await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
         try:
             *rights, third = self._rights
@@ -312,7 +324,9 @@ class SharedModel:
         return inference.layout(self.program).bytes_per_example
 
     async def prepared(self, reveal: Reveal = "logits") -> int:
-        """Return for how many examples randomness is ready at both servers."""
+        """Return for how many examples randomness is ready at both servers; 0 until what was trained last is served."""
+        if self._training.version != self._version:
+            return 0
         return await self._links.provider.prepared(self.name, self._rights[-1], reveal)
 
     async def stop(self) -> None:

@@ -140,7 +140,7 @@ async def test_noise_is_in_the_answers_of_every_version_and_a_budget_that_is_spe
         assert np.abs(noisy).max() > 1.1, "clipped, and then noise"
         await trained(shared, x, y, 1)
         async with serving(shared, 1, cluster) as remote:
-            assert await remote.remaining() == 1
+            assert await remote.answers_left() == 1
             with pytest.raises(BudgetSpent):
                 await remote.query(x[:2])
             await remote.query(x[:1])
