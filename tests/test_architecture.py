@@ -46,15 +46,18 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties selfcheck "
-        "serving storage training training/networks workers"
+        "authority clusters datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties "
+        "owner/fit owner/placing selfcheck serving storage trained training training/networks workers"
     ),
+    "protocols/owner/fit": "datasets",
+    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
+    "protocols/trained": "lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/operations training training/networks",
     "protocols/clusters": "authority serving workers",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/inputs mpc/parties",
-    "protocols/training": "datasets mpc mpc/operations mpc/parties training/networks training/regression",
+    "protocols/training": "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/regression",
     "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",

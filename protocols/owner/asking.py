@@ -33,14 +33,14 @@ from protocols.owner.compiled import ending, places, plan, weights
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import goes_on, unrated
 from protocols.owner.epochs import values_of
-from protocols.owner.fit.examples import Examples
+from protocols.owner.fit.examples import GivenExamples
 from protocols.owner.fit.settings import LogNames
 from protocols.owner.metrics import names
 from protocols.owner.running import Running, begun
 from protocols.owner.stored import SharedExamples, lent, training_servers
 from protocols.owner.targets import asked, check_features, check_targets, check_told, sums_told
-from protocols.trained import Served, served
-from protocols.training.asked import Evaluation, Prediction
+from protocols.trained import ServedNetwork, served
+from protocols.training.asked import SharedEvaluation, SharedPrediction
 from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, TrainingTerms, check
@@ -170,7 +170,7 @@ class SharedNetwork:
         if found.metrics:
             check_told(planned.loss, y)
         sums = sums_told(planned.loss, planned.outputs, y, weighted=data.w is not None)
-        plan = Evaluation(msgspec.structs.replace(planned, value=found.loss, sums=sums, weighted=data.w is not None))
+        plan = SharedEvaluation(msgspec.structs.replace(planned, value=found.loss, sums=sums, weighted=data.w is not None))
         return Asking(self._terms(data.x, y, data.w, plan, batch_size, memory), data, found)
 
     def _evaluation_names(self, metrics: bool | Collection[str] = True) -> LogNames:
@@ -186,12 +186,12 @@ class SharedNetwork:
             raise InputError("metrics=False and validation_data=: nothing of it would be told; leave one of the two out")
         return LogNames("loss" in told, compiled if len(told) > ("loss" in told) else ())
 
-    async def evaluate(self, data: Examples, *, batch_size: int, memory: int) -> dict[str, float]:
+    async def evaluate(self, data: GivenExamples, *, batch_size: int, memory: int) -> dict[str, float]:
         """See `SharedModel.evaluate`."""
         async with self._lent(data) as shared:
             return await self._evaluated(self._evaluation(shared, batch_size, memory))
 
-    def _lent(self, data: Examples) -> AbstractAsyncContextManager[SharedExamples]:
+    def _lent(self, data: GivenExamples) -> AbstractAsyncContextManager[SharedExamples]:
         """Share some examples for as long as a block lasts, once it is known what they are for."""
         planned = self._planned()
         return lent(self._cluster, self._name, data, expects(self._model), planned.outputs)
@@ -205,10 +205,10 @@ class SharedNetwork:
             return dict.fromkeys(asking.names.all, math.nan)
         return asking.names.logs(values_of(asking.terms, (first, second)))
 
-    async def predict(self, data: Examples, *, batch_size: int, memory: int) -> npt.NDArray[np.float64]:
+    async def predict(self, data: GivenExamples, *, batch_size: int, memory: int) -> npt.NDArray[np.float64]:
         """See `SharedModel.predict`."""
         async with self._lent(data) as shared:
-            terms = self._terms(shared.x, None, None, Prediction(self._planned()), batch_size, memory)
+            terms = self._terms(shared.x, None, None, SharedPrediction(self._planned()), batch_size, memory)
             async with self._asked(terms, shared.all) as run:
                 first, second = await run.asked(["outputs"])
         if (first.outside + second.outside).any():
@@ -216,7 +216,7 @@ class SharedNetwork:
         outputs = decode(first.told["outputs"] + second.told["outputs"], 2.0**-FRACTION)
         return _ended(outputs, ending(self._model)).reshape(-1, *self._model.outputs[0].shape[1:])
 
-    def served(self, like: Program, noise: NoisyAnswers | None) -> Served:
+    def served(self, like: Program, noise: NoisyAnswers | None) -> ServedNetwork:
         """Return what serves the network as it is trained; see `protocols/trained`.
 
         Raises:
@@ -232,7 +232,7 @@ class SharedNetwork:
         shape = tuple(self._model.outputs[0].shape[1:])
         return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None)
 
-    async def ready(self, found: Served) -> tuple[bytes, bytes]:
+    async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:
         """Have both servers make the weights ready to be served; return their handle, and the secret of the rights to them.
 
         Raises:

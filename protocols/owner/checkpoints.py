@@ -60,7 +60,7 @@ def settings(plan: AnyPlan, arrays: Sequence[SharedDataset], batch: int, helper:
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
 
 
-class Remembered(msgspec.Struct, frozen=True):
+class CallbackMemory(msgspec.Struct, frozen=True):
     """What the owner's process remembers beside the shares, after an epoch.
 
     Attributes:
@@ -96,7 +96,7 @@ class Checkpoints:
         self._cluster, self._file = cluster, Path(folder) / FILE
         self._addresses, self._places = cluster.addresses_for(model), cluster.seats_for(model).servers
         self._serial = 0
-        self._remembered: list[Remembered] = []
+        self._remembered: list[CallbackMemory] = []
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = locked(self._file.parent)
@@ -154,7 +154,7 @@ class Checkpoints:
         """At server 0 and at server 1."""
         return [right_at(self._run.right, place) for place in self._places]
 
-    def remember(self, what: Remembered) -> None:
+    def remember(self, what: CallbackMemory) -> None:
         """Write down what the next epoch depends on at the owner, before its checkpoint: what belongs to the one before stays, too."""
         self._remembered = [*self._remembered[-1:], what]
         try:
@@ -162,10 +162,10 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"{self._file.parent / MEMORIES} cannot be written: {error}") from None
 
-    def remembered(self, epoch: int) -> Remembered | None:
+    def remembered(self, epoch: int) -> CallbackMemory | None:
         """Return what was written down after so many epochs; None if nothing was."""
         try:
-            self._remembered = msgspec.json.decode((self._file.parent / MEMORIES).read_bytes(), type=list[Remembered])
+            self._remembered = msgspec.json.decode((self._file.parent / MEMORIES).read_bytes(), type=list[CallbackMemory])
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:

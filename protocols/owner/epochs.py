@@ -11,7 +11,7 @@ import msgspec
 from protocols.errors import PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.targets import METRICS
-from protocols.training.asked import Evaluation
+from protocols.training.asked import SharedEvaluation
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import METRIC_BITS
 from protocols.training.step import Plan
@@ -85,7 +85,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
 
 def values_of(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
-    plan = terms.plan.plan if isinstance(terms.plan, Evaluation) else terms.plan
+    plan = terms.plan.plan if isinstance(terms.plan, SharedEvaluation) else terms.plan
     count = terms.examples * (1 if plan.loss == "crossentropy" else plan.outputs)
     lost = plan.sums.lost if isinstance(plan, Plan) else 0
     bits = {"metric": METRIC_BITS[plan.loss] - lost * (plan.loss == "mse"), "loss": 2 * FRACTION - lost}

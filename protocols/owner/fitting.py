@@ -15,11 +15,11 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.errors import WorkerLost
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.asking import MEMORY, SharedNetwork
-from protocols.owner.checkpoints import Checkpoints, Remembered, settings
+from protocols.owner.checkpoints import CallbackMemory, Checkpoints, settings
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import Epoch, epoch_of
-from protocols.owner.fit.callbacks import Callbacks
-from protocols.owner.fit.examples import Examples, class_weights
+from protocols.owner.fit.callbacks import FitCallbacks
+from protocols.owner.fit.examples import GivenExamples, class_weights
 from protocols.owner.fit.settings import FitSettings, LogNames
 from protocols.owner.metrics import names
 from protocols.owner.running import Running, begun, stands
@@ -35,10 +35,10 @@ __all__ = ["MEMORY", "Training"]
 class Training(SharedNetwork):
     """A shared network while it is trained."""
 
-    async def fitted(self, data: Examples, validated: Examples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
+    async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
         held = [] if validated is None else [f"val_{name}" for name in self._evaluation_names(how.metrics).all]
-        callbacks = Callbacks(how.callbacks, self._model, how.epochs, [*self._log_names(how).all, *held])
+        callbacks = FitCallbacks(how.callbacks, self._model, how.epochs, [*self._log_names(how).all, *held])
         async with contextlib.AsyncExitStack() as stack:
             shared = [None if one is None else await stack.enter_async_context(self._lent(one)) for one in (data, validated)]
             assert shared[0] is not None
@@ -47,7 +47,7 @@ class Training(SharedNetwork):
                 yield epoch
 
     async def _fit(
-        self, data: SharedExamples, validated: SharedExamples | None, how: FitSettings, callbacks: Callbacks
+        self, data: SharedExamples, validated: SharedExamples | None, how: FitSettings, callbacks: FitCallbacks
     ) -> AsyncGenerator[Epoch]:
         terms, names = self._agreed(data, how), self._log_names(how)
         asking = None if validated is None else self._evaluation(validated, how.batch_size, how.memory, metrics=how.metrics)
@@ -83,7 +83,7 @@ class Training(SharedNetwork):
                 logs = callbacks.epoch_ends(number, logs)
                 await self._keep(callbacks.asked())
                 if checkpoints is not None:
-                    checkpoints.remember(Remembered(number + 1, callbacks.memories(), self._rate))
+                    checkpoints.remember(CallbackMemory(number + 1, callbacks.memories(), self._rate))
                 await run.ended(number)
                 yield msgspec.structs.replace(epoch, logs=logs)
                 if callbacks.stop:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import right_at
 from protocols.datasets.dataset import SharedDataset
-from protocols.errors import InputError, NotOwner, UnknownModel, WorkerLost
+from protocols.errors import InputError, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
@@ -24,7 +24,7 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.epochs import Epoch
-from protocols.owner.fit.examples import Examples, Given, examples, parted
+from protocols.owner.fit.examples import Given, GivenExamples, examples, parted
 from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
@@ -300,7 +300,7 @@ class SharedModel:
         """
         if isinstance(x, SharedDataset):
             raise InputError(f"{x.name!r} is shared already: predictions for single examples are made of one's own arrays")
-        return await self._training.predict(Examples(np.asarray(x)), batch_size=batch_size, memory=memory)
+        return await self._training.predict(GivenExamples(np.asarray(x)), batch_size=batch_size, memory=memory)
 
     async def reveal(self) -> keras.Model:
         """Return the trained model, compiled like the one that was shared: opens the weights, to this process alone.

@@ -22,7 +22,7 @@ from protocols.errors import InputError, WorkerLost
 from protocols.mpc.inputs.columns import check_columns
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.parties.exchange import Ring
-from protocols.owner.fit.examples import Examples, targets
+from protocols.owner.fit.examples import GivenExamples, targets
 from protocols.training.networks.functions import FRACTION
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
@@ -105,7 +105,7 @@ async def forget(cluster: ThreeWorkers, array: SharedDataset) -> None:
 
 
 @contextlib.asynccontextmanager
-async def lent(cluster: ThreeWorkers, model: str, given: Examples, expected: str, classes: int) -> AsyncIterator[SharedExamples]:
+async def lent(cluster: ThreeWorkers, model: str, given: GivenExamples, expected: str, classes: int) -> AsyncIterator[SharedExamples]:
     """Share those of some arrays that are not shared yet, for as long as the block lasts.
 
     Args:

@@ -48,7 +48,7 @@ LEAST_WEIGHTS = 4
 """Weights within +-2^LEAST_WEIGHTS at least are served; more where sums of them are proved to stay in the ring."""
 
 
-class Served(NamedTuple):
+class ServedNetwork(NamedTuple):
     """What serves a network as it was trained.
 
     Attributes:
@@ -64,7 +64,7 @@ class Served(NamedTuple):
     largest: float
 
 
-def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: End | None = None, watching: bool = True) -> Served:
+def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: End | None = None, watching: bool = True) -> ServedNetwork:
     """Return the program of a network that is trained by a plan.
 
     Args:
@@ -122,7 +122,7 @@ class _Translation:
         self._made: list[int] = []
         self._known: dict[tuple[int, int, Shape], int] = {}
 
-    def served(self, ending: str | None, shape: Shape, end: End | None) -> Served:
+    def served(self, ending: str | None, shape: Shape, end: End | None) -> ServedNetwork:
         """Return what has been written, with the end of the model."""
         for at, op in enumerate(self._circuit.ops):
             if isinstance(op, Given) and op.name == "x":
@@ -132,7 +132,7 @@ class _Translation:
             else:
                 self._values[at] = self._value(at, op)
         program = self._ended(ending, shape, end)
-        return Served(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
+        return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.
 

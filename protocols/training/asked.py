@@ -24,7 +24,7 @@ MOST_OPERATIONS = 1 << 14
 """Of what is computed of weights before they are served."""
 
 
-class Asked(msgspec.Struct, frozen=True, tag=True):
+class AskedPlan(msgspec.Struct, frozen=True, tag=True):
     """What the three kinds have in common.
 
     Attributes:
@@ -73,7 +73,7 @@ class Asked(msgspec.Struct, frozen=True, tag=True):
         return 1
 
 
-class Evaluation(Asked, frozen=True):
+class SharedEvaluation(AskedPlan, frozen=True):
     """Metric and loss of the network on stored examples, as Keras computes them in `evaluate`.
 
     Outputs: `metric` and `loss`, summed over a batch; `outside`, see `window.py`.
@@ -109,7 +109,7 @@ class Evaluation(Asked, frozen=True):
         return draft.circuit({"metric": metric, "outside": bit} | ({"loss": loss} if self.plan.value else {}))
 
 
-class Prediction(Asked, frozen=True):
+class SharedPrediction(AskedPlan, frozen=True):
     """The outputs of the network for stored examples, before a softmax or a sigmoid at its end, which is the owner's to add.
 
     Outputs: `outputs`, (batch, outputs), with `OUTPUT_BITS` fractional bits; `outside`, see `window.py`.
@@ -127,7 +127,7 @@ class Prediction(Asked, frozen=True):
         return draft.circuit({"outputs": draft.rounded(outputs), "outside": bit})
 
 
-class Derivation(Asked, frozen=True):
+class Derivation(AskedPlan, frozen=True):
     """The weights of the network as a program of predictions needs them (`protocols/trained`): shares that stay at the servers.
 
     Attributes:

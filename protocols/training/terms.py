@@ -12,11 +12,11 @@ from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
-from protocols.training.asked import Derivation, Evaluation, Prediction
+from protocols.training.asked import Derivation, SharedEvaluation, SharedPrediction
 from protocols.training.regression import Logistic, Moments
 from protocols.training.step import Plan
 
-AnyPlan = Plan | Moments | Logistic | Evaluation | Prediction | Derivation
+AnyPlan = Plan | Moments | Logistic | SharedEvaluation | SharedPrediction | Derivation
 """What can be done in steps: with examples, or with the weights of a network alone."""
 
 MEMORY_LIMIT = 1 << 32
@@ -143,7 +143,7 @@ def check(terms: TrainingTerms) -> None:
         InputError: lengths or widths differ, or a batch is no batch.
     """
     plan, x, y = terms.plan, terms.x, terms.y
-    if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | Prediction) != (y is None):
+    if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | SharedPrediction) != (y is None):
         raise InputError("examples, or targets, were named for a plan without, or the other way round")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")

@@ -40,7 +40,7 @@ from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Stream, Window
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
 from protocols.storage.holdings import Holdings
-from protocols.workers.owned_models import Entry, OwnedModels
+from protocols.workers.owned_models import HostedEntry, OwnedModels
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -76,7 +76,7 @@ class ComputeServer(OwnedModels):
         self._ahead.close()
         self._steps.close()
 
-    def _model(self, model: bytes) -> Entry:
+    def _model(self, model: bytes) -> HostedEntry:
         for entry in self._entries.values():
             if entry.model.hosting.model == model:
                 return entry
@@ -84,7 +84,7 @@ class ComputeServer(OwnedModels):
 
     # The third party's messages.
 
-    def _dealt(self, model: bytes, what: str) -> Entry:
+    def _dealt(self, model: bytes, what: str) -> HostedEntry:
         """The model of a message that its third party alone may send."""
         entry = self._model(model)
         self._cluster.require(entry.seats.third, what)
@@ -156,10 +156,10 @@ class ComputeServer(OwnedModels):
             patience=self._patience,
         )
         twins.watch(self.system, peer)
-        entry = self._entries[hosting.name] = Entry(model, claim, seats, key, twins, provider)
+        entry = self._entries[hosting.name] = HostedEntry(model, claim, seats, key, twins, provider)
         entry.watch = asyncio.create_task(self._watch_provider(entry, provider))
 
-    async def _watch_provider(self, entry: Entry, provider: Settlement) -> None:
+    async def _watch_provider(self, entry: HostedEntry, provider: Settlement) -> None:
         """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
         is gone, too, and can stop nothing. A connection that only broke is no loss.
         """
@@ -277,7 +277,7 @@ class ComputeServer(OwnedModels):
             self._settle(entry, ticket, released)
         return Answer(share, cost, seal)
 
-    async def _evaluate(self, entry: Entry, ticket: Ticket, material: Material | Stream, m: Ring) -> tuple[Ring, Cost, bytes]:
+    async def _evaluate(self, entry: HostedEntry, ticket: Ticket, material: Material | Stream, m: Ring) -> tuple[Ring, Cost, bytes]:
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
@@ -293,7 +293,7 @@ class ComputeServer(OwnedModels):
         )
         return share, cost, seal.close()
 
-    def _settle(self, entry: Entry, ticket: Ticket, answered: bool) -> None:
+    def _settle(self, entry: HostedEntry, ticket: Ticket, answered: bool) -> None:
         self._background.later(
             entry.provider.settle(entry.model.hosting.model, ticket.request, ticket.part, entry.model.me.index, answered)
         )
@@ -312,7 +312,7 @@ class ComputeServer(OwnedModels):
         for entry in self._linked(model, "give_up"):
             entry.twins.given_up(channel)
 
-    def _linked(self, model: bytes, what: str) -> list[Entry]:
+    def _linked(self, model: bytes, what: str) -> list[HostedEntry]:
         """The model of a message that its other server alone may send."""
         linked = [entry for entry in self._entries.values() if entry.model.hosting.model == model]
         for entry in linked:

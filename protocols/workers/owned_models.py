@@ -29,7 +29,7 @@ from protocols.serving.settlement import Settlement
 from protocols.storage.holdings import Holdings
 
 
-class Entry:
+class HostedEntry:
     """A hosted model: who its owner is, who the other parties are, and the links to them."""
 
     def __init__(self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, twins: Twins, provider: Settlement) -> None:
@@ -58,7 +58,7 @@ class OwnedModels(Actor):
 
     def __init__(self, cluster: Membership, holdings: Holdings) -> None:
         self._cluster, self._holdings = cluster, holdings
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, HostedEntry] = {}
         self._claims = PendingClaims()
         self._budgets: dict[str, tuple[Claim, Budget]] = {}
         self._room = Room()
@@ -76,7 +76,7 @@ class OwnedModels(Actor):
         self._check_free(name)
         self._claims.add(name, digest)
 
-    def _owned(self, name: str, right: bytes) -> Entry:
+    def _owned(self, name: str, right: bytes) -> HostedEntry:
         if name not in self._entries:
             raise UnknownModel(f"no model named {name!r} is shared here; it may have been stopped")
         self._entries[name].claim.check(right, f"the model {name!r}")
@@ -165,7 +165,7 @@ class OwnedModels(Actor):
         if name in self._entries:
             raise NameTaken(f"a model named {name!r} is hosted here already; choose another name or stop it first")
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: HostedEntry) -> None:
         """Forget shares, randomness, and requests under way."""
         del self._entries[entry.model.name]
         self._room.give(entry.claim.holder, weight_bytes(entry.model.hosting.program))

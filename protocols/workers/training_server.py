@@ -40,7 +40,7 @@ from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
-from protocols.training.asked import WEIGHT, Asked, Derivation, Prediction
+from protocols.training.asked import WEIGHT, AskedPlan, Derivation, SharedPrediction
 from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
 from protocols.workers.supply import Supply
@@ -67,7 +67,7 @@ class _Training:
         """Return what there is of an output after one step more: its sum, or of predictions those of all examples."""
         if name not in self.sums:
             return output
-        return np.concatenate([self.sums[name], output]) if isinstance(self.terms.plan, Prediction) else self.sums[name] + output
+        return np.concatenate([self.sums[name], output]) if isinstance(self.terms.plan, SharedPrediction) else self.sums[name] + output
 
 
 class TrainingServer(HeldModels):
@@ -153,9 +153,9 @@ class TrainingServer(HeldModels):
         twins = self._twinned(terms.session, Party(party), peer)
         session = _Training(terms, claim, self._models[model], twins)
         session.use &= self._holdings.use_of(*arrays)
-        if not isinstance(terms.plan, Asked):  # what is asked leaves the weights as they are
+        if not isinstance(terms.plan, AskedPlan):  # what is asked leaves the weights as they are
             session.model.use = session.use
-        if isinstance(terms.plan, Prediction):
+        if isinstance(terms.plan, SharedPrediction):
             self._holdings.check_own(arrays)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session

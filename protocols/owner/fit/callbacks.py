@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 MOST = 8
-"""Callbacks of one training, at most: the servers keep weights for each that asks."""
+"""FitCallbacks of one training, at most: the servers keep weights for each that asks."""
 _KEPT = "weights kept at the servers for callback "
 
 _INSTEAD = {
@@ -29,7 +29,7 @@ _INSTEAD = {
     "TerminateOnNaN": "leave it out: numbers that leave fixed point raise Diverged",
     "ProgbarLogger": "leave it out: progress=True shows how far an epoch is",
 }
-"""Callbacks of Keras that need weights, or what is known of single batches, and what to do in their place."""
+"""FitCallbacks of Keras that need weights, or what is known of single batches, and what to do in their place."""
 
 _OF_BATCHES = (
     "on_batch_begin",
@@ -106,7 +106,7 @@ class FittedModel:
         )
 
 
-class Callbacks:
+class FitCallbacks:
     """Keras' callbacks between the beginning and the end of a training.
 
     Args:

@@ -18,7 +18,7 @@ Given = SharedDataset | npt.ArrayLike
 
 
 @dataclass(frozen=True)
-class Examples:
+class GivenExamples:
     """Features, targets, and weights if there are any.
 
     Attributes:
@@ -36,7 +36,7 @@ class Examples:
         """Return those that are there, by name."""
         return {name: array for name, array in (("x", self.x), ("y", self.y), ("w", self.w)) if array is not None}
 
-    def split(self, fraction: float) -> tuple[Examples, Examples]:
+    def split(self, fraction: float) -> tuple[GivenExamples, GivenExamples]:
         """Return all but the last part, and that, as Keras divides them.
 
         Raises:
@@ -55,16 +55,16 @@ class Examples:
         if not 0 < at < count:
             raise InputError(f"validation_split={fraction} of {count} examples leaves one part empty")
         first, last = ({name: array[part] for name, array in self.arrays.items()} for part in (slice(at), slice(at, None)))
-        return Examples(**first), Examples(**last)
+        return GivenExamples(**first), GivenExamples(**last)
 
 
-def examples(x: Given, y: Given, w: Given | None = None) -> Examples:
+def examples(x: Given, y: Given, w: Given | None = None) -> GivenExamples:
     """Return what was given, with arrays as such and as many of each.
 
     Raises:
         InputError: they are not as many.
     """
-    found = Examples(*(one if one is None or isinstance(one, SharedDataset) else np.asarray(one) for one in (x, y, w)))
+    found = GivenExamples(*(one if one is None or isinstance(one, SharedDataset) else np.asarray(one) for one in (x, y, w)))
     counts = {name: array.shape[0] if array.shape else 0 for name, array in found.arrays.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"{', '.join(f'{name} has {count}' for name, count in counts.items())} examples: they must be as many")
@@ -75,7 +75,7 @@ def examples(x: Given, y: Given, w: Given | None = None) -> Examples:
     return found
 
 
-def parted(x: Given, y: Given, w: Given | None, held: Any, fraction: float) -> tuple[Examples, Examples | None]:
+def parted(x: Given, y: Given, w: Given | None, held: Any, fraction: float) -> tuple[GivenExamples, GivenExamples | None]:
     """Return what is trained on, and what is looked at after each epoch.
 
     Args:
@@ -96,7 +96,7 @@ def parted(x: Given, y: Given, w: Given | None, held: Any, fraction: float) -> t
     return found, None if held is None else validation(held)
 
 
-def validation(data: Any) -> Examples:
+def validation(data: Any) -> GivenExamples:
     """Return what was given as `validation_data`: (x, y), or (x, y, sample_weight).
 
     Raises:

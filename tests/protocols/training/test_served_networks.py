@@ -21,7 +21,7 @@ from protocols.owner.compiled import ending, weights
 from protocols.owner.compiled import plan as plan_of
 from protocols.trained import served
 from protocols.trained.bounds import reach
-from protocols.training.asked import Derivation, Evaluation
+from protocols.training.asked import Derivation, SharedEvaluation
 from protocols.training.networks.layers import AffineLayer, ShiftedLayer, Variable, Weight
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.nonlinear import RectifierLayer
@@ -222,5 +222,5 @@ def test_only_weights_of_the_network_are_derived():
 
 def test_an_evaluation_moves_no_weights():
     plan = plan_of(compiled(chain((4,))))
-    outputs = Evaluation(msgspec.structs.replace(plan, value=True)).circuit(3).outputs
+    outputs = SharedEvaluation(msgspec.structs.replace(plan, value=True)).circuit(3).outputs
     assert set(outputs) == {"metric", "loss", "outside"}
