@@ -46,8 +46,8 @@ ROOMS = {
     "protocols/nodes": "clusters owner workers",
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties "
-        "owner/fit owner/placing selfcheck serving storage trained training training/networks workers"
+        "authority clusters datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/numbers mpc/operations "
+        "mpc/parties owner/fit owner/placing selfcheck serving storage trained training training/networks workers"
     ),
     "protocols/owner/fit": "datasets",
     "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
