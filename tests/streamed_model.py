@@ -49,7 +49,7 @@ async def served(cluster, name: str = "stream", weights=WEIGHTS, program: Progra
     await cluster.enrol()
     secret = new_secret()
     async with SharedModel(name, program, (), cluster, secret, Training(None, cluster, name)) as shared:
-        await shared.placed(list(weights), cluster, secret)
+        await shared.placed(list(weights))
         serving = asyncio.create_task(shared.serve(**{"num_requests": 100, "reveal": ["logits"], **terms}))
         while not await shared.prepared(terms.get("reveal", ["logits"])[0]):
             if serving.done():

@@ -39,6 +39,11 @@ class PendingClaims:
         claim = self._claims[name] = Claim.of_caller(digest)
         asyncio.get_running_loop().call_later(WITHIN, self._expire, name, claim)
 
+    def put(self, name: str, claim: Claim) -> None:
+        """Keep a claim to a name whose model has gone, and another one is to come."""
+        self._claims[name] = claim
+        asyncio.get_running_loop().call_later(WITHIN, self._expire, name, claim)
+
     def _expire(self, name: str, claim: Claim) -> None:
         if self._claims.get(name) is claim:
             del self._claims[name]

@@ -17,7 +17,8 @@ from protocols.errors import Diverged, InputError, WorkerLost
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
-from protocols.owner.fitting import MEMORY, Running, begun
+from protocols.owner.fitting import MEMORY
+from protocols.owner.running import Running, begun
 from protocols.owner.stored import training_servers
 from protocols.training.regression import Clusters, Logistic, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +31,8 @@ from protocols.training.terms import AnyPlan
 from protocols.workers.training_server import TrainingServer
 
 FILE = "training.json"
+MEMORIES = "callbacks.json"
+"""What callbacks remember; public, as metrics are that they were told."""
 SERVERS = 2
 """The parties that keep a share of a training."""
 
@@ -51,10 +55,24 @@ class _SavedRun(msgspec.Struct, frozen=True):
     begun: bool = False
 
 
-def settings(plan: AnyPlan, x: SharedDataset, y: SharedDataset, batch: int, helper: int | None, *, shuffle: bool) -> bytes:
+def settings(plan: AnyPlan, arrays: Sequence[SharedDataset], batch: int, helper: int | None, *, shuffle: bool) -> bytes:
     """Return a digest of what a training does and among whom, but for the number of its epochs."""
-    data = [(array.name, array.shape, array.content, array.dataset.records) for array in (x, y)]
+    data = [(array.name, array.shape, array.content, array.dataset.records) for array in arrays]
     return hashlib.sha256(msgspec.msgpack.encode((plan, data, batch, helper, shuffle))).digest()
+
+
+class CallbackMemory(msgspec.Struct, frozen=True):
+    """What the owner's process remembers beside the shares, after an epoch.
+
+    Attributes:
+        epoch: how many there were.
+        callbacks: what each callback remembers.
+        rate: the learning rate, if callbacks may have set it.
+    """
+
+    epoch: int
+    callbacks: list[dict[str, Any]]
+    rate: float | None
 
 
 class Checkpoints:
@@ -79,6 +97,7 @@ class Checkpoints:
         self._cluster, self._file = cluster, Path(folder) / FILE
         self._addresses, self._places = cluster.addresses_for(model), cluster.seats_for(model).servers
         self._serial = 0
+        self._remembered: list[CallbackMemory] = []
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = locked(self._file.parent)
@@ -135,6 +154,24 @@ class Checkpoints:
     def _rights(self) -> list[bytes]:
         """At server 0 and at server 1."""
         return [right_at(self._run.right, place) for place in self._places]
+
+    def remember(self, what: CallbackMemory) -> None:
+        """Write down what the next epoch depends on at the owner, before its checkpoint: what belongs to the one before stays, too."""
+        self._remembered = [*self._remembered[-1:], what]
+        try:
+            replace(self._file.parent / MEMORIES, msgspec.json.encode(self._remembered))
+        except OSError as error:
+            raise CheckpointError(f"{self._file.parent / MEMORIES} cannot be written: {error}") from None
+
+    def remembered(self, epoch: int) -> CallbackMemory | None:
+        """Return what was written down after so many epochs; None if nothing was."""
+        try:
+            self._remembered = msgspec.json.decode((self._file.parent / MEMORIES).read_bytes(), type=list[CallbackMemory])
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise CheckpointError(f"{self._file.parent / MEMORIES} is damaged: {error}; remove it, and callbacks begin anew") from None
+        return next((one for one in self._remembered if one.epoch == epoch), None)
 
     async def _shares(self) -> VersionedShares:
         keeping = await keepers(self._cluster, self._addresses, SERVERS)

@@ -48,6 +48,11 @@ def weights(model: Any) -> list[Real]:
     return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
 
 
+def ending(model: Any) -> str | None:
+    """Return "softmax" or "sigmoid", if the model ends in one that belongs to its loss, and not to its nodes."""
+    return network(model, squares=_squares(model)).ending
+
+
 def places(model: Any) -> list[int]:
     """Where the weights that a training changes stand among all weights of a model, in the order of its plan."""
     order = {id(variable): place for place, variable in enumerate(model.weights)}

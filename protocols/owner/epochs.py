@@ -11,6 +11,7 @@ import msgspec
 from protocols.errors import PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.targets import metric_of
+from protocols.training.asked import SharedEvaluation
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import EXACT, compared, metric_bits, never_negative
 from protocols.training.step import Plan
@@ -37,6 +38,7 @@ class Epoch(msgspec.Struct, frozen=True):
         bytes: in a step on average: between the servers, both ways.
         dealt: in a step on average: from the provider.
         loss: of the steps, each before its update, or None.
+        logs: what Keras' callbacks are told: the same by the names of Keras, and of a validation those with val_.
     """
 
     number: int
@@ -49,11 +51,13 @@ class Epoch(msgspec.Struct, frozen=True):
     bytes: float
     dealt: float
     loss: float | None = None
+    logs: dict[str, float] = {}
 
     def __str__(self) -> str:
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
         if self.loss is not None:
             metric += f"loss {self.loss:.3f}, "
+        metric += "".join(f"{name} {value:.3f}, " for name, value in self.logs.items() if name.startswith("val_"))
         total = (self.bytes + self.dealt) / 1e6
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
@@ -62,7 +66,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
     """Return what is known of an epoch, counted from 1, from what both servers report of its segments."""
     reports = [report for segment in segments for report in segment]
     made = sum(first.steps for first, _ in segments)
-    values = _values(terms, segments[-1])
+    values = values_of(terms, segments[-1])
     seconds = sum(max(report.seconds for report in segment) for segment in segments)
     online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
     return Epoch(
@@ -79,9 +83,9 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
     )
 
 
-def _values(terms: TrainingTerms, last: Segment) -> dict[str, float]:
+def values_of(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
-    plan = terms.plan
+    plan = terms.plan.plan if isinstance(terms.plan, SharedEvaluation) else terms.plan
     count = terms.examples * compared(plan.loss, plan.outputs)
     told = plan.sums if isinstance(plan, Plan) else EXACT
     bits = {"metric": metric_bits(plan.loss, told), "loss": 2 * FRACTION - told.lost}

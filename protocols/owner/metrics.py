@@ -70,6 +70,16 @@ def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
     return math.log(edge / (1 - edge)) if ending == "sigmoid" else edge
 
 
+def names(model: Any) -> tuple[str, ...]:
+    """Return the names that Keras gives to the metrics that `model` is compiled with."""
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    given = keras.tree.flatten(internals.compile_arguments(model).get("metrics"))
+    return tuple(one if isinstance(one, str) else str(getattr(one, "name", "") or one.__name__) for one in given if one is not None)
+
+
 def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
     """Return the threshold of one metric, 0.5 for those that have none.
 

@@ -11,11 +11,11 @@ from actors import ActorError
 from protocols.authority.rights import new_secret
 from protocols.errors import TooLarge, WorkerLost
 from protocols.mpc.inputs.ranges import InputRange
-from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
+from protocols.owner.shared_model import SharedModel, sigma_of
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
 from protocols.serving.hosting import MOST_MEMORY, check_program
 from protocols.serving.streams import largest_operation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import keras
 
     from protocols.lowering import Clients
-from protocols.owner.shared_model import SharedModel
 
 
 async def share(
@@ -103,7 +102,7 @@ async def share(
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
-    from protocols.owner.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
+    from protocols.owner.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
     check_tolerance(tolerance)
@@ -120,13 +119,14 @@ async def share(
     comparison = await asyncio.to_thread(
         compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
     )
-    guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, _sigma(lowered.program))
+    guarantee = None if answers is None else await asyncio.to_thread(answers.guarantee, sigma_of(lowered.program))
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()
-    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, Training(model, cluster, chosen), guarantee, comparison)
+    training = Training(model, cluster, chosen)
+    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers)
     try:
-        await shared.placed(lowered.weights, cluster, secret)
+        await shared.placed(lowered.weights)
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared
@@ -145,8 +145,3 @@ def _check_size(program: Program) -> None:
             f"one operation of an example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most: "
             "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
         )
-
-
-def _sigma(program: Program) -> float:
-    """Return the standard deviation of the noise of each server, in units of the outputs."""
-    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

@@ -6,32 +6,33 @@ import asyncio
 import contextlib
 import operator
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from actors import ActorError, ConnectFailed, ConnectionLost
-from protocols.authority.rights import digest_at, right_at
+from protocols.authority.rights import right_at
 from protocols.datasets.dataset import SharedDataset
-from protocols.errors import NotOwner, ProtocolError, ServingError, UnknownModel, WorkerLost
+from protocols.errors import InputError, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
-from protocols.mpc.operations.weights import SummedMasks
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
-from protocols.noisy_answers import Guarantee
+from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.epochs import Epoch
+from protocols.owner.fit.examples import Given, GivenExamples, examples, parted
+from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
+from protocols.owner.placing.placing import Placing
 from protocols.selfcheck.report import Check
-from protocols.serving.allowance import MEMORY, Allowance, Opening
-from protocols.serving.hosting import Terms, fingerprint
+from protocols.serving.allowance import MEMORY, Allowance
+from protocols.serving.hosting import Terms, check_program
 from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
-from protocols.workers import delivery
-from protocols.workers.compute_server import ComputeServer
-from protocols.workers.crypto_provider import CryptoProvider
 
 if TYPE_CHECKING:
     import keras
@@ -62,34 +63,36 @@ class SharedModel:
         training: Training,
         guarantee: Guarantee | None = None,
         check: Check | None = None,
+        answers: NoisyAnswers | None = None,
     ) -> None:
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
-        self._training = training
+        self._first, self._training, self._answers, self._version = program, training, answers, training.version
+        self._placing = Placing(cluster, name, secret)
         self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
         self._answered = 0
         self._stopped = False
 
-    async def placed(self, weights: list[Ring], cluster: Cluster, secret: bytes) -> None:
+    async def placed(self, weights: list[Ring]) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
-        name, (*seats, third) = self.name, cluster.seats_for(self.name).all
-        provider, servers = self._links.provider, self._links.servers
-        claimed: list[tuple[ComputeServer | CryptoProvider, bytes]] = []
+        await self._placing.first(self.program, self.guarantee, weights)
+
+    async def _renewed(self, kinds: tuple[Reveal, ...], memory: int) -> None:
+        """Place the trained shares as they lie, in the stead of what is served."""
+        if self._stopped:
+            raise ServingError(f"model {self.name!r} was stopped: share it again")
+        version, noise = self._training.version, self._answers
+        found = await asyncio.to_thread(self._training.served, self._first, noise)
+        check_program(found.program)
+        memory_plans(self.name, found.program, kinds, memory)
+        guarantee = None if noise is None else await asyncio.to_thread(noise.guarantee, sigma_of(found.program))
+        handle, secret = await self._training.ready(found)
         try:
-            for server, place in zip(servers, seats, strict=True):
-                await server.claim(name, digest_at(secret, place))
-                claimed.append((server, right_at(secret, place)))
-            opening = await provider.open(name, self.program, cluster.equals, digest_at(secret, third), cluster.presence, self.guarantee)
-            claimed.append((provider, right_at(secret, third)))
-            masked, program = _masked(weights, opening, self.program), fingerprint(self.program)
-            await asyncio.gather(
-                *(delivery.load(server, name, right, program, masked) for server, (_, right) in zip(servers, claimed, strict=False))
-            )
-        except BaseException:
-            for worker, right in claimed:
-                with contextlib.suppress(ActorError, ProtocolError):
-                    await worker.remove(name, right)
-            raise
+            await self._placing.again(found.program, guarantee, handle, secret)
+        except ActorError as error:
+            raise WorkerLost(f"the trained model {self.name!r} could not be placed: {error}") from None
+        self.program, self.guarantee, self.layers, self.check = found.program, guarantee, found.layers, None  # no check without weights
+        self._version = version
 
     async def serve(
         self,
@@ -109,6 +112,11 @@ class SharedModel:
         examples than are left is refused as a whole, and the rest stays for smaller ones: serving goes on until it is used up.
         Cancelling this ends the waiting only: what was allowed is answered until `stop`.
 
+        What `fit` has trained since is served as it lies: the servers open W + lambda_W, nobody learns W, and the version before is served
+        no more. Its clients connect anew; quotas count from the new version on, spent budgets stay spent. Windows are assumed then, as in
+        the training, and looked at: where a number leaves one, a client gets `OutsideCalibration`, with labels, too, and learns that bit of
+        each of its inputs. Noisy answers do not tell it, as it would have no noise.
+
         Args:
             num_requests: at least 1; each may have any number of examples, unless `examples` is given.
             examples: how many examples of all these requests together are answered, at least 1; None: any number. Choose it by what a
@@ -125,17 +133,22 @@ class SharedModel:
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
             ServingError: the model was stopped.
+            WindowError: weights are too large, or layers too wide, for sums that nobody knows. What was served before is served.
+            UnsupportedLayer: the network computes what cannot be served without its weights.
+            ModelError: noisy answers of a model that was trained have no `sensitivity`.
+            NotGranted: the owners of the data open weights to others only; answers tell of weights.
+            Altered: something was altered between the servers while the trained shares were placed; the model is removed.
             TooLarge: one operation of it does not fit the memory; nobody was told anything.
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
-        if self._training.begun:
-            raise ServingError(f"model {self.name!r} was trained after it was shared: reveal it and share the result to serve it")
         requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
         memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
         more = None if examples is None else _whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
+        if self._training.version != self._version:
+            await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
         try:
             *rights, third = self._rights
@@ -158,39 +171,55 @@ class SharedModel:
 
     async def fit(
         self,
-        x: SharedDataset,
-        y: SharedDataset,
+        x: Given,
+        y: Given,
         *,
         epochs: int = 1,
         batch_size: int = 32,
         shuffle: bool = True,
         metrics: bool | Collection[str] = True,
+        validation_data: tuple[Given, ...] | None = None,
+        validation_split: float = 0.0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Given | None = None,
+        initial_epoch: int = 0,
+        verbose: Literal["auto", 0, 1, 2] = "auto",
         memory: int = MEMORY,
         folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
         save_every: int | None = None,
         progress: bool = True,
     ) -> AsyncIterator[Epoch]:
-        """Train the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yield after each epoch.
+        """Train the model on shares, as `keras.Model.fit` does in the clear. Yield after each epoch.
 
-        The model is a compiled keras.Sequential: Flatten, Dense, ReLU, a softmax or sigmoid at the end or not; SGD, Adam or AdamW, with
-        a number or a schedule for the learning rate, read anew at each `fit`; sparse, categorical or binary cross-entropy, or mean squared
-        error. Afterwards `reveal` gives the trained model; a second `fit` goes on from there. If training
-        stops early, the model is as it was after the last complete epoch.
+        Nobody sees a feature, a label, a weight or a gradient. The model is compiled, of the layers, losses and optimizers that
+        `protocols/owner/compiled.py` names; a learning rate may be a schedule, and is read anew in each epoch. Afterwards `serve` serves
+        the trained shares as they lie, `evaluate` and `predict` ask them, `reveal` gives the trained model to this process, and a second
+        `fit` goes on from there. If training stops early, the model is as it was after the last complete epoch.
 
         With a folder a training survives all of its processes. After each epoch both servers write their shares of weights and optimizer,
-        each under its own key (they need folders, too: `confide worker --data`); the owner's folder holds the right to them. The same
-        script with `resume=True` goes on from there, in the same order of examples, after any party was killed and started again. Shares
-        are re-randomised when they are loaded, and all masks are new.
+        each under its own key (they need folders, too: `confide worker --data`); the owner's folder holds the right to them, and what
+        callbacks remember. The same script with `resume=True` goes on from there, in the same order of examples, after any party was
+        killed and started again. Shares are re-randomised when they are loaded, and all masks are new.
 
         Args:
-            x: features, from `Cluster.store` or `Cluster.load`.
-            y: labels or targets, as many.
-            epochs: passes over the data, at least 1.
+            x: features: an array, which is shared for as long as this lasts; or from `Cluster.store` or `Cluster.load`.
+            y: labels or targets, as many: the same.
+            epochs: the epoch up to which is trained, at least 1.
             batch_size: examples of a step.
             shuffle: a new order in each epoch; it is public.
             metrics: tell the accuracy (or mean squared error) of each epoch to this process; nobody else learns it. Or the names of what
                 is told: "accuracy" or "mean squared error", and "loss". The loss of a cross-entropy costs a logarithm on shares.
+            validation_data: (x, y) or (x, y, sample_weight), looked at after each epoch as `evaluate` does.
+            validation_split: the part of the arrays at their end that is held back for that.
+            callbacks: of Keras, over epochs; they see what is told (`Epoch.logs`), may set the learning rate (which is public), stop, and
+                have weights kept at the servers and restored (`EarlyStopping(restore_best_weights=True)`) that they never see. Refused
+                by name: those that need weights or single batches, and those that monitor what is not told.
+            class_weight: how many times an example of each class counts. The workers learn these numbers.
+            sample_weight: how many times each example counts, below 512; shared like `x`. In metrics all count alike, as in Keras.
+            initial_epoch: the number of the first epoch, from 0.
+            verbose: 0: no line of progress.
             memory: bytes of randomness that each server may hold ahead. A step that needs more is streamed: dealt in segments while it is
                 made, in more rounds.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
@@ -199,21 +228,21 @@ class SharedModel:
             progress: show how far an epoch is, if standard error is a terminal.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
-        is right. To the workers: layers, loss, optimizer, learning rates, number and order of the examples.
+        is right; with a validation its metrics and one bit more. To the workers: layers, loss, optimizer, learning rates and so what
+        callbacks have made of metrics, weights of classes, number and order of the examples, when weights are kept and restored.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
-            InputError: data that do not fit the model or each other.
+            InputError: data that do not fit the model or each other; a callback that cannot be.
             TooLarge: the randomness of one operation of a step does not fit the memory.
             Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
+            NotGranted: the owners of the data do not allow weights of examples or of classes, or metrics for this process.
             WorkerLost: a worker went away.
             CheckpointError: the folder has a training that is not to be resumed, or another one.
             KeepsNothing: a server was started without a folder.
             VaultError: a checkpoint cannot be written, or is damaged.
         """
-        epochs_made = self._training.fit(
-            x,
-            y,
+        how = FitSettings(
             epochs=epochs,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -222,11 +251,57 @@ class SharedModel:
             folder=folder,
             resume=resume,
             save_every=save_every,
-            progress=progress,
+            progress=progress and verbose != 0,
+            callbacks=callbacks,
+            initial_epoch=initial_epoch,
+            class_weight=class_weight,
         )
-        async with contextlib.aclosing(epochs_made):
+        data, validated = parted(x, y, sample_weight, validation_data, validation_split)
+        async with contextlib.aclosing(self._training.fitted(data, validated, how)) as epochs_made:
             async for epoch in epochs_made:
                 yield epoch
+
+    async def evaluate(
+        self, x: Given, y: Given, *, sample_weight: Given | None = None, batch_size: int = 128, memory: int = MEMORY
+    ) -> dict[str, float]:
+        """Return what `keras.Model.evaluate(return_dict=True)` does, of the trained shares: "loss", then the compiled metrics by name.
+
+        Args:
+            x: see `fit`.
+            y: see `fit`.
+            sample_weight: how many times the loss of each example counts.
+            batch_size: examples that are looked at together; it changes no number.
+            memory: bytes of randomness that each server may hold ahead.
+
+        **Leaks** to this process: these numbers, and one bit, whether all numbers have stayed where fixed point is right; if not, they are
+        NaN, and a `PrecisionWarning` says so. Nothing to the workers but number and order of the examples.
+
+        Raises:
+            ModelError, InputError, TooLarge, NotGranted, WorkerLost: see `fit`.
+        """
+        return await self._training.evaluate(examples(x, y, sample_weight), batch_size=batch_size, memory=memory)
+
+    async def predict(self, x: npt.ArrayLike, *, batch_size: int = 128, memory: int = MEMORY) -> npt.NDArray[np.float64]:
+        """Return what `keras.Model.predict` does, of the trained shares: answers for examples of this process, and for it alone.
+
+        It is the owner's own question, which needs no `serve` and counts against no quota; clients ask by `connect`.
+
+        Args:
+            x: (n, *input_shape); an array, as answers to examples of others would tell of them.
+            batch_size: see `evaluate`.
+            memory: see `evaluate`.
+
+        **Leaks** to this process: the outputs before a softmax or a sigmoid at the end, which is computed here; one bit, see `evaluate`.
+
+        Raises:
+            WindowError: for some example numbers have left fixed point: no answers are given.
+            InputError: `x` is shared already, or does not fit.
+            NotGranted: the owners of the data on which the model was trained open it to others only.
+            ModelError, TooLarge, WorkerLost: see `fit`.
+        """
+        if isinstance(x, SharedDataset):
+            raise InputError(f"{x.name!r} is shared already: predictions for single examples are made of one's own arrays")
+        return await self._training.predict(GivenExamples(np.asarray(x)), batch_size=batch_size, memory=memory)
 
     async def reveal(self) -> keras.Model:
         """Return the trained model, compiled like the one that was shared: opens the weights, to this process alone.
@@ -250,7 +325,9 @@ class SharedModel:
         return inference.layout(self.program).bytes_per_example
 
     async def prepared(self, reveal: Reveal = "logits") -> int:
-        """Return for how many examples randomness is ready at both servers."""
+        """Return for how many examples randomness is ready at both servers; 0 until what was trained last is served."""
+        if self._training.version != self._version:
+            return 0
         return await self._links.provider.prepared(self.name, self._rights[-1], reveal)
 
     async def stop(self) -> None:
@@ -301,7 +378,6 @@ def _whole(name: str, number: int, least: int) -> int:
     return whole
 
 
-def _masked(weights: list[Ring], opening: Opening, program: Program) -> list[Ring]:
-    """Return M_W = W + lambda_{W,0} + lambda_{W,1}."""
-    masks = SummedMasks(opening.weight_keys, program.weights)
-    return [np.add(masked := masks[index], weight, out=masked) for index, weight in enumerate(weights)]
+def sigma_of(program: Program) -> float:
+    """Return the standard deviation of the noise of each server, in units of the outputs."""
+    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

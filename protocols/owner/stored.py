@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
-from protocols.authority.rights import digest_at, new_secret
+from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import THIRD
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
@@ -20,12 +22,32 @@ from protocols.errors import InputError, WorkerLost
 from protocols.mpc.inputs.columns import check_columns
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.parties.exchange import Ring
+from protocols.owner.fit.examples import GivenExamples, targets
 from protocols.training.networks.functions import FRACTION
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
 LARGEST = 512.0
 """Numbers lie between -512 and 512: scale features and targets, best to about 1."""
+
+
+class SharedExamples(NamedTuple):
+    """Features, targets, and weights of examples, all of them shared.
+
+    Attributes:
+        x: features.
+        y: targets; None for predictions.
+        w: the weight of each example, if they have any.
+    """
+
+    x: SharedDataset
+    y: SharedDataset | None = None
+    w: SharedDataset | None = None
+
+    @property
+    def all(self) -> tuple[SharedDataset, ...]:
+        """Those that are there."""
+        return tuple(array for array in self if array is not None)
 
 
 async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
@@ -69,6 +91,41 @@ async def store(cluster: ThreeWorkers, name: str, array: npt.ArrayLike, classes:
     except ActorError as error:
         raise WorkerLost(f"{name!r} could not be stored: {error}") from None
     return SharedDataset(dataset, secret)
+
+
+async def forget(cluster: ThreeWorkers, array: SharedDataset) -> None:
+    """Have all workers forget an array that this process has stored. One that is gone has forgotten it."""
+    system, handle = cluster.links.system, array.dataset.handle
+    for place, worker in enumerate(cluster.workers):
+        dealing = place == THIRD and not cluster.equals
+        kind: type[TrainingServer | TrainingDealer] = TrainingDealer if dealing else TrainingServer
+        with contextlib.suppress(ActorError):
+            actor = await system.connect(f"{worker.url}/{'training-dealer' if dealing else 'training'}", kind)
+            await actor.with_options(timeout=5.0).forget(handle, right_at(array.secret, place))
+
+
+@contextlib.asynccontextmanager
+async def lent(cluster: ThreeWorkers, model: str, given: GivenExamples, expected: str, classes: int) -> AsyncIterator[SharedExamples]:
+    """Share those of some arrays that are not shared yet, for as long as the block lasts.
+
+    Args:
+        cluster: where.
+        model: that they are for.
+        given: what the user gave.
+        expected: what the loss compares with.
+        classes: of labels.
+    """
+    shared: dict[str, SharedDataset] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for name, array in given.arrays.items():
+            if isinstance(array, SharedDataset):
+                shared[name] = array
+                continue
+            values = targets(array, expected) if name == "y" else array.astype(np.float64)
+            labels = classes if name == "y" and expected == "labels" else None
+            shared[name] = await store(cluster, f"{name} of {model}", values, labels)
+            stack.push_async_callback(forget, cluster, shared[name])
+        yield SharedExamples(**shared)
 
 
 async def _replicate(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:

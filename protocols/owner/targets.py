@@ -104,17 +104,21 @@ def check_told(loss: Loss, y: SharedDataset) -> None:
         )
 
 
-def sums_told(loss: Loss, outputs: int, y: SharedDataset, beside: float = 0.0, most: int = 1) -> Told:
-    """How sums over an epoch of these targets are told; the loss of an example has `beside` more at most, and counts `most` times."""
+def sums_told(loss: Loss, outputs: int, y: SharedDataset, beside: float = 0.0, most: int = 1, *, weighted: bool = False) -> Told:
+    """How sums over an epoch of these targets are told; the loss of an example has `beside` more at most, and counts `most` times.
+
+    `weighted` says whether examples, or classes, count differently.
+    """
     ones = y.content == "labels" or (y.dataset.binary and (loss != "crossentropy" or y.dataset.summing)) or y.dataset.signs
-    return told(loss, outputs, y.shape[0] * most, truths=ones, beside=beside)
+    return told(loss, outputs, y.shape[0] * most, truths=ones, beside=beside, weighted=weighted)
 
 
 def fitted(plan: Plan, y: SharedDataset, batch: int) -> Plan:
     """Return a plan as it is for these targets: how sums are told, and whether truths are held as -1 and 1."""
     sizes = {name: math.prod(shape) for name, shape in plan.shapes.items()}
     beside = sum(one.most(sizes[one.name]) for one in plan.penalties) * compared(plan.loss, plan.outputs) / plan.weight
-    sums = sums_told(plan.loss, plan.outputs, y, beside, batch if plan.summed else 1)
+    weighted = plan.weighted or bool(plan.classes)
+    sums = sums_told(plan.loss, plan.outputs, y, beside, batch if plan.summed else 1, weighted=weighted)
     loss = plan.loss
     if isinstance(loss, TargetLoss) and loss.truths:
         loss = msgspec.structs.replace(loss, signs=y.content == "numbers" and not y.dataset.binary)

@@ -14,15 +14,22 @@ class Budget:
     Args:
         name: of the model.
         answers: for each client.
+
+    Attributes:
+        answers: the same.
     """
 
     def __init__(self, name: str, answers: int) -> None:
-        self._name, self._answers = name, answers
+        self._name, self.answers = name, answers
         self._spent: dict[str, int] = {}
+
+    def spent_before(self, other: Budget) -> None:
+        """Count what was spent of another budget as spent of this one."""
+        self._spent = dict(other._spent)
 
     def left(self, client: str) -> int:
         """Answers that this client may still get."""
-        return self._answers - self._spent.get(client, 0)
+        return self.answers - self._spent.get(client, 0)
 
     def check(self, client: str, answers: int) -> None:
         """Refuses what is more than is left.
@@ -34,7 +41,7 @@ class Budget:
         if answers > left:
             who = f"client {client!r}" if client else "all clients without a certificate together"
             raise BudgetSpent(
-                f"{answers} noisy answers of model {self._name!r} were asked for; {left} of {self._answers} are left for {who}: more would "
+                f"{answers} noisy answers of model {self._name!r} were asked for; {left} of {self.answers} are left for {who}: more would "
                 "tell more about its training data than its owner allows"
             )
 
@@ -46,3 +53,17 @@ class Budget:
         """
         self.check(client, answers)
         self._spent[client] = self._spent.get(client, 0) + answers
+
+
+def succeeding(before: Budget | None, name: str, answers: int) -> Budget:
+    """Return the budget of a model that comes in the place of another one of its owner: what a client has spent, it has spent.
+
+    Args:
+        before: of the other model; None: there is none.
+        name: of both.
+        answers: for each client.
+    """
+    budget = Budget(name, answers)
+    if before is not None:
+        budget.spent_before(before)
+    return budget

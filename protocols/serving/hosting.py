@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 
@@ -20,7 +20,7 @@ from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Pair
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import Guarantee
-from protocols.serving.budget import Budget
+from protocols.serving.budget import Budget, succeeding
 from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.pieces import Arriving, carved
 from protocols.serving.quota import Quota
@@ -149,9 +149,10 @@ class HostedModel:
     Args:
         hosting: what the third party told.
         pair: what this server has agreed on with the helper, among equals.
+        budget: of the model in whose place this one comes, where answers are noisy: what is spent stays spent.
     """
 
-    def __init__(self, hosting: Hosting, pair: Pair | None = None) -> None:
+    def __init__(self, hosting: Hosting, pair: Pair | None = None, budget: Budget | None = None) -> None:
         check_program(hosting.program)
         check_guarantee(hosting.program, hosting.guarantee)
         self.hosting = hosting
@@ -170,7 +171,7 @@ class HostedModel:
         self._sent = False
         self._arriving: Arriving | None = None
         self.quota = Quota(hosting.name)
-        self._budget = None if hosting.guarantee is None else Budget(hosting.name, hosting.guarantee.answers)
+        self.budget = None if hosting.guarantee is None else succeeding(budget, hosting.name, hosting.guarantee.answers)
 
     @property
     def name(self) -> str:
@@ -191,6 +192,25 @@ class HostedModel:
         if self._masked is None:
             raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
         return self._masked
+
+    def masked(self, shares: Sequence[Ring]) -> list[Ring]:
+        """Return shares of weights that nobody knows under this server's half of their masks: with those of the other server M_W.
+
+        Raises:
+            ServingError: there are weights already: others under the same masks would show how they differ.
+            SharingError: their shapes are not those of the program.
+        """
+        shapes = [tuple(shape) for shape in self.hosting.program.weights]
+        if self._sent or self._arriving is not None:
+            raise ServingError(f"the weights of model {self.name!r} are here already: share a changed model anew")
+        if [share.shape for share in shares] != shapes:
+            raise SharingError(f"weights of shapes {[share.shape for share in shares]} are ready, the program has {shapes}")
+        self._sent = True
+        return [share + mask for share, mask in zip(shares, weight_masks(self._weight_key, shapes), strict=True)]
+
+    def opened(self, masked: list[Ring]) -> None:
+        """Take M_W as both servers have opened it, see `masked`."""
+        self._masked = masked
 
     @property
     def weights(self) -> WeightShares:
@@ -259,7 +279,7 @@ class HostedModel:
     @property
     def counts_clients(self) -> bool:
         """Whether it has to be known who asks."""
-        return self._budget is not None
+        return self.budget is not None
 
     def admit(self, ticket: Ticket, client: str = "") -> None:
         """Counts a part of a request as under way, and where answers are noisy its examples for the client. One `ended` follows.
@@ -273,10 +293,10 @@ class HostedModel:
         if ticket.reveal not in self.reveal:
             raise NotServed(f"model {self.name!r} does not answer with {ticket.reveal!r}; it serves {list(self.reveal)}")
         self.quota.check(ticket)
-        if self._budget is not None:
+        if self.budget is not None:
             if ticket.client != client:
                 raise TicketRefused(f"the ticket was issued to client {ticket.client!r}, and client {client!r} came with it")
-            self._budget.spend(client, ticket.examples)
+            self.budget.spend(client, ticket.examples)
         self.quota.begin(ticket)
 
     def ended(self, ticket: Ticket, released: bool) -> None:

@@ -27,13 +27,14 @@ from protocols.training.terms import AnyPlan
 class Model:
     """A server's shares of the weights and of the optimizer's state of one model, by name; of the sums of an epoch.
 
-    `use` is what the owners of the data that it was trained on allow.
+    `use` is what the owners of the data that it was trained on allow; `kept` are earlier weights, by the slot in which they are kept.
     """
 
     plan: AnyPlan
     shares: dict[str, Ring] = field(repr=False)
     sums: dict[str, Ring] = field(default_factory=dict, repr=False)
     use: Use = field(default_factory=Use)
+    kept: dict[int, dict[str, Ring]] = field(default_factory=dict, repr=False)
 
 
 class Holdings:
@@ -43,6 +44,7 @@ class Holdings:
         datasets: of a server, by handle.
         masks: of the crypto provider: lambda, both halves added, by handle.
         models: of a server, by handle.
+        served: of a server, by handle: shares of weights that are ready to be served.
         claims: whose each of these is, by handle.
         stretches: what the owners of datasets that were deposited allow, by handle; one without was placed by who trains on it.
 
@@ -54,6 +56,7 @@ class Holdings:
         self.datasets: dict[bytes, MaskedDataset | Replicated] = {}
         self.masks: dict[bytes, Ring] = {}
         self.models: dict[bytes, Model] = {}
+        self.served: dict[bytes, list[Ring]] = {}
         self.claims: dict[bytes, Claim] = {}
         self.stretches: dict[bytes, list[Stretch]] = {}
         self._vault = vault
@@ -125,9 +128,18 @@ class Holdings:
                     " clusters, which may leave one of them: fit without sample_weight and class_weight, and no trees or clusters"
                 )
 
+    def check_own(self, handles: Iterable[bytes]) -> None:
+        """Refuse answers to single examples of arrays that others have left with the workers.
+
+        Raises:
+            NotGranted: one of these arrays was deposited: its owner allows training.
+        """
+        if any(self.stretches.get(handle) for handle in handles):
+            raise NotGranted("the owner of the data allows to train on them; predictions for single examples are made of one's own arrays")
+
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""
-        for table in (self.datasets, self.masks, self.models, self.claims, self.stretches):
+        for table in (self.datasets, self.masks, self.models, self.served, self.claims, self.stretches):
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:

@@ -19,13 +19,14 @@ import msgspec
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Reshape
-from protocols.mpc.operations.sums import Combine
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, Softmax
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, Told, compared, gradient_scale, loss_gradient
+from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, LossGradient, Told, compared, gradient_scale, loss_gradient
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
@@ -47,6 +48,11 @@ from protocols.training.networks.optimizers import (
 )
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 
+CLASS_BITS = 12
+"""Fractional bits of the weight of a class."""
+LARGEST_WEIGHT = 512.0
+"""Of a class, or of an example."""
+
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
     """What a network computes and how it learns: all of it is public.
@@ -66,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         constraints: where weights are put after each update.
         labels: what a cross-entropy makes of targets.
         summed: whether the losses of a batch are summed, and not their mean is taken.
+        weighted: whether examples have weights of their own, by which their losses are multiplied.
+        classes: by which losses are multiplied, for each class of the targets; none: by 1. A binary cross-entropy has two.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -82,6 +90,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     constraints: tuple[Constraint, ...] = ()
     labels: Labels = AS_GIVEN
     summed: bool = False
+    weighted: bool = False
+    classes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -99,6 +109,11 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         stay = {variable.name for variable in self.variables if not variable.trained}
         if not stay.issuperset(name for layer in self.layers for name in layer.moves):
             raise ModelError("statistics that follow what a step sees are kept beside the weights that are trained")
+        of_classes = self.loss in ("crossentropy", "binary_crossentropy") and not self.weighted
+        if self.classes and (not of_classes or len(self.classes) != max(self.outputs, 2)):
+            raise ModelError(f"{len(self.classes)} weights of classes were given for {self.outputs} outputs: one for each class is needed")
+        if not all(0 <= weight < LARGEST_WEIGHT for weight in self.classes):
+            raise ModelError(f"weights of classes lie between 0 and {LARGEST_WEIGHT:g}")
 
     @property
     def inputs(self) -> int:
@@ -159,6 +174,17 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         """How often an epoch goes over the examples."""
         return 1
 
+    def weights(self, draft: StepDraft, y: int, batch: int) -> Signal | None:
+        """Return the weight of each example of a batch with the targets `y`, a wire (batch, 1); None: all count alike. Rounds: 0."""
+        if self.weighted:
+            return Signal(draft(Given("w", (batch, 1), "wire")))
+        if not self.classes:
+            return None
+        factors = [round(weight * 2.0**CLASS_BITS) for weight in self.classes]
+        if self.outputs == 1:  # y is 1 for the second class, and 0 for the first
+            return Signal(draft(Combine((y,), (factors[1] - factors[0],), factors[0] << FRACTION)), FRACTION + CLASS_BITS)
+        return Signal(draft(Sum(draft(Scale(y, tuple(factors), (self.outputs,))), 1)), FRACTION + CLASS_BITS)
+
     def circuit(self, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
         """Return the circuit of a step, see `step`."""
         return step(self, batch, number, last=last)
@@ -169,7 +195,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
-    Given: wire `x` (batch, inputs), wire `y` (batch, outputs), and the shares of the weights by the names of `Plan.shapes`.
+    Given: wire `x` (batch, inputs), wire `y` (batch, outputs), wire `w` (batch, 1) if examples have weights, and the shares of the weights
+    by the names of `Plan.shapes`.
     Outputs: the new weights by the same names; `metric`: how many of the batch were right (cross-entropy) or the sum of squared errors
     with 2 `FRACTION` fractional bits (mean squared error) less those that `Plan.sums` loses, from before the update; `loss`: its sum over
     the batch, if the plan asks for it.
@@ -201,19 +228,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
         sums.append(apart(draft, network.softmax, plan.outputs))
     new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few], **network.inside)
     told = dict(network.told)
-    if plan.value and plan.summed:
-        told["loss"] = draft(Combine((told["loss"],), (batch,)))
-    if plan.value and plan.penalties:
-        wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
-        told["loss"] = draft(
-            Combine(
-                (
-                    told["loss"],
-                    penalised(draft, plan.penalties, wires, batch * compared(plan.loss, plan.outputs) / plan.weight, plan.sums.lost),
-                ),
-                (1, 1),
-            )
-        )
+    if plan.value:
+        told["loss"] = told_loss(plan, draft, told["loss"], values, batch)
     return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 
 
@@ -243,12 +259,33 @@ class _Network(NamedTuple):
     inside: dict[str, Any]
 
 
-@lru_cache(maxsize=8)  # a step with other public factors computes the same
-def _network(plan: Plan, batch: int) -> _Network:
-    draft = StepDraft()
+class Forward(NamedTuple):
+    """A network forward, as it is written first.
+
+    Attributes:
+        draft: where it is written.
+        values: the positions of the weights, by name.
+        large: what has to be watched.
+        outputs: the position of the logits, or of the numbers that are compared, (batch, outputs), not rounded yet.
+    """
+
+    draft: StepDraft
+    values: dict[str, int]
+    large: list[Signal]
+    outputs: int
+
+
+def forward(plan: Plan, batch: int, *, predicts: bool) -> Forward:
+    """Write a network forward; `predicts` says whether as Keras does in `predict`, or as in a step of `fit`.
+
+    Given: wire `x` (batch, inputs), and the shares of the weights by the names of `Plan.shapes`.
+
+    Raises:
+        ModelError: a node cannot be written, or the outputs have another shape than the plan says.
+    """
+    draft = StepDraft(predicts=predicts)
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
     x = draft.put(Given("x", (batch, plan.inputs), "wire"))
-    y = draft(Given("y", (batch, plan.outputs), "wire"))
     made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
     for place, node in enumerate(plan.layers):
         try:
@@ -257,21 +294,50 @@ def _network(plan: Plan, batch: int) -> _Network:
             raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
         if node.grows:
             large.append(Signal(made[-1], draft.bits(made[-1])))
-    z = draft.affine(made[-1])
-    if draft.value(z).shape != (batch, plan.outputs):
-        raise ModelError(f"the network gives values of shape {draft.value(z).shape[1:]}, and {plan.outputs} numbers are compared")
-    ending = loss_gradient(
-        draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums, labels=plan.labels
-    )
-    draft.say(ending.wire, FRACTION)
-    found = draft.gradients({z: ending.wire}, [values[name] for name in plan.trained])
+    if draft.value(made[-1]).shape != (batch, plan.outputs):
+        raise ModelError(f"the network gives values of shape {draft.value(made[-1]).shape[1:]}, and {plan.outputs} numbers are compared")
+    return Forward(draft, values, large, made[-1])
+
+
+def inside(draft: StepDraft) -> dict[str, Any]:
+    """Return what nodes say has to be watched beside activations, as `outside` takes it."""
+    return {"scores": draft.spread, "strange": draft.strange}
+
+
+def ended(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> tuple[LossGradient, int, Signal | None]:
+    """Write what a loss makes of outputs; return that, the position of the outputs, affine, and the weights of the examples."""
+    y = draft(Given("y", (batch, plan.outputs), "wire"))
+    z, weights = draft.affine(outputs), plan.weights(draft, y, batch)
+    settings = {"threshold": plan.threshold, "sums": plan.sums, "labels": plan.labels, "weights": weights}
+    return loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, **settings), z, weights
+
+
+def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], batch: int) -> int:
+    """Return the position of the loss as it is told: of a batch whose losses are summed as often as it has examples; with penalties."""
+    if plan.summed:
+        loss = draft(Combine((loss,), (batch,)))
+    if not plan.penalties:
+        return loss
+    wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
+    count = batch * compared(plan.loss, plan.outputs) / plan.weight
+    return draft(Combine((loss, penalised(draft, plan.penalties, wires, count, plan.sums.lost)), (1, 1)))
+
+
+@lru_cache(maxsize=8)  # a step with other public factors computes the same
+def _network(plan: Plan, batch: int) -> _Network:
+    draft, values, large, outputs = forward(plan, batch, predicts=False)
+    ending, z, weights = ended(plan, draft, outputs, batch)
+    gradient = ending.wire
+    draft.say(gradient, FRACTION)
+    if weights is not None:  # of an example the gradient by its outputs is that many times as large
+        gradient = draft.put(Multiply(gradient, weights.at), FRACTION + weights.bits)
+    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
     missing = [name for name in plan.trained if values[name] not in found]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
-    inside = {"scores": draft.spread, "strange": draft.strange}
-    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, inside)
+    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, inside(draft))
 
 
 def _sums(

@@ -13,14 +13,15 @@ from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
+from protocols.training.asked import Derivation, SharedEvaluation, SharedPrediction
 from protocols.training.networks.losses import truths
 from protocols.training.networks.random import tables
 from protocols.training.regression import Clusters, Logistic, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
 
-AnyPlan = Plan | Moments | Logistic | Clusters | Boosting | Forest | Counts | Binning
-"""What can be done with examples in steps."""
+AnyPlan = Plan | Moments | Logistic | Clusters | Boosting | Forest | Counts | Binning | SharedEvaluation | SharedPrediction | Derivation
+"""What can be done in steps: with examples, or with the weights of a network alone."""
 
 PARTING = (Clusters, Boosting, Forest, Counts, Binning)
 """Plans that part examples, so that what is opened may be that of few of them, or of one."""
@@ -37,8 +38,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
     Attributes:
         session: names the run to workers.
         plan: what is trained, and how.
-        x: the features.
-        y: the one-hot labels or targets.
+        x: the features; None of what is done with weights alone.
+        y: the one-hot labels or targets; None where nothing is compared with them.
         batch: examples of a step; the last step of an epoch has what is left.
         order: a key from which all derive the public order of the examples; None for the order in which they are stored.
         memory: bytes of randomness that a server may hold ahead.
@@ -50,8 +51,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     session: bytes
     plan: AnyPlan
-    x: Dataset
-    y: Dataset
+    x: Dataset | None
+    y: Dataset | None
     batch: int
     order: bytes | None
     memory: int
@@ -61,12 +62,13 @@ class TrainingTerms(msgspec.Struct, frozen=True):
     w: Dataset | None = None
 
     def __repr__(self) -> str:
-        return f"TrainingTerms({self.x.name!r}, {self.y.name!r}, batch={self.batch})"
+        return f"TrainingTerms({', '.join(repr(one.name) for one in self.datasets.values())}, batch={self.batch})"
 
     @property
     def datasets(self) -> dict[str, Dataset]:
         """The arrays of the run by the names that a circuit gives them."""
-        return {"x": self.x, "y": self.y} | ({} if self.w is None else {"w": self.w})
+        named = {"x": self.x, "y": self.y, "w": self.w}
+        return {name: dataset for name, dataset in named.items() if dataset is not None}
 
     @property
     def weighted(self) -> bool:
@@ -75,8 +77,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     @property
     def examples(self) -> int:
-        """How many examples an epoch has."""
-        return self.x.shape[0]
+        """How many examples an epoch has; 1 stands for none."""
+        return 1 if self.x is None else self.x.shape[0]
 
     def steps(self, epoch: int) -> int:
         """How many steps an epoch has."""
@@ -84,9 +86,18 @@ class TrainingTerms(msgspec.Struct, frozen=True):
 
     def targets(self, array: Ring) -> Ring:
         """The targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
-        if truths(self.plan.loss) and self.y.content == "labels":
+        if truths(self.plan.loss) and self.y is not None and self.y.content == "labels":
             array = array[:, 1:]
         return widened(array, self.plan.outputs)
+
+    def given(self, name: str, array: Ring) -> Ring:
+        """Some examples of an array of the run as the circuit takes what it calls so."""
+        match name:
+            case "x":
+                return widened(array, self.plan.inputs)
+            case "y":
+                return self.targets(array)
+        return array
 
     def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """The examples of each step of an epoch. Public."""
@@ -141,13 +152,28 @@ def check(terms: TrainingTerms) -> None:
         InputError: lengths or widths differ, or a batch is no batch.
     """
     plan, x, y = terms.plan, terms.x, terms.y
-    if x.shape[0] != y.shape[0]:
-        raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
-    check_records(x, y)
+    if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | SharedPrediction) != (y is None):
+        raise InputError("examples, or targets, were named for a plan without, or the other way round")
+    if terms.batch < 1:
+        raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
+    if x is not None:
+        _check_features(plan, x)
+    if x is not None and y is not None:
+        _check_targets(plan, x, y)
+    _check_weights(terms)
+
+
+def _check_features(plan: AnyPlan, x: Dataset) -> None:
     if x.content != "numbers":
         raise InputError(f"{x.name!r} was stored as labels because it is one integer an example: features are stored as floats")
     if x.shape[1] != plan.inputs:
         raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
+
+
+def _check_targets(plan: AnyPlan, x: Dataset, y: Dataset) -> None:
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
+    check_records(x, y)
     classes = plan.outputs
     if truths(plan.loss) and y.content == "labels":
         if plan.outputs != 1:
@@ -163,22 +189,17 @@ def check(terms: TrainingTerms) -> None:
         )
     if y.content == "numbers" and y.shape[1] != plan.outputs:
         raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
-    _check_weights(terms)
-    if terms.batch < 1:
-        raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
 
 
 def _check_weights(terms: TrainingTerms) -> None:
-    w, wanted = terms.w, not isinstance(terms.plan, Plan) and terms.plan.weighted
-    if (w is not None) != wanted:
+    w, x = terms.w, terms.x
+    if (w is not None) != terms.plan.weighted:
         raise InputError("weights of examples were named for a plan without, or the other way round")
-    if w is None:
+    if w is None or x is None:
         return
-    if w.content != "numbers" or w.shape != (terms.x.shape[0], 1):
-        raise InputError(
-            f"{w.name!r} has shape {w.shape} and holds {w.content}: one weight for each of {terms.x.shape[0]} examples is needed"
-        )
-    check_records(terms.x, w)
+    if w.content != "numbers" or w.shape != (x.shape[0], 1):
+        raise InputError(f"{w.name!r} has shape {w.shape} and holds {w.content}: one weight for each of {x.shape[0]} examples is needed")
+    check_records(x, w)
 
 
 class StepCircuits:
@@ -204,7 +225,7 @@ class StepCircuits:
             self._circuits |= {(size, True): plan.circuit(size, last=True) for size in sizes}
         self.bytes = max(circuit.layout.bytes_per_example for circuit in self._circuits.values())
         memory = min(terms.memory, MEMORY_LIMIT)
-        most = max(max(circuit.layout.sizes(1).values()) for circuit in self._circuits.values())
+        most = max(max(circuit.layout.sizes(1).values(), default=0) for circuit in self._circuits.values())
         if most > memory:
             raise TooLarge(
                 f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, {most:,} of them at once for one"

@@ -18,11 +18,9 @@ import numpy.typing as npt
 
 from actors import ActorError, caller, message, portable_error
 from protocols import errors
-from protocols.authority.membership import CLIENT, OWNER, THIRD_PARTY, WORKERS, Membership
-from protocols.authority.pending import PendingClaims
-from protocols.authority.rights import Claim
+from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.seats import Seats
-from protocols.errors import ClusterError, NameTaken, NotOwner, ServingError, UnknownModel, WorkerLost
+from protocols.errors import ClusterError, NotOwner, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -33,13 +31,14 @@ from protocols.mpc.parties.keystream import derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.serving.answer import Answer
-from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
-from protocols.serving.room import Room, weight_bytes
+from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting
+from protocols.serving.room import weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Window
 from protocols.serving.supply import Supply
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
-from protocols.workers.supplied import Supplied
+from protocols.storage.holdings import Holdings
+from protocols.workers.owned_models import HostedEntry, OwnedModels
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -50,37 +49,18 @@ AGREED_WITHIN = 60.0
 """Seconds after an agreement on keys within which its model arrives."""
 
 
-class _Entry:
-    """A hosted model: who its owner is, who the other parties are, and the links to them."""
-
-    def __init__(self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, twins: Twins, provider: Settlement) -> None:
-        self.model, self.claim, self.seats = model, claim, seats
-        self.seal_key, self.twins = key, twins
-        self.provider = provider.with_options(one_way=True)
-        self.watch: asyncio.Task[None] | None = None
-
-    def close(self, reason: Exception) -> None:
-        self.twins.close(reason)
-        self.model.stock.close()
-        if self.watch is not None:
-            self.watch.cancel()
-
-
-class ComputeServer(Supplied):
+class ComputeServer(OwnedModels):
     """Evaluates shared models together with its twin.
 
     Args:
         cluster: whose server it is.
+        holdings: of this worker; of its own if None.
         patience: seconds to wait for a message of the other server.
     """
 
-    def __init__(self, cluster: Membership | None = None, patience: float = 30.0) -> None:
-        super().__init__(patience, "ahead")
-        self._cluster = cluster or Membership()
-        self._entries: dict[str, _Entry] = {}
-        self._claims = PendingClaims()
+    def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
+        super().__init__(cluster or Membership(), holdings or Holdings(), patience)
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
-        self._room = Room()
 
     async def stopped(self) -> None:
         """Ends what runs in the background."""
@@ -88,7 +68,7 @@ class ComputeServer(Supplied):
             entry.close(WorkerLost("the server stops"))
         await super().stopped()
 
-    def _model(self, model: bytes) -> _Entry:
+    def _model(self, model: bytes) -> HostedEntry:
         for entry in self._entries.values():
             if entry.model.hosting.model == model:
                 return entry
@@ -96,7 +76,7 @@ class ComputeServer(Supplied):
 
     # The third party's messages.
 
-    def _dealt(self, model: bytes, what: str) -> _Entry:
+    def _dealt(self, model: bytes, what: str) -> HostedEntry:
         """The model of a message that its third party alone may send."""
         entry = self._model(model)
         self._cluster.require(entry.seats.third, what)
@@ -145,7 +125,7 @@ class ComputeServer(Supplied):
         if claim is None:
             raise NotOwner(f"no owner has claimed the name {hosting.name!r} at this server: the owner itself has to, before it is shared")
         seal, pair = self._agreed.pop(hosting.model)
-        model = HostedModel(hosting, pair)
+        model = HostedModel(hosting, pair, self._spent(hosting.name, claim))
         key = seal_key(seal, hosting.seal, hosting.model)
         size = weight_bytes(hosting.program)
         self._room.take(claim.holder, size)
@@ -159,10 +139,10 @@ class ComputeServer(Supplied):
             raise
         twins = self._twinned(hosting.model, model.me, peer)
         twins.watch(self.system, peer)
-        entry = self._entries[hosting.name] = _Entry(model, claim, seats, key, twins, provider)
+        entry = self._entries[hosting.name] = HostedEntry(model, claim, seats, key, twins, provider)
         entry.watch = asyncio.create_task(self._watch_provider(entry, provider))
 
-    async def _watch_provider(self, entry: _Entry, provider: Settlement) -> None:
+    async def _watch_provider(self, entry: HostedEntry, provider: Settlement) -> None:
         """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
         is gone, too, and can stop nothing. A connection that only broke is no loss.
         """
@@ -176,10 +156,6 @@ class ComputeServer(Supplied):
                 known = False
         if self._entries.get(entry.model.name) is entry:
             self._forget(entry)
-
-    def _check_free(self, name: str) -> None:
-        if name in self._entries:
-            raise NameTaken(f"a model named {name!r} is hosted here already; choose another name or stop it first")
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def deal(
@@ -223,64 +199,6 @@ class ComputeServer(Supplied):
     async def retire(self, model: bytes) -> None:
         """Forgets a model that could not be shared completely, or whose owner is gone."""
         self._forget(self._dealt(model, "retire"))
-
-    def _forget(self, entry: _Entry) -> None:
-        """Shares, randomness, and requests under way."""
-        del self._entries[entry.model.name]
-        self._room.give(entry.claim.holder, weight_bytes(entry.model.hosting.program))
-        entry.close(UnknownModel(f"model {entry.model.name!r} has been stopped"))
-
-    # The owner's messages.
-
-    @message(reentrant=True, by=OWNER)
-    async def claim(self, name: str, digest: bytes) -> None:
-        """Keeps a name for whoever asks, for a while, until the third party shares the model. `digest` is that of the owner's right here.
-
-        Raises:
-            NameTaken: the name is somebody's already.
-            NotAllowed: the cluster file says whose it is.
-            TooLarge: too many names are claimed.
-        """
-        self._cluster.check_name(name)
-        self._check_free(name)
-        self._claims.add(name, digest)
-
-    def _owned(self, name: str, right: bytes) -> _Entry:
-        if name not in self._entries:
-            raise UnknownModel(f"no model named {name!r} is shared here; it may have been stopped")
-        self._entries[name].claim.check(right, f"the model {name!r}")
-        return self._entries[name]
-
-    @message(reentrant=True, by=OWNER)
-    async def load(self, name: str, right: bytes, program: bytes, masked: list[npt.NDArray[np.uint64]]) -> None:
-        """Takes M_W = W + lambda_W of every weight. `program` is the fingerprint of the program that the owner has shared.
-
-        Raises:
-            ServingError: another program is hosted here.
-        """
-        model = self._agreed_on(name, right, program)
-        model.load(masked)
-
-    @message(reentrant=True, by=OWNER)
-    async def load_piece(self, name: str, right: bytes, program: bytes, parts: list[npt.NDArray[np.uint64]]) -> None:
-        """Takes a piece of weights that are larger than a message; `load` comes after the last, without any."""
-        self._agreed_on(name, right, program).arrive(parts)
-
-    def _agreed_on(self, name: str, right: bytes, program: bytes) -> HostedModel:
-        if fingerprint(self._owned(name, right).model.hosting.program) != program:
-            raise ServingError(f"another program than that of the owner is hosted here for {name!r}: the third party has changed it")
-        return self._entries[name].model
-
-    @message(reentrant=True, by=OWNER)
-    async def serve(self, name: str, right: bytes, terms: Terms) -> None:
-        """Allows requests."""
-        self._owned(name, right).model.serve(terms)
-
-    @message(reentrant=True, by=OWNER)
-    async def remove(self, name: str, right: bytes) -> None:
-        """Forgets a model, or the claim to its name."""
-        if not self._claims.give_back(name, right):
-            self._forget(self._owned(name, right))
 
     # The clients' messages.
 
@@ -326,7 +244,7 @@ class ComputeServer(Supplied):
             self._settle(entry, ticket, released)
         return Answer(share, cost, seal)
 
-    async def _evaluate(self, entry: _Entry, ticket: Ticket, material: Material | Supply, m: Ring) -> tuple[Ring, Cost, bytes]:
+    async def _evaluate(self, entry: HostedEntry, ticket: Ticket, material: Material | Supply, m: Ring) -> tuple[Ring, Cost, bytes]:
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
@@ -342,7 +260,7 @@ class ComputeServer(Supplied):
         )
         return share, cost, seal.close()
 
-    def _settle(self, entry: _Entry, ticket: Ticket, answered: bool) -> None:
+    def _settle(self, entry: HostedEntry, ticket: Ticket, answered: bool) -> None:
         self._background.later(
             entry.provider.settle(entry.model.hosting.model, ticket.request, ticket.part, entry.model.me.index, answered)
         )

@@ -91,7 +91,14 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=OWNER)
     async def open(
-        self, name: str, program: Program, equals: bool, digest: bytes, presence: Presence, guarantee: Guarantee | None = None
+        self,
+        name: str,
+        program: Program,
+        equals: bool,
+        digest: bytes,
+        presence: Presence,
+        guarantee: Guarantee | None = None,
+        right: bytes | None = None,
     ) -> Opening:
         """Begins to share a model: tells both servers, and gives the owner the masks of the weights.
 
@@ -105,8 +112,10 @@ class CryptoProvider(Settlement):
             digest: of the owner's right here.
             presence: of the owner, over the connection of this message.
             guarantee: where answers are noisy.
+            right: to the model of that name that is shared here, in whose place this one comes: what was spent of a budget is spent.
 
         Raises:
+            NotOwner: that model is somebody else's.
             ClusterError: this worker is not the third party of that name, or belongs to another cluster.
             NameTaken: the name is somebody's already.
             NotAllowed: the cluster file says whose it is.
@@ -120,12 +129,21 @@ class CryptoProvider(Settlement):
         self._cluster.check_name(name)
         check_presence(self.system, presence)
         claim = Claim.of_caller(digest)
-        if name in self._models or name in self._opening:
+        before = self._models.get(name) if right is not None else None
+        if before is not None and right is not None:
+            before.claim.check(right, f"the model {name!r}")
+        if (name in self._models and before is None) or name in self._opening:
             raise NameTaken(f"a model named {name!r} is shared here already; choose another name or stop it first")
         check_program(program)
         check_guarantee(program, guarantee)
-        self._room.take(claim.holder, weight_bytes(program))
         self._opening.add(name)
+        try:
+            if before is not None:
+                await self._removed(before)
+            self._room.take(claim.holder, weight_bytes(program))
+        except BaseException:
+            self._opening.discard(name)
+            raise
         try:
             urls = [self._cluster.address(place) for place in seats.servers]
             first, second = [await self.system.connect(f"{url}/server", ComputeServer) for url in urls]
@@ -140,6 +158,8 @@ class CryptoProvider(Settlement):
             preprocessing = await third_party(equals, model, [partial(agree, 0), partial(agree, 1)])
             servers, both = (first, second), (seals[0], seals[1])
             shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._background.later)
+            if before is not None and before.budget is not None and shared.budget is not None:
+                shared.budget.spent_before(before.budget)
             await self._host(shared)
             self._models[name] = shared
         except BaseException:

@@ -22,7 +22,6 @@ from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.datasets.dataset import Dataset
-from protocols.datasets.joined import widened
 from protocols.datasets.masked import halves
 from protocols.errors import ClusterError, InputError, NameTaken, ProtocolError, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, third_party
@@ -164,12 +163,7 @@ class TrainingDealer(Actor):
     def _dealing(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Iterator[Ring]:
         """Give what is dealt for one piece after the other; slow."""
         terms = session.terms
-        masks = {
-            "x": widened(self._masks[terms.x.handle][rows], terms.plan.inputs),
-            "y": terms.targets(self._masks[terms.y.handle][rows]),
-        }
-        if terms.w is not None:
-            masks["w"] = self._masks[terms.w.handle][rows]
+        masks = {name: terms.given(name, self._masks[dataset.handle][rows]) for name, dataset in terms.datasets.items()}
         yield from deal_in_segments(session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last), masks, keys)
 
     @message(reentrant=True, by=OWNER)

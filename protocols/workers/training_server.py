@@ -1,9 +1,9 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
-`begin`, `meet`, `epoch`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`) and the other
-server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the model's
-name.
+`begin`, `meet`, `epoch`, `ready`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`) and the
+other server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the
+model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -24,7 +24,6 @@ from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
 from protocols.datasets.dataset import Dataset
-from protocols.datasets.joined import widened
 from protocols.datasets.masked import MaskedDataset
 from protocols.datasets.replicated import Component, Replicated
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
@@ -41,10 +40,11 @@ from protocols.serving.supply import Supply
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
+from protocols.training.asked import WEIGHT, AskedPlan, Derivation, SharedPrediction
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
+from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
 from protocols.workers.step_supply import StepSupply
-from protocols.workers.supplied import Supplied
 
 _SUM = "sum of "
 """Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
@@ -60,7 +60,7 @@ class _Training:
         self.seal_key = b""
         self.steps = StepCircuits(terms)
         self.randomness = StepSupply(twins.me, self.steps, run=run, patience=patience)
-        self.shares, self.sums = model.shares, model.sums
+        self.shares, self.sums, self.use = model.shares, model.sums, model.use
         self.done = 0
         self.pair: Pair | None = None
 
@@ -69,8 +69,14 @@ class _Training:
         self.twins.close(reason)
         self.randomness.pieces.fail(reason)
 
+    def taken(self, name: str, output: Ring) -> Ring:
+        """Return what there is of an output after one step more: its sum, or of predictions those of all examples."""
+        if name not in self.sums:
+            return output
+        return np.concatenate([self.sums[name], output]) if isinstance(self.terms.plan, SharedPrediction) else self.sums[name] + output
 
-class TrainingServer(Supplied):
+
+class TrainingServer(HeldModels):
     """Trains shared models on shared data together with its twin.
 
     Args:
@@ -80,10 +86,8 @@ class TrainingServer(Supplied):
     """
 
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
-        super().__init__(patience, "expand")
-        self._cluster = cluster or Membership()
-        self._holdings = holdings or Holdings()
-        self._datasets, self._models = self._holdings.datasets, self._holdings.models
+        super().__init__(cluster or Membership(), holdings or Holdings(), patience)
+        self._datasets = self._holdings.datasets
         self._sessions: dict[bytes, _Training] = {}
 
     async def stopped(self) -> None:
@@ -91,9 +95,6 @@ class TrainingServer(Supplied):
         for session in self._sessions.values():
             session.close(WorkerLost("the server stops"))
         await super().stopped()
-
-    def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
-        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
 
     # The owners' messages.
 
@@ -113,16 +114,6 @@ class TrainingServer(Supplied):
         array = Replicated(components, dataset.shape)
         self._claim(presence, dataset.handle, digest)
         self._holdings.hold(dataset.handle, array)
-
-    @message(reentrant=True, by=OWNER)
-    async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:
-        """Hold this server's shares of the weights of a model, in the order of `Plan.shapes`. `digest` is that of the right to it here."""
-        shapes = plan.shapes
-        if [share.shape for share in shares] != list(shapes.values()):
-            raise InputError(f"weights of shapes {[share.shape for share in shares]} arrived, the plan has {list(shapes.values())}")
-        states = {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
-        self._claim(presence, handle, digest)
-        self._models[handle] = Model(plan, dict(zip(shapes, shares, strict=True)) | states)
 
     @message(reentrant=True, by=OWNER)
     async def begin(self, terms: TrainingTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
@@ -163,9 +154,13 @@ class TrainingServer(Supplied):
         peer = await self.system.connect(f"{self._cluster.address(where.servers[1 - party])}/training", TrainingServer)
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
-        self._models[model].use &= self._holdings.use_of(*arrays)
         twins = self._twinned(terms.session, Party(party), peer)
         session = _Training(terms, claim, self._models[model], twins, self._ahead.run, self._patience)
+        session.use &= self._holdings.use_of(*arrays)
+        if not isinstance(terms.plan, AskedPlan):  # what is asked leaves the weights as they are
+            session.model.use = session.use
+        if isinstance(terms.plan, SharedPrediction):
+            self._holdings.check_own(arrays)
         while_present(self._background, self.system, presence, lambda: self._gone(session))
         self._sessions[terms.session] = session
         twins.watch(self.system, peer)
@@ -186,13 +181,17 @@ class TrainingServer(Supplied):
 
     @message(reentrant=True, by=OWNER)
     async def epoch(self, run: bytes, right: bytes, number: int, start: int, stop: int, told: list[str]) -> StepsReport:
-        """Make the steps `start` to `stop` of an epoch. At its end the shares of those of "metric" and "loss" leave that are `told`."""
+        """Make the steps `start` to `stop` of an epoch. At its end the shares of what is `told` leave: "metric", "loss", "outputs".
+
+        Raises:
+            NotGranted: the owners of the data open it to others only.
+        """
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
         rounds, sent, dealt, begun = 0, 0, 0, clock()
         before = session.randomness.waited
         if told:
-            session.model.use.check_reveal(caller().common_name)
+            session.use.check_reveal(caller().common_name)
         if not session.seal_key:
             raise TicketRefused("the servers of this training have not met: each needs the public key of the other")
         seal = Seal(session.seal_key, derive(run, "epoch", number, start, session.done))
@@ -202,14 +201,12 @@ class TrainingServer(Supplied):
         self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for index, rows in enumerate(steps[start:stop], start):
             outputs, cost = await self._step(session, rows, seal, last=index == stop - 1)
-            session.sums = {
-                name: session.sums.get(name, np.zeros(1, np.uint64)) + outputs[name] for name in outputs.keys() - session.shares.keys()
-            }
-            session.shares = {name: outputs[name] for name in session.shares}
+            session.sums = {name: session.taken(name, outputs[name]) for name in outputs.keys() - session.shares.keys()}
+            session.shares = {name: outputs.get(name, share) for name, share in session.shares.items()}
             session.done += 1
             rounds, sent, dealt = rounds + cost.rounds, sent + cost.sent, dealt + cost.dealt
         known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
-        sums = {name: known[name] for name in told} if stop >= len(steps) else {}
+        sums = {name: known[name] for name in told if not name.startswith(WEIGHT)} if stop >= len(steps) else {}
         outside, seconds, waited = session.shares["outside"], clock() - begun, session.randomness.waited - before
         return StepsReport(len(steps[start:stop]), sums, outside, rounds, sent, dealt, seconds, waited, seal.close())
 
@@ -225,6 +222,24 @@ class TrainingServer(Supplied):
         session = self._owned(run, right)
         if isinstance(session.terms.plan, Plan):
             session.shares = session.model.shares = session.terms.plan.finished(session.model.shares)
+
+    @message(reentrant=True, by=OWNER)
+    async def ready(self, run: bytes, right: bytes, handle: bytes, digest: bytes, presence: Presence) -> None:
+        """Hold what a run has derived of the weights under a handle of its own, for a `ComputeServer` of this worker to serve.
+
+        `digest` is that of the right to it at this server.
+
+        Raises:
+            NotGranted: the owners of the data on which the model was trained open weights to others only; answers tell of weights.
+            InputError: the run has derived nothing.
+        """
+        session = self._owned(run, right)
+        plan = session.terms.plan
+        session.use.check_reveal(caller().common_name)
+        if not isinstance(plan, Derivation) or not session.done:
+            raise InputError("this run has derived no weights that could be served")
+        self._claim(presence, handle, digest)
+        self._holdings.served[handle] = [session.sums[f"{WEIGHT}{index}"] for index in range(len(plan.made))]
 
     @message(reentrant=True, by=OWNER)
     async def begun(self, run: bytes, right: bytes, number: int) -> int:
@@ -246,7 +261,7 @@ class TrainingServer(Supplied):
             raise NotGranted("this is the right to another training")
         check = derive(run, "saved", label.serial, label.tag, session.done)
         about = About("server", digest(own), digest(own), progress=progress, check=check, granted=model.use)
-        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()}
+        arrays = model.shares | {f"{_SUM}{name}": total for name, total in model.sums.items()} | kept_arrays(model)
         await asyncio.to_thread(vault.write, label, msgspec.msgpack.encode(about), arrays)
 
     async def _about(self, label: Label) -> About:
@@ -269,22 +284,19 @@ class TrainingServer(Supplied):
             raise NotGranted("this is the right to another training")
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
+        kept = kept_apart(arrays, plan)
         shapes = {name: array.shape for name, array in arrays.items()}
         if shapes != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
         self._claim(presence, handle, digest)
-        self._models[handle] = Model(plan, arrays, sums, about.granted)
+        self._models[handle] = Model(plan, arrays, sums, about.granted, kept)
 
     async def _step(self, session: _Training, rows: npt.NDArray[np.int64], seal: Seal, *, last: bool) -> tuple[dict[str, Ring], Cost]:
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
-        given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
-        given["y"] = self._wire(session, terms.y, rows, terms.targets)
-        if terms.w is not None:
-            given["w"] = self._wire(session, terms.w, rows, lambda array: array)
-
+        given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
         return await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
@@ -297,32 +309,11 @@ class TrainingServer(Supplied):
         return Affine(form(wire.a), {"R": form(wire.mask)})
 
     @message(reentrant=True, by=OWNER)
-    async def weights(self, handle: bytes, right: bytes) -> list[npt.NDArray[np.uint64]]:
-        """Return this server's shares of the weights of a model, for who has placed it.
-
-        Raises:
-            NotGranted: the owners of the data on which it was trained open weights to others only.
-        """
-        self._holdings.check(handle, right, "model")
-        if handle not in self._models:
-            raise UnknownModel("this server has no such model; its owner may be gone, or the server was started anew")
-        model = self._models[handle]
-        model.use.check_reveal(caller().common_name)
-        return [model.shares[name] for name in model.plan.shapes]
-
-    @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:
         """End a run; the weights stay."""
         session = self._owned(run, right)
         del self._sessions[run]
         session.close(UnknownModel("this training has ended"))
-
-    @message(reentrant=True, by=OWNER)
-    async def forget(self, handle: bytes, right: bytes) -> None:
-        """Forget a model's shares, or a dataset's, for who has placed them."""
-        if handle in self._holdings.claims:
-            self._holdings.check(handle, right, "model or array")
-            self._holdings.forget(handle)
 
     def _owned(self, run: bytes, right: bytes) -> _Training:
         session = self._session(run)

@@ -40,7 +40,7 @@ PARTS: Mapping[str, type[Actor]] = {
     "keeper": Keeper,
 }
 """The actors of a worker, by their names. Each is given the cluster; those in `HOLDING` also what the worker holds."""
-HOLDING = frozenset({"training", "training-dealer", "keeper"})
+HOLDING = frozenset({"server", "training", "training-dealer", "keeper"})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from inner_workers import inner_workers
 from protocols import Cluster, Worker, connect, share
 from protocols.errors import ClusterError, TooLarge
 from protocols.nodes import worker_file
-from protocols.owner import beside, placement
+from protocols.owner import placement
+from protocols.owner.placing import beside
 from protocols.serving import hosting
 
 LEAST = 1 << 20

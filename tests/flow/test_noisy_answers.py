@@ -151,7 +151,7 @@ async def test_each_server_counts_by_itself(model, images, generous):
     async with inner_workers() as (inner, cluster), noisy(cluster, model, NINE), connect(cluster, "noisy") as remote:
         await remote.query(images[:9])
         inner[2].actor("provider")._models["noisy"].budget._spent.clear()
-        inner[generous].actor("server")._entries["noisy"].model._budget._spent.clear()
+        inner[generous].actor("server")._entries["noisy"].model.budget._spent.clear()
         with pytest.raises(BudgetSpent, match="0 of 9"):
             await remote.query(images[:1])
 

@@ -10,7 +10,7 @@ from keras import layers
 from inner_workers import inner_workers
 from protocols import lowering, share
 from protocols.errors import ModelError
-from protocols.owner.beside import lowered_beside
+from protocols.owner.placing.beside import lowered_beside
 
 
 def small():

@@ -66,13 +66,21 @@ class CheckedWriter(Writer):
         Raises:
             WindowError: it is not.
         """
-        if bounds.largest > 2.0**RING_BITS:
+        self.inside(bounds.largest, scale)
+        return super().put(op, scale, bounds)
+
+    def inside(self, largest: float, scale: float) -> None:
+        """Refuse sums that are not proved to stay inside the ring.
+
+        Raises:
+            WindowError: they are not.
+        """
+        if largest > 2.0**RING_BITS:
             raise WindowError(
                 f"layer {self.node.layer!r} ({self.node.kind}): with checked=True its sums must be proved to stay below "
-                f"{2.0**RING_BITS * scale:.3g}, where they could still be compared, and the proof gives {bounds.largest * scale:.3g}. "
+                f"{2.0**RING_BITS * scale:.3g}, where they could still be compared, and the proof gives {largest * scale:.3g}. "
                 "Use BatchNormalization or weight constraints, a smaller input_range, or leave checked= out"
             )
-        return super().put(op, scale, bounds)
 
     def most(self, x: Interval) -> float:
         """The largest absolute value by proof: what the samples say was checked before, and is in the proof."""

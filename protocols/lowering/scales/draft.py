@@ -45,6 +45,16 @@ class Draft:
         self._sliced: dict[tuple[int, int, int, int], int] = {}
         self._encoded: dict[tuple[int, float], tuple[int, Real]] = {}
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of all weights."""
+        return tuple(self._shapes)
+
+    def unknown(self, shape: Shape) -> int:
+        """Append a weight whose numbers nobody knows."""
+        self._shapes.append(shape)
+        return len(self._shapes) - 1
+
     def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
         """Append an operation, in parts if it is elementwise and too large."""
         loops.infer([op], self._scope)

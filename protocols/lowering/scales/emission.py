@@ -73,12 +73,13 @@ class Writer(Draft):
         clamp: bool = False,
         ranges: Ranges | None = None,
         step: float = math.inf,
+        scale: float | None = None,
     ) -> None:
         super().__init__(input_shape)
         self.layers: list[Layer] = []
         self.margin = margin
         self._rounded: dict[tuple[int, float], Value] = {}
-        scale = input_scale(input_range, ranges, step)
+        scale = input_scale(input_range, ranges, step) if scale is None else scale
         cut = enforced(input_range, scale, ranges)
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
         samples = np.zeros((0, *input_shape)) if samples is None else samples

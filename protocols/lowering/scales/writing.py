@@ -11,6 +11,7 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.rounding import SUM_BITS, Layer
 from protocols.lowering.scales.values import Value
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.parties.exchange import Ring
@@ -56,18 +57,57 @@ def write(
         if node is nodes[-1] and _rising(node, inputs):
             compared = writer.compared(inputs[0])
         values.append(_written(writer, node, inputs))
-    output = writer.share(values[-1])
+    program = ended(
+        writer,
+        values[-1],
+        nodes[-1],
+        compared,
+        input_range=input_range,
+        example=nodes[0].shape,
+        end=end,
+        clamp_label=clamp_label,
+        ranges=ranges,
+    )
+    return program, writer.weights, tuple(writer.layers)
+
+
+def ended(
+    writer: Writer,
+    output: Value,
+    node: Node,
+    compared: Value | None,
+    *,
+    input_range: tuple[float, float],
+    example: Shape,
+    end: End | None = None,
+    clamp_label: bool = False,
+    ranges: Ranges | None = None,
+) -> Program:
+    """The program that a writer has written, with what comes last.
+
+    Args:
+        writer: of it.
+        output: what it gives until now.
+        node: that made it.
+        compared: what a label compares in place of the output.
+        input_range: see `write`.
+        example: the shape of an input.
+        end: see `write`.
+        clamp_label: see `write`.
+        ranges: see `write`.
+    """
+    output = writer.share(output)
     if output.range.largest > 2.0**SUM_BITS:
-        output = writer.truncated(output, nodes[-1])
+        output = writer.truncated(output, node)
     if end is not None:
-        output = end(writer, output, nodes[-1])
+        output = end(writer, output, node)
     if output.position != len(writer.ops) - 1:
         output = writer.put(Reshape(output.position, output.shape), output.scale, output.range)
     output, label = writer.finished(output, compared)
-    program = Program(
+    return Program(
         tuple(writer.ops),
-        tuple(w.shape for w in writer.weights),
-        nodes[0].shape,
+        writer.shapes,
+        example,
         writer.input.scale,
         input_range,
         output.scale,
@@ -76,7 +116,6 @@ def write(
         ranges=ranges,
         answer=writer.answer,
     )
-    return program, writer.weights, tuple(writer.layers)
 
 
 def _rising(node: Node, inputs: list[Value]) -> bool:

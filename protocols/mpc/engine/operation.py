@@ -6,7 +6,7 @@ A new operation is one class in a file of `protocols/mpc/operations/`. What it l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -56,6 +56,13 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
         if "xs" in self.__struct_fields__:
             return tuple(getattr(self, "xs"))  # noqa: B009  of some operations
         return tuple(getattr(self, name) for name in ("x", "y") if name in self.__struct_fields__)
+
+    def on(self, operands: Sequence[int]) -> Self:
+        """Return the same operation on other operands, as many."""
+        if "xs" in self.__struct_fields__:
+            return msgspec.structs.replace(self, xs=tuple(operands))
+        names = [name for name in ("x", "y") if name in self.__struct_fields__]
+        return msgspec.structs.replace(self, **dict(zip(names, operands, strict=True)))
 
     # What everybody knows.
 

@@ -24,12 +24,16 @@ from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Padding, Pair, Shape, Value
 from protocols.mpc.numbers import ring, shapes
 from protocols.mpc.operations.bilinear import slow_convolution
-from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.exchange import Party, Ring, open_sum
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.parties.material import Field
 
 PIECE = 1 << 17
 """Words of a mask that are expanded at a time where they are only added to something."""
+
+
+OPENED = 1 << 20
+"""Words of weights that are opened in a round."""
 
 
 class Weighted(Operation, frozen=True):
@@ -192,6 +196,20 @@ class Shift(Operation, frozen=True):
     def meaning(self, clear: Clear, at: int) -> Ring:
         """Add the weight."""
         return clear[self.x] + clear.weights[self.weight]
+
+
+async def opened(me: Party, masked: Sequence[Ring]) -> list[Ring]:
+    """Return M_W = W + lambda_W of weights that nobody knows, from W_i + lambda_{W,i} at each server; known to both.
+
+    **Rounds**: one for each `OPENED` words. **Bytes**: 8 a weight and direction. Adversary: semi-honest, no two parties collude.
+    **Leaks** nothing: no server knows the other's half of the mask.
+    """
+    whole = []
+    for share in masked:
+        flat = np.ascontiguousarray(share).reshape(-1)
+        pieces = [await open_sum(me, flat[start : start + OPENED]) for start in range(0, flat.size, OPENED)]
+        whole.append(np.concatenate(pieces).reshape(share.shape))
+    return whole
 
 
 def weight_mask(key: bytes, index: int, shape: Shape) -> Ring:

@@ -135,7 +135,7 @@ class StepDraft(Builder, Tape):
         op = self._ops[x]
         if x in leaves or self._is_open(x) or not isinstance(op, Local):
             return self.put(Open(x), self._bits[x])
-        return self.put(_of(op, [self._open(operand, leaves) for operand in op.operands]), self._bits[x])
+        return self.put(op.on([self._open(operand, leaves) for operand in op.operands]), self._bits[x])
 
     # What rules for gradients are made of.
 
@@ -198,6 +198,10 @@ class StepDraft(Builder, Tape):
 
     def circuit(self, outputs: dict[str, int]) -> Circuit:
         """Return the finished circuit, without what no output needs."""
+        return self.pruned(outputs)[0]
+
+    def pruned(self, outputs: dict[str, int]) -> tuple[Circuit, list[int]]:
+        """Return the same, and where each of its values stands here."""
         needed, waiting = set(outputs.values()), list(outputs.values())
         while waiting:
             missing = set(self._ops[waiting.pop()].operands) - needed
@@ -205,13 +209,5 @@ class StepDraft(Builder, Tape):
             waiting += missing
         order = sorted(needed)
         moved = {position: place for place, position in enumerate(order)}
-        ops = tuple(_of(self._ops[at], [moved[x] for x in self._ops[at].operands]) for at in order)
-        return Circuit(ops, tuple(self.value(at) for at in order), {name: moved[at] for name, at in outputs.items()})
-
-
-def _of(op: Operation, operands: Sequence[int]) -> Operation:
-    """Return an operation on other operands."""
-    fields = op.__struct_fields__
-    if "xs" in fields:
-        return msgspec.structs.replace(op, xs=tuple(operands))
-    return msgspec.structs.replace(op, **dict(zip([name for name in ("x", "y") if name in fields], operands, strict=True)))
+        ops = tuple(self._ops[at].on([moved[x] for x in self._ops[at].operands]) for at in order)
+        return Circuit(ops, tuple(self.value(at) for at in order), {name: moved[at] for name, at in outputs.items()}), order

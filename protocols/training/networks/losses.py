@@ -68,7 +68,7 @@ AS_GIVEN = Labels()
 """Targets are what is compared with."""
 
 
-def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float = 0.0) -> Told:
+def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float = 0.0, weighted: bool = False) -> Told:
     """Return how sums over an epoch are told; squared errors and losses are bounded by outputs and targets within +-2^`ENDS`.
 
     Args:
@@ -77,6 +77,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float
         examples: of an epoch.
         truths: whether targets are 0 and 1 only, of a softmax a single 1.
         beside: what penalties add to the loss of an example, at most.
+        weighted: whether losses are multiplied by weights within 2^`ENDS`.
     """
     match loss:
         case "mse":  # (z - y)^2
@@ -87,6 +88,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float
             each, count = ENDS + 1 if truths else 2 * ENDS + 1, outputs
         case _:
             each, count = math.ceil(math.log2(loss.most(truths=truths))), loss.numbers(outputs)
+    each += ENDS * weighted
     most = math.ceil(math.log2(examples * (count + beside * 2.0**-each)))
     return Told(each, max(0, each + most + 2 * FRACTION - SUM_BITS))
 
@@ -151,6 +153,7 @@ def loss_gradient(
     threshold: float = 0.0,
     sums: Told = EXACT,
     labels: Labels = AS_GIVEN,
+    weights: Signal | None = None,
 ) -> LossGradient:
     """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
@@ -162,17 +165,21 @@ def loss_gradient(
 
     The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
     more for crossentropy, none for the others. It is rounded as `sums` say. A cross-entropy compares with what `labels` make of targets.
+
+    With `weights` of the examples, a wire (batch, 1), each loss counts so many times; gradient and metric do not. 1 round more, or 2.
     """
     soft = _smoothed(build, y, labels, 2 if loss == "binary_crossentropy" else outputs)
     match loss:
         case "mse":
             wire = build(Open(build(Combine((z, y), (1, -1)))))
-            squares = _summed(build, build(Multiply(wire, wire)), sums)
-            return LossGradient(wire, squares, squares)
+            squares = build(Multiply(wire, wire))
+            metric = _summed(build, squares, sums)
+            return LossGradient(wire, metric, metric if weights is None else _summed(build, squares, sums, weights))
         case "binary_crossentropy":
             distance = build(Combine((sigmoid(build, z), soft), (1, -(1 << (SPLINE - FRACTION)))))
             wire = build(Open(build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))))
-            return LossGradient(wire, _right(build, z, y, threshold), _missed(build, softplus(build, z), z, soft, sums) if value else -1)
+            missed = _missed(build, softplus(build, z), z, soft, sums, weights) if value else -1
+            return LossGradient(wire, _right(build, z, y, threshold), missed)
         case "crossentropy":
             found = softmax(build, z, outputs)
             wire = build(Open(build(Combine((found.probabilities, soft), (1, -1)))))
@@ -182,11 +189,12 @@ def loss_gradient(
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
             if labels.relative:
                 total = build(Combine((total, build(Sum(spline(build, y, fit(_entropy, 0.0, 1.0, tolerance=TOLERANCE)), 1))), (1, 1)))
-            return LossGradient(wire, right, _missed(build, total, z, soft, sums), found)
+            return LossGradient(wire, right, _missed(build, total, z, soft, sums, weights), found)
         case _:
             found_by = loss.write(build, z, y, outputs)
             values = _summed(build, found_by.values, sums)
-            return LossGradient(found_by.wire, values, values, None, found_by.large, found_by.sums)
+            weighed = values if weights is None else _summed(build, found_by.values, sums, weights)
+            return LossGradient(found_by.wire, values, weighed, None, found_by.large, found_by.sums)
 
 
 def _smoothed(build: Builder, y: int, labels: Labels, classes: int) -> int:
@@ -204,16 +212,24 @@ def _entropy(x: Real) -> Real:
     return y
 
 
-def _missed(build: Builder, total: int, z: int, y: int, sums: Told) -> int:
+def _missed(build: Builder, total: int, z: int, y: int, sums: Told, weights: Signal | None) -> int:
     """The sum of `total` - y z over everything, with 2 `FRACTION` fractional bits."""
     product = build(Multiply(y, z))
     if build.value(total).shape != build.value(product).shape:  # one total for all outputs
         product = build(Sum(product, 1))
-    return _summed(build, build(Combine((total, product), (1, -1))), sums)
+    return _summed(build, build(Combine((total, product), (1, -1))), sums, weights)
 
 
-def _summed(build: Builder, losses: int, sums: Told) -> int:
-    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around."""
+def _summed(build: Builder, losses: int, sums: Told, weights: Signal | None = None) -> int:
+    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around.
+
+    With `weights` each is rounded, and multiplied, before.
+    """
+    if weights is not None:
+        rounded = build(Truncate(losses, FRACTION, 63 - FRACTION))
+        losses = build(Multiply(rounded, weights.at))
+        if weights.bits > FRACTION:
+            losses = build(Truncate(losses, weights.bits - FRACTION, 63 - weights.bits + FRACTION))
     if not sums.lost:
         return build(Sum(losses))
     size = build.value(losses).size

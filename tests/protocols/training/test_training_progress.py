@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from protocols.owner.progress import live
+from protocols.owner.fit.progress import live
 
 
 def test_it_is_quiet_when_nobody_watches():

@@ -1,0 +1,300 @@
+"""A network that is trained on shares, and what is asked of it without moving its weights: metrics, predictions, its weights.
+
+The owner's side: what is revealed here is revealed to this process alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from actors import ActorError
+from protocols.authority.rights import digest_at, new_secret, right_at
+from protocols.clusters.three_workers import ThreeWorkers
+from protocols.concurrency import at_once
+from protocols.datasets.dataset import SharedDataset
+from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
+from protocols.lowering.scales.noise import noisy
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
+from protocols.mpc.program import Program
+from protocols.noisy_answers import NoisyAnswers
+from protocols.owner.compiled import ending, places, plan, weights
+from protocols.owner.compiled_loss import expects
+from protocols.owner.compiled_optimizer import goes_on, unrated
+from protocols.owner.epochs import values_of
+from protocols.owner.fit.examples import GivenExamples
+from protocols.owner.fit.settings import LogNames
+from protocols.owner.metrics import names
+from protocols.owner.running import Running, begun
+from protocols.owner.stored import SharedExamples, lent, training_servers
+from protocols.owner.targets import asked, check_features, check_targets, check_told, fitted
+from protocols.trained import ServedNetwork, served
+from protocols.training.asked import SharedEvaluation, SharedPrediction
+from protocols.training.networks.functions import FRACTION
+from protocols.training.step import Plan
+from protocols.training.terms import AnyPlan, TrainingTerms, check
+
+MEMORY = 512 << 20
+"""Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
+OUTSIDE = "numbers have left fixed point for some of these examples"
+
+
+class Asking(NamedTuple):
+    """Metrics that are asked for.
+
+    Attributes:
+        terms: of the run.
+        data: the examples.
+        names: of what is told.
+    """
+
+    terms: TrainingTerms
+    data: SharedExamples
+    names: LogNames
+
+
+class SharedNetwork:
+    """A compiled model whose weights both servers share, as they are trained: made at the first `fit` of a shared model.
+
+    Attributes:
+        version: counts how often the weights at the servers have become others.
+
+
+    Args:
+        model: the owner's compiled model.
+        cluster: where it is shared.
+        name: under which it is shared; among equals it says who helps.
+    """
+
+    def __init__(self, model: Any, cluster: ThreeWorkers, name: str) -> None:
+        self._model, self._cluster, self._name = model, cluster, name
+        self._handle: bytes | None = None
+        self._secret = b""
+        self._seats = cluster.seats_for(name)
+        self._plan: Plan | None = None
+        self._places: list[int] = []
+        self._compiled: dict[str, Any] = {}
+        self._made = 0
+        self.version = 0
+
+    @property
+    def begun(self) -> bool:
+        """Say whether the weights have been shared for training."""
+        return self._handle is not None
+
+    async def _load(self, plan: AnyPlan) -> None:
+        """Share the weights: one uniform share, the other the difference."""
+        numbers = [encode(number, 2.0**-FRACTION) for number in weights(self._model)]
+        stream = KeyStream(fresh_key())
+        first = [stream.words(number.shape) for number in numbers]
+        second = [number - share for number, share in zip(numbers, first, strict=True)]
+        handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
+        placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
+        await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
+        self._handle, self._secret = handle, secret
+
+    @property
+    def _rights(self) -> list[bytes]:
+        """Return those to the model, at server 0 and at server 1."""
+        return [right_at(self._secret, place) for place in self._seats.servers]
+
+    def _terms(
+        self,
+        x: SharedDataset | None,
+        y: SharedDataset | None,
+        w: SharedDataset | None,
+        plan: AnyPlan,
+        batch_size: int,
+        memory: int,
+    ) -> TrainingTerms:
+        """Return the checked terms, without the order of the examples."""
+        if x is not None:
+            check_features(tuple(self._model.inputs[0].shape[1:]), x)
+        if y is not None:
+            check_targets(expects(self._model), y, self._planned().loss)
+        data = [None if one is None else one.dataset for one in (x, y, w)]
+        terms = TrainingTerms(os.urandom(16), plan, data[0], data[1], batch_size, None, memory, self._cluster.equals, self._name, w=data[2])
+        check(terms)
+        return terms
+
+    def _planned(self) -> Plan:
+        """Return what the model is compiled for; once training has begun only its learning rate may be another.
+
+        Raises:
+            ModelError: it was compiled for something else since.
+        """
+        from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+        compiled, before = internals.compile_arguments(self._model), self._compiled
+        if self._plan is not None and compiled and all(compiled[name] is before.get(name) for name in compiled):
+            return self._plan
+        found = plan(self._model)
+        anew = compiled.get("optimizer") is not before.get("optimizer")
+        if self._plan is None or not self.begun:
+            self._plan, self._places = found, places(self._model)
+        elif unrated(found) != unrated(self._plan) or (anew and goes_on(self._model, found.optimizer)):
+            raise ModelError(
+                f"model {self._model.name!r} was compiled again since its training began, and on shares that goes on with the loss and the"
+                " optimizer it has: set model.optimizer.learning_rate for another rate; for anything else reveal the model, compile what is"
+                " revealed, and share that"
+            )
+        self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
+        return self._plan
+
+    async def _keep(self, wanted: list[tuple[bool, int]]) -> None:
+        """Have both servers keep weights as they are (True), or go back to those that they have kept, each in its slot."""
+        servers = await training_servers(self._cluster, self._name) if wanted else ()
+        for keeps, slot in wanted:
+            held = zip(servers, self._rights, strict=True)
+            await at_once(*((one.keep if keeps else one.revert)(self._handle or b"", right, slot) for one, right in held))
+            self.version += not keeps
+
+    # What is asked of the network.
+
+    def _evaluation(self, data: SharedExamples, batch_size: int, memory: int, *, metrics: bool | Collection[str] = True) -> Asking:
+        """Return what has to be done for metrics on some examples, checked."""
+        planned, y = self._planned(), data.y
+        assert y is not None  # of an evaluation
+        found = self._evaluation_names(metrics)
+        if found.metrics:
+            check_told(planned.loss, y)
+        network = msgspec.structs.replace(planned, value=found.loss, weighted=data.w is not None)
+        plan = SharedEvaluation(fitted(network, y, batch_size))
+        return Asking(self._terms(data.x, y, data.w, plan, batch_size, memory), data, found)
+
+    def _evaluation_names(self, metrics: bool | Collection[str] = True) -> LogNames:
+        """Return what is told of an evaluation: the loss and the compiled metrics, or those of them that were asked for.
+
+        Raises:
+            InputError: nothing was asked for.
+        """
+        told, compiled = set(asked(metrics, self._planned().loss)), names(self._model)
+        if metrics is True:
+            told.add("loss")
+        if not told:
+            raise InputError("metrics=False and validation_data=: nothing of it would be told; leave one of the two out")
+        return LogNames("loss" in told, compiled if len(told) > ("loss" in told) else ())
+
+    async def evaluate(self, data: GivenExamples, *, batch_size: int, memory: int) -> dict[str, float]:
+        """See `SharedModel.evaluate`."""
+        async with self._lent(data) as shared:
+            return await self._evaluated(self._evaluation(shared, batch_size, memory))
+
+    def _lent(self, data: GivenExamples) -> AbstractAsyncContextManager[SharedExamples]:
+        """Share some examples for as long as a block lasts, once it is known what they are for."""
+        planned = self._planned()
+        return lent(self._cluster, self._name, data, expects(self._model), planned.outputs)
+
+    async def _evaluated(self, asking: Asking) -> dict[str, float]:
+        told = ["loss"] * asking.names.loss + ["metric"] * bool(asking.names.metrics)
+        async with self._asked(asking.terms, asking.data.all) as run:
+            first, second = await run.asked(told)
+        if (first.outside + second.outside).any():
+            warnings.warn(f"{OUTSIDE}: metrics are not told (NaN)", PrecisionWarning, stacklevel=2)
+            return dict.fromkeys(asking.names.all, math.nan)
+        return asking.names.logs(values_of(asking.terms, (first, second)))
+
+    async def predict(self, data: GivenExamples, *, batch_size: int, memory: int) -> npt.NDArray[np.float64]:
+        """See `SharedModel.predict`."""
+        async with self._lent(data) as shared:
+            terms = self._terms(shared.x, None, None, SharedPrediction(self._planned()), batch_size, memory)
+            async with self._asked(terms, shared.all) as run:
+                first, second = await run.asked(["outputs"])
+        if (first.outside + second.outside).any():
+            raise WindowError(f"{OUTSIDE}: no answers can be trusted; ask with inputs that are scaled like those of the training")
+        outputs = decode(first.told["outputs"] + second.told["outputs"], 2.0**-FRACTION)
+        return _ended(outputs, ending(self._model)).reshape(-1, *self._model.outputs[0].shape[1:])
+
+    def served(self, like: Program, noise: NoisyAnswers | None) -> ServedNetwork:
+        """Return what serves the network as it is trained; see `protocols/trained`.
+
+        Raises:
+            ModelError: answers would have a sensitivity that nobody can bound.
+            WindowError, UnsupportedLayer: the network cannot be served so.
+        """
+        if noise is not None and noise.sensitivity is not None:
+            raise ModelError(
+                f"sensitivity={noise.sensitivity:g} bounds outputs of weights that somebody knows: of a network that is served as it was"
+                " trained windows are assumed; reveal() it, and share what is revealed"
+            )
+        end = None if noise is None else partial(noisy, answers=noise)
+        shape = tuple(self._model.outputs[0].shape[1:])
+        return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None)
+
+    async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:
+        """Have both servers make the weights ready to be served; return their handle, and the secret of the rights to them.
+
+        Raises:
+            WindowError: weights are larger than sums of them are proved for.
+            NotGranted: the owners of the data open weights to others only.
+        """
+        terms = self._terms(None, None, None, found.derivation, 1, MEMORY)
+        handle, secret = os.urandom(16), new_secret()
+        try:
+            async with self._asked(terms, ()) as run:
+                first, second = await run.asked([])
+                if (first.outside + second.outside).any():
+                    raise WindowError(f"weights are beyond +-{found.largest:g}: train with a smaller learning rate, or with weight_decay")
+                await run.ready(handle, secret, self._cluster.presence)
+        except ActorError as error:
+            raise WorkerLost(f"the trained weights could not be made ready: {error}") from None
+        return handle, secret
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, terms: TrainingTerms, data: tuple[SharedDataset, ...]) -> AsyncIterator[Running]:
+        """Begin a run that leaves the weights as they are."""
+        if self._handle is None:
+            await self._load(self._planned())
+        run = await begun(
+            self._cluster, msgspec.structs.replace(terms, session=os.urandom(16)), data, (self._handle or b"", self._secret), None
+        )
+        try:
+            yield run
+        finally:
+            await run.end()
+
+    async def reveal(self) -> Any:
+        """See `SharedModel.reveal`."""
+        import keras  # noqa: PLC0415  only the owner needs Keras
+
+        trained = keras.models.clone_model(self._model)
+        trained.set_weights(self._model.get_weights())
+        if self._handle is not None:
+            servers = await training_servers(self._cluster, self._name)
+            try:
+                held = zip(servers, self._rights, strict=True)
+                first, second = await at_once(*(server.weights(self._handle, right) for server, right in held))
+            except ActorError as error:
+                raise WorkerLost(f"the weights could not be fetched: {error}") from None
+            for place, a, b in zip(self._places, first, second, strict=False):  # what stays comes last
+                trained.weights[place].assign(decode(a + b, 2.0**-FRACTION).reshape(tuple(trained.weights[place].shape)))
+        trained.compile_from_config(self._model.get_compile_config())
+        return trained
+
+    async def forget(self) -> None:
+        """Remove the shares of the weights from the servers."""
+        if self._handle is not None:
+            servers = await training_servers(self._cluster, self._name)
+            held = zip(servers, self._rights, strict=True)
+            await at_once(*(server.forget(self._handle, right) for server, right in held))
+            self._handle = None
+
+
+def _ended(outputs: npt.NDArray[np.float64], last: str | None) -> npt.NDArray[np.float64]:
+    """Return outputs after the softmax or the sigmoid at the end of a model, in the clear."""
+    if last == "softmax":
+        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return probabilities
+    return 0.5 + 0.5 * np.tanh(outputs / 2) if last == "sigmoid" else outputs

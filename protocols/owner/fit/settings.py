@@ -1,0 +1,68 @@
+"""How a fit goes, as its owner has said it: checked before anything is sent."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from protocols.errors import InputError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """What `SharedModel.fit` says of its arguments, but for the data.
+
+    Raises:
+        InputError: a number is out of its range, or settings do not go together.
+    """
+
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    metrics: bool | Collection[str]
+    memory: int
+    folder: str | os.PathLike[str] | None = None
+    resume: bool = False
+    save_every: int | None = None
+    progress: bool = False
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    initial_epoch: int = 0
+    class_weight: Mapping[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(f"epochs={self.epochs}, batch_size={self.batch_size}; at least 1 is needed")
+        if not 0 <= operator.index(self.initial_epoch) < self.epochs:
+            raise InputError(f"initial_epoch={self.initial_epoch}; a whole number from 0 and below epochs={self.epochs} is needed")
+        if self.folder is None and (self.resume or self.save_every is not None):
+            raise InputError("resume= and save_every= need the folder of the training: give folder=")
+        if self.save_every is not None and self.save_every < 1:
+            raise InputError(f"save_every={self.save_every}; at least 1 step is needed")
+
+
+class LogNames(NamedTuple):
+    """The names of what is told, as Keras has them in the logs of an epoch.
+
+    Attributes:
+        loss: whether the loss is told.
+        metrics: the names of the metric that is told, none if it is not.
+    """
+
+    loss: bool
+    metrics: tuple[str, ...]
+
+    @property
+    def all(self) -> list[str]:
+        """Return all of them."""
+        return [*["loss"] * self.loss, *self.metrics]
+
+    def logs(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return what is told, by these names; `values` are called "loss" and "metric"."""
+        loss = {"loss": values["loss"]} if self.loss else {}
+        return loss | dict.fromkeys(self.metrics, values.get("metric", float("nan")))
