@@ -308,8 +308,19 @@ def ended(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> tuple[LossG
     """Write what a loss makes of outputs; return that, the position of the outputs, affine, and the weights of the examples."""
     y = draft(Given("y", (batch, plan.outputs), "wire"))
     z, weights = draft.affine(outputs), plan.weights(draft, y, batch)
-    settings = {"threshold": plan.threshold, "sums": plan.sums, "labels": plan.labels, "weights": weights}
-    return loss_gradient(draft, plan.loss, z, y, plan.outputs, value=plan.value, **settings), z, weights
+    ending = loss_gradient(
+        draft,
+        plan.loss,
+        z,
+        y,
+        plan.outputs,
+        value=plan.value,
+        threshold=plan.threshold,
+        sums=plan.sums,
+        labels=plan.labels,
+        weights=weights,
+    )
+    return ending, z, weights
 
 
 def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], batch: int) -> int:
