@@ -28,6 +28,8 @@ from protocols.training.networks.losses import EXACT, Loss, Told, gradient_scale
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, GradientDescent, Gradients, Optimizer, Shapes, changes, update, watched
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
+from protocols.training.private.clipped import private_gradients
+from protocols.training.private.settings import Private, check_apart
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):
@@ -44,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         weight: how many times the loss counts, above 0.
         threshold: what an output must be above to count as 1, where a binary cross-entropy tells an accuracy.
         sums: how sums of losses over an epoch are told.
+        private: how each example is protected; None: not at all.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -56,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     weight: float = 1.0
     threshold: float = 0.0
     sums: Told = EXACT
+    private: Private | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -70,6 +74,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
         if not all(shape and min(shape) > 0 for shape in shapes):
             raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+        if self.private is not None:
+            check_apart(self.layers, self.loss)
 
     @property
     def inputs(self) -> int:
@@ -138,7 +144,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     draft, gradients = network.draft.copy(), network.gradients
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
     divides = isinstance(plan.optimizer, Adam)  # by the size of gradients, which it squares
-    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / batch
+    count = batch if plan.private is None else plan.private.batch
+    scale = (1.0 if divides else plan.weight) * gradient_scale(plan.loss, plan.outputs) / count
     new = values | update(draft, plan.optimizer, gradients, values, scale, number)
     squared = [Signal(*gradient) for gradient in gradients.values()] if divides else []
     sums = _sums(draft, plan, gradients, values, new, scale, last=last)
@@ -189,11 +196,15 @@ def _network(plan: Plan, batch: int) -> _Network:
         draft, plan.loss, z, y, plan.outputs, value=plan.value, threshold=plan.threshold, sums=plan.sums
     )
     draft.say(gradient, FRACTION)
-    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
-    missing = [name for name in plan.trained if values[name] not in found]
+    if plan.private is None:
+        found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+        gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained if values[name] in found}
+    else:
+        gradients = private_gradients(draft, plan.private, {z: gradient}, {name: values[name] for name in plan.trained}, batch)
+        large, softmax = [], None  # that they have left their window is told, and nothing about examples may be without noise
+    missing = [name for name in plan.trained if name not in gradients]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
-    gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
     return _Network(draft, values, gradients, large, {"metric": metric} | ({"loss": loss} if plan.value else {}), softmax)
 
 
