@@ -7,11 +7,13 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Collection
 from hmac import compare_digest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from actors import ActorError
+from protocols.accounting.agreed import check_asked, fitting, promised
+from protocols.accounting.spending import ExamplePrivacy, Spending
 from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
@@ -36,6 +38,10 @@ from protocols.training.terms import AnyPlan, TrainingTerms, check
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
+if TYPE_CHECKING:
+    from privacy.ledger import Ledger
+    from privacy.mechanisms import DPSGD
+
 MEMORY = 512 << 20
 """Bytes of randomness that a server holds ahead, unless the owner says otherwise."""
 
@@ -58,6 +64,8 @@ class Training:
         self._places: list[int] = []
         self._compiled: dict[str, Any] = {}
         self._made = 0
+        self._spending = Spending()
+        self.spent: ExamplePrivacy | None = None
 
     @property
     def begun(self) -> bool:
@@ -94,6 +102,8 @@ class Training:
         resume: bool = False,
         save_every: int | None = None,
         progress: bool = False,
+        privacy: DPSGD | None = None,
+        ledger: Ledger | None = None,
     ) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`."""
         if epochs < 1 or batch_size < 1:
@@ -103,12 +113,19 @@ class Training:
         if save_every is not None and save_every < 1:
             raise InputError(f"save_every={save_every}; at least 1 step is needed")
         planned = self._planned()
+        if ledger is not None and privacy is None:
+            raise InputError("ledger= counts what privacy= reveals: give both, or neither")
+        if privacy is not None:
+            check_asked(privacy, metrics)
+            planned, metrics = promised(planned, privacy, batch_size), False
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)
         sums = sums_told(planned.loss, planned.outputs, y)
         terms = self._terms(x, y, msgspec.structs.replace(planned, value="loss" in told, sums=sums), batch_size, memory)
         rated = self._scheduled(terms, epochs)  # a rate that cannot be is refused before anything is done
+        if privacy is not None:
+            rated.plan.circuit(min(batch_size, terms.examples))  # and so is a weight by which no example's gradient is known
         checkpoints = None
         if folder is not None:
             same = settings(terms.plan, x, y, batch_size, self._seats.helper, shuffle=shuffle)
@@ -119,14 +136,23 @@ class Training:
             if self._made != rated.made:  # a checkpoint: rates go on from there
                 rated = self._scheduled(terms, epochs - start.epoch)
             terms = msgspec.structs.replace(rated, order=order)
+            if privacy is not None:
+                resumed, left = checkpoints is not None and checkpoints.begun, (start.epoch, epochs)
+                await asyncio.to_thread(self._spending.begin, privacy, folder, ledger, resumed=resumed, epochs=left)
             run = await begun(self._cluster, terms, (x, y), (self._handle or b"", self._secret), checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
                 for number in range(start.epoch, epochs):
                     first = start.step if number == start.epoch else 0
+                    spent = None if privacy is None else await self._spending.paid(number)
                     segments = await run.epoch(number, first, save_every, told=told, progress=progress)
-                    yield epoch_of(number + 1, terms, segments)
+                    self.spent = spent or self.spent
+                    yield msgspec.structs.replace(epoch_of(number + 1, terms, segments), privacy=spent)
+            except Diverged:
+                if privacy is not None:
+                    self._spending.told(number)
+                raise
             finally:
                 self._made = run.made
                 await run.end()
@@ -174,7 +200,7 @@ class Training:
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
-        return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
+        return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None) -> Progress:
         """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""

@@ -36,6 +36,8 @@ from protocols.workers.crypto_provider import CryptoProvider
 if TYPE_CHECKING:
     import keras
 
+    from privacy.ledger import Ledger
+    from privacy.mechanisms import DPSGD
     from protocols.lowering import Layer
 
 
@@ -170,6 +172,8 @@ class SharedModel:
         resume: bool = False,
         save_every: int | None = None,
         progress: bool = True,
+        privacy: DPSGD | None = None,
+        ledger: Ledger | None = None,
     ) -> AsyncIterator[Epoch]:
         """Train the model on shared data; nobody sees a feature, a label, a weight or a gradient. Yield after each epoch.
 
@@ -196,9 +200,16 @@ class SharedModel:
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
             progress: show how far an epoch is, if standard error is a terminal.
+            privacy: `privacy.DPSGD(noise_multiplier=z, max_grad_norm=C)`: on shares each example's gradient is clipped to C, and each of
+                the two servers adds noise of z C to their sum, which is divided by `batch_size`. Whatever is revealed is (epsilon,
+                delta)-private for each example, see `Epoch.privacy`; no metric is told. Nothing is sampled: batches are known to the
+                servers, so what counts is the number of epochs. Numbers and order of the examples are public. Epochs without
+                `privacy` are outside of it: train on public data with these only.
+            ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
-        is right. To the workers: layers, loss, optimizer, learning rates, number and order of the examples.
+        is right; with `privacy` weights only, which are private already. To the workers: layers, loss, optimizer, learning rates, number
+        and order of the examples.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
@@ -209,6 +220,7 @@ class SharedModel:
             CheckpointError: the folder has a training that is not to be resumed, or another one.
             KeepsNothing: a server was started without a folder.
             VaultError: a checkpoint cannot be written, or is damaged.
+            privacy.BudgetSpent: the epochs cost more than `privacy` or the ledger allows.
         """
         epochs_made = self._training.fit(
             x,
@@ -222,6 +234,8 @@ class SharedModel:
             resume=resume,
             save_every=save_every,
             progress=progress,
+            privacy=privacy,
+            ledger=ledger,
         )
         async with contextlib.aclosing(epochs_made):
             async for epoch in epochs_made:

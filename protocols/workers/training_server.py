@@ -41,6 +41,7 @@ from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
+from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
 from protocols.workers.linked import Linked
 from protocols.workers.supply import Supply
@@ -186,6 +187,8 @@ class TrainingServer(Linked):
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
         rounds, sent, received, waited, begun = 0, 0, 0, 0.0, clock()
+        if told and isinstance(session.terms.plan, Plan) and session.terms.plan.private is not None:
+            raise NotGranted("sums over examples are told without noise, and this training protects each example")
         if told:
             session.model.use.check_reveal(caller().common_name)
         if not session.seal_key:

@@ -39,13 +39,13 @@ from protocols.training.networks.optimizers import Gradients
 from protocols.training.private.factors import LARGEST_LOSS, factor, worst
 from protocols.training.private.norms import FOLDED, STORED, Term, folded, squares, term
 from protocols.training.private.settings import Private
-from protocols.training.private.uses import Use, uses
+from protocols.training.private.uses import WeightUse, uses
 
 
 class _Ghost(NamedTuple):
     """A use of which no example's gradient is made: rows x (batch, n) of the examples, or 1, and d (batch, m) by what comes out."""
 
-    use: Use
+    use: WeightUse
     x: int | None
     d: int
     bound: float
@@ -54,7 +54,7 @@ class _Ghost(NamedTuple):
 class _Made(NamedTuple):
     """Each example's gradient by an operand of some uses, (batch, size), affine and folded."""
 
-    use: Use
+    use: WeightUse
     each: int
 
 
@@ -105,7 +105,7 @@ def _noisy(draft: StepDraft, private: Private, total: int) -> tuple[int, int]:
 # One row for each example.
 
 
-def _ghost(draft: StepDraft, use: Use, d: int, batch: int) -> _Ghost | None:
+def _ghost(draft: StepDraft, use: WeightUse, d: int, batch: int) -> _Ghost | None:
     op, shape = draft.operations[use.at], draft.value(use.at).shape
     if len(shape) != 2 or shape[0] != batch:
         return None
@@ -175,7 +175,7 @@ def _total(draft: StepDraft, private: Private, part: _Ghost | _Made, share: int,
 # Each example's gradient.
 
 
-def _made(draft: StepDraft, several: list[Use], by: Mapping[int, int], batch: int) -> _Made:
+def _made(draft: StepDraft, several: list[WeightUse], by: Mapping[int, int], batch: int) -> _Made:
     """Return each example's gradient by an operand: the sum over all its uses and places."""
     size = draft.value(several[0].operand).size
     made = []
@@ -226,7 +226,7 @@ def _unfolded(draft: StepDraft, at: int, x: int) -> int:
     return draft.put(Concatenate(tuple(seen), 3), FRACTION)
 
 
-def _fitted(draft: StepDraft, d: int, use: Use, batch: int) -> int:
+def _fitted(draft: StepDraft, d: int, use: WeightUse, batch: int) -> int:
     """Return the sum of a gradient over all places of an example at which an operand that is broadcast is used."""
     bits, shape = draft.bits(d), draft.value(d).shape
     operand = (1,) * (len(shape) - len(draft.value(use.operand).shape)) + draft.value(use.operand).shape

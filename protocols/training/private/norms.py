@@ -35,8 +35,6 @@ STEP = 2
 """Bits from one power of a norm to the next."""
 POWERS = 24
 """k goes from 0 to this."""
-LOOKED = 8
-"""Low bits that a power does not look at."""
 MANTISSA = 29
 TERM = 14
 """Bits of the mantissa of a term, at most; it has `TERM` - 2 `STEP` at least, unless a norm is so small that k is `POWERS`."""
@@ -86,10 +84,11 @@ def squares(draft: StepDraft, x: int, bound: float) -> Norm:
 
 def floating(draft: StepDraft, s: int, bits: int) -> Norm:
     """Return a share below `ROOM` as floating point. Rounds: 5."""
-    knots = tuple(1 << (61 - STEP * k - LOOKED) for k in range(POWERS, 0, -1))
-    flat, window = (0,) * (POWERS + 1), 63 - LOOKED
-    up = draft.put(Piecewise(s, LOOKED, window, knots, flat, tuple(1 << (STEP * k) for k in range(POWERS, -1, -1))), 0)
-    power = draft.put(Piecewise(s, LOOKED, window, knots, flat, tuple(range(POWERS, -1, -1))), 0)
+    knots, flat = tuple(1 << (61 - STEP * k) for k in range(POWERS, 0, -1)), (0,) * (POWERS + 1)
+    up, power = (  # of all bits of s: two functions of what was rounded apart would not always agree
+        draft.put(Piecewise(s, 0, 63, knots, flat, tuple(steps)), 0)
+        for steps in ([1 << (STEP * k) for k in range(POWERS, -1, -1)], range(POWERS, -1, -1))
+    )
     moved = draft.put(Multiply(draft.put(Open(s), draft.bits(s)), draft.put(Open(up), 0)), draft.bits(s))
     return Norm(draft.put(Truncate(moved, 61 - MANTISSA, 2 + MANTISSA), 0), power, bits)
 

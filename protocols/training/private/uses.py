@@ -21,7 +21,7 @@ USED = (MatMul, Convolve, Combine, Multiply)
 """Operations of weights and examples of which each example's gradient is known."""
 
 
-class Use(NamedTuple):
+class WeightUse(NamedTuple):
     """An operation `at` that reads `weight`, as `operand`, on that side; `sign` is that of the gradient of a sum."""
 
     at: int
@@ -31,7 +31,7 @@ class Use(NamedTuple):
     sign: int = 1
 
 
-def uses(draft: StepDraft, weights: Mapping[str, int]) -> list[Use]:
+def uses(draft: StepDraft, weights: Mapping[str, int]) -> list[WeightUse]:
     """Return all uses of weights that are trained, in order.
 
     Args:
@@ -42,7 +42,7 @@ def uses(draft: StepDraft, weights: Mapping[str, int]) -> list[Use]:
         ModelError: a weight is used in a way in which an example's gradient by it is not known. It is named.
     """
     of = {at: name for name, at in weights.items()}
-    found: list[Use] = []
+    found: list[WeightUse] = []
     for at, op in enumerate(draft.operations):
         known = [x for x in op.operands if x in of]
         if not known or at in of:
@@ -52,12 +52,12 @@ def uses(draft: StepDraft, weights: Mapping[str, int]) -> list[Use]:
             continue
         for side, x in enumerate(op.operands):
             if x in of and not op.flat:
-                found.append(_use(draft, op, Use(at, side, x, of[x])))
+                found.append(_use(draft, op, WeightUse(at, side, x, of[x])))
     _check_places(draft, found, weights)
     return found
 
 
-def _use(draft: StepDraft, op: Operation, use: Use) -> Use:
+def _use(draft: StepDraft, op: Operation, use: WeightUse) -> WeightUse:
     if not isinstance(op, USED) or _turned(draft, op, use):
         raise ModelError(f"weight {use.weight!r} is used by {type(op).__name__}, where no example's gradient by it is known: freeze it")
     if isinstance(op, Combine):
@@ -70,7 +70,7 @@ def _use(draft: StepDraft, op: Operation, use: Use) -> Use:
     return use
 
 
-def _turned(draft: StepDraft, op: Operation, use: Use) -> bool:
+def _turned(draft: StepDraft, op: Operation, use: WeightUse) -> bool:
     """Whether a product has its weight on the left, or turned, or in several matrices."""
     if isinstance(op, MatMul):
         return use.side != 1 or op.transpose_x or op.transpose_y or len(draft.value(use.operand).shape) != 2
@@ -87,7 +87,7 @@ def places(draft: StepDraft, operand: int, start: int) -> Ring:
     return op.apply([below], draft.value(operand), constant=False) if isinstance(op, Local) else below
 
 
-def _check_places(draft: StepDraft, found: Collection[Use], weights: Mapping[str, int]) -> None:
+def _check_places(draft: StepDraft, found: Collection[WeightUse], weights: Mapping[str, int]) -> None:
     """Refuse weights of which an element is used under two names, so that norms by operands would not be those by weights.
 
     Raises:
