@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from protocols.errors import InputError
-from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import gradient_scale
 from protocols.training.networks.optimizers import Adam
-from protocols.training.private.settings import LEAST_DIGITS, Private, digits
+from protocols.training.private.settings import Private, fitted
 from protocols.training.step import Plan
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def promised(plan: Plan, privacy: DPSGD, batch_size: int) -> Plan:
     Keras' gradient is `gradient_scale` and the weight of the loss times the sums of a step, and so is the norm that is bounded.
     """
     clip = privacy.max_grad_norm / (gradient_scale(plan.loss, plan.outputs) * plan.weight)
-    return msgspec.structs.replace(plan, private=Private(clip, privacy.noise_multiplier, batch_size, LEAST_DIGITS))
+    return msgspec.structs.replace(plan, private=Private(clip, privacy.noise_multiplier, batch_size))
 
 
 def fitting(plan: Plan) -> Plan:
@@ -61,5 +60,4 @@ def fitting(plan: Plan) -> Plan:
     if private is None:
         return plan
     scale = (1.0 if isinstance(plan.optimizer, Adam) else plan.weight) * gradient_scale(plan.loss, plan.outputs) / private.batch
-    found = digits(plan.optimizer, scale, private.clip, private.noise, private.batch, FRACTION)
-    return msgspec.structs.replace(plan, private=msgspec.structs.replace(private, digits=found))
+    return msgspec.structs.replace(plan, private=fitted(private, plan.optimizer, scale))

@@ -23,8 +23,10 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from protocols.errors import ModelError
-from protocols.mpc.engine.values import Shape
+from protocols.mpc.engine.values import Pair, Shape
 from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.local import Move
 from protocols.mpc.operations.moves import Concatenate, Put, Reshape, Take
@@ -39,7 +41,7 @@ from protocols.training.networks.optimizers import Gradients
 from protocols.training.private.factors import LARGEST_LOSS, factor, worst
 from protocols.training.private.norms import FOLDED, STORED, Term, folded, squares, term
 from protocols.training.private.settings import Private
-from protocols.training.private.uses import WeightUse, uses
+from protocols.training.private.uses import WeightUse, places, uses
 
 
 class _Ghost(NamedTuple):
@@ -52,10 +54,11 @@ class _Ghost(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """Each example's gradient by an operand of some uses, (batch, size), affine and folded."""
+    """Each example's gradient by the weight's elements in an operand, (batch, size), affine and folded; `at` says where they stand."""
 
     use: WeightUse
     each: int
+    at: tuple[int, ...]
 
 
 def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, int], weights: Mapping[str, int], batch: int) -> Gradients:
@@ -82,7 +85,7 @@ def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, in
         several = [use for use in found if use.operand == operand]
         alone = len([use for use in found if use.weight == several[0].weight]) == 1
         ghost = _ghost(draft, several[0], by[several[0].at], batch) if alone else None
-        parts.append(ghost or _made(draft, several, by, batch))
+        parts.append(ghost or _made(draft, several, by, (batch, weights[several[0].weight])))
     terms = [_term(draft, part) for part in parts]
     lost = _lost(draft, private, parts)
     share = factor(draft, terms, private.clip, private.digits, lost)
@@ -97,9 +100,12 @@ def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, in
 
 def _noisy(draft: StepDraft, private: Private, total: int) -> tuple[int, int]:
     bits = draft.bits(total)
-    if not private.noise:
+    if private.noise:
+        total = draft.put(AddNoise(total, math.ceil(private.noise * private.clip * 2.0**bits)), bits)
+    if not private.rounded or bits <= 2 * FRACTION:
         return total, bits
-    return draft.put(AddNoise(total, math.ceil(private.noise * private.clip * 2.0**bits)), bits), bits
+    drop = bits - 2 * FRACTION
+    return draft.put(Truncate(total, drop, 63 - drop), 2 * FRACTION), 2 * FRACTION
 
 
 # One row for each example.
@@ -162,7 +168,9 @@ def _total(draft: StepDraft, private: Private, part: _Ghost | _Made, share: int,
     shape = draft.value(part.use.operand).shape
     if isinstance(part, _Made):
         product = MatMul(draft.put(Open(share), private.digits), draft.put(Open(part.each), FRACTION), transpose_x=True)
-        return draft.put(Reshape(draft.put(product, private.digits + FRACTION), shape), private.digits + FRACTION)
+        bits = private.digits + FRACTION
+        whole = draft.put(Put((draft.put(product, bits),), 1, (part.at,), math.prod(shape)), bits)
+        return draft.put(Reshape(whole, shape), bits)
     scaled = draft.put(Multiply(share, part.d), private.digits + FRACTION)
     d = draft.put(Truncate(scaled, FRACTION, 63 - FRACTION), private.digits)
     if part.x is not None:
@@ -175,9 +183,11 @@ def _total(draft: StepDraft, private: Private, part: _Ghost | _Made, share: int,
 # Each example's gradient.
 
 
-def _made(draft: StepDraft, several: list[WeightUse], by: Mapping[int, int], batch: int) -> _Made:
-    """Return each example's gradient by an operand: the sum over all its uses and places."""
-    size = draft.value(several[0].operand).size
+def _made(draft: StepDraft, several: list[WeightUse], by: Mapping[int, int], where: Pair) -> _Made:
+    """Return each example's gradient by an operand: the sum over all its uses and places. `where` is (batch, position of the weight)."""
+    (batch, start), operand = where, several[0].operand
+    size = draft.value(operand).size
+    at = tuple(int(place) for place in np.flatnonzero(places(draft, operand, start)))  # between those of a dilated kernel are zeros
     made = []
     for use in several:
         op = draft.operations[use.at]
@@ -193,11 +203,10 @@ def _made(draft: StepDraft, several: list[WeightUse], by: Mapping[int, int], bat
             case _:
                 found = _fitted(draft, by[use.at], use, batch)
         made.append((draft.put(Reshape(found, (batch, size)), draft.bits(found)), use.sign))
-    most = max(draft.bits(at) for at, _ in made)
-    factors = tuple(sign << (most - draft.bits(at)) for at, sign in made)
-    if len(made) > 1 or factors != (1,):
-        return _Made(several[0], folded(draft, draft.put(Combine(tuple(at for at, _ in made), factors), most)))
-    return _Made(several[0], folded(draft, made[0][0]))
+    most = max(draft.bits(one) for one, _ in made)
+    factors = tuple(sign << (most - draft.bits(one)) for one, sign in made)
+    total = made[0][0] if factors == (1,) else draft.put(Combine(tuple(one for one, _ in made), factors), most)
+    return _Made(several[0], folded(draft, total if len(at) == size else draft.put(Take(total, 1, at), most)), at)
 
 
 def _product(draft: StepDraft, x: int, d: int, batch: int) -> int:

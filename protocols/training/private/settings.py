@@ -7,15 +7,16 @@ import math
 import msgspec
 
 from protocols.errors import ModelError
+from protocols.mpc.parties.discrete_gaussian import LARGEST_SIGMA
+from protocols.mpc.parties.discrete_gaussian import REACH as BOUND
 from protocols.training.networks import layers, nonlinear
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import Adam, Optimizer, reach
 
 MOST_DIGITS = 32
 """Fractional bits of a clip factor, at most: times a value within 2^28 it stays below 2^61."""
 LEAST_DIGITS = 12
-BOUND = 10
-"""Noise of one server stays below so many sigma (`mpc/parties/discrete_gaussian.py`)."""
 
 APART: tuple[type[layers.Layer], ...] = (
     layers.ProductLayer,
@@ -47,12 +48,14 @@ class Private(msgspec.Struct, frozen=True):
         noise: z, the standard deviation of the noise of **each** server is z C; 0 for none, in tests.
         batch: by how many examples the sum is divided, whatever a step has.
         digits: D, fractional bits of a clip factor.
+        rounded: whether noisy sums are rounded before they move weights.
     """
 
     clip: float
     noise: float
     batch: int
-    digits: int
+    digits: int = LEAST_DIGITS
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what bounds nothing.
@@ -83,27 +86,26 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: str) -> None:
         raise ModelError(f"the loss {loss!r} is not known to be a sum over examples: it cannot be trained with privacy=")
 
 
-def digits(optimizer: Optimizer, scale: float, clip: float, noise: float, batch: int, fraction: int) -> int:
-    """D: as many fractional bits of a clip factor as leave noisy sums with D + `fraction` where the optimizer is right.
+def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
+    """Return the settings with as many fractional bits D of a clip factor as leave noisy sums where the optimizer is right.
+
+    Adam, which squares gradients, gets them rounded after the noise.
 
     Args:
+        private: C, z, and the examples of a step, at most.
         optimizer: how weights are moved.
         scale: as for `optimizers.update`.
-        clip: C.
-        noise: z.
-        batch: examples of a step, at most.
-        fraction: fractional bits of activations.
 
     Raises:
         ModelError: the sums of so large a batch, so clipped, leave too few.
     """
-    largest = clip * (batch + 2 * BOUND * noise)
+    largest, rounded = private.clip * (private.batch + 2 * BOUND * private.noise), isinstance(optimizer, Adam)
     for found in range(MOST_DIGITS, LEAST_DIGITS - 1, -1):
-        bits = found + fraction
-        most = 2.0 ** (53 - bits) if isinstance(optimizer, Adam) else reach(optimizer, scale, bits)
-        if largest <= most and noise * clip * 2.0**bits < 2.0**47:
-            return found
+        bits = found + FRACTION
+        most = 2.0 ** (61 - bits) if isinstance(optimizer, Adam) else reach(optimizer, scale, bits)
+        if largest <= most and private.noise * private.clip * 2.0**bits < LARGEST_SIGMA:
+            return msgspec.structs.replace(private, digits=found, rounded=rounded)
     raise ModelError(
-        f"max_grad_norm and noise_multiplier with batches of {batch} make sums up to {largest:.3g}, for which fixed point has too few"
-        " digits: scale the loss, or take a smaller batch_size"
+        f"max_grad_norm and noise_multiplier with batches of {private.batch} make sums up to {largest:.3g}, for which fixed point has too"
+        " few digits: scale the loss, or take a smaller batch_size"
     )

@@ -1,15 +1,16 @@
 """Private steps: each example's part of a sum is at most C, whatever it is; noise of each server; clipped sums beside Keras."""
 
+import itertools
 import math
 
 import keras
 import msgspec
 import numpy as np
 import pytest
-from gradient_oracle import clipped_sum, each_gradient
 from keras import layers
 from training_deployment import SCALE, Trainers
 
+from gradient_oracle import clipped_sum, each_gradient
 from protocols.errors import ModelError
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.wires import Given
@@ -21,7 +22,7 @@ from protocols.training.networks.layers import Layer, ProductLayer, ShapedLayer,
 from protocols.training.networks.losses import gradient_scale
 from protocols.training.networks.optimizers import Adam, GradientDescent
 from protocols.training.private import factors, norms
-from protocols.training.private.settings import Private, digits
+from protocols.training.private.settings import Private, fitted
 from protocols.training.private.uses import uses
 from protocols.training.step import Plan, _network, step
 
@@ -53,8 +54,8 @@ NETWORKS = {
     "convolutions": chain((6, 6, 2), lambda: layers.Conv2D(3, 3, activation="relu"), layers.MaxPooling2D),
     "strides, groups and padding": chain((6, 6, 2), lambda: layers.Conv2D(4, 3, strides=2, groups=2, padding="same", activation="relu")),
     "dilation": chain((6, 6, 2), lambda: layers.Conv2D(3, 2, dilation_rate=(2, 3))),
-    "Conv1D": chain((7, 3), lambda: layers.Conv1D(4, 3, strides=2, padding="causal" and "same", activation="relu")),
-    "DepthwiseConv2D": chain((6, 6, 2), lambda: layers.DepthwiseConv2D(3, activation="relu"), layers.AveragePooling2D),
+    "Conv1D": chain((7, 3), lambda: layers.Conv1D(4, 3, strides=2, padding="same", activation="relu")),
+    "DepthwiseConv2D": chain((6, 6, 2), lambda: layers.DepthwiseConv2D(3, activation="relu"), lambda: layers.AveragePooling2D(2)),
     "Dense over steps": chain((7, 3), lambda: layers.Dense(4, "relu")),
     "a skip connection": residual,
     "a layer used twice": twice,
@@ -82,8 +83,8 @@ def built(make, loss="crossentropy", seed=3):
 def private(plan, clip, *, noise=0.0, batch=BATCH):
     """`clip` is of the gradients of Keras, as `max_grad_norm`."""
     raw = clip / (gradient_scale(plan.loss, plan.outputs) * plan.weight)
-    found = digits(plan.optimizer, gradient_scale(plan.loss, plan.outputs) / batch, raw, noise, batch, FRACTION)
-    return msgspec.structs.replace(plan, private=Private(raw, noise, batch, found))
+    found = fitted(Private(raw, noise, batch), plan.optimizer, gradient_scale(plan.loss, plan.outputs) / batch)
+    return msgspec.structs.replace(plan, private=found)
 
 
 def sums(plan, batch):
@@ -147,6 +148,7 @@ EXTREMES = {
 LARGE = {"usual": 1.0, "large": 100.0, "outside of every window": 1e9}
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("clip", [0.02, 1.0, 30.0])
 @pytest.mark.parametrize("size", LARGE)
 @pytest.mark.parametrize("feature", EXTREMES)
@@ -244,7 +246,7 @@ def test_a_factor_is_never_more_than_c_by_the_norm(terms, lost):
     line = factors.inverse_root(factors.ends(terms), lost)
     knots = [0, *line.knots, line.knots[-1] * 2]
     near = []
-    for piece, (start, stop) in enumerate(zip(knots, knots[1:], strict=False)):
+    for piece, (start, stop) in enumerate(itertools.pairwise(knots)):
         for t in {start, stop - 1, (start + stop) // 2, *np.linspace(start, stop - 1, 9).astype(int).tolist()}:
             y = line.slopes[piece] * t + line.offsets[piece]
             most = t + 1  # in units of 2^-SEEN, p is below this
@@ -282,9 +284,7 @@ def test_what_is_folded_is_itself_in_its_window_and_bounded_outside(bits):
     x = draft.put(Given("x", (4000,), "share"), bits)
     circuit = draft.circuit({"y": norms.folded(draft, x)})
     inside = encode(np.random.default_rng(1).uniform(-1023, 1023, 4000), 2.0**-bits)
-    np.testing.assert_allclose(
-        Trainers(circuit).outputs({"x": inside})["y"].view(np.int64) * SCALE, decode(inside, 2.0**-bits), atol=SCALE
-    )
+    np.testing.assert_allclose(Trainers(circuit).outputs({"x": inside})["y"].view(np.int64) * SCALE, decode(inside, 2.0**-bits), atol=SCALE)
     anything = np.random.default_rng(2).integers(2**64, size=4000, dtype=np.uint64)
     found = Trainers(circuit).outputs({"x": anything})["y"].view(np.int64)
     assert np.abs(found).max() < norms.FOLDED + 2
