@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from privacy.mechanisms import DPSGD
 
 
-def check_asked(privacy: object, metrics: bool | Collection[str]) -> None:
+def check_asked(privacy: object, ledger: object, metrics: bool | Collection[str]) -> None:
     """Refuse what a private training on shares does not do.
 
     Raises:
-        InputError: `privacy` is no `DPSGD`, or has a sampling rate; or a metric is asked for by name.
+        InputError: `privacy` is no `DPSGD`, or has a sampling rate; the ledger counts something else; or a metric is asked for by name.
     """
-    from privacy.mechanisms import DPSGD  # noqa: PLC0415  imports dp-accounting when it is used; only owners count
+    from privacy.ledger import Ledger  # noqa: PLC0415  only owners count
+    from privacy.mechanisms import DPSGD  # noqa: PLC0415
+
+    if ledger is not None and not (isinstance(ledger, Ledger) and ledger.unit == "example"):
+        raise InputError(f"ledger={ledger!r}: a privacy.Ledger whose unit is 'example' is needed")
 
     if not isinstance(privacy, DPSGD):
         raise InputError(f"privacy={type(privacy).__name__}: give privacy.DPSGD(noise_multiplier=..., max_grad_norm=...)")

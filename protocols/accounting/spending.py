@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from protocols.errors import CheckpointError, InputError
+from protocols.errors import CheckpointError
 from protocols.storage.vault import replace
 
 if TYPE_CHECKING:
@@ -66,39 +66,47 @@ class Spending:
         self._ledger: Ledger | None = None
         self._privacy: DPSGD | None = None
 
-    def begin(
-        self, privacy: DPSGD, folder: str | os.PathLike[str] | None, ledger: Ledger | None, *, resumed: bool, epochs: tuple[int, int]
-    ) -> None:
-        """Begin a training, or go on with one, from an epoch to another: slow, not for an event loop.
+    async def begin(self, privacy: DPSGD, folder: str | os.PathLike[str] | None, ledger: Ledger | None, epochs: tuple[int, int]) -> None:
+        """Begin a training from an epoch to another. What earlier ones of this model have spent goes on counting.
 
         Raises:
-            InputError: the ledger counts something else.
             BudgetSpent: the epochs cost more than `privacy` or the ledger allows. Nothing was written.
+            CheckpointError: the folder cannot be written.
+        """
+        self._privacy, self._ledger = privacy, ledger
+        self._path = None if folder is None else Path(folder) / FILE
+        self._written = _Written(list(self._written.multipliers))
+        await asyncio.to_thread(self._afford, epochs)
+        self._write()
+
+    async def resume(self, privacy: DPSGD, folder: str | os.PathLike[str] | None, ledger: Ledger | None, epochs: tuple[int, int]) -> None:
+        """Go on with the training in a folder, as `begin`.
+
+        Raises:
             CheckpointError: the folder does not say what has been spent.
         """
-        from privacy.errors import BudgetSpent  # noqa: PLC0415  see `agreed.py`
-        from privacy.ledger import Ledger  # noqa: PLC0415
+        assert folder is not None  # else nothing could be resumed
+        self._privacy, self._ledger, self._path = privacy, ledger, Path(folder) / FILE
+        self._written = _read(self._path)
+        await asyncio.to_thread(self._afford, epochs)
 
-        if ledger is not None and (not isinstance(ledger, Ledger) or ledger.unit != "example"):
-            raise InputError(f"ledger={ledger!r}: a privacy.Ledger whose unit is 'example' is needed")
-        path = None if folder is None else Path(folder) / FILE
-        written = _Written(list(self._written.multipliers))
-        if path is not None and resumed:
-            written = _read(path)
-        first, last = epochs
-        more = last - max(first, written.paid)
+    def _afford(self, epochs: tuple[int, int]) -> None:
+        from privacy.errors import BudgetSpent  # noqa: PLC0415  see `agreed.py`
+
+        privacy, ledger, more = self._privacy, self._ledger, epochs[1] - max(epochs[0], self._written.paid)
+        assert privacy is not None  # it is about to begin
+        if more < 1:
+            return
         z = privacy.noise_multiplier
-        if more > 0 and privacy.max_epsilon is not None:
-            after = _epsilon([*written.multipliers, *[z] * more], privacy.delta)
+        if privacy.max_epsilon is not None:
+            after = _epsilon([*self._written.multipliers, *[z] * more], privacy.delta)
             if after > privacy.max_epsilon:
                 raise BudgetSpent(
                     f"{more} epochs more would bring epsilon to {after:.3g} at delta {privacy.delta:g}, and max_epsilon is"
                     f" {privacy.max_epsilon:g}: train for fewer epochs, or with more noise"
                 )
-        if more > 0 and ledger is not None and not ledger.affords(_event(z), more):
+        if ledger is not None and not ledger.affords(_event(z), more):
             raise BudgetSpent(f"{more} epochs with noise_multiplier={z:g} cost more than is left in {ledger.path}")
-        self._privacy, self._path, self._ledger, self._written = privacy, path, ledger, written
-        self._write()
 
     def pay(self, epoch: int) -> None:
         """Pay for an epoch, counted from 0, before it begins; nothing where that was done before it was interrupted.

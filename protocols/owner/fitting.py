@@ -116,7 +116,7 @@ class Training:
         if ledger is not None and privacy is None:
             raise InputError("ledger= counts what privacy= reveals: give both, or neither")
         if privacy is not None:
-            check_asked(privacy, metrics)
+            check_asked(privacy, ledger, metrics)
             planned, metrics = promised(planned, privacy, batch_size), False
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
@@ -131,14 +131,16 @@ class Training:
             same = settings(terms.plan, x, y, batch_size, self._seats.helper, shuffle=shuffle)
             checkpoints = Checkpoints(self._cluster, self._name, folder, resume=resume, settings=same, shuffle=shuffle)
         order = checkpoints.order if checkpoints is not None else fresh_key() if shuffle else None
+        resumed = checkpoints is not None and checkpoints.begun
         try:
+            if privacy is not None and not resumed:
+                await self._spending.begin(privacy, folder, ledger, (0, epochs))
             start = await self._loaded(terms, checkpoints)
+            if privacy is not None and resumed:
+                await self._spending.resume(privacy, folder, ledger, (start.epoch, epochs))
             if self._made != rated.made:  # a checkpoint: rates go on from there
                 rated = self._scheduled(terms, epochs - start.epoch)
             terms = msgspec.structs.replace(rated, order=order)
-            if privacy is not None:
-                resumed, left = checkpoints is not None and checkpoints.begun, (start.epoch, epochs)
-                await asyncio.to_thread(self._spending.begin, privacy, folder, ledger, resumed=resumed, epochs=left)
             run = await begun(self._cluster, terms, (x, y), (self._handle or b"", self._secret), checkpoints)
             try:
                 if checkpoints is not None and not checkpoints.begun:
