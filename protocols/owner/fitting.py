@@ -13,7 +13,7 @@ import msgspec
 
 from actors import ActorError
 from protocols.accounting.agreed import check_asked, fitting, promised
-from protocols.accounting.spending import ExamplePrivacy, Spending
+from protocols.accounting.spending import Spending
 from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.authority.seats import Seats
@@ -65,7 +65,6 @@ class Training:
         self._compiled: dict[str, Any] = {}
         self._made = 0
         self._spending = Spending()
-        self.spent: ExamplePrivacy | None = None
 
     @property
     def begun(self) -> bool:
@@ -149,7 +148,6 @@ class Training:
                     first = start.step if number == start.epoch else 0
                     spent = None if privacy is None else await self._spending.paid(number)
                     segments = await run.epoch(number, first, save_every, told=told, progress=progress)
-                    self.spent = spent or self.spent
                     yield msgspec.structs.replace(epoch_of(number + 1, terms, segments), privacy=spent)
             except Diverged:
                 if privacy is not None:

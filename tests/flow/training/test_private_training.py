@@ -7,6 +7,7 @@ import pytest
 from keras import layers
 
 import privacy
+from inner_workers import inner_cluster
 from privacy import DPSGD, Ledger
 from protocols import share
 from protocols.errors import Diverged, InputError, ModelError
@@ -105,3 +106,18 @@ async def test_what_diverges_is_paid_for_and_paid_again(cluster, tmp_path):
             with pytest.raises(Diverged):
                 await fitted(shared, data, epochs=2, **settings)
             assert sum(release.count for release in ledger.releases) == spent
+
+
+@pytest.mark.long
+async def test_a_training_that_is_resumed_goes_on_counting(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite", data="x", max_epsilon=100.0, delta=1e-5)
+    settings = {"privacy": DPSGD(noise_multiplier=4.0, max_grad_norm=1.0), "ledger": ledger, "folder": tmp_path / "owner"}
+    async with inner_cluster(tmp_path) as cluster:
+        data = await cluster.store("x", X), await cluster.store("y", Y)
+        made = []
+        for epochs in (1, 3):  # another process each time, for all that it knows
+            async with await share(build(), cluster, input_range=(-8, 8)) as shared:
+                made += await fitted(shared, data, epochs=epochs, resume=True, save_every=2, **settings)
+    assert [epoch.number for epoch in made] == [1, 2, 3]
+    assert [epoch.privacy.epsilon for epoch in made] == pytest.approx([expected(*[4.0] * count) for count in (1, 2, 3)], rel=0.01)
+    assert sum(release.count for release in ledger.releases) == 3
