@@ -89,7 +89,7 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: str) -> None:
 def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
     """Return the settings with as many fractional bits D of a clip factor as leave noisy sums where the optimizer is right.
 
-    Adam, which squares gradients, gets them rounded after the noise.
+    Velocities and squares would have too little room beside so many bits: for these sums are rounded after the noise.
 
     Args:
         private: C, z, and the examples of a step, at most.
@@ -99,11 +99,13 @@ def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
     Raises:
         ModelError: the sums of so large a batch, so clipped, leave too few.
     """
-    largest, rounded = private.clip * (private.batch + 2 * BOUND * private.noise), isinstance(optimizer, Adam)
+    largest = private.clip * (private.batch + 2 * BOUND * private.noise)
+    rounded = isinstance(optimizer, Adam) or bool(optimizer.momentum)
+    fits = isinstance(optimizer, Adam) or not rounded or largest <= reach(optimizer, scale, 2 * FRACTION)
     for found in range(MOST_DIGITS, LEAST_DIGITS - 1, -1):
         bits = found + FRACTION
-        most = 2.0 ** (61 - bits) if isinstance(optimizer, Adam) else reach(optimizer, scale, bits)
-        if largest <= most and private.noise * private.clip * 2.0**bits < LARGEST_SIGMA:
+        most = 2.0 ** (61 - bits) if rounded or isinstance(optimizer, Adam) else reach(optimizer, scale, bits)
+        if fits and largest <= most and private.noise * private.clip * 2.0**bits < LARGEST_SIGMA:
             return msgspec.structs.replace(private, digits=found, rounded=rounded)
     raise ModelError(
         f"max_grad_norm and noise_multiplier with batches of {private.batch} make sums up to {largest:.3g}, for which fixed point has too"

@@ -225,6 +225,23 @@ def test_the_sum_is_divided_by_the_expected_size_of_a_batch():
         np.testing.assert_allclose(given[name] - fewer[name], (given[name] - whole[name]) / 4, atol=0.001)
 
 
+@pytest.mark.parametrize(
+    "optimizer", [GradientDescent(1.0), GradientDescent(0.5, schedule=(0.5, 0.1)), GradientDescent(0.5, 0.9), Adam(0.01)]
+)
+def test_noise_in_many_weights_is_not_taken_for_divergence(optimizer):
+    _, plan = built(chain((400,), lambda: layers.Dense(50, "relu"), outputs=10))
+    plan = private(msgspec.structs.replace(plan, optimizer=optimizer), 1.0, noise=4.0, batch=8)
+    random = np.random.default_rng(9)
+    values = {name: encode(random.normal(size=shape) * 0.05, SCALE) for name, shape in plan.shapes.items()}
+    values |= {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
+    given = {"x": encode(random.uniform(size=(8, 400)), SCALE), "y": encode(np.eye(10)[:8], SCALE)}
+    for number in range(3):
+        values = Trainers(step(plan, 8, number, last=number == 2), str(number)).outputs({**values, **given})
+        values = {name: values[name] for name in plan.shapes | plan.states}
+    assert not values["outside"].any()
+    assert all(np.abs(decode(values[name], SCALE)).max() < 100 for name in plan.shapes)
+
+
 def test_nothing_about_activations_is_watched_or_told():
     """That numbers have left their window is told; of a private step it depends on weights and noisy sums only."""
     _, plan = built(NETWORKS["one layer"], "mse")
