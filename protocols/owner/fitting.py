@@ -116,7 +116,7 @@ class Training:
             raise InputError("ledger= counts what privacy= reveals: give both, or neither")
         if privacy is not None:
             check_asked(privacy, ledger, metrics)
-            planned, metrics = promised(planned, privacy, batch_size), False
+            planned, metrics = promised(planned, privacy, min(batch_size, x.shape[0])), False
         told = ["loss" if name == "loss" else "metric" for name in asked(metrics, planned.loss)]
         if "metric" in told:
             check_told(planned.loss, y)

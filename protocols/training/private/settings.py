@@ -12,7 +12,7 @@ from protocols.mpc.parties.discrete_gaussian import REACH as BOUND
 from protocols.training.networks import layers, nonlinear
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import Adam, Optimizer, reach
+from protocols.training.networks.optimizers import Adam, Optimizer, changes, reach
 
 MOST_DIGITS = 32
 """Fractional bits of a clip factor, at most: times a value within 2^28 it stays below 2^61."""
@@ -89,7 +89,7 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: str) -> None:
 def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
     """Return the settings with as many fractional bits D of a clip factor as leave noisy sums where the optimizer is right.
 
-    Velocities and squares would have too little room beside so many bits: for these sums are rounded after the noise.
+    Velocities, squares and schedules would have too little room beside so many bits: for these sums are rounded after the noise.
 
     Args:
         private: C, z, and the examples of a step, at most.
@@ -100,11 +100,11 @@ def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
         ModelError: the sums of so large a batch, so clipped, leave too few.
     """
     largest = private.clip * (private.batch + 2 * BOUND * private.noise)
-    rounded = isinstance(optimizer, Adam) or bool(optimizer.momentum)
+    rounded = isinstance(optimizer, Adam) or bool(optimizer.momentum) or changes(optimizer)
     fits = isinstance(optimizer, Adam) or not rounded or largest <= reach(optimizer, scale, 2 * FRACTION)
     for found in range(MOST_DIGITS, LEAST_DIGITS - 1, -1):
         bits = found + FRACTION
-        most = 2.0 ** (61 - bits) if rounded or isinstance(optimizer, Adam) else reach(optimizer, scale, bits)
+        most = 2.0 ** (61 - bits) if isinstance(optimizer, Adam) or rounded else reach(optimizer, scale, bits)
         if fits and largest <= most and private.noise * private.clip * 2.0**bits < LARGEST_SIGMA:
             return msgspec.structs.replace(private, digits=found, rounded=rounded)
     raise ModelError(

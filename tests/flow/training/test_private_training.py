@@ -7,10 +7,11 @@ import pytest
 from keras import layers
 
 import privacy
+from gradient_oracle import clipped_sum, each_gradient, flat_weights
 from inner_workers import inner_cluster
 from privacy import DPSGD, Ledger
 from protocols import share
-from protocols.errors import Diverged, InputError, ModelError
+from protocols.errors import Diverged, InputError, ModelError, NotGranted
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(48, 6)).astype(np.float32)
@@ -84,6 +85,26 @@ async def test_what_is_not_done_is_refused_before_anything_runs(cluster, name):
             await fitted(shared, data, **{"privacy": DPSGD(noise_multiplier=1.0, max_grad_norm=1.0)} | settings)
         for one, other in zip((await shared.reveal()).get_weights(), build().get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+async def test_servers_tell_no_sum_over_examples_whoever_asks(cluster, monkeypatch):
+    """An owner whose library has been changed."""
+    data = await cluster.store("x", X), await cluster.store("y", Y)
+    monkeypatch.setattr("protocols.owner.fitting.asked", lambda metrics, loss: ("accuracy",))
+    async with await share(build(), cluster, input_range=(-8, 8)) as shared:
+        with pytest.raises(NotGranted, match="without noise"):
+            await fitted(shared, data, privacy=DPSGD(noise_multiplier=1.0, max_grad_norm=1.0))
+
+
+async def test_a_batch_of_all_examples_is_divided_by_how_many_there_are(cluster):
+    """With next to no noise a step is the clipped mean, though `batch_size` is far more than there are examples."""
+    data = await cluster.store("x", X), await cluster.store("y", Y)
+    model = build(rate=1.0)
+    async with await share(model, cluster, input_range=(-8, 8)) as shared:
+        await fitted(shared, data, batch_size=1000, privacy=DPSGD(noise_multiplier=1e-4, max_grad_norm=1.0))
+        made = await shared.reveal()
+    mean = clipped_sum(each_gradient(model, X, Y), 1.0) / len(X)
+    np.testing.assert_allclose(flat_weights(model) - flat_weights(made), mean, atol=0.002 + 0.01 * np.abs(mean).max())
 
 
 async def test_a_ledger_of_owners_is_refused(cluster, tmp_path):
