@@ -124,6 +124,17 @@ def test_two_hospitals():
 
 
 @pytest.mark.long
+def test_all_of_it_together():
+    shown = run("all_together.py", "4000", "6")
+    lines = [line for line in shown.splitlines() if line.startswith("epoch ")]
+    spent = [float(line.split("epsilon ")[1].split()[0]) for line in lines]
+    assert len(spent) == 6
+    assert spent == sorted(spent)
+    assert 2.0 < spent[-1] <= 3.0
+    assert float(shown.splitlines()[-1].split("accuracy ")[1].split("%")[0]) > 65
+
+
+@pytest.mark.long
 def test_a_residual_network():
     shown = run("resnet.py", "--images", "32")
     assert "predicted without seeing them" in shown

@@ -15,8 +15,10 @@ from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.segments import Segment, cut
 from protocols.mpc.engine.sides import Clear, Dealer, Rounding, Scope, Server
 from protocols.mpc.engine.values import Affine, Value
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.parties.exchange import Party, Ring
+from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.mpc.parties.material import Expansion, Layout, Material
 
 
@@ -94,7 +96,9 @@ class Builder:
         return Circuit(tuple(self._ops), tuple(self._scope.values), outputs)
 
 
-async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
+async def evaluate(
+    me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring], *, noise_key: bytes | None = None
+) -> dict[str, Ring]:
     """This server's shares of the outputs of a step; consumes the material.
 
     Each operation begins as soon as its operands are there, in a round with others.
@@ -106,8 +110,10 @@ async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mappi
         circuit: the step.
         material: this server's half of its randomness.
         given: for every `Given` of the circuit by name, a wire or this server's share.
+        noise_key: for tests only; noise comes from a key of the operating system that is used this once.
     """
-    server = Server(me, circuit.values, material, given)
+    noise = KeyStream(noise_key or fresh_key()) if any(isinstance(op, AddNoise) for op in circuit.ops) else None
+    server = Server(me, circuit.values, material, given, noise=noise)
     shares = await loops.evaluate(circuit.ops, circuit.order, server, set(circuit.outputs.values()))
     return {name: shares[position] for name, position in circuit.outputs.items()}
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from protocols.accounting.spending import ExamplePrivacy
 from protocols.errors import PrecisionWarning
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.targets import metric_of
@@ -39,6 +40,7 @@ class Epoch(msgspec.Struct, frozen=True):
         dealt: in a step on average: from the provider.
         loss: of the steps, each before its update, or None.
         logs: what Keras' callbacks are told: the same by the names of Keras, and of a validation those with val_.
+        privacy: what all private epochs so far have spent, or None.
     """
 
     number: int
@@ -52,12 +54,15 @@ class Epoch(msgspec.Struct, frozen=True):
     dealt: float
     loss: float | None = None
     logs: dict[str, float] = {}
+    privacy: ExamplePrivacy | None = None
 
     def __str__(self) -> str:
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
         if self.loss is not None:
             metric += f"loss {self.loss:.3f}, "
         metric += "".join(f"{name} {value:.3f}, " for name, value in self.logs.items() if name.startswith("val_"))
+        if self.privacy is not None:
+            metric += f"{self.privacy}, "
         total = (self.bytes + self.dealt) / 1e6
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 

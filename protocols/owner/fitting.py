@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from actors import ActorError
+from protocols.accounting.agreed import fitting, promised
+from protocols.accounting.spending import Spending
 from protocols.authority.rights import new_secret
 from protocols.clusters.three_workers import ThreeWorkers
-from protocols.errors import WorkerLost
+from protocols.errors import Diverged, WorkerLost
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.asking import MEMORY, SharedNetwork
 from protocols.owner.checkpoints import CallbackMemory, Checkpoints, settings
@@ -33,10 +35,15 @@ __all__ = ["MEMORY", "Training"]
 
 
 class Training(SharedNetwork):
-    """A shared network while it is trained."""
+    """A shared network while it is trained. See `SharedNetwork` for what it is made of."""
+
+    def __init__(self, model: Any, cluster: ThreeWorkers, name: str) -> None:
+        super().__init__(model, cluster, name)
+        self._spending = Spending()
 
     async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
+        how = how.protecting(validated=validated is not None)
         held = [] if validated is None else [f"val_{name}" for name in self._evaluation_names(how.metrics).all]
         callbacks = FitCallbacks(how.callbacks, self._model, how.epochs, [*self._log_names(how).all, *held])
         async with contextlib.AsyncExitStack() as stack:
@@ -51,7 +58,9 @@ class Training(SharedNetwork):
     ) -> AsyncGenerator[Epoch]:
         terms, names = self._agreed(data, how), self._log_names(how)
         asking = None if validated is None else self._evaluation(validated, how.batch_size, how.memory, metrics=how.metrics)
-        self._scheduled(terms, how.epochs - how.initial_epoch)  # a rate that cannot be is refused before anything is done
+        rated = self._scheduled(terms, how.epochs - how.initial_epoch)  # a rate that cannot be is refused before anything is done
+        if how.privacy is not None:
+            rated.plan.circuit(min(how.batch_size, terms.examples))  # and so is a weight by which no example's gradient is known
         checkpoints = None
         if how.folder is not None:
             same = settings(terms.plan, data.all, how.batch_size, self._seats.helper, shuffle=how.shuffle)
@@ -59,8 +68,13 @@ class Training(SharedNetwork):
         terms = msgspec.structs.replace(terms, order=checkpoints.order if checkpoints is not None else fresh_key() if how.shuffle else None)
         runs = _Runs(self._cluster, data, checkpoints)
         logs: dict[str, float] = {}
+        resumed = checkpoints is not None and checkpoints.begun
         try:
+            if how.privacy is not None and not resumed:
+                await self._spending.begin(how.privacy, how.folder, how.ledger, (how.initial_epoch, how.epochs))
             start = await self._loaded(terms, checkpoints, how.initial_epoch)
+            if how.privacy is not None and resumed:
+                await self._spending.resume(how.privacy, how.folder, how.ledger, (start.epoch, how.epochs))
             callbacks.begin(self._recalled(checkpoints, start.epoch, how))
             for number in range(start.epoch, how.epochs):
                 callbacks.epoch_begins(number)
@@ -69,8 +83,13 @@ class Training(SharedNetwork):
                     await run.save(start)
                 first = start.step if number == start.epoch else 0
                 told = ["loss"] * names.loss + ["metric"] * bool(names.metrics)
+                spent = None if how.privacy is None else await self._spending.paid(number)
                 try:
                     segments = await run.epoch(number, first, how.save_every, told=told, progress=how.progress)
+                except Diverged:
+                    if how.privacy is not None:
+                        self._spending.told(number)
+                    raise
                 finally:
                     self._made, self.version = run.made, self.version + 1
                 epoch = epoch_of(number + 1, run.terms, segments)
@@ -85,7 +104,7 @@ class Training(SharedNetwork):
                 if checkpoints is not None:
                     checkpoints.remember(CallbackMemory(number + 1, callbacks.memories(), self._rate))
                 await run.ended(number)
-                yield msgspec.structs.replace(epoch, logs=logs)
+                yield msgspec.structs.replace(epoch, logs=logs, privacy=spent)
                 if callbacks.stop:
                     break
             if self._planned().optimizer.average is not None:
@@ -121,6 +140,8 @@ class Training(SharedNetwork):
             fits = planned.loss == "crossentropy" or (planned.loss == "binary_crossentropy" and planned.outputs == 1)
             classes = class_weights(how.class_weight, planned.outputs, of_labels=of_labels and fits)
         plan = msgspec.structs.replace(planned, value=found.loss, weighted=data.w is not None, classes=classes)
+        if how.privacy is not None:
+            plan = promised(plan, how.privacy, min(how.batch_size, x.shape[0]))
         return self._terms(x, y, data.w, fitted(plan, y, how.batch_size), how.batch_size, how.memory)
 
     def _recalled(self, checkpoints: Checkpoints | None, epoch: int, how: FitSettings) -> list[dict[str, Any]]:
@@ -145,7 +166,7 @@ class Training(SharedNetwork):
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
-        return msgspec.structs.replace(terms, plan=msgspec.structs.replace(terms.plan, optimizer=optimizer), made=self._made)
+        return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None, initial: int) -> Progress:
         """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""

@@ -37,6 +37,8 @@ from protocols.serving.ticket import REVEALS, Reveal
 if TYPE_CHECKING:
     import keras
 
+    from privacy.ledger import Ledger
+    from privacy.mechanisms import DPSGD
     from protocols.lowering import Layer
 
 
@@ -190,6 +192,8 @@ class SharedModel:
         resume: bool = False,
         save_every: int | None = None,
         progress: bool = True,
+        privacy: DPSGD | None = None,
+        ledger: Ledger | None = None,
     ) -> AsyncIterator[Epoch]:
         """Train the model on shares, as `keras.Model.fit` does in the clear. Yield after each epoch.
 
@@ -226,10 +230,17 @@ class SharedModel:
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
             progress: show how far an epoch is, if standard error is a terminal.
+            privacy: `privacy.DPSGD(noise_multiplier=z, max_grad_norm=C)`: on shares each example's gradient is clipped to C, and each of
+                the two servers adds noise of z C to their sum, which is divided by `batch_size`. Whatever is revealed is (epsilon,
+                delta)-private for each example, see `Epoch.privacy`; no metric is told. Nothing is sampled: batches are known to the
+                servers, so what counts is the number of epochs. Numbers and order of the examples are public. Epochs without
+                `privacy` are outside of it: train on public data with these only.
+            ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
-        is right; with a validation its metrics and one bit more. To the workers: layers, loss, optimizer, learning rates and so what
-        callbacks have made of metrics, weights of classes, number and order of the examples, when weights are kept and restored.
+        is right; with a validation its metrics and one bit more; with `privacy` weights only, which are private already. To the workers:
+        layers, loss, optimizer, learning rates and so what callbacks have made of metrics, weights of classes, number and order of the
+        examples, when weights are kept and restored.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
@@ -241,6 +252,7 @@ class SharedModel:
             CheckpointError: the folder has a training that is not to be resumed, or another one.
             KeepsNothing: a server was started without a folder.
             VaultError: a checkpoint cannot be written, or is damaged.
+            privacy.BudgetSpent: the epochs cost more than `privacy` or the ledger allows.
         """
         how = FitSettings(
             epochs=epochs,
@@ -255,6 +267,8 @@ class SharedModel:
             callbacks=callbacks,
             initial_epoch=initial_epoch,
             class_weight=class_weight,
+            privacy=privacy,
+            ledger=ledger,
         )
         data, validated = parted(x, y, sample_weight, validation_data, validation_split)
         async with contextlib.aclosing(self._training.fitted(data, validated, how)) as epochs_made:

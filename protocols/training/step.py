@@ -30,6 +30,7 @@ from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, Lo
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
+    Adam,
     Adaptive,
     Constraint,
     GradientDescent,
@@ -47,6 +48,8 @@ from protocols.training.networks.optimizers import (
     watched,
 )
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
+from protocols.training.private.clipped import private_gradients
+from protocols.training.private.settings import Private, check_apart
 
 CLASS_BITS = 12
 """Fractional bits of the weight of a class."""
@@ -74,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         summed: whether the losses of a batch are summed, and not their mean is taken.
         weighted: whether examples have weights of their own, by which their losses are multiplied.
         classes: by which losses are multiplied, for each class of the targets; none: by 1. A binary cross-entropy has two.
+        private: how each example is protected; None: not at all.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -92,6 +96,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
     summed: bool = False
     weighted: bool = False
     classes: tuple[float, ...] = ()
+    private: Private | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -114,6 +119,30 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
             raise ModelError(f"{len(self.classes)} weights of classes were given for {self.outputs} outputs: one for each class is needed")
         if not all(0 <= weight < LARGEST_WEIGHT for weight in self.classes):
             raise ModelError(f"weights of classes lie between 0 and {LARGEST_WEIGHT:g}")
+        if self.private is not None:
+            check_apart(self.layers, self.loss)
+            self._check_plain()
+
+    def _check_plain(self) -> None:
+        """Refuse what has no bound for each example, or has not been looked at with noise.
+
+        Raises:
+            ModelError: it names it.
+        """
+        one = self.optimizer
+        for name, there in (
+            ("regularizers", bool(self.penalties)),
+            ("constraints", bool(self.constraints)),
+            ("reduction='sum'", self.summed),
+            ("sample_weight", self.weighted),
+            ("class_weight", bool(self.classes)),
+            ("clipnorm, clipvalue or global_clipnorm", one.clip is not None),
+            ("gradient_accumulation_steps", one.gathered > 1),
+            ("use_ema", one.average is not None),
+            (f"the optimizer {type(one).__name__}", not isinstance(one, GradientDescent | Adam)),
+        ):
+            if there:
+                raise ModelError(f"{name} cannot be combined with privacy=: leave one of both out")
 
     @property
     def inputs(self) -> int:
@@ -210,7 +239,8 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0, penalties=(), constraints=()), batch)
     draft, gradients, optimizer = network.draft.copy(), network.gradients, plan.optimizer
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
-    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / (1 if plan.summed else batch)
+    count = (1 if plan.summed else batch) if plan.private is None else plan.private.batch
+    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / count
     squared: list[Watched] = []
     row: int | None = None
     more: dict[str, int] = {}
@@ -342,13 +372,21 @@ def _network(plan: Plan, batch: int) -> _Network:
     draft.say(gradient, FRACTION)
     if weights is not None:  # of an example the gradient by its outputs is that many times as large
         gradient = draft.put(Multiply(gradient, weights.at), FRACTION + weights.bits)
-    found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
-    missing = [name for name in plan.trained if values[name] not in found]
+    told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
+    watch = inside(draft)
+    if plan.private is None:
+        found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+        gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained if values[name] in found}
+        network = _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, watch)
+    else:  # that numbers have left their windows is told, and nothing about examples may be without noise
+        if ending.large or ending.watched or draft.moved or any(watch.values()):
+            raise ModelError("numbers of single examples would have to be watched, and nothing of them may be told: not with privacy=")
+        gradients = private_gradients(draft, plan.private, {z: gradient}, {name: values[name] for name in plan.trained}, batch)
+        network = _Network(draft, values, gradients, [], told, None, (), {}, {})
+    missing = [name for name in plan.trained if name not in gradients]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
-    gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained}
-    told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
-    return _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, inside(draft))
+    return network
 
 
 def _sums(
@@ -363,6 +401,9 @@ def _sums(
         kept = {kind: [values[f"{kind} of {name}"] for name in plan.trained] for kind in plan.optimizer.kinds}
         return [summed(draft, held), *(summed(draft, states) for states in plan.optimizer.watched(kept))]
     now, velocities = watched(plan.optimizer, gradients, values, scale)
+    if plan.private is not None:  # its sums are bounded by what they are made of, and noise in all of them would add up here
+        new["sums"] = values["sums"]
+        return [summed(draft, [*velocities, *held, *(watched(plan.optimizer, gradients, new, scale)[1] if last else [])])]
     made = summed(draft, now)
     before = Watched(values["sums"], made.edge)
     found = [together(draft, [before, summed(draft, [*velocities, *held], len(now))])]

@@ -191,6 +191,8 @@ class TrainingServer(HeldModels):
         clock = asyncio.get_running_loop().time
         rounds, sent, dealt, begun = 0, 0, 0, clock()
         before = session.randomness.waited
+        if told and isinstance(session.terms.plan, Plan) and session.terms.plan.private is not None:
+            raise NotGranted("sums over examples are told without noise, and this training protects each example")
         if told:
             session.use.check_reveal(caller().common_name)
         if not session.seal_key:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from protocols.accounting.agreed import check_asked
 from protocols.errors import InputError
 
 if TYPE_CHECKING:
     import keras
+
+    from privacy.ledger import Ledger
+    from privacy.mechanisms import DPSGD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class FitSettings:
     callbacks: Sequence[keras.callbacks.Callback] = ()
     initial_epoch: int = 0
     class_weight: Mapping[int, float] | None = None
+    privacy: DPSGD | None = None
+    ledger: Ledger | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -44,6 +50,25 @@ class FitSettings:
             raise InputError("resume= and save_every= need the folder of the training: give folder=")
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every={self.save_every}; at least 1 step is needed")
+
+
+    def protecting(self, *, validated: bool) -> FitSettings:
+        """Return the settings of a private training, which tells nothing of examples; others as they are.
+
+        Raises:
+            InputError: something else than weights would be told, or a ledger has nothing to count.
+        """
+        if self.privacy is None:
+            if self.ledger is not None:
+                raise InputError("ledger= counts what privacy= reveals: give both, or neither")
+            return self
+        check_asked(self.privacy, self.ledger, self.metrics)
+        if validated:
+            raise InputError(
+                "validation_data= and validation_split= tell sums over examples without noise, and these are outside of the guarantee of"
+                " privacy=: leave them out, and evaluate what is revealed on examples that may be told of"
+            )
+        return replace(self, metrics=False)
 
 
 class LogNames(NamedTuple):

@@ -81,6 +81,11 @@ class StepDraft(Builder, Tape):
         """As the tape says."""
         return self._bits[position]
 
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """What has been written so far."""
+        return tuple(self._ops)
+
     def say(self, position: int, bits: int) -> None:
         """Say how many fractional bits a value has that functions have written."""
         self._bits[position] = bits
