@@ -287,7 +287,6 @@ TWICE = {
     "SettingError": "an error that users catch, of `federated` and of `privacy`",
     "TooLarge": "an error that users catch, of `actors` and of `protocols`",
     "Cluster": "what users write, awaited and blocking",
-    "Call": "a frame of `actors`; a call of a Keras operation in `lowering/rules`, to be renamed",
     "Affine": "a node of a network; a value of the engine",
     "Builder": "of nodes; of circuits",
     "Largest": "a node: the largest of several values; an operation: where the largest element is",

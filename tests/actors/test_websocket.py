@@ -369,7 +369,7 @@ async def test_an_error_of_our_own_closes_the_connection(server, client, monkeyp
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setitem(link.peer._receivers, frames.Call, broken)
+    monkeypatch.setitem(link.peer._receivers, frames.Invocation, broken)
     with pytest.raises(ConnectionLost, match="1011 an internal error here"):
         await waiter.ping()
     with pytest.raises(ConnectionLost):
