@@ -155,7 +155,7 @@ def test_too_many_arrays():
 
 
 def test_the_first_frame_is_a_greeting():
-    with pytest.raises(Malformed, match="the first frame is a Cancel; a Hello was expected"):
+    with pytest.raises(Malformed, match="the first frame is of type Cancel; a Hello was expected"):
         read(header(5, 1))
 
 
