@@ -91,7 +91,7 @@ class Builder:
 
 
 async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring]) -> dict[str, Ring]:
-    """This server's shares of the outputs of a step; consumes the material.
+    """Evaluate a step: return this server's shares of its outputs; consume the material.
 
     Each operation begins as soon as its operands are there, in a round with others.
 
@@ -109,7 +109,7 @@ async def evaluate(me: Party, circuit: Circuit, material: Material, given: Mappi
 
 
 def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Ring:
-    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat.
+    """Deal a step, as the crypto provider does: return server 1's half of everything that is dealt, flat.
 
     Args:
         circuit: the step.

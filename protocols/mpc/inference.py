@@ -17,7 +17,7 @@ from protocols.mpc.program import Program, infer
 
 @lru_cache(maxsize=64)
 def layout(program: Program) -> Layout:
-    """The correlated randomness that one evaluation of the program consumes for each example."""
+    """Return the layout of the correlated randomness that one evaluation of the program consumes for each example."""
     return loops.layout(program.ops, infer(program))
 
 
@@ -29,12 +29,12 @@ def order(program: Program) -> loops.Order:
 
 @lru_cache(maxsize=64)
 def segments(program: Program, most: int) -> tuple[Segment, ...]:
-    """The program cut into segments of `most` bytes of randomness for one example, or of one operation that needs more."""
+    """Cut the program into segments of `most` bytes of randomness for one example, or of one operation that needs more."""
     return cut(len(program.ops), layout(program), most)
 
 
 def prepare(program: Program, weights: WeightShares, material: Material) -> None:
-    """Turns every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
+    """Turn every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
     server = Server(Party(0), infer(program), material, {}, weights)
     loops.ahead(program.ops, order(program), server, range(len(program.ops)))
 
@@ -71,7 +71,7 @@ class Preparation:
 async def evaluate(
     me: Party, program: Program, weights: WeightShares, material: Material, m: Ring, *, noise_key: bytes | None = None
 ) -> Ring:
-    """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
+    """Evaluate the masked examples `m` (examples, *input_shape): return this server's share of the output; consume the material.
 
     **Rounds**: 3 a `ClampedInput`, `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds.
     Not opened: an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).
@@ -98,7 +98,7 @@ async def evaluate_in_segments(
     *,
     noise_key: bytes | None = None,
 ) -> Ring:
-    """The same as `evaluate`, with the material of one segment after the other, each freed before the next one is asked for.
+    """Evaluate as `evaluate` does, with the material of one segment after the other, each freed before the next one is asked for.
 
     A segment begins when all before it have ended, and its material is here: both servers make the same rounds, whenever that is.
     Operations of two segments share no round, so that there may be more of them than of the whole; bytes are as many.
