@@ -78,7 +78,7 @@ class Client:
             raise
 
     def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits", outside: Outside = "raise") -> npt.NDArray[Any]:
-        """Return the model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis. See `RemoteModel.query`."""
+        """Return the model's answer for a batch of inputs (n, *shape), or for a single one without batch axis. See `RemoteModel.query`."""
         if self._loop is None or self._remote is None:
             raise ClusterError("not connected; call connect_to_model(cluster) first")
         x = np.asarray(image)

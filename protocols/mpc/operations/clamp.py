@@ -117,7 +117,7 @@ def _blocks() -> Blocks:
 
 
 def _fields(elements: int) -> list[Field]:
-    """List the masks of what the client sends ("sent"), of the result ("lambda"), of the bits; the words dealt of the first, and the nodes."""
+    """List the masks of what the client sends ("sent"), of the result ("lambda") and of the bits; what is dealt for them; the nodes."""
     blocks, words = _blocks(), packed(elements)
     own = [Field("sent", elements), Field("lambda", elements), Field("rho", 2 * words)]
     dealt = [Field("words", 3 * elements, dealt=True), Field("bits", blocks.monomials * words, dealt=True)]
