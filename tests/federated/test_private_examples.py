@@ -45,13 +45,13 @@ async def test_owners_learn_and_what_they_spend_is_told(build, examples, aggrega
     outcomes, _ = await played(
         build,
         simulated_owners(partition(*examples, owners=3)),
-        8,
+        5,
         privacy,
         strategy=FedAvg(local_epochs=2),
         aggregation=aggregation,
         evaluation=examples,
     )
-    assert [outcome.epsilon for outcome in outcomes] == [pytest.approx(cost(0.2, 0.8, 10 * n)) for n in range(1, 9)]
+    assert [outcome.epsilon for outcome in outcomes] == [pytest.approx(cost(0.2, 0.8, 10 * n)) for n in range(1, 6)]
     assert outcomes[-1].metrics["test_accuracy"] > 0.7
     assert set(outcomes[-1].metrics) == {"test_loss", "test_accuracy"}  # nothing of the owners' own
     assert outcomes[-1].examples == 60
