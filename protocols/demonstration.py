@@ -45,7 +45,7 @@ def digits() -> Digits:
 
 
 def trained(data: Digits) -> keras.Model:
-    """A small CNN, trained for a few seconds; no softmax: the largest logit is the answer."""
+    """Train a small CNN for a few seconds; no softmax: the largest logit is the answer."""
     import keras  # noqa: PLC0415  takes seconds, and workers never need it
     from keras import layers  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ async def demonstrate(images: int, say: Callable[[str], None]) -> None:
 
 
 async def _ask(cluster: Cluster, data: Digits, images: int, answers: list[npt.NDArray[np.float64]], say: Callable[[str], None]) -> None:
-    """Adds the logits of each image to the answers."""
+    """Add the logits of each image to the answers."""
     async with connect(cluster, "digits") as remote:
         for i in range(images):
             answers.append((await remote.query(data.x_test[i : i + 1]))[0])

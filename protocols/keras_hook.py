@@ -165,7 +165,7 @@ def _found(model: Any) -> tuple[Cluster, SharedModel] | None:
 
 
 def _whole(name: str, number: float) -> int:
-    """A whole number, which R gives as a double."""
+    """Return a whole number, which R gives as a double."""
     try:
         return whole_number(number)
     except SharingError:
@@ -184,7 +184,7 @@ def encrypt(x: Any, Q: float | None = None) -> list[Any]:
 
 
 def decrypt(shares: Iterable[Any], Q: float | None = None) -> Any:
-    """The secret of three shares, see `protocols.sharing.reconstruct`.
+    """Return the secret of three shares, see `protocols.sharing.reconstruct`.
 
     Args:
         shares: of all parties.

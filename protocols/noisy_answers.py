@@ -81,7 +81,7 @@ class NoisyAnswers:
             )
 
     def epsilon(self, answers: int) -> float:
-        """What so many answers cost a client's budget, rounded up by the accountant: never less than the truth."""
+        """Return what so many answers cost a client's budget, rounded up by the accountant: never less than the truth."""
         from dp_accounting import rdp  # noqa: PLC0415  takes a second
 
         return float(rdp.RdpAccountant(_orders()).compose(self.event(answers)).get_epsilon(self.delta))
@@ -109,7 +109,7 @@ class NoisyAnswers:
         return enough
 
     def steps_apart(self, outputs: int, clip: int, scale: float) -> float:
-        """The sensitivity in steps of the fixed point: how far apart (L2) the clipped outputs of the two models can be.
+        """Return the sensitivity in steps of the fixed point: how far apart (L2) the clipped outputs of the two models can be.
 
         2 B' sqrt(n) at most; with `sensitivity` less, and sqrt(n) for the rounding of each output before the clip.
 
@@ -122,7 +122,7 @@ class NoisyAnswers:
         return most if self.sensitivity is None else min(most, self.sensitivity / scale + math.sqrt(outputs))
 
     def guarantee(self, sigma: float) -> Guarantee:
-        """What everybody is told about a model whose servers each add noise of this sigma, in units of the outputs."""
+        """Return what everybody is told about a model whose servers each add noise of this sigma, in units of the outputs."""
         answers = self.answers
         return Guarantee(self.clip, sigma, answers, self.epsilon(answers), self.delta)
 

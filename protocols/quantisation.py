@@ -76,7 +76,7 @@ class Quantisation:
         object.__setattr__(self, "bits", min(bits, MOST_BITS))
 
     def encode(self, parts: Sequence[npt.NDArray[np.floating[Any]]], weight: int) -> Vector:
-        """The weighted vector, and the weight itself as last element, so that weights are hidden as well.
+        """Encode the weighted vector, and the weight itself as last element, so that weights are hidden as well.
 
         Args:
             parts: arrays that make up the vector, one behind the other.
@@ -103,13 +103,13 @@ class Quantisation:
             out[start : start + CHUNK] = np.rint(part, out=part)
 
     def mean(self, total: Vector) -> npt.NDArray[np.float64]:
-        """The weighted mean from the sum of encoded vectors."""
+        """Return the weighted mean from the sum of encoded vectors."""
         signed = total.view(signed_type(self.word))
         mean: npt.NDArray[np.float64] = np.divide(signed[:-1], float(signed[-1]) * 2.0**self.bits, dtype=np.float64)
         return mean
 
     def weight(self, total: Vector) -> int:
-        """The sum of the weights."""
+        """Return the sum of the weights."""
         return int(total[-1])
 
     def check(self, total: Vector, owners: int, *, headroom: int = 1) -> None:
@@ -132,6 +132,6 @@ class Quantisation:
 
 
 def _most_bits(largest: Fraction, limit: int) -> int:
-    """The largest b with largest * 2^b <= limit."""
+    """Return the largest b with largest * 2^b <= limit."""
     bits = math.floor(math.log2(limit / largest))
     return bits if largest * Fraction(2) ** bits <= limit else bits - 1

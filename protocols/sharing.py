@@ -86,7 +86,7 @@ def reconstruct(shares: Iterable[int | Whole], *, modulus: float | None = None) 
 @overload
 def reconstruct(shares: Iterable[Integers | WholeArray], *, modulus: float | None = None) -> Integers: ...
 def reconstruct(shares: Iterable[Any], *, modulus: float | None = None) -> int | Integers:
-    """The secret that the shares of all parties stand for: their sum.
+    """Reconstruct the secret that the shares of all parties stand for: their sum.
 
     Args:
         shares: what `split` returned, or sums of such, in any order, from every party: a missing share is not noticed, the result

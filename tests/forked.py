@@ -25,6 +25,8 @@ from typing import Any
 
 MODULES = ("protocols.workers.worker_process", "federated.command")
 """What is forked."""
+IMPORTED = ("protocols.workers.worker_process", "federated.sharing", "protocols.demonstration")
+"""What the process has imported that is forked; the last two for `federated.command`, which itself would add its commands twice."""
 
 
 class Forked:
@@ -55,7 +57,8 @@ class Forked:
 class Nursery:
     """The process that forks, and the way to ask it. Made when it is first asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, imported: tuple[str, ...]) -> None:
+        self._imported = imported
         self._asked: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,9 +88,13 @@ class Nursery:
         if self._asked is None:
             self._asked, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with child:
-                command = [sys.executable, "-P", str(Path(__file__)), str(child.fileno())]  # tests/actors is not to be taken for actors
+                command = [sys.executable, "-P", str(Path(__file__)), str(child.fileno()), *self._imported]  # tests/actors is not actors
                 self._process = subprocess.Popen(command, pass_fds=[child.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
         return self._asked
+
+    def begin(self) -> None:
+        """Make it now."""
+        self._ask()
 
     def close(self) -> None:
         """End it."""
@@ -113,18 +120,21 @@ class _Transport(unix_events._UnixSubprocessTransport):
 
 
 @contextlib.contextmanager
-def forking() -> Iterator[None]:
-    """Have event loops fork what is in `MODULES` as long as the block lasts; on Linux only, elsewhere they start it."""
+def forking(modules: tuple[str, ...] | None = None, imported: tuple[str, ...] = IMPORTED) -> Iterator[Nursery | None]:
+    """Have event loops fork `modules`, by default what is in `MODULES`, as long as the block lasts; on Linux only, elsewhere they start it.
+
+    They come from one process that has imported what is in `imported`: this is given, or None.
+    """
     loops = unix_events._UnixSelectorEventLoop
     start = getattr(loops, "_make_subprocess_transport", None)
     if not hasattr(os, "pidfd_open") or start is None:
-        yield
+        yield None
         return
-    nursery = Nursery()
+    nursery = Nursery(imported)
 
     async def make(loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs):
         plain = {None, subprocess.PIPE, subprocess.DEVNULL}
-        known = list(args[:2]) == [sys.executable, "-m"] and args[2] in MODULES and not shell
+        known = list(args[:2]) == [sys.executable, "-m"] and args[2] in (MODULES if modules is None else modules) and not shell
         if not known or not plain.issuperset((stdin, stdout, stderr)) or not {"env", "cwd", "start_new_session"}.issuperset(kwargs):
             return await start(loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=extra, **kwargs)
         waiter = loop.create_future()
@@ -142,7 +152,7 @@ def forking() -> Iterator[None]:
 
     loops._make_subprocess_transport = make
     try:
-        yield
+        yield nursery
     finally:
         loops._make_subprocess_transport = start
         nursery.close()
@@ -189,11 +199,11 @@ def become(request: dict[str, Any], given: list[int]) -> list[str]:
 
 
 def main() -> None:
-    """Import, and serve the socket whose number is the only argument."""
-    for name in ("protocols.workers.worker_process", "federated.sharing", "protocols.demonstration"):
-        importlib.import_module(name)  # the last two: for `federated.command`, which itself would add its commands twice
-
-    del sys.modules["protocols.workers.worker_process"]  # it is run anew, as `__main__`
+    """Import what is named behind the number of a socket, and serve that."""
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    for name in MODULES:
+        sys.modules.pop(name, None)  # it is run anew, as `__main__`
     gc.collect()
     gc.freeze()
     module, *sys.argv[1:] = serve(socket.socket(fileno=int(sys.argv[1])))

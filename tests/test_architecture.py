@@ -120,16 +120,23 @@ MATHEMATICS = (
 """Folders, with what is in them, and files."""
 
 
-def imports(file: Path) -> set[str]:
+@functools.cache
+def parsed(file: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a file, read once for all tests."""
+    return tuple(ast.walk(ast.parse(file.read_text())))
+
+
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in parsed(file):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -145,23 +152,24 @@ def test_protocols_know_of_privacy_how_to_read_keras_models_and_no_more():
         assert all(name.startswith("privacy.keras_models") for name in known), file
 
 
-def private_names(file: Path) -> set[str]:
+@functools.cache
+def private_names(file: Path) -> frozenset[str]:
     """The attributes with a leading underscore that a file takes of anything but `self` or `cls`, and those that it names as text."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in parsed(file):
         if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
             found.add(node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr"):
             found.update(one.value for one in node.args[1:2] if isinstance(one, ast.Constant) and isinstance(one.value, str))
         if isinstance(node, ast.Constant) and node.value in KERAS_TEXTS:
             found.add(node.value)
-    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+    return frozenset(name for name in found if name.startswith("_") and not name.startswith("__"))
 
 
 def own_names(file: Path) -> set[str]:
     """What a file itself gives a name with a leading underscore: functions, methods, attributes of `self`, fields."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in parsed(file):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -248,10 +256,10 @@ def test_the_packages_are_ours():
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_folder_says_what_it_is(folder):
-    assert ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
+    assert ast.get_docstring(parsed(ROOT / folder / "__init__.py")[0])
     assert (ROOT / folder / "README.md").is_file()
     for file in (ROOT / folder).rglob("*.py"):
-        assert ast.get_docstring(ast.parse(file.read_text())), file
+        assert ast.get_docstring(parsed(file)[0]), file
 
 
 MODULES = {
@@ -264,7 +272,7 @@ MODULES = {
 def ours(file: Path) -> set[Path]:
     """The files of this library that a file imports, anywhere in it: lazily, or for types only."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in parsed(file):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -299,7 +307,6 @@ TWICE = {
     "SettingError": "an error that users catch, of `federated` and of `privacy`",
     "TooLarge": "an error that users catch, of `actors` and of `protocols`",
     "Cluster": "what users write, awaited and blocking",
-    "Call": "a frame of `actors`; a call of a Keras operation in `lowering/rules`, to be renamed",
     "Affine": "a node of a network; a value of the engine",
     "Builder": "of nodes; of circuits",
     "Largest": "a node: the largest of several values; an operation: where the largest element is",
@@ -315,7 +322,7 @@ def classes() -> dict[str, list[str]]:
     """Each class of the packages by its name: the files that define one."""
     found: dict[str, list[str]] = {}
     for file in MODULES.values():
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in parsed(file):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, []).append(file.relative_to(ROOT).as_posix())
     return found

@@ -14,7 +14,7 @@ from actors.errors import ActorError, Malformed, MessageRejected, RemoteError
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import trace
 from actors.identity import Caller
-from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, Frame, OneWay, Reply
+from actors.messages.frames import Cancel, Credit, Failed, FailureReport, Frame, Invocation, OneWay, Reply
 from actors.messages.portable import is_portable, to_wire
 from actors.messages.schema import Message, messages_of
 from actors.messages.values import Array
@@ -64,7 +64,7 @@ class Incoming:
 
     # What arrives.
 
-    def on_call(self, frame: Call, arrays: list[Array]) -> None:
+    def on_call(self, frame: Invocation, arrays: list[Array]) -> None:
         """Run the handler of a call, now or when its turn comes."""
         window = self._arrived(frame.target)
         if frame.id in self._running:
@@ -103,7 +103,7 @@ class Incoming:
         window.arrived()
         return window
 
-    def _opened(self, frame: Call | OneWay, arrays: list[Array]) -> tuple[Cell, Message, tuple[Any, ...]]:
+    def _opened(self, frame: Invocation | OneWay, arrays: list[Array]) -> tuple[Cell, Message, tuple[Any, ...]]:
         cell = self._crossing.reachable(frame.target) if frame.target != DIRECTORY else self._directory
         message = cell.messages.get(frame.method)
         if message is None:

@@ -14,7 +14,7 @@ from actors.connection.wire import Encoded, Packet, encode
 from actors.errors import ActorError, ConnectionLost, Malformed, MessageRejected
 from actors.guard.words import NAME_LIMIT, shown
 from actors.messages.deadline import Expired, within
-from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, OneWay, Reply
+from actors.messages.frames import Cancel, Credit, Failed, FailureReport, Invocation, OneWay, Reply
 from actors.messages.portable import from_wire
 from actors.messages.schema import Message, messages_of
 from actors.messages.values import Array
@@ -63,7 +63,7 @@ class Outgoing:
         """See `Transport.call`."""
         number = next(self._numbers)
         window = self._window(target)
-        encoded = self._crossing.encoded(message.arguments, arguments, Call, number, target, message.name)
+        encoded = self._crossing.encoded(message.arguments, arguments, Invocation, number, target, message.name)
         sent = self._calls[number] = _Sent(target, message, window, encoded, number)
         if window.submit(sent):
             self._write(encoded, None)

@@ -16,7 +16,7 @@ from actors.connection.wire import Packet, encode
 from actors.errors import ConnectionLost, LinkError, Malformed, MessageRejected
 from actors.identity import Caller
 from actors.identity.proofs import Introduction
-from actors.messages.frames import Call, Cancel, Credit, Failed, FailureReport, Frame, Hello, OneWay, Proof, Reply
+from actors.messages.frames import Cancel, Credit, Failed, FailureReport, Frame, Hello, Invocation, OneWay, Proof, Reply
 from actors.messages.schema import Message
 from actors.running.directory import Found
 
@@ -58,7 +58,7 @@ class Peer:
         self._proven = False
         self._receivers: dict[type[Frame], Callable[[Any, Any], None]] = {
             Hello: self._on_hello,
-            Call: self.incoming.on_call,
+            Invocation: self.incoming.on_call,
             OneWay: self.incoming.on_one_way,
             Cancel: lambda frame, arrays: self.incoming.on_cancel(frame),
             Reply: self.outgoing.on_reply,

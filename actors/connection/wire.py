@@ -18,7 +18,7 @@ import numpy as np
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
 from actors.guard.structure import HEADER_LIMIT, MAX_ARRAYS, MAX_DIMENSIONS, MAX_REFERENCES, SMALL, check_structure
 from actors.guard.words import shown
-from actors.messages.frames import PROTOCOL, VERSION, AnyFrame, Call, Failed, FailureReport, Frame, Hello, OneWay, Payload, Reply
+from actors.messages.frames import PROTOCOL, VERSION, AnyFrame, Failed, FailureReport, Frame, Hello, Invocation, OneWay, Payload, Reply
 from actors.messages.portable import ARGUMENTS_LIMIT
 from actors.messages.values import DTYPES, Array
 
@@ -202,7 +202,7 @@ class FrameReader:
         elif isinstance(frame, Hello):
             raise Malformed("a second greeting on the same connection")
         self._frame = frame
-        if isinstance(frame, (Call, OneWay, Reply)):
+        if isinstance(frame, (Invocation, OneWay, Reply)):
             self._make_room(frame.payload, len(header))
         elif isinstance(frame, (Failed, FailureReport)) and len(frame.failure.arguments) > ARGUMENTS_LIMIT:
             raise TooLarge(f"an error with {len(frame.failure.arguments)} arguments; at most {ARGUMENTS_LIMIT} are taken")
@@ -244,7 +244,7 @@ def _parse(header: memoryview) -> Frame:
 
 def _check_greeting(frame: Frame) -> None:
     if not isinstance(frame, Hello):
-        raise Malformed(f"the first frame is a {type(frame).__name__}; a Hello was expected")
+        raise Malformed(f"the first frame is of type {type(frame).__name__}; a Hello was expected")
     if (frame.protocol, frame.version) != (PROTOCOL, VERSION):
         raise VersionMismatch(
             f"the other side speaks {frame.protocol[:40]!r} version {frame.version}; here it is {PROTOCOL!r} version {VERSION}"

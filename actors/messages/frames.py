@@ -42,7 +42,7 @@ class Hello(Frame, frozen=True, tag=0):
     busy: Any = 0
 
 
-class Call(Frame, frozen=True, tag=1):
+class Invocation(Frame, frozen=True, tag=1):
     """Run a handler and answer with `Reply` or `Failed` under the same `id`. Exactly one answer comes, cancelled or not."""
 
     id: int
@@ -108,4 +108,4 @@ class Proof(Frame, frozen=True, tag=8):
     system: bytes
 
 
-AnyFrame = Hello | Call | OneWay | Reply | Failed | Cancel | Credit | FailureReport | Proof
+AnyFrame = Hello | Invocation | OneWay | Reply | Failed | Cancel | Credit | FailureReport | Proof

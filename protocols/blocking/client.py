@@ -31,7 +31,7 @@ class Client:
         self, batch_input_shape: Any, batch_output_shape: Any, cluster: Cluster, name: str | None = None, *, owner: str | None = None
     ) -> None: ...
     def connect_to_model(self, *where: Any, **named: Any) -> None:  # noqa: D417  the arguments are those of the two forms
-        """Connects to the model of that name, or to the only one that is shared there. The cluster need not be started here.
+        """Connect to the model of that name, or to the only one that is shared there. The cluster need not be started here.
 
         `connect_to_model(cluster, name)`, or `connect_to_model(batch_input_shape, batch_output_shape, cluster, name)`, which makes sure
         that it is a model of these shapes.
@@ -78,7 +78,7 @@ class Client:
             raise
 
     def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits", outside: Outside = "raise") -> npt.NDArray[Any]:
-        """The model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis. See `RemoteModel.query`."""
+        """Return the model's answer for a batch of inputs (n, *shape), or for a single one without batch axis. See `RemoteModel.query`."""
         if self._loop is None or self._remote is None:
             raise ClusterError("not connected; call connect_to_model(cluster) first")
         x = np.asarray(image)

@@ -80,7 +80,7 @@ class Cluster:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None = None, name: str | None = None) -> Self:
-        """The three workers of a cluster file (docs/several-machines.md), over TLS if they are at wss:// addresses; none is started.
+        """Name the three workers of a cluster file (docs/several-machines.md), over TLS if they are at wss:// addresses; start none.
 
         With three servers in the file the workers are equals.
 
@@ -102,7 +102,7 @@ class Cluster:
         return [worker.address for worker in self.cluster.workers]
 
     def start(self) -> None:
-        """Connects to the workers, and starts those on this machine that are not running.
+        """Connect to the workers, and start those on this machine that are not running.
 
         Raises:
             ClusterError: it is running already, or a worker is on another machine without encryption.
@@ -136,14 +136,14 @@ class Cluster:
                 ) from None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs something on the cluster's loop."""
+        """Run something on the cluster's loop."""
         if self._loop is None:
             work.close()
             raise ClusterError("the cluster is not running; call start() first")
         return self._loop.run(work)
 
     def stop(self) -> None:
-        """Ends the workers that `start` started. What was shared through this cluster ends with its connection.
+        """End the workers that `start` started. What was shared through this cluster ends with its connection.
 
         Does nothing if the cluster is not running.
         """

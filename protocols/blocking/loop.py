@@ -20,7 +20,7 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs to the end; an interrupt of the caller cancels the work and waits until it has cleaned up."""
+        """Run to the end; an interrupt of the caller cancels the work and waits until it has cleaned up."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -31,7 +31,7 @@ class Loop:
             raise
 
     def close(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -196,7 +196,7 @@ class RemoteModel:
         return found if not left.any() else self._without(found, left, outside)
 
     def _without(self, found: Found, left: npt.NDArray[np.bool_], outside: Outside) -> npt.NDArray[np.float64]:
-        """The answers, without those to inputs that have left a window."""
+        """Return the answers, without those to inputs that have left a window."""
         answers = found.astype(np.float64)
         answers[left] = np.nan
         if outside == "nan":
@@ -249,7 +249,7 @@ class RemoteModel:
         return list(zip(granted, answers, strict=True))
 
     async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
-        """The first tickets of a request; waits while the model is busy."""
+        """Request the first tickets; wait while the model is busy."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -323,7 +323,7 @@ def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, 
 async def connect(
     cluster: ThreeWorkers, name: str | None = None, *, owner: str | None = None, strangers: bool = False
 ) -> AsyncIterator[RemoteModel]:
-    """Connects to a shared model; the cluster need not be ours, nor inside its block.
+    """Connect to a shared model; the cluster need not be ours, nor inside its block.
 
     Args:
         cluster: where the model is shared.
@@ -358,7 +358,7 @@ async def connect(
 
 
 async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
-    """What both servers say of a model."""
+    """Ask both servers to describe a model."""
     try:
         return await at_once(*(server.describe(name) for server in links.servers))
     except UnknownModel as error:
@@ -368,7 +368,7 @@ async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
 
 
 async def _only_one(system: ActorSystem, cluster: ThreeWorkers) -> str:
-    """The name of the model if there is but one: among equals any two of the three may have it."""
+    """Return the name of the model if there is but one: among equals any two of the three may have it."""
     urls = [worker.url for worker in cluster.workers] if cluster.equals else cluster.addresses.servers
     names = sorted(set().union(*await at_once(*(_names(system, url) for url in urls))))
     if len(names) != 1:

@@ -28,7 +28,7 @@ FEATURE_BITS = 20
 
 
 def input_scale(input_range: tuple[float, float], ranges: Ranges | None, step: float = math.inf) -> float:
-    """The real number, or part of a unit, that the integer 1 stands for: a power of two, at most `step`, which what reads it needs."""
+    """Return the real number, or part of a unit, that the integer 1 stands for: a power of two, at most `step`, as its reader needs."""
     most = 2.0 ** math.floor(math.log2(step)) if step < math.inf else math.inf
     if ranges is not None:
         return min(2.0**-FEATURE_BITS, most)
@@ -38,7 +38,7 @@ def input_scale(input_range: tuple[float, float], ranges: Ranges | None, step: f
 
 
 def bounds(program: Program) -> tuple[Real, Real]:
-    """The least and the largest input of each element: numbers, or arrays that are broadcast to an example."""
+    """Return the least and the largest input of each element: numbers, or arrays that are broadcast to an example."""
     if program.ranges is None:
         low, high = (np.float64(end) for end in program.input_range)
         return np.asarray(low), np.asarray(high)
@@ -46,7 +46,7 @@ def bounds(program: Program) -> tuple[Real, Real]:
 
 
 def steps(program: Program) -> tuple[Real, npt.NDArray[np.bool_]]:
-    """What the integer 1 of each element stands for, and whether its range has more than one value; in the shape of an example."""
+    """Return what the integer 1 of each element stands for, and whether its range has more than one value; in the shape of an example."""
     low, high = bounds(program)
     unit = np.ones(()) if program.ranges is None else program.ranges.table(program.ranges.unit)
     step, varies = (np.broadcast_to(table, program.input_shape) for table in (unit * program.input_scale, low < high))
@@ -54,7 +54,7 @@ def steps(program: Program) -> tuple[Real, npt.NDArray[np.bool_]]:
 
 
 def encoded(program: Program, x: Real) -> Ring:
-    """The integers of examples (n, *input_shape); what lies outside of the range becomes the nearest end of it."""
+    """Encode examples (n, *input_shape) as integers; what lies outside of the range becomes the nearest end of it."""
     if program.ranges is not None:
         return program.ranges.encoded(x, program.input_scale)
     return encode(np.clip(x, *program.input_range), program.input_scale)

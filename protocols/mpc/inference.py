@@ -17,7 +17,7 @@ from protocols.mpc.program import Program, infer
 
 @lru_cache(maxsize=64)
 def layout(program: Program) -> Layout:
-    """The correlated randomness that one evaluation of the program consumes for each example."""
+    """Return the layout of the correlated randomness that one evaluation of the program consumes for each example."""
     return loops.layout(program.ops, infer(program))
 
 
@@ -34,7 +34,7 @@ def segments(program: Program, most: int | None) -> tuple[Segment, ...]:
 
 
 def prepare(program: Program, weights: WeightShares, material: Material) -> None:
-    """Turns every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
+    """Turn every gamma_i of the material into C_i: the server's work that does not depend on an input. Run once on a chunk."""
     server = Server(Party(0), infer(program), material, {}, weights)
     loops.ahead(program.ops, order(program), server, range(len(program.ops)))
 
@@ -73,7 +73,7 @@ class Preparation:
 async def evaluate(
     me: Party, program: Program, weights: WeightShares, material: Material, m: Ring, *, noise_key: bytes | None = None
 ) -> Ring:
-    """This server's share of the output for the masked examples `m` (examples, *input_shape); consumes the material.
+    """Evaluate the masked examples `m` (examples, *input_shape): return this server's share of the output; consume the material.
 
     **Rounds**: 3 a `ClampedInput`, `Select` or `Piecewise`, 1 a `Truncate` or `Open`; those that wait for none of each other share rounds.
     Not opened: an additive share (examples, elements), or for a program that ends in `Argmax` XOR shares of one-hot bits (examples, words).

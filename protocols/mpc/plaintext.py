@@ -19,7 +19,7 @@ from protocols.mpc.program import Program, infer
 
 
 def evaluate(program: Program, weights: Sequence[Ring], x: Ring, *, rounding: Rounding | None = None) -> Ring:
-    """The output (examples, *output_shape) of a program for integers `x` (examples, *input_shape); see `trace`."""
+    """Return the output (examples, *output_shape) of a program for integers `x` (examples, *input_shape); see `trace`."""
     return trace(program, weights, x, rounding=rounding)[-1]
 
 
@@ -51,7 +51,7 @@ def outputs(
     rounding: Rounding | None = None,
     fast: bool = False,
 ) -> dict[int, Ring]:
-    """Some values of a program by position; the others are forgotten as soon as nothing needs them. See `trace`.
+    """Compute some values of a program by position; the others are forgotten as soon as nothing needs them. See `trace`.
 
     Args:
         program: what to compute.

@@ -69,7 +69,7 @@ class Program(msgspec.Struct, frozen=True):
         return not isinstance(self.answer, msgspec.UnsetType)
 
     def for_label(self) -> Program:
-        """The same program with the arg max as its last operation, without what only the output needs.
+        """Return the same program with the arg max as its last operation, without what only the output needs.
 
         Raises:
             ProgramError: the output is not a vector of at least two classes.
@@ -84,7 +84,7 @@ class Program(msgspec.Struct, frozen=True):
 
 
 def enforced(input_range: tuple[float, float], scale: float, ranges: Ranges | None = None) -> ClampedInput:
-    """The first operation of a program whose servers enforce the input range, or that of each feature."""
+    """Return the first operation of a program whose servers enforce the input range, or that of each feature."""
     if ranges is not None:
         return ClampedInput(*ranges.edges(scale), ranges.shape)
     low, high = (round(bound / scale) for bound in input_range)

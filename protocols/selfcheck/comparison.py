@@ -142,7 +142,7 @@ def _answers(model: Any, x: Real) -> Real:
 
 
 def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, npt.NDArray[np.int64] | None]:
-    """The program's outputs, and its labels."""
+    """Return the program's outputs, and its labels."""
     program, stream = lowered.program, KeyStream(ROUNDING)
     last = len(program.ops) - 1
     wanted = {last} if program.label is None else {last, program.label.x}

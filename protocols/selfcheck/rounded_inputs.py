@@ -21,7 +21,7 @@ PART = 0.25
 
 
 def rounded(program: Program, x: Real) -> Real:
-    """What the integers of examples (n, *shape) stand for."""
+    """Return what the integers of examples (n, *shape) stand for."""
     step, _ = steps(program)
     origin = np.zeros(()) if program.ranges is None else program.ranges.table(program.ranges.origin)
     whole: Real = encoded(program, x).view(np.int64).astype(np.float64)
@@ -29,7 +29,7 @@ def rounded(program: Program, x: Real) -> Real:
 
 
 def blamed(program: Program, answers: Callable[[Real], Real], x: Real, expected: Real, found: Real) -> str:
-    """A sentence about the feature that explains the error of the worst example, or nothing if the input does not.
+    """Explain the error of the worst example by one feature, in a sentence; empty if the input does not explain it.
 
     Args:
         program: of the model.

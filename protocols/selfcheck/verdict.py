@@ -42,7 +42,7 @@ def judged(
     tolerance: float | None,
     blamed: Callable[[], str],
 ) -> Check:
-    """What a comparison has shown.
+    """Judge what a comparison has shown.
 
     An error above the tolerance is refused, unless outputs are so small that fixed point does not resolve them: that, and errors of more
     than 1 % of the range of the outputs, are warned of.
@@ -94,7 +94,7 @@ def judged(
 
 
 def _let_pass(expected: Real) -> float:
-    """The error of a probability that is accepted always: of n that add up to 1, half of what each has where all are alike, if less."""
+    """Return the error of a probability that always passes: of n that add up to 1, half of what each has where all are alike, if less."""
     n = expected.shape[-1]
     alternatives = n > 1 and bool((np.abs(expected.sum(axis=-1) - 1) < 1e-3).all())
     return min(PROBABILITY, 0.5 / n) if alternatives else PROBABILITY
@@ -141,5 +141,5 @@ def _tell_coarse(name: str, expected: Real, found: Real, examples: str, toleranc
 
 
 def named(source: str) -> str:
-    """What the examples are."""
+    """Say what the examples are."""
     return "inputs drawn from input_range" if source == "drawn" else f"{source} samples"

@@ -46,7 +46,7 @@ class Budget:
             )
 
     def spend(self, client: str, answers: int) -> None:
-        """Counts answers, before anything is sent.
+        """Count answers, before anything is sent.
 
         Raises:
             BudgetSpent: fewer are left; nothing was counted.

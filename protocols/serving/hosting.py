@@ -179,7 +179,7 @@ class HostedModel:
         return self.hosting.name
 
     def key(self, told: Told, *purpose: str | bytes) -> bytes:
-        """This server's key of a purpose; see `server_key`."""
+        """Return this server's key of a purpose; see `server_key`."""
         return server_key(self.hosting.equals, self._pair, told, *purpose)
 
     @property
@@ -234,7 +234,7 @@ class HostedModel:
         return self._weights or WeightShares(self._loaded, DerivedShares(self.me, self._loaded, self._weight_key))
 
     def arrive(self, parts: list[Ring]) -> None:
-        """Takes a piece of the masked weights; the next ones follow, then `load` without any.
+        """Add a piece of the masked weights; the next ones follow, then `load` without any.
 
         Raises:
             ServingError: the weights are here already.
@@ -267,7 +267,7 @@ class HostedModel:
         self._sent, self._arriving, self._masked = True, None, masked
 
     def serve(self, terms: Terms) -> None:
-        """Allows so much in all, what was answered before included.
+        """Allow so much in all, what was answered before included.
 
         Raises:
             ServingError: the owner allows what makes no sense, or what this model cannot give.
@@ -282,7 +282,7 @@ class HostedModel:
         return self.budget is not None
 
     def admit(self, ticket: Ticket, client: str = "") -> None:
-        """Counts a part of a request as under way, and where answers are noisy its examples for the client. One `ended` follows.
+        """Count a part of a request as under way, and where answers are noisy its examples for the client. One `ended` follows.
 
         Raises:
             NotServed: this kind of answer is not served.
@@ -300,11 +300,11 @@ class HostedModel:
         self.quota.begin(ticket)
 
     def ended(self, ticket: Ticket, released: bool) -> None:
-        """What was admitted has ended. Without an answer it does not count; the budget of its client stays spent."""
+        """End what was admitted. Without an answer it does not count; the budget of its client stays spent."""
         self.quota.end(ticket, released)
 
     def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
-        """Expands and prepares a chunk: the work ahead of any request. Slow; runs in a thread.
+        """Expand and prepare a chunk: the work ahead of any request. Slow; runs in a thread.
 
         Args:
             reveal: for which kind of answer.
@@ -367,7 +367,7 @@ class HostedModel:
             raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
     def handshake(self, owner: str) -> Handshake:
-        """What a client is told."""
+        """Return what a client is told."""
         return Handshake(self.name, owner, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)
 
 

@@ -152,7 +152,7 @@ class Pool:
         return ahead < self._needed or 2 * ahead < self._target
 
     async def take(self, examples: int, client: Client = "") -> list[GrantedPart]:
-        """Waits for its turn and until something is ready, then grants up to `examples` examples of what is there.
+        """Wait for its turn and until something is ready, then grant up to `examples` examples of what is there.
 
         While others wait, a turn takes no more than an equal share of what the servers hold. While another client asks quick requests, a
         larger one is granted and dealt for in parts of `FINE` examples, one after the other, so that the servers are never busy with so
@@ -248,7 +248,7 @@ class Pool:
             await self._discard(self._ready.popleft())
 
     async def resume(self, ahead: int) -> None:
-        """Requests are to come: deals ahead again."""
+        """Deal ahead again: requests are to come."""
         async with self._changed:
             self._resting, self._released, self._target = False, False, min(ahead, self._capacity)
             self._changed.notify_all()

@@ -56,7 +56,7 @@ class Quota:
         self._counted += ticket.examples
 
     def end(self, ticket: Ticket, released: bool) -> None:
-        """A part that had begun has ended: this server releases its share of the answer now, or never will."""
+        """End a part that had begun: this server releases its share of the answer now, or never will."""
         parts = self._running[ticket.request]
         parts.remove(ticket.part)
         if not parts:

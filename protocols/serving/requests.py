@@ -32,7 +32,7 @@ class RequestPart:
         return any(self.ended.values())
 
     def end(self, party: int, released: bool) -> None:
-        """A server is done with it. That it has released its share is never taken back."""
+        """Note that a server is done with it. That it has released its share is never taken back."""
         self.ended[party] = released or self.ended.get(party, False)
 
 
@@ -173,11 +173,11 @@ class Requests:
         return request
 
     def get(self, identifier: bytes) -> Request | None:
-        """A request under way."""
+        """Return a request under way."""
         return self._open.get(identifier)
 
     async def close(self, request: Request) -> None:
-        """Ends a request, once."""
+        """End a request, once."""
         async with self.changed:
             if self._open.pop(request.identifier, None) is None:
                 return

@@ -39,7 +39,7 @@ class Room:
         self._taken[owner] = taken + size
 
     def give(self, owner: str, size: int) -> None:
-        """A model that was counted is gone."""
+        """Give back what a model took that was counted and is gone."""
         self._taken[owner] -= size
         if not self._taken[owner]:
             del self._taken[owner]

@@ -14,7 +14,7 @@ class Settlement(Actor):
     @message(reentrant=True, by=SERVER)
     @abstractmethod
     async def settle(self, model: bytes, request: bytes, part: int, party: int, answered: bool) -> None:
-        """A part of a request has ended at a server: its share was released, or it was not and never will be."""
+        """Settle a part of a request that has ended at a server: its share was released, or it was not and never will be."""
 
     @message(reentrant=True, by=SERVER)
     @abstractmethod

@@ -22,7 +22,7 @@ IDENTIFIER_BYTES = 16
 
 
 def identifier() -> bytes:
-    """A fresh name that nobody can guess: 16 bytes from the operating system."""
+    """Return a fresh name that nobody can guess: 16 bytes from the operating system."""
     return os.urandom(IDENTIFIER_BYTES)
 
 
@@ -85,7 +85,7 @@ def sign(ticket: Ticket, keys: tuple[bytes, bytes]) -> SignedTicket:
 
 
 def check(signed: SignedTicket, key: bytes, party: int, right: bytes) -> Ticket:
-    """The ticket, if the provider made it for server `party`, and who shows it is the client that it was made for.
+    """Check that the provider made a ticket for server `party`, and that the client it was made for shows it; return it.
 
     Raises:
         TicketRefused: the tag is not the provider's, or the right is not that to this ticket at this server.

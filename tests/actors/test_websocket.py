@@ -120,7 +120,7 @@ async def drained(connection):
     [
         (b"garbage, and nothing but that", 1009, "TooLarge: a header of"),
         (frame(0, PROTOCOL, VERSION + 1, 1), 1002, "VersionMismatch: the other side speaks 'confide-actors' version 2"),
-        (frame(5, 1), 1002, "Malformed: the first frame is a Cancel"),
+        (frame(5, 1), 1002, "Malformed: the first frame is of type Cancel"),
         (HELLO + frame(77), 1002, "UnknownType"),
         (HELLO + frame(5, 1)[:-1], 1002, "Truncated: a message ends within a frame"),
         (HELLO + frame(3, 1, [None, [["<f8", [1 << 40]]], []]), 1009, "TooLarge: an array of shape (1099511627776,)"),
@@ -369,7 +369,7 @@ async def test_an_error_of_our_own_closes_the_connection(server, client, monkeyp
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setitem(link.peer._receivers, frames.Call, broken)
+    monkeypatch.setitem(link.peer._receivers, frames.Invocation, broken)
     with pytest.raises(ConnectionLost, match="1011 an internal error here"):
         await waiter.ping()
     with pytest.raises(ConnectionLost):

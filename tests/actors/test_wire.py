@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from actors.connection.websocket import FRAGMENT, fragments
 from actors.connection.wire import HEADER_LIMIT, FrameReader, Packet, encode, hello, payload
 from actors.errors import Malformed, TooLarge, Truncated, UnknownType, VersionMismatch
-from actors.messages.frames import PROTOCOL, VERSION, Call, Cancel, Credit, Failed, FailureReport, Hello, OneWay, Reply
+from actors.messages.frames import PROTOCOL, VERSION, Cancel, Credit, Failed, FailureReport, Hello, Invocation, OneWay, Reply
 from actors.messages.portable import Failure
 from actors.messages.values import DTYPES, pack
 
@@ -36,7 +36,7 @@ def packets(draw):
     packed = pack([*draw(st.lists(views, max_size=3)), draw(st.text())], copy=False)
     value = payload(packed.body, packed.arrays, draw(st.lists(st.tuples(st.text(), st.text()), max_size=2)))
     kinds = {
-        Call: (draw(numbers), draw(st.text()), draw(st.text()), value),
+        Invocation: (draw(numbers), draw(st.text()), draw(st.text()), value),
         OneWay: (draw(st.text()), draw(st.text()), value),
         Reply: (draw(numbers), value),
         Failed: (draw(numbers), draw(failures)),
@@ -45,7 +45,7 @@ def packets(draw):
         FailureReport: (draw(st.text()), draw(st.text()), draw(failures)),
     }
     kind = draw(st.sampled_from(list(kinds)))
-    return Packet(kind(*kinds[kind]), packed.arrays if kind in (Call, OneWay, Reply) else [])
+    return Packet(kind(*kinds[kind]), packed.arrays if kind in (Invocation, OneWay, Reply) else [])
 
 
 def whole(packet):
@@ -155,7 +155,7 @@ def test_too_many_arrays():
 
 
 def test_the_first_frame_is_a_greeting():
-    with pytest.raises(Malformed, match="the first frame is a Cancel; a Hello was expected"):
+    with pytest.raises(Malformed, match="the first frame is of type Cancel; a Hello was expected"):
         read(header(5, 1))
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
+from forked import forking
 
 from federated import FedAvg, Federation, ProcessEngine, RayEngine, SettingError, ThreadEngine, partition, simulated_owners
 from federated.tasks.update import Blueprint, LocalTraining, Task
@@ -27,42 +28,54 @@ def model(build):
     return make
 
 
-async def played(build, examples, engine, rounds=2, **settings):
-    owners = simulated_owners(partition(*examples, owners=5), evaluation=[examples] * 5, engine=engine, **settings)
-    federation = Federation(model=model(build), owners=owners, strategy=FedAvg(batch_size=4))
+@pytest.fixture
+def nodes_are_forked():
+    """Have processes of an engine come from one that has loaded Keras: each would take four seconds of a processor for it."""
+    with forking(("actors.node",), ("actors.system", "federated", "keras")) as nursery:
+        if nursery is not None:
+            nursery.begin()
+        yield
+
+
+async def nothing_more(federation):
+    """Play no more rounds."""
+
+
+async def played(build, examples, engine, then=nothing_more):
+    owners = simulated_owners(partition(*examples, owners=5), evaluation=[examples] * 5, engine=engine, dropouts={2: ["owner-3"]})
+    federation = Federation(model=model(build), owners=owners, strategy=FedAvg(batch_size=4), quorum=0.25)
     async with federation:
-        return [outcome async for outcome in federation.rounds(rounds)], federation.model
+        outcomes, weights = [outcome async for outcome in federation.rounds(2)], federation.model.get_weights()
+        await then(federation)
+    return outcomes, weights
 
 
 @pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-async def test_the_same_result_as_in_one_thread(build, examples, name):
-    expected, reference = await played(build, examples, ThreadEngine(), dropouts={2: ["owner-3"]})
+@pytest.mark.usefixtures("nodes_are_forked")
+async def test_the_same_result_as_in_one_thread_and_a_process_that_dies_costs_its_owners_a_round(build, examples, name):
+    """Both on the same processes, for each takes seconds to start."""
+    expected, reference = await played(build, examples, ThreadEngine())
     before = set(psutil.Process().children(recursive=True))
-    outcomes, found = await played(build, examples, ENGINES[name](), dropouts={2: ["owner-3"]})
+
+    async def one_dies(federation):
+        victim, *_ = set(psutil.Process().children(recursive=True)) - before
+        os.kill(victim.pid, signal.SIGKILL)
+        outcomes = [outcome async for outcome in federation.rounds(3)]
+        assert all(outcome.failure is None for outcome in outcomes)
+        assert len(outcomes[0].reported) < 5
+        assert any("of the pool is gone" in reason for reason in outcomes[0].dropped.values())
+        assert len(outcomes[-1].reported) == 5, "the process was started anew"
+
+    then = one_dies if name == "processes" else nothing_more
+    outcomes, found = await played(build, examples, ENGINES[name](), then)
     assert [o.reported for o in outcomes] == [o.reported for o in expected]
     for one, other in zip(outcomes, expected, strict=True):
         assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
-    for a, b in zip(found.get_weights(), reference.get_weights(), strict=True):
+    for a, b in zip(found, reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=10)
     assert not alive
-
-
-async def test_a_process_that_dies_costs_its_owners_a_round(build, examples):
-    engine = ProcessEngine(2)
-    owners = simulated_owners(partition(*examples, owners=4), engine=engine)
-    before = set(psutil.Process().children())
-    federation = Federation(model=model(build), owners=owners, strategy=FedAvg(batch_size=4), quorum=0.25)
-    async with federation:
-        await anext(federation.rounds(1))
-        victim, *_ = set(psutil.Process().children()) - before
-        os.kill(victim.pid, signal.SIGKILL)
-        outcomes = [outcome async for outcome in federation.rounds(3)]
-    assert all(outcome.failure is None for outcome in outcomes)
-    assert len(outcomes[0].reported) < 4
-    assert any("of the pool is gone" in reason for reason in outcomes[0].dropped.values())
-    assert len(outcomes[-1].reported) == 4, "the process was started anew"
 
 
 @pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.long)])

@@ -310,7 +310,7 @@ async def test_models_learn_with_each_of_them(build, examples, privacy):
         evaluation=examples,
     )
     async with federation:
-        outcomes = [outcome async for outcome in federation.rounds(12)]
+        outcomes = [outcome async for outcome in federation.rounds(8)]
     accuracies = [outcome.metrics["test_accuracy"] for outcome in outcomes if outcome.failure is None]
-    assert len(accuracies) >= 8
+    assert len(accuracies) >= 5
     assert accuracies[-1] > 0.6

@@ -48,12 +48,26 @@ async def answer(cluster: Cluster, model, images) -> np.ndarray:
     return result
 
 
-async def test_workers_that_run_already_are_used_and_left_running(model, images, expected):
+async def test_running_workers_are_used_and_left_running_and_a_crashed_owner_frees_its_name_and_its_shares(model, images, expected):
+    """On the same workers: to start them as a person does takes each of them seconds of a processor."""
     async with started() as first, started() as second, started() as third:
         for _ in range(2):
             cluster = Cluster(Worker(first), Worker(second), crypto_provider=Worker(third))
             np.testing.assert_allclose(await answer(cluster, model, images), expected[:4], atol=0.005)
             assert not cluster.children
+        command = [sys.executable, "-c", CRASHING, first, second, third]
+        devnull = asyncio.subprocess.DEVNULL
+        owner = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=devnull)
+        assert await owner.stdout.readline() == b"shared\n"
+        owner.kill()
+        await owner.wait()
+        cluster = Cluster(Worker(first), Worker(second), crypto_provider=Worker(third))
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(NameTaken):
+                    result = await answer(cluster, model, images)
+                    break
+        np.testing.assert_allclose(result, expected[:4], atol=0.005)
 
 
 @pytest.fixture(scope="session")
@@ -143,23 +157,6 @@ asyncio.run(main())
 """
 
 
-async def test_a_crashed_owner_frees_its_name_and_its_shares(model, images, expected):
-    async with started() as first, started() as second, started() as third:
-        command = [sys.executable, "-c", CRASHING, first, second, third]
-        devnull = asyncio.subprocess.DEVNULL
-        owner = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=devnull)
-        assert await owner.stdout.readline() == b"shared\n"
-        owner.kill()
-        await owner.wait()
-        cluster = Cluster(Worker(first), Worker(second), crypto_provider=Worker(third))
-        async with asyncio.timeout(20):
-            while True:
-                with contextlib.suppress(NameTaken):
-                    result = await answer(cluster, model, images)
-                    break
-        np.testing.assert_allclose(result, expected[:4], atol=0.005)
-
-
 OWNER = """
 import asyncio, sys
 from protocols import Cluster, Worker
@@ -171,7 +168,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.long) for how in (signal.SIGINT, signal.SIGTERM))])
 async def test_no_worker_outlives_its_owner(how):
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", OWNER, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

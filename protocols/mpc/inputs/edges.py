@@ -29,7 +29,7 @@ def check(low: Edge, high: Edge, shape: Shape, input_shape: Shape) -> None:
 
 
 def elements(edge: Edge, shape: Shape, input_shape: Shape) -> Ring:
-    """An edge as ring elements for the elements of an example, flattened; or one for all, shape (1,)."""
+    """Return an edge as ring elements for the elements of an example, flattened; or one for all, shape (1,)."""
     if isinstance(edge, int):
         return np.array([edge % 2**64], np.uint64)
     table = np.array([value % 2**64 for value in edge], np.uint64).reshape(shape)

@@ -60,16 +60,16 @@ class Ranges(msgspec.Struct, frozen=True):
         return min(self.low), max(self.high)
 
     def in_one_unit(self) -> Ranges:
-        """The same with the largest unit for all: for integers, of which each has the same step."""
+        """Return the same with the largest unit for all: for integers, of which each has the same step."""
         return msgspec.structs.replace(self, unit=(max(self.unit),) * len(self.unit))
 
     def encoded(self, x: Real, scale: float) -> Ring:
-        """The integers that stand for examples (n, *input_shape) that lie inside."""
+        """Encode examples (n, *input_shape) that lie inside as integers."""
         inside = np.clip(x, self.table(self.low), self.table(self.high))
         return encode((inside - self.table(self.origin)) / self.table(self.unit), scale)
 
     def edges(self, scale: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The least and the largest integer of each feature."""
+        """Return the least and the largest integer of each feature."""
         low, high = (encode((self.table(end) - self.table(self.origin)) / self.table(self.unit), scale) for end in (self.low, self.high))
         return tuple(low.view(np.int64).reshape(-1).tolist()), tuple(high.view(np.int64).reshape(-1).tolist())
 
@@ -104,7 +104,7 @@ def fits(shape: Shape, input_shape: Shape) -> bool:
 def chosen(
     input_range: Any, input_shape: Shape, samples: Real | None, *, known: tuple[Real, Real] | None = None
 ) -> tuple[float, float] | Ranges:
-    """The input range that a user gave, or that of the samples (n, *input_shape) if the user said "calibration"; see `given`.
+    """Return the input range that a user gave, or that of the samples (n, *input_shape) if the user said "calibration"; see `given`.
 
     Args:
         input_range: what the user gave.
@@ -134,7 +134,7 @@ def chosen(
 
 
 def given(input_range: Any, input_shape: Shape) -> tuple[float, float] | Ranges:
-    """What a user gave as the input range: two numbers for all features, or a range for each.
+    """Read what a user gave as the input range: two numbers for all features, or a range for each.
 
     Args:
         input_range: (low, high), each a number or an array that can be broadcast to an example.
@@ -191,7 +191,7 @@ def _ranges(low: Real, high: Real) -> Ranges:
 
 
 def of_samples(samples: Real, known: tuple[Real, Real] | None = None) -> tuple[Real, Real]:
-    """A range for each feature of the last axis from samples (n, *shape), rounded outwards so that it tells their order of magnitude only.
+    """Derive a range for each feature of the last axis from samples (n, *shape), rounded outwards: it tells their order of magnitude only.
 
     The ends are multiples of a quarter of the power of two above the width of what was seen, or above its size if all samples are alike.
     Where the model says the ends itself they are those: of indices into a table, or of what it takes to be constant.

@@ -165,7 +165,7 @@ def deal_node(mu: Ring, blocks: int, dealt: Ring) -> None:
 
 @compiled("void(uint64[:,:,::1], uint64[:,:,::1], uint64[:,:,::1], int64, int64, uint64[:,::1])")
 def node_shares(v: Ring, mu: Ring, node: Ring, blocks: int, party: int, sign: Ring) -> None:
-    """Adds sum_i g_i prod_{j>i} p_j to `sign` (examples, words), which holds the share of c_s ^ r_s ^ g_{B-1}: no communication.
+    """Add sum_i g_i prod_{j>i} p_j to `sign` (examples, words), which holds the share of c_s ^ r_s ^ g_{B-1}: no communication.
 
     `v` are the opened planes, `mu` this party's shares of their masks, `node` its shares of the products of masks.
     With g = v_g ^ mu_g and p = v_p ^ mu_p each term is sum_T prod_{p not in T} v_p (v_g mu_T ^ mu_{g, T}).
@@ -202,7 +202,7 @@ def node_shares(v: Ring, mu: Ring, node: Ring, blocks: int, party: int, sign: Ri
 
 @compiled("void(uint64[:,::1], uint64[:,::1], int64, uint64[:,:,::1])")
 def deal_selection(r: Ring, rho: Ring, drop: int, dealt: Ring) -> None:
-    """Turns party 0's key stream in `dealt` (examples, 5, elements) into party 1's shares of R, h, rho, rho R, rho h.
+    """Turn party 0's key stream in `dealt` (examples, 5, elements) into party 1's shares of R, h, rho, rho R, rho h.
 
     `r` (examples, elements) is the mask, `rho` (examples, words) the packed random bits; R = r >> drop, h = the top bit of r.
     """
@@ -281,7 +281,7 @@ def piecewise(c: Ring, e: Ring, mask: Ring, choice: Ring, pieces: Ring, setting:
 
 @compiled("void(uint64[:,::1], uint64[:,::1], int64, uint64[:,:,::1], uint64[:,:,:,::1])")
 def deal_piecewise(r: Ring, rho: Ring, drop: int, mask: Ring, choice: Ring) -> None:
-    """Turns party 0's key stream in `mask` and `choice` into party 1's shares of R, h and, for each knot, rho, rho R, rho h."""
+    """Turn party 0's key stream in `mask` and `choice` into party 1's shares of R, h and, for each knot, rho, rho R, rho h."""
     elements = r.shape[1]
     for u in range(r.shape[0]):
         for i in range(elements):

@@ -18,7 +18,7 @@ Index = npt.NDArray[np.int64]
 
 @compiled("int64[::1](int64, int64, int64, int64, int64, int64, int64, int64)")
 def _corners(n: int, height: int, width: int, channels: int, out_height: int, out_width: int, down: int, right: int) -> Index:
-    """The position of the first element of each window in the flat input (n, height, width, channels)."""
+    """Return the position of the first element of each window in the flat input (n, height, width, channels)."""
     corners = np.empty(n * out_height * out_width, np.int64)
     i = 0
     for image in range(n):
@@ -31,7 +31,7 @@ def _corners(n: int, height: int, width: int, channels: int, out_height: int, ou
 
 @compiled("int64[::1](int64, int64, int64, int64, int64, int64, int64)")
 def _positions(kh: int, kw: int, depth: int, width: int, channels: int, dilation_h: int, dilation_w: int) -> Index:
-    """The positions of the elements of a window relative to its first one, in the order of the kernel."""
+    """Return the positions of the elements of a window relative to its first one, in the order of the kernel."""
     positions = np.empty(kh * kw * depth, np.int64)
     i = 0
     for y in range(kh):

@@ -54,7 +54,7 @@ def _word(n: int) -> Any:
 
 
 def _splat(builder: Any, word: Any) -> Any:
-    """A vector with `word` in every lane."""
+    """Build a vector with `word` in every lane."""
     undefined = ir.Constant(VECTOR, ir.Undefined)
     first = builder.insert_element(undefined, word, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
@@ -91,7 +91,7 @@ def _add_to_out(builder: Any, o: _Operands, sums: list[list[Any]]) -> None:
 
 
 def _tile(rows: int, vectors: int) -> Callable[..., None]:
-    """The tile of `rows` x (`vectors` * LANES) outputs, as a function that kernels can call.
+    """Build the tile of `rows` x (`vectors` * LANES) outputs, as a function that kernels can call.
 
     numba keeps an array of accumulators in memory; in this LLVM code they are registers. The function adds
     sum_{start <= k < stop} x[bases[row + i] + offsets[k]] * w[k * stride + column + j] to out[(row + i) * stride + column + j].

@@ -19,7 +19,7 @@ def matmul(a: Ring, b: Ring, out: Ring, accumulate: bool) -> None:
 
 
 def _windows(x: Ring, out: Ring, size: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Ring:
-    """The windows of x (N, H, W, C) as (N, OH, OW, C, kh, kw)."""
+    """Return the windows of x (N, H, W, C) as (N, OH, OW, C, kh, kw)."""
     reach = tuple((n - 1) * step + 1 for n, step in zip(size, dilation, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))  # type: ignore[call-overload, unused-ignore]
     spread: Ring = windows[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]

@@ -23,7 +23,7 @@ def affine_product(
     """Write the share of (a - R + kappa h)(b - S + eta g) to out, for shares of R, h, S, g and of R S, R g, h S, h g."""
 
     def times(x: Ring, x_other: Ring, x_bit: Ring) -> Ring:
-        """The share of x (b - S + eta g) for a share of x."""
+        """Return the share of x (b - S + eta g) for a share of x."""
         product: Ring = b * x
         if other.size:
             product = product - x_other

@@ -76,7 +76,7 @@ def block_shares(c: Ring, bits: Ring, mu: Ring, sizes: Table, party: int, opened
 
 
 def _products(blocks: int) -> list[tuple[int | None, int]]:
-    """The dealt products in order: (block of the g or None, mask over p_{B-1}, p_{B-2}, ...)."""
+    """List the dealt products in order: (block of the g or None, mask over p_{B-1}, p_{B-2}, ...)."""
     order: list[tuple[int | None, int]] = []
     for j in range(blocks - 1):
         order += [(None, subset | 1 << j) for subset in range(1, 1 << j)]
@@ -139,7 +139,7 @@ def piecewise(c: Ring, e: Ring, mask: Ring, choice: Ring, pieces: Ring, setting:
     bits = _unpacked(e, knots * c.shape[1]).reshape(len(c), knots, -1)
 
     def rounded(c: Ring, one: Ring | np.uint64, r: Ring, h: Ring) -> Ring:
-        """A - R + kappa h, times what `one`, `r` and `h` were multiplied with."""
+        """Return A - R + kappa h, times what `one`, `r` and `h` were multiplied with."""
         kappa = np.uint64(2 ** (64 - drop) % 2**64) * (_ONE - (c >> np.uint64(63)))
         t: Ring = one * ((c >> np.uint64(drop)) - np.uint64(1 << (window - 1))) - r + kappa * h
         return t

@@ -21,7 +21,7 @@ LIMIT: Final = 2.0**62
 
 
 def encode(x: npt.ArrayLike, scale: float) -> Ring:
-    """The integers nearest to x / scale, modulo 2^64; halves go to the even neighbour.
+    """Encode real numbers: the integers nearest to x / scale, modulo 2^64; halves go to the even neighbour.
 
     Args:
         x: real numbers, any shape.
@@ -50,7 +50,7 @@ def encode(x: npt.ArrayLike, scale: float) -> Ring:
 
 
 def decode(ring: Ring, scale: float) -> npt.NDArray[np.float64]:
-    """The real numbers z * scale that ring elements stand for, z signed.
+    """Decode ring elements: the real numbers z * scale that they stand for, z signed.
 
     Args:
         ring: any shape, uint64.

@@ -21,7 +21,7 @@ WORD = np.dtype(np.uint64)
 
 
 def matmul(a: Ring, b: Ring, *, out: Ring | None = None, accumulate: bool = False) -> Ring:
-    """The matrix product a b modulo 2^64.
+    """Return the matrix product a b modulo 2^64.
 
     Args:
         a: shape (m, k), uint64.
@@ -59,7 +59,7 @@ def conv2d(
     out: Ring | None = None,
     accumulate: bool = False,
 ) -> Ring:
-    """The cross-correlation of x and kernel modulo 2^64, as Keras computes it, channels last.
+    """Return the cross-correlation of x and kernel modulo 2^64, as Keras computes it, channels last.
 
     z[n, i, j, f] = sum_{y, x', c} x[n, i s_h + y d_h, j s_w + x' d_w, g C / groups + c] kernel[y, x', c, f] with the group
     g = f // (F / groups).
@@ -95,7 +95,7 @@ def conv2d(
 
 
 def kernel_gradient(x: Ring, gradient: Ring, size: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
-    """The transpose of `conv2d` as a linear function of its kernel: sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] gradient[n, i, j, f].
+    """Transpose `conv2d` as a linear function of its kernel: sum_{n, i, j} x[n, i s_h + y, j s_w + z, c] gradient[n, i, j, f].
 
     Args:
         x: the input of the convolution, shape (N, H, W, C), uint64.
@@ -119,7 +119,7 @@ def kernel_gradient(x: Ring, gradient: Ring, size: Pair, *, strides: Pair = (1, 
 
 
 def input_gradient(gradient: Ring, kernel: Ring, image: Pair, *, strides: Pair = (1, 1), padding: Padding = ((0, 0), (0, 0))) -> Ring:
-    """The transpose of `conv2d` as a linear function of its input: sum of gradient[n, i, j, f] kernel[y, z, c, f] at i s_h + y, j s_w + z.
+    """Transpose `conv2d` as a linear function of its input: sum of gradient[n, i, j, f] kernel[y, z, c, f] at i s_h + y, j s_w + z.
 
     A convolution itself: of the gradient with zeros between (strides) and around it, with the kernel turned by 180 degrees.
 
@@ -150,7 +150,7 @@ def input_gradient(gradient: Ring, kernel: Ring, image: Pair, *, strides: Pair =
 
 
 def sum_pool(x: Ring, size: Pair, strides: Pair, padding: Padding = ((0, 0), (0, 0))) -> Ring:
-    """The sums over windows of x modulo 2^64, channels last; what lies outside counts as zero.
+    """Sum over windows of x modulo 2^64, channels last; what lies outside counts as zero.
 
     Args:
         x: shape (N, H, W, C), uint64.

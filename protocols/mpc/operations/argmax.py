@@ -168,7 +168,7 @@ class Largest(_Largest, frozen=True):
 
 
 def levels(classes: int) -> list[tuple[int, int]]:
-    """(groups, fan-in) of each level of ANDs over classes - 1 factors a class: equal fan-ins of at most 4, as few levels as that allows."""
+    """List (groups, fan-in) of each level of ANDs over classes - 1 factors a class: equal fan-ins up to 4, as few levels as can be."""
     factors = classes - 1
     depth = next(d for d in itertools.count() if conjunction.LARGEST_FAN_IN**d >= factors)
     fan_in = next(f for f in itertools.count(1) if f**depth >= factors)

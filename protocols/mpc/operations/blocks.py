@@ -66,7 +66,7 @@ class Blocks:
 
 @cache
 def blocks_for(window: int) -> Blocks:
-    """The cheapest cut of a window: dealt bits plus four times the opened bits, which are on the critical path.
+    """Return the cheapest cut of a window: dealt bits plus four times the opened bits, which are on the critical path.
 
     Raises:
         ProgramError: the window is too wide for one node.

@@ -117,7 +117,7 @@ def _blocks() -> Blocks:
 
 
 def _fields(elements: int) -> list[Field]:
-    """The masks of what the client sends ("sent"), of the result ("lambda"), of the bits; what is dealt of the first, and the nodes."""
+    """List the masks of what the client sends ("sent"), of the result ("lambda") and of the bits; what is dealt for them; the nodes."""
     blocks, words = _blocks(), packed(elements)
     own = [Field("sent", elements), Field("lambda", elements), Field("rho", 2 * words)]
     dealt = [Field("words", 3 * elements, dealt=True), Field("bits", blocks.monomials * words, dealt=True)]
@@ -138,7 +138,7 @@ def _bits(words: Ring, elements: int) -> Ring:
 
 
 def deal_words(sent: Ring, rho: Ring, words: Ring) -> None:
-    """Turns party 0's key stream in `words` (examples, 3 * elements) into party 1's shares of rho_0, rho_0 lambda and rho_1.
+    """Turn party 0's key stream in `words` (examples, 3 * elements) into party 1's shares of rho_0, rho_0 lambda and rho_1.
 
     Args:
         sent: lambda, (examples, elements).
@@ -181,7 +181,7 @@ async def _borrows(me: Party, c: list[Ring], material: Material, position: int) 
 
 
 def _selected(me: Party, e: Ring, masked: Ring, span: Ring, sent: Ring, words: Ring) -> Ring:
-    """A share of inside (x - low) + above span, from the opened e = (inside ^ rho_0, above ^ rho_1) and masked = x - low + lambda."""
+    """Share inside (x - low) + above span, given the opened e = (inside ^ rho_0, above ^ rho_1) and masked = x - low + lambda."""
     sign = np.uint64(1) - e - e
     y: Ring = sign[0] * (masked * words[:, 0] - words[:, 1]) - e[0] * sent + span * sign[1] * words[:, 2]
     if me.index == 0:

@@ -35,14 +35,14 @@ def sends(elements: int, window: int) -> list[int]:
 
 
 def planes(x: Ring, drop: int, window: int) -> Ring:
-    """The bits drop..drop + window - 1 of `x` (examples, elements), bit-sliced: (examples, window, words)."""
+    """Slice the bits drop..drop + window - 1 of `x` (examples, elements) into planes: (examples, window, words)."""
     out = np.empty((x.shape[0], window, packed(x.shape[1])), np.uint64)
     kernels.bit_planes(np.ascontiguousarray(x), drop, out)
     return out
 
 
 def deal(r: Ring, mu: Ring, bits: Ring, node: Ring, *, drop: int, window: int) -> None:
-    """The dealer's half: XORs the true monomials and products into `bits` and `node`, which hold party 0's key stream.
+    """Deal a comparison: XOR the true monomials and products into `bits` and `node`, which hold party 0's key stream.
 
     Args:
         r: the mask of the opened value, (examples, elements).

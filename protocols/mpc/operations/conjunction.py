@@ -28,7 +28,7 @@ def pack(bits: Bits) -> Ring:
 
 
 def unpack(words: Ring, elements: int) -> Bits:
-    """The first `elements` bits of (examples, words), one byte each: (examples, elements)."""
+    """Unpack the first `elements` bits of (examples, words), one byte each: (examples, elements)."""
     little = np.ascontiguousarray(words).astype("<u8").view(np.uint8).reshape(len(words), -1)
     return np.unpackbits(little, axis=1, bitorder="little")[:, :elements]
 
@@ -48,7 +48,7 @@ def _products(mu: Bits) -> Bits:
 
 
 def deal(mu: Ring, products: Ring, *, groups: int, fan_in: int) -> None:
-    """The dealer's half: XORs the products of the masks `mu` (both halves XORed) into `products`, which hold party 0's key stream."""
+    """Deal a conjunction: XOR the products of the masks `mu` (both halves XORed) into `products`, which hold party 0's key stream."""
     products ^= pack(_products(unpack(mu, groups * fan_in).reshape(len(mu), groups, fan_in)))
 
 

@@ -231,7 +231,7 @@ def add_mask(key: bytes, index: int, to: Ring) -> None:
 
 
 def summed_weight_masks(keys: tuple[bytes, bytes], shapes: Sequence[Shape]) -> list[Ring]:
-    """The masks lambda_W of all weights, both halves added. Slow for a large model; runs in a thread."""
+    """Return the masks lambda_W of all weights, both halves added. Slow for a large model; runs in a thread."""
     made = SummedMasks(keys, shapes)
     return [made[index] for index in range(len(shapes))]
 

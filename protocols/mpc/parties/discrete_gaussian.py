@@ -35,7 +35,7 @@ _FULL: Final = 2.0**64 - 2.0**11
 
 
 def _thresholds() -> Ring:
-    """A word of at least the first i of these means k >= i: 2^64 times the cumulative probabilities of exp(-k^2 / 2)."""
+    """Return the thresholds: a word of at least the first i means k >= i; 2^64 times the cumulative probabilities of exp(-k^2 / 2)."""
     weights = [math.exp(-k * k / 2) for k in range(REACH + 10)]
     tails = [math.fsum(weights[k:]) / math.fsum(weights) for k in range(1, REACH)]
     return np.array([2**64 - max(1, round(tail * 2.0**64)) for tail in tails], np.uint64)

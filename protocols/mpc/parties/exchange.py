@@ -69,7 +69,7 @@ async def until(ready: Callable[[], Awaitable[T]]) -> T:
 
 
 async def exchange(messages: Mapping[int, Ring], *, awaiting: set[int]) -> dict[int, Ring]:
-    """Sends one array to each party named in `messages` and receives one from each party in `awaiting`.
+    """Send one array to each party named in `messages` and receive one from each party in `awaiting`.
 
     **Rounds**: 1. **Bytes**: those of the arrays.
     """
@@ -78,7 +78,7 @@ async def exchange(messages: Mapping[int, Ring], *, awaiting: set[int]) -> dict[
 
 
 async def together(*protocols: Protocol[T]) -> list[T]:
-    """Runs protocols side by side, each round of one in the same message as a round of the others; returns their results in order.
+    """Run protocols side by side, each round of one in the same message as a round of the others; return their results in order.
 
     All parties must name the same protocols in the same order. **Rounds**: the largest of theirs. **Bytes**: the sum.
     """
@@ -95,7 +95,7 @@ async def together(*protocols: Protocol[T]) -> list[T]:
 
 
 async def as_ready(ready: Callable[[], Mapping[int, Protocol[T]]], done: Callable[[int, T], None]) -> None:
-    """Runs protocols side by side, each from the round on in which it can begin, until none runs and none is ready.
+    """Run protocols side by side, each from the round on in which it can begin, until none runs and none is ready.
 
     All parties must do the same in the same order. **Rounds**: those of the longest chain of protocols that wait for each other.
 
@@ -158,6 +158,6 @@ async def open_sum(me: Party, share: Ring) -> Ring:
 
 
 async def open_bits(me: Party, share: Ring) -> Ring:
-    """The XOR of two packed bit shares, known to both. **Rounds**: 1. **Bytes**: those of the array. **Leaks**: the bits, to both."""
+    """Open the XOR of two packed bit shares to both. **Rounds**: 1. **Bytes**: those of the array. **Leaks**: the bits, to both."""
     received = await exchange({me.other: share}, awaiting={me.other})
     return share ^ received[me.other]

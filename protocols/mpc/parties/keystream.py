@@ -74,7 +74,7 @@ class KeyStream:
         self._used += out.size
 
     def words(self, shape: int | tuple[int, ...]) -> Ring:
-        """A new array of `shape`, uint64, with the next words: uniform over Z_2^64.
+        """Return a new array of `shape`, uint64, with the next words: uniform over Z_2^64.
 
         Raises:
             ValueError: the stream would end.
@@ -85,7 +85,7 @@ class KeyStream:
 
 
 def derive(key: bytes, *labels: str | bytes | int) -> bytes:
-    """A sub key: HKDF-SHA256 (RFC 5869) of `key` without salt, with the labels as its info.
+    """Derive a sub key: HKDF-SHA256 (RFC 5869) of `key` without salt, with the labels as its info.
 
     Each label is encoded as its kind, its length in 8 bytes, and itself, so that two different sequences of labels never give one
     encoding. Sub keys of different labels are independent, and none of them tells `key`.
@@ -123,5 +123,5 @@ def _encode(label: str | bytes | int) -> bytes:
 
 
 def fresh_key() -> bytes:
-    """A new key from the operating system: 16 bytes."""
+    """Draw a new key from the operating system: 16 bytes."""
     return os.urandom(KEY_BYTES)

@@ -73,7 +73,7 @@ class Layout:
         return Layout(entry for entry in self._entries if entry[0] in positions)
 
     def views(self, own: Ring, dealt: Ring, examples: int) -> dict[Key, Ring]:
-        """The fields (rows, words) of two flat arrays."""
+        """Return the fields (rows, words) of two flat arrays."""
         views: dict[Key, Ring] = {}
         at = [0, 0]
         for position, entry, rows in self._entries:
@@ -115,12 +115,12 @@ class Material:
         return self.stop - self.start
 
     def __call__(self, position: int, name: str) -> Ring:
-        """The field `name` of the operation at `position`: (rows, words)."""
+        """Return the field `name` of the operation at `position`: (rows, words)."""
         found = self.fields[position, name]
         return found if (position, name) in self.whole else found[self.start : self.stop]
 
     def slice(self, start: int, stop: int) -> Material:
-        """The material of a range of the examples, as views."""
+        """Return the material of a range of the examples, as views."""
         return Material(self.fields, self.start + start, self.start + stop, self.whole)
 
 

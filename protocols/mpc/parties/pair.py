@@ -23,7 +23,7 @@ class Pair:
         return f"<Pair, {len(self._given)} keys given>"
 
     def key(self, *purpose: str | bytes | int) -> bytes:
-        """The key of a purpose, 16 bytes: the same at both parties.
+        """Return the key of a purpose, 16 bytes: the same at both parties.
 
         Raises:
             TicketRefused: it was given before.
@@ -46,7 +46,7 @@ class Agreement:
         self.public = self._private.public_key().public_bytes_raw()
 
     def with_peer(self, public: bytes, *context: str | bytes | int) -> Pair:
-        """What this party shares with the owner of `public`.
+        """Agree with the owner of `public` on what these two share.
 
         Args:
             public: 32 bytes, the other party's `public`.

@@ -36,7 +36,7 @@ class Transcript:
 
 
 def simulate(protocols: Mapping[int, Protocol[Any]], *, drop: tuple[int, int] | None = None) -> Transcript:
-    """Runs one protocol for each party to the end.
+    """Run one protocol for each party to the end.
 
     Args:
         protocols: the parties' coroutines by party number.

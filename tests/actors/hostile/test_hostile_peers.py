@@ -77,7 +77,7 @@ def doubled(*arrays):
 CLOSED = {
     "text": (["hello"], 1009, "TooLarge: a header of 1819043176"),
     "nothing but noise": ([HELLO, b"\xff" * 1000], 1009, "TooLarge"),
-    "no greeting first": ([FIND], 1002, "Malformed: the first frame is a Call"),
+    "no greeting first": ([FIND], 1002, "Malformed: the first frame is of type Invocation"),
     "two greetings": ([HELLO, HELLO], 1002, "Malformed: a second greeting"),
     "another protocol": ([frame(0, "x" * 5000, 1, 1)], 1002, "VersionMismatch: the other side speaks 'xxxx"),
     "another version": ([frame(0, PROTOCOL, VERSION + 1, 1)], 1002, "VersionMismatch"),

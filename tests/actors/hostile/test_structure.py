@@ -17,7 +17,7 @@ from actors import Malformed, MessageRejected, TooLarge, WireError
 from actors.connection.wire import FrameReader, Packet, encode, hello, payload
 from actors.guard import structure
 from actors.guard.structure import HEADER_LIMIT, MAX_ARRAYS, MAX_CONTAINERS, MAX_REFERENCES, check_structure
-from actors.messages.frames import Call
+from actors.messages.frames import Invocation
 from actors.messages.reference import ActorRef
 from actors.messages.schema import Form
 from actors.messages.values import Packed
@@ -180,12 +180,12 @@ def test_no_body_takes_more_memory_than_it_may(name):
 @pytest.mark.parametrize("shape", [(), (2,), (0,)])
 def test_what_is_taken_can_be_sent_and_what_is_not_cannot(shape):
     arrays = [np.zeros(shape, np.float32)] * MAX_ARRAYS
-    [packet] = read(encode(Packet(Call(1, "a", "b", payload(b"\x90", arrays, [])), arrays)).joined().header)
+    [packet] = read(encode(Packet(Invocation(1, "a", "b", payload(b"\x90", arrays, [])), arrays)).joined().header)
     assert len(packet.arrays) == MAX_ARRAYS
     with pytest.raises(TooLarge, match="8193 arrays and 0 references"):
         payload(b"\x90", [*arrays, arrays[0]], [])
     refs = [("ws://somewhere:1", "name")] * MAX_REFERENCES
-    [packet] = read(encode(Packet(Call(1, "a", "b", payload(b"\x90", [], refs)), [])).header)
+    [packet] = read(encode(Packet(Invocation(1, "a", "b", payload(b"\x90", [], refs)), [])).header)
     assert len(packet.frame.payload.refs) == MAX_REFERENCES
     with pytest.raises(TooLarge, match="0 arrays and 1025 references"):
         payload(b"\x90", [], [*refs, refs[0]])
@@ -193,4 +193,4 @@ def test_what_is_taken_can_be_sent_and_what_is_not_cannot(shape):
 
 def test_the_sender_is_told_before_anything_is_sent():
     with pytest.raises(TooLarge, match="more than 32768 lists"):
-        encode(Packet(Call(1, "a", "b", payload(msgspec.msgpack.encode([[]] * (MAX_CONTAINERS + 1)), [], [])), []))
+        encode(Packet(Invocation(1, "a", "b", payload(msgspec.msgpack.encode([[]] * (MAX_CONTAINERS + 1)), [], [])), []))

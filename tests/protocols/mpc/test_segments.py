@@ -117,6 +117,8 @@ def test_segments_give_the_shares_and_bytes_of_the_whole(which, most):
 
 @pytest.mark.parametrize("which", [CHAIN, BRANCHES], ids=["chain", "branches"])
 def test_what_has_been_used_is_freed_before_the_next_segment_comes(which, monkeypatch):
+    gc.collect()
+    gc.freeze()  # what is collected below is this test's: all of TensorFlow, if this process has it, takes half a second each time
     one = deployment(which)
     x = random_ring((2, *one.program.input_shape), 400, "x")
     program, keys = one.program, (one.chunk_key(0), one.chunk_key(1))
