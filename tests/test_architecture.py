@@ -37,33 +37,40 @@ ROOMS = {
     "privacy/rules": "keras_models",
     "privacy/keras_models": "",
     "privacy/randomness": "",
-    "protocols/top": "client clusters datasets estimators owner workers",
-    "protocols/estimators": (
-        "authority datasets estimators/trees keras_hook mpc/numbers mpc/parties owner training training/networks "
-        "training/regression training/trees workers"
-    ),
+    "protocols/top": "client clusters datasets estimators estimators/trees estimators/unsupervised owner workers",
     "protocols/estimators/trees": (
         "datasets estimators keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees"
+    ),
+    "protocols/estimators/unsupervised": (
+        "datasets estimators keras_hook mpc/numbers mpc/parties owner training/networks training/regression"
+    ),
+    "protocols/estimators": (
+        "authority datasets keras_hook mpc/numbers mpc/parties owner training training/networks training/regression training/trees workers"
     ),
     "protocols/keras_hook": "blocking opaque owner sharing",
     "protocols/blocking": "client clusters nodes opaque owner serving",
     "protocols/nodes": "clusters owner workers",
-    "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
     "protocols/owner": (
-        "authority clusters datasets lowering lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations "
-        "mpc/parties owner/objectives selfcheck serving storage training training/networks "
-        "training/networks/optimizers workers"
+        "accounting authority clusters datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs "
+        "mpc/numbers mpc/operations mpc/parties owner/fit owner/objectives owner/placing selfcheck serving storage "
+        "trained training training/networks training/networks/optimizers workers"
     ),
+    "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
+    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
     "protocols/clusters": "authority serving workers",
+    "protocols/owner/fit": "accounting datasets",
+    "protocols/accounting": "storage training training/networks training/private",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
+    "protocols/trained": "lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/operations training training/networks",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/training": (
         "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers "
-        "training/regression training/trees"
+        "training/private training/regression training/trees"
     ),
     "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
-    "protocols/owner/objectives": "training/networks training/networks/optimizers",
+    "protocols/owner/objectives": "lowering/nodes training/networks training/networks/optimizers",
+    "protocols/training/private": "mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers",
     "protocols/training/trees": "mpc mpc/engine mpc/operations training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from protocols.errors import CheckpointError
-from protocols.storage.vault import replace
+from protocols.storage.replacement import replace
 
 if TYPE_CHECKING:
     from privacy.ledger import Ledger

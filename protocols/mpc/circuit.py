@@ -99,7 +99,7 @@ class Builder:
 async def evaluate(
     me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring], *, noise_key: bytes | None = None
 ) -> dict[str, Ring]:
-    """This server's shares of the outputs of a step; consumes the material.
+    """Return this server's shares of the outputs of a step; consumes the material.
 
     Each operation begins as soon as its operands are there, in a round with others.
 
@@ -125,7 +125,7 @@ async def evaluate_in_segments(
     supply: Callable[[int], Awaitable[Material]],
     given: Mapping[str, Affine | Ring],
 ) -> dict[str, Ring]:
-    """The same as `evaluate`, with the material of one segment after the other: see `loops.evaluate_in_segments`.
+    """Evaluate as `evaluate` does, with the material of one segment after the other: see `loops.evaluate_in_segments`.
 
     Args:
         me: which server.
@@ -140,7 +140,7 @@ async def evaluate_in_segments(
 
 
 def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Ring:
-    """The crypto provider's mathematics: server 1's half of everything that is dealt for a step, flat; see `deal_in_segments`."""
+    """Deal a step, as the crypto provider does: return server 1's half of all that is dealt, flat; see `deal_in_segments`."""
     return next(deal_in_segments(circuit, circuit.segments(None), masks, keys))
 
 

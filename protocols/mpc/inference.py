@@ -29,7 +29,7 @@ def order(program: Program) -> loops.Order:
 
 @lru_cache(maxsize=64)
 def segments(program: Program, most: int | None) -> tuple[Segment, ...]:
-    """The program cut into segments of `most` bytes of randomness for one example, or of one operation that needs more; None: whole."""
+    """Cut the program into segments of `most` bytes of randomness for one example, or of one operation that needs more; None: whole."""
     return cut(len(program.ops), layout(program), most)
 
 
@@ -100,7 +100,7 @@ async def evaluate_in_segments(
     *,
     noise_key: bytes | None = None,
 ) -> Ring:
-    """The same as `evaluate`, with the material of one segment after the other: see `loops.evaluate_in_segments`.
+    """Evaluate as `evaluate` does, with the material of one segment after the other: see `loops.evaluate_in_segments`.
 
     Args:
         me: which server.

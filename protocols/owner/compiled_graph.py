@@ -265,7 +265,9 @@ class _Reading:
         match node:
             case net.Affine():
                 shift = self.weight(at, "shift") if node.shift.any() else None
-                if (node.scale == 1).all() and shift is not None and np.array_equal(node.scale, getattr(self._others[at], "scale", None)):
+                other = self._others[at]
+                alike = isinstance(other, net.Affine) and np.array_equal(node.scale, other.scale)
+                if alike and (node.scale == 1).all() and shift is not None:
                     return made.ShiftedLayer(inputs, shift)
                 return made.AffineLayer(inputs, self._present(at, "scale"), shift)
             case net.Shifted():

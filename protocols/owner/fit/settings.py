@@ -51,7 +51,6 @@ class FitSettings:
         if self.save_every is not None and self.save_every < 1:
             raise InputError(f"save_every={self.save_every}; at least 1 step is needed")
 
-
     def protecting(self, *, validated: bool) -> FitSettings:
         """Return the settings of a private training, which tells nothing of examples; others as they are.
 

@@ -12,7 +12,7 @@ from protocols.mpc.parties.discrete_gaussian import REACH as BOUND
 from protocols.training.networks import layers, nonlinear
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import Adam, Optimizer, changes, reach
+from protocols.training.networks.optimizers import GradientDescent, Optimizer, changes, reach
 
 MOST_DIGITS = 32
 """Fractional bits of a clip factor, at most: times a value within 2^28 it stays below 2^61."""
@@ -70,7 +70,7 @@ class Private(msgspec.Struct, frozen=True):
             )
 
 
-def check_apart(nodes: tuple[AnyLayer, ...], loss: str) -> None:
+def check_apart(nodes: tuple[AnyLayer, ...], loss: object) -> None:
     """Refuse what mixes examples: then nothing bounds what one of them changes.
 
     Raises:
@@ -83,7 +83,8 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: str) -> None:
                 " not: it cannot be trained with privacy="
             )
     if loss not in ("crossentropy", "binary_crossentropy", "mse"):
-        raise ModelError(f"the loss {loss!r} is not known to be a sum over examples: it cannot be trained with privacy=")
+        name = loss if isinstance(loss, str) else type(loss).__name__
+        raise ModelError(f"the loss {name} is not known to be a sum over examples: it cannot be trained with privacy=")
 
 
 def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
@@ -100,11 +101,12 @@ def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:
         ModelError: the sums of so large a batch, so clipped, leave too few.
     """
     largest = private.clip * (private.batch + 2 * BOUND * private.noise)
-    rounded = isinstance(optimizer, Adam) or bool(optimizer.momentum) or changes(optimizer)
-    fits = isinstance(optimizer, Adam) or not rounded or largest <= reach(optimizer, scale, 2 * FRACTION)
+    steps = optimizer if isinstance(optimizer, GradientDescent) else None
+    rounded = steps is None or bool(steps.momentum) or changes(steps)
+    fits = steps is None or not rounded or largest <= reach(steps, scale, 2 * FRACTION)
     for found in range(MOST_DIGITS, LEAST_DIGITS - 1, -1):
         bits = found + FRACTION
-        most = 2.0 ** (61 - bits) if isinstance(optimizer, Adam) or rounded else reach(optimizer, scale, bits)
+        most = 2.0 ** (61 - bits) if steps is None or rounded else reach(steps, scale, bits)
         if fits and largest <= most and private.noise * private.clip * 2.0**bits < LARGEST_SIGMA:
             return msgspec.structs.replace(private, digits=found, rounded=rounded)
     raise ModelError(
