@@ -135,14 +135,15 @@ async def never(given, number, words, piece):
 async def test_a_step_whose_stream_breaks_ends_the_training_by_name_and_another_one_can_begin(fault, monkeypatch):
     async with inner_workers() as (workers, cluster):
         servers = [worker.actor("training") for worker in workers[:2]]
-        piece, done = Delivery.piece, []
+        piece, done, held = Delivery.piece, [], []
 
         async def sent(self, number, words):
             if number != 3 or done:
                 return await piece(self, number, words)
             done.append(number)
-            for session in itertools.chain.from_iterable(server._sessions.values() for server in servers if fault is never):
-                session.randomness.pieces._patience = 0.2
+            held.extend(session.randomness.pieces for server in servers for session in server._sessions.values())
+            for supply in held:
+                supply._patience = 0.2 if fault is never else supply._patience
             return await fault(self, number, words, piece)
 
         monkeypatch.setattr(Delivery, "piece", sent)
@@ -152,6 +153,7 @@ async def test_a_step_whose_stream_breaks_ends_the_training_by_name_and_another_
             with pytest.raises(WorkerLost, match=r"the training stopped: .*; the model is as it was after the last complete epoch"):
                 await anext(shared.fit(*stored, **settings))
             assert done == [3]
+            assert [supply.ended for supply in held] == [True, True]  # nobody waits for more of it
             assert not servers[0]._sessions
             async with contextlib.aclosing(shared.fit(*stored, **settings)) as epochs:
                 assert [epoch.number async for epoch in epochs] == [1]
