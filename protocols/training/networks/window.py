@@ -117,7 +117,8 @@ def _row(shape: Shape, most: int) -> int:
 
 def _outside(build: Builder, sums: int, bound: float, bits: int) -> int:
     """How many of some sums with `bits` fractional bits are beyond +-`bound`."""
-    return _beyond(build, sums, round(bound * 2**bits), bits - DIGITS, REACH + DIGITS)
+    drop = bits - DIGITS
+    return _beyond(build, sums, round(bound * 2**bits), drop, min(63 - drop, REACH + DIGITS))
 
 
 def _beyond(build: Builder, sums: int, edge: int, drop: int, window: int) -> int:
