@@ -6,8 +6,10 @@ import math
 from typing import Any, NamedTuple
 
 from protocols.errors import ModelError
+from protocols.owner.compiled_graph import network
 from protocols.owner.objectives.losses import FORMS
 from protocols.training.networks.losses import Labels, Loss
+from protocols.training.networks.own_loss import OwnLoss
 
 _LOSSES: dict[str, str] = {
     "sparse_categorical_crossentropy": "labels",
@@ -82,7 +84,7 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss
     name = getattr(loss, "__name__", "") or str(settings.get("name"))
     wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
     if wrapped not in _LOSSES:
-        raise ModelError(f"the loss {wrapped!r} cannot be trained on shares; {', '.join(_LOSSES)} can be")
+        return _own_loss(model, loss, keras, ending=ending)
     parts = (type(loss), getattr(loss, "fn", type(loss))) if isinstance(loss, keras.losses.Loss) else (loss,)
     if not all(str(getattr(part, "__module__", "")).startswith("keras.") for part in parts):
         raise ModelError(f"the loss {wrapped!r} is one of your own with a name of Keras': on shares Keras' own can be trained")
@@ -100,6 +102,35 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss
         return CompiledLoss(FORMS[wrapped](settings, ending), Labels(), summed)
     known: dict[str, Loss] = {"mean_squared_error": "mse", "binary_crossentropy": "binary_crossentropy"}
     return CompiledLoss(known.get(wrapped, "crossentropy"), Labels(smoothing, wrapped == "kl_divergence"), summed)
+
+
+def _own_loss(model: Any, loss: Any, keras: Any, *, ending: str | None) -> CompiledLoss:
+    """Read a function of keras.ops, as layers are read.
+
+    Raises:
+        ModelError: it is one of Keras that has no form on shares, or cannot be read as one number, or some, of each example.
+    """
+    function, name = getattr(loss, "fn", loss), _name(model) or type(loss).__name__
+    of_keras = str(getattr(function, "__module__", "")).startswith("keras.") or type(loss).__module__.startswith("keras.")
+    if of_keras or isinstance(loss, keras.losses.Loss) or not callable(function):
+        raise ModelError(f"the loss {name!r} cannot be trained on shares; {', '.join(_LOSSES)} can be, and a function of keras.ops")
+    if ending or len(model.outputs[0].shape) != 2:
+        raise ModelError(
+            f"the loss {name!r} is a function of your own: on shares it needs a model with one axis of outputs, and no softmax"
+        )
+    outputs = int(model.outputs[0].shape[1])
+    both = keras.Input((2 * outputs,))
+    try:
+        made = function(both[:, :outputs], both[:, outputs:])
+        if len(made.shape) not in (1, 2) or made.shape[0] is not None:
+            raise ModelError("it gives one number for all examples: take the mean over axis=-1")
+        read = network(keras.Model(both, made if len(made.shape) == 2 else keras.ops.expand_dims(made, -1)), squares=True, endings=())
+    except (ModelError, ValueError, TypeError, AttributeError) as error:
+        reason = error if isinstance(error, ModelError) else f"{type(error).__name__} in it"
+        raise ModelError(f"the loss {name!r} is a function of your own that cannot be read: {reason}") from None
+    if read.kept or read.ending:
+        raise ModelError(f"the loss {name!r} is a function of your own with a table of numbers, or a softmax: on shares it has neither")
+    return CompiledLoss(OwnLoss(name, read.layers, read.outputs), Labels(), summed=False)
 
 
 def _check_ending(wrapped: str, settings: dict[str, Any], ending: str | None) -> None:
@@ -168,4 +199,4 @@ def loss_weight(model: Any) -> float:
 
 def expects(model: Any) -> str:
     """What the loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
-    return _LOSSES[_name(model)]
+    return _LOSSES.get(_name(model), "numbers")

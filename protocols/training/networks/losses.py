@@ -19,11 +19,12 @@ from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.distances import ENDS, Compared, CosineSimilarity, TargetLoss
-from protocols.training.networks.draft import Signal
+from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus, spline
+from protocols.training.networks.own_loss import OwnLoss
 from protocols.training.networks.window import Watched
 
-Loss = Literal["crossentropy", "binary_crossentropy", "mse"] | Compared
+Loss = Literal["crossentropy", "binary_crossentropy", "mse"] | Compared | OwnLoss
 
 METRIC_BITS: dict[str, int] = {"crossentropy": FRACTION, "binary_crossentropy": FRACTION, "mse": 2 * FRACTION}
 """Fractional bits of the metric of each loss; the value of each loss has 2 `FRACTION`, and is the metric of all others."""
@@ -107,7 +108,7 @@ def metric_bits(loss: Loss, sums: Told) -> int:
 
 def never_negative(loss: Loss) -> bool:
     """Whether the value of a loss is at least 0."""
-    return not isinstance(loss, CosineSimilarity) and not (isinstance(loss, TargetLoss) and not loss.truths)
+    return not isinstance(loss, CosineSimilarity | OwnLoss) and not (isinstance(loss, TargetLoss) and not loss.truths)
 
 
 class LossGradient(NamedTuple):
@@ -191,7 +192,8 @@ def loss_gradient(
                 total = build(Combine((total, build(Sum(spline(build, y, fit(_entropy, 0.0, 1.0, tolerance=TOLERANCE)), 1))), (1, 1)))
             return LossGradient(wire, right, _missed(build, total, z, soft, sums, weights), found)
         case _:
-            found_by = loss.write(build, z, y, outputs)
+            assert isinstance(build, StepDraft) or not isinstance(loss, OwnLoss)  # only networks have losses of one's own
+            found_by = loss.write(build, z, y, outputs)  # type: ignore[arg-type]
             values = _summed(build, found_by.values, sums)
             weighed = values if weights is None else _summed(build, found_by.values, sums, weights)
             return LossGradient(found_by.wire, values, weighed, None, found_by.large, found_by.sums)

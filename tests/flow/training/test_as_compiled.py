@@ -54,3 +54,28 @@ async def test_a_step_of_ones_own_is_refused_before_anything_runs(cluster):
             with pytest.raises(ModelError, match=name):
                 async for _ in shared.fit(x, y, batch_size=64, progress=False):
                     pass
+
+
+@pytest.mark.long
+async def test_workers_train_with_averages_gathered_gradients_penalties_and_other_losses(cluster):
+    """What is kept beside weights goes from step to step at the workers, and averages take the weights' places in the end."""
+    targets = X[:, :2] * 2
+    x, y = await cluster.store("x", X), await cluster.store("y", targets)
+
+    def built():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(2, kernel_regularizer="l2")])
+        optimizer = keras.optimizers.RMSprop(
+            0.05, momentum=0.5, use_ema=True, ema_momentum=0.8, gradient_accumulation_steps=2, clipnorm=0.5
+        )
+        model.compile(optimizer, keras.losses.Huber(0.5))
+        return model
+
+    model, reference = built(), built()
+    async with await share(model, cluster, input_range=(-8, 8)) as shared:
+        told = [one async for one in shared.fit(x, y, epochs=2, batch_size=10, shuffle=False, metrics=["loss"], progress=False)]
+        made = (await shared.reveal()).get_weights()
+    expected = reference.fit(X, targets, epochs=2, batch_size=10, shuffle=False, verbose=0).history["loss"]
+    assert [epoch.loss for epoch in told] == pytest.approx(expected, abs=0.02)
+    for before, one, other in zip(model.get_weights(), made, reference.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.03 * np.abs(other - before).max())

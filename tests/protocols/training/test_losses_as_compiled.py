@@ -10,6 +10,7 @@ from protocols.errors import InputError, ModelError
 from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
 from protocols.training.networks.distances import TargetLoss
+from protocols.training.networks.losses import told
 
 SOFT = (0.8 * ONE_HOT + 0.2 / 3).astype(np.float32)
 COUNTS = np.abs(NUMBERS * 2).round()
@@ -74,6 +75,25 @@ LOSSES = {
 }
 
 
+def pinball(y, z):
+    return keras.ops.mean(keras.ops.maximum(0.3 * (y - z), -0.7 * (y - z)), axis=-1)
+
+
+def of_each(y, z):
+    return keras.ops.square(y - z) + 0.1 * keras.ops.abs(z)
+
+
+def swayed(y, z):
+    return keras.ops.sum(y * keras.ops.softplus(-z) + 0.5 * (1 - y) * keras.ops.softplus(z), axis=-1)
+
+
+LOSSES |= {
+    "a function of one's own": (compiled(pinball), NUMBERS, None),
+    "one number of each output": (compiled(of_each, optimizer=keras.optimizers.Adam(0.05)), NUMBERS, None),
+    "one that multiplies": (compiled(swayed, metrics=[]), MANY, None),
+}
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.sample(10)
 def test_losses_move_weights_as_in_keras(name):
@@ -86,6 +106,9 @@ def test_a_divergence_of_probabilities_moves_as_in_keras(monkeypatch):
 
 
 REFUSED = {
+    "a function of all examples": (compiled(lambda y, z: keras.ops.mean(keras.ops.square(y - z))), "axis=-1"),
+    "a function of numpy": (compiled(lambda y, z: np.abs(y - z)), "your own that cannot be read"),
+    "a function that divides": (compiled(lambda y, z: keras.ops.mean(y / z, axis=-1)), "cannot be"),
     "mape": (compiled("mape"), "mean_absolute_percentage_error"),
     "msle": (compiled("msle"), "mean_squared_logarithmic_error"),
     "dice": (compiled(losses.Dice()), "dice"),
@@ -136,3 +159,20 @@ def test_a_hinge_takes_signs_for_what_they_are():
     assert isinstance(made, TargetLoss)
     assert not made.signs
     assert expects(compiled("hinge")()) == "signs"
+
+
+BOUNDED = ("mae", "huber, narrow", "huber, wide", "log cosh", "hinge of truths", "squared hinge of truths", "cosine")
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("examples", [10, 60_000, 1 << 26])
+def test_sums_of_losses_that_are_told_never_wrap_around(name, examples):
+    """What outputs and targets at the ends of their windows add, by Keras."""
+    build = LOSSES[name][0]
+    built = build()
+    made, loss, far = plan(built).loss, keras.losses.get(built.loss), np.float32([[-512.0, 512.0, 512.0, -512.0]])
+    targets = [(far > 0).astype(np.float32)] if isinstance(made, TargetLoss) else [far, -far]
+    worst = max(float(np.mean(loss(one, sign * far))) for one in targets for sign in (1, -1))
+    assert worst <= made.most(truths=True)
+    sums = told(made, 3, examples, truths=True)
+    assert made.most(truths=True) * made.numbers(3) * examples * 2.0 ** (32 - sums.lost) < 2.0**62

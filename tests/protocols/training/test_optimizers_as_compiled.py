@@ -179,7 +179,7 @@ def test_gradients_that_cannot_be_squared_are_found(optimizer, gradient):
         (Adadelta(1.0), {"squared_change_of_bias0": ([0.02], SQUARE)}),
         (GradientDescent(0.01, gathered=2), {"gathered_of_bias0": ([300.0], MEAN)}),
         (RMSprop(0.01, momentum=0.9), {"velocity_of_bias0": ([2000.0], FRACTION)}),
-        (RMSprop(0.01, centered=True), {"mean_of_bias0": ([1.0], MEAN), "square_of_bias0": ([0.999], SQUARE)}),
+        (RMSprop(0.01, centered=True), {"mean_of_bias0": ([100.0], MEAN), "square_of_bias0": ([1e4], SQUARE)}),
         (GradientDescent(0.01), {"bias0": ([20_000.0], FRACTION), "plan": {"constraints": (Constraint("bias0", "non-negative"),)}}),
     ],
     ids=lambda value: str(value)[:40],
