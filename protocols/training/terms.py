@@ -12,11 +12,11 @@ from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
-from protocols.training.regression import Clusters, Logistic, Moments
+from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
 
-AnyPlan = Plan | Moments | Logistic | Clusters | Boosting | Forest | Counts | Binning
+AnyPlan = Plan | Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Counts | Binning
 """What can be done with examples in steps."""
 
 PARTING = (Clusters, Boosting, Forest, Counts, Binning)
