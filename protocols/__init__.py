@@ -11,7 +11,15 @@ from protocols.client.remote_model import RemoteModel, connect
 from protocols.clusters.worker import Worker
 from protocols.datasets.use import Use
 from protocols.errors import ProtocolError
-from protocols.estimators import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
+from protocols.estimators import (
+    ConvergenceWarning,
+    GammaRegressor,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    PrecisionWarning,
+    Ridge,
+)
 from protocols.estimators.trees import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -28,12 +36,14 @@ __all__ = [
     "PCA",
     "Cluster",
     "ConvergenceWarning",
+    "GammaRegressor",
     "GradientBoostingClassifier",
     "GradientBoostingRegressor",
     "KMeans",
     "LinearRegression",
     "LogisticRegression",
     "NoisyAnswers",
+    "PoissonRegressor",
     "PrecisionWarning",
     "ProtocolError",
     "RandomForestClassifier",

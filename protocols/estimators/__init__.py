@@ -13,6 +13,15 @@ as in scikit-learn. scikit-learn is not needed; `sklearn.base.clone` and `get_pa
 from protocols.errors import PrecisionWarning
 from protocols.estimators.linear import LinearRegression, Ridge
 from protocols.estimators.logistic import LogisticRegression
+from protocols.estimators.loglinear import GammaRegressor, PoissonRegressor
 from protocols.estimators.settings import ConvergenceWarning
 
-__all__ = ["ConvergenceWarning", "LinearRegression", "LogisticRegression", "PrecisionWarning", "Ridge"]
+__all__ = [
+    "ConvergenceWarning",
+    "GammaRegressor",
+    "LinearRegression",
+    "LogisticRegression",
+    "PoissonRegressor",
+    "PrecisionWarning",
+    "Ridge",
+]

@@ -20,7 +20,7 @@ from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.owner.fitting import MEMORY
 from protocols.owner.running import Running, begun
 from protocols.owner.stored import training_servers
-from protocols.training.regression import Clusters, Logistic, Moments
+from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
 from protocols.training.regression.logistic import WEIGHT_BITS
 from protocols.training.terms import TrainingTerms
 from protocols.training.trees import Binning, Boosting, Counts, Forest
@@ -29,7 +29,7 @@ from protocols.workers.training_server import TrainingServer
 if TYPE_CHECKING:
     from protocols.owner.cluster import Cluster
 
-Started = Moments | Logistic | Clusters | Counts | Boosting | Forest
+Started = Moments | Logistic | LogLinear | Clusters | Counts | Boosting | Forest
 """Plans that begin with shares of their own."""
 
 STEP_MEMORY = MEMORY // 8
@@ -138,7 +138,12 @@ class Run:
         return [right_at(secret, place) for place in self._seats.servers]
 
     async def opened(
-        self, plan: Counts | Clusters, data: tuple[SharedDataset, ...], placed: dict[str, Ring], told: tuple[str, ...], batch: int
+        self,
+        plan: Counts | Clusters | LogLinear,
+        data: tuple[SharedDataset, ...],
+        placed: dict[str, Ring],
+        told: tuple[str, ...],
+        batch: int,
     ) -> dict[str, Ring]:
         """Open sums over all examples that depend on what is placed: integers modulo 2^64.
 

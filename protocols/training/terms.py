@@ -16,11 +16,13 @@ from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.asked import Derivation, SharedEvaluation, SharedPrediction
 from protocols.training.networks.losses import truths
 from protocols.training.networks.random import tables
-from protocols.training.regression import Clusters, Logistic, Moments
+from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
 
-AnyPlan = Plan | Moments | Logistic | Clusters | Boosting | Forest | Counts | Binning | SharedEvaluation | SharedPrediction | Derivation
+Estimation = Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Counts | Binning
+"""What is estimated of examples."""
+AnyPlan = Plan | Estimation | SharedEvaluation | SharedPrediction | Derivation
 """What can be done in steps: with examples, or with the weights of a network alone."""
 
 PARTING = (Clusters, Boosting, Forest, Counts, Binning)

@@ -1,8 +1,4 @@
-"""Probabilities on shares, within 2^-17: what gradients of a classification are made of.
-
-e^t for -16 <= t <= 0 is (1 + u + u^2 / 2)^(2^k) with u = t / 2^k and k = 8: u^3 / 6 is left out of each factor, which is t^3 e^t / (6 2^16)
-of the result, at most 4e-6.
-"""
+"""Probabilities on shares, within 2^-17: what gradients of a classification are made of."""
 
 from __future__ import annotations
 
@@ -14,23 +10,9 @@ from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
+from protocols.training.regression.exponential import EXPONENT, FLOOR, exp
 from protocols.training.trees.ratios import GUESS, normaliser, reciprocal
 from protocols.training.trees.units import BITS, VALUE
-
-SQUARINGS = 8
-FLOOR = 16
-"""e^-FLOOR is taken for what is below."""
-
-
-def exp(build: Builder, t: int) -> int:
-    """e^t for a share from -`FLOOR` to 0 with `BITS` - `SQUARINGS` fractional bits; affine with `BITS`. Rounds: 2 + `SQUARINGS`."""
-    one = 1 << BITS
-    u = build(Open(build(Combine((t,), (1,), one))))  # 1 + t / 2^k
-    square = build(Multiply(u, u))
-    power = build(Truncate(build(Combine((square,), (1,), 1 << (2 * BITS))), BITS + 1, 62 - BITS))  # ((1 + u)^2 + 1) / 2
-    for _ in range(SQUARINGS):
-        power = build(Truncate(build(Multiply(power, power)), BITS, 63 - BITS))
-    return power
 
 
 def _window(bits: int) -> int:
@@ -46,7 +28,7 @@ def sigmoid(build: Builder, z: int, bits: int) -> tuple[int, int]:
     Returns:
         Shares with `VALUE` fractional bits.
     """
-    drop, edge = VALUE + SQUARINGS - BITS, FLOOR << (BITS - SQUARINGS)
+    drop, edge = VALUE - EXPONENT, FLOOR << EXPONENT
     t = build(Piecewise(z, drop, _window(bits) - drop, (-edge, 0, edge), (0, 1, -1, 0), (-edge, 0, 0, -edge)))
     positive = build(Sign(build(Truncate(build(Combine((z,), (2,))), 1, _window(bits)))))
     power = exp(build, t)
@@ -68,7 +50,7 @@ def softmax(build: Builder, z: int, classes: int, bits: int) -> tuple[int, int]:
     """
     logits = build(Truncate(build(Combine((z,), (2,))), 1, _window(bits)))
     top = build(Sum(build(Multiply(build(Largest(logits, _window(bits) + 1)), logits)), 1))
-    drop, edge = VALUE + SQUARINGS - BITS, FLOOR << (BITS - SQUARINGS)
+    drop, edge = VALUE - EXPONENT, FLOOR << EXPONENT
     below = build(Combine((logits, top), (1, -1)))
     powers = exp(build, build(Piecewise(below, drop, _window(bits) + 1 - drop, (-edge, 0), (0, 1, 0), (-edge, 0, 0))))
     least = 1 << (BITS - (classes - 1).bit_length())  # the sum is from 1 to `classes`
