@@ -157,10 +157,9 @@ def _answers(model: Any, program: Program, x: Real) -> Real:
             each = [ops.cast(one, dtype) for one, dtype in zip(cut.values() if isinstance(cut, dict) else cut, dtypes, strict=True)]
             given = dict(zip(cut, each, strict=True)) if isinstance(cut, dict) else each
         answer = model(given, training=False)
-        several = not isinstance(program.outputs, msgspec.UnsetType)
-        outputs = list(answer.values()) if several and isinstance(answer, dict) else tree.flatten(answer)
-        arrays = [np.asarray(ops.convert_to_numpy(ops.cast(one, "float32")), np.float64) for one in outputs]
-        found.append(np.concatenate([one.reshape(len(one), -1) for one in arrays], axis=1) if several else arrays[0])
+        arrays = tree.map_structure(lambda one: np.asarray(ops.convert_to_numpy(ops.cast(one, "float32")), np.float64), answer)
+        one_alone = isinstance(program.outputs, msgspec.UnsetType)
+        found.append(tree.flatten(arrays)[0] if one_alone else program.outputs.joined(arrays, "output"))
     return np.concatenate(found)
 
 

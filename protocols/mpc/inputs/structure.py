@@ -116,7 +116,7 @@ class Structure(msgspec.Struct, frozen=True):
 
     def first(self, values: Any) -> Any:
         """Return the first example of each tensor, in a list or a dict."""
-        return self._held([value[0] for value in (values.values() if isinstance(values, dict) else values)])
+        return self._held([value[0] for value in self._each(values, "value")])
 
     def ranges(self, low: Array, high: Array) -> dict[str, tuple[Array, Array]]:
         """Return the range of each tensor, in the shape of an example, of the ends of those of a row."""
