@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any, overload
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from protocols.blocking.cluster import Cluster
 from protocols.blocking.loop import Loop
@@ -77,17 +77,25 @@ class Client:
             self._loop = None
             raise
 
-    def query_model(self, image: npt.ArrayLike, reveal: Reveal = "logits", outside: Outside = "raise") -> npt.NDArray[Any]:
-        """Return the model's answer for a batch of inputs (n, *shape), or for a single one without batch axis. See `RemoteModel.query`."""
+    def query_model(self, image: Any, reveal: Reveal = "logits", outside: Outside = "raise") -> Any:
+        """Return the model's answer for a batch of inputs (n, *shape), or for a single one without a batch axis. See `RemoteModel.query`.
+
+        A model with several inputs takes batches of them.
+        """
         if self._loop is None or self._remote is None:
             raise ClusterError("not connected; call connect_to_model(cluster) first")
+        if not isinstance(self._remote.program.inputs, msgspec.UnsetType):
+            return self._loop.run(self._remote.query(image, reveal=reveal, outside=outside))
         x = np.asarray(image)
         shape = self._remote.program.input_shape
         if not x.ndim and shape == (1,):  # R has no vector of one element that is not a number
             x = x[None]
         single = x.ndim == len(shape)
         answer = self._loop.run(self._remote.query(x[None] if single else x, reveal=reveal, outside=outside))
-        return answer[0] if single else answer
+        if not single:
+            return answer
+        outputs = self._remote.program.outputs
+        return answer[0] if isinstance(outputs, msgspec.UnsetType) else outputs.first(answer)
 
     def close(self) -> None:
         """Disconnects."""

@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,6 @@ from protocols.errors import (
     Altered,
     Busy,
     ClusterError,
-    InputError,
     NotOwner,
     NotServed,
     OutsideCalibration,
@@ -31,7 +31,7 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.link.run import Cost
-from protocols.mpc.encoding import bounds, check_inside, encoded
+from protocols.mpc.encoding import bounds, check_inside, encoded, rows
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.operations.conjunction import unpack
 from protocols.mpc.program import Program
@@ -102,14 +102,16 @@ class RemoteModel:
         self._servers = [server.with_options(timeout=None) for server in links.servers]
 
     @property
-    def input_shape(self) -> tuple[int | None, ...]:
-        """As in Keras: (None, *shape of one example)."""
-        return (None, *self.program.input_shape)
+    def input_shape(self) -> Any:
+        """As in Keras: (None, *shape of one example); a list or a dict of these where the model has several inputs."""
+        inputs = self.program.inputs
+        return (None, *self.program.input_shape) if isinstance(inputs, msgspec.UnsetType) else inputs.shapes
 
     @property
-    def output_shape(self) -> tuple[int | None, ...]:
-        """As in Keras: (None, *shape of one answer)."""
-        return (None, *self.program.output_shape)
+    def output_shape(self) -> Any:
+        """As in Keras: (None, *shape of one answer); a list or a dict of these where the model has several outputs."""
+        outputs = self.program.outputs
+        return (None, *self.program.output_shape) if isinstance(outputs, msgspec.UnsetType) else outputs.shapes
 
     @property
     def checked(self) -> bool:
@@ -120,9 +122,12 @@ class RemoteModel:
         return self.program.checked
 
     @property
-    def input_range(self) -> tuple[float, float] | tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The closed range in which inputs must lie: two numbers, or two arrays that are broadcast to an example."""
-        return self.program.input_range if self.program.ranges is None else bounds(self.program)
+    def input_range(self) -> Any:
+        """The closed range in which inputs must lie: two numbers, or two arrays that are broadcast to an example; of several by name."""
+        program = self.program
+        if not isinstance(program.inputs, msgspec.UnsetType):
+            return program.inputs.ranges(*bounds(program))
+        return program.input_range if program.ranges is None else bounds(program)
 
     async def answers_left(self) -> int | None:
         """How many noisy answers this client may still get, one for each example; None if answers are not noisy, so not counted.
@@ -138,16 +143,15 @@ class RemoteModel:
         except ActorError as error:
             raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
 
-    async def query(
-        self, examples: npt.ArrayLike, *, reveal: Reveal = "logits", timeout: float | None = 60.0, outside: Outside = "raise"
-    ) -> npt.NDArray[np.float64] | npt.NDArray[np.int64]:
+    async def query(self, examples: Any, *, reveal: Reveal = "logits", timeout: float | None = 60.0, outside: Outside = "raise") -> Any:
         """Asks the model.
 
         Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
         both servers, with another right to the ticket to each; (4) compare their seals, and add their shares of the answer.
 
         Args:
-            examples: (n, *input_shape) real numbers within `input_range`.
+            examples: (n, *input_shape) real numbers within `input_range`; of a model with several inputs as many of each, in a list or a
+                dict as the Keras model takes them.
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
             timeout: seconds for the whole query, waiting while others are served included; None for no limit.
             outside: of a model that was shared with `checked=True`: "raise" an error if inputs are unlike the samples on which it was
@@ -155,7 +159,7 @@ class RemoteModel:
                 with noise, unless everything in them is proved. Either way the examples count.
 
         Returns:
-            (n, *output_shape) float64, or (n,) int64 labels.
+            (n, *output_shape) float64, in a list or a dict as the Keras model gives them; or (n,) int64 labels.
 
         Raises:
             InputError: wrong shape or dtype, NaN, infinity, or out of range; nothing was sent.
@@ -193,7 +197,9 @@ class RemoteModel:
         self.last = _report(x, parts, time.perf_counter() - started)
         opened = [self._opened(answers, reveal) for _, answers in parts]
         found, left = np.concatenate([answers for answers, _ in opened]), np.concatenate([outside for _, outside in opened])
-        return found if not left.any() else self._without(found, left, outside)
+        outputs = self.program.outputs
+        found = found if not left.any() else self._without(found, left, outside)
+        return found if isinstance(outputs, msgspec.UnsetType) else outputs.cut(found)
 
     def _without(self, found: Found, left: npt.NDArray[np.bool_], outside: Outside) -> npt.NDArray[np.float64]:
         """Return the answers, without those to inputs that have left a window."""
@@ -211,16 +217,8 @@ class RemoteModel:
         error.answers = answers
         raise error
 
-    def _encoded(self, examples: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-        try:
-            x = np.asarray(examples)
-        except ValueError as error:
-            raise InputError(f"examples that are no array were given: {error}") from None
-        if x.dtype.kind not in "fiub":
-            raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
-        if x.shape[1:] != self.program.input_shape or not x.size:
-            hint = "; add a batch axis: x[None]" if x.shape == self.program.input_shape else ""
-            raise InputError(f"examples of shape {x.shape} were given; {('n', *self.program.input_shape)} with n >= 1 is needed{hint}")
+    def _encoded(self, examples: Any) -> npt.NDArray[np.uint64]:
+        x = rows(self.program, examples)
         check_inside(self.program, x, self.name)
         return encoded(self.program, x.astype(np.float64))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -22,13 +23,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import CoarseInput, ModelError
+from protocols.errors import CoarseInput, InputError, ModelError
 from protocols.lowering.features.places import followed
 from protocols.lowering.features.precision import needed
 from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
-from protocols.lowering.keras_graph import read
+from protocols.lowering.keras_graph import read_all
 from protocols.lowering.nodes.network import Curved, Node, Real, Softmax
 from protocols.lowering.scales.checking import CheckedWriter
 from protocols.lowering.scales.emission import Writer
@@ -37,6 +38,7 @@ from protocols.lowering.scales.rounding import Layer
 from protocols.lowering.scales.writing import write
 from protocols.mpc.encoding import steps
 from protocols.mpc.inputs.ranges import InputRange, Ranges, chosen
+from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import NoisyAnswers
@@ -71,8 +73,8 @@ class Lowered:
 def lower(
     model: Any,
     *,
-    input_range: InputRange = (0.0, 1.0),
-    calibration: npt.ArrayLike | None = None,
+    input_range: InputRange | Mapping[str, InputRange] = (0.0, 1.0),
+    calibration: Any = None,
     margin: float = 2.0,
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
@@ -81,9 +83,10 @@ def lower(
     """Lowers a built Keras 3 model.
 
     Args:
-        model: Sequential or functional, one input, one output, channels last.
+        model: Sequential or functional, channels last; several inputs or outputs in a list or a dict.
         input_range: (low, high) of the inputs; windows are proved for it. Each is a number, or an array that is broadcast to an example and
             has the range of each feature; "calibration" for that of the samples, rounded outwards, or of the table they are looked up in.
+            Of several inputs also by their names: {"token_ids": (0, 30521), "facts": (low, high)}.
         calibration: sample inputs (n, *input_shape) for layers whose proof is too loose.
         margin: at least 1; a calibrated window holds `margin` times the largest sum on the samples. An input whose sums are larger
             gives a wrong answer: choose samples that cover what clients send. Reciprocals, roots and logarithms hold from the least
@@ -113,12 +116,15 @@ def lower(
             "checked=True with answers=: whether an input leaves a window depends on the weights, and no noise would be added to that bit, "
             "so that answers would cost more than their epsilon; leave one of the two out"
         )
-    nodes = read(model)
+    nodes, inputs, outputs = read_all(model)
+    if inputs is not None:
+        input_range = inputs.range_of(input_range)
+        calibration = None if calibration is None else _joined(inputs, calibration)
     samples = None if calibration is None else _samples(calibration, nodes[0].shape)
     seen = followed(nodes)
     spread = spread_of(nodes, seen)
     found = chosen(input_range, nodes[0].shape, samples, known=said(nodes, seen, spread, samples))
-    whole = "int" in str(model.inputs[0].dtype)
+    whole = all("int" in str(one.dtype) for one in model.inputs)
     if whole and isinstance(found, Ranges):
         found = found.in_one_unit()
     ranges, outermost = (found, found.outermost) if isinstance(found, Ranges) else (None, found)
@@ -133,6 +139,8 @@ def lower(
         ranges=ranges,
         step=needed(nodes, seen, found, whole=whole),
         kind=CheckedWriter if checked else Writer,
+        inputs=inputs,
+        outputs=outputs,
     )
     infer(program)
     _check_sensitivity(answers, layers)
@@ -174,6 +182,13 @@ def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[Layer, ...]) 
             "clients choose their inputs: leave sensitivity= out, or make a model whose windows are proved (a smaller input_range, weight "
             "constraints, BatchNormalization)"
         )
+
+
+def _joined(inputs: Structure, calibration: Any) -> npt.NDArray[Any]:
+    try:
+        return inputs.joined(calibration, "calibration sample")
+    except InputError as error:
+        raise ModelError(str(error)) from None
 
 
 def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...]) -> Real:

@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
+from protocols.lowering.calls import effective, implicit_masks, named, settings_of
+from protocols.lowering.ends import Tensors, known_shape, tensors_of
 from protocols.lowering.known_batch import Constant, TwinGraphs, constant, mask_of, origin
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import Builder
@@ -28,17 +30,45 @@ from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
 from protocols.lowering.rules.trained_layers import TRAINED
 from protocols.lowering.rules.wrappers import REWRITTEN
+from protocols.mpc.inputs.structure import Structure
+
+
+class Read(NamedTuple):
+    """What is read of a model.
+
+    Attributes:
+        nodes: in an order in which they can be computed; the first is the input, the last the output.
+        inputs: what lies in the row that is the input, None if there is one input.
+        outputs: what lies in the row that is the output, None if there is one output.
+    """
+
+    nodes: list[Node]
+    inputs: Structure | None
+    outputs: Structure | None
 
 
 def read(model: Any, *, training: bool = False) -> list[Node]:
-    """Return the nodes of a model in an order in which they can be computed; the first is the input, the last the output.
+    """Return the nodes of a model with one input and one output; with `training` those of what it computes in a training.
+
+    Raises:
+        ModelError: not a built Keras model with one input and one output of known shape.
+        UnsupportedLayer: a layer, or an operation in it, has no rule.
+    """
+    nodes, inputs, outputs = read_all(model, training=training)
+    if inputs or outputs:
+        raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
+    return nodes
+
+
+def read_all(model: Any, *, training: bool = False) -> Read:
+    """Return the nodes of a model: several inputs are one row that is cut, several outputs are joined to one.
 
     Args:
         model: a built Keras model.
         training: read what it computes in a training, where some layers do something else.
 
     Raises:
-        ModelError: not a built Keras model with one input and one output of known shape.
+        ModelError: not a built Keras model with inputs of known shape.
         UnsupportedLayer: a layer, or an operation in it, has no rule.
     """
     import keras  # noqa: PLC0415  only the owner needs Keras
@@ -52,33 +82,24 @@ def read(model: Any, *, training: bool = False) -> list[Node]:
             f"model {model.name!r} computes with a call() of its own; use Sequential or the functional API without one, or wrap it: "
             "keras.Model(x, model(x)) with x = keras.Input(shape)"
         )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
+    takes, gives = tensors_of(model, "inputs"), tensors_of(model, "outputs")
     reader = _Reader(keras, training=training)
-    first = model.inputs[0]
-    start = reader.builder.add(net.Start, model, [], _known(model, first))
-    last = reader.value(model.outputs[0], {id(first): start})
-    if isinstance(last, Constant):
-        raise ModelError(f"the output of model {model.name!r} does not depend on its input: there is nothing to compute in private")
-    return _reached(reader.builder.nodes, last)
-
-
-def _known(model: Any, tensor: Any) -> tuple[int, ...]:
-    shape = tuple(tensor.shape[1:])
-    if None in shape or not shape:
-        raise ModelError(f"model {model.name!r} has inputs of shape {shape}; all axes but the batch must be known, at least one")
-    if "float" not in tensor.dtype and "int" not in tensor.dtype:
-        raise ModelError(f"model {model.name!r} has {tensor.dtype} inputs; numbers are needed: keras.Input(shape, dtype='float32')")
-    return tuple(int(n) for n in shape)
+    known = reader.started(model, takes)
+    values = [reader.value(one, known) for one in gives.tensors]
+    found = [one for one in values if not isinstance(one, Constant)]
+    if len(found) < len(values):
+        raise ModelError(f"an output of model {model.name!r} does not depend on its input: there is nothing to compute in private")
+    last, outputs = found[0], gives.structure([reader.builder.shape(x) for x in found])
+    if outputs is not None:
+        rows = [reader.builder.add(net.Shaped, model, [x], (part.size,)) for x, part in zip(found, outputs.parts, strict=True)]
+        last = reader.builder.add(net.Joined, model, rows, (outputs.size,), axis=0)
+    inputs = takes.structure([known_shape(model, one) for one in takes.tensors])
+    return Read(_reached(reader.builder.nodes, last), inputs, outputs)
 
 
 def _own_call(model: Any) -> bool:
     """Whether a class of the user's replaces what the graph says."""
     return not type(model).call.__module__.startswith("keras.")
-
-
-PLAIN = {"training", "key", "value", "query", "inputs"}
-"""Arguments of a call that a rule knows, or that make no difference at inference."""
 
 
 OF_SHAPES = ("OnesLike", "ZerosLike", "FullLike", "EmptyLike")
@@ -93,6 +114,19 @@ class _Reader:
         self._keras, self._training, self._said = keras, training, False
         self.builder.follow = self._function
         self._twins = TwinGraphs(keras, self.builder.shape)
+
+    def started(self, model: Any, takes: Tensors) -> Known:
+        """The input, and where each tensor of it is: parts of one row, if there are several."""
+        shapes = [known_shape(model, one) for one in takes.tensors]
+        if takes.kind is None:
+            return {id(takes.tensors[0]): self.builder.add(net.Start, model, [], shapes[0])}
+        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)]).tolist()
+        start = self.builder.add(net.Start, model, [], (ends[-1],))
+        known: Known = {}
+        for one, shape, first, last in zip(takes.tensors, shapes, ends, ends[1:], strict=False):
+            part = self.builder.add(net.Taken, model, [start], (last - first,), axis=0, indices=tuple(range(first, last)))
+            known[id(one)] = self.builder.add(net.Shaped, model, [part], shape)
+        return known
 
     def value(self, tensor: Any, known: Known) -> int | Constant:
         """The position of a Keras tensor's value, or a constant; `known` has those that were computed. Iterative: graphs can be deep."""
@@ -131,9 +165,9 @@ class _Reader:
             return self._folded(operation, node, known) if folded else self._operated(operation, node, known)
         rule = None if constants else _rule(operation, training=self._trains(node))
         if rule is not None:
-            named = _named(self._keras, operation, node, rule)
-            inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in named.values())]
-            masks = {key: self._operand(value, known) for key, value in named.items()}
+            beside = named(self._keras, operation, node, rule)
+            inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in beside.values())]
+            masks = {key: self._operand(value, known) for key, value in beside.items()}
             found = rule(self.builder, operation, inputs, **masks)
             return found if isinstance(found, list) else [found]
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
@@ -160,7 +194,7 @@ class _Reader:
     def _rewritten(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         rule = REWRITTEN[type(layer).__name__]
         carried = [mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
-        given = {name: value for name, value in _effective(node.arguments.kwargs).items() if not any(value is mask for mask in carried)}
+        given = {name: value for name, value in effective(node.arguments.kwargs).items() if not any(value is mask for mask in carried)}
         taken = list(inspect.signature(rule).parameters)[2:]
         if set(given) - set(taken) or not 1 <= len(node.arguments.args) <= len(taken):
             raise refuse(layer, f"it is called with {', '.join(given) or 'more than its input'}", "the layer called with its input only")
@@ -249,7 +283,7 @@ class _Reader:
 
     def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         """What a layer computes in its `call`."""
-        settings = _settings(layer, node) | _implicit_masks(self._keras, layer, node)
+        settings = settings_of(layer, node) | implicit_masks(self._keras, layer, node)
         if "training" in inspect.signature(layer.call).parameters:
             settings["training"] = self._trains(node)
         for value in self._keras.tree.flatten(settings):
@@ -329,60 +363,6 @@ def _rule(layer: Any, *, training: bool) -> Rule | None:
             return found if not own & vars(kind).keys() else None
         own |= {name for name, value in vars(kind).items() if callable(value) or isinstance(value, property | classmethod)} - NEUTRAL
     return None
-
-
-def _implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
-    """The masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
-    parameters = inspect.signature(layer.call).parameters
-    given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **_settings(layer, node)).arguments
-    tensors = {name: value for name, value in given.items() if _holds_tensors(keras, value) and not name.endswith("mask")}
-    masks = {}
-    for name, value in tensors.items():
-        named = f"{name}_mask" if len(tensors) > 1 else "mask"
-        found = keras.tree.map_structure(mask_of, value)
-        if named in parameters and given.get(named) is None and any(one is not None for one in keras.tree.flatten(found)):
-            masks[named] = found
-    return masks
-
-
-def _settings(layer: Any, node: Any) -> dict[str, Any]:
-    """What a call names; Keras notes `training` also where a call does not take it."""
-    taken = inspect.signature(layer.call).parameters
-    return {name: value for name, value in node.arguments.kwargs.items() if name != "training" or name in taken}
-
-
-def _holds_tensors(keras: Any, value: Any) -> bool:
-    return any(isinstance(one, keras.KerasTensor) for one in keras.tree.flatten(value))
-
-
-def _effective(named: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in named.items() if name not in PLAIN and value is not None and value is not False}
-
-
-def _given(layer: Any, node: Any) -> dict[str, Any]:
-    """What a call is given beside its inputs, by the names of parameters."""
-    bound = inspect.signature(layer.call).bind_partial(*node.arguments.args, **_settings(layer, node))
-    first, *_ = inspect.signature(layer.call).parameters
-    flat = {key: value for name, given in bound.arguments.items() for key, value in _spread(bound.signature.parameters[name], given)}
-    return {name: value for name, value in _effective(flat).items() if name != first}
-
-
-def _spread(parameter: inspect.Parameter, given: Any) -> list[tuple[str, Any]]:
-    return list(given.items()) if parameter.kind is inspect.Parameter.VAR_KEYWORD else [(parameter.name, given)]
-
-
-def _named(keras: Any, layer: Any, node: Any, rule: Rule) -> dict[str, Any]:
-    """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
-
-    Raises:
-        UnsupportedLayer: the layer's rule knows no such argument.
-    """
-    given = _given(layer, node) | _implicit_masks(keras, layer, node)
-    known = inspect.signature(rule).parameters
-    strange = [name for name in given if name not in known]
-    if strange:
-        raise refuse(layer, f"it is called with {', '.join(strange)}", "the layer called with its inputs only")
-    return given
 
 
 def _short(error: Exception) -> str:

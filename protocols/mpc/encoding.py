@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -58,6 +59,26 @@ def encoded(program: Program, x: Real) -> Ring:
     if program.ranges is not None:
         return program.ranges.encoded(x, program.input_scale)
     return encode(np.clip(x, *program.input_range), program.input_scale)
+
+
+def rows(program: Program, examples: Any, what: str = "input") -> npt.NDArray[Any]:
+    """The examples (n, *input_shape) that a user gave: an array, or for a model of several inputs what its structure says.
+
+    Raises:
+        InputError: it has another structure, other shapes, or no real numbers.
+    """
+    if not isinstance(program.inputs, msgspec.UnsetType):
+        return program.inputs.joined(examples, what)
+    try:
+        x = np.asarray(examples)
+    except ValueError as error:
+        raise InputError(f"examples that are no array were given: {error}") from None
+    if x.dtype.kind not in "fiub":
+        raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
+    if x.shape[1:] != program.input_shape or not x.size:
+        hint = "; add a batch axis: x[None]" if x.shape == program.input_shape else ""
+        raise InputError(f"examples of shape {x.shape} were given; {('n', *program.input_shape)} with n >= 1 is needed{hint}")
+    return x
 
 
 def check_inside(program: Program, x: npt.NDArray[Any], name: str) -> None:

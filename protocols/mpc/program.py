@@ -21,6 +21,7 @@ from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.values import Shape, Value
 from protocols.mpc.inputs import declared
 from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.argmax import Argmax
 from protocols.mpc.operations.clamp import ClampedInput
@@ -45,6 +46,8 @@ class Program(msgspec.Struct, frozen=True):
         answer: the shape of an answer, where one number comes after it that says whether it means nothing: 1 where the input left a window
             that is calibrated, and the answer is zeros then. A label has one class more, the last, for this. Not set, and not in the
             fingerprint, where nothing is checked.
+        inputs: what lies in the row that a client sends, where the model has several inputs; not set otherwise.
+        outputs: what lies in the row of an answer, where it has several outputs.
     """
 
     ops: tuple[AnyOp, ...]
@@ -57,6 +60,8 @@ class Program(msgspec.Struct, frozen=True):
     label_clamped: bool = False
     ranges: Ranges | None = None
     answer: Shape | msgspec.UnsetType = msgspec.UNSET
+    inputs: Structure | msgspec.UnsetType = msgspec.UNSET
+    outputs: Structure | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def output_shape(self) -> Shape:
@@ -118,5 +123,9 @@ def _check_answer(program: Program, scope: Scope) -> None:
     declared.check_shape("answer", answer)
     if program.checked and last != (math.prod(answer) + 1,):
         raise ProgramError(f"an answer of shape {answer} and one number more do not fit a value of shape {last}")
+    if not isinstance(program.inputs, msgspec.UnsetType):
+        program.inputs.check("input", program.input_shape)
+    if not isinstance(program.outputs, msgspec.UnsetType):
+        program.outputs.check("output", answer)
     if program.label is not None:
         program.label.value(scope)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
-
-import numpy.typing as npt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from actors import ActorError
 from protocols.authority.rights import new_secret
@@ -31,10 +30,10 @@ async def share(
     cluster: Cluster,
     name: str | None = None,
     *,
-    input_range: InputRange = (0.0, 1.0),
-    calibration: npt.ArrayLike | None = None,
+    input_range: InputRange | Mapping[str, InputRange] = (0.0, 1.0),
+    calibration: Any = None,
     margin: float = 2.0,
-    check: npt.ArrayLike | None = None,
+    check: Any = None,
     tolerance: float | None = TOLERANCE,
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
@@ -50,7 +49,9 @@ async def share(
     The first step runs in a thread, so that the event loop goes on; leave the model as it is until this returns.
 
     Args:
-        model: a built Keras 3 model, Sequential or functional.
+        model: a built Keras 3 model, Sequential or functional. Several inputs and outputs come in a list or a dict: ranges then by the
+            names of the inputs, {"token_ids": (0, 30521), "facts": (low, high)}, samples and queries in what the Keras model takes, answers
+            in what it gives; such outputs have no label.
         cluster: inside its `async with` block.
         name: under which clients find it; the model's own name if None.
         input_range: (low, high) of the real inputs for which the fixed point is proved; clients check it. Each is a number, or an array

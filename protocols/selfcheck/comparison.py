@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols.errors import Inaccurate, ModelError, WindowError
+from protocols.errors import Inaccurate, InputError, ModelError, WindowError
 from protocols.mpc import plaintext
-from protocols.mpc.encoding import bounds, encoded
+from protocols.mpc.encoding import bounds, encoded, rows
 from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.weights import Conv2D, Dense
@@ -45,8 +46,8 @@ def compare(
     model: Any,
     lowered: Lowered,
     *,
-    calibration: npt.ArrayLike | None = None,
-    check: npt.ArrayLike | None = None,
+    calibration: Any = None,
+    check: Any = None,
     clip: float | None = None,
     tolerance: float | None = TOLERANCE,
 ) -> Check:
@@ -70,7 +71,7 @@ def compare(
     """
     x, source = _examples(model, lowered, calibration, check)
     x = x.astype(np.float32).astype(np.float64)  # what Keras reads
-    expected = _answers(model, x)
+    expected = _answers(model, lowered.program, x)
     finite = np.isfinite(expected).reshape(len(x), -1).all(axis=1)
     undefined = len(x) - int(finite.sum())
     if undefined == len(x):
@@ -87,7 +88,7 @@ def compare(
     expected = expected.reshape(found.shape)
 
     def answers(inputs: Real) -> Real:
-        found = _answers(model, inputs)
+        found = _answers(model, lowered.program, inputs)
         return found if clip is None else found.clip(-clip, clip)
 
     blame = partial(blamed, lowered.program, answers, x, expected, found)
@@ -95,26 +96,34 @@ def compare(
     return replace(compared, undefined=undefined)
 
 
-def _examples(model: Any, lowered: Lowered, calibration: npt.ArrayLike | None, check: npt.ArrayLike | None) -> tuple[Real, str]:
+def _examples(model: Any, lowered: Lowered, calibration: Any, check: Any) -> tuple[Real, str]:
     program = lowered.program
     if check is not None:
-        given = np.asarray(check, np.float64)
+        given = _given(program, check, "check")
         low, high = bounds(program)
-        if given.shape[1:] != program.input_shape or not len(given):
-            raise ModelError(f"check samples of shape {given.shape} were given; {('n', *program.input_shape)} with n >= 1 is needed")
         near = [(np.minimum(end, np.float32(end)), np.maximum(end, np.float32(end))) for end in (low, high)]
         if not ((given >= near[0][0]) & (given <= near[1][1])).all():
             raise ModelError("check samples lie outside of input_range, or are not finite")
         return given, "check"
     count = int(np.clip(WORK // multiplications(program), LEAST, MOST))
     if calibration is not None:
-        samples = np.asarray(calibration, np.float64)
+        samples = _given(program, calibration, "calibration")
         return samples[np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int))], "calibration"
     low, high = (np.broadcast_to(end, program.input_shape) for end in bounds(program))
     spread = lowered.spread
-    if "int" in str(model.inputs[0].dtype):
-        spread = replace(spread, whole=np.ones_like(spread.whole))
+    from protocols.lowering.ends import tensors_of  # noqa: PLC0415  needs Keras
+
+    whole = [np.full(math.prod(one.shape[1:]), "int" in str(one.dtype)) for one in tensors_of(model, "inputs").tensors]
+    if any(each.any() for each in whole):
+        spread = replace(spread, whole=spread.whole | np.concatenate(whole).reshape(spread.whole.shape))
     return drawn(min(count, DRAWN), low, high, spread), "drawn"
+
+
+def _given(program: Program, examples: Any, what: str) -> Real:
+    try:
+        return rows(program, examples, f"{what} sample").astype(np.float64)
+    except InputError as error:
+        raise ModelError(f"{what} samples: {error}") from None
 
 
 def multiplications(program: Program) -> int:
@@ -132,13 +141,26 @@ def multiplications(program: Program) -> int:
     return found
 
 
-def _answers(model: Any, x: Real) -> Real:
+def _answers(model: Any, program: Program, x: Real) -> Real:
     """Keras' own, in parts."""
-    from keras import ops  # noqa: PLC0415  a model of it is at hand
+    from keras import ops, tree  # noqa: PLC0415  a model of it is at hand
 
-    dtype = model.inputs[0].dtype
-    parts = [model(ops.cast(x[start : start + TOGETHER], dtype), training=False) for start in range(0, len(x), TOGETHER)]
-    return np.concatenate([np.asarray(ops.convert_to_numpy(ops.cast(part, "float32")), np.float64) for part in parts])
+    from protocols.lowering.ends import tensors_of  # noqa: PLC0415  as above
+
+    found, dtypes = [], [one.dtype for one in tensors_of(model, "inputs").tensors]
+    for start in range(0, len(x), TOGETHER):
+        part = x[start : start + TOGETHER]
+        if isinstance(program.inputs, msgspec.UnsetType):
+            given = ops.cast(part, dtypes[0])
+        else:
+            cut = program.inputs.cut(part)
+            each = [ops.cast(one, dtype) for one, dtype in zip(cut.values() if isinstance(cut, dict) else cut, dtypes, strict=True)]
+            given = dict(zip(cut, each, strict=True)) if isinstance(cut, dict) else each
+        answer = model(given, training=False)
+        arrays = tree.map_structure(lambda one: np.asarray(ops.convert_to_numpy(ops.cast(one, "float32")), np.float64), answer)
+        one_alone = isinstance(program.outputs, msgspec.UnsetType)
+        found.append(tree.flatten(arrays)[0] if one_alone else program.outputs.joined(arrays, "output"))
+    return np.concatenate(found)
 
 
 def _computed(name: str, lowered: Lowered, x: Real, source: str) -> tuple[Real, npt.NDArray[np.int64] | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.emission import Writer
@@ -13,6 +15,7 @@ from protocols.lowering.scales.rounding import SUM_BITS, Layer
 from protocols.lowering.scales.values import Value
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
@@ -33,6 +36,8 @@ def write(
     ranges: Ranges | None = None,
     step: float = math.inf,
     kind: type[Writer] = Writer,
+    inputs: Structure | None = None,
+    outputs: Structure | None = None,
 ) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
     """The program, its integer weights, and how the sums of each layer are held.
 
@@ -47,16 +52,18 @@ def write(
         ranges: of each feature, whose units `nodes` read; None if there is one for all.
         step: the largest that the fixed point of the input may have.
         kind: of the writer.
+        inputs: what lies in the row that is the input, if that is several.
+        outputs: what lies in the row that is the output; then there is no label.
     """
     writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step)
     values: list[Value] = []
     compared = None
     for node in nodes:
         writer.node = node
-        inputs = [values[x] for x in node.inputs]
-        if node is nodes[-1] and _rising(node, inputs):
-            compared = writer.compared(inputs[0])
-        values.append(_written(writer, node, inputs))
+        given = [values[x] for x in node.inputs]
+        if node is nodes[-1] and _rising(node, given):
+            compared = writer.compared(given[0])
+        values.append(_written(writer, node, given))
     program = ended(
         writer,
         values[-1],
@@ -67,6 +74,8 @@ def write(
         end=end,
         clamp_label=clamp_label,
         ranges=ranges,
+        inputs=inputs,
+        outputs=outputs,
     )
     return program, writer.weights, tuple(writer.layers)
 
@@ -82,8 +91,10 @@ def ended(
     end: End | None = None,
     clamp_label: bool = False,
     ranges: Ranges | None = None,
+    inputs: Structure | None = None,
+    outputs: Structure | None = None,
 ) -> Program:
-    """The program that a writer has written, with what comes last.
+    """Return the program that a writer has written, with what comes last.
 
     Args:
         writer: of it.
@@ -95,6 +106,8 @@ def ended(
         end: see `write`.
         clamp_label: see `write`.
         ranges: see `write`.
+        inputs: see `write`.
+        outputs: see `write`.
     """
     output = writer.share(output)
     if output.range.largest > 2.0**SUM_BITS:
@@ -111,10 +124,12 @@ def ended(
         writer.input.scale,
         input_range,
         output.scale,
-        label,
+        label if outputs is None else None,
         label_clamped=clamp_label,
         ranges=ranges,
         answer=writer.answer,
+        inputs=msgspec.UNSET if inputs is None else inputs,
+        outputs=msgspec.UNSET if outputs is None else outputs,
     )
 
 

@@ -365,11 +365,6 @@ class TestModelsThatCannotBeRead:
         with pytest.raises(ModelError, match="all axes but the batch must be known"):
             lower(keras.Model(start, layers.Conv2D(2, 1)(start)))
 
-    def test_two_inputs(self):
-        a, b = layers.Input((3,)), layers.Input((3,))
-        with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
-            lower(keras.Model([a, b], layers.Add()([a, b])))
-
     def test_a_call_of_its_own(self):
         class Doubled(keras.Model):
             def call(self, x):
