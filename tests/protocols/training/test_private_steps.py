@@ -176,6 +176,22 @@ def test_not_even_where_weights_and_labels_are_any_ring_elements(name):
     assert max(found) <= plan.private.clip
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("loss", ["crossentropy", "mse"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nor_in_any_network_with_numbers_of_any_size(name, loss):
+    random = np.random.default_rng([5, *name.encode()])
+    _, plan = built(NETWORKS[name], loss)
+    for clip in (0.3, 5.0):
+        private_plan = private(plan, clip, batch=1)
+        circuit, bits = sums(private_plan, 1)
+        for size in 10.0 ** random.uniform(-3, 9, 6):
+            given = {one: encode(random.normal(size=shape) * size, SCALE) for one, shape in plan.shapes.items()}
+            x = random.uniform(-512, 512, (1, plan.inputs)) * 10.0 ** random.uniform(-6, 0)
+            given |= {"x": encode(x, SCALE), "y": encode(random.uniform(-500, 500, (1, plan.outputs)), SCALE)}
+            assert norm(circuit, bits, given) <= private_plan.private.clip
+
+
 def test_an_example_adds_the_same_whatever_the_others_are():
     _, plan = built(NETWORKS["hidden layers"])
     plan = private(plan, 1.0, batch=2)
