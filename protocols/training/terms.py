@@ -19,8 +19,8 @@ from protocols.training.trees import Binning, Boosting, Counts, Forest
 AnyPlan = Plan | Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Counts | Binning
 """What can be done with examples in steps."""
 
-PARTING = (Clusters, Boosting, Forest, Counts, Binning)
-"""Plans that part examples, so that what is opened may be that of few of them, or of one."""
+PARTING = (Clusters, LogLinear, Boosting, Forest, Counts, Binning)
+"""Plans that part or weigh examples by what their owner has placed, so that what is opened may be that of few of them, or of one."""
 
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
