@@ -124,8 +124,9 @@ class Holdings:
             check_steps(stretches, steps)
             if weighted and any(stretch.use.min_batch > 1 for stretch in stretches):
                 raise NotGranted(
-                    "an owner of the data allows steps with several examples only, and examples have weights, or are parted by trees or"
-                    " clusters, which may leave one of them: fit without sample_weight and class_weight, and no trees or clusters"
+                    "an owner of the data allows steps with several examples only, and examples have weights, or are parted or weighed by"
+                    " what is fitted, which may leave one of them: fit without sample_weight and class_weight, and no trees, clusters, or"
+                    " Poisson or gamma regression"
                 )
 
     def check_own(self, handles: Iterable[bytes]) -> None:

@@ -25,8 +25,8 @@ Estimation = Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Cou
 AnyPlan = Plan | Estimation | SharedEvaluation | SharedPrediction | Derivation
 """What can be done in steps: with examples, or with the weights of a network alone."""
 
-PARTING = (Clusters, Boosting, Forest, Counts, Binning)
-"""Plans that part examples, so that what is opened may be that of few of them, or of one."""
+PARTING = (Clusters, LogLinear, Boosting, Forest, Counts, Binning)
+"""Plans that part or weigh examples by what their owner has placed, so that what is opened may be that of few of them, or of one."""
 
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""

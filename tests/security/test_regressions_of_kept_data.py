@@ -5,7 +5,7 @@ import pytest
 from sklearn import linear_model
 
 from inner_workers import inner_workers
-from protocols import GradientBoostingRegressor, KMeans, LinearRegression, LogisticRegression, RandomForestRegressor, Use
+from protocols import GradientBoostingRegressor, KMeans, LinearRegression, LogisticRegression, PoissonRegressor, RandomForestRegressor, Use
 from protocols.errors import NotGranted
 
 ROWS = 24
@@ -86,10 +86,12 @@ async def test_trees_of_several_owners_and_not_where_single_examples_may_be_left
                 if place != honest:
                     worker.holdings.stretches.clear()
             for estimator in (GradientBoostingRegressor, RandomForestRegressor):
-                with pytest.raises(NotGranted, match="and no trees or clusters"):
+                with pytest.raises(NotGranted, match="and no trees, clusters, or"):
                     await estimator(cluster, n_estimators=1, max_bins=4, max_depth=1).fit(kept, y[:, 0])
-            with pytest.raises(NotGranted, match="and no trees or clusters"):
+            with pytest.raises(NotGranted, match="and no trees, clusters, or"):
                 await KMeans(cluster, n_clusters=2, init=np.eye(3)[:2]).fit(kept)
+            with pytest.raises(NotGranted, match="and no trees, clusters, or"):
+                await PoissonRegressor(cluster).fit(kept, np.arange(1.0, ROWS + 1))
             for worker, stretches in zip(inner, before, strict=True):
                 worker.holdings.stretches.update(stretches)
 
