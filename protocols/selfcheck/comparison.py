@@ -158,8 +158,8 @@ def _answers(model: Any, program: Program, x: Real) -> Real:
             given = dict(zip(cut, each, strict=True)) if isinstance(cut, dict) else each
         answer = model(given, training=False)
         arrays = tree.map_structure(lambda one: np.asarray(ops.convert_to_numpy(ops.cast(one, "float32")), np.float64), answer)
-        one_alone = isinstance(program.outputs, msgspec.UnsetType)
-        found.append(tree.flatten(arrays)[0] if one_alone else program.outputs.joined(arrays, "output"))
+        outputs = program.outputs
+        found.append(tree.flatten(arrays)[0] if isinstance(outputs, msgspec.UnsetType) else outputs.joined(arrays, "output"))
     return np.concatenate(found)
 
 
