@@ -259,8 +259,9 @@ class _Reading:
         """
         match node:
             case net.Affine():
-                shift = self.weight(at, "shift") if node.shift.any() else None
-                if (node.scale == 1).all() and shift is not None and np.array_equal(node.scale, getattr(self._others[at], "scale", None)):
+                shift, other = self.weight(at, "shift") if node.shift.any() else None, self._others[at]
+                assert isinstance(other, net.Affine)
+                if (node.scale == 1).all() and (other.scale == 1).all() and shift is not None:
                     return made.ShiftedLayer(inputs, shift)
                 return made.AffineLayer(inputs, self._present(at, "scale"), shift)
             case net.Shifted():

@@ -272,7 +272,7 @@ class TrainingServer(Linked):
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
-        given: dict[str, Affine | Ring] = dict(session.shares) | StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
+        given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
         given["x"] = self._wire(session, terms.x, rows, lambda array: widened(array, terms.plan.inputs))
         given["y"] = self._wire(session, terms.y, rows, terms.targets)
         if terms.w is not None:
