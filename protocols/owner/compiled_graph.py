@@ -264,10 +264,9 @@ class _Reading:
         """
         match node:
             case net.Affine():
-                shift = self.weight(at, "shift") if node.shift.any() else None
-                other = self._others[at]
-                alike = isinstance(other, net.Affine) and np.array_equal(node.scale, other.scale)
-                if alike and (node.scale == 1).all() and shift is not None:
+                shift, other = self.weight(at, "shift") if node.shift.any() else None, self._others[at]
+                assert isinstance(other, net.Affine)
+                if (node.scale == 1).all() and (other.scale == 1).all() and shift is not None:
                     return made.ShiftedLayer(inputs, shift)
                 return made.AffineLayer(inputs, self._present(at, "scale"), shift)
             case net.Shifted():
