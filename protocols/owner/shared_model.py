@@ -340,9 +340,14 @@ class SharedModel:
 
     async def prepared(self, reveal: Reveal = "logits") -> int:
         """Return for how many examples randomness is ready at both servers; 0 until what was trained last is served."""
-        if self._training.version != self._version:
-            return 0
-        return await self._links.provider.prepared(self.name, self._rights[-1], reveal)
+        stale = self._training.version != self._version
+        try:
+            ready = await self._links.provider.prepared(self.name, self._rights[-1], reveal)
+        except UnknownModel:
+            if stale:  # one version gives way to the next
+                return 0
+            raise
+        return 0 if stale else ready
 
     async def stop(self) -> None:
         """Remove the model from all workers; requests under way fail. Do nothing the second time.

@@ -107,7 +107,7 @@ async def test_callbacks_act_on_what_is_told(cluster, data, tmp_path):
     assert float(trained.optimizer.learning_rate) < 0.3, "it was reduced"
     for one, two in zip(trained.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, atol=0.005)
-    tables = [list(csv.DictReader((tmp_path / name).open())) for name in ("shares.csv", "keras.csv")]
+    tables = [list(csv.DictReader((tmp_path / name).read_text().splitlines())) for name in ("shares.csv", "keras.csv")]
     for one, two in zip(*tables, strict=True):
         assert {name: float(value) for name, value in one.items()} == pytest.approx({n: float(v) for n, v in two.items()}, abs=CLOSE)
 

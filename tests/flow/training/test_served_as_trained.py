@@ -116,11 +116,11 @@ async def test_an_input_whose_numbers_leave_their_windows_has_no_answer(cluster,
 async def test_three_equals_serve_what_they_have_trained(running, data):
     x, y = data
     async with Cluster(*map(Worker, running)) as cluster:
-        model = network("third of them")
+        model = network("third")
         async with await share(model, cluster) as shared:
             await trained(shared, x, y, 1)
             model.fit(x, y, epochs=1, batch_size=16, shuffle=False, verbose=0)
-            async with serving(shared, 1, cluster, "third of them") as remote:
+            async with serving(shared, 1, cluster, "third") as remote:
                 np.testing.assert_allclose(await remote.query(x[:3]), model.predict(x[:3], verbose=0), atol=0.005)
             metrics = await shared.evaluate(x, y)
     expected = model.evaluate(x, y, verbose=0, return_dict=True)

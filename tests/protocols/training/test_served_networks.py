@@ -56,7 +56,7 @@ def gated(x):
 
 def moved(x):
     y = ops.concatenate([layers.Dense(4)(x), ops.flip(x, axis=1)[:, ::2]], axis=1)
-    return ops.relu(y, negative_slope=0.25) * 0.5 - 1.0
+    return ops.leaky_relu(y, negative_slope=0.25) * 0.5 - 1.0
 
 
 def frozen(*inner, shape=(6, 6, 2)):
@@ -158,7 +158,7 @@ def test_weights_that_scale_and_shift_are_values_of_each_example():
     np.testing.assert_allclose(answers, np.maximum(w0 * x + w1, 0) + w1, atol=1e-3)
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.1, 3.0, 1000.0])
+@pytest.mark.parametrize("factor", [0.5, 1.1, 3.0, 200.0])
 @pytest.mark.parametrize("hidden", [lambda: layers.Dense(4, "relu"), lambda: layers.Dense(4, "tanh"), lambda: layers.Dense(4)])
 def test_an_answer_that_means_nothing_says_so_and_no_other_does(factor, hidden):
     """Numbers `factor` times as large as a window holds, in one of four examples: the others are right whatever became of that one."""
@@ -167,7 +167,7 @@ def test_an_answer_that_means_nothing_says_so_and_no_other_does(factor, hidden):
     first, bias, *_ = model.get_weights()
     first[:, 0] = 1.0
     model.layers[0].set_weights([first, bias])
-    case = Case(model, input_range=(-200000.0, 200000.0))
+    case = Case(model, input_range=(-30000.0, 30000.0))
     x = np.random.default_rng(0).uniform(-1, 1, (4, 4))
     x[2] = 128.0 * factor
     answers, outside = case.answers(x)
@@ -192,8 +192,9 @@ def test_wide_layers_allow_smaller_weights():
     sizes = (4, 9000)
     narrow, wide = (Case(compiled(chain((size,), layers.Dense(2, "relu"))), input_range=(-500.0, 500.0)) for size in sizes)
     assert 2**4 <= wide.served.largest < narrow.served.largest == 2**14
+    like = msgspec.structs.replace(narrow.like, input_range=(-(2.0**30), 2.0**30))
     with pytest.raises(WindowError, match=r"reveal\(\) the model, and share what is revealed"):
-        Case(compiled(chain((4,), layers.Dense(2, "relu"))), input_range=(-(2.0**30), 2.0**30))
+        served(narrow.plan, "softmax", (3,), like)
 
 
 def test_feature_ranges_clamps_and_labels_are_kept():
