@@ -62,7 +62,7 @@ def encoded(program: Program, x: Real) -> Ring:
 
 
 def rows(program: Program, examples: Any, what: str = "input") -> npt.NDArray[Any]:
-    """The examples (n, *input_shape) that a user gave: an array, or for a model of several inputs what its structure says.
+    """Return the examples (n, *input_shape) that a user gave: an array, or for a model of several inputs what its structure says.
 
     Raises:
         InputError: it has another structure, other shapes, or no real numbers.

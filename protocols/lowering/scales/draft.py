@@ -28,12 +28,14 @@ class Draft:
         node: what is written now, for errors.
         ops: what has been written.
         weights: integers, each once.
-        most_bytes: of weights, or of randomness for one example, of one operation; larger ones are cut, so that it never is there as a
-            whole. What is needed at once of a value is less in streams, at the price of more rounds; elsewhere it costs none.
+        most_bytes: of weights of one operation; larger ones are cut, so that they never are there as a whole.
+        most_dealt: of randomness for one example, of one operation: the same. What is needed at once is less in streams, at the price of
+            more rounds; elsewhere it costs none.
     """
 
     node: Node
     most_bytes: ClassVar[int] = 64 << 20
+    most_dealt: ClassVar[int] = 256 << 20
 
     def __init__(self, input_shape: Shape) -> None:
         self.ops: list[AnyOp] = []
@@ -73,7 +75,7 @@ class Draft:
             return 1
         _, columns = op.rows(values[-1], 1)
         words = sum(field.words for field in op.fields(values[-1], [values[x] for x in op.operands], columns))
-        return -(-8 * words // self.most_bytes)
+        return -(-8 * words // self.most_dealt)
 
     def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, count: int) -> Value:
         """Append the operation on slices along its longest axis, and what joins them."""

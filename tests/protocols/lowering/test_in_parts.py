@@ -65,6 +65,7 @@ def test_answers_are_those_of_the_whole(name, checked, monkeypatch):
     settings = {"calibration": samples, "checked": checked}
     whole = lower(model, **settings)
     monkeypatch.setattr(Draft, "most_bytes", LEAST)
+    monkeypatch.setattr(Draft, "most_dealt", LEAST)
     parts = lower(model, **settings)
     x = samples[:3]
     expected = model.predict(x, verbose=0).reshape(3, -1)
@@ -91,6 +92,7 @@ def test_what_fits_is_as_it_was(monkeypatch):
     samples = np.random.default_rng(0).uniform(size=(4, 10, 10, 3))
     program = lower(model, calibration=samples).program
     monkeypatch.setattr(Draft, "most_bytes", 1 << 40)
+    monkeypatch.setattr(Draft, "most_dealt", 1 << 40)
     assert lower(model, calibration=samples).program == program
 
 
@@ -98,6 +100,7 @@ def test_a_kernel_that_several_steps_use_has_its_parts_once(monkeypatch):
     model = sequential((4, 3), layers.SimpleRNN(30, activation="relu"))
     whole = lower(model, calibration=np.random.default_rng(0).uniform(size=(4, 4, 3)))
     monkeypatch.setattr(Draft, "most_bytes", LEAST)
+    monkeypatch.setattr(Draft, "most_dealt", LEAST)
     parts = lower(model, calibration=np.random.default_rng(0).uniform(size=(4, 4, 3)))
     words = [sum(np.prod(shape) for shape in each.program.weights) for each in (whole, parts)]
     assert words[0] == words[1]
