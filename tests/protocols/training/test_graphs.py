@@ -214,7 +214,7 @@ class Scaling(layers.Layer):
         (STEPS, lambda x: layers.TimeDistributed(layers.BatchNormalization())(x), "'time_distributed.*by its batch, step by step"),
         (
             ROWS,
-            lambda x: layers.Dense(3)(layers.Flatten()(layers.BatchNormalization()(layers.Embedding(9, 3, mask_zero=True)(x)))),
+            lambda x: layers.Dense(3)(layers.LSTM(2)(layers.BatchNormalization()(layers.Embedding(9, 3, mask_zero=True)(x)))),
             "'batch_norm.*mask",
         ),
     ],
