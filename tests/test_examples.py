@@ -38,13 +38,13 @@ def test_secure_average():
 
 
 def test_what_is_trained_on_shares_is_served_as_it_lies():
-    lines = run("trained_and_served.py", "500").splitlines()
+    lines = run("trained_and_served.py", "2000").splitlines()
     told = [float(line.partition("accuracy ")[2].partition("%")[0]) for line in lines if "test images" in line]
     assert len(told) == 2
-    assert min(told) > 50
+    assert min(told) > 65
     right = [int(line.split()[2]) for line in lines if "answers to the client" in line]
     assert len(right) == 2
-    assert min(right) >= 6
+    assert min(right) >= 4, "of twelve: ten classes"
     assert lines[-1] == "no weight was opened"
 
 
