@@ -46,7 +46,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Waiting:
     """For whom rounds wait.
 
     Args:
@@ -136,7 +136,7 @@ def drawn(
     strategy: Strategy,
     aggregation: Aggregation,
     *,
-    patience: Patience,
+    patience: Waiting,
     seed: int,
     away: Collection[str] = (),
 ) -> Draw:

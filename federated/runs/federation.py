@@ -23,7 +23,7 @@ from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import RoundBook
 from federated.runs import compatibility
 from federated.runs.callbacks import Callbacks
-from federated.runs.drawing import Patience, drawn, drawn_privately
+from federated.runs.drawing import Waiting, drawn, drawn_privately
 from federated.runs.global_arrays import GlobalArrays
 from federated.runs.global_model import GlobalModel
 from federated.runs.history import History
@@ -130,7 +130,7 @@ class Federation:
         compatibility.settle(owners, self.strategy, privacy)
         if ledger is not None and not isinstance(privacy, ClippedGaussian):
             raise SettingError("a ledger is told what privacy for owners costs: give privacy=, too; with DPSGD each owner has its own")
-        self._patience = Patience(enough, oversample, evaluate_every, evaluators)
+        self._patience = Waiting(enough, oversample, evaluate_every, evaluators)
         self._patience.check_with(self.strategy, privacy, quorum)
         self.history = History()
         self.privacy = privacy

@@ -34,7 +34,7 @@ from protocols.lowering.nodes.network import Curved, Node, Real, Softmax
 from protocols.lowering.scales.checking import CheckedWriter
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.noise import noisy
-from protocols.lowering.scales.rounding import Layer
+from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.writing import write
 from protocols.mpc.encoding import steps
 from protocols.mpc.inputs.ranges import InputRange, Ranges, chosen
@@ -43,7 +43,7 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program, infer
 from protocols.noisy_answers import NoisyAnswers
 
-__all__ = ["Clients", "Layer", "Lowered", "lower"]
+__all__ = ["Clients", "LayerWindow", "Lowered", "lower"]
 
 Clients = Literal["semi-honest", "malicious"]
 """What clients are taken to be: they keep to the input range, or send what they like."""
@@ -64,7 +64,7 @@ class Lowered:
 
     program: Program
     weights: list[Ring] = field(repr=False)
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerWindow, ...]
     spread: Spread = field(repr=False)
     coarse: tuple[TooFewSteps, ...] = ()
     bounded: bool = False
@@ -173,7 +173,7 @@ def _told(few: tuple[TooFewSteps, ...]) -> str:
     )
 
 
-def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[Layer, ...]) -> None:
+def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[LayerWindow, ...]) -> None:
     """A sensitivity is that of the real outputs: sums that leave a window wrap around, and then one member moves them further."""
     calibrated = [layer.name for layer in layers if layer.source != "proved"]
     if answers is not None and answers.sensitivity is not None and calibrated:

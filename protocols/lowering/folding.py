@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.network import Affine, AveragePool, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
+from protocols.lowering.nodes.network import AveragePool, ChannelAffine, Convolution, MaxPool, Node, Padded, Product, Real, Rectify
 
 Join = Callable[[Node, Node], Node | None]
 """One node that does what two do, the first of which nothing else reads; None if there is none."""
@@ -61,15 +61,15 @@ def _pooled_first(nodes: list[Node]) -> list[Node]:
 def _joined(before: Node, node: Node) -> Node | None:
     """One node that does both, or None. `before` is used by `node` only."""
     match before, node:
-        case Convolution() | Product(), Affine():
+        case Convolution() | Product(), ChannelAffine():
             return _scaled(before, node)
-        case Affine(), Affine():
+        case ChannelAffine(), ChannelAffine():
             kind = f"{before.kind} + {node.kind}"
             scale, shift = before.scale * node.scale, before.shift * node.scale + node.shift
             return replace(node, kind=kind, inputs=before.inputs, scale=scale, shift=shift)
-        case Affine(), Product():
+        case ChannelAffine(), Product():
             return _scaled_before(before, node, axes=0)
-        case Affine(), Convolution(padding=net.NO_PADDING, groups=1):
+        case ChannelAffine(), Convolution(padding=net.NO_PADDING, groups=1):
             return _scaled_before(before, node, axes=(0, 1, 2))
         case Convolution(), AveragePool():
             return _pooled(before, node)
@@ -87,12 +87,12 @@ def padded(before: Node, node: Node) -> Node | None:
     return replace(node, inputs=before.inputs, padding=((top, bottom), (left, right)))
 
 
-def _scaled(before: Convolution | Product, node: Affine) -> Node:
+def _scaled(before: Convolution | Product, node: ChannelAffine) -> Node:
     bias = node.shift if before.bias is None else before.bias * node.scale + node.shift
     return replace(before, kind=f"{before.kind} + {node.kind}", kernel=before.kernel * node.scale, bias=bias)
 
 
-def _scaled_before(before: Affine, node: Convolution | Product, *, axes: int | tuple[int, ...]) -> Node:
+def _scaled_before(before: ChannelAffine, node: Convolution | Product, *, axes: int | tuple[int, ...]) -> Node:
     shifted: Real = (before.shift[:, None] * node.kernel).sum(axes)
     bias = shifted if node.bias is None else node.bias + shifted
     kind = f"{before.kind} + {node.kind}"

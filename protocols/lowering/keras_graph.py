@@ -20,7 +20,7 @@ from protocols.lowering.calls import effective, implicit_masks, named, settings_
 from protocols.lowering.ends import Tensors, known_shape, tensors_of
 from protocols.lowering.known_batch import Constant, TwinGraphs, constant, mask_of, origin
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
@@ -110,7 +110,7 @@ Known = dict[int, "int | Constant"]
 
 class _Reader:
     def __init__(self, keras: Any, *, training: bool) -> None:
-        self.builder = Builder()
+        self.builder = NetworkBuilder()
         self._keras, self._training, self._said = keras, training, False
         self.builder.follow = self._function
         self._twins = TwinGraphs(keras, self.builder.shape)

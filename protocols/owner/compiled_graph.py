@@ -263,9 +263,9 @@ class _Reading:
             UnsupportedLayer: there is none for it.
         """
         match node:
-            case net.Affine():
+            case net.ChannelAffine():
                 shift, other = self.weight(at, "shift") if node.shift.any() else None, self._others[at]
-                assert isinstance(other, net.Affine)
+                assert isinstance(other, net.ChannelAffine)
                 if (node.scale == 1).all() and (other.scale == 1).all() and shift is not None:
                     return made.ShiftedLayer(inputs, shift)
                 return made.AffineLayer(inputs, self._present(at, "scale"), shift)
@@ -285,7 +285,7 @@ class _Reading:
                 return nonlinear.ExtremeLayer(inputs, smallest)
             case net.Multiplied():
                 return made.MultipliedLayer(inputs)
-            case net.Sum(signs=signs):
+            case net.SignedSum(signs=signs):
                 return made.SumLayer(inputs, signs)
             case net.Normalised(epsilon=epsilon, centred=centred):
                 return normalisation.NormalisedLayer(inputs, epsilon, centred)

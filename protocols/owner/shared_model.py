@@ -8,7 +8,7 @@ import operator
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from privacy.ledger import Ledger
     from privacy.mechanisms import DPSGD
-    from protocols.lowering import Layer
+    from protocols.lowering import LayerWindow
 
 
 class SharedModel:
@@ -59,7 +59,7 @@ class SharedModel:
         self,
         name: str,
         program: Program,
-        layers: tuple[Layer, ...],
+        layers: tuple[LayerWindow, ...],
         cluster: Cluster,
         secret: bytes,
         training: Training,
@@ -230,11 +230,10 @@ class SharedModel:
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
             progress: show how far an epoch is, if standard error is a terminal.
-            privacy: `privacy.DPSGD(noise_multiplier=z, max_grad_norm=C)`: on shares each example's gradient is clipped to C, and each of
-                the two servers adds noise of z C to their sum, which is divided by `batch_size`. Whatever is revealed is (epsilon,
-                delta)-private for each example, see `Epoch.privacy`; no metric is told. Nothing is sampled: batches are known to the
-                servers, so what counts is the number of epochs. Numbers and order of the examples are public. Epochs without
-                `privacy` are outside of it: train on public data with these only.
+            privacy: `privacy.DPSGD(noise_multiplier=z, max_grad_norm=C)`: each example's gradient is clipped to C, and each server adds
+                noise of z C to their sum, which is divided by `batch_size`. What is revealed is (epsilon, delta)-private for each example,
+                see `Epoch.privacy`; no metric is told. Nothing is sampled: what counts is the number of epochs. Outside of it are epochs
+                without `privacy`, and what `evaluate` tells of examples: train and evaluate public data only so.
             ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
@@ -323,8 +322,7 @@ class SharedModel:
         Raises:
             WorkerLost: a worker went away.
         """
-        trained: keras.Model = await self._training.reveal()
-        return trained
+        return cast("keras.Model", await self._training.reveal())
 
     def _kinds(self, reveal: Collection[Reveal] | None) -> tuple[Reveal, ...]:
         possible = REVEALS if self.program.label is not None else ("logits",)

@@ -14,7 +14,7 @@ from typing import Any
 from protocols.errors import UnsupportedLayer
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.values import Shape, Value
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
@@ -38,7 +38,7 @@ def window(op: Operation, x: Value) -> float:
             return 2.0 ** (op.drop + op.window - 2) - 2.0 ** (op.drop + 1)
         case Sign(window=int(bits)):
             return 2.0 ** (op.drop + bits - 1) - 2.0 ** (op.drop + 1)
-        case Largest():
+        case OneHotArgmax():
             return 2.0 ** (op.window - 2) - 1
     return math.inf
 
@@ -114,5 +114,5 @@ _RULES: dict[type, Callable[[Any, Sequence[Value], Reaches], float]] = {
     Select: lambda op, xs, reaches: max(abs(op.positive), abs(op.negative)) * _rounded(op, reaches) + abs(op.step),
     Piecewise: _pieces,
     Sign: lambda op, xs, reaches: 1.0,
-    Largest: lambda op, xs, reaches: 1.0,
+    OneHotArgmax: lambda op, xs, reaches: 1.0,
 }

@@ -19,8 +19,8 @@ from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.nonlinear import written
-from protocols.lowering.scales.rounding import Layer
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.rounding import LayerWindow
+from protocols.lowering.scales.values import RangedValue
 from protocols.lowering.scales.writing import End, ended
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.operation import Operation
@@ -60,7 +60,7 @@ class ServedNetwork(NamedTuple):
 
     program: Program
     derivation: Derivation
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerWindow, ...]
     largest: float
 
 
@@ -113,7 +113,7 @@ class _Translation:
         clamp = isinstance(like.ops[0], ClampedInput)
         self._writer = AssumedWriter(self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching)
         self._uses = Counter(x for op in circuit.ops for x in op.operands)
-        self._values: dict[int, Value] = {}
+        self._values: dict[int, RangedValue] = {}
         self._linear: dict[int, int] = {}
         self._build = Builder()
         self._constants: dict[int, int] = {}
@@ -187,7 +187,7 @@ class _Translation:
 
     # What depends on the input.
 
-    def _value(self, at: int, op: Operation) -> Value:
+    def _value(self, at: int, op: Operation) -> RangedValue:
         writer, known = self._writer, [self._circuit.values[x] for x in op.operands]
         match op:
             case MatMul() if op.y in self._constants and len(known[1].shape) == 2:
@@ -211,7 +211,7 @@ class _Translation:
         axes, wired = max(len(one.shape) for one in known), isinstance(op, MatMul | Convolve | Multiply)
         return writer.written(op, [self._read(x, axes, wired=wired) for x in op.operands], known)
 
-    def _read(self, x: int, axes: int = 0, *, wired: bool = False) -> Value:
+    def _read(self, x: int, axes: int = 0, *, wired: bool = False) -> RangedValue:
         """Return a value; a constant becomes one for each example, with so many axes at least."""
         if x in self._values:
             return self._values[x]
@@ -220,7 +220,7 @@ class _Translation:
         lifted = self._writer.lifted(self._weight(x, shape), shape, self._reaches[x])
         return self._writer.wire(lifted) if wired else lifted
 
-    def _dense(self, at: int, op: MatMul) -> Value:
+    def _dense(self, at: int, op: MatMul) -> RangedValue:
         x, kernel = self._values[op.x], op.y
         if op.transpose_x:
             axes = tuple(range(len(x.shape)))
@@ -236,7 +236,7 @@ class _Translation:
         self._made.append(self._build(Permute(self._constants[at], (1, 0))))
         return self._writer.unknown(self._circuit.values[at].shape[::-1])
 
-    def _convolved(self, at: int, op: Convolve) -> Value:
+    def _convolved(self, at: int, op: Convolve) -> RangedValue:
         x, known = self._values[op.x], [self._circuit.values[one] for one in op.operands]
         index = self._weight(op.y)
         largest = reach(op, known, [x.range.largest, self._reaches[op.y]])
@@ -245,7 +245,7 @@ class _Translation:
         self._linear[at] = made.position
         return self._writer.shaped(self._circuit.values[at].shape, made)
 
-    def _combined(self, at: int, op: Combine) -> Value:
+    def _combined(self, at: int, op: Combine) -> RangedValue:
         """Write a sum with constants: a bias where a linear operation has been written for nothing else, or added as a weight."""
         terms = list(zip(op.xs, op.factors, strict=True))
         own = [(x, factor) for x, factor in terms if x in self._values]
@@ -267,7 +267,7 @@ class _Translation:
     def _reach(self, x: int) -> float:
         return self._values[x].range.largest if x in self._values else self._reaches[x]
 
-    def _biased(self, x: int, bias: int, factor: int) -> Value | None:
+    def _biased(self, x: int, bias: int, factor: int) -> RangedValue | None:
         """Give a linear operation that nothing else reads its bias; None if that is not what is added."""
         units, shape = self._circuit.values[x].shape[-1], self._circuit.values[bias].shape
         if x not in self._linear or self._uses[x] > 1 or shape[-1:] != (units,) or math.prod(shape) != units:

@@ -17,7 +17,7 @@ from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.scales.checking import CheckedWriter
 from protocols.lowering.scales.intervals import Interval
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.engine.values import Value as Known
@@ -59,14 +59,14 @@ class AssumedWriter(CheckedWriter):
     ) -> None:
         super().__init__(example, input_range, None, 1.0, clamp=clamp, ranges=ranges, scale=2.0**-FRACTION)
         self.node, self._watching = node, watching
-        self._assumed: dict[int, Value] = {}
+        self._assumed: dict[int, RangedValue] = {}
 
-    def check(self, x: Value, bounds: Interval) -> None:
+    def check(self, x: RangedValue, bounds: Interval) -> None:
         """Compare with the ends of `bounds`, unless nobody may be told."""
         if self._watching:
             super().check(x, bounds)
 
-    def assumed(self, x: Value, limit: float) -> Value:
+    def assumed(self, x: RangedValue, limit: float) -> RangedValue:
         """Return the value within +-`limit`: by proof, or as is looked at from here on, once."""
         x = self._assumed.get(x.position, x)
         if x.range.largest <= limit:
@@ -76,11 +76,11 @@ class AssumedWriter(CheckedWriter):
         self._assumed[x.position] = held
         return held
 
-    def given(self, shape: Shape) -> Value:
+    def given(self, shape: Shape) -> RangedValue:
         """Return the input of the client with the axes that the circuit has for it."""
         return self.shaped(shape, dataclasses.replace(self.input, scale=1.0))
 
-    def written(self, op: Operation, xs: Sequence[Value], known: Sequence[Known]) -> Value:
+    def written(self, op: Operation, xs: Sequence[RangedValue], known: Sequence[Known]) -> RangedValue:
         """Append an operation, with what it reads within its windows.
 
         Args:
@@ -99,12 +99,12 @@ class AssumedWriter(CheckedWriter):
             largest = reach(op, known, [x.range.largest for x in held])
         return self.appended(op.on([x.position for x in held]), largest)
 
-    def appended(self, op: AnyOp, largest: float) -> Value:
+    def appended(self, op: AnyOp, largest: float) -> RangedValue:
         """Append an operation of the program whose value stays within +-`largest`."""
         made = self.put(op, 1.0, _within((), largest))
         return dataclasses.replace(made, range=_within(self._scope.values[made.position].shape, largest))
 
-    def reaching(self, x: Value, largest: float) -> Value:
+    def reaching(self, x: RangedValue, largest: float) -> RangedValue:
         """Return the value, which stays within +-`largest`.
 
         Raises:
@@ -113,7 +113,7 @@ class AssumedWriter(CheckedWriter):
         self.inside(largest, 1.0)
         return dataclasses.replace(x, range=_within(x.shape, largest))
 
-    def lifted(self, weight: int, shape: Shape, largest: float) -> Value:
+    def lifted(self, weight: int, shape: Shape, largest: float) -> RangedValue:
         """Write a weight as a value that is there for each example: zeros, and the weight added."""
         size = int(np.prod(shape))
         zeros = self.appended(Reshape(self.input.position, (int(np.prod(self.input.shape)),)), self.input.range.largest)

@@ -24,13 +24,12 @@ from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.functions import FRACTION, Softmax
+from protocols.training.networks.functions import FRACTION, SoftmaxValues
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, LossGradient, Told, compared, gradient_scale, loss_gradient
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
-    Adam,
     Adaptive,
     Constraint,
     GradientDescent,
@@ -49,7 +48,7 @@ from protocols.training.networks.optimizers import (
 )
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 from protocols.training.private.clipped import private_gradients
-from protocols.training.private.settings import Private, check_apart
+from protocols.training.private.settings import Private, check_apart, check_plain
 
 CLASS_BITS = 12
 """Fractional bits of the weight of a class."""
@@ -121,28 +120,8 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
             raise ModelError(f"weights of classes lie between 0 and {LARGEST_WEIGHT:g}")
         if self.private is not None:
             check_apart(self.layers, self.loss)
-            self._check_plain()
-
-    def _check_plain(self) -> None:
-        """Refuse what has no bound for each example, or has not been looked at with noise.
-
-        Raises:
-            ModelError: it names it.
-        """
-        one = self.optimizer
-        for name, there in (
-            ("regularizers", bool(self.penalties)),
-            ("constraints", bool(self.constraints)),
-            ("reduction='sum'", self.summed),
-            ("sample_weight", self.weighted),
-            ("class_weight", bool(self.classes)),
-            ("clipnorm, clipvalue or global_clipnorm", one.clip is not None),
-            ("gradient_accumulation_steps", one.gathered > 1),
-            ("use_ema", one.average is not None),
-            (f"the optimizer {type(one).__name__}", not isinstance(one, GradientDescent | Adam)),
-        ):
-            if there:
-                raise ModelError(f"{name} cannot be combined with privacy=: leave one of both out")
+            beside = {"regularizers": self.penalties, "constraints": self.constraints, "reduction='sum'": self.summed}
+            check_plain(self.optimizer, beside | {"sample_weight": self.weighted, "class_weight": self.classes})
 
     @property
     def inputs(self) -> int:
@@ -283,7 +262,7 @@ class _Network(NamedTuple):
     gradients: Gradients
     large: list[Signal]
     told: dict[str, int]
-    softmax: Softmax | None
+    softmax: SoftmaxValues | None
     watched: tuple[Watched, ...]
     moved: dict[str, int]
     inside: dict[str, Any]

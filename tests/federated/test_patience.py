@@ -19,7 +19,7 @@ from federated import (
     simulated_owners,
 )
 from federated.owners.masker import OwnMasker
-from federated.runs.drawing import Patience
+from federated.runs.drawing import Waiting
 
 START = [np.zeros(2, np.float32)]
 OWNERS = 10
@@ -130,4 +130,4 @@ def test_what_does_not_go_together(settings, message):
 
 
 def test_a_round_waits_for_all_by_default():
-    assert Patience().waits_for_all
+    assert Waiting().waits_for_all

@@ -76,7 +76,7 @@ def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
             return first.scaled(node.scale, node.offset)
         case net.Shifted():
             return first.scaled(1.0, node.shift)
-        case net.Affine() if node.scale.all():
+        case net.ChannelAffine() if node.scale.all():
             weighed = first.weighed or node.kind in NORMALISING or bool((node.scale != 1).any())
             return replace(first.scaled(node.scale, node.shift), weighed=weighed)
         case net.Rectify():

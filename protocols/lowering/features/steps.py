@@ -67,7 +67,7 @@ def spread_of(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> Spread:
         read = seen[node.inputs[0]] if node.inputs else None
         if read is None:
             continue
-        if isinstance(node, net.Affine) and value is not None and value.weighed:
+        if isinstance(node, net.ChannelAffine) and value is not None and value.weighed:
             _narrow(mean, deviation, value, about=-value.offset / value.scale)
         elif isinstance(node, net.Product | net.Convolution) and not read.weighed:
             _narrow(mean, deviation, read.scaled(_outstanding(node), 0.0), about=np.full(read.scale.shape, np.nan))

@@ -78,7 +78,7 @@ class _Units:
             self._raw[position] = replace(first, origin=first.origin + node.shift)
         elif first is not None and isinstance(node, net.Rectify) and not node.threshold and _one_sign(first.unit):
             self._raw[position] = self._rectified(node, first)
-        elif first is not None and isinstance(node, net.Sum) and all(each is not None and _same(each.unit, first.unit) for each in raw):
+        elif isinstance(node, net.SignedSum) and first is not None and all(one is not None and _same(one.unit, first.unit) for one in raw):
             self._raw[position] = self._summed(node, [each for each in raw if each is not None])
         else:
             taken_in = None if first is None else self._taken_in(node, first)
@@ -94,7 +94,7 @@ class _Units:
         if node.maximum is None or (y.unit * y.high + y.origin <= node.maximum).all():
             return y
         over = self._bent(node, replace(x, origin=x.origin - node.maximum), 0.0)
-        cut = self._summed(_like(node, net.Sum, node.shape, signs=(1, -1)), [y, over])
+        cut = self._summed(_like(node, net.SignedSum, node.shape, signs=(1, -1)), [y, over])
         always = (y.unit > 0) & (y.unit * y.low + y.origin >= node.maximum)  # M whatever x is: v is 0 then, as that of a constant
         if not always.any():
             return cut
@@ -105,7 +105,7 @@ class _Units:
 
     def _summed(self, node: Node, values: list[_Raw]) -> _Raw:
         """A sum of values in the same units."""
-        assert isinstance(node, net.Sum)
+        assert isinstance(node, net.SignedSum)
         ends = [(v.low, v.high) if sign > 0 else (-v.high, -v.low) for sign, v in zip(node.signs, values, strict=True)]
         low, high = (np.sum(each, axis=0) for each in zip(*ends, strict=True))
         origin = sum((sign * v.origin for sign, v in zip(node.signs, values, strict=True)), np.zeros(node.shape))
@@ -133,9 +133,9 @@ class _Units:
         """A linear layer on a value in units, or None if it is not one that can take them in."""
         channel = _by_channel(x.unit)
         match node:
-            case net.Affine() if channel is None:  # other units in each place: a scale of its own for each element
+            case net.ChannelAffine() if channel is None:  # other units in each place: a scale of its own for each element
                 return self._flat(node, x)
-            case net.Affine() if channel is not None:
+            case net.ChannelAffine() if channel is not None:
                 return self._shifted(replace(node, scale=node.scale * channel), x, node.scale * x.origin)
             case net.Product() if channel is not None:
                 return self._shifted(replace(node, kernel=channel[:, None] * node.kernel), x, x.origin @ node.kernel)
@@ -147,18 +147,18 @@ class _Units:
             case _:
                 return None
 
-    def _flat(self, node: net.Affine, x: _Raw) -> int:
+    def _flat(self, node: net.ChannelAffine, x: _Raw) -> int:
         scale = (x.unit * node.scale).reshape(-1)
         shift = (x.origin * node.scale + node.shift).reshape(-1)
         flat = self._put(_like(node, net.Shaped, scale.shape), x.position)
-        scaled = self._put(_like(node, net.Affine, scale.shape, kind=node.kind, scale=scale, shift=shift), flat)
+        scaled = self._put(_like(node, net.ChannelAffine, scale.shape, kind=node.kind, scale=scale, shift=shift), flat)
         return self._put(_like(node, net.Shaped, node.shape), scaled)
 
-    def _shifted(self, node: net.Affine | net.Product | net.Convolution, x: _Raw, constant: Real) -> int:
+    def _shifted(self, node: net.ChannelAffine | net.Product | net.Convolution, x: _Raw, constant: Real) -> int:
         """A linear layer, and what it makes of the origins: in its bias where that is the same in all places."""
         channel = _by_channel(constant)
         if channel is not None:
-            if isinstance(node, net.Affine):
+            if isinstance(node, net.ChannelAffine):
                 return self._put(replace(node, shift=node.shift + channel), x.position)
             if channel.any():
                 node = replace(node, bias=channel if node.bias is None else node.bias + channel)

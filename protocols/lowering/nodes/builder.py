@@ -12,7 +12,7 @@ Follow = Callable[[Any, Callable[[Any], Any], int], int]
 """(layer, function of the user's, value) -> what the function makes of it."""
 
 
-class Builder:
+class NetworkBuilder:
     """The network so far; `follow` is of whom reads it."""
 
     follow: Follow

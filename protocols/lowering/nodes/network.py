@@ -60,7 +60,7 @@ class Product(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Affine(Node):
+class ChannelAffine(Node):
     """scale * x + shift with private values, one for each channel of the last axis."""
 
     scale: Real
@@ -226,7 +226,7 @@ class Joined(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sum(Node):
+class SignedSum(Node):
     """A sum with signs."""
 
     signs: tuple[int, ...]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.mpc.engine.values import Shape
@@ -22,7 +22,7 @@ Operand = int | Real
 """The position of a private value, or a constant."""
 
 
-def broadcast(b: Builder, layer: Any, x: int, shape: Shape) -> int:
+def broadcast(b: NetworkBuilder, layer: Any, x: int, shape: Shape) -> int:
     """The value with axes of length 1 repeated, and new ones in front, as numpy broadcasts."""
     known = b.shape(x)
     full = (1,) * (len(shape) - len(known)) + known
@@ -34,7 +34,7 @@ def broadcast(b: Builder, layer: Any, x: int, shape: Shape) -> int:
     return x
 
 
-def common_shape(b: Builder, layer: Any, inputs: Sequence[int]) -> Shape:
+def common_shape(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> Shape:
     """The shape to which values are broadcast."""
     shapes = [b.shape(x) for x in inputs]
     if len({len(shape) for shape in shapes}) > 1:
@@ -42,13 +42,13 @@ def common_shape(b: Builder, layer: Any, inputs: Sequence[int]) -> Shape:
     return np.broadcast_shapes(*shapes)
 
 
-def alike(b: Builder, layer: Any, inputs: Sequence[int]) -> tuple[list[int], Shape]:
+def alike(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> tuple[list[int], Shape]:
     """Values broadcast to one shape, and the shape."""
     shape = common_shape(b, layer, inputs)
     return [broadcast(b, layer, x, shape) for x in inputs], shape
 
 
-def plus(b: Builder, layer: Any, x: Operand, y: Operand, sign: int = 1) -> int:
+def plus(b: NetworkBuilder, layer: Any, x: Operand, y: Operand, sign: int = 1) -> int:
     """x + y, or x - y."""
     if not isinstance(x, int):
         assert isinstance(y, int)
@@ -56,10 +56,10 @@ def plus(b: Builder, layer: Any, x: Operand, y: Operand, sign: int = 1) -> int:
     if not isinstance(y, int):
         return _shifted(b, layer, x, np.asarray(sign * y))
     both, shape = alike(b, layer, [x, y])
-    return b.add(net.Sum, layer, both, shape, signs=(1, sign))
+    return b.add(net.SignedSum, layer, both, shape, signs=(1, sign))
 
 
-def times(b: Builder, layer: Any, x: Operand, y: Operand) -> int:
+def times(b: NetworkBuilder, layer: Any, x: Operand, y: Operand) -> int:
     """x y, element for element."""
     if not isinstance(x, int):
         x, y = y, x
@@ -70,18 +70,18 @@ def times(b: Builder, layer: Any, x: Operand, y: Operand) -> int:
     return b.add(net.Multiplied, layer, [x, y], shape)
 
 
-def _shifted(b: Builder, layer: Any, x: int, constant: Real) -> int:
+def _shifted(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> int:
     constant = _beside(b, layer, x, constant)
     if constant.size == 1 and constant.ndim == 0:
         return b.add(net.Rescale, layer, [x], b.shape(x), scale=1.0, offset=float(constant))
     shape = np.broadcast_shapes(b.shape(x), constant.shape)
     x = broadcast(b, layer, x, shape)
     if constant.size == constant.shape[-1] == shape[-1]:
-        return b.add(net.Affine, layer, [x], shape, scale=np.ones(shape[-1]), shift=constant.reshape(-1))
+        return b.add(net.ChannelAffine, layer, [x], shape, scale=np.ones(shape[-1]), shift=constant.reshape(-1))
     return b.add(net.Shifted, layer, [x], shape, shift=np.broadcast_to(constant, shape))
 
 
-def _scaled(b: Builder, layer: Any, x: int, constant: Real) -> int:
+def _scaled(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> int:
     constant = _beside(b, layer, x, constant)
     if constant.size == 1 and constant.ndim == 0:
         if not constant:
@@ -90,14 +90,14 @@ def _scaled(b: Builder, layer: Any, x: int, constant: Real) -> int:
     shape = np.broadcast_shapes(b.shape(x), constant.shape)
     x = broadcast(b, layer, x, shape)
     if constant.size == constant.shape[-1] == shape[-1]:
-        return b.add(net.Affine, layer, [x], shape, scale=constant.reshape(-1), shift=np.zeros(shape[-1]))
+        return b.add(net.ChannelAffine, layer, [x], shape, scale=constant.reshape(-1), shift=np.zeros(shape[-1]))
     flat = b.add(net.Shaped, layer, [x], (math.prod(shape),))
     full = np.broadcast_to(constant, shape).reshape(-1)
-    scaled = b.add(net.Affine, layer, [flat], full.shape, scale=full, shift=np.zeros(full.size))
+    scaled = b.add(net.ChannelAffine, layer, [flat], full.shape, scale=full, shift=np.zeros(full.size))
     return b.add(net.Shaped, layer, [scaled], shape)
 
 
-def _beside(b: Builder, layer: Any, x: int, constant: Real) -> Real:
+def _beside(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> Real:
     """A constant without its batch axis, which must have length 1."""
     if not np.isfinite(constant).all():
         raise refuse(layer, "a constant in it is NaN or infinite", "finite constants")
@@ -110,7 +110,7 @@ def _beside(b: Builder, layer: Any, x: int, constant: Real) -> Real:
     return constant
 
 
-def along(b: Builder, layer: Any, x: int, axis: int, rule: Callable[[int], int]) -> int:
+def along(b: NetworkBuilder, layer: Any, x: int, axis: int, rule: Callable[[int], int]) -> int:
     """A rule over the last axis, which may change its length, for any axis."""
     shape = b.shape(x)
     if axis == len(shape) - 1:
@@ -121,7 +121,7 @@ def along(b: Builder, layer: Any, x: int, axis: int, rule: Callable[[int], int])
     return b.add(net.Permuted, layer, [turned], [b.shape(turned)[i] for i in order], axes=tuple(order))
 
 
-def over(b: Builder, layer: Any, x: int, axes: Sequence[int], name: str) -> int:
+def over(b: NetworkBuilder, layer: Any, x: int, axes: Sequence[int], name: str) -> int:
     """The Mean, Sum, Max or Min over axes: (outer, 1, 1)."""
     shape = b.shape(x)
     if name == "Min":
@@ -138,7 +138,7 @@ def over(b: Builder, layer: Any, x: int, axes: Sequence[int], name: str) -> int:
     return b.add(net.Rescale, layer, [y], (outer, 1, 1), scale=float(length), offset=0.0) if name == "Sum" else y
 
 
-def masked(b: Builder, layer: Any, scores: int, masks: Sequence[tuple[Operand | None, int | None]]) -> int:
+def masked(b: NetworkBuilder, layer: Any, scores: int, masks: Sequence[tuple[Operand | None, int | None]]) -> int:
     """Scores (..., steps, places) with what any of the masks hides made so low that a softmax gives it nothing.
 
     Each mask comes with the axis that has to be inserted to broadcast it: -1 for one of the steps, -2 of the places, None for both.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, broadcast, masked, times
@@ -16,7 +16,7 @@ from protocols.lowering.rules.operations import Call, Result, operates
 
 
 @operates("DotProductAttention")
-def dot_product_attention(b: Builder, call: Call) -> Result:
+def dot_product_attention(b: NetworkBuilder, call: Call) -> Result:
     """softmax(scale Q K) V for values (steps, heads, depth); several heads of the query may share one of the keys."""
     operation, (query, key, value) = call.operation, call.values[:3]
     mask = call.named.get("mask")
@@ -39,7 +39,7 @@ def dot_product_attention(b: Builder, call: Call) -> Result:
 
 
 @operates("Matmul", "Dot")
-def matmul(b: Builder, call: Call) -> Result:
+def matmul(b: NetworkBuilder, call: Call) -> Result:
     """The product of two private matrices, or of one with a constant on its right."""
     x, y = call.operands
     if isinstance(x, np.ndarray):
@@ -54,7 +54,7 @@ def matmul(b: Builder, call: Call) -> Result:
 
 
 @operates("Einsum")
-def einsum(b: Builder, call: Call) -> Result:
+def einsum(b: NetworkBuilder, call: Call) -> Result:
     """Sums of products by letters: of two private values, or of one and a constant that has no letter of the batch."""
     operation, subscripts = call.operation, call.operation.subscripts.replace(" ", "")
     terms, _, result = subscripts.partition("->")
@@ -71,7 +71,7 @@ def einsum(b: Builder, call: Call) -> Result:
     return contracted(b, operation, (x, left[1:]), (y, right[1:] if isinstance(y, int) else right), result[1:])
 
 
-def contracted(b: Builder, layer: Any, x: tuple[int, str], y: tuple[Operand, str], result: str) -> int:
+def contracted(b: NetworkBuilder, layer: Any, x: tuple[int, str], y: tuple[Operand, str], result: str) -> int:
     """The product of two tensors, summed over the letters that the result does not have, as products of matrices."""
     (first, left), (second, right) = x, y
     shared = [c for c in left if c in right and c in result]
@@ -100,14 +100,14 @@ def contracted(b: Builder, layer: Any, x: tuple[int, str], y: tuple[Operand, str
     return ordered(b, layer, product, [letters.index(c) for c in result])
 
 
-def ordered(b: Builder, layer: Any, x: int, order: list[int]) -> int:
+def ordered(b: NetworkBuilder, layer: Any, x: int, order: list[int]) -> int:
     """The axes in another order."""
     if order == sorted(order):
         return x
     return b.add(net.Permuted, layer, [x], [b.shape(x)[i] for i in order], axes=tuple(order))
 
 
-def _by_constant(b: Builder, call: Call, x: int, y: Real) -> int:
+def _by_constant(b: NetworkBuilder, call: Call, x: int, y: Real) -> int:
     if y.ndim != 2:
         raise refuse(call.operation, f"its right factor has shape {y.shape}", "a constant matrix (inputs, units)")
     return b.add(net.Product, call.operation, [x], call.shape, kernel=y, bias=None)

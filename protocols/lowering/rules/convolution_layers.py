@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import over, plus, times
@@ -17,14 +17,14 @@ from protocols.lowering.rules.nonlinear_layers import sequence
 
 
 @lowers("Conv1D")
-def conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """A convolution of an image one pixel high; causal ones have all zeros before."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
     return activated(b, layer, _along_steps(b, layer, inputs[0], kernel, bias, layer.groups))
 
 
-def _along_steps(b: Builder, layer: Any, x: int, kernel: Real, bias: Real | None, groups: int) -> int:
+def _along_steps(b: NetworkBuilder, layer: Any, x: int, kernel: Real, bias: Real | None, groups: int) -> int:
     """x (steps, channels) convolved with a kernel (size, channels / groups, filters)."""
     steps, channels = sequence(b, layer, x)
     size, strides, dilation = (1, len(kernel)), (1, *layer.strides), (1, *layer.dilation_rate)
@@ -46,7 +46,7 @@ def _depthwise(kernel: Real) -> Real:
 
 
 @lowers("DepthwiseConv1D")
-def depthwise_conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def depthwise_conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """One group for each channel."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
@@ -54,7 +54,7 @@ def depthwise_conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("SeparableConv1D")
-def separable_conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def separable_conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Depthwise, then a matrix product in each step."""
     depthwise, pointwise, bias = weights(layer, "depthwise_kernel", "pointwise_kernel", "bias")
     assert depthwise is not None
@@ -65,7 +65,7 @@ def separable_conv1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("AveragePooling1D")
-def average_pooling1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def average_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows of steps."""
     steps, channels = sequence(b, layer, inputs[0])
     size, strides = (1, *layer.pool_size), (1, *layer.strides)
@@ -77,7 +77,7 @@ def average_pooling1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Conv2DTranspose")
-def conv2d_transpose(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def conv2d_transpose(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Zeros between the pixels, then a convolution with the turned kernel."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
@@ -86,7 +86,7 @@ def conv2d_transpose(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Conv1DTranspose")
-def conv1d_transpose(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def conv1d_transpose(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The same for an image one pixel high."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
@@ -95,7 +95,7 @@ def conv1d_transpose(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     return activated(b, layer, b.add(net.Shaped, layer, [z], b.shape(z)[1:]))
 
 
-def _transposed(b: Builder, layer: Any, x: int, kernel: Real, bias: Real | None, strides: tuple[int, int]) -> int:
+def _transposed(b: NetworkBuilder, layer: Any, x: int, kernel: Real, bias: Real | None, strides: tuple[int, int]) -> int:
     h, w, channels = b.shape(x)
     if set(layer.dilation_rate) != {1} or getattr(layer, "output_padding", None) is not None:
         raise refuse(layer, "it has dilation_rate or output_padding", f"{type(layer).__name__} without them")
@@ -114,7 +114,7 @@ def _zeros(n: int, k: int, stride: int, *, same: bool) -> tuple[int, tuple[int, 
     return length, (before, length - (n - 1) * stride - 1 - before + k - 1)
 
 
-def _spaced(b: Builder, layer: Any, x: int, shape: tuple[int, int, int], strides: tuple[int, int]) -> int:
+def _spaced(b: NetworkBuilder, layer: Any, x: int, shape: tuple[int, int, int], strides: tuple[int, int]) -> int:
     """`strides` - 1 zeros between rows and between columns."""
     h, w, channels = shape
     (down, right), (rows, columns) = strides, ((h - 1) * strides[0] + 1, (w - 1) * strides[1] + 1)
@@ -132,7 +132,7 @@ def _spaced(b: Builder, layer: Any, x: int, shape: tuple[int, int, int], strides
 
 
 @lowers("GlobalAveragePooling1D")
-def global_average_pooling1d(b: Builder, layer: Any, inputs: Sequence[int], *, mask: int | None = None) -> int:
+def global_average_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: int | None = None) -> int:
     """The mean of each channel over all steps, or over those that a private mask keeps: sum m x / max(sum m, 1)."""
     steps, channels = sequence(b, layer, inputs[0])
     if mask is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from protocols.errors import ModelError
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.numbers import number
@@ -52,7 +52,7 @@ def weights(layer: Any, *names: str) -> list[Real | None]:
     return found
 
 
-def activated(b: Builder, layer: Any, x: int) -> int:
+def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
     """The activation of a layer, if it has one."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
@@ -83,7 +83,7 @@ def channels_last(layer: Any) -> None:
         raise refuse(layer, "data_format is 'channels_first'", "data_format='channels_last'")
 
 
-def image(b: Builder, layer: Any, x: int) -> Shape:
+def image(b: NetworkBuilder, layer: Any, x: int) -> Shape:
     """The shape of an input that must be (height, width, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 3:
@@ -91,7 +91,7 @@ def image(b: Builder, layer: Any, x: int) -> Shape:
     return b.shape(x)
 
 
-def _convolution(b: Builder, layer: Any, x: int, kernel: Real, bias: Real | None, groups: int, *, pointwise: bool = False) -> int:
+def _convolution(b: NetworkBuilder, layer: Any, x: int, kernel: Real, bias: Real | None, groups: int, *, pointwise: bool = False) -> int:
     shape, size = image(b, layer, x), (kernel.shape[0], kernel.shape[1])
     strides, dilation = ((1, 1), (1, 1)) if pointwise else (tuple(layer.strides), tuple(layer.dilation_rate))
     padding = net.NO_PADDING if pointwise or layer.padding == "valid" else net.same_padding(shape, size, strides, dilation)
@@ -116,7 +116,7 @@ def _present(weight: Real | None) -> Real:
 
 
 @lowers("Conv2D")
-def conv2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def conv2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Conv2D with strides, padding, dilation and groups."""
     kernel, bias = weights(layer, "kernel", "bias")
     return activated(b, layer, _convolution(b, layer, inputs[0], _present(kernel), bias, layer.groups))
@@ -128,14 +128,14 @@ def _depthwise(kernel: Real) -> Real:
 
 
 @lowers("DepthwiseConv2D")
-def depthwise_conv2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def depthwise_conv2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """One group for each channel."""
     kernel, bias = weights(layer, "kernel", "bias")
     return activated(b, layer, _convolution(b, layer, inputs[0], _depthwise(_present(kernel)), bias, b.shape(inputs[0])[-1]))
 
 
 @lowers("SeparableConv2D")
-def separable_conv2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def separable_conv2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Depthwise, then 1 x 1."""
     depthwise, pointwise, bias = weights(layer, "depthwise_kernel", "pointwise_kernel", "bias")
     x = _convolution(b, layer, inputs[0], _depthwise(_present(depthwise)), None, b.shape(inputs[0])[-1])
@@ -143,7 +143,7 @@ def separable_conv2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Dense")
-def dense(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def dense(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Over the last axis."""
     kernel, bias = weights(layer, "kernel", "bias")
     shape = (*b.shape(inputs[0])[:-1], _present(kernel).shape[1])
@@ -151,7 +151,7 @@ def dense(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("BatchNormalization")
-def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def batch_normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta with the moving statistics."""
     shape = b.shape(inputs[0])
     if layer.axis not in (-1, len(shape)):
@@ -161,11 +161,11 @@ def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
         raise refuse(layer, "a moving variance and epsilon are 0 or less together", "statistics of data: call or train the model again")
     scale = (1.0 if gamma is None else gamma) / np.sqrt(_present(variance) + layer.epsilon)
     shift = (0.0 if beta is None else beta) - _present(mean) * scale
-    return b.add(net.Affine, layer, inputs, shape, scale=scale, shift=shift)
+    return b.add(net.ChannelAffine, layer, inputs, shape, scale=scale, shift=shift)
 
 
 @lowers("Normalization")
-def normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """(x - mean) / max(sqrt(variance), epsilon) over the last axis, or with one mean and variance for all."""
     from keras import config  # noqa: PLC0415  a layer of it is at hand
 
@@ -174,11 +174,11 @@ def normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
         raise refuse(layer, f"axis={layer.axis}, invert={layer.invert}", "axis=-1 or None, and invert=False")
     mean, variance = (np.broadcast_to(_present(w).reshape(-1), shape[-1:]) for w in weights(layer, "mean", "variance"))
     scale = 1 / np.maximum(np.sqrt(variance), config.epsilon())
-    return b.add(net.Affine, layer, inputs, shape, scale=scale, shift=-mean * scale)
+    return b.add(net.ChannelAffine, layer, inputs, shape, scale=scale, shift=-mean * scale)
 
 
 @lowers("AveragePooling2D")
-def average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows."""
     shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
     padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
@@ -187,7 +187,7 @@ def average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("GlobalAveragePooling2D")
-def global_average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def global_average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The mean of each channel."""
     h, w, channels = image(b, layer, inputs[0])
     pooled = b.add(net.AveragePool, layer, inputs, (1, 1, channels), size=(h, w), strides=(h, w))
@@ -195,7 +195,7 @@ def global_average_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> i
 
 
 @lowers("ReLU")
-def relu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """With threshold, slope below it, and maximum."""
     maximum = None if layer.max_value is None else float(layer.max_value)
     if maximum is not None and layer.threshold > maximum:
@@ -205,32 +205,32 @@ def relu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("LeakyReLU")
-def leaky_relu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def leaky_relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """A slope below zero."""
     return b.add(net.Rectify, layer, inputs, b.shape(inputs[0]), slope=float(layer.negative_slope))
 
 
 @lowers("Activation")
-def activation(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def activation(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """An activation by name."""
     return activated(b, layer, inputs[0])
 
 
 @lowers("Flatten")
-def flatten(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def flatten(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """One axis."""
     channels_last(layer)
     return b.add(net.Shaped, layer, inputs, (int(np.prod(b.shape(inputs[0]))),))
 
 
 @lowers("Reshape")
-def reshape(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def reshape(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The layer's target shape, -1 resolved."""
     return b.add(net.Shaped, layer, inputs, np.empty(b.shape(inputs[0]), np.int8).reshape(layer.target_shape).shape)
 
 
 @lowers("ZeroPadding2D")
-def zero_padding2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def zero_padding2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Zeros around height and width."""
     h, w, channels = image(b, layer, inputs[0])
     (top, bottom), (left, right) = padding = tuple(tuple(pair) for pair in layer.padding)
@@ -238,15 +238,15 @@ def zero_padding2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Add", "Subtract")
-def add(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def add(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Sums and differences of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     last = -1 if type(layer).__name__ == "Subtract" else 1
-    return b.add(net.Sum, layer, values, shape, signs=(*[1] * (len(inputs) - 1), last))
+    return b.add(net.SignedSum, layer, values, shape, signs=(*[1] * (len(inputs) - 1), last))
 
 
 @lowers("Concatenate")
-def concatenate(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def concatenate(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Along any axis but the batch."""
     first = list(b.shape(inputs[0]))
     axis = layer.axis - 1 if layer.axis > 0 else len(first) + layer.axis
@@ -257,7 +257,7 @@ def concatenate(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Rescaling")
-def rescaling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def rescaling(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """scale x + offset with public numbers."""
     if np.ndim(layer.scale) or np.ndim(layer.offset) or not float(layer.scale) > 0:
         raise refuse(layer, "scale must be one positive number, and offset one number", "Rescaling(scale, offset) with plain numbers")
@@ -275,6 +275,6 @@ def rescaling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     "Identity",
     "InputLayer",
 )
-def nothing(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def nothing(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Layers that do nothing at inference."""
     return inputs[0]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
@@ -19,7 +19,7 @@ from protocols.lowering.rules.layers import channels_last, image, lowers, weight
 
 
 @lowers("MaxPooling2D")
-def max_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def max_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows."""
     shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
     padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
@@ -28,7 +28,7 @@ def max_pooling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("MaxPooling1D")
-def max_pooling1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def max_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows over time."""
     steps, channels = sequence(b, layer, inputs[0])
     size, strides = (1, *layer.pool_size), (1, *layer.strides)
@@ -40,7 +40,7 @@ def max_pooling1d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("GlobalMaxPooling2D", "GlobalMaxPooling1D")
-def global_max_pooling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def global_max_pooling(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The largest of each channel."""
     channels_last(layer)
     *space, channels = b.shape(inputs[0])
@@ -51,7 +51,7 @@ def global_max_pooling(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Softmax")
-def softmax(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None) -> int:
+def softmax(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None) -> int:
     """Over one axis; what the mask, of 0 and 1, hides gets nothing."""
     (x,), shape = inputs, b.shape(inputs[0])
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) and len(layer.axis) == 1 else layer.axis
@@ -70,34 +70,34 @@ def softmax(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | No
 
 
 @lowers("ELU")
-def elu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def elu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """With its alpha."""
     return b.add(net.Curved, layer, inputs, b.shape(inputs[0]), curve=curve_of(layer, "ELU"))
 
 
 @lowers("Maximum", "Minimum")
-def maximum(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def maximum(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The largest, or smallest, of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     return b.add(net.Largest, layer, values, shape, smallest=type(layer).__name__ == "Minimum")
 
 
 @lowers("Average")
-def average(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def average(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The mean of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
-    total = b.add(net.Sum, layer, values, shape, signs=(1,) * len(inputs))
+    total = b.add(net.SignedSum, layer, values, shape, signs=(1,) * len(inputs))
     return b.add(net.Rescale, layer, [total], shape, scale=1 / len(inputs), offset=0.0)
 
 
 @lowers("Multiply")
-def multiply(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def multiply(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The product of values with as many axes each, axes of length 1 repeated."""
     return reduce(lambda x, y: times(b, layer, x, y), inputs)
 
 
 @lowers("UpSampling2D")
-def up_sampling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def up_sampling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Rows and columns repeated, or interpolated."""
     h, w, channels = image(b, layer, inputs[0])
     if layer.interpolation != "nearest":
@@ -108,7 +108,7 @@ def up_sampling2d(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("Resizing")
-def resizing(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def resizing(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Another height and width."""
     image(b, layer, inputs[0])
     if layer.crop_to_aspect_ratio or getattr(layer, "pad_to_aspect_ratio", False):
@@ -116,7 +116,7 @@ def resizing(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     return _resized(b, layer, inputs[0], (layer.height, layer.width))
 
 
-def _resized(b: Builder, layer: Any, x: int, size: tuple[int, int]) -> int:
+def _resized(b: NetworkBuilder, layer: Any, x: int, size: tuple[int, int]) -> int:
     """Interpolation is linear: a matrix for the rows and one for the columns, which Keras makes of the unit vectors."""
     from keras import ops  # noqa: PLC0415  a layer of it is at hand
 
@@ -133,14 +133,14 @@ def _resized(b: Builder, layer: Any, x: int, size: tuple[int, int]) -> int:
 
 
 @lowers("Permute")
-def permute(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def permute(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """The axes in another order."""
     axes = tuple(axis - 1 for axis in layer.dims)
     return b.add(net.Permuted, layer, inputs, [b.shape(inputs[0])[axis] for axis in axes], axes=axes)
 
 
 @lowers("RepeatVector")
-def repeat_vector(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def repeat_vector(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """A vector, n times."""
     (units,) = b.shape(inputs[0])
     row = b.add(net.Shaped, layer, inputs, (1, units))
@@ -148,7 +148,7 @@ def repeat_vector(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("LayerNormalization")
-def layer_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def layer_normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Over the last axes, with private scale and shift."""
     shape = b.shape(inputs[0])
     given = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
@@ -161,18 +161,18 @@ def layer_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     return b.add(net.Shaped, layer, [learned(b, layer, x)], shape)
 
 
-def learned(b: Builder, layer: Any, x: int) -> int:
+def learned(b: NetworkBuilder, layer: Any, x: int) -> int:
     """gamma x + beta over the last axis, where the layer has them."""
     gamma, beta = weights(layer, "gamma", "beta")
     if gamma is None and beta is None:
         return x
     width = b.shape(x)[-1]
     scale = np.ones(width) if gamma is None else gamma.reshape(-1)
-    return b.add(net.Affine, layer, [x], b.shape(x), scale=scale, shift=np.zeros(width) if beta is None else beta.reshape(-1))
+    return b.add(net.ChannelAffine, layer, [x], b.shape(x), scale=scale, shift=np.zeros(width) if beta is None else beta.reshape(-1))
 
 
 @lowers("GroupNormalization")
-def group_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def group_normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Over all places of the channels of each group (Wu and He, 2018, arXiv:1803.08494)."""
     shape = b.shape(inputs[0])
     places, groups, each = int(np.prod(shape[:-1])), layer.groups, shape[-1] // layer.groups
@@ -188,7 +188,7 @@ def group_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("UnitNormalization")
-def unit_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def unit_normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """x / |x| over one axis: root mean square normalisation without an epsilon, divided by the root of the length.
 
     Where |x| may be 0 by proof it needs samples, and holds where |x| is above 2^-13 of their largest; rows below come out shorter.
@@ -207,7 +207,7 @@ def unit_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @lowers("PReLU")
-def prelu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def prelu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """max(x, 0) + alpha min(x, 0) with private slopes."""
     (x,) = inputs
     (alpha,) = weights(layer, "alpha")
@@ -217,7 +217,7 @@ def prelu(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
     return plus(b, layer, above, times(b, layer, below, np.broadcast_to(alpha, b.shape(x))))
 
 
-def sequence(b: Builder, layer: Any, x: int) -> tuple[int, int]:
+def sequence(b: NetworkBuilder, layer: Any, x: int) -> tuple[int, int]:
     """The shape of an input that must be (steps, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 2:

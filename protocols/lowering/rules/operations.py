@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import CURVES, Curve, curve_of
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, broadcast, plus, times
@@ -58,13 +58,13 @@ class Call:
 
 
 Result = int | list[int]
-OPERATIONS: dict[str, Callable[[Builder, Call], Result]] = {}
+OPERATIONS: dict[str, Callable[[NetworkBuilder, Call], Result]] = {}
 
 
-def operates(*names: str) -> Callable[[Callable[[Builder, Call], Result]], Callable[[Builder, Call], Result]]:
+def operates(*names: str) -> Callable[[Callable[[NetworkBuilder, Call], Result]], Callable[[NetworkBuilder, Call], Result]]:
     """Registers a rule for operations of these classes."""
 
-    def register(rule: Callable[[Builder, Call], Result]) -> Callable[[Builder, Call], Result]:
+    def register(rule: Callable[[NetworkBuilder, Call], Result]) -> Callable[[NetworkBuilder, Call], Result]:
         OPERATIONS.update(dict.fromkeys(names, rule))
         return rule
 
@@ -91,7 +91,7 @@ PUT_BESIDE = frozenset(("Concatenate", "Stack", "Hstack", "Vstack", "Pad"))
 
 
 @operates(*MOVED)
-def moved(b: Builder, call: Call) -> Result:
+def moved(b: NetworkBuilder, call: Call) -> Result:
     """The elements in other places: the operation itself, applied to their numbers, says where each comes from."""
     values, name = call.values, type(call.operation).__name__
     if name == "Take" and isinstance(call.operands[0], np.ndarray):
@@ -120,7 +120,7 @@ def _run(call: Call, numbers: list[Any], *, alone: bool = False) -> list[Any]:
     return [np.asarray(one) for one in (results if isinstance(results, list | tuple) else [results])]
 
 
-def _beside(b: Builder, call: Call, x: int, constants: Any) -> int:
+def _beside(b: NetworkBuilder, call: Call, x: int, constants: Any) -> int:
     """The value with the constants that stand beside it, where it has zeros."""
     if not constants.any():
         return x
@@ -129,7 +129,7 @@ def _beside(b: Builder, call: Call, x: int, constants: Any) -> int:
     return plus(b, call.operation, x, constants[0].astype(np.float64))
 
 
-def looked_up(b: Builder, call: Call) -> int:
+def looked_up(b: NetworkBuilder, call: Call) -> int:
     """Rows of a table by private indices: compared with all indices, then a matrix product."""
     table, index = call.operands[0], call.operands[-1]
     if not isinstance(table, np.ndarray) or not isinstance(index, int) or table.ndim != 2 or call.operation.axis != 0:
@@ -137,7 +137,7 @@ def looked_up(b: Builder, call: Call) -> int:
     return rows_of(b, call.operation, table, index)
 
 
-def rows_of(b: Builder, layer: Any, table: Any, index: int) -> int:
+def rows_of(b: NetworkBuilder, layer: Any, table: Any, index: int) -> int:
     """Rows of a private table by private indices."""
     if len(table) > MOST_INDICES:
         raise refuse(layer, f"it has {len(table)} rows", f"at most {MOST_INDICES} rows: each index is compared with all of them")
@@ -146,7 +146,7 @@ def rows_of(b: Builder, layer: Any, table: Any, index: int) -> int:
     return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
 
 
-def _placed(b: Builder, call: Call, source: int, places: Any) -> int:
+def _placed(b: NetworkBuilder, call: Call, source: int, places: Any) -> int:
     (total,) = b.shape(source)
     if places.ndim < 2 or len(places) != 2 or places[0].max() > total or (places[1] != places[0] + total * (places[0] > 0)).any():
         raise refuse(call.operation, "it moves elements from one example to another", "operations inside of an example")
@@ -162,7 +162,7 @@ def _placed(b: Builder, call: Call, source: int, places: Any) -> int:
 
 
 @operates("Cast", "SaturateCast")
-def cast(b: Builder, call: Call) -> Result:
+def cast(b: NetworkBuilder, call: Call) -> Result:
     """To floating point, or of whole numbers to any type; truth is 0 or 1 already."""
     (x,) = call.values
     if not any(kind in str(call.operation.dtype) for kind in ("float", "bool")) and not call.whole and not _whole(b, x):
@@ -170,39 +170,39 @@ def cast(b: Builder, call: Call) -> Result:
     return x
 
 
-def _whole(b: Builder, x: int) -> bool:
+def _whole(b: NetworkBuilder, x: int) -> bool:
     """Whether a value is integers for sure: truths, or the input itself."""
     return isinstance(b.nodes[x], net.Start | net.Truth)
 
 
 @operates("Add")
-def add(b: Builder, call: Call) -> Result:
+def add(b: NetworkBuilder, call: Call) -> Result:
     """x + y."""
     x, y = call.operands
     return plus(b, call.operation, x, y)
 
 
 @operates("Subtract")
-def subtract(b: Builder, call: Call) -> Result:
+def subtract(b: NetworkBuilder, call: Call) -> Result:
     """x - y."""
     x, y = call.operands
     return plus(b, call.operation, x, y, -1)
 
 
 @operates("Multiply", "LogicalAnd", "BitwiseAnd")
-def multiply(b: Builder, call: Call) -> Result:
+def multiply(b: NetworkBuilder, call: Call) -> Result:
     """x y; of truths, both."""
     return times(b, call.operation, *call.operands)
 
 
 @operates("LogicalNot")
-def logical_not(b: Builder, call: Call) -> Result:
+def logical_not(b: NetworkBuilder, call: Call) -> Result:
     """1 - x."""
     return plus(b, call.operation, np.array(1.0), call.values[0], -1)
 
 
 @operates("LogicalOr", "BitwiseOr")
-def logical_or(b: Builder, call: Call) -> Result:
+def logical_or(b: NetworkBuilder, call: Call) -> Result:
     """x + y - x y."""
     x, y = call.operands
     both = times(b, call.operation, x, y)
@@ -210,19 +210,19 @@ def logical_or(b: Builder, call: Call) -> Result:
 
 
 @operates("Negative")
-def negative(b: Builder, call: Call) -> Result:
+def negative(b: NetworkBuilder, call: Call) -> Result:
     """-x."""
     return times(b, call.operation, call.values[0], np.array(-1.0))
 
 
 @operates("Square")
-def square(b: Builder, call: Call) -> Result:
+def square(b: NetworkBuilder, call: Call) -> Result:
     """x x."""
     return times(b, call.operation, call.values[0], call.values[0])
 
 
 @operates("Power")
-def power(b: Builder, call: Call) -> Result:
+def power(b: NetworkBuilder, call: Call) -> Result:
     """x to a small whole number."""
     x, exponent = call.operands
     if isinstance(x, np.ndarray) or not isinstance(exponent, np.ndarray) or exponent.size != 1 or float(exponent) not in (1, 2, 3, 4):
@@ -231,7 +231,7 @@ def power(b: Builder, call: Call) -> Result:
 
 
 @operates("Divide", "TrueDivide")
-def divide(b: Builder, call: Call) -> Result:
+def divide(b: NetworkBuilder, call: Call) -> Result:
     """x / y; a private y must be proved to be positive."""
     x, y = call.operands
     if isinstance(y, np.ndarray):
@@ -242,21 +242,21 @@ def divide(b: Builder, call: Call) -> Result:
 
 
 @operates("Reciprocal", "Rsqrt")
-def inverse(b: Builder, call: Call) -> Result:
+def inverse(b: NetworkBuilder, call: Call) -> Result:
     """1 / x or 1 / sqrt(x) for x proved to be positive."""
     root = type(call.operation).__name__ == "Rsqrt"
     return b.add(net.Inverse, call.operation, call.values, call.shape, root=root)
 
 
 @operates("Sqrt")
-def square_root(b: Builder, call: Call) -> Result:
+def square_root(b: NetworkBuilder, call: Call) -> Result:
     """x / sqrt(x) for x proved to be positive."""
     (x,) = call.values
     return times(b, call.operation, x, b.add(net.Inverse, call.operation, [x], call.shape, root=True))
 
 
 @operates("Maximum", "Minimum")
-def maximum(b: Builder, call: Call) -> Result:
+def maximum(b: NetworkBuilder, call: Call) -> Result:
     """The larger, or smaller, of two; max(x, c) = c + ReLU(x - c)."""
     x, y = call.operands
     smallest = type(call.operation).__name__ == "Minimum"
@@ -270,7 +270,7 @@ def maximum(b: Builder, call: Call) -> Result:
 
 
 @operates("Clip")
-def clip(b: Builder, call: Call) -> Result:
+def clip(b: NetworkBuilder, call: Call) -> Result:
     """min(max(x, low), high) with public bounds."""
     low, high = (float(np.asarray(bound)) for bound in (call.operation.x_min, call.operation.x_max))
     from_low = plus(b, call.operation, call.values[0], np.array(-low))
@@ -279,13 +279,13 @@ def clip(b: Builder, call: Call) -> Result:
 
 
 @operates("Absolute", "Abs")
-def absolute(b: Builder, call: Call) -> Result:
+def absolute(b: NetworkBuilder, call: Call) -> Result:
     """x above 0, -x below."""
     return b.add(net.Rectify, call.operation, call.values, call.shape, slope=-1.0)
 
 
 @operates("Greater", "GreaterEqual", "Less", "LessEqual")
-def compare(b: Builder, call: Call) -> Result:
+def compare(b: NetworkBuilder, call: Call) -> Result:
     """[x >= y] = [x - y >= 0], and [x > y] = 1 - [y - x >= 0]."""
     x, y = call.operands
     name = type(call.operation).__name__
@@ -296,7 +296,7 @@ def compare(b: Builder, call: Call) -> Result:
 
 
 @operates("Equal", "NotEqual")
-def equal(b: Builder, call: Call) -> Result:
+def equal(b: NetworkBuilder, call: Call) -> Result:
     """[x = y], or 1 - [x = y]."""
     x, y = call.operands
     difference = plus(b, call.operation, x, y, -1)
@@ -305,7 +305,7 @@ def equal(b: Builder, call: Call) -> Result:
 
 
 @operates("Where")
-def where(b: Builder, call: Call) -> Result:
+def where(b: NetworkBuilder, call: Call) -> Result:
     """y + c (x - y) for a private truth c."""
     condition, x, y = call.operands
     if isinstance(condition, np.ndarray):
@@ -319,7 +319,7 @@ def where(b: Builder, call: Call) -> Result:
 
 
 @operates("Relu", "Relu6", "LeakyRelu", "Threshold")
-def rectified(b: Builder, call: Call) -> Result:
+def rectified(b: NetworkBuilder, call: Call) -> Result:
     """ReLU and its relatives."""
     operation = call.operation
     settings = {"Relu6": {"maximum": 6.0}, "LeakyRelu": {"slope": float(getattr(operation, "negative_slope", 0.0))}}
@@ -351,7 +351,7 @@ NAMES = {
 
 
 @operates(*NAMES, "Gelu", "Elu", "Celu")
-def curved(b: Builder, call: Call) -> Result:
+def curved(b: NetworkBuilder, call: Call) -> Result:
     """A function of each element."""
     return b.add(net.Curved, call.operation, call.values, call.shape, curve=_curve(call.operation))
 
@@ -369,6 +369,6 @@ def _curve(operation: Any) -> Curve:
 
 
 @operates("Log")
-def logarithm(b: Builder, call: Call) -> Result:
+def logarithm(b: NetworkBuilder, call: Call) -> Result:
     """log x for x proved to be positive."""
     return b.add(net.Logarithm, call.operation, call.values, call.shape)

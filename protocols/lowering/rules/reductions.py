@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import along, over, plus, times
 from protocols.lowering.rules.operations import Call, Result, axis_of, operates
@@ -13,7 +13,7 @@ from protocols.mpc.engine.values import Shape
 
 
 @operates("Mean", "Sum", "Max", "Min")
-def reduced(b: Builder, call: Call) -> Result:
+def reduced(b: NetworkBuilder, call: Call) -> Result:
     """The mean, sum, largest or smallest over axes."""
     (x,) = call.values
     name, shape = type(call.operation).__name__, b.shape(x)
@@ -25,19 +25,19 @@ def reduced(b: Builder, call: Call) -> Result:
 
 
 @operates("Softmax", "LogSoftmax")
-def softmax(b: Builder, call: Call) -> Result:
+def softmax(b: NetworkBuilder, call: Call) -> Result:
     """Over one axis."""
     (x,) = call.values
     rank = len(call.shape)
     return along(b, call.operation, x, call.axis(rank + 1), lambda y: _softmax(b, call, y))
 
 
-def _softmax(b: Builder, call: Call, x: int) -> int:
+def _softmax(b: NetworkBuilder, call: Call, x: int) -> int:
     return b.add(net.Softmax, call.operation, [x], b.shape(x), log=type(call.operation).__name__ == "LogSoftmax")
 
 
 @operates("LayerNorm", "RMSNorm")
-def normalised(b: Builder, call: Call) -> Result:
+def normalised(b: NetworkBuilder, call: Call) -> Result:
     """(x - mean) / sqrt(variance + epsilon) over the last axis, with or without the mean, scaled and shifted."""
     from keras import config  # noqa: PLC0415  an operation of it is at hand
 
@@ -54,7 +54,7 @@ def normalised(b: Builder, call: Call) -> Result:
 
 
 @operates("Cumsum")
-def cumulated(b: Builder, call: Call) -> Result:
+def cumulated(b: NetworkBuilder, call: Call) -> Result:
     """Sums of all before, along one axis."""
     (x,) = call.values
 
@@ -66,7 +66,7 @@ def cumulated(b: Builder, call: Call) -> Result:
 
 
 @operates("Logsumexp")
-def logsumexp(b: Builder, call: Call) -> Result:
+def logsumexp(b: NetworkBuilder, call: Call) -> Result:
     """log sum exp x = x_0 - log softmax(x)_0 over one axis."""
     (x,) = call.values
     operation, shape = call.operation, b.shape(x)
@@ -78,7 +78,7 @@ def logsumexp(b: Builder, call: Call) -> Result:
 
 
 @operates("Moments", "Var")
-def moments(b: Builder, call: Call) -> Result:
+def moments(b: NetworkBuilder, call: Call) -> Result:
     """Mean and variance over axes, or the variance."""
     (x,) = call.values
     operation, shape = call.operation, b.shape(x)
@@ -93,7 +93,7 @@ def moments(b: Builder, call: Call) -> Result:
 
 
 @operates("OneHot")
-def one_hot(b: Builder, call: Call) -> Result:
+def one_hot(b: NetworkBuilder, call: Call) -> Result:
     """[i <= x < i + 1] on a new last axis."""
     if call.operation.axis not in (-1, len(call.shape)):
         raise refuse(call.operation, f"its axis is {call.operation.axis}", "the last axis")
@@ -101,7 +101,7 @@ def one_hot(b: Builder, call: Call) -> Result:
 
 
 @operates("TopK")
-def top_k(b: Builder, call: Call) -> Result:
+def top_k(b: NetworkBuilder, call: Call) -> Result:
     """The k largest of a vector and where they are."""
     (x,) = call.values
     (n,) = shape = b.shape(x)
@@ -115,7 +115,7 @@ def top_k(b: Builder, call: Call) -> Result:
 
 
 @operates("Argmax", "Argmin")
-def argmax(b: Builder, call: Call) -> Result:
+def argmax(b: NetworkBuilder, call: Call) -> Result:
     """Where the largest, or smallest, of a vector is."""
     (x,) = call.values
     if len(b.shape(x)) != 1 or call.operation.axis is None:
@@ -125,7 +125,7 @@ def argmax(b: Builder, call: Call) -> Result:
     return _places(b, call, b.add(net.TopK, call.operation, [x], (1, *b.shape(x))), call.shape)
 
 
-def _places(b: Builder, call: Call, rows: int, shape: Shape) -> int:
+def _places(b: NetworkBuilder, call: Call, rows: int, shape: Shape) -> int:
     k, n = b.shape(rows)
     found = b.add(net.Product, call.operation, [rows], (k, 1), kernel=np.arange(float(n))[:, None], bias=None)
     return b.add(net.Shaped, call.operation, [found], shape)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
@@ -20,7 +20,7 @@ from protocols.lowering.rules.operations import rows_of
 
 
 @lowers("Embedding")
-def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def embedding(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Rows of a private table by private indices: compared with all indices, then a matrix product."""
     (table,) = weights(layer, "embeddings")
     return rows_of(b, layer, table, inputs[0])
@@ -28,7 +28,7 @@ def embedding(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("MultiHeadAttention")
 def multi_head_attention(
-    b: Builder,
+    b: NetworkBuilder,
     layer: Any,
     inputs: Sequence[int],
     *,
@@ -69,7 +69,7 @@ def multi_head_attention(
 
 @lowers("Attention", "AdditiveAttention")
 def attention(
-    b: Builder, layer: Any, inputs: Sequence[int], *, mask: Sequence[Operand | None] | None = None, use_causal_mask: bool = False
+    b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Sequence[Operand | None] | None = None, use_causal_mask: bool = False
 ) -> int:
     """softmax(scores) V, inputs query, value and, if given, key; what the query's mask hides gives 0."""
     query, value, key = (*inputs, inputs[1])[:3]
@@ -85,7 +85,7 @@ def attention(
     return times(b, layer, chosen, b.add(net.Shaped, layer, [of_query], (steps, 1)))
 
 
-def _multiplied(b: Builder, layer: Any, query: int, key: int) -> int:
+def _multiplied(b: NetworkBuilder, layer: Any, query: int, key: int) -> int:
     """scale Q K (Luong et al., 2015, arXiv:1508.04025)."""
     if layer.score_mode != "dot":
         raise refuse(layer, f"its score_mode is {layer.score_mode!r}", "score_mode='dot', or AdditiveAttention")
@@ -96,18 +96,18 @@ def _multiplied(b: Builder, layer: Any, query: int, key: int) -> int:
     return scores if scale is None else times(b, layer, scores, np.broadcast_to(scale, (steps, places)))
 
 
-def _additive(b: Builder, layer: Any, query: int, key: int) -> int:
+def _additive(b: NetworkBuilder, layer: Any, query: int, key: int) -> int:
     """sum over the depth of scale tanh(q + k), for each step and place (Bahdanau et al., 2015, arXiv:1409.0473)."""
     (steps, depth), (places, _) = b.shape(query), b.shape(key)
     apart = [b.add(net.Shaped, layer, [x], shape) for x, shape in ((query, (steps, 1, depth)), (key, (1, places, depth)))]
     values, shape = alike(b, layer, apart)
-    curved = b.add(net.Curved, layer, [b.add(net.Sum, layer, values, shape, signs=(1, 1))], shape, curve=CURVES["tanh"])
+    curved = b.add(net.Curved, layer, [b.add(net.SignedSum, layer, values, shape, signs=(1, 1))], shape, curve=CURVES["tanh"])
     (scale,) = weights(layer, "scale")
     kernel = np.ones((depth, 1)) if scale is None else scale.reshape(depth, 1)
     return b.add(net.Shaped, layer, [b.add(net.Product, layer, [curved], (steps, places, 1), kernel=kernel, bias=None)], (steps, places))
 
 
-def _headed(b: Builder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:
+def _headed(b: NetworkBuilder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:
     """The projection of x for all heads: (steps, heads, depth)."""
     kernel, bias = weights(getattr(layer, f"_{name}_dense"), "kernel", "bias")
     assert kernel is not None
@@ -120,7 +120,7 @@ def _headed(b: Builder, layer: Any, x: int, name: str, factor: float = 1.0) -> i
 class Steps:
     """The pieces of a recurrent layer, of `units` each, step by step."""
 
-    def __init__(self, b: Builder, layer: Any, x: int, units: int) -> None:
+    def __init__(self, b: NetworkBuilder, layer: Any, x: int, units: int) -> None:
         self.b, self.layer, self.units = b, layer, units
         self._x = x
 
@@ -142,15 +142,15 @@ class Steps:
 
     def shifted(self, x: int, shift: Real) -> int:
         """x + private numbers."""
-        return self.b.add(net.Affine, self.layer, [x], self.b.shape(x), scale=np.ones(len(shift)), shift=shift)
+        return self.b.add(net.ChannelAffine, self.layer, [x], self.b.shape(x), scale=np.ones(len(shift)), shift=shift)
 
     def scaled(self, x: int, scale: Real) -> int:
         """x times private numbers."""
-        return self.b.add(net.Affine, self.layer, [x], self.b.shape(x), scale=scale, shift=np.zeros(len(scale)))
+        return self.b.add(net.ChannelAffine, self.layer, [x], self.b.shape(x), scale=scale, shift=np.zeros(len(scale)))
 
     def sum(self, *xs: int, signs: tuple[int, ...] | None = None) -> int:
         """A sum with signs."""
-        return self.b.add(net.Sum, self.layer, xs, self.b.shape(xs[0]), signs=signs or (1,) * len(xs))
+        return self.b.add(net.SignedSum, self.layer, xs, self.b.shape(xs[0]), signs=signs or (1,) * len(xs))
 
     def product(self, x: int, y: int) -> int:
         """Element for element."""
@@ -186,7 +186,7 @@ Step = Callable[[Steps, int, State | None], State]
 
 
 def _unrolled(
-    b: Builder,
+    b: NetworkBuilder,
     layer: Any,
     inputs: Sequence[int],
     bias: Real | None,
@@ -213,7 +213,7 @@ def _unrolled(
     return [output, *state] if layer.return_state else output
 
 
-def _started(b: Builder, layer: Any, others: Sequence[int], initial: Given) -> State | None:
+def _started(b: NetworkBuilder, layer: Any, others: Sequence[int], initial: Given) -> State | None:
     """The state before the first step, None for zeros. Keras counts a list of states among the inputs, and a single one by name not."""
     named = initial if isinstance(initial, Sequence) else [initial]
     constants = [each for each in named if isinstance(each, np.ndarray)]
@@ -229,7 +229,7 @@ def _started(b: Builder, layer: Any, others: Sequence[int], initial: Given) -> S
 
 @lowers("SimpleRNN")
 def simple_rnn(
-    b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None
+    b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None
 ) -> int | list[int]:
     """h = activation(x W + h R + b)."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
@@ -242,7 +242,9 @@ def simple_rnn(
 
 
 @lowers("LSTM")
-def lstm(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None) -> int | list[int]:
+def lstm(
+    b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None
+) -> int | list[int]:
     """c = f c + i g, h = o activation(c) with the gates i, f, g, o (Hochreiter and Schmidhuber, 1997)."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
     assert recurrent is not None
@@ -259,7 +261,9 @@ def lstm(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None 
 
 
 @lowers("GRU")
-def gru(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None) -> int | list[int]:
+def gru(
+    b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Operand | None = None, initial_state: Given = None
+) -> int | list[int]:
     """h = g + z (h - g) with the gates z, r, and g = activation(x + r (h R + b)) (Cho et al., 2014), `reset_after` as in Keras."""
     recurrent, bias = weights(layer.cell, "recurrent_kernel", "bias")
     assert recurrent is not None

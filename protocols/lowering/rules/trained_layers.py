@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.builder import Builder
+from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
@@ -29,7 +29,7 @@ def trains(*names: str) -> Callable[[Rule], Rule]:
 
 
 @trains("BatchNormalization")
-def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def batch_normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """By the statistics of the batch, unless it is frozen."""
     if not layer.trainable:
         frozen: int = RULES["BatchNormalization"](b, layer, inputs)
@@ -43,7 +43,7 @@ def batch_normalization(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @trains("Dropout")
-def dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def dropout(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """One draw for each number, or for all along axes where its noise shape is 1."""
     given, shape = layer.noise_shape, b.shape(inputs[0])
     if given is not None and (len(given) != len(shape) + 1 or given[0] == 1):
@@ -53,7 +53,7 @@ def dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @trains("SpatialDropout1D", "SpatialDropout2D")
-def spatial_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def spatial_dropout(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """One draw for each channel."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise refuse(layer, "data_format is 'channels_first'", "data_format='channels_last'")
@@ -61,7 +61,7 @@ def spatial_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @trains("GaussianDropout", "GaussianNoise")
-def gaussian(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def gaussian(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Noise that is multiplied, or added."""
     multiplied = type(layer).__name__ == "GaussianDropout"
     deviation = math.sqrt(layer.rate / (1 - layer.rate)) if multiplied else float(layer.stddev)
@@ -71,7 +71,7 @@ def gaussian(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @trains("AlphaDropout")
-def alpha_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
+def alpha_dropout(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """a (x m + alpha' (1 - m)) + c = a (x - alpha') m + a alpha' + c for a draw m (Klambauer et al., 2017, arXiv:1706.02515, section 3)."""
     if layer.noise_shape is not None:
         raise refuse(layer, f"its noise_shape is {layer.noise_shape}", "AlphaDropout without one")
@@ -85,7 +85,7 @@ def alpha_dropout(b: Builder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 @trains("LSTM", "GRU", "SimpleRNN")
-def recurrent(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Any = None, initial_state: Any = None) -> Any:
+def recurrent(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Any = None, initial_state: Any = None) -> Any:
     """As in a prediction, with a dropout of its inputs: one draw for all steps."""
     if layer.recurrent_dropout:
         raise refuse(layer, f"its recurrent_dropout is {layer.recurrent_dropout:g}", "dropout= alone in a training")
@@ -95,7 +95,7 @@ def recurrent(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Any = None
 
 @trains("MultiHeadAttention")
 def multi_head_attention(
-    b: Builder,
+    b: NetworkBuilder,
     layer: Any,
     inputs: Sequence[int],
     *,
@@ -113,17 +113,17 @@ def multi_head_attention(
 
 
 @trains("Attention", "AdditiveAttention")
-def attention(b: Builder, layer: Any, inputs: Sequence[int], *, mask: Any = None, use_causal_mask: bool = False) -> int:
+def attention(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Any = None, use_causal_mask: bool = False) -> int:
     """The same."""
     rule = RULES[type(layer).__name__]
     result: int = rule(_Dropping(b, layer, layer.dropout), layer, inputs, mask=mask, use_causal_mask=use_causal_mask)
     return result
 
 
-class _Dropping(Builder):
+class _Dropping(NetworkBuilder):
     """A builder that puts a dropout behind each softmax."""
 
-    def __init__(self, b: Builder, layer: Any, rate: float) -> None:
+    def __init__(self, b: NetworkBuilder, layer: Any, rate: float) -> None:
         self.nodes, self._layer, self._rate = b.nodes, layer, rate
 
     def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
@@ -132,6 +132,6 @@ class _Dropping(Builder):
         return dropped(self, self._layer, position, self._rate, ()) if node_class is net.Softmax else position
 
 
-def dropped(b: Builder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:
+def dropped(b: NetworkBuilder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:
     """A dropout, if there is one."""
     return b.add(Dropped, layer, [x], b.shape(x), rate=float(rate), repeated=repeated) if rate else x

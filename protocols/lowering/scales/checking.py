@@ -35,7 +35,7 @@ from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import calibrated_end, window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.argmax import Argmax
@@ -56,11 +56,11 @@ class CheckedWriter(Writer):
     """Writes a program that finds out at run time whether a calibrated range was left."""
 
     slack = SLACK
-    _counts: tuple[Value, ...] = ()
-    _likely: tuple[tuple[int, Value], ...] = ()
-    _guarded: Value | None = None
+    _counts: tuple[RangedValue, ...] = ()
+    _likely: tuple[tuple[int, RangedValue], ...] = ()
+    _guarded: RangedValue | None = None
 
-    def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
+    def put(self, op: AnyOp, scale: float, bounds: Interval) -> RangedValue:
         """Appends an operation whose result is proved to stay inside the ring.
 
         Raises:
@@ -86,7 +86,7 @@ class CheckedWriter(Writer):
         """The largest absolute value by proof: what the samples say was checked before, and is in the proof."""
         return x.largest
 
-    def check(self, x: Value, bounds: Interval) -> None:
+    def check(self, x: RangedValue, bounds: Interval) -> None:
         """Compares with the ends of `bounds` that are not proved, and counts what lies beyond."""
         ends = float(bounds.low.min()), float(bounds.high.max())
         low, high = ends[0] > x.range.low.min(), ends[1] < x.range.high.max()
@@ -101,7 +101,7 @@ class CheckedWriter(Writer):
         if high:
             self._compare(x, drops[1], (_most(ends[1], drops[1]) + 1,), (0, 1))
 
-    def _compare(self, x: Value, drop: int, knots: tuple[int, ...], outside: tuple[int, ...]) -> None:
+    def _compare(self, x: RangedValue, drop: int, knots: tuple[int, ...], outside: tuple[int, ...]) -> None:
         """Counts the elements that are beyond a knot. Each costs 0 to 2, whatever ring element it is: counts never cancel."""
         window = window_bits(x.range.largest, drop) + 1
         op = Piecewise(self.share(x).position, drop, window, knots, (0,) * len(outside), outside)
@@ -111,7 +111,7 @@ class CheckedWriter(Writer):
         added = self.put(count, 1.0, Interval(np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0 * row.shape[1]), _none(x, (1, 1, 1))))
         self._counts += (self.shaped((1,), added),)
 
-    def likely(self, x: Value, node: Node) -> Value:
+    def likely(self, x: RangedValue, node: Node) -> RangedValue:
         """The value within the range of the samples, which is checked, once however many layers ask; by proof if there are none."""
         known = dict(self._likely).get(x.position)
         if known is not None:
@@ -126,7 +126,7 @@ class CheckedWriter(Writer):
         self._likely += ((x.position, held),)
         return held
 
-    def within(self, x: Value, domain: Interval) -> tuple[Value, Interval, str]:
+    def within(self, x: RangedValue, domain: Interval) -> tuple[RangedValue, Interval, str]:
         """The value within a domain that is a little wider, and is checked."""
         x, domain, source = super().within(x, domain)
         if source == "proved":
@@ -136,13 +136,13 @@ class CheckedWriter(Writer):
         self.check(x, wider)
         return replace(x, range=wider), wider, source
 
-    def compared(self, logits: Value) -> Value:
+    def compared(self, logits: RangedValue) -> RangedValue:
         """The logits of a softmax, guarded by what was checked until here: a label needs no more."""
         if self._counts and self.label(logits) is not None:
             self._guarded = self._labelled(logits, *self._guard(logits))
         return logits
 
-    def finished(self, output: Value, compared: Value | None) -> tuple[Value, Argmax | None]:
+    def finished(self, output: RangedValue, compared: RangedValue | None) -> tuple[RangedValue, Argmax | None]:
         """The guarded output with the bit behind it, and the arg max of guarded values. Where all is proved, what is written otherwise."""
         if not self._counts:
             return super().finished(output, compared)
@@ -153,7 +153,7 @@ class CheckedWriter(Writer):
         label = None if self._guarded is None else self.largest(self._guarded)
         return self._beside(kept, outside, kept.scale), label
 
-    def _guard(self, x: Value) -> tuple[Value, Value]:
+    def _guard(self, x: RangedValue) -> tuple[RangedValue, RangedValue]:
         """(1 - b) x as a vector, and b. Rounds: 4."""
         counts = tuple(count.position for count in self._counts)
         largest = sum(float(count.range.high[0]) for count in self._counts)
@@ -165,13 +165,13 @@ class CheckedWriter(Writer):
         bounds = replace(flat.range, low=np.minimum(flat.range.low, 0.0), high=np.maximum(flat.range.high, 0.0))
         return self.put(Multiply(flat.position, inside.position), x.scale, bounds), outside
 
-    def _labelled(self, x: Value, kept: Value, outside: Value) -> Value:
+    def _labelled(self, x: RangedValue, kept: RangedValue, outside: RangedValue) -> RangedValue:
         """Guarded values, and one that is the largest for b = 1 and the smallest for b = 0."""
         most = math.ceil(1.25 * x.range.largest) + 4
         op = Combine((outside.position,), (2 * most,), -most)
         return self._beside(kept, self.put(op, x.scale, _between(outside, float(-most), float(most))), x.scale)
 
-    def _beside(self, vector: Value, one: Value, scale: float) -> Value:
+    def _beside(self, vector: RangedValue, one: RangedValue, scale: float) -> RangedValue:
         ranges = vector.range, one.range
         low, high = (np.concatenate([getattr(each, end) for each in ranges]) for end in ("low", "high"))
         bounds = Interval(low, high, np.concatenate([each.samples for each in ranges], 1))
@@ -193,11 +193,11 @@ def _most(high: float, drop: int) -> int:
     return math.floor(high / (1 << drop)) - (1 if drop else 0)
 
 
-def _between(x: Value, low: float, high: float) -> Interval:
+def _between(x: RangedValue, low: float, high: float) -> Interval:
     """A range for each element of another value; it is 0 on the samples, or as near as that is."""
     return Interval(np.full(x.shape, low), np.full(x.shape, high), _none(x, x.shape) + np.clip(0.0, low, high))
 
 
-def _none(x: Value, shape: Shape) -> Real:
+def _none(x: RangedValue, shape: Shape) -> Real:
     """Zeros for each sample."""
     return np.zeros((len(x.range.samples), *shape))

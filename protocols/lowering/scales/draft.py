@@ -11,7 +11,7 @@ import msgspec
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import whole
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.values import Shape
@@ -57,7 +57,7 @@ class Draft:
         self._shapes.append(shape)
         return len(self._shapes) - 1
 
-    def put(self, op: AnyOp, scale: float, bounds: Interval) -> Value:
+    def put(self, op: AnyOp, scale: float, bounds: Interval) -> RangedValue:
         """Append an operation, in parts if it is elementwise and too large."""
         loops.infer([op], self._scope)
         count = self._count(op)
@@ -66,7 +66,7 @@ class Draft:
             return self._in_parts(op, scale, bounds, shape, count)
         self.ops.append(op)
         position = len(self.ops) - 1
-        return Value(position, self._scope.values[position].kind, scale, bounds)
+        return RangedValue(position, self._scope.values[position].kind, scale, bounds)
 
     def _count(self, op: AnyOp) -> int:
         """Into how many parts the operation is cut that is the last in the scope."""
@@ -77,7 +77,7 @@ class Draft:
         words = sum(field.words for field in op.fields(values[-1], [values[x] for x in op.operands], columns))
         return -(-8 * words // self.most_dealt)
 
-    def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, count: int) -> Value:
+    def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, count: int) -> RangedValue:
         """Append the operation on slices along its longest axis, and what joins them."""
         axis = shape.index(max(shape))
         parts = []
@@ -114,11 +114,11 @@ class Draft:
         _, found = self._columns.setdefault((id(values), start, stop), (values, values[..., start:stop]))
         return found
 
-    def share(self, x: Value) -> Value:
+    def share(self, x: RangedValue) -> RangedValue:
         """Return the value as something that depends on more than what servers are sent."""
         return x if x.kind != "wire" else self.put(AsShare(x.position), x.scale, x.range)
 
-    def wire(self, x: Value) -> Value:
+    def wire(self, x: RangedValue) -> RangedValue:
         """Return the value as a wire, opened once however many layers read it."""
         if x.kind == "wire":
             return x
@@ -126,7 +126,7 @@ class Draft:
             self._wires[x.position] = self.put(Open(x.position), x.scale, x.range).position
         return replace(x, position=self._wires[x.position], kind="wire")
 
-    def factor(self, x: Value) -> Value:
+    def factor(self, x: RangedValue) -> RangedValue:
         """Return the value as a factor of an element by element product: what a rounding gives needs no opening."""
         return x if x.kind == "affine" and x.position not in self._wires else self.wire(x)
 

@@ -18,7 +18,7 @@ from protocols.lowering.nodes.splines import Spline, fit
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, LEAST_WINDOW, SUM_BITS, Held, window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.inputs.declared import RING_BITS
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sums import Scale
@@ -35,7 +35,7 @@ SPAN = 2.0**26  # between the least and the largest value of a root, for its slo
 SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain is still recognised
 
 
-def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spline], *, steep: float = 1.0) -> Value:
+def curve(w: Writer, node: Node, x: RangedValue, spline: Callable[[float, float], Spline], *, steep: float = 1.0) -> RangedValue:
     """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3.
 
     With slopes up to `steep`, more than 2, x is rounded to so much finer steps.
@@ -59,7 +59,9 @@ def curve(w: Writer, node: Node, x: Value, spline: Callable[[float, float], Spli
     return pieces(w, node, x, held, spline, bits=SLOPE_BITS)
 
 
-def pieces(w: Writer, node: Node, x: Value, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0) -> Value:
+def pieces(
+    w: Writer, node: Node, x: RangedValue, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0
+) -> RangedValue:
     """A spline of a share that is rounded as `held` says, slopes with `bits` fractional bits, or `spare` less where that is too many.
 
     Raises:
@@ -155,12 +157,12 @@ def inverse_root(x: Real) -> Real:
 def positive(
     w: Writer,
     node: Node,
-    x: Value,
+    x: RangedValue,
     function: Callable[[Real], Real],
     *,
     tolerance: Callable[[Real], Real] | None = None,
     domain: Interval | None = None,
-) -> Value:
+) -> RangedValue:
     """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
 
     Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
@@ -201,7 +203,7 @@ def positive(
     return pieces(w, node, x, held, fitted, bits=bits, spare=SPARE + bits - needed)
 
 
-def _fine(x: Value, domain: Interval, source: str) -> Held:
+def _fine(x: RangedValue, domain: Interval, source: str) -> Held:
     """As many fractional bits as the domain has room for, up to 26, in a window that holds all of x if that is possible.
 
     More bits where the least value would have less than a relative 2^-`PRECISE`, up to `SATURATING_WINDOW`.
@@ -253,12 +255,12 @@ def _times(x: Interval, factor: float) -> Interval:
     return x.mapped(lambda a: a * factor)
 
 
-def reciprocal(w: Writer, node: Node, x: Value) -> Value:
+def reciprocal(w: Writer, node: Node, x: RangedValue) -> RangedValue:
     """1 / x for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3."""
     return positive(w, node, x, inverse)
 
 
-def reciprocal_root(w: Writer, node: Node, x: Value, *, domain: Interval | None = None) -> Value:
+def reciprocal_root(w: Writer, node: Node, x: RangedValue, *, domain: Interval | None = None) -> RangedValue:
     """1 / sqrt(x) for positive x, to a relative 10^-3; see `positive` for its domain, and for what is outside of it. Rounds: 3.
 
     With samples its domain begins where x is proved to begin, if that is above 0 and within `SPAN` of the largest (an epsilon was added).
@@ -268,7 +270,7 @@ def reciprocal_root(w: Writer, node: Node, x: Value, *, domain: Interval | None 
     return positive(w, node, x, inverse_root, domain=domain)
 
 
-def logarithm(w: Writer, node: Node, x: Value) -> Value:
+def logarithm(w: Writer, node: Node, x: RangedValue) -> RangedValue:
     """log x for positive x, to 2^-11 and the rounding of x to a relative 2^-11. Rounds: 3.
 
     Its domain, and what is outside of it: see `positive`.
@@ -279,7 +281,7 @@ def logarithm(w: Writer, node: Node, x: Value) -> Value:
     return positive(w, node, x, np.log, tolerance=lambda _: np.asarray(RELATIVE))
 
 
-def scaled(w: Writer, node: Scaled, x: Value) -> Value:
+def scaled(w: Writer, node: Scaled, x: RangedValue) -> RangedValue:
     """Each element times a public integer."""
     bounds = x.range.mapped(lambda a: a * node.table)
     if w.bits(bounds) > SUM_BITS:

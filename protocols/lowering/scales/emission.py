@@ -23,7 +23,7 @@ from protocols.lowering.scales.rounding import (
     FRACTION,
     SUM_BITS,
     Held,
-    Layer,
+    LayerWindow,
     common_multiple,
     common_scale,
     hold,
@@ -31,7 +31,7 @@ from protocols.lowering.scales.rounding import (
     weight_bits,
     window_bits,
 )
-from protocols.lowering.scales.values import Value, saturated
+from protocols.lowering.scales.values import RangedValue, saturated
 from protocols.mpc.encoding import input_scale
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
@@ -76,9 +76,9 @@ class Writer(Draft):
         scale: float | None = None,
     ) -> None:
         super().__init__(input_shape)
-        self.layers: list[Layer] = []
+        self.layers: list[LayerWindow] = []
         self.margin = margin
-        self._rounded: dict[tuple[int, float], Value] = {}
+        self._rounded: dict[tuple[int, float], RangedValue] = {}
         scale = input_scale(input_range, ranges, step) if scale is None else scale
         cut = enforced(input_range, scale, ranges)
         low, high = (np.broadcast_to(np.array(end, np.float64).reshape(cut.shape), input_shape) for end in (cut.low, cut.high))
@@ -96,19 +96,19 @@ class Writer(Draft):
         """Bits of that."""
         return math.log2(max(1.0, self.most(x)))
 
-    def check(self, x: Value, bounds: Interval) -> None:
+    def check(self, x: RangedValue, bounds: Interval) -> None:
         """From here on x is taken to lie within `bounds`: nothing at run time, unless the program is checked."""
 
-    def likely(self, x: Value, node: Node) -> Value:
+    def likely(self, x: RangedValue, node: Node) -> RangedValue:
         """The value with the range of the samples, where that is checked; otherwise with that of its proof."""
         return x
 
-    def within(self, x: Value, domain: Interval) -> tuple[Value, Interval, str]:
+    def within(self, x: RangedValue, domain: Interval) -> tuple[RangedValue, Interval, str]:
         """The value, the domain of a function that reads it, and whether x is proved to lie in there or calibrated."""
         inside = domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max()
         return x, domain, "proved" if inside else "calibrated"
 
-    def truncated(self, x: Value, node: Node) -> Value:
+    def truncated(self, x: RangedValue, node: Node) -> RangedValue:
         """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
         known = self._rounded.get((x.position, x.scale))
         if known is not None:
@@ -125,22 +125,22 @@ class Writer(Draft):
 
     def report(self, node: Node, bound: float, window: int, drop: int, source: str, *, least: float | None = None) -> None:
         """Notes how a sum is held."""
-        self.layers.append(Layer(node.layer, node.kind, bound, window, drop, source, least))
+        self.layers.append(LayerWindow(node.layer, node.kind, bound, window, drop, source, least))
 
-    def held(self, x: Value, node: Node) -> Held:
+    def held(self, x: RangedValue, node: Node) -> Held:
         """The window in which a value is rounded, noted in the list of layers."""
         held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
         self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         return held
 
-    def _with_room(self, x: Value, bits: float, node: Node) -> Value:
+    def _with_room(self, x: RangedValue, bits: float, node: Node) -> RangedValue:
         """The value, rounded if it could not grow by so many bits."""
         return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(self.likely(x, node), node)
 
     # One method for each kind of node.
 
-    def linear(self, node: net.Convolution | net.Product, x: Value) -> Value:
+    def linear(self, node: net.Convolution | net.Product, x: RangedValue) -> RangedValue:
         """A convolution or matrix product, rounded before if its sums would not fit the ring."""
         finest = weight_bits(node.kernel, WEIGHT_BITS)
         z = self._product(node, x, finest)
@@ -161,7 +161,7 @@ class Writer(Draft):
             )
         return self._weighted(node, self.wire(x), 2.0**-bits, z)
 
-    def _weighted(self, node: net.Convolution | net.Product, x: Value, scale: float, z: Interval) -> Value:
+    def _weighted(self, node: net.Convolution | net.Product, x: RangedValue, scale: float, z: Interval) -> RangedValue:
         """The product of a wire with weights of that scale; those of many units in parts, one after the other."""
         units, of = node.kernel.shape[-1], node.groups if isinstance(node, net.Convolution) else 1
         step = units // of if of > 1 else 1  # groups stay whole
@@ -184,12 +184,12 @@ class Writer(Draft):
         joined = Concatenate(tuple(part.position for part in parts), len(node.shape) - 1)
         return parts[0] if len(parts) == 1 else self.put(joined, x.scale * scale, z)
 
-    def _coarser(self, x: Value, drop: int) -> Value:
+    def _coarser(self, x: RangedValue, drop: int) -> RangedValue:
         """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
         bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
         return self.put(Truncate(self.share(x).position, drop, bounds.window), x.scale * 2.0**drop, bounds.rounded)
 
-    def _product(self, node: net.Convolution | net.Product, x: Value, bits: int) -> Interval:
+    def _product(self, node: net.Convolution | net.Product, x: RangedValue, bits: int) -> Interval:
         scale = 2.0**-bits
         kernel = np.rint(node.kernel / scale)
         bias = None if node.bias is None else np.rint(node.bias / (x.scale * scale))
@@ -205,7 +205,7 @@ class Writer(Draft):
         )
         return x.range.linear(convolved, kernel, bias)
 
-    def affine(self, node: net.Affine, x: Value) -> Value:
+    def affine(self, node: net.ChannelAffine, x: RangedValue) -> RangedValue:
         """Private scale and shift of channels: a depthwise convolution of 1 x 1."""
         if (node.scale == 1).all():
             return self.shifted(node, np.broadcast_to(node.shift, x.shape), x)
@@ -222,7 +222,7 @@ class Writer(Draft):
         )
         return self.shaped(shape, self.linear(flat, self.shaped(image, x)))
 
-    def shifted(self, node: Node, shift: Real, x: Value) -> Value:
+    def shifted(self, node: Node, shift: Real, x: RangedValue) -> RangedValue:
         """x plus private numbers, one for each element."""
         x = self.share(self.beside(node, self._with_room(x, 1, node), float(np.abs(shift).max())))
         weight = self.weight(shift, x.scale)
@@ -230,21 +230,21 @@ class Writer(Draft):
         bounds = Interval(x.range.low + whole, x.range.high + whole, x.range.samples + whole)
         return self.put(Shift(x.position, weight), x.scale, bounds.widened())
 
-    def shaped(self, shape: Shape, x: Value) -> Value:
+    def shaped(self, shape: Shape, x: RangedValue) -> RangedValue:
         """Another shape."""
         if shape == x.shape:
             return x
         bounds = x.range.mapped(lambda a: a.reshape(len(a), *shape))
         return self.put(Reshape(x.position, shape), x.scale, bounds)
 
-    def rescaled(self, node: net.Rescale, x: Value) -> Value:
+    def rescaled(self, node: net.Rescale, x: RangedValue) -> RangedValue:
         """A public scale costs nothing, a public offset is added locally."""
         if node.scale < 0:
             x = self.put(Combine((x.position,), (-1,)), x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
         return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
 
-    def beside(self, node: Node, x: Value, constant: float) -> Value:
+    def beside(self, node: Node, x: RangedValue, constant: float) -> RangedValue:
         """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
         if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
             return x
@@ -254,32 +254,32 @@ class Writer(Draft):
         op = Truncate(self.share(x).position, held.drop, held.window)
         return self.put(op, x.scale * 2.0**held.drop, held.rounded)
 
-    def _offset(self, x: Value, offset: float) -> Value:
+    def _offset(self, x: RangedValue, offset: float) -> RangedValue:
         constant = round(offset / x.scale)
         return self.put(Combine((x.position,), (1,), constant), x.scale, combined([x.range], [1], constant))
 
-    def taken(self, axis: int, indices: Sequence[int], x: Value) -> Value:
+    def taken(self, axis: int, indices: Sequence[int], x: RangedValue) -> RangedValue:
         """Slices along an axis, as often as they are named."""
         if list(indices) == list(range(x.shape[axis])):
             return x
         bounds = x.range.mapped(lambda a: a.take(indices, axis + 1))
         return self.put(Take(x.position, axis, tuple(indices)), x.scale, bounds)
 
-    def permuted(self, axes: Sequence[int], x: Value) -> Value:
+    def permuted(self, axes: Sequence[int], x: RangedValue) -> RangedValue:
         """The axes in another order."""
         bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
         return self.put(Permute(x.position, tuple(axes)), x.scale, bounds)
 
-    def added(self, node: Node, x: Value, y: Value, sign: int = 1) -> Value:
+    def added(self, node: Node, x: RangedValue, y: RangedValue, sign: int = 1) -> RangedValue:
         """x + y, or x - y, on one scale."""
-        return self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=x.shape, signs=(1, sign)), [x, y])
+        return self.summed(net.SignedSum(layer=node.layer, kind=node.kind, inputs=(), shape=x.shape, signs=(1, sign)), [x, y])
 
-    def padded(self, node: net.Padded, x: Value) -> Value:
+    def padded(self, node: net.Padded, x: RangedValue) -> RangedValue:
         """Zeros around."""
         bounds = x.range.mapped(lambda a: np.pad(a, ((0, 0), *node.padding, (0, 0))))
         return self.put(Pad(x.position, node.padding), x.scale, bounds)
 
-    def pooled(self, node: net.AveragePool, x: Value) -> Value:
+    def pooled(self, node: net.AveragePool, x: RangedValue) -> RangedValue:
         """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
         add_up = partial(sums, size=node.size, strides=node.strides, padding=node.padding, grid=node.shape[:2])
         count = add_up(np.ones((1, *x.shape[:2], 1)))[0]
@@ -294,7 +294,7 @@ class Writer(Draft):
         bounds = pooled.range.mapped(lambda a: a * table)
         return self.put(Scale(pooled.position, factors, table.shape), pooled.scale, bounds)
 
-    def joined(self, node: net.Joined, values: list[Value]) -> Value:
+    def joined(self, node: net.Joined, values: list[RangedValue]) -> RangedValue:
         """Values on one scale, side by side."""
         values, scale, factors = self._common(node, values)
         same = [self._times(v, factor, scale) for v, factor in zip(values, factors, strict=True)]
@@ -305,18 +305,18 @@ class Writer(Draft):
         )
         return self.put(Concatenate(tuple(v.position for v in same), node.axis), scale, bounds)
 
-    def _times(self, x: Value, factor: int, scale: float) -> Value:
+    def _times(self, x: RangedValue, factor: int, scale: float) -> RangedValue:
         if factor == 1:
             return replace(x, scale=scale)
         return self.put(Combine((x.position,), (factor,)), scale, combined([x.range], [factor], 0))
 
-    def finer(self, x: Value, bits: int) -> Value:
+    def finer(self, x: RangedValue, bits: int) -> RangedValue:
         """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
         room = SUM_BITS - 4 - math.ceil(self.bits(x.range))
         lift = min(bits + math.floor(math.log2(x.scale)), room)
         return self._times(x, 1 << lift, x.scale * 2.0**-lift) if lift > 0 else x
 
-    def _common(self, node: Node, values: list[Value]) -> tuple[list[Value], float, list[int]]:
+    def _common(self, node: Node, values: list[RangedValue]) -> tuple[list[RangedValue], float, list[int]]:
         """The values, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
         scale, factors = common_scale([v.scale for v in values])
         if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
@@ -327,14 +327,14 @@ class Writer(Draft):
             raise WindowError(f"layer {node.layer!r} ({node.kind}): its inputs differ too much in scale; normalise them before")
         return self._common(node, coarser)
 
-    def summed(self, node: net.Sum, values: list[Value]) -> Value:
+    def summed(self, node: net.SignedSum, values: list[RangedValue]) -> RangedValue:
         """A sum on one scale."""
         same, scale, factors = self._common(node, values)
         signed = [factor * sign for factor, sign in zip(factors, node.signs, strict=True)]
         op = Combine(tuple(v.position for v in same), tuple(signed))
         return self.put(op, scale, combined([v.range for v in same], signed, 0))
 
-    def rectified(self, node: net.Rectify, x: Value) -> Value:
+    def rectified(self, node: net.Rectify, x: RangedValue) -> RangedValue:
         """max(x, 0) and its relatives, with the rounding in one protocol."""
         x = self.share(x)
         cut = node.maximum if node.maximum is not None and x.range.high.max() * x.scale > node.maximum else 0.0
@@ -344,11 +344,11 @@ class Writer(Draft):
         if node.maximum is None or x.range.high.max() * x.scale <= node.maximum:
             return y
         over = self._selected(node, self._offset(x, -node.maximum), 0.0, 0.0)
-        both = self.summed(net.Sum(layer=node.layer, kind=node.kind, inputs=(), shape=node.shape, signs=(1, -1)), [y, over])
+        both = self.summed(net.SignedSum(layer=node.layer, kind=node.kind, inputs=(), shape=node.shape, signs=(1, -1)), [y, over])
         unit = max(y.scale * (1 << SLOPE_BITS if node.slope else 1), over.scale)
         return replace(both, range=saturated(both, y, maximum=node.maximum, unit=unit))
 
-    def _selected(self, node: net.Rectify, x: Value, slope: float, step: float) -> Value:
+    def _selected(self, node: net.Rectify, x: RangedValue, slope: float, step: float) -> RangedValue:
         held = self.held(x, node)
         positive = 1 << SLOPE_BITS if slope else 1
         negative = round(slope * positive)
@@ -365,22 +365,22 @@ class Writer(Draft):
         op = Select(x.position, held.drop, held.window, positive, negative, jump)
         return self.put(op, scale, bounds)
 
-    def label(self, x: Value) -> Argmax | None:
+    def label(self, x: RangedValue) -> Argmax | None:
         """How the largest output is found, if it is a vector of classes."""
         if len(x.shape) != 1 or not 2 <= x.shape[0] <= MOST_CLASSES:
             return None
         return self.largest(x)
 
-    def largest(self, x: Value) -> Argmax:
+    def largest(self, x: RangedValue) -> Argmax:
         """The arg max of a vector."""
         difference = float(x.range.high.max() - x.range.low.min())
         drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
         return Argmax(x.position, drop, window_bits(difference, drop))
 
-    def compared(self, logits: Value) -> Value:
+    def compared(self, logits: RangedValue) -> RangedValue:
         """What a label compares in place of a softmax of it, which comes last and is not written yet."""
         return logits
 
-    def finished(self, output: Value, compared: Value | None) -> tuple[Value, Argmax | None]:
+    def finished(self, output: RangedValue, compared: RangedValue | None) -> tuple[RangedValue, Argmax | None]:
         """What the program gives for its output, and how a label is found, by comparing that or something else."""
         return output, self.label(output if compared is None else compared)

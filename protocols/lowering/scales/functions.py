@@ -33,7 +33,7 @@ from protocols.lowering.scales.intervals import SLACK, Interval, combined
 from protocols.lowering.scales.maxima import largest
 from protocols.lowering.scales.products import product, rounded, spread, total
 from protocols.lowering.scales.rounding import LARGEST_WINDOW, SUM_BITS, window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.operations.moves import Concatenate
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
@@ -61,7 +61,7 @@ SQUARE_BITS = 29  # of a deviation times sqrt(n), so that the sum of squares sta
 BELOW = 12.0  # exp(-12) is nothing
 
 
-def softmax(w: Writer, node: Node, x: Value, *, log: bool = False) -> Value:
+def softmax(w: Writer, node: Node, x: RangedValue, *, log: bool = False) -> RangedValue:
     """exp(x) / sum exp(x), or its logarithm, over the last axis, for any x that can be rounded.
 
     With m the largest and d = x - m <= 0: e = spline of exp(d), s = sum e in [1 - n 2^-12, n], e times a spline of 1 / s.
@@ -88,12 +88,12 @@ def _exponential(low: float, high: float) -> Spline:
     return fit(np.exp, -reach, high, tolerance=EXP_TOLERANCE).before((0.0, 0.0), -reach)
 
 
-def _not_positive(d: Value) -> Value:
+def _not_positive(d: RangedValue) -> RangedValue:
     """x - max(x): not above 0."""
     return replace(d, range=replace(d.range, low=np.minimum(d.range.low, 0.0), high=np.zeros_like(d.range.high)))
 
 
-def _at_least_one(node: Node, s: Value, e: Value, length: int) -> Value:
+def _at_least_one(node: Node, s: RangedValue, e: RangedValue, length: int) -> RangedValue:
     """One of the terms is exp(0), the others are not below the spline's least value."""
     least = 1 - 2 * EXP_TOLERANCE + (length - 1) * min(0.0, float(e.range.low.min())) * e.scale
     if least < 0.5:
@@ -101,7 +101,7 @@ def _at_least_one(node: Node, s: Value, e: Value, length: int) -> Value:
     return replace(s, range=replace(s.range, low=np.maximum(s.range.low, math.floor(least / s.scale))))
 
 
-def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool = True) -> Value:
+def normalised(w: Writer, node: Node, x: RangedValue, epsilon: float, *, centred: bool = True) -> RangedValue:
     """y = (x - mean) / sqrt(variance + epsilon) over the last axis of n. Rounds: 8 at most, from x to y.
 
     Deviations d from the mean are rounded to steps of u, the variance is that of the rounded ones. With kappa = 1.25 u / sqrt(epsilon)
@@ -147,7 +147,7 @@ def normalised(w: Writer, node: Node, x: Value, epsilon: float, *, centred: bool
     return _quotient(w, node, d, root, math.sqrt(length) * 1.01 / (d.scale * root.scale))
 
 
-def _mean_square(w: Writer, node: Node, d: Value, radius: float) -> Value:
+def _mean_square(w: Writer, node: Node, d: RangedValue, radius: float) -> RangedValue:
     """The mean of d d for x in [-radius, radius], not above (radius + a step)^2: of deviations by Popoviciu's inequality on variances."""
     squares = total(w, node, product(w, node, d, d))
     mean = replace(squares, scale=squares.scale / d.shape[-1])
@@ -155,7 +155,7 @@ def _mean_square(w: Writer, node: Node, d: Value, radius: float) -> Value:
     return replace(mean, range=replace(mean.range, low=mean.range.low.clip(0, most), high=mean.range.high.clip(0, most)))
 
 
-def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Value:
+def _quotient(w: Writer, node: Node, d: RangedValue, root: RangedValue, bound: float) -> RangedValue:
     """d times the root of its own variance: below `bound`, whatever the two could be without each other."""
     if (len(d.range.samples) and not w.slack) or w.bits(d.range) + w.bits(root.range) <= SUM_BITS:
         y = product(w, node, d, root)
@@ -169,7 +169,7 @@ def _quotient(w: Writer, node: Node, d: Value, root: Value, bound: float) -> Val
     )
 
 
-def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:
+def _centred(w: Writer, node: Node, x: RangedValue, unit: float) -> RangedValue:
     """x - mean, exact, of x rounded to steps of `unit` if it would leave the ring otherwise."""
     length = x.shape[-1]
     if w.bits(x.range) + math.log2(length) + 1 > SUM_BITS:
@@ -179,14 +179,14 @@ def _centred(w: Writer, node: Node, x: Value, unit: float) -> Value:
     return w.put(Combine((x.position, sums.position), (length, -1)), x.scale / length, bounds)
 
 
-def _raised(w: Writer, x: Value, epsilon: float) -> Value:
+def _raised(w: Writer, x: RangedValue, epsilon: float) -> RangedValue:
     """x + epsilon for x >= 0: not below epsilon."""
     constant = round(epsilon / x.scale)
     raised = w.put(Combine((x.position,), (1,), constant), x.scale, combined([x.range], [1], constant))
     return replace(raised, range=replace(raised.range, low=np.full(x.shape, float(constant))))
 
 
-def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:
+def truth(w: Writer, node: Node, d: RangedValue, *, equal: bool = False) -> RangedValue:
     """[d >= 0] as 0 or 1, exact for the rounded d; or [d = 0], right where d is 0 or at least one rounded unit. Rounds: 3."""
     above = _not_negative(w, node, d)
     if not equal:
@@ -197,14 +197,14 @@ def truth(w: Writer, node: Node, d: Value, *, equal: bool = False) -> Value:
     return w.put(Combine((both.position,), (1,), -1), 1.0, bounds)
 
 
-def _not_negative(w: Writer, node: Node, d: Value) -> Value:
+def _not_negative(w: Writer, node: Node, d: RangedValue) -> RangedValue:
     d = w.share(d)
     held = w.held(d, node)
     bounds = Interval(np.zeros(d.shape), np.ones(d.shape), (held.rounded.samples >= 0).astype(np.float64))
     return w.put(Select(d.position, held.drop, held.window, 0, 0, 1), 1.0, bounds)
 
 
-def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
+def one_hot(w: Writer, node: Node, x: RangedValue, length: int) -> RangedValue:
     """[i <= x < i + 1] for i = 0 .. length - 1 on a new last axis, exact, for x that was not rounded yet. Rounds: 3.
 
     Raises:
@@ -234,7 +234,7 @@ def one_hot(w: Writer, node: Node, x: Value, length: int) -> Value:
     return w.joined(Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=len(x.shape)), hits)
 
 
-def masked(w: Writer, node: Node, keep: Real, x: Value, m: Value | None = None) -> Value:
+def masked(w: Writer, node: Node, keep: Real, x: RangedValue, m: RangedValue | None = None) -> RangedValue:
     """x where `keep` and the private bits m are 1, elsewhere a number so low that exp of it is 0 beside any x. Rounds: 0, with m 1 or 2.
 
     With l = min(x) - 12: (x - l) keep m + l. Where nothing is kept all are l, and a softmax over them is uniform, as in Keras.
@@ -253,7 +253,7 @@ def masked(w: Writer, node: Node, keep: Real, x: Value, m: Value | None = None) 
     return w.put(Combine((kept.position,), (1,), low), kept.scale, bounds)
 
 
-def ranks(w: Writer, node: Node, x: Value) -> Value:
+def ranks(w: Writer, node: Node, x: RangedValue) -> RangedValue:
     """How many of the elements of a vector x (n,) come before each: larger, or equal with a lower index. Rounds: 4."""
     x = w.truncated(w.share(x), node)
     length = x.shape[0]
@@ -268,7 +268,7 @@ def ranks(w: Writer, node: Node, x: Value) -> Value:
     return _counted(w, before, np.stack(rows), counts)
 
 
-def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value:
+def _counted(w: Writer, bits: RangedValue, signs: Real, constants: list[int]) -> RangedValue:
     """constants + signs bits for each row, by sums of a table of +1, 0, -1 times the bits."""
     length, pairs = signs.shape
     repeated = w.taken(0, (0,) * length, w.shaped((1, pairs), bits))
@@ -290,12 +290,12 @@ def _counted(w: Writer, bits: Value, signs: Real, constants: list[int]) -> Value
     return w.put(Concatenate(tuple(part.position for part in parts), 0), 1.0, bounds)
 
 
-def _each(w: Writer, x: Value, constants: list[int]) -> Iterator[tuple[Value, int]]:
+def _each(w: Writer, x: RangedValue, constants: list[int]) -> Iterator[tuple[RangedValue, int]]:
     for i, constant in enumerate(constants):
         yield w.taken(0, (i,), x), constant
 
 
-def top_k(w: Writer, node: Node, x: Value, k: int) -> Value:
+def top_k(w: Writer, node: Node, x: RangedValue, k: int) -> RangedValue:
     """One-hot rows (k, n) of the k largest of a vector (n,), ties to the lower index, exact for rounded values. Rounds: 7."""
     found = ranks(w, node, x)
     length = x.shape[0]

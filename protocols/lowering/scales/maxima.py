@@ -14,13 +14,13 @@ from protocols.lowering.nodes.network import Node
 from protocols.lowering.scales.emission import WORTH_ROUNDING, Writer
 from protocols.lowering.scales.intervals import Interval, combined
 from protocols.lowering.scales.rounding import window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
 
 
-def maximum(w: Writer, node: Node, a: Value, b: Value, drop: int = 0) -> Value:
+def maximum(w: Writer, node: Node, a: RangedValue, b: RangedValue, drop: int = 0) -> RangedValue:
     """The larger of two shares of one scale, both with `drop` bits dropped, for each element. Rounds: 3."""
     difference = combined([a.range, b.range], [1, -1], 0)
     d = w.put(Combine((a.position, b.position), (1, -1)), a.scale, difference)
@@ -34,7 +34,7 @@ def maximum(w: Writer, node: Node, a: Value, b: Value, drop: int = 0) -> Value:
     return w.put(Combine((kept.position, above.position), (1, 1)), kept.scale, bounds)
 
 
-def rounded(w: Writer, x: Value, drop: int) -> Value:
+def rounded(w: Writer, x: RangedValue, drop: int) -> RangedValue:
     """The share without its `drop` lowest bits. Rounds: 1, none for 0."""
     if not drop:
         return x
@@ -47,7 +47,7 @@ def _dropped(x: Interval, drop: int) -> Interval:
     return Interval(np.floor(x.low * 2.0**-drop), np.floor(x.high * 2.0**-drop), np.rint(x.samples * 2.0**-drop))
 
 
-def largest(w: Writer, node: Node, x: Value, axis: int) -> Value:
+def largest(w: Writer, node: Node, x: RangedValue, axis: int) -> RangedValue:
     """The largest along an axis, which stays with length 1. Rounds: 3 ceil(log2 n)."""
     x = w.share(x)
     if x.shape[axis] == 1:
@@ -65,7 +65,7 @@ def largest(w: Writer, node: Node, x: Value, axis: int) -> Value:
     return x
 
 
-def pooled(w: Writer, node: net.MaxPool, x: Value) -> Value:
+def pooled(w: Writer, node: net.MaxPool, x: RangedValue) -> RangedValue:
     """The largest of each window: along rows, then along columns. What lies outside is the nearest element inside. Rounds: 6 for 2 x 2."""
     for axis in (1, 0):
         length, size, stride = x.shape[axis], node.size[axis], node.strides[axis]
@@ -78,7 +78,7 @@ def pooled(w: Writer, node: net.MaxPool, x: Value) -> Value:
     return x
 
 
-def largest_of(w: Writer, node: net.Largest, values: list[Value]) -> Value:
+def largest_of(w: Writer, node: net.Largest, values: list[RangedValue]) -> RangedValue:
     """The largest, or smallest, of several values for each element. Rounds: 3 ceil(log2 n)."""
     stacked = [w.shaped((1, *value.shape), value) for value in values]
     joined = w.joined(net.Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=0), stacked)
@@ -87,6 +87,6 @@ def largest_of(w: Writer, node: net.Largest, values: list[Value]) -> Value:
     return w.shaped(node.shape, largest(w, node, joined, 0))
 
 
-def negated(w: Writer, x: Value) -> Value:
+def negated(w: Writer, x: RangedValue) -> RangedValue:
     """-x. Rounds: 0."""
     return w.put(Combine((x.position,), (-1,)), x.scale, combined([x.range], [-1], 0))

@@ -24,7 +24,7 @@ from protocols.lowering.nodes.network import Node
 from protocols.lowering.scales.emission import LABEL_WINDOW, Writer
 from protocols.lowering.scales.intervals import Interval, combined
 from protocols.lowering.scales.rounding import Held, hold, window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.sums import Combine
@@ -38,7 +38,7 @@ LEAST_DROP = 67 - LABEL_WINDOW
 """2^(65 - drop) is half of the widest window then."""
 
 
-def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> Value:
+def noisy(writer: Writer, output: RangedValue, node: Node, answers: NoisyAnswers) -> RangedValue:
     """Appends the clip and the noise to a program.
 
     Args:
@@ -68,7 +68,7 @@ def noisy(writer: Writer, output: Value, node: Node, answers: NoisyAnswers) -> V
     return writer.put(AddNoise(clipped.position, sigma), clipped.scale, bounds)
 
 
-def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, int]:
+def _clipped(writer: Writer, x: RangedValue, node: Node, clip: float) -> tuple[RangedValue, int]:
     """The value cut to [-B', B'], and B'."""
     held = hold(x.range, x.scale, node, margin=writer.margin)
     scale = x.scale * 2.0**held.drop
@@ -94,7 +94,7 @@ def _clipped(writer: Writer, x: Value, node: Node, clip: float) -> tuple[Value, 
     return writer.put(Combine((below, above), (1, -1), -steps), scale, bounds), steps
 
 
-def _rounded(writer: Writer, x: Value, held: Held, scale: float) -> Value:
+def _rounded(writer: Writer, x: RangedValue, held: Held, scale: float) -> RangedValue:
     """The value on the given scale, with the range that it can have whatever the ring element is."""
     fine = max(0, LEAST_DROP - held.drop)
     drop = held.drop + fine

@@ -11,10 +11,10 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.functions import masked, normalised, one_hot, softmax, top_k, truth
 from protocols.lowering.scales.maxima import largest_of, pooled
 from protocols.lowering.scales.products import matrix_product, product
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 
 
-def written(w: Writer, node: Node, inputs: list[Value]) -> Value:
+def written(w: Writer, node: Node, inputs: list[RangedValue]) -> RangedValue:
     """The value of a node."""
     match node:
         case net.Scaled():

@@ -12,14 +12,14 @@ from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import LARGEST_ROUNDING, SUM_BITS, Held, calibrated_end, window_bits
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import SumPool
 from protocols.mpc.operations.truncation import Truncate
 
 
-def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
+def product(w: Writer, node: Node, x: RangedValue, y: RangedValue) -> RangedValue:
     """x y element for element, axes of length 1 repeated; a square where both are one value.
 
     Rounds: 1, none where both are wires or were just rounded.
@@ -36,7 +36,7 @@ def product(w: Writer, node: Node, x: Value, y: Value) -> Value:
     return w.put(Multiply(left.position, right.position), x.scale * y.scale, bounds)
 
 
-def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
+def matrix_product(w: Writer, node: Node, x: RangedValue, y: RangedValue) -> RangedValue:
     """x y over the last two axes. Rounds: 1, none where both are wires.
 
     Raises:
@@ -49,7 +49,7 @@ def matrix_product(w: Writer, node: Node, x: Value, y: Value) -> Value:
     return w.put(MatMul(left.position, right.position), x.scale * y.scale, bounds)
 
 
-def total(w: Writer, node: Node, x: Value) -> Value:
+def total(w: Writer, node: Node, x: RangedValue) -> RangedValue:
     """The sum over the last axis, which stays with length 1. Rounds: 0."""
     outer, length = math.prod(x.shape[:-1]), x.shape[-1]
     if w.bits(x.range) + math.log2(length) > SUM_BITS:
@@ -60,12 +60,12 @@ def total(w: Writer, node: Node, x: Value) -> Value:
     return w.shaped((*x.shape[:-1], 1), added)
 
 
-def spread(w: Writer, x: Value, length: int) -> Value:
+def spread(w: Writer, x: RangedValue, length: int) -> RangedValue:
     """A last axis of length 1, repeated. Rounds: 0."""
     return w.taken(len(x.shape) - 1, (0,) * length, x)
 
 
-def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
+def rounded(w: Writer, node: Node, x: RangedValue, unit: float) -> RangedValue:
     """x in steps of at most `unit`, a real number; itself if its steps are no finer. Error: one step. Rounds: 1.
 
     Raises:
@@ -84,7 +84,7 @@ def rounded(w: Writer, node: Node, x: Value, unit: float) -> Value:
     return w.put(Truncate(w.share(x).position, drop, held.window), x.scale * 2.0**drop, held.rounded)
 
 
-def _fitting(w: Writer, node: Node, x: Value, y: Value, terms: int) -> tuple[Value, Value]:
+def _fitting(w: Writer, node: Node, x: RangedValue, y: RangedValue, terms: int) -> tuple[RangedValue, RangedValue]:
     """Both factors, rounded where their product would leave the ring: the finer first."""
     for _ in range(2):
         if w.bits(x.range) + w.bits(y.range) + math.log2(terms) <= SUM_BITS:

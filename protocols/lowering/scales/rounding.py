@@ -34,7 +34,7 @@ SUM_BITS = 60
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerWindow:
     """How the sums of one layer are held.
 
     Attributes:

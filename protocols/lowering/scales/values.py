@@ -10,7 +10,7 @@ from protocols.mpc.engine.values import Kind, Shape
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class RangedValue:
     """A value of the program while it is written: where it is, what it is, and how large it can be."""
 
     position: int
@@ -24,7 +24,7 @@ class Value:
         return self.range.low.shape
 
 
-def saturated(x: Value, before: Value, *, maximum: float, unit: float) -> Interval:
+def saturated(x: RangedValue, before: RangedValue, *, maximum: float, unit: float) -> Interval:
     """The range of x = min(before, maximum), which was made of two values rounded to multiples of `unit` or less."""
     slack = 4 * math.ceil(unit / x.scale)
     low = min(before.range.low.min() * before.scale, maximum) / x.scale - slack

@@ -11,8 +11,8 @@ from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.nonlinear import written
-from protocols.lowering.scales.rounding import SUM_BITS, Layer
-from protocols.lowering.scales.values import Value
+from protocols.lowering.scales.rounding import SUM_BITS, LayerWindow
+from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.inputs.structure import Structure
@@ -20,7 +20,7 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 
-End = Callable[[Writer, Value, Node], Value]
+End = Callable[[Writer, RangedValue, Node], RangedValue]
 """Appends to a program what comes after the model."""
 
 
@@ -38,7 +38,7 @@ def write(
     kind: type[Writer] = Writer,
     inputs: Structure | None = None,
     outputs: Structure | None = None,
-) -> tuple[Program, list[Ring], tuple[Layer, ...]]:
+) -> tuple[Program, list[Ring], tuple[LayerWindow, ...]]:
     """The program, its integer weights, and how the sums of each layer are held.
 
     Args:
@@ -56,7 +56,7 @@ def write(
         outputs: what lies in the row that is the output; then there is no label.
     """
     writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step)
-    values: list[Value] = []
+    values: list[RangedValue] = []
     compared = None
     for node in nodes:
         writer.node = node
@@ -82,9 +82,9 @@ def write(
 
 def ended(
     writer: Writer,
-    output: Value,
+    output: RangedValue,
     node: Node,
-    compared: Value | None,
+    compared: RangedValue | None,
     *,
     input_range: tuple[float, float],
     example: Shape,
@@ -133,18 +133,18 @@ def ended(
     )
 
 
-def _rising(node: Node, inputs: list[Value]) -> bool:
+def _rising(node: Node, inputs: list[RangedValue]) -> bool:
     """Whether the largest element of what a node reads is that of what it gives, and can be compared: the logits of a softmax."""
     return isinstance(node, net.Softmax) and inputs[0].kind != "wire" and inputs[0].range.largest <= 2.0**SUM_BITS
 
 
-def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
+def _written(writer: Writer, node: Node, inputs: list[RangedValue]) -> RangedValue:
     match node:
         case net.Start():
             return writer.input
         case net.Convolution() | net.Product():
             return writer.linear(node, inputs[0])
-        case net.Affine():
+        case net.ChannelAffine():
             return writer.affine(node, inputs[0])
         case net.Rescale():
             return writer.rescaled(node, inputs[0])
@@ -164,7 +164,7 @@ def _written(writer: Writer, node: Node, inputs: list[Value]) -> Value:
             return writer.padded(node, inputs[0])
         case net.Joined():
             return writer.joined(node, inputs)
-        case net.Sum():
+        case net.SignedSum():
             return writer.summed(node, inputs)
         case _:
             return written(writer, node, inputs)

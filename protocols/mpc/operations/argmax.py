@@ -131,7 +131,7 @@ class Argmax(_Largest, frozen=True):
         return await self._one_hot(server, at)
 
 
-class Largest(_Largest, frozen=True):
+class OneHotArgmax(_Largest, frozen=True):
     """One-hot bits of the largest of each row of share `x` (rows, classes), ties to the lower index; affine.
 
     Exact. Holds for differences below 2^(window - 1) - 2. Rounds: 3 + the levels of ANDs.

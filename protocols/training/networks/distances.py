@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from protocols.mpc.circuit import Builder
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sign import Sign
@@ -165,7 +165,7 @@ class CategoricalHinge(msgspec.Struct, frozen=True, tag=True):
         """Write it for affine outputs and targets that are a wire."""
         own = build(Multiply(y, z))
         others = build(Truncate(build(Combine((z, own), (1 << FRACTION, -1))), FRACTION, WINDOW))
-        first = build(Largest(others, WINDOW))
+        first = build(OneHotArgmax(others, WINDOW))
         largest = build(Sum(build(Multiply(first, others)), 1))
         sums = build(Sum(own, 1))
         margin = build(Open(_cut(build, build(Combine((largest, sums), (1 << FRACTION, -1), 1 << (2 * FRACTION))))))

@@ -13,7 +13,7 @@ import numpy as np
 from protocols.lowering.nodes.curves import CURVES, TOLERANCE
 from protocols.lowering.nodes.splines import Spline, fit
 from protocols.mpc.circuit import Builder
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sums import Combine, Sum
@@ -75,7 +75,7 @@ def reciprocal(build: Builder, x: int, greatest: int) -> tuple[int, int]:
     return y0, p
 
 
-class Softmax(NamedTuple):
+class SoftmaxValues(NamedTuple):
     """What `softmax` gives, as positions.
 
     Attributes:
@@ -91,7 +91,7 @@ class Softmax(NamedTuple):
     total: int
 
 
-def softmax(build: Builder, x: int, classes: int) -> Softmax:
+def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
     """The softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
 
     The largest logit is subtracted (one-hot bits times logits), then exp, then one reciprocal a row. The absolute error of a probability
@@ -99,14 +99,14 @@ def softmax(build: Builder, x: int, classes: int) -> Softmax:
 
     Rounds: 22 for 10 classes.
     """
-    largest = build(Largest(x, WINDOW))
+    largest = build(OneHotArgmax(x, WINDOW))
     top = build(Sum(build(Multiply(largest, x)), 1))
     powers = exp(build, build(Combine((x, top), (1, -1))))
     total = build(Sum(powers, 1))
     y0, p = reciprocal(build, total, classes)
     drop = PRECISE + PRECISE + START - FRACTION
     probabilities = build(Truncate(build(Combine((build(Multiply(powers, p)),), (y0,))), drop, 63 - drop))
-    return Softmax(probabilities, largest, top, total)
+    return SoftmaxValues(probabilities, largest, top, total)
 
 
 def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:

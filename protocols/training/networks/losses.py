@@ -20,7 +20,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.distances import ENDS, Compared, CosineSimilarity, TargetLoss
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, Softmax, logarithm, sigmoid, softmax, softplus, spline
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, SoftmaxValues, logarithm, sigmoid, softmax, softplus, spline
 from protocols.training.networks.own_loss import OwnLoss
 from protocols.training.networks.window import Watched
 
@@ -126,7 +126,7 @@ class LossGradient(NamedTuple):
     wire: int
     metric: int
     loss: int
-    softmax: Softmax | None = None
+    softmax: SoftmaxValues | None = None
     large: tuple[Signal, ...] = ()
     watched: tuple[Watched, ...] = ()
 

@@ -22,7 +22,7 @@ from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.attention import SCORES
 from protocols.training.networks.draft import Signal
-from protocols.training.networks.functions import PRECISE, Softmax
+from protocols.training.networks.functions import PRECISE, SoftmaxValues
 
 SUMS = 2
 """A number outside is missed in one step with a probability of 2^-SUMS."""
@@ -90,7 +90,7 @@ def outside(
     return build(Sign(build(Truncate(total, 1, COUNT))))
 
 
-def apart(build: Builder, found: Softmax, classes: int) -> Watched:
+def apart(build: Builder, found: SoftmaxValues, classes: int) -> Watched:
     """What shows that logits of a softmax were too far apart: the sum of their exponentials below the largest, at most `classes`.
 
     Logits within +-512 may be further apart than that: (1 + x / 2^k)^(2^k) is not e^x there, but grows as e^(-512 - x), and another logit

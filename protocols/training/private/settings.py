@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 
@@ -12,7 +13,7 @@ from protocols.mpc.parties.discrete_gaussian import REACH as BOUND
 from protocols.training.networks import layers, nonlinear
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.network import AnyLayer
-from protocols.training.networks.optimizers import GradientDescent, Optimizer, changes, reach
+from protocols.training.networks.optimizers import Adam, GradientDescent, Optimizer, changes, reach
 
 MOST_DIGITS = 32
 """Fractional bits of a clip factor, at most: times a value within 2^28 it stays below 2^61."""
@@ -85,6 +86,29 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: object) -> None:
     if loss not in ("crossentropy", "binary_crossentropy", "mse"):
         name = loss if isinstance(loss, str) else type(loss).__name__
         raise ModelError(f"the loss {name} is not known to be a sum over examples: it cannot be trained with privacy=")
+
+
+def check_plain(optimizer: Optimizer, beside: Mapping[str, object]) -> None:
+    """Refuse what has not been looked at beside a bound for each example and noise.
+
+    Args:
+        optimizer: how weights are moved.
+        beside: what else a plan has, by its name; empty things are not there.
+
+    Raises:
+        ModelError: it names it.
+    """
+    one = optimizer
+    asked = {
+        **beside,
+        "clipnorm, clipvalue or global_clipnorm": one.clip,
+        "gradient_accumulation_steps": one.gathered > 1,
+        "use_ema": one.average is not None,
+        f"the optimizer {type(one).__name__}": not isinstance(one, GradientDescent | Adam),
+    }
+    for name, there in asked.items():
+        if there:
+            raise ModelError(f"{name} cannot be combined with privacy=: leave one of both out")
 
 
 def fitted(private: Private, optimizer: Optimizer, scale: float) -> Private:

@@ -15,7 +15,7 @@ import msgspec
 
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.bilinear import MatMul
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
@@ -99,6 +99,6 @@ class Clusters(msgspec.Struct, frozen=True, tag=True):
         x = build(Given("x", (batch, self.inputs), "wire"))
         product = build(MatMul(x, build(Open(values["centers"])), transpose_y=True))
         near = build(Truncate(build(Combine((product, values["squares"]), (2, -1))), LOST, 63 - LOST))
-        nearest = build(Open(build(Largest(near, DISTANCE))))
+        nearest = build(Open(build(OneHotArgmax(near, DISTANCE))))
         counts = build(Sum(nearest, 0, keep=False))
         return build.circuit(values | {"counts": counts, "sums": build(MatMul(nearest, x, transpose_x=True))})

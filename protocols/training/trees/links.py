@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protocols.mpc.circuit import Builder
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sign import Sign
@@ -49,7 +49,7 @@ def softmax(build: Builder, z: int, classes: int, bits: int) -> tuple[int, int]:
         Shares with `VALUE` fractional bits.
     """
     logits = build(Truncate(build(Combine((z,), (2,))), 1, _window(bits)))
-    top = build(Sum(build(Multiply(build(Largest(logits, _window(bits) + 1)), logits)), 1))
+    top = build(Sum(build(Multiply(build(OneHotArgmax(logits, _window(bits) + 1)), logits)), 1))
     drop, edge = VALUE - EXPONENT, FLOOR << EXPONENT
     below = build(Combine((logits, top), (1, -1)))
     powers = exp(build, build(Piecewise(below, drop, _window(bits) + 1 - drop, (-edge, 0), (0, 1, 0), (-edge, 0, 0))))

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from protocols.mpc.circuit import Builder
-from protocols.mpc.operations.argmax import Largest
+from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.moves import Concatenate, Put, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sign import Sign
@@ -150,7 +150,7 @@ def largest(build: Builder, x: int) -> int:
         if groups * width > columns:
             x = build(Open(build(Put((x,), 1, (tuple(range(columns)),), groups * width))))
         x = build(Reshape(x, (rows * groups, width)))
-        x = build(Reshape(build(Sum(build(Multiply(build(Largest(x, TOP)), x)), 1)), (rows, groups)))
+        x = build(Reshape(build(Sum(build(Multiply(build(OneHotArgmax(x, TOP)), x)), 1)), (rows, groups)))
         columns = groups
         if columns == 1:
             return x

@@ -14,7 +14,7 @@ from protocols.mpc.engine.sides import Clear, Scope, Server
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inference import layout
-from protocols.mpc.operations.argmax import Argmax, Largest
+from protocols.mpc.operations.argmax import Argmax, OneHotArgmax
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
@@ -79,7 +79,7 @@ CIRCUITS = {
     "Piece of a wire": (X, Row((0,)), Piece(1, 3, (2, 5)), Multiply(2, 2)),
     "Piece of a truncation": (X, Row((0,)), Truncate(1, 6, 30), Piece(2, 4, (5, 3)), Multiply(3, 3)),
     "Sign of a truncation, strict": (X, Truncate(0, 6, 30), Sign(1, None, True)),
-    "Largest": (X, Largest(0, 30)),
+    "Largest": (X, OneHotArgmax(0, 30)),
     "Multiply wires": (X, Multiply(0, 0)),
     "Multiply a row": (X, Take(0, 0, (2,)), Multiply(0, 1)),
     "Multiply truncations": (X, Truncate(0, 6, 30), Truncate(0, 3, 30), Multiply(1, 2)),
