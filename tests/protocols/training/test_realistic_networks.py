@@ -1,4 +1,8 @@
-"""Twelve networks as people train them, small: after the same steps on shares they are as accurate as Keras', within 1 %."""
+"""Twelve networks as people train them, small: after the same steps on shares they are as accurate as Keras', within 1 %.
+
+One is not (`CHAOTIC`), and neither is Keras beside itself: which of four numbers is the largest, and which are above zero, are
+decisions, and one that falls otherwise among the few windows of a small network moves a kernel by percents in a single step.
+"""
 
 from pathlib import Path
 
@@ -6,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from trained_networks import drawn_tables, on_shares
+from trained_networks import drawn_tables, on_shares, steps_on_shares
 
 import protocols
 from protocols.owner.compiled import plan as plan_of
@@ -219,6 +223,12 @@ NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
 }
 
 
+CHAOTIC = "LeNet with BatchNorm and Dropout"
+"""In NumPy, in double precision, weights that differ by 10^-3 of themselves at first give an accuracy that differs by 3 % (the standard
+deviation over 14 starts; at most 8 %) after these 30 steps, and the first kernel by 20 to 40 % of its move; single precision by 1 % (at
+most 2.4 %); roundings to multiples of 2^-16 by 2.5 % (at most 5.5 %), to either side."""
+
+
 def made(name):
     """The compiled model, features and targets."""
     arrays, network, loss, optimizer, _, _ = NETWORKS[name]
@@ -249,23 +259,33 @@ def fitted(model, x, y, epochs, monkeypatch):
     if not any_random(model):
         model.fit(x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0)
         return
+    train = one_step(model, monkeypatch)
+    for number in range(epochs * len(x) // BATCH):
+        train(number, x, y)
+
+
+def one_step(model, monkeypatch):
+    """Return what trains with Keras on the batch of a step, and drops what the servers drop in it."""
     circuit, waiting = step(plan_of(model), BATCH), []
 
     def dropout(inputs, rate, noise_shape=None, seed=None):
         return inputs * waiting.pop(0).astype(np.float32) / (1 - rate)
 
     monkeypatch.setattr(keras.src.backend.random, "dropout", dropout)
-    for number in range(epochs * len(x) // BATCH):
+
+    def train(number, x, y):
         tables = drawn_tables(circuit, str(number))
         waiting[:] = [tables[name] for name in sorted(tables, key=lambda name: int(name.removeprefix("drawn")))]
         rows = slice(number * BATCH % len(x), number * BATCH % len(x) + BATCH)
         model.train_on_batch(x[rows], y[rows])
         assert not waiting
 
+    return train
+
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != CHAOTIC])
 def test_a_network_is_as_accurate_as_with_keras_after_the_same_steps(name, monkeypatch):
     *_, epochs, least = NETWORKS[name]
     model, x, y = made(name)
@@ -278,3 +298,30 @@ def test_a_network_is_as_accurate_as_with_keras_after_the_same_steps(name, monke
     of_shares = accuracy(name, model, *rest)
     assert of_keras >= least
     assert abs(of_shares - of_keras) <= 0.01
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_each_step_of_a_chaotic_network_is_that_of_keras_from_the_same_weights(monkeypatch):
+    """What differs is not carried on, so that nothing magnifies it: a systematic error stays and adds up, roundings cancel.
+
+    Of the moves of all steps together the errors together are at most 5 %, of each kernel, scale, shift and statistic; the biases of
+    convolutions have no gradient, as the mean is taken away after them. In NumPy roundings to 2^-16 alone make 0.2 to 1.8 %.
+    """
+    model, x, y = made(CHAOTIC)
+    x, y = x[:TRAINED], y[:TRAINED]
+    names, before, train = [weight.path for weight in model.weights], model.get_weights(), one_step(model, monkeypatch)
+    errors, moves = ([np.zeros(weight.shape) for weight in before] for _ in range(2))
+    for number, (after, _) in enumerate(steps_on_shares(model, x, y, epochs=1, batch=BATCH)):
+        model.set_weights(before)
+        train(number, x, y)
+        for error, move, on, off, old in zip(errors, moves, after, model.get_weights(), before, strict=True):
+            error += on - off
+            move += off - old
+        before = after
+    found = {
+        name: np.linalg.norm(error) / np.linalg.norm(move)
+        for name, error, move in zip(names, errors, moves, strict=True)
+        if not name.startswith("conv2d") or "bias" not in name
+    }
+    assert {name: part for name, part in found.items() if not part <= 0.05} == {}
