@@ -224,9 +224,11 @@ NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
 
 
 CHAOTIC = "LeNet with BatchNorm and Dropout"
-"""In NumPy, in double precision, weights that differ by 10^-3 of themselves at first give an accuracy that differs by 3 % (the standard
-deviation over 14 starts; at most 8 %) after these 30 steps, and the first kernel by 20 to 40 % of its move; single precision by 1 % (at
-most 2.4 %); roundings to multiples of 2^-16 by 2.5 % (at most 5.5 %), to either side."""
+"""Keras in double precision beside itself from weights that differ by 10^-6 of themselves: the first kernel differs by less than 10^-5 of
+its move after two steps, by 1 % after three, 7 % after five, 24 % after twelve and 29 % after thirty; from 10^-4 on by 31 to 38 %. On shares
+it is 38 %. Accuracies after thirty steps: 0.448 with Keras, 0.455 to 0.480 with weights that differ, 0.493 on shares, which are below
+Keras after twelve and twenty. Over 14 starts (in NumPy) weights that differ by 10^-3 change it by 3 % (standard deviation; at most 8 %),
+roundings to multiples of 2^-16 by 2.5 % (at most 5.5 %)."""
 
 
 def made(name):
@@ -305,8 +307,8 @@ def test_a_network_is_as_accurate_as_with_keras_after_the_same_steps(name, monke
 def test_each_step_of_a_chaotic_network_is_that_of_keras_from_the_same_weights(monkeypatch):
     """What differs is not carried on, so that nothing magnifies it: a systematic error stays and adds up, roundings cancel.
 
-    Of the moves of all steps together the errors together are at most 5 %, of each kernel, scale, shift and statistic; the biases of
-    convolutions have no gradient, as the mean is taken away after them. In NumPy roundings to 2^-16 alone make 0.2 to 1.8 %.
+    Of the moves of all steps together the errors together are at most 3 %, of each kernel, scale and shift (0.4 to 1.3 % are found), and
+    0.5 % of what statistics move (0.13 %). The biases of convolutions have no gradient, as the mean is taken away after them.
     """
     model, x, y = made(CHAOTIC)
     x, y = x[:TRAINED], y[:TRAINED]
@@ -324,4 +326,4 @@ def test_each_step_of_a_chaotic_network_is_that_of_keras_from_the_same_weights(m
         for name, error, move in zip(names, errors, moves, strict=True)
         if "conv2d" not in name or "bias" not in name
     }
-    assert {name: part for name, part in found.items() if not part <= 0.05} == {}
+    assert {name: part for name, part in found.items() if not part <= (0.005 if "moving" in name else 0.03)} == {}
