@@ -224,8 +224,8 @@ NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
 
 
 CHAOTIC = "LeNet with BatchNorm and Dropout"
-"""Keras in double precision beside itself from weights that differ by 10^-6 of themselves: the first kernel differs by less than 10^-5 of
-its move after two steps, by 1 % after three, 7 % after five, 24 % after twelve and 29 % after thirty; from 10^-4 on by 31 to 38 %. On
+"""Keras from weights that differ by 10^-6 of themselves, beside Keras: the first kernel differs by less than 10^-5 of
+its move after two steps, by 1 % after three, 7 % after five, 24 % after twelve and 29 % after thirty; 10^-4 and 10^-3 make 31 and 38 %. On
 shares it is 38 %. Accuracies after thirty steps: 0.448 with Keras, 0.455 to 0.480 with weights that differ, 0.493 on shares, which are
 below Keras after 12 and 20. Over 14 starts (in NumPy) weights that differ by 10^-3 change it by 3 % (standard deviation; at most 8 %),
 roundings to multiples of 2^-16 by 2.5 % (at most 5.5 %)."""
