@@ -36,21 +36,26 @@ def data(model, classes=0):
 
 def on_shares(model, x, y, *, epochs=EPOCHS, batch=BATCH):
     """The weights after some epochs, in the order of `get_weights`, and the metric of each step."""
-    plan, told = plan_of(model), []
+    after, told = zip(*steps_on_shares(model, x, y, epochs=epochs, batch=batch), strict=True)
+    return after[-1], list(told)
+
+
+def steps_on_shares(model, x, y, *, epochs=EPOCHS, batch=BATCH):
+    """Yield the weights after each step, in the order of `get_weights` before the first one, and its metric."""
+    plan = plan_of(model)
     values = {name: encode(number, SCALE) for name, number in zip(plan.shapes, weights(model), strict=True)}
     values |= {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
-    circuit = step(plan, batch)
+    before, circuit = [np.array(weight) for weight in model.get_weights()], step(plan, batch)
     for number in range(epochs * len(x) // batch):
         rows = slice(number * batch % len(x), number * batch % len(x) + batch)
         given = {"x": encode(x[rows].reshape(batch, -1), SCALE), "y": encode(y[rows].reshape(batch, -1), SCALE)}
         values = Trainers(circuit, str(number)).outputs(values | given)
-        told.append(decode(values.pop("metric"), SCALE**2)[0])
+        metric = decode(values.pop("metric"), SCALE**2)[0]
+        after = list(before)
+        for place, name in zip(places(model), plan.shapes, strict=False):
+            after[place] = decode(values[name], SCALE).reshape(after[place].shape)
+        yield after, metric
     assert not values["outside"].any()
-    after = [np.array(weight) for weight in model.get_weights()]
-    shapes = list(plan.shapes)
-    for place, name in zip(places(model), shapes, strict=False):
-        after[place] = decode(values[name], SCALE).reshape(after[place].shape)
-    return after, told
 
 
 def drawn_tables(circuit, number):

@@ -1,4 +1,8 @@
-"""Twelve networks as people train them, small: after the same steps on shares they are as accurate as Keras', within 1 %."""
+"""Twelve networks as people train them, small: after the same steps on shares they are as accurate as Keras', within 1 %.
+
+One is not (`CHAOTIC`), and neither is Keras beside itself: which of four numbers is the largest, and which are above zero, are
+decisions, and one that falls otherwise among the few windows of a small network moves a kernel by percents in a single step.
+"""
 
 from pathlib import Path
 
@@ -6,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from trained_networks import drawn_tables, on_shares
+from trained_networks import drawn_tables, on_shares, steps_on_shares
 
 import protocols
 from protocols.owner.compiled import plan as plan_of
@@ -219,6 +223,14 @@ NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
 }
 
 
+CHAOTIC = "LeNet with BatchNorm and Dropout"
+"""Keras from weights that differ by 10^-6 of themselves, beside Keras: the first kernel differs by less than 10^-5 of
+its move after two steps, by 1 % after three, 7 % after five, 24 % after twelve and 29 % after thirty; 10^-4 and 10^-3 make 31 and 38 %. On
+shares it is 38 %. Accuracies after thirty steps: 0.448 with Keras, 0.455 to 0.480 with weights that differ, 0.493 on shares, which are
+below Keras after 12 and 20. Over 14 starts (in NumPy) weights that differ by 10^-3 change it by 3 % (standard deviation; at most 8 %),
+roundings to multiples of 2^-16 by 2.5 % (at most 5.5 %)."""
+
+
 def made(name):
     """The compiled model, features and targets."""
     arrays, network, loss, optimizer, _, _ = NETWORKS[name]
@@ -249,23 +261,33 @@ def fitted(model, x, y, epochs, monkeypatch):
     if not any_random(model):
         model.fit(x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0)
         return
+    train = one_step(model, monkeypatch)
+    for number in range(epochs * len(x) // BATCH):
+        train(number, x, y)
+
+
+def one_step(model, monkeypatch):
+    """Return what trains with Keras on the batch of a step, and drops what the servers drop in it."""
     circuit, waiting = step(plan_of(model), BATCH), []
 
     def dropout(inputs, rate, noise_shape=None, seed=None):
         return inputs * waiting.pop(0).astype(np.float32) / (1 - rate)
 
     monkeypatch.setattr(keras.src.backend.random, "dropout", dropout)
-    for number in range(epochs * len(x) // BATCH):
+
+    def train(number, x, y):
         tables = drawn_tables(circuit, str(number))
         waiting[:] = [tables[name] for name in sorted(tables, key=lambda name: int(name.removeprefix("drawn")))]
         rows = slice(number * BATCH % len(x), number * BATCH % len(x) + BATCH)
         model.train_on_batch(x[rows], y[rows])
         assert not waiting
 
+    return train
+
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != CHAOTIC])
 def test_a_network_is_as_accurate_as_with_keras_after_the_same_steps(name, monkeypatch):
     *_, epochs, least = NETWORKS[name]
     model, x, y = made(name)
@@ -278,3 +300,30 @@ def test_a_network_is_as_accurate_as_with_keras_after_the_same_steps(name, monke
     of_shares = accuracy(name, model, *rest)
     assert of_keras >= least
     assert abs(of_shares - of_keras) <= 0.01
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_each_step_of_a_chaotic_network_is_that_of_keras_from_the_same_weights(monkeypatch):
+    """What differs is not carried on, so that nothing magnifies it: a systematic error stays and adds up, roundings cancel.
+
+    Of the moves of all steps together the errors together are at most 3 %, of each kernel, scale and shift (0.4 to 1.3 % are found), and
+    0.5 % of what statistics move (0.13 %). The biases of convolutions have no gradient, as the mean is taken away after them.
+    """
+    model, x, y = made(CHAOTIC)
+    x, y = x[:TRAINED], y[:TRAINED]
+    names, before, train = [weight.path for weight in model.weights], model.get_weights(), one_step(model, monkeypatch)
+    errors, moves = ([np.zeros(weight.shape) for weight in before] for _ in range(2))
+    for number, (after, _) in enumerate(steps_on_shares(model, x, y, epochs=1, batch=BATCH)):
+        model.set_weights(before)
+        train(number, x, y)
+        for error, move, on, off, old in zip(errors, moves, after, model.get_weights(), before, strict=True):
+            error += on - off
+            move += off - old
+        before = after
+    found = {
+        name: np.linalg.norm(error) / np.linalg.norm(move)
+        for name, error, move in zip(names, errors, moves, strict=True)
+        if "conv2d" not in name or "bias" not in name
+    }
+    assert {name: part for name, part in found.items() if not part <= (0.005 if "moving" in name else 0.03)} == {}
