@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protocols.lowering.nodes.numbers import number
+from protocols.lowering.nodes.numbers import number, replaced
 from protocols.lowering.nodes.refusals import refuse
 from protocols.mpc.engine.values import Shape
 
@@ -38,7 +38,7 @@ class Symbol(NamedTuple):
 
 
 def constant(layer: Any, one: Any, two: Any) -> Constant:
-    """Return a constant as it is for one example and for two.
+    """Return a constant as it is for one example and for two; a weight stands for what stands in its place.
 
     Raises:
         UnsupportedLayer: the second is neither the first again nor the first twice.
@@ -47,7 +47,7 @@ def constant(layer: Any, one: Any, two: Any) -> Constant:
     twice = first.ndim > 0 and len(first) == 1 and second.shape == (2, *first.shape[1:]) and all(_same(first[0], row) for row in second)
     if not twice and not _same(first, second):
         raise refuse(layer, "it draws random numbers, or depends on how many examples there are", "a call() that gives one answer")
-    return Constant(first if isinstance(one, int | float) else np.asarray(one), np.asarray(two))
+    return Constant(first if isinstance(one, int | float) or replaced(one) else np.asarray(one), np.asarray(two))
 
 
 def _same(first: Array, second: Array) -> bool:

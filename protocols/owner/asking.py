@@ -24,12 +24,14 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
+from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.noise import noisy
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.compiled import ending, places, plan, weights
+from protocols.owner.compiled_graph import check_predicts
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import goes_on, unrated
 from protocols.owner.epochs import values_of
@@ -193,6 +195,7 @@ class SharedNetwork:
 
     def _lent(self, data: GivenExamples) -> AbstractAsyncContextManager[SharedExamples]:
         """Share some examples for as long as a block lasts, once it is known what they are for."""
+        check_predicts(self._model)
         planned = self._planned()
         return lent(self._cluster, self._name, data, expects(self._model), planned.outputs)
 
@@ -228,6 +231,7 @@ class SharedNetwork:
                 f"sensitivity={noise.sensitivity:g} bounds outputs of weights that somebody knows: of a network that is served as it was"
                 " trained windows are assumed; reveal() it, and share what is revealed"
             )
+        check_predicts(self._model)
         end = None if noise is None else partial(noisy, answers=noise)
         shape = tuple(self._model.outputs[0].shape[1:])
         return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None)
@@ -292,9 +296,9 @@ class SharedNetwork:
 
 
 def _ended(outputs: npt.NDArray[np.float64], last: str | None) -> npt.NDArray[np.float64]:
-    """Return outputs after the softmax or the sigmoid at the end of a model, in the clear."""
+    """Return outputs after the activation at the end of a model, in the clear."""
     if last == "softmax":
         powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
         return probabilities
-    return 0.5 + 0.5 * np.tanh(outputs / 2) if last == "sigmoid" else outputs
+    return outputs if last is None else CURVES[last].function(outputs)

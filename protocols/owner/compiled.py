@@ -49,8 +49,8 @@ def weights(model: Any) -> list[Real]:
 
 
 def ending(model: Any) -> str | None:
-    """Return "softmax" or "sigmoid", if the model ends in one that belongs to its loss, and not to its nodes."""
-    return network(model, squares=_squares(model)).ending
+    """Return the activation at the end of a model if it belongs to its loss, and not to its nodes: softmax, or a name of `CURVES`."""
+    return network(model, squares=_squares(model), endings=endings(model)).ending
 
 
 def places(model: Any) -> list[int]:

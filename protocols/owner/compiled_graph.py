@@ -38,6 +38,8 @@ KNOWN = (
 )
 VANISHED = 2.0 ** -(FRACTION - 2)
 """Weights of which all are below this are a few steps of fixed point."""
+COMPUTED = (0.61803, -0.73909)
+"""What each number of a trainable weight is for what a `call` computes of it, in both readings: never a number of a weight, times what."""
 LARGEST_VARIANCE = 2.0**18
 """Statistics that are kept lie within it, as those of a step do."""
 
@@ -104,6 +106,35 @@ def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax",
     return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values()))
 
 
+def check_predicts(model: Any) -> None:
+    """Refuse a model that computes otherwise when it predicts than when it trains, but for normalisations by a batch and what is drawn.
+
+    Raises:
+        UnsupportedLayer: a `call` does so.
+    """
+    trains, predicts = (_forms(read(model, training=training)) for training in (True, False))
+    if trains != predicts:
+        raise UnsupportedLayer(
+            f"a call() in model {model.name!r} computes otherwise when it predicts than when it trains: on shares its network is asked"
+            " as it is trained; reveal() it, and ask what is revealed"
+        )
+
+
+def _forms(nodes: Sequence[Node]) -> list[Any]:
+    """What a graph does beside its weights: of a normalisation by a batch as of one by statistics, of what is drawn nothing."""
+    forms: list[Any] = []
+    before: Node | None = None
+    for node in nodes:
+        if isinstance(node, Dropped | Noisy):
+            continue
+        normalises = isinstance(node, BatchNormalised | net.ChannelAffine)
+        if not (normalises and isinstance(before, BatchNormalised) and before.layer == node.layer):
+            said = () if normalises else _said(dataclasses.replace(node, inputs=()))
+            forms.append((net.ChannelAffine if normalises else type(node), node.shape, said))
+        before = node
+    return forms
+
+
 def following(model: Any) -> dict[int, Any]:
     """The statistics of a model that follow what a step sees, by their ids, in the order of its weights."""
     import keras  # noqa: PLC0415  only the owner needs Keras
@@ -136,12 +167,12 @@ class _Reading:
         self.statistics = {self._follows[at]: _statistic(one) for at, one in following(model).items()}
         self._marks = Marks([tuple(one.shape) for one in self.variables])
         numbers = [dict(zip(map(id, self.variables), reading, strict=True)) for reading in self._marks.readings()]
-        self.nodes, self._others = (self._read(model, places) for places in numbers)
+        self.nodes, self._others = (self._read(model, places, seen) for places, seen in zip(numbers, COMPUTED, strict=True))
 
-    def _read(self, model: Any, places: Mapping[int, Real]) -> list[Node]:
+    def _read(self, model: Any, places: Mapping[int, Real], seen: float) -> list[Node]:
         import keras  # noqa: PLC0415  only the owner needs Keras
 
-        numbers = [(one, keras.ops.convert_to_tensor(places[id(one)], one.dtype)) for one in self.variables]
+        numbers = [(one, keras.ops.full(one.shape, seen, one.dtype)) for one in self.variables]
         with keras.StatelessScope(state_mapping=numbers) as scope, in_place(places):  # what a call() computes with weights is seen, too
             nodes = fold(read(model, training=True), padded)
         changed = [one.path for one in model.variables if id(one) not in places and id(one) in scope.state_mapping]

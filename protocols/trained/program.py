@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,12 +39,15 @@ from protocols.mpc.program import Program
 from protocols.trained.bounds import reach, window
 from protocols.trained.writer import AssumedWriter, too_large
 from protocols.training.asked import Derivation
+from protocols.training.networks.attention import SCORES
 from protocols.training.networks.layers import LARGEST
 from protocols.training.networks.window import WEIGHTS, Watched, outside, together
 from protocols.training.step import Plan, forward
 
 SUMS = 40
 """A weight that is too large is missed with a probability of 2^-SUMS."""
+NONE = 0.5
+"""A count is 0."""
 LEAST_WEIGHTS = 4
 """Weights within +-2^LEAST_WEIGHTS at least are served; more where sums of them are proved to stay in the ring."""
 
@@ -69,7 +73,7 @@ def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: 
 
     Args:
         plan: of its training.
-        ending: "softmax" or "sigmoid", if the model ends in one.
+        ending: what the model ends in beside the plan, "softmax" or a name of `CURVES`.
         shape: of an answer, as the Keras model gives it.
         like: the program of the model before it was trained: its input range is kept, and whether servers enforce it.
         end: what comes after the model, see `lowering/scales/writing.py`.
@@ -80,10 +84,16 @@ def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: 
         UnsupportedLayer: the network computes what cannot be served so.
     """
     draft, _, _, outputs = forward(plan, 1, predicts=True)
-    circuit, order = draft.pruned({"outputs": outputs})
-    bits = [draft.bits(at) for at in order]
+    strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
+    circuit, order = draft.pruned({"outputs": outputs} | strange)
+
+    def bits(place: int) -> int:
+        return draft.bits(order[place])
+
+    scores = {one.at: 2.0 ** (SCORES + one.bits) for one in draft.spread}
+    limits = {place: scores[at] for place, at in enumerate(order) if at in scores} | {circuit.outputs[name]: NONE for name in strange}
     for exponent in range(WEIGHTS, LEAST_WEIGHTS - 1, -1):
-        translation = _Translation(plan, circuit, bits, exponent, like, watching=watching)
+        translation = _Translation(plan, circuit, bits, exponent, like, limits, watching=watching)
         try:
             return translation.served(ending, shape, end)
         except WindowError as error:
@@ -100,14 +110,26 @@ class _Translation:
     Args:
         plan: of the network.
         circuit: of its forward part on one example; its only output are the logits.
-        bits: fractional bits of its values.
+        bits: tells how many fractional bits a value has.
         exponent: the same.
         like: see `served`.
+        limits: which values nodes say have to be within +-how much, as integers.
         watching: see `served`.
     """
 
-    def __init__(self, plan: Plan, circuit: Circuit, bits: list[int], exponent: int, like: Program, *, watching: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        circuit: Circuit,
+        bits: Callable[[int], int],
+        exponent: int,
+        like: Program,
+        limits: Mapping[int, float],
+        *,
+        watching: bool,
+    ) -> None:
         self._plan, self._circuit, self._bits, self._exponent, self._like = plan, circuit, bits, exponent, like
+        self._limits = limits
         self._ranges = None if like.ranges is None else plain(like.ranges)
         self._node = net.Start(layer="trained on shares", kind="network", inputs=(), shape=plan.example)
         clamp = isinstance(like.ops[0], ClampedInput)
@@ -130,7 +152,8 @@ class _Translation:
             elif all(x in self._constants for x in op.operands):
                 self._constant(at, op)
             else:
-                self._values[at] = self._value(at, op)
+                made = self._value(at, op)
+                self._values[at] = self._writer.assumed(made, self._limits[at]) if at in self._limits else made
         program = self._ended(ending, shape, end)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
@@ -141,13 +164,17 @@ class _Translation:
         known = [self._circuit.values[x] for x in op.operands]
         self._constants[at] = self._build(op.on([self._constants[x] for x in op.operands]))
         if not op.operands:
-            self._watch(at, 2.0 ** (self._exponent + self._bits[at]))
+            self._watch(at, 2.0 ** (self._exponent + self._bits(at)))
             return
         for x, of in zip(op.operands, known, strict=True):
             limit = window(op, of)
             if self._reaches[x] > limit:
                 self._watch(x, limit)
         self._reaches[at] = reach(op, known, [self._reaches[x] for x in op.operands])
+        if self._reaches[at] > self._limits.get(at, math.inf):
+            if self._limits[at] == NONE:
+                raise ProgramError("weights alone are looked up, or are divided by")
+            self._watch(at, self._limits[at])
 
     def _watch(self, at: int, edge: float) -> None:
         """Have a constant looked at: it is within +-`edge`, or nothing is served."""
@@ -158,7 +185,7 @@ class _Translation:
         """Return the number of a weight of the program: a constant, times a factor, repeated to a shape."""
         shape = self._circuit.values[at].shape if shape is None else shape
         if (at, factor, shape) not in self._known:
-            edge = 2.0 ** (self._exponent + self._bits[at])
+            edge = 2.0 ** (self._exponent + self._bits(at))
             if self._reaches[at] > edge:
                 self._watch(at, edge)
             self._made.append(self._fitted(self._constants[at], shape, factor))
@@ -279,15 +306,15 @@ class _Translation:
     def _ended(self, ending: str | None, shape: Shape, end: End | None) -> Program:
         """Write the end of the model, as predictions have it: what follows is proved, for logits within their window."""
         writer, at = self._writer, self._circuit.outputs["outputs"]
-        unit = 2.0 ** -self._bits[at]
+        unit = 2.0 ** -self._bits(at)
         flat = writer.assumed(writer.shaped((self._plan.outputs,), self._values[at]), LARGEST / unit)
         output, compared = dataclasses.replace(flat, scale=unit), None
         node: net.Node = self._node
         named: dict[str, Any] = {"layer": node.layer, "inputs": (), "shape": (self._plan.outputs,)}
         if ending == "softmax":
             compared, node = writer.compared(output), net.Softmax(kind="Softmax", **named)
-        elif ending == "sigmoid":
-            node = net.Curved(kind="Sigmoid", curve=CURVES["sigmoid"], **named)
+        elif ending is not None:
+            node = net.Curved(kind=ending, curve=CURVES[ending], **named)
         if ending is not None:
             output = written(writer, node, [output])
         return ended(

@@ -21,6 +21,11 @@ def number(value: Any) -> Real:
     return _IN_PLACE.get({}).get(id(value), np.asarray(value, np.float64))
 
 
+def replaced(value: Any) -> bool:
+    """Whether something stands in the place of a weight."""
+    return id(value) in _IN_PLACE.get({})
+
+
 @contextmanager
 def in_place(numbers: Mapping[int, Real]) -> Iterator[None]:
     """Read other numbers in the place of weights, by their ids, as long as this lasts."""
@@ -31,8 +36,8 @@ def in_place(numbers: Mapping[int, Real]) -> Iterator[None]:
         _IN_PLACE.reset(token)
 
 
-STEP = 2.0**-40
-"""Numbers in the place of weights are so far apart."""
+STEP = 2.0**-41
+"""Numbers in the place of weights are an odd number of these from 1 and 2: no float32 is."""
 
 
 class Portion(NamedTuple):
@@ -56,9 +61,9 @@ class Portion(NamedTuple):
 
 
 class Marks:
-    """Numbers in the place of all weights, no two alike, in two readings: 1 + k STEP and 2 - k STEP for the k-th.
+    """Numbers in the place of all weights, no two alike, in two readings: 1 + m STEP and 2 - m STEP, m = 2 k + 1, for the k-th.
 
-    A number that is c times one of them is c (1 + k STEP) in one reading and c (2 - k STEP) in the other: both c and k follow.
+    A number that is c times one of them is c (1 + m STEP) in one reading and c (2 - m STEP) in the other: both c and m follow.
 
     Args:
         shapes: of the weights.
@@ -72,13 +77,13 @@ class Marks:
         """Give the numbers of each weight, twice."""
         for first, step in ((1.0, STEP), (2.0, -STEP)):
             spans = zip(self._starts, self._starts[1:], self._shapes, strict=False)
-            yield [(first + step * np.arange(start, stop)).reshape(shape) for start, stop, shape in spans]
+            yield [(first + step * (2 * np.arange(start, stop) + 1)).reshape(shape) for start, stop, shape in spans]
 
     def part(self, first: Real, second: Real) -> Portion | None:
         """Return whose numbers an array has, from what it is in both readings; None if they are no part of one weight."""
         factors = (first + second) / 3
         with np.errstate(all="ignore"):
-            numbers = np.array([(first / factors - 1) / STEP, (2 - second / factors) / STEP])
+            numbers = (np.array([(first / factors - 1) / STEP, (2 - second / factors) / STEP]) - 1) / 2
         if not np.isfinite(numbers).all() or not np.allclose(factors, factors.flat[0], rtol=1e-9, atol=0.0):
             return None
         found = np.rint(numbers[0]).astype(np.int64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_deployment import Trainers
 
-from deployment import Deployment, random_ring
+from deployment import Deployment, key, random_ring
 from protocols.errors import ProgramError
 from protocols.mpc import operations
 from protocols.mpc.circuit import Builder, meaning
@@ -17,6 +17,7 @@ from protocols.mpc.inference import layout
 from protocols.mpc.operations.argmax import Argmax, OneHotArgmax
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
+from protocols.mpc.operations.drawn import Drawn
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.local import Local, Move
 from protocols.mpc.operations.moves import Concatenate, Pad, Permute, Put, Reshape, Take
@@ -31,6 +32,7 @@ from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import AsShare, Given, Input, Open
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program, infer
+from protocols.training.networks.random import tables
 
 
 class AtLeast(Local, frozen=True):
@@ -96,6 +98,8 @@ CIRCUITS = {
     "moves of a wire": (X, Put((0,), 0, ((1, 1, 0, 3, 4, 5),), 7), Concatenate((0, 1), 0), Sum(2, 1, False)),
     "sums": (X, Scale(0, (1, -2, 3, 4), (4,)), Combine((0, 1), (3, -1), -7), Project(2, 3, 8), Sum(3, 0)),
     "a wire and a share": (X, Truncate(0, 6, 30), Combine((0, 1), (1, 64)), Concatenate((0, 2), 1)),
+    "Drawn": (X, Truncate(0, 6, 30), Drawn(1, "a", (6, 1), 1 << 15), Drawn(2, "b", (6, 4), 0, 64, 3)),
+    "Drawn and added": (X, Drawn(0, "c", (6, 4), 0, 9, 0, True), Combine((0, 1), (1, 2))),
     "an operation of an exercise": (X, AtLeast(0, 100), Sign(1, 30)),
     "the same on a share": (X, Truncate(0, 2, 30), AtLeast(1, 100), Truncate(2, 2, 28), Sign(3)),
 }
@@ -106,7 +110,7 @@ def test_what_an_operation_means_is_what_its_protocol_gives(name):
     """But for rounding: each truncation may be one off, so that its low bits are zero here, and so are those of what is made of it."""
     made = circuit(*CIRCUITS[name])
     given = {op.name: random_ring(op.shape, 300, op.name) * np.uint64(1 << 6) for op in made.ops if isinstance(op, Given)}
-    clear = meaning(made, given, lambda shape: np.zeros(shape, np.uint64))
+    clear = meaning(made, given | tables(made, key("drawn")), lambda shape: np.zeros(shape, np.uint64))
     found = Trainers(made).outputs(given)["out"]
     np.testing.assert_array_equal(found.reshape(clear["out"].shape), clear["out"])
 

@@ -19,13 +19,17 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.mpc.program import infer
 from protocols.owner.compiled import ending, weights
 from protocols.owner.compiled import plan as plan_of
+from protocols.owner.compiled_graph import check_predicts
 from protocols.trained import served
 from protocols.trained.bounds import reach
 from protocols.training.asked import Derivation, SharedEvaluation
+from protocols.training.networks.attention import MaskedLayer, SoftmaxLayer
 from protocols.training.networks.layers import AffineLayer, ShiftedLayer, Variable, Weight
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.nonlinear import RectifierLayer
+from protocols.training.networks.normalisation import NormalisedLayer
 from protocols.training.networks.optimizers import GradientDescent
+from protocols.training.networks.roots import InverseLayer
 from protocols.training.step import Plan
 
 
@@ -75,6 +79,11 @@ NETWORKS = {
     "gated": lambda: functional((5,), gated),
     "moved": lambda: functional((6,), moved),
     "frozen": lambda: frozen(layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()),
+    "normalised by statistics": lambda: chain((5, 5, 2), layers.Conv2D(3, 3), layers.BatchNormalization(), layers.ReLU()),
+    "drawn": lambda: chain((6,), layers.Dense(8), layers.Dropout(0.5), layers.GaussianNoise(0.5), layers.GaussianDropout(0.5)),
+    "looked up": lambda: chain((3,), layers.Embedding(2, 3)),
+    "compared": lambda: functional((6,), lambda x: layers.Dense(3)(x) * ops.cast(x[:, :3] >= x[:, 3:], "float32")),
+    "matrices": lambda: functional((3, 4), lambda x: layers.Flatten()(layers.Dot(axes=2)([layers.Dense(4)(x), layers.Dense(4)(x)]))),
     "scaled": lambda: frozen(layers.BatchNormalization(), layers.Rescaling(0.5, 0.25)),
 }
 
@@ -109,6 +118,7 @@ def test_a_network_answers_as_keras_does_from_weights_that_nobody_knows(name):
     keras.utils.set_random_seed(2)
     case = Case(compiled(NETWORKS[name]()))
     x = np.random.default_rng(0).uniform(0, 1, (4, *case.model.input_shape[1:]))
+    x = x.round() if name == "looked up" else x
     assert infer(case.program)
     assert case.served.derivation.weights == list(case.program.weights)
     answers, outside = case.answers(x)
@@ -138,7 +148,54 @@ def test_the_end_of_a_model_is_that_of_keras(name):
 def test_every_kind_of_node_is_served():
     """A node that is trained, and not served, is found here."""
     seen = {type(node) for build in NETWORKS.values() for node in plan_of(compiled(build())).layers}
-    assert seen >= set(AnyLayer.__args__) - {ShiftedLayer}, "whose weights are added: below"
+    refused = {NormalisedLayer, SoftmaxLayer, MaskedLayer, InverseLayer}
+    assert seen >= set(AnyLayer.__args__) - {ShiftedLayer} - refused, "whose weights are added: below"
+
+
+UNPROVED = {
+    "a normalisation": lambda x: layers.LayerNormalization(epsilon=0.1)(layers.Dense(4)(x)),
+    "a softmax": lambda x: layers.Softmax()(layers.Dense(4)(x)),
+    "a quotient": lambda x: layers.Dense(4)(x) / (1.0 + ops.square(layers.Dense(4)(x))),
+}
+
+
+@pytest.mark.parametrize("name", UNPROVED)
+def test_what_has_no_proof_for_weights_that_nobody_knows_is_refused(name):
+    with pytest.raises(WindowError, match=r"reveal\(\) the model, and share what is revealed"):
+        Case(compiled(functional((6,), UNPROVED[name])))
+
+
+def test_an_index_outside_of_a_table_says_so():
+    case = Case(compiled(NETWORKS["looked up"]()))
+    like = msgspec.structs.replace(case.like, input_range=(-4.0, 4.0))  # of indices that nobody has proved
+    case.served = served(case.plan, "softmax", (3,), like)
+    case.program = case.served.program
+    x = np.array([[0.0, 1.0, 0.0], [0.0, 2.0, 0.0], [-1.0, 1.0, 0.0]])
+    assert case.answers(x)[1].tolist() == [False, True, True]
+
+
+class Told(layers.Layer):
+    """Computes otherwise when it trains."""
+
+    def call(self, x, training=None):
+        return x * 2.0 if training else x
+
+
+def test_a_model_that_predicts_otherwise_than_it_trains_is_not_asked():
+    check_predicts(NETWORKS["normalised by statistics"]())
+    check_predicts(NETWORKS["drawn"]())
+    with pytest.raises(UnsupportedLayer, match=r"computes otherwise when it predicts .*reveal\(\) it"):
+        check_predicts(chain((4,), layers.Dense(3), Told()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "last"),
+    [("mse", "sigmoid"), ("mse", "tanh"), ("poisson", "softplus"), ("kl_divergence", "softmax"), ("binary_focal_crossentropy", "sigmoid")],
+)
+def test_an_activation_at_the_end_is_served_once(loss, last):
+    case = Case(compiled(chain((4,), last=last), loss))
+    x = np.random.default_rng(0).uniform(0, 1, (3, 4))
+    np.testing.assert_allclose(case.answers(x)[0], case.model.predict(x, verbose=0), atol=0.004)
 
 
 def nodes(*made, shape=(4,), outputs=4):
