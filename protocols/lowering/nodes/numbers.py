@@ -33,6 +33,8 @@ def in_place(numbers: Mapping[int, Real]) -> Iterator[None]:
 
 STEP = 2.0**-40
 """Numbers in the place of weights are so far apart."""
+LOST = 2**17
+"""Every so many steps lies a number that float32 has (its spacing from 1 to 2 is 2**-23): no weight gets it."""
 
 
 class Portion(NamedTuple):
@@ -56,9 +58,10 @@ class Portion(NamedTuple):
 
 
 class Marks:
-    """Numbers in the place of all weights, no two alike, in two readings: 1 + k STEP and 2 - k STEP for the k-th.
+    """Numbers in the place of all weights, no two alike, in two readings: 1 + k STEP and 2 - k STEP, where no k is a multiple of `LOST`.
 
-    A number that is c times one of them is c (1 + k STEP) in one reading and c (2 - k STEP) in the other: both c and k follow.
+    A number that is c times one of them is c (1 + k STEP) in one reading and c (2 - k STEP) in the other: both c and k follow. What has
+    been rounded to float32 since is nobody's, instead of another weight's.
 
     Args:
         shapes: of the weights.
@@ -72,7 +75,7 @@ class Marks:
         """Give the numbers of each weight, twice."""
         for first, step in ((1.0, STEP), (2.0, -STEP)):
             spans = zip(self._starts, self._starts[1:], self._shapes, strict=False)
-            yield [(first + step * np.arange(start, stop)).reshape(shape) for start, stop, shape in spans]
+            yield [(first + step * _marks(start, stop)).reshape(shape) for start, stop, shape in spans]
 
     def part(self, first: Real, second: Real) -> Portion | None:
         """Return whose numbers an array has, from what it is in both readings; None if they are no part of one weight."""
@@ -81,8 +84,10 @@ class Marks:
             numbers = np.array([(first / factors - 1) / STEP, (2 - second / factors) / STEP])
         if not np.isfinite(numbers).all() or not np.allclose(factors, factors.flat[0], rtol=1e-9, atol=0.0):
             return None
-        found = np.rint(numbers[0]).astype(np.int64)
-        if (np.abs(numbers - found) > 0.25).any() or found.min() < 0 or found.max() >= self._starts[-1]:
+        marks = np.rint(numbers[0]).astype(np.int64)
+        found = marks - 1 - marks // LOST
+        lost = (np.abs(numbers - marks) > 0.25).any() or (marks % LOST == 0).any()
+        if lost or found.min() < 0 or found.max() >= self._starts[-1]:
             return None
         variable = int(np.searchsorted(self._starts, found.min(), side="right")) - 1
         if found.max() >= self._starts[variable + 1]:
@@ -95,6 +100,12 @@ class Marks:
             if steps is not None:
                 return Portion(variable, 1.0 if abs(factor - 1) < 1e-9 else factor, whole, int(view.flat[0]), view.shape, steps)
         return None
+
+
+def _marks(start: int, stop: int) -> Any:
+    """By how many steps the numbers of these places are moved."""
+    places = np.arange(start, stop)
+    return places + 1 + places // (LOST - 1)
 
 
 def _views(places: Any) -> Iterator[Any]:
