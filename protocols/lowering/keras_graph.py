@@ -254,7 +254,9 @@ class _Reader:
                 return number(found.one) if isinstance(found, Constant) else found
             if each is None or isinstance(each, str | slice | type(...)):
                 return None
-            return number(each if other is None or name in MOVED else constant(operation, each, other).one)
+            if other is not None and name not in MOVED:
+                constant(operation, each, other)  # or it is refused; what comes back no longer tells which weight it was
+            return number(each)
 
         pairs = zip(*(tree.flatten((of.arguments.args, of.arguments.kwargs)) for of in (node, twin)), strict=True)
         flat = [operand(*pair) for pair in pairs]

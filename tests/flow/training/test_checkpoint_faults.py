@@ -13,7 +13,7 @@ from inner_workers import inner_cluster
 from protocols import share
 from protocols.authority.membership import THIRD_PARTY
 from protocols.errors import VaultError
-from protocols.owner import fitting
+from protocols.owner import running
 from protocols.storage.vault import Vault
 from protocols.workers.training_server import TrainingServer
 
@@ -94,7 +94,7 @@ async def test_steps_are_told_to_whoever_watches(cluster, tmp_path, monkeypatch)
         assert (steps, show) == (4, True)
         yield lambda made: told.append((number, made))
 
-    monkeypatch.setattr(fitting, "live", watched)
+    monkeypatch.setattr(running, "live", watched)
     await fitted(cluster, tmp_path / "owner", 2, save_every=1)
     assert told == sorted(told)
     assert {number for number, _ in told} == {1, 2}

@@ -105,7 +105,7 @@ async def test_what_cannot_be_trained_is_refused(cluster, data):
     short = await cluster.store("short", data[1][:50])
     targets = await cluster.store("targets", np.zeros((100, 3)))
     many = await cluster.store("many", np.arange(100) % 7)
-    await refused(cluster, logits(), x, short, InputError, "100 examples and 'short' has 50")
+    await refused(cluster, logits(), x, short, InputError, "x has 100, y has 50 examples")
     await refused(cluster, logits(), x, many, InputError, "labels out of range")
     await refused(cluster, logits(), x, targets, InputError, "needs labels")
     await refused(cluster, logits("mse"), x, y, InputError, "needs numbers")
@@ -192,7 +192,8 @@ def test_layers_that_cannot_be_trained():
         return model
 
     for layer, match in [
-        (layers.Dense(3, kernel_regularizer="l2"), "kernel_regularizer"),
+        (layers.Dense(3, activity_regularizer="l2"), "activity_regularizer"),
+        (Twice(), "computes with its weights before it uses them"),
         (layers.Dense(3, activation="log_softmax"), "cannot be trained on shares"),
     ]:
         with pytest.raises(UnsupportedLayer, match=match):
@@ -236,6 +237,16 @@ class Factor(layers.Layer):
 
     def call(self, x):
         return x * self.factor
+
+
+class Twice(layers.Layer):
+    """Uses a trainable number as it is and, elsewhere, something computed of it, which must not be taken for the number before it."""
+
+    def build(self, shape):
+        self.first, self.second = (self.add_weight(shape=(), initializer="ones", name=name) for name in ("first", "second"))
+
+    def call(self, x):
+        return (x * self.first + 1.0) * self.second + x * (self.second * 1.0)
 
 
 async def test_a_dropout_is_drawn_anew_in_each_step_by_both_servers(cluster, data):
