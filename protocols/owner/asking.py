@@ -24,6 +24,7 @@ from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
+from protocols.lowering.forms import check_predicts
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.noise import noisy
 from protocols.mpc.numbers.fixed_point import decode, encode
@@ -31,7 +32,6 @@ from protocols.mpc.parties.keystream import KeyStream, fresh_key
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.compiled import ending, places, plan, weights
-from protocols.owner.compiled_graph import check_predicts
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import goes_on, unrated
 from protocols.owner.epochs import values_of

@@ -8,7 +8,6 @@ other way is refused. All other numbers stay as they are in a training, but for 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.folding import fold, padded
+from protocols.lowering.forms import said
 from protocols.lowering.keras_graph import read
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES, Curve
+from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import Marks, Portion, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
@@ -104,35 +104,6 @@ def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax",
     kept = reading.statistics | reading.kept
     stay = tuple(Variable(name, array.shape, trained=False) for name, array in kept.items())
     return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values()))
-
-
-def check_predicts(model: Any) -> None:
-    """Refuse a model that computes otherwise when it predicts than when it trains, but for normalisations by a batch and what is drawn.
-
-    Raises:
-        UnsupportedLayer: a `call` does so.
-    """
-    trains, predicts = (_forms(read(model, training=training)) for training in (True, False))
-    if trains != predicts:
-        raise UnsupportedLayer(
-            f"a call() in model {model.name!r} computes otherwise when it predicts than when it trains: on shares its network is asked"
-            " as it is trained; reveal() it, and ask what is revealed"
-        )
-
-
-def _forms(nodes: Sequence[Node]) -> list[Any]:
-    """What a graph does beside its weights: of a normalisation by a batch as of one by statistics, of what is drawn nothing."""
-    forms: list[Any] = []
-    before: Node | None = None
-    for node in nodes:
-        if isinstance(node, Dropped | Noisy):
-            continue
-        normalises = isinstance(node, BatchNormalised | net.ChannelAffine)
-        if not (normalises and isinstance(before, BatchNormalised) and before.layer == node.layer):
-            said = () if normalises else _said(dataclasses.replace(node, inputs=()))
-            forms.append((net.ChannelAffine if normalises else type(node), node.shape, said))
-        before = node
-    return forms
 
 
 def following(model: Any) -> dict[int, Any]:
@@ -244,7 +215,7 @@ class _Reading:
         if node.kind == "StopGradient":
             raise UnsupportedLayer(f"{_name(node)} stops gradients, which is not done on shares: freeze the layers before it")
         inputs = tuple(self.at[x] for x in node.inputs)
-        if _said(node) == _said(self._others[at]):
+        if said(node) == said(self._others[at]):
             self.at.append(self._nodes(at, node, inputs))
         elif isinstance(node, net.Rescale):
             self.at.append(self._rescaled(at, inputs))
@@ -398,17 +369,6 @@ def _moved(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
         case net.Joined(axis=axis):
             return made.JoinedLayer(inputs, axis)
     raise UnsupportedLayer(f"{_name(node)} cannot be trained on shares; {KNOWN}")
-
-
-def _said(node: Node) -> tuple[Any, ...]:
-    """What a node says beside its weights, and its name, which Keras counts up where a layer is followed into its call."""
-    fields = (getattr(node, field.name) for field in dataclasses.fields(node) if field.name != "layer")
-    return tuple(_curve(value) if isinstance(value, Curve) else value for value in fields if not isinstance(value, np.ndarray))
-
-
-def _curve(curve: Curve) -> tuple[Any, ...]:
-    """What a curve is: one that is made anew is the same."""
-    return curve.left, curve.right, curve.breaks, curve.relative, curve.function(np.arange(-8.0, 8.0, 0.25)).tobytes()
 
 
 def _ending(node: Node) -> str | None:

@@ -10,6 +10,7 @@ from training_deployment import SCALE, Trainers
 from deployment import Deployment
 from protocols.errors import ModelError, UnsupportedLayer, WindowError
 from protocols.lowering import lower
+from protocols.lowering.forms import check_predicts
 from protocols.mpc import encoding
 from protocols.mpc.circuit import Builder
 from protocols.mpc.engine.values import Value
@@ -19,7 +20,6 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.mpc.program import infer
 from protocols.owner.compiled import ending, weights
 from protocols.owner.compiled import plan as plan_of
-from protocols.owner.compiled_graph import check_predicts
 from protocols.trained import served
 from protocols.trained.bounds import reach
 from protocols.training.asked import Derivation, SharedEvaluation
