@@ -1,4 +1,4 @@
-"""The circuit that evaluates a network on shares beside `keras.Model.evaluate`: penalties, sums, statistics, what is watched."""
+"""Metrics of networks that are trained on shares, beside `evaluate`: penalties, smoothing, sums, statistics, what is watched."""
 
 import keras
 import msgspec
