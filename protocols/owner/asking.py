@@ -166,6 +166,7 @@ class SharedNetwork:
 
     def _evaluation(self, data: SharedExamples, batch_size: int, memory: int, *, metrics: bool | Collection[str] = True) -> Asking:
         """Return what has to be done for metrics on some examples, checked."""
+        check_predicts(self._model)
         planned, y = self._planned(), data.y
         assert y is not None  # of an evaluation
         found = self._evaluation_names(metrics)
@@ -195,7 +196,6 @@ class SharedNetwork:
 
     def _lent(self, data: GivenExamples) -> AbstractAsyncContextManager[SharedExamples]:
         """Share some examples for as long as a block lasts, once it is known what they are for."""
-        check_predicts(self._model)
         planned = self._planned()
         return lent(self._cluster, self._name, data, expects(self._model), planned.outputs)
 
@@ -210,6 +210,7 @@ class SharedNetwork:
 
     async def predict(self, data: GivenExamples, *, batch_size: int, memory: int) -> npt.NDArray[np.float64]:
         """See `SharedModel.predict`."""
+        check_predicts(self._model)
         async with self._lent(data) as shared:
             terms = self._terms(shared.x, None, None, SharedPrediction(self._planned()), batch_size, memory)
             async with self._asked(terms, shared.all) as run:
