@@ -523,7 +523,7 @@ def test_owners_that_train_privately_refuse_what_private_fit_refuses():
         check_trained_privately(model(last=Pulled(3)), privacy.DPSGD(noise_multiplier=1.0, max_grad_norm=1.0))
 
 
-@pytest.mark.parametrize("option", ["sample_weight", "class_weight", "validation_split"])
+@pytest.mark.parametrize("option", ["steps_per_epoch", "validation_steps", "validation_freq"])
 def test_fit_on_shares_has_no_argument_that_it_would_ignore(option):
     with pytest.raises(TypeError, match=option):
         inspect.signature(SharedModel.fit).bind(None, X, Y, **{option: None})

@@ -36,14 +36,15 @@ class Altering(ComputeServer):
     alter: int | None = None
 
     def _linked(self, model, what):
-        return [_Entry(entry, self) for entry in super()._linked(model, what)] if what == "deliver" else super()._linked(model, what)
+        twins = super()._linked(model, what)
+        return _Link(twins, self) if what == "deliver" and twins is not None else twins
 
 
-class _Entry:
-    """What `deliver` asks of an entry: the inboxes, and here who flips the bit on the way to them."""
+class _Link:
+    """What `deliver` asks of a link: the inboxes, and here who flips the bit on the way to them."""
 
-    def __init__(self, entry, server):
-        self._inboxes, self._server, self.twins, self.inboxes = entry.twins.inboxes, server, self, self
+    def __init__(self, twins, server):
+        self._inboxes, self._server, self.inboxes = twins.inboxes, server, self
 
     def put(self, channel, number, arrays):
         if number == self._server.alter:

@@ -27,6 +27,7 @@ from protocols.errors import (
     WorkerUnreachable,
 )
 from protocols.serving.hosting import HostedModel
+from protocols.storage.holdings import Holdings
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 
@@ -489,8 +490,8 @@ class TestLoss:
 class Impatient(ComputeServer):
     """Waits a moment only for the other parties."""
 
-    def __init__(self, cluster: Membership) -> None:
-        super().__init__(cluster, 0.05)
+    def __init__(self, cluster: Membership, holdings: Holdings) -> None:
+        super().__init__(cluster, holdings, 0.05)
 
 
 async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
