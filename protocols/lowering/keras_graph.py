@@ -22,7 +22,7 @@ from protocols.lowering.known_batch import Constant, TwinGraphs, constant, mask_
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
-from protocols.lowering.nodes.numbers import number
+from protocols.lowering.nodes.numbers import EXAMPLES, number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
 from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
@@ -222,7 +222,7 @@ class _Reader:
     def _folded(self, operation: Any, node: Any, known: Known) -> list[Constant]:
         """The results of an operation that depend on no input."""
         results = []
-        for examples, of in ((1, node), (2, self._twins.of(node))):
+        for examples, of in ((1, node), (EXAMPLES, self._twins.of(node))):
             places = iter(node.input_tensors)
 
             def filled(value: Any, examples: int = examples, places: Any = places) -> Any:
@@ -230,13 +230,13 @@ class _Reader:
                     return value
                 one = next(places)
                 found = known[id(one)]
-                numbers = found[examples - 1] if isinstance(found, Constant) else np.zeros((examples, *self.builder.shape(found)))
+                numbers = found[examples > 1] if isinstance(found, Constant) else np.zeros((examples, *self.builder.shape(found)))
                 return self._keras.ops.convert_to_tensor(numbers, one.dtype)
 
             args, kwargs = of.arguments.convert(filled)
             called = origin(of.output_tensors[0])[0]
             results.append(self._keras.tree.flatten(called.call(*args, **kwargs)))
-        return [constant(operation, one, two) for one, two in zip(*results, strict=True)]
+        return [constant(operation, one, many) for one, many in zip(*results, strict=True)]
 
     def _operated(self, operation: Any, node: Any, known: Known) -> list[int]:
         name = type(operation).__name__
@@ -267,7 +267,7 @@ class _Reader:
             def filled(value: Any) -> Any:
                 if isinstance(value, symbolic):
                     found = known[id(next(places))]
-                    value = found.two if isinstance(found, Constant) else next(values)
+                    value = found.many if isinstance(found, Constant) else next(values)
                     constants = isinstance(found, Constant)
                 else:
                     constants = value is not None

@@ -1,9 +1,9 @@
-"""Layers called with a known number of examples: with one, and with two, by which it shows whether examples mix.
+"""Layers called with a known number of examples: with one, and with several, by which it shows whether examples mix.
 
 With symbols of one example each shape in a `call` is a number, so that `shape(x)[0]`, `ones_like`, a class token that is broadcast, or
 positions that are counted mean what they mean in Keras. That no operation moves anything between examples follows from the same call with
-symbols of two: its graph has the same operations with the same settings, its constants are those of one example twice, and what only moves
-elements is tried on the numbers of two (`rules/operations.py`).
+symbols of several (`EXAMPLES`): its graph has the same operations with the same settings, its constants are those of one example again and
+again, and what only moves elements is tried on the numbers of several (`rules/operations.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protocols.lowering.nodes.numbers import number
+from protocols.lowering.nodes.numbers import EXAMPLES, number
 from protocols.lowering.nodes.refusals import refuse
 from protocols.mpc.engine.values import Shape
 
@@ -24,10 +24,10 @@ INSTEAD = "operations inside of an example"
 
 
 class Constant(NamedTuple):
-    """A value that depends on no input, for one example and for two: rows with the batch axis in front, or the same array."""
+    """A value that depends on no input, for one example and for several: rows with the batch axis in front, or the same array."""
 
     one: Array
-    two: Array
+    many: Array
 
 
 class Symbol(NamedTuple):
@@ -37,17 +37,17 @@ class Symbol(NamedTuple):
     known: dict[int, Any]
 
 
-def constant(layer: Any, one: Any, two: Any) -> Constant:
-    """Return a constant as it is for one example and for two.
+def constant(layer: Any, one: Any, many: Any) -> Constant:
+    """Return a constant as it is for one example and for several.
 
     Raises:
-        UnsupportedLayer: the second is neither the first again nor the first twice.
+        UnsupportedLayer: the second is neither the first again nor rows that are all the first.
     """
-    first, second = number(one), number(two)
-    twice = first.ndim > 0 and len(first) == 1 and second.shape == (2, *first.shape[1:]) and all(_same(first[0], row) for row in second)
-    if not twice and not _same(first, second):
+    first, second = number(one), number(many)
+    rows = first.ndim > 0 and len(first) == 1 and second.shape == (EXAMPLES, *first.shape[1:]) and all(_same(first[0], row) for row in second)
+    if not rows and not _same(first, second):
         raise refuse(layer, "it draws random numbers, or depends on how many examples there are", "a call() that gives one answer")
-    return Constant(first if isinstance(one, int | float) else np.asarray(one), np.asarray(two))
+    return Constant(first if isinstance(one, int | float) else np.asarray(one), np.asarray(many))
 
 
 def _same(first: Array, second: Array) -> bool:
@@ -55,7 +55,7 @@ def _same(first: Array, second: Array) -> bool:
 
 
 class TwinGraphs:
-    """Graphs of one example, and beside each node its twin in the graph of two; `shape` tells that of the value at a position."""
+    """Graphs of one example, and beside each node its twin in the graph of several; `shape` tells that of the value at a position."""
 
     def __init__(self, keras: Any, shape: Callable[[int], Shape]) -> None:
         self._keras = keras
@@ -90,7 +90,7 @@ class TwinGraphs:
             UnsupportedLayer: examples mix, or numbers are drawn at random.
         """
         symbols: dict[int, tuple[Any, Any]] = {}
-        arguments = [self._keras.tree.map_structure(lambda x, n=n: self._filled(x, n, known, symbols), structure) for n in (1, 2)]
+        arguments = [self._keras.tree.map_structure(lambda x, n=n: self._filled(x, n, known, symbols), structure) for n in (1, EXAMPLES)]
         with _inlined(layer):
             first, second = ([one for one in self._keras.tree.flatten(run(each)) if one is not None] for each in arguments)
         self._alive += [symbols, first, second]
@@ -104,23 +104,23 @@ class TwinGraphs:
             return value
         found = known.get(id(value))
         if isinstance(found, Constant):
-            return self._keras.ops.convert_to_tensor(found[examples - 1], value.dtype)
+            return self._keras.ops.convert_to_tensor(found[examples > 1], value.dtype)
         if id(value) not in symbols:
             shape = beside[: len(value.shape) - 1] if found is None else self._shape(found)
-            pair = symbols[id(value)] = tuple(self._keras.KerasTensor((n, *shape), value.dtype) for n in (1, 2))
+            pair = symbols[id(value)] = tuple(self._keras.KerasTensor((n, *shape), value.dtype) for n in (1, EXAMPLES))
             for one in pair:
                 self._symbols[id(one)] = Symbol(value, known)
             self._partners[id(pair[0])] = pair[1]
             carried = mask_of(value)
             if carried is not None:
-                for n, one in zip((1, 2), pair, strict=True):
+                for n, one in zip((1, EXAMPLES), pair, strict=True):
                     put_mask(one, self._filled(carried, n, known, symbols, shape))
-        return symbols[id(value)][examples - 1]
+        return symbols[id(value)][examples > 1]
 
     def _paired(self, layer: Any, first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
         """The results for one example, constants as such; below them each node finds its twin."""
         symbolic = self._keras.KerasTensor
-        mixed = refuse(layer, "it does other things for two examples than for one", INSTEAD)
+        mixed = refuse(layer, "it does other things for several examples than for one", INSTEAD)
         if len(first) != len(second) or any(isinstance(a, symbolic) != isinstance(b, symbolic) for a, b in zip(first, second, strict=True)):
             raise mixed
         waiting = [(a, b) for a, b in zip(first, second, strict=True) if isinstance(a, symbolic)]
@@ -147,18 +147,18 @@ class TwinGraphs:
         return [a if isinstance(a, symbolic) else constant(layer, a, b) for a, b in zip(first, second, strict=True)]
 
     def check(self, operation: Any, node: Any, place: int) -> None:
-        """Refuse a result of a graph of one example that has not one row, or in that of two not two.
+        """Refuse a result of a graph of one example that has not one row, or in that of several not as many.
 
         Raises:
             UnsupportedLayer: examples mix.
         """
         if self.known(node):
             rows = [tuple(each.output_tensors[place].shape) for each in (node, self.of(node))]
-            if rows[0][:1] not in ((1,), (None,)) or rows[1][:1] not in ((2,), (None,)) or rows[0][1:] != rows[1][1:]:
-                raise refuse(operation, f"it gives shape {rows[0]} for one example and {rows[1]} for two", INSTEAD)
+            if rows[0][:1] not in ((1,), (None,)) or rows[1][:1] not in ((EXAMPLES,), (None,)) or rows[0][1:] != rows[1][1:]:
+                raise refuse(operation, f"it gives shape {rows[0]} for one example and {rows[1]} for {EXAMPLES}", INSTEAD)
 
     def same_settings(self, operation: Any, node: Any) -> None:
-        """Refuse an operation that is set otherwise for two examples than for one.
+        """Refuse an operation that is set otherwise for several examples than for one.
 
         Raises:
             UnsupportedLayer: examples mix.
@@ -170,7 +170,7 @@ class TwinGraphs:
             if name.startswith("_") or name == "name":
                 continue
             if repr(value) != repr(getattr(other, name, None)):
-                raise refuse(operation, f"its {name} is {value} for one example and {getattr(other, name, None)} for two", INSTEAD)
+                raise refuse(operation, f"its {name} is {value} for one example and {getattr(other, name, None)} for {EXAMPLES}", INSTEAD)
 
 
 @contextmanager

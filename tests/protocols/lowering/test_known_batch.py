@@ -170,14 +170,44 @@ MIXED = {
     "turned": lambda x: ops.transpose(ops.reshape(x, (ops.shape(x)[0], 1, -1)), (1, 0, 2)),
     "beside each other": lambda x: ops.reshape(x, (-1, ops.shape(x)[0], STEPS * WIDTH)),
     "at random": lambda x: x + keras.random.normal(ops.shape(x)),
+    "moved by two": lambda x: ops.roll(x, 2, axis=0),
+    "below a diagonal": lambda x: ops.reshape(ops.triu(ops.reshape(x, (ops.shape(x)[0], -1)), -1), ops.shape(x)),
+    "counted in pairs": lambda x: x + ops.cast(ops.arange(ops.shape(x)[0]) // 2, "float32")[:, None, None],
+    "the first two": lambda x: x * ops.cast(ops.arange(ops.shape(x)[0]) < 2, "float32")[:, None, None],
+    "batch statistics": lambda x: layers.BatchNormalization()(x, training=True),
+    "draws": lambda x: layers.Dropout(0.5)(x, training=True),
+    "draws of a model": lambda x: keras.Sequential([layers.Input((STEPS, WIDTH)), layers.Dropout(0.5)])(x, training=True),
     "another graph for one": lambda x: x * 2 if x.shape[0] == 1 else ops.relu(x),
 }
 
 
 @pytest.mark.parametrize("name", MIXED)
 def test_examples_that_mix_are_refused(name):
-    with pytest.raises(UnsupportedLayer, match=r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes"):
+    with pytest.raises(UnsupportedLayer, match=r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes|training=True"):
         lower(functional(Computed(MIXED[name])), input_range=(-1, 1))
+
+
+IN_GRAPHS = {
+    "moved by one": lambda x: ops.roll(x, 1, axis=0),
+    "moved by two": lambda x: ops.roll(x, 2, axis=0),
+    "where the largest is": lambda x: ops.argmax(x[:, :, 0], axis=0),
+    "where the smallest is": lambda x: ops.argmin(x[:, 0], axis=0),
+    "in an activation": lambda x: layers.Dense(3, activation=lambda y: ops.roll(y, 2, axis=0))(x),
+    "in order": lambda x: ops.einsum("bsd,csd->csd", x, x),
+    "weighed by their place": lambda x: x * np.arange(2.0)[:, None, None],
+}
+
+
+@pytest.mark.parametrize("name", IN_GRAPHS)
+def test_examples_that_mix_in_a_graph_are_refused(name):
+    with pytest.raises(UnsupportedLayer, match=r"one example|axis is 0|inside of an example|any number of examples"):
+        lower(functional(IN_GRAPHS[name]), input_range=(-1, 1))
+
+
+def test_examples_that_mix_in_a_batch_of_known_size_are_refused():
+    x = layers.Input(batch_shape=(2, WIDTH))
+    with pytest.raises(UnsupportedLayer, match=r"one example|inside of an example|any number of examples"):
+        lower(keras.Model(x, ops.roll(x, 2, axis=0)), input_range=(-1, 1))
 
 
 def test_a_vocabulary_is_looked_up_and_spoken_by_one_table():
