@@ -63,6 +63,7 @@ class TwinGraphs:
         self._nodes: dict[int, Any] = {}
         self._partners: dict[int, Any] = {}
         self._symbols: dict[int, Symbol] = {}
+        self._masks: dict[int, Any] = {}
         self._alive: list[Any] = []  # tensors, so that an id is one tensor's
 
     def symbol(self, tensor: Any) -> Symbol | None:
@@ -72,6 +73,91 @@ class TwinGraphs:
     def of(self, node: Any) -> Any:
         """Return the twin of a node; a node for any number of examples is its own."""
         return self._nodes.get(id(node), node)
+
+    def mask(self, tensor: Any) -> Any:
+        """Return the mask that a tensor carries when the model runs, or None."""
+        return self._masks.get(id(tensor), mask_of(tensor))
+
+    def carry(self, layer: Any, node: Any, within: Sequence[Symbol], known: dict[int, Any]) -> None:
+        """Find out which masks the results of a call carry when the model runs, where the graph does not tell.
+
+        There masks travel with tensors: what comes out of a call has the mask that it was given inside, of which its symbol outside
+        knows nothing. If not all results have one, the layer is asked, as Keras does, for those of the layers before.
+
+        Args:
+            layer: a layer or an operation.
+            node: of the call.
+            within: the masks of its results inside, if it was followed.
+            known: positions and constants by the ids of tensors.
+        """
+        for one in node.output_tensors:
+            self._masks.pop(id(one), None)  # of another call of what is around
+        first = next(iter((*node.arguments.args, *node.arguments.kwargs.values())), None)
+        before = [one for one in self._keras.tree.flatten(first) if id(one) in self._masks]
+        masks = [one if one.tensor is not None else None for one in within] or [None] * len(node.output_tensors)
+        if not isinstance(layer, self._keras.layers.Layer) or not (before or any(masks)):
+            return
+        if None in masks and layer.supports_masking:
+            previous = node.arguments.kwargs.get("mask")
+            previous = self._keras.tree.map_structure(self.mask, first) if previous is None else previous
+            asked = self._keras.tree.flatten(layer.compute_mask(first, previous))
+            asked += [None] * (len(masks) - len(asked))
+            masks = [b if b is not None or a is None else Symbol(a, known) for a, b in zip(asked, masks, strict=False)]
+        for one, mask in zip(node.output_tensors, masks, strict=True):
+            self._masks[id(one)] = self._standing_for(mask) if mask is not None else None
+
+    def _standing_for(self, symbol: Symbol) -> Any:
+        """A tensor of its own for a value elsewhere."""
+        if not isinstance(symbol.tensor, self._keras.KerasTensor):
+            return symbol.tensor
+        mask = self._keras.KerasTensor(symbol.tensor.shape, symbol.tensor.dtype)
+        self._symbols[id(mask)] = symbol
+        self._alive += [mask, symbol.tensor]
+        return mask
+
+    def alone(self, operation: Any, node: Any, known: dict[int, Any]) -> None:
+        """Try an operation of a graph for any number of examples on some: what it gives for each must be what it gives for that one alone.
+
+        Raises:
+            UnsupportedLayer: examples mix.
+        """
+        if self.known(node):
+            return
+        given = []
+        for place, one in enumerate(node.input_tensors):
+            found = known[id(one)]
+            if isinstance(found, Constant):
+                given.append((found.one, found.many))
+            else:
+                shape = (EXAMPLES, *self._shape(found))
+                spread = (np.arange(1, 1 + np.prod(shape)).reshape(shape) * (0.6180339887 + place * 0.1)) % 1
+                numbers = 0.5 + spread if "float" in one.dtype else spread > 0.5
+                given.append((None, numbers))
+
+        def results(example: int | None) -> list[Array]:
+            several = example is None
+            places = iter(zip(node.input_tensors, given, strict=True))
+
+            def filled(value: Any) -> Any:
+                if not isinstance(value, self._keras.KerasTensor):
+                    return value
+                one, (constant_of_one, many) = next(places)
+                alone = many[example : example + 1] if constant_of_one is None and example is not None else constant_of_one
+                return self._keras.ops.convert_to_tensor(many if several else alone, one.dtype)
+
+            args, kwargs = node.arguments.convert(filled)
+            found = self._keras.tree.flatten(operation.call(*args, **kwargs))
+            return [self._keras.ops.convert_to_numpy(one).astype(np.float64) for one in found]
+
+        try:
+            together, singles = results(None), {example: results(example) for example in (0, 1, EXAMPLES - 1)}
+        except Exception as error:  # of Keras' backend
+            raise refuse(operation, "it can be run for some numbers of examples only", "operations for any number of examples") from error
+        for example, single in singles.items():
+            for all_, one in zip(together, single, strict=True):
+                same = len(all_) == EXAMPLES and len(one) == 1 if all_.ndim and one.ndim else False
+                if not same or not np.allclose(all_[example : example + 1], one, rtol=1e-2, atol=1e-3, equal_nan=True):
+                    raise refuse(operation, "it gives an example something else among others than alone", INSTEAD)
 
     def known(self, node: Any) -> bool:
         """Whether a node is of a graph of one example."""
@@ -111,7 +197,7 @@ class TwinGraphs:
             for one in pair:
                 self._symbols[id(one)] = Symbol(value, known)
             self._partners[id(pair[0])] = pair[1]
-            carried = mask_of(value)
+            carried = self.mask(value)
             if carried is not None:
                 for n, one in zip((1, EXAMPLES), pair, strict=True):
                     put_mask(one, self._filled(carried, n, known, symbols, shape))

@@ -193,8 +193,6 @@ IN_GRAPHS = {
     "where the largest is": lambda x: ops.argmax(x[:, :, 0], axis=0),
     "where the smallest is": lambda x: ops.argmin(x[:, 0], axis=0),
     "in an activation": lambda x: layers.Dense(3, activation=lambda y: ops.roll(y, 2, axis=0))(x),
-    "in order": lambda x: ops.einsum("bsd,csd->csd", x, x),
-    "weighed by their place": lambda x: x * np.arange(2.0)[:, None, None],
 }
 
 
