@@ -284,10 +284,10 @@ class _Reader:
             args, kwargs = twin.arguments.convert(filled)
             return called.call(*args, **kwargs)
 
-        self._twins.alone(operation, node, known)
         shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
         whole = all("int" in str(one.dtype) or one.dtype == "bool" for one in node.input_tensors)
         result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole))
+        self._twins.alone(operation, node, known)
         return result if isinstance(result, list) else [result]
 
     def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:

@@ -44,8 +44,8 @@ def constant(layer: Any, one: Any, many: Any) -> Constant:
         UnsupportedLayer: the second is neither the first again nor rows that are all the first.
     """
     first, second = number(one), number(many)
-    rows = first.ndim > 0 and len(first) == 1 and second.shape == (EXAMPLES, *first.shape[1:]) and all(_same(first[0], row) for row in second)
-    if not rows and not _same(first, second):
+    again = first.ndim > 0 and len(first) == 1 and second.shape == (EXAMPLES, *first.shape[1:])
+    if not (again and all(_same(first[0], row) for row in second)) and not _same(first, second):
         raise refuse(layer, "it draws random numbers, or depends on how many examples there are", "a call() that gives one answer")
     return Constant(first if isinstance(one, int | float) else np.asarray(one), np.asarray(many))
 

@@ -30,8 +30,8 @@ class Call:
         operation: of `keras.ops`.
         operands: what it is called with: private values and constants, in order, without its settings.
         shapes: of what it gives, without the batch axis.
-        run: calls it for `EXAMPLES` examples, with these arrays in the places of its private values; `alone`: and zeros in those of constants
-            that are put beside them.
+        run: calls it for `EXAMPLES` examples, with these arrays in the places of its private values; `alone`: and zeros in those of
+            constants that are put beside them.
         named: the operands by the names of their parameters, where they have one each.
         whole: whether what it is called with are whole numbers or truths in Keras.
     """
