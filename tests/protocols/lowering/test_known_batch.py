@@ -183,18 +183,54 @@ MIXED = {
     "below a diagonal": lambda x: ops.reshape(ops.triu(ops.reshape(x, (ops.shape(x)[0], -1)), -1), ops.shape(x)),
     "counted in pairs": lambda x: x + ops.cast(ops.arange(ops.shape(x)[0]) // 2, "float32")[:, None, None],
     "the first two": lambda x: x * ops.cast(ops.arange(ops.shape(x)[0]) < 2, "float32")[:, None, None],
-    "batch statistics": lambda x: layers.BatchNormalization()(x, training=True),
-    "draws": lambda x: layers.Dropout(0.5)(x, training=True),
-    "draws of a model": lambda x: keras.Sequential([layers.Input((STEPS, WIDTH)), layers.Dropout(0.5)])(x, training=True),
     "another graph for one": lambda x: x * 2 if x.shape[0] == 1 else ops.relu(x),
 }
 
 
 @pytest.mark.parametrize("name", MIXED)
 def test_examples_that_mix_are_refused(name):
-    said = r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes|training=True"
+    said = r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes"
     with pytest.raises(UnsupportedLayer, match=said):
         lower(functional(Computed(MIXED[name])), input_range=(-1, 1))
+
+
+class Training(layers.Layer):
+    """Says to a layer in it that it trains, always."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x, training=True)
+
+
+AT_RANDOM = {
+    "batch statistics": lambda: layers.BatchNormalization(),
+    "draws": lambda: layers.Dropout(0.5),
+    "draws of a layer": lambda: layers.LSTM(3, dropout=0.5),
+    "draws around a layer": lambda: layers.Bidirectional(layers.LSTM(3, dropout=0.5)),
+    "draws two deep": lambda: Training(layers.Dropout(0.5)),
+    "noise": lambda: layers.GaussianNoise(0.5),
+}
+
+
+@pytest.mark.parametrize("name", AT_RANDOM)
+def test_a_call_that_says_that_it_trains_is_refused_in_a_prediction(name):
+    with pytest.raises(UnsupportedLayer, match="training=True"):
+        lower(functional(lambda x: Training(AT_RANDOM[name]())(x)), input_range=(-1, 1))
+
+
+STILL = {
+    "no draws": lambda: layers.Dropout(0),
+    "frozen": lambda: layers.BatchNormalization(trainable=False),
+    "no training within": lambda: layers.LSTM(3),
+}
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_call_that_says_that_it_trains_may_change_nothing(name):
+    assert_same(functional(lambda x: layers.Dense(3)(Training(STILL[name]())(x))))
 
 
 IN_GRAPHS = {
