@@ -123,7 +123,7 @@ class TwinGraphs:
         """
         if self.known(node):
             return
-        given = []
+        given: list[tuple[Array | None, Array]] = []
         for place, one in enumerate(node.input_tensors):
             found = known[id(one)]
             if isinstance(found, Constant):
