@@ -192,6 +192,8 @@ def _joined(inputs: Structure, calibration: Any) -> npt.NDArray[Any]:
 
 
 def _samples(calibration: npt.ArrayLike, shape: tuple[int, ...]) -> Real:
+    if isinstance(calibration, Mapping):
+        raise ModelError(f"calibration samples in a dict were given; the model has one input: give its array {('n', *shape)}")
     samples = np.asarray(calibration, np.float64)
     if samples.shape[1:] != shape or not len(samples):
         raise ModelError(f"calibration samples of shape {samples.shape} were given; {('n', *shape)} with n >= 1 is needed")

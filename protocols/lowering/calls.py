@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from protocols.lowering.known_batch import mask_of
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.layers import Rule
 
@@ -13,7 +14,11 @@ PLAIN = {"training", "key", "value", "query", "inputs"}
 """Arguments of a call that a rule knows, or that make no difference at inference."""
 
 
-def implicit_masks(keras: Any, layer: Any, node: Any) -> dict[str, Any]:
+MaskOf = Callable[[Any], Any]
+"""Tells the mask that a tensor carries, or None."""
+
+
+def implicit_masks(keras: Any, layer: Any, node: Any, mask_of: MaskOf) -> dict[str, Any]:
     """The masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
     parameters = inspect.signature(layer.call).parameters
     given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **settings_of(layer, node)).arguments
@@ -54,15 +59,34 @@ def _spread(parameter: inspect.Parameter, given: Any) -> list[tuple[str, Any]]:
     return list(given.items()) if parameter.kind is inspect.Parameter.VAR_KEYWORD else [(parameter.name, given)]
 
 
-def named(keras: Any, layer: Any, node: Any, rule: Rule) -> dict[str, Any]:
+def named(keras: Any, layer: Any, node: Any, rule: Rule, mask_of: MaskOf) -> dict[str, Any]:
     """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
 
     Raises:
         UnsupportedLayer: the layer's rule knows no such argument.
     """
-    given = _given(layer, node) | implicit_masks(keras, layer, node)
+    given = _given(layer, node) | implicit_masks(keras, layer, node, mask_of)
     known = inspect.signature(rule).parameters
     strange = [name for name in given if name not in known]
     if strange:
         raise refuse(layer, f"it is called with {', '.join(strange)}", "the layer called with its inputs only")
     return given
+
+
+@contextmanager
+def told(layer: Any, *, training: bool) -> Iterator[None]:
+    """Say whether it trains to layers that are called as long as this lasts and are not told."""
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    internals.call_context(layer).set_value("training", training)
+    try:
+        yield
+    finally:
+        internals.leave_call(layer)
+
+
+def short(error: Exception) -> str:
+    """The first sentence of a message."""
+    if str(error).startswith("A KerasTensor "):
+        return "it takes its inputs for numbers, which nobody has: numpy, tf.*, or a decision by their values"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

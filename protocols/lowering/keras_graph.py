@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
-from protocols.lowering.calls import effective, implicit_masks, named, settings_of
+from protocols.lowering.calls import effective, implicit_masks, named, settings_of, short, told
 from protocols.lowering.ends import Tensors, known_shape, tensors_of
-from protocols.lowering.known_batch import Constant, TwinGraphs, constant, mask_of, origin
+from protocols.lowering.known_batch import Constant, Symbol, TwinGraphs, constant, origin
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
-from protocols.lowering.nodes.numbers import number
+from protocols.lowering.nodes.numbers import EXAMPLES, number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES, Rule
@@ -112,6 +113,8 @@ class _Reader:
     def __init__(self, keras: Any, *, training: bool) -> None:
         self.builder = NetworkBuilder()
         self._keras, self._training, self._said = keras, training, False
+        self._draws = training
+        self._masks: Sequence[Symbol] = ()  # of what the layer that was followed last gives
         self.builder.follow = self._function
         self._twins = TwinGraphs(keras, self.builder.shape)
 
@@ -145,7 +148,9 @@ class _Reader:
             if missing:
                 waiting += reversed(missing)
             else:
-                found = self._applied(operation, node, known)
+                found, masks = self._applied(operation, node, known), self._masks
+                self._masks = ()
+                self._twins.carry(operation, node, masks, known)
                 for place, (one, value) in enumerate(zip(node.output_tensors, found, strict=True)):
                     self._check_shape(operation, node, place, value)
                     known[id(one)] = value
@@ -165,10 +170,13 @@ class _Reader:
             return self._folded(operation, node, known) if folded else self._operated(operation, node, known)
         rule = None if constants else _rule(operation, training=self._trains(node))
         if rule is not None:
-            beside = named(self._keras, operation, node, rule)
+            beside = named(self._keras, operation, node, rule, self._twins.mask)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in beside.values())]
             masks = {key: self._operand(value, known) for key, value in beside.items()}
+            before = len(self.builder.nodes)
             found = rule(self.builder, operation, inputs, **masks)
+            if not self._draws and any(isinstance(one, BatchNormalised | Dropped | Noisy) for one in self.builder.nodes[before:]):
+                raise refuse(operation, "it is called with training=True in a prediction", "the layer called without training=True")
             return found if isinstance(found, list) else [found]
         if name in WHY or not isinstance(operation, self._keras.layers.Layer):
             raise unknown(operation, sorted(RULES))
@@ -185,7 +193,7 @@ class _Reader:
     def _within(self, node: Any, *, said: bool = False) -> Iterator[None]:
         """What is inside of a call trains if the call does; with `said` it may say otherwise: what Keras does with graphs hears nobody."""
         before = self._training, self._said
-        self._training, self._said = self._trains(node), said and before[0]
+        self._training, self._said = self._trains(node), said
         try:
             yield
         finally:
@@ -193,7 +201,7 @@ class _Reader:
 
     def _rewritten(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         rule = REWRITTEN[type(layer).__name__]
-        carried = [mask_of(one) for one in node.input_tensors]  # found again by whom it is handed to
+        carried = [self._twins.mask(one) for one in node.input_tensors]  # found again by whom it is handed to
         given = {name: value for name, value in effective(node.arguments.kwargs).items() if not any(value is mask for mask in carried)}
         taken = list(inspect.signature(rule).parameters)[2:]
         if set(given) - set(taken) or not 1 <= len(node.arguments.args) <= len(taken):
@@ -222,7 +230,7 @@ class _Reader:
     def _folded(self, operation: Any, node: Any, known: Known) -> list[Constant]:
         """The results of an operation that depend on no input."""
         results = []
-        for examples, of in ((1, node), (2, self._twins.of(node))):
+        for examples, of in ((1, node), (EXAMPLES, self._twins.of(node))):
             places = iter(node.input_tensors)
 
             def filled(value: Any, examples: int = examples, places: Any = places) -> Any:
@@ -230,13 +238,13 @@ class _Reader:
                     return value
                 one = next(places)
                 found = known[id(one)]
-                numbers = found[examples - 1] if isinstance(found, Constant) else np.zeros((examples, *self.builder.shape(found)))
+                numbers = found[examples > 1] if isinstance(found, Constant) else np.zeros((examples, *self.builder.shape(found)))
                 return self._keras.ops.convert_to_tensor(numbers, one.dtype)
 
             args, kwargs = of.arguments.convert(filled)
             called = origin(of.output_tensors[0])[0]
             results.append(self._keras.tree.flatten(called.call(*args, **kwargs)))
-        return [constant(operation, one, two) for one, two in zip(*results, strict=True)]
+        return [constant(operation, one, many) for one, many in zip(*results, strict=True)]
 
     def _operated(self, operation: Any, node: Any, known: Known) -> list[int]:
         name = type(operation).__name__
@@ -269,7 +277,7 @@ class _Reader:
             def filled(value: Any) -> Any:
                 if isinstance(value, symbolic):
                     found = known[id(next(places))]
-                    value = found.two if isinstance(found, Constant) else next(values)
+                    value = found.many if isinstance(found, Constant) else next(values)
                     constants = isinstance(found, Constant)
                 else:
                     constants = value is not None
@@ -281,11 +289,12 @@ class _Reader:
         shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
         whole = all("int" in str(one.dtype) or one.dtype == "bool" for one in node.input_tensors)
         result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole))
+        self._twins.alone(operation, node, known)
         return result if isinstance(result, list) else [result]
 
     def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
         """What a layer computes in its `call`."""
-        settings = settings_of(layer, node) | implicit_masks(self._keras, layer, node)
+        settings = settings_of(layer, node) | implicit_masks(self._keras, layer, node, self._twins.mask)
         if "training" in inspect.signature(layer.call).parameters:
             settings["training"] = self._trains(node)
         for value in self._keras.tree.flatten(settings):
@@ -295,19 +304,21 @@ class _Reader:
         found = self._called(lambda each: layer.call(*each[0], **each[1]), layer, structure, known, training=self._trains(node))
         try:
             with self._within(node, said=True):
-                return [self._result(one, known) for one in found]
+                results = [self._result(one, known) for one in found]
         except UnsupportedLayer as error:
             raise UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: inside of it, {error}") from None
+        self._masks = [Symbol(self._twins.mask(one), known) for one in found]
+        return results
 
     def _called(self, run: Callable[[Any], Any], layer: Any, structure: Any, known: Known, *, training: bool = False) -> list[Any]:
         try:
-            with warnings.catch_warnings(), _told(layer, training=training):
+            with warnings.catch_warnings(), told(layer, training=training):
                 warnings.simplefilter("ignore")  # whoever built the model has seen them
                 return self._twins.call(run, layer, structure, known)
         except UnsupportedLayer:
             raise
         except Exception as error:  # code of the user's, or of Keras
-            why = f"its call() cannot be followed: {_short(error)}"
+            why = f"its call() cannot be followed: {short(error)}"
             raise refuse(layer, why, "layers and keras.ops of fixed shapes, which compute with symbols") from error
 
     def _function(self, layer: Any, function: Callable[[Any], Any], position: int) -> int:
@@ -332,27 +343,18 @@ class _Reader:
         if not getattr(model, "inputs", None) or _own_call(model):
             return self._inside(model, node, known)
         free = any(None in one.shape[1:] for one in model.inputs)
-        if free or len(model.inputs) != len(node.input_tensors):  # constants are among them, or a mask
+        masked = implicit_masks(self._keras, model, node, self._twins.mask)
+        if free or masked or len(model.inputs) != len(node.input_tensors):  # constants are among them, or a mask
             return self._inside(model, node, known)
         inside = {id(own): known[id(one)] for own, one in zip(model.inputs, node.input_tensors, strict=True)}
         with self._within(node):
-            return [self.value(one, inside) for one in model.outputs]
+            results = [self.value(one, inside) for one in model.outputs]
+        self._masks = [Symbol(self._twins.mask(one), inside) for one in model.outputs]
+        return results
 
 
 NEUTRAL = {"__init__", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"}
 """What a class of its own may define without computing something else than the layer that it extends."""
-
-
-@contextmanager
-def _told(layer: Any, *, training: bool) -> Iterator[None]:
-    """Say whether it trains to layers that are called as long as this lasts and are not told."""
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    internals.call_context(layer).set_value("training", training)
-    try:
-        yield
-    finally:
-        internals.leave_call(layer)
 
 
 def _rule(layer: Any, *, training: bool) -> Rule | None:
@@ -365,13 +367,6 @@ def _rule(layer: Any, *, training: bool) -> Rule | None:
             return found if not own & vars(kind).keys() else None
         own |= {name for name, value in vars(kind).items() if callable(value) or isinstance(value, property | classmethod)} - NEUTRAL
     return None
-
-
-def _short(error: Exception) -> str:
-    """The first sentence of a message."""
-    if str(error).startswith("A KerasTensor "):
-        return "it takes its inputs for numbers, which nobody has: numpy, tf.*, or a decision by their values"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def _reached(nodes: list[Node], last: int) -> list[Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,6 +70,10 @@ def rows(program: Program, examples: Any, what: str = "input") -> npt.NDArray[An
     """
     if not isinstance(program.inputs, msgspec.UnsetType):
         return program.inputs.joined(examples, what)
+    if isinstance(examples, Mapping):
+        raise InputError(
+            f"a dict of {len(examples)} arrays was given; the model has one input: give its array {('n', *program.input_shape)}"
+        )
     try:
         x = np.asarray(examples)
     except ValueError as error:
@@ -77,6 +82,8 @@ def rows(program: Program, examples: Any, what: str = "input") -> npt.NDArray[An
         raise InputError(f"examples of dtype {x.dtype} were given; real numbers are needed")
     if x.shape[1:] != program.input_shape or not x.size:
         hint = "; add a batch axis: x[None]" if x.shape == program.input_shape else ""
+        if isinstance(examples, list | tuple) and len(examples) == 1 and x.shape[2:] == program.input_shape:
+            hint = "; the model has one input: give its array, not a list of it"
         raise InputError(f"examples of shape {x.shape} were given; {('n', *program.input_shape)} with n >= 1 is needed{hint}")
     return x
 

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 Real = npt.NDArray[np.float64]
+EXAMPLES = 11
+"""What is tried on the numbers of several examples is tried on so many."""
 _IN_PLACE: ContextVar[Mapping[int, Real]] = ContextVar("numbers in place of weights")
 
 

@@ -6,6 +6,7 @@ the layer's class, so that importing this file imports no Keras.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
     if activation is None:
         return x
     source = getattr(activation, "__module__", None) or ""
-    if not source.startswith(("keras.", "tensorflow.")):
+    what = activation if hasattr(activation, "__name__") else type(activation)
+    if not source.startswith(("keras.", "tensorflow.")) or getattr(sys.modules.get(source), name, None) is not what:  # or wraps one
         return b.follow(layer, activation, x)
     if name == "linear":
         return x

@@ -16,6 +16,7 @@ import numpy as np
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import CURVES, Curve, curve_of
+from protocols.lowering.nodes.numbers import EXAMPLES
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, broadcast, plus, times
 from protocols.mpc.engine.values import Shape
@@ -29,8 +30,8 @@ class Call:
         operation: of `keras.ops`.
         operands: what it is called with: private values and constants, in order, without its settings.
         shapes: of what it gives, without the batch axis.
-        run: calls it for two examples, with these arrays in the places of its private values; `alone`: and zeros in those of constants
-            that are put beside them.
+        run: calls it for `EXAMPLES` examples, with these arrays in the places of its private values; `alone`: and zeros in those of
+            constants that are put beside them.
         named: the operands by the names of their parameters, where they have one each.
         whole: whether what it is called with are whole numbers or truths in Keras.
     """
@@ -99,7 +100,7 @@ def moved(b: NetworkBuilder, call: Call) -> Result:
     sizes = [math.prod(b.shape(x)) for x in values]
     starts = np.cumsum([1, *sizes])  # 0 is what comes from nowhere: padding
     numbers = [
-        np.stack([np.arange(start, start + n), np.arange(start, start + n) + starts[-1] - 1]).reshape(2, *b.shape(x)).astype(np.int32)
+        (np.arange(start, start + n) + (starts[-1] - 1) * np.arange(EXAMPLES)[:, None]).reshape(EXAMPLES, *b.shape(x)).astype(np.int32)
         for x, start, n in zip(values, starts[:-1], sizes, strict=True)
     ]
     results = _run(call, numbers, alone=True)
@@ -124,7 +125,7 @@ def _beside(b: NetworkBuilder, call: Call, x: int, constants: Any) -> int:
     """The value with the constants that stand beside it, where it has zeros."""
     if not constants.any():
         return x
-    if len(constants) != 2 or not np.array_equal(*constants):
+    if len(constants) != EXAMPLES or (constants != constants[0]).any():
         raise refuse(call.operation, "its constants are not the same for each example", "operations inside of an example")
     return plus(b, call.operation, x, constants[0].astype(np.float64))
 
@@ -146,9 +147,14 @@ def rows_of(b: NetworkBuilder, layer: Any, table: Any, index: int) -> int:
     return b.add(net.Product, layer, [chosen], (*shape, table.shape[1]), kernel=table, bias=None)
 
 
+def _moved_alike(places: Any, total: int) -> Any:
+    """Where elements of each example come from if they come from where those of the first do."""
+    return places + total * np.arange(EXAMPLES).reshape(-1, *(1 for _ in places.shape)) * (places > 0)
+
+
 def _placed(b: NetworkBuilder, call: Call, source: int, places: Any) -> int:
     (total,) = b.shape(source)
-    if places.ndim < 2 or len(places) != 2 or places[0].max() > total or (places[1] != places[0] + total * (places[0] > 0)).any():
+    if places.ndim < 2 or len(places) != EXAMPLES or places[0].max() > total or (places != _moved_alike(places[0], total)).any():
         raise refuse(call.operation, "it moves elements from one example to another", "operations inside of an example")
     indices = tuple(int(i) - 1 if i else total for i in places[0].reshape(-1))
     if total in indices:

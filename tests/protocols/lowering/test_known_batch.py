@@ -1,5 +1,7 @@
 """Layers that are called with a known number of examples: what depends on shapes only follows, and examples do not mix."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -130,6 +132,12 @@ def of_two(x):
     return keras.Model([a, b], layers.Dense(3)(a) + layers.Dense(3)(b))([x, ops.ones_like(x)])
 
 
+@functools.wraps(keras.activations.relu)
+def wrapped(x):
+    """Not what it has the name of."""
+    return keras.activations.relu(x) * 2 - 1
+
+
 FOLLOWED = {
     "ones": lambda x: x + ops.ones_like(x),
     "zeros": lambda x: ops.zeros_like(x) - x,
@@ -151,6 +159,7 @@ FOLLOWED = {
     "any length": free_length,
     "a constant as an input": of_two,
     "an activation of one's own": lambda x: layers.Dense(3, activation=lambda y: ops.relu(y) * 2 + 1)(x),
+    "an activation that wraps another": lambda x: layers.Dense(3, activation=wrapped)(x),
     "truths as whole numbers": lambda x: ops.cast(ops.cast(ops.not_equal(x, 0), "int32") + ops.cast(x > 0.5, "int32"), "float32"),
 }
 
@@ -170,14 +179,79 @@ MIXED = {
     "turned": lambda x: ops.transpose(ops.reshape(x, (ops.shape(x)[0], 1, -1)), (1, 0, 2)),
     "beside each other": lambda x: ops.reshape(x, (-1, ops.shape(x)[0], STEPS * WIDTH)),
     "at random": lambda x: x + keras.random.normal(ops.shape(x)),
+    "moved by two": lambda x: ops.roll(x, 2, axis=0),
+    "below a diagonal": lambda x: ops.reshape(ops.triu(ops.reshape(x, (ops.shape(x)[0], -1)), -1), ops.shape(x)),
+    "counted in pairs": lambda x: x + ops.cast(ops.arange(ops.shape(x)[0]) // 2, "float32")[:, None, None],
+    "the first two": lambda x: x * ops.cast(ops.arange(ops.shape(x)[0]) < 2, "float32")[:, None, None],
     "another graph for one": lambda x: x * 2 if x.shape[0] == 1 else ops.relu(x),
 }
 
 
 @pytest.mark.parametrize("name", MIXED)
 def test_examples_that_mix_are_refused(name):
-    with pytest.raises(UnsupportedLayer, match=r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes"):
+    said = r"axis is 0|inside of an example|any number of examples|one answer|fixed shapes"
+    with pytest.raises(UnsupportedLayer, match=said):
         lower(functional(Computed(MIXED[name])), input_range=(-1, 1))
+
+
+class Training(layers.Layer):
+    """Says to a layer in it that it trains, always."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x, training=True)
+
+
+AT_RANDOM = {
+    "batch statistics": lambda: layers.BatchNormalization(),
+    "draws": lambda: layers.Dropout(0.5),
+    "draws of a layer": lambda: layers.LSTM(3, dropout=0.5),
+    "draws around a layer": lambda: layers.Bidirectional(layers.LSTM(3, dropout=0.5)),
+    "draws two deep": lambda: Training(layers.Dropout(0.5)),
+    "noise": lambda: layers.GaussianNoise(0.5),
+}
+
+
+@pytest.mark.parametrize("name", AT_RANDOM)
+def test_a_call_that_says_that_it_trains_is_refused_in_a_prediction(name):
+    with pytest.raises(UnsupportedLayer, match="training=True"):
+        lower(functional(lambda x: Training(AT_RANDOM[name]())(x)), input_range=(-1, 1))
+
+
+STILL = {
+    "no draws": lambda: layers.Dropout(0),
+    "frozen": lambda: layers.BatchNormalization(trainable=False),
+    "no training within": lambda: layers.LSTM(3),
+}
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_call_that_says_that_it_trains_may_change_nothing(name):
+    assert_same(functional(lambda x: layers.Dense(3)(Training(STILL[name]())(x))))
+
+
+IN_GRAPHS = {
+    "moved by one": lambda x: ops.roll(x, 1, axis=0),
+    "moved by two": lambda x: ops.roll(x, 2, axis=0),
+    "where the largest is": lambda x: ops.argmax(x[:, :, 0], axis=0),
+    "where the smallest is": lambda x: ops.argmin(x[:, 0], axis=0),
+    "in an activation": lambda x: layers.Dense(3, activation=lambda y: ops.roll(y, 2, axis=0))(x),
+}
+
+
+@pytest.mark.parametrize("name", IN_GRAPHS)
+def test_examples_that_mix_in_a_graph_are_refused(name):
+    with pytest.raises(UnsupportedLayer, match=r"one example|axis is 0|inside of an example|any number of examples"):
+        lower(functional(IN_GRAPHS[name]), input_range=(-1, 1))
+
+
+def test_examples_that_mix_in_a_batch_of_known_size_are_refused():
+    x = layers.Input(batch_shape=(2, WIDTH))
+    with pytest.raises(UnsupportedLayer, match=r"one example|inside of an example|any number of examples"):
+        lower(keras.Model(x, ops.roll(x, 2, axis=0)), input_range=(-1, 1))
 
 
 def test_a_vocabulary_is_looked_up_and_spoken_by_one_table():

@@ -138,3 +138,18 @@ def test_a_row_is_what_was_joined():
         np.testing.assert_array_equal(value, values[name])
     assert {name: one.tolist() for name, one in structure.first(values).items()} == {"a": [[0, 1], [2, 3]], "b": [0, 1, 2]}
     assert structure.shapes == {"a": (None, 2, 2), "b": (None, 3)}
+
+
+@pytest.mark.parametrize("held", [lambda x: {"a": x}, lambda x: [x]], ids=["dict", "list"])
+def test_the_only_input_is_given_alone(held):
+    start = layers.Input((3,), name="a")
+    program = lower(keras.Model(held(start), layers.Dense(2)(start)), input_range=(-1, 1)).program
+    assert rows(program, np.zeros((2, 3))).shape == (2, 3)
+    with pytest.raises(InputError, match=r"the model has one input: give its array"):
+        rows(program, held(np.zeros((2, 3))))
+
+
+def test_the_only_calibration_samples_are_given_alone():
+    start = layers.Input((3,), name="a")
+    with pytest.raises(ModelError, match=r"the model has one input: give its array"):
+        lower(keras.Model({"a": start}, layers.Dense(2)(start)), input_range=(-1, 1), calibration={"a": np.zeros((2, 3))})
