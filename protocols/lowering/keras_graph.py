@@ -278,7 +278,8 @@ class _Reader:
 
         shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
         whole = all("int" in str(one.dtype) or one.dtype == "bool" for one in node.input_tensors)
-        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole))
+        dtypes = [str(one.dtype) for one in node.output_tensors]
+        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole, dtypes))
         return result if isinstance(result, list) else [result]
 
     def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
