@@ -24,7 +24,7 @@ from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
-from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
+from protocols.lowering.rules import conditions, contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
