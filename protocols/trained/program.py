@@ -131,7 +131,7 @@ class _Translation:
                 self._constant(at, op)
             else:
                 self._values[at] = self._value(at, op)
-        program = self._ended(ending, shape, end)
+        program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.

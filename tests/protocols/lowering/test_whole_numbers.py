@@ -1,14 +1,15 @@
 """Whole numbers and truths: what Keras takes for a truth, where integers wrap around, and what is refused, in the simulator."""
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 from keras import layers, ops
 
 from deployment import Deployment
-from protocols.errors import UnsupportedLayer, WindowError
+from protocols.errors import InputError, ModelError, UnsupportedLayer, WindowError
 from protocols.lowering import lower
-from protocols.mpc.encoding import encoded
+from protocols.mpc.encoding import check_inside, encoded, rows
 from protocols.mpc.numbers.fixed_point import decode
 
 STEPS = 6
@@ -134,3 +135,43 @@ STAYS = {
 def test_those_that_are_proved_to_stay_are_computed(name, ends):
     build, dtype = STAYS[name]
     assert_same(built(lambda x: floats(build(x)), dtype), IDS, ends)
+
+
+def of_two(integers="int32"):
+    ids, facts = keras.Input((2,), dtype=integers, name="ids"), keras.Input((2, 2), name="facts")
+    joined = ops.concatenate([floats(ids), ops.reshape(facts, (-1, 4))], -1)
+    return keras.Model({"facts": facts, "ids": ids}, layers.Dense(2)(joined))
+
+
+def checked(model, x, input_range=(0, 5)):
+    program = lower(model, input_range=input_range).program
+    check_inside(program, rows(program, x), "shop")
+    return program
+
+
+def test_a_client_gives_whole_numbers_where_the_model_takes_integers():
+    model = built(lambda x: floats(x) * 0.5)
+    checked(model, IDS.astype(np.float64))
+    with pytest.raises(InputError, match=rf"1 of 6 values are no whole numbers, and input {model.inputs[0].name!r} of model 'shop'"):
+        checked(model, np.array([[0, 1, 2, 3, 4, 3.5]]))
+    assert "integers" not in msgspec.to_builtins(checked(built(lambda x: x * 2.0, "float32"), np.array([[0, 1, 2, 3, 4, 3.5]])))
+
+
+def test_of_several_inputs_only_those_that_are_integers():
+    fine = {"ids": np.array([[1.0, 2.0]]), "facts": np.full((1, 2, 2), 0.5)}
+    checked(of_two(), fine)
+    checked(of_two("float32"), fine | {"ids": np.array([[1.0, 2.5]])})
+    with pytest.raises(InputError, match="1 of 2 values are no whole numbers, and input 'ids' of model 'shop'"):
+        checked(of_two(), fine | {"ids": np.array([[1.0, 2.5]])})
+
+
+def test_what_lies_outside_is_told_with_the_name_of_its_input():
+    ends = {"ids": (0, 5), "facts": (np.zeros((2, 2)), np.array([[1, 1], [0.25, 1]]))}
+    with pytest.raises(InputError, match=r"in feature \(1, 0\) of input 'facts', for which"):
+        checked(of_two(), {"ids": np.array([[1, 2]]), "facts": np.full((1, 2, 2), 0.5)}, ends)
+
+
+@pytest.mark.parametrize("given", [5, None, (1, 2, 3)])
+def test_a_range_of_several_inputs_that_is_no_pair_is_refused(given):
+    with pytest.raises(ModelError, match=r"a pair \(low, high\), or one by name"):
+        lower(of_two(), input_range=given)
