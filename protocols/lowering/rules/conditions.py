@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from protocols.lowering.nodes import network as net
@@ -54,10 +56,11 @@ def logical_and(b: NetworkBuilder, call: Call) -> Result:
 @operates("LogicalNot")
 def logical_not(b: NetworkBuilder, call: Call) -> Result:
     """1 - x of a truth."""
-    return _inverted(b, call, truth(b, call, call.values[0]))
+    found: int = _inverted(b, call, truth(b, call, call.values[0]))
+    return found
 
 
-def _inverted(b: NetworkBuilder, call: Call, x: Operand) -> Operand:
+def _inverted(b: NetworkBuilder, call: Call, x: Any) -> Any:
     return 1 - x if isinstance(x, np.ndarray) else plus(b, call.operation, np.array(1.0), x, -1)
 
 
