@@ -55,7 +55,7 @@ ROOMS = {
         "mpc/numbers mpc/operations mpc/parties owner/fit owner/objectives owner/placing selfcheck serving storage "
         "trained training training/networks training/networks/optimizers workers"
     ),
-    "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations serving workers",
+    "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations/bits serving workers",
     "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
     "protocols/clusters": "authority serving workers",
     "protocols/owner/fit": "accounting datasets",
@@ -78,11 +78,12 @@ ROOMS = {
     "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
     "protocols/training/networks": "lowering/nodes mpc mpc/engine mpc/numbers mpc/operations",
-    "protocols/lowering/rules": "lowering/nodes mpc/engine",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/lowering/rules": "lowering/nodes mpc/engine",
+    "protocols/mpc/operations": "mpc/engine mpc/inputs mpc/kernels mpc/numbers mpc/operations/bits mpc/parties",
     "protocols/datasets": "mpc/engine mpc/parties",
     "protocols/lowering/nodes": "mpc/engine",
-    "protocols/mpc/operations": "mpc/engine mpc/inputs mpc/kernels mpc/numbers mpc/parties",
+    "protocols/mpc/operations/bits": "mpc/engine mpc/kernels mpc/parties",
     "protocols/authority": "mpc/parties",
     "protocols/link": "mpc/parties",
     "protocols/mpc/engine": "mpc/parties",

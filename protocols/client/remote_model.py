@@ -33,7 +33,7 @@ from protocols.errors import (
 from protocols.link.run import Cost
 from protocols.mpc.encoding import bounds, check_inside, encoded, rows
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.program import Program
 from protocols.serving.answer import Answer
 from protocols.serving.claims import check_described, check_granted, check_share

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from protocols.errors import CoarseInput, InputError, ModelError
+from protocols.lowering.ends import tensors_of
 from protocols.lowering.features.places import followed
 from protocols.lowering.features.precision import needed
 from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coarse, said, spread_of
@@ -142,12 +144,20 @@ def lower(
         inputs=inputs,
         outputs=outputs,
     )
+    names = [one.name for one in model.inputs] if inputs is None else [part.name for part in inputs.parts]
+    integers = tuple(name for name, one in zip(names, _in_order(model), strict=True) if "int" in str(one.dtype))
+    program = msgspec.structs.replace(program, integers=integers) if integers else program
     infer(program)
     _check_sensitivity(answers, layers)
     few = coarse(spread, *steps(program), samples)
     if few:
         warnings.warn(_told(few), CoarseInput, stacklevel=2)
     return Lowered(program, weights, layers, spread, few, _bounded(nodes[-1]))
+
+
+def _in_order(model: Any) -> list[Any]:
+    """The inputs of a model in the order in which they lie in a row."""
+    return tensors_of(model, "inputs").tensors
 
 
 def _check_settings(margin: Any, checked: Any) -> None:

@@ -25,7 +25,7 @@ from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.numbers import EXAMPLES, number
 from protocols.lowering.nodes.refusals import WHY, refuse, unknown, unknown_operation
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
-from protocols.lowering.rules import contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
+from protocols.lowering.rules import conditions, contractions, convolution_layers, nonlinear_layers, reductions, sequence_layers  # noqa: F401  registers rules
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
@@ -288,7 +288,8 @@ class _Reader:
 
         shapes = [tuple(one.shape[1:]) for one in node.output_tensors]
         whole = all("int" in str(one.dtype) or one.dtype == "bool" for one in node.input_tensors)
-        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole))
+        dtypes = [str(one.dtype) for one in node.output_tensors]
+        result = rule(self.builder, Call(operation, [x for x in flat if x is not None], shapes, run, named, whole, dtypes))
         self._twins.alone(operation, node, known)
         return result if isinstance(result, list) else [result]
 

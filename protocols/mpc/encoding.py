@@ -98,6 +98,7 @@ def check_inside(program: Program, x: npt.NDArray[Any], name: str) -> None:
     if x.dtype.kind == "f":  # 0.1 of float32 is a little above 0.1
         with np.errstate(over="ignore"):
             ends = ends[0].astype(x.dtype), ends[1].astype(x.dtype)
+    _check_whole(program, x, name)
     finite = np.isfinite(x)
     outside = ~((x >= ends[0]) & (x <= ends[1]) & finite)
     if not outside.any():
@@ -112,7 +113,22 @@ def check_inside(program: Program, x: npt.NDArray[Any], name: str) -> None:
         )
     first = np.argwhere(outside)[0][1:]
     low, high = (float(np.broadcast_to(end, x.shape[1:])[tuple(first)]) for end in bounds(program))
+    where = place(first) if isinstance(program.inputs, msgspec.UnsetType) else program.inputs.place(int(first[0]))
     raise InputError(
-        f"{count}, the first in feature {place(first)}, for which model {name!r} answers from {low:g} to {high:g}. Scale the input as for "
+        f"{count}, the first in feature {where}, for which model {name!r} answers from {low:g} to {high:g}. Scale the input as for "
         "training, or share the model with an input_range=(low, high) that holds it"
     )
+
+
+def _check_whole(program: Program, x: npt.NDArray[Any], name: str) -> None:
+    """Refuse fractions in an input that the model takes as integers, where Keras would cut them off."""
+    if isinstance(program.integers, msgspec.UnsetType) or x.dtype.kind != "f":
+        return
+    parts = program.inputs.cut_by_name(x) if not isinstance(program.inputs, msgspec.UnsetType) else dict.fromkeys(program.integers, x)
+    for each in program.integers:
+        count = int((np.isfinite(parts[each]) & (np.rint(parts[each]) != parts[each])).sum())
+        if count:
+            raise InputError(
+                f"{count} of {parts[each].size} values are no whole numbers, and input {each!r} of model {name!r} takes integers: round "
+                "them, as for training"
+            )

@@ -48,6 +48,7 @@ class Program(msgspec.Struct, frozen=True):
             fingerprint, where nothing is checked.
         inputs: what lies in the row that a client sends, where the model has several inputs; not set otherwise.
         outputs: what lies in the row of an answer, where it has several outputs.
+        integers: the names of the inputs that the model takes as integers, checked by the client; not set where there are none.
     """
 
     ops: tuple[AnyOp, ...]
@@ -62,6 +63,7 @@ class Program(msgspec.Struct, frozen=True):
     answer: Shape | msgspec.UnsetType = msgspec.UNSET
     inputs: Structure | msgspec.UnsetType = msgspec.UNSET
     outputs: Structure | msgspec.UnsetType = msgspec.UNSET
+    integers: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def output_shape(self) -> Shape:
@@ -125,6 +127,10 @@ def _check_answer(program: Program, scope: Scope) -> None:
         raise ProgramError(f"an answer of shape {answer} and one number more do not fit a value of shape {last}")
     if not isinstance(program.inputs, msgspec.UnsetType):
         program.inputs.check("input", program.input_shape)
+        if not isinstance(program.integers, msgspec.UnsetType) and not set(program.integers) <= {
+            part.name for part in program.inputs.parts
+        }:
+            raise ProgramError(f"integers are told of inputs {program.integers}, which are not all there")
     if not isinstance(program.outputs, msgspec.UnsetType):
         program.outputs.check("output", answer)
     if program.label is not None:

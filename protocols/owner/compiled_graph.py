@@ -358,7 +358,7 @@ def _chosen(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
 
 def _moved(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
     match node:
-        case net.Shaped():
+        case net.Shaped() | net.Within(dtype="int32" | "int64"):
             return made.ShapedLayer(inputs, node.shape)
         case net.Permuted(axes=axes):
             return made.PermutedLayer(inputs, axes)

@@ -18,13 +18,38 @@ class _Chunk:
     reveal: Reveal
     supply: Supply = field(repr=False)
     used: npt.NDArray[np.bool_]
+    copies: dict[int, Material] | None = field(default=None, repr=False)
 
     @property
     def bytes(self) -> int:
-        """Those that are reserved: of whole examples for those that have not left, of a stream until it has ended."""
+        """Those that are held: of a stream until it has ended; of a whole chunk all, used or not, until what is left has been copied."""
+        if self.copies is None:
+            return self.supply.reserved
+        return self.supply.reserved // len(self.used) * sum(material.examples for material in self.copies.values())
+
+    @property
+    def needed(self) -> int:
+        """Those that are held at least: of a whole chunk for the examples that have not left."""
         if self.supply.streamed:
             return self.supply.reserved
         return self.supply.reserved // len(self.used) * int((~self.used).sum())
+
+    def slice(self, start: int, stop: int) -> Material | None:
+        """Return the material of examples that have not left, as views; None if it is not here."""
+        if self.copies is None:
+            whole = self.supply.whole
+            return None if whole is None else whole.slice(start, stop)
+        first = max(place for place in self.copies if place <= start)
+        return self.copies[first].slice(start - first, stop - first)
+
+    def shrink(self) -> None:
+        """Copy what has not left, and free the rest: views of a part keep all of it in memory."""
+        if self.bytes == self.needed:
+            return
+        edges = np.flatnonzero(np.diff(np.concatenate(([True], self.used, [True]))))
+        found = {int(start): self.slice(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)}
+        self.copies = {start: material.copy() for start, material in found.items() if material is not None}
+        self.supply.drop()
 
 
 class Stock:
@@ -49,7 +74,10 @@ class Stock:
         if chunk in self._seen:
             raise TicketRefused("a chunk of this name has been dealt before: the same masks never serve twice")
         self._chunks = {name: one for name, one in self._chunks.items() if not one.supply.ended}
-        reserved = sum(one.bytes for one in self._chunks.values())
+        reserved = sum(one.needed for one in self._chunks.values())
+        if sum(one.bytes for one in self._chunks.values()) + supply.reserved > self._most >= reserved + supply.reserved:
+            for one in self._chunks.values():
+                one.shrink()
         if reserved + supply.reserved > self._most:
             raise SharingError(
                 f"chunks of {reserved:,} bytes are open here, and one more of {supply.reserved:,} bytes: {self._most:,} are the most"
@@ -81,8 +109,12 @@ class Stock:
         """
         chunk = self._chunks.get(ticket.chunk)
         there = None if chunk is None or chunk.reveal != ticket.reveal or chunk.supply.ended else chunk.supply
-        taken = there.whole if there is not None and not there.streamed else there
-        if chunk is None or taken is None or not _free(chunk, ticket):
+        taken: Material | Supply | None = there
+        if chunk is None or there is None or not _free(chunk, ticket):
+            taken = None
+        elif not there.streamed:
+            taken = chunk.slice(ticket.start, ticket.stop)
+        if chunk is None or taken is None:
             raise TicketRefused(
                 f"the randomness of this ticket ({ticket.examples} examples) is not on stock: it was used before, withdrawn, or is of "
                 "another run of the server; ask the crypto provider for a new ticket"
@@ -92,7 +124,7 @@ class Stock:
             return taken
         if chunk.used.all():
             del self._chunks[ticket.chunk]
-        return taken.slice(ticket.start, ticket.stop)
+        return taken
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Throw the range of an unused ticket away. True if nothing of it had been used."""

@@ -104,6 +104,10 @@ class Supply:
         """The material of the only piece, as soon as it is here."""
         return None if self.streamed else self._here.get(0)
 
+    def drop(self) -> None:
+        """Free the material of the only piece: whoever needs the rest of it has copied that."""
+        self._here.clear()
+
     @property
     def longest(self) -> float:
         """Seconds that a piece may take: as long as a message, and so much longer as it is larger."""

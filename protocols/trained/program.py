@@ -154,7 +154,7 @@ class _Translation:
             else:
                 made = self._value(at, op)
                 self._values[at] = self._writer.assumed(made, self._limits[at]) if at in self._limits else made
-        program = self._ended(ending, shape, end)
+        program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.

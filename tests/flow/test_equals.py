@@ -17,7 +17,7 @@ from protocols import Cluster, Worker, connect, share
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.roles import helper_of
 from protocols.errors import ClusterError, NotServed, QuotaSpent, ServingError, TicketRefused, UnknownModel, WorkerLost
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.operations.selection import Select
 from protocols.workers.compute_server import ComputeServer
 

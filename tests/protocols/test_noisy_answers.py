@@ -11,8 +11,8 @@ from protocols.errors import BudgetSpent, ProgramError, WindowError
 from protocols.lowering import lower
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.argmax import Argmax
-from protocols.mpc.operations.blocks import blocks_for
-from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.bits.blocks import blocks_for
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.wires import Input

@@ -239,6 +239,43 @@ async def test_whole_chunks_count_as_many_bytes_as_their_examples_that_have_not_
             supplied(model, b"3", how, examples=examples)
 
 
+async def test_a_chunk_of_which_a_part_has_left_is_copied_before_it_counts_less():
+    size, model = inference.layout(PROGRAM).bytes_per_example, hosted(0)
+    model.stock = Stock(18 * size)
+
+    def ticket(chunk, start, stop):
+        return Ticket(b"model", b"request", 0, "logits", chunk, start, stop)
+
+    def held():
+        arrays = [array for one in model.stock._chunks.values() for material in materials(one) for array in material.fields.values()]
+        bases = {id(base): base.nbytes for base in (array if array.base is None else array.base for array in arrays)}
+        return sum(bases.values())
+
+    def materials(chunk):
+        return [chunk.supply.whole] if chunk.copies is None else chunk.copies.values()
+
+    for number in range(6):
+        name = b"%d" % number
+        await supplied(model, name, None, examples=8).feed(range(1))
+        whole = model.stock[name].whole.slice(0, 8)
+        for start, stop in ((0, 3), (4, 8)):
+            model.stock.take(ticket(name, start, stop))
+        assert held() <= sum(chunk.bytes for chunk in model.stock._chunks.values()) <= 18 * size
+        expected = {key: whole(*key)[3:4].copy() for key in whole.fields}
+        left = model.stock._chunks[name]
+        if number % 2:  # else when there is no room for the next one
+            left.shrink()
+            assert left.bytes == left.needed == size
+        with pytest.raises(TicketRefused, match="not on stock"):
+            model.stock.take(ticket(name, 2, 4))
+        kept = left.slice(3, 4)
+        assert all((kept(*key) == array).all() for key, array in expected.items())
+        del whole, kept
+    assert held() <= sum(chunk.bytes for chunk in model.stock._chunks.values()) <= 13 * size
+    assert model.stock.take(ticket(b"2", 3, 4)).examples == 1
+    assert model.stock.examples == 5
+
+
 def test_the_randomness_of_a_stream_leaves_once_and_a_withdrawn_one_is_closed():
     how = window(PROGRAM, largest_operation(PROGRAM))
     model = hosted()

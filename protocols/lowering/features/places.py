@@ -72,6 +72,8 @@ def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
         case _ if isinstance(node, MOVES):
             element, scale, offset = (moved(node, [getattr(seen, name) for seen in known]) for name in ("element", "scale", "offset"))
             return Seen(element, scale, offset, any(seen.weighed for seen in known), any(seen.bent for seen in known))
+        case net.Within():
+            return first
         case net.Rescale() if node.scale:
             return first.scaled(node.scale, node.offset)
         case net.Shifted():

@@ -212,6 +212,15 @@ class Shaped(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Within(Node):
+    """The same integers, which must be proved to lie in the closed range of their type in Keras, where they would wrap around."""
+
+    dtype: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Padded(Node):
     """Zeros around height and width."""
 

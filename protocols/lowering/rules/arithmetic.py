@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -136,29 +135,3 @@ def over(b: NetworkBuilder, layer: Any, x: int, axes: Sequence[int], name: str) 
     pool: type[net.Node] = net.MaxPool if name == "Max" else net.AveragePool
     y = b.add(pool, layer, [x], (outer, 1, 1), size=(1, length), strides=(1, length))
     return b.add(net.Rescale, layer, [y], (outer, 1, 1), scale=float(length), offset=0.0) if name == "Sum" else y
-
-
-def masked(b: NetworkBuilder, layer: Any, scores: int, masks: Sequence[tuple[Operand | None, int | None]]) -> int:
-    """Scores (..., steps, places) with what any of the masks hides made so low that a softmax gives it nothing.
-
-    Each mask comes with the axis that has to be inserted to broadcast it: -1 for one of the steps, -2 of the places, None for both.
-    """
-    keep, private = np.ones((1, 1)), []
-    for mask, axis in masks:
-        if isinstance(mask, np.ndarray):
-            rank = len(b.shape(scores)) if axis is None else 1
-            if mask.ndim > rank + 1 or (mask.ndim > min(rank, 2) and len(mask) != 1):
-                raise refuse(layer, f"a mask has shape {mask.shape}", "a mask for all examples, or one that depends on the input")
-            bits = mask.reshape(mask.shape[mask.ndim > min(rank, 2) :])
-            keep = keep * ((bits if axis is None else np.expand_dims(bits, axis)) != 0)
-        elif mask is not None:
-            shape = list(b.shape(mask))
-            if axis is not None:
-                shape.insert(len(shape) + 1 + axis, 1)
-            full = [1] * (len(b.shape(scores)) - len(shape)) + shape
-            private.append(b.add(net.Shaped, layer, [mask], full))
-    if keep.all() and not private:
-        return scores
-    both = [reduce(lambda x, y: times(b, layer, x, y), private)] if private else []
-    both = [broadcast(b, layer, mask, b.shape(scores)) for mask in both]
-    return b.add(net.Masked, layer, [scores, *both], b.shape(scores), keep=keep)

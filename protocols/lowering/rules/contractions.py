@@ -11,8 +11,9 @@ from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
-from protocols.lowering.rules.arithmetic import Operand, broadcast, masked, times
+from protocols.lowering.rules.arithmetic import Operand, broadcast, times
 from protocols.lowering.rules.operations import Call, Result, operates
+from protocols.lowering.rules.truths import masked
 
 
 @operates("DotProductAttention")

@@ -14,8 +14,9 @@ from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
-from protocols.lowering.rules.arithmetic import Operand, alike, along, masked, plus, times
+from protocols.lowering.rules.arithmetic import Operand, alike, along, plus, times
 from protocols.lowering.rules.layers import channels_last, image, lowers, weights
+from protocols.lowering.rules.truths import is_truth, masked
 
 
 @lowers("MaxPooling2D")
@@ -63,10 +64,18 @@ def softmax(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Opera
     if axis != len(shape) - 1:
         raise refuse(layer, "it has a mask, and an axis that is not the last", "axis=-1")
     hidden = isinstance(mask, np.ndarray) and not (np.broadcast_to(mask, (1, *shape)) > 0.5).any(-1).all()  # a whole row: it gives 0
-    mask = (mask > 0.5).astype(np.float64) if isinstance(mask, np.ndarray) else mask
+    mask = (mask > 0.5).astype(np.float64) if isinstance(mask, np.ndarray) else _above_half(b, layer, mask)
     scores = masked(b, layer, x, [(mask, None)])
     found = b.add(net.Softmax, layer, [scores], shape)
     return found if isinstance(mask, np.ndarray) and not hidden else times(b, layer, found, mask)
+
+
+def _above_half(b: NetworkBuilder, layer: Any, mask: int) -> int:
+    """[mask > 0.5] = 1 - [0.5 - mask >= 0], or the mask itself if it is a truth."""
+    if is_truth(b, mask):
+        return mask
+    rest = plus(b, layer, np.array(0.5), mask, -1)
+    return plus(b, layer, np.array(1.0), b.add(net.Truth, layer, [rest], b.shape(mask)), -1)
 
 
 @lowers("ELU")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Call:
             constants that are put beside them.
         named: the operands by the names of their parameters, where they have one each.
         whole: whether what it is called with are whole numbers or truths in Keras.
+        dtypes: of what it gives, in Keras.
     """
 
     operation: Any
@@ -42,6 +43,7 @@ class Call:
     run: Callable[..., Any]
     named: dict[str, Any]
     whole: bool = False
+    dtypes: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> Shape:
@@ -66,10 +68,19 @@ def operates(*names: str) -> Callable[[Callable[[NetworkBuilder, Call], Result]]
     """Registers a rule for operations of these classes."""
 
     def register(rule: Callable[[NetworkBuilder, Call], Result]) -> Callable[[NetworkBuilder, Call], Result]:
-        OPERATIONS.update(dict.fromkeys(names, rule))
+        OPERATIONS.update(dict.fromkeys(names, partial(_in_its_type, rule)))
         return rule
 
     return register
+
+
+def _in_its_type(rule: Callable[[NetworkBuilder, Call], Result], b: NetworkBuilder, call: Call) -> Result:
+    """What a rule gives; where Keras gives integers of a type that they could leave, they must be proved to stay inside."""
+    result = rule(b, call)
+    if isinstance(result, list) or type(call.operation).__name__ in STAY_INSIDE or "int" not in "".join(call.dtypes):
+        return result
+    ends = np.iinfo(call.dtypes[0])
+    return b.add(net.Within, call.operation, [result], b.shape(result), dtype=call.dtypes[0], low=int(ends.min), high=int(ends.max))
 
 
 def axis_of(operation: Any, axis: Any, rank: int) -> int:
@@ -89,6 +100,8 @@ OTHERS = ("Concatenate", "Stack", "Hstack", "Vstack", "DepthToSpace", "SpaceToDe
 MOVED = frozenset((*MOVES, *COPIES, *OTHERS))
 PUT_BESIDE = frozenset(("Concatenate", "Stack", "Hstack", "Vstack", "Pad"))
 """Those of them in which constants stand beside private values."""
+STAY_INSIDE = MOVED | {"Maximum", "Minimum", "Max", "Min", "OneHot", "Argmax", "Argmin", "TopK"}
+"""Operations whose results are in their integer type because their inputs are, or by their meaning."""
 
 
 @operates(*MOVED)
@@ -167,20 +180,6 @@ def _placed(b: NetworkBuilder, call: Call, source: int, places: Any) -> int:
     return b.add(net.Shaped, call.operation, [taken], places.shape[1:])
 
 
-@operates("Cast", "SaturateCast")
-def cast(b: NetworkBuilder, call: Call) -> Result:
-    """To floating point, or of whole numbers to any type; truth is 0 or 1 already."""
-    (x,) = call.values
-    if not any(kind in str(call.operation.dtype) for kind in ("float", "bool")) and not call.whole and not _whole(b, x):
-        raise refuse(call.operation, f"it casts to {call.operation.dtype}", "floating point")
-    return x
-
-
-def _whole(b: NetworkBuilder, x: int) -> bool:
-    """Whether a value is integers for sure: truths, or the input itself."""
-    return isinstance(b.nodes[x], net.Start | net.Truth)
-
-
 @operates("Add")
 def add(b: NetworkBuilder, call: Call) -> Result:
     """x + y."""
@@ -195,24 +194,10 @@ def subtract(b: NetworkBuilder, call: Call) -> Result:
     return plus(b, call.operation, x, y, -1)
 
 
-@operates("Multiply", "LogicalAnd", "BitwiseAnd")
+@operates("Multiply")
 def multiply(b: NetworkBuilder, call: Call) -> Result:
-    """x y; of truths, both."""
+    """x y."""
     return times(b, call.operation, *call.operands)
-
-
-@operates("LogicalNot")
-def logical_not(b: NetworkBuilder, call: Call) -> Result:
-    """1 - x."""
-    return plus(b, call.operation, np.array(1.0), call.values[0], -1)
-
-
-@operates("LogicalOr", "BitwiseOr")
-def logical_or(b: NetworkBuilder, call: Call) -> Result:
-    """x + y - x y."""
-    x, y = call.operands
-    both = times(b, call.operation, x, y)
-    return plus(b, call.operation, plus(b, call.operation, x, y), both, -1)
 
 
 @operates("Negative")
@@ -278,7 +263,13 @@ def maximum(b: NetworkBuilder, call: Call) -> Result:
 @operates("Clip")
 def clip(b: NetworkBuilder, call: Call) -> Result:
     """min(max(x, low), high) with public bounds."""
-    low, high = (float(np.asarray(bound)) for bound in (call.operation.x_min, call.operation.x_max))
+    ends = [np.asarray(bound, np.float64) for bound in (call.operation.x_min, call.operation.x_max)]
+    if any(end.size != 1 for end in ends):
+        shapes = " and ".join(str(end.shape) for end in ends)
+        raise refuse(call.operation, f"its bounds have shapes {shapes}", "one number for each bound, or ops.maximum and ops.minimum")
+    low, high = (float(end.reshape(())) for end in ends)
+    if low >= high:
+        raise refuse(call.operation, f"its bounds are {low:g} and {high:g}", "the smaller bound first: between them is nothing to compute")
     from_low = plus(b, call.operation, call.values[0], np.array(-low))
     cut = b.add(net.Rectify, call.operation, [from_low], call.shape, maximum=high - low)
     return plus(b, call.operation, cut, np.array(low))
@@ -288,40 +279,6 @@ def clip(b: NetworkBuilder, call: Call) -> Result:
 def absolute(b: NetworkBuilder, call: Call) -> Result:
     """x above 0, -x below."""
     return b.add(net.Rectify, call.operation, call.values, call.shape, slope=-1.0)
-
-
-@operates("Greater", "GreaterEqual", "Less", "LessEqual")
-def compare(b: NetworkBuilder, call: Call) -> Result:
-    """[x >= y] = [x - y >= 0], and [x > y] = 1 - [y - x >= 0]."""
-    x, y = call.operands
-    name = type(call.operation).__name__
-    forward = name in ("GreaterEqual", "Less")  # x - y, otherwise y - x
-    difference = plus(b, call.operation, x, y, -1) if forward else plus(b, call.operation, y, x, -1)
-    truth = b.add(net.Truth, call.operation, [difference], b.shape(difference))
-    return truth if name.endswith("Equal") else plus(b, call.operation, np.array(1.0), truth, -1)
-
-
-@operates("Equal", "NotEqual")
-def equal(b: NetworkBuilder, call: Call) -> Result:
-    """[x = y], or 1 - [x = y]."""
-    x, y = call.operands
-    difference = plus(b, call.operation, x, y, -1)
-    truth = b.add(net.Truth, call.operation, [difference], b.shape(difference), equal=True)
-    return truth if type(call.operation).__name__ == "Equal" else plus(b, call.operation, np.array(1.0), truth, -1)
-
-
-@operates("Where")
-def where(b: NetworkBuilder, call: Call) -> Result:
-    """y + c (x - y) for a private truth c."""
-    condition, x, y = call.operands
-    if isinstance(condition, np.ndarray):
-        keep = (condition != 0).astype(np.float64)
-        sides = ((x, keep), (y, 1 - keep))
-        kept, other = (side * each if not isinstance(each, int) else times(b, call.operation, each, side) for each, side in sides)
-        return plus(b, call.operation, kept, other)
-    if not isinstance(x, int) and not isinstance(y, int):
-        return plus(b, call.operation, times(b, call.operation, condition, x - y), y)
-    return plus(b, call.operation, times(b, call.operation, condition, plus(b, call.operation, x, y, -1)), y)
 
 
 @operates("Relu", "Relu6", "LeakyRelu", "Threshold")

@@ -13,10 +13,11 @@ from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
-from protocols.lowering.rules.arithmetic import Operand, alike, masked, times
+from protocols.lowering.rules.arithmetic import Operand, alike, times
 from protocols.lowering.rules.layers import activated, lowers, weights
 from protocols.lowering.rules.nonlinear_layers import sequence
 from protocols.lowering.rules.operations import rows_of
+from protocols.lowering.rules.truths import masked, truth_of
 
 
 @lowers("Embedding")
@@ -82,7 +83,7 @@ def attention(
     if of_query is None:
         return chosen
     assert isinstance(of_query, int)
-    return times(b, layer, chosen, b.add(net.Shaped, layer, [of_query], (steps, 1)))
+    return times(b, layer, chosen, b.add(net.Shaped, layer, [truth_of(b, layer, of_query)], (steps, 1)))
 
 
 def _multiplied(b: NetworkBuilder, layer: Any, query: int, key: int) -> int:
@@ -197,6 +198,7 @@ def _unrolled(
     """Runs `step` over the sequence; where the private mask of the steps is 0 the state stays. The output, and the state if asked for."""
     if layer.stateful or isinstance(mask, np.ndarray) or (mask is not None and getattr(layer, "zero_output_for_mask", False)):
         raise refuse(layer, "it is stateful, or its mask is a constant or sets outputs to 0", "a layer that starts anew, or a private mask")
+    mask = None if mask is None else truth_of(b, layer, mask)
     length, _ = sequence(b, layer, inputs[0])
     (kernel,) = weights(layer.cell, "kernel")
     assert kernel is not None

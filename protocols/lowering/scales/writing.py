@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.scales.emission import Writer
@@ -160,6 +161,8 @@ def _written(writer: Writer, node: Node, inputs: list[RangedValue]) -> RangedVal
             return writer.permuted(axes, inputs[0])
         case net.Shaped():
             return writer.shaped(node.shape, inputs[0])
+        case net.Within():
+            return _proved(node, inputs[0])
         case net.Padded():
             return writer.padded(node, inputs[0])
         case net.Joined():
@@ -168,3 +171,19 @@ def _written(writer: Writer, node: Node, inputs: list[RangedValue]) -> RangedVal
             return writer.summed(node, inputs)
         case _:
             return written(writer, node, inputs)
+
+
+def _proved(node: net.Within, x: RangedValue) -> RangedValue:
+    """The value, if it is proved to stay inside of its integer type.
+
+    Raises:
+        WindowError: it may leave it, where Keras would go on at the other end.
+    """
+    low, high = float(x.range.low.min()) * x.scale, float(x.range.high.max()) * x.scale
+    slack = 2.0**-20 * max(1.0, abs(low), abs(high))
+    if low < node.low - min(slack, 0.5) or high > node.high + min(slack, 0.5):
+        raise WindowError(
+            f"layer {node.layer!r} ({node.kind}): its numbers may be from {low:g} to {high:g}, and {node.dtype} holds those from "
+            f"{node.low} to {node.high}: Keras goes on at the other end; cast to int32 or float32 before, or give a smaller input_range"
+        )
+    return x

@@ -89,6 +89,19 @@ class Structure(msgspec.Struct, frozen=True):
         """Return the tensors of rows (n, size), in a list or a dict."""
         return self._held(self._pieces(rows))
 
+    def cut_by_name(self, rows: Array) -> dict[str, Array]:
+        """Return the tensors of rows (n, size) by their names."""
+        return {part.name: piece for part, piece in zip(self.parts, self._pieces(rows), strict=True)}
+
+    def place(self, element: int) -> str:
+        """Return how an element of a row is named: its index in an example of its tensor, and the name of that."""
+        for part in self.parts:
+            if element < part.size:
+                index = ", ".join(str(int(i)) for i in np.unravel_index(element, part.shape))
+                return f"{index if len(part.shape) == 1 else f'({index})'} of input {part.name!r}"
+            element -= part.size
+        raise AssertionError  # rows are as long as their tensors together
+
     def range_of(self, given: Any) -> Any:
         """Return the range of a row: (low, high) for all tensors, or by name, each a number or an array that is broadcast to an example.
 
@@ -96,6 +109,8 @@ class Structure(msgspec.Struct, frozen=True):
             ModelError: a name is missing or unknown, or a range is no pair.
         """
         if not isinstance(given, Mapping):
+            if not isinstance(given, str | tuple | list) or (not isinstance(given, str) and len(given) != 2):
+                raise ModelError(f"input_range={given!r}; a pair (low, high), or one by name, is needed: {self._example}")
             if not isinstance(given, str) and not all(np.ndim(end) == 0 for end in given):
                 raise ModelError(f"input_range=(low, high) of arrays for {len(self.parts)} inputs; give it by name: {self._example}")
             return given

@@ -19,8 +19,8 @@ from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server, check_window
 from protocols.mpc.engine.values import Affine, Pair, Value
 from protocols.mpc.inputs import declared
-from protocols.mpc.operations import comparison, conjunction
-from protocols.mpc.operations.conjunction import Bits, pack, unpack
+from protocols.mpc.operations.bits import comparison, conjunction
+from protocols.mpc.operations.bits.conjunction import Bits, pack, unpack
 from protocols.mpc.operations.sign import as_number, bit_fields, deal_bits
 from protocols.mpc.operations.truncation import open_masked
 from protocols.mpc.parties.exchange import Party, Ring

@@ -28,8 +28,8 @@ from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.values import Affine, Shape, Value, wire
 from protocols.mpc.inputs import edges
 from protocols.mpc.inputs.declared import RING_BITS
-from protocols.mpc.operations.blocks import Blocks, blocks_for
-from protocols.mpc.operations.conjunction import pack, unpack
+from protocols.mpc.operations.bits.blocks import Blocks, blocks_for
+from protocols.mpc.operations.bits.conjunction import pack, unpack
 from protocols.mpc.operations.wires import INPUT, check_first
 from protocols.mpc.parties.exchange import Party, Ring, open_bits, open_sum
 from protocols.mpc.parties.material import Field, Material, packed

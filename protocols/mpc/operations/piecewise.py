@@ -25,7 +25,7 @@ from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inputs.declared import check_pieces, check_window
-from protocols.mpc.operations import comparison
+from protocols.mpc.operations.bits import comparison
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.truncation import open_masked
 from protocols.mpc.parties.exchange import Ring, open_bits

@@ -17,8 +17,8 @@ from protocols.errors import ProgramError
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.sides import Clear, Dealer, Scope, Server
 from protocols.mpc.engine.values import Affine, Pair, Value
-from protocols.mpc.operations import comparison
-from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.bits import comparison
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.parties.exchange import Ring, open_bits
 from protocols.mpc.parties.material import Field, packed
 

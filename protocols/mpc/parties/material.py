@@ -123,6 +123,11 @@ class Material:
         """Return the material of a range of the examples, as views."""
         return Material(self.fields, self.start + start, self.start + stop, self.whole)
 
+    def copy(self) -> Material:
+        """Return the same in memory of its own, so that the rest of the chunk can be freed."""
+        fields = {key: self(*key).copy() for key in self.fields}
+        return Material(fields, 0, self.examples, self.whole)
+
 
 class Expansion:
     """A party's half of the randomness of a chunk as it is expanded from the party's key: one segment of a program after the other.

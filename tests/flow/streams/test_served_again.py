@@ -44,7 +44,7 @@ async def served_again(workers, shared, kinds, **terms):
 def held(workers) -> list[int]:
     """How many bytes of whole examples or streams lie at each server, unused, of all kinds."""
     models = [worker.actor("server")._entries["stream"].model for worker in workers[:2]]
-    return [sum(chunk.bytes for chunk in model.stock._chunks.values() if not chunk.used.all()) for model in models]
+    return [sum(chunk.needed for chunk in model.stock._chunks.values() if not chunk.used.all()) for model in models]
 
 
 async def settled(workers, memory: int) -> None:

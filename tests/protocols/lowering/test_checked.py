@@ -20,9 +20,9 @@ from protocols.lowering.scales.rounding import hold
 from protocols.mpc.encoding import encoded
 from protocols.mpc.inference import layout
 from protocols.mpc.numbers.fixed_point import decode, encode
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.operations.clamp import ClampedInput
-from protocols.mpc.operations.conjunction import unpack
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.weights import Dense
 from protocols.mpc.operations.wires import AsShare, Input, Open

@@ -9,7 +9,7 @@ from deployment import Deployment
 from protocols.lowering import lower
 from protocols.mpc.encoding import encoded
 from protocols.mpc.numbers.fixed_point import decode
-from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.bits.conjunction import unpack
 
 SAMPLE = 2.0**-10
 """Samples lie within this of 0; each feature has a range of its own, of at least 10 on both sides: a factor of 10^4."""

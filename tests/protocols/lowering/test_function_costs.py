@@ -13,7 +13,7 @@ from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales import functions, maxima
 from protocols.mpc.inference import layout
 from protocols.mpc.operations.argmax import Argmax, levels
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.parties.material import packed

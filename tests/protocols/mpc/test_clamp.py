@@ -12,9 +12,9 @@ from protocols.errors import ModelError, ProgramError
 from protocols.lowering import lower
 from protocols.mpc.inference import layout
 from protocols.mpc.numbers.fixed_point import encode
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.operations.clamp import ClampedInput
-from protocols.mpc.operations.conjunction import unpack
 from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.parties import discrete_gaussian
 from protocols.mpc.parties.keystream import KeyStream

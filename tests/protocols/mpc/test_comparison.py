@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from protocols.errors import ProgramError
 from protocols.mpc.kernels import comparison as compiled
 from protocols.mpc.kernels import reference_comparison as reference
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.parties.keystream import KeyStream
 from protocols.mpc.parties.material import packed
 

@@ -5,7 +5,7 @@ import pytest
 
 from deployment import Deployment, random_ring
 from protocols.errors import WindowError
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.wires import AsShare, Input
 from protocols.mpc.plaintext import evaluate

@@ -19,8 +19,8 @@ from protocols.mpc.engine.values import Affine
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.argmax import Argmax
 from protocols.mpc.operations.bilinear import MatMul
-from protocols.mpc.operations.blocks import blocks_for
-from protocols.mpc.operations.conjunction import unpack
+from protocols.mpc.operations.bits.blocks import blocks_for
+from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.piecewise import Piecewise
@@ -118,7 +118,7 @@ def program(shape: tuple[int, ...], *ops, weights: tuple[tuple[int, ...], ...] =
 
 
 def bits(window: int) -> int:
-    """Bits that are opened for each comparison: those of the node, see `protocols.mpc.operations.blocks`."""
+    """Bits that are opened for each comparison: those of the node, see `protocols.mpc.operations.bits.blocks`."""
     return blocks_for(window).opened
 
 

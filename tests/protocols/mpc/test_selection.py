@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployment import Deployment
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import AsShare, Input

@@ -14,7 +14,7 @@ from protocols.errors import ModelError, ProgramError, UnsupportedLayer
 from protocols.mpc.circuit import Builder
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.operations.moves import Put, Reshape, Take
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.wires import Given, Open

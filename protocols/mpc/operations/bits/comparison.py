@@ -13,7 +13,7 @@ import numpy as np
 
 from protocols.mpc import kernels
 from protocols.mpc.engine.sides import Dealer
-from protocols.mpc.operations.blocks import blocks_for
+from protocols.mpc.operations.bits.blocks import blocks_for
 from protocols.mpc.parties.exchange import Party, Ring, open_bits
 from protocols.mpc.parties.material import Field, Material, packed
 
