@@ -126,7 +126,7 @@ class FitCallbacks:
         model: keras.Model,
         epochs: int,
         told: Collection[str],
-        rising: Collection[str] = (),
+        rising: Collection[str],
     ) -> None:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
