@@ -111,7 +111,7 @@ def check_values(place: int, node: AnyLayer, batch: int, taken: Sequence[Shape],
             apart &= len(weight.shape) < (2 if flat else len(given))
     if not apart:
         raise ModelError(
-            f"node {place} of the network ({type(node).__name__}) makes values of shape {given} from {', '.join(map(str, taken))} for {batch}"
+            f"node {place} of the network ({type(node).__name__}) makes values of {given} from {', '.join(map(str, taken))} for {batch}"
             " examples, which does not treat each example by itself: it cannot be trained with privacy="
         )
 
