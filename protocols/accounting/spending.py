@@ -51,10 +51,18 @@ class _Written(msgspec.Struct):
     Attributes:
         multipliers: z of each epoch that was paid for, of earlier trainings of the model, too.
         paid: the next epoch that is not.
+        marks: a name of its own for each of the multipliers, by which two accounts know what both have counted.
     """
 
     multipliers: list[float]
     paid: int = 0
+    marks: list[str] = []
+
+    def add(self, multiplier: float, mark: str = "") -> None:
+        """Count one epoch more, unless its mark was counted."""
+        if mark not in self.marks:
+            self.multipliers.append(multiplier)
+            self.marks.append(mark or os.urandom(16).hex())
 
 
 class Spending:
@@ -75,20 +83,24 @@ class Spending:
         """
         self._privacy, self._ledger = privacy, ledger
         self._path = None if folder is None else Path(folder) / FILE
-        self._written = _Written(list(self._written.multipliers))
+        self._written = _Written(self._written.multipliers, marks=self._written.marks)
         await asyncio.to_thread(self._afford, epochs)
         self._write()
 
     async def resume(self, privacy: DPSGD, folder: str | os.PathLike[str] | None, ledger: Ledger | None, epochs: tuple[int, int]) -> None:
-        """Go on with the training in a folder, as `begin`.
+        """Go on with the training in a folder, as `begin`. What the folder does not know of, and was spent here since, goes on counting.
 
         Raises:
-            CheckpointError: the folder does not say what has been spent.
+            BudgetSpent: see `begin`.
+            CheckpointError: the folder does not say what has been spent, or cannot be written.
         """
         assert folder is not None  # else nothing could be resumed
-        self._privacy, self._ledger, self._path = privacy, ledger, Path(folder) / FILE
-        self._written = _read(self._path)
+        here, found = self._written, _read(Path(folder) / FILE)
+        for multiplier, mark in zip(here.multipliers, here.marks, strict=True):
+            found.add(multiplier, mark)
+        self._privacy, self._ledger, self._path, self._written = privacy, ledger, Path(folder) / FILE, found
         await asyncio.to_thread(self._afford, epochs)
+        self._write()
 
     def _afford(self, epochs: tuple[int, int]) -> None:
         from privacy.errors import BudgetSpent  # noqa: PLC0415  see `agreed.py`
@@ -119,7 +131,7 @@ class Spending:
             return
         if self._ledger is not None:
             self._ledger.spend(_event(self._privacy.noise_multiplier), purpose=f"epoch {epoch + 1} of a training on shares")
-        self._written.multipliers.append(self._privacy.noise_multiplier)
+        self._written.add(self._privacy.noise_multiplier)
         self._written.paid = epoch + 1
         self._write()
 
@@ -148,12 +160,19 @@ class Spending:
 
 
 def _read(path: Path) -> _Written:
+    """Return what a file says; epochs without marks, of an earlier version, are taken for others than all that were counted here."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Written)
-    except (OSError, msgspec.MsgspecError):
+        said = msgspec.json.decode(path.read_bytes(), type=_Written)
+        if len(set(said.marks)) < len(said.marks):
+            raise ValueError
+        found = _Written([], said.paid)
+        for multiplier, mark in zip(said.multipliers, said.marks or [""] * len(said.multipliers), strict=True):
+            found.add(multiplier, mark)
+    except (OSError, ValueError, msgspec.MsgspecError):
         raise CheckpointError(
             f"{path} is missing or damaged, and says what the training in its folder has spent: put it back, or begin in another folder"
         ) from None
+    return found
 
 
 def _event(multiplier: float) -> Any:

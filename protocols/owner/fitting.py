@@ -23,7 +23,7 @@ from protocols.owner.epochs import Epoch, epoch_of
 from protocols.owner.fit.callbacks import FitCallbacks
 from protocols.owner.fit.examples import GivenExamples, class_weights
 from protocols.owner.fit.settings import FitSettings, LogNames
-from protocols.owner.metrics import names
+from protocols.owner.metrics import names, rises
 from protocols.owner.running import Running, begun, stands
 from protocols.owner.stored import SharedExamples
 from protocols.owner.targets import asked, check_told, fitted, metric_of
@@ -44,8 +44,7 @@ class Training(SharedNetwork):
     async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
         how = how.protecting(validated=validated is not None)
-        held = [] if validated is None else [f"val_{name}" for name in self._evaluation_names(how.metrics).all]
-        callbacks = FitCallbacks(how.callbacks, self._model, how.epochs, [*self._log_names(how).all, *held])
+        callbacks = self._callbacks(how, validated=validated is not None)
         async with contextlib.AsyncExitStack() as stack:
             shared = [None if one is None else await stack.enter_async_context(self._lent(one)) for one in (data, validated)]
             assert shared[0] is not None
@@ -120,6 +119,12 @@ class Training(SharedNetwork):
             await runs.end()
             if checkpoints is not None:
                 checkpoints.close()
+
+    def _callbacks(self, how: FitSettings, *, validated: bool) -> FitCallbacks:
+        """The callbacks of a fit, who know what is told of it, and of which of that more is better."""
+        told, loss = self._log_names(how), self._planned().loss
+        held = [f"val_{name}" for name in self._evaluation_names(how.metrics).all] if validated else []
+        return FitCallbacks(how.callbacks, self._model, how.epochs, [*told.all, *held], told.metrics if rises(loss) else ())
 
     def _log_names(self, how: FitSettings) -> LogNames:
         """What is told of the epochs of a fit."""

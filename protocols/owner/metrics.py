@@ -11,6 +11,7 @@ from typing import Any
 
 from protocols.errors import ModelError
 from protocols.owner.compiled_loss import expects
+from protocols.training.networks.losses import Loss
 from protocols.training.step import Plan
 
 _CLASSES = {
@@ -68,6 +69,11 @@ def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
         return 0.0
     (edge,) = found
     return math.log(edge / (1 - edge)) if ending == "sigmoid" else edge
+
+
+def rises(loss: Loss) -> bool:
+    """Say whether more is better of the metric that is told with a loss, whatever it is called: Keras says so of its accuracies."""
+    return isinstance(loss, str) and loss != "mse"
 
 
 def names(model: Any) -> tuple[str, ...]:

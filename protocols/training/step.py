@@ -48,7 +48,7 @@ from protocols.training.networks.optimizers import (
 )
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 from protocols.training.private.clipped import private_gradients
-from protocols.training.private.settings import Private, check_apart, check_plain
+from protocols.training.private.settings import Private, check_apart, check_plain, check_values
 
 CLASS_BITS = 12
 """Fractional bits of the weight of a class."""
@@ -301,6 +301,8 @@ def forward(plan: Plan, batch: int, *, predicts: bool) -> Forward:
             made.append(node.write(draft, values, [made[at] for at in node.inputs]))
         except (KeyError, IndexError, ValueError, ArithmeticError) as error:
             raise ModelError(f"node {place} of the network ({type(node).__name__}) cannot be written: {error}") from None
+        if plan.private is not None:
+            check_values(place, node, batch, [draft.value(made[at]).shape for at in node.inputs], draft.value(made[-1]).shape)
         if node.grows:
             large.append(Signal(made[-1], draft.bits(made[-1])))
     if draft.value(made[-1]).shape != (batch, plan.outputs):

@@ -114,12 +114,20 @@ class FitCallbacks:
         model: compiled.
         epochs: up to which is trained.
         told: the names in the logs of an epoch.
+        rising: those of which more is better; of all others less is.
 
     Raises:
         InputError: a callback needs weights, batches, or a metric that is not told. It is named.
     """
 
-    def __init__(self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, epochs: int, told: Collection[str]) -> None:
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        epochs: int,
+        told: Collection[str],
+        rising: Collection[str],
+    ) -> None:
         import keras  # noqa: PLC0415  is loaded already: there is a model
 
         self._each = [one for one in keras.tree.flatten(callbacks) if one is not None]
@@ -127,7 +135,7 @@ class FitCallbacks:
             raise InputError(f"{len(self._each)} callbacks were given, and {MOST} are possible on shares")
         for callback in self._each:
             _check(callback, keras, told)
-        self._wishes, self._told = _Wishes(), told
+        self._wishes, self._rising = _Wishes(), {*rising, *(f"val_{name}" for name in rising)}
         for slot, callback in enumerate(self._each):
             callback.set_model(FittedModel(model.optimizer, slot, self._wishes))
             callback.set_params({"epochs": epochs, "verbose": 0})
@@ -155,7 +163,7 @@ class FitCallbacks:
         """Tell them after it, and return its logs with what callbacks have put there."""
         seen = dict(logs)
         for callback in self._each:
-            _direct(callback)
+            _direct(callback, self._rising)
             callback.on_epoch_end(number, seen)
         return seen
 
@@ -198,11 +206,11 @@ def _check(callback: Any, keras: Any, told: Collection[str]) -> None:
         )
 
 
-def _direct(callback: Any) -> None:
-    """Tell a callback whether less of what it monitors is better, which Keras looks up in a model that has been fitted."""
+def _direct(callback: Any, rising: Collection[str]) -> None:
+    """Tell a callback whether less of what it monitors is better, which Keras looks up in the metrics of a model that has been fitted."""
     monitor = getattr(callback, "monitor", None)
     if isinstance(monitor, str) and getattr(callback, "mode", None) == "auto":
-        callback.mode = "max" if monitor.removeprefix("val_").endswith(("accuracy", "acc")) else "min"
+        callback.mode = "max" if monitor in rising else "min"
 
 
 def _plain(callback: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from protocols.errors import ModelError
-from protocols.lowering.nodes.curves import CURVES, TOLERANCE, Curve
-from protocols.lowering.nodes.splines import Function, Real, Spline, fit
+from protocols.lowering.nodes.curves import CURVES, Curve
+from protocols.lowering.nodes.splines import Function, Real, Spline
 from protocols.training.networks.distances import ENDS, CategoricalHinge, Compared, CosineSimilarity, ErrorLoss, TargetLoss
 from protocols.training.networks.functions import START
 from protocols.training.networks.layers import LARGEST
@@ -19,9 +19,7 @@ from protocols.training.networks.nonlinear import Pieces
 UNIT = 2.0**-START
 """What a comparison tells apart."""
 EPSILON = 1e-7
-"""Where Keras cuts probabilities, and what it adds before it takes a logarithm."""
-CUT = math.log((1 - EPSILON) / EPSILON)
-"""The logit of the largest probability."""
+"""What Keras adds before it takes a logarithm."""
 HALF_STEP = 2.0**-12
 """Half of the distance over which a derivative is measured."""
 WIDEST = 2.0 ** (ENDS + 1)
@@ -100,7 +98,8 @@ def _focal(settings: Settings, ending: str | None) -> Compared:
             f"the loss 'binary_focal_crossentropy' with gamma={gamma:g}, label_smoothing={smoothing:g}: gamma lies between 0 and 8"
         )
 
-    def of(truth: float) -> Function:
+    def of(truth: float) -> Curve:
+        """Return the loss by the logit, of which Keras takes the cross-entropy in `fit`: it ends in straight lines."""
         y = truth * (1 - smoothing) + smoothing / 2
         weight = 1.0 if alpha is None else y * alpha + (1 - y) * (1 - alpha)
 
@@ -110,19 +109,26 @@ def _focal(settings: Settings, ending: str | None) -> Compared:
             loss: Real = weight * away**gamma * (np.logaddexp(0.0, z) - y * z)
             return loss
 
-        return value
+        return Curve(value, (-weight * y ** (gamma + 1), 0.0), (weight * (1 - y) ** (gamma + 1), 0.0))
 
     ones, zeros = of(1.0), of(0.0)
-    values = _flat_beyond(zeros), _flat_beyond(lambda z: ones(z) - zeros(z))
-    slopes = _flat_beyond(_measured(zeros), 0.0), _flat_beyond(_measured(lambda z: ones(z) - zeros(z)), 0.0)
-    return TargetLoss("binary_focal_crossentropy", slopes, values)
+    more = Curve(lambda z: ones.function(z) - zeros.function(z), _less(ones.left, zeros.left), _less(ones.right, zeros.right))
+    values = _pieces(zeros.spline(-LARGEST, LARGEST)), _pieces(more.spline(-LARGEST, LARGEST))
+    return TargetLoss("binary_focal_crossentropy", (_slope(zeros), _slope(more)), values)
 
 
-def _flat_beyond(function: Function, end: float | None = None) -> Pieces:
-    """Pieces of a function of a logit that Keras cuts at +-`CUT`; beyond it is `end`, or what it is there."""
-    spline = fit(function, -CUT, CUT, tolerance=TOLERANCE)
-    first, last = (float(function(np.array(at))) if end is None else end for at in (-CUT, CUT))
-    return _pieces(spline.before((0.0, first), -CUT).after((0.0, last), CUT))
+def _less(one: tuple[float, float] | None, other: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the difference of two lines."""
+    assert one is not None  # both were given
+    assert other is not None
+    return one[0] - other[0], one[1] - other[1]
+
+
+def _slope(curve: Curve) -> Pieces:
+    """Pieces of the derivative of a curve between two lines."""
+    assert curve.left is not None  # both were given
+    assert curve.right is not None
+    return _pieces(Curve(_measured(curve.function), (0.0, curve.left[0]), (0.0, curve.right[0])).spline(-LARGEST, LARGEST))
 
 
 def _measured(function: Function) -> Function:

@@ -103,6 +103,11 @@ class Layer(msgspec.Struct, frozen=True, tag=True):
 
     inputs: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse an axis that is counted from behind: it may be that of the examples. ModelError."""
+        if min(getattr(self, "axis", 0), *getattr(self, "axes", ()), 0) < 0:
+            raise ModelError(f"{self} is along an axis below 0: 0 is the first after the batch, and nothing is moved between examples")
+
     @property
     def grows(self) -> bool:
         """Whether it can give numbers larger than those that it takes, so that they must be watched."""

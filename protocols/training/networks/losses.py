@@ -54,7 +54,8 @@ class Labels(msgspec.Struct, frozen=True):
 
     Attributes:
         smoothing: y (1 - smoothing) + smoothing / n takes their place, n the number of classes, or 2 of truths.
-        relative: sum y log y is added to the loss, which then is a Kullback-Leibler divergence.
+        relative: sum y log y is added to the loss, which then is a Kullback-Leibler divergence. It is that of the logits: Keras cuts
+            probabilities at 1e-7, and a class that is less likely than that and yet the label moves nothing there; here it does.
     """
 
     smoothing: float = 0.0

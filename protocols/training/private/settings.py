@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from protocols.errors import ModelError
+from protocols.mpc.engine.values import Shape
 from protocols.mpc.parties.discrete_gaussian import LARGEST_SIGMA
 from protocols.mpc.parties.discrete_gaussian import REACH as BOUND
 from protocols.training.networks import layers, nonlinear
@@ -86,6 +87,33 @@ def check_apart(nodes: tuple[AnyLayer, ...], loss: object) -> None:
     if loss not in ("crossentropy", "binary_crossentropy", "mse"):
         name = loss if isinstance(loss, str) else type(loss).__name__
         raise ModelError(f"the loss {name} is not known to be a sum over examples: it cannot be trained with privacy=")
+
+
+def check_values(place: int, node: AnyLayer, batch: int, taken: Sequence[Shape], given: Shape) -> None:
+    """Refuse a node whose values are not laid out as one for each example: numbers broadcast, or multiplied, along another axis mix them.
+
+    Args:
+        place: of the node.
+        node: one of `APART`.
+        batch: examples of a step.
+        taken: the shapes of what it reads.
+        given: the shape of its value.
+
+    Raises:
+        ModelError: it names the node.
+    """
+    ranks = {len(shape) for shape in taken}
+    apart = all(len(shape) > 1 and shape[0] == batch and min(shape) > 0 for shape in (*taken, given)) and len(ranks) == 1
+    flat = isinstance(node, layers.ProductLayer | layers.ConvolutionLayer)  # these add to the last axis of rows
+    for name in ("bias", "scale", "shift"):
+        weight = getattr(node, name, None)
+        if isinstance(weight, layers.Weight):
+            apart &= len(weight.shape) < (2 if flat else len(given))
+    if not apart:
+        raise ModelError(
+            f"node {place} of the network ({type(node).__name__}) makes values of {given} from {', '.join(map(str, taken))} for {batch}"
+            " examples, which does not treat each example by itself: it cannot be trained with privacy="
+        )
 
 
 def check_plain(optimizer: Optimizer, beside: Mapping[str, object]) -> None:

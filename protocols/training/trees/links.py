@@ -16,8 +16,8 @@ from protocols.training.trees.units import BITS, VALUE
 
 
 def _window(bits: int) -> int:
-    """Of scores within +-2^bits."""
-    return VALUE + bits + 3
+    """Of scores within +-2^bits, and of the ends of the exponential, which few and small steps do not reach."""
+    return VALUE + max(bits, FLOOR.bit_length() - 2) + 3
 
 
 def sigmoid(build: Builder, z: int, bits: int) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def quotient(build: Builder, g: int, y: int, v: int, least: int, clip: int) -> i
     if clip == 0:
         return ratio
     drop, edge = BITS - VALUE, 1 << (clip + VALUE)
-    window = powers(least) + BITS + 1 - drop + 3
+    window = max(powers(least) + BITS + 1 - drop + 3, clip + VALUE + 2)  # where `least` is near 1, few ratios are cut
     return build(Piecewise(ratio, drop, window, (-edge, edge), (0, 1, 0), (-edge, 0, edge)))
 
 

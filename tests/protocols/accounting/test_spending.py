@@ -58,7 +58,43 @@ async def test_a_model_that_was_trained_before_begins_with_what_that_cost(tmp_pa
     assert other.spent().epsilon == pytest.approx(expected(2.0, 3), rel=0.005)
 
 
-@pytest.mark.parametrize("content", [None, b"{", b'{"multipliers": "none"}'])
+async def paid(spending, begins, folder, epochs):
+    """Pay for epochs of one training; return the epsilon of all that was paid for."""
+    await begins(SETTINGS, folder, None, epochs)
+    for epoch in range(*epochs):
+        spending.pay(epoch)
+    return spending.spent().epsilon
+
+
+async def test_who_resumes_counts_what_was_spent_elsewhere_in_between(tmp_path):
+    spending, other = Spending(), Spending()
+    await paid(spending, spending.begin, None, (0, 1))
+    await paid(spending, spending.begin, tmp_path, (0, 2))
+    assert await paid(spending, spending.begin, None, (0, 6)) == pytest.approx(expected(2.0, 9), rel=0.005)
+    assert await paid(spending, spending.resume, tmp_path, (2, 3)) == pytest.approx(expected(2.0, 10), rel=0.005)
+    assert await paid(spending, spending.resume, tmp_path, (3, 4)) == pytest.approx(expected(2.0, 11), rel=0.005)
+    assert await paid(other, other.resume, tmp_path, (4, 4)) == spending.spent().epsilon, "the folder knows now"
+
+
+async def test_a_budget_is_kept_over_trainings_that_a_folder_does_not_know(tmp_path):
+    spending = Spending()
+    await paid(spending, spending.begin, tmp_path, (0, 2))
+    await paid(spending, spending.begin, None, (0, 6))
+    few = DPSGD(noise_multiplier=2.0, max_grad_norm=1.0, max_epsilon=expected(2.0, 5))
+    with pytest.raises(BudgetSpent):
+        await spending.resume(few, tmp_path, None, (2, 3))
+    assert spending.spent().epsilon == pytest.approx(expected(2.0, 8), rel=0.005)
+
+
+async def test_epochs_that_an_earlier_version_wrote_are_counted(tmp_path):
+    (tmp_path / FILE).write_bytes(b'{"multipliers": [2.0, 2.0], "paid": 2}')
+    spending = Spending()
+    await paid(spending, spending.begin, None, (0, 3))
+    for last in (3, 4):  # once, however often it is resumed
+        assert await paid(spending, spending.resume, tmp_path, (last - 1, last)) == pytest.approx(expected(2.0, 3 + last), rel=0.005)
+
+
+@pytest.mark.parametrize("content", [None, b'{"multipliers": [2.0], "paid": 1, "marks": ["a", "b"]}', b"{", b'{"multipliers": "none"}'])
 async def test_a_folder_that_does_not_say_what_was_spent_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / FILE).write_bytes(content)

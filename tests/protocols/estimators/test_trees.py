@@ -104,6 +104,16 @@ async def test_penalties_of_all_strengths(settings):
     compared(ours, x, y[:, None] * 1.0)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("settings", [{}, {"n_estimators": 1, "learning_rate": 0.01}], ids=str)
+async def test_a_few_examples_and_small_steps(classes, settings):
+    """Sums of Hessians are little beside penalties then, and scores smaller than where the exponential ends."""
+    for n in (classes, 6):
+        x, y = np.random.default_rng(n).normal(size=(n, 3)), np.arange(n) % classes
+        ours = await GradientBoostingClassifier(object(), **{"n_estimators": 2, "max_depth": 2, "max_bins": 8} | settings).fit(x, y)
+        compared(ours, x, np.eye(classes)[y] if classes > 2 else y[:, None] * 1.0)
+
+
 async def test_weights_of_examples_and_classes():
     x, y = cancer()
     w = np.random.default_rng(0).integers(0, 4, len(x)).astype(float)

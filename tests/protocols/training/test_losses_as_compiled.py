@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from compiled_trainings import LABELS, MANY, NUMBERS, ONE_HOT, SGD, TRUTHS, model, same_as_keras, trained
+from compiled_trainings import LABELS, MANY, NUMBERS, ONE_HOT, SGD, TRUTHS, X, model, same_as_keras, trained
 from keras import layers, losses
 
 from protocols.errors import InputError, ModelError
@@ -103,6 +103,36 @@ LOSSES |= {
 @pytest.mark.sample(10)
 def test_losses_move_weights_as_in_keras(name):
     same_as_keras(*LOSSES[name])
+
+
+def confident(loss, last=None):
+    """A model whose logits are up to a hundred or so, right or wrong."""
+
+    def build():
+        made = model(3, last and layers.Dense(3, last), loss=loss)
+        for weight in made.layers[-1].weights:
+            weight.assign(weight * 40.0)
+        return made
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("loss", "last"),
+    [
+        (FOCAL(), "sigmoid"),
+        (FOCAL(from_logits=True, gamma=1.0), None),
+        (FOCAL(True, 0.3, 3.0, label_smoothing=0.2), "sigmoid"),
+        (losses.BinaryCrossentropy(), "sigmoid"),
+    ],
+    ids=["focal", "of logits", "balanced and smoothed", "cross-entropy"],
+)
+def test_confident_mistakes_move_weights_as_in_keras(loss, last):
+    """In `fit` Keras takes these of logits, so that no probability is cut."""
+    built = confident(loss, last)
+    kernel, bias = built().get_weights()
+    assert np.abs(X @ kernel + bias).max() > 20
+    same_as_keras(built, MANY)
 
 
 def test_a_divergence_of_probabilities_moves_as_in_keras(monkeypatch):

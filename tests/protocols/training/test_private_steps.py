@@ -18,8 +18,22 @@ from protocols.owner.compiled import places, weights
 from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.layers import Layer, ProductLayer, ShapedLayer, Variable, Weight
+from protocols.training.networks.layers import (
+    AffineLayer,
+    JoinedLayer,
+    Layer,
+    MultipliedLayer,
+    PermutedLayer,
+    ProductLayer,
+    ShapedLayer,
+    ShiftedLayer,
+    SumLayer,
+    TakenLayer,
+    Variable,
+    Weight,
+)
 from protocols.training.networks.losses import gradient_scale
+from protocols.training.networks.nonlinear import ExtremeLayer
 from protocols.training.networks.optimizers import Adam, GradientDescent
 from protocols.training.private import factors, norms
 from protocols.training.private.settings import Private, fitted
@@ -348,6 +362,44 @@ class Squared(Layer, frozen=True):
         kernel = self.kernel.wire(draft, weights)
         both = draft.opened(draft.put(MatMul(kernel, kernel, transpose_y=True), 2 * FRACTION))
         return draft.put(MatMul(draft.opened(xs[0]), both), 2 * FRACTION)
+
+
+AXES = {
+    "slices of the batch": {"type": "TakenLayer", "inputs": [0], "axis": -1, "indices": [0]},
+    "slices of an axis from behind": {"type": "TakenLayer", "inputs": [0], "axis": -2, "indices": [0]},
+    "batches side by side": {"type": "JoinedLayer", "inputs": [0, 0], "axis": -1},
+    "the batch in another place": {"type": "PermutedLayer", "inputs": [0], "axes": [1, -1]},
+}
+KINDS = {kind.__name__: kind for kind in (TakenLayer, JoinedLayer, PermutedLayer)}
+
+
+@pytest.mark.parametrize("how", AXES)
+def test_no_node_reaches_for_the_axis_of_the_examples(how):
+    """Nor one that a worker is sent."""
+    with pytest.raises(msgspec.ValidationError, match="between examples"):
+        msgspec.convert(AXES[how], KINDS[AXES[how]["type"]])
+
+
+WIDE, TALL = Weight("w", (BATCH, BATCH)), Weight("v", (BATCH, 1))
+MIXING = {
+    "a product over the batch": (ShapedLayer((0,), ()), ProductLayer((1,), WIDE), ShapedLayer((2,), (1,))),
+    "a product with the others": (ShapedLayer((0,), ()), MultipliedLayer((0, 1))),
+    "a sum with the others": (ShapedLayer((0,), ()), SumLayer((0, 1), (1, 1))),
+    "the largest of the others": (ShapedLayer((0,), ()), ExtremeLayer((0, 1))),
+    "a shift for each place in a batch": (ShiftedLayer((0,), TALL),),
+    "a scale for each place in a batch": (AffineLayer((0,), TALL),),
+    "a bias for each place in a batch": (ProductLayer((0,), Weight("u", (1, 1)), TALL),),
+}
+
+
+@pytest.mark.parametrize("how", MIXING)
+def test_shapes_by_which_examples_are_mixed_are_refused(how):
+    """A plan comes from whoever made it: values that have lost the axis of an example meet those of others where shapes are broadcast."""
+    variables = tuple(Variable(name, shape) for name, shape in {"w": (BATCH, BATCH), "v": (BATCH, 1), "u": (1, 1)}.items())
+    nodes = (*MIXING[how], ProductLayer((len(MIXING[how]),), Weight("u", (1, 1))))
+    plan = Plan(nodes, (1,), 1, variables, "mse", GradientDescent(0.5), private=Private(1.0, 1.0, BATCH, 20))
+    with pytest.raises(ModelError, match="by itself"):
+        plan.circuit(BATCH)
 
 
 def test_a_weight_that_is_used_in_another_way_is_refused_by_name():

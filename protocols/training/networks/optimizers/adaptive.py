@@ -102,7 +102,8 @@ class Adam(Adaptive, frozen=True):
 
     M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
     AMSGrad with the largest V so far. `moments.py` has the ranges; where sqrt(V) is below 10^-6, about that takes its place, as epsilon
-    does in Keras. Rounds: 24, 27 for AMSGrad.
+    does in Keras. But gradients by outputs are rounded to 2^-`FRACTION`, at random: where those by a weight are not well above that, M and
+    V are made of rounding, and their quotient is a step as large as any other in a random direction, or 0. Rounds: 24, 27 for AMSGrad.
 
     Attributes:
         beta_1: of each M in the next, from 0 up to 1; its square is below `beta_2`.
