@@ -110,6 +110,10 @@ def moved(b: NetworkBuilder, call: Call) -> Result:
     values, name = call.values, type(call.operation).__name__
     if name == "Take" and isinstance(call.operands[0], np.ndarray):
         return looked_up(b, call)
+    if name == "Roll":  # by as many as are tried is by none
+        given = call.operation.axis
+        for axis in given if isinstance(given, list | tuple) else [given]:
+            axis_of(call.operation, axis, len(b.shape(values[0])) + 1)
     sizes = [math.prod(b.shape(x)) for x in values]
     starts = np.cumsum([1, *sizes])  # 0 is what comes from nowhere: padding
     numbers = [
