@@ -32,7 +32,7 @@ from protocols.lowering.features.steps import ENOUGH, Spread, TooFewSteps, coars
 from protocols.lowering.features.units import in_units
 from protocols.lowering.folding import fold
 from protocols.lowering.keras_graph import read_all
-from protocols.lowering.nodes.network import Curved, Node, Real, Softmax
+from protocols.lowering.nodes.network import Curved, Node, Real, Softmax, Within
 from protocols.lowering.scales.checking import CheckedWriter
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.noise import noisy
@@ -145,7 +145,8 @@ def lower(
         outputs=outputs,
     )
     names = [one.name for one in model.inputs] if inputs is None else [part.name for part in inputs.parts]
-    integers = tuple(name for name, one in zip(names, _in_order(model), strict=True) if "int" in str(one.dtype))
+    cut = any(isinstance(node, Within) and 0 in node.inputs for node in nodes)  # the input itself is cast to integers
+    integers = tuple(name for name, one in zip(names, _in_order(model), strict=True) if cut or "int" in str(one.dtype))
     program = msgspec.structs.replace(program, integers=integers) if integers else program
     infer(program)
     _check_sensitivity(answers, layers)

@@ -48,7 +48,7 @@ class Program(msgspec.Struct, frozen=True):
             fingerprint, where nothing is checked.
         inputs: what lies in the row that a client sends, where the model has several inputs; not set otherwise.
         outputs: what lies in the row of an answer, where it has several outputs.
-        integers: the names of the inputs that the model takes as integers, checked by the client; not set where there are none.
+        integers: the names of the inputs that the model takes as integers, or casts to them: the client checks it; not set without any.
     """
 
     ops: tuple[AnyOp, ...]

@@ -157,6 +157,13 @@ def test_a_client_gives_whole_numbers_where_the_model_takes_integers():
     assert "integers" not in msgspec.to_builtins(checked(built(lambda x: x * 2.0, "float32"), np.array([[0, 1, 2, 3, 4, 3.5]])))
 
 
+def test_so_does_one_whose_model_casts_its_input_to_integers():
+    model = built(lambda x: floats(ops.cast(x, "int32")) * 0.5, "float32")
+    checked(model, IDS.astype(np.float64))
+    with pytest.raises(InputError, match="1 of 6 values are no whole numbers"):
+        checked(model, np.array([[0, 1, 2, 3, 4, 0.6]]))
+
+
 def test_of_several_inputs_only_those_that_are_integers():
     fine = {"ids": np.array([[1.0, 2.0]]), "facts": np.full((1, 2, 2), 0.5)}
     checked(of_two(), fine)
