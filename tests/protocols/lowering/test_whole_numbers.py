@@ -104,7 +104,7 @@ def test_what_has_no_form_is_refused_by_name(name):
 LEAVES = {
     "below 0": (lambda x: x - 5, "uint8", "uint8 holds those from 0 to 255"),
     "a square": (ops.square, "int8", "int8 holds those from -128 to 127"),
-    "a negative": (lambda x: -x, "uint16", "uint16 holds"),
+    "a difference": (lambda x: 5 - x, "uint16", "uint16 holds"),
     "a cast": (lambda x: ops.cast(x * 50, "int8"), "int32", "from 0 to 2000, and int8 holds"),
     "a saturating cast": (lambda x: ops.saturate_cast(x * 50, "int8"), "int32", "from 0 to 2000, and int8 holds"),
     "a product": (lambda x: x * 100_000_000, "int32", "int32 holds"),
