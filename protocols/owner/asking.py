@@ -22,10 +22,10 @@ from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.curves.activations import CURVES
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
 from protocols.lowering.forms import check_predicts
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.noise import noisy
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from protocols.curves.activations import CURVES
 from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.values import RangedValue
