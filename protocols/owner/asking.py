@@ -220,7 +220,7 @@ class SharedNetwork:
         outputs = decode(first.told["outputs"] + second.told["outputs"], 2.0**-FRACTION)
         return _ended(outputs, ending(self._model)).reshape(-1, *self._model.outputs[0].shape[1:])
 
-    def served(self, like: Program, noise: NoisyAnswers | None) -> ServedNetwork:
+    def served(self, like: Program, noise: NoisyAnswers | None, memory: int) -> ServedNetwork:
         """Return what serves the network as it is trained; see `protocols/trained`.
 
         Raises:
@@ -235,7 +235,7 @@ class SharedNetwork:
         check_predicts(self._model)
         end = None if noise is None else partial(noisy, answers=noise)
         shape = tuple(self._model.outputs[0].shape[1:])
-        return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None)
+        return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None, memory=memory)
 
     async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:
         """Have both servers make the weights ready to be served; return their handle, and the secret of the rights to them.

@@ -56,7 +56,7 @@ def memory_plans(name: str, program: Program, reveal: Sequence[Reveal], memory: 
     except TooLarge as error:
         raise TooLarge(
             f"model {name!r}: {error}, and {memory:,} bytes are allowed for {len(reveal)} kinds of answer; serve fewer kinds, or with more "
-            f"memory, up to {MOST_MEMORY:,} bytes"
+            f"memory, up to {MOST_MEMORY:,} bytes; share(memory=) cuts operations"
         ) from None
 
 
