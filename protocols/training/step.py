@@ -191,7 +191,7 @@ class Plan(StepPlan, frozen=True):
 
 
 def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
-    """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
+    """Return the circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
@@ -365,7 +365,7 @@ def _network(plan: Plan, batch: int) -> _Network:
 def _sums(
     draft: StepDraft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
 ) -> list[Watched]:
-    """Sums of weights, and of gradients and velocities of the step before.
+    """Return sums of weights, and of gradients and velocities of the step before.
 
     Those of this step become a state; of the `last` they are watched as well, and the state is 0.
     """

@@ -28,7 +28,7 @@ RULES: dict[str, Rule] = {}
 
 
 def lowers(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for layers of these classes."""
+    """Register a rule for layers of these classes."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, rule))
@@ -38,7 +38,7 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
 
 
 def weights(layer: Any, *names: str) -> list[Real | None]:
-    """The named weights of a layer as float64, None where it has none.
+    """Return the named weights of a layer as float64, None where it has none.
 
     Raises:
         ModelError: a weight is NaN or infinite.
@@ -54,7 +54,7 @@ def weights(layer: Any, *names: str) -> list[Real | None]:
 
 
 def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
-    """The activation of a layer, if it has one."""
+    """Apply the activation of a layer, if it has one."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
     if activation is None:
@@ -80,13 +80,13 @@ def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
 
 
 def channels_last(layer: Any) -> None:
-    """Refuses the other data format."""
+    """Refuse the other data format."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise refuse(layer, "data_format is 'channels_first'", "data_format='channels_last'")
 
 
 def image(b: NetworkBuilder, layer: Any, x: int) -> Shape:
-    """The shape of an input that must be (height, width, channels)."""
+    """Return the shape of an input that must be (height, width, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 3:
         raise refuse(layer, f"its input has shape {b.shape(x)}", "an input of (height, width, channels)")
@@ -190,7 +190,7 @@ def average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> i
 
 @lowers("GlobalAveragePooling2D")
 def global_average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The mean of each channel."""
+    """Write the mean of each channel."""
     h, w, channels = image(b, layer, inputs[0])
     pooled = b.add(net.AveragePool, layer, inputs, (1, 1, channels), size=(h, w), strides=(h, w))
     return pooled if layer.keepdims else b.add(net.Shaped, layer, [pooled], (channels,))
@@ -208,13 +208,13 @@ def relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("LeakyReLU")
 def leaky_relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """A slope below zero."""
+    """Write a rectifier with a slope below zero."""
     return b.add(net.Rectify, layer, inputs, b.shape(inputs[0]), slope=float(layer.negative_slope))
 
 
 @lowers("Activation")
 def activation(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """An activation by name."""
+    """Apply an activation by name."""
     return activated(b, layer, inputs[0])
 
 
@@ -227,7 +227,7 @@ def flatten(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Reshape")
 def reshape(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The layer's target shape, -1 resolved."""
+    """Reshape to the layer's target shape, -1 resolved."""
     return b.add(net.Shaped, layer, inputs, np.empty(b.shape(inputs[0]), np.int8).reshape(layer.target_shape).shape)
 
 
@@ -241,7 +241,7 @@ def zero_padding2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Add", "Subtract")
 def add(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """Sums and differences of values, axes of length 1 repeated."""
+    """Add or subtract values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     last = -1 if type(layer).__name__ == "Subtract" else 1
     return b.add(net.SignedSum, layer, values, shape, signs=(*[1] * (len(inputs) - 1), last))

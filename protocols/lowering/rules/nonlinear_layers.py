@@ -42,7 +42,7 @@ def max_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("GlobalMaxPooling2D", "GlobalMaxPooling1D")
 def global_max_pooling(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The largest of each channel."""
+    """Write the largest of each channel."""
     channels_last(layer)
     *space, channels = b.shape(inputs[0])
     places = int(np.prod(space))
@@ -86,14 +86,14 @@ def elu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Maximum", "Minimum")
 def maximum(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The largest, or smallest, of values, axes of length 1 repeated."""
+    """Write the largest, or smallest, of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     return b.add(net.Largest, layer, values, shape, smallest=type(layer).__name__ == "Minimum")
 
 
 @lowers("Average")
 def average(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The mean of values, axes of length 1 repeated."""
+    """Write the mean of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     total = b.add(net.SignedSum, layer, values, shape, signs=(1,) * len(inputs))
     return b.add(net.Rescale, layer, [total], shape, scale=1 / len(inputs), offset=0.0)
@@ -101,7 +101,7 @@ def average(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Multiply")
 def multiply(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The product of values with as many axes each, axes of length 1 repeated."""
+    """Multiply values with as many axes each, axes of length 1 repeated."""
     return reduce(lambda x, y: times(b, layer, x, y), inputs)
 
 
@@ -143,14 +143,14 @@ def _resized(b: NetworkBuilder, layer: Any, x: int, size: tuple[int, int]) -> in
 
 @lowers("Permute")
 def permute(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The axes in another order."""
+    """Put axes in another order."""
     axes = tuple(axis - 1 for axis in layer.dims)
     return b.add(net.Permuted, layer, inputs, [b.shape(inputs[0])[axis] for axis in axes], axes=axes)
 
 
 @lowers("RepeatVector")
 def repeat_vector(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """A vector, n times."""
+    """Repeat a vector n times."""
     (units,) = b.shape(inputs[0])
     row = b.add(net.Shaped, layer, inputs, (1, units))
     return b.add(net.Taken, layer, [row], (layer.n, units), axis=0, indices=(0,) * layer.n)
@@ -227,7 +227,7 @@ def prelu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 def sequence(b: NetworkBuilder, layer: Any, x: int) -> tuple[int, int]:
-    """The shape of an input that must be (steps, channels)."""
+    """Return the shape of an input that must be (steps, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 2:
         raise refuse(layer, f"its input has shape {b.shape(x)}", "an input of (steps, channels)")

@@ -63,7 +63,7 @@ class Clusters(StepPlan, frozen=True):
         return {"centers": (self.centers, self.inputs), "squares": (1, self.centers)}
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over some examples.
+        """Return the circuit of the sums over some examples.
 
         Given: a wire `x` (batch, inputs), and shares. Outputs: `counts` (centers,), and `sums` (centers, inputs) with `FRACTION` bits.
 

@@ -74,7 +74,7 @@ class LogLinear(StepPlan, frozen=True):
         return {"kernel": (self.inputs, 1), "bias": (1, 1)}
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over some examples. Outputs: `above` (1,), and `gram` (inputs + 1, inputs + 1) with `FRACTION` + `digits` bits.
+        """Return the circuit of sums over some examples: `above` (1,), `gram` (inputs + 1, inputs + 1) with `FRACTION` + `digits` bits.
 
         Rounds: about 22.
         """

@@ -81,7 +81,7 @@ class Moments(StepPlan, frozen=True):
                 return BITS[asked]
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over `batch` examples.
+        """Return the circuit of the sums over `batch` examples.
 
         Given: wires `x` (batch, inputs), `y` (batch, outputs), and `w` (batch, 1) if there are weights. Outputs: by the names in `asks`.
         """
@@ -110,7 +110,7 @@ class Moments(StepPlan, frozen=True):
 
 
 def _rounded(build: Builder, product: int) -> int:
-    """A product of two numbers with `FRACTION` fractional bits, again with so many; of numbers that are at most 2^LARGEST_BITS."""
+    """Round a product of two numbers with `FRACTION` fractional bits to as many; of numbers that are at most 2^LARGEST_BITS."""
     return build(Truncate(product, FRACTION, 63 - FRACTION))
 
 

@@ -156,6 +156,6 @@ class Boosting(StepPlan, frozen=True):
 
 
 def _weighted(build: Builder, x: int, w: int) -> int:
-    """A share times weights with `FRACTION` fractional bits."""
+    """Multiply a share by weights with `FRACTION` fractional bits."""
     product = build(Multiply(build(Open(x)), w))
     return build(Truncate(product, FRACTION, 63 - FRACTION))

@@ -141,7 +141,7 @@ class Adam(BiasCorrected, frozen=True):
         return ("mean", "square", "largest square") if self.amsgrad else ("mean", "square")
 
     def correction(self, number: int) -> float:
-        """What makes up for moments that begin at 0."""
+        """Return what makes up for moments that begin at 0."""
         return math.sqrt(1 - self.beta_2 ** (number + 1)) / (1 - self.beta_1 ** (number + 1))
 
     @property
@@ -176,7 +176,7 @@ class Nadam(BiasCorrected, frozen=True):
         return ("mean", "square")
 
     def correction(self, number: int) -> float:
-        """What makes up for squares that begin at 0."""
+        """Return what makes up for squares that begin at 0."""
         return math.sqrt(1 - self.beta_2 ** (number + 1))
 
     @property
@@ -221,7 +221,7 @@ class Adamax(BiasCorrected, frozen=True):
         return ("mean", "largest square")
 
     def correction(self, number: int) -> float:
-        """What makes up for means that begin at 0."""
+        """Return what makes up for means that begin at 0."""
         return 1 / (1 - self.beta_1 ** (number + 1))
 
     @property
