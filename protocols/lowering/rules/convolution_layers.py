@@ -13,7 +13,7 @@ from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import over, plus, times
 from protocols.lowering.rules.layers import activated, image, lowers, weights
-from protocols.lowering.rules.nonlinear_layers import sequence
+from protocols.lowering.rules.nonlinear_layers import pool_steps, sequence
 
 
 @lowers("Conv1D")
@@ -67,13 +67,7 @@ def separable_conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> in
 @lowers("AveragePooling1D")
 def average_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows of steps."""
-    steps, channels = sequence(b, layer, inputs[0])
-    size, strides = (1, *layer.pool_size), (1, *layer.strides)
-    padding = net.same_padding((1, steps), size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows((1, steps), size, strides, padding)
-    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
-    pooled = b.add(net.AveragePool, layer, [flat], (*grid, channels), size=size, strides=strides, padding=padding)
-    return b.add(net.Shaped, layer, [pooled], (grid[1], channels))
+    return pool_steps(b, layer, inputs, net.AveragePool)
 
 
 @lowers("Conv2DTranspose")

@@ -16,11 +16,11 @@ from protocols.errors import ModelError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
-from protocols.lowering.nodes.network import Real
+from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import ACTIVATIONS, refuse
 from protocols.lowering.rules.arithmetic import alike
-from protocols.mpc.engine.values import Shape
+from protocols.mpc.engine.values import Pair, Shape
 
 Rule = Callable[..., Any]
 """(builder, layer, inputs) -> output, or a list of outputs, with masks by name where the layer takes them."""
@@ -182,10 +182,16 @@ def normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 @lowers("AveragePooling2D")
 def average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows."""
-    shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
+    image(b, layer, inputs[0])  # refuses what is none
+    return pool_windows(b, layer, inputs[0], net.AveragePool, tuple(layer.pool_size), tuple(layer.strides))
+
+
+def pool_windows(b: NetworkBuilder, layer: Any, x: int, kind: type[Node], size: Pair, strides: Pair) -> int:
+    """Pool an image over the windows of a layer."""
+    shape = b.shape(x)
     padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
     grid = net.windows(shape, size, strides, padding)
-    return b.add(net.AveragePool, layer, inputs, (*grid, shape[2]), size=size, strides=strides, padding=padding)
+    return b.add(kind, layer, [x], (*grid, shape[2]), size=size, strides=strides, padding=padding)
 
 
 @lowers("GlobalAveragePooling2D")

@@ -12,32 +12,31 @@ import numpy as np
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
-from protocols.lowering.nodes.network import Real
+from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, alike, along, plus, times
-from protocols.lowering.rules.layers import channels_last, image, lowers, weights
+from protocols.lowering.rules.layers import channels_last, image, lowers, pool_windows, weights
 from protocols.lowering.rules.truths import is_truth, masked
 
 
 @lowers("MaxPooling2D")
 def max_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows."""
-    shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
-    padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows(shape, size, strides, padding)
-    return b.add(net.MaxPool, layer, inputs, (*grid, shape[2]), size=size, strides=strides, padding=padding)
+    image(b, layer, inputs[0])  # refuses what is none
+    return pool_windows(b, layer, inputs[0], net.MaxPool, tuple(layer.pool_size), tuple(layer.strides))
 
 
 @lowers("MaxPooling1D")
 def max_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows over time."""
-    steps, channels = sequence(b, layer, inputs[0])
-    size, strides = (1, *layer.pool_size), (1, *layer.strides)
-    padding = net.same_padding((1, steps), size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows((1, steps), size, strides, padding)
-    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
-    pooled = b.add(net.MaxPool, layer, [flat], (*grid, channels), size=size, strides=strides, padding=padding)
-    return b.add(net.Shaped, layer, [pooled], (grid[1], channels))
+    return pool_steps(b, layer, inputs, net.MaxPool)
+
+
+def pool_steps(b: NetworkBuilder, layer: Any, inputs: Sequence[int], kind: type[Node]) -> int:
+    """Pool steps over the windows of a layer: an image one pixel high."""
+    flat = b.add(net.Shaped, layer, inputs, (1, *sequence(b, layer, inputs[0])))
+    found = pool_windows(b, layer, flat, kind, (1, *layer.pool_size), (1, *layer.strides))
+    return b.add(net.Shaped, layer, [found], b.shape(found)[1:])
 
 
 @lowers("GlobalMaxPooling2D", "GlobalMaxPooling1D")
@@ -119,7 +118,7 @@ def up_sampling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 @lowers("Resizing")
 def resizing(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Another height and width."""
-    image(b, layer, inputs[0])
+    image(b, layer, inputs[0])  # refuses what is none
     if layer.crop_to_aspect_ratio or getattr(layer, "pad_to_aspect_ratio", False):
         raise refuse(layer, "it crops or pads", "Resizing without, beside Cropping2D or ZeroPadding2D")
     return _resized(b, layer, inputs[0], (layer.height, layer.width))
