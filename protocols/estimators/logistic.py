@@ -252,6 +252,6 @@ class LogisticRegression(Classifier, AffineEstimator):
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the likeliest label of each row."""
-        likeliest = self.predict_log_proba(x).argmax(1)
+        likeliest = self.predict_log_proba(x).argmax(1)  # probabilities may round to the same number
         labels: Array = self.classes_[likeliest]
         return labels

@@ -165,10 +165,10 @@ class Classifier(Estimator):
     classes_: Array
 
     def _check_classes(self) -> None:
-        """Refuse weights of classes that are none.
+        """Refuse weights of classes in another form.
 
         Raises:
-            InputError: they are not.
+            InputError: they have one.
         """
         if not (self.class_weight is None or self.class_weight == "balanced" or isinstance(self.class_weight, Mapping)):
             raise InputError(f"class_weight={self.class_weight!r}; None, 'balanced', or a dict from labels to weights is needed")
