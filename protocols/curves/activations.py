@@ -41,7 +41,7 @@ class Curve:
     of_value: tuple[int, int, int] | None = None
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
-        """Return a spline within the tolerance over [low, high], low < high.
+        """Fit a spline within the tolerance over [low, high], low < high.
 
         Outside of it, too, if both ends lie beyond the reach of the curve. Where all of the range lies beyond the reach on one side, it is
         one line, the asymptote.

@@ -84,7 +84,7 @@ def line(f: Function, low: float, high: float) -> tuple[float, float, float]:
 
 
 def fit(f: Function, low: float, high: float, *, tolerance: float | Function, breaks: Sequence[float] = ()) -> Spline:
-    """Return a spline of f over [low, high], low < high.
+    """Fit a spline to f over [low, high], low < high.
 
     Args:
         f: continuous but for the `breaks`.

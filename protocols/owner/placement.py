@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from actors import ActorError
 from protocols.authority.rights import new_secret
 from protocols.errors import TooLarge, WorkerLost
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.inputs.ranges import InputRange
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
@@ -16,7 +17,6 @@ from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
 from protocols.owner.shared_model import SharedModel, sigma_of, whole
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
-from protocols.serving.allowance import MEMORY
 from protocols.serving.hosting import MOST_MEMORY, check_program
 from protocols.serving.streams import largest_operation
 

@@ -18,6 +18,7 @@ from protocols.authority.rights import right_at
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
@@ -29,7 +30,7 @@ from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
 from protocols.selfcheck.report import Check
-from protocols.serving.allowance import MEMORY, Allowance
+from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms, check_program
 from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
@@ -70,8 +71,7 @@ class SharedModel:
     ) -> None:
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
-        self._placing = Placing(cluster, name, secret)
-        self._links = cluster.links_for(name)
+        self._placing, self._links = Placing(cluster, name, secret), cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
         self._answered, self._stopped = 0, False
 
