@@ -32,7 +32,7 @@ __all__ = ["Client", "Cluster", "KerasHook", "TFECluster", "TFEWorker", "add", "
 
 METHODS = ("share", "serve", "stop")
 WHOLE = ("examples", "memory", "ahead")
-"""Settings of `SharedModel.serve` that are whole numbers."""
+"""Settings of `share` and `SharedModel.serve` that are whole numbers."""
 PARTIES = 3
 
 
@@ -131,7 +131,7 @@ def _share(self: Any, cluster: Cluster, name: str | None = None, **settings: Any
         raise ServingError(f"model {self.name!r} is shared already; stop() it first")
     if not isinstance(cluster, Cluster):
         raise ClusterError(f"a {type(cluster).__name__} was given as cluster: a blocking Cluster or TFECluster is needed")
-    cluster.models[self] = cluster.run(share(self, cluster.cluster, name, **settings))
+    cluster.models[self] = cluster.run(share(self, cluster.cluster, name, **_counted(settings)))
     _clusters[self] = cluster
 
 
@@ -144,8 +144,7 @@ def _serve(self: Any, num_requests: float = 5, **settings: Any) -> None:
     def tell(number: int) -> None:
         print(f"Served encrypted prediction {number} to client.", flush=True)
 
-    whole = {name: _whole(name, settings[name]) for name in WHOLE if settings.get(name) is not None}
-    cluster.run(shared.serve(_whole("num_requests", num_requests), on_answer=tell, **{**settings, **whole}))
+    cluster.run(shared.serve(_whole("num_requests", num_requests), on_answer=tell, **_counted(settings)))
 
 
 def _stop(self: Any) -> None:
@@ -162,6 +161,11 @@ def _found(model: Any) -> tuple[Cluster, SharedModel] | None:
     if cluster is None or model not in cluster.models:
         return None
     return cluster, cluster.models[model]
+
+
+def _counted(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which whole numbers are integers."""
+    return settings | {name: _whole(name, settings[name]) for name in WHOLE if settings.get(name) is not None}
 
 
 def _whole(name: str, number: float) -> int:

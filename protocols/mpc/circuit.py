@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
+import msgspec
+from blake3 import blake3
+
 from protocols.errors import ProgramError
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.operation import Operation
@@ -43,6 +46,11 @@ class Circuit:
     def layout(self) -> Layout:
         """Where the randomness of a step lies."""
         return loops.layout(self.ops, self.values)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Return 32 bytes of all that is public about a step: two circuits that differ in one number have others."""
+        return blake3(msgspec.msgpack.encode((self.ops, self.outputs))).digest()
 
     def segments(self, most: int | None) -> tuple[Segment, ...]:
         """Return it cut into segments of `most` bytes of randomness, or of one operation that needs more; None: whole."""

@@ -15,8 +15,9 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
-from protocols.owner.shared_model import SharedModel, sigma_of, whole
+from protocols.owner.shared_model import SharedModel, sigma_of
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
+from protocols.serving.allowance import allowed
 from protocols.serving.hosting import MOST_MEMORY, check_program
 from protocols.serving.streams import largest_operation
 
@@ -89,9 +90,10 @@ async def share(
             calibrated layer up to 11 bytes each way between the servers and 128 bytes dealt ahead, twice that for what is divided by, or
             a root or logarithm is taken of; and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`,
             whose epsilon would not hold for the bit.
-        memory: bytes of randomness that each server may hold for one kind of answer: operations of which one example needs more are cut
-            into parts, 256 at most, and so are weights beyond a quarter of it. `serve` takes it, unless it is told another; None: 256 MiB,
-            and what cannot be cut so far may be served with more. Answers, bytes and rounds are the same; of streamed ones rounds are more.
+        memory: bytes of randomness that each server may hold for each kind of answer: operations of which one example needs more are cut
+            into parts, 256 at most, and so are weights beyond a quarter of it. `serve` keeps to it, unless it is told otherwise. None: what
+            needs more than 256 MiB is cut, and what cannot be cut so far may be served with more memory. Rounds and bytes are the same,
+            but for streamed examples, which take more rounds the less memory there is.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,
@@ -113,7 +115,7 @@ async def share(
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
     check_tolerance(tolerance)
-    most = MEMORY if memory is None else min(whole("memory", memory, 1), MOST_MEMORY)
+    most = None if memory is None else min(allowed("memory", memory, 1), MOST_MEMORY)
     settings = {
         "input_range": input_range,
         "calibration": calibration,
@@ -121,10 +123,10 @@ async def share(
         "answers": answers,
         "clients": clients,
         "checked": checked,
-        "memory": most,
+        "memory": most or MEMORY,
     }
     lowered = await lowered_beside(model, **settings)
-    _check_size(lowered.program, memory)
+    _check_size(lowered.program, most)
     comparison = await asyncio.to_thread(
         compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
     )
@@ -154,8 +156,11 @@ def _check_size(program: Program, memory: int | None) -> None:
             f"one operation of an example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most: "
             "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
         )
-    if memory is not None and size > memory:
+    if memory is None:
+        return
+    least = max(size, 0 if program.label is None else largest_operation(program.for_label()))
+    if least > memory:
         raise TooLarge(
-            f"memory={memory:,}: one operation of an example needs {size:,} bytes of randomness at each server, however it is cut; give "
-            f"memory={size} or more"
+            f"memory={memory:,}: one operation of an example needs {least:,} bytes of randomness at each server, however it is cut; give "
+            f"memory={least} or more"
         )

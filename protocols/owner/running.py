@@ -98,8 +98,9 @@ class Running:
         first, second = await at_once(*(server.epoch(self.terms.session, right, number, start, stop, told) for server, right in both))
         if not compare_digest(first.seal, second.seal):
             raise Altered(
-                f"the servers do not agree on what they sent each other in epoch {number + 1}: something on the way was"
-                f" altered; {stands(self._checkpoints)}"
+                f"the servers do not agree on what they sent each other in epoch {number + 1}, or on what they compute: something on the"
+                " way was altered, or they run other versions of confide, or on processors that round differently; "
+                f"{stands(self._checkpoints)}"
             )
         return first, second
 

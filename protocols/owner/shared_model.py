@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import operator
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
@@ -30,7 +29,7 @@ from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
 from protocols.selfcheck.report import Check
-from protocols.serving.allowance import Allowance
+from protocols.serving.allowance import Allowance, allowed
 from protocols.serving.hosting import Terms, check_program
 from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
@@ -67,11 +66,12 @@ class SharedModel:
         guarantee: Guarantee | None = None,
         check: Check | None = None,
         answers: NoisyAnswers | None = None,
-        memory: int = MEMORY,
+        memory: int | None = None,
     ) -> None:
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
-        self._placing, self._links = Placing(cluster, name, secret), cluster.links_for(name)
+        self._placing = Placing(cluster, name, secret)
+        self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
         self._answered, self._stopped = 0, False
 
@@ -125,9 +125,9 @@ class SharedModel:
                 client could learn from so many answers: one request may hold as many examples as it likes.
             reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
                 more about the model than labels do.
-            memory: bytes of randomness that each server may hold, for all kinds of answer together; None: as `share` was told. What lies
-                ready from an earlier call with another memory is thrown away. Where one example needs more, it is streamed: dealt in
-                segments while it is evaluated, and the largest operation has to fit: `share(memory=)` cuts it.
+            memory: bytes of randomness that each server may hold, for all kinds of answer together; None: what `share` was told for each,
+                or 256 MiB. What lies ready from an earlier call with another memory is thrown away. Where one example needs more, it is
+                streamed: dealt in segments while it is evaluated, and the largest operation has to fit: `share(memory=)` cuts it.
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
@@ -144,9 +144,10 @@ class SharedModel:
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
-        requests, kinds = whole("num_requests", num_requests, 1), self._kinds(reveal)
-        memory, ahead = whole("memory", self._memory if memory is None else memory, 1), whole("ahead", ahead, 0)
-        more = None if examples is None else whole("examples", examples, 1)
+        requests, kinds = allowed("num_requests", num_requests, 1), self._kinds(reveal)
+        usual = MEMORY if self._memory is None else self._memory * len(kinds)
+        memory, ahead = allowed("memory", usual if memory is None else memory, 1), allowed("ahead", ahead, 0)
+        more = None if examples is None else allowed("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
         if self._training.version != self._version:
@@ -382,17 +383,6 @@ class SharedModel:
         return (
             f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape}{f', {self.check}' * bool(self.check)})"
         )
-
-
-def whole(name: str, number: int, least: int) -> int:
-    """Check a setting that is a whole number, before anything is sent."""
-    try:
-        found = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name}={number!r} is not an integer") from None
-    if not least <= found < 1 << 48:
-        raise ValueError(f"{name}={number}; at least {least} is needed, and less than 2^48")
-    return found
 
 
 def sigma_of(program: Program) -> float:

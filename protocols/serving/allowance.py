@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import msgspec
 
 from protocols.mpc.engine.segments import MEMORY
@@ -31,3 +33,19 @@ class Tally(msgspec.Struct, frozen=True):
 
     requests: int
     examples: int
+
+
+def allowed(name: str, number: int, least: int) -> int:
+    """Return a number that an owner allows, checked before anything is sent.
+
+    Raises:
+        ValueError: it is less than `least`, or too large.
+        TypeError: it is not an integer.
+    """
+    try:
+        found = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name}={number!r} is not an integer") from None
+    if not least <= found < 1 << 48:
+        raise ValueError(f"{name}={number}; at least {least} is needed, and less than 2^48")
+    return found

@@ -298,6 +298,7 @@ class TrainingServer(HeldModels):
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
+        seal.add([np.frombuffer(circuit.fingerprint, np.uint64)])  # curves and rates are fitted at each server: they have to be the same
         given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last)

@@ -15,7 +15,7 @@ PARTS = 8
 """Segments of which as many fit the memory, where no operation needs more: one is in use, another one comes, others wait for requests."""
 
 MEMORY = 256 << 20
-"""Bytes of randomness that a server holds for one model, unless its owner says otherwise."""
+"""Bytes of randomness that a server holds for one model, unless its owner says otherwise: also where operations are cut."""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def inverse_root(draft: StepDraft, v: int) -> int:
 def _pieces() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return knots, slopes and offsets of 1 / sqrt over what is looked up; a tenth of the error is left to rounding."""
     low, high = 2.0 ** (-SPLIT - 1), 2.0**TOP * (1 + 2.0 ** (1 - SLACK))
-    found = fit(curve, low, high, tolerance=relative(curve, 0.9 * RELATIVE))
+    found = fit(curve, low, high, tolerance=relative(curve, 0.8 * RELATIVE))
     return found.integers(2.0**-SEEN, FINE - SEEN, ends=(round(low * 2**SEEN), round(high * 2**SEEN)))
 
 

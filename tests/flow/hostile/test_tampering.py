@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
 
 import keras
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,6 +17,8 @@ from protocols.authority.membership import OTHER_SERVER
 from protocols.client.remote_model import RemoteModel
 from protocols.errors import Altered
 from protocols.link.seal import Seal
+from protocols.mpc.circuit import Circuit
+from protocols.mpc.operations.sums import Combine
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.training_server import TrainingServer
 
@@ -72,6 +76,45 @@ async def test_an_epoch_of_training_that_was_altered_is_thrown_away():
             for old, new in zip(before, (await shared.reveal()).get_weights(), strict=True):
                 np.testing.assert_array_equal(old, new)
             assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
+
+
+class RoundingTrainer(TrainingServer):
+    """A server on a processor that rounds otherwise: one number of its steps is another one in the last digit."""
+
+    rounds = True
+
+    async def _step(self, session, rows, seal, *, last):
+        steps = session.steps
+        circuit = steps.at(len(rows), session.terms.made + session.done, last=last)
+        place = max(at for at, op in enumerate(circuit.ops) if isinstance(op, Combine))
+        op = circuit.ops[place]
+        other = msgspec.structs.replace(op, factors=(op.factors[0] + 1, *op.factors[1:]))
+        changed = Circuit((*circuit.ops[:place], other, *circuit.ops[place + 1 :]), circuit.values, circuit.outputs).arranged_as(circuit)
+        if self.rounds:
+            session.steps = SimpleNamespace(at=lambda *args, **kwargs: changed, like=steps.like, bytes=steps.bytes)
+        try:
+            return await super()._step(session, rows, seal, last=last)
+        finally:
+            session.steps = steps
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+async def test_servers_that_fit_their_curves_differently_are_found_and_train_nothing(rounds):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="net")
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    server = type("Told", (RoundingTrainer,), {"rounds": rounds})
+    async with inner_workers(parts=[None, {"training": server}, None]) as (_, cluster):
+        x = await cluster.store("x", np.zeros((20, 4), np.float32))
+        y = await cluster.store("y", np.zeros((20, 3), np.float32))
+        async with await share(model, cluster) as shared:
+            if not rounds:
+                assert [epoch.number async for epoch in shared.fit(x, y, epochs=1, batch_size=10)] == [1]
+                return
+            with pytest.raises(Altered, match=r"or on what they compute: .* round differently"):
+                await anext(shared.fit(x, y, epochs=1, batch_size=10))
+            for old, new in zip(model.get_weights(), (await shared.reveal()).get_weights(), strict=True):
+                np.testing.assert_allclose(old, new, atol=1e-3)
 
 
 @contextlib.asynccontextmanager

@@ -103,7 +103,7 @@ def test_the_more_memory_the_fewer_parts():
 
 
 @pytest.mark.parametrize("most", [8, MOST_PARTS])
-@pytest.mark.parametrize("name", ["a dense layer", "convolutions"])
+@pytest.mark.parametrize("name", ["a dense layer", "convolutions", "attention and products"])
 def test_of_the_smallest_parts_the_largest_is_the_smallest_memory(name, most, monkeypatch):
     """What is refused names a number that works, and no smaller one does; what is cut that far is still no list of single elements."""
     monkeypatch.setattr(draft, "MOST_PARTS", most)
