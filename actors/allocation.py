@@ -41,5 +41,5 @@ def _ask(*, large: bool) -> bool:
     settings = {_MMAP_MAX: 0, _ARENA_MAX: 1, _TRIM_THRESHOLD: KEPT_OF_LARGE} if large else {_MMAP_THRESHOLD: LARGEST, _TRIM_THRESHOLD: KEPT}
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return all([bool(mallopt(setting, value)) for setting, value in settings.items()])
+        return all(bool(mallopt(setting, value)) for setting, value in settings.items())
     return False

@@ -33,6 +33,7 @@ def run_code(code: str, *arguments: str, **environment: str) -> list[str]:
         [sys.executable, "-c", code, *arguments], env=clean | environment, capture_output=True, text=True, check=True
     ).stdout.split()
 
+
 LARGE = """
 import resource, threading
 import numpy as np

@@ -134,8 +134,8 @@ class MaxPoolLayer(Layer, frozen=True):
     """The largest of each window and channel, first within rows, then of the rows: the maximum of two is b + [a >= b] (a - b).
 
     Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g: of equals the first gets it, as in Keras. A place outside of
-    the image stands for the nearest place inside, so that padding never is the largest. Products are compared before they are rounded: fewer
-    are left to be rounded then. Of two that are closer than 2^-`FRACTION` either may be taken; of equals the first is.
+    the image stands for the nearest place inside, so that padding never is the largest. Products are compared before they are rounded:
+    fewer are left to be rounded then. Of two that are closer than 2^-`FRACTION` either may be taken; of equals the first is.
 
     Rounds: 3 a level of pairs, so 6 for 2x2; back 1 a level.
     """
