@@ -16,6 +16,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
+from actors.allocation import keep_freed_memory
 from actors.credentials.files import Credentials, Paths, credentials_of
 from actors.credentials.watching import watched
 from actors.processes import log_to_parent
@@ -137,6 +138,7 @@ async def run(
         ValueError: `message_limit` is out of its range.
     """
     membership = cluster or Membership()
+    keep_freed_memory(large=True)  # randomness is as large as hundreds of megabytes, and comes and goes with every step
     async with (
         opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _),
         watched(credentials_of(encryption.listen), _say),

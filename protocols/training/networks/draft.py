@@ -109,7 +109,10 @@ class StepDraft(Builder, Tape):
 
         A linear function of values is opened by opening these, where they have fewer elements that are not open yet.
         """
-        x = self.rounded(x, window)
+        return self.masked(self.rounded(x, window))
+
+    def masked(self, x: int) -> int:
+        """Return a value as a wire, with the fractional bits that it has. Rounds: 0 or 1."""
         return self._open(x, self._leaves(x, {}))
 
     def wire(self, gradient: int) -> int:

@@ -144,9 +144,10 @@ class MaxPoolLayer(Layer, frozen=True):
     """The largest of each window and channel, first within rows, then of the rows: the maximum of two is b + [a >= b] (a - b).
 
     Back: of the gradient g of a maximum of two, a gets D g and b gets g - D g: of equals the first gets it, as in Keras. A place outside of
-    the image stands for the nearest place inside, so that padding never is the largest.
+    the image stands for the nearest place inside, so that padding never is the largest. Products are compared before they are rounded:
+    fewer are left to be rounded then. Of two that are closer than 2^-`FRACTION` either may be taken; of equals the first is.
 
-    Rounds: 3 a level of pairs, so 6 for 2x2, and 1 if X is not rounded yet; back 1 a level.
+    Rounds: 3 a level of pairs, so 6 for 2x2; back 1 a level.
     """
 
     size: Pair
@@ -155,12 +156,12 @@ class MaxPoolLayer(Layer, frozen=True):
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
         """Write the maxima."""
-        x = xs[0] if draft.bits(xs[0]) == FRACTION else draft.affine(xs[0])  # rounded once, so that equals stay equal
+        x = xs[0] if draft.bits(xs[0]) >= FRACTION else draft.rounded(xs[0])
         image = draft.value(x).shape
         grid = windows((image[1], image[2]), self.size, self.strides, self.padding)
         for axis in (1, 0):
             slices = places_of(image[axis + 1], grid[axis], self.size[axis], self.strides[axis], self.padding[axis][0])
-            x = largest(draft, [draft.put(Take(x, axis + 1, places)) for places in slices])
+            x = largest(draft, [draft.put(Take(x, axis + 1, places), draft.bits(x)) for places in slices])
         return x
 
 
@@ -178,19 +179,21 @@ class ExtremeLayer(Layer, frozen=True):
 
 
 def largest(draft: StepDraft, xs: Sequence[int]) -> int:
-    """Write the largest of some values element by element. Rounds: 3 a level."""
+    """Write the largest of some values, element by element, with as many fractional bits each, at least `FRACTION`. Rounds: 3 a level."""
     if len(xs) == 1:
         return xs[0]
     a, b = (largest(draft, half) for half in (xs[: len(xs) // 2], xs[len(xs) // 2 :]))
-    difference, sign = _compared(draft, draft.put(Combine((a, b), (1, -1))))
-    more = draft.put(Multiply(sign, difference))
+    bits = draft.bits(a)
+    difference = draft.masked(draft.put(Combine((a, b), (1, -1)), bits))
+    sign = draft.put(Sign(difference, WINDOW, drop=bits - FRACTION), 0)
+    more = draft.put(Multiply(sign, difference), bits)
 
     def chosen(tape: Tape, at: int, gradient: int, side: int) -> int:
         """D g of a wire g: then g - D g is one, too, where D g is opened."""
         return tape.put(Multiply(sign, tape.wire(gradient)), FRACTION)
 
     draft.own[more] = chosen
-    return draft.put(Combine((more, b), (1, 1)))
+    return draft.put(Combine((more, b), (1, 1)), bits)
 
 
 def _compared(draft: StepDraft, x: int, *, strict: bool = False) -> tuple[int, int]:

@@ -200,9 +200,9 @@ def transcript(plan, fill=0.0, salt=""):
         ([], 1),  # to check the activations takes longer than the way back
         ([layers.AveragePooling2D(2)], 1),
         ([layers.ReLU()], 2 + 1),  # [X > 0]; what is multiplied by it is opened anyway, both ways
-        ([layers.MaxPooling2D()], 6 + 2),  # 6 after the truncation that is there anyway; back one for each level
+        ([layers.MaxPooling2D()], 6 + 2),  # 6 before the truncation that is there anyway; back one for each level
         ([layers.MaxPooling2D(4)], 12 + 4),
-        ([layers.MaxPooling2D(), layers.ReLU()], 6 + 2 + 3),
+        ([layers.MaxPooling2D(), layers.ReLU()], 6 + 2 + 2),  # [X > 0] of what the truncation has opened
     ],
 )
 def test_rounds_of_a_layer(order, more):
@@ -280,7 +280,7 @@ def test_bytes_of_a_convolution_and_a_max_pooling():
     dense = 2 * 3 * BATCH  # Z and its gradient
     signs = (2 + 1) * (blocks_for(WINDOW).opened + 1)  # 128 and 64 comparisons fill 2 words and 1 in every plane
     assert runs[0].sent[0, 1] - checks[0] == 8 * (weights[0] + kernels[0] + dense + 4 * image)
-    forward, back = image + image // 2 + pool + pool, pool + pool + pool + 2 * pool  # Z, two levels of differences, the pooled
+    forward, back = image // 2 + pool + pool + pool, pool + pool + pool + 2 * pool  # two levels of differences, the pooled, rounded
     assert runs[1].sent[0, 1] - checks[1] == 8 * (weights[1] + kernels[1] + dense + forward + back + signs)
 
 
