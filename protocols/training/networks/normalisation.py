@@ -34,7 +34,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.layers import Layer, Positions
+from protocols.training.networks.layers import LARGEST, Layer, Positions
 from protocols.training.networks.moments import moved
 
 MOST = 18
@@ -82,6 +82,7 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     n = draft.value(x).shape[axis]
     if n > 1 << MOST:
         raise ModelError(f"{n} numbers are normalised together: at most 2^{MOST} can be in a training on shares")
+    draft.within[x] = _room(n, centred=centred) * 2.0 ** draft.bits(x)
     mean, c = -1, x
     if centred:
         mean = _mean(draft, x, axis, n)
@@ -92,6 +93,7 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     variance = _mean_square(draft, c, axis, n)
     root = inverse_root(draft, draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS))
     y = draft.put(Multiply(c, root), FRACTION + ROOT)
+    draft.proved[y] = _longest(n) * 2.0 ** (FRACTION + ROOT)
 
     def back(tape: Tape, at: int, gradient: int, side: int) -> int:
         g, of_y = tape.factor(gradient), draft.affine(y)
@@ -111,6 +113,8 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     return Standard(draft.affine(y), mean, variance)
 
 
+RING = 60
+"""Sums of any numbers of such sizes stay below 2^RING."""
 CENTRED = 28
 """A window: c lies within +-1024."""
 
@@ -157,8 +161,7 @@ def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
     length, bits = math.ceil(math.log2(n)), 2 * FRACTION
     squares = draft.put(Multiply(c, c), bits)
     exact = n == 1 << length
-    kept = min(bits, (BITS if exact else 28) - length)
-    part = max(size for size in range(1, min(n, 2048) + 1) if n % size == 0)
+    kept, part = _kept(n), _part(n)
     if part < n:  # the sum of all of them might not fit
         rows, columns = draft.value(squares).shape
         apart = (rows, n // part, part) if axis else (n // part, part, columns)
@@ -175,6 +178,32 @@ def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
     return draft.put(Combine((total,), (q << (BITS - kept - more),)), BITS)
 
 
+def _kept(n: int) -> int:
+    """Fractional bits of a sum of n squares."""
+    length = math.ceil(math.log2(n))
+    return min(2 * FRACTION, (BITS if n == 1 << length else 28) - length)
+
+
+def _part(n: int) -> int:
+    """How many of n squares are summed before they are rounded."""
+    return max(size for size in range(1, min(n, 2048) + 1) if n % size == 0)
+
+
+def _room(n: int, *, centred: bool) -> float:
+    """How large n numbers that are normalised may be, so that sums of any squares fit: a part of them in the ring, v below 2^TOP."""
+    square = min(2.0**TOP * (1 - 2.0**-6), 2.0 ** (RING - 2 * FRACTION) / _part(n))
+    return min(LARGEST, math.sqrt(square) / (2 if centred else 1))
+
+
+def _longest(n: int) -> float:
+    """How large one of n numbers that are normalised can be at most.
+
+    Its square is at most n v + d where roundings have taken d from the sum of squares, and 1 / sqrt(v) is found to a relative 2^-10, and
+    below 2^(HALF + 3).
+    """
+    return math.sqrt(1.01 * (n + n / _part(n) * 2.0 ** (2 * (HALF + 3) - _kept(n))))
+
+
 def inverse_root(draft: StepDraft, v: int) -> int:
     """1 / sqrt(v) for 0 <= v < 2^TOP with `BITS` fractional bits, a wire with `ROOT`. Rounds: 9."""
     wire = draft.put(Open(v), BITS)
@@ -183,8 +212,10 @@ def inverse_root(draft: StepDraft, v: int) -> int:
     large = draft.put(Sign(beyond, TOP + BITS + 1 - drop, drop=drop), 0)
     up = 1 << (2 * HALF)
     x = draft.put(Combine((wire, draft.put(Multiply(large, wire), BITS)), (up, 1 - up)), BITS)
+    draft.proved[x] = 2.0 ** (TOP + BITS)  # what is below 2^-SPLIT, 2^(2 HALF) times as much, and others as they are
     cut = BITS - SEEN
     found = draft.put(Piecewise(x, cut, 63 - cut, *_pieces()), FINE)
+    draft.proved[found] = 2.0 ** (FINE + 3)  # x is not below 0, and the function falls
     root = draft.put(Truncate(found, FINE - ROOT, 63 - FINE + ROOT), ROOT)
     both = draft.put(Combine((root, draft.put(Multiply(large, root), ROOT)), (1 << HALF, 1 - (1 << HALF))), ROOT)
     return draft.put(Open(both), ROOT)
