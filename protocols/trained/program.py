@@ -35,6 +35,7 @@ from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Permute, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine, Project, Sum
+from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.program import Program
@@ -106,6 +107,7 @@ class _Network(NamedTuple):
         circuit: gives the logits, and counts that are 0 if all is well. What is a softmax stands in it as what that is of.
         bits: how many fractional bits each value has.
         limits: which values have to be within +-how much, as integers, for what reads them to be right.
+        least: which values have to be at least how much.
         large: which values are watched in a training, and within +-how much.
         proved: which values that depend on the input are within +-how much then, whatever their operations could give.
         softmaxes: which values are the softmax of their operand, row by row.
@@ -114,6 +116,7 @@ class _Network(NamedTuple):
     circuit: Circuit
     bits: tuple[int, ...]
     limits: Mapping[int, float]
+    least: Mapping[int, float]
     large: Mapping[int, float]
     proved: Mapping[int, float]
     softmaxes: Collection[int]
@@ -125,12 +128,17 @@ def _read(plan: Plan) -> _Network:
     spread = {f"score {number}": one.at for number, one in enumerate(draft.spread)}
     circuit, order = draft.pruned({"outputs": outputs} | strange | spread, draft.softmaxes)
     place = {at: number for number, at in enumerate(order)}
-    limits = {place[at]: most for at, most in draft.within.items() if at in place}
+    limits, least, proved = (
+        {place[at]: bound for at, bound in bounds.items() if at in place} for bounds in (draft.within, draft.least, draft.proved)
+    )
     limits |= {place[one.at]: 2.0 ** (SCORES + one.bits) for one in draft.spread} | {place[at]: NONE for at in strange.values()}
+    for at in sorted(limits, reverse=True):
+        op = circuit.ops[at]
+        if isinstance(op, Truncate):  # what is rounded is looked at once, before
+            limits[op.x] = min(limits.get(op.x, math.inf), (limits[at] - 2) * 2.0**op.drop)
     large = {place[one.at]: LARGEST * 2.0**one.bits for one in signals if one.at in place}
-    proved = {place[at]: most for at, most in draft.proved.items() if at in place}
     softmaxes = {place[at] for at in draft.softmaxes if at in place}
-    return _Network(circuit, tuple(map(draft.bits, order)), limits, large, proved, softmaxes)
+    return _Network(circuit, tuple(map(draft.bits, order)), limits, least, large, proved, softmaxes)
 
 
 class _Translation:
@@ -147,7 +155,7 @@ class _Translation:
 
     def __init__(self, plan: Plan, network: _Network, exponent: int, like: Program, *, wide: bool, watching: bool) -> None:
         self._plan, self._circuit, self._bits, self._exponent, self._like = plan, network.circuit, network.bits, exponent, like
-        self._limits, self._proved, self._softmaxes = network.limits, network.proved, network.softmaxes
+        self._limits, self._least, self._proved, self._softmaxes = network.limits, network.least, network.proved, network.softmaxes
         self._large = network.large if wide else {}
         self._ranges = None if like.ranges is None else plain(like.ranges)
         self._node = net.Start(layer="trained on shares", kind="network", inputs=(), shape=plan.example)
@@ -176,6 +184,8 @@ class _Translation:
                 self._values[at] = self._value(at, op)
             if at in self._limits and at in self._values:
                 self._values[at] = self._writer.assumed(self._values[at], self._limits[at])
+            if at in self._least and at in self._values:
+                self._writer.above(self._values[at], self._least[at])
         program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 

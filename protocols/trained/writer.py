@@ -80,6 +80,10 @@ class AssumedWriter(CheckedWriter):
         self._assumed[x.position] = held
         return held
 
+    def above(self, x: RangedValue, least: float) -> None:
+        """Have it looked at that a value is at least `least`."""
+        self.check(x, dataclasses.replace(x.range, low=np.full(x.shape, least)))
+
     def given(self, shape: Shape) -> RangedValue:
         """Return the input of the client with the axes that the circuit has for it."""
         return self.shaped(shape, dataclasses.replace(self.input, scale=1.0))

@@ -52,6 +52,7 @@ class StepDraft(Builder, Tape):
         moved: new values, by name, of numbers that are kept beside weights and follow what a step sees.
         strange: shares of counts that are 0 where all numbers are what they should be, such as indices of a table.
         within: how large values may be that functions read, where operations of these ask for less: absolute values, as integers.
+        least: how large values are at least that functions read: the same.
         proved: how large values are that functions write, where that does not follow from operations one by one: the same. It holds where
             what they read is within its windows, and nothing is strange.
         softmaxes: values that are the softmax of these, row by row, written as many operations.
@@ -69,6 +70,7 @@ class StepDraft(Builder, Tape):
         self.moved: dict[str, int] = {}
         self.strange: list[int] = []
         self.within: dict[int, float] = {}
+        self.least: dict[int, float] = {}
         self.proved: dict[int, float] = {}
         self.softmaxes: dict[int, int] = {}
 

@@ -4,8 +4,8 @@ y = c / sqrt(v + epsilon) with c = x - mean, v the mean of c c over n numbers. N
 below 2^-`SPLIT`, 2^(2 `HALF`) times as much is looked up, and the root that is found is 2^HALF times as much: one comparison for each v.
 1 / sqrt is a piecewise linear function with knots at the eighths of octaves, rounded to a multiple of 2^-`SEEN`.
 
-**Error** of 1 / sqrt: a relative 2^-11, for v + epsilon from 2^-26 on; below, rows come out shorter than they should. The mean is exact to
-2^-18 of itself, y is within sqrt(n).
+**Error** of 1 / sqrt: a relative 2^-11, for v + epsilon from `LEAST` = 2^-26 on; below, rows come out shorter than they should. The mean is
+exact to 2^-19, y is within sqrt(n).
 
 The way back is that of the whole function (Ioffe and Szegedy, 2015, arXiv:1502.03167, section 3): with r = 1 / sqrt(v + epsilon),
 
@@ -43,6 +43,8 @@ BITS = 41
 """Fractional bits of v."""
 TOP = 19
 """v + epsilon is below 2^TOP."""
+LEAST = 2.0**-26
+"""v + epsilon is at least that where networks are served."""
 SPLIT, HALF = 3, 11
 SLACK = 6
 """v + epsilon is compared with 2^-SPLIT to one part in 2^SLACK."""
@@ -54,6 +56,8 @@ FINE = 56
 """The same, before it is rounded."""
 MEAN = 20
 """Fractional bits of a mean."""
+QUOTIENT = 29
+"""Significant bits of 1 / n."""
 EIGHTHS = (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142136, 1.5422108, 1.6817928, 1.8340081)
 """2^(k / 8)."""
 BACK = 24
@@ -91,7 +95,10 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
         c = draft.put(Combine((x, mean), factors), most)
     c = draft.affine(c, CENTRED)
     variance = _mean_square(draft, c, axis, n)
-    root = inverse_root(draft, draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS))
+    raised = draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS)
+    if epsilon < LEAST:
+        draft.least[raised] = LEAST * 2.0**BITS
+    root = inverse_root(draft, raised)
     y = draft.put(Multiply(c, root), FRACTION + ROOT)
     draft.proved[y] = _longest(n) * 2.0 ** (FRACTION + ROOT)
 
@@ -147,10 +154,10 @@ def _mean(draft: StepDraft, x: int, axis: int, n: int) -> int:
     total = draft.put(Sum(x, axis), bits)
     if n == 1 << length:
         return draft.put(Combine((total,), (1,)), bits + length)
-    if bits > 18:
-        total, bits = draft.put(Truncate(total, bits - 18, 63 - bits + 18), 18), 18
-    digits = min(18, 34 - length)
-    more = digits - 1 + length
+    kept = MEAN + 2 - length  # of a sum of n numbers: a mean needs no more
+    if bits > kept:
+        total, bits = draft.put(Truncate(total, bits - kept, 63 - bits + kept), kept), kept
+    more = QUOTIENT - 1 + length
     scaled = draft.put(Combine((total,), (round(2.0**more / n),)), bits + more)
     drop = bits + more - MEAN
     return draft.put(Truncate(scaled, drop, 63 - drop), MEAN)
