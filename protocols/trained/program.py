@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +33,6 @@ from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Permute, Reshape, Take
-from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine, Project, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
@@ -266,7 +265,9 @@ class _Translation:
                 return writer.shaped(op.shape, piece)
             case Sum(axis=None):
                 row = writer.shaped((1, known[0].size), self._read(op.x))
-                return writer.shaped((1,), writer.written(Sum(0, 1), [row], [msgspec.structs.replace(known[0], shape=row.shape)], [math.inf]))
+                return writer.shaped(
+                    (1,), writer.written(Sum(0, 1), [row], [msgspec.structs.replace(known[0], shape=row.shape)], [math.inf])
+                )
         axes = max(len(one.shape) for one in known)
         large = [self._large.get(x, math.inf) for x in op.operands]
         return writer.written(op, [self._read(x, axes) for x in op.operands], known, large, self._proved.get(at, math.inf))

@@ -140,12 +140,9 @@ class AssumedWriter(CheckedWriter):
         """Write a weight as a value that is there for each example: zeros, and the weight added."""
         size = int(np.prod(shape))
         zeros = self.appended(Reshape(self.input.position, (int(np.prod(self.input.shape)),)), self.input.range.largest)
-        for op in (
-            lambda x: Take(x, 0, (0,) * size),
-            lambda x: Combine((x,), (0,)),
-            lambda x: Reshape(x, shape),
-        ):
-            zeros = self.appended(op(zeros.position), 0.0)
+        zeros = self.appended(Take(zeros.position, 0, (0,) * size), self.input.range.largest)
+        zeros = self.appended(Combine((zeros.position,), (0,)), 0.0)
+        zeros = self.appended(Reshape(zeros.position, shape), 0.0)
         return self.appended(Shift(zeros.position, weight), largest)
 
 

@@ -6,13 +6,13 @@ import pytest
 from keras import layers, ops
 from trained_networks import compiled, data, on_shares
 
-from protocols.errors import UnsupportedLayer, WindowError
+from protocols.errors import UnsupportedLayer
 from protocols.lowering.forms import check_predicts
 from protocols.mpc import encoding, plaintext
 from protocols.owner.compiled import weights
 from protocols.trained.writer import AssumedWriter
 from tests.protocols.trained.test_served_networks import Case
-from tests.protocols.training.test_layers import INDICES, LAYERS, RANDOM, STEPS, WORDS, attended, chain, dense, graph, transformed
+from tests.protocols.training.test_layers import INDICES, LAYERS, RANDOM, WORDS, attended, chain, dense, graph, transformed
 from tests.protocols.training.test_realistic_networks import BATCH, made
 
 ALL = LAYERS | RANDOM
@@ -82,8 +82,7 @@ class Claims:
     def check(self, case, x, arrays=None):
         """Answers, and the bits: where none is set, every number stays within what is said of it, and within the windows of operations."""
         answers, outside = case.answers(x, arrays)
-        made, bit = case.made(arrays)
-        assert bit == 0
+        made, _ = case.made(arrays)
         for example in encoding.encoded(case.program, x[~outside]):
             values = plaintext.trace(case.program, made, example[None], rounding=_up)  # raises where a window is left
             for at, value in enumerate(values):
@@ -103,10 +102,12 @@ def claims(monkeypatch):
 
 
 def alone(shape, *hidden):
-    """Layers between two dense ones that change nothing."""
-    model = keras.Sequential([layers.Input(shape), layers.Dense(shape[-1], use_bias=False), *hidden])
+    """Layers between two that change nothing."""
+    ends = [layers.Dense(shape[-1], use_bias=False) for _ in range(2)]
+    model = keras.Sequential([layers.Input(shape), ends[0], *hidden, ends[1]])
     model.compile("sgd", "mse")
-    model.layers[0].set_weights([np.eye(shape[-1])])
+    for end in ends:
+        end.set_weights([np.eye(shape[-1])])
     return model
 
 
@@ -125,14 +126,16 @@ def test_rows_that_hardly_vary_or_are_large_are_normalised_or_told(name, claims)
     random = np.random.default_rng(0)
     model = alone((n,), make())
     case = Case(model, input_range=(-2000.0, 2000.0), calibration=random.uniform(-900, 900, (64, n)))
-    rows = [base + deviation * random.normal(size=n) for base in (0.0, 1.0, 300.0) for deviation in (0.0, 2.0**-16, 2.0**-12, 0.001, 0.1, 9)]
+    rows = [
+        base + deviation * random.normal(size=n) for base in (0.0, 1.0, 300.0) for deviation in (0.0, 2.0**-16, 2.0**-12, 0.001, 0.1, 9)
+    ]
     rows += [edge * random.permutation(np.resize([1.0, -1.0], n)) for edge in (300.0, 355.0, 365.0, 500.0, 520.0, 1999.0)]
     x = np.round(np.array(rows) * 2.0**16) * 2.0**-16
     answers, outside = claims.check(case, x)
     c = x - x.mean(1, keepdims=True) * centred
     v = (c**2).mean(1, keepdims=True) + epsilon
-    with np.errstate(invalid="ignore"):
-        exact = c / np.sqrt(v) / (1 if epsilon else n**0.5)
+    v = np.maximum(v, 2.0**-60)
+    exact = c / np.sqrt(v) / (1 if epsilon else n**0.5)
     tolerance = 2.0**-10 * np.abs(exact) + 2 * 2.0**-16 / np.sqrt(v) + 2.0**-12
     np.testing.assert_array_less(np.abs(answers - exact)[~outside], tolerance[~outside])
     largest = np.abs(x).max(1)
@@ -144,13 +147,13 @@ def test_logits_of_a_softmax_are_right_or_told_however_large_they_are(claims):
     random = np.random.default_rng(0)
     case = Case(alone((3, 5), layers.Softmax()), input_range=(-2000.0, 2000.0))
     x = random.normal(size=(16, 3, 5)) * np.geomspace(0.01, 700, 16)[:, None, None]
-    x[3], x[4], x[5, 0] = 180.0, -180.0, [180, -180, 180, 179, -180]
+    x[3], x[4], x[5, 0] = 175.0, -175.0, [175, -175, 175, 174, -175]
     answers, outside = claims.check(case, x)
     powers = np.exp(x - x.max(-1, keepdims=True))
     exact = powers / powers.sum(-1, keepdims=True)
     np.testing.assert_allclose(answers[~outside], exact[~outside].reshape(-1, 15), atol=0.003)
     largest = np.abs(x).max((1, 2))
-    assert not outside[largest < 180.5].any()
+    assert not outside[largest < 175.5].any()
     assert outside[largest > 182].all()
 
 
@@ -163,26 +166,38 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("name", EDGES)
-@pytest.mark.sample(3)
+DAILY_EDGES = ("normalised", "attention, masked")
+
+
+@pytest.mark.parametrize("name", [name if name in DAILY_EDGES else pytest.param(name, marks=pytest.mark.long) for name in EDGES])
 def test_weights_up_to_the_edge_of_their_windows_give_answers_that_are_right_or_told(name, claims):
     """The weights before the last layer, larger and larger: whichever answer is not told is Keras', and no number is beyond its bound."""
     model, random = compiled(EDGES[name]), np.random.default_rng(0)
     embedded = name == "a mean of words"
     x = random.integers(5, size=(4, 4)).astype(np.float64) if embedded else random.uniform(-4, 4, (4, *model.input_shape[1:]))
     case = Case(model, input_range=(0.0, 4.0) if embedded else (-4.0, 4.0), calibration=x)
-    before, count, told = model.get_weights(), len(model.layers[-1].get_weights()), []
-    for factor in (1.0, 30.0, 1000.0, np.inf):
-        inner = [np.clip(one * factor, -case.served.largest, case.served.largest) * 0.999 for one in before[:-count]]
-        if factor == np.inf:
-            inner = [np.sign(one) * case.served.largest * 0.999 for one in before[:-count]]
-        model.set_weights([*inner, *before[-count:]])
+    *inner, kernel, bias = model.get_weights()
+
+    def told(changed):
+        """How many answers are told to mean nothing; None: the weights are refused when they are placed."""
+        model.set_weights([*changed, kernel, bias])
+        if case.made(weights(model))[1]:
+            return None
         answers, outside = claims.check(case, x, weights(model))
         right = model.predict(x, verbose=0)
         np.testing.assert_allclose(answers[~outside], right[~outside], atol=0.01, rtol=0.004)
-        told.append(outside.mean())
-    assert told[0] == 0
-    assert told[-1] == 1
+        return outside.sum()
+
+    assert told(inner) == 0
+    assert told([one * 30 for one in inner]) is not None
+    assert told([one * 2.0**15 for one in inner]) is None
+    found = []
+    for at in range(len(inner)):  # one number as large as it may be
+        changed = [one.copy() for one in inner]
+        changed[at].reshape(-1)[0] = 0.9 * case.served.largest
+        found.append(told(changed))
+    assert None not in found
+    assert max(found) > 0
 
 
 def test_what_is_divided_by_is_not_small_or_it_is_told(claims):
@@ -199,25 +214,3 @@ def test_what_is_divided_by_is_not_small_or_it_is_told(claims):
     assert not outside[right].any()
     assert outside[~right].all()
     np.testing.assert_allclose(answers[right], 1 / given[right], rtol=0.002, atol=2.0**-14)
-
-
-def test_an_unknown_kind_of_softmax_is_not_taken_for_what_it_is_of():
-    """What stands for a softmax in a circuit is written as one, also where it depends on weights alone."""
-    x = keras.Input(STEPS)
-    row = layers.Dense(3)(ops.zeros_like(x))
-    model = keras.Model(x, layers.Dense(4)(layers.Flatten()(layers.Softmax()(row) + layers.Dense(3)(x))))
-    model.compile("sgd", "mse")
-    given = np.random.default_rng(0).uniform(-1, 1, (3, *STEPS))
-    case = Case(model, input_range=(-1.0, 1.0))
-    np.testing.assert_allclose(case.answers(given)[0], model.predict(given, verbose=0), atol=0.003)
-
-
-def test_sums_that_no_weights_are_small_enough_for_are_refused():
-    x = keras.Input((4,))
-    y = layers.Dense(4)(x)
-    for _ in range(3):
-        y = layers.Rescaling(30000.0)(y)
-    model = keras.Model(x, layers.Dense(2)(y))
-    model.compile("sgd", "mse")
-    with pytest.raises((WindowError, UnsupportedLayer), match=r"reveal\(\)"):
-        Case(model)
