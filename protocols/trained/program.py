@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: 
     raise AssertionError  # the last attempt has returned, or raised
 
 
-class _Network(NamedTuple):
+class _OneExample(NamedTuple):
     """The forward part of a network on one example.
 
     Attributes:
@@ -121,23 +121,26 @@ class _Network(NamedTuple):
     softmaxes: Collection[int]
 
 
-def _read(plan: Plan) -> _Network:
+def _read(plan: Plan) -> _OneExample:
     draft, _, signals, outputs = forward(plan, 1, predicts=True)
     strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
-    spread = {f"score {number}": one.at for number, one in enumerate(draft.spread)}
-    circuit, order = draft.pruned({"outputs": outputs} | strange | spread, draft.softmaxes)
+    scores = {f"score {number}": one.at for number, one in enumerate(draft.spread)}
+    circuit, order = draft.pruned({"outputs": outputs} | strange | scores, draft.softmaxes)
     place = {at: number for number, at in enumerate(order)}
-    limits, least, proved = (
+    within, least, proved = (
         {place[at]: bound for at, bound in bounds.items() if at in place} for bounds in (draft.within, draft.least, draft.proved)
     )
-    limits |= {place[one.at]: 2.0 ** (SCORES + one.bits) for one in draft.spread} | {place[at]: NONE for at in strange.values()}
+    limits: defaultdict[int, float] = defaultdict(lambda: math.inf, within)
+    for one in draft.spread:
+        limits[place[one.at]] = min(limits[place[one.at]], 2.0 ** (SCORES + one.bits))
+    limits.update((place[at], NONE) for at in draft.strange)
     for at in sorted(limits, reverse=True):
         op = circuit.ops[at]
         if isinstance(op, Truncate):  # what is rounded is looked at once, before
-            limits[op.x] = min(limits.get(op.x, math.inf), (limits[at] - 2) * 2.0**op.drop)
+            limits[op.x] = min(limits[op.x], (limits[at] - 2) * 2.0**op.drop)
     large = {place[one.at]: LARGEST * 2.0**one.bits for one in signals if one.at in place}
     softmaxes = {place[at] for at in draft.softmaxes if at in place}
-    return _Network(circuit, tuple(map(draft.bits, order)), limits, least, large, proved, softmaxes)
+    return _OneExample(circuit, tuple(map(draft.bits, order)), dict(limits), least, large, proved, softmaxes)
 
 
 class _Translation:
@@ -152,7 +155,7 @@ class _Translation:
         watching: see `served`.
     """
 
-    def __init__(self, plan: Plan, network: _Network, exponent: int, like: Program, *, wide: bool, watching: bool) -> None:
+    def __init__(self, plan: Plan, network: _OneExample, exponent: int, like: Program, *, wide: bool, watching: bool) -> None:
         self._plan, self._circuit, self._bits, self._exponent, self._like = plan, network.circuit, network.bits, exponent, like
         self._limits, self._least, self._proved, self._softmaxes = network.limits, network.least, network.proved, network.softmaxes
         self._large = network.large if wide else {}

@@ -86,7 +86,7 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     n = draft.value(x).shape[axis]
     if n > 1 << MOST:
         raise ModelError(f"{n} numbers are normalised together: at most 2^{MOST} can be in a training on shares")
-    draft.within[x] = _room(n, centred=centred) * 2.0 ** draft.bits(x)
+    draft.within[x] = min(draft.within.get(x, math.inf), _room(n, centred=centred) * 2.0 ** draft.bits(x))
     mean, c = -1, x
     if centred:
         mean = _mean(draft, x, axis, n)

@@ -1,5 +1,7 @@
 """Every layer that is trained, served as it lies, beside Keras of the same weights; numbers at the edge of what is assumed, and beyond."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -7,8 +9,11 @@ from keras import layers, ops
 from trained_networks import compiled, data, on_shares
 
 from protocols.errors import UnsupportedLayer
+from protocols.lowering import lower
 from protocols.lowering.forms import check_predicts
 from protocols.mpc import encoding, plaintext
+from protocols.mpc.engine.loops import costs
+from protocols.mpc.program import infer
 from protocols.owner.compiled import weights
 from protocols.trained.writer import AssumedWriter
 from tests.protocols.trained.test_served_networks import Case
@@ -32,7 +37,7 @@ def test_a_layer_is_served_as_it_is_trained(name):
             check_predicts(model)
         return
     x, _ = data(model, words(model))
-    case = Case(model, input_range=(0.0, WORDS - 1.0) if words(model) else (-4.0, 4.0), calibration=x)
+    case = Case(model, input_range=(0.0, WORDS - 1.0) if words(model) else (-5.0, 5.0), calibration=x)
     answers, outside = case.answers(x)
     assert not outside.any()
     np.testing.assert_allclose(answers, model.predict(x, verbose=0), atol=0.003)
@@ -50,6 +55,22 @@ def test_a_network_that_was_trained_on_shares_is_served_as_what_is_revealed_pred
     assert not outside.any()
     np.testing.assert_allclose(answers, model.predict(rest, verbose=0), atol=0.005)
     assert np.abs(answers - before).max() > 0.1
+
+
+ROUNDS = {  # as it is trained; of a prediction by weights that are known, with what is calibrated looked at
+    "LayerNormalization": (26, 13),
+    "Softmax": (28, 20),
+    "MultiHeadAttention": (34, 30),
+    "GRU": (37, 35),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+@pytest.mark.sample(2)
+def test_rounds(name):
+    model = compiled(ALL[name])
+    case, known = (make(model, input_range=(-5.0, 5.0), calibration=data(model)[0]) for make in (Case, partial(lower, checked=True)))
+    assert tuple(costs(program.ops, infer(program)).rounds for program in (case.program, known.program)) == ROUNDS[name]
 
 
 # At the edge of what is assumed.
