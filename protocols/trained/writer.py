@@ -3,7 +3,8 @@
 Windows are those in which the network was trained (`training/networks/draft.py`); no weight tells whether a number stays in them. So each
 number that is not proved to is compared on shares, all of its elements (`lowering/scales/checking.py`). A client learns one bit of each
 input: whether something has left its window, and the answer means nothing. **If the bit is 0 every number is right**, by induction over
-the operations as it is told there. Proofs begin with how large weights are at most, which is found out on shares when they are placed.
+the operations as it is told there. Proofs begin with how large weights are at most, which is found out on shares when they are placed; of
+some functions they are of the function as a whole, for what it reads within its windows (`StepDraft.proved`).
 """
 
 from __future__ import annotations

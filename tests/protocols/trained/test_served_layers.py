@@ -11,11 +11,16 @@ from trained_networks import compiled, data, on_shares
 from protocols.errors import UnsupportedLayer
 from protocols.lowering import lower
 from protocols.lowering.forms import check_predicts
+from protocols.lowering.scales.checking import RING_BITS
 from protocols.mpc import encoding, plaintext
+from protocols.mpc.circuit import meaning
 from protocols.mpc.engine.loops import costs
+from protocols.mpc.operations.wires import Given
 from protocols.mpc.program import infer
 from protocols.owner.compiled import weights
 from protocols.trained.writer import AssumedWriter
+from protocols.training.networks.draft import StepDraft
+from protocols.training.networks.normalisation import standardised
 from tests.protocols.trained.test_served_networks import Case
 from tests.protocols.training.test_layers import INDICES, LAYERS, RANDOM, WORDS, attended, chain, dense, graph, transformed
 from tests.protocols.training.test_realistic_networks import BATCH, made
@@ -162,6 +167,36 @@ def test_rows_that_hardly_vary_or_are_large_are_normalised_or_told(name, claims)
     largest = np.abs(x).max(1)
     assert not outside[(largest < 350) & (v[:, 0] > 2.0**-25)].any()
     assert outside[(largest > 512) | (v[:, 0] < 2.0**-27)].all()
+
+
+@pytest.mark.parametrize("n", [3, 37, 512, 768, 2048, 3000, (1 << 17) + 2])
+@pytest.mark.parametrize("centred", [True, False])
+def test_numbers_in_a_normalisation_are_within_what_is_proved_of_them(n, centred):
+    """Rows as large as they may be, in any pattern, and rows that vary by steps: no sum leaves the ring, and no window is left."""
+    draft, random = StepDraft(), np.random.default_rng(0)
+    given = draft.put(Given("x", (8, n), "wire"))
+    standardised(draft, given, 1, 0.0, centred=centred)
+    most = int(draft.within[given])
+    assert most >= 2**16 * (128 if centred else 256) * 0.99
+    few = 1 + (np.arange(n) >= n // 2048)
+    x = np.array(
+        [
+            np.resize([most, -most], n),
+            np.where(np.arange(n) == 0, -most, most),
+            np.where(np.arange(n) < n // 3, -most, most),
+            np.full(n, most),
+            most - np.arange(n) % 2,
+            np.where(few == 1, -most, most),
+            np.arange(n) == n - 1,
+            random.integers(-most, most + 1, n),
+        ]
+    )
+    circuit = draft.circuit({str(at): at for at in range(len(draft.operations))})
+    given = {"x": x.astype(np.int64).view(np.uint64)}
+    for rounding in (_up, lambda shape: np.zeros(shape, np.uint64)):
+        for name, value in meaning(circuit, given, rounding).items():
+            found = np.abs(value.view(np.int64).astype(np.float64)).max()
+            assert found <= min(draft.proved.get(int(name), np.inf), 2.0**RING_BITS), f"{draft.operations[int(name)]}"
 
 
 def test_logits_of_a_softmax_are_right_or_told_however_large_they_are(claims):
