@@ -9,9 +9,10 @@ learns a weight, and the owner does not either.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from protocols.curves.activations import CURVES
 from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.scales.nonlinear import written
+from protocols.lowering.scales.products import rounded
 from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.values import RangedValue
 from protocols.lowering.scales.writing import End, ended
@@ -32,8 +34,8 @@ from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Permute, Reshape, Take
-from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine, Project, Sum
+from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.program import Program
@@ -87,25 +89,62 @@ def served(
         WindowError: sums of weights are not proved to stay in the ring, however small weights are.
         UnsupportedLayer: the network computes what cannot be served so.
     """
-    draft, _, _, outputs = forward(plan, 1, predicts=True)
-    strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
-    circuit, order = draft.pruned({"outputs": outputs} | strange)
-
-    def bits(place: int) -> int:
-        return draft.bits(order[place])
-
-    scores = {one.at: 2.0 ** (SCORES + one.bits) for one in draft.spread}
-    limits = {place: scores[at] for place, at in enumerate(order) if at in scores} | {circuit.outputs[name]: NONE for name in strange}
-    for exponent in range(WEIGHTS, LEAST_WEIGHTS - 1, -1):
-        translation = _Translation(plan, circuit, bits, exponent, like, limits, watching=watching, memory=memory)
+    network = _read(plan)
+    attempts = list(itertools.product((False, True), range(WEIGHTS, LEAST_WEIGHTS - 1, -1)))
+    for wide, exponent in attempts:
+        translation = _Translation(plan, network, exponent, like, wide=wide, watching=watching, memory=memory)
         try:
             return translation.served(ending, shape, end)
         except WindowError as error:
-            if exponent == LEAST_WEIGHTS:
+            if (wide, exponent) == attempts[-1]:
                 raise too_large(error) from None
         except ProgramError as error:
             raise UnsupportedLayer(f"the network cannot be served as it was trained: {error}; reveal() it, and share that") from None
-    raise AssertionError  # the last exponent has returned, or raised
+    raise AssertionError  # the last attempt has returned, or raised
+
+
+class _OneExample(NamedTuple):
+    """The forward part of a network on one example.
+
+    Attributes:
+        circuit: gives the logits, and counts that are 0 if all is well. What is a softmax stands in it as what that is of.
+        bits: how many fractional bits each value has.
+        limits: which values have to be within +-how much, as integers, for what reads them to be right.
+        least: which values have to be at least how much.
+        large: which values are watched in a training, and within +-how much.
+        proved: which values that depend on the input are within +-how much then, whatever their operations could give.
+        softmaxes: which values are the softmax of their operand, row by row.
+    """
+
+    circuit: Circuit
+    bits: tuple[int, ...]
+    limits: Mapping[int, float]
+    least: Mapping[int, float]
+    large: Mapping[int, float]
+    proved: Mapping[int, float]
+    softmaxes: Collection[int]
+
+
+def _read(plan: Plan) -> _OneExample:
+    draft, _, signals, outputs = forward(plan, 1, predicts=True)
+    strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
+    scores = {f"score {number}": one.at for number, one in enumerate(draft.spread)}
+    circuit, order = draft.pruned({"outputs": outputs} | strange | scores, draft.softmaxes)
+    place = {at: number for number, at in enumerate(order)}
+    within, least, proved = (
+        {place[at]: bound for at, bound in bounds.items() if at in place} for bounds in (draft.within, draft.least, draft.proved)
+    )
+    limits: defaultdict[int, float] = defaultdict(lambda: math.inf, within)
+    for one in draft.spread:
+        limits[place[one.at]] = min(limits[place[one.at]], 2.0 ** (SCORES + one.bits))
+    limits.update((place[at], NONE) for at in draft.strange)
+    for at in sorted(limits, reverse=True):
+        op = circuit.ops[at]
+        if isinstance(op, Truncate):  # what is rounded is looked at once, before
+            limits[op.x] = min(limits[op.x], (limits[at] - 2) * 2.0**op.drop)
+    large = {place[one.at]: LARGEST * 2.0**one.bits for one in signals if one.at in place}
+    softmaxes = {place[at] for at in draft.softmaxes if at in place}
+    return _OneExample(circuit, tuple(map(draft.bits, order)), dict(limits), least, large, proved, softmaxes)
 
 
 class _Translation:
@@ -113,36 +152,25 @@ class _Translation:
 
     Args:
         plan: of the network.
-        circuit: of its forward part on one example; its only output are the logits.
-        bits: tells how many fractional bits a value has.
+        network: its forward part.
         exponent: the same.
         like: see `served`.
-        limits: which values nodes say have to be within +-how much, as integers.
+        wide: whether what is watched in a training is assumed, and looked at, where sums are not proved to stay in the ring otherwise.
         watching: see `served`.
         memory: see `served`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        circuit: Circuit,
-        bits: Callable[[int], int],
-        exponent: int,
-        like: Program,
-        limits: Mapping[int, float],
-        *,
-        watching: bool,
-        memory: int,
-    ) -> None:
-        self._plan, self._circuit, self._bits, self._exponent, self._like = plan, circuit, bits, exponent, like
-        self._limits = limits
+    def __init__(self, plan: Plan, network: _OneExample, exponent: int, like: Program, *, wide: bool, watching: bool, memory: int) -> None:
+        self._plan, self._circuit, self._bits, self._exponent, self._like = plan, network.circuit, network.bits, exponent, like
+        self._limits, self._least, self._proved, self._softmaxes = network.limits, network.least, network.proved, network.softmaxes
+        self._large = network.large if wide else {}
         self._ranges = None if like.ranges is None else plain(like.ranges)
         self._node = net.Start(layer="trained on shares", kind="network", inputs=(), shape=plan.example)
         clamp = isinstance(like.ops[0], ClampedInput)
         self._writer = AssumedWriter(
             self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching, memory=memory
         )
-        self._uses = Counter(x for op in circuit.ops for x in op.operands)
+        self._uses = Counter(x for op in self._circuit.ops for x in op.operands)
         self._values: dict[int, RangedValue] = {}
         self._linear: dict[int, int] = {}
         self._build = Builder()
@@ -157,11 +185,16 @@ class _Translation:
         for at, op in enumerate(self._circuit.ops):
             if isinstance(op, Given) and op.name == "x":
                 self._values[at] = self._writer.given(op.shape)
+            elif at in self._softmaxes:
+                self._values[at] = self._softmax(at, op)
             elif all(x in self._constants for x in op.operands):
                 self._constant(at, op)
             else:
-                made = self._value(at, op)
-                self._values[at] = self._writer.assumed(made, self._limits[at]) if at in self._limits else made
+                self._values[at] = self._value(at, op)
+            if at in self._limits and at in self._values:
+                self._values[at] = self._writer.assumed(self._values[at], self._limits[at])
+            if at in self._least and at in self._values:
+                self._writer.above(self._values[at], self._least[at])
         program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
@@ -172,7 +205,7 @@ class _Translation:
         known = [self._circuit.values[x] for x in op.operands]
         self._constants[at] = self._build(op.on([self._constants[x] for x in op.operands]))
         if not op.operands:
-            self._watch(at, 2.0 ** (self._exponent + self._bits(at)))
+            self._watch(at, 2.0 ** (self._exponent + self._bits[at]))
             return
         for x, of in zip(op.operands, known, strict=True):
             limit = window(op, of)
@@ -193,7 +226,7 @@ class _Translation:
         """Return the number of a weight of the program: a constant, times a factor, repeated to a shape."""
         shape = self._circuit.values[at].shape if shape is None else shape
         if (at, factor, shape) not in self._known:
-            edge = 2.0 ** (self._exponent + self._bits(at))
+            edge = 2.0 ** (self._exponent + self._bits[at])
             if self._reaches[at] > edge:
                 self._watch(at, edge)
             self._made.append(self._fitted(self._constants[at], shape, factor))
@@ -242,18 +275,30 @@ class _Translation:
                 return writer.shaped(op.shape, piece)
             case Sum(axis=None):
                 row = writer.shaped((1, known[0].size), self._read(op.x))
-                return writer.shaped((1,), writer.written(Sum(0, 1), [row], [msgspec.structs.replace(known[0], shape=row.shape)]))
-        axes, wired = max(len(one.shape) for one in known), isinstance(op, MatMul | Convolve | Multiply)
-        return writer.written(op, [self._read(x, axes, wired=wired) for x in op.operands], known)
+                return writer.shaped(
+                    (1,), writer.written(Sum(0, 1), [row], [msgspec.structs.replace(known[0], shape=row.shape)], [math.inf])
+                )
+        axes = max(len(one.shape) for one in known)
+        large = [self._large.get(x, math.inf) for x in op.operands]
+        return writer.written(op, [self._read(x, axes) for x in op.operands], known, large, self._proved.get(at, math.inf))
 
-    def _read(self, x: int, axes: int = 0, *, wired: bool = False) -> RangedValue:
+    def _softmax(self, at: int, op: Operation) -> RangedValue:
+        """Write a softmax of rows as predictions have it, in the unit that the circuit has for it."""
+        (x,), bits = op.operands, self._bits[at]
+        node = net.Softmax(layer=self._node.layer, kind="Softmax", inputs=(), shape=self._circuit.values[at].shape)
+        made = written(self._writer, node, [dataclasses.replace(self._read(x), scale=2.0 ** -self._bits[x])])
+        made = rounded(self._writer, node, made, 2.0**-bits)
+        if made.scale != 2.0**-bits:
+            raise ProgramError(f"a softmax has steps of {made.scale}")
+        return self._writer.limited(made)
+
+    def _read(self, x: int, axes: int = 0) -> RangedValue:
         """Return a value; a constant becomes one for each example, with so many axes at least."""
         if x in self._values:
             return self._values[x]
         shape = self._circuit.values[x].shape
         shape = (1,) * (axes - len(shape)) + shape
-        lifted = self._writer.lifted(self._weight(x, shape), shape, self._reaches[x])
-        return self._writer.wire(lifted) if wired else lifted
+        return self._writer.lifted(self._weight(x, shape), shape, self._reaches[x])
 
     def _dense(self, at: int, op: MatMul) -> RangedValue:
         x, kernel = self._values[op.x], op.y
@@ -314,7 +359,7 @@ class _Translation:
     def _ended(self, ending: str | None, shape: Shape, end: End | None) -> Program:
         """Write the end of the model, as predictions have it: what follows is proved, for logits within their window."""
         writer, at = self._writer, self._circuit.outputs["outputs"]
-        unit = 2.0 ** -self._bits(at)
+        unit = 2.0 ** -self._bits[at]
         flat = writer.assumed(writer.shaped((self._plan.outputs,), self._values[at]), LARGEST / unit)
         output, compared = dataclasses.replace(flat, scale=unit), None
         node: net.Node = self._node

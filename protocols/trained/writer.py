@@ -3,19 +3,21 @@
 Windows are those in which the network was trained (`training/networks/draft.py`); no weight tells whether a number stays in them. So each
 number that is not proved to is compared on shares, all of its elements (`lowering/scales/checking.py`). A client learns one bit of each
 input: whether something has left its window, and the answer means nothing. **If the bit is 0 every number is right**, by induction over
-the operations as it is told there. Proofs begin with how large weights are at most, which is found out on shares when they are placed.
+the operations as it is told there. Proofs begin with how large weights are at most, which is found out on shares when they are placed; of
+some functions they are of the function as a whole, for what it reads within its windows (`StepDraft.proved`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
-from protocols.lowering.scales.checking import CheckedWriter
+from protocols.lowering.scales.checking import RING_BITS, CheckedWriter
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine.operation import Operation
@@ -23,7 +25,10 @@ from protocols.mpc.engine.values import Shape
 from protocols.mpc.engine.values import Value as Known
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.operations import AnyOp
+from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.moves import Reshape, Take
+from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.weights import Shift
 from protocols.trained.bounds import reach, window
@@ -78,28 +83,47 @@ class AssumedWriter(CheckedWriter):
         self._assumed[x.position] = held
         return held
 
+    def above(self, x: RangedValue, least: float) -> None:
+        """Have it looked at that a value is at least `least`."""
+        self.check(x, dataclasses.replace(x.range, low=np.full(x.shape, least)))
+
     def given(self, shape: Shape) -> RangedValue:
         """Return the input of the client with the axes that the circuit has for it."""
         return self.shaped(shape, dataclasses.replace(self.input, scale=1.0))
 
-    def written(self, op: Operation, xs: Sequence[RangedValue], known: Sequence[Known]) -> RangedValue:
+    def written(
+        self, op: Operation, xs: Sequence[RangedValue], known: Sequence[Known], large: Sequence[float], most: float = math.inf
+    ) -> RangedValue:
         """Append an operation, with what it reads within its windows.
 
         Args:
             op: the operation, with operands of the circuit.
             xs: what it reads.
             known: of these, in the circuit.
+            large: how large these are assumed to be where the value is not proved to stay in the ring otherwise.
+            most: how large what it gives is proved to be.
 
         Raises:
             WindowError: the value is not proved to stay in the ring.
             UnsupportedLayer: nothing is known of how large it can be.
         """
         held = [self.assumed(x, window(op, of)) for x, of in zip(xs, known, strict=True)]
-        largest = reach(op, known, [x.range.largest for x in held])
-        if largest > FACTOR**2 and len(held) == 2 and all(x.range.largest < largest for x in held):
+        largest = min(most, reach(op, known, [x.range.largest for x in held]))
+        if largest > 2.0**RING_BITS:
+            held = [self.assumed(x, limit) for x, limit in zip(held, large, strict=True)]
+            largest = min(most, reach(op, known, [x.range.largest for x in held]))
+        if largest > 2.0**RING_BITS and len(held) == 2 and all(x.range.largest < largest for x in held):
             held = [self.assumed(x, FACTOR) for x in held]
-            largest = reach(op, known, [x.range.largest for x in held])
-        return self.appended(op.on([x.position for x in held]), largest)
+            largest = min(most, reach(op, known, [x.range.largest for x in held]))
+        return self.appended(op.on([self._fit(op, x).position for x in held]), largest)
+
+    def _fit(self, op: Operation, x: RangedValue) -> RangedValue:
+        """Return an operand in the form that an operation needs: a share, to which a weight has been added, is opened."""
+        return self.wire(x) if x.kind == "share" and isinstance(op, MatMul | Convolve | Multiply | Sign) else x
+
+    def limited(self, x: RangedValue) -> RangedValue:
+        """Return a value of a function of predictions as other values are: on the scale 1, within its largest."""
+        return dataclasses.replace(x, scale=1.0, range=_within(x.shape, x.range.largest))
 
     def appended(self, op: AnyOp, largest: float) -> RangedValue:
         """Append an operation of the program whose value stays within +-`largest`."""
@@ -119,12 +143,9 @@ class AssumedWriter(CheckedWriter):
         """Write a weight as a value that is there for each example: zeros, and the weight added."""
         size = int(np.prod(shape))
         zeros = self.appended(Reshape(self.input.position, (int(np.prod(self.input.shape)),)), self.input.range.largest)
-        for op in (
-            lambda x: Take(x, 0, (0,) * size),
-            lambda x: Combine((x,), (0,)),
-            lambda x: Reshape(x, shape),
-        ):
-            zeros = self.appended(op(zeros.position), 0.0)
+        zeros = self.appended(Take(zeros.position, 0, (0,) * size), self.input.range.largest)
+        zeros = self.appended(Combine((zeros.position,), (0,)), 0.0)
+        zeros = self.appended(Reshape(zeros.position, shape), 0.0)
         return self.appended(Shift(zeros.position, weight), largest)
 
 

@@ -102,7 +102,7 @@ class SoftmaxLayer(Layer, frozen=True):
             total = tape.factor(tape.put(Sum(product, 1), 2 * FRACTION))
             return tape.put(Combine((product, tape.put(Multiply(y, total), 2 * FRACTION)), (1, -1)), 2 * FRACTION)
 
-        draft.own[y], draft.reads[y] = back, (x,)
+        draft.own[y], draft.reads[y], draft.softmaxes[y] = back, (x,), x
         return draft.put(Reshape(y, shape))
 
 

@@ -20,7 +20,7 @@ from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.local import Local
-from protocols.mpc.operations.moves import Put
+from protocols.mpc.operations.moves import Put, Reshape
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
@@ -51,6 +51,11 @@ class StepDraft(Builder, Tape):
         hiding: scores among which there are some that are masked; those of which they are made are watched.
         moved: new values, by name, of numbers that are kept beside weights and follow what a step sees.
         strange: shares of counts that are 0 where all numbers are what they should be, such as indices of a table.
+        within: how large values may be that functions read, where operations of these ask for less: absolute values, as integers.
+        least: how large values are at least that functions read: the same.
+        proved: how large values are that functions write, where that does not follow from operations one by one: the same. It holds where
+            what they read is within its windows, and nothing is strange.
+        softmaxes: values that are the softmax of these, row by row, written as many operations.
     """
 
     def __init__(self, *, predicts: bool = False) -> None:
@@ -64,6 +69,10 @@ class StepDraft(Builder, Tape):
         self.hiding: set[int] = set()
         self.moved: dict[str, int] = {}
         self.strange: list[int] = []
+        self.within: dict[int, float] = {}
+        self.least: dict[int, float] = {}
+        self.proved: dict[int, float] = {}
+        self.softmaxes: dict[int, int] = {}
 
     def put(self, op: msgspec.Struct, bits: int = FRACTION) -> int:
         """As the tape says."""
@@ -208,14 +217,17 @@ class StepDraft(Builder, Tape):
         """Return the finished circuit, without what no output needs."""
         return self.pruned(outputs)[0]
 
-    def pruned(self, outputs: dict[str, int]) -> tuple[Circuit, list[int]]:
-        """Return the same, and where each of its values stands here."""
+    def pruned(self, outputs: dict[str, int], whole: Mapping[int, int] | None = None) -> tuple[Circuit, list[int]]:
+        """Return the same, and where each of its values stands here. What is `whole` stands there as its operand, reshaped."""
+        written = list(self._ops)
+        for at, x in (whole or {}).items():
+            written[at] = Reshape(x, self.value(at).shape)
         needed, waiting = set(outputs.values()), list(outputs.values())
         while waiting:
-            missing = set(self._ops[waiting.pop()].operands) - needed
+            missing = set(written[waiting.pop()].operands) - needed
             needed |= missing
             waiting += missing
         order = sorted(needed)
         moved = {position: place for place, position in enumerate(order)}
-        ops = tuple(self._ops[at].on([moved[x] for x in self._ops[at].operands]) for at in order)
+        ops = tuple(written[at].on([moved[x] for x in written[at].operands]) for at in order)
         return Circuit(ops, tuple(self.value(at) for at in order), {name: moved[at] for name, at in outputs.items()}), order

@@ -4,8 +4,8 @@ y = c / sqrt(v + epsilon) with c = x - mean, v the mean of c c over n numbers. N
 below 2^-`SPLIT`, 2^(2 `HALF`) times as much is looked up, and the root that is found is 2^HALF times as much: one comparison for each v.
 1 / sqrt is a spline (`curves/positive.py`) of numbers that are rounded to multiples of 2^-`SEEN`.
 
-**Error** of 1 / sqrt: a relative 2^-11, for v + epsilon from 2^-26 on; below, rows come out shorter than they should. The mean is exact to
-2^-18 of itself, y is within sqrt(n).
+**Error** of 1 / sqrt: a relative 2^-11, for v + epsilon from `LEAST` = 2^-26 on; below, rows come out shorter than they should. The mean is
+exact to 2^-19, y is within sqrt(n).
 
 The way back is that of the whole function (Ioffe and Szegedy, 2015, arXiv:1502.03167, section 3): with r = 1 / sqrt(v + epsilon),
 
@@ -36,7 +36,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.layers import Layer, Positions
+from protocols.training.networks.layers import LARGEST, Layer, Positions
 from protocols.training.networks.moments import moved
 
 MOST = 18
@@ -45,6 +45,8 @@ BITS = 41
 """Fractional bits of v."""
 TOP = 19
 """v + epsilon is below 2^TOP."""
+LEAST = 2.0**-26
+"""v + epsilon is at least that where networks are served."""
 SPLIT, HALF = 3, 11
 SLACK = 6
 """v + epsilon is compared with 2^-SPLIT to one part in 2^SLACK."""
@@ -56,6 +58,8 @@ FINE = 56
 """The same, before it is rounded."""
 MEAN = 20
 """Fractional bits of a mean."""
+QUOTIENT = 29
+"""Significant bits of 1 / n."""
 BACK = 24
 """Fractional bits of means of gradients, at most: sums of their errors over a batch are then as small as other roundings."""
 
@@ -82,6 +86,7 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     n = draft.value(x).shape[axis]
     if n > 1 << MOST:
         raise ModelError(f"{n} numbers are normalised together: at most 2^{MOST} can be in a training on shares")
+    draft.within[x] = min(draft.within.get(x, math.inf), _room(n, centred=centred) * 2.0 ** draft.bits(x))
     mean, c = -1, x
     if centred:
         mean = _mean(draft, x, axis, n)
@@ -90,8 +95,12 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
         c = draft.put(Combine((x, mean), factors), most)
     c = draft.affine(c, CENTRED)
     variance = _mean_square(draft, c, axis, n)
-    root = inverse_root(draft, draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS))
+    raised = draft.put(Combine((variance,), (1,), round(epsilon * 2.0**BITS)), BITS)
+    if epsilon < LEAST:
+        draft.least[raised] = LEAST * 2.0**BITS
+    root = inverse_root(draft, raised)
     y = draft.put(Multiply(c, root), FRACTION + ROOT)
+    draft.proved[y] = _longest(n) * 2.0 ** (FRACTION + ROOT)
 
     def back(tape: Tape, at: int, gradient: int, side: int) -> int:
         g, of_y = tape.factor(gradient), draft.affine(y)
@@ -111,6 +120,8 @@ def standardised(draft: StepDraft, x: int, axis: int, epsilon: float, *, centred
     return Standard(draft.affine(y), mean, variance)
 
 
+RING = 60
+"""Sums of any numbers of such sizes stay below 2^RING."""
 CENTRED = 28
 """A window: c lies within +-1024."""
 
@@ -143,10 +154,10 @@ def _mean(draft: StepDraft, x: int, axis: int, n: int) -> int:
     total = draft.put(Sum(x, axis), bits)
     if n == 1 << length:
         return draft.put(Combine((total,), (1,)), bits + length)
-    if bits > 18:
-        total, bits = draft.put(Truncate(total, bits - 18, 63 - bits + 18), 18), 18
-    digits = min(18, 34 - length)
-    more = digits - 1 + length
+    kept = MEAN + 2 - length  # of a sum of n numbers: a mean needs no more
+    if bits > kept:
+        total, bits = draft.put(Truncate(total, bits - kept, 63 - bits + kept), kept), kept
+    more = QUOTIENT - 1 + length
     scaled = draft.put(Combine((total,), (round(2.0**more / n),)), bits + more)
     drop = bits + more - MEAN
     return draft.put(Truncate(scaled, drop, 63 - drop), MEAN)
@@ -157,8 +168,7 @@ def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
     length, bits = math.ceil(math.log2(n)), 2 * FRACTION
     squares = draft.put(Multiply(c, c), bits)
     exact = n == 1 << length
-    kept = min(bits, (BITS if exact else 28) - length)
-    part = max(size for size in range(1, min(n, 2048) + 1) if n % size == 0)
+    kept, part = _kept(n), _part(n)
     if part < n:  # the sum of all of them might not fit
         rows, columns = draft.value(squares).shape
         apart = (rows, n // part, part) if axis else (n // part, part, columns)
@@ -175,6 +185,32 @@ def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
     return draft.put(Combine((total,), (q << (BITS - kept - more),)), BITS)
 
 
+def _kept(n: int) -> int:
+    """Fractional bits of a sum of n squares."""
+    length = math.ceil(math.log2(n))
+    return min(2 * FRACTION, (BITS if n == 1 << length else 28) - length)
+
+
+def _part(n: int) -> int:
+    """How many of n squares are summed before they are rounded."""
+    return max(size for size in range(1, min(n, 2048) + 1) if n % size == 0)
+
+
+def _room(n: int, *, centred: bool) -> float:
+    """How large n numbers that are normalised may be, so that sums of any squares fit: a part of them in the ring, v below 2^TOP."""
+    square = min(2.0**TOP * (1 - 2.0**-6), 2.0 ** (RING - 2 * FRACTION) / _part(n))
+    return min(LARGEST, math.sqrt(square) / (2 if centred else 1))
+
+
+def _longest(n: int) -> float:
+    """How large one of n numbers that are normalised can be at most.
+
+    Its square is at most n v + d where roundings have taken d from the sum of squares, and 1 / sqrt(v) is found to a relative 2^-10, and
+    below 2^(HALF + 3).
+    """
+    return math.sqrt(1.01 * (n + n / _part(n) * 2.0 ** (2 * (HALF + 3) - _kept(n))))
+
+
 def inverse_root(draft: StepDraft, v: int) -> int:
     """1 / sqrt(v) for 0 <= v < 2^TOP with `BITS` fractional bits, a wire with `ROOT`. Rounds: 9."""
     wire = draft.put(Open(v), BITS)
@@ -183,8 +219,10 @@ def inverse_root(draft: StepDraft, v: int) -> int:
     large = draft.put(Sign(beyond, TOP + BITS + 1 - drop, drop=drop), 0)
     up = 1 << (2 * HALF)
     x = draft.put(Combine((wire, draft.put(Multiply(large, wire), BITS)), (up, 1 - up)), BITS)
+    draft.proved[x] = 2.0 ** (TOP + BITS)  # what is below 2^-SPLIT, 2^(2 HALF) times as much, and others as they are
     cut = BITS - SEEN
     found = draft.put(Piecewise(x, cut, 63 - cut, *_pieces()), FINE)
+    draft.proved[found] = 2.0 ** (FINE + 3)  # x is not below 0, and the function falls
     root = draft.put(Truncate(found, FINE - ROOT, 63 - FINE + ROOT), ROOT)
     both = draft.put(Combine((root, draft.put(Multiply(large, root), ROOT)), (1 << HALF, 1 - (1 << HALF))), ROOT)
     return draft.put(Open(both), ROOT)

@@ -40,6 +40,7 @@ class InverseLayer(Layer, frozen=True):
         draft.strange.append(draft.put(Sum(draft.put(Combine((enough,), (-1,), 1), 0)), 0))
         row = draft.put(Reshape(x, (1, size)))
         r = inverse_root(draft, draft.put(Combine((row,), (1 << (BITS - FRACTION),)), BITS))
+        draft.proved[r] = LEAST**-0.5 * (1 + 2.0**-9) * 2.0**ROOT
         found = r if self.root else draft.put(Multiply(r, r), 2 * ROOT)
         y = draft.affine(found)
         y = y if draft.value(y).kind != "share" else draft.opened(y)

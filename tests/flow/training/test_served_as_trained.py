@@ -113,6 +113,26 @@ async def test_an_input_whose_numbers_leave_their_windows_has_no_answer(cluster,
     np.testing.assert_allclose(left.value.answers[[0, 3]], model.predict(x[:2], verbose=0), atol=0.005)
 
 
+@pytest.mark.long
+async def test_attention_and_normalisation_are_served_as_they_were_trained(cluster, data):
+    x, y = data[0], data[1]
+    keras.utils.set_random_seed(5)
+    start = keras.Input((2, 4))
+    hidden = layers.LayerNormalization()(layers.Dense(4)(start))
+    hidden = layers.Flatten()(hidden + layers.MultiHeadAttention(2, 2)(hidden, hidden))
+    model = keras.Model(start, layers.Dense(3, "softmax")(hidden), name="net")
+    model.compile(keras.optimizers.SGD(0.3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    async with await share(model, cluster) as shared:
+        await trained(shared, x, y, 1)
+        async with serving(shared, 1, cluster) as remote:
+            assert remote.checked
+            answers = await remote.query(x[:8])
+        before = model.predict(x[:8], verbose=0)
+        revealed = (await shared.reveal()).predict(x[:8], verbose=0)
+    np.testing.assert_allclose(answers, revealed, atol=0.005)
+    assert np.abs(answers - before).max() > 0.02
+
+
 async def test_three_equals_serve_what_they_have_trained(running, data):
     x, y = data
     async with Cluster(*map(Worker, running)) as cluster:
