@@ -65,7 +65,7 @@ class StepSupply:
         return self.begun
 
     async def evaluation(
-        self, number: int, step: Circuit, given: Mapping[str, Affine | Ring], examples: int, *, last: bool
+        self, number: int, step: Circuit, given: Mapping[str, Affine | Ring], examples: int, wires: dict[str, Affine], *, last: bool
     ) -> tuple[Protocol[dict[str, Ring]], float | None]:
         """Begin a step when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
 
@@ -74,6 +74,7 @@ class StepSupply:
             step: its circuit.
             given: see `circuit.evaluate`.
             examples: of the step.
+            wires: see `circuit.evaluate`.
             last: whether it is the last before a report.
 
         Raises:
@@ -94,6 +95,6 @@ class StepSupply:
             return material
 
         if len(numbers) == 1:
-            return circuit.evaluate(self.me, step, await taken(0), given), None
+            return circuit.evaluate(self.me, step, await taken(0), given, wires=wires), None
         parts = self.circuits.parts(examples, last=last)
-        return circuit.evaluate_in_segments(self.me, step, parts, taken, given), self.pieces.longest
+        return circuit.evaluate_in_segments(self.me, step, parts, taken, given, wires), self.pieces.longest
