@@ -1,9 +1,9 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
-`begin`, `meet`, `epoch`, `hold`, `ready`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`) and the
-other server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the
-model's name.
+`begin`, `meet`, `epoch`, `hold`, `ready`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`)
+and the other server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows
+from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.

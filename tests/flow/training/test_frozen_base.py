@@ -1,0 +1,79 @@
+"""A frozen base is computed once for all epochs, by real workers: results, costs, both kinds of cluster, what is left afterwards."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from protocols import Cluster, Worker, share
+
+SHAPE = (6, 6, 1)
+COUNT, HELD = 24, 8
+CLOSE = 0.003
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    base = keras.Sequential(
+        [layers.Input(SHAPE), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()]
+    )
+    base.layers[1].set_weights([np.random.default_rng(7).uniform(0.5, 2, 4) for _ in range(4)])
+    base.trainable = False
+    model = keras.Sequential([layers.Input(SHAPE), base, layers.Dense(5, "relu"), layers.Dense(3, "softmax")], name="headed")
+    model.compile(keras.optimizers.SGD(0.3, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def head_alone(model):
+    head = keras.Sequential([layers.Input((4,)), layers.Dense(5, "relu"), layers.Dense(3, "softmax")], name="head")
+    head.set_weights(model.get_weights()[:4] if len(model.layers[0].weights) == 0 else [w.numpy() for w in model.trainable_variables])
+    head.compile(keras.optimizers.SGD(0.3, momentum=0.9), "sparse_categorical_crossentropy")
+    return head
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(COUNT + HELD, *SHAPE)).astype(np.float32), rng.integers(3, size=COUNT + HELD)
+
+
+async def fitted(shared, *data, **settings):
+    return [epoch async for epoch in shared.fit(*data, progress=False, **settings)]
+
+
+@pytest.fixture(params=["provider", "equals"])
+async def either(request, running):
+    first, second, third = map(Worker, running)
+    async with Cluster(first, second, crypto_provider=third) if request.param == "provider" else Cluster(first, second, third) as cluster:
+        yield cluster
+
+
+async def test_a_head_on_a_frozen_base_costs_what_the_head_alone_does_and_is_that_of_keras(either, data):
+    x, y = data
+    settings = {"epochs": 3, "batch_size": 10, "shuffle": False}
+    model, held = network(), (x[COUNT:], y[COUNT:])
+    features = keras.Model(model.inputs, model.layers[0].output).predict(x, verbose=0)
+    async with await share(head_alone(model), either) as alone:
+        expected = await fitted(alone, features[:COUNT], y[:COUNT], **settings)
+    async with await share(model, either) as shared:
+        epochs = await fitted(shared, x[:COUNT], y[:COUNT], validation_data=held, metrics=["loss", "accuracy"], **settings)
+        evaluated, answers = await shared.evaluate(*held), await shared.predict(x[:5])
+        more = await fitted(shared, x[:COUNT], y[:COUNT], epochs=1, batch_size=COUNT)  # in any order
+        trained = await shared.reveal()
+    history = model.fit(x[:COUNT], y[:COUNT], validation_data=held, verbose=0, **settings).history
+    for epoch, *numbers in zip(epochs, *(history[name] for name in ("loss", "val_loss", "accuracy", "val_accuracy")), strict=True):
+        found = [epoch.logs[name] for name in ("loss", "val_loss", "accuracy", "val_accuracy")]
+        assert found == pytest.approx(numbers, abs=CLOSE)
+    assert evaluated == pytest.approx(model.evaluate(*held, verbose=0, return_dict=True), abs=CLOSE)
+    np.testing.assert_allclose(answers, model.predict(x[:5], verbose=0), atol=CLOSE)
+    model.fit(x[:COUNT], y[:COUNT], batch_size=COUNT, verbose=0)
+    for mine, theirs in zip(trained.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=CLOSE)
+    assert len(more) == 1
+    assert [epoch.rounds for epoch in more] != []
+    plain = await_free(epochs)
+    assert plain == await_free(expected) or plain[0] >= await_free(expected)[0]
+
+
+def await_free(epochs):
+    return [(epoch.rounds, epoch.dealt) for epoch in epochs]
