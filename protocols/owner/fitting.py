@@ -74,9 +74,9 @@ class Training(SharedNetwork):
             start = await self._loaded(terms, checkpoints, how.initial_epoch)
             if how.privacy is not None and resumed:
                 await self._spending.resume(how.privacy, how.folder, how.ledger, (start.epoch, how.epochs))
-            terms, data = await self._cut(held, terms, data)
-            if asking is not None:
-                asking = Asking(*await self._cut(held, asking.terms, asking.data), asking.names)
+            if start.epoch < how.epochs:
+                terms, data = await self._cut(held, terms, data)
+                asking = None if asking is None else Asking(*await self._cut(held, asking.terms, asking.data), asking.names)
             callbacks.begin(self._recalled(checkpoints, start.epoch, how))
             for number in range(start.epoch, how.epochs):
                 callbacks.epoch_begins(number)
@@ -120,9 +120,9 @@ class Training(SharedNetwork):
             raise WorkerLost(f"the training stopped: {reason}; {stands(checkpoints)}") from None
         finally:
             await runs.end()
-            await held.aclose()
             if checkpoints is not None:
                 checkpoints.close()
+            await held.aclose()
 
     def _callbacks(self, how: FitSettings, *, validated: bool) -> FitCallbacks:
         """Return the callbacks of a fit, who know what is told of it, and of which of that more is better."""

@@ -65,13 +65,13 @@ def parts(plan: Plan, examples: int) -> Parts | None:
 
 
 def _weights(node: AnyLayer) -> set[str]:
-    """The names of the weights that a node reads."""
+    """Return the names of the weights that a node reads."""
     fields = (getattr(node, name) for name in node.__struct_fields__)
     return {one.name for one in fields if isinstance(one, Weight)}
 
 
 def _steady(plan: Plan) -> list[bool]:
-    """Whether each value, the input first, is the same for an example in each step."""
+    """Say whether each value, the input first, is the same for an example in each step."""
     moving = set(plan.trained).union(*(node.moves for node in plan.layers))
     steady = [True]
     for node in plan.layers:
@@ -81,7 +81,7 @@ def _steady(plan: Plan) -> list[bool]:
 
 
 def _below(plan: Plan, wanted: Sequence[int]) -> list[int]:
-    """The values, without the input, of which some are made, these included."""
+    """Return the values, without the input, of which some are made, these included."""
     found, waiting = set(wanted), list(wanted)
     while waiting:
         at = waiting.pop()
@@ -92,7 +92,7 @@ def _below(plan: Plan, wanted: Sequence[int]) -> list[int]:
 
 
 def _shapes(plan: Plan, needed: Sequence[int]) -> dict[int, Shape]:
-    """The shapes of some values of an example, and of the input."""
+    """Return the shapes of some values of an example, and of the input."""
     draft = StepDraft(predicts=True)
     weights = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
     made = {0: draft.put(Reshape(draft.put(Given("x", (1, plan.inputs), "wire")), (1, *plan.example)))}
@@ -103,7 +103,7 @@ def _shapes(plan: Plan, needed: Sequence[int]) -> dict[int, Shape]:
 
 
 def _moved(plan: Plan, chosen: Sequence[int], known: dict[int, int], start: Sequence[AnyLayer]) -> tuple[list[AnyLayer], dict[int, int]]:
-    """Some nodes behind others, and where each value then is, beside those that are `known`."""
+    """Return some nodes behind others, and where each value then is, beside those that are `known`."""
     layers, places = list(start), dict(known)
     for at in chosen:
         node = plan.layers[at - 1]
@@ -113,7 +113,7 @@ def _moved(plan: Plan, chosen: Sequence[int], known: dict[int, int], start: Sequ
 
 
 def _taken(edge: Sequence[int], shapes: Sequence[Shape], sizes: Sequence[int]) -> tuple[list[AnyLayer], dict[int, int]]:
-    """The nodes that take features apart, and where each value of the base then is."""
+    """Return the nodes that take features apart, and where each value of the base then is."""
     if len(edge) == 1:
         return [], {edge[0]: 0}
     layers: list[AnyLayer] = []

@@ -112,7 +112,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return batches * self.plan.repeats(epoch)
 
     def stored(self, parts: Sequence[Ring]) -> Ring:
-        """What the steps of an epoch have made of all examples, in the order in which these are stored.
+        """Return what the steps of an epoch have made of all examples, in the order in which these are stored.
 
         Raises:
             InputError: that is not what was made.

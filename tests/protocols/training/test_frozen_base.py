@@ -1,4 +1,4 @@
-"""A network cut into a frozen base and a head: both together are one step of the whole; what ends a base, and what is kept of it by whom."""
+"""A network cut into a frozen base and a head: both are one step of the whole; what ends a base, and who keeps what of it."""
 
 import keras
 import msgspec
@@ -8,7 +8,7 @@ from keras import layers
 from training_deployment import SCALE, Trainers
 
 from deployment import key
-from protocols.datasets.dataset import DATASET_LIMIT
+from protocols.datasets.dataset import DATASET_LIMIT, Dataset
 from protocols.datasets.use import Stretch, Use
 from protocols.errors import InputError
 from protocols.mpc.circuit import deal_in_segments, evaluate, evaluate_in_segments
@@ -26,7 +26,9 @@ from protocols.training.asked import FEATURES, BaseOutputs, SharedPrediction
 from protocols.training.base import parts
 from protocols.training.networks.layers import ConvolutionLayer, TakenLayer
 from protocols.training.networks.random import DroppedLayer
+from protocols.training.private.settings import Private
 from protocols.training.step import step
+from protocols.training.terms import TrainingTerms, check, check_made
 
 BATCH = 4
 SHAPE = (6, 6, 1)
@@ -159,9 +161,7 @@ def test_each_server_keeps_its_half_of_the_mask_and_the_dealer_both(segment):
             return half.material(pieces[number].layout, 1, dealt[number] if i else None)
 
         if segment is None:
-            runs[i] = evaluate(
-                Party(i), circuit, half.material(circuit.layout, 1, dealt[0] if i else None), held[i], wires=of_servers[i]
-            )
+            runs[i] = evaluate(Party(i), circuit, half.material(circuit.layout, 1, dealt[0] if i else None), held[i], wires=of_servers[i])
         else:
             runs[i] = evaluate_in_segments(Party(i), circuit, pieces, supply, held[i], of_servers[i])
     results = simulate(runs).results
@@ -175,8 +175,6 @@ def test_each_server_keeps_its_half_of_the_mask_and_the_dealer_both(segment):
 
 
 def test_of_a_private_training_nothing_is_looked_at_in_its_base():
-    from protocols.training.private.settings import Private  # noqa: PLC0415
-
     plan = plan_of(made(BASES["a chain"][0]))
     private = msgspec.structs.replace(plan, private=Private(1.0, 1.0, BATCH))
     cut = parts(private, BATCH)
@@ -198,9 +196,6 @@ def test_who_may_be_told_of_features_is_who_may_be_told_of_examples_and_of_weigh
 
 
 def test_a_run_is_held_as_what_it_has_made_only():
-    from protocols.datasets.dataset import Dataset  # noqa: PLC0415
-    from protocols.training.terms import TrainingTerms, check, check_made  # noqa: PLC0415
-
     cut = parts(plan_of(made(BASES["a chain"][0])), 5)
     x = Dataset("x", (5, 36), "numbers", b"x", b"ids")
     terms = TrainingTerms(b"run", BaseOutputs(cut.base), x, None, 2, b"0" * 16, 1 << 20, False, "net")

@@ -287,7 +287,9 @@ def test_momentum_is_that_of_keras_or_leaves_the_window(momentum):
         velocity = momentum * velocity - 1e-3 * 2 * 450 * 100
         left = left or bool(made["outside"].any())
         if not left:
-            np.testing.assert_allclose(decode(made["momentum of kernel0"], SCALE * 2.0**-FINE)[:, 0], [velocity, -velocity, velocity], rtol=0.01)
+            np.testing.assert_allclose(
+                decode(made["momentum of kernel0"], SCALE * 2.0**-FINE)[:, 0], [velocity, -velocity, velocity], rtol=0.01
+            )
         state |= {"momentum of kernel0": made["momentum of kernel0"], "sums": made["sums"]}
     assert left
 
