@@ -236,10 +236,10 @@ class SharedModel:
                 without `privacy`, and what `evaluate` tells of examples: train and evaluate public data only so.
             ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
 
-        **Leaks** to this process, whatever `metrics` says: one bit an epoch, and one of a frozen base, whether numbers have stayed where fixed
-        point is right; with a validation its metrics and one bit more; with `privacy` weights only, which are private already. To the workers:
-        layers, loss, optimizer, learning rates and so what callbacks have made of metrics, weights of classes, number and order of the
-        examples, when weights are kept and restored.
+        **Leaks** to this process, whatever `metrics` says: one bit an epoch, and one of a frozen base, whether numbers have stayed where
+        fixed point is right; with a validation its metrics and as many bits; with `privacy` weights only, which are private already. To the
+        workers: layers, loss, optimizer, learning rates and so what callbacks have made of metrics, weights of classes, number and order
+        of the examples, when weights are kept and restored.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.

@@ -65,7 +65,14 @@ class StepSupply:
         return self.begun
 
     async def evaluation(
-        self, number: int, step: Circuit, given: Mapping[str, Affine | Ring], examples: int, wires: dict[str, Affine], *, last: bool
+        self,
+        number: int,
+        step: Circuit,
+        given: Mapping[str, Affine | Ring],
+        examples: int,
+        *,
+        last: bool,
+        wires: dict[str, Affine] | None = None,
     ) -> tuple[Protocol[dict[str, Ring]], float | None]:
         """Begin a step when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
 
@@ -74,8 +81,8 @@ class StepSupply:
             step: its circuit.
             given: see `circuit.evaluate`.
             examples: of the step.
-            wires: see `circuit.evaluate`.
             last: whether it is the last before a report.
+            wires: see `circuit.evaluate`.
 
         Raises:
             TicketRefused: the third party has dealt for a step of another kind; or the run has ended.

@@ -322,7 +322,7 @@ class TrainingServer(HeldModels):
         given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         wires: dict[str, Affine] = {}
-        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), wires, last=last)
+        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last, wires=wires)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
         made = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
         if wires:
