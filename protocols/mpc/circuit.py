@@ -31,16 +31,26 @@ class Circuit:
     Args:
         ops: in order; every operand is an earlier position.
         values: what is known of the value of each.
-        outputs: the positions of the values that a step hands on, by name.
+        outputs: the positions of the values that a step hands on as shares, by name.
+        wires: the positions of wires that the servers and the dealer keep as they are, by name.
 
     Raises:
-        ProgramError: an output is no position of it.
+        ProgramError: an output is no position of it, or a wire is none.
     """
 
-    def __init__(self, ops: tuple[Operation, ...], values: tuple[Value, ...], outputs: dict[str, int]) -> None:
-        self.ops, self.values, self.outputs = ops, values, outputs
-        if not all(0 <= position < len(ops) for position in outputs.values()):
+    def __init__(
+        self, ops: tuple[Operation, ...], values: tuple[Value, ...], outputs: dict[str, int], wires: Mapping[str, int] | None = None
+    ) -> None:
+        self.ops, self.values, self.outputs, self.wires = ops, values, outputs, dict(wires or {})
+        if not all(0 <= position < len(ops) for position in self.wanted):
             raise ProgramError("an output of the circuit is no position of it")
+        if any(values[position].kind != "wire" for position in self.wires.values()):
+            raise ProgramError("what is kept of a circuit as a wire is one")
+
+    @property
+    def wanted(self) -> set[int]:
+        """The positions of what is needed when a step has ended."""
+        return {*self.outputs.values(), *self.wires.values()}
 
     @cached_property
     def layout(self) -> Layout:
@@ -66,7 +76,7 @@ class Circuit:
     @cached_property
     def order(self) -> loops.Order:
         """Who waits for whom."""
-        return loops.Order.of(self.ops, set(self.outputs.values()))
+        return loops.Order.of(self.ops, self.wanted)
 
 
 def _factors_only(one: Operation, two: Operation) -> bool:
@@ -105,7 +115,13 @@ class Builder:
 
 
 async def evaluate(
-    me: Party, circuit: Circuit, material: Material, given: Mapping[str, Affine | Ring], *, noise_key: bytes | None = None
+    me: Party,
+    circuit: Circuit,
+    material: Material,
+    given: Mapping[str, Affine | Ring],
+    *,
+    noise_key: bytes | None = None,
+    wires: dict[str, Affine] | None = None,
 ) -> dict[str, Ring]:
     """Return this server's shares of the outputs of a step; consumes the material.
 
@@ -119,11 +135,19 @@ async def evaluate(
         material: this server's half of its randomness.
         given: for every `Given` of the circuit by name, a wire or this server's share.
         noise_key: for tests only; noise comes from a key of the operating system that is used this once.
+        wires: is given what this server keeps of `Circuit.wires`.
     """
     noise = KeyStream(noise_key or fresh_key()) if any(isinstance(op, AddNoise) for op in circuit.ops) else None
     server = Server(me, circuit.values, material, given, noise=noise)
-    shares = await loops.evaluate(circuit.ops, circuit.order, server, set(circuit.outputs.values()))
+    shares = await loops.evaluate(circuit.ops, circuit.order, server, circuit.wanted)
+    _keep(circuit, server, wires)
     return {name: shares[position] for name, position in circuit.outputs.items()}
+
+
+def _keep(circuit: Circuit, server: Server, wires: dict[str, Affine] | None) -> None:
+    """Put what a server keeps of wires where it is wanted, in memory of its own."""
+    if wires is not None:
+        wires.update({name: server.affine(position).apart() for name, position in circuit.wires.items()})
 
 
 async def evaluate_in_segments(
@@ -132,6 +156,7 @@ async def evaluate_in_segments(
     parts: Sequence[Segment],
     supply: Callable[[int], Awaitable[Material]],
     given: Mapping[str, Affine | Ring],
+    wires: dict[str, Affine] | None = None,
 ) -> dict[str, Ring]:
     """Evaluate as `evaluate` does, with the material of one segment after the other: see `loops.evaluate_in_segments`.
 
@@ -141,9 +166,11 @@ async def evaluate_in_segments(
         parts: its segments.
         supply: waits for the material of a segment, by its number.
         given: see `evaluate`.
+        wires: see `evaluate`.
     """
     server = Server(me, circuit.values, Material({}, 0, 1), given)
-    shares = await loops.evaluate_in_segments(circuit.ops, circuit.order, server, set(circuit.outputs.values()), parts, supply)
+    shares = await loops.evaluate_in_segments(circuit.ops, circuit.order, server, circuit.wanted, parts, supply)
+    _keep(circuit, server, wires)
     return {name: shares[position] for name, position in circuit.outputs.items()}
 
 
@@ -152,7 +179,13 @@ def deal(circuit: Circuit, masks: Mapping[str, Ring], keys: tuple[bytes, bytes])
     return next(deal_in_segments(circuit, circuit.segments(None), masks, keys))
 
 
-def deal_in_segments(circuit: Circuit, parts: Sequence[Segment], masks: Mapping[str, Ring], keys: tuple[bytes, bytes]) -> Iterator[Ring]:
+def deal_in_segments(
+    circuit: Circuit,
+    parts: Sequence[Segment],
+    masks: Mapping[str, Ring],
+    keys: tuple[bytes, bytes],
+    wires: dict[str, Ring] | None = None,
+) -> Iterator[Ring]:
     """Give server 1's half of everything that is dealt for one segment of a step after the other, each flat.
 
     Args:
@@ -160,9 +193,14 @@ def deal_in_segments(circuit: Circuit, parts: Sequence[Segment], masks: Mapping[
         parts: its segments.
         masks: lambda of every wire that is given, both halves added, by name.
         keys: the servers' keys of this step, never used for another.
+        wires: is given lambda of `Circuit.wires`, both halves added, with the last segment.
     """
     dealer = Dealer(circuit.values, 1, (Expansion(keys[0]), Expansion(keys[1])), given=masks)
-    return (loops.deal(circuit.ops, circuit.order, dealer, part) for part in parts)
+    for part in parts:
+        dealt = loops.deal(circuit.ops, circuit.order, dealer, part)
+        if part is parts[-1] and wires is not None:
+            wires.update({name: dealer.mask(position) for name, position in circuit.wires.items()})
+        yield dealt
 
 
 def meaning(circuit: Circuit, given: Mapping[str, Ring], rounding: Rounding) -> dict[str, Ring]:
@@ -171,6 +209,5 @@ def meaning(circuit: Circuit, given: Mapping[str, Ring], rounding: Rounding) -> 
     Raises:
         WindowError: a sum is outside of its window.
     """
-    wanted = set(circuit.outputs.values())
-    found = loops.meaning(circuit.ops, circuit.order, Clear(circuit.values, (), given, rounding), wanted)
-    return {name: found[position] for name, position in circuit.outputs.items()}
+    found = loops.meaning(circuit.ops, circuit.order, Clear(circuit.values, (), given, rounding), circuit.wanted)
+    return {name: found[position] for name, position in (circuit.outputs | circuit.wires).items()}

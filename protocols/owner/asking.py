@@ -23,7 +23,7 @@ from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
 from protocols.curves.activations import CURVES
-from protocols.datasets.dataset import SharedDataset
+from protocols.datasets.dataset import Dataset, SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
 from protocols.lowering.forms import check_predicts
 from protocols.lowering.scales.noise import noisy
@@ -39,10 +39,11 @@ from protocols.owner.fit.examples import GivenExamples
 from protocols.owner.fit.settings import LogNames
 from protocols.owner.metrics import names
 from protocols.owner.running import Running, begun
-from protocols.owner.stored import SharedExamples, lent, training_servers
+from protocols.owner.stored import SharedExamples, forget, lent, training_servers
 from protocols.owner.targets import asked, check_features, check_targets, check_told, fitted
 from protocols.trained import ServedNetwork, served
-from protocols.training.asked import SharedEvaluation, SharedPrediction
+from protocols.training.asked import BaseOutputs, SharedEvaluation, SharedPrediction
+from protocols.training.base import parts
 from protocols.training.networks.functions import FRACTION
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, TrainingTerms, check
@@ -255,6 +256,31 @@ class SharedNetwork:
         except ActorError as error:
             raise WorkerLost(f"the trained weights could not be made ready: {error}") from None
         return handle, secret
+
+    async def _cut(
+        self, stack: contextlib.AsyncExitStack, terms: TrainingTerms, data: SharedExamples
+    ) -> tuple[TrainingTerms, SharedExamples]:
+        """Have what a frozen base gives computed once, and held until the stack ends; return what is to be done with the head alone.
+
+        As it was where there is no base or its outputs are too large, see `training/base.py`; or where numbers have left fixed point in
+        it, which is then told as ever. The steps are those of the first epoch, which the owners of the data allow.
+        """
+        asked = terms.plan
+        network = asked.plan if isinstance(asked, SharedEvaluation) else asked
+        found = parts(network, terms.examples) if isinstance(network, Plan) else None
+        if found is None:
+            return terms, data
+        base = self._terms(data.x, None, None, BaseOutputs(found.base), terms.batch, terms.memory)
+        x = data.x.dataset
+        made = SharedDataset(Dataset(x.name, (x.shape[0], found.base.outputs), "numbers", os.urandom(16), x.records), new_secret())
+        async with self._asked(msgspec.structs.replace(base, order=terms.order), (data.x,)) as run:
+            first, second = await run.asked([])
+            if (first.outside + second.outside).any():
+                return terms, data
+            stack.push_async_callback(forget, self._cluster, made)
+            await run.hold(made, self._cluster.presence)
+        head = msgspec.structs.replace(asked, plan=found.head) if isinstance(asked, SharedEvaluation) else found.head
+        return msgspec.structs.replace(terms, x=made.dataset, plan=head), data._replace(x=made)
 
     @contextlib.asynccontextmanager
     async def _asked(self, terms: TrainingTerms, data: tuple[SharedDataset, ...]) -> AsyncIterator[Running]:

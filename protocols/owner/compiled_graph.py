@@ -133,6 +133,7 @@ class _Reading:
         self.kept: dict[str, Real] = {}
         self.layers: list[AnyLayer] = []
         self.at = [0]
+        self._draws: dict[tuple[int, int], str] = {}
         self._follows = {at: f"statistic{number}" for number, at in enumerate(following(model))}
         self.statistics = {self._follows[at]: _statistic(one) for at, one in following(model).items()}
         self._marks = Marks([tuple(one.shape) for one in self.variables])
@@ -293,8 +294,9 @@ class _Reading:
             case BatchNormalised(epsilon=epsilon, momentum=momentum, mean=mean, variance=variance):
                 names = (self._follows[id(one)] for one in (mean, variance))
                 return normalisation.BatchNormalisedLayer(inputs, epsilon, momentum, *names)
-            case Dropped(rate=rate, repeated=repeated):
-                return random.DroppedLayer(inputs, f"drawn{at}", rate, repeated)
+            case Dropped(rate=rate, repeated=repeated, draw=draw):
+                name = f"drawn{at}" if draw is None else self._draws.setdefault(draw, f"drawn{at}")
+                return random.DroppedLayer(inputs, name, rate, repeated)
             case Noisy(deviation=deviation, multiplied=multiplied):
                 return random.NoisyLayer(inputs, f"drawn{at}", deviation, multiplied)
         return _chosen(node, inputs)

@@ -16,7 +16,7 @@ from protocols.authority.rights import new_secret
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.errors import Diverged, WorkerLost
 from protocols.mpc.parties.keystream import fresh_key
-from protocols.owner.asking import MEMORY, SharedNetwork
+from protocols.owner.asking import MEMORY, Asking, SharedNetwork
 from protocols.owner.checkpoints import CallbackMemory, Checkpoints, settings
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import Epoch, epoch_of
@@ -65,7 +65,7 @@ class Training(SharedNetwork):
             same = settings(terms.plan, data.all, how.batch_size, self._seats.helper, shuffle=how.shuffle)
             checkpoints = Checkpoints(self._cluster, self._name, how.folder, resume=how.resume, settings=same, shuffle=how.shuffle)
         terms = msgspec.structs.replace(terms, order=checkpoints.order if checkpoints is not None else fresh_key() if how.shuffle else None)
-        runs = _Runs(self._cluster, data, checkpoints)
+        runs, held = _Runs(self._cluster, checkpoints), contextlib.AsyncExitStack()
         logs: dict[str, float] = {}
         resumed = checkpoints is not None and checkpoints.begun
         try:
@@ -74,10 +74,13 @@ class Training(SharedNetwork):
             start = await self._loaded(terms, checkpoints, how.initial_epoch)
             if how.privacy is not None and resumed:
                 await self._spending.resume(how.privacy, how.folder, how.ledger, (start.epoch, how.epochs))
+            if start.epoch < how.epochs:
+                terms, data = await self._cut(held, terms, data)
+                asking = None if asking is None else Asking(*await self._cut(held, asking.terms, asking.data), asking.names)
             callbacks.begin(self._recalled(checkpoints, start.epoch, how))
             for number in range(start.epoch, how.epochs):
                 callbacks.epoch_begins(number)
-                run = await runs.at(self._scheduled(terms, how.epochs - number), (self._handle or b"", self._secret))
+                run = await runs.at(self._scheduled(terms, how.epochs - number), data, (self._handle or b"", self._secret))
                 if checkpoints is not None and not checkpoints.begun:
                     await run.save(start)
                 first = start.step if number == start.epoch else 0
@@ -107,7 +110,7 @@ class Training(SharedNetwork):
                 if callbacks.stop:
                     break
             if self._planned().optimizer.average is not None:
-                run = runs.now or await runs.at(self._scheduled(terms, 1), (self._handle or b"", self._secret))
+                run = runs.now or await runs.at(self._scheduled(terms, 1), data, (self._handle or b"", self._secret))
                 await run.finish()
                 self.version += 1
             callbacks.end(logs)
@@ -119,6 +122,7 @@ class Training(SharedNetwork):
             await runs.end()
             if checkpoints is not None:
                 checkpoints.close()
+            await held.aclose()
 
     def _callbacks(self, how: FitSettings, *, validated: bool) -> FitCallbacks:
         """Return the callbacks of a fit, who know what is told of it, and of which of that more is better."""
@@ -191,17 +195,17 @@ class Training(SharedNetwork):
 class _Runs:
     """The runs of one fit, one after the other: a callback that sets another learning rate begins a new one."""
 
-    def __init__(self, cluster: ThreeWorkers, data: SharedExamples, checkpoints: Checkpoints | None) -> None:
-        self._cluster, self._data, self._checkpoints = cluster, data.all, checkpoints
+    def __init__(self, cluster: ThreeWorkers, checkpoints: Checkpoints | None) -> None:
+        self._cluster, self._checkpoints = cluster, checkpoints
         self._run: Running | None = None
 
-    async def at(self, terms: TrainingTerms, model: tuple[bytes, bytes]) -> Running:
+    async def at(self, terms: TrainingTerms, data: SharedExamples, model: tuple[bytes, bytes]) -> Running:
         """Return the run for what is to come, with these learning rates."""
         if self._run is not None and self._run.terms.plan != terms.plan:
             await self.end()
         if self._run is None:
             terms = msgspec.structs.replace(terms, session=os.urandom(16))
-            self._run = await begun(self._cluster, terms, self._data, model, self._checkpoints)
+            self._run = await begun(self._cluster, terms, data.all, model, self._checkpoints)
         return self._run
 
     @property

@@ -120,6 +120,13 @@ class Running:
         both = zip(self._servers, self._rights, self._seats.servers, strict=True)
         await at_once(*(one.ready(self.terms.session, right, handle, digest_at(secret, at), presence) for one, right, at in both))
 
+    async def hold(self, made: SharedDataset, presence: Presence) -> None:
+        """Have all three hold what a run has made of its examples as a dataset."""
+        workers: list[TrainingServer | TrainingDealer] = [*self._servers, self._dealer]
+        rights, run = (*self._rights, self._right), self.terms.session
+        each = zip(workers, rights, self._seats.all, strict=True)
+        await at_once(*(one.hold(run, right, made.dataset, digest_at(made.secret, at), presence) for one, right, at in each))
+
     async def _segment(self, number: int, start: int, stop: int, told: list[str]) -> Segment:
         run = self.terms.session
         both = list(zip(self._servers, self._rights, strict=True))

@@ -226,7 +226,7 @@ class SharedModel:
             initial_epoch: the number of the first epoch, from 0.
             verbose: 0: no line of progress.
             memory: bytes of randomness that each server may hold ahead. A step that needs more is streamed: dealt in segments while it is
-                made, in more rounds.
+                made, in more rounds. What a frozen base gives lies beside it, twice 8 bytes a number; above 2 GiB each step computes it.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
@@ -237,10 +237,10 @@ class SharedModel:
                 without `privacy`, and what `evaluate` tells of examples: train and evaluate public data only so.
             ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
 
-        **Leaks** to this process, whatever `metrics` says: one bit an epoch, whether activations and weights have stayed where fixed point
-        is right; with a validation its metrics and one bit more; with `privacy` weights only, which are private already. To the workers:
-        layers, loss, optimizer, learning rates and so what callbacks have made of metrics, weights of classes, number and order of the
-        examples, when weights are kept and restored.
+        **Leaks** to this process, whatever `metrics` says: one bit an epoch, and one of a frozen base, whether numbers have stayed where
+        fixed point is right; with a validation its metrics and as many bits; with `privacy` weights only, which are private already. To the
+        workers: layers, loss, optimizer, learning rates and so what callbacks have made of metrics, weights of classes, number and order
+        of the examples, when weights are kept and restored.
 
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.

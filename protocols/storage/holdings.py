@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -112,6 +113,16 @@ class Holdings:
     def use_of(self, *handles: bytes) -> Use:
         """Return what the owners of all these arrays allow."""
         return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
+
+    def allowed(self, handle: bytes, examples: int, use: Use) -> list[Stretch]:
+        """Return what is allowed of what was made of an array: what is of that array, and told to those only whom `use` names, too."""
+        known = self.stretches.get(handle, [])
+        if use.reveal_to is None:
+            return known
+        return [
+            msgspec.structs.replace(one, use=Use(min_batch=one.use.min_batch, reveal_to=(one.use & use).reveal_to))
+            for one in known or [Stretch(examples, Use())]
+        ]
 
     def check_steps(self, handles: Iterable[bytes], steps: Sequence[npt.NDArray[np.int64]], *, weighted: bool = False) -> None:
         """Refuse steps with fewer examples than the owners of these arrays allow; examples with weights may be fewer than they seem.

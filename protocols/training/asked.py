@@ -1,4 +1,4 @@
-"""What is asked of a network without moving its weights: metrics, predictions, or its weights in the form in which they are served.
+"""What is asked of a network without moving its weights: metrics, predictions, features, or its weights as they are served.
 
 Each of these stands in the place of a `Plan` for one run. Servers keep the weights as they are; see `Plan` for what the names mean.
 """
@@ -19,12 +19,14 @@ from protocols.training.step import Plan, ended, forward, inside, told_loss
 
 WEIGHT = "weight "
 """Before the number of a weight that is served."""
+FEATURES = "features"
+"""What a base gives."""
 MOST_OPERATIONS = 1 << 14
 """Of what is computed of weights before they are served."""
 
 
 class AskedPlan(StepPlan, frozen=True):
-    """What the three kinds have in common.
+    """What these kinds have in common.
 
     Attributes:
         plan: of the network.
@@ -95,6 +97,28 @@ class SharedPrediction(AskedPlan, frozen=True):
         draft, _, large, outputs = forward(self.plan, batch, predicts=True)
         bit = outside(draft, draft(Given("outside", (1,), "share")), large, [], **inside(draft))
         return draft.circuit({"outputs": draft.rounded(outputs), "outside": bit})
+
+
+class BaseOutputs(AskedPlan, frozen=True):
+    """What a frozen base gives for stored examples: it stays with the workers, each of which has its part of it, as of stored data.
+
+    `plan` is that of the base, see `base.py`.
+
+    Outputs: `outside`, see `window.py`; of a private training nothing is looked at. Kept is the wire `FEATURES`, (batch, outputs).
+    """
+
+    @property
+    def weighted(self) -> bool:
+        """Examples have no weights."""
+        return False
+
+    def circuit(self, batch: int, number: int = 0) -> Circuit:
+        """Return the circuit of one batch."""
+        draft, _, large, outputs = forward(self.plan, batch, predicts=True)
+        bit = draft(Given("outside", (1,), "share"))
+        if self.plan.private is None:
+            bit = outside(draft, bit, large, [], **inside(draft))
+        return draft.circuit({"outside": bit}, {FEATURES: draft.opened(outputs)})
 
 
 class Derivation(AskedPlan, frozen=True):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from protocols.datasets.dataset import Dataset, check_records
+from protocols.datasets.dataset import DATASET_LIMIT, Dataset, check_records
 from protocols.datasets.joined import widened
 from protocols.errors import InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
-from protocols.training.asked import Derivation, SharedEvaluation, SharedPrediction
+from protocols.training.asked import BaseOutputs, Derivation, SharedEvaluation, SharedPrediction
 from protocols.training.networks.losses import truths
 from protocols.training.networks.random import tables
 from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
@@ -22,7 +24,7 @@ from protocols.training.trees import Binning, Boosting, Counts, Forest
 
 Estimation = Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Counts | Binning
 """What is estimated of examples."""
-AnyPlan = Plan | Estimation | SharedEvaluation | SharedPrediction | Derivation
+AnyPlan = Plan | Estimation | SharedEvaluation | SharedPrediction | BaseOutputs | Derivation
 """What can be done in steps: with examples, or with the weights of a network alone."""
 
 PARTING = (Clusters, LogLinear, Boosting, Forest, Counts, Binning)
@@ -109,6 +111,20 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         batches = [order[start : start + self.batch] for start in range(0, self.examples, self.batch)]
         return batches * self.plan.repeats(epoch)
 
+    def stored(self, parts: Sequence[Ring]) -> Ring:
+        """Return what the steps of an epoch have made of all examples, in the order in which these are stored.
+
+        Raises:
+            InputError: that is not what was made.
+        """
+        order = np.concatenate(self.rows(0))
+        if sum(len(part) for part in parts) != len(order):
+            raise InputError("this run has made nothing of each of its examples that could be held")
+        made = np.concatenate(parts)
+        laid = np.empty_like(made)
+        laid[order] = made
+        return laid
+
 
 class StepsReport(msgspec.Struct, frozen=True):
     """One server's part of some steps of an epoch.
@@ -147,19 +163,33 @@ def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
         raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
 
 
+def check_made(terms: TrainingTerms, dataset: Dataset, made: Ring) -> None:
+    """Refuse to hold what a run has made under another description.
+
+    Raises:
+        InputError: its shape is another one, or it is said to be more than numbers.
+    """
+    plain = Dataset(dataset.name, dataset.shape, "numbers", dataset.handle, b"" if terms.x is None else terms.x.records)
+    if dataset != plain or made.shape != dataset.shape:
+        raise InputError(f"{dataset.name!r} of shape {dataset.shape} is to be held, and numbers of shape {made.shape} were made")
+
+
 def check(terms: TrainingTerms) -> None:
     """Refuse data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
         InputError: lengths or widths differ, or a batch is no batch.
+        TooLarge: features that would be held are more than a stored array may have.
     """
     plan, x, y = terms.plan, terms.x, terms.y
-    if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | SharedPrediction) != (y is None):
+    if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | SharedPrediction | BaseOutputs) != (y is None):
         raise InputError("examples, or targets, were named for a plan without, or the other way round")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
     if x is not None:
         _check_features(plan, x)
+        if isinstance(plan, BaseOutputs) and 8 * x.shape[0] * plan.outputs > DATASET_LIMIT:
+            raise TooLarge(f"{plan.outputs} features of each of {x.shape[0]} examples are more than a stored array may have")
     if x is not None and y is not None:
         _check_targets(plan, x, y)
     _check_weights(terms)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from actors import caller, message
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence
+from protocols.datasets.use import Stretch
 from protocols.errors import CheckpointError, InputError, UnknownModel
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings, Model
@@ -34,8 +35,8 @@ class HeldModels(Supplied):
         self._cluster, self._holdings = cluster, holdings
         self._models = self._holdings.models
 
-    def _claim(self, presence: Presence, handle: bytes, digest: bytes) -> None:
-        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest)
+    def _claim(self, presence: Presence, handle: bytes, digest: bytes, stretches: list[Stretch] | None = None) -> None:
+        self._holdings.claim_while_present(self._background, self.system, presence, handle, digest, stretches)
 
     @message(reentrant=True, by=OWNER)
     async def load(self, handle: bytes, digest: bytes, plan: AnyPlan, shares: list[npt.NDArray[np.uint64]], presence: Presence) -> None:

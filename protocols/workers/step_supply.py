@@ -65,7 +65,14 @@ class StepSupply:
         return self.begun
 
     async def evaluation(
-        self, number: int, step: Circuit, given: Mapping[str, Affine | Ring], examples: int, *, last: bool
+        self,
+        number: int,
+        step: Circuit,
+        given: Mapping[str, Affine | Ring],
+        examples: int,
+        *,
+        last: bool,
+        wires: dict[str, Affine] | None = None,
     ) -> tuple[Protocol[dict[str, Ring]], float | None]:
         """Begin a step when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
 
@@ -75,6 +82,7 @@ class StepSupply:
             given: see `circuit.evaluate`.
             examples: of the step.
             last: whether it is the last before a report.
+            wires: see `circuit.evaluate`.
 
         Raises:
             TicketRefused: the third party has dealt for a step of another kind; or the run has ended.
@@ -94,6 +102,6 @@ class StepSupply:
             return material
 
         if len(numbers) == 1:
-            return circuit.evaluate(self.me, step, await taken(0), given), None
+            return circuit.evaluate(self.me, step, await taken(0), given, wires=wires), None
         parts = self.circuits.parts(examples, last=last)
-        return circuit.evaluate_in_segments(self.me, step, parts, taken, given), self.pieces.longest
+        return circuit.evaluate_in_segments(self.me, step, parts, taken, given, wires), self.pieces.longest

@@ -1,7 +1,7 @@
 """The actor that deals the randomness of training: the crypto provider's part, or the helper's among equals, beside its `CryptoProvider`.
 
 It knows the masks of stored arrays and no masked value. Its messages come from owners only, who show rights that hold here: `store`,
-`begin`, `epoch`, `end`, `forget`.
+`begin`, `epoch`, `hold`, `end`, `forget`.
 
 Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the plan, the shapes of arrays, how many steps are made.
 """
@@ -29,7 +29,8 @@ from protocols.link.threads import Threads
 from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
-from protocols.training.terms import StepCircuits, TrainingTerms, check_held
+from protocols.training.asked import FEATURES
+from protocols.training.terms import StepCircuits, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
@@ -42,6 +43,7 @@ class _DealtTraining:
         self.terms, self.claim, self.servers = terms, claim, servers
         self.steps = StepCircuits(terms)
         self.done = self.pieces = 0
+        self.wires: list[dict[str, Ring]] = []
         self.preprocessing: Preprocessing = ExternalDealer()
 
 
@@ -133,6 +135,8 @@ class TrainingDealer(Actor):
         """
         session = self._owned(run, right)
         terms = session.terms
+        if start == 0:
+            session.wires = []
         self._holdings.check_steps([dataset.handle for dataset in terms.datasets.values()], terms.rows(number))
         try:
             with contextlib.closing(Ahead(self._dealer)) as ahead:
@@ -164,7 +168,22 @@ class TrainingDealer(Actor):
         """Give what is dealt for one piece after the other; slow."""
         terms = session.terms
         masks = {name: terms.given(name, self._masks[dataset.handle][rows]) for name, dataset in terms.datasets.items()}
-        yield from deal_in_segments(session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last), masks, keys)
+        circuit, parts = session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last)
+        wires: dict[str, Ring] = {}
+        if circuit.wires:
+            session.wires.append(wires)  # they are in it with the last piece
+        yield from deal_in_segments(circuit, parts, masks, keys, wires)
+
+    @message(reentrant=True, by=OWNER)
+    async def hold(self, run: bytes, right: bytes, dataset: Dataset, digest: bytes, presence: Presence) -> None:
+        """Hold the mask of what a run has made of its examples, as that of a dataset; see `TrainingServer.hold`."""
+        session = self._owned(run, right)
+        made = session.terms.stored([wires[FEATURES] for wires in session.wires])
+        check_made(session.terms, dataset, made)
+        x = session.terms.datasets["x"].handle
+        stretches = self._holdings.stretches.get(x, [])
+        self._holdings.claim_while_present(self._background, self.system, presence, dataset.handle, digest, stretches)
+        self._masks[dataset.handle], session.wires = made, []
 
     @message(reentrant=True, by=OWNER)
     async def end(self, run: bytes, right: bytes) -> None:

@@ -1,9 +1,9 @@
 """The actor that trains: one of the two servers of a cluster, beside its `ComputeServer`.
 
 It holds one share of each array and each model under training. Its messages come from owners (`store`, `store_replicated`, `load`,
-`begin`, `meet`, `epoch`, `ready`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`) and the
-other server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows from the
-model's name.
+`begin`, `meet`, `epoch`, `hold`, `ready`, `weights`, `save`, `restore`, `forget`), the third party (`agree`, `supply`, `room`, `segment`)
+and the other server (`deliver`, `give_up`). An owner shows a right that holds at this server only; which workers the others are follows
+from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the plan (layers, loss, learning rates),
 the shapes of arrays, their order in each epoch; nothing of features, labels, weights or gradients.
@@ -26,7 +26,7 @@ from protocols.authority.rights import Claim, digest, shows
 from protocols.authority.seats import seats
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.masked import MaskedDataset
-from protocols.datasets.replicated import Component, Replicated
+from protocols.datasets.replicated import Component, Replicated, replicated
 from protocols.errors import CheckpointError, ClusterError, InputError, NameTaken, NotGranted, TicketRefused, UnknownModel, WorkerLost
 from protocols.link.keys import answered, server_key
 from protocols.link.run import Cost
@@ -41,9 +41,9 @@ from protocols.serving.supply import Supply
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
-from protocols.training.asked import WEIGHT, AskedPlan, Derivation, SharedPrediction
+from protocols.training.asked import FEATURES, WEIGHT, AskedPlan, Derivation, SharedPrediction
 from protocols.training.step import Plan
-from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held
+from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held, check_made
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
 from protocols.workers.step_supply import StepSupply
 
@@ -63,6 +63,7 @@ class _Training:
         self.randomness = StepSupply(twins.me, self.steps, run=run, patience=patience)
         self.shares, self.sums, self.use = model.shares, model.sums, model.use
         self.done = 0
+        self.wires: list[dict[str, Affine]] = []
         self.pair: Pair | None = None
 
     def close(self, reason: Exception) -> None:
@@ -199,7 +200,7 @@ class TrainingServer(HeldModels):
             raise TicketRefused("the servers of this training have not met: each needs the public key of the other")
         seal = Seal(session.seal_key, derive(run, "epoch", number, start, session.done))
         if start == 0:
-            session.sums = {}
+            session.sums, session.wires = {}, []
         steps = session.terms.rows(number)
         self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for index, rows in enumerate(steps[start:stop], start):
@@ -225,6 +226,26 @@ class TrainingServer(HeldModels):
         session = self._owned(run, right)
         if isinstance(session.terms.plan, Plan):
             session.shares = session.model.shares = session.terms.plan.finished(session.model.shares)
+
+    @message(reentrant=True, by=OWNER)
+    async def hold(self, run: bytes, right: bytes, dataset: Dataset, digest: bytes, presence: Presence) -> None:
+        """Hold what a run has made of all its examples as a dataset, as long as its owner is there; nobody is told anything of it.
+
+        `digest` is that of the right to it at this server. The owners of the examples, and of what the weights were trained on, have as
+        much say in what is done with it.
+
+        Raises:
+            InputError: the run has made nothing of that kind, or of another shape.
+        """
+        session = self._owned(run, right)
+        made = [wires[FEATURES] for wires in session.wires]
+        m, mask = session.terms.stored([one.a for one in made]), session.terms.stored([one.mask for one in made])
+        check_made(session.terms, dataset, m)
+        stretches = self._holdings.allowed(session.terms.datasets["x"].handle, len(m), session.use)
+        helper, party = session.seats.helper, session.me.index
+        equal = None if helper is None else replicated(helper, party, {"masked": m, "mask": mask})
+        self._claim(presence, dataset.handle, digest, stretches)
+        self._datasets[dataset.handle], session.wires = equal or MaskedDataset(dataset, m, mask), []
 
     @message(reentrant=True, by=OWNER)
     async def ready(self, run: bytes, right: bytes, handle: bytes, digest: bytes, presence: Presence) -> None:
@@ -301,9 +322,13 @@ class TrainingServer(HeldModels):
         seal.add([np.frombuffer(circuit.fingerprint, np.uint64)])  # curves and rates are fitted at each server: they have to be the same
         given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
-        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last)
+        wires: dict[str, Affine] = {}
+        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last, wires=wires)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
-        return await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
+        made = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
+        if wires:
+            session.wires.append(wires)
+        return made
 
     def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
         """Return some examples of an array, in the form in which a step takes them."""

@@ -313,7 +313,7 @@ async def test_shares_are_new_when_they_are_loaded(cluster, tmp_path):
         "sum of metric",
         "outside",
         "sums",
-        *(f"velocity of {n}" for n in ("kernel0", "bias0", "kernel1", "bias1")),
+        *(f"momentum of {n}" for n in ("kernel0", "bias0", "kernel1", "bias1")),
     }
     for name, share_ in old[0].items():
         np.testing.assert_array_equal(share_ + old[1][name], new[0][name] + new[1][name])

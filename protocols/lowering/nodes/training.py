@@ -20,10 +20,14 @@ class BatchNormalised(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dropped(Node):
-    """x or 0, at random; one draw for all along the axes `repeated`, 0 the first after the batch."""
+    """x or 0, at random; one draw for all along the axes `repeated`, 0 the first after the batch.
+
+    Those that have one `draw` draw the same.
+    """
 
     rate: float
     repeated: tuple[int, ...] = ()
+    draw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -86,11 +86,15 @@ def alpha_dropout(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @trains("LSTM", "GRU", "SimpleRNN")
 def recurrent(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Any = None, initial_state: Any = None) -> Any:
-    """As in a prediction, with a dropout of its inputs: one draw for all steps."""
+    """As in a prediction, with dropouts of its inputs and of its state: one draw for all steps.
+
+    As in Keras the state, where it is dropped, is so for each gate by itself, and so are the inputs then.
+    """
+    rule = RULES[type(layer).__name__]
     if layer.recurrent_dropout:
-        raise refuse(layer, f"its recurrent_dropout is {layer.recurrent_dropout:g}", "dropout= alone in a training")
+        return rule(_DroppingStates(b, layer), layer, inputs, mask=mask, initial_state=initial_state)
     first = dropped(b, layer, inputs[0], layer.dropout, (0,))
-    return RULES[type(layer).__name__](b, layer, [first, *inputs[1:]], mask=mask, initial_state=initial_state)
+    return rule(b, layer, [first, *inputs[1:]], mask=mask, initial_state=initial_state)
 
 
 @trains("MultiHeadAttention")
@@ -130,6 +134,43 @@ class _Dropping(NetworkBuilder):
         """As a builder does, and the dropout."""
         position = super().add(node_class, layer, inputs, shape, **settings)
         return dropped(self, self._layer, position, self._rate, ()) if node_class is net.Softmax else position
+
+
+class _DroppingStates(NetworkBuilder):
+    """A builder that puts a dropout before each product with the kernels of a recurrent layer, another one for each of its gates.
+
+    Inputs are multiplied as (steps, features), and states as (units,).
+    """
+
+    def __init__(self, b: NetworkBuilder, layer: Any) -> None:
+        self.nodes, self._layer = b.nodes, layer
+        self._gates = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}[type(layer).__name__]
+        self._draws = [(len(b.nodes), gate) for gate in range(self._gates)]
+
+    def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
+        """As a builder does; of a product each gate is that of what was dropped for it."""
+        of_inputs = len(shape) == 2
+        rate = float(self._layer.dropout if of_inputs else self._layer.recurrent_dropout)
+        if node_class is not net.Product or not rate:
+            return super().add(node_class, layer, inputs, shape, **settings)
+        (x,), count, units = inputs, self._gates, shape[-1] // self._gates
+        taken = self.shape(x)
+        rows = [
+            self.add(Dropped, layer, [x], taken, rate=rate, repeated=(0,) if of_inputs else (), draw=None if of_inputs else draw)
+            for draw in self._draws
+        ]
+        if count == 1:
+            return super().add(node_class, layer, rows, shape, **settings)
+        steps = 1 if not of_inputs else shape[0]
+        rows = [self.add(net.Shaped, layer, [row], (1, steps, taken[-1])) for row in rows]
+        joined = self.add(net.Joined, layer, rows, (count, steps, taken[-1]), axis=0)
+        products = super().add(node_class, layer, [joined], (count, steps, shape[-1]), **settings)
+        apart = self.add(net.Shaped, layer, [products], (count, steps, count, units))
+        turned = self.add(net.Permuted, layer, [apart], (count, count, steps, units), axes=(0, 2, 1, 3))
+        pairs = self.add(net.Shaped, layer, [turned], (count * count, steps, units))
+        own = tuple(gate * (count + 1) for gate in range(count))
+        gates = self.add(net.Taken, layer, [pairs], (count, steps, units), axis=0, indices=own)
+        return self.add(net.Shaped, layer, [self.add(net.Permuted, layer, [gates], (steps, count, units), axes=(1, 0, 2))], shape)
 
 
 def dropped(b: NetworkBuilder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:

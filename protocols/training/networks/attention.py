@@ -18,7 +18,7 @@ from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.functions import FRACTION, PRECISE, SQUARINGS, START, WINDOW, reciprocal
+from protocols.training.networks.functions import FRACTION, PRECISE, START, WINDOW, exp, reciprocal
 from protocols.training.networks.layers import Layer, Positions
 
 SCORES = 7.5
@@ -74,7 +74,7 @@ class MaskedLayer(Layer, frozen=True):
 class SoftmaxLayer(Layer, frozen=True):
     """e^x / sum e^x over the last axis, within 2^-10.
 
-    The largest is found in pairs and subtracted; e^x = ((1 + u) + u^2 / 2)^(2^k) with u = x / 2^k, k = `SQUARINGS`.
+    The largest is found in pairs and subtracted.
 
     Rounds: 3 ceil(log2 n) + 11, and about 8 for a reciprocal; back 3.
     """
@@ -90,7 +90,7 @@ class SoftmaxLayer(Layer, frozen=True):
             draft.spread.append(Signal(x))
         x = draft.put(Reshape(x, (math.prod(shape[:-1]), n)))
         x = x if draft.value(x).kind != "share" else draft.opened(x)
-        powers = _exponential(draft, draft.put(Combine((x, _largest(draft, x)), (1, -1))))
+        powers = exp(draft, draft.put(Combine((x, _largest(draft, x)), (1, -1))))
         start, part = reciprocal(draft, draft(Sum(powers, 1)), n)
         drop = 2 * PRECISE + START - FRACTION
         y = draft(Truncate(draft(Combine((draft(Multiply(powers, part)),), (start,))), drop, 63 - drop))
@@ -104,20 +104,6 @@ class SoftmaxLayer(Layer, frozen=True):
 
         draft.own[y], draft.reads[y], draft.softmaxes[y] = back, (x,), x
         return draft.put(Reshape(y, shape))
-
-
-def _exponential(draft: StepDraft, x: int) -> int:
-    """e^x for a share, -500 <= x <= 0, with `PRECISE` fractional bits; affine. Rounds: 2 + SQUARINGS.
-
-    1 + u + u^2 / 2 is below 1 from u = -2 on, and off by a relative |x|^3 / (6 4^k) in the end.
-    """
-    u = draft(Open(x))  # x / 2^k with PRECISE fractional bits
-    square = draft(Multiply(u, u))
-    one = 2 * PRECISE + 1
-    power = draft(Truncate(draft(Combine((u, square), (1 << (PRECISE + 1), 1), 1 << one)), one - PRECISE, 63 - one + PRECISE))
-    for _ in range(SQUARINGS):
-        power = draft(Truncate(draft(Multiply(power, power)), PRECISE, 63 - PRECISE))
-    return power
 
 
 def _largest(draft: StepDraft, x: int) -> int:

@@ -213,9 +213,12 @@ class StepDraft(Builder, Tape):
         draft._at, draft._bits = dict(self._at), dict(self._bits)
         return draft
 
-    def circuit(self, outputs: dict[str, int]) -> Circuit:
-        """Return the finished circuit, without what no output needs."""
-        return self.pruned(outputs)[0]
+    def circuit(self, outputs: dict[str, int], wires: Mapping[str, int] | None = None) -> Circuit:
+        """Return the finished circuit, without what no output needs, and none of the `wires` that are kept."""
+        found, _ = self.pruned(outputs | dict(wires or {}))
+        return Circuit(
+            found.ops, found.values, {name: found.outputs[name] for name in outputs}, {name: found.outputs[name] for name in wires or {}}
+        )
 
     def pruned(self, outputs: dict[str, int], whole: Mapping[int, int] | None = None) -> tuple[Circuit, list[int]]:
         """Return the same, and where each of its values stands here. What is `whole` stands there as its operand, reshaped."""

@@ -239,7 +239,8 @@ class RescaleLayer(Layer, frozen=True):
 class AveragePoolLayer(Layer, frozen=True):
     """The mean of each window and channel: sums of the rows, then of the columns, divided by how many places lie inside of the image.
 
-    The factor is 2^bits / (ph pw), rounded: exact for powers of two. Rounds: 0; the product has more fractional bits.
+    The factor 1 / (ph pw) has `DIGITS` significant bits: it is exact for powers of two, and else every mean is wrong by the same part of
+    itself. Rounds: 0, or 1 for what products give, which has to be rounded first; the product has more fractional bits.
     """
 
     size: Pair
@@ -258,8 +259,8 @@ class AveragePoolLayer(Layer, frozen=True):
             inside.append([sum(start in real for start in starts) for starts in zip(*slices, strict=True)])
         counts = [rows * columns for rows in inside[0] for columns in inside[1]]
         if len(set(counts)) == 1:
-            return _divided(draft, sums, counts[0])
-        bits = 10 + max(counts).bit_length()
+            return scaled(draft, sums, 1 / counts[0])
+        bits = DIGITS + max(counts).bit_length() - 1
         sums = draft.room(sums, bits)
         table = Scale(sums, tuple(round(2**bits / count) for count in counts), (1, *grid, 1))
         return draft.put(table, draft.bits(sums) + bits)
@@ -369,11 +370,6 @@ def scaled(draft: StepDraft, x: int, scale: float) -> int:
     """`scale` times x, for a public number with `DIGITS` significant bits. Rounds: 0, or 1."""
     shift = max(0, DIGITS - math.floor(math.log2(abs(scale))))
     return draft.times(x, round(scale * 2.0**shift), shift)
-
-
-def _divided(draft: StepDraft, x: int, places: int) -> int:
-    bits = places.bit_length() - 1
-    return draft.times(x, 1, bits) if places == 1 << bits else draft.times(x, round(2.0 ** (10 + bits) / places), 10 + bits)
 
 
 def _padded(draft: StepDraft, x: int, padding: Padding) -> int:

@@ -211,7 +211,6 @@ class Scaling(layers.Layer):
         (ROWS, lambda x: layers.Dense(3)(layers.Dense(4, "exponential")(x)), "'dense.*grows beyond any bound"),
         (ROWS, lambda x: layers.Dense(3)(layers.Dense(4, "log_softmax")(x)), "'dense.*cannot be trained"),
         (ROWS, lambda x: layers.Dense(3)(layers.SpectralNormalization(layers.Dense(4))(x)), "changes .*vector_u.* when it trains"),
-        (STEPS, lambda x: layers.LSTM(3, recurrent_dropout=0.5)(x), "'lstm.*recurrent_dropout"),
         (STEPS, lambda x: layers.TimeDistributed(layers.BatchNormalization())(x), "'time_distributed.*by its batch, step by step"),
         (
             ROWS,

@@ -235,6 +235,43 @@ def test_what_is_drawn_at_random_is_what_keras_would_do_with_the_same_draws(name
         np.testing.assert_allclose(one, other, atol=0.005 * moved + 0.0003, err_msg=weight.path)
 
 
+RECURRENT = {
+    "LSTM": (lambda: layers.LSTM(2, recurrent_dropout=0.5), 4),
+    "LSTM, and its inputs": (lambda: layers.LSTM(2, dropout=0.25, recurrent_dropout=0.5, return_sequences=True), 8),
+    "GRU": (lambda: layers.GRU(2, dropout=0.25, recurrent_dropout=0.5), 6),
+    "SimpleRNN": (lambda: layers.SimpleRNN(3, recurrent_dropout=0.5), 1),
+    "both ways": (lambda: layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.25)), 6),
+}
+"""Layers whose state is dropped, and how many draws a step has: one for each gate, for all places of a sequence."""
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.sample(2)
+def test_states_of_recurrent_layers_are_dropped_as_in_keras_with_the_same_draws(name, monkeypatch):
+    layer, count = RECURRENT[name]
+    model = compiled(chain(STEPS, layer))
+    (x, y), before = data(model), [np.array(one) for one in model.get_weights()]
+    circuit, waiting = step(plan_of(model), BATCH), []
+    made, _ = on_shares(model, x, y)
+
+    def dropout(inputs, rate, noise_shape=None, seed=None):
+        table = waiting.pop(0)
+        return inputs * table.reshape(inputs.shape).astype(np.float32) / (1 - rate)
+
+    monkeypatch.setattr(keras.src.backend.random, "dropout", dropout)
+    model.compile(model.optimizer, "mse", run_eagerly=True)
+    for number in range(EPOCHS * len(x) // BATCH):
+        tables = drawn_tables(circuit, str(number))
+        assert len(tables) == count
+        waiting[:] = [tables[one] for one in sorted(tables, key=lambda one: int(one.removeprefix("drawn")))]
+        rows = slice(number * BATCH % len(x), number * BATCH % len(x) + BATCH)
+        model.train_on_batch(x[rows], y[rows])
+        assert not waiting
+    moved = max(np.abs(one - other).max() for one, other in zip(model.get_weights(), before, strict=True))
+    for weight, one, other in zip(model.weights, made, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.005 * moved + 0.0003, err_msg=weight.path)
+
+
 def circuit_bits(op):
     """Of a noise that is added: it has the bits of what it is added to, a product."""
     return 2 * FRACTION

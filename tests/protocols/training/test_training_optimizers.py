@@ -17,6 +17,7 @@ from protocols.owner.compiled import plan as plan_of
 from protocols.training.networks.functions import FRACTION, PRECISE, SPLINE, logarithm, sigmoid, softplus
 from protocols.training.networks.moments import MEAN, QUOTIENT, SQUARE, UNIT, divided, inverse_root, larger
 from protocols.training.networks.optimizers import Adam, GradientDescent, factor, rates, reach
+from protocols.training.networks.optimizers.descent import FINE
 from protocols.training.step import step
 
 
@@ -270,7 +271,7 @@ def test_velocities_that_would_wrap_around_are_found(speed, found, last):
     _, shift = factor(plan.optimizer, 2 / 32)
     edge = 2.0 ** (61 - FRACTION - (shift + FRACTION))  # 2^61 less the bits that a step of this rate and batch drops
     for number in range(3):
-        before = given | {"velocity of kernel0": ring(np.array([[0], [speed * edge], [0]]), FRACTION)}
+        before = given | {"momentum of kernel0": ring(np.array([[0], [speed * edge], [0]]), FRACTION + FINE)}
         made = Trainers(step(plan, 32, number, last=last), str(number)).outputs(before)
         assert bool(made["outside"].any()) == found
 
@@ -286,8 +287,10 @@ def test_momentum_is_that_of_keras_or_leaves_the_window(momentum):
         velocity = momentum * velocity - 1e-3 * 2 * 450 * 100
         left = left or bool(made["outside"].any())
         if not left:
-            np.testing.assert_allclose(decode(made["velocity of kernel0"], SCALE)[:, 0], [velocity, -velocity, velocity], rtol=0.01)
-        state |= {"velocity of kernel0": made["velocity of kernel0"], "sums": made["sums"]}
+            np.testing.assert_allclose(
+                decode(made["momentum of kernel0"], SCALE * 2.0**-FINE)[:, 0], [velocity, -velocity, velocity], rtol=0.01
+            )
+        state |= {"momentum of kernel0": made["momentum of kernel0"], "sums": made["sums"]}
     assert left
 
 
@@ -363,13 +366,13 @@ def test_rates_far_below_the_largest_are_right_in_sum(small):
 @pytest.mark.parametrize(
     ("optimizer", "last", "rounds", "sent"),
     [
-        (GradientDescent(0.1), False, 32, 25632),
-        (GradientDescent(0.1), True, 37, 25776),
-        (GradientDescent(0.1, 0.9), False, 32, 25632),
-        (GradientDescent(0.1, 0.9), True, 38, 25776),
-        (Adam(0.01), False, 55, 111952),
-        (Adam(0.01), True, 55, 111952),
-        (Adam(0.01, amsgrad=True), False, 58, 116960),
+        (GradientDescent(0.1), False, 33, 26272),
+        (GradientDescent(0.1), True, 38, 26416),
+        (GradientDescent(0.1, 0.9), False, 33, 30352),
+        (GradientDescent(0.1, 0.9), True, 39, 30528),
+        (Adam(0.01), False, 56, 112592),
+        (Adam(0.01), True, 56, 112592),
+        (Adam(0.01, amsgrad=True), False, 59, 117600),
     ],
 )
 def test_rounds_and_bytes_of_an_update(optimizer, last, rounds, sent):

@@ -65,7 +65,7 @@ def test_exp_over_its_range():
     build = Builder()
     out = exp(build, build(Given("x", x.shape, "share")))
     y = Trainers(build.circuit({"y": out})).real({"x": x}, 2.0**-PRECISE)["y"]
-    np.testing.assert_allclose(y[:, :-1], np.exp(x)[:, :-1], atol=0.0013)
+    np.testing.assert_allclose(y[:, :-1], np.exp(x)[:, :-1], atol=3e-5)
 
 
 @pytest.mark.parametrize("greatest", [2, 10, 100])
@@ -78,7 +78,7 @@ def test_reciprocal_over_its_range(greatest):
     np.testing.assert_allclose(y, 1 / x, rtol=2**-12)
 
 
-@pytest.mark.parametrize(("classes", "rounds"), [(2, 18), (10, 22)])
+@pytest.mark.parametrize(("classes", "rounds"), [(2, 19), (10, 23)])
 def test_softmax_and_its_rounds(classes, rounds):
     x = np.random.default_rng(2).normal(size=(64, classes)) * np.geomspace(0.1, 80, 64)[:, None]
     build = Builder()
@@ -87,7 +87,7 @@ def test_softmax_and_its_rounds(classes, rounds):
     trainers = Trainers(build.circuit({"p": found.probabilities, "largest": found.largest}))
     outputs = trainers.real({"x": x})
     exact = np.exp(x - x.max(1, keepdims=True))
-    np.testing.assert_allclose(outputs["p"], exact / exact.sum(1, keepdims=True), atol=0.003)
+    np.testing.assert_allclose(outputs["p"], exact / exact.sum(1, keepdims=True), atol=2**-12)
     np.testing.assert_array_equal(outputs["largest"].argmax(1), x.argmax(1))
     ring = {"x": np.zeros(x.shape, np.uint64)}
     assert trainers.run(ring).rounds == 1 + rounds <= 1 + 25
@@ -122,7 +122,7 @@ def test_gradients_and_step_equal_those_of_keras(loss, widths, bias):
     before = {name: weight.numpy() for name, weight in zip(plan.shapes, model.trainable_weights, strict=True)}
     outputs = Trainers(step(plan, 16)).real({**before, "x": x, "y": y})
     for (name, old), expected in zip(before.items(), keras_gradients(model, loss, x, y), strict=True):
-        np.testing.assert_allclose(old - outputs[name], expected, atol=0.003 if loss == "crossentropy" else 0.001, err_msg=name)
+        np.testing.assert_allclose(old - outputs[name], expected, atol=0.001, err_msg=name)
     logits = model(x).numpy()
     if loss == "crossentropy":
         assert outputs["metric"] == pytest.approx((logits.argmax(1) == y.argmax(1)).sum(), abs=1e-9)
@@ -156,7 +156,7 @@ def test_rounds_and_bytes_of_a_step():
     values = {name: np.zeros(shape, np.uint64) for name, shape in plan.shapes.items()}
     values |= {"x": np.zeros((8, 20), np.uint64), "y": np.zeros((8, 10), np.uint64)}
     transcript = Trainers(step(plan, 8)).run(values)
-    assert transcript.rounds == 1 + 4 + 1 + 22 + 1 + 2 + 1  # the check takes none
+    assert transcript.rounds == 1 + 4 + 1 + 23 + 1 + 2 + 1  # the check takes none
     assert transcript.sent[0, 1] == transcript.sent[1, 0]
 
 

@@ -1,7 +1,7 @@
 """Gradient descent, with momentum or without: the only optimizer that needs of a gradient nothing but its product with the rate.
 
 An update is rounded at random without bias (Gupta et al., 2015, arXiv:1502.02551), so that updates smaller than the last digit count on
-average.
+average. What is rounded off a velocity moves weights in all later steps, 1 / (1 - momentum) times: velocities have `FINE` digits more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from protocols.training.networks.window import Watched
 
 MOMENTUM_BITS = 24
 """Fractional bits of the momentum, at least: velocities add up 1 / (1 - momentum) steps, so what counts is how far it is from 1."""
+
+FINE = 8
+"""Fractional bits that a velocity has beyond those of a weight."""
 
 
 class GradientDescent(Rated, frozen=True):
@@ -31,7 +34,7 @@ class GradientDescent(Rated, frozen=True):
     @property
     def kinds(self) -> tuple[str, ...]:
         """A velocity, with momentum."""
-        return ("velocity",) if self.momentum else ()
+        return ("momentum",) if self.momentum else ()
 
 
 def reach(optimizer: GradientDescent, scale: float, bits: int) -> float:
@@ -52,12 +55,12 @@ def _edges(optimizer: GradientDescent, scale: float, bits: int) -> tuple[float, 
     lift = _lift(optimizer, drop)
     largest = 2.0**SCHEDULE_BITS if changes(optimizer) else float(max(q, 1 << (RATE_BITS - 1)))
     window = 61 if optimizer.momentum else 62
-    return 2.0 ** (window - lift) / largest, 2.0 ** (window - drop - lift)
+    return 2.0 ** (window - lift) / largest, 2.0 ** (window - drop - lift + FINE)
 
 
 def _lift(optimizer: GradientDescent, drop: int) -> int:
     """How many fractional bits more what multiplies a gradient has, so that enough are dropped: of momentum these are the digits."""
-    return max(0, (MOMENTUM_BITS if optimizer.momentum else RATE_BITS) - drop)
+    return max(0, (MOMENTUM_BITS + FINE if optimizer.momentum else RATE_BITS) - drop)
 
 
 def watched(optimizer: GradientDescent, gradients: Gradients, values: dict[str, int], scale: float) -> tuple[list[Watched], list[Watched]]:
@@ -70,23 +73,23 @@ def watched(optimizer: GradientDescent, gradients: Gradients, values: dict[str, 
         scale: as for `update`.
     """
     edges = {name: _edges(optimizer, scale, bits) for name, (_, bits) in gradients.items()}
-    velocities = [Watched(values[f"velocity of {name}"], edge[1]) for name, edge in edges.items() if optimizer.momentum]
+    velocities = [Watched(values[f"momentum of {name}"], edge[1]) for name, edge in edges.items() if optimizer.momentum]
     return [Watched(gradient, edges[name][0]) for name, (gradient, _) in gradients.items()], velocities
 
 
 def descended(
     build: Builder, optimizer: GradientDescent, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
-    """Return the change of a weight, and its new velocity. Rounds: 1, 2 with Nesterov's momentum."""
+    """Return the change of a weight, and its new velocity, each rounded by itself. Rounds: 1, 2 with Nesterov's momentum."""
     q, shift = factor(optimizer, scale, number)
     drop = shift + gradient[1] - FRACTION
     lift = _lift(optimizer, drop)
     q, drop = q << lift, drop + lift
     if not optimizer.momentum:
         return build(Truncate(build(Combine((gradient[0],), (-q,))), drop, 63 - drop)), {}
-    factors = (-q, round(optimizer.momentum * 2**drop))
-    velocity = build(Truncate(build(Combine((gradient[0], states["velocity"]), factors)), drop, 63 - drop))
-    change = velocity
+    factors, cut = (-q, round(optimizer.momentum * 2 ** (drop - FINE))), drop - FINE
+    moved = build(Combine((gradient[0], states["momentum"]), factors))
+    velocity = build(Truncate(moved, cut, 63 - cut))
     if optimizer.nesterov:
-        change = build(Truncate(build(Combine((gradient[0], velocity), factors)), drop, 63 - drop))
-    return change, {"velocity": velocity}
+        moved = build(Combine((gradient[0], velocity), factors))
+    return build(Truncate(moved, drop, 63 - drop)), {"momentum": velocity}

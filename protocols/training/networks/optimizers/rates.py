@@ -15,13 +15,13 @@ from protocols.errors import ModelError
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.optimizers.clipping import Clip
 
-RATE_BITS = 8
-"""Significant bits of a constant learning rate: it is rounded by at most 0.2 %."""
+RATE_BITS = 10
+"""Significant bits of a constant learning rate: it is rounded by at most 0.1 %, and all steps by the same part."""
 
 SCHEDULE_BITS = 11
 """Significant bits of the largest rate of a schedule: each step is right to 0.1 % of the largest, and sums of steps to as much of one.
 
-A sum of gradients over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^22 for a constant
+A sum of gradients over a batch is multiplied by so many bits: it is right below 2^(30 - bits), which is 2^19 here, and 2^20 for a constant
 rate, and half of that beside a velocity, see `descent.reach`. That is the sum over examples of a feature (or activation) times the error
 of an output.
 """

@@ -91,7 +91,7 @@ def update(
         build: where the operations go.
         optimizer: how.
         gradients: by the name of a weight its gradient, summed over the batch, a share, and how many fractional bits that has.
-        values: the weights and states by name; weights and velocities are shares with `FRACTION` fractional bits.
+        values: the weights and states by name; weights are shares with `FRACTION` fractional bits, velocities with `FINE` more.
         scale: what turns such a sum into the gradient of the loss: 1 / batch, and what the loss itself is scaled by.
         number: of the step, from 0.
         constraints: where weights are put.
