@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
-from federated.owners.owner import ChangingOwners, Owner, RemoteOwner
+from federated.owners.owner import ChangingOwners, Owner
+from federated.owners.remote_owner import RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate

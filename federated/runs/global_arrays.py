@@ -19,6 +19,7 @@ from federated.runs.moving import Moving
 from federated.runs.protection import Protection
 from federated.runs.run_folder import Checkpoint, Circumstances, digest_of
 from federated.strategies.strategy import Strategy
+from federated.tasks.base import BaseDigest
 from federated.tasks.update import Array, Task, Weights
 
 
@@ -52,7 +53,8 @@ class GlobalArrays:
         self._run, self._lineage = secrets.token_hex(16), secrets.token_hex(16)
         forms = [(array.shape, array.dtype.str) for array in self.weights]
         self.digest = digest_of(hashlib.sha256(repr(forms).encode()).hexdigest(), strategy, seed, mechanism)
-        self._moving = Moving(strategy, self.weights, [str(i) for i in range(len(forms))], self.trained)
+        self._base = BaseDigest()
+        self._moving = Moving(strategy, self.weights, [str(i) for i in range(len(forms))], self.trained, self.trained)
         self._state = self._moving.initial(self.weights)
 
     @property
@@ -78,7 +80,9 @@ class GlobalArrays:
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
         said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
-        return Task(number, None, weights, training, self._run, self._lineage, said, self.trained, given, self._moving.extra)
+        names, which = (self._run, self._lineage), self.trained
+        base = self._base.of(None, [array for array, travels in zip(weights, which, strict=True) if not travels])
+        return Task(number, None, weights, training, *names, said, which, given, self._moving.extra, which, base)
 
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
         """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""
