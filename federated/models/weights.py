@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,17 @@ from privacy.keras_models import internals
 
 if TYPE_CHECKING:
     import keras
+
+
+@dataclass(frozen=True, repr=False)
+class Frozen:
+    """An array of a model that no round changes: `Federation(model=[Frozen(backbone), head])`. It travels once, and has no noise.
+
+    Args:
+        array: float32, float64 or integers.
+    """
+
+    array: Any
 
 
 def is_kept(dtype: Any) -> bool:
@@ -106,11 +118,6 @@ def check_sent(weights: Weights) -> None:
 def added(after: Weights, before: Weights) -> Weights:
     """Return what training added to each of the weights; zeros for those that are kept, whatever a forward pass did to them."""
     return [np.zeros_like(b) if is_kept(b.dtype) else a - b for a, b in zip(after, before, strict=True)]
-
-
-def is_changed(array: Array) -> bool:
-    """Whether an update has anything for weights that are kept."""
-    return is_kept(array.dtype) and bool(array.any())
 
 
 class Statistics:

@@ -158,8 +158,8 @@ class GlobalModel:
         others = [variable.path for variable, before, after in now if before != after]
         if others or len(self._model.weights) != len(self.trained):
             raise SettingError(
-                f"weights were frozen or unfrozen, or added, since the run began: {', '.join(others[:8]) or 'another number of them'}; owners "
-                "train what was trainable then: begin another Federation with this model"
+                f"weights were frozen or unfrozen, or added, since the run began: {', '.join(others[:8]) or 'another number of them'}; "
+                "owners train what was trainable then: begin another Federation with this model"
             )
 
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
