@@ -26,7 +26,7 @@ class Bench(Actor):
         self._holdings, self._engine, self._bases = holdings, ThreadEngine(), Bases()
 
     async def started(self) -> None:
-        """Begins."""
+        """Begin."""
         await self._engine.open(self._holdings)
 
     @message(reentrant=True)

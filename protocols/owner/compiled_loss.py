@@ -72,7 +72,7 @@ def _name(model: Any) -> str:
 
 
 def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss:
-    """The loss that `model` is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
+    """Return the loss that `model` is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
 
     Raises:
         ModelError: it cannot be trained on shares.
@@ -158,7 +158,7 @@ def _check_ending(wrapped: str, settings: dict[str, Any], ending: str | None) ->
 
 
 def _given(model: Any, keras: Any) -> Any:
-    """The one loss of a model, alone or in a list or dict as `compile` takes it.
+    """Return the one loss of a model, alone or in a list or dict as `compile` takes it.
 
     Raises:
         ModelError: there is none or more than one.
@@ -198,5 +198,5 @@ def loss_weight(model: Any) -> float:
 
 
 def expects(model: Any) -> str:
-    """What the loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
+    """Return what the loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
     return _LOSSES.get(_name(model), "numbers")

@@ -89,7 +89,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
 
 
 def values_of(terms: TrainingTerms, last: Segment) -> dict[str, float]:
-    """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
+    """Return what was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan.plan if isinstance(terms.plan, SharedEvaluation) else terms.plan
     count = terms.examples * compared(plan.loss, plan.outputs)
     told = plan.sums if isinstance(plan, Plan) else EXACT

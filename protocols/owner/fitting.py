@@ -121,20 +121,20 @@ class Training(SharedNetwork):
                 checkpoints.close()
 
     def _callbacks(self, how: FitSettings, *, validated: bool) -> FitCallbacks:
-        """The callbacks of a fit, who know what is told of it, and of which of that more is better."""
+        """Return the callbacks of a fit, who know what is told of it, and of which of that more is better."""
         told, loss = self._log_names(how), self._planned().loss
         held = [f"val_{name}" for name in self._evaluation_names(how.metrics).all] if validated else []
         return FitCallbacks(how.callbacks, self._model, how.epochs, [*told.all, *held], told.metrics if rises(loss) else ())
 
     def _log_names(self, how: FitSettings) -> LogNames:
-        """What is told of the epochs of a fit."""
+        """Return what is told of the epochs of a fit."""
         loss = self._planned().loss
         told = asked(how.metrics, loss)
         metric = names(self._model) or (metric_of(loss).replace(" ", "_"),)
         return LogNames("loss" in told, metric if len(told) > ("loss" in told) else ())
 
     def _agreed(self, data: SharedExamples, how: FitSettings) -> TrainingTerms:
-        """The terms of a fit, without the order of the examples."""
+        """Return the terms of a fit, without the order of the examples."""
         planned, x, y, found = self._planned(), data.x, data.y, self._log_names(how)
         assert y is not None  # of a fit
         if found.metrics:
@@ -150,7 +150,7 @@ class Training(SharedNetwork):
         return self._terms(x, y, data.w, fitted(plan, y, how.batch_size), how.batch_size, how.memory)
 
     def _recalled(self, checkpoints: Checkpoints | None, epoch: int, how: FitSettings) -> list[dict[str, Any]]:
-        """What callbacks remembered after so many epochs of a training that is resumed; the learning rate is set to what it was."""
+        """Return what callbacks remembered after so many epochs of a training that is resumed; set the learning rate to what it was."""
         found = None if checkpoints is None or not how.callbacks else checkpoints.remembered(epoch)
         if found is None:
             return []
@@ -167,14 +167,14 @@ class Training(SharedNetwork):
         return None if callable(internals.learning_rate(optimizer)) else float(optimizer.learning_rate)
 
     def _scheduled(self, terms: TrainingTerms, epochs: int) -> TrainingTerms:
-        """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
+        """Give the terms the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
         return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None, initial: int) -> Progress:
-        """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
+        """Have the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
         if checkpoints is not None:
             handle, secret = os.urandom(16), new_secret()
             restored = await checkpoints.restore(terms.plan, handle, secret)

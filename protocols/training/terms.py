@@ -87,13 +87,13 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return -(-self.examples // self.batch) * self.plan.repeats(epoch)
 
     def targets(self, array: Ring) -> Ring:
-        """The targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
+        """Return the targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
         if truths(self.plan.loss) and self.y is not None and self.y.content == "labels":
             array = array[:, 1:]
         return widened(array, self.plan.outputs)
 
     def given(self, name: str, array: Ring) -> Ring:
-        """Some examples of an array of the run as the circuit takes what it calls so."""
+        """Return some examples of an array of the run as the circuit takes what it calls so."""
         match name:
             case "x":
                 return widened(array, self.plan.inputs)
@@ -102,7 +102,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return array
 
     def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """The examples of each step of an epoch. Public."""
+        """Return the examples of each step of an epoch. Public."""
         order = np.arange(self.examples)
         if self.order is not None:
             order = KeyStream(derive(self.order, "epoch", epoch)).words(self.examples).argsort(kind="stable")
@@ -148,7 +148,7 @@ def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
 
 
 def check(terms: TrainingTerms) -> None:
-    """Refuses data that do not fit each other or the plan, before anything is done with them.
+    """Refuse data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
         InputError: lengths or widths differ, or a batch is no batch.
@@ -239,7 +239,7 @@ class StepCircuits:
         self._parts = {kind: circuit.segments(segment) for kind, circuit in self._circuits.items()}
 
     def at(self, size: int, number: int, *, last: bool) -> Circuit:
-        """The circuit of step `number` of a model: like the others, but for public factors."""
+        """Return the circuit of step `number` of a model: like the others, but for public factors."""
         alike = self.like(size, last=last)
         if not self._plan.changing:
             return alike
@@ -249,15 +249,15 @@ class StepCircuits:
 
     @staticmethod
     def drawn(circuit: Circuit, key: bytes) -> dict[str, Ring]:
-        """What is drawn at random in a step, by name: both servers draw the same from its public key."""
+        """Return what is drawn at random in a step, by name: both servers draw the same from its public key."""
         return tables(circuit, key)
 
     def like(self, size: int, *, last: bool) -> Circuit:
-        """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
+        """Return a circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
         return self._circuits[self._kind(size, last)]
 
     def parts(self, size: int, *, last: bool) -> tuple[Segment, ...]:
-        """The segments of such a circuit: one, if its randomness fits the memory."""
+        """Return the segments of such a circuit: one, if its randomness fits the memory."""
         return self._parts[self._kind(size, last)]
 
     def _kind(self, size: int, last: bool) -> tuple[int, bool]:
