@@ -98,9 +98,8 @@ async def main(rounds: int, owners: int) -> None:
     last, reports = federation.history[-1], [name for outcome in federation.history for name in outcome.reported]
     moved = sum(outcome.bytes for outcome in federation.history) - len(set(reports)) * (everything - trained)
     print(f"frozen weights that are bit-equal afterwards: {sum(still)} of {len(still)}")
-    print(
-        f"bytes each way for an owner in a round: {moved / len(reports) / 2:,.0f}; of the adapters: {trained:,}; of the model: {everything:,}"
-    )
+    each = moved / len(reports) / 2
+    print(f"bytes each way for an owner in a round: {each:,.0f}; of the adapters: {trained:,}; of the model: {everything:,}")
     print(f"perplexity of the dialect: {np.exp(before['loss']):.1f} before, {np.exp(last.metrics['test_loss']):.1f} after")
 
 

@@ -1,4 +1,4 @@
-"""The weights of a Keras model as they travel: floats that can be averaged, and integers that stay as the model's maker set them."""
+"""The weights of a Keras model: floats that rounds average, those that are frozen, and integers that stay as the model's maker set them."""
 
 from __future__ import annotations
 
