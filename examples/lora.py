@@ -105,7 +105,7 @@ async def main(rounds: int, owners: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--owners", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--owners", type=int, default=240)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.rounds, arguments.owners))

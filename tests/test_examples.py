@@ -99,7 +99,7 @@ def test_a_private_federation():
 
 @pytest.mark.long
 def test_adapters_of_a_language_model():
-    shown = run("lora.py", "--rounds", "6", "--owners", "240")
+    shown = run("lora.py")
     lines = shown.splitlines()
     assert "bit-equal afterwards: 14 of 14" in shown
     each, adapters = (int(part.split()[-1].replace(",", "")) for part in lines[-2].split(";")[:2])

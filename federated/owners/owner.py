@@ -192,7 +192,7 @@ class DataOwner(Actor):
             BaseMissing: it does not have what the task leaves out; nothing was done, and nothing counts.
             OwnerFailed: something else went wrong; what, is in the log of this process.
         """
-        return await self._serve("training", lambda: self._trained(self._bases.whole(task)))
+        return await self._serve("training", lambda: self._whole(task, self._trained))
 
     @message(by="aggregator")
     async def hold(self, base: TaskBase) -> None:
@@ -214,6 +214,10 @@ class DataOwner(Actor):
         self._admission.policy.check_caller(caller(), self._aggregators)
         return await in_own_words(what, work())
 
+    async def _whole(self, task: Task, work: Callable[[Task], Awaitable[R]]) -> R:
+        """Work by a task that has arrived, with what it leaves out. Whoever takes a task from elsewhere takes it through here."""
+        return await work(self._bases.whole(task))
+
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
         await asyncio.to_thread(self._admission.admit, task, self._holding.data, hidden=hidden)
         try:
@@ -234,7 +238,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it keeps a ledger, or its policy does not allow it.
             ModelRefused, DataError, OwnerFailed: as in training.
         """
-        return await self._serve("evaluation", lambda: self._evaluated(self._bases.whole(task)))
+        return await self._serve("evaluation", lambda: self._whole(task, self._evaluated))
 
     async def _evaluated(self, task: Task) -> Evaluation:
         if self._holding.evaluates_nothing:
@@ -251,7 +255,7 @@ class DataOwner(Actor):
         Raises:
             UpdateHeldBack: it cannot be hidden.
         """
-        return await self._serve("training", lambda: self._masker.prepare(self._bases.whole(task), hiding))
+        return await self._serve("training", lambda: self._whole(task, lambda one: self._masker.prepare(one, hiding)))
 
     @message(by="aggregator")
     async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
@@ -292,7 +296,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it cannot be hidden, or its policy does not allow these servers.
             AggregationError: a server refuses its half.
         """
-        return await self._serve("training", lambda: self._given(self._bases.whole(task), hiding, drop, vectors, seeds))
+        return await self._serve("training", lambda: self._whole(task, lambda one: self._given(one, hiding, drop, vectors, seeds)))
 
     async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         self._admission.policy.check_servers(str(vectors), str(seeds))
