@@ -14,17 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from protocols.curves.activations import CURVES, Curve
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.folding import fold, padded
 from protocols.lowering.forms import said
 from protocols.lowering.keras_graph import read
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import Marks, Portion, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
-from protocols.owner.compiled_curves import curved
 from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
 from protocols.training.networks.functions import FRACTION
@@ -278,7 +277,7 @@ class _Reading:
             case net.Rectify(slope=slope, threshold=threshold, maximum=maximum):
                 return nonlinear.RectifierLayer(inputs, slope, threshold, maximum)
             case net.Curved(curve=curve):
-                return curved(inputs, curve, _name(node))
+                return _curved(inputs, curve, _name(node))
             case net.MaxPool(size=size, strides=strides, padding=padding):
                 return nonlinear.MaxPoolLayer(inputs, size, strides, padding)
             case net.AveragePool(size=size, strides=strides, padding=padding):
@@ -369,6 +368,15 @@ def _moved(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
         case net.Joined(axis=axis):
             return made.JoinedLayer(inputs, axis)
     raise UnsupportedLayer(f"{_name(node)} cannot be trained on shares; {KNOWN}")
+
+
+def _curved(inputs: tuple[int, ...], curve: Curve, name: str) -> nonlinear.CurveLayer:
+    if curve.relative:
+        raise UnsupportedLayer(f"{name} has an activation that grows beyond any bound: it is not trained on shares")
+    try:
+        return nonlinear.CurveLayer.of(inputs, curve)
+    except ValueError:
+        raise UnsupportedLayer(f"{name} has an activation that is too steep, or bends too often, to be trained on shares") from None
 
 
 def _ending(node: Node) -> str | None:
