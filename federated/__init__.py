@@ -30,6 +30,7 @@ from federated.machines.joining import JoiningOwners, joining_owners
 from federated.machines.membership import stay_joined
 from federated.machines.node import computing_cluster
 from federated.models.blueprint import blueprint_digest
+from federated.models.weights import Frozen
 from federated.owners.giver import Giver, OwnGiver
 from federated.owners.hiding import Hiding
 from federated.owners.holding import Holding
@@ -88,6 +89,7 @@ __all__ = [
     "FederatedError",
     "Federation",
     "FederationClosed",
+    "Frozen",
     "Gathering",
     "Giver",
     "Hiding",

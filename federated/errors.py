@@ -6,6 +6,7 @@ FederatedError
  +-- ModelRefused        a Keras model that cannot be sent to owners, or a blueprint that cannot be built (also a ValueError)
  +-- UpdateRejected      an update that does not count: wrong shapes, not finite, an old round, a second one, late
  +-- UpdateHeldBack      an owner does not do what it is asked: its policy or ledger forbids it, or a value is too large to be hidden
+ +-- BaseMissing         an owner does not have what a task leaves out, and asks for it once
  +-- OwnerDropped        an owner gave no update in this round
  +-- OwnerLate           an owner has not answered in time
  +-- OwnerFailed         something that is not of this library failed at an owner; what, is in its log
@@ -51,6 +52,11 @@ class UpdateRejected(FederatedError):
 @portable_error
 class UpdateHeldBack(FederatedError):
     """An owner does not do what it is asked, or does not give its update. The message shows no value of it."""
+
+
+@portable_error
+class BaseMissing(FederatedError):
+    """An owner does not have the blueprint and the weights that a task names by their digest only."""
 
 
 @portable_error

@@ -98,6 +98,17 @@ def test_a_private_federation():
 
 
 @pytest.mark.long
+def test_adapters_of_a_language_model():
+    shown = run("lora.py")
+    lines = shown.splitlines()
+    assert "bit-equal afterwards: 14 of 14" in shown
+    each, adapters = (int(part.split()[-1].replace(",", "")) for part in lines[-2].split(";")[:2])
+    assert adapters <= each < 1.05 * adapters
+    before, after = (float(word) for word in lines[-1].split() if word.replace(".", "").isdigit())
+    assert after < before
+
+
+@pytest.mark.long
 def test_private_training():
     last = run("private_training.py", "--epochs", "3").splitlines()[-2:]
     assert float(last[0].split("accuracy ")[1].split(",")[0]) > 0.6

@@ -21,7 +21,8 @@ from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models import blueprint
 from federated.models.weights import check_sent
 from federated.records.data import Data
-from federated.tasks.update import TAKEN, Bound, Task, Update
+from federated.tasks.base import TaskBase
+from federated.tasks.update import TAKEN, Blueprint, Bound, Task, Update
 from privacy import BudgetSpent, Ledger
 
 MOST_ARRAYS = 1 << 16
@@ -170,9 +171,21 @@ class Policy:
         Raises:
             UpdateHeldBack: it does not.
         """
-        if self.models and (task.blueprint is None or blueprint.digest(task.blueprint) not in self.models):
+        beside = sum(array.size for arrays in (task.kept, *task.arrays.values()) for array in arrays)
+        self._check_model(task.blueprint, _values(task) + beside)
+
+    def check_base(self, base: TaskBase) -> None:
+        """Refuse to keep what belongs to a model that it does not agree to.
+
+        Raises:
+            UpdateHeldBack: it does not.
+        """
+        self._check_model(base.blueprint, sum(array.size for array in base.kept))
+
+    def _check_model(self, plan: Blueprint | None, values: int) -> None:
+        if self.models and (plan is None or blueprint.digest(plan) not in self.models):
             raise _forbids("models other than those it was given digests of")
-        if _values(task) + sum(array.size for arrays in task.arrays.values() for array in arrays) > self.largest:
+        if values > self.largest:
             raise _forbids(f"models of more than {self.largest:,} weights")
 
     def check_share(self, bound: Bound | None, values: int, cohort: int) -> None:
@@ -263,6 +276,15 @@ class Admission:
     def failed(self) -> None:
         """Take in that training failed that was agreed to."""
         self._failures += 1
+
+    def admit_base(self, base: TaskBase) -> None:
+        """Agree to keep what is the same in all rounds of a run. It takes a while: call it in a thread.
+
+        Raises:
+            UpdateHeldBack: the policy forbids the model, or its weights are none.
+        """
+        self.policy.check_base(base)
+        check_sent(base.kept)
 
     def admit_evaluation(self, task: Task) -> None:
         """Agree to evaluate.

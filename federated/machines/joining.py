@@ -13,7 +13,8 @@ from typing import Any, Self
 from actors import ActorError, ActorSystem, limits
 from federated.errors import OwnerDropped, SettingError
 from federated.machines.aggregator import NAME, Aggregator, Attendance, Tell
-from federated.owners.owner import DataOwner, Owner, RemoteOwner
+from federated.owners.owner import DataOwner, Owner
+from federated.owners.remote_owner import RemoteOwner
 from federated.strategies.strategy import check
 from federated.tasks.retry import pauses
 

@@ -1,8 +1,9 @@
-"""The weights of a Keras model as they travel: floats that can be averaged, and integers that stay as the model's maker set them."""
+"""The weights of a Keras model: floats that rounds average, those that are frozen, and integers that stay as the model's maker set them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +16,64 @@ if TYPE_CHECKING:
     import keras
 
 
+@dataclass(frozen=True, repr=False)
+class Frozen:
+    """An array of a model that no round changes: `Federation(model=[Frozen(backbone), head])`. It travels once, and has no noise.
+
+    Args:
+        array: float32, float64 or integers.
+    """
+
+    array: Any
+
+
 def is_kept(dtype: Any) -> bool:
     """Whether weights of a dtype are kept as they are: integers and truth values have no mean, and no noise fits them."""
     return (dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)).kind in "iub"
+
+
+def moving(model: keras.Model) -> tuple[bool, ...]:
+    """Of each of the weights, in the order of `get_weights()`, whether training may change it, so that rounds do.
+
+    Those are floats that are trained, and floats that a layer stores in a forward pass, such as the statistics of BatchNormalization.
+    Not those that are frozen: weights that were made to be trained, and are not, like the kernels below those of LoRA. What a layer has
+    made as state counts, whether it changes or not, but for Keras' own `Normalization` and a frozen `BatchNormalization`, which never do.
+    """
+    layers, kinds = internals.layers_within(model), _kinds()
+    state = {id(variable) for layer in layers if not _rests(layer, kinds) for variable in internals.made_as_state(layer)}
+    state |= {id(variable) for layer in layers if isinstance(layer, kinds.SpectralNormalization) for variable in layer.weights}
+    trained = {id(variable) for variable in model.trainable_variables}
+    return tuple(not is_kept(one.dtype) and (id(one) in trained or id(one) in state) for one in model.weights)
+
+
+def _kinds() -> Any:
+    import keras  # noqa: PLC0415  is loaded already: there is a model
+
+    return keras.layers
+
+
+def _rests(layer: Any, kinds: Any) -> bool:
+    """Whether a forward pass changes nothing that the layer stores."""
+    return type(layer) is kinds.Normalization or (type(layer) is kinds.BatchNormalization and not layer.trainable)
+
+
+def check_kept(model: keras.Model, delta: Weights, sent: Sequence[bool]) -> None:
+    """Refuse an update that would lose something: training has changed weights that are not in it.
+
+    Args:
+        model: whose weights they are.
+        delta: what was added to each of its weights; zeros for integers, see `added`.
+        sent: of each, whether it is in the update.
+
+    Raises:
+        UpdateHeldBack: naming the weight.
+    """
+    for variable, array, travels in zip(model.weights, delta, sent, strict=True):
+        if not travels and array.any():
+            raise UpdateHeldBack(
+                f"weight {variable.path!r} is frozen, and training changed it all the same: the layer that does it has to make it with "
+                "add_weight(trainable=False), as state that rounds average"
+            )
 
 
 def check_dtypes(model: keras.Model) -> None:
@@ -62,11 +118,6 @@ def check_sent(weights: Weights) -> None:
 def added(after: Weights, before: Weights) -> Weights:
     """Return what training added to each of the weights; zeros for those that are kept, whatever a forward pass did to them."""
     return [np.zeros_like(b) if is_kept(b.dtype) else a - b for a, b in zip(after, before, strict=True)]
-
-
-def is_changed(array: Array) -> bool:
-    """Whether an update has anything for weights that are kept."""
-    return is_kept(array.dtype) and bool(array.any())
 
 
 class Statistics:

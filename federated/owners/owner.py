@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from actors import Actor, ActorSystem, NotAllowed, caller, message
+from actors import Actor, NotAllowed, caller, message
 from actors.address import Address
 from federated.consent.admission import Admission, Policy
 from federated.errors import SettingError
@@ -18,6 +18,7 @@ from federated.owners.hiding import Hiding
 from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker, Prepared
 from federated.owners.training import Trainer
+from federated.tasks.base import Bases, TaskBase
 from federated.tasks.failures import in_own_words
 from federated.tasks.update import Evaluation, Task, Update
 from federated.trainers.runner import Factory
@@ -98,9 +99,11 @@ async def masker(owner: Owner) -> Masker:
 class DataOwner(Actor):
     """Holds data, and trains the models that it is sent.
 
-    What happens in a round: (1) a task arrives: weights, a blueprint (JSON, no code), settings; (2) the model is built, once for each
-    blueprint; (3) it trains in a thread, so that the process goes on answering; (4) the new weights, the number of examples and the
-    metrics go back. If the aggregator gives up, training stops after the batch under way.
+    What happens in a round: (1) a task arrives: weights, settings, and the digest of what is the same in all rounds, a blueprint (JSON, no
+    code) and the weights that no round changes; an owner that does not have these asks for them, and hashes what comes; (2) the model is
+    built, once for each blueprint; (3) it trains in a thread, so that the process goes on answering; (4) what training added to the
+    weights that change, the number of examples and the metrics go back. If the aggregator gives up, training stops after the batch under
+    way.
 
     Whom it serves is said in its `policy`: by default its own process, processes of the same user of this machine, and an aggregator
     that it has joined. One that listens for an aggregator on another machine has to be told the name in the certificate of that one.
@@ -155,6 +158,7 @@ class DataOwner(Actor):
         self._admission = Admission(policy, ledger, hidden_only=roster is not None)
         self._trainer = Trainer(largest=policy.largest, min_batch=policy.min_batch)
         self._training = self._holding.at(self._trainer, least=policy.min_examples)
+        self._bases = Bases()
         self._giver = OwnGiver(self._trained)
         self._masker = OwnMasker(
             self._trained_to_hide,
@@ -185,14 +189,34 @@ class DataOwner(Actor):
             ModelRefused: the blueprint cannot be built here.
             DataError: the data set is empty or without end.
             UpdateHeldBack: its policy does not allow it, or the ledger cannot pay for it.
+            BaseMissing: it does not have what the task leaves out; nothing was done, and nothing counts.
             OwnerFailed: something else went wrong; what, is in the log of this process.
         """
-        return await self._serve("training", lambda: self._trained(task))
+        return await self._serve("training", lambda: self._whole(task, self._trained))
+
+    @message(by="aggregator")
+    async def hold(self, base: TaskBase) -> None:
+        """Keep what tasks leave out, after one has named it by its digest.
+
+        Raises:
+            NotAllowed: this owner does not serve whoever asks.
+            UpdateHeldBack: no task has named it, or the policy forbids such a model.
+        """
+        return await self._serve("keeping a model", lambda: self._held(base))
+
+    async def _held(self, base: TaskBase) -> None:
+        await asyncio.to_thread(self._bases.check_wanted, base)  # hashes it
+        await asyncio.to_thread(self._admission.admit_base, base)
+        self._bases.keep(base)
 
     async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
         """Work for the one whom this owner serves, and tell nobody what its failures quote."""
         self._admission.policy.check_caller(caller(), self._aggregators)
         return await in_own_words(what, work())
+
+    async def _whole(self, task: Task, work: Callable[[Task], Awaitable[R]]) -> R:
+        """Work by a task that has arrived, with what it leaves out. Whoever takes a task from elsewhere takes it through here."""
+        return await work(self._bases.whole(task))
 
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
         await asyncio.to_thread(self._admission.admit, task, self._holding.data, hidden=hidden)
@@ -214,7 +238,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it keeps a ledger, or its policy does not allow it.
             ModelRefused, DataError, OwnerFailed: as in training.
         """
-        return await self._serve("evaluation", lambda: self._evaluated(task))
+        return await self._serve("evaluation", lambda: self._whole(task, self._evaluated))
 
     async def _evaluated(self, task: Task) -> Evaluation:
         if self._holding.evaluates_nothing:
@@ -231,7 +255,7 @@ class DataOwner(Actor):
         Raises:
             UpdateHeldBack: it cannot be hidden.
         """
-        return await self._serve("training", lambda: self._masker.prepare(task, hiding))
+        return await self._serve("training", lambda: self._whole(task, lambda one: self._masker.prepare(one, hiding)))
 
     @message(by="aggregator")
     async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
@@ -272,7 +296,7 @@ class DataOwner(Actor):
             UpdateHeldBack: it cannot be hidden, or its policy does not allow these servers.
             AggregationError: a server refuses its half.
         """
-        return await self._serve("training", lambda: self._given(task, hiding, drop, vectors, seeds))
+        return await self._serve("training", lambda: self._whole(task, lambda one: self._given(one, hiding, drop, vectors, seeds)))
 
     async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         self._admission.policy.check_servers(str(vectors), str(seeds))
@@ -281,29 +305,3 @@ class DataOwner(Actor):
     async def stopped(self) -> None:
         """End the thread."""
         await self._trainer.close()
-
-
-class RemoteOwner:
-    """An owner at an address. It is connected to anew each time, so that one that was away can come back."""
-
-    def __init__(self, system: ActorSystem, url: str) -> None:
-        self._system, self.name = system, url
-
-    async def train(self, task: Task) -> Update:
-        """See `DataOwner.train`; takes as long as it takes, for the round has the deadline."""
-        return await (await self._reach()).train(task)
-
-    async def evaluate(self, task: Task) -> Evaluation:
-        """See `DataOwner.evaluate`."""
-        return await (await self._reach()).evaluate(task)
-
-    async def masker(self) -> Masker:
-        """Return the owner itself."""
-        return await self._reach()
-
-    async def giver(self) -> Giver:
-        """Return the owner itself."""
-        return await self._reach()
-
-    async def _reach(self) -> DataOwner:
-        return (await self._system.connect(self.name, DataOwner)).with_options(timeout=None)

@@ -18,7 +18,7 @@ from federated.methods.known import method_of
 from federated.metrics.kept import told
 from federated.models import blueprint, steps
 from federated.models.expectations import Expectations
-from federated.models.weights import Statistics, added, check_trained
+from federated.models.weights import Statistics, added, check_kept, check_trained, moving
 from federated.owners import gradient
 from federated.owners.keras_course import KerasCourse, Pull
 from federated.records.data import Data
@@ -183,7 +183,7 @@ class _Desk:
         self._schedule = Continuation(self.model)
         self._generators = seed_generators(self.model)
         self._noise = GaussianNoise()
-        self._trained = blueprint.trained(self.model)
+        self._trained, self._moving = blueprint.trained(self.model), moving(self.model)
         self._fresh: list[Array] = [variable.numpy() for variable in self.model.optimizer.variables]
         self._anchors = _hold(self.model, proximal) if proximal else []
         self._method = method
@@ -220,11 +220,14 @@ class _Desk:
                 check_made(self.model, only(delta, self._trained), data, private=release.work is Work.DPSGD)
         if not stop.is_set() and self._method is None:
             check_counted(self.model, only(delta, self._trained), data)
+        count, travelling = len(self._trained), task.travelling
+        beside = delta[count:]
+        check_kept(self.model, delta[:count], travelling)
         states, metrics = told(self.model, logs, task.training.states)
+        delta = [*only(delta[:count], travelling), *beside]
         update = Update(task.round, delta, 1 if task.training.alike else examples, metrics, evaluates, states)
         if release.bound is not None:
-            trained = (*self._trained, *(True for _ in delta[len(self._trained) :]))
-            update = bounded(update, release.bound, self._noise, trained)
+            update = bounded(update, release.bound, self._noise, (*only(self._trained, travelling), *(True for _ in beside)))
         for array in update.delta:
             array.flags.writeable = False  # it leaves without being copied
         return update
@@ -305,6 +308,8 @@ class _Desk:
         forms = [(array.shape, array.dtype) for array in task.weights]
         if forms != self._forms:
             raise UpdateHeldBack("the weights of the task do not fit its model: they are of another number, shape or dtype")
+        if any(moves and not travels for moves, travels in zip(self._moving, task.travelling, strict=True)):
+            raise UpdateHeldBack("the task leaves weights out of updates that training of its model changes")
         self.model.set_weights(task.weights if start is None else start)
         self._statistics.compute(task.weights)
         optimizer = self.model.optimizer

@@ -11,7 +11,7 @@ from federated.metrics.tally import MetricTally
 from federated.owners.owner import Owner
 from federated.rounds.gathering import at_work, told
 from federated.rounds.rounds import MOST_EXAMPLES, fault_of_metrics
-from federated.tasks.update import Array, Evaluation, Task, size
+from federated.tasks.update import Array, Evaluation, Task
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,7 +22,7 @@ class Evaluated:
         means: name -> mean of the owners' values, weighted by examples: of metrics of which they gave no states.
         states: of the others: the sum; empty if nobody gave any.
         owners: names of those whose evaluation counts.
-        bytes: of weights, sent, and of states, received.
+        bytes: of what travels in each round, sent, and of states, received.
         asked: names of all that were asked.
     """
 
@@ -70,7 +70,7 @@ async def evaluate(
     for name in late:
         missing(name, "its evaluation does not count: it came after the deadline")
     names = tuple(owner.name for owner in owners if owner.name in counted)
-    return Evaluated(tally.means(), tally.states, names, len(owners) * size(task.weights) + received, tuple(owner.name for owner in owners))
+    return Evaluated(tally.means(), tally.states, names, len(owners) * task.given + received, tuple(owner.name for owner in owners))
 
 
 def _fault(evaluation: Evaluation, task: Task, layout: StateLayout) -> str | None:

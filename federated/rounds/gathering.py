@@ -29,7 +29,6 @@ class Gathering:
     Attributes:
         book: who was asked, who answered.
         task: what they are asked.
-        bytes: of arrays, sent and received.
 
     Args:
         progress: called whenever something became of an owner.
@@ -47,8 +46,17 @@ class Gathering:
     ) -> None:
         self.book, self.task = book, task
         self._tasks = tasks or {}
-        self.bytes = 0
+        self._bytes = 0
         self._owners, self._progress = owners, progress
+        self._before = self._supplied()
+
+    def _supplied(self) -> int:
+        return sum(getattr(self._owners[name], "supplied", 0) for name in self.book.standing)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of arrays, sent and received; of weights that no round changes, in the round in which an owner is sent them."""
+        return self._bytes + self._supplied() - self._before
 
     @property
     def at_once(self) -> bool:
@@ -148,7 +156,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not count.
         """
-        self.bytes += self.task.given + received
+        self._bytes += self.task.given + received
         self.book.count(name)
 
     def give_up(self, reason: str) -> None:
@@ -164,7 +172,7 @@ class Gathering:
         Raises:
             UpdateRejected: it does not.
         """
-        self.bytes += self._tasks.get(owner.name, self.task).given + size(update.delta) + update.states.nbytes
+        self._bytes += self._tasks.get(owner.name, self.task).given + size(update.delta) + update.states.nbytes
         self.book.report(owner.name, update, now=asyncio.get_running_loop().time(), of=self._asked(owner.name))
 
     def _asked(self, owner: str) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from actors import ActorSystem, limits
 from federated.aggregation.aggregation import Aggregate, Aggregation, PlainMean
 from federated.errors import FederationClosed, SettingError
-from federated.owners.owner import ChangingOwners, Owner, RemoteOwner
+from federated.owners.owner import ChangingOwners, Owner
+from federated.owners.remote_owner import RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
 from federated.rounds.evaluation import Evaluated, evaluate
@@ -48,14 +49,14 @@ class Federation:
     A round: (1) a fraction of the owners is sampled; (2) each gets the global weights, trains, and answers; (3) the updates that are
     in order are aggregated as they come; (4) when all have answered, or the deadline passes, the strategy makes the new global weights;
     (5) owners that reported and have evaluation data evaluate them, and so does the aggregator if it has; (6) the run folder, if there is
-    one, gets the new state. With fewer updates than the quorum the global model stays as it is. With `FedBuff` rounds are asynchronous:
-    see there.
+    one, gets the new state. With fewer updates than the quorum the global model stays as it is. Frozen weights and integers travel once,
+    and stay as they are; no update, clipping norm or noise has them. With `FedBuff` rounds are asynchronous: see there.
 
     **Leaks** with `PlainMean`: the aggregator sees the update of each owner. Nobody else sees anything but the global weights.
 
     Args:
         model: makes a compiled `keras.Model` with an optimizer, a loss and a known input shape. It is called once. Or a list of arrays, the
-            initial weights of a model of any kind, that trainers of the owners' own know what to do with: see `weights`.
+            initial weights of a model of any kind (some `Frozen`, perhaps), that trainers of the owners' own know: see `weights`.
         owners: addresses (`wss://host:port/name`) of `DataOwner`s, or `simulated_owners(...)`, or `joining_owners(...)`, or any objects
             that are an `Owner`.
         strategy: who trains, how, and how the weights change.

@@ -13,12 +13,13 @@ import numpy as np
 from federated.aggregation.aggregation import Aggregate
 from federated.errors import ModelRefused, SettingError
 from federated.metrics.layout import StateLayout
-from federated.models.weights import is_kept
+from federated.models.weights import Frozen, is_kept
 from federated.rounds.outcome import Outcome
 from federated.runs.moving import Moving
 from federated.runs.protection import Protection
 from federated.runs.run_folder import Checkpoint, Circumstances, digest_of
 from federated.strategies.strategy import Strategy
+from federated.tasks.base import BaseDigest
 from federated.tasks.update import Array, Task, Weights
 
 
@@ -26,15 +27,15 @@ class GlobalArrays:
     """Arrays that are trained elsewhere.
 
     Args:
-        arrays: the initial ones; float32, float64, or integers, which stay as they are.
+        arrays: the initial ones; float32, float64, or integers, which stay as they are, as those do that are `Frozen`.
         strategy: its steps.
         seed: of what owners do by chance.
         privacy: what is spent; None: none.
         mechanism: the settings of the privacy.
 
     Attributes:
-        digest: of the form of the arrays, strategy, seed and privacy.
-        trained: of each of them, whether it is no integer.
+        digest: of the form of the arrays, which are frozen, strategy, seed and privacy.
+        trained: of each of them, whether rounds change it.
         weights: the arrays.
 
     Raises:
@@ -44,15 +45,17 @@ class GlobalArrays:
     scheduled = False
 
     def __init__(self, arrays: Sequence[Any], strategy: Strategy, seed: int, privacy: Protection | None, mechanism: object) -> None:
-        self.weights: Weights = [_array(i, one) for i, one in enumerate(arrays)]
-        self.trained = tuple(not is_kept(array.dtype) for array in self.weights)
+        frozen = [isinstance(one, Frozen) for one in arrays]
+        self.weights: Weights = [_array(i, one.array if isinstance(one, Frozen) else one) for i, one in enumerate(arrays)]
+        self.trained = tuple(not (still or is_kept(array.dtype)) for still, array in zip(frozen, self.weights, strict=True))
         if not any(self.trained):
-            raise ModelRefused(f"the model has {len(self.weights)} arrays, and none of floats: no round would move it")
+            raise ModelRefused(f"the model has {len(self.weights)} arrays, and none of floats that is not frozen: no round would move it")
         self._strategy, self._seed, self._privacy = strategy, seed, privacy
         self._run, self._lineage = secrets.token_hex(16), secrets.token_hex(16)
-        forms = [(array.shape, array.dtype.str) for array in self.weights]
+        forms = [(array.shape, array.dtype.str, *(["frozen"] * still)) for still, array in zip(frozen, self.weights, strict=True)]
         self.digest = digest_of(hashlib.sha256(repr(forms).encode()).hexdigest(), strategy, seed, mechanism)
-        self._moving = Moving(strategy, self.weights, [str(i) for i in range(len(forms))], self.trained)
+        self._base = BaseDigest()
+        self._moving = Moving(strategy, self.weights, [str(i) for i in range(len(forms))], self.trained, self.trained)
         self._state = self._moving.initial(self.weights)
 
     @property
@@ -78,7 +81,9 @@ class GlobalArrays:
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
         said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
-        return Task(number, None, weights, training, self._run, self._lineage, said, self.trained, given, self._moving.extra)
+        names, which = (self._run, self._lineage), self.trained
+        base = self._base.of(None, [array for array, travels in zip(weights, which, strict=True) if not travels])
+        return Task(number, None, weights, training, *names, said, which, given, self._moving.extra, which, base)
 
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
         """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""

@@ -17,7 +17,7 @@ from federated.metrics.meter import Meter
 from federated.models import blueprint
 from federated.models.expectations import Expectations
 from federated.models.making import made
-from federated.models.weights import Statistics, check_trained
+from federated.models.weights import Statistics, check_trained, moving
 from federated.owners.gradient import ANSWERED as BY_GRADIENT
 from federated.owners.training import ANSWERED as BY_FIT
 from federated.records.data import Data
@@ -27,6 +27,7 @@ from federated.runs.protection import Protection
 from federated.runs.run_folder import Checkpoint, Circumstances, digest
 from federated.schedules.continued import go_on_from, schedule_of, steps_made
 from federated.strategies.strategy import Strategy
+from federated.tasks.base import BaseDigest
 from federated.tasks.update import Array, Task, Weights
 from privacy.keras_models.asks import refusal
 
@@ -40,8 +41,9 @@ _NUMBERS = "owners follow the schedule that the model was compiled with, or a nu
 class GlobalModel:
     """A Keras model that is trained elsewhere.
 
-    The strategy moves the trainable weights. The others (the statistics of BatchNormalization) become the mean of the owners', since a
-    step of an optimizer makes no sense for them; a strategy that needs single updates gets them all. Integers stay as they are.
+    The strategy moves the trainable weights. Others that training changes (the statistics of BatchNormalization) become the mean of the
+    owners', since a step of an optimizer makes no sense for them; a strategy that needs single updates gets them all. Frozen weights and
+    integers stay as they are.
 
     Args:
         build: makes the compiled model.
@@ -53,6 +55,7 @@ class GlobalModel:
     Attributes:
         digest: of model, strategy and seed.
         trained: of each of the weights, whether it is trained.
+        sent: of each of them, whether training may change it, so that it is in updates.
         scheduled: whether the learning rate follows a schedule.
 
     Raises:
@@ -77,7 +80,8 @@ class GlobalModel:
         self._lineage = secrets.token_hex(16)  # of the run, and of all that go on with it
         self.digest = digest(self._blueprint, strategy, seed, mechanism)
         self._privacy = privacy
-        self.trained = blueprint.trained(self._model)
+        self.trained, self.sent = blueprint.trained(self._model), moving(self._model)
+        self._base = BaseDigest()
         self.scheduled = schedule_of(self._model.optimizer) is not None
         self._compiled_rate = self._learning_rate()
         self._meter = None if privacy is not None else Meter(self._model, self._blueprint)  # else no metrics leave an owner
@@ -86,7 +90,7 @@ class GlobalModel:
         self._weights: Weights | None = list(self._model.get_weights())
         self._statistics = Statistics(self._model)
         names = [variable.path for variable in self._model.weights]
-        self._moving = Moving(strategy, self._weights, names, self.trained, self._constrain)
+        self._moving = Moving(strategy, self._weights, names, self.trained, self.sent, self._constrain)
         self._state = self._moving.initial(self.weights)
 
     @property
@@ -126,8 +130,9 @@ class GlobalModel:
                 the optimizer of `model` has made by itself, before the run or between rounds.
 
         Raises:
-            SettingError: the learning rate was set to what no owner follows.
+            SettingError: the learning rate was set to what no owner follows; or layers were frozen, or unfrozen, since the run began.
         """
+        self._check_frozen()
         settings, rate = self._strategy.local_training(), self._learning_rate()
         if rate != self._compiled_rate and (settings.gradient or rate is None):
             raise SettingError(
@@ -143,8 +148,19 @@ class GlobalModel:
             begun=steps_made(self._model.optimizer),
         )
         said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
-        names = self._run, self._lineage
-        return Task(number, self._blueprint, self.weights, training, *names, said, self.trained, given, self._moving.extra)
+        names, which, weights = (self._run, self._lineage), self.sent, self.weights
+        base = self._base.of(self._blueprint, [array for array, travels in zip(weights, which, strict=True) if not travels])
+        return Task(number, self._blueprint, weights, training, *names, said, self.trained, given, self._moving.extra, which, base)
+
+    def _check_frozen(self) -> None:
+        """Refuse a model that somebody has frozen, or unfrozen, in part: owners would go on as before."""
+        now = zip(self._model.weights, self.trained, blueprint.trained(self._model), strict=False)
+        others = [variable.path for variable, before, after in now if before != after]
+        if others or len(self._model.weights) != len(self.trained):
+            raise SettingError(
+                f"weights were frozen or unfrozen, or added, since the run began: {', '.join(others[:8]) or 'another number of them'}; "
+                "owners train what was trainable then: begin another Federation with this model"
+            )
 
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
         """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from federated.aggregation.aggregation import Aggregate
 from federated.errors import SettingError, StepFailed
-from federated.models.weights import is_kept
 from federated.strategies.averaging import moved
 from federated.strategies.strategy import State, Strategy, checked_config, step_of
 from federated.strategies.updates import Asked, Named, OwnerUpdate, Updates
@@ -23,8 +22,9 @@ class Moving:
         strategy: its steps.
         weights: of the shapes and dtypes of all of them.
         names: of each, for messages.
-        trained: of each, whether it is trained. The others, but for integers, become the mean of the owners'; a strategy that needs single
-            updates gets them all.
+        trained: of each, whether it is trained.
+        sent: of each, whether it is in updates. Those that are and are not trained become the mean of the owners'; a strategy that needs
+            single updates gets them all. The others stay as they are.
         constrain: changes new weights to what they may be, in place.
 
     Attributes:
@@ -40,12 +40,13 @@ class Moving:
         weights: Weights,
         names: Sequence[str],
         trained: Sequence[bool],
+        sent: Sequence[bool],
         constrain: Callable[[Weights], None] = lambda _: None,
     ) -> None:
         self._strategy, self._names, self._constrain = strategy, names, constrain
-        kept = {i for i, array in enumerate(weights) if is_kept(array.dtype)}
-        self._stepped = [i for i, moves in enumerate(trained) if (strategy.single_updates or moves) and i not in kept]
-        self._averaged = sorted(set(range(len(weights))) - set(self._stepped) - kept)
+        self._sent = [i for i, travels in enumerate(sent) if travels]
+        self._stepped = [i for i in self._sent if strategy.single_updates or trained[i]]
+        self._averaged = sorted(set(self._sent) - set(self._stepped))
         asked = checked_arrays(f"{type(strategy).__name__}.extra", strategy.extra(self._of(weights)))
         self.extra = tuple(Extra(name, tuple((one.dtype.str, one.shape) for one in arrays)) for name, arrays in asked.items())
 
@@ -88,7 +89,8 @@ class Moving:
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to.
         """
-        old, delta, count = task.weights, aggregate.delta[: len(task.weights)], len(task.weights)
+        old, count = task.weights, len(self._sent)
+        delta = dict(zip(self._sent, aggregate.delta[:count], strict=True))
         updates = Updates(
             self._of(delta),
             self._extra(aggregate.delta[count:]),
@@ -98,7 +100,7 @@ class Moving:
             tuple(
                 OwnerUpdate(
                     name,
-                    [array.astype(np.float64) for array in self._of(one.delta)],
+                    [array.astype(np.float64) for array in self._of(dict(zip(self._sent, one.delta[:count], strict=True)))],
                     one.examples,
                     one.metrics,
                     self._extra([array.astype(np.float64) for array in one.delta[count:]]),
@@ -118,7 +120,7 @@ class Moving:
             self._check(i, array)
         return new, state
 
-    def _of(self, arrays: Weights) -> Weights:
+    def _of(self, arrays: Weights | Mapping[int, Array]) -> Weights:
         return [arrays[i] for i in self._stepped]
 
     def _extra(self, arrays: Weights) -> dict[str, Weights]:

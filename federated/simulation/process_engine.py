@@ -11,6 +11,7 @@ from federated.errors import OwnerDropped
 from federated.owners.holding import Holding
 from federated.simulation.engine import ThreadEngine, cannot_be_sent
 from federated.strategies.strategy import check
+from federated.tasks.base import Bases, TaskBase, supplied
 from federated.tasks.update import Evaluation, Task, Update
 from protocols.concurrency import at_once
 
@@ -22,21 +23,26 @@ class Bench(Actor):
     """A `ThreadEngine` in a process of the pool."""
 
     def __init__(self, holdings: Mapping[int, Holding]) -> None:
-        self._holdings, self._engine = holdings, ThreadEngine()
+        self._holdings, self._engine, self._bases = holdings, ThreadEngine(), Bases()
 
     async def started(self) -> None:
         """Begin."""
         await self._engine.open(self._holdings)
 
     @message(reentrant=True)
+    async def hold(self, base: TaskBase) -> None:
+        """Keep what tasks leave out."""
+        self._bases.keep(base)
+
+    @message(reentrant=True)
     async def train(self, index: int, task: Task) -> Update:
         """See `Engine.train`."""
-        return await self._engine.train(index, task)
+        return await self._engine.train(index, self._bases.whole(task))
 
     @message(reentrant=True)
     async def evaluate(self, index: int, task: Task) -> Evaluation:
         """See `Engine.evaluate`."""
-        return await self._engine.evaluate(index, task)
+        return await self._engine.evaluate(index, self._bases.whole(task))
 
     async def stopped(self) -> None:
         """End the thread."""
@@ -88,12 +94,12 @@ class ProcessEngine:
     async def train(self, index: int, task: Task) -> Update:
         """See `Engine.train`."""
         async with self._place(index).at_work() as bench:
-            return await bench.train(index, task)
+            return await supplied(task, lambda sent: bench.train(index, sent), bench.hold)
 
     async def evaluate(self, index: int, task: Task) -> Evaluation:
         """See `Engine.evaluate`."""
         async with self._place(index).at_work() as bench:
-            return await bench.evaluate(index, task)
+            return await supplied(task, lambda sent: bench.evaluate(index, sent), bench.hold)
 
     async def close(self) -> None:
         """End the processes."""

@@ -16,7 +16,7 @@ from federated.owners.holding import Holding
 from federated.owners.masker import Masker, OwnMasker
 from federated.simulation.engine import Engine, ThreadEngine
 from federated.strategies.strategy import check
-from federated.tasks.update import Evaluation, Task, Update
+from federated.tasks.update import Evaluation, Task, Update, size
 from federated.trainers.runner import Factory
 
 Script = Mapping[int, Collection[str]]
@@ -24,10 +24,15 @@ Script = Mapping[int, Collection[str]]
 
 
 class SimulatedOwner:
-    """One owner of a simulation. Made by `simulated_owners`."""
+    """One owner of a simulation. Made by `simulated_owners`.
+
+    Attributes:
+        supplied: bytes of weights that no round changes that a real owner would have been sent so far.
+    """
 
     def __init__(self, name: str, index: int, crowd: SimulatedOwners) -> None:
         self.name, self._index, self._crowd = name, index, crowd
+        self.supplied, self._base = 0, b""
         self._masker: OwnMasker | None = None
 
     def __repr__(self) -> str:
@@ -40,7 +45,13 @@ class SimulatedOwner:
             OwnerDropped, OwnerLate: as the simulation says.
         """
         self._crowd.check(task.round, self._index)
+        self._supply(task)
         return await self._crowd.engine.train(self._index, task)
+
+    def _supply(self, task: Task) -> None:
+        if task.base and task.base != self._base:
+            self._base = task.base
+            self.supplied += size(task.kept)
 
     async def masker(self) -> Masker:
         """Its side of a secure aggregation, as real as that of any other owner."""
@@ -54,6 +65,7 @@ class SimulatedOwner:
 
     async def evaluate(self, task: Task) -> Evaluation:
         """Evaluate; 0 examples if it has no evaluation data."""
+        self._supply(task)
         return await self._crowd.engine.evaluate(self._index, task)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from federated.tasks.update import Bound, Update, Weights
 from privacy import GaussianNoise
+
+T = TypeVar("T")
 
 SLACK = 1 + 1e-5
 """Of a norm, for rounding to float32."""
@@ -45,7 +48,7 @@ def bounded(update: Update, bound: Bound, noise: GaussianNoise, trained: Sequenc
     return dataclasses.replace(update, delta=sent, examples=1, metrics=metrics, states=np.zeros(0, np.float32))
 
 
-def only(arrays: Weights, trained: Sequence[bool]) -> Weights:
+def only(arrays: Sequence[T], trained: Sequence[bool]) -> list[T]:
     """Those that are trained."""
     return [array for array, moves in zip(arrays, trained, strict=True) if moves]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -123,9 +124,12 @@ class Task:
         run: tells apart rounds of the same number in different runs.
         lineage: the same for all runs that went on with one another, and for no others: what a trainer remembers is kept by it.
         config: what the strategy says to trainers of the owners' own.
-        moved: of each of the weights, whether rounds move it; empty: all that are no integers.
+        moved: of each of the weights, whether it is trained; empty: all that are no integers.
         arrays: what the strategy gives beside the weights, by name.
         extra: what it asks for beside the update: such arrays are behind those of `Update.delta`, in this order.
+        sent: of each of the weights, whether rounds may change it: the others are in no update; empty: all that are no integers.
+        base: `base_digest` of the blueprint and those others; empty: nobody has computed it. A task that arrives with one is `light`, and
+            `federated.tasks.base.Bases` makes it whole; of any other task that arrives it is empty, so that nobody's word is taken for it.
     """
 
     round: int
@@ -138,35 +142,75 @@ class Task:
     moved: tuple[bool, ...] = ()
     arrays: dict[str, list[Array]] = field(default_factory=dict)
     extra: tuple[Extra, ...] = ()
+    sent: tuple[bool, ...] = ()
+    base: bytes = b""
+
+    @cached_property
+    def travelling(self) -> tuple[bool, ...]:
+        """Of each of the weights of a whole task, whether it is in an update."""
+        return self.sent or self._floats
+
+    @property
+    def _floats(self) -> tuple[bool, ...]:
+        return tuple(array.dtype.kind == "f" for array in self.weights)
+
+    @cached_property
+    def changing(self) -> Weights:
+        """The weights that rounds may change."""
+        return [array for array, travels in zip(self.weights, self.travelling, strict=True) if travels]
+
+    @cached_property
+    def kept(self) -> Weights:
+        """The others."""
+        return [array for array, travels in zip(self.weights, self.travelling, strict=True) if not travels]
 
     @cached_property
     def summed(self) -> list[Array]:
-        """Arrays of the shapes and dtypes of an update: those of the weights, and behind them what is asked for beside."""
-        return [*self.weights, *(template for one in self.extra for template in one.templates)]
+        """Arrays of the shapes and dtypes of an update: weights that rounds may change, and behind them what is asked for beside."""
+        return [*self.changing, *(template for one in self.extra for template in one.templates)]
 
     @property
     def bounded(self) -> tuple[bool, ...]:
         """Of each of these, whether it counts in the norm of an update, and has noise where there is noise."""
-        moved = self.moved or tuple(array.dtype.kind == "f" for array in self.weights)
+        moved = [one for one, travels in zip(self.moved or self._floats, self.travelling, strict=True) if travels]
         return (*moved, *(True for one in self.extra for _ in one.forms))
 
     @property
     def given(self) -> int:
-        """Bytes of the arrays in it."""
-        return size(self.weights) + sum(size(arrays) for arrays in self.arrays.values())
+        """Bytes of the arrays in it that travel in each round."""
+        return size(self.changing) + sum(size(arrays) for arrays in self.arrays.values())
+
+    @cached_property
+    def light(self) -> Task:
+        """The task without what its base has: what travels in each round. Only of one whose base is known."""
+        return dataclasses.replace(self, blueprint=None, weights=self.changing, sent=self.travelling)
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of all of it: two owners that have the same were asked the same."""
-        forms = [(array.shape, array.dtype.str) for array in self.weights]
-        plan = None if self.blueprint is None else (self.blueprint.architecture, self.blueprint.compilation)
+        base = self.base or base_digest(self.blueprint, self.kept)
         beside = sorted(self.arrays.items())
-        more = [(name, [(array.shape, array.dtype.str) for array in arrays]) for name, arrays in beside]
-        said = (self.run, self.lineage, self.round, plan, self.training, sorted(self.config.items()), self.moved, forms, more, self.extra)
-        hashed = hashlib.sha256(msgspec.msgpack.encode(("confide task", *said)))
-        for array in (*self.weights, *(array for _, arrays in beside for array in arrays)):
-            hashed.update(np.ascontiguousarray(array).data)
-        return hashed.digest()
+        more = [(name, _forms(arrays)) for name, arrays in beside]
+        which = self.moved, self.travelling, _forms(self.changing)
+        said = (self.run, self.lineage, self.round, base, self.training, sorted(self.config.items()), *which, more, self.extra)
+        return _hashed(("confide task", *said), [*self.changing, *(array for _, arrays in beside for array in arrays)])
+
+
+def base_digest(blueprint: Blueprint | None, kept: Weights) -> bytes:
+    """Return the SHA-256 of what is the same in all rounds: the blueprint, and weights that no round changes, with their forms."""
+    plan = None if blueprint is None else (blueprint.architecture, blueprint.compilation)
+    return _hashed(("confide base", plan, _forms(kept)), kept)
+
+
+def _forms(arrays: Weights) -> list[tuple[tuple[int, ...], str]]:
+    return [(array.shape, array.dtype.str) for array in arrays]
+
+
+def _hashed(said: tuple[Any, ...], arrays: Weights) -> bytes:
+    hashed = hashlib.sha256(msgspec.msgpack.encode(said))
+    for array in arrays:
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.digest()
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,9 +219,9 @@ class Update:
 
     Args:
         round: that it belongs to.
-        delta: what training added to the weights of the task, same shapes and dtypes; with `gradient`, minus the gradient (and what the
-            forward pass added to weights that are not trained, the statistics of BatchNormalization). 0 for integers. Behind them the
-            arrays of `Task.extra`.
+        delta: what training added to those weights of the task that rounds may change, same shapes and dtypes; with `gradient`, minus the
+            gradient (and what the forward pass added to weights that are not trained, the statistics of BatchNormalization). Behind them
+            the arrays of `Task.extra`.
         examples: that it was trained on, at least 1.
         metrics: name -> value over the last local epoch, as Keras' `fit` tells it: of those whose states are not given.
         evaluates: whether the owner has evaluation data.

@@ -11,9 +11,9 @@ import numpy as np
 
 from federated.errors import DataError, SettingError
 from federated.methods.known import METHODS, method_of
-from federated.models.weights import is_kept
+from federated.models.weights import Frozen, is_kept
 from federated.tasks.update import Array
-from federated.trainers.torch_course import Pull, TorchCourse
+from federated.trainers.torch_course import Pull, TorchCourse, frozen
 from federated.trainers.trained import Remembered, Trained, passes
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class TorchTrainer:
     """Trains a `torch.nn.Module`.
 
     Calling it with an owner's data gives the trainer of that owner: `simulated_owners(parts, trainer=TorchTrainer(...))`. A round is
-    `epochs` passes over the examples in another order each, in batches of `batch_size`, with a new optimizer. All that is in the
-    `state_dict` travels: floats are averaged (the statistics of BatchNorm among them), integers stay.
+    `epochs` passes over the examples in another order each, in batches of `batch_size`, with a new optimizer. Of what is in the
+    `state_dict` floats are averaged (the statistics of BatchNorm among them); integers, and parameters that require no gradient, stay as
+    they are and travel once.
 
     Args:
         module: makes the module; called once here, and once for each owner.
@@ -56,11 +57,16 @@ class TorchTrainer:
     ) -> None:
         self.loss, self.optimizer, self.metrics = loss, optimizer, dict(metrics or {})
         self._module = module
-        self._first = [value.detach().numpy().copy() for value in self._checked(module()).state_dict().values()]
+        first = self._checked(module())
+        self._first = [value.detach().numpy().copy() for value in first.state_dict().values()]
+        self._frozen = frozen(first)
 
-    def weights(self) -> list[Array]:
-        """Return initial weights, for `Federation(model=...)`: those with which `module()` begins, in the order of its `state_dict`."""
-        return [array.copy() for array in self._first]
+    def weights(self) -> list[Any]:
+        """Return initial weights, for `Federation(model=...)`: those with which `module()` begins, in the order of its `state_dict`.
+
+        Arrays; those of parameters that require no gradient are `Frozen`.
+        """
+        return [Frozen(array.copy()) if still else array.copy() for array, still in zip(self._first, self._frozen, strict=True)]
 
     def fitted(self, weights: list[Array]) -> torch.nn.Module:
         """Return a module that has these weights, set to evaluate."""

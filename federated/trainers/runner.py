@@ -14,9 +14,9 @@ import numpy as np
 from federated.consent.release import Work, released
 from federated.errors import DataError, SettingError, UpdateHeldBack
 from federated.models.weights import is_kept
-from federated.tasks.bounding import bounded
+from federated.tasks.bounding import bounded, only
 from federated.tasks.failures import in_own_words
-from federated.tasks.update import Array, Evaluation, Task, Update, Weights
+from federated.tasks.update import Array, Evaluation, Extra, Task, Update, Weights
 from federated.trainers.memory import TrainerMemory
 from federated.trainers.trained import OwnTrainer, Trained
 from privacy import GaussianNoise
@@ -110,7 +110,8 @@ class TrainerRunner:
         given = self._call(lambda: trainer.train(_copies(task.weights), _config(task, stream), state))
         if not isinstance(given, Trained):
             raise UpdateHeldBack(f"a trainer's train() gave a {type(given).__name__}: a federated.Trained is expected")
-        delta = [*_delta(given.delta, task.weights, "a trainer's delta"), *_beside(given.extra, task)]
+        whole = _delta(given.delta, task.weights, "a trainer's delta", task.travelling)
+        delta = [*only(whole, task.travelling), *_beside(given.extra, task)]
         examples = _count(given.examples, "train()", least=max(1, self._least))
         metrics = _numbers(given.metrics, "train()") if tells else {}
         self._memory.keep(task.lineage, task.round, state)
@@ -194,14 +195,18 @@ def _beside(given: Any, task: Task) -> list[Array]:
     asked = ", ".join(one.name for one in task.extra) or "nothing"
     if not hasattr(given, "keys") or set(given) != {one.name for one in task.extra}:
         raise UpdateHeldBack(f"a trainer's extra is not what the strategy asks for, which is {asked:.200}: give Trained(..., extra=...)")
-    return [array for one in task.extra for array in _delta(given[one.name], one.templates, f"{one.name:.100} of a trainer's extra")]
+    return [array for one in task.extra for array in _beside_one(given, one)]
 
 
-def _delta(given: Any, weights: Weights, said: str) -> list[Array]:
+def _beside_one(given: Any, one: Extra) -> list[Array]:
+    return _delta(given[one.name], one.templates, f"{one.name:.100} of a trainer's extra", [True] * len(one.forms))
+
+
+def _delta(given: Any, weights: Weights, said: str, travelling: Sequence[bool]) -> list[Array]:
     """Return the arrays of an update in the dtypes of the weights.
 
     Raises:
-        UpdateHeldBack: they are of another number, shape, or kind, or integers have changed. No value is shown.
+        UpdateHeldBack: they are of another number, shape, or kind, or what no round changes has changed. No value is shown.
     """
     if not isinstance(given, Sequence) or len(given) != len(weights):
         count = len(given) if isinstance(given, Sequence) else f"a {type(given).__name__}, not a list"
@@ -214,8 +219,9 @@ def _delta(given: Any, weights: Weights, said: str) -> list[Array]:
             raise UpdateHeldBack(f"array {i} of {said} is a {type(one).__name__} that makes no array of numbers") from None
         if array.shape != before.shape or array.dtype.kind not in "fiu":
             raise UpdateHeldBack(f"array {i} of {said} is {array.dtype} {array.shape}; {before.dtype} {before.shape} expected")
-        if is_kept(before.dtype) and array.any():
-            raise UpdateHeldBack(f"array {i} of {said} changes integers, which stay as they are: zeros are expected")
+        if not travelling[i] and array.any():
+            what = "integers" if is_kept(before.dtype) else "a frozen array"
+            raise UpdateHeldBack(f"array {i} of {said} changes {what}, which stay as they are: zeros are expected")
         with np.errstate(over="ignore"):
             array = np.array(array, before.dtype)
         if not np.isfinite(array).all():

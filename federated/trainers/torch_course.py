@@ -17,8 +17,14 @@ Pull = Callable[["torch.nn.Module"], None]
 """Changes the gradients of a module before its optimizer has them."""
 
 
+def frozen(module: torch.nn.Module) -> list[bool]:
+    """Of what is in the `state_dict`, whether it is a parameter that requires no gradient."""
+    still = {name for name, parameter in module.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    return [name in still for name in module.state_dict()]
+
+
 class TorchCourse:
-    """See `federated.methods.course.Course`. All floats of a module count as trained; only its parameters have gradients.
+    """See `federated.methods.course.Course`. Floats of a module that are not frozen count as trained; only parameters have gradients.
 
     Args:
         module: whose training it is.
@@ -43,7 +49,7 @@ class TorchCourse:
     ) -> None:
         self._module, self._passes, self.loss, self._optimizer = module, passes, loss, optimizer
         self.weights, self.state = weights, state
-        self.trained = tuple(not is_kept(array.dtype) for array in weights)
+        self.trained = tuple(not (is_kept(array.dtype) or still) for array, still in zip(weights, frozen(module), strict=True))
         self.config: Mapping[str, Setting] = {name: value for name, value in config.items() if not isinstance(value, list)}
         self.arrays: Mapping[str, Weights] = {name: value for name, value in config.items() if isinstance(value, list)}
         kinds = {name: type(one).__name__ for name, one in module.named_modules()}

@@ -19,7 +19,7 @@ class Trained:
     """What came of training.
 
     Args:
-        delta: what it added to each of the weights: arrays of their shapes, in their order. Zeros for integers.
+        delta: what it added to each of the weights: arrays of their shapes, in their order. Zeros for integers and frozen ones.
         examples: that it was over, at least 1: the weight of this owner in the mean.
         metrics: name -> number, of the training.
         extra: name -> arrays, of what the strategy asks for beside; see `Strategy.extra`.

@@ -31,6 +31,11 @@ def layers_within(layer: Layer, *, itself: bool = True, deep: bool = True) -> li
     return found
 
 
+def made_as_state(layer: Layer) -> list[Any]:
+    """List the variables of a layer itself that were made with `trainable=False`, whatever was frozen later."""
+    return list(layer._non_trainable_variables)
+
+
 def mask_of(tensor: Tensor) -> Tensor | None:
     """Give the mask that a tensor carries from layer to layer and to the loss, or None."""
     return getattr(tensor, "_keras_mask", None)
