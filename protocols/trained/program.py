@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +27,7 @@ from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
@@ -68,14 +69,17 @@ class ServedNetwork(NamedTuple):
     largest: float
 
 
-def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: End | None = None, watching: bool = True) -> ServedNetwork:
+def served(
+    plan: Plan, endings: Sequence[str | None], shape: Shape, like: Program, *, end: End | None = None, watching: bool = True
+) -> ServedNetwork:
     """Return the program of a network that is trained by a plan.
 
     Args:
         plan: of its training.
-        ending: what the model ends in beside the plan, "softmax" or a name of `CURVES`.
-        shape: of an answer, as the Keras model gives it.
-        like: the program of the model before it was trained: its input range is kept, and whether servers enforce it.
+        endings: what each output ends in beside the plan, "softmax" or a name of `CURVES`.
+        shape: of an answer, as the Keras model gives it; of several outputs that of their row.
+        like: the program of the model before it was trained: its input range is kept, and whether servers enforce it, and how several
+            inputs and outputs lie in their rows.
         end: what comes after the model, see `lowering/scales/writing.py`.
         watching: whether an answer tells that a number has left its window.
 
@@ -83,7 +87,7 @@ def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: 
         WindowError: sums of weights are not proved to stay in the ring, however small weights are.
         UnsupportedLayer: the network computes what cannot be served so.
     """
-    draft, _, _, outputs = forward(plan, 1, predicts=True)
+    draft, _, _, outputs = forward(msgspec.structs.replace(plan, parts=()), 1, predicts=True)  # several inputs are one row
     strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
     circuit, order = draft.pruned({"outputs": outputs} | strange)
 
@@ -95,7 +99,7 @@ def served(plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: 
     for exponent in range(WEIGHTS, LEAST_WEIGHTS - 1, -1):
         translation = _Translation(plan, circuit, bits, exponent, like, limits, watching=watching)
         try:
-            return translation.served(ending, shape, end)
+            return translation.served(endings, shape, end)
         except WindowError as error:
             if exponent == LEAST_WEIGHTS:
                 raise too_large(error) from None
@@ -144,7 +148,7 @@ class _Translation:
         self._made: list[int] = []
         self._known: dict[tuple[int, int, Shape], int] = {}
 
-    def served(self, ending: str | None, shape: Shape, end: End | None) -> ServedNetwork:
+    def served(self, endings: Sequence[str | None], shape: Shape, end: End | None) -> ServedNetwork:
         """Return what has been written, with the end of the model."""
         for at, op in enumerate(self._circuit.ops):
             if isinstance(op, Given) and op.name == "x":
@@ -154,7 +158,7 @@ class _Translation:
             else:
                 made = self._value(at, op)
                 self._values[at] = self._writer.assumed(made, self._limits[at]) if at in self._limits else made
-        program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
+        program = msgspec.structs.replace(self._ended(endings, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.
@@ -303,19 +307,18 @@ class _Translation:
         self._writer.ops[at] = msgspec.structs.replace(self._writer.ops[at], bias=self._weight(bias, (units,), factor=factor))
         return self._values[x]
 
-    def _ended(self, ending: str | None, shape: Shape, end: End | None) -> Program:
+    def _ended(self, endings: Sequence[str | None], shape: Shape, end: End | None) -> Program:
         """Write the end of the model, as predictions have it: what follows is proved, for logits within their window."""
         writer, at = self._writer, self._circuit.outputs["outputs"]
         unit = 2.0 ** -self._bits(at)
         flat = writer.assumed(writer.shaped((self._plan.outputs,), self._values[at]), LARGEST / unit)
         output, compared = dataclasses.replace(flat, scale=unit), None
         node: net.Node = self._node
-        named: dict[str, Any] = {"layer": node.layer, "inputs": (), "shape": (self._plan.outputs,)}
-        if ending == "softmax":
-            compared, node = writer.compared(output), net.Softmax(kind="Softmax", **named)
-        elif ending is not None:
-            node = net.Curved(kind=ending, curve=CURVES[ending], **named)
-        if ending is not None:
+        if len(endings) > 1:
+            output = self._heads(output, endings)
+        elif endings[0] is not None:
+            compared = writer.compared(output) if endings[0] == "softmax" else None
+            node = self._last(endings[0], (self._plan.outputs,))
             output = written(writer, node, [output])
         return ended(
             writer,
@@ -327,7 +330,33 @@ class _Translation:
             end=end,
             clamp_label=self._like.label_clamped,
             ranges=self._ranges,
+            inputs=_given(self._like.inputs),
+            outputs=_given(self._like.outputs),
         )
+
+    def _heads(self, row: RangedValue, endings: Sequence[str | None]) -> RangedValue:
+        """Write the end of each output, and join them again."""
+        outputs, parts = _given(self._like.outputs), []
+        if outputs is None or len(outputs.parts) != len(endings):
+            raise ProgramError("the model was shared with other outputs")
+        start = 0
+        for part, ending in zip(outputs.parts, endings, strict=True):
+            value = self._writer.taken(0, tuple(range(start, start + part.size)), row)
+            parts.append(value if ending is None else written(self._writer, self._last(ending, (part.size,)), [value]))
+            start += part.size
+        joined = net.Joined(layer=self._node.layer, kind="outputs", inputs=(), shape=row.shape, axis=0)
+        return self._writer.joined(joined, parts)
+
+    def _last(self, ending: str, shape: Shape) -> net.Node:
+        """Return the node of an activation at the end of an output."""
+        named: dict[str, Any] = {"layer": self._node.layer, "inputs": (), "shape": shape}
+        if ending == "softmax":
+            return net.Softmax(kind="Softmax", **named)
+        return net.Curved(kind=ending, curve=CURVES[ending], **named)
+
+
+def _given(structure: Structure | msgspec.UnsetType) -> Structure | None:
+    return None if structure is msgspec.UNSET else structure
 
 
 def plain(ranges: Ranges) -> Ranges:
