@@ -1,5 +1,7 @@
 """Models with several inputs and outputs: trained on shares as by `keras.Model.fit`, in the simulator and by real workers, or refused."""
 
+import asyncio
+
 import keras
 import msgspec
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from keras import layers, losses
 from training_deployment import SCALE, Trainers
 
-from protocols import share
+from inner_workers import inner_cluster
+from privacy.mechanisms import DPSGD
+from protocols import connect, share
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError
 from protocols.mpc.numbers.fixed_point import decode, encode
@@ -244,3 +248,141 @@ def test_a_joint_loss_is_one_of_several_that_count():
             JointLoss(wrong)
     with pytest.raises(ModelError, match="do not make"):
         msgspec.structs.replace(plan(network()), parts=(3, 3))
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    async with inner_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+async def epochs_of(shared, *data, **settings):
+    return [epoch async for epoch in shared.fit(*data, **{"shuffle": False, "progress": False, "batch_size": BATCH} | settings)]
+
+
+def named():
+    return network(
+        named=True,
+        loss={"b": "mse", "a": "sparse_categorical_crossentropy"},
+        loss_weights={"b": 0.5, "a": 1.0},
+        metrics={"a": ["accuracy"]},
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.5),
+    )
+
+
+RANGES = {"facts": (-4.0, 4.0), "codes": (0, 5)}
+NAMED = {"facts": FACTS, "codes": IDS}, {"a": LABELS, "b": NUMBERS}
+
+
+def assert_same(found, expected):
+    """Answers in the same structure."""
+    assert type(found) is type(expected)
+    pairs = [(found[name], expected[name]) for name in expected] if isinstance(expected, dict) else zip(found, expected, strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=0.01)
+
+
+async def test_fit_evaluate_predict_and_serve_by_name(cluster):
+    model = named()
+    x, y = NAMED
+    settings = {"validation_split": 0.2, "epochs": 2}
+    seen = []
+    watching = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(sorted(logs)))
+    stopping = keras.callbacks.EarlyStopping("val_a_accuracy", patience=9)
+    async with await share(model, cluster, input_range=RANGES) as shared:
+        epochs = await epochs_of(shared, x, y, metrics=["loss", "a_accuracy"], callbacks=[watching, stopping], **settings)
+        metrics = await shared.evaluate(x, y, sample_weight={"a": COUNTS, "b": COUNTS**2})
+        answers = await shared.predict(x)
+        serving = asyncio.create_task(shared.serve(1))
+        while not serving.done() and not await shared.prepared():
+            pass
+        async with connect(cluster, shared.name) as remote:
+            served = await remote.query(x)
+        await serving
+        revealed = await shared.reveal()
+    history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **settings).history
+    assert stopping.mode == "max"
+    assert seen[0] == sorted(history)
+    for name, expected in history.items():
+        assert [epoch.logs[name] for epoch in epochs] == pytest.approx(expected, abs=0.01), name
+    assert "a_accuracy" in str(epochs[0])
+    assert "val_b_loss" in str(epochs[0])
+    expected = model.evaluate(x, y, sample_weight={"a": COUNTS, "b": COUNTS**2}, verbose=0, return_dict=True)
+    assert metrics == pytest.approx(expected, abs=0.01)
+    assert_same(answers, model.predict(x, verbose=0))
+    assert_same(served, model.predict(x, verbose=0))
+    for one, other in zip(revealed.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.005)
+
+
+async def test_stored_arrays_in_lists_and_a_training_that_goes_on(cluster, tmp_path):
+    def build():
+        return network(metrics=[["accuracy"], ["mse"]])
+
+    arrays = {"facts": FACTS, "codes": IDS, "labels": LABELS, "numbers": NUMBERS}
+    facts, codes, labels, numbers = [await cluster.store(name, array) for name, array in arrays.items()]
+    settings = {"folder": tmp_path / "owner", "resume": True, "validation_data": ([facts, codes], [labels, numbers], COUNTS)}
+    for epochs in (1, 2):  # the second begins with what the first has left
+        async with await share(build(), cluster, input_range=RANGES) as shared:
+            made = await epochs_of(shared, [facts, codes], (labels, numbers), epochs=epochs, **settings)
+            assert [epoch.number for epoch in made] == [epochs]
+            answers = await shared.predict((FACTS, IDS))
+            trained = (await shared.reveal()).get_weights()
+    model = build()
+    data = {"validation_data": ([FACTS, IDS], [LABELS, NUMBERS], COUNTS)}
+    history = model.fit([FACTS, IDS], [LABELS, NUMBERS], batch_size=BATCH, epochs=2, shuffle=False, verbose=0, **data).history
+    assert list(made[0].logs) == ["a_accuracy", "b_mse", "val_loss", "val_a_loss", "val_b_loss", "val_a_accuracy", "val_b_mse"]
+    for name, value in made[0].logs.items():
+        assert value == pytest.approx(history[name][1], abs=0.01), name
+    assert_same(answers, model.predict([FACTS, IDS], verbose=0))
+    for one, other in zip(trained, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.005)
+
+
+X, Z = NAMED
+DATA_REFUSED = {
+    "an input is missing": (({"facts": FACTS}, Z), {}, r"x has the names \['facts'\]: one array for each of"),
+    "a list for names": (([FACTS, IDS], Z), {}, "x is a list: one array for each of .* in a dict"),
+    "one array": ((FACTS, Z), {}, "x is a ndarray"),
+    "nested": (({"facts": FACTS, "codes": {"more": IDS}}, Z), {}, "x 'codes' is a dict: an array is needed"),
+    "other outputs": ((X, {"a": LABELS, "c": NUMBERS}), {}, r"y has the names \['a', 'c'\]"),
+    "no target": ((X, {"a": LABELS, "b": None}), {}, "y 'b' is missing"),
+    "fewer": ((X, {"a": LABELS[:4], "b": NUMBERS}), {}, "y 'a' has 4"),
+    "weights of one output": ((X, Z), {"sample_weight": {"a": COUNTS}}, r"w has the names \['a'\]"),
+    "too many weights": ((X, Z), {"sample_weight": {"a": COUNTS, "b": NUMBERS}}, "sample_weight of 'b' has shape"),
+    "class_weight": ((X, Z), {"class_weight": {0: 2.0}}, "class_weight is for models with a single output"),
+    "privacy": ((X, Z), {"privacy": DPSGD(noise_multiplier=1.0, max_grad_norm=1.0)}, "privacy= is for models with a single output"),
+    "another metric": ((X, Z), {"metrics": ["b_mse"]}, "'loss' and 'a_accuracy' can be told"),
+    "a monitor": ((X, Z), {"callbacks": [keras.callbacks.EarlyStopping("val_loss")]}, "monitors 'val_loss'"),
+    "wrong widths": ((X, {"a": LABELS, "b": IDS.astype(float)}), {}, "has 3 targets an example, the model has 2 outputs"),
+    "wrong shapes": (({"facts": FACTS[:, :3], "codes": IDS}, Z), {}, "takes 4 numbers"),
+    "labels beyond": ((X, {"a": LABELS + 1, "b": NUMBERS}), {}, "labels out of range"),
+}
+
+
+async def test_data_that_do_not_fit_are_refused_by_name_before_anything_runs(cluster):
+    async with await share(named(), cluster, input_range=RANGES) as shared:
+        for name, (data, settings, why) in DATA_REFUSED.items():
+            with pytest.raises(InputError, match=why):
+                await epochs_of(shared, *data, **settings)
+            assert not shared._training.begun, name
+        with pytest.raises(InputError, match="is shared already: predictions"):
+            await shared.predict(X | {"facts": await cluster.store("facts", FACTS)})
+
+
+async def test_one_output_of_several_inputs_is_trained_with_privacy(cluster):
+    def build():
+        first, second = keras.Input((3,), name="first"), keras.Input((2,), name="second")
+        built = keras.Model([first, second], layers.Dense(2)(layers.Concatenate()([first, second])))
+        keras.utils.set_random_seed(1)
+        built.compile(keras.optimizers.SGD(0.1), "mse")
+        return built
+
+    x, model = [FACTS[:, :3], FACTS[:, 2:]], build()
+    start = model.get_weights()
+    async with await share(model, cluster, input_range=(-4.0, 4.0)) as shared:
+        (epoch,) = await epochs_of(shared, x, NUMBERS, privacy=DPSGD(noise_multiplier=0.01, max_grad_norm=1000.0))
+        trained = (await shared.reveal()).get_weights()
+    model.fit(x, NUMBERS, batch_size=BATCH, shuffle=False, verbose=0)
+    assert epoch.privacy is not None
+    assert any(np.abs(one - other).max() > 0.01 for one, other in zip(trained, start, strict=True))
