@@ -241,7 +241,7 @@ class SharedNetwork:
         for shape, activation in zip(gives.shapes, ending(self._model), strict=True):
             part, outputs = np.split(outputs, [math.prod(shape)], axis=1)
             found.append(_ended(part, activation).reshape(-1, *shape))
-        return found[0] if gives.kind is None else gives.held(found)
+        return gives.held(found)
 
     def served(self, like: Program, noise: NoisyAnswers | None) -> ServedNetwork:
         """Return what serves the network as it is trained; see `protocols/trained`.
@@ -258,7 +258,7 @@ class SharedNetwork:
         check_predicts(self._model)
         end = None if noise is None else partial(noisy, answers=noise)
         planned, gives = self._planned(), self.ends[1]
-        shape = gives.shapes[0] if gives.kind is None else (planned.outputs,)
+        shape = (planned.outputs,) if gives.several else gives.shapes[0]
         return served(planned, ending(self._model), shape, like, end=end, watching=noise is None)
 
     async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:

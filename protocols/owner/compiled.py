@@ -103,7 +103,7 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
         threshold=0.0 if joint else edges[0],
         labels=AS_GIVEN if joint else losses[0].labels,
         summed=losses[0].summed,  # all alike: `_answer` refuses several reductions
-        parts=tuple(map(math.prod, parts.shapes)) if parts.kind else (),
+        parts=tuple(map(math.prod, parts.shapes)) if parts.several else (),
     )
     return plan, list(found.kept.values())
 

@@ -84,7 +84,7 @@ def examples(x: Given, y: Given, w: Given | None, takes: Ends, gives: Ends) -> G
     Raises:
         InputError: they have another structure, or are not as many.
     """
-    several = isinstance(w, list | tuple | Mapping) and gives.kind is not None
+    several = isinstance(w, list | tuple | Mapping) and gives.several
     weights = {} if w is None else _apart("w", w, gives) if several else {"w": _array("w", w)}
     found = _as_many(GivenExamples(_apart("x", x, takes), _apart("y", y, gives), weights))
     for name, array in found.w.items():
@@ -110,10 +110,11 @@ def _apart(what: str, given: Any, ends: Ends) -> dict[str, Any]:
     Raises:
         InputError: it is not one array for each, in the structure in which the model has them.
     """
-    if ends.kind is None and not isinstance(given, Mapping):
-        return {what: _array(what, given)}
+    if not ends.several and not isinstance(given, Mapping):
+        alone = isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], np.ndarray | SharedDataset)
+        return {what: _array(what, given[0] if alone else given)}
     names = list(ends.names)
-    shown = f"one array for each of {names} is needed, in a {ends.kind or 'dict'}"
+    shown = f"one array for each of {names} is needed, in a {ends.kind or 'dict'}, as the model has them"
     if isinstance(given, Mapping):
         if set(given) != set(names):
             raise InputError(f"{what} has the names {sorted(map(str, given))}: {shown}")
@@ -122,7 +123,7 @@ def _apart(what: str, given: Any, ends: Ends) -> dict[str, Any]:
         raise InputError(f"{what} is a {type(given).__name__}: {shown}")
     else:
         arrays = list(given)
-    if ends.kind is None:
+    if not ends.several:
         return {what: _array(what, arrays[0])}
     return {f"{what} {name!r}": _array(f"{what} {name!r}", array) for name, array in zip(names, arrays, strict=True)}
 

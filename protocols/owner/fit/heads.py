@@ -33,21 +33,28 @@ class CompiledHead(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """How the arrays of several inputs, or of several outputs, are given.
+    """How the arrays of inputs, or of outputs, are given.
 
     Attributes:
-        kind: as the model has them; None of one alone.
+        kind: as the model has them; None of one alone, which may be the only one in a list.
         names: of each; in a dict they are given by these.
         shapes: of an example of each.
     """
 
-    kind: Literal["list", "dict"] | None
+    kind: Literal["list", "tuple", "dict"] | None
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
+    @property
+    def several(self) -> bool:
+        """Say whether there is more than one."""
+        return len(self.names) > 1
+
     def held(self, values: list[Any]) -> Any:
-        """Return one value for each of several in the structure that the model has."""
-        return dict(zip(self.names, values, strict=True)) if self.kind == "dict" else values
+        """Return one value for each in the structure that the model has, as Keras does."""
+        if self.kind == "dict":
+            return dict(zip(self.names, values, strict=True))
+        return values[0] if self.kind is None else tuple(values) if self.kind == "tuple" else values
 
 
 def ends(model: Any, side: Literal["inputs", "outputs"]) -> Ends:
@@ -61,10 +68,9 @@ def ends(model: Any, side: Literal["inputs", "outputs"]) -> Ends:
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
     flat = list(getattr(model, side))
-    shapes = tuple(tuple(one.shape[1:]) for one in flat)
-    if len(flat) == 1:
-        return Ends(None, (_layer(flat[0]),), shapes)
     given = internals.inputs_as_given(model) if side == "inputs" else internals.outputs_as_given(model)
+    if isinstance(given, KerasTensor) or (len(flat) == 1 and not isinstance(given, Mapping)):
+        given = flat
     found = list(given.values()) if isinstance(given, Mapping) else list(given)
     if not all(isinstance(one, KerasTensor) for one in found):
         raise ModelError(f"model {model.name!r} has {side} in lists or dicts within others; one list, or one dict, is supported")
@@ -72,9 +78,11 @@ def ends(model: Any, side: Literal["inputs", "outputs"]) -> Ends:
     if isinstance(given, Mapping):
         return Ends("dict", tuple(map(str, given)), shapes)
     names = tuple(map(_layer, found))
+    if len(names) == 1:
+        return Ends(None, names, shapes)
     if len(set(names)) < len(names):
         raise ModelError(f"model {model.name!r} has {side} of the same layer, {names}: give them in a dict, each with a name of its own")
-    return Ends("list", names, shapes)
+    return Ends("tuple" if isinstance(given, tuple) else "list", names, shapes)
 
 
 def heads(model: Any) -> tuple[CompiledHead, ...]:
@@ -89,7 +97,7 @@ def heads(model: Any) -> tuple[CompiledHead, ...]:
 
     found, weights = ends(model, "outputs"), internals.loss_weights(model)
     metrics = internals.compile_arguments(model).get("metrics")
-    if found.kind is None:
+    if not found.several:
         losses = [one for one in keras.tree.flatten(model.loss) if one is not None]
         if len(losses) != 1:
             raise ModelError(f"model {model.name!r} is compiled with {len(losses)} losses: one is trained on shares")
