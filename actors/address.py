@@ -29,7 +29,7 @@ class Address:
 
     @staticmethod
     def parse(text: str) -> Address:
-        """Understands `ws://host:port` and `wss://host:port`.
+        """Understand `ws://host:port` and `wss://host:port`.
 
         Raises:
             BadAddress: it is something else.
@@ -62,7 +62,7 @@ class Address:
             return False
 
     def check_encryption(self, allow_plaintext: bool) -> None:
-        """Refuses plaintext that leaves this machine.
+        """Refuse plaintext that leaves this machine.
 
         Raises:
             InsecureAddress: `ws://` to another host, and `allow_plaintext` is not set.

@@ -20,7 +20,7 @@ LARGEST = 32 << 20
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Asks glibc, once a process, to keep freed memory for later arrays; returns whether it will.
+    """Ask glibc, once a process, to keep freed memory for later arrays; return whether it will.
 
     Whoever has set glibc's variables for this (MALLOC_..., GLIBC_TUNABLES) has the last word, and other C libraries have no such thing.
     """

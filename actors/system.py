@@ -375,7 +375,7 @@ class ActorSystem:
         self.log.write(log, logging.ERROR, "message without reply", "%s: %s", shown(str(error)), trace(cause))
 
     def report(self, what: str, error: BaseException) -> None:
-        """Tells `on_error` of a message without reply that failed."""
+        """Tell `on_error` of a message without reply that failed."""
         try:
             failed = OneWayFailed(f"{what} failed: {type(error).__name__}: {error}")
             failed.__cause__ = error

@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 
 async def share(among: Among, source: Source, out: Path, console: Console) -> None:
-    """Shares all arrays of a file, or none, and writes the grants.
+    """Share all arrays of a file, or none, and write the grants.
 
     Raises:
         FederatedError: there are grants of that name already, or they cannot be written.
@@ -89,7 +89,7 @@ async def show(among: Among, console: Console) -> None:
 
 
 async def remove(among: Among, owner: Path, console: Console) -> None:
-    """Has the workers remove what a file of an owner's grants is for, and removes that file."""
+    """Have the workers remove what a file of an owner's grants is for, and remove that file."""
     async with among() as cluster:
         for grant in read_grants(owner).values():
             await cluster.withdraw(grant)

@@ -74,7 +74,7 @@ class Accountant:
 
 
 def check_method(method: str) -> None:
-    """Refuses an unknown accounting method.
+    """Refuse an unknown accounting method.
 
     Raises:
         SettingError: it is neither "pld" nor "rdp".

@@ -76,7 +76,7 @@ class PrivateStep:
         return metrics, int(unclipped)
 
     def begin(self) -> None:
-        """Begins a step in parts, and forgets what an interrupted one may have left: no example may be in a sum twice."""
+        """Begin a step in parts, and forget what an interrupted one may have left: no example may be in a sum twice."""
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in self.variables]
         for total in self._sums:

@@ -248,7 +248,7 @@ class PrivateTraining:
             raise ModelRefused("the model is not compiled with a loss: compile it after make_private")
 
     def _check_loss(self, data: Examples) -> None:
-        """Refuses a loss of which a private step would train another."""
+        """Refuse a loss of which a private step would train another."""
         x, y, *weight = data.batch
         with keras.StatelessScope():  # seeds stay as they are
             outputs = self.model(validation.made_up(x, 0.25))

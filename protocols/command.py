@@ -18,7 +18,7 @@ console = Console()
 
 
 async def show_workers(addresses: list[str]) -> None:
-    """Asks workers (host:port) whether they are there, and which models they host; shows a table.
+    """Ask workers (host:port) whether they are there, and which models they host; show a table.
 
     Raises:
         typer.Exit: one of them is not there.

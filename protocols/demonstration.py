@@ -66,7 +66,7 @@ def trained(data: Digits) -> keras.Model:
 
 
 async def demonstrate(images: int, say: Callable[[str], None]) -> None:
-    """Trains, shares the model among three worker processes, and asks it for images one by one.
+    """Train, share the model among three worker processes, and ask it for images one by one.
 
     Args:
         images: how many, from 1 to 100.

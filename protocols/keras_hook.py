@@ -112,7 +112,7 @@ class KerasHook:
             setattr(installed.Model, name, function)
 
     def remove(self) -> None:
-        """Leaves Keras as it was."""
+        """Leave Keras as it was."""
         for name in METHODS:
             if name in KerasHook._before:
                 setattr(self._model, name, KerasHook._before[name])

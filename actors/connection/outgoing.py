@@ -88,7 +88,7 @@ class Outgoing:
             raise
 
     async def find(self, target: str) -> Found:
-        """Asks for an actor.
+        """Ask for an actor.
 
         Raises:
             ActorNotFound, ActorStopped: it is not there.

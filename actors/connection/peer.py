@@ -79,7 +79,7 @@ class Peer:
         return self._crossing.limit
 
     async def start(self) -> None:
-        """Lets messages in; call it before the first frame is received."""
+        """Let messages in; call it before the first frame is received."""
         await self.incoming.start()
 
     async def call(self, target: str, message: Message, arguments: tuple[Any, ...], timeout: float | None) -> Any:
@@ -101,7 +101,7 @@ class Peer:
         )
 
     async def find(self, target: str) -> Found:
-        """Asks for an actor; raises `ActorNotFound` or `ActorStopped`."""
+        """Ask for an actor; raise `ActorNotFound` or `ActorStopped`."""
         return await self.outgoing.find(target)
 
     def receive(self, packet: Packet) -> None:

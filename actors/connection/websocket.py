@@ -216,7 +216,7 @@ class Link:
                 self._writer.abandon(self.peer.closed)
 
     async def close(self, why: str) -> None:
-        """Answers and writes what waits, then ends the connection."""
+        """Answer and write what waits, then end the connection."""
         self._why = f"closed by this side: {why}"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):

@@ -136,7 +136,7 @@ class Listener(socket.socket):
 
     @staticmethod
     def bind_to(address: tuple[Any, ...], family: int, door: Door) -> Listener:
-        """Binds to an address of `getaddrinfo`; raises `OSError` like `bind`."""
+        """Bind to an address of `getaddrinfo`; raise `OSError` like `bind`."""
         made = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's algorithm on
         try:
             made.door, made._spare = door, os.open(os.devnull, os.O_RDONLY)

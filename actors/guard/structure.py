@@ -49,7 +49,7 @@ _COUNTED = [mark in _FIXED for mark in range(256)]
 
 
 def check_structure(header: bytes | memoryview) -> None:
-    """Refuses a header with too many lists, maps and extensions. One that is no MessagePack passes; its decoder refuses it.
+    """Refuse a header with too many lists, maps and extensions. One that is no MessagePack passes; its decoder refuses it.
 
     Raises:
         TooLarge: there are more than `MAX_CONTAINERS`.

@@ -257,7 +257,7 @@ def _element(kind: Any) -> type[np.generic] | None:
 
 
 def _check_sendable(where: str, kind: Any) -> None:
-    """Refuses a type that no value on the wire can have."""
+    """Refuse a type that no value on the wire can have."""
     try:
         for leaf in _custom_leaves(msgspec.inspect.type_info(kind), set()):
             if not (issubclass(leaf, (np.ndarray, Actor, ActorRef))):

@@ -200,7 +200,7 @@ class Cell:
             self._take_turns()
 
     def _take_turns(self) -> None:
-        """Begins what waits for its turn, until a handler takes longer."""
+        """Begin what waits for its turn, until a handler takes longer."""
         actor = self._actor
         envelope = self._next_asynchronous(actor) if actor is not None else None
         if actor is not None and envelope is not None:

@@ -66,7 +66,7 @@ class Aggregation(Protocol):
         """In a round with so many sampled owners, each update with the weight of one."""
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Asks the owners, and returns when the round is over.
+        """Ask the owners, and return when the round is over.
 
         Args:
             gathering: the round: whom to ask what, and until when. What becomes of each owner is written into its book.

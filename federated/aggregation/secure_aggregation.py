@@ -88,7 +88,7 @@ class SecureAggregation:
         return Limits(self.least(sampled), 2.0**-scheme.bits, self.clip)
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Plays the steps."""
+        """Play the steps."""
         book, hiding = gathering.book, Hiding(self.clip, self.most_examples)
         book.quorum = max(book.quorum, self.least(len(book.standing)))
 
@@ -176,7 +176,7 @@ class _MaskedSession:
 
     @contextlib.contextmanager
     def _rejecting(self) -> Iterator[None]:
-        """Names those whose messages the server has left out."""
+        """Name those whose messages the server has left out."""
         try:
             yield
         finally:

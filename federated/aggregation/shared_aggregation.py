@@ -78,7 +78,7 @@ class SharedAggregation:
         return Limits(self._cohort, 2.0**-scheme.bits, self._clip)
 
     async def gather(self, gathering: Gathering, *, single_updates: bool) -> Aggregate | None:
-        """Admits what owners have handed in, and opens the sum."""
+        """Admit what owners have handed in, and open the sum."""
         gathering.book.quorum = max(gathering.book.quorum, self._cohort)
         try:
             session = await self._begun(gathering)
@@ -166,7 +166,7 @@ class _SharedSession:
 
     @staticmethod
     async def begin(cluster: Cluster, values: tuple[int, int], hiding: Hiding, owners: int, cohort: int) -> _SharedSession:
-        """Asks both servers to sum updates of so many parameters, and states of metrics of so many values.
+        """Ask both servers to sum updates of so many parameters, and states of metrics of so many values.
 
         Raises:
             ActorError, ProtocolError: one of them is not there.
@@ -227,13 +227,13 @@ class _SharedSession:
         return total
 
     async def discard(self) -> None:
-        """Forgets what was admitted."""
+        """Forget what was admitted."""
         await asyncio.gather(*self._admissions, return_exceptions=True)
         both = ((self.vectors, self._at_vectors), (self.seeds, self._at_seeds))
         await at_once(*(server.discard(self._session.handle, right) for server, right in both))
 
     def check(self, total: Vector, owners: int) -> None:
-        """Refuses a sum that updates of so many owners cannot have.
+        """Refuse a sum that updates of so many owners cannot have.
 
         Raises:
             AggregationError: its weight or a value is out of range.

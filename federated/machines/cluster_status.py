@@ -49,7 +49,7 @@ class NodeState:
 
 
 async def states(cluster: ClusterFile, encryption: Encryption, keys: Path | None = None) -> list[NodeState]:
-    """Asks all nodes at once; owners that are not in the file and have joined by their certificates come last.
+    """Ask all nodes at once; owners that are not in the file and have joined by their certificates come last.
 
     Args:
         cluster: the file.

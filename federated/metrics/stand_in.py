@@ -99,7 +99,7 @@ class StandIn:
         self._model.compute_metrics(None, y, predictions, sample_weight=weights)
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Begin anew."""
         self._model.reset_metrics()
 
     def values(self) -> list[Any]:

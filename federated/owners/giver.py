@@ -56,7 +56,7 @@ class Giver(Protocol):
     """What an owner does, wherever it is."""
 
     async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
-        """Trains, and hands each server its half of the update."""
+        """Train, and hand each server its half of the update."""
 
 
 class OwnGiver:

@@ -45,7 +45,7 @@ class Hiding:
         return Quantisation(self.clip, self.most_examples * self.headroom, owners)
 
     def check(self, update: Update) -> None:
-        """Refuses an update that does not fit.
+        """Refuse an update that does not fit.
 
         Raises:
             UpdateHeldBack: a value is too large or not finite, or there are too many examples. It says nothing of how large they are.

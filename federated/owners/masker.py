@@ -79,19 +79,19 @@ class Masker(Protocol):
     """The steps of an owner, wherever it is. Each is done once in a session, in this order."""
 
     async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
-        """Trains, and keeps the update."""
+        """Train, and keep the update."""
 
     async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
-        """Begins a session for a prepared update."""
+        """Begin a session for a prepared update."""
 
     async def share(self, session: bytes, advertisements: list[Advertisement], nonces: tuple[bytes, ...] = ()) -> Shares:
-        """Shares the secrets of the session with the neighbours."""
+        """Share the secrets of the session with the neighbours."""
 
     async def mask(self, session: bytes, sealed: dict[int, bytes]) -> MaskedVector:
         """Return the masked update."""
 
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
-        """Signs whose sum it is."""
+        """Sign whose sum it is."""
 
     async def unmask(self, session: bytes, confirmations: list[Confirmation]) -> Opened:
         """For each neighbour a share of its own mask or of its mask key, never both."""

@@ -178,7 +178,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def train(self, task: Task) -> Update:
-        """Trains as told, from the weights of the task.
+        """Train as told, from the weights of the task.
 
         Raises:
             NotAllowed: it does not serve whoever asks.
@@ -226,7 +226,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def prepare(self, task: Task, hiding: Hiding) -> Prepared:
-        """Trains, and keeps the update.
+        """Train, and keep the update.
 
         Raises:
             UpdateHeldBack: it cannot be hidden.
@@ -235,7 +235,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def advertise(self, ticket: bytes, terms: AggregationTerms) -> Advertisement:
-        """Begins a session.
+        """Begin a session.
 
         Raises:
             AggregationError: terms that this owner does not agree to.
@@ -244,7 +244,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def share(self, session: bytes, advertisements: list[Advertisement], nonces: tuple[bytes, ...] = ()) -> Shares:
-        """Shares the secrets of the session."""
+        """Share the secrets of the session."""
         return await self._serve("secure aggregation", lambda: self._masker.share(session, advertisements, nonces))
 
     @message(by="aggregator")
@@ -254,7 +254,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def confirm(self, session: bytes, survivors: list[int]) -> Confirmation:
-        """Signs whose sum it is."""
+        """Sign whose sum it is."""
         return await self._serve("secure aggregation", lambda: self._masker.confirm(session, survivors))
 
     @message(by="aggregator")
@@ -266,7 +266,7 @@ class DataOwner(Actor):
 
     @message(by="aggregator")
     async def give(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
-        """Trains, and hands each server its half of the update.
+        """Train, and hand each server its half of the update.
 
         Raises:
             UpdateHeldBack: it cannot be hidden, or its policy does not allow these servers.

@@ -49,7 +49,7 @@ class Noising(Protocol):
         """Return what the next round depends on."""
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Goes on from such a state."""
+        """Go on from such a state."""
 
 
 def noising(settings: ClippedGaussian, expected: float) -> Noising:
@@ -178,7 +178,7 @@ class TreeNoise:
         return {}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Begins another tree."""
+        """Begin another tree."""
         self.restart()
 
 

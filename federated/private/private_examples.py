@@ -82,7 +82,7 @@ class PrivateExamples:
         return self._affords(fewest + 1)
 
     def charge(self) -> None:
-        """Accounts for the round whose owners are asked next."""
+        """Account for the round whose owners are asked next."""
         self.spent.update(self._chosen)
 
     # After a round.
@@ -98,5 +98,5 @@ class PrivateExamples:
         return {"spent": dict(self.spent), "rounds": self._rounds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from such a state."""
+        """Go on from such a state."""
         self.spent, self._rounds = Counter(state["spent"]), int(state["rounds"])

@@ -139,7 +139,7 @@ class PrivateRounds:
         return self._settings.events(self._fraction, self._rounds_in_an_epoch) if fresh or not self.spent[-1] else []
 
     def charge(self) -> None:
-        """Accounts for the release that comes next.
+        """Account for the release that comes next.
 
         Raises:
             privacy.BudgetSpent: the ledger cannot afford it any more. It must not be made.
@@ -176,7 +176,7 @@ class PrivateRounds:
         return {"spent": self.spent, "epoch": self._epoch, "mechanism": self._noising.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from such a state. An epoch that was under way is over."""
+        """Go on from such a state. An epoch that was under way is over."""
         self.spent = list(state["spent"])
         self._noising.restore(state["mechanism"])
         if self._turns:

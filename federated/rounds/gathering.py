@@ -56,7 +56,7 @@ class Gathering:
         return True
 
     async def ask(self, work: Work[R], take: Take[R]) -> None:
-        """Asks each sampled owner, all at once, until the round is over; what is under way then is cancelled.
+        """Ask each sampled owner, all at once, until the round is over; what is under way then is cancelled.
 
         An owner whose work fails is dropped, or rejected if what it sent was out of order. That costs it this round, and nothing more.
 
@@ -86,7 +86,7 @@ class Gathering:
     async def stage(
         self, names: Iterable[str], work: Callable[[str, Owner], Awaitable[R]], *, deadline: float, enough: int | None = None
     ) -> dict[str, R]:
-        """Asks owners all at once for one step of several, and waits for each until the deadline.
+        """Ask owners all at once for one step of several, and wait for each until the deadline.
 
         Args:
             names: whom.

@@ -26,7 +26,7 @@ def sampled(owners: int, strategy: Strategy) -> int:
 
 
 def check_owners(owners: Sequence[str] | Sequence[Owner], strategy: Strategy) -> None:
-    """Refuses owners that are none, or the same, or too few for the strategy, and addresses that are none.
+    """Refuse owners that are none, or the same, or too few for the strategy, and addresses that are none.
 
     Raises:
         SettingError: they are.
@@ -118,7 +118,7 @@ def check_run(quorum: float, deadline: float | None, seed: int, *, resumes: bool
 
 
 def check_private(strategy: Strategy, aggregation: Aggregation, privacy: ClippedGaussian | DPSGD | None) -> None:
-    """Refuses a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
+    """Refuse a strategy whose releases cannot be accounted for, and an aggregation that shows what has little noise.
 
     Raises:
         SettingError: it needs single updates, or takes owners at any time; or updates are not hidden that have a part of the noise only.
@@ -155,7 +155,7 @@ def check_private(strategy: Strategy, aggregation: Aggregation, privacy: Clipped
 
 
 def check_trained_privately(model: Any, privacy: ClippedGaussian | DPSGD, *, epochs: int = 1) -> None:
-    """Refuses a model that DP-SGD cannot train, and one with state that cannot have noise: variances would be below 0, counters no counts.
+    """Refuse a model that DP-SGD cannot train, and one with state that cannot have noise: variances would be below 0, counters no counts.
 
     Args:
         model: compiled.
@@ -195,7 +195,7 @@ def check_plan(strategy: Strategy, aggregation: Aggregation, planned: Mapping[st
 
 
 def check_together(strategy: Strategy, aggregation: Aggregation) -> None:
-    """Refuses a strategy that needs what the aggregation hides.
+    """Refuse a strategy that needs what the aggregation hides.
 
     Raises:
         SettingError: it does.

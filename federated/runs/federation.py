@@ -226,7 +226,7 @@ class Federation:
     # Rounds.
 
     async def rounds(self, n: int) -> AsyncIterator[Outcome]:
-        """Plays n rounds more; gives the outcome of each when it is over. A failed round is an outcome, too.
+        """Play n rounds more; give the outcome of each when it is over. A failed round is an outcome, too.
 
         In a resumed run, rounds that are in the folder already are not played again: the same script goes on where it was killed. When
         in three rounds one after the other nobody gives anything, for one and the same fault in their data or the model, that was it.
@@ -244,7 +244,7 @@ class Federation:
             yield outcome
 
     async def run(self, *, rounds: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> History:
-        """Plays rounds with Keras' callbacks, a round being an epoch; stops early if one of them says so.
+        """Play rounds with Keras' callbacks, a round being an epoch; stop early if one of them says so.
 
         The metrics of a round are the logs of its epoch. A failed round has none: `on_epoch_end` is not called for it. A learning rate
         that a callback gives to the optimizer of `model` is that of the owners from the next round on. In a resumed run callbacks

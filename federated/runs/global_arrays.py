@@ -116,7 +116,7 @@ class GlobalArrays:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint of arrays of the same form, and the same strategy."""
+        """Go on from a checkpoint of arrays of the same form, and the same strategy."""
         self.weights, self._state = list(checkpoint.weights), checkpoint.state
         self._lineage = checkpoint.lineage or self._lineage
         if self._privacy is not None:

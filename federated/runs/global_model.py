@@ -198,7 +198,7 @@ class GlobalModel:
         return Checkpoint(self.digest, self.weights, *state, lineage=self._lineage)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint of this model and strategy."""
+        """Go on from a checkpoint of this model and strategy."""
         self._set(checkpoint.weights)
         self._model.set_weights(checkpoint.weights)
         self._statistics.compute(checkpoint.weights)

@@ -33,7 +33,7 @@ class History(list[Outcome]):
                 writer.writerow([*map(_cell, (getattr(outcome, name) for name in COLUMNS)), *(outcome.metrics.get(m, "") for m in metrics)])
 
     def plot(self, path: str | PathLike[str] | None = None, *, metrics: Sequence[str] | None = None) -> Figure:
-        """Draws metrics over rounds: a panel for each, with local training (`loss`), the owners' evaluation (`val_loss`) and the
+        """Draw metrics over rounds: a panel for each, with local training (`loss`), the owners' evaluation (`val_loss`) and the
         aggregator's (`test_loss`); with differential privacy one more for epsilon. Failed rounds are marked.
 
         Args:

@@ -16,7 +16,7 @@ class Engine(Protocol):
     """Trains the owners of a simulation, by their index."""
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Begins; takes what the owners hold."""
+        """Begin; take what the owners hold."""
 
     async def train(self, index: int, task: Task) -> Update:
         """See `DataOwner.train`."""
@@ -36,7 +36,7 @@ class ThreadEngine:
         self._trainer = Trainer()
 
     async def open(self, holdings: Mapping[int, Holding]) -> None:
-        """Begins."""
+        """Begin."""
         self._trainer = trainer = Trainer()
         self._trainings = {index: holding.at(trainer) for index, holding in holdings.items()}
 

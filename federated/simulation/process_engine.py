@@ -25,7 +25,7 @@ class Bench(Actor):
         self._holdings, self._engine = holdings, ThreadEngine()
 
     async def started(self) -> None:
-        """Begins."""
+        """Begin."""
         await self._engine.open(self._holdings)
 
     @message(reentrant=True)

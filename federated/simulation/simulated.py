@@ -34,7 +34,7 @@ class SimulatedOwner:
         return f"SimulatedOwner({self.name!r})"
 
     async def train(self, task: Task) -> Update:
-        """Trains, unless it drops out of this round or is late.
+        """Train, unless it drops out of this round or is late.
 
         Raises:
             OwnerDropped, OwnerLate: as the simulation says.

@@ -207,7 +207,7 @@ def _fitting(said: str, given: Any, before: Array) -> Array:
 
 
 def check(name: str, value: object, holds: bool, expected: str) -> None:
-    """Refuses a setting.
+    """Refuse a setting.
 
     Raises:
         SettingError: it does not hold.

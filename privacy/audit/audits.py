@@ -106,7 +106,7 @@ def audit_training(
     confidence: float = 0.95,
     guesses: Guesses | Sequence[Guesses] | None = None,
 ) -> OneRunAudit:
-    """Trains once with the included canaries among the data, and audits what came out.
+    """Train once with the included canaries among the data, and audit what came out.
 
     Args:
         train: gets training data like (x, y), of which the number of examples differs from run to run, and returns the model. Whatever

@@ -53,7 +53,7 @@ class MembershipAttack:
         return float(self.tpr[np.searchsorted(self.fpr, fpr, side="right") - 1])
 
     def plot(self, path: str | PathLike[str] | None = None) -> Figure:
-        """Draws tpr over fpr, both logarithmic: what counts is whether anybody is recognised for certain, not how many on average.
+        """Draw tpr over fpr, both logarithmic: what counts is whether anybody is recognised for certain, not how many on average.
 
         Args:
             path: where to write the picture; its ending says the format. None: nowhere.

@@ -169,7 +169,7 @@ def differ(a: Any, b: Any) -> bool:
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """Refuses callbacks that let training metrics, which have no noise, out or steer what comes out.
+    """Refuse callbacks that let training metrics, which have no noise, out or steer what comes out.
 
     Raises:
         ModelRefused: naming the callback and the reason.

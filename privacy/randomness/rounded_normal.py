@@ -184,7 +184,7 @@ _GUIDE = _guide(cumulative(64))
 
 
 def compiled(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiles for the types of `signatures`, kept on disk where that can be written."""
+    """Compile for the types of `signatures`, kept on disk where that can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -241,7 +241,7 @@ def _closed(
     open_: NDArray[np.int64],
     at: NDArray[np.int64],
 ) -> bool:
-    """Goes on with the open places from at[0], with further words from at[1]; False at the first that takes more, with words from at[2].
+    """Go on with the open places from at[0], with further words from at[1]; False at the first that takes more, with words from at[2].
 
     Float64 is off by less than 2^-30 (first word) or 2^-45 (second) in a chance, and by less than 2^-50 of itself in a value.
     """

@@ -98,7 +98,7 @@ class Client:
         return answer[0] if isinstance(outputs, msgspec.UnsetType) else outputs.first(answer)
 
     def close(self) -> None:
-        """Disconnects."""
+        """Disconnect."""
         if self._loop is not None:
             loop, self._loop, self._remote = self._loop, None, None
             loop.run(self._stack.aclose())

@@ -144,7 +144,7 @@ class RemoteModel:
             raise WorkerLost(f"the crypto provider of model {self.name!r} does not answer: {error}") from None
 
     async def query(self, examples: Any, *, reveal: Reveal = "logits", timeout: float | None = 60.0, outside: Outside = "raise") -> Any:
-        """Asks the model.
+        """Ask the model.
 
         Steps: (1) check and encode the input; (2) get one-time tickets and masks from the crypto provider; (3) send the masked input to
         both servers, with another right to the ticket to each; (4) compare their seals, and add their shares of the answer.

@@ -16,7 +16,7 @@ from protocols.estimators import data as forms
 from protocols.estimators.data import is_number
 from protocols.estimators.logistic_data import DataSettings, LogisticData
 from protocols.estimators.run import Run, batch_within
-from protocols.estimators.settings import AffineEstimator, Array, Data, convergence_warning, weights_of_rows
+from protocols.estimators.settings import AffineEstimator, Array, Classifier, Data, convergence_warning
 from protocols.training.regression import Columns, Logistic
 from protocols.training.regression.logistic import RESOLVED, WEIGHT_BITS
 
@@ -40,7 +40,7 @@ STRONGEST = 2.0**20
 """The largest strength of the penalty beside the sum of losses, 1 / C, that weights of 24 fractional bits can follow."""
 
 
-class LogisticRegression(AffineEstimator):
+class LogisticRegression(Classifier, AffineEstimator):
     """The probability of each class is the softmax of x coef_^T + intercept_; with two classes the sigmoid for the second.
 
     It minimises what scikit-learn minimises, |coef_|^2 / 2 + C sum_i w_i loss_i (intercepts are not penalised), by full gradients with
@@ -87,8 +87,6 @@ class LogisticRegression(AffineEstimator):
         >>> model.n_iter_, model.score(x, y)
     """
 
-    _estimator_type = "classifier"
-    classes_: Array
     n_iter_: Array
     converged_: bool
 
@@ -132,8 +130,7 @@ class LogisticRegression(AffineEstimator):
             raise InputError(
                 f"learning_rate={self.learning_rate!r}; None or a number above 0 is needed; gradients are full: a schedule has no use"
             )
-        if not (self.class_weight is None or self.class_weight == "balanced" or isinstance(self.class_weight, Mapping)):
-            raise InputError(f"class_weight={self.class_weight!r}; None, 'balanced', or a dict from labels to weights is needed")
+        self._check_classes()
 
     async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
         examples = forms.as_many(x, y, sample_weight)
@@ -255,11 +252,6 @@ class LogisticRegression(AffineEstimator):
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the likeliest label of each row."""
-        likeliest = self.predict_log_proba(x).argmax(1)
+        likeliest = self.predict_log_proba(x).argmax(1)  # probabilities may round to the same number
         labels: Array = self.classes_[likeliest]
         return labels
-
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the part of rows whose label is predicted, by weight."""
-        right = self.predict(x) == np.asarray(y)
-        return float(np.average(right, weights=weights_of_rows(sample_weight, len(right))))

@@ -40,11 +40,20 @@ class _LogLinear(AffineEstimator):
 
     _estimator_type = "regressor"
     _gamma: bool
-    alpha: float
-    fit_intercept: bool
-    max_iter: int
-    tol: float
     n_iter_: int
+
+    def __init__(
+        self,
+        cluster: Cluster | keras_hook.Cluster | None = None,
+        *,
+        alpha: float = 1.0,
+        fit_intercept: bool = True,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        **unknown: Any,
+    ) -> None:
+        self._refuse(unknown)
+        self.cluster, self.alpha, self.fit_intercept, self.max_iter, self.tol = cluster, alpha, fit_intercept, max_iter, tol
 
     def _check(self) -> None:
         if not forms.is_number(self.alpha) or not 0 <= self.alpha < math.inf:
@@ -123,37 +132,11 @@ class PoissonRegressor(_LogLinear):
 
     _gamma = False
 
-    def __init__(
-        self,
-        cluster: Cluster | keras_hook.Cluster | None = None,
-        *,
-        alpha: float = 1.0,
-        fit_intercept: bool = True,
-        max_iter: int = 100,
-        tol: float = 1e-4,
-        **unknown: Any,
-    ) -> None:
-        self._refuse(unknown)
-        self.cluster, self.alpha, self.fit_intercept, self.max_iter, self.tol = cluster, alpha, fit_intercept, max_iter, tol
-
 
 class GammaRegressor(_LogLinear):
     """Gamma regression: the same for targets above 0 whose spread grows with their mean. See `PoissonRegressor`, which **leaks** alike."""
 
     _gamma = True
-
-    def __init__(
-        self,
-        cluster: Cluster | keras_hook.Cluster | None = None,
-        *,
-        alpha: float = 1.0,
-        fit_intercept: bool = True,
-        max_iter: int = 100,
-        tol: float = 1e-4,
-        **unknown: Any,
-    ) -> None:
-        self._refuse(unknown)
-        self.cluster, self.alpha, self.fit_intercept, self.max_iter, self.tol = cluster, alpha, fit_intercept, max_iter, tol
 
 
 class _Newton:

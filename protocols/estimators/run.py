@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -85,20 +87,10 @@ class Run:
             InputError: data do not fit, or weights are not from 0 to 1.
             WorkerLost: a worker went away.
         """
-        model = await self._placed(plan)
         try:
-            running = await self._begun(plan, data, batch, model)
-            try:
-                [(first, second)] = await running.epoch(0, 0, None, told=list(plan.asks), progress=False)
-            finally:
-                await running.end()
+            return await self.opened(plan, data, {}, plan.asks, batch)
         except Diverged:
             raise InputError(f"{data[-1].name!r} has weights below 0 or above 1: weights that are shared must be from 0 to 1") from None
-        except (ActorError, WorkerLost) as error:
-            raise _lost(error) from None
-        finally:
-            await self._removed(model)
-        return {name: first.told[name] + second.told[name] for name in plan.asks}
 
     async def minimised(
         self, plan: Logistic, data: tuple[SharedDataset, ...], batch: int
@@ -114,32 +106,19 @@ class Run:
             TooLarge: the randomness of one operation of a step does not fit the memory.
             WorkerLost: a worker went away.
         """
-        model = await self._placed(plan)
-        made, steep = 0, True
-        try:
-            running = await self._begun(plan, data, batch, model)
-            try:
-                epoch = 0
+        made, epoch, steep = 0, 0, True
+        async with self._model(plan, {}) as model:
+            async with self._running(plan, data, batch, model) as running:
                 while steep and made < plan.iterations:
                     [(first, second)] = await running.epoch(epoch, 0, None, told=["steep"], progress=False)
                     steep = bool((first.told["steep"] + second.told["steep"]).any())
                     made, epoch = made + plan.repeats(epoch), epoch + 1
-            finally:
-                await running.end()
-            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
-            halves = await at_once(*(server.weights(model[0], right) for server, right in held))
-        except (ActorError, WorkerLost) as error:
-            raise _lost(error) from None
-        finally:
-            await self._removed(model)
-        return [decode(a + b, 2.0**-WEIGHT_BITS) for a, b in zip(*halves, strict=True)], made, not steep
-
-    def _rights(self, secret: bytes) -> list[bytes]:
-        return [right_at(secret, place) for place in self._seats.servers]
+            weights = await self._revealed(model)
+        return [decode(weight, 2.0**-WEIGHT_BITS) for weight in weights], made, not steep
 
     async def opened(
         self,
-        plan: Counts | Clusters | LogLinear,
+        plan: Moments | Counts | Clusters | LogLinear,
         data: tuple[SharedDataset, ...],
         placed: dict[str, Ring],
         told: tuple[str, ...],
@@ -149,26 +128,18 @@ class Run:
 
         Args:
             plan: what is summed.
-            data: x and y.
+            data: x, y, and the weights if there are any.
             placed: what the plan begins with.
             told: which sums.
             batch: examples of a step.
 
         Raises:
             InputError: data do not fit.
+            Diverged: numbers have left fixed point.
             WorkerLost: a worker went away.
         """
-        model = await self._placed(plan, placed)
-        try:
-            running = await self._begun(plan, data, batch, model)
-            try:
-                [(first, second)] = await running.epoch(0, 0, None, told=list(told), progress=False)
-            finally:
-                await running.end()
-        except (ActorError, WorkerLost) as error:
-            raise _lost(error) from None
-        finally:
-            await self._removed(model)
+        async with self._model(plan, placed) as model, self._running(plan, data, batch, model) as running:
+            [(first, second)] = await running.epoch(0, 0, None, told=list(told), progress=False)
         return {name: first.told[name] + second.told[name] for name in told}
 
     async def grown(
@@ -191,52 +162,67 @@ class Run:
             Diverged: targets, or what is left of them, are too large.
             WorkerLost: a worker went away.
         """
-        model = await self._placed(plan, placed)
-        try:
+        async with self._model(plan, placed) as model:
             steps: list[tuple[Binning | Boosting | Forest, int]] = [(plan, plan.examples)]
             for step, batch in [*([(Binning(plan), compared)] if compared is not None else []), *steps]:
-                running = await self._begun(step, data, batch, model, memory)
-                try:
+                async with self._running(step, data, batch, model, memory) as running:
                     await running.epoch(0, 0, None, told=[], progress=False)
-                finally:
-                    await running.end()
-            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
-            halves = await at_once(*(server.weights(model[0], right) for server, right in held))
+            weights = await self._revealed(model)
+        return dict(zip(plan.shapes, weights, strict=True))
+
+    @contextlib.asynccontextmanager
+    async def _model(self, plan: Started, values: dict[str, Ring]) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Place what a plan begins with for a block: its handle, and the secret of the rights to it. What is lost then ends the fit."""
+        model = await self._placed(plan, values)
+        try:
+            yield model
         except (ActorError, WorkerLost) as error:
-            raise _lost(error) from None
+            reason = str(error).partition("\n")[0]
+            raise WorkerLost(f"the fit stopped: {reason}; what was fitted before stays") from None
         finally:
             await self._removed(model)
-        return {name: a + b for name, a, b in zip(plan.shapes, *halves, strict=True)}
 
-    async def _placed(self, plan: Started, values: dict[str, Ring] | None = None) -> tuple[bytes, bytes]:
-        """Share what a plan begins with, 0 unless it is given; the handle, and the secret of the rights to it."""
-        known, shapes = values or {}, plan.shapes
+    async def _placed(self, plan: Started, values: dict[str, Ring]) -> tuple[bytes, bytes]:
+        """Share what a plan begins with, 0 unless it is given; return the handle, and the secret of the rights to it."""
+        shapes = plan.shapes
         first = [KeyStream(fresh_key()).words(shape) for shape in shapes.values()]
-        second = [known.get(name, np.uint64(0)) - share for name, share in zip(shapes, first, strict=True)]
+        second = [values.get(name, np.uint64(0)) - share for name, share in zip(shapes, first, strict=True)]
         handle, secret, presence = os.urandom(16), new_secret(), self._cluster.presence
         placing = zip(await training_servers(self._cluster, self._name), self._seats.servers, (first, second), strict=True)
         await at_once(*(server.load(handle, digest_at(secret, place), plan, share, presence) for server, place, share in placing))
         return handle, secret
 
-    async def _begun(
+    @contextlib.asynccontextmanager
+    async def _running(
         self, plan: Started | Binning, data: tuple[SharedDataset, ...], batch: int, model: tuple[bytes, bytes], memory: int = MEMORY
-    ) -> Running:
+    ) -> AsyncIterator[Running]:
+        """Begin the steps of a plan for a block, on what is placed."""
         x, y, *weights = [array.dataset for array in data]
         w = weights[0] if weights else None
         terms = TrainingTerms(os.urandom(16), plan, x, y, batch, None, memory, self._cluster.equals, self._name, w=w)
-        return await begun(self._cluster, terms, data, model, None)
+        running = await begun(self._cluster, terms, data, model, None)
+        try:
+            yield running
+        finally:
+            await running.end()
+
+    async def _revealed(self, model: tuple[bytes, bytes]) -> list[Ring]:
+        """Open what is held of a plan, in the order of its shapes."""
+        held = await self._held(model)
+        halves = await at_once(*(server.weights(model[0], right) for server, right in held))
+        return [a + b for a, b in zip(*halves, strict=True)]
 
     async def _removed(self, model: tuple[bytes, bytes]) -> None:
         try:
-            held = zip(await training_servers(self._cluster, self._name), self._rights(model[1]), strict=True)
+            held = await self._held(model)
             await at_once(*(server.forget(model[0], right) for server, right in held))
         except (ActorError, WorkerLost):
             return  # a worker that is gone has forgotten it
 
-
-def _lost(error: Exception) -> WorkerLost:
-    reason = str(error).partition("\n")[0]
-    return WorkerLost(f"the fit stopped: {reason}; what was fitted before stays")
+    async def _held(self, model: tuple[bytes, bytes]) -> list[tuple[TrainingServer, bytes]]:
+        """Return the servers, each with the right to what it holds."""
+        rights = [right_at(model[1], place) for place in self._seats.servers]
+        return list(zip(await training_servers(self._cluster, self._name), rights, strict=True))
 
 
 def batch_within(plan: Logistic, memory: int = STEP_MEMORY) -> int:

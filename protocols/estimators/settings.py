@@ -1,10 +1,10 @@
-"""What all estimators share: settings by name as scikit-learn asks for them, and `fit`; and the affine function that some of them fit."""
+"""What all estimators share: settings by name as scikit-learn asks for them, and `fit`; what classifiers and affine functions share."""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -150,6 +150,43 @@ class AffineEstimator(Estimator):
         rows = self._rows(x)
         result: Array = rows @ np.atleast_2d(self.coef_).T + self.intercept_
         return result
+
+
+class Classifier(Estimator):
+    """A fitted probability of each class, and the labels that follow from it.
+
+    Attributes:
+        class_weight: label -> weight, "balanced", or None.
+        classes_: the labels in order.
+    """
+
+    _estimator_type = "classifier"
+    class_weight: Mapping[Any, float] | str | None
+    classes_: Array
+
+    def _check_classes(self) -> None:
+        """Refuse weights of classes in another form.
+
+        Raises:
+            InputError: they have one.
+        """
+        if not (self.class_weight is None or self.class_weight == "balanced" or isinstance(self.class_weight, Mapping)):
+            raise InputError(f"class_weight={self.class_weight!r}; None, 'balanced', or a dict from labels to weights is needed")
+
+    @abstractmethod
+    def predict_proba(self, x: npt.ArrayLike) -> Array:
+        """Return the probability of each class, (n, classes)."""
+
+    def predict(self, x: npt.ArrayLike) -> Array:
+        """Return the likeliest label of each row."""
+        likeliest = self.predict_proba(x).argmax(1)
+        labels: Array = self.classes_[likeliest]
+        return labels
+
+    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return the part of rows whose label is predicted, by weight."""
+        right = self.predict(x) == np.asarray(y)
+        return float(np.average(right, weights=weights_of_rows(sample_weight, len(right))))
 
 
 def weights_of_rows(sample_weight: npt.ArrayLike | None, rows: int) -> Array:

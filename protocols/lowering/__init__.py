@@ -82,7 +82,7 @@ def lower(
     clients: Clients | None = None,
     checked: bool = False,
 ) -> Lowered:
-    """Lowers a built Keras 3 model.
+    """Lower a built Keras 3 model.
 
     Args:
         model: Sequential or functional, channels last; several inputs or outputs in a list or a dict.
@@ -157,7 +157,7 @@ def lower(
 
 
 def _in_order(model: Any) -> list[Any]:
-    """The inputs of a model in the order in which they lie in a row."""
+    """Return the inputs of a model in the order in which they lie in a row."""
     return tensors_of(model, "inputs").tensors
 
 
@@ -185,7 +185,7 @@ def _told(few: tuple[TooFewSteps, ...]) -> str:
 
 
 def _check_sensitivity(answers: NoisyAnswers | None, layers: tuple[LayerWindow, ...]) -> None:
-    """A sensitivity is that of the real outputs: sums that leave a window wrap around, and then one member moves them further."""
+    """Refuse a sensitivity, which is that of the real outputs, where sums may wrap around: then one member moves them further."""
     calibrated = [layer.name for layer in layers if layer.source != "proved"]
     if answers is not None and answers.sensitivity is not None and calibrated:
         raise ModelError(

@@ -19,7 +19,7 @@ MaskOf = Callable[[Any], Any]
 
 
 def implicit_masks(keras: Any, layer: Any, node: Any, mask_of: MaskOf) -> dict[str, Any]:
-    """The masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
+    """Return the masks of its inputs that Keras hands to a layer when it runs, and does not always note in the graph."""
     parameters = inspect.signature(layer.call).parameters
     given = inspect.signature(layer.call).bind_partial(*node.arguments.args, **settings_of(layer, node)).arguments
     tensors = {name: value for name, value in given.items() if _holds_tensors(keras, value) and not name.endswith("mask")}
@@ -33,7 +33,7 @@ def implicit_masks(keras: Any, layer: Any, node: Any, mask_of: MaskOf) -> dict[s
 
 
 def settings_of(layer: Any, node: Any) -> dict[str, Any]:
-    """What a call names; Keras notes `training` also where a call does not take it."""
+    """Return what a call names; Keras notes `training` also where a call does not take it."""
     taken = inspect.signature(layer.call).parameters
     return {name: value for name, value in node.arguments.kwargs.items() if name != "training" or name in taken}
 
@@ -43,12 +43,12 @@ def _holds_tensors(keras: Any, value: Any) -> bool:
 
 
 def effective(named: dict[str, Any]) -> dict[str, Any]:
-    """What makes a difference of what a call names."""
+    """Return what makes a difference of what a call names."""
     return {name: value for name, value in named.items() if name not in PLAIN and value is not None and value is not False}
 
 
 def _given(layer: Any, node: Any) -> dict[str, Any]:
-    """What a call is given beside its inputs, by the names of parameters."""
+    """Return what a call is given beside its inputs, by the names of parameters."""
     bound = inspect.signature(layer.call).bind_partial(*node.arguments.args, **settings_of(layer, node))
     first, *_ = inspect.signature(layer.call).parameters
     flat = {key: value for name, given in bound.arguments.items() for key, value in _spread(bound.signature.parameters[name], given)}
@@ -60,7 +60,7 @@ def _spread(parameter: inspect.Parameter, given: Any) -> list[tuple[str, Any]]:
 
 
 def named(keras: Any, layer: Any, node: Any, rule: Rule, mask_of: MaskOf) -> dict[str, Any]:
-    """The arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
+    """Return the arguments of a call that change its result and are not inputs: masks, `use_causal_mask` and the like.
 
     Raises:
         UnsupportedLayer: the layer's rule knows no such argument.
@@ -86,7 +86,7 @@ def told(layer: Any, *, training: bool) -> Iterator[None]:
 
 
 def short(error: Exception) -> str:
-    """The first sentence of a message."""
+    """Cut a message to its first sentence."""
     if str(error).startswith("A KerasTensor "):
         return "it takes its inputs for numbers, which nobody has: numpy, tf.*, or a decision by their values"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

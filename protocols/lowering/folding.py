@@ -25,7 +25,7 @@ Join = Callable[[Node, Node], Node | None]
 
 
 def fold(nodes: list[Node], join: Join | None = None) -> list[Node]:
-    """The same network with fewer nodes; the last is still the output. Which ones are joined may be said, see `padded`."""
+    """Return the same network with fewer nodes; the last is still the output. Which ones are joined may be said, see `padded`."""
     nodes = _pooled_first(nodes)
     uses = Counter(x for node in nodes for x in node.inputs)
     folded: list[Node] = []
@@ -46,7 +46,7 @@ def fold(nodes: list[Node], join: Join | None = None) -> list[Node]:
 
 
 def _pooled_first(nodes: list[Node]) -> list[Node]:
-    """A rising function and the largest of a window change places: fewer elements are compared with 0."""
+    """Swap a rising function and the largest of a window: fewer elements are compared with 0."""
     uses = Counter(x for node in nodes for x in node.inputs)
     swapped = list(nodes)
     for position, node in enumerate(nodes):

@@ -31,7 +31,7 @@ def check_predicts(model: Any) -> None:
 
 
 def _forms(nodes: Sequence[Node]) -> list[Any]:
-    """What a graph does beside its weights: of a normalisation by a batch as of one by statistics, of what is drawn nothing."""
+    """Return what a graph does beside its weights: of a normalisation by a batch as of one by statistics, of what is drawn nothing."""
     forms: list[Any] = []
     before: Node | None = None
     for node in nodes:
@@ -52,5 +52,5 @@ def said(node: Node) -> tuple[Any, ...]:
 
 
 def _curve(curve: Curve) -> tuple[Any, ...]:
-    """What a curve is: one that is made anew is the same."""
+    """Return what a curve is: one that is made anew is the same."""
     return curve.left, curve.right, curve.breaks, curve.relative, curve.function(np.arange(-8.0, 8.0, 0.25)).tobytes()

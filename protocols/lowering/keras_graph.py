@@ -106,7 +106,7 @@ class _Reader:
         self._twins = TwinGraphs(keras, self.builder.shape)
 
     def started(self, model: Any, takes: Tensors) -> Known:
-        """The input, and where each tensor of it is: parts of one row, if there are several."""
+        """Begin with the input, and where each tensor of it is: parts of one row, if there are several."""
         shapes = [known_shape(model, one) for one in takes.tensors]
         if takes.kind is None:
             return {id(takes.tensors[0]): self.builder.add(net.Start, model, [], shapes[0])}
@@ -119,7 +119,7 @@ class _Reader:
         return known
 
     def value(self, tensor: Any, known: Known) -> int | Constant:
-        """The position of a Keras tensor's value, or a constant; `known` has those that were computed. Iterative: graphs can be deep."""
+        """Return the position of a Keras tensor's value, or a constant; `known` has those computed. Iterative: graphs can be deep."""
         waiting = [tensor]
         while waiting:
             current = waiting[-1]
@@ -178,7 +178,7 @@ class _Reader:
 
     @contextmanager
     def _within(self, node: Any, *, said: bool = False) -> Iterator[None]:
-        """What is inside of a call trains if the call does; with `said` it may say otherwise: what Keras does with graphs hears nobody."""
+        """Train what is inside of a call if the call does; with `said` it may say otherwise: what Keras does with graphs hears nobody."""
         before = self._training, self._said
         self._training, self._said = self._trains(node), said
         try:
@@ -215,7 +215,7 @@ class _Reader:
         return any(isinstance(each, np.ndarray) and each.size and not number(each).any() for each in factors)
 
     def _folded(self, operation: Any, node: Any, known: Known) -> list[Constant]:
-        """The results of an operation that depend on no input."""
+        """Compute the results of an operation that depend on no input."""
         results = []
         for examples, of in ((1, node), (EXAMPLES, self._twins.of(node))):
             places = iter(node.input_tensors)
@@ -281,7 +281,7 @@ class _Reader:
         return result if isinstance(result, list) else [result]
 
     def _inside(self, layer: Any, node: Any, known: Known) -> list[int | Constant]:
-        """What a layer computes in its `call`."""
+        """Write what a layer computes in its `call`."""
         settings = settings_of(layer, node) | implicit_masks(self._keras, layer, node, self._twins.mask)
         if "training" in inspect.signature(layer.call).parameters:
             settings["training"] = self._trains(node)
@@ -310,7 +310,7 @@ class _Reader:
             raise refuse(layer, why, "layers and keras.ops of fixed shapes, which compute with symbols") from error
 
     def _function(self, layer: Any, function: Callable[[Any], Any], position: int) -> int:
-        """What a function of the user's, such as an activation, makes of a value."""
+        """Write what a function of the user's, such as an activation, makes of a value."""
         start = self._keras.KerasTensor((None, *self.builder.shape(position)), "float32")
         known: Known = {id(start): position}
         (found,) = self._called(function, layer, start, known)
@@ -346,7 +346,7 @@ NEUTRAL = {"__init__", "build", "get_config", "from_config", "compute_output_sha
 
 
 def _rule(layer: Any, *, training: bool) -> Rule | None:
-    """The rule of a layer: that of its class, or of the one of Keras that it extends without another way to compute."""
+    """Return the rule of a layer: that of its class, or of the one of Keras that it extends without another way to compute."""
     own: set[str] = set()
     for kind in type(layer).__mro__:
         if kind.__module__.startswith("keras.") and (".layers." in kind.__module__ or ".activations." in kind.__module__):
@@ -358,7 +358,7 @@ def _rule(layer: Any, *, training: bool) -> Rule | None:
 
 
 def reached(nodes: list[Node], last: int) -> list[Node]:
-    """Return the input, and those that the output needs; it comes last."""
+    """Keep the input, and those that the output needs; it comes last."""
     if not nodes[last].inputs:
         raise ModelError("the model gives its input back: there is nothing to compute in private")
     needed, waiting = {0, last}, [last]

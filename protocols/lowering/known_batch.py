@@ -107,7 +107,7 @@ class TwinGraphs:
             self._masks[id(one)] = self._standing_for(mask) if mask is not None else None
 
     def _standing_for(self, symbol: Symbol) -> Any:
-        """A tensor of its own for a value elsewhere."""
+        """Make a tensor of its own for a value elsewhere."""
         if not isinstance(symbol.tensor, self._keras.KerasTensor):
             return symbol.tensor
         mask = self._keras.KerasTensor(symbol.tensor.shape, symbol.tensor.dtype)
@@ -185,7 +185,7 @@ class TwinGraphs:
     def _filled(
         self, value: Any, examples: int, known: dict[int, Any], symbols: dict[int, tuple[Any, Any]], beside: Sequence[int] = ()
     ) -> Any:
-        """What stands in the place of a tensor; `beside` is the shape of what it is the mask of."""
+        """Return what stands in the place of a tensor; `beside` is the shape of what it is the mask of."""
         if not isinstance(value, self._keras.KerasTensor):
             return value
         found = known.get(id(value))
@@ -204,7 +204,7 @@ class TwinGraphs:
         return symbols[id(value)][examples > 1]
 
     def _paired(self, layer: Any, first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-        """The results for one example, constants as such; below them each node finds its twin."""
+        """Return the results for one example, constants as such; below them each node finds its twin."""
         symbolic = self._keras.KerasTensor
         mixed = refuse(layer, "it does other things for several examples than for one", INSTEAD)
         if len(first) != len(second) or any(isinstance(a, symbolic) != isinstance(b, symbolic) for a, b in zip(first, second, strict=True)):

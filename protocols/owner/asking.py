@@ -138,8 +138,8 @@ class SharedNetwork:
             check_targets(expects(head), array, loss)
         xs, ys, ws = (tuple(each.dataset for each in arrays) for arrays in data)
         x, y, w = (arrays[0] if arrays else None for arrays in (xs, ys, ws))
-        session, more = os.urandom(16), {"xs": xs[1:], "ys": ys[1:], "ws": ws[1:]}
-        terms = TrainingTerms(session, plan, x, y, batch_size, None, memory, self._cluster.equals, self._name, w=w, **more)
+        session, equals, name = os.urandom(16), self._cluster.equals, self._name
+        terms = TrainingTerms(session, plan, x, y, batch_size, None, memory, equals, name, 0, w, xs[1:], ys[1:], ws[1:])
         check(terms)
         return terms
 

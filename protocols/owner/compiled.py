@@ -35,7 +35,7 @@ _SAID_BETTER = frozenset(
 
 
 def plan(model: Any) -> Plan:
-    """What `model.fit` would do, in public numbers.
+    """Return what `model.fit` would do, in public numbers.
 
     Raises:
         UnsupportedLayer: a layer that cannot be trained on shares.
@@ -45,7 +45,7 @@ def plan(model: Any) -> Plan:
 
 
 def weights(model: Any) -> list[Real]:
-    """The numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not."""
+    """Return the numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not."""
     _, kept = planned(model)
     return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
 
@@ -62,7 +62,7 @@ def places(model: Any) -> list[int]:
 
 
 def planned(model: Any) -> tuple[Plan, list[Real]]:
-    """The plan, see `plan`, and the numbers that stay as they are.
+    """Return the plan, see `plan`, and the numbers that stay as they are.
 
     Raises:
         UnsupportedLayer: see `plan`.
@@ -131,7 +131,7 @@ def _edge(model: Any, head: CompiledHead, loss: Loss, *, ending: str | None) -> 
 
 
 def _answer(model: Any) -> None:
-    """Refuses a model that asks for what a step on shares does not do.
+    """Refuse a model that asks for what a step on shares does not do.
 
     Raises:
         ModelError: naming it.

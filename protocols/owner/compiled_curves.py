@@ -37,7 +37,7 @@ def curved(inputs: tuple[int, ...], curve: Curve, name: str) -> CurveLayer:
 
 
 def _pieces(spline: Spline) -> Pieces:
-    """The pieces whose ends fixed point tells apart."""
+    """Return the pieces whose ends fixed point tells apart."""
     ends = (*spline.knots, math.inf)
     kept = [
         piece
@@ -49,7 +49,7 @@ def _pieces(spline: Spline) -> Pieces:
 
 
 def _derivative(curve: Curve) -> Spline:
-    """A spline of the derivative, which may jump at the breaks of a curve."""
+    """Fit a spline to the derivative, which may jump at the breaks of a curve."""
     ends = (-LARGEST, *sorted(curve.breaks), LARGEST)
     parts = []
     for at, (low, high) in enumerate(itertools.pairwise(ends)):
@@ -67,7 +67,7 @@ def _derivative(curve: Curve) -> Spline:
 
 
 def _measured(function: Function, low: float, high: float) -> Function:
-    """The slope of a function between two breaks, measured inside."""
+    """Measure the slope of a function between two breaks, inside."""
 
     def slope(x: Real) -> Real:
         inside = np.clip(x, low + 2 * TINY, high - 2 * TINY)

@@ -103,7 +103,7 @@ def network(model: Any, *heads: Compared) -> ReadModel:
 
 
 def following(model: Any) -> dict[int, Any]:
-    """The statistics of a model that follow what a step sees, by their ids, in the order of its weights."""
+    """Return the statistics of a model that follow what a step sees, by their ids, in the order of its weights."""
     import keras  # noqa: PLC0415  only the owner needs Keras
 
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
@@ -231,7 +231,7 @@ class _Reading:
                 return self.add(self.layer(at, node, inputs))
 
     def _linear(self, at: int, node: net.Product | net.Convolution, inputs: tuple[int, ...]) -> int:
-        """A product or a convolution; weights that are multiplied by a number give outputs that are."""
+        """Return a product or a convolution; weights that are multiplied by a number give outputs that are."""
         (kernel, factor), bias = self._parts(at, "kernel"), self._part(at, "bias")
         both = bias is None or math.isclose(bias[1], factor, rel_tol=1e-9)
         inside = None if bias is None or not both else bias[0]
@@ -313,12 +313,12 @@ class _Reading:
 
 
 def _of_one(weight: Weight) -> Weight:
-    """A weight that is one number, with an axis."""
+    """Give a weight that is one number an axis."""
     return Weight(weight.name, (1,))
 
 
 def _statistic(variable: Any) -> Real:
-    """The numbers of a statistic that is kept.
+    """Return the numbers of a statistic that is kept.
 
     Raises:
         ModelError: they are beyond those of a step.
@@ -330,7 +330,7 @@ def _statistic(variable: Any) -> Real:
 
 
 def _names(variables: Sequence[Any]) -> dict[int, str]:
-    """A name for each weight: its own, and which layer with weights it is in."""
+    """Name each weight: its own name, and which layer with weights it is in."""
     names: dict[int, str] = {}
     layers: dict[str, int] = {}
     for index, one in enumerate(variables):

@@ -67,7 +67,7 @@ def _name(loss: Any) -> str:
 
 
 def compiled_loss(head: CompiledHead, keras: Any, *, ending: str | None) -> CompiledLoss:
-    """The loss that an output is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
+    """Return the loss that an output is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
 
     Raises:
         ModelError: it cannot be trained on shares.
@@ -165,5 +165,5 @@ def check_named(model: Any, keras: Any) -> None:
 
 
 def expects(head: CompiledHead) -> str:
-    """What a loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
+    """Return what a loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
     return _LOSSES.get(_name(head.loss), "numbers")

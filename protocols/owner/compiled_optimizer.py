@@ -28,7 +28,7 @@ from protocols.training.step import Plan
 
 
 def compiled_optimizer(model: Any, keras: Any, variables: Sequence[Variable]) -> Optimizer:
-    """The optimizer that `model` is compiled with; of a schedule only the first rate, see `scheduled`.
+    """Return the optimizer that `model` is compiled with; of a schedule only the first rate, see `scheduled`.
 
     Args:
         model: compiled.
@@ -60,7 +60,7 @@ def compiled_optimizer(model: Any, keras: Any, variables: Sequence[Variable]) ->
 
 
 def inner(optimizer: Any) -> Any:
-    """What a `LossScaleOptimizer` wraps: it scales losses so that float16 holds them, and in fixed point nothing has to be scaled."""
+    """Return what a `LossScaleOptimizer` wraps: it scales losses for float16, and in fixed point nothing has to be scaled."""
     import keras  # noqa: PLC0415  only the owner needs Keras
 
     return optimizer.inner_optimizer if type(optimizer) is keras.optimizers.LossScaleOptimizer else optimizer
@@ -128,7 +128,7 @@ def _check_anew(optimizer: Any) -> None:
 
 
 def _exempt(optimizer: Any, model: Any, variables: Sequence[Variable]) -> tuple[str, ...]:
-    """The names of weights that `exclude_from_weight_decay` was told of."""
+    """Return the names of weights that `exclude_from_weight_decay` was told of."""
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
     both = zip(model.trainable_variables, variables, strict=False)  # those that stay come last

@@ -68,7 +68,7 @@ class Epoch(msgspec.Struct, frozen=True):
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
     def _shown(self, name: str) -> bool:
-        """Whether a number of the logs is shown beside metric and loss: of a validation, and of several outputs."""
+        """Say whether a number of the logs is shown beside metric and loss: of a validation, and of several outputs."""
         return name.startswith("val_") or (self.value is None and name != "loss")
 
 
@@ -95,7 +95,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
 
 
 def values_of(terms: TrainingTerms, last: Segment) -> dict[str, float]:
-    """What was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
+    """Return what was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan.plan if isinstance(terms.plan, SharedEvaluation) else terms.plan
     loss = plan.loss
     if isinstance(loss, JointLoss):

@@ -28,7 +28,6 @@ from protocols.owner.running import Running, begun, stands
 from protocols.owner.stored import SharedExamples
 from protocols.owner.targets import fitted
 from protocols.storage.versions import Progress
-from protocols.training.networks.losses import JointLoss
 from protocols.training.step import Plan
 from protocols.training.terms import TrainingTerms
 
@@ -45,6 +44,10 @@ class Training(SharedNetwork):
     async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
         how = how.protecting(validated=validated is not None)
+        if self.ends[1].several and how.class_weight is not None:
+            raise InputError("class_weight is for models with a single output, as in Keras: give sample_weight by output")
+        if self.ends[1].several and how.privacy is not None:
+            raise InputError("privacy= is for models with a single output: that several losses together are clipped right is not proved")
         callbacks = self._callbacks(how, validated=validated is not None)
         async with contextlib.AsyncExitStack() as stack:
             shared = [None if one is None else await stack.enter_async_context(self._lent(one)) for one in (data, validated)]
@@ -122,23 +125,18 @@ class Training(SharedNetwork):
                 checkpoints.close()
 
     def _callbacks(self, how: FitSettings, *, validated: bool) -> FitCallbacks:
-        """The callbacks of a fit, who know what is told of it, and of which of that more is better."""
+        """Return the callbacks of a fit, who know what is told of it, and of which of that more is better."""
         told, loss = self._log_names(how), self._planned().loss
         held = [f"val_{name}" for name in self._evaluation_names(how.metrics).all] if validated else []
         return FitCallbacks(how.callbacks, self._model, how.epochs, [*told.all, *held], rising(told, loss))
 
     def _log_names(self, how: FitSettings) -> LogNames:
-        """What is told of the epochs of a fit."""
+        """Return what is told of the epochs of a fit."""
         return told_of(self._heads, self._planned().loss, how.metrics, evaluates=False)
 
     def _agreed(self, data: SharedExamples, how: FitSettings) -> TrainingTerms:
-        """The terms of a fit, without the order of the examples."""
+        """Return the terms of a fit, without the order of the examples."""
         planned, x, y, found = self._planned(), data.xs[0], data.ys[0], self._log_names(how)
-        several = isinstance(planned.loss, JointLoss)
-        if several and how.class_weight is not None:
-            raise InputError("class_weight is for models with a single output, as in Keras: give sample_weight by output")
-        if several and how.privacy is not None:
-            raise InputError("privacy= is for models with a single output: gradients of several losses are not known to be clipped right")
         self._check_told(found, data)
         classes: tuple[float, ...] = ()
         if how.class_weight is not None:
@@ -151,7 +149,7 @@ class Training(SharedNetwork):
         return self._terms(data, fitted(plan, data.ys, how.batch_size, found.places), how.batch_size, how.memory)
 
     def _recalled(self, checkpoints: Checkpoints | None, epoch: int, how: FitSettings) -> list[dict[str, Any]]:
-        """What callbacks remembered after so many epochs of a training that is resumed; the learning rate is set to what it was."""
+        """Return what callbacks remembered after so many epochs of a training that is resumed; set the learning rate to what it was."""
         found = None if checkpoints is None or not how.callbacks else checkpoints.remembered(epoch)
         if found is None:
             return []
@@ -168,14 +166,14 @@ class Training(SharedNetwork):
         return None if callable(internals.learning_rate(optimizer)) else float(optimizer.learning_rate)
 
     def _scheduled(self, terms: TrainingTerms, epochs: int) -> TrainingTerms:
-        """The terms with the learning rates of all steps of so many epochs, after those that have been made."""
+        """Give the terms the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
         optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
         return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None, initial: int) -> Progress:
-        """Has the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
+        """Have the servers hold the weights: those of the last checkpoint, of the training before, or of the owner's model."""
         if checkpoints is not None:
             handle, secret = os.urandom(16), new_secret()
             restored = await checkpoints.restore(terms.plan, handle, secret)

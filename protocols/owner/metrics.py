@@ -111,13 +111,13 @@ def _jointly(heads: Sequence[CompiledHead], loss: JointLoss, metrics: bool | Col
     if not possible and not evaluates:
         possible = [(f"{one.name}_{metric_of(one.loss).replace(' ', '_')}", place) for place, one in enumerate(loss.heads)]
     wanted = {metrics} if isinstance(metrics, str) else set() if isinstance(metrics, bool) else set(metrics)
-    known = ["loss", *(name for name, _ in possible)]
+    known, losses = ["loss", *(name for name, _ in possible)], tuple(f"{head.name}_loss" for head in heads)
+    if len({*known, *losses}) < len(known) + len(losses):
+        raise InputError(f"{' and '.join(map(repr, [*known, *losses]))} are not all different: give metrics and outputs other names")
     if wanted - set(known):
         raise InputError(f"metrics={metrics!r} was asked for; with these losses {' and '.join(map(repr, known))} can be told")
     told = [(name, place) for name, place in possible if metrics is True or name in wanted]
-    return LogNames(
-        "loss" in wanted, tuple(name for name, _ in told), tuple(place for _, place in told), tuple(f"{head.name}_loss" for head in heads)
-    )
+    return LogNames("loss" in wanted, tuple(name for name, _ in told), tuple(place for _, place in told), losses)
 
 
 def rising(told: LogNames, loss: AnyLoss) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class Running:
                     await asyncio.gather(showing, return_exceptions=True)
 
     async def _show(self, tell: Callable[[int], None], first: int) -> None:
-        """Tells how many steps of an epoch a server has begun."""
+        """Tell how many steps of an epoch a server has begun."""
         begun = before = self._begun
         while True:
             begun = await self._servers[0].begun(self.terms.session, self._rights[0], begun)

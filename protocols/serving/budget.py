@@ -32,7 +32,7 @@ class Budget:
         return self.answers - self._spent.get(client, 0)
 
     def check(self, client: str, answers: int) -> None:
-        """Refuses what is more than is left.
+        """Refuse what is more than is left.
 
         Raises:
             BudgetSpent: it is; the message says how many answers remain.

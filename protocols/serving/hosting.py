@@ -61,7 +61,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 def check_program(program: Program) -> None:
-    """Refuses a program that is not well formed or too large, before anything is allocated for it.
+    """Refuse a program that is not well formed or too large, before anything is allocated for it.
 
     Raises:
         ProgramError: it is not well formed.
@@ -361,7 +361,7 @@ class HostedModel:
         return (plan.own + plan.dealt) * ticket.examples + weight_bytes(self.hosting.program) // 8
 
     def check_input(self, ticket: Ticket, m: Ring) -> None:
-        """Refuses masked examples that do not fit the ticket."""
+        """Refuse masked examples that do not fit the ticket."""
         expected = (ticket.examples, *self.hosting.program.input_shape)
         if m.dtype != np.uint64 or m.shape != expected:
             raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")

@@ -113,7 +113,7 @@ class Pool:
         return self._failure
 
     async def run(self) -> None:
-        """Deals until cancelled, or until a chunk cannot be dealt."""
+        """Deal until cancelled, or until a chunk cannot be dealt."""
         try:
             async with asyncio.TaskGroup() as dealers:
                 for _ in range(DEALERS):

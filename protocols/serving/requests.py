@@ -153,7 +153,7 @@ class Requests:
         return self.left > 0 and (self._most is None or promised + examples <= self._most)
 
     def open(self, examples: int, reveal: Reveal, client: str = "", sender: Caller | None = None) -> Request:
-        """Begins a request.
+        """Begin a request.
 
         Args:
             examples: how many.

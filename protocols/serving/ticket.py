@@ -80,7 +80,7 @@ def _mac(key: bytes, ticket: Ticket) -> hmac.HMAC:
 
 
 def sign(ticket: Ticket, keys: tuple[bytes, bytes]) -> SignedTicket:
-    """Signs a ticket for both servers."""
+    """Sign a ticket for both servers."""
     return SignedTicket(ticket, (_mac(keys[0], ticket).finalize(), _mac(keys[1], ticket).finalize()))
 
 

@@ -5,8 +5,6 @@ Each of these stands in the place of a `Plan` for one run. Servers keep the weig
 
 from __future__ import annotations
 
-import msgspec
-
 from protocols.errors import ModelError, ProgramError
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine import loops
@@ -15,6 +13,7 @@ from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.losses import AnyLoss
 from protocols.training.networks.optimizers import Shapes
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import apart, outside
 from protocols.training.step import Plan, compared_with, forward, inside, told_loss
 
@@ -24,7 +23,7 @@ MOST_OPERATIONS = 1 << 14
 """Of what is computed of weights before they are served."""
 
 
-class AskedPlan(msgspec.Struct, frozen=True, tag=True):
+class AskedPlan(StepPlan, frozen=True):
     """What the three kinds have in common.
 
     Attributes:
@@ -40,7 +39,7 @@ class AskedPlan(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Features of each of several inputs."""
+        """Return how many features each of several inputs has."""
         return self.plan.parts
 
     @property
@@ -62,20 +61,6 @@ class AskedPlan(msgspec.Struct, frozen=True, tag=True):
     def states(self) -> Shapes:
         """and so is what is kept beside them."""
         return self.plan.states
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """States that the owner may be told: none."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """Whether public factors are others from step to step: they are not."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often it goes over the examples."""
-        return 1
 
 
 class SharedEvaluation(AskedPlan, frozen=True):
@@ -110,11 +95,6 @@ class SharedPrediction(AskedPlan, frozen=True):
     Outputs: `outputs`, (batch, outputs), with `OUTPUT_BITS` fractional bits; `outside`, see `window.py`.
     """
 
-    @property
-    def weighted(self) -> bool:
-        """Examples have no weights."""
-        return False
-
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Return the circuit of one batch."""
         draft, _, large, outputs = forward(self.plan, batch, predicts=True)
@@ -145,11 +125,6 @@ class Derivation(AskedPlan, frozen=True):
         known = self.plan.shapes | {"outside": (1,)}
         if len(self.ops) > MOST_OPERATIONS or not self.made or any(known.get(name) != shape for name, shape in given.items()):
             raise ModelError("what is served is computed of the weights of a network, and of nothing else")
-
-    @property
-    def weighted(self) -> bool:
-        """There are no examples."""
-        return False
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Return the circuit, which has no batch.

@@ -46,6 +46,7 @@ from protocols.training.networks.optimizers import (
     update,
     watched,
 )
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
 from protocols.training.private.clipped import private_gradients
 from protocols.training.private.settings import Private, check_apart, check_plain, check_values
@@ -56,7 +57,7 @@ LARGEST_WEIGHT = 512.0
 """Of a class, or of an example."""
 
 
-class Plan(msgspec.Struct, frozen=True, tag=True):
+class Plan(StepPlan, frozen=True):
     """What a network computes and how it learns: all of it is public.
 
     Attributes:
@@ -175,18 +176,9 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
         return shares | {name: shares[f"average of {name}"] for name in self.trained}
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """States that the owner may be told at the end of an epoch: none."""
-        return ()
-
-    @property
     def changing(self) -> bool:
         """Whether public factors are others from step to step."""
         return changes(self.optimizer)
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
 
     def weights(self, draft: StepDraft, y: int, batch: int) -> Signal | None:
         """Return the weight of each example of a batch with the targets `y`, a wire (batch, 1); None: all count alike. Rounds: 0."""
@@ -205,7 +197,7 @@ class Plan(msgspec.Struct, frozen=True, tag=True):
 
 
 def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
-    """The circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
+    """Return the circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
@@ -370,7 +362,7 @@ def _network(plan: Plan, batch: int) -> _Network:
 def _sums(
     draft: StepDraft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
 ) -> list[Watched]:
-    """Sums of weights, and of gradients and velocities of the step before.
+    """Return sums of weights, and of gradients and velocities of the step before.
 
     Those of this step become a state; of the `last` they are watched as well, and the state is 0.
     """

@@ -98,7 +98,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return -(-self.examples // self.batch) * self.plan.repeats(epoch)
 
     def targets(self, array: Ring, place: int = 0) -> Ring:
-        """The targets of some examples as the loss of an output compares with them: of labels 0 and 1 the column of label 1."""
+        """Return the targets of some examples as the loss of an output compares with them: of labels 0 and 1 the column of label 1."""
         loss, outputs = _heads(self.plan)[place]
         y = self.datasets.get(array_name("y", place))
         if truths(loss) and y is not None and y.content == "labels":
@@ -106,17 +106,17 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return widened(array, outputs)
 
     def given(self, name: str, array: Ring) -> Ring:
-        """Some examples of an array of the run as the circuit takes what it calls so."""
+        """Return some examples of an array of the run as the circuit takes what it calls so."""
         kind, _, place = name.partition(" ")
         match kind:
             case "x":
-                return widened(array, (getattr(self.plan, "parts", ()) or (self.plan.inputs,))[int(place or 0)])
+                return widened(array, _parts(self.plan)[int(place or 0)])
             case "y":
                 return self.targets(array, int(place or 0))
         return array
 
     def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """The examples of each step of an epoch. Public."""
+        """Return the examples of each step of an epoch. Public."""
         order = np.arange(self.examples)
         if self.order is not None:
             order = KeyStream(derive(self.order, "epoch", epoch)).words(self.examples).argsort(kind="stable")
@@ -162,7 +162,7 @@ def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
 
 
 def check(terms: TrainingTerms) -> None:
-    """Refuses data that do not fit each other or the plan, before anything is done with them.
+    """Refuse data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
         InputError: lengths or widths differ, or a batch is no batch.
@@ -172,8 +172,7 @@ def check(terms: TrainingTerms) -> None:
         raise InputError("examples, or targets, were named for a plan without, or the other way round")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
-    parts: tuple[int, ...] = getattr(plan, "parts", ()) or (plan.inputs,)
-    heads = _heads(plan)
+    parts, heads = _parts(plan), _heads(plan)
     if x is None:
         expected = set[str]()
     else:
@@ -197,10 +196,16 @@ def check(terms: TrainingTerms) -> None:
 
 
 def _heads(plan: AnyPlan) -> list[tuple[AnyLoss, int]]:
-    """The loss and the numbers of each output."""
+    """Return the loss of each output, and how many numbers it has."""
     if isinstance(plan.loss, JointLoss):
         return [(head.loss, head.outputs) for head in plan.loss.heads]
     return [(plan.loss, plan.outputs)]
+
+
+def _parts(plan: AnyPlan) -> tuple[int, ...]:
+    """Return how many features each input has: only networks have several."""
+    several = plan.parts if isinstance(plan, Plan | SharedEvaluation | SharedPrediction) else ()
+    return several or (plan.inputs,)
 
 
 def _check_features(size: int, x: Dataset) -> None:
@@ -269,7 +274,7 @@ class StepCircuits:
         self._parts = {kind: circuit.segments(segment) for kind, circuit in self._circuits.items()}
 
     def at(self, size: int, number: int, *, last: bool) -> Circuit:
-        """The circuit of step `number` of a model: like the others, but for public factors."""
+        """Return the circuit of step `number` of a model: like the others, but for public factors."""
         alike = self.like(size, last=last)
         if not self._plan.changing:
             return alike
@@ -279,15 +284,15 @@ class StepCircuits:
 
     @staticmethod
     def drawn(circuit: Circuit, key: bytes) -> dict[str, Ring]:
-        """What is drawn at random in a step, by name: both servers draw the same from its public key."""
+        """Return what is drawn at random in a step, by name: both servers draw the same from its public key."""
         return tables(circuit, key)
 
     def like(self, size: int, *, last: bool) -> Circuit:
-        """A circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
+        """Return a circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
         return self._circuits[self._kind(size, last)]
 
     def parts(self, size: int, *, last: bool) -> tuple[Segment, ...]:
-        """The segments of such a circuit: one, if its randomness fits the memory."""
+        """Return the segments of such a circuit: one, if its randomness fits the memory."""
         return self._parts[self._kind(size, last)]
 
     def _kind(self, size: int, last: bool) -> tuple[int, bool]:

@@ -63,7 +63,7 @@ class ComputeServer(OwnedModels):
         self._agreed: dict[bytes, tuple[Agreement, Pair | None]] = {}
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         for entry in self._entries.values():
             entry.close(WorkerLost("the server stops"))
         await super().stopped()
@@ -77,7 +77,7 @@ class ComputeServer(OwnedModels):
     # The third party's messages.
 
     def _dealt(self, model: bytes, what: str) -> HostedEntry:
-        """The model of a message that its third party alone may send."""
+        """Return the model of a message that its third party alone may send."""
         entry = self._model(model)
         self._cluster.require(entry.seats.third, what)
         return entry
@@ -90,7 +90,7 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def agree(self, name: str, model: bytes, equals: bool, public: bytes | None) -> Agreed:
-        """Agrees on keys for a model that will be hosted here: with the other server, and among equals with the helper.
+        """Agree on keys for a model that will be hosted here: with the other server, and among equals with the helper.
 
         Args:
             name: of the model.
@@ -109,7 +109,7 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def host(self, hosting: Hosting) -> None:
-        """Makes room for a model whose name its owner has claimed here, and connects to the other server.
+        """Make room for a model whose name its owner has claimed here, and connect to the other server.
 
         Raises:
             NotOwner: nobody has claimed the name.
@@ -183,7 +183,7 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def withdraw(self, model: bytes, ticket: Ticket) -> bool:
-        """Throws an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
+        """Throw an unused ticket's randomness away, so that the other server, if it has begun, stops waiting; False if it was used."""
         entry = self._dealt(model, "withdraw")
         withdrawn = entry.model.stock.withdraw(ticket)
         if withdrawn:
@@ -192,19 +192,19 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def under_way(self, model: bytes, request: bytes) -> list[int]:
-        """The parts of a request that this server works on now."""
+        """Return the parts of a request that this server works on now."""
         return self._dealt(model, "under_way").model.quota.under_way(request)
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def retire(self, model: bytes) -> None:
-        """Forgets a model that could not be shared completely, or whose owner is gone."""
+        """Forget a model that could not be shared completely, or whose owner is gone."""
         self._forget(self._dealt(model, "retire"))
 
     # The clients' messages.
 
     @message(reentrant=True, by=CLIENT)
     async def describe(self, name: str) -> Handshake:
-        """The public half of a model."""
+        """Return the public half of a model."""
         if name not in self._entries:
             shared = ", ".join(sorted(self._entries)) or "none"
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
@@ -213,12 +213,12 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
-        """The names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
+        """Return the names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
         return sorted(self._entries)
 
     @message(reentrant=True, by=CLIENT)
     async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
-        """This server's share of the answer for masked examples.
+        """Return this server's share of the answer for masked examples.
 
         Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
         (4) count it as under way; (5) evaluate with the other server; (6) count it as answered, or not at all; tell the provider.

@@ -68,7 +68,7 @@ class CryptoProvider(Settlement):
         self._dealer = Threads("dealer", 1)
 
     async def stopped(self) -> None:
-        """Ends what runs in the background."""
+        """End what runs in the background."""
         tasks = [task for shared in self._models.values() for task in shared.tasks]
         for task in tasks:
             task.cancel()
@@ -100,7 +100,7 @@ class CryptoProvider(Settlement):
         guarantee: Guarantee | None = None,
         right: bytes | None = None,
     ) -> Opening:
-        """Begins to share a model: tells both servers, and gives the owner the masks of the weights.
+        """Begin to share a model: tell both servers, and give the owner the masks of the weights.
 
         The model is removed when its owner is gone: when `presence` ends, or the connection to it. Before this, the owner claims the name
         at both servers.
@@ -191,7 +191,7 @@ class CryptoProvider(Settlement):
         await self._lose(shared, f"nothing more can be dealt for model {shared.name!r}: {pool.failure}")
 
     async def _lose(self, shared: Provided, why: str) -> None:
-        """Tells everybody who waits for a model that it is no more."""
+        """Tell everybody who waits for a model that it is no more."""
         shared.lost = shared.granting.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
         for pool in shared.pools.values():
             await pool.fail(shared.lost)
@@ -206,7 +206,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
-        """Allows requests and begins to deal ahead."""
+        """Allow requests, and begin to deal ahead."""
         shared = self._owned(name, right)
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
@@ -244,7 +244,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=OWNER)
     async def answered(self, name: str, right: bytes, after: int) -> Tally:
-        """Waits until more than `after` requests have been answered, or a server is lost; returns how many have been."""
+        """Wait until more than `after` requests have been answered, or a server is lost; return how many have been."""
         shared = self._owned(name, right)
         requests = shared.requests
         async with requests.changed:
@@ -263,7 +263,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
-        """Forgets a model; who waits for it is told."""
+        """Forget a model; who waits for it is told."""
         await self._removed(self._owned(name, right))
 
     async def _removed(self, shared: Provided) -> None:
@@ -283,7 +283,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=CLIENT)
     async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, holders: tuple[bytes, bytes]) -> Grants:
-        """Begins a request and returns its first tickets, as soon as there are any.
+        """Begin a request and return its first tickets, as soon as there are any.
 
         Where answers are noisy, the budget of the client, who is known by its certificate, pays here and now, whatever becomes of it. The
         quota pays for what is answered. Until then it has a place in it, and keeps it as long as it uses its tickets or nobody else waits.
@@ -343,7 +343,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=CLIENT)
     async def more(self, name: str, request: bytes) -> Grants:
-        """The next tickets of a request."""
+        """Return the next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
         if found is None or found.granted >= found.examples or not _same(found.sender, caller()):
@@ -361,7 +361,7 @@ class CryptoProvider(Settlement):
 
     @message(reentrant=True, by=SERVER)
     async def knows(self, model: bytes) -> bool:
-        """A server asks whether a model is still shared."""
+        """Tell a server whether a model is still shared."""
         return any(model == shared.model for shared in self._models.values())
 
     @message(reentrant=True, by=SERVER)

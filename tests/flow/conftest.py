@@ -1,5 +1,6 @@
-"""Small Keras models and real worker processes on loopback."""
+"""Small Keras models, real worker processes on loopback, and randomness that comes in segments."""
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from protocols import Cluster, Worker
+from protocols.serving.supply import Supply
 
 
 def workers() -> list[Worker]:
@@ -44,6 +46,43 @@ async def own_cluster():
     first, second, third = workers()
     async with Cluster(first, second, crypto_provider=third) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def largest(monkeypatch):
+    """The most bytes that any supply has held, and the memory that it may hold."""
+    seen = []
+    run = Supply._prepared
+
+    async def noted(self, number, dealt):
+        seen.append((self.held, self.reserved, number))
+        await run(self, number, dealt)
+
+    monkeypatch.setattr(Supply, "_prepared", noted)
+    return seen
+
+
+async def other_size(given, number, words, piece):
+    await piece(given, number, words[1:])
+
+
+async def again(given, number, words, piece):
+    await piece(given, number, words)
+    await piece(given, number, words)
+
+
+async def one_before(given, number, words, piece):
+    await piece(given, number + 1, words)
+
+
+async def never(given, number, words, piece):
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(params=[other_size, again, one_before, never])
+def fault(request):
+    """What a provider does with a segment in place of `piece(given, number, words)`, which sends it."""
+    return request.param
 
 
 def small_cnn(name: str = "small", seed: int = 0):

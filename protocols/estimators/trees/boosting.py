@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from protocols.estimators import data as forms
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
-from protocols.estimators.trees.ensemble import Ensemble
+from protocols.estimators.trees.ensemble import Ensemble, TreeClassifier, TreeRegressor
 from protocols.estimators.trees.tree import Tree, by_tree
 from protocols.estimators.trees.tree_data import TreeData
 from protocols.mpc.numbers.fixed_point import encode
@@ -42,15 +43,14 @@ class _Boosted(Ensemble):
     init_: Array
 
     def _check(self) -> None:
-        self._check_counts()
+        super()._check()
         self._check_number("learning_rate", self.learning_rate, 0, 1, strict=True)
         self._check_number("reg_lambda", self.reg_lambda, 0, 1e6)
         self._check_number("min_child_weight", self.min_child_weight, 0, 1e6)
 
-    async def _boosted(
+    async def _fit_trees(
         self, cluster: Cluster, x: Data, y: Data, weights: Data | None, *, labels: bool, classes: Mapping[Any, float] | str | None
     ) -> TreeData:
-        """Fit, and return what is known of the examples."""
         count = forms.as_many(x, y, weights)
         async with Run(cluster, type(self).__name__) as run:
             examples = TreeData(run, count, single=True)
@@ -87,9 +87,9 @@ class _Boosted(Ensemble):
             features=() if examples.here else examples.bins.features,
         )
 
+    @abstractmethod
     def _base(self, means: Array, examples: TreeData) -> Array:
         """Return the score with which examples begin, for the means of labels or targets as they are stored."""
-        raise NotImplementedError
 
     def _scores(self, x: npt.ArrayLike) -> Array:
         """Return scores of new rows, (n, outputs)."""
@@ -100,7 +100,7 @@ class _Boosted(Ensemble):
         return scores
 
 
-class GradientBoostingClassifier(_Boosted):
+class GradientBoostingClassifier(TreeClassifier, _Boosted):
     """Gradient boosting of trees for labels (Friedman, 2001), as XGBoost and `HistGradientBoostingClassifier` do it, on shares.
 
     With two classes one tree is grown in each iteration, with more one for each class, on gradients p - y and Hessians p (1 - p) of the
@@ -137,9 +137,6 @@ class GradientBoostingClassifier(_Boosted):
         >>> model.score(x, y)
     """
 
-    _estimator_type = "classifier"
-    classes_: Array
-
     def __init__(
         self,
         cluster: Cluster | keras_hook.Cluster | None = None,
@@ -159,15 +156,6 @@ class GradientBoostingClassifier(_Boosted):
         self.max_bins, self.reg_lambda, self.min_child_weight = max_bins, reg_lambda, min_child_weight
         self.class_weight, self.random_state = class_weight, random_state
 
-    def _check(self) -> None:
-        super()._check()
-        self._check_classes(self.class_weight)
-
-    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
-        examples = await self._boosted(cluster, x, y, sample_weight, labels=True, classes=self.class_weight)
-        self.classes_ = examples.targets.classes
-        return self
-
     def _base(self, means: Array, examples: TreeData) -> Array:
         part = np.clip(means, 0.5 / examples.count, 1 - 0.5 / examples.count)
         return np.array([np.log(part[1] / part[0])]) if examples.outputs == 1 else np.log(part) - np.log(part).mean()
@@ -186,18 +174,8 @@ class GradientBoostingClassifier(_Boosted):
         found: Array = powers / powers.sum(1, keepdims=True)
         return found
 
-    def predict(self, x: npt.ArrayLike) -> Array:
-        """Return the likeliest label of each row."""
-        likeliest = self.predict_proba(x).argmax(1)
-        labels: Array = self.classes_[likeliest]
-        return labels
 
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the part of rows whose label is predicted, by weight."""
-        return self._labelled(y, self.predict(x), sample_weight)
-
-
-class GradientBoostingRegressor(_Boosted):
+class GradientBoostingRegressor(TreeRegressor, _Boosted):
     """Gradient boosting of trees for numbers: as `GradientBoostingClassifier`, with gradients F - y and Hessians 1 of the squared error.
 
     Targets that are here are centred and scaled before they are stored. Targets that others have stored, and what trees leave of them, must
@@ -209,8 +187,6 @@ class GradientBoostingRegressor(_Boosted):
 
     **Leaks** what the classifier leaks; where targets were shared by others, their mean.
     """
-
-    _estimator_type = "regressor"
 
     def __init__(
         self,
@@ -229,18 +205,9 @@ class GradientBoostingRegressor(_Boosted):
         self.cluster, self.n_estimators, self.learning_rate, self.max_depth = cluster, n_estimators, learning_rate, max_depth
         self.max_bins, self.reg_lambda, self.min_child_weight, self.random_state = max_bins, reg_lambda, min_child_weight, random_state
 
-    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
-        examples = await self._boosted(cluster, x, y, sample_weight, labels=False, classes=None)
-        self._targets = examples.targets
-        return self
-
     def _base(self, means: Array, examples: TreeData) -> Array:
         return means
 
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the target of each row, (n,)."""
         return self._targets.real(self._scores(x)[:, 0])
-
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return R^2, the part of the variance of the targets that is explained."""
-        return self._explained(y, self.predict(x), sample_weight)

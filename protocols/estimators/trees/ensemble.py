@@ -1,10 +1,11 @@
-"""What all estimators of trees share: settings that are checked, one fit, and trees in the clear."""
+"""What all estimators of trees share: settings that are checked, one fit, and what comes of labels or of numbers."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,15 @@ import numpy.typing as npt
 from protocols.errors import Diverged, InputError, TooLarge
 from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
-from protocols.estimators.settings import Array, Estimator, weights_of_rows
-from protocols.estimators.trees.tree_data import FAR, TreeData
+from protocols.estimators.settings import Array, Classifier, Data, Estimator, weights_of_rows
+from protocols.estimators.trees.tree_data import FAR, Targets, TreeData
 from protocols.mpc.parties.exchange import Ring
 from protocols.owner.fitting import MEMORY
 from protocols.training.terms import MEMORY_LIMIT
 from protocols.training.trees import Boosting, Forest
+
+if TYPE_CHECKING:
+    from protocols.owner.cluster import Cluster
 
 DEEPEST, FINEST, MOST = 10, 256, 10_000
 """The largest depth, number of bins, and number of trees."""
@@ -31,25 +35,25 @@ class Ensemble(Estimator):
     max_bins: int
     random_state: Any
 
-    def _check_counts(self, **counts: tuple[Any, int, int]) -> None:
-        """Refuse settings that are no whole numbers of a range."""
-        known = {
-            "n_estimators": (self.n_estimators, 1, MOST),
-            "max_depth": (self.max_depth, 1, DEEPEST),
-            "max_bins": (self.max_bins, 2, FINEST),
-        }
-        for name, (value, least, most) in (known | counts).items():
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
-                raise InputError(f"{name}={value!r}; a whole number from {least} to {most:,} is needed: all trees have one depth on shares")
+    def _check(self) -> None:
+        self._check_count("n_estimators", self.n_estimators, 1, MOST)
+        self._check_count("max_depth", self.max_depth, 1, DEEPEST)
+        self._check_count("max_bins", self.max_bins, 2, FINEST)
+
+    def _check_count(self, name: str, value: Any, least: int, most: int) -> None:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
+            raise InputError(f"{name}={value!r}; a whole number from {least} to {most:,} is needed: all trees have one depth on shares")
 
     def _check_number(self, name: str, value: Any, least: float, most: float, *, strict: bool = False) -> None:
         if not is_number(value) or not least <= value <= most or (strict and value == least) or math.isinf(value):
             bounds = f"{'above' if strict else 'of at least'} {least:g} and at most {most:g}"
             raise InputError(f"{name}={value!r}; a number {bounds} is needed")
 
-    def _check_classes(self, given: Any) -> None:
-        if not (given is None or given == "balanced" or isinstance(given, Mapping)):
-            raise InputError(f"class_weight={given!r}; None, 'balanced', or a dict from labels to weights is needed")
+    @abstractmethod
+    async def _fit_trees(
+        self, cluster: Cluster, x: Data, y: Data, weights: Data | None, *, labels: bool, classes: Mapping[Any, float] | str | None
+    ) -> TreeData:
+        """Fit to labels with weights of `classes`, or to numbers, as `fit` takes them; return what is known of the examples."""
 
     async def _grown(self, run: Run, plan: Boosting | Forest, examples: TreeData, placed: dict[str, Ring]) -> dict[str, Array]:
         """Grow trees, and return what was opened as signed integers.
@@ -74,14 +78,38 @@ class Ensemble(Estimator):
             ) from None
         return {name: found.view(np.int64) for name, found in opened.items()}
 
-    def _labelled(self, y: npt.ArrayLike, found: Array, sample_weight: npt.ArrayLike | None) -> float:
-        """Return the part of rows whose label is predicted, by weight."""
-        right = found == np.asarray(y)
-        return float(np.average(right, weights=weights_of_rows(sample_weight, len(found))))
 
-    def _explained(self, y: npt.ArrayLike, found: Array, sample_weight: npt.ArrayLike | None) -> float:
-        """Return R^2."""
-        true = np.asarray(y, np.float64)
+class TreeClassifier(Classifier, Ensemble):
+    """Trees for labels."""
+
+    def _check(self) -> None:
+        super()._check()
+        self._check_classes()
+
+    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
+        examples = await self._fit_trees(cluster, x, y, sample_weight, labels=True, classes=self.class_weight)
+        self.classes_ = examples.targets.classes
+        return self
+
+
+class TreeRegressor(Ensemble):
+    """Trees for numbers."""
+
+    _estimator_type = "regressor"
+    _targets: Targets
+
+    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
+        examples = await self._fit_trees(cluster, x, y, sample_weight, labels=False, classes=None)
+        self._targets = examples.targets
+        return self
+
+    @abstractmethod
+    def predict(self, x: npt.ArrayLike) -> Array:
+        """Return the target of each row, (n,)."""
+
+    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return R^2, the part of the variance of the targets that is explained."""
+        found, true = self.predict(x), np.asarray(y, np.float64)
         if true.shape != found.shape:
             raise InputError(f"y has shape {true.shape}; {found.shape} is needed")
         weights = weights_of_rows(sample_weight, len(true))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from protocols.estimators import data as forms
 from protocols.estimators.data import is_number
 from protocols.estimators.run import Run
 from protocols.estimators.settings import Array, Data
-from protocols.estimators.trees.ensemble import Ensemble
+from protocols.estimators.trees.ensemble import Ensemble, TreeClassifier, TreeRegressor
 from protocols.estimators.trees.tree import Tree
 from protocols.estimators.trees.tree_data import TreeData
 from protocols.mpc.numbers.fixed_point import encode
@@ -45,7 +45,8 @@ class _Forest(Ensemble):
     estimators_: list[Tree]
 
     def _check(self) -> None:
-        self._check_counts(min_samples_leaf=(self.min_samples_leaf, 1, 1 << 20))
+        super()._check()
+        self._check_count("min_samples_leaf", self.min_samples_leaf, 1, 1 << 20)
         if not isinstance(self.bootstrap, bool | np.bool_):
             raise InputError(f"bootstrap={self.bootstrap!r}; True or False is needed")
         if self.random_state is not None and (not isinstance(self.random_state, int | np.integer) or isinstance(self.random_state, bool)):
@@ -68,10 +69,9 @@ class _Forest(Ensemble):
             raise InputError(f"max_features={wanted!r}; from 1 to {columns} columns, or a part above 0.0 and up to 1.0, are possible")
         return found
 
-    async def _grown_forest(
+    async def _fit_trees(
         self, cluster: Cluster, x: Data, y: Data, weights: Data | None, *, labels: bool, classes: Mapping[Any, float] | str | None
     ) -> TreeData:
-        """Fit, and return what is known of the examples."""
         count = forms.as_many(x, y, weights)
         if isinstance(weights, SharedDataset):
             raise InputError("a forest needs weights that are here: they are multiplied by how often examples are drawn")
@@ -123,7 +123,7 @@ class _Forest(Ensemble):
         return found
 
 
-class RandomForestClassifier(_Forest):
+class RandomForestClassifier(TreeClassifier, _Forest):
     """A random forest for labels (Breiman, 2001) with Gini's impurity, on shares.
 
     Each tree is grown on as many examples as there are, drawn with replacement; each node is split by the best of `max_features` columns.
@@ -154,9 +154,6 @@ class RandomForestClassifier(_Forest):
         >>> model = await RandomForestClassifier(cluster, n_estimators=20, random_state=0).fit(x, y)
     """
 
-    _estimator_type = "classifier"
-    classes_: Array
-
     def __init__(
         self,
         cluster: Cluster | keras_hook.Cluster | None = None,
@@ -176,15 +173,6 @@ class RandomForestClassifier(_Forest):
         self.max_features, self.min_samples_leaf, self.bootstrap = max_features, min_samples_leaf, bootstrap
         self.class_weight, self.random_state = class_weight, random_state
 
-    def _check(self) -> None:
-        super()._check()
-        self._check_classes(self.class_weight)
-
-    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
-        examples = await self._grown_forest(cluster, x, y, sample_weight, labels=True, classes=self.class_weight)
-        self.classes_ = examples.targets.classes
-        return self
-
     def predict_proba(self, x: npt.ArrayLike) -> Array:
         """Return the mean over trees of the parts of classes in leaves, (n, classes)."""
         parts = np.clip(self._mean(x), 0.0, 1.0)
@@ -192,18 +180,8 @@ class RandomForestClassifier(_Forest):
         found: Array = np.where(total > 0, parts / np.where(total > 0, total, 1.0), 1 / len(self.classes_))
         return found
 
-    def predict(self, x: npt.ArrayLike) -> Array:
-        """Return the likeliest label of each row."""
-        likeliest = self.predict_proba(x).argmax(1)
-        labels: Array = self.classes_[likeliest]
-        return labels
 
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the part of rows whose label is predicted, by weight."""
-        return self._labelled(y, self.predict(x), sample_weight)
-
-
-class RandomForestRegressor(_Forest):
+class RandomForestRegressor(TreeRegressor, _Forest):
     """A random forest for numbers with the squared error, on shares: otherwise as `RandomForestClassifier`, and **leaks** the same.
 
     Targets that others have stored must be within +-16, which is found out on shares: an error says so.
@@ -212,8 +190,6 @@ class RandomForestRegressor(_Forest):
         cluster, n_estimators, max_depth, max_bins, min_samples_leaf, bootstrap, random_state: as for the classifier.
         max_features: as for the classifier; all columns unless it is given, as in scikit-learn.
     """
-
-    _estimator_type = "regressor"
 
     def __init__(
         self,
@@ -233,15 +209,6 @@ class RandomForestRegressor(_Forest):
         self.max_features, self.min_samples_leaf, self.bootstrap = max_features, min_samples_leaf, bootstrap
         self.random_state = random_state
 
-    async def _fit(self, cluster: Cluster, x: Data, y: Data, sample_weight: Data | None) -> Self:
-        examples = await self._grown_forest(cluster, x, y, sample_weight, labels=False, classes=None)
-        self._targets = examples.targets
-        return self
-
     def predict(self, x: npt.ArrayLike) -> Array:
         """Return the target of each row, (n,)."""
         return self._targets.real(self._mean(x)[:, 0] * self._targets.reach)
-
-    def score(self, x: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return R^2, the part of the variance of the targets that is explained."""
-        return self._explained(y, self.predict(x), sample_weight)

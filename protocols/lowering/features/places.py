@@ -39,12 +39,12 @@ class Seen:
     bent: bool = False
 
     def scaled(self, scale: float | Real, offset: float | Real) -> Seen:
-        """The same, scaled and shifted once more."""
+        """Scale and shift once more."""
         return replace(self, scale=self.scale * scale, offset=self.offset * scale + offset)
 
 
 def moved(node: Node, tables: Sequence[Table]) -> Table:
-    """What a node of `MOVES` makes of tables in the shapes of its inputs."""
+    """Apply a node of `MOVES` to tables in the shapes of its inputs."""
     match node:
         case net.Taken(axis=axis, indices=indices):
             return tables[0].take(indices, axis)
@@ -57,7 +57,7 @@ def moved(node: Node, tables: Sequence[Table]) -> Table:
 
 
 def followed(nodes: Sequence[Node]) -> list[Seen | None]:
-    """What each value is of the input; None for values that are computed in another way."""
+    """Return what each value is of the input; None for values that are computed in another way."""
     shape = nodes[0].shape
     found: list[Seen | None] = [Seen(np.arange(math.prod(shape)).reshape(shape), np.ones(shape), np.zeros(shape))]
     for node in nodes[1:]:
@@ -88,7 +88,7 @@ def _next(node: Node, known: Sequence[Seen]) -> Seen | None:
 
 
 def vocabularies(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> tuple[Real, Real]:
-    """The least and the largest value of each element of the input that is looked up in a table; NaN for others."""
+    """Return the least and the largest value of each element of the input that is looked up in a table; NaN for others."""
     shape = nodes[0].shape
     low, high = (np.full(math.prod(shape), end) for end in (-np.inf, np.inf))
     for node in nodes:

@@ -20,7 +20,7 @@ MOST_BITS = 40
 
 
 def needed(nodes: Sequence[Node], seen: Sequence[Seen | None], input_range: tuple[float, float] | Ranges, *, whole: bool) -> float:
-    """The largest step that is fine enough: in real numbers, or in units where each feature has its own.
+    """Return the largest step that is fine enough: in real numbers, or in units where each feature has its own.
 
     - Where the input is one of integers each of them is a multiple of it.
     - Where a reciprocal, a root or a logarithm of an element is taken, possibly scaled and shifted, it is 2^-`RELATIVE_BITS` of the least.
@@ -58,7 +58,7 @@ def needed(nodes: Sequence[Node], seen: Sequence[Seen | None], input_range: tupl
 
 
 def _tables(input_range: tuple[float, float] | Ranges, shape: tuple[int, ...]) -> tuple[net.Real, net.Real, net.Real, net.Real]:
-    """Unit, least, largest value and origin of each element, flattened."""
+    """Return unit, least, largest value and origin of each element, flattened."""
     if isinstance(input_range, Ranges):
         tables = (input_range.unit, input_range.low, input_range.high, input_range.origin)
         unit, low, high, origin = (np.broadcast_to(input_range.table(table), shape).reshape(-1) for table in tables)

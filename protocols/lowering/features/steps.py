@@ -56,7 +56,7 @@ class TooFewSteps:
 
 
 def spread_of(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> Spread:
-    """What the nodes of a model say of its input, by what reads it first, behind moves, public scales, rectifiers and clips.
+    """Return what the nodes of a model say of its input, by what reads it first, behind moves, public scales, rectifiers and clips.
 
     A normalisation, or whatever else scales and shifts channel by channel, says by how much and about what each varies. A dense layer or
     convolution whose weights differ from channel to channel by more than `ENOUGH` says how much those with the largest vary.
@@ -75,7 +75,7 @@ def spread_of(nodes: Sequence[Node], seen: Sequence[Seen | None]) -> Spread:
 
 
 def _narrow(mean: Real, deviation: Real, value: Seen, *, about: Real) -> None:
-    """Notes that elements vary by what the value divides them by, where that is no more than what is known."""
+    """Note that elements vary by what the value divides them by, where that is no more than what is known."""
     element, scale, about = value.element.reshape(-1), value.scale.reshape(-1), about.reshape(-1)
     divisor = np.divide(1.0, np.abs(scale), out=np.full(scale.shape, np.inf), where=scale != 0)
     smaller = divisor <= deviation[element]
@@ -83,7 +83,7 @@ def _narrow(mean: Real, deviation: Real, value: Seen, *, about: Real) -> None:
 
 
 def _outstanding(node: net.Product | net.Convolution) -> Real:
-    """The largest weight of each channel that has one `ENOUGH` times as large as another channel has; 0 for other channels."""
+    """Return the largest weight of each channel that has one `ENOUGH` times as large as another channel has; 0 for other channels."""
     kernel = np.abs(node.kernel)
     if isinstance(node, net.Convolution):
         kh, kw, depth, filters = kernel.shape
@@ -94,7 +94,7 @@ def _outstanding(node: net.Product | net.Convolution) -> Real:
 
 
 def said(nodes: Sequence[Node], seen: Sequence[Seen | None], spread: Spread, samples: Real | None) -> tuple[Real, Real]:
-    """The ends of the range of each element that need no rounding outwards; NaN where there are none.
+    """Return the ends of the range of each element that need no rounding outwards; NaN where there are none.
 
     They are those of a table for what is looked up in it, and the only value of a feature that did not vary, on the samples either, when it
     was normalised: divided by 1e-7 anything else would be far away from all that was seen.
@@ -108,7 +108,7 @@ def said(nodes: Sequence[Node], seen: Sequence[Seen | None], spread: Spread, sam
 
 
 def coarse(spread: Spread, step: Real, varies: npt.NDArray[np.bool_], samples: Real | None) -> tuple[TooFewSteps, ...]:
-    """The features that vary by less than `ENOUGH` steps, by the model's own normalisation or on the samples; the worst first.
+    """Return the features that vary by less than `ENOUGH` steps, by the model's own normalisation or on the samples; the worst first.
 
     Args:
         spread: what the model says.

@@ -41,7 +41,7 @@ class _Raw:
 
 
 def in_units(nodes: Sequence[Node], ranges: Ranges) -> list[Node]:
-    """The same network on inputs in the units of their ranges; the first node is the input, the last the output."""
+    """Rewrite a network for inputs in the units of their ranges; the first node is the input, the last the output."""
     units = _Units(nodes[0], ranges)
     for position, node in enumerate(nodes[1:], 1):
         units.add(position, node)
@@ -59,13 +59,13 @@ class _Units:
         self._real: dict[int, int] = {}
 
     def finished(self, last: int) -> list[Node]:
-        """The new network."""
+        """Return the new network."""
         if self._real.get(last) != len(self._nodes) - 1:
             self._brought(last)
         return self._nodes
 
     def add(self, position: int, node: Node) -> None:
-        """The next node of the network."""
+        """Add the next node of the network."""
         raw = [self._raw.get(x) for x in node.inputs]
         first = raw[0] if raw else None
         if first is not None and isinstance(node, MOVES) and all(raw):
@@ -89,7 +89,7 @@ class _Units:
         return len(self._nodes) - 1
 
     def _rectified(self, node: net.Rectify, x: _Raw) -> _Raw:
-        """A rectifier in the units of its input; with a maximum M min(f(x), M) = f(x) - max(x - M, 0)."""
+        """Write a rectifier in the units of its input; with a maximum M min(f(x), M) = f(x) - max(x - M, 0)."""
         y = self._bent(node, x, node.slope)
         if node.maximum is None or (y.unit * y.high + y.origin <= node.maximum).all():
             return y
@@ -104,7 +104,7 @@ class _Units:
         return _Raw(position, unit, origin, np.where(always, 0.0, cut.low), np.where(always, 0.0, cut.high))
 
     def _summed(self, node: Node, values: list[_Raw]) -> _Raw:
-        """A sum of values in the same units."""
+        """Write a sum of values in the same units."""
         assert isinstance(node, net.SignedSum)
         ends = [(v.low, v.high) if sign > 0 else (-v.high, -v.low) for sign, v in zip(node.signs, values, strict=True)]
         low, high = (np.sum(each, axis=0) for each in zip(*ends, strict=True))
@@ -130,7 +130,7 @@ class _Units:
         return _Raw(position, unit, np.where(above, rest, slope * rest), np.min(ends, axis=0), np.max(ends, axis=0))
 
     def _taken_in(self, node: Node, x: _Raw) -> int | None:
-        """A linear layer on a value in units, or None if it is not one that can take them in."""
+        """Write a linear layer on a value in units; None if it is not one that can take them in."""
         channel = _by_channel(x.unit)
         match node:
             case net.ChannelAffine() if channel is None:  # other units in each place: a scale of its own for each element
@@ -155,7 +155,7 @@ class _Units:
         return self._put(_like(node, net.Shaped, node.shape), scaled)
 
     def _shifted(self, node: net.ChannelAffine | net.Product | net.Convolution, x: _Raw, constant: Real) -> int:
-        """A linear layer, and what it makes of the origins: in its bias where that is the same in all places."""
+        """Write a linear layer, and what it makes of the origins: in its bias where that is the same in all places."""
         channel = _by_channel(constant)
         if channel is not None:
             if isinstance(node, net.ChannelAffine):
@@ -167,7 +167,7 @@ class _Units:
         return self._put(_like(node, net.Shifted, node.shape, shift=constant), position)
 
     def _brought(self, position: int) -> int:
-        """A value as real numbers in one unit."""
+        """Write a value as real numbers in one unit."""
         if position in self._real:
             return self._real[position]
         x, node = self._raw[position], self._nodes[0]
@@ -199,7 +199,7 @@ def _same(one: Real, other: Real) -> bool:
 
 
 def _by_channel(table: Real) -> Real | None:
-    """A table's last axis if all others only repeat it."""
+    """Return a table's last axis if all others only repeat it."""
     rows = table.reshape(-1, table.shape[-1])
     first: Real = rows[0]
     return first if (rows == first).all() else None

@@ -21,11 +21,11 @@ class NetworkBuilder:
         self.nodes: list[Node] = []
 
     def add(self, node_class: type[Node], layer: Any, inputs: Sequence[int], shape: Sequence[int], **settings: Any) -> int:
-        """Appends a node; returns its position."""
+        """Append a node; return its position."""
         dimensions = tuple(int(n) for n in shape)
         self.nodes.append(node_class(layer=layer.name, kind=type(layer).__name__, inputs=tuple(inputs), shape=dimensions, **settings))
         return len(self.nodes) - 1
 
     def shape(self, position: int) -> Shape:
-        """The shape of a value."""
+        """Return the shape of a value."""
         return self.nodes[position].shape

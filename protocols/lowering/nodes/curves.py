@@ -37,7 +37,7 @@ class Curve:
     steep: float = 1.0
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
-        """A spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the reach of the curve.
+        """Fit a spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the curve's reach.
 
         Where all of the range lies beyond the reach on one side, it is one line, the asymptote.
         """
@@ -143,7 +143,7 @@ CURVES["swish"], CURVES["hard_swish"] = CURVES["silu"], CURVES["hard_silu"]
 
 
 def curve_of(activation: Any, name: str) -> Curve | None:
-    """The curve of an activation: a function of `keras.activations`, or an activation layer with its settings."""
+    """Return the curve of an activation: a function of `keras.activations`, or an activation layer with its settings."""
     if name == "ELU":
         return _elu(float(activation.alpha))
     if name == "CELU":

@@ -21,17 +21,17 @@ ACTIVATIONS = "'relu', 'sigmoid', 'tanh', 'gelu', 'silu', 'softplus', 'elu', 'so
 
 
 def refuse(layer: Any, why: str, instead: str) -> UnsupportedLayer:
-    """The error for a layer: its name, its class, why, and what to use instead."""
+    """Return the error for a layer: its name, its class, why, and what to use instead."""
     return UnsupportedLayer(f"layer {layer.name!r} ({type(layer).__name__}) cannot be shared: {why}; use instead: {instead}")
 
 
 def unknown(layer: Any, supported: list[str]) -> UnsupportedLayer:
-    """The error for a class of layer that has no rule."""
+    """Return the error for a class of layer that has no rule."""
     why, instead = WHY.get(type(layer).__name__, (NO_FORM, f"one of {', '.join(supported)}"))
     return refuse(layer, why, instead)
 
 
 def unknown_operation(operation: Any) -> UnsupportedLayer:
-    """The error for an operation of `keras.ops` that has no rule."""
+    """Return the error for an operation of `keras.ops` that has no rule."""
     why, instead = WHY.get(type(operation).__name__, (NO_FORM, "sums, products, comparisons, activations, reductions and reshapes"))
     return refuse(operation, why, instead)

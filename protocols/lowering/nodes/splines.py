@@ -31,7 +31,7 @@ class Spline:
     offsets: tuple[float, ...]
 
     def __call__(self, x: Real) -> Real:
-        """The value at each x."""
+        """Return the value at each x."""
         piece = np.searchsorted(self.knots, x, side="right")
         value: Real = np.asarray(self.slopes)[piece] * x + np.asarray(self.offsets)[piece]
         return value
@@ -60,7 +60,7 @@ def line(f: Function, low: float, high: float) -> tuple[float, float, float]:
 
 
 def fit(f: Function, low: float, high: float, *, tolerance: float | Function, breaks: Sequence[float] = ()) -> Spline:
-    """A spline of f over [low, high], low < high.
+    """Fit a spline to f over [low, high], low < high.
 
     Args:
         f: continuous but for the `breaks`.
@@ -89,7 +89,7 @@ def fit(f: Function, low: float, high: float, *, tolerance: float | Function, br
 
 
 def _longest(f: Function, start: float, stop: float, tolerance: Function) -> float:
-    """The largest end, by bisection, for which the line stays within the tolerance."""
+    """Return the largest end, by bisection, for which the line stays within the tolerance."""
 
     def within(end: float) -> bool:
         return bool(line(f, start, end)[2] <= min(tolerance(np.asarray(start)), tolerance(np.asarray(end))))

@@ -22,7 +22,7 @@ Operand = int | Real
 
 
 def broadcast(b: NetworkBuilder, layer: Any, x: int, shape: Shape) -> int:
-    """The value with axes of length 1 repeated, and new ones in front, as numpy broadcasts."""
+    """Repeat axes of length 1 of a value, and put new ones in front, as numpy broadcasts."""
     known = b.shape(x)
     full = (1,) * (len(shape) - len(known)) + known
     x = x if full == known else b.add(net.Shaped, layer, [x], full)
@@ -34,7 +34,7 @@ def broadcast(b: NetworkBuilder, layer: Any, x: int, shape: Shape) -> int:
 
 
 def common_shape(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> Shape:
-    """The shape to which values are broadcast."""
+    """Return the shape to which values are broadcast."""
     shapes = [b.shape(x) for x in inputs]
     if len({len(shape) for shape in shapes}) > 1:
         raise refuse(layer, f"its inputs have shapes {shapes}", "inputs with as many axes each")
@@ -97,7 +97,7 @@ def _scaled(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> int:
 
 
 def _beside(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> Real:
-    """A constant without its batch axis, which must have length 1."""
+    """Return a constant without its batch axis, which must have length 1."""
     if not np.isfinite(constant).all():
         raise refuse(layer, "a constant in it is NaN or infinite", "finite constants")
     if constant.ndim > len(b.shape(x)):
@@ -110,7 +110,7 @@ def _beside(b: NetworkBuilder, layer: Any, x: int, constant: Real) -> Real:
 
 
 def along(b: NetworkBuilder, layer: Any, x: int, axis: int, rule: Callable[[int], int]) -> int:
-    """A rule over the last axis, which may change its length, for any axis."""
+    """Apply a rule over the last axis, which may change its length, for any axis."""
     shape = b.shape(x)
     if axis == len(shape) - 1:
         return rule(x)
@@ -121,7 +121,7 @@ def along(b: NetworkBuilder, layer: Any, x: int, axis: int, rule: Callable[[int]
 
 
 def over(b: NetworkBuilder, layer: Any, x: int, axes: Sequence[int], name: str) -> int:
-    """The Mean, Sum, Max or Min over axes: (outer, 1, 1)."""
+    """Write the Mean, Sum, Max or Min over axes: (outer, 1, 1)."""
     shape = b.shape(x)
     if name == "Min":
         turned = over(b, layer, times(b, layer, x, np.array(-1.0)), axes, "Max")

@@ -37,7 +37,7 @@ def truth(b: NetworkBuilder, call: Call, x: int) -> int:
 
 
 def _truths(b: NetworkBuilder, call: Call) -> list[Operand]:
-    """The operands as truths; those of bitwise operations must be some."""
+    """Return the operands as truths; those of bitwise operations must be some."""
     name = type(call.operation).__name__
     if name.startswith("Bitwise"):
         for x in call.operands:

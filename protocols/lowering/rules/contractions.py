@@ -41,7 +41,7 @@ def dot_product_attention(b: NetworkBuilder, call: Call) -> Result:
 
 @operates("Matmul", "Dot")
 def matmul(b: NetworkBuilder, call: Call) -> Result:
-    """The product of two private matrices, or of one with a constant on its right."""
+    """Write the product of two private matrices, or of one with a constant on its right."""
     x, y = call.operands
     if isinstance(x, np.ndarray):
         raise refuse(call.operation, "its left factor is a constant", "the constant on the right")
@@ -56,7 +56,7 @@ def matmul(b: NetworkBuilder, call: Call) -> Result:
 
 @operates("Einsum")
 def einsum(b: NetworkBuilder, call: Call) -> Result:
-    """Sums of products by letters: of two private values, or of one and a constant that has no letter of the batch."""
+    """Write sums of products by letters: of two private values, or of one and a constant that has no letter of the batch."""
     operation, subscripts = call.operation, call.operation.subscripts.replace(" ", "")
     terms, _, result = subscripts.partition("->")
     left, _, right = terms.partition(",")
@@ -73,7 +73,7 @@ def einsum(b: NetworkBuilder, call: Call) -> Result:
 
 
 def contracted(b: NetworkBuilder, layer: Any, x: tuple[int, str], y: tuple[Operand, str], result: str) -> int:
-    """The product of two tensors, summed over the letters that the result does not have, as products of matrices."""
+    """Write the product of two tensors, summed over the letters that the result does not have, as products of matrices."""
     (first, left), (second, right) = x, y
     shared = [c for c in left if c in right and c in result]
     rows, columns = ([c for c in term if c in result and c not in shared] for term in (left, right))
@@ -102,7 +102,7 @@ def contracted(b: NetworkBuilder, layer: Any, x: tuple[int, str], y: tuple[Opera
 
 
 def ordered(b: NetworkBuilder, layer: Any, x: int, order: list[int]) -> int:
-    """The axes in another order."""
+    """Put axes in another order."""
     if order == sorted(order):
         return x
     return b.add(net.Permuted, layer, [x], [b.shape(x)[i] for i in order], axes=tuple(order))

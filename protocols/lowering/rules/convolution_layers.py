@@ -13,12 +13,12 @@ from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import over, plus, times
 from protocols.lowering.rules.layers import activated, image, lowers, weights
-from protocols.lowering.rules.nonlinear_layers import sequence
+from protocols.lowering.rules.nonlinear_layers import pool_steps, sequence
 
 
 @lowers("Conv1D")
 def conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """A convolution of an image one pixel high; causal ones have all zeros before."""
+    """Convolve an image one pixel high; causal convolutions have all zeros before."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
     return activated(b, layer, _along_steps(b, layer, inputs[0], kernel, bias, layer.groups))
@@ -67,13 +67,7 @@ def separable_conv1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> in
 @lowers("AveragePooling1D")
 def average_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows of steps."""
-    steps, channels = sequence(b, layer, inputs[0])
-    size, strides = (1, *layer.pool_size), (1, *layer.strides)
-    padding = net.same_padding((1, steps), size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows((1, steps), size, strides, padding)
-    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
-    pooled = b.add(net.AveragePool, layer, [flat], (*grid, channels), size=size, strides=strides, padding=padding)
-    return b.add(net.Shaped, layer, [pooled], (grid[1], channels))
+    return pool_steps(b, layer, inputs, net.AveragePool)
 
 
 @lowers("Conv2DTranspose")
@@ -87,7 +81,7 @@ def conv2d_transpose(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> in
 
 @lowers("Conv1DTranspose")
 def conv1d_transpose(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The same for an image one pixel high."""
+    """Write a transposed convolution of an image one pixel high."""
     kernel, bias = weights(layer, "kernel", "bias")
     assert kernel is not None
     flat = b.add(net.Shaped, layer, inputs, (1, *sequence(b, layer, inputs[0])))
@@ -133,7 +127,7 @@ def _spaced(b: NetworkBuilder, layer: Any, x: int, shape: tuple[int, int, int], 
 
 @lowers("GlobalAveragePooling1D")
 def global_average_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: int | None = None) -> int:
-    """The mean of each channel over all steps, or over those that a private mask keeps: sum m x / max(sum m, 1)."""
+    """Write the mean of each channel over all steps, or over those that a private mask keeps: sum m x / max(sum m, 1)."""
     steps, channels = sequence(b, layer, inputs[0])
     if mask is not None:
         bits = b.add(net.Shaped, layer, [mask], (1, steps))

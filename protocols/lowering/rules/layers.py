@@ -16,11 +16,11 @@ from protocols.errors import ModelError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
-from protocols.lowering.nodes.network import Real
+from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import ACTIVATIONS, refuse
 from protocols.lowering.rules.arithmetic import alike
-from protocols.mpc.engine.values import Shape
+from protocols.mpc.engine.values import Pair, Shape
 
 Rule = Callable[..., Any]
 """(builder, layer, inputs) -> output, or a list of outputs, with masks by name where the layer takes them."""
@@ -28,7 +28,7 @@ RULES: dict[str, Rule] = {}
 
 
 def lowers(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for layers of these classes."""
+    """Register a rule for layers of these classes."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, rule))
@@ -38,7 +38,7 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
 
 
 def weights(layer: Any, *names: str) -> list[Real | None]:
-    """The named weights of a layer as float64, None where it has none.
+    """Return the named weights of a layer as float64, None where it has none.
 
     Raises:
         ModelError: a weight is NaN or infinite.
@@ -54,7 +54,7 @@ def weights(layer: Any, *names: str) -> list[Real | None]:
 
 
 def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
-    """The activation of a layer, if it has one."""
+    """Apply the activation of a layer, if it has one."""
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", type(activation).__name__)
     if activation is None:
@@ -80,13 +80,13 @@ def activated(b: NetworkBuilder, layer: Any, x: int) -> int:
 
 
 def channels_last(layer: Any) -> None:
-    """Refuses the other data format."""
+    """Refuse the other data format."""
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise refuse(layer, "data_format is 'channels_first'", "data_format='channels_last'")
 
 
 def image(b: NetworkBuilder, layer: Any, x: int) -> Shape:
-    """The shape of an input that must be (height, width, channels)."""
+    """Return the shape of an input that must be (height, width, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 3:
         raise refuse(layer, f"its input has shape {b.shape(x)}", "an input of (height, width, channels)")
@@ -182,15 +182,21 @@ def normalization(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 @lowers("AveragePooling2D")
 def average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Means over windows."""
-    shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
+    image(b, layer, inputs[0])  # refuses what is none
+    return pool_windows(b, layer, inputs[0], net.AveragePool, tuple(layer.pool_size), tuple(layer.strides))
+
+
+def pool_windows(b: NetworkBuilder, layer: Any, x: int, kind: type[Node], size: Pair, strides: Pair) -> int:
+    """Pool an image over the windows of a layer."""
+    shape = b.shape(x)
     padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
     grid = net.windows(shape, size, strides, padding)
-    return b.add(net.AveragePool, layer, inputs, (*grid, shape[2]), size=size, strides=strides, padding=padding)
+    return b.add(kind, layer, [x], (*grid, shape[2]), size=size, strides=strides, padding=padding)
 
 
 @lowers("GlobalAveragePooling2D")
 def global_average_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The mean of each channel."""
+    """Write the mean of each channel."""
     h, w, channels = image(b, layer, inputs[0])
     pooled = b.add(net.AveragePool, layer, inputs, (1, 1, channels), size=(h, w), strides=(h, w))
     return pooled if layer.keepdims else b.add(net.Shaped, layer, [pooled], (channels,))
@@ -208,13 +214,13 @@ def relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("LeakyReLU")
 def leaky_relu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """A slope below zero."""
+    """Write a rectifier with a slope below zero."""
     return b.add(net.Rectify, layer, inputs, b.shape(inputs[0]), slope=float(layer.negative_slope))
 
 
 @lowers("Activation")
 def activation(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """An activation by name."""
+    """Apply an activation by name."""
     return activated(b, layer, inputs[0])
 
 
@@ -227,7 +233,7 @@ def flatten(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Reshape")
 def reshape(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The layer's target shape, -1 resolved."""
+    """Reshape to the layer's target shape, -1 resolved."""
     return b.add(net.Shaped, layer, inputs, np.empty(b.shape(inputs[0]), np.int8).reshape(layer.target_shape).shape)
 
 
@@ -241,7 +247,7 @@ def zero_padding2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Add", "Subtract")
 def add(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """Sums and differences of values, axes of length 1 repeated."""
+    """Add or subtract values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     last = -1 if type(layer).__name__ == "Subtract" else 1
     return b.add(net.SignedSum, layer, values, shape, signs=(*[1] * (len(inputs) - 1), last))

@@ -12,37 +12,36 @@ import numpy as np
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.curves import curve_of
-from protocols.lowering.nodes.network import Real
+from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, alike, along, plus, times
-from protocols.lowering.rules.layers import channels_last, image, lowers, weights
+from protocols.lowering.rules.layers import channels_last, image, lowers, pool_windows, weights
 from protocols.lowering.rules.truths import is_truth, masked
 
 
 @lowers("MaxPooling2D")
 def max_pooling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows."""
-    shape, size, strides = image(b, layer, inputs[0]), tuple(layer.pool_size), tuple(layer.strides)
-    padding = net.same_padding(shape, size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows(shape, size, strides, padding)
-    return b.add(net.MaxPool, layer, inputs, (*grid, shape[2]), size=size, strides=strides, padding=padding)
+    image(b, layer, inputs[0])  # refuses what is none
+    return pool_windows(b, layer, inputs[0], net.MaxPool, tuple(layer.pool_size), tuple(layer.strides))
 
 
 @lowers("MaxPooling1D")
 def max_pooling1d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Largest of windows over time."""
-    steps, channels = sequence(b, layer, inputs[0])
-    size, strides = (1, *layer.pool_size), (1, *layer.strides)
-    padding = net.same_padding((1, steps), size, strides) if layer.padding == "same" else net.NO_PADDING
-    grid = net.windows((1, steps), size, strides, padding)
-    flat = b.add(net.Shaped, layer, inputs, (1, steps, channels))
-    pooled = b.add(net.MaxPool, layer, [flat], (*grid, channels), size=size, strides=strides, padding=padding)
-    return b.add(net.Shaped, layer, [pooled], (grid[1], channels))
+    return pool_steps(b, layer, inputs, net.MaxPool)
+
+
+def pool_steps(b: NetworkBuilder, layer: Any, inputs: Sequence[int], kind: type[Node]) -> int:
+    """Pool steps over the windows of a layer: an image one pixel high."""
+    flat = b.add(net.Shaped, layer, inputs, (1, *sequence(b, layer, inputs[0])))
+    found = pool_windows(b, layer, flat, kind, (1, *layer.pool_size), (1, *layer.strides))
+    return b.add(net.Shaped, layer, [found], b.shape(found)[1:])
 
 
 @lowers("GlobalMaxPooling2D", "GlobalMaxPooling1D")
 def global_max_pooling(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The largest of each channel."""
+    """Write the largest of each channel."""
     channels_last(layer)
     *space, channels = b.shape(inputs[0])
     places = int(np.prod(space))
@@ -86,14 +85,14 @@ def elu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Maximum", "Minimum")
 def maximum(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The largest, or smallest, of values, axes of length 1 repeated."""
+    """Write the largest, or smallest, of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     return b.add(net.Largest, layer, values, shape, smallest=type(layer).__name__ == "Minimum")
 
 
 @lowers("Average")
 def average(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The mean of values, axes of length 1 repeated."""
+    """Write the mean of values, axes of length 1 repeated."""
     values, shape = alike(b, layer, inputs)
     total = b.add(net.SignedSum, layer, values, shape, signs=(1,) * len(inputs))
     return b.add(net.Rescale, layer, [total], shape, scale=1 / len(inputs), offset=0.0)
@@ -101,7 +100,7 @@ def average(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @lowers("Multiply")
 def multiply(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The product of values with as many axes each, axes of length 1 repeated."""
+    """Multiply values with as many axes each, axes of length 1 repeated."""
     return reduce(lambda x, y: times(b, layer, x, y), inputs)
 
 
@@ -119,7 +118,7 @@ def up_sampling2d(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 @lowers("Resizing")
 def resizing(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
     """Another height and width."""
-    image(b, layer, inputs[0])
+    image(b, layer, inputs[0])  # refuses what is none
     if layer.crop_to_aspect_ratio or getattr(layer, "pad_to_aspect_ratio", False):
         raise refuse(layer, "it crops or pads", "Resizing without, beside Cropping2D or ZeroPadding2D")
     return _resized(b, layer, inputs[0], (layer.height, layer.width))
@@ -143,14 +142,14 @@ def _resized(b: NetworkBuilder, layer: Any, x: int, size: tuple[int, int]) -> in
 
 @lowers("Permute")
 def permute(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """The axes in another order."""
+    """Put axes in another order."""
     axes = tuple(axis - 1 for axis in layer.dims)
     return b.add(net.Permuted, layer, inputs, [b.shape(inputs[0])[axis] for axis in axes], axes=axes)
 
 
 @lowers("RepeatVector")
 def repeat_vector(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """A vector, n times."""
+    """Repeat a vector n times."""
     (units,) = b.shape(inputs[0])
     row = b.add(net.Shaped, layer, inputs, (1, units))
     return b.add(net.Taken, layer, [row], (layer.n, units), axis=0, indices=(0,) * layer.n)
@@ -227,7 +226,7 @@ def prelu(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 
 def sequence(b: NetworkBuilder, layer: Any, x: int) -> tuple[int, int]:
-    """The shape of an input that must be (steps, channels)."""
+    """Return the shape of an input that must be (steps, channels)."""
     channels_last(layer)
     if len(b.shape(x)) != 2:
         raise refuse(layer, f"its input has shape {b.shape(x)}", "an input of (steps, channels)")

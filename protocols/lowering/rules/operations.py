@@ -65,7 +65,7 @@ OPERATIONS: dict[str, Callable[[NetworkBuilder, Call], Result]] = {}
 
 
 def operates(*names: str) -> Callable[[Callable[[NetworkBuilder, Call], Result]], Callable[[NetworkBuilder, Call], Result]]:
-    """Registers a rule for operations of these classes."""
+    """Register a rule for operations of these classes."""
 
     def register(rule: Callable[[NetworkBuilder, Call], Result]) -> Callable[[NetworkBuilder, Call], Result]:
         OPERATIONS.update(dict.fromkeys(names, partial(_in_its_type, rule)))
@@ -75,7 +75,7 @@ def operates(*names: str) -> Callable[[Callable[[NetworkBuilder, Call], Result]]
 
 
 def _in_its_type(rule: Callable[[NetworkBuilder, Call], Result], b: NetworkBuilder, call: Call) -> Result:
-    """What a rule gives; where Keras gives integers of a type that they could leave, they must be proved to stay inside."""
+    """Apply a rule; where Keras gives integers of a type that results could leave, they must be proved to stay inside."""
     result = rule(b, call)
     if isinstance(result, list) or type(call.operation).__name__ in STAY_INSIDE or "int" not in "".join(call.dtypes):
         return result
@@ -106,7 +106,7 @@ STAY_INSIDE = MOVED | {"Maximum", "Minimum", "Max", "Min", "OneHot", "Argmax", "
 
 @operates(*MOVED)
 def moved(b: NetworkBuilder, call: Call) -> Result:
-    """The elements in other places: the operation itself, applied to their numbers, says where each comes from."""
+    """Move elements to other places: the operation itself, applied to their numbers, says where each comes from."""
     values, name = call.values, type(call.operation).__name__
     if name == "Take" and isinstance(call.operands[0], np.ndarray):
         return looked_up(b, call)
@@ -139,7 +139,7 @@ def _run(call: Call, numbers: list[Any], *, alone: bool = False) -> list[Any]:
 
 
 def _beside(b: NetworkBuilder, call: Call, x: int, constants: Any) -> int:
-    """The value with the constants that stand beside it, where it has zeros."""
+    """Put the constants that stand beside a value where it has zeros."""
     if not constants.any():
         return x
     if len(constants) != EXAMPLES or (constants != constants[0]).any():
@@ -252,7 +252,7 @@ def square_root(b: NetworkBuilder, call: Call) -> Result:
 
 @operates("Maximum", "Minimum")
 def maximum(b: NetworkBuilder, call: Call) -> Result:
-    """The larger, or smaller, of two; max(x, c) = c + ReLU(x - c)."""
+    """Write the larger, or smaller, of two; max(x, c) = c + ReLU(x - c)."""
     x, y = call.operands
     smallest = type(call.operation).__name__ == "Minimum"
     if isinstance(x, int) and isinstance(y, int):
@@ -319,7 +319,7 @@ NAMES = {
 
 @operates(*NAMES, "Gelu", "Elu", "Celu")
 def curved(b: NetworkBuilder, call: Call) -> Result:
-    """A function of each element."""
+    """Apply a function to each element."""
     return b.add(net.Curved, call.operation, call.values, call.shape, curve=_curve(call.operation))
 
 

@@ -14,7 +14,7 @@ from protocols.mpc.engine.values import Shape
 
 @operates("Mean", "Sum", "Max", "Min")
 def reduced(b: NetworkBuilder, call: Call) -> Result:
-    """The mean, sum, largest or smallest over axes."""
+    """Write the mean, sum, largest or smallest over axes."""
     (x,) = call.values
     name, shape = type(call.operation).__name__, b.shape(x)
     if call.operation.axis is None or getattr(call.operation, "initial", None) is not None:
@@ -55,7 +55,7 @@ def normalised(b: NetworkBuilder, call: Call) -> Result:
 
 @operates("Cumsum")
 def cumulated(b: NetworkBuilder, call: Call) -> Result:
-    """Sums of all before, along one axis."""
+    """Write sums of all before, along one axis."""
     (x,) = call.values
 
     def rule(y: int) -> int:
@@ -102,7 +102,7 @@ def one_hot(b: NetworkBuilder, call: Call) -> Result:
 
 @operates("TopK")
 def top_k(b: NetworkBuilder, call: Call) -> Result:
-    """The k largest of a vector and where they are."""
+    """Write the k largest of a vector and where they are."""
     (x,) = call.values
     (n,) = shape = b.shape(x)
     (k,) = call.shapes[0]

@@ -109,7 +109,7 @@ def _additive(b: NetworkBuilder, layer: Any, query: int, key: int) -> int:
 
 
 def _headed(b: NetworkBuilder, layer: Any, x: int, name: str, factor: float = 1.0) -> int:
-    """The projection of x for all heads: (steps, heads, depth)."""
+    """Project x for all heads: (steps, heads, depth)."""
     kernel, bias = weights(getattr(layer, f"_{name}_dense"), "kernel", "bias")
     assert kernel is not None
     steps, units = b.shape(x)[0], kernel.shape[1] * kernel.shape[2]
@@ -126,7 +126,7 @@ class Steps:
         self._x = x
 
     def input(self, step: int) -> int:
-        """What the inputs of one step give to all gates: (gates * units,)."""
+        """Write what the inputs of one step give to all gates: (gates * units,)."""
         gates = self.b.shape(self._x)[1]
         return self.b.add(
             net.Shaped, self.layer, [self.b.add(net.Taken, self.layer, [self._x], (1, gates), axis=0, indices=(step,))], (gates,)
@@ -138,7 +138,7 @@ class Steps:
         return self.b.add(net.Taken, self.layer, [x], (len(places),), axis=0, indices=places)
 
     def recurrent(self, h: int, kernel: Real, bias: Real | None = None) -> int:
-        """What the state gives to all gates."""
+        """Write what the state gives to all gates."""
         return self.b.add(net.Product, self.layer, [h], (kernel.shape[1],), kernel=kernel, bias=bias)
 
     def shifted(self, x: int, shift: Real) -> int:
@@ -150,7 +150,7 @@ class Steps:
         return self.b.add(net.ChannelAffine, self.layer, [x], self.b.shape(x), scale=scale, shift=np.zeros(len(scale)))
 
     def sum(self, *xs: int, signs: tuple[int, ...] | None = None) -> int:
-        """A sum with signs."""
+        """Add values with signs."""
         return self.b.add(net.SignedSum, self.layer, xs, self.b.shape(xs[0]), signs=signs or (1,) * len(xs))
 
     def product(self, x: int, y: int) -> int:
@@ -165,11 +165,11 @@ class Steps:
         return tuple(self.sum(old, times(self.b, self.layer, change, bit)) for old, change in zip(before, changes, strict=True))
 
     def active(self, x: int) -> int:
-        """The layer's activation."""
+        """Apply the layer's activation."""
         return activated(self.b, self.layer, x)
 
     def gated(self, x: int) -> int:
-        """The layer's recurrent activation."""
+        """Apply the layer's recurrent activation."""
         return activated(self.b, _Gate(self.layer), x)
 
 
@@ -195,7 +195,7 @@ def _unrolled(
     mask: Operand | None,
     initial: Given,
 ) -> int | list[int]:
-    """Runs `step` over the sequence; where the private mask of the steps is 0 the state stays. The output, and the state if asked for."""
+    """Run `step` over the sequence, the state staying where the private mask is 0. Return the output, and the state if asked for."""
     if layer.stateful or isinstance(mask, np.ndarray) or (mask is not None and getattr(layer, "zero_output_for_mask", False)):
         raise refuse(layer, "it is stateful, or its mask is a constant or sets outputs to 0", "a layer that starts anew, or a private mask")
     mask = None if mask is None else truth_of(b, layer, mask)
@@ -216,7 +216,7 @@ def _unrolled(
 
 
 def _started(b: NetworkBuilder, layer: Any, others: Sequence[int], initial: Given) -> State | None:
-    """The state before the first step, None for zeros. Keras counts a list of states among the inputs, and a single one by name not."""
+    """Return the state before the first step, None for zeros. Keras counts a list of states among the inputs, a single one by name not."""
     named = initial if isinstance(initial, Sequence) else [initial]
     constants = [each for each in named if isinstance(each, np.ndarray)]
     if constants and (len(constants) < len(named) or any(each.any() for each in constants)):

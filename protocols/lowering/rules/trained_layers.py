@@ -72,7 +72,7 @@ def gaussian(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
 
 @trains("AlphaDropout")
 def alpha_dropout(b: NetworkBuilder, layer: Any, inputs: Sequence[int]) -> int:
-    """a (x m + alpha' (1 - m)) + c = a (x - alpha') m + a alpha' + c for a draw m (Klambauer et al., 2017, arXiv:1706.02515, section 3)."""
+    """Write a (x m + alpha' (1 - m)) + c = a (x - alpha') m + a alpha' + c for a draw m (Klambauer et al., 2017, arXiv:1706.02515)."""
     if layer.noise_shape is not None:
         raise refuse(layer, f"its noise_shape is {layer.noise_shape}", "AlphaDropout without one")
     rate, shape, low = float(layer.rate), b.shape(inputs[0]), -1.6732632423543772 * 1.0507009873554805
@@ -105,7 +105,7 @@ def multi_head_attention(
     attention_mask: Any = None,
     use_causal_mask: bool = False,
 ) -> int:
-    """As in a prediction, with a dropout of what the softmax gives."""
+    """Write attention of several heads as in a prediction, with a dropout of what the softmax gives."""
     masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask, "attention_mask": attention_mask}
     rule = RULES["MultiHeadAttention"]
     result: int = rule(_Dropping(b, layer, layer.dropout), layer, inputs, use_causal_mask=use_causal_mask, **masks)
@@ -114,7 +114,7 @@ def multi_head_attention(
 
 @trains("Attention", "AdditiveAttention")
 def attention(b: NetworkBuilder, layer: Any, inputs: Sequence[int], *, mask: Any = None, use_causal_mask: bool = False) -> int:
-    """The same."""
+    """Write attention as in a prediction, with a dropout of what the softmax gives."""
     rule = RULES[type(layer).__name__]
     result: int = rule(_Dropping(b, layer, layer.dropout), layer, inputs, mask=mask, use_causal_mask=use_causal_mask)
     return result
@@ -133,5 +133,5 @@ class _Dropping(NetworkBuilder):
 
 
 def dropped(b: NetworkBuilder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:
-    """A dropout, if there is one."""
+    """Write a dropout, if there is one."""
     return b.add(Dropped, layer, [x], b.shape(x), rate=float(rate), repeated=repeated) if rate else x

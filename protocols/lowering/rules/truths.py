@@ -62,7 +62,7 @@ def masked(b: NetworkBuilder, layer: Any, scores: int, masks: Sequence[tuple[Ope
 
 
 def _whole(nodes: list[Node], last: int) -> Ends | None:
-    """The ends of a value that is whole numbers for sure, None for others."""
+    """Return the ends of a value that is whole numbers for sure, None for others."""
     found: dict[int, Ends | None] = {}
     waiting = [last]
     while waiting:  # graphs can be deep

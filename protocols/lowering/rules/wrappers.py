@@ -9,12 +9,12 @@ from protocols.lowering.nodes.refusals import refuse
 
 
 def time_distributed(keras: Any, layer: Any, x: Any) -> Any:
-    """The layer inside, step by step."""
+    """Run the layer inside, step by step."""
     return keras.ops.stack([layer.layer(x[:, step]) for step in range(x.shape[1])], axis=1)
 
 
 def bidirectional(keras: Any, layer: Any, x: Any, initial_state: Any = None) -> Any:
-    """A recurrent layer forwards, another backwards, and both merged; with `return_state` the states of the first, then of the second."""
+    """Run a recurrent layer forwards, another backwards, and merge; with `return_state` add the states of the first, then the second."""
     merges: dict[str | None, Callable[[Any, Any], Any]] = {
         "concat": lambda a, b: keras.ops.concatenate([a, b], axis=-1),
         "sum": lambda a, b: a + b,
@@ -37,7 +37,7 @@ def bidirectional(keras: Any, layer: Any, x: Any, initial_state: Any = None) -> 
 
 
 def _run(layer: Any, x: Any, states: list[Any]) -> list[Any]:
-    """The output of a recurrent layer, and its states if it gives them."""
+    """Return the output of a recurrent layer, and its states if it gives them."""
     result = layer(x, initial_state=states) if states else layer(x)
     return list(result) if isinstance(result, list | tuple) else [result]
 

@@ -61,7 +61,7 @@ class CheckedWriter(Writer):
     _guarded: RangedValue | None = None
 
     def put(self, op: AnyOp, scale: float, bounds: Interval) -> RangedValue:
-        """Appends an operation whose result is proved to stay inside the ring.
+        """Append an operation whose result is proved to stay inside the ring.
 
         Raises:
             WindowError: it is not.
@@ -83,11 +83,11 @@ class CheckedWriter(Writer):
             )
 
     def most(self, x: Interval) -> float:
-        """The largest absolute value by proof: what the samples say was checked before, and is in the proof."""
+        """Return the largest absolute value by proof: what the samples say was checked before, and is in the proof."""
         return x.largest
 
     def check(self, x: RangedValue, bounds: Interval) -> None:
-        """Compares with the ends of `bounds` that are not proved, and counts what lies beyond."""
+        """Compare with the ends of `bounds` that are not proved, and count what lies beyond."""
         ends = float(bounds.low.min()), float(bounds.high.max())
         low, high = ends[0] > x.range.low.min(), ends[1] < x.range.high.max()
         if not low and not high:
@@ -102,7 +102,7 @@ class CheckedWriter(Writer):
             self._compare(x, drops[1], (_most(ends[1], drops[1]) + 1,), (0, 1))
 
     def _compare(self, x: RangedValue, drop: int, knots: tuple[int, ...], outside: tuple[int, ...]) -> None:
-        """Counts the elements that are beyond a knot. Each costs 0 to 2, whatever ring element it is: counts never cancel."""
+        """Count the elements that are beyond a knot. Each costs 0 to 2, whatever ring element it is: counts never cancel."""
         window = window_bits(x.range.largest, drop) + 1
         op = Piecewise(self.share(x).position, drop, window, knots, (0,) * len(outside), outside)
         found = self.put(op, 1.0, _between(x, 0.0, 2.0))
@@ -112,7 +112,7 @@ class CheckedWriter(Writer):
         self._counts += (self.shaped((1,), added),)
 
     def likely(self, x: RangedValue, node: Node) -> RangedValue:
-        """The value within the range of the samples, which is checked, once however many layers ask; by proof if there are none."""
+        """Return the value within the range of the samples, checked once however many layers ask; by proof if there are none."""
         known = dict(self._likely).get(x.position)
         if known is not None:
             return replace(x, range=known.range)
@@ -127,7 +127,7 @@ class CheckedWriter(Writer):
         return held
 
     def within(self, x: RangedValue, domain: Interval) -> tuple[RangedValue, Interval, str]:
-        """The value within a domain that is a little wider, and is checked."""
+        """Return the value within a domain that is a little wider, and is checked."""
         x, domain, source = super().within(x, domain)
         if source == "proved":
             return x, domain, source
@@ -137,13 +137,13 @@ class CheckedWriter(Writer):
         return replace(x, range=wider), wider, source
 
     def compared(self, logits: RangedValue) -> RangedValue:
-        """The logits of a softmax, guarded by what was checked until here: a label needs no more."""
+        """Return the logits of a softmax, guarded by what was checked until here: a label needs no more."""
         if self._counts and self.label(logits) is not None:
             self._guarded = self._labelled(logits, *self._guard(logits))
         return logits
 
     def finished(self, output: RangedValue, compared: RangedValue | None) -> tuple[RangedValue, Argmax | None]:
-        """The guarded output with the bit behind it, and the arg max of guarded values. Where all is proved, what is written otherwise."""
+        """Return the guarded output with the bit behind it, and the arg max of guarded values. Where all is proved, nothing is guarded."""
         if not self._counts:
             return super().finished(output, compared)
         self.answer = output.shape
@@ -184,17 +184,17 @@ def _dropped(end: float) -> int:
 
 
 def _least(low: float, drop: int) -> int:
-    """The least rounded value that is surely not below `low`."""
+    """Return the least rounded value that is surely not below `low`."""
     return math.ceil(low / (1 << drop)) + (1 if drop else 0)
 
 
 def _most(high: float, drop: int) -> int:
-    """The largest rounded value that is surely not above `high`."""
+    """Return the largest rounded value that is surely not above `high`."""
     return math.floor(high / (1 << drop)) - (1 if drop else 0)
 
 
 def _between(x: RangedValue, low: float, high: float) -> Interval:
-    """A range for each element of another value; it is 0 on the samples, or as near as that is."""
+    """Return a range for each element of another value; it is 0 on the samples, or as near as that is."""
     return Interval(np.full(x.shape, low), np.full(x.shape, high), _none(x, x.shape) + np.clip(0.0, low, high))
 
 

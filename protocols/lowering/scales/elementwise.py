@@ -36,7 +36,7 @@ SATURATING_WINDOW = 48  # bits in which a value outside of a calibrated domain i
 
 
 def curve(w: Writer, node: Node, x: RangedValue, spline: Callable[[float, float], Spline], *, steep: float = 1.0) -> RangedValue:
-    """The spline that `spline(low, high)` fits to the range of x, of each element. Error: the spline's and 2^-13. Rounds: 3.
+    """Write the spline that `spline(low, high)` fits to the range of each element of x. Error: the spline's and 2^-13. Rounds: 3.
 
     With slopes up to `steep`, more than 2, x is rounded to so much finer steps.
 
@@ -62,7 +62,7 @@ def curve(w: Writer, node: Node, x: RangedValue, spline: Callable[[float, float]
 def pieces(
     w: Writer, node: Node, x: RangedValue, held: Held, spline: Callable[[float, float], Spline], *, bits: int, spare: int = 0
 ) -> RangedValue:
-    """A spline of a share that is rounded as `held` says, slopes with `bits` fractional bits, or `spare` less where that is too many.
+    """Write a spline of a share, rounded as `held` says, slopes with `bits` fractional bits, or `spare` less where that is too many.
 
     Raises:
         WindowError: the function cannot be fitted over the range of x.
@@ -163,7 +163,7 @@ def positive(
     tolerance: Callable[[Real], Real] | None = None,
     domain: Interval | None = None,
 ) -> RangedValue:
-    """A function of positive values, to the tolerance (a relative 2^-11) and the rounding of x to 26 fractional bits or fewer. Rounds: 3.
+    """Write a function of positive values, to the tolerance (a relative 2^-11) and rounding x to 26 fractional bits or fewer. Rounds: 3.
 
     Its domain is what is proved of x, or with samples, where that is less, from the least of them / margin^2 to the largest * margin^2.
     Then the layer is reported as calibrated, and outside of the domain the function has the value of the nearer end, as long as x stays
@@ -219,7 +219,7 @@ def _fine(x: RangedValue, domain: Interval, source: str) -> Held:
 
 
 def expected(x: Interval, margin: float) -> Interval:
-    """The range of positive values: proved, or with samples from the least to the largest of them, with a margin on both sides."""
+    """Return the range of positive values: proved, or with samples from the least to the largest of them, with a margin on both sides."""
     if not len(x.samples):
         return x
     low = max(float(x.low.min()), float(x.samples.min()) / margin**2)
@@ -228,7 +228,7 @@ def expected(x: Interval, margin: float) -> Interval:
 
 
 def lowered_to(x: Interval, w: Writer, least: float, *, proved: bool = False) -> Interval:
-    """The expected range of positive values, and below it what a root can hold beside the largest: down to `least` or the proof.
+    """Return the expected range of positive values, and below it what a root can hold beside the largest: down to `least` or the proof.
 
     What has been normalised on the samples may hardly vary in another input: with a constant added (epsilon) that is no special case, as
     long as the root is fitted from there on. It costs about seven knots for each factor of two, and no round. Where that is checked, it is

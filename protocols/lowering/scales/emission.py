@@ -89,7 +89,7 @@ class Writer(Draft):
     # How large values are.
 
     def most(self, x: Interval) -> float:
-        """The largest absolute value, by proof or on the samples."""
+        """Return the largest absolute value, by proof or on the samples."""
         return x.expected(self.margin)
 
     def bits(self, x: Interval) -> float:
@@ -100,16 +100,16 @@ class Writer(Draft):
         """From here on x is taken to lie within `bounds`: nothing at run time, unless the program is checked."""
 
     def likely(self, x: RangedValue, node: Node) -> RangedValue:
-        """The value with the range of the samples, where that is checked; otherwise with that of its proof."""
+        """Return the value with the range of the samples, where that is checked; otherwise with that of its proof."""
         return x
 
     def within(self, x: RangedValue, domain: Interval) -> tuple[RangedValue, Interval, str]:
-        """The value, the domain of a function that reads it, and whether x is proved to lie in there or calibrated."""
+        """Return the value, the domain of a function that reads it, and whether x is proved to lie in there or calibrated."""
         inside = domain.low.min() <= x.range.low.min() and domain.high.max() >= x.range.high.max()
         return x, domain, "proved" if inside else "calibrated"
 
     def truncated(self, x: RangedValue, node: Node) -> RangedValue:
-        """The value rounded to a usual fraction, once however many layers need it; itself if there is hardly anything to drop."""
+        """Round to a usual fraction, once however many layers need it; return the value itself if there is hardly anything to drop."""
         known = self._rounded.get((x.position, x.scale))
         if known is not None:
             return known
@@ -124,24 +124,24 @@ class Writer(Draft):
         return rounded
 
     def report(self, node: Node, bound: float, window: int, drop: int, source: str, *, least: float | None = None) -> None:
-        """Notes how a sum is held."""
+        """Note how a sum is held."""
         self.layers.append(LayerWindow(node.layer, node.kind, bound, window, drop, source, least))
 
     def held(self, x: RangedValue, node: Node) -> Held:
-        """The window in which a value is rounded, noted in the list of layers."""
+        """Return the window in which a value is rounded, noted in the list of layers."""
         held = hold(x.range, x.scale, node, margin=self.margin, slack=self.slack)
         self.check(x, held.range)
         self.report(node, held.range.largest * x.scale, held.window, held.drop, held.source)
         return held
 
     def _with_room(self, x: RangedValue, bits: float, node: Node) -> RangedValue:
-        """The value, rounded if it could not grow by so many bits."""
+        """Return the value, rounded if it could not grow by so many bits."""
         return x if self.bits(x.range) + bits <= SUM_BITS else self.truncated(self.likely(x, node), node)
 
     # One method for each kind of node.
 
     def linear(self, node: net.Convolution | net.Product, x: RangedValue) -> RangedValue:
-        """A convolution or matrix product, rounded before if its sums would not fit the ring."""
+        """Write a convolution or matrix product, rounding before if its sums would not fit the ring."""
         finest = weight_bits(node.kernel, WEIGHT_BITS)
         z = self._product(node, x, finest)
         if self.bits(z) > SUM_BITS:
@@ -162,7 +162,7 @@ class Writer(Draft):
         return self._weighted(node, self.wire(x), 2.0**-bits, z)
 
     def _weighted(self, node: net.Convolution | net.Product, x: RangedValue, scale: float, z: Interval) -> RangedValue:
-        """The product of a wire with weights of that scale; those of many units in parts, one after the other."""
+        """Multiply a wire with weights of that scale; those of many units in parts, one after the other."""
         units, of = node.kernel.shape[-1], node.groups if isinstance(node, net.Convolution) else 1
         step = units // of if of > 1 else 1  # groups stay whole
         count = -(-8 * max(node.kernel.size, math.prod(node.shape)) // self.most_bytes)
@@ -185,7 +185,7 @@ class Writer(Draft):
         return parts[0] if len(parts) == 1 else self.put(joined, x.scale * scale, z)
 
     def _coarser(self, x: RangedValue, drop: int) -> RangedValue:
-        """A value without bits that are nothing beside a bias: those of a layer whose outputs are all but zero."""
+        """Drop bits of a value that are nothing beside a bias: those of a layer whose outputs are all but zero."""
         bounds = Held(x.range, drop, window_bits(x.range.largest, drop), "proved")
         return self.put(Truncate(self.share(x).position, drop, bounds.window), x.scale * 2.0**drop, bounds.rounded)
 
@@ -238,14 +238,14 @@ class Writer(Draft):
         return self.put(Reshape(x.position, shape), x.scale, bounds)
 
     def rescaled(self, node: net.Rescale, x: RangedValue) -> RangedValue:
-        """A public scale costs nothing, a public offset is added locally."""
+        """Apply a public scale, which costs nothing, and a public offset, which is added locally."""
         if node.scale < 0:
             x = self.put(Combine((x.position,), (-1,)), x.scale, combined([x.range], [-1], 0))
         scaled = replace(x, scale=x.scale * abs(node.scale))
         return self._offset(self.beside(node, scaled, node.offset), node.offset) if node.offset else scaled
 
     def beside(self, node: Node, x: RangedValue, constant: float) -> RangedValue:
-        """The value, rounded if it is held so finely that a constant beside it would leave the ring: after several small linear layers."""
+        """Round a value held so finely that a constant beside it would leave the ring: after several small linear layers."""
         if abs(constant) <= x.scale * 2.0 ** (SUM_BITS - 1):
             return x
         held = hold_beside(x.range, x.scale, node, constant=abs(constant), margin=self.margin, slack=self.slack)
@@ -266,7 +266,7 @@ class Writer(Draft):
         return self.put(Take(x.position, axis, tuple(indices)), x.scale, bounds)
 
     def permuted(self, axes: Sequence[int], x: RangedValue) -> RangedValue:
-        """The axes in another order."""
+        """Put axes in another order."""
         bounds = x.range.mapped(lambda a: a.transpose(0, *(axis + 1 for axis in axes)))
         return self.put(Permute(x.position, tuple(axes)), x.scale, bounds)
 
@@ -280,7 +280,7 @@ class Writer(Draft):
         return self.put(Pad(x.position, node.padding), x.scale, bounds)
 
     def pooled(self, node: net.AveragePool, x: RangedValue) -> RangedValue:
-        """Sums; the division is in the scale, or in a public table where windows reach over the edge."""
+        """Write sums; the division is in the scale, or in a public table where windows reach over the edge."""
         add_up = partial(sums, size=node.size, strides=node.strides, padding=node.padding, grid=node.shape[:2])
         count = add_up(np.ones((1, *x.shape[:2], 1)))[0]
         whole = common_multiple([int(n) for n in np.unique(count)])
@@ -311,13 +311,13 @@ class Writer(Draft):
         return self.put(Combine((x.position,), (factor,)), scale, combined([x.range], [factor], 0))
 
     def finer(self, x: RangedValue, bits: int) -> RangedValue:
-        """The value with up to so many fractional bits, if it has fewer: whole numbers have none."""
+        """Give a value up to so many fractional bits, if it has fewer: whole numbers have none."""
         room = SUM_BITS - 4 - math.ceil(self.bits(x.range))
         lift = min(bits + math.floor(math.log2(x.scale)), room)
         return self._times(x, 1 << lift, x.scale * 2.0**-lift) if lift > 0 else x
 
     def _common(self, node: Node, values: list[RangedValue]) -> tuple[list[RangedValue], float, list[int]]:
-        """The values, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
+        """Return the values, one scale for all, and integer factors to it; the finest values are rounded where that is necessary."""
         scale, factors = common_scale([v.scale for v in values])
         if max(math.log2(f) + self.bits(v.range) for f, v in zip(factors, values, strict=True)) + math.log2(len(values)) <= SUM_BITS:
             return values, scale, factors
@@ -328,7 +328,7 @@ class Writer(Draft):
         return self._common(node, coarser)
 
     def summed(self, node: net.SignedSum, values: list[RangedValue]) -> RangedValue:
-        """A sum on one scale."""
+        """Write a sum on one scale."""
         same, scale, factors = self._common(node, values)
         signed = [factor * sign for factor, sign in zip(factors, node.signs, strict=True)]
         op = Combine(tuple(v.position for v in same), tuple(signed))
@@ -372,15 +372,15 @@ class Writer(Draft):
         return self.largest(x)
 
     def largest(self, x: RangedValue) -> Argmax:
-        """The arg max of a vector."""
+        """Write the arg max of a vector."""
         difference = float(x.range.high.max() - x.range.low.min())
         drop = next(d for d in range(SUM_BITS) if window_bits(difference, d) <= LABEL_WINDOW)
         return Argmax(x.position, drop, window_bits(difference, drop))
 
     def compared(self, logits: RangedValue) -> RangedValue:
-        """What a label compares in place of a softmax of it, which comes last and is not written yet."""
+        """Return what a label compares in place of a softmax of it, which comes last and is not written yet."""
         return logits
 
     def finished(self, output: RangedValue, compared: RangedValue | None) -> tuple[RangedValue, Argmax | None]:
-        """What the program gives for its output, and how a label is found, by comparing that or something else."""
+        """Return what the program gives for its output, and how a label is found, by comparing that or something else."""
         return output, self.label(output if compared is None else compared)

@@ -148,7 +148,7 @@ def normalised(w: Writer, node: Node, x: RangedValue, epsilon: float, *, centred
 
 
 def _mean_square(w: Writer, node: Node, d: RangedValue, radius: float) -> RangedValue:
-    """The mean of d d for x in [-radius, radius], not above (radius + a step)^2: of deviations by Popoviciu's inequality on variances."""
+    """Write the mean of d d for x in [-radius, radius], at most (radius + a step)^2: by Popoviciu's inequality on variances."""
     squares = total(w, node, product(w, node, d, d))
     mean = replace(squares, scale=squares.scale / d.shape[-1])
     most = math.ceil((radius + 2 * d.scale) ** 2 / mean.scale * (1 + SLACK)) + 1

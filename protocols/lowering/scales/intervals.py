@@ -37,11 +37,11 @@ class Interval:
         return float(np.abs(self.samples).max(initial=0.0))
 
     def expected(self, margin: float) -> float:
-        """The largest absolute value by proof, or `margin` times that on the samples if there are any and that is less."""
+        """Return the largest absolute value by proof, or `margin` times that on the samples if there are any and that is less."""
         return min(self.largest, margin * self.largest_sample + 1) if len(self.samples) else self.largest
 
     def mapped(self, function: Callable[[Real], Real]) -> Interval:
-        """An increasing function, element for element or moving elements, of arrays (n, *shape)."""
+        """Apply an increasing function, element for element or moving elements, of arrays (n, *shape)."""
         return Interval(function(self.low[None])[0], function(self.high[None])[0], function(self.samples))
 
     def part(self, axis: int, start: int, stop: int) -> Interval:
@@ -97,7 +97,7 @@ def convolve(
 
 
 def sums(x: Real, *, size: Pair, strides: Pair, padding: Padding, grid: tuple[int, ...]) -> Real:
-    """Sums over windows of x (n, H, W, C): along the columns of each window, then along its row of sums."""
+    """Sum over windows of x (n, H, W, C): along the columns of each window, then along its row of sums."""
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
     columns = np.zeros((len(x), grid[0], *padded.shape[2:]))
     for i in range(size[0]):

@@ -21,7 +21,7 @@ from protocols.mpc.operations.truncation import Truncate
 
 
 def maximum(w: Writer, node: Node, a: RangedValue, b: RangedValue, drop: int = 0) -> RangedValue:
-    """The larger of two shares of one scale, both with `drop` bits dropped, for each element. Rounds: 3."""
+    """Write the larger of two shares of one scale, both with `drop` bits dropped, for each element. Rounds: 3."""
     difference = combined([a.range, b.range], [1, -1], 0)
     d = w.put(Combine((a.position, b.position), (1, -1)), a.scale, difference)
     kept = rounded(w, b, drop)
@@ -35,7 +35,7 @@ def maximum(w: Writer, node: Node, a: RangedValue, b: RangedValue, drop: int = 0
 
 
 def rounded(w: Writer, x: RangedValue, drop: int) -> RangedValue:
-    """The share without its `drop` lowest bits. Rounds: 1, none for 0."""
+    """Drop the `drop` lowest bits of a share. Rounds: 1, none for 0."""
     if not drop:
         return x
     bounds = _dropped(x.range, drop)
@@ -48,7 +48,7 @@ def _dropped(x: Interval, drop: int) -> Interval:
 
 
 def largest(w: Writer, node: Node, x: RangedValue, axis: int) -> RangedValue:
-    """The largest along an axis, which stays with length 1. Rounds: 3 ceil(log2 n)."""
+    """Write the largest along an axis, which stays with length 1. Rounds: 3 ceil(log2 n)."""
     x = w.share(x)
     if x.shape[axis] == 1:
         return x
@@ -66,7 +66,7 @@ def largest(w: Writer, node: Node, x: RangedValue, axis: int) -> RangedValue:
 
 
 def pooled(w: Writer, node: net.MaxPool, x: RangedValue) -> RangedValue:
-    """The largest of each window: along rows, then along columns. What lies outside is the nearest element inside. Rounds: 6 for 2 x 2."""
+    """Write the largest of each window: along rows, then columns. What lies outside is the nearest element inside. Rounds: 6 for 2 x 2."""
     for axis in (1, 0):
         length, size, stride = x.shape[axis], node.size[axis], node.strides[axis]
         windows = node.shape[axis]
@@ -79,7 +79,7 @@ def pooled(w: Writer, node: net.MaxPool, x: RangedValue) -> RangedValue:
 
 
 def largest_of(w: Writer, node: net.Largest, values: list[RangedValue]) -> RangedValue:
-    """The largest, or smallest, of several values for each element. Rounds: 3 ceil(log2 n)."""
+    """Write the largest, or smallest, of several values for each element. Rounds: 3 ceil(log2 n)."""
     stacked = [w.shaped((1, *value.shape), value) for value in values]
     joined = w.joined(net.Joined(layer=node.layer, kind=node.kind, inputs=(), shape=(), axis=0), stacked)
     if node.smallest:

@@ -39,7 +39,7 @@ LEAST_DROP = 67 - LABEL_WINDOW
 
 
 def noisy(writer: Writer, output: RangedValue, node: Node, answers: NoisyAnswers) -> RangedValue:
-    """Appends the clip and the noise to a program.
+    """Append the clip and the noise to a program.
 
     Args:
         writer: of the program.
@@ -69,7 +69,7 @@ def noisy(writer: Writer, output: RangedValue, node: Node, answers: NoisyAnswers
 
 
 def _clipped(writer: Writer, x: RangedValue, node: Node, clip: float) -> tuple[RangedValue, int]:
-    """The value cut to [-B', B'], and B'."""
+    """Cut the value to [-B', B']; return it, and B'."""
     held = hold(x.range, x.scale, node, margin=writer.margin)
     scale = x.scale * 2.0**held.drop
     steps = math.floor(clip / scale)
@@ -95,7 +95,7 @@ def _clipped(writer: Writer, x: RangedValue, node: Node, clip: float) -> tuple[R
 
 
 def _rounded(writer: Writer, x: RangedValue, held: Held, scale: float) -> RangedValue:
-    """The value on the given scale, with the range that it can have whatever the ring element is."""
+    """Return the value on the given scale, with the range that it can have whatever the ring element is."""
     fine = max(0, LEAST_DROP - held.drop)
     drop = held.drop + fine
     if fine:

@@ -15,7 +15,7 @@ from protocols.lowering.scales.values import RangedValue
 
 
 def written(w: Writer, node: Node, inputs: list[RangedValue]) -> RangedValue:
-    """The value of a node."""
+    """Write the value of a node."""
     match node:
         case net.Scaled():
             return scaled(w, node, inputs[0])

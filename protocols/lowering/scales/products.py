@@ -50,7 +50,7 @@ def matrix_product(w: Writer, node: Node, x: RangedValue, y: RangedValue) -> Ran
 
 
 def total(w: Writer, node: Node, x: RangedValue) -> RangedValue:
-    """The sum over the last axis, which stays with length 1. Rounds: 0."""
+    """Sum over the last axis, which stays with length 1. Rounds: 0."""
     outer, length = math.prod(x.shape[:-1]), x.shape[-1]
     if w.bits(x.range) + math.log2(length) > SUM_BITS:
         x = w.truncated(w.likely(x, node), node)
@@ -61,7 +61,7 @@ def total(w: Writer, node: Node, x: RangedValue) -> RangedValue:
 
 
 def spread(w: Writer, x: RangedValue, length: int) -> RangedValue:
-    """A last axis of length 1, repeated. Rounds: 0."""
+    """Repeat a last axis of length 1. Rounds: 0."""
     return w.taken(len(x.shape) - 1, (0,) * length, x)
 
 

@@ -81,7 +81,7 @@ class Held:
 
 
 def hold(bounds: Interval, scale: float, node: Node, *, margin: float, slack: float = 0.0) -> Held:
-    """The window for rounding a sum of a public scale, by proof if that is good enough, otherwise from the samples.
+    """Return the window for rounding a sum of a public scale, by proof if that is good enough, otherwise from the samples.
 
     A calibrated window is wider by a part `slack` or more, see `calibrated_end`: for what checks it.
 
@@ -106,7 +106,7 @@ def hold(bounds: Interval, scale: float, node: Node, *, margin: float, slack: fl
 
 
 def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, margin: float, slack: float = 0.0) -> Held:
-    """The window for rounding a sum so coarsely that a constant, above 0, has `CONSTANT_BITS` bits beside it. `slack` is as in `hold`.
+    """Return the window for rounding a sum so coarsely that a constant above 0 has `CONSTANT_BITS` bits beside it; `slack` as in `hold`.
 
     Raises:
         WindowError: the sum is too large for that, by proof and on the samples.
@@ -126,7 +126,7 @@ def hold_beside(bounds: Interval, scale: float, node: Node, *, constant: float, 
 
 
 def calibrated_end(bounds: Interval, margin: float, slack: float) -> float:
-    """What a value is taken not to exceed on the samples: `margin` times the largest; more where that is compared at run time.
+    """Return what a value is taken not to exceed on the samples: `margin` times the largest; more where that is compared at run time.
 
     The knot of a comparison is public. So that it tells no more than a window, the order of magnitude, the end is 63 / 64 of a power of
     two: the least such number that is larger by a part `slack`, and the largest that fits a window as it is.
@@ -167,13 +167,13 @@ def dropped(largest: float, scale: float) -> int:
 
 
 def window_bits(largest: float, drop: int) -> int:
-    """The smallest w >= 3 with largest <= 2^(drop + w - 1) - 2^(drop + 1)."""
+    """Return the smallest w >= 3 with largest <= 2^(drop + w - 1) - 2^(drop + 1)."""
     needed = largest + 2.0 ** (drop + 1)
     return max(3, math.ceil(math.log2(needed) + 1e-9) - drop + 1)
 
 
 def common_multiple(counts: list[int]) -> int:
-    """A number that all counts divide, or nearly, to a relative 2^-`TABLE_BITS`, if the least such number is large."""
+    """Return a number that all counts divide, or nearly, to a relative 2^-`TABLE_BITS`, if the least such number is large."""
     return counts[0] if len(counts) == 1 else min(math.lcm(*counts), max(counts) << TABLE_BITS)
 
 

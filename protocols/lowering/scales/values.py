@@ -25,7 +25,7 @@ class RangedValue:
 
 
 def saturated(x: RangedValue, before: RangedValue, *, maximum: float, unit: float) -> Interval:
-    """The range of x = min(before, maximum), which was made of two values rounded to multiples of `unit` or less."""
+    """Return the range of x = min(before, maximum), which was made of two values rounded to multiples of `unit` or less."""
     slack = 4 * math.ceil(unit / x.scale)
     low = min(before.range.low.min() * before.scale, maximum) / x.scale - slack
     high = maximum / x.scale + slack

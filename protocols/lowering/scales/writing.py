@@ -40,7 +40,7 @@ def write(
     inputs: Structure | None = None,
     outputs: Structure | None = None,
 ) -> tuple[Program, list[Ring], tuple[LayerWindow, ...]]:
-    """The program, its integer weights, and how the sums of each layer are held.
+    """Write the program; return it, its integer weights, and how the sums of each layer are held.
 
     Args:
         nodes: the network.
@@ -174,7 +174,7 @@ def _written(writer: Writer, node: Node, inputs: list[RangedValue]) -> RangedVal
 
 
 def _proved(node: net.Within, x: RangedValue) -> RangedValue:
-    """The value, if it is proved to stay inside of its integer type.
+    """Return the value, if it is proved to stay inside of its integer type.
 
     Raises:
         WindowError: it may leave it, where Keras would go on at the other end.

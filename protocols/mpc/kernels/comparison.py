@@ -22,7 +22,7 @@ _MASKS = (0x00000000FFFFFFFF, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF, 0x0F0F0F0F
 
 @compiled("void(uint64[::1])")
 def transpose_64(square: Ring) -> None:
-    """Transposes a 64 x 64 bit matrix in place: bit j of word i becomes bit i of word j (Warren, Hacker's Delight, 7-3)."""
+    """Transpose a 64 x 64 bit matrix in place: bit j of word i becomes bit i of word j (Warren, Hacker's Delight, 7-3)."""
     width = 32
     for stage in range(6):
         mask = np.uint64(_MASKS[stage])
@@ -57,7 +57,7 @@ def bit_planes(x: Ring, first: int, out: Ring) -> None:
 
 @compiled("void(uint64[:,:,::1], int64[::1], uint64[:,:,::1])")
 def deal_blocks(r: Ring, sizes: Table, dealt: Ring) -> None:
-    """XORs all monomials of the mask bits, and the sign bit, into `dealt`, which holds party 0's key stream.
+    """XOR all monomials of the mask bits, and the sign bit, into `dealt`, which holds party 0's key stream.
 
     `r` (examples, window, words) are the planes of the mask, least significant first, the sign position last; `sizes` the bits of each
     block, least significant block first; `dealt` (examples, sum(2^size - 1) + 1, words).
@@ -137,7 +137,7 @@ def block_shares(c: Ring, bits: Ring, mu: Ring, sizes: Table, party: int, opened
 
 @compiled("void(uint64[:,:,::1], int64, uint64[:,:,::1])")
 def deal_node(mu: Ring, blocks: int, dealt: Ring) -> None:
-    """XORs the products of the node's masks into `dealt` (examples, products, words), which holds party 0's key stream.
+    """XOR the products of the node's masks into `dealt` (examples, products, words), which holds party 0's key stream.
 
     `mu` (examples, 2 (B - 1), words) are the opened masks of g_0..g_{B-2}, p_1..p_{B-1}. Order of the products: see `blocks.py`.
     """

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(*signatures: str) -> Callable[[F], F]:
-    """Compiles a function for the given numba signatures, at import."""
+    """Compile a function for the given numba signatures, at import."""
 
     def decorate(function: F) -> F:
         compile_ = partial(numba.njit, list(signatures), nogil=True, error_model="numpy")

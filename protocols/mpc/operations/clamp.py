@@ -152,13 +152,13 @@ def deal_words(sent: Ring, rho: Ring, words: Ring) -> None:
 
 
 def deal_bits(sent: Ring, bits: Ring) -> None:
-    """XORs the monomials of the bits of lambda into `bits`, which holds party 0's key stream."""
+    """XOR the monomials of the bits of lambda into `bits`, which holds party 0's key stream."""
     blocks = _blocks()
     kernels.deal_blocks(_planes(sent), blocks.table, bits.reshape(len(bits), blocks.monomials, -1))
 
 
 def deal_node(mu: Ring, node: Ring) -> None:
-    """XORs the products of the masks of one comparison into `node`, which holds party 0's key stream."""
+    """XOR the products of the masks of one comparison into `node`, which holds party 0's key stream."""
     blocks = _blocks()
     kernels.deal_node(mu.reshape(len(mu), blocks.opened, -1), blocks.count, node.reshape(len(node), blocks.products, -1))
 

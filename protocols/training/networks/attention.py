@@ -38,7 +38,7 @@ class MatricesLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The products."""
+        """Write the products."""
         x, y = (draft.opened(each) for each in xs)
         return draft.put(MatMul(x, y), 2 * FRACTION)
 
@@ -121,7 +121,7 @@ def _exponential(draft: StepDraft, x: int) -> int:
 
 
 def _largest(draft: StepDraft, x: int) -> int:
-    """The largest of each row, (rows, 1), a share. Rounds: 3 for each halving. Nothing goes back through it."""
+    """Write the largest of each row, (rows, 1), a share. Rounds: 3 for each halving. Nothing goes back through it."""
     while (n := draft.value(x).shape[1]) > 1:
         half = n // 2
         a, b = (draft.put(Take(x, 1, tuple(range(start, start + half)))) for start in (0, half))

@@ -68,11 +68,11 @@ class ErrorLoss(msgspec.Struct, frozen=True, tag=True):
         return _most(self.slope, 2.0 ** (ENDS + 1))
 
     def most(self, *, truths: bool) -> float:
-        """What an output adds to the loss, at most."""
+        """Return what an output adds to the loss, at most."""
         return max(1.0, min(self.steepest, 2.0 ** (ENDS + 1))) * 2.0 ** (ENDS + 1)
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `write` gives."""
+        """Return the factor of what `write` gives in the gradient of the loss."""
         return 1 / outputs
 
     def numbers(self, outputs: int) -> int:
@@ -110,14 +110,14 @@ class TargetLoss(msgspec.Struct, frozen=True, tag=True):
     bounded: bool = False
 
     def most(self, *, truths: bool) -> float:
-        """What an output adds to the loss, at most."""
+        """Return what an output adds to the loss, at most."""
         end = 1.0 if truths else 2.0**ENDS
         if self.values is None:
             return (_most(self.slopes[0], 2.0**ENDS) + end * _most(self.slopes[1], 2.0**ENDS)) ** 2
         return _most(self.values[0], 2.0**ENDS) + end * _most(self.values[1], 2.0**ENDS)
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `write` gives."""
+        """Return the factor of what `write` gives in the gradient of the loss."""
         return (2 if self.values is None else 1) / outputs
 
     def numbers(self, outputs: int) -> int:
@@ -150,11 +150,11 @@ class CategoricalHinge(msgspec.Struct, frozen=True, tag=True):
     name: str = "categorical_hinge"
 
     def most(self, *, truths: bool) -> float:
-        """What an example adds to the loss, at most."""
+        """Return what an example adds to the loss, at most."""
         return 2.0 ** (ENDS + 1) + 1
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `write` gives."""
+        """Return the factor of what `write` gives in the gradient of the loss."""
         return 1.0
 
     def numbers(self, outputs: int) -> int:
@@ -185,11 +185,11 @@ class CosineSimilarity(msgspec.Struct, frozen=True, tag=True):
     name: str = "cosine_similarity"
 
     def most(self, *, truths: bool) -> float:
-        """What an example adds to the loss, at most."""
+        """Return what an example adds to the loss, at most."""
         return 2.0
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `write` gives."""
+        """Return the factor of what `write` gives in the gradient of the loss."""
         return 1.0
 
     def numbers(self, outputs: int) -> int:
@@ -230,12 +230,12 @@ def _pieced(build: Builder, x: int, pieces: Pieces) -> int:
 
 
 def _cut(build: Builder, x: int, drop: int = SPLINE - FRACTION) -> int:
-    """A share with fewer fractional bits, affine. Rounds: 1."""
+    """Cut fractional bits off a share; affine. Rounds: 1."""
     return build(Truncate(x, drop, 63 - drop))
 
 
 def _most(pieces: Pieces, end: float) -> float:
-    """The largest absolute value over +-`end`: it is at a knot, or at an end."""
+    """Return the largest absolute value over +-`end`: it is at a knot, or at an end."""
     edges = (-end, *pieces.knots, end)
     inner = range(len(pieces.slopes))
     return max(abs(pieces.slopes[k] * x + pieces.offsets[k]) for k in inner for x in (edges[k], edges[k + 1]))

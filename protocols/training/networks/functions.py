@@ -92,7 +92,7 @@ class SoftmaxValues(NamedTuple):
 
 
 def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
-    """The softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
+    """Write the softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
 
     The largest logit is subtracted (one-hot bits times logits), then exp, then one reciprocal a row. The absolute error of a probability
     is below 0.003.
@@ -110,7 +110,7 @@ def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
 
 
 def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:
-    """A piecewise linear function of a share with `bits` fractional bits, |x| < 512; a share with `SPLINE` fractional bits.
+    """Write a piecewise linear function of a share with `bits` fractional bits, |x| < 512; a share with `SPLINE` fractional bits.
 
     Rounds: 3. Beside the error of the pieces, rounding x and the integers adds less than 2^-12 for slopes up to 1.
     """

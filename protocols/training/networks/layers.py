@@ -68,7 +68,7 @@ class Weight(msgspec.Struct, frozen=True):
         return x if draft.value(x).shape == self.shape else draft.put(Reshape(x, self.shape), draft.bits(x))
 
     def _placed(self, draft: StepDraft, x: int) -> int:
-        """The numbers between the first and the last that are needed, their axes in order, turned and repeated."""
+        """Write the numbers between the first and the last that are needed, their axes in order, turned and repeated."""
         bits, size = draft.bits(x), draft.value(x).size
         axes = sorted((axis for axis, step in enumerate(self.steps) if step), key=lambda axis: -abs(self.steps[axis]))
         lengths = tuple(self.view[axis] for axis in axes)
@@ -247,7 +247,7 @@ class AveragePoolLayer(Layer, frozen=True):
     padding: Padding = ((0, 0), (0, 0))
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The means."""
+        """Write the means."""
         image, sums = draft.value(xs[0]).shape, _padded(draft, xs[0], self.padding)
         grid = windows((image[1], image[2]), self.size, self.strides, self.padding)
         inside = []
@@ -271,7 +271,7 @@ class ShapedLayer(Layer, frozen=True):
     shape: Shape
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The same in their new places."""
+        """Write the same in their new places."""
         return draft.put(Reshape(xs[0], (draft.value(xs[0]).shape[0], *self.shape)), draft.bits(xs[0]))
 
 
@@ -281,7 +281,7 @@ class PermutedLayer(Layer, frozen=True):
     axes: tuple[int, ...]
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The same in their new places."""
+        """Write the same in their new places."""
         return draft.put(Permute(xs[0], (0, *(axis + 1 for axis in self.axes))), draft.bits(xs[0]))
 
 
@@ -292,7 +292,7 @@ class TakenLayer(Layer, frozen=True):
     indices: tuple[int, ...]
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The slices."""
+        """Write the slices."""
         return draft.put(Take(xs[0], self.axis + 1, self.indices), draft.bits(xs[0]))
 
 
@@ -302,7 +302,7 @@ class PaddedLayer(Layer, frozen=True):
     padding: Padding
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The larger images."""
+        """Write the larger images."""
         return _padded(draft, xs[0], self.padding)
 
 
@@ -312,7 +312,7 @@ class JoinedLayer(Layer, frozen=True):
     axis: int
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The values with as many fractional bits each."""
+        """Write the values with as many fractional bits each."""
         if len({draft.bits(x) for x in xs}) > 1:
             xs = [draft.rounded(x) for x in xs]
         return draft.put(Concatenate(tuple(xs), self.axis + 1), draft.bits(xs[0]))
@@ -329,7 +329,7 @@ class SumLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The sum, with the most fractional bits of any."""
+        """Write the sum, with the most fractional bits of any."""
         if len(self.signs) != len(xs) or not set(self.signs) <= {1, -1}:
             raise ModelError(f"{len(xs)} values are added with the signs {self.signs}")
         most = max(draft.bits(x) for x in xs)
@@ -346,7 +346,7 @@ class MultipliedLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The products, rounded in between."""
+        """Write the products, rounded in between."""
         product, *others = xs
         for x in others:
             product = draft.put(Multiply(draft.affine(product), draft.affine(x)), 2 * FRACTION)

@@ -100,7 +100,7 @@ class Head(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """The gradient of the joint loss is this times what `loss_gradient` gives."""
+        """Return the factor of `loss_gradient` in the gradient of the joint loss."""
         return self.weight * gradient_scale(self.loss, self.outputs)
 
 
@@ -133,12 +133,12 @@ class JointLoss(msgspec.Struct, frozen=True, tag=True):
             )
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `training/networks/ended.py` gives."""
+        """Return the unit in which `training/networks/ended.py` gives gradients of the loss."""
         rates = [head.rate for head in self.heads]
         return max(min(rates), max(rates) / LARGEST_FACTOR)
 
     def numbers(self, outputs: int) -> int:
-        """Of how many numbers of an example the loss is a mean: each loss is told as a mean already."""
+        """Return of how many numbers of an example the loss is a mean: it is a sum of means."""
         return 1
 
 
@@ -218,7 +218,7 @@ def compared(loss: AnyLoss, outputs: int) -> int:
 
 
 def gradient_scale(loss: AnyLoss, outputs: int) -> float:
-    """The gradient of the loss is this times what `loss_gradient` gives: all but the cross-entropy of a softmax are means over outputs."""
+    """Return the factor of `loss_gradient` in the gradient of the loss: all but the cross-entropy of a softmax are means over outputs."""
     if not isinstance(loss, str):
         return loss.scale(outputs)
     return {"crossentropy": 1.0, "binary_crossentropy": 1 / outputs, "mse": 2 / outputs}[loss]
@@ -237,7 +237,7 @@ def loss_gradient(
     labels: Labels = AS_GIVEN,
     weights: Signal | None = None,
 ) -> LossGradient:
-    """The gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
+    """Write the gradient by the outputs `z` (batch, outputs), what a `Truncate` gave, for the targets `y`, a wire.
 
     - crossentropy: softmax(z) - y; the metric counts rows that have their largest output where y has its 1; the loss is
       log sum exp(z) - y z.
@@ -281,7 +281,7 @@ def loss_gradient(
 
 
 def _smoothed(build: Builder, y: int, labels: Labels, classes: int) -> int:
-    """What is compared with, affine. Rounds: 0, or 1."""
+    """Write what is compared with, affine. Rounds: 0, or 1."""
     if not labels.smoothing:
         return y
     own = round((1 - labels.smoothing) * 2**FRACTION)
@@ -296,7 +296,7 @@ def _entropy(x: Real) -> Real:
 
 
 def _missed(build: Builder, total: int, z: int, y: int, sums: Told, weights: Signal | None) -> int:
-    """The sum of `total` - y z over everything, with 2 `FRACTION` fractional bits."""
+    """Write the sum of `total` - y z over everything, with 2 `FRACTION` fractional bits."""
     product = build(Multiply(y, z))
     if build.value(total).shape != build.value(product).shape:  # one total for all outputs
         product = build(Sum(product, 1))
@@ -304,7 +304,7 @@ def _missed(build: Builder, total: int, z: int, y: int, sums: Told, weights: Sig
 
 
 def _summed(build: Builder, losses: int, sums: Told, weights: Signal | None = None) -> int:
-    """The sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around.
+    """Write the sum of all losses (batch, any), exact or rounded: then no more are added before than cannot wrap around.
 
     With `weights` each is rounded, and multiplied, before.
     """

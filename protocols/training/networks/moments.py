@@ -65,7 +65,7 @@ def scaled(build: Builder, x: int, q: int, drop: int) -> int:
 
 
 def reduced(build: Builder, x: int, drop: int) -> int:
-    """A share with `drop` fractional bits less, at least 1. Rounds: 1."""
+    """Round a share to `drop` fractional bits less, at least 1. Rounds: 1."""
     return build(Truncate(x, drop, 63 - drop))
 
 
@@ -76,12 +76,12 @@ def moved(build: Builder, old: int, new: int, rate: float) -> int:
 
 
 def squared(build: Builder, gradient: int) -> int:
-    """The square of an affine gradient, as V has it. Rounds: 1."""
+    """Square an affine gradient, as V has it. Rounds: 1."""
     return scaled(build, build(Multiply(gradient, gradient)), 1, 2 * MEAN - SQUARE)
 
 
 def larger(build: Builder, x: int, y: int) -> int:
-    """The larger of two shares between 0 and 2^TOP. Rounds: 3."""
+    """Write the larger of two shares between 0 and 2^TOP. Rounds: 3."""
     difference = build(Truncate(build(Combine((x, y), (2, -2))), 1, TOP + 2))
     return build(Combine((y, build(Multiply(build(Sign(difference)), difference))), (1, 1)))
 
@@ -102,7 +102,7 @@ def divided(build: Builder, mean: int, square: int, *, refined: bool = False) ->
 
 
 def _unless(build: Builder, bit: int, wire: int, bits: int) -> int:
-    """A wire where `bit` is 1, 2^bits times as much where it is 0: 2^bits x - (2^bits - 1) D x. Rounds: 0."""
+    """Write a wire where `bit` is 1, 2^bits times as much where it is 0: 2^bits x - (2^bits - 1) D x. Rounds: 0."""
     return build(Combine((wire, build(Multiply(bit, wire))), (1 << bits, 1 - (1 << bits))))
 
 

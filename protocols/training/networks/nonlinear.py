@@ -46,7 +46,7 @@ class RectifierLayer(Layer, frozen=True):
         return abs(self.slope) > 1
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """Sums of w = x - threshold, D w and D."""
+        """Write sums of w = x - threshold, D w and D."""
         if not all(abs(number) < LARGEST for number in (self.slope, self.threshold, self.maximum or 0.0)):
             raise ModelError(f"a rectifier has a slope, a threshold or a maximum beyond {LARGEST:g}")
         above, sign = _compared(draft, _moved(draft, xs[0], -self.threshold), strict=not self.threshold)
@@ -108,7 +108,7 @@ class CurveLayer(Layer, frozen=True):
         return not self.curve.bounded
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The spline; the draft is told the derivative."""
+        """Write the spline; the draft is told the derivative."""
         x = xs[0]
         y = self.curve.write(draft, x)
         beside = self.slope.write(draft, x) if isinstance(self.slope, Pieces) else None
@@ -144,7 +144,7 @@ class MaxPoolLayer(Layer, frozen=True):
     padding: Padding
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The maxima."""
+        """Write the maxima."""
         x = xs[0] if draft.bits(xs[0]) == FRACTION else draft.affine(xs[0])  # rounded once, so that equals stay equal
         image = draft.value(x).shape
         grid = windows((image[1], image[2]), self.size, self.strides, self.padding)
@@ -168,7 +168,7 @@ class ExtremeLayer(Layer, frozen=True):
 
 
 def largest(draft: StepDraft, xs: Sequence[int]) -> int:
-    """The largest of some values element by element. Rounds: 3 a level."""
+    """Write the largest of some values element by element. Rounds: 3 a level."""
     if len(xs) == 1:
         return xs[0]
     a, b = (largest(draft, half) for half in (xs[: len(xs) // 2], xs[len(xs) // 2 :]))

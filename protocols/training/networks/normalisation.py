@@ -121,7 +121,7 @@ def _fine(n: int) -> int:
 
 
 def _average(draft: StepDraft, total: int, n: int, bits: int) -> int:
-    """A sum of gradients divided by n, with so many fractional bits. Rounds: 1 or 2."""
+    """Divide a sum of gradients by n, with so many fractional bits. Rounds: 1 or 2."""
     length = math.ceil(math.log2(n))
     if n == 1 << length:
         more, q = length, 1
@@ -136,7 +136,7 @@ def _average(draft: StepDraft, total: int, n: int, bits: int) -> int:
 
 
 def _mean(draft: StepDraft, x: int, axis: int, n: int) -> int:
-    """The mean. Rounds: 0 where n is a power of two, else 2."""
+    """Write the mean. Rounds: 0 where n is a power of two, else 2."""
     length, bits = math.ceil(math.log2(n)), draft.bits(x)
     if bits > 2 * FRACTION:
         x, bits = draft.rounded(x), FRACTION
@@ -153,7 +153,7 @@ def _mean(draft: StepDraft, x: int, axis: int, n: int) -> int:
 
 
 def _mean_square(draft: StepDraft, c: int, axis: int, n: int) -> int:
-    """The mean of c c, with `BITS` fractional bits. Rounds: 0 to 2."""
+    """Write the mean of c c, with `BITS` fractional bits. Rounds: 0 to 2."""
     length, bits = math.ceil(math.log2(n)), 2 * FRACTION
     squares = draft.put(Multiply(c, c), bits)
     exact = n == 1 << length
@@ -272,7 +272,7 @@ class BatchNormalisedLayer(Layer, frozen=True):
         return _flat(draft, found.y, shape)
 
     def _by_statistics(self, draft: StepDraft, weights: Positions, x: int) -> int:
-        """What it computes in a prediction, by the statistics that are kept."""
+        """Write what it computes in a prediction, by the statistics that are kept."""
         bits, row = draft.bits(x), (1, draft.value(x).shape[1])
         mean, variance = (_flat(draft, weights[name], row) for name in (self.mean, self.variance))
         c = draft.affine(draft.put(Combine((x, mean), (1, -(1 << (bits - FRACTION)))), bits), CENTRED)

@@ -31,11 +31,11 @@ class OwnLoss(msgspec.Struct, frozen=True, tag=True):
     truths: ClassVar[bool] = False
 
     def most(self, *, truths: bool) -> float:
-        """What a number adds to the loss, at most: it is watched."""
+        """Return what a number adds to the loss, at most: it is watched."""
         return 2.0 ** (ENDS + 1)
 
     def scale(self, outputs: int) -> float:
-        """The gradient of the loss is this times what `write` gives."""
+        """Return the factor of what `write` gives in the gradient of the loss."""
         return 1 / self.each
 
     def numbers(self, outputs: int) -> int:

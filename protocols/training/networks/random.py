@@ -40,7 +40,7 @@ class DroppedLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """A product with zeros and ones, and a factor; nothing in a prediction."""
+        """Write a product with zeros and ones, and a factor; nothing in a prediction."""
         if draft.predicts:
             return xs[0]
         dropped = round(self.rate * 2**LIKELY)
@@ -71,7 +71,7 @@ class NoisyLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """A product with 1 + noise, or a sum; nothing in a prediction."""
+        """Write a product with 1 + noise, or a sum; nothing in a prediction."""
         if draft.predicts:
             return xs[0]
         x = xs[0] if draft.bits(xs[0]) <= 2 * FRACTION else draft.rounded(xs[0])

@@ -33,7 +33,7 @@ class InverseLayer(Layer, frozen=True):
         return True
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
-        """The root, squared for 1 / x. Back: -y^2 g, or -y^3 g / 2."""
+        """Write the root, squared for 1 / x. Back: -y^2 g, or -y^3 g / 2."""
         x = draft.opened(xs[0])
         shape, size = draft.value(x).shape, draft.value(x).size
         enough = draft.put(Sign(draft.put(Combine((x,), (1,), -round(LEAST * 2**FRACTION))), WINDOW), 0)

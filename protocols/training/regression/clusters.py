@@ -11,8 +11,6 @@ within +-d 2^(2 LARGEST_BITS), with d columns: at most `COLUMNS`.
 
 from __future__ import annotations
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.argmax import OneHotArgmax
@@ -22,6 +20,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.regression.moments import LARGEST_BITS
 
 COLUMNS = 1 << 8
@@ -37,7 +36,7 @@ MANY = 1 << (62 - FRACTION - LARGEST_BITS)
 """Examples, at most."""
 
 
-class Clusters(msgspec.Struct, frozen=True, tag=True):
+class Clusters(StepPlan, frozen=True):
     """One iteration.
 
     Attributes:
@@ -59,36 +58,12 @@ class Clusters(msgspec.Struct, frozen=True, tag=True):
         return "mse"
 
     @property
-    def weighted(self) -> bool:
-        """There are no weights."""
-        return False
-
-    @property
     def shapes(self) -> dict[str, Shape]:
         """Centres with `FRACTION` fractional bits, and their squares |c|^2 with twice as many."""
         return {"centers": (self.centers, self.inputs), "squares": (1, self.centers)}
 
-    @property
-    def states(self) -> dict[str, Shape]:
-        """Nothing can be outside."""
-        return {"outside": (1,)}
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """No state is told."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
-
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over some examples.
+        """Return the circuit of the sums over some examples.
 
         Given: a wire `x` (batch, inputs), and shares. Outputs: `counts` (centers,), and `sums` (centers, inputs) with `FRACTION` bits.
 

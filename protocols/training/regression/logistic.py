@@ -93,12 +93,12 @@ class _Step:
         self.exact = self.factor * 2.0**-shift * total
 
     def penalty(self, penalty: float, iteration: int) -> int:
-        """What multiplies a weight in G; of a fraction the part that is due, so that the mean over iterations is exact."""
+        """Return what multiplies a weight in G; of a fraction the part that is due, so that the mean over iterations is exact."""
         each = self.exact * penalty * 2.0**self.drop
         return round(each) if each > 2.0**RATE_BITS else math.floor(each * (iteration + 1)) - math.floor(each * iteration)
 
     def edge(self, tol: float, penalty: float) -> int:
-        """The threshold of an element of G: `tol`, or where that is less what rounding a weight does to the penalty's gradient."""
+        """Return the threshold of an element of G: `tol`, or where that is less what rounding a weight does to the penalty's gradient."""
         return round(self.exact * max(tol, RESOLVED * penalty * 2.0**-WEIGHT_BITS) * 2.0**self.unit)
 
 
@@ -211,7 +211,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         return build.circuit({name: new[name] for name in values})
 
     def _weight(self, build: Builder, y: int, batch: int) -> tuple[int, int] | None:
-        """The weight of each example, affine (batch, 1), and its fractional bits."""
+        """Write the weight of each example, affine (batch, 1); return it, and its fractional bits."""
         given = build(Given("w", (batch, 1), "wire")) if self.weighted else None
         if not self.classes:
             return None if given is None else (given, FRACTION)
@@ -227,7 +227,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         return build(Truncate(build(Multiply(given, weight)), bits, 63 - bits)), FRACTION
 
     def _slope(self, build: Builder, found: int, y: int, weight: tuple[int, int] | None) -> int:
-        """The gradient by the logits, of the probabilities `found`, times the weight of each example, with `FRACTION` fractional bits."""
+        """Write the gradient by the logits for probabilities `found`, times the weights of examples, with `FRACTION` fractional bits."""
         if self.outputs == 1:
             distance = build(Combine((found, y), (1, -(1 << (SPLINE - FRACTION)))))
             gradient = build(Truncate(distance, SPLINE - FRACTION, 63 - SPLINE + FRACTION))
@@ -246,7 +246,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         return max(0, self.examples.bit_length() - MANY_EXAMPLES)
 
     def _parts(self, name: str) -> tuple[Columns, ...]:
-        """The groups of columns of a weight; one without places for all of them."""
+        """Return the groups of columns of a weight; one without places for all of them."""
         if name == "bias":
             return (Columns((), 0.0, self.bias_rate or self.rate),)
         return self.groups if len(self.groups) > 1 else (Columns((), *self._only),)
@@ -256,7 +256,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         return (self.groups[0].penalty, self.groups[0].rate) if self.groups else (self.penalty, self.rate)
 
     def _moved(self, build: Builder, name: str, total: int, values: dict[str, int], number: int, counts: list[int]) -> dict[str, int]:
-        """The new weight and its states by name; appends to `counts` how many elements of its gradient are large."""
+        """Return the new weight and its states by name; append to `counts` how many elements of its gradient are large."""
         iteration, batch = divmod(number, self.batches)
         last, cut = batch == self.batches - 1, self._cut
         added = build(Truncate(total, cut, 63 - cut)) if cut else total
@@ -271,7 +271,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
         return {name: weight, f"velocity of {name}": velocity, f"gradient of {name}": gradient}
 
     def _whole(self, build: Builder, parts: tuple[Columns, ...], xs: tuple[int, ...]) -> int:
-        """What is there of groups of columns, as one."""
+        """Join what is there of groups of columns."""
         if not parts[0].places:
             return xs[0]
         put = tuple(build(Put((x,), 0, (part.places,), self.inputs)) for x, part in zip(xs, parts, strict=True))
@@ -280,7 +280,7 @@ class Logistic(msgspec.Struct, frozen=True, tag=True):
     def _part(
         self, build: Builder, part: Columns, before: tuple[int, ...], iteration: int, counts: list[int], *, last: bool
     ) -> tuple[int, int]:
-        """The new weights and velocities of some columns, from the sums of their gradients, weights and velocities."""
+        """Return the new weights and velocities of some columns, from the sums of their gradients, weights and velocities."""
         gradient, weight, velocity = before
         step = _Step(part.rate, self.total, self._cut)
         drop = step.drop

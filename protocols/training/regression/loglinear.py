@@ -12,8 +12,6 @@ r is within 4e-6, and within 0.1 % of itself where it is above 1e-3.
 
 from __future__ import annotations
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.bilinear import MatMul
@@ -26,6 +24,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.regression.exponential import EXPONENT, FLOOR, POWER, exp
 
 KERNEL = 24
@@ -35,8 +34,8 @@ FAR = 20
 """z lies within +-2^FAR: whoever places k and c takes care of that."""
 
 
-class LogLinear(msgspec.Struct, frozen=True, tag=True):
-    """One pass over the examples.
+class LogLinear(StepPlan, frozen=True):
+    """One pass over the examples. What is outside is told as `above`.
 
     Attributes:
         inputs: columns of x.
@@ -74,27 +73,8 @@ class LogLinear(msgspec.Struct, frozen=True, tag=True):
         """What is placed."""
         return {"kernel": (self.inputs, 1), "bias": (1, 1)}
 
-    @property
-    def states(self) -> dict[str, Shape]:
-        """What is outside is told as `above`."""
-        return {"outside": (1,)}
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """No state is told."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
-
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over some examples. Outputs: `above` (1,), and `gram` (inputs + 1, inputs + 1) with `FRACTION` + `digits` bits.
+        """Return the circuit of sums over some examples: `above` (1,), `gram` (inputs + 1, inputs + 1) with `FRACTION` + `digits` bits.
 
         Rounds: about 22.
         """

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.bilinear import MatMul
@@ -25,6 +23,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import COUNT
 
 Asked = Literal["gram", "cross", "features", "targets", "weight", "squares"]
@@ -39,7 +38,7 @@ BITS: dict[Asked, int] = {"gram": 2 * FRACTION, "cross": 2 * FRACTION, "features
 """Fractional bits of each sum, before it is rounded; of targets `FRACTION`, and twice that with weights."""
 
 
-class Moments(msgspec.Struct, frozen=True, tag=True):
+class Moments(StepPlan, frozen=True):
     """Sums over all examples, with weights w_i or all of them 1.
 
     Attributes:
@@ -49,7 +48,7 @@ class Moments(msgspec.Struct, frozen=True, tag=True):
             (outputs,); weight: the sum of w (1,); squares: the trace of X^T W X (1,).
         drop: bits by which gram and cross are rounded.
         weighted: whether there are weights, a wire with values from 0 to 1.
-        checked: whether it is found out on shares that weights are from 0 to 1.
+        checked: whether it is found out on shares that weights are from 0 to 1: `outside` is 1 once one was not.
         labels: whether Y is made of labels.
     """
 
@@ -71,25 +70,6 @@ class Moments(msgspec.Struct, frozen=True, tag=True):
         """There are no weights to be learnt."""
         return {}
 
-    @property
-    def states(self) -> dict[str, Shape]:
-        """`outside` is 1 once a weight was not from 0 to 1."""
-        return {"outside": (1,)}
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """States that the owner may be told at the end of an epoch."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """Whether public factors are others from step to step."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
-
     def bits(self, asked: Asked) -> int:
         """Fractional bits of a sum."""
         match asked:
@@ -101,7 +81,7 @@ class Moments(msgspec.Struct, frozen=True, tag=True):
                 return BITS[asked]
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """The sums over `batch` examples.
+        """Return the circuit of the sums over `batch` examples.
 
         Given: wires `x` (batch, inputs), `y` (batch, outputs), and `w` (batch, 1) if there are weights. Outputs: by the names in `asks`.
         """
@@ -130,7 +110,7 @@ class Moments(msgspec.Struct, frozen=True, tag=True):
 
 
 def _rounded(build: Builder, product: int) -> int:
-    """A product of two numbers with `FRACTION` fractional bits, again with so many; of numbers that are at most 2^LARGEST_BITS."""
+    """Round a product of two numbers with `FRACTION` fractional bits to as many; of numbers that are at most 2^LARGEST_BITS."""
     return build(Truncate(product, FRACTION, 63 - FRACTION))
 
 

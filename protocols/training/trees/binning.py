@@ -8,8 +8,6 @@ from which quantiles are found; `Binning` keeps the comparisons for trees.
 
 from __future__ import annotations
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Concatenate, Take
@@ -18,6 +16,7 @@ from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.regression.moments import LARGEST_BITS
 from protocols.training.trees.boosting import Boosting
 from protocols.training.trees.forest import Forest
@@ -32,7 +31,7 @@ def _above(build: Builder, batch: int, inputs: int, features: tuple[int, ...], t
     return build(Sign(build(Combine((x, build(Open(thresholds))), (1, -1))), APART, strict=True))
 
 
-class Counts(msgspec.Struct, frozen=True, tag=True):
+class Counts(StepPlan, frozen=True):
     """How many examples are at most at each threshold.
 
     Attributes:
@@ -48,33 +47,9 @@ class Counts(msgspec.Struct, frozen=True, tag=True):
     features: tuple[int, ...]
 
     @property
-    def weighted(self) -> bool:
-        """There are no weights."""
-        return False
-
-    @property
     def shapes(self) -> dict[str, Shape]:
         """Thresholds."""
         return {"thresholds": (1, len(self.features))}
-
-    @property
-    def states(self) -> dict[str, Shape]:
-        """Nothing can be outside."""
-        return {"outside": (1,)}
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """No state is told."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Count in some examples. Given: a wire `x` (batch, inputs). Output: `counts` (splits,)."""
@@ -84,7 +59,7 @@ class Counts(msgspec.Struct, frozen=True, tag=True):
         return build.circuit(values | {"counts": build(Combine((above,), (-1,), batch))})
 
 
-class Binning(msgspec.Struct, frozen=True, tag=True):
+class Binning(StepPlan, frozen=True):
     """The comparisons of all examples, kept as the state `left` of trees that are grown afterwards.
 
     Attributes:
@@ -122,20 +97,6 @@ class Binning(msgspec.Struct, frozen=True, tag=True):
     def states(self) -> dict[str, Shape]:
         """Those of the trees."""
         return self.grown.states
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """No state is told."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
-
-    def repeats(self, epoch: int) -> int:
-        """How often an epoch goes over the examples."""
-        return 1
 
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Compare some examples, and put them behind those of the steps before. Given: a wire `x` (batch, inputs), and all shares."""

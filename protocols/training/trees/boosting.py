@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Reshape
@@ -29,6 +27,7 @@ from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.regression.moments import LARGEST_BITS
 from protocols.training.trees.growth import Roots, beyond, grow, in_bits, moved, put
 from protocols.training.trees.links import sigmoid, softmax
@@ -38,7 +37,7 @@ RATE = 20
 """Fractional bits of a learning rate."""
 
 
-class Boosting(msgspec.Struct, frozen=True, tag=True):
+class Boosting(StepPlan, frozen=True):
     """What is grown, and how. All of it is public.
 
     Attributes:
@@ -91,16 +90,6 @@ class Boosting(msgspec.Struct, frozen=True, tag=True):
         """Scores without `base`; whether a gradient was outside; where examples are beside thresholds that are shared."""
         left: dict[str, Shape] = {"left": (self.examples, self.splits)} if self.features else {}
         return {"outside": (1,), "scores": (self.examples, self.outputs)} | left
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """Nothing is told before the end."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
 
     def repeats(self, epoch: int) -> int:
         """How many steps there are."""
@@ -167,6 +156,6 @@ class Boosting(msgspec.Struct, frozen=True, tag=True):
 
 
 def _weighted(build: Builder, x: int, w: int) -> int:
-    """A share times weights with `FRACTION` fractional bits."""
+    """Multiply a share by weights with `FRACTION` fractional bits."""
     product = build(Multiply(build(Open(x)), w))
     return build(Truncate(product, FRACTION, 63 - FRACTION))

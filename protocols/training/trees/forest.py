@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Concatenate, Reshape, Take
@@ -21,12 +19,13 @@ from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.regression.moments import LARGEST_BITS
 from protocols.training.trees.growth import Roots, beyond, grow, in_bits, put
 from protocols.training.trees.units import Units
 
 
-class Forest(msgspec.Struct, frozen=True, tag=True):
+class Forest(StepPlan, frozen=True):
     """What is grown, and how. All of it is public.
 
     Attributes:
@@ -60,11 +59,6 @@ class Forest(msgspec.Struct, frozen=True, tag=True):
         return "crossentropy" if self.labels else "mse"
 
     @property
-    def weighted(self) -> bool:
-        """Weights are in what was drawn."""
-        return False
-
-    @property
     def units(self) -> Units:
         """Of sums of targets and weights."""
         return Units(self.examples, self.reach, 1.0, 0.0, self.weight, bounded=True)
@@ -84,16 +78,6 @@ class Forest(msgspec.Struct, frozen=True, tag=True):
         """Whether a target was outside; where examples are beside thresholds that are shared."""
         left: dict[str, Shape] = {"left": (self.examples, self.splits)} if self.compared else {}
         return {"outside": (1,)} | left
-
-    @property
-    def told(self) -> tuple[str, ...]:
-        """Nothing is told before the end."""
-        return ()
-
-    @property
-    def changing(self) -> bool:
-        """All steps are alike."""
-        return False
 
     def repeats(self, epoch: int) -> int:
         """How many steps there are."""

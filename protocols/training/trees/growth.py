@@ -113,7 +113,7 @@ def _rows(build: Builder, totals: int, summed: int, nodes: int) -> Sums:
 
 
 def _histograms(build: Builder, stack: int, left: int, summed: int) -> Sums:
-    """Sums to the left of each split, (nodes, splits)."""
+    """Write sums to the left of each split, (nodes, splits)."""
     n, _, nodes = build.value(stack).shape
     found = []
     flat = build(Reshape(build(Take(stack, 1, tuple(range(summed)))), (n, summed * nodes)))
@@ -123,7 +123,7 @@ def _histograms(build: Builder, stack: int, left: int, summed: int) -> Sums:
 
 
 def _with_sisters(build: Builder, left: Sums, parents: Sums) -> Sums:
-    """Sums of left children, and of their sisters, which have the rest of their parents."""
+    """Join sums of left children with those of their sisters, which have the rest of their parents."""
 
     def pair(mine: int, parent: int) -> int:
         return _interleaved(build, mine, build(Combine((parent, mine), (1, -1))), 0)
@@ -147,7 +147,7 @@ def _numbers(build: Builder, split: int) -> int:
 
 
 def _children(build: Builder, sums: Sums, total: Sums, split: int) -> Sums:
-    """Sums of the children of nodes, (2 nodes, 1)."""
+    """Write sums of the children of nodes, (2 nodes, 1)."""
     nodes, splits = build.value(split).shape
     column = build(Reshape(split, (nodes, splits, 1)))
 
@@ -174,7 +174,7 @@ def _values(build: Builder, total: Sums, units: Units) -> tuple[int, ...]:
 
 
 def in_bits(build: Builder, x: int, have: int, want: int) -> int:
-    """A share with other fractional bits, as a wire."""
+    """Give a share other fractional bits, as a wire."""
     if have > want:
         x = build(Truncate(x, have - want, 63 - have + want))
     elif have < want:
@@ -183,7 +183,7 @@ def in_bits(build: Builder, x: int, have: int, want: int) -> int:
 
 
 def moved(build: Builder, members: int, values: int, trees: int) -> int:
-    """What the leaves of examples add to their scores: the product of who is where and wires (leaves, 1); a share (n, trees)."""
+    """Write what the leaves of examples add to their scores: the product of who is where and wires (leaves, 1); a share (n, trees)."""
     n, leaves = build.value(members).shape
     each = build(Permute(build(Reshape(members, (n, trees, leaves // trees))), (1, 0, 2)))
     product = build(MatMul(each, build(Reshape(values, (trees, leaves // trees, 1)))))

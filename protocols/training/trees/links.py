@@ -21,7 +21,7 @@ def _window(bits: int) -> int:
 
 
 def sigmoid(build: Builder, z: int, bits: int) -> tuple[int, int]:
-    """The sigmoid of a share with `VALUE` fractional bits within +-2^bits, and 4 times its slope.
+    """Write the sigmoid of a share with `VALUE` fractional bits within +-2^bits, and 4 times its slope.
 
     With e = e^-|z| it is q = e / (1 + e) where z < 0, else 1 - q. Rounds: 23.
 
@@ -41,7 +41,7 @@ def sigmoid(build: Builder, z: int, bits: int) -> tuple[int, int]:
 
 
 def softmax(build: Builder, z: int, classes: int, bits: int) -> tuple[int, int]:
-    """The softmax of the rows of a share (n, classes) with `VALUE` fractional bits within +-2^bits, and 4 times p (1 - p).
+    """Write the softmax of the rows of a share (n, classes) with `VALUE` fractional bits within +-2^bits, and 4 times p (1 - p).
 
     Rounds: about 30.
 

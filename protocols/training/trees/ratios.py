@@ -72,7 +72,7 @@ def quotient(build: Builder, g: int, y: int, v: int, least: int, clip: int) -> i
 
 
 def valued(build: Builder, ratio: int, clip: int) -> int:
-    """What `quotient` gives as an affine value with `VALUE` fractional bits. Rounds: 1."""
+    """Round what `quotient` gives to an affine value with `VALUE` fractional bits. Rounds: 1."""
     if clip:
         return build(Open(ratio))
     drop = BITS - VALUE

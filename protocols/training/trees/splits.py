@@ -105,7 +105,7 @@ def best(build: Builder, left: Sums, total: Sums, units: Units, allowed: int | N
 
 
 def _sides(build: Builder, left: int, total: int) -> int:
-    """Sums to the left, to the right, and of the node: (nodes, 2 splits + 1)."""
+    """Write sums to the left, to the right, and of the node: (nodes, 2 splits + 1)."""
     return build(Concatenate((left, build(Combine((total, left), (1, -1))), total), 1))
 
 
@@ -114,7 +114,7 @@ def _total(build: Builder, xs: list[int]) -> int:
 
 
 def _chosen(build: Builder, product: int, floors: list[int], smallest: int) -> int:
-    """The first of the splits whose product, which has lost `CUT` bits, is as good as the largest, if that is above 2^`smallest`."""
+    """Write the first of the splits whose product, which has lost `CUT` bits, is as good as the largest, if that is above 2^`smallest`."""
     splits = build.value(product).shape[1]
     top = largest(build, product)
     floor = build(Combine((top, *floors), (1 << CUT, *[-1] * len(floors)), -(1 << smallest)))
@@ -130,7 +130,7 @@ def _chosen(build: Builder, product: int, floors: list[int], smallest: int) -> i
 
 
 def summed_up(build: Builder, x: int) -> int:
-    """The sums of the first elements of each row, (rows, columns): by shifts of 1, 2, 4, ... Rounds: 0."""
+    """Write the sums of the first elements of each row, (rows, columns): by shifts of 1, 2, 4, ... Rounds: 0."""
     columns, shift = build.value(x).shape[1], 1
     while shift < columns:
         kept = build(Take(x, 1, tuple(range(columns - shift))))
@@ -140,7 +140,7 @@ def summed_up(build: Builder, x: int) -> int:
 
 
 def largest(build: Builder, x: int) -> int:
-    """The largest of each row of affine values of at least 0, (rows, 1); a share. Rounds: 6 for each factor of `GROUP` columns."""
+    """Write the largest of each row of affine values of at least 0, (rows, 1); a share. Rounds: 6 for each factor of `GROUP` columns."""
     rows, columns = build.value(x).shape
     if columns == 1:
         return build(AsShare(x))

@@ -8,10 +8,12 @@ import pytest
 from sklearn import datasets, exceptions, linear_model, preprocessing
 from sklearn.base import clone
 
-from protocols import ConvergenceWarning, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
-from protocols.errors import InputError, ModelError, ProtocolError, UnknownModel
+from inner_workers import inner_workers
+from protocols import ConvergenceWarning, GradientBoostingRegressor, LinearRegression, LogisticRegression, PrecisionWarning, Ridge
+from protocols.errors import InputError, ModelError, ProtocolError, UnknownModel, WorkerLost
 from protocols.estimators.data import storable
 from protocols.estimators.settings import convergence_warning
+from protocols.owner.running import Running
 
 
 def standard(loader):
@@ -402,6 +404,30 @@ async def test_a_fit_that_fails_leaves_what_was_fitted(cluster):
             model.predict(rows)
     with pytest.raises(ModelError, match="not fitted"):
         LinearRegression(cluster).score(x, y)
+
+
+async def test_a_fit_that_loses_a_worker_says_so_and_leaves_nothing_there(monkeypatch):
+    x, y, _ = some(t=1)
+    ended, end = [], Running.end
+
+    async def lost(self, *args, **settings):
+        raise WorkerLost("greg went away\nwith a text of its own")
+
+    async def noted(self):
+        ended.append(self.terms.plan)
+        await end(self)
+
+    async with inner_workers() as (workers, cluster):
+        models = [LinearRegression(cluster), LogisticRegression(cluster), GradientBoostingRegressor(cluster, n_estimators=1, max_depth=1)]
+        with monkeypatch.context() as patch:
+            patch.setattr(Running, "epoch", lost)
+            patch.setattr(Running, "end", noted)
+            for model in models:
+                with pytest.raises(WorkerLost, match=r"^the fit stopped: greg went away; what was fitted before stays$"):
+                    await model.fit(x, (y[:, 0] > 2).astype(int) if isinstance(model, LogisticRegression) else y[:, 0])
+        assert [type(plan).__name__ for plan in ended] == ["Moments", "Logistic", "Boosting"]
+        for server in (worker.actor("training") for worker in workers[:2]):
+            assert [len(held) for held in (server._models, server._datasets, server._sessions)] == [0, 0, 0]
 
 
 async def test_scores_are_those_of_scikit_learn(cluster):

@@ -1,6 +1,5 @@
 """Trainings whose steps need more randomness than there is memory for: it comes in segments while a step is made."""
 
-import asyncio
 import contextlib
 import itertools
 
@@ -18,7 +17,6 @@ from protocols.link import keys
 from protocols.mpc.parties.keystream import derive
 from protocols.owner import fitting
 from protocols.owner.compiled import plan
-from protocols.serving.supply import Supply
 from protocols.workers.delivery import Delivery
 
 EXAMPLES, BATCH = 20, 8  # the last step of an epoch has less
@@ -64,20 +62,6 @@ def seeded(monkeypatch):
     return begin
 
 
-@pytest.fixture
-def largest(monkeypatch):
-    """The most bytes that any supply has held, and the memory that it may hold."""
-    seen = []
-    run = Supply._prepared
-
-    async def noted(self, number, dealt):
-        seen.append((self.held, self.reserved, number))
-        await run(self, number, dealt)
-
-    monkeypatch.setattr(Supply, "_prepared", noted)
-    return seen
-
-
 async def test_the_same_seeds_give_the_same_weights_streamed_or_not_within_the_memory(seeded, largest):
     found = []
     for memory in (STEP, STEP // 2, LEAST):
@@ -114,24 +98,6 @@ async def test_a_step_that_is_larger_than_a_message_comes_in_parts():
         np.testing.assert_allclose(mine, theirs, atol=0.01)
 
 
-async def other_size(given, number, words, piece):
-    await piece(given, number, words[1:])
-
-
-async def again(given, number, words, piece):
-    await piece(given, number, words)
-    await piece(given, number, words)
-
-
-async def one_before(given, number, words, piece):
-    await piece(given, number + 1, words)
-
-
-async def never(given, number, words, piece):
-    await asyncio.Event().wait()
-
-
-@pytest.mark.parametrize("fault", [other_size, again, one_before, never])
 async def test_a_step_whose_stream_breaks_ends_the_training_by_name_and_another_one_can_begin(fault, monkeypatch):
     async with inner_workers() as (workers, cluster):
         servers = [worker.actor("training") for worker in workers[:2]]
@@ -143,7 +109,7 @@ async def test_a_step_whose_stream_breaks_ends_the_training_by_name_and_another_
             done.append(number)
             held.extend(session.randomness.pieces for server in servers for session in server._sessions.values())
             for supply in held:
-                supply._patience = 0.2 if fault is never else supply._patience
+                supply._patience = 0.2 if fault.__name__ == "never" else supply._patience
             return await fault(self, number, words, piece)
 
         monkeypatch.setattr(Delivery, "piece", sent)

@@ -97,28 +97,16 @@ class Adaptive(Rated, frozen=True):
         return []
 
 
-class Adam(Adaptive, frozen=True):
-    """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1) as in Keras; AMSGrad (Reddi et al., 2018, arXiv:1904.09237).
-
-    M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
-    AMSGrad with the largest V so far. `moments.py` has the ranges; where sqrt(V) is below 10^-6, about that takes its place, as epsilon
-    does in Keras. But gradients by outputs are rounded to 2^-`FRACTION`, at random: where those by a weight are not well above that, M and
-    V are made of rounding, and their quotient is a step as large as any other in a random direction, or 0. Rounds: 24, 27 for AMSGrad.
+class BiasCorrected(Adaptive, frozen=True):
+    """What divides a mean of gradients by the size of those before: both begin at 0, for which the rate makes up.
 
     Attributes:
-        beta_1: of each M in the next, from 0 up to 1; its square is below `beta_2`.
-        beta_2: of each V in the next, from 0 up to 1.
-        amsgrad: whether the largest V divides.
+        beta_1: of each mean in the next, from 0 up to 1.
+        beta_2: of what divides in the next, from 0 up to 1.
     """
 
     beta_1: float = 0.9
     beta_2: float = 0.999
-    amsgrad: bool = False
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """M, V, and the largest V."""
-        return ("mean", "square", "largest square") if self.amsgrad else ("mean", "square")
 
     @property
     def scaleless(self) -> bool:
@@ -127,17 +115,39 @@ class Adam(Adaptive, frozen=True):
 
     @property
     def corrects(self) -> bool:
-        """For moments that begin at 0."""
+        """By how much is the `correction` of each kind."""
         return True
 
+
+class Adam(BiasCorrected, frozen=True):
+    """Adam (Kingma and Ba, 2015, arXiv:1412.6980, algorithm 1) as in Keras; AMSGrad (Reddi et al., 2018, arXiv:1904.09237).
+
+    M <- M + (1 - beta_1)(dW - M), V <- V + (1 - beta_2)(dW^2 - V), W <- W - rate sqrt(1 - beta_2^t) / (1 - beta_1^t) M / sqrt(V), for
+    AMSGrad with the largest V so far. `moments.py` has the ranges; where sqrt(V) is below 10^-6, about that takes its place, as epsilon
+    does in Keras. But gradients by outputs are rounded to 2^-`FRACTION`, at random: where those by a weight are not well above that, M and
+    V are made of rounding, and their quotient is a step as large as any other in a random direction, or 0. Rounds: 24, 27 for AMSGrad.
+
+    Attributes:
+        beta_1: of each M in the next; its square is below `beta_2`.
+        beta_2: of each V in the next.
+        amsgrad: whether the largest V divides.
+    """
+
+    amsgrad: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """M, V, and the largest V."""
+        return ("mean", "square", "largest square") if self.amsgrad else ("mean", "square")
+
     def correction(self, number: int) -> float:
-        """What makes up for moments that begin at 0."""
+        """Return what makes up for moments that begin at 0."""
         return math.sqrt(1 - self.beta_2 ** (number + 1)) / (1 - self.beta_1 ** (number + 1))
 
     @property
     def bound(self) -> float:
-        """By Cauchy and Schwarz: (1 - beta_1) sum beta_1^k |g_k| over the root of (1 - beta_2) sum beta_2^k g_k^2."""
-        return (1 - self.beta_1) / math.sqrt((1 - self.beta_2) * (1 - self.beta_1**2 / self.beta_2))
+        """That of M / sqrt(V)."""
+        return _mean_over_root(self)
 
     def quotient(self, build: Builder, gradient: int, states: Row, number: int) -> tuple[int, dict[str, int]]:
         """Return M / sqrt(V)."""
@@ -149,7 +159,7 @@ class Adam(Adaptive, frozen=True):
         return divided(build, mean, square), new
 
 
-class Nadam(Adaptive, frozen=True):
+class Nadam(BiasCorrected, frozen=True):
     """Adam with Nesterov's momentum (Dozat, 2016) as in Keras: the mean of the next step takes the place of that of this one.
 
     With u_t = beta_1 (1 - 0.96^t / 2) and U_t = u_1 ... u_t: Q = (u_{t+1} / (1 - U_{t+1}) M + (1 - u_t) / (1 - U_t) dW) / sqrt(V), and the
@@ -160,34 +170,20 @@ class Nadam(Adaptive, frozen=True):
         beta_2: as of `Adam`.
     """
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-
     @property
     def kinds(self) -> tuple[str, ...]:
         """M and V."""
         return ("mean", "square")
 
-    @property
-    def scaleless(self) -> bool:
-        """It divides."""
-        return True
-
-    @property
-    def corrects(self) -> bool:
-        """For squares that begin at 0."""
-        return True
-
     def correction(self, number: int) -> float:
-        """What makes up for squares that begin at 0."""
+        """Return what makes up for squares that begin at 0."""
         return math.sqrt(1 - self.beta_2 ** (number + 1))
 
     @property
     def bound(self) -> float:
         """That of M / sqrt(V) times the largest factor of M, and of the last gradient alone times that of dW."""
-        mean = (1 - self.beta_1) / math.sqrt((1 - self.beta_2) * (1 - self.beta_1**2 / self.beta_2))
         factors = [self._factors(number) for number in range(60)]
-        return max(a for a, _ in factors) * mean + max(b for _, b in factors) / math.sqrt(1 - self.beta_2)
+        return max(a for a, _ in factors) * _mean_over_root(self) + max(b for _, b in factors) / math.sqrt(1 - self.beta_2)
 
     def _factors(self, number: int) -> tuple[float, float]:
         """Of M and dW in a step."""
@@ -204,7 +200,12 @@ class Nadam(Adaptive, frozen=True):
         return divided(build, ahead, square), {"mean": mean, "square": square}
 
 
-class Adamax(Adaptive, frozen=True):
+def _mean_over_root(moments: Adam | Nadam) -> float:
+    """Bound M / sqrt(V), by Cauchy and Schwarz: (1 - beta_1) sum beta_1^k |g_k| over the root of (1 - beta_2) sum beta_2^k g_k^2."""
+    return (1 - moments.beta_1) / math.sqrt((1 - moments.beta_2) * (1 - moments.beta_1**2 / moments.beta_2))
+
+
+class Adamax(BiasCorrected, frozen=True):
     """Adam with the largest gradient in place of the root (Kingma and Ba, 2015, algorithm 2) as in Keras.
 
     U <- max(beta_2 U, |dW|), W <- W - rate / (1 - beta_1^t) M / U. Kept is U^2. Rounds: 28.
@@ -214,26 +215,13 @@ class Adamax(Adaptive, frozen=True):
         beta_2: of each U in the next.
     """
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-
     @property
     def kinds(self) -> tuple[str, ...]:
         """M and U^2."""
         return ("mean", "largest square")
 
-    @property
-    def scaleless(self) -> bool:
-        """It divides."""
-        return True
-
-    @property
-    def corrects(self) -> bool:
-        """For means that begin at 0."""
-        return True
-
     def correction(self, number: int) -> float:
-        """What makes up for means that begin at 0."""
+        """Return what makes up for means that begin at 0."""
         return 1 / (1 - self.beta_1 ** (number + 1))
 
     @property

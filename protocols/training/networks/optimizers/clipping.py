@@ -46,7 +46,7 @@ class Clip(msgspec.Struct, frozen=True):
 
 
 def clipped(build: Builder, clip: Clip, row: int, sizes: Sequence[int]) -> int:
-    """The clipped gradients, affine, of an affine row of all of them; `sizes` are those of the weights. Rounds: 4 by value, 30 by norm."""
+    """Clip an affine row of all gradients; `sizes` are those of the weights. Rounds: 4 by value, 30 by norm."""
     if not clip.norms:
         edge = round(clip.to * 2**MEAN)
         inside = build(Piecewise(row, 0, GRADIENT + MEAN + 3, (-edge, edge), (0, 1, 0), (-edge, 0, edge)))

@@ -47,7 +47,7 @@ class Constraint(msgspec.Struct, frozen=True):
             raise ModelError(f"the norm of {self.name!r} is at most {self.to:g}: in fixed point that must lie between 2^-8 and 2^{NORM}")
 
     def __call__(self, build: Builder, weight: int) -> int:
-        """The weight as a share with `FRACTION` fractional bits. Rounds: 3, 29 with a norm."""
+        """Constrain a weight: a share with `FRACTION` fractional bits. Rounds: 3, 29 with a norm."""
         wire = build(Open(weight))
         if self.kind == "non-negative":
             return build(Multiply(build(Sign(wire, WEIGHTS + FRACTION + 2)), wire))

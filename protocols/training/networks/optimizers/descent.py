@@ -35,7 +35,7 @@ class GradientDescent(Rated, frozen=True):
 
 
 def reach(optimizer: GradientDescent, scale: float, bits: int) -> float:
-    """The largest element of a gradient, summed over a batch, for which a step of gradient descent is right: beyond, it may wrap around.
+    """Return the largest element of a gradient, summed over a batch, for which a step is right: beyond, it may wrap around.
 
     Args:
         optimizer: how weights are moved.
@@ -61,7 +61,7 @@ def _lift(optimizer: GradientDescent, drop: int) -> int:
 
 
 def watched(optimizer: GradientDescent, gradients: Gradients, values: dict[str, int], scale: float) -> tuple[list[Watched], list[Watched]]:
-    """What a step of gradient descent is right for: gradients, and the velocities among `values`, with what they must be below.
+    """Return what a step is right for: gradients, and the velocities among `values`, with what they must be below.
 
     Args:
         optimizer: how weights are moved.
@@ -77,7 +77,7 @@ def watched(optimizer: GradientDescent, gradients: Gradients, values: dict[str, 
 def descended(
     build: Builder, optimizer: GradientDescent, gradient: tuple[int, int], states: dict[str, int], scale: float, number: int
 ) -> Change:
-    """The change of a weight, and its new velocity. Rounds: 1, 2 with Nesterov's momentum."""
+    """Return the change of a weight, and its new velocity. Rounds: 1, 2 with Nesterov's momentum."""
     q, shift = factor(optimizer, scale, number)
     drop = shift + gradient[1] - FRACTION
     lift = _lift(optimizer, drop)

@@ -38,7 +38,7 @@ class Penalty(msgspec.Struct, frozen=True):
                 )
 
     def most(self, size: int) -> float:
-        """What it is at most, of weights that are watched: their norm is below 2^`WEIGHTS`."""
+        """Return what it is at most, of weights that are watched: their norm is below 2^`WEIGHTS`."""
         return self.l1 * 2.0**WEIGHTS * math.sqrt(size) + self.l2 * 4.0**WEIGHTS
 
     def gradient(self, build: Builder, wire: int) -> int:
@@ -54,7 +54,7 @@ class Penalty(msgspec.Struct, frozen=True):
         return build(Combine(tuple(parts), (1,) * len(parts)))
 
     def value(self, build: Builder, wire: int) -> list[tuple[int, float]]:
-        """Sums over the weight with 2 `FRACTION` fractional bits, and how often each counts."""
+        """Return sums over the weight with 2 `FRACTION` fractional bits, and how often each counts."""
         parts = []
         if self.l2:
             parts.append((build(Sum(build(Multiply(wire, wire)))), self.l2))

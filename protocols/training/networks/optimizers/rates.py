@@ -66,7 +66,7 @@ class Rated(_Paced, frozen=True, kw_only=True):
         return ()
 
     def states(self, shapes: Shapes) -> Shapes:
-        """The shape of what is kept beside each weight, by name; it begins at zero."""
+        """Return the shape of what is kept beside each weight, by name; it begins at zero."""
         more = ("gathered",) * (self.gathered > 1) + ("average",) * (self.average is not None)
         return {f"{kind} of {name}": shape for kind in (*self.kinds, *more) for name, shape in shapes.items()}
 
@@ -86,7 +86,7 @@ class Rated(_Paced, frozen=True, kw_only=True):
         return False
 
     def correction(self, number: int) -> float:
-        """What the rate is multiplied by in a step that is counted from 0."""
+        """Return what the rate is multiplied by in a step that is counted from 0."""
         return 1.0
 
     def counted(self, number: int) -> int:
@@ -99,7 +99,7 @@ class Rated(_Paced, frozen=True, kw_only=True):
 
 
 def rates(optimizer: Rated) -> tuple[float, ...]:
-    """The learning rate of each step, the last one for all that follow; of 0 a step moves nothing but what moves by itself.
+    """Return the learning rate of each step, the last one for all that follow; of 0 a step moves nothing but what moves by itself.
 
     Raises:
         ModelError: a rate is no finite number from 0 to `LARGEST_RATE`, or with the largest a gradient of 1 would move a weight by less
@@ -129,7 +129,7 @@ def changes(optimizer: Rated) -> bool:
 
 
 def factor(optimizer: Rated, scale: float, number: int = 0) -> tuple[int, int]:
-    """What multiplies the gradient, or its quotient, in a step: rate * scale as q 2^-s, s the same for all steps.
+    """Return what multiplies the gradient, or its quotient, in a step: rate * scale as q 2^-s, s the same for all steps.
 
     Raises:
         ModelError: a learning rate is out of range, see `rates`.
@@ -141,7 +141,7 @@ def factor(optimizer: Rated, scale: float, number: int = 0) -> tuple[int, int]:
 
 
 def due(optimizer: Rated, scale: float, bits: int, number: int, *, corrected: bool = False) -> tuple[int, int]:
-    """The rate of a step, times `scale`, as q 2^-s: of one that changes the part that is due, so that small rates do not vanish in sum."""
+    """Return the rate of a step, times `scale`, as q 2^-s: if it changes the part that is due, so that small rates do not vanish in sum."""
     found = rates(optimizer)
     shift = shift_of(max(found) * scale, bits)
     if len(set(found)) == 1 and not corrected:
@@ -158,7 +158,7 @@ def shift_of(largest: float, bits: int) -> int:
 
 @lru_cache(maxsize=8)
 def _sums(optimizer: Rated, steps: int, *, corrected: bool) -> tuple[float, ...]:
-    """The sums of the rates of the first 0, 1, ... steps, with corrections if they are asked for."""
+    """Return the sums of the rates of the first 0, 1, ... steps, with corrections if they are asked for."""
     found = rates(optimizer)
     each = (found[min(step, len(found) - 1)] for step in range(steps))
     if corrected:

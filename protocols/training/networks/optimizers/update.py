@@ -85,7 +85,7 @@ def update(
     constraints: Sequence[Constraint] = (),
     row: int | None = None,
 ) -> Moved:
-    """The new weights and states by name, and what must be watched. Rounds: those of the optimizer, and its clipping.
+    """Return the new weights and states by name, and what must be watched. Rounds: those of the optimizer, and its clipping.
 
     Args:
         build: where the operations go.
@@ -129,7 +129,7 @@ def update(
 
 
 def norms_of(build: Builder, optimizer: Optimizer, gradients: Gradients, values: Mapping[str, int], scale: float) -> list[Watched]:
-    """Sums that show whether norms and what is gathered are below what they must be, if the optimizer needs any.
+    """Write sums that show whether norms and what is gathered are below what they must be, if the optimizer needs any.
 
     Args:
         build: where the operations go.
@@ -150,7 +150,7 @@ def norms_of(build: Builder, optimizer: Optimizer, gradients: Gradients, values:
 def prepared(
     build: Builder, optimizer: Optimizer, row: int, like: Gradients, values: Mapping[str, int], number: int
 ) -> tuple[int, dict[str, int]]:
-    """A row of gradients gathered and clipped as the optimizer says, affine, and what is gathered now."""
+    """Gather and clip a row of gradients as the optimizer says, affine; return it, and what is gathered now."""
     new: dict[str, int] = {}
     if optimizer.gathered > 1:
         before = build(Row(tuple(values[f"gathered of {name}"] for name in like)))
@@ -167,7 +167,7 @@ def prepared(
 def _adapted(
     build: Builder, optimizer: Adaptive, row: int, like: Gradients, values: Mapping[str, int], number: int
 ) -> tuple[dict[str, Change], list[int]]:
-    """The changes of all weights, and their new states; quotients of which the settings prove nothing."""
+    """Return the changes of all weights, and their new states; quotients of which the settings prove nothing."""
     held = {kind: build(Row(tuple(values[f"{kind} of {name}"] for name in like))) for kind in optimizer.kinds}
     quotient, states = optimizer.quotient(build, row, held, optimizer.counted(number))
     change, more = optimizer.change(build, quotient, held, factor(optimizer, 1.0, number))
@@ -178,7 +178,7 @@ def _adapted(
 
 
 def _averaged(build: Builder, optimizer: Optimizer, name: str, weight: int, before: int, number: int) -> dict[str, int]:
-    """The average of a weight, which begins as the weight after the first step; it takes the weight's place where that is due."""
+    """Average a weight, beginning with it after the first step; the average takes the weight's place where that is due."""
     assert optimizer.average is not None  # whoever asks has looked
     count = optimizer.counted(number)
     stays = round(optimizer.average * 2**AVERAGE_BITS) if count else 0
@@ -188,7 +188,7 @@ def _averaged(build: Builder, optimizer: Optimizer, name: str, weight: int, befo
 
 
 def pieces(build: Builder, row: int, like: Gradients) -> dict[str, int]:
-    """A row as values of the shapes of gradients."""
+    """Cut a row into values of the shapes of gradients."""
     found, start = {}, 0
     for name, (at, _) in like.items():
         known = build.value(at)
