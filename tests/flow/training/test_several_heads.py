@@ -25,7 +25,7 @@ from protocols.owner.metrics import told_of
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import fitted
 from protocols.training.networks.losses import JointLoss
-from protocols.training.terms import StepCircuits, StepsReport, TrainingTerms
+from protocols.training.terms import StepCircuits, StepsReport, TrainingTerms, check
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 EAGERLY = {"run_eagerly": True}
@@ -401,3 +401,27 @@ async def test_one_output_in_a_dict_or_a_list_and_privacy(cluster, form):
         np.testing.assert_allclose(one, other, atol=0.005)
     expected = model.predict(x, verbose=0)
     assert_same(*((answers, expected) if isinstance(expected, dict) else ([answers], [expected])))
+
+
+def test_workers_refuse_arrays_that_are_not_one_for_each_input_and_output():
+    made = fitted(plan(network()), [stored("a", LABELS, 3)[1], stored("b", NUMBERS, None)[1]], BATCH)
+    facts, codes, labels, numbers = (
+        stored(name, array, None)[1].dataset
+        for name, array in (("facts", FACTS), ("codes", IDS.astype(float)), ("labels", LABELS), ("numbers", NUMBERS))
+    )
+
+    def terms(x=facts, y=labels, **more):
+        further = {"xs": (codes,), "ys": (numbers,)} | more
+        return TrainingTerms(b"run", made, x, y, BATCH, None, 1 << 29, False, "model", **further)
+
+    check(terms())
+    weight = stored("weight", COUNTS[:, None], None)[1].dataset
+    for wrong in ({"xs": ()}, {"ys": ()}, {"xs": (codes, codes)}, {"w": weight}, {"ws": (weight,)}):
+        with pytest.raises(InputError, match="were named, and"):
+            check(terms(**wrong))
+    for wrong, why in (({"x": codes, "xs": (facts,)}, "takes 4 numbers"), ({"y": numbers, "ys": (labels,)}, "has 2 targets")):
+        with pytest.raises(InputError, match=why):
+            check(terms(**wrong))
+    short = stored("short", NUMBERS[:4], None)[1].dataset
+    with pytest.raises(InputError, match="must be as many"):
+        check(terms(ys=(short,)))
