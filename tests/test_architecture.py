@@ -51,7 +51,7 @@ ROOMS = {
     "protocols/blocking": "client clusters nodes opaque owner serving",
     "protocols/nodes": "clusters owner workers",
     "protocols/owner": (
-        "accounting authority clusters datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs "
+        "accounting authority clusters curves datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs "
         "mpc/numbers mpc/operations mpc/parties owner/fit owner/objectives owner/placing selfcheck serving storage "
         "trained training training/networks training/networks/optimizers workers"
     ),
@@ -62,29 +62,30 @@ ROOMS = {
     "protocols/accounting": "storage training training/networks training/private",
     "protocols/workers": "authority datasets link mpc mpc/engine mpc/operations mpc/parties secure_aggregation serving storage training",
     "protocols/storage": "authority datasets mpc/numbers mpc/parties training",
-    "protocols/trained": "lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/operations training training/networks",
+    "protocols/trained": "curves lowering/nodes lowering/scales mpc mpc/engine mpc/inputs mpc/operations training training/networks",
     "protocols/selfcheck": "lowering lowering/features mpc mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/training": (
         "datasets mpc mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers "
         "training/private training/regression training/trees"
     ),
-    "protocols/lowering": "lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
-    "protocols/owner/objectives": "lowering/nodes training/networks training/networks/optimizers",
+    "protocols/lowering": "curves lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
+    "protocols/owner/objectives": "curves lowering/nodes training/networks training/networks/optimizers",
     "protocols/training/private": "mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers",
     "protocols/training/trees": "mpc mpc/engine mpc/operations training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",
     "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
-    "protocols/lowering/scales": "lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
+    "protocols/lowering/scales": "curves lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
-    "protocols/training/networks": "lowering/nodes mpc mpc/engine mpc/numbers mpc/operations",
+    "protocols/training/networks": "curves mpc mpc/engine mpc/numbers mpc/operations",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
-    "protocols/lowering/rules": "lowering/nodes mpc/engine",
+    "protocols/lowering/rules": "curves lowering/nodes mpc/engine",
     "protocols/mpc/operations": "mpc/engine mpc/inputs mpc/kernels mpc/numbers mpc/operations/bits mpc/parties",
     "protocols/datasets": "mpc/engine mpc/parties",
-    "protocols/lowering/nodes": "mpc/engine",
+    "protocols/lowering/nodes": "curves mpc/engine",
     "protocols/mpc/operations/bits": "mpc/engine mpc/kernels mpc/parties",
     "protocols/authority": "mpc/parties",
+    "protocols/curves": "",
     "protocols/link": "mpc/parties",
     "protocols/mpc/engine": "mpc/parties",
     "protocols/secure_aggregation": "mpc/parties",

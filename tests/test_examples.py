@@ -37,6 +37,7 @@ def test_secure_average():
     assert "the weighted mean" in learned
 
 
+@pytest.mark.long
 def test_what_is_trained_on_shares_is_served_as_it_lies():
     lines = run("trained_and_served.py", "2000").splitlines()
     told = [float(line.partition("accuracy ")[2].partition("%")[0]) for line in lines if "test images" in line]

@@ -4,8 +4,9 @@ Reading order: `keras_graph.py` reads the model with the rules of `layers.py`, `
 `sequence_layers.py` and `wrappers.py`, those of `keras.ops` in `operations.py`, `reductions.py` and `contractions.py` (written with
 `arithmetic.py`; `refusals.py` says no), into the plain nodes of `network.py`; `folding.py` joins what is linear; `writing.py` writes
 the program with `emission.py`, which chooses scales, or with `checking.py`, which finds out at run time whether a calibrated range was
-left; `nonlinear.py` writes what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and `curves.py` as
-`splines.py`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are noisy;
+left; `nonlinear.py` writes what is not linear, with `products.py`, `maxima.py`, `functions.py`, `elementwise.py`, and the splines of
+`protocols/curves`; `rounding.py` chooses windows, with the bounds of `intervals.py`; `noise.py` appends clip and noise where answers are
+noisy;
 `features/` is about the elements of the input: their units, and whether they have enough steps.
 Keras is imported when a model is lowered, not before.
 """
@@ -39,6 +40,7 @@ from protocols.lowering.scales.noise import noisy
 from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.writing import write
 from protocols.mpc.encoding import steps
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.inputs.ranges import InputRange, Ranges, chosen
 from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.parties.exchange import Ring
@@ -81,6 +83,7 @@ def lower(
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
     checked: bool = False,
+    memory: int = MEMORY,
 ) -> Lowered:
     """Lower a built Keras 3 model.
 
@@ -98,6 +101,7 @@ def lower(
             "semi-honest": it does not. None: noisy answers and labels (`Program.for_label`) do, plain outputs do not.
         checked: the program finds out whether an input leaves what was calibrated on samples, and gives that in place of an answer
             (`lowering/scales/checking.py`). Where everything is proved, it is the same program as without.
+        memory: bytes of randomness of one example that one operation needs, where it can be cut into up to 256; a quarter of it in weights.
 
     Raises:
         ModelError: not a model that can be read; weights or samples that are not finite; `answers` with a sensitivity that would not hold
@@ -143,6 +147,7 @@ def lower(
         kind=CheckedWriter if checked else Writer,
         inputs=inputs,
         outputs=outputs,
+        memory=memory,
     )
     names = [one.name for one in model.inputs] if inputs is None else [part.name for part in inputs.parts]
     cut = any(isinstance(node, Within) and 0 in node.inputs for node in nodes)  # the input itself is cast to integers

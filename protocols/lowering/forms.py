@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import Curve
 from protocols.errors import UnsupportedLayer
 from protocols.lowering.keras_graph import read_all
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import Curve
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 

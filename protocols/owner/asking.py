@@ -22,10 +22,10 @@ from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
+from protocols.curves.activations import CURVES
 from protocols.datasets.dataset import SharedDataset
 from protocols.errors import InputError, ModelError, PrecisionWarning, WindowError, WorkerLost
 from protocols.lowering.forms import check_predicts
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.noise import noisy
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.parties.keystream import KeyStream, fresh_key
@@ -243,7 +243,7 @@ class SharedNetwork:
             found.append(_ended(part, activation).reshape(-1, *shape))
         return gives.held(found)
 
-    def served(self, like: Program, noise: NoisyAnswers | None) -> ServedNetwork:
+    def served(self, like: Program, noise: NoisyAnswers | None, memory: int) -> ServedNetwork:
         """Return what serves the network as it is trained; see `protocols/trained`.
 
         Raises:
@@ -259,7 +259,7 @@ class SharedNetwork:
         end = None if noise is None else partial(noisy, answers=noise)
         planned, gives = self._planned(), self.ends[1]
         shape = (planned.outputs,) if gives.several else gives.shapes[0]
-        return served(planned, ending(self._model), shape, like, end=end, watching=noise is None)
+        return served(planned, ending(self._model), shape, like, end=end, watching=noise is None, memory=memory)
 
     async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:
         """Have both servers make the weights ready to be served; return their handle, and the secret of the rights to them.

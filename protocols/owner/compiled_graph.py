@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from protocols.curves.activations import Curve
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.folding import fold, padded
 from protocols.lowering.forms import said
@@ -23,7 +24,6 @@ from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import Marks, Portion, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
-from protocols.owner.compiled_curves import curved
 from protocols.owner.objectives.endings import Compared, compared, without
 from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
@@ -279,7 +279,7 @@ class _Reading:
             case net.Rectify(slope=slope, threshold=threshold, maximum=maximum):
                 return nonlinear.RectifierLayer(inputs, slope, threshold, maximum)
             case net.Curved(curve=curve):
-                return curved(inputs, curve, _name(node))
+                return _curved(inputs, curve, _name(node))
             case net.MaxPool(size=size, strides=strides, padding=padding):
                 return nonlinear.MaxPoolLayer(inputs, size, strides, padding)
             case net.AveragePool(size=size, strides=strides, padding=padding):
@@ -370,6 +370,15 @@ def _moved(node: Node, inputs: tuple[int, ...]) -> AnyLayer:
         case net.Joined(axis=axis):
             return made.JoinedLayer(inputs, axis)
     raise UnsupportedLayer(f"{_name(node)} cannot be trained on shares; {KNOWN}")
+
+
+def _curved(inputs: tuple[int, ...], curve: Curve, name: str) -> nonlinear.CurveLayer:
+    if curve.relative:
+        raise UnsupportedLayer(f"{name} has an activation that grows beyond any bound: it is not trained on shares")
+    try:
+        return nonlinear.CurveLayer.of(inputs, curve)
+    except ValueError:
+        raise UnsupportedLayer(f"{name} has an activation that is too steep, or bends too often, to be trained on shares") from None
 
 
 def _name(node: Node) -> str:

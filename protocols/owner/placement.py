@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from actors import ActorError
 from protocols.authority.rights import new_secret
 from protocols.errors import TooLarge, WorkerLost
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.inputs.ranges import InputRange
 from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
-from protocols.owner.shared_model import SharedModel, sigma_of
+from protocols.owner.shared_model import SharedModel, sigma_of, whole
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
 from protocols.serving.hosting import MOST_MEMORY, check_program
 from protocols.serving.streams import largest_operation
@@ -38,6 +39,7 @@ async def share(
     answers: NoisyAnswers | None = None,
     clients: Clients | None = None,
     checked: bool = False,
+    memory: int | None = None,
 ) -> SharedModel:
     """Secret-share a Keras model among the servers of a running cluster.
 
@@ -87,6 +89,9 @@ async def share(
             calibrated layer up to 11 bytes each way between the servers and 128 bytes dealt ahead, twice that for what is divided by, or
             a root or logarithm is taken of; and 8 for each output. Where all is proved it costs nothing. It is refused with `answers`,
             whose epsilon would not hold for the bit.
+        memory: bytes of randomness that each server may hold for one kind of answer: operations of which one example needs more are cut
+            into parts, 256 at most, and so are weights beyond a quarter of it. `serve` takes it, unless it is told another; None: 256 MiB,
+            and what cannot be cut so far may be served with more. Answers, bytes and rounds are the same; of streamed ones rounds are more.
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,
@@ -99,7 +104,8 @@ async def share(
         Inaccurate: the answers of the program are further from Keras' than the tolerance; the message says how far, and what helps. Or
             Keras' own are NaN or infinite for samples that were given.
         ModelError: a setting makes no sense, or samples lie outside of the range.
-        TooLarge: its weights, or the randomness of one operation, are more than a server may hold; nothing was sent.
+        TooLarge: its weights, or the randomness of one operation, are more than a server may hold, or more than `memory` however it is
+            cut, and what is enough; nothing was sent.
         NameTaken: a model of that name is shared there already.
         WorkerLost: a worker went away.
     """
@@ -107,6 +113,7 @@ async def share(
     from protocols.selfcheck.comparison import compare  # noqa: PLC0415  needs lowering, too
 
     check_tolerance(tolerance)
+    most = MEMORY if memory is None else min(whole("memory", memory, 1), MOST_MEMORY)
     settings = {
         "input_range": input_range,
         "calibration": calibration,
@@ -114,9 +121,10 @@ async def share(
         "answers": answers,
         "clients": clients,
         "checked": checked,
+        "memory": most,
     }
     lowered = await lowered_beside(model, **settings)
-    _check_size(lowered.program)
+    _check_size(lowered.program, memory)
     comparison = await asyncio.to_thread(
         compare, model, lowered, calibration=calibration, check=check, clip=None if answers is None else answers.clip, tolerance=tolerance
     )
@@ -125,7 +133,7 @@ async def share(
     await cluster.enrol()
     secret = new_secret()
     training = Training(model, cluster, chosen)
-    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers)
+    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers, most)
     try:
         await shared.placed(lowered.weights)
     except ActorError as error:
@@ -133,7 +141,7 @@ async def share(
     return shared
 
 
-def _check_size(program: Program) -> None:
+def _check_size(program: Program, memory: int | None) -> None:
     """Refuse what could be shared, and never be served.
 
     Raises:
@@ -145,4 +153,9 @@ def _check_size(program: Program) -> None:
         raise TooLarge(
             f"one operation of an example needs {size:,} bytes of randomness at each server, and {MOST_MEMORY:,} bytes are the most: "
             "share a model with smaller inputs or fewer channels, or one with ReLU where it has other activations"
+        )
+    if memory is not None and size > memory:
+        raise TooLarge(
+            f"memory={memory:,}: one operation of an example needs {size:,} bytes of randomness at each server, however it is cut; give "
+            f"memory={size} or more"
         )

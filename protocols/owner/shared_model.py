@@ -14,6 +14,7 @@ from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import right_at
 from protocols.errors import NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
@@ -25,7 +26,7 @@ from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
 from protocols.selfcheck.report import Check
-from protocols.serving.allowance import MEMORY, Allowance
+from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms, check_program
 from protocols.serving.memory import memory_plans
 from protocols.serving.ticket import REVEALS, Reveal
@@ -62,14 +63,13 @@ class SharedModel:
         guarantee: Guarantee | None = None,
         check: Check | None = None,
         answers: NoisyAnswers | None = None,
+        memory: int = MEMORY,
     ) -> None:
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
-        self._first, self._training, self._answers, self._version = program, training, answers, training.version
-        self._placing = Placing(cluster, name, secret)
-        self._links = cluster.links_for(name)
+        self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
+        self._placing, self._links = Placing(cluster, name, secret), cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
-        self._answered = 0
-        self._stopped = False
+        self._answered, self._stopped = 0, False
 
     async def placed(self, weights: list[Ring]) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
@@ -80,7 +80,7 @@ class SharedModel:
         if self._stopped:
             raise ServingError(f"model {self.name!r} was stopped: share it again")
         version, noise = self._training.version, self._answers
-        found = await asyncio.to_thread(self._training.served, self._first, noise)
+        found = await asyncio.to_thread(self._training.served, self._first, noise, max(1, memory // len(kinds)))
         check_program(found.program)
         memory_plans(self.name, found.program, kinds, memory)
         guarantee = None if noise is None else await asyncio.to_thread(noise.guarantee, sigma_of(found.program))
@@ -98,7 +98,7 @@ class SharedModel:
         *,
         examples: int | None = None,
         reveal: Collection[Reveal] | None = None,
-        memory: int = MEMORY,
+        memory: int | None = None,
         ahead: int = 0,
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
@@ -121,9 +121,9 @@ class SharedModel:
                 client could learn from so many answers: one request may hold as many examples as it likes.
             reveal: the kinds of answer that are served, "logits" and "label"; all that the model can give if None. Logits tell a client
                 more about the model than labels do.
-            memory: bytes of randomness that each server may hold, for all kinds of answer together; what lies ready from an earlier call
-                with another memory is thrown away. Where one example needs more, it is streamed: dealt in segments while it is evaluated,
-                and the largest operation is what has to fit.
+            memory: bytes of randomness that each server may hold, for all kinds of answer together; None: as `share` was told. What lies
+                ready from an earlier call with another memory is thrown away. Where one example needs more, it is streamed: dealt in
+                segments while it is evaluated, and the largest operation has to fit: `share(memory=)` cuts it.
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
@@ -140,9 +140,9 @@ class SharedModel:
             ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
             TypeError: a number is not an integer.
         """
-        requests, kinds = _whole("num_requests", num_requests, 1), self._kinds(reveal)
-        memory, ahead = _whole("memory", memory, 1), _whole("ahead", ahead, 0)
-        more = None if examples is None else _whole("examples", examples, 1)
+        requests, kinds = whole("num_requests", num_requests, 1), self._kinds(reveal)
+        memory, ahead = whole("memory", self._memory if memory is None else memory, 1), whole("ahead", ahead, 0)
+        more = None if examples is None else whole("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
         if self._training.version != self._version:
@@ -380,15 +380,15 @@ class SharedModel:
         )
 
 
-def _whole(name: str, number: int, least: int) -> int:
-    """Check a setting of `serve`, before anything is sent."""
+def whole(name: str, number: int, least: int) -> int:
+    """Check a setting that is a whole number, before anything is sent."""
     try:
-        whole = operator.index(number)
+        found = operator.index(number)
     except TypeError:
         raise TypeError(f"{name}={number!r} is not an integer") from None
-    if not least <= whole < 1 << 48:
+    if not least <= found < 1 << 48:
         raise ValueError(f"{name}={number}; at least {least} is needed, and less than 2^48")
-    return whole
+    return found
 
 
 def sigma_of(program: Program) -> float:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from protocols.mpc.engine.segments import MEMORY
 from protocols.serving.hosting import Terms
-
-MEMORY = 256 << 20
-"""Bytes of randomness that a server holds for one model, unless the owner says otherwise."""
 
 
 class Opening(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from protocols.errors import TooLarge
 from protocols.mpc import inference
 from protocols.mpc.program import Program
 from protocols.serving.hosting import MOST_MEMORY
-from protocols.serving.streams import Window, window
+from protocols.serving.streams import Window, largest_operation, window
 from protocols.serving.ticket import Reveal
 
 CHUNK_BYTES = 24 << 20
@@ -51,12 +51,14 @@ def memory_plans(name: str, program: Program, reveal: Sequence[Reveal], memory: 
         TooLarge: one operation alone needs more than the part of its kind.
     """
     part = min(memory, MOST_MEMORY) // len(reveal)
+    programs = {kind: program.for_label() if kind == "label" else program for kind in reveal}
     try:
-        return {kind: memory_plan(program.for_label() if kind == "label" else program, part) for kind in reveal}
+        return {kind: memory_plan(one, part) for kind, one in programs.items()}
     except TooLarge as error:
         raise TooLarge(
             f"model {name!r}: {error}, and {memory:,} bytes are allowed for {len(reveal)} kinds of answer; serve fewer kinds, or with more "
-            f"memory, up to {MOST_MEMORY:,} bytes"
+            f"memory, up to {MOST_MEMORY:,} bytes ({len(reveal) * max(map(largest_operation, programs.values())):,} are needed; "
+            "share(memory=) cuts operations)"
         ) from None
 
 

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from protocols.curves.activations import CURVES
 from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.values import RangedValue
 from protocols.lowering.scales.writing import End, ended
 from protocols.mpc.circuit import Builder, Circuit
 from protocols.mpc.engine.operation import Operation
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.inputs.structure import Structure
@@ -70,7 +71,14 @@ class ServedNetwork(NamedTuple):
 
 
 def served(
-    plan: Plan, endings: Sequence[str | None], shape: Shape, like: Program, *, end: End | None = None, watching: bool = True
+    plan: Plan,
+    endings: Sequence[str | None],
+    shape: Shape,
+    like: Program,
+    *,
+    end: End | None = None,
+    watching: bool = True,
+    memory: int = MEMORY,
 ) -> ServedNetwork:
     """Return the program of a network that is trained by a plan.
 
@@ -82,6 +90,7 @@ def served(
             inputs and outputs lie in their rows.
         end: what comes after the model, see `lowering/scales/writing.py`.
         watching: whether an answer tells that a number has left its window.
+        memory: bytes of randomness of one operation, for one example: see `Draft`.
 
     Raises:
         WindowError: sums of weights are not proved to stay in the ring, however small weights are.
@@ -97,7 +106,7 @@ def served(
     scores = {one.at: 2.0 ** (SCORES + one.bits) for one in draft.spread}
     limits = {place: scores[at] for place, at in enumerate(order) if at in scores} | {circuit.outputs[name]: NONE for name in strange}
     for exponent in range(WEIGHTS, LEAST_WEIGHTS - 1, -1):
-        translation = _Translation(plan, circuit, bits, exponent, like, limits, watching=watching)
+        translation = _Translation(plan, circuit, bits, exponent, like, limits, watching=watching, memory=memory)
         try:
             return translation.served(endings, shape, end)
         except WindowError as error:
@@ -119,6 +128,7 @@ class _Translation:
         like: see `served`.
         limits: which values nodes say have to be within +-how much, as integers.
         watching: see `served`.
+        memory: see `served`.
     """
 
     def __init__(
@@ -131,13 +141,16 @@ class _Translation:
         limits: Mapping[int, float],
         *,
         watching: bool,
+        memory: int,
     ) -> None:
         self._plan, self._circuit, self._bits, self._exponent, self._like = plan, circuit, bits, exponent, like
         self._limits = limits
         self._ranges = None if like.ranges is None else plain(like.ranges)
         self._node = net.Start(layer="trained on shares", kind="network", inputs=(), shape=plan.example)
         clamp = isinstance(like.ops[0], ClampedInput)
-        self._writer = AssumedWriter(self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching)
+        self._writer = AssumedWriter(
+            self._node, plan.example, like.input_range, ranges=self._ranges, clamp=clamp, watching=watching, memory=memory
+        )
         self._uses = Counter(x for op in circuit.ops for x in op.operands)
         self._values: dict[int, RangedValue] = {}
         self._linear: dict[int, int] = {}

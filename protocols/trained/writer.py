@@ -45,6 +45,7 @@ class AssumedWriter(CheckedWriter):
         ranges: of each feature, with the units of `input_range`.
         clamp: servers enforce the input range, for all answers.
         watching: whether what is assumed is looked at. Noisy answers cannot tell a bit without noise.
+        memory: see `Draft`.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class AssumedWriter(CheckedWriter):
         ranges: Ranges | None,
         clamp: bool,
         watching: bool,
+        memory: int,
     ) -> None:
-        super().__init__(example, input_range, None, 1.0, clamp=clamp, ranges=ranges, scale=2.0**-FRACTION)
+        super().__init__(example, input_range, None, 1.0, clamp=clamp, ranges=ranges, scale=2.0**-FRACTION, memory=memory)
         self.node, self._watching = node, watching
         self._assumed: dict[int, RangedValue] = {}
 

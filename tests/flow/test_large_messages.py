@@ -19,6 +19,7 @@ from protocols.nodes import worker_file
 from protocols.owner import placement
 from protocols.owner.placing import beside
 from protocols.serving import hosting
+from protocols.serving.streams import largest_operation
 
 LEAST = 1 << 20
 REFUSED = [(LEAST - 1, ValueError), ((1 << 40) + 1, ValueError), (1e9, TypeError), (True, TypeError), ("1 GiB", TypeError)]
@@ -57,6 +58,27 @@ async def test_what_no_server_may_hold_is_refused_before_anything_is_sent(monkey
         with pytest.raises(TooLarge, match="the model has 1 MiB of shared weights, 0 MiB are allowed: share a smaller model"):
             await share(wide(), cluster, name="wide")
         assert not await cluster.links.servers[0].names()
+
+
+async def test_operations_are_cut_to_the_memory_for_which_a_model_is_shared():
+    """3 MiB of randomness of one operation in 1 MiB; what is too little even for the smallest parts is refused with what is enough."""
+    model, x = wide(), np.random.default_rng(0).uniform(0, 1, (2, 64)).astype(np.float32)
+    async with inner_workers() as (_, cluster):
+        async with await share(model, cluster, name="cut", memory=LEAST) as shared:
+            assert largest_operation(shared.program) <= LEAST < shared.bytes_per_example
+            serving = asyncio.create_task(shared.serve(1, reveal=["logits"]))  # within as much, without being told
+            async with connect(cluster, "cut") as remote:
+                found = await remote.query(x)
+            await serving
+        assert np.abs(found - model.predict(x, verbose=0)).max() < 0.005
+        with pytest.raises(TooLarge, match=r"memory=1,000: one operation of an example needs .* however it is cut") as refused:
+            await share(model, cluster, name="cut", memory=1000)
+        enough = int(str(refused.value).split("give memory=")[1].split()[0])
+        async with await share(model, cluster, name="cut", memory=enough):
+            pass
+        for memory, error in ((0, ValueError), (1e9, TypeError)):
+            with pytest.raises(error, match="memory="):
+                await share(model, cluster, name="cut", memory=memory)
 
 
 async def test_more_memory_than_there_may_be_is_not_asked_for(monkeypatch):

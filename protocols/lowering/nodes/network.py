@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from protocols.lowering.nodes.curves import Curve
+from protocols.curves.activations import Curve
 from protocols.mpc.engine.values import Pair, Shape
 
 Real = npt.NDArray[np.float64]

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import curve_of
 from protocols.errors import ModelError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
-from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import number
 from protocols.lowering.nodes.refusals import ACTIVATIONS, refuse

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import curve_of
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
-from protocols.lowering.nodes.curves import curve_of
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, alike, along, plus, times

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import CURVES, Curve, curve_of
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
-from protocols.lowering.nodes.curves import CURVES, Curve, curve_of
 from protocols.lowering.nodes.numbers import EXAMPLES
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, broadcast, plus, times

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import CURVES
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Real
 from protocols.lowering.nodes.refusals import refuse
 from protocols.lowering.rules.arithmetic import Operand, alike, times

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
 
 import msgspec
 
@@ -13,12 +12,18 @@ from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import whole
 from protocols.lowering.scales.values import RangedValue
 from protocols.mpc.engine import loops
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.engine.sides import Scope
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.moves import Concatenate, Take
 from protocols.mpc.operations.wires import AsShare, Open
 from protocols.mpc.parties.exchange import Ring
+
+MOST_PARTS = 256
+"""Parts into which an operation is cut, at most."""
+WEIGHTS = 4
+"""Weights of one operation have this part of the memory."""
 
 
 class Draft:
@@ -28,16 +33,15 @@ class Draft:
         node: what is written now, for errors.
         ops: what has been written.
         weights: integers, each once.
-        most_bytes: of weights of one operation; larger ones are cut, so that they never are there as a whole.
-        most_dealt: of randomness for one example, of one operation: the same. What is needed at once is less in streams, at the price of
-            more rounds; elsewhere it costs none.
+        memory: bytes of randomness for one example, of one operation; larger ones are cut into up to `MOST_PARTS`. What is needed at once
+            is less in streams, at the price of more rounds; elsewhere it costs none. Weights beyond a part of it are cut, too, so that
+            they never are there as a whole.
     """
 
     node: Node
-    most_bytes: ClassVar[int] = 64 << 20
-    most_dealt: ClassVar[int] = 256 << 20
 
-    def __init__(self, input_shape: Shape) -> None:
+    def __init__(self, input_shape: Shape, memory: int = MEMORY) -> None:
+        self.memory = memory
         self.ops: list[AnyOp] = []
         self.weights: list[Ring] = []
         self._shapes: list[Shape] = []
@@ -59,32 +63,35 @@ class Draft:
 
     def put(self, op: AnyOp, scale: float, bounds: Interval) -> RangedValue:
         """Append an operation, in parts if it is elementwise and too large."""
+        return self._put(op, scale, bounds, self.memory)
+
+    def _put(self, op: AnyOp, scale: float, bounds: Interval, most: int) -> RangedValue:
+        """Append an operation in parts of `most` bytes of randomness, or more where those would be too many."""
         loops.infer([op], self._scope)
-        count = self._count(op)
-        if count > 1:
+        size = self._dealt(op)
+        if size > most:
             shape = self._scope.values.pop().shape
-            return self._in_parts(op, scale, bounds, shape, count)
+            return self._in_parts(op, scale, bounds, shape, size, max(most, -(-size // MOST_PARTS)))
         self.ops.append(op)
         position = len(self.ops) - 1
         return RangedValue(position, self._scope.values[position].kind, scale, bounds)
 
-    def _count(self, op: AnyOp) -> int:
-        """Into how many parts the operation is cut that is the last in the scope."""
+    def _dealt(self, op: AnyOp) -> int:
+        """Return the bytes of randomness for one example of the last operation in the scope; 0 where it cannot be cut."""
         values = self._scope.values
         if not op.elementwise or values[-1].size == 1:
-            return 1
+            return 0
         _, columns = op.rows(values[-1], 1)
-        words = sum(field.words for field in op.fields(values[-1], [values[x] for x in op.operands], columns))
-        return -(-8 * words // self.most_dealt)
+        return 8 * sum(field.words for field in op.fields(values[-1], [values[x] for x in op.operands], columns))
 
-    def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, count: int) -> RangedValue:
+    def _in_parts(self, op: AnyOp, scale: float, bounds: Interval, shape: Shape, size: int, most: int) -> RangedValue:
         """Append the operation on slices along its longest axis, and what joins them."""
         axis = shape.index(max(shape))
         parts = []
-        for start, stop in stretches(shape[axis], count):
+        for start, stop in stretches(shape[axis], -(-size // most)):
             named = {name: getattr(op, name) for name in ("x", "y") if hasattr(op, name)}
             operands = {name: self._slice(x, axis - len(shape), shape[axis], start, stop) for name, x in named.items()}
-            parts.append(self.put(msgspec.structs.replace(op, **operands), scale, bounds.part(axis, start, stop)).position)
+            parts.append(self._put(msgspec.structs.replace(op, **operands), scale, bounds.part(axis, start, stop), most).position)
         return self.put(Concatenate(tuple(parts), axis), scale, bounds)
 
     def _slice(self, x: int, axis: int, length: int, start: int, stop: int) -> int:

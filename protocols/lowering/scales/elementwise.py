@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from protocols.curves.positive import RELATIVE, inverse, inverse_root, relative
+from protocols.curves.splines import Spline, fit
 from protocols.errors import WindowError
 from protocols.lowering.nodes.network import Node, Real, Scaled
-from protocols.lowering.nodes.splines import Spline, fit
 from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.intervals import Interval
 from protocols.lowering.scales.rounding import LARGEST_ROUNDING, LARGEST_WINDOW, LEAST_WINDOW, SUM_BITS, Held, window_bits
@@ -24,7 +25,6 @@ from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sums import Scale
 
 SLOPE_BITS = 14
-RELATIVE = 2.0**-11
 FINE_BITS = 26
 FINE_SLOPES = 20
 FINEST_UNIT = 2.0**-44  # of the input of a curve, so that its values fit the ring
@@ -86,7 +86,7 @@ def pieces(
                 f"to {high * unit:.3g}: give calibration=, a smaller input_range, or a larger epsilon"
             )
         bits = min(bits, room)
-    knots, slopes, offsets = integers(fitted, unit, bits, ends=(math.floor(low), math.ceil(high)))
+    knots, slopes, offsets = fitted.integers(unit, bits, ends=(math.floor(low), math.ceil(high)))
     if max(map(abs, (*slopes, *offsets))) >> (RING_BITS - 1):
         most = float(np.abs(fitted(np.array([low, high]) * unit)).max())
         raise WindowError(
@@ -125,35 +125,6 @@ def _more_bits(spline: Spline, low: float, high: float, bits: int, *, ends_only:
     return max(0, math.ceil(math.log2(max(longest / 8, 1.0))))
 
 
-def integers(spline: Spline, unit: float, bits: int, *, ends: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Knots, slopes and offsets for integers of a scale: slopes are rounded, offsets make each line right in the middle of its piece."""
-    edges = [math.ceil(knot / unit) for knot in spline.knots] or [sum(ends) // 2]
-    slopes, offsets = (each if spline.knots else each * 2 for each in (spline.slopes, spline.offsets))
-    edges = [min(ends[0], edges[0]), *edges, max(ends[1], edges[-1])]
-    lines: list[tuple[int, int, int]] = []
-    for k, (slope, offset) in enumerate(zip(slopes, offsets, strict=True)):
-        start, stop = edges[k], edges[k + 1]
-        whole, middle = round(slope * 2**bits), (start + stop) // 2
-        constant = round((slope * middle + offset / unit) * 2**bits) - whole * middle
-        if len(lines) > 1 and lines[-1][0] == start:
-            lines.pop()  # a piece of no length
-        lines.append((start, whole, constant))
-    starts, wholes, constants = zip(*lines, strict=True)
-    return starts[1:], wholes, constants
-
-
-def inverse(x: Real) -> Real:
-    """1 / x."""
-    y: Real = 1 / x
-    return y
-
-
-def inverse_root(x: Real) -> Real:
-    """1 / sqrt(x)."""
-    y: Real = 1 / np.sqrt(x)
-    return y
-
-
 def positive(
     w: Writer,
     node: Node,
@@ -187,10 +158,7 @@ def positive(
         )
     w.report(node, high * x.scale, held.window, held.drop, source, least=low * x.scale)
 
-    def relative(end: Real) -> Real:
-        return RELATIVE * function(end)
-
-    allowed = tolerance or relative
+    allowed = tolerance or relative(function)
 
     def fitted(_: float, last: float) -> Spline:
         if source == "proved" and not chosen:

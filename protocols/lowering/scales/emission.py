@@ -17,7 +17,7 @@ import numpy as np
 from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
-from protocols.lowering.scales.draft import Draft, stretches
+from protocols.lowering.scales.draft import MOST_PARTS, WEIGHTS, Draft, stretches
 from protocols.lowering.scales.intervals import Interval, combined, convolve, sums
 from protocols.lowering.scales.rounding import (
     FRACTION,
@@ -33,6 +33,7 @@ from protocols.lowering.scales.rounding import (
 )
 from protocols.lowering.scales.values import RangedValue, saturated
 from protocols.mpc.encoding import input_scale
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.operations import AnyOp
@@ -74,8 +75,9 @@ class Writer(Draft):
         ranges: Ranges | None = None,
         step: float = math.inf,
         scale: float | None = None,
+        memory: int = MEMORY,
     ) -> None:
-        super().__init__(input_shape)
+        super().__init__(input_shape, memory)
         self.layers: list[LayerWindow] = []
         self.margin = margin
         self._rounded: dict[tuple[int, float], RangedValue] = {}
@@ -165,7 +167,7 @@ class Writer(Draft):
         """Multiply a wire with weights of that scale; those of many units in parts, one after the other."""
         units, of = node.kernel.shape[-1], node.groups if isinstance(node, net.Convolution) else 1
         step = units // of if of > 1 else 1  # groups stay whole
-        count = -(-8 * max(node.kernel.size, math.prod(node.shape)) // self.most_bytes)
+        count = min(MOST_PARTS, -(-8 * WEIGHTS * max(node.kernel.size, math.prod(node.shape)) // self.memory))
         parts = []
         for start, stop in stretches(units // step, count):
             first, last = start * step, stop * step

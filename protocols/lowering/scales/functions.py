@@ -14,14 +14,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from protocols.curves.positive import inverse
+from protocols.curves.splines import Spline, fit
 from protocols.errors import WindowError
 from protocols.lowering.nodes.network import Joined, Node, Real
-from protocols.lowering.nodes.splines import Spline, fit
 from protocols.lowering.scales.elementwise import (
     FINE_BITS,
     PRECISE,
     curve,
-    inverse,
     logarithm,
     lowered_to,
     positive,

@@ -14,6 +14,7 @@ from protocols.lowering.scales.emission import Writer
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.rounding import SUM_BITS, LayerWindow
 from protocols.lowering.scales.values import RangedValue
+from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
 from protocols.mpc.inputs.structure import Structure
@@ -39,6 +40,7 @@ def write(
     kind: type[Writer] = Writer,
     inputs: Structure | None = None,
     outputs: Structure | None = None,
+    memory: int = MEMORY,
 ) -> tuple[Program, list[Ring], tuple[LayerWindow, ...]]:
     """Write the program; return it, its integer weights, and how the sums of each layer are held.
 
@@ -55,8 +57,9 @@ def write(
         kind: of the writer.
         inputs: what lies in the row that is the input, if that is several.
         outputs: what lies in the row that is the output; then there is no label.
+        memory: bytes of randomness of one operation, for one example: see `Draft`.
     """
-    writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step)
+    writer = kind(nodes[0].shape, input_range, samples, margin, clamp=clamp, ranges=ranges, step=step, memory=memory)
     values: list[RangedValue] = []
     compared = None
     for node in nodes:

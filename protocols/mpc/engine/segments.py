@@ -14,6 +14,9 @@ from protocols.mpc.parties.material import Layout
 PARTS = 8
 """Segments of which as many fit the memory, where no operation needs more: one is in use, another one comes, others wait for requests."""
 
+MEMORY = 256 << 20
+"""Bytes of randomness that a server holds for one model, unless its owner says otherwise."""
+
 
 @dataclass(frozen=True)
 class Segment:

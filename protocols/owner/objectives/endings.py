@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from protocols.curves.activations import CURVES
 from protocols.errors import UnsupportedLayer
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES
 from protocols.lowering.nodes.network import Node
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from protocols.curves.activations import CURVES, Curve
+from protocols.curves.splines import Real
 from protocols.errors import ModelError
-from protocols.lowering.nodes.curves import CURVES, Curve
-from protocols.lowering.nodes.splines import Function, Real, Spline
 from protocols.training.networks.distances import ENDS, CategoricalHinge, Compared, CosineSimilarity, ErrorLoss, TargetLoss
 from protocols.training.networks.functions import START
 from protocols.training.networks.layers import LARGEST
@@ -20,8 +20,6 @@ UNIT = 2.0**-START
 """What a comparison tells apart."""
 EPSILON = 1e-7
 """What Keras adds before it takes a logarithm."""
-HALF_STEP = 2.0**-12
-"""Half of the distance over which a derivative is measured."""
 WIDEST = 2.0 ** (ENDS + 1)
 """Errors lie within +-WIDEST."""
 HIGHEST = math.log(LARGEST)
@@ -45,7 +43,7 @@ def _huber(settings: Settings, ending: str | None) -> Compared:
 
 def _log_cosh(settings: Settings, ending: str | None) -> Compared:
     value = Curve(lambda x: np.logaddexp(x, -x) - math.log(2), (-1, -math.log(2)), (1, -math.log(2)))
-    return ErrorLoss("log_cosh", _pieces(CURVES["tanh"].spline(-WIDEST, WIDEST)), _pieces(value.spline(-WIDEST, WIDEST)))
+    return ErrorLoss("log_cosh", Pieces.of(CURVES["tanh"].spline(-WIDEST, WIDEST)), Pieces.of(value.spline(-WIDEST, WIDEST)))
 
 
 def _hinge(settings: Settings, ending: str | None) -> Compared:
@@ -73,8 +71,8 @@ def _poisson(settings: Settings, ending: str | None) -> Compared:
         curve = CURVES["exponential"].spline(-LARGEST, HIGHEST)
         log = Curve(lambda z: -np.logaddexp(z, math.log(EPSILON)), (0, -math.log(EPSILON)), (-1, 0))
         share = Curve(lambda z: -0.5 - 0.5 * np.tanh((z - math.log(EPSILON)) / 2), (0, 0), (0, -1))
-        values = _pieces(curve), _pieces(log.spline(-LARGEST, LARGEST))
-        return TargetLoss("poisson", (values[0], _pieces(share.spline(-LARGEST, LARGEST))), values, truths=False, bounded=True)
+        values = Pieces.of(curve), Pieces.of(log.spline(-LARGEST, LARGEST))
+        return TargetLoss("poisson", (values[0], Pieces.of(share.spline(-LARGEST, LARGEST))), values, truths=False, bounded=True)
 
     def softplus(z: Real) -> Real:
         y: Real = np.logaddexp(0.0, z)
@@ -85,8 +83,8 @@ def _poisson(settings: Settings, ending: str | None) -> Compared:
         return y
 
     log_of = Curve(lambda z: -np.log(softplus(z) + EPSILON), (0, -math.log(EPSILON)), None)
-    values = _pieces(CURVES["softplus"].spline(-LARGEST, LARGEST)), _pieces(log_of.spline(-LARGEST, LARGEST))
-    slopes = _pieces(CURVES["sigmoid"].spline(-LARGEST, LARGEST)), _pieces(Curve(ratio, (0, 0), None).spline(-LARGEST, LARGEST))
+    values = Pieces.of(CURVES["softplus"].spline(-LARGEST, LARGEST)), Pieces.of(log_of.spline(-LARGEST, LARGEST))
+    slopes = Pieces.of(CURVES["sigmoid"].spline(-LARGEST, LARGEST)), Pieces.of(Curve(ratio, (0, 0), None).spline(-LARGEST, LARGEST))
     return TargetLoss("poisson", slopes, values, truths=False)
 
 
@@ -113,8 +111,9 @@ def _focal(settings: Settings, ending: str | None) -> Compared:
 
     ones, zeros = of(1.0), of(0.0)
     more = Curve(lambda z: ones.function(z) - zeros.function(z), _less(ones.left, zeros.left), _less(ones.right, zeros.right))
-    values = _pieces(zeros.spline(-LARGEST, LARGEST)), _pieces(more.spline(-LARGEST, LARGEST))
-    return TargetLoss("binary_focal_crossentropy", (_slope(zeros), _slope(more)), values)
+    values = Pieces.of(zeros.spline(-LARGEST, LARGEST)), Pieces.of(more.spline(-LARGEST, LARGEST))
+    slopes = Pieces.of(zeros.slope(-LARGEST, LARGEST)), Pieces.of(more.slope(-LARGEST, LARGEST))
+    return TargetLoss("binary_focal_crossentropy", slopes, values)
 
 
 def _less(one: tuple[float, float] | None, other: tuple[float, float] | None) -> tuple[float, float]:
@@ -122,28 +121,6 @@ def _less(one: tuple[float, float] | None, other: tuple[float, float] | None) ->
     assert one is not None  # both were given
     assert other is not None
     return one[0] - other[0], one[1] - other[1]
-
-
-def _slope(curve: Curve) -> Pieces:
-    """Pieces of the derivative of a curve between two lines."""
-    assert curve.left is not None  # both were given
-    assert curve.right is not None
-    return _pieces(Curve(_measured(curve.function), (0.0, curve.left[0]), (0.0, curve.right[0])).spline(-LARGEST, LARGEST))
-
-
-def _measured(function: Function) -> Function:
-    def slope(x: Real) -> Real:
-        return (function(x + HALF_STEP) - function(x - HALF_STEP)) / (2 * HALF_STEP)
-
-    return slope
-
-
-def _pieces(spline: Spline) -> Pieces:
-    """Keep the pieces whose ends fixed point tells apart."""
-    knots = [round(knot * 2**START) for knot in spline.knots]
-    kept = [0, *(piece + 1 for piece, knot in enumerate(knots) if piece + 1 == len(knots) or knot < knots[piece + 1])]
-    slopes, offsets = (tuple(numbers[piece] for piece in kept) for numbers in (spline.slopes, spline.offsets))
-    return Pieces(tuple(spline.knots[piece - 1] for piece in kept[1:]), slopes, offsets)
 
 
 FORMS: dict[str, Callable[[Settings, str | None], Compared]] = {

@@ -12,13 +12,12 @@ import msgspec
 from protocols.mpc.circuit import Builder
 from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.multiplication import Multiply
-from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.draft import Signal
-from protocols.training.networks.functions import FRACTION, SPLINE, START, WINDOW
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, spline
 from protocols.training.networks.moments import MEAN, QUOTIENT, SQUARE, divided, reduced
 from protocols.training.networks.nonlinear import Pieces
 from protocols.training.networks.window import Watched
@@ -223,10 +222,7 @@ Compared = ErrorLoss | TargetLoss | CategoricalHinge | CosineSimilarity
 
 def _pieced(build: Builder, x: int, pieces: Pieces) -> int:
     """Pieces of a share within +-2^(`ENDS` + 1) with `FRACTION` fractional bits; a share with `SPLINE`. Rounds: 3."""
-    slopes = tuple(round(slope * (1 << (SPLINE - START))) for slope in pieces.slopes)
-    offsets = tuple(round(offset * (1 << SPLINE)) for offset in pieces.offsets)
-    knots = tuple(round(knot * (1 << START)) for knot in pieces.knots)
-    return build(Piecewise(x, FRACTION - START, WINDOW + 1 - FRACTION + START + 1, knots, slopes, offsets))
+    return build(spline(x, pieces, window=WINDOW + 1))
 
 
 def _cut(build: Builder, x: int, drop: int = SPLINE - FRACTION) -> int:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protocols.lowering.nodes.curves import CURVES, TOLERANCE
-from protocols.lowering.nodes.splines import Spline, fit
+from protocols.curves.activations import CURVES, TOLERANCE
+from protocols.curves.splines import Spline, fit
 from protocols.mpc.circuit import Builder
 from protocols.mpc.operations.argmax import OneHotArgmax
 from protocols.mpc.operations.multiplication import Multiply
@@ -109,28 +109,25 @@ def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
     return SoftmaxValues(probabilities, largest, top, total)
 
 
-def spline(build: Builder, x: int, pieces: Spline, bits: int = FRACTION) -> int:
-    """Write a piecewise linear function of a share with `bits` fractional bits, |x| < 512; a share with `SPLINE` fractional bits.
+def spline(x: int, pieces: Spline, bits: int = FRACTION, window: int = WINDOW) -> Piecewise:
+    """Make a piecewise linear function of a share with `bits` fractional bits, |x| < 2^(window - 1 - FRACTION); `SPLINE` fractional bits.
 
     Rounds: 3. Beside the error of the pieces, rounding x and the integers adds less than 2^-12 for slopes up to 1.
     """
-    drop = bits - START
-    slopes = tuple(round(slope * (1 << (SPLINE - START))) for slope in pieces.slopes)
-    offsets = tuple(round(offset * (1 << SPLINE)) for offset in pieces.offsets)
-    knots = tuple(round(knot * (1 << START)) for knot in pieces.knots)
-    return build(Piecewise(x, drop, WINDOW - FRACTION + START + 1, knots, slopes, offsets))
+    end = 1 << (window - 1 - FRACTION + START)
+    return Piecewise(x, bits - START, window - FRACTION + START + 1, *pieces.integers(2.0**-START, SPLINE - START, ends=(-end, end)))
 
 
 def sigmoid(build: Builder, x: int) -> int:
     """1 / (1 + e^-x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
-    return spline(build, x, CURVES["sigmoid"].spline(-512, 512))
+    return build(spline(x, CURVES["sigmoid"].spline(-512, 512)))
 
 
 def softplus(build: Builder, x: int) -> int:
     """log(1 + e^x) within 2^-10 for a share with `FRACTION` fractional bits, |x| < 512; a share with `SPLINE`. Rounds: 3."""
-    return spline(build, x, CURVES["softplus"].spline(-512, 512))
+    return build(spline(x, CURVES["softplus"].spline(-512, 512)))
 
 
 def logarithm(build: Builder, x: int, greatest: int) -> int:
     """log x within 2^-10 for a share with `PRECISE` fractional bits, 1 <= x <= `greatest`; a share with `SPLINE`. Rounds: 3."""
-    return spline(build, x, fit(np.log, 1.0, float(greatest), tolerance=TOLERANCE), PRECISE)
+    return build(spline(x, fit(np.log, 1.0, float(greatest), tolerance=TOLERANCE), PRECISE))

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from protocols.curves.activations import TOLERANCE
+from protocols.curves.splines import Real, fit
 from protocols.errors import ModelError
-from protocols.lowering.nodes.curves import TOLERANCE
-from protocols.lowering.nodes.splines import Real, fit
 from protocols.mpc.circuit import Builder
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
@@ -270,7 +270,7 @@ def loss_gradient(
                 return LossGradient(wire, right, -1, found)
             total = build(Combine((logarithm(build, found.total, outputs), found.top), (1, 1 << FRACTION)))
             if labels.relative:
-                total = build(Combine((total, build(Sum(spline(build, y, fit(_entropy, 0.0, 1.0, tolerance=TOLERANCE)), 1))), (1, 1)))
+                total = build(Combine((total, build(Sum(build(spline(y, fit(_entropy, 0.0, 1.0, tolerance=TOLERANCE))), 1))), (1, 1)))
             return LossGradient(wire, right, _missed(build, total, z, soft, sums, weights), found)
         case _:
             assert isinstance(build, StepDraft) or not isinstance(loss, OwnLoss)  # only networks have losses of one's own

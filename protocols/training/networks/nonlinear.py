@@ -11,17 +11,18 @@ from collections.abc import Sequence
 
 import msgspec
 
+from protocols.curves.activations import Curve
+from protocols.curves.splines import Spline
 from protocols.errors import ModelError
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Padding, Pair
 from protocols.mpc.numbers.shapes import windows
 from protocols.mpc.operations.moves import Take
 from protocols.mpc.operations.multiplication import Multiply
-from protocols.mpc.operations.piecewise import Piecewise
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine
 from protocols.training.networks.draft import StepDraft
-from protocols.training.networks.functions import FRACTION, SPLINE, START, WINDOW
+from protocols.training.networks.functions import FRACTION, SPLINE, WINDOW, spline
 from protocols.training.networks.layers import LARGEST, Layer, Positions, places_of
 
 SLOPE = 12
@@ -62,26 +63,25 @@ class RectifierLayer(Layer, frozen=True):
         return draft.put(Combine(tuple(x for x, _ in used), tuple(factor for _, factor in used)), FRACTION + SLOPE)
 
 
-class Pieces(msgspec.Struct, frozen=True):
-    """A piecewise linear function: slopes[k] x + offsets[k] for x from knots[k - 1] to knots[k]."""
-
-    knots: tuple[float, ...]
-    slopes: tuple[float, ...]
-    offsets: tuple[float, ...]
+class Pieces(Spline, frozen=True):
+    """A spline as servers are told of it: with knots, and no number so large that it cannot be one of activations."""
 
     def __post_init__(self) -> None:
         numbers = (*self.knots, *self.slopes, *self.offsets)
         if not 1 <= len(self.knots) <= MOST_KNOTS or not all(abs(number) < 2.0**20 for number in numbers):
             raise ModelError(f"a curve has {len(self.knots)} knots and numbers up to {max(map(abs, numbers), default=0)}")
+        if not len(self.slopes) == len(self.offsets) == len(self.knots) + 1:
+            raise ModelError(f"a curve has {len(self.knots)} knots, {len(self.slopes)} slopes and {len(self.offsets)} offsets")
+
+    @classmethod
+    def of(cls, pieces: Spline) -> Pieces:
+        """Return those of a spline."""
+        return cls(*msgspec.structs.astuple(pieces))
 
     def write(self, draft: StepDraft, x: int) -> int:
         """Its values, a share with `SPLINE` fractional bits. Rounds: 3."""
         x = x if draft.bits(x) >= FRACTION else draft.rounded(x)
-        drop = draft.bits(x) - START
-        slopes = tuple(round(slope * (1 << (SPLINE - START))) for slope in self.slopes)
-        offsets = tuple(round(offset * (1 << SPLINE)) for offset in self.offsets)
-        knots = tuple(round(knot * (1 << START)) for knot in self.knots)
-        return draft.put(Piecewise(x, drop, WINDOW - FRACTION + START + 1, knots, slopes, offsets), SPLINE)
+        return draft.put(spline(x, self, draft.bits(x)), SPLINE)
 
     @property
     def bounded(self) -> bool:
@@ -101,6 +101,16 @@ class CurveLayer(Layer, frozen=True):
 
     curve: Pieces
     slope: Pieces | tuple[int, int, int]
+
+    @classmethod
+    def of(cls, inputs: tuple[int, ...], curve: Curve) -> CurveLayer:
+        """Return the node of a curve.
+
+        Raises:
+            ValueError: it needs too many pieces within the range of activations, or too large numbers.
+        """
+        curved = Pieces.of(curve.spline(-LARGEST, LARGEST))
+        return cls(inputs, curved, curve.of_value or Pieces.of(curve.slope(-LARGEST, LARGEST)))
 
     @property
     def grows(self) -> bool:

@@ -2,7 +2,7 @@
 
 y = c / sqrt(v + epsilon) with c = x - mean, v the mean of c c over n numbers. Numbers lie within +-512, so v < 2^18. Where v + epsilon is
 below 2^-`SPLIT`, 2^(2 `HALF`) times as much is looked up, and the root that is found is 2^HALF times as much: one comparison for each v.
-1 / sqrt is a piecewise linear function with knots at the eighths of octaves, rounded to a multiple of 2^-`SEEN`.
+1 / sqrt is a spline (`curves/positive.py`) of numbers that are rounded to multiples of 2^-`SEEN`.
 
 **Error** of 1 / sqrt: a relative 2^-11, for v + epsilon from 2^-26 on; below, rows come out shorter than they should. The mean is exact to
 2^-18 of itself, y is within sqrt(n).
@@ -16,12 +16,14 @@ so that nothing is divided by small numbers, and no term is as large as r^3.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from protocols.curves.positive import RELATIVE, relative
+from protocols.curves.positive import inverse_root as curve
+from protocols.curves.splines import fit
 from protocols.errors import ModelError
 from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Shape
@@ -54,8 +56,6 @@ FINE = 56
 """The same, before it is rounded."""
 MEAN = 20
 """Fractional bits of a mean."""
-EIGHTHS = (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142136, 1.5422108, 1.6817928, 1.8340081)
-"""2^(k / 8)."""
 BACK = 24
 """Fractional bits of means of gradients, at most: sums of their errors over a batch are then as small as other roundings."""
 
@@ -192,21 +192,10 @@ def inverse_root(draft: StepDraft, v: int) -> int:
 
 @lru_cache(maxsize=1)
 def _pieces() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Knots, slopes and offsets of 1 / sqrt from 2^-(SPLIT + 1) to 2^(TOP + 1): chords, moved to the middle of their errors.
-
-    Only operations that are rounded in the same way everywhere are used: all parties find the same integers.
-    """
-    knots = [octave_of * eighth for octave in range(-SPLIT - 1, TOP + 1) for octave_of in (2.0**octave,) for eighth in EIGHTHS]
-    knots.append(2.0 ** (TOP + 1))
-    slopes, offsets = [], []
-    for low, high in itertools.pairwise(knots):
-        at_low, at_high = 1 / math.sqrt(low), 1 / math.sqrt(high)
-        slope = (at_high - at_low) / (high - low)
-        lowest = math.sqrt(low * high) * 0.5 + (low + high) * 0.25  # near where the curve is furthest below its chord
-        below = at_low + slope * (lowest - low) - 1 / math.sqrt(lowest)
-        slopes.append(round(slope * 2.0 ** (FINE - SEEN)))
-        offsets.append(round((at_low - slope * low - below / 2) * 2.0**FINE))
-    return tuple(round(knot * 2**SEEN) for knot in knots[1:-1]), tuple(slopes), tuple(offsets)
+    """Return knots, slopes and offsets of 1 / sqrt over what is looked up; a tenth of the error is left to rounding."""
+    low, high = 2.0 ** (-SPLIT - 1), 2.0**TOP * (1 + 2.0 ** (1 - SLACK))
+    found = fit(curve, low, high, tolerance=relative(curve, 0.9 * RELATIVE))
+    return found.integers(2.0**-SEEN, FINE - SEEN, ends=(round(low * 2**SEEN), round(high * 2**SEEN)))
 
 
 class NormalisedLayer(Layer, frozen=True):

@@ -213,7 +213,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize(("name", "form"), [(name, form) for form in ("arrays", "tf.data") for name in CASES])
-@pytest.mark.sample(24)
+@pytest.mark.sample(12)
 async def test_it_is_the_gradient_of_one_batch(name, form):
     build, data = case(name)
     update = await given(build, data if form == "arrays" else tf.data.Dataset.from_tensor_slices(data).batch(700))

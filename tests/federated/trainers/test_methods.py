@@ -156,6 +156,7 @@ def close(found, expected, atol=2e-5):
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["in sight", "hidden"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sample(4)
 async def test_each_as_its_paper_says(name, hidden):
     kind, settings, reference = CASES[name]
     strategy = kind(local_epochs=EPOCHS, batch_size=None, **settings)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from protocols.curves.activations import CURVES, TOLERANCE, curve_of
 from protocols.errors import WindowError
 from protocols.lowering.nodes import network as net
-from protocols.lowering.nodes.curves import CURVES, TOLERANCE, curve_of
 from protocols.lowering.scales import functions
 from protocols.lowering.scales.emission import Writer
 from protocols.mpc.numbers.fixed_point import decode, encode

@@ -9,7 +9,7 @@ import pytest
 from function_runs import difference, halves, measured, quotient
 
 from deployment import Deployment, random_ring
-from protocols.lowering.nodes.curves import CURVES
+from protocols.curves.activations import CURVES
 from protocols.lowering.scales import functions, maxima
 from protocols.mpc.inference import layout
 from protocols.mpc.operations.argmax import Argmax, levels

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from function_runs import difference, halves, measured, quotient
 
+from protocols.curves.activations import CURVES, TOLERANCE
+from protocols.curves.splines import fit
 from protocols.errors import WindowError
-from protocols.lowering.nodes.curves import CURVES, TOLERANCE
-from protocols.lowering.nodes.splines import fit
 from protocols.lowering.scales import functions, maxima, products
 
 UNIT = 2.0**-15

@@ -1,4 +1,4 @@
-"""Operations whose weights or randomness are larger than a bound are cut: the same answers and rounds, nothing larger at once."""
+"""Operations whose weights or randomness are larger than their memory are cut: the same answers and rounds, nothing larger at once."""
 
 import keras
 import numpy as np
@@ -7,11 +7,13 @@ from keras import layers, ops
 
 from deployment import Deployment
 from protocols.lowering import lower
-from protocols.lowering.scales.draft import Draft
+from protocols.lowering.scales import draft
+from protocols.lowering.scales.draft import MOST_PARTS
 from protocols.mpc import inference
 from protocols.mpc.engine import loops
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.program import infer
+from protocols.serving.streams import largest_operation
 
 LEAST = 3000
 
@@ -58,15 +60,13 @@ def answers(lowered, x):
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 @pytest.mark.parametrize("name", MODELS)
-def test_answers_are_those_of_the_whole(name, checked, monkeypatch):
+def test_answers_are_those_of_the_whole(name, checked):
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
     samples = np.random.default_rng(0).uniform(size=(12, *model.input_shape[1:]))
     settings = {"calibration": samples, "checked": checked}
     whole = lower(model, **settings)
-    monkeypatch.setattr(Draft, "most_bytes", LEAST)
-    monkeypatch.setattr(Draft, "most_dealt", LEAST)
-    parts = lower(model, **settings)
+    parts = lower(model, **settings, memory=LEAST)
     x = samples[:3]
     expected = model.predict(x, verbose=0).reshape(3, -1)
     found = [answers(each, x)[:, : expected.shape[1]] for each in (whole, parts)]
@@ -87,21 +87,44 @@ def test_answers_are_those_of_the_whole(name, checked, monkeypatch):
     assert sum(np.prod(shape) for shape in parts.program.weights) == sum(np.prod(shape) for shape in whole.program.weights)
 
 
-def test_what_fits_is_as_it_was(monkeypatch):
+def test_what_fits_is_as_it_was():
     model = MODELS["convolutions"]()
     samples = np.random.default_rng(0).uniform(size=(4, 10, 10, 3))
     program = lower(model, calibration=samples).program
-    monkeypatch.setattr(Draft, "most_bytes", 1 << 40)
-    monkeypatch.setattr(Draft, "most_dealt", 1 << 40)
-    assert lower(model, calibration=samples).program == program
+    assert lower(model, calibration=samples, memory=1 << 40).program == program
 
 
-def test_a_kernel_that_several_steps_use_has_its_parts_once(monkeypatch):
+def test_the_more_memory_the_fewer_parts():
+    model = MODELS["convolutions"]()
+    programs = [lower(model, memory=memory).program for memory in (LEAST, 4 * LEAST, 16 * LEAST, 1 << 40)]
+    ops, weights = ([len(getattr(program, name)) for program in programs] for name in ("ops", "weights"))
+    assert ops[0] > ops[1] > ops[2] > ops[3]
+    assert weights[0] > weights[1] >= weights[2] >= weights[3]
+
+
+@pytest.mark.parametrize("most", [8, MOST_PARTS])
+@pytest.mark.parametrize("name", ["a dense layer", "convolutions"])
+def test_of_the_smallest_parts_the_largest_is_the_smallest_memory(name, most, monkeypatch):
+    """What is refused names a number that works, and no smaller one does; what is cut that far is still no list of single elements."""
+    monkeypatch.setattr(draft, "MOST_PARTS", most)
+    model = MODELS[name]()
+    samples = np.random.default_rng(0).uniform(size=(4, *model.input_shape[1:]))
+
+    def needed(memory):
+        return largest_operation(lower(model, calibration=samples, memory=memory).program)
+
+    least = needed(1)
+    assert needed(least) <= least
+    assert needed(least - 1) == least
+    assert needed(2 * least) <= 2 * least
+    elementwise = sum(op.elementwise for op in lower(model, calibration=samples).program.ops)
+    assert sum(op.elementwise for op in lower(model, calibration=samples, memory=1).program.ops) <= 4 * most * elementwise
+
+
+def test_a_kernel_that_several_steps_use_has_its_parts_once():
     model = sequential((4, 3), layers.SimpleRNN(30, activation="relu"))
     whole = lower(model, calibration=np.random.default_rng(0).uniform(size=(4, 4, 3)))
-    monkeypatch.setattr(Draft, "most_bytes", LEAST)
-    monkeypatch.setattr(Draft, "most_dealt", LEAST)
-    parts = lower(model, calibration=np.random.default_rng(0).uniform(size=(4, 4, 3)))
+    parts = lower(model, calibration=np.random.default_rng(0).uniform(size=(4, 4, 3)), memory=LEAST)
     words = [sum(np.prod(shape) for shape in each.program.weights) for each in (whole, parts)]
     assert words[0] == words[1]
     assert len(parts.program.weights) > len(whole.program.weights)

@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 
 from deployment import Deployment
+from protocols.curves.activations import CURVES
 from protocols.errors import UnsupportedLayer, WindowError
 from protocols.lowering import lower
-from protocols.lowering.nodes.curves import CURVES
 from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.selection import Select
 from protocols.mpc.plaintext import evaluate

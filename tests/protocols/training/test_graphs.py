@@ -145,6 +145,7 @@ GRAPHS |= {name: chain(ROWS, lambda name=name: layers.Dense(7, name)) for name i
 
 
 @pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.sample(26)
 def test_a_graph_is_trained_as_by_keras(name):
     model = compiled(GRAPHS[name])
     (x, y), before = data(model), [np.array(weight) for weight in model.get_weights()]

@@ -1,4 +1,4 @@
-"""The activations of Keras that are curves: what they are, and towards which straight lines they run.
+"""The activations of Keras that are curves: what they are, towards which straight lines they run, and their derivatives.
 
 A curve is approximated by a spline (`splines.py`) between `-reach` and `reach`; beyond, it is its asymptote to within `TOLERANCE` / 4.
 Names and definitions are those of `keras.activations`.
@@ -6,17 +6,19 @@ Names and definitions are those of `keras.activations`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from protocols.lowering.nodes.splines import Real, Spline, fit
+from protocols.curves.splines import Function, Real, Spline, fit
 
 TOLERANCE = 2.0**-11
 """The largest error of the spline of an activation; the fixed point adds less than 2^-13."""
+TINY = 2.0**-12
+"""Half of the distance over which a derivative is measured."""
 SEARCHES = 24
 """How often the search for an asymptote goes twice as far; the last time to 2^29."""
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -27,19 +29,22 @@ class Curve:
     """A real function with straight asymptotes, (slope, offset) each; None where there is none, or far away.
 
     With `relative` the tolerance is that of values up to 1, and relative to larger ones. `steep` is the largest slope, unless relative.
+    `of_value` are c_0, c_1, c_2 where the derivative is c_0 + c_1 y + c_2 y^2 of the value y itself.
     """
 
-    function: Callable[[Real], Real] = field(repr=False)
+    function: Function = field(repr=False)
     left: tuple[float, float] | None
     right: tuple[float, float] | None
     breaks: tuple[float, ...] = ()
     relative: bool = False
     steep: float = 1.0
+    of_value: tuple[int, int, int] | None = None
 
     def spline(self, low: float, high: float, *, tolerance: float = TOLERANCE) -> Spline:
-        """Fit a spline within the tolerance over [low, high], low < high; outside of it, too, if both ends lie beyond the curve's reach.
+        """Fit a spline within the tolerance over [low, high], low < high.
 
-        Where all of the range lies beyond the reach on one side, it is one line, the asymptote.
+        Outside of it, too, if both ends lie beyond the reach of the curve. Where all of the range lies beyond the reach on one side, it is
+        one line, the asymptote.
         """
         reach = (self._reach(-1, self.left, tolerance / 4), self._reach(1, self.right, tolerance / 4))
         if self.left and high <= -reach[0]:
@@ -52,6 +57,25 @@ class Curve:
         if self.left and start == -reach[0]:
             spline = spline.before(self.left, start)
         return spline.after(self.right, stop) if self.right and stop == reach[1] else spline
+
+    def slope(self, low: float, high: float) -> Spline:
+        """Return a spline of the derivative within `TOLERANCE` over [low, high]; it may jump at the breaks.
+
+        Raises:
+            ValueError: it needs too many pieces.
+        """
+        ends = (low, *sorted(self.breaks), high)
+        level = [None if line is None else (0.0, line[0]) for line in (self.left, self.right)]
+        knots: list[float] = []
+        slopes: list[float] = []
+        offsets: list[float] = []
+        for start, stop in itertools.pairwise(ends):
+            outer = level[0] if start == low else None, level[1] if stop == high else None
+            part = Curve(_measured(self.function, start, stop), *outer).spline(start, stop)
+            knots += [start, *part.knots]
+            slopes += part.slopes
+            offsets += part.offsets
+        return Spline(tuple(knots[1:]), tuple(slopes), tuple(offsets))
 
     def _reach(self, side: int, asymptote: tuple[float, float] | None, tolerance: float) -> float:
         """From where on the curve is its asymptote within the tolerance: searched on multiples of 1/8, coarser ones far from 0.
@@ -68,6 +92,16 @@ class Curve:
             if not far[256:].any():
                 return float(x[far].max(initial=0.0)) + step
         return math.inf
+
+
+def _measured(function: Function, low: float, high: float) -> Function:
+    """Return the slope of a function between two breaks, measured inside."""
+
+    def slope(x: Real) -> Real:
+        inside = np.clip(x, low + 2 * TINY, high - 2 * TINY)
+        return (function(inside + TINY) - function(inside - TINY)) / (2 * TINY)
+
+    return slope
 
 
 def _sigmoid(x: Real) -> Real:
@@ -125,8 +159,8 @@ CURVES: dict[str, Curve] = {
     "soft_shrink": _soft_shrink(0.5),
     "sparse_plus": Curve(lambda x: np.where(x >= 1, x, np.maximum(x + 1, 0) ** 2 / 4), (0, 0), (1, 0), (-1.0, 1.0)),
     "sparse_sigmoid": Curve(lambda x: np.clip((x + 1) / 2, 0.0, 1.0), (0, 0), (0, 1), (-1.0, 1.0)),
-    "sigmoid": Curve(_sigmoid, (0, 0), (0, 1)),
-    "tanh": Curve(np.tanh, (0, -1), (0, 1)),
+    "sigmoid": Curve(_sigmoid, (0, 0), (0, 1), of_value=(0, 1, -1)),
+    "tanh": Curve(np.tanh, (0, -1), (0, 1), of_value=(1, 0, -1)),
     "gelu": Curve(_gelu, (0, 0), (1, 0)),
     "silu": Curve(lambda x: x * _sigmoid(x), (0, 0), (1, 0)),
     "softplus": Curve(_softplus, (0, 0), (1, 0)),
