@@ -11,6 +11,7 @@ from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan
 from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import scheduled
+from protocols.owner.fit.heads import heads
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_targets, check_told, fitted
 from protocols.training.networks.losses import compared, metric_bits
@@ -46,8 +47,8 @@ def stored(name, array):
 def trained(built, y):
     """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, loss and metric of each epoch."""
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
-    made = msgspec.structs.replace(fitted(plan(built), labels, BATCH), value=True)
-    check_targets(expects(built), labels, made.loss)
+    made = msgspec.structs.replace(fitted(plan(built), (labels,), BATCH), value=True)
+    check_targets(expects(heads(built)[0]), labels, made.loss)
     check_told(made.loss, labels)
     terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
     optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)

@@ -69,7 +69,7 @@ ROOMS = {
         "training/private training/regression training/trees"
     ),
     "protocols/lowering": "curves lowering/features lowering/nodes lowering/rules lowering/scales mpc mpc/engine mpc/inputs mpc/parties",
-    "protocols/owner/objectives": "curves training/networks training/networks/optimizers",
+    "protocols/owner/objectives": "curves lowering/nodes training/networks training/networks/optimizers",
     "protocols/training/private": "mpc/engine mpc/operations mpc/parties training/networks training/networks/optimizers",
     "protocols/training/trees": "mpc mpc/engine mpc/operations training/networks training/regression",
     "protocols/lowering/features": "lowering/nodes lowering/scales mpc/inputs",

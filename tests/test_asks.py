@@ -36,6 +36,7 @@ from protocols.errors import ModelError
 from protocols.owner import compiled
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.shared_model import SharedModel
+from protocols.training.networks.ended import array_name
 from protocols.training.step import step
 
 EXAMPLES, STEPS_MADE, RATE = 16, 2, 0.2
@@ -303,9 +304,9 @@ CASES = {
         **refused("several reductions", "private"),
         shares="several reductions",
     ),
-    "several losses": Case(lambda: two_outputs(loss={"a": "mse", "b": "mae"}), y=TWICE, shares="outputs"),
+    "several losses": Case(lambda: two_outputs(loss={"a": "mse", "b": "mae"}), y=TWICE),
     "loss_weights of several": Case(
-        lambda: two_outputs(loss={"a": "mse", "b": "mae"}, loss_weights={"a": 3.0, "b": 0.5}), ask="loss_weights", y=TWICE, shares="outputs"
+        lambda: two_outputs(loss={"a": "mse", "b": "mae"}, loss_weights={"a": 3.0, "b": 0.5}), ask="loss_weights", y=TWICE
     ),
     "ignore_class": Case(ignoring, x=ROWS, y=LABELS, shares="ignore_class|one axis of classes"),
     "no loss": Case(lambda: model(loss=None, last=Held(3, use_bias=False)), **refused("loss", "private", "shares")),
@@ -369,8 +370,9 @@ async def by_shares(case: Case) -> list[np.ndarray]:
     plan = msgspec.structs.replace(plan, optimizer=scheduled(built, plan.optimizer, 0, STEPS_MADE))
     values = dict(zip(plan.shapes, compiled.weights(built), strict=True))
     values |= {name: np.zeros(shape) for name, shape in plan.states.items()}
+    targets = {array_name("y", place): y for place, y in enumerate(case.y.values() if isinstance(case.y, dict) else [case.y])}
     for number in range(STEPS_MADE):
-        values = Trainers(step(plan, EXAMPLES, number), str(number)).real({**values, "x": case.x, "y": case.y})
+        values = Trainers(step(plan, EXAMPLES, number), str(number)).real({**values, "x": case.x, **targets})
         del values["metric"]
     values = plan.finished(values)
     weights = [np.array(weight) for weight in built.get_weights()]

@@ -9,6 +9,7 @@ from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.mpc.operations.drawn import Drawn
 from protocols.owner.compiled import places, weights
 from protocols.owner.compiled import plan as plan_of
+from protocols.training.networks.ended import array_name
 from protocols.training.step import step
 
 EXAMPLES, BATCH, EPOCHS = 8, 4, 2
@@ -35,7 +36,10 @@ def data(model, classes=0):
 
 
 def on_shares(model, x, y, *, epochs=EPOCHS, batch=BATCH):
-    """The weights after some epochs, in the order of `get_weights`, and the metric of each step."""
+    """The weights after some epochs, in the order of `get_weights`, and the metric of each step.
+
+    Of several inputs or outputs `x` or `y` is a list.
+    """
     after, told = zip(*steps_on_shares(model, x, y, epochs=epochs, batch=batch), strict=True)
     return after[-1], list(told)
 
@@ -46,9 +50,12 @@ def steps_on_shares(model, x, y, *, epochs=EPOCHS, batch=BATCH):
     values = {name: encode(number, SCALE) for name, number in zip(plan.shapes, weights(model), strict=True)}
     values |= {name: np.zeros(shape, np.uint64) for name, shape in plan.states.items()}
     before, circuit = [np.array(weight) for weight in model.get_weights()], step(plan, batch)
-    for number in range(epochs * len(x) // batch):
-        rows = slice(number * batch % len(x), number * batch % len(x) + batch)
-        given = {"x": encode(x[rows].reshape(batch, -1), SCALE), "y": encode(y[rows].reshape(batch, -1), SCALE)}
+    both = {kind: given if isinstance(given, list) else [given] for kind, given in (("x", x), ("y", y))}
+    arrays = {array_name(kind, place): one for kind, given in both.items() for place, one in enumerate(given)}
+    count = len(arrays["x"])
+    for number in range(epochs * count // batch):
+        rows = slice(number * batch % count, number * batch % count + batch)
+        given = {name: encode(array[rows].reshape(batch, -1), SCALE) for name, array in arrays.items()}
         values = Trainers(circuit, str(number)).outputs(values | given)
         metric = decode(values.pop("metric"), SCALE**2)[0]
         after = list(before)

@@ -10,7 +10,7 @@ import numpy as np
 
 from protocols.curves.activations import Curve
 from protocols.errors import UnsupportedLayer
-from protocols.lowering.keras_graph import read
+from protocols.lowering.keras_graph import read_all
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
@@ -22,7 +22,7 @@ def check_predicts(model: Any) -> None:
     Raises:
         UnsupportedLayer: a `call` does so.
     """
-    trains, predicts = (_forms(read(model, training=training)) for training in (True, False))
+    trains, predicts = (_forms(read_all(model, training=training).nodes) for training in (True, False))
     if trains != predicts:
         raise UnsupportedLayer(
             f"a call() in model {model.name!r} computes otherwise when it predicts than when it trains: on shares its network is asked"

@@ -48,19 +48,6 @@ class Read(NamedTuple):
     outputs: Structure | None
 
 
-def read(model: Any, *, training: bool = False) -> list[Node]:
-    """Return the nodes of a model with one input and one output; with `training` those of what it computes in a training.
-
-    Raises:
-        ModelError: not a built Keras model with one input and one output of known shape.
-        UnsupportedLayer: a layer, or an operation in it, has no rule.
-    """
-    nodes, inputs, outputs = read_all(model, training=training)
-    if inputs or outputs:
-        raise ModelError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is supported")
-    return nodes
-
-
 def read_all(model: Any, *, training: bool = False) -> Read:
     """Return the nodes of a model: several inputs are one row that is cut, several outputs are joined to one.
 
@@ -95,7 +82,7 @@ def read_all(model: Any, *, training: bool = False) -> Read:
         rows = [reader.builder.add(net.Shaped, model, [x], (part.size,)) for x, part in zip(found, outputs.parts, strict=True)]
         last = reader.builder.add(net.Joined, model, rows, (outputs.size,), axis=0)
     inputs = takes.structure([known_shape(model, one) for one in takes.tensors])
-    return Read(_reached(reader.builder.nodes, last), inputs, outputs)
+    return Read(reached(reader.builder.nodes, last), inputs, outputs)
 
 
 def _own_call(model: Any) -> bool:
@@ -370,7 +357,7 @@ def _rule(layer: Any, *, training: bool) -> Rule | None:
     return None
 
 
-def _reached(nodes: list[Node], last: int) -> list[Node]:
+def reached(nodes: list[Node], last: int) -> list[Node]:
     """Keep the input, and those that the output needs; it comes last."""
     if not nodes[last].inputs:
         raise ModelError("the model gives its input back: there is nothing to compute in private")

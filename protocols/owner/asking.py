@@ -36,15 +36,17 @@ from protocols.owner.compiled_loss import expects
 from protocols.owner.compiled_optimizer import goes_on, unrated
 from protocols.owner.epochs import values_of
 from protocols.owner.fit.examples import GivenExamples
+from protocols.owner.fit.heads import CompiledHead, Ends, ends, heads
 from protocols.owner.fit.settings import LogNames
-from protocols.owner.metrics import names
+from protocols.owner.metrics import told_of
 from protocols.owner.running import Running, begun
 from protocols.owner.stored import SharedExamples, forget, lent, training_servers
-from protocols.owner.targets import asked, check_features, check_targets, check_told, fitted
+from protocols.owner.targets import check_features, check_targets, check_told, fitted
 from protocols.trained import ServedNetwork, served
 from protocols.training.asked import BaseOutputs, SharedEvaluation, SharedPrediction
 from protocols.training.base import parts
 from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.losses import losses
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan, TrainingTerms, check
 
@@ -108,26 +110,37 @@ class SharedNetwork:
         self._handle, self._secret = handle, secret
 
     @property
+    def ends(self) -> tuple[Ends, Ends]:
+        """Return what the model takes, and what it gives."""
+        return ends(self._model, "inputs"), ends(self._model, "outputs")
+
+    @property
+    def _heads(self) -> tuple[CompiledHead, ...]:
+        """Return the outputs as they are compiled."""
+        return heads(self._model)
+
+    @property
     def _rights(self) -> list[bytes]:
         """Return those to the model, at server 0 and at server 1."""
         return [right_at(self._secret, place) for place in self._seats.servers]
 
     def _terms(
         self,
-        x: SharedDataset | None,
-        y: SharedDataset | None,
-        w: SharedDataset | None,
+        data: SharedExamples,
         plan: AnyPlan,
         batch_size: int,
         memory: int,
     ) -> TrainingTerms:
         """Return the checked terms, without the order of the examples."""
-        if x is not None:
-            check_features(tuple(self._model.inputs[0].shape[1:]), x)
-        if y is not None:
-            check_targets(expects(self._model), y, self._planned().loss)
-        data = [None if one is None else one.dataset for one in (x, y, w)]
-        terms = TrainingTerms(os.urandom(16), plan, data[0], data[1], batch_size, None, memory, self._cluster.equals, self._name, w=data[2])
+        takes, _ = self.ends
+        for shape, array in zip(takes.shapes if data.xs else (), data.xs, strict=True):
+            check_features(shape, array)
+        for head, loss, array in zip(self._heads, losses(self._planned().loss), data.ys, strict=False):
+            check_targets(expects(head), array, loss)
+        xs, ys, ws = (tuple(each.dataset for each in arrays) for arrays in data)
+        x, y, w = (arrays[0] if arrays else None for arrays in (xs, ys, ws))
+        session, equals, name = os.urandom(16), self._cluster.equals, self._name
+        terms = TrainingTerms(session, plan, x, y, batch_size, None, memory, equals, name, 0, w, xs[1:], ys[1:], ws[1:])
         check(terms)
         return terms
 
@@ -152,7 +165,7 @@ class SharedNetwork:
                 " optimizer it has: set model.optimizer.learning_rate for another rate; for anything else reveal the model, compile what is"
                 " revealed, and share that"
             )
-        self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, threshold=found.threshold)
+        self._compiled, self._plan = compiled, msgspec.structs.replace(self._plan, loss=found.loss, threshold=found.threshold)
         return self._plan
 
     async def _keep(self, wanted: list[tuple[bool, int]]) -> None:
@@ -168,14 +181,17 @@ class SharedNetwork:
     def _evaluation(self, data: SharedExamples, batch_size: int, memory: int, *, metrics: bool | Collection[str] = True) -> Asking:
         """Return what has to be done for metrics on some examples, checked."""
         check_predicts(self._model)
-        planned, y = self._planned(), data.y
-        assert y is not None  # of an evaluation
-        found = self._evaluation_names(metrics)
-        if found.metrics:
-            check_told(planned.loss, y)
-        network = msgspec.structs.replace(planned, value=found.loss, weighted=data.w is not None)
-        plan = SharedEvaluation(fitted(network, y, batch_size))
-        return Asking(self._terms(data.x, y, data.w, plan, batch_size, memory), data, found)
+        planned, found = self._planned(), self._evaluation_names(metrics)
+        self._check_told(found, data)
+        network = msgspec.structs.replace(planned, value=found.loss, weighted=bool(data.ws))
+        plan = SharedEvaluation(fitted(network, data.ys, batch_size, found.places))
+        return Asking(self._terms(data, plan, batch_size, memory), data, found)
+
+    def _check_told(self, found: LogNames, data: SharedExamples) -> None:
+        """Refuse accuracies of targets that are neither right nor wrong."""
+        for place, (loss, y) in enumerate(zip(losses(self._planned().loss), data.ys, strict=True)):
+            if found.metrics and place in (found.places or (0,)):
+                check_told(loss, y)
 
     def _evaluation_names(self, metrics: bool | Collection[str] = True) -> LogNames:
         """Return what is told of an evaluation: the loss and the compiled metrics, or those of them that were asked for.
@@ -183,12 +199,7 @@ class SharedNetwork:
         Raises:
             InputError: nothing was asked for.
         """
-        told, compiled = set(asked(metrics, self._planned().loss)), names(self._model)
-        if metrics is True:
-            told.add("loss")
-        if not told:
-            raise InputError("metrics=False and validation_data=: nothing of it would be told; leave one of the two out")
-        return LogNames("loss" in told, compiled if len(told) > ("loss" in told) else ())
+        return told_of(self._heads, self._planned().loss, metrics, evaluates=True)
 
     async def evaluate(self, data: GivenExamples, *, batch_size: int, memory: int) -> dict[str, float]:
         """See `SharedModel.evaluate`."""
@@ -197,8 +208,9 @@ class SharedNetwork:
 
     def _lent(self, data: GivenExamples) -> AbstractAsyncContextManager[SharedExamples]:
         """Share some examples for as long as a block lasts, once it is known what they are for."""
-        planned = self._planned()
-        return lent(self._cluster, self._name, data, expects(self._model), planned.outputs)
+        self._planned()  # or it is refused
+        each = self._heads
+        return lent(self._cluster, self._name, data, [expects(head) for head in each], [math.prod(head.shape) for head in each])
 
     async def _evaluated(self, asking: Asking) -> dict[str, float]:
         told = ["loss"] * asking.names.loss + ["metric"] * bool(asking.names.metrics)
@@ -209,17 +221,28 @@ class SharedNetwork:
             return dict.fromkeys(asking.names.all, math.nan)
         return asking.names.logs(values_of(asking.terms, (first, second)))
 
-    async def predict(self, data: GivenExamples, *, batch_size: int, memory: int) -> npt.NDArray[np.float64]:
-        """See `SharedModel.predict`."""
+    async def predict(self, data: GivenExamples, *, batch_size: int, memory: int) -> Any:
+        """See `SharedModel.predict`.
+
+        Raises:
+            InputError: an array is shared already.
+        """
+        for one in data.arrays.values():
+            if isinstance(one, SharedDataset):
+                raise InputError(f"{one.name!r} is shared already: predictions for single examples are made of one's own arrays")
         check_predicts(self._model)
         async with self._lent(data) as shared:
-            terms = self._terms(shared.x, None, None, SharedPrediction(self._planned()), batch_size, memory)
+            terms = self._terms(shared, SharedPrediction(self._planned()), batch_size, memory)
             async with self._asked(terms, shared.all) as run:
                 first, second = await run.asked(["outputs"])
         if (first.outside + second.outside).any():
             raise WindowError(f"{OUTSIDE}: no answers can be trusted; ask with inputs that are scaled like those of the training")
         outputs = decode(first.told["outputs"] + second.told["outputs"], 2.0**-FRACTION)
-        return _ended(outputs, ending(self._model)).reshape(-1, *self._model.outputs[0].shape[1:])
+        gives, found = self.ends[1], []
+        for shape, activation in zip(gives.shapes, ending(self._model), strict=True):
+            part, outputs = np.split(outputs, [math.prod(shape)], axis=1)
+            found.append(_ended(part, activation).reshape(-1, *shape))
+        return gives.held(found)
 
     def served(self, like: Program, noise: NoisyAnswers | None, memory: int) -> ServedNetwork:
         """Return what serves the network as it is trained; see `protocols/trained`.
@@ -235,8 +258,9 @@ class SharedNetwork:
             )
         check_predicts(self._model)
         end = None if noise is None else partial(noisy, answers=noise)
-        shape = tuple(self._model.outputs[0].shape[1:])
-        return served(self._planned(), ending(self._model), shape, like, end=end, watching=noise is None, memory=memory)
+        planned, gives = self._planned(), self.ends[1]
+        shape = (planned.outputs,) if gives.several else gives.shapes[0]
+        return served(planned, ending(self._model), shape, like, end=end, watching=noise is None, memory=memory)
 
     async def ready(self, found: ServedNetwork) -> tuple[bytes, bytes]:
         """Have both servers make the weights ready to be served; return their handle, and the secret of the rights to them.
@@ -245,7 +269,7 @@ class SharedNetwork:
             WindowError: weights are larger than sums of them are proved for.
             NotGranted: the owners of the data open weights to others only.
         """
-        terms = self._terms(None, None, None, found.derivation, 1, MEMORY)
+        terms = self._terms(SharedExamples(), found.derivation, 1, MEMORY)
         handle, secret = os.urandom(16), new_secret()
         try:
             async with self._asked(terms, ()) as run:
@@ -270,17 +294,17 @@ class SharedNetwork:
         found = parts(network, terms.examples) if isinstance(network, Plan) else None
         if found is None:
             return terms, data
-        base = self._terms(data.x, None, None, BaseOutputs(found.base), terms.batch, terms.memory)
-        x = data.x.dataset
+        base = self._terms(SharedExamples(data.xs), BaseOutputs(found.base), terms.batch, terms.memory)
+        x = data.xs[0].dataset
         made = SharedDataset(Dataset(x.name, (x.shape[0], found.base.outputs), "numbers", os.urandom(16), x.records), new_secret())
-        async with self._asked(msgspec.structs.replace(base, order=terms.order), (data.x,)) as run:
+        async with self._asked(msgspec.structs.replace(base, order=terms.order), data.xs) as run:
             first, second = await run.asked([])
             if (first.outside + second.outside).any():
                 return terms, data
             stack.push_async_callback(forget, self._cluster, made)
             await run.hold(made, self._cluster.presence)
         head = msgspec.structs.replace(asked, plan=found.head) if isinstance(asked, SharedEvaluation) else found.head
-        return msgspec.structs.replace(terms, x=made.dataset, plan=head), data._replace(x=made)
+        return msgspec.structs.replace(terms, x=made.dataset, xs=(), plan=head), data._replace(xs=(made,))
 
     @contextlib.asynccontextmanager
     async def _asked(self, terms: TrainingTerms, data: tuple[SharedDataset, ...]) -> AsyncIterator[Running]:

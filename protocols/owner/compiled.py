@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.nodes.network import Real
 from protocols.owner.compiled_graph import VANISHED, following, network
-from protocols.owner.compiled_loss import check_named, compiled_loss, endings, expects, loss_weight
+from protocols.owner.compiled_loss import check_named, compiled_loss, endings, expects
 from protocols.owner.compiled_optimizer import compiled_optimizer, weighted
+from protocols.owner.fit.heads import CompiledHead, ends, heads
 from protocols.owner.metrics import threshold
+from protocols.owner.objectives.endings import Compared
 from protocols.owner.objectives.penalties import constraints, penalties
 from protocols.training.networks.distances import CategoricalHinge
+from protocols.training.networks.losses import AS_GIVEN, AnyLoss, Head, JointLoss, Loss
 from protocols.training.step import Plan
 
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
     | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "use_ema", "LossScaleOptimizer"}
-    | {"regularizer", "constraint", "reduction sum", "seed"}
+    | {"regularizer", "constraint", "reduction sum", "seed", "several losses"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
 _SAID_BETTER = frozenset(
-    {"optimizer of one's own", "several losses", "reduction none", "reduction mean_with_sample_weight", "ignore_class"}
-    | {"activity_regularizer"}
+    {"optimizer of one's own", "reduction none", "reduction mean_with_sample_weight", "ignore_class"} | {"activity_regularizer"}
 )
 """What is refused further on, by name and with a reason of its own."""
 
@@ -48,9 +50,9 @@ def weights(model: Any) -> list[Real]:
     return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
 
 
-def ending(model: Any) -> str | None:
-    """Return the activation at the end of a model if it belongs to its loss, and not to its nodes: softmax, or a name of `CURVES`."""
-    return network(model, squares=_squares(model), endings=endings(model)).ending
+def ending(model: Any) -> tuple[str | None, ...]:
+    """Return the activation at the end of each output if it belongs to its loss, and not to the nodes: softmax, or a name of `CURVES`."""
+    return network(model, *map(_compared, heads(model))).endings
 
 
 def places(model: Any) -> list[int]:
@@ -73,10 +75,22 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
     check_named(model, keras)
     _answer(model)
     _check_layers(model, keras)
-    found = network(model, squares=_squares(model), endings=endings(model))
-    (loss, labels, summed), weight = compiled_loss(model, keras, ending=found.ending), loss_weight(model)
-    optimizer = weighted(model, compiled_optimizer(model, keras, found.variables), weight)
-    made = Plan(
+    each = heads(model)
+    found = network(model, *map(_compared, each))
+    losses = [compiled_loss(head, keras, ending=ending) for head, ending in zip(each, found.endings, strict=True)]
+    weight, optimizer = max(head.weight for head in each), compiled_optimizer(model, keras, found.variables)
+    for head in each:
+        weighted(model, optimizer, head.weight, weight)
+    edges = [_edge(model, head, one.loss, ending=ending) for head, one, ending in zip(each, losses, found.endings, strict=True)]
+    joint = len(each) > 1
+    loss: AnyLoss = losses[0].loss
+    if joint:
+        made = zip(each, losses, edges, strict=True)
+        loss = JointLoss(
+            tuple(Head(head.name, math.prod(head.shape), one.loss, one.labels, head.weight / weight, edge) for head, one, edge in made)
+        )
+    parts = ends(model, "inputs")
+    plan = Plan(
         found.layers,
         found.example,
         found.outputs,
@@ -86,26 +100,34 @@ def planned(model: Any) -> tuple[Plan, list[Real]]:
         weight=weight,
         penalties=penalties(model, found.variables),
         constraints=constraints(model, found.variables),
-        labels=labels,
-        summed=summed,
+        threshold=0.0 if joint else edges[0],
+        labels=AS_GIVEN if joint else losses[0].labels,
+        summed=losses[0].summed,  # all alike: `_answer` refuses several reductions
+        parts=tuple(map(math.prod, parts.shapes)) if parts.several else (),
     )
-    edge = threshold(model, made, ending=found.ending)
-    if isinstance(loss, CategoricalHinge) and made.outputs == 1:
+    return plan, list(found.kept.values())
+
+
+def _compared(head: CompiledHead) -> Compared:
+    return Compared(expects(head) not in ("labels", "one-hot rows", "labels 0 and 1"), endings(head))
+
+
+def _edge(model: Any, head: CompiledHead, loss: Loss, *, ending: str | None) -> float:
+    """Return the threshold of an output, see `metrics.threshold`.
+
+    Raises:
+        ModelError: a metric of it is not told; or its loss compares several numbers, and it is one.
+    """
+    outputs = math.prod(head.shape)
+    edge = threshold(head, loss, outputs, ending=ending)
+    if isinstance(loss, CategoricalHinge) and outputs == 1:
         raise ModelError(f"model {model.name!r} has one output, and a categorical hinge compares several")
-    if loss == "crossentropy" and made.outputs == 1:
+    if loss == "crossentropy" and outputs == 1:
         raise ModelError(
             f"model {model.name!r} has one output, and a softmax over one output is always 1: nothing would be learnt. End in an output for"
             " each class, or use BinaryCrossentropy"
         )
-    return msgspec.structs.replace(made, threshold=edge), list(found.kept.values())
-
-
-def _squares(model: Any) -> bool:
-    """Whether the loss compares outputs as they are."""
-    try:
-        return expects(model) not in ("labels", "one-hot rows", "labels 0 and 1")
-    except (KeyError, ModelError):
-        return False  # refused further on, by its name
+    return edge
 
 
 def _answer(model: Any) -> None:

@@ -9,21 +9,22 @@ other way is refused. All other numbers stay as they are in a training, but for 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from protocols.curves.activations import CURVES, Curve
+from protocols.curves.activations import Curve
 from protocols.errors import ModelError, UnsupportedLayer
 from protocols.lowering.folding import fold, padded
 from protocols.lowering.forms import said
-from protocols.lowering.keras_graph import read
+from protocols.lowering.keras_graph import reached, read_all
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import Marks, Portion, in_place
 from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
 from protocols.mpc.engine.values import Shape
+from protocols.owner.objectives.endings import Compared, compared, without
 from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
 from protocols.training.networks.functions import FRACTION
@@ -49,11 +50,11 @@ class ReadModel(NamedTuple):
     Attributes:
         layers: public nodes; the last one gives logits, or the numbers that are compared.
         example: the shape of what it takes.
-        outputs: how many numbers it gives.
+        outputs: how many numbers it gives, of all outputs together.
         variables: its weights: those that are trained, in the order of Keras, then statistics that follow, then those that stay.
         kept: those that are not trained, by name.
         following: the variables of Keras that are statistics, in their order.
-        ending: "softmax" or "sigmoid" if it ends in one, which then belongs to the loss.
+        endings: of each output "softmax" or a name of `CURVES` if it ends in one that belongs to its loss.
     """
 
     layers: tuple[AnyLayer, ...]
@@ -61,34 +62,30 @@ class ReadModel(NamedTuple):
     outputs: int
     variables: tuple[Variable, ...]
     kept: dict[str, Real]
-    ending: str | None
+    endings: tuple[str | None, ...]
     following: tuple[Any, ...] = ()
 
 
-def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax", "sigmoid")) -> ReadModel:
+def network(model: Any, *heads: Compared) -> ReadModel:
     """Read a model.
 
     Args:
         model: what is read.
-        squares: whether its outputs are compared as they are.
-        endings: activations at its end that belong to the loss; others but a softmax are activations as elsewhere.
+        heads: how each of its outputs is compared.
 
     Raises:
         UnsupportedLayer: a layer cannot be trained on shares. It is named.
         ModelError: the model cannot be read, or a weight does not fit.
     """
     reading = _Reading(model)
-    nodes, ending = reading.nodes, _ending(reading.nodes[-1])
-    if ending not in (*endings, "softmax"):
-        ending = None
-    if ending:
-        nodes = nodes[:-1]
+    endings = compared(reading.nodes, heads)
+    if any(endings):
+        reading.without(endings)
+    nodes = reading.nodes
     for at in range(1, len(nodes)):
         reading.read(at)
     layers, shape = reading.layers, nodes[-1].shape
     if len(shape) > 1:
-        if not squares:
-            raise UnsupportedLayer(f"{_name(nodes[-1])} gives outputs of shape {shape}: a cross-entropy needs one axis of classes")
         reading.add(made.ShapedLayer((reading.at[-1],), (math.prod(shape),)))
     elif reading.at[-1] != len(layers):
         raise ModelError(f"{_name(nodes[-1])} is not the end of the network; please report this")
@@ -102,7 +99,7 @@ def network(model: Any, *, squares: bool, endings: Collection[str] = ("softmax",
     trained = tuple(Variable(reading.names[id(one)], tuple(one.shape) or (1,)) for one in reading.variables)
     kept = reading.statistics | reading.kept
     stay = tuple(Variable(name, array.shape, trained=False) for name, array in kept.items())
-    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, ending, tuple(following(model).values()))
+    return ReadModel(tuple(layers), nodes[0].shape, math.prod(shape), (*trained, *stay), kept, endings, tuple(following(model).values()))
 
 
 def following(model: Any) -> dict[int, Any]:
@@ -145,11 +142,16 @@ class _Reading:
 
         numbers = [(one, keras.ops.full(one.shape, seen, one.dtype)) for one in self.variables]
         with keras.StatelessScope(state_mapping=numbers) as scope, in_place(places):  # what a call() computes with weights is seen, too
-            nodes = fold(read(model, training=True), padded)
+            nodes = fold(read_all(model, training=True).nodes, padded)
         changed = [one.path for one in model.variables if id(one) not in places and id(one) in scope.state_mapping]
         if changed:
             raise UnsupportedLayer(f"a call() changes {changed} when it trains, which is not done on shares: freeze it, or leave it out")
         return nodes
+
+    def without(self, endings: Sequence[str | None]) -> None:
+        """Take activations at the end of outputs away."""
+        left = [without(nodes, endings) for nodes in (self.nodes, self._others)]
+        self.nodes, self._others = (reached(nodes, len(nodes) - 1) for nodes in left)
 
     def add(self, layer: AnyLayer) -> int:
         """Append a public node; return the number of its value."""
@@ -379,13 +381,6 @@ def _curved(inputs: tuple[int, ...], curve: Curve, name: str) -> nonlinear.Curve
         return nonlinear.CurveLayer.of(inputs, curve)
     except ValueError:
         raise UnsupportedLayer(f"{name} has an activation that is too steep, or bends too often, to be trained on shares") from None
-
-
-def _ending(node: Node) -> str | None:
-    if isinstance(node, net.Softmax):
-        return None if node.log else "softmax"
-    names = (name for name in ("sigmoid", "softplus", "exponential") if isinstance(node, net.Curved) and node.curve is CURVES[name])
-    return next(names, None)
 
 
 def _name(node: Node) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from protocols.errors import ModelError
 from protocols.owner.compiled_graph import network
+from protocols.owner.fit.heads import CompiledHead
+from protocols.owner.objectives.endings import Compared
 from protocols.owner.objectives.losses import FORMS
 from protocols.training.networks.losses import Labels, Loss
 from protocols.training.networks.own_loss import OwnLoss
@@ -56,35 +57,29 @@ class CompiledLoss(NamedTuple):
     summed: bool
 
 
-def endings(model: Any) -> tuple[str, ...]:
-    """Return the activations at the end of a model that belong to its loss, and not to the network."""
-    return _ENDINGS.get(_name(model), ())
+def endings(head: CompiledHead) -> tuple[str, ...]:
+    """Return the activations at the end of an output that belong to its loss, and not to the network."""
+    return _ENDINGS.get(_name(head.loss), ())
 
 
-def _name(model: Any) -> str:
-    import keras  # noqa: PLC0415  only the owner needs Keras
-
-    try:
-        loss = _given(model, keras)
-    except ModelError:
-        return ""  # refused further on, by its name
+def _name(loss: Any) -> str:
     return str(getattr(getattr(loss, "fn", loss), "__name__", ""))
 
 
-def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss:
-    """Return the loss that `model` is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
+def compiled_loss(head: CompiledHead, keras: Any, *, ending: str | None) -> CompiledLoss:
+    """Return the loss that an output is compiled with; `ending` is the activation, one of `endings`, that the network ends in.
 
     Raises:
         ModelError: it cannot be trained on shares.
     """
     from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
 
-    loss = _given(model, keras)
+    loss = head.loss
     settings = loss.get_config() | internals.keywords_of_loss(loss) if isinstance(loss, keras.losses.Loss) else {}
     name = getattr(loss, "__name__", "") or str(settings.get("name"))
     wrapped = getattr(getattr(loss, "fn", loss), "__name__", name)
     if wrapped not in _LOSSES:
-        return _own_loss(model, loss, keras, ending=ending)
+        return _own_loss(head, keras, ending=ending)
     parts = (type(loss), getattr(loss, "fn", type(loss))) if isinstance(loss, keras.losses.Loss) else (loss,)
     if not all(str(getattr(part, "__module__", "")).startswith("keras.") for part in parts):
         raise ModelError(f"the loss {wrapped!r} is one of your own with a name of Keras': on shares Keras' own can be trained")
@@ -104,31 +99,32 @@ def compiled_loss(model: Any, keras: Any, *, ending: str | None) -> CompiledLoss
     return CompiledLoss(known.get(wrapped, "crossentropy"), Labels(smoothing, wrapped == "kl_divergence"), summed)
 
 
-def _own_loss(model: Any, loss: Any, keras: Any, *, ending: str | None) -> CompiledLoss:
+def _own_loss(head: CompiledHead, keras: Any, *, ending: str | None) -> CompiledLoss:
     """Read a function of keras.ops, as layers are read.
 
     Raises:
         ModelError: it is one of Keras that has no form on shares, or cannot be read as one number, or some, of each example.
     """
-    function, name = getattr(loss, "fn", loss), _name(model) or type(loss).__name__
+    loss = head.loss
+    function, name = getattr(loss, "fn", loss), _name(loss) or type(loss).__name__
     of_keras = str(getattr(function, "__module__", "")).startswith("keras.") or type(loss).__module__.startswith("keras.")
     if of_keras or isinstance(loss, keras.losses.Loss) or not callable(function):
         raise ModelError(f"the loss {name!r} cannot be trained on shares; {', '.join(_LOSSES)} can be, and a function of keras.ops")
-    if ending or len(model.outputs[0].shape) != 2:
+    if ending or len(head.shape) != 1:
         raise ModelError(
             f"the loss {name!r} is a function of your own: on shares it needs a model with one axis of outputs, and no softmax"
         )
-    outputs = int(model.outputs[0].shape[1])
+    (outputs,) = head.shape
     both = keras.Input((2 * outputs,))
     try:
         made = function(both[:, :outputs], both[:, outputs:])
         if len(made.shape) not in (1, 2) or made.shape[0] is not None:
             raise ModelError("it gives one number for all examples: take the mean over axis=-1")
-        read = network(keras.Model(both, made if len(made.shape) == 2 else keras.ops.expand_dims(made, -1)), squares=True, endings=())
+        read = network(keras.Model(both, made if len(made.shape) == 2 else keras.ops.expand_dims(made, -1)), Compared(True, ()))
     except (ModelError, ValueError, TypeError, AttributeError) as error:
         reason = error if isinstance(error, ModelError) else f"{type(error).__name__} in it"
         raise ModelError(f"the loss {name!r} is a function of your own that cannot be read: {reason}") from None
-    if read.kept or read.ending:
+    if read.kept or any(read.endings):
         raise ModelError(f"the loss {name!r} is a function of your own with a table of numbers, or a softmax: on shares it has neither")
     return CompiledLoss(OwnLoss(name, read.layers, read.outputs), Labels(), summed=False)
 
@@ -157,18 +153,6 @@ def _check_ending(wrapped: str, settings: dict[str, Any], ending: str | None) ->
     raise ModelError(f"the loss {wrapped!r} on shares needs a model that ends in a {' or a '.join(fitting)}")
 
 
-def _given(model: Any, keras: Any) -> Any:
-    """Return the one loss of a model, alone or in a list or dict as `compile` takes it.
-
-    Raises:
-        ModelError: there is none or more than one.
-    """
-    losses = [one for one in keras.tree.flatten(model.loss) if one is not None]
-    if len(losses) != 1:
-        raise ModelError(f"model {model.name!r} is compiled with {len(losses)} losses: one is trained on shares")
-    return keras.losses.get(losses[0])
-
-
 def check_named(model: Any, keras: Any) -> None:
     """Refuse names of losses that Keras resolves by shapes only.
 
@@ -180,23 +164,6 @@ def check_named(model: Any, keras: Any) -> None:
             raise ModelError(f"loss={loss!r} stands for one of three cross-entropies: on shares name the one that is meant")
 
 
-def loss_weight(model: Any) -> float:
-    """How many times the loss counts: what `compile(loss_weights=)` says of a model with one output.
-
-    Raises:
-        ModelError: it is not one number above 0.
-    """
-    import keras  # noqa: PLC0415  only the owner needs Keras
-
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    given = internals.loss_weights(model)
-    weights = [1.0] if given is None else [float(one) for one in keras.tree.flatten(given)]
-    if len(weights) != 1 or not 0.0 < weights[0] < math.inf:
-        raise ModelError(f"loss_weights={given} cannot be trained on shares: one number above 0 is needed for the one loss")
-    return weights[0]
-
-
-def expects(model: Any) -> str:
-    """Return what the loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
-    return _LOSSES.get(_name(model), "numbers")
+def expects(head: CompiledHead) -> str:
+    """Return what a loss compares with: labels, one-hot rows, single ones in rows, labels 0 and 1, signs, or numbers."""
+    return _LOSSES.get(_name(head.loss), "numbers")

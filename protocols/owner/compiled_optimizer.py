@@ -9,7 +9,7 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import EXACT
+from protocols.training.networks.losses import EXACT, JointLoss
 from protocols.training.networks.optimizers import (
     Adadelta,
     Adagrad,
@@ -229,21 +229,20 @@ LEAST_OF_ADAM = 0.01
 """Weight of the loss below which the epsilon of Adam would no longer be small beside gradients."""
 
 
-def weighted(model: Any, optimizer: Optimizer, weight: float) -> Optimizer:
-    """`optimizer`, if it can go with a loss that counts `weight` times. Adam divides by the gradient's size: its steps stay the same.
+def weighted(model: Any, optimizer: Optimizer, weight: float, most: float) -> None:
+    """Refuse an optimizer that cannot go with a loss that counts `weight` times, beside others that count `most` times.
 
-    Of a schedule the rates are looked at when all are known, see `scheduled`.
+    Adam divides by the gradient's size: its steps stay the same. Of a schedule the rates are looked at when all are known, see `scheduled`.
 
     Raises:
         ModelError: steps would vanish in fixed point, or be too large.
     """
     if isinstance(optimizer, Adaptive):
-        if weight < LEAST_OF_ADAM:
-            kind = type(optimizer).__name__
-            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with {kind}: at least {LEAST_OF_ADAM:g} is needed")
+        kind, least = type(optimizer).__name__, LEAST_OF_ADAM * max(1.0, most)
+        if weight < least:
+            raise ModelError(f"loss_weights={weight:g} cannot be trained on shares with {kind}: at least {least:g} is needed")
     elif not _has_schedule(model):
         _check_weighted(optimizer, weight)
-    return optimizer
 
 
 def _check_weighted(optimizer: Optimizer, weight: float) -> None:
@@ -285,7 +284,10 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: 
 def unrated(plan: Plan) -> Plan:
     """Return `plan` without what may change while it is trained: the learning rate, and what is told."""
     optimizer = msgspec.structs.replace(plan.optimizer, rate=1.0, schedule=())
-    return msgspec.structs.replace(plan, optimizer=optimizer, value=False, threshold=0.0, sums=EXACT)
+    loss = plan.loss
+    if isinstance(loss, JointLoss):
+        loss = JointLoss(tuple(msgspec.structs.replace(head, threshold=0.0) for head in loss.heads))
+    return msgspec.structs.replace(plan, loss=loss, optimizer=optimizer, value=False, threshold=0.0, sums=EXACT)
 
 
 def goes_on(model: Any, optimizer: Optimizer) -> bool:

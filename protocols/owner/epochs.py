@@ -7,6 +7,7 @@ import warnings
 from typing import TypeAlias
 
 import msgspec
+import numpy as np
 
 from protocols.accounting.spending import ExamplePrivacy
 from protocols.errors import PrecisionWarning
@@ -14,7 +15,7 @@ from protocols.mpc.numbers.fixed_point import decode
 from protocols.owner.targets import metric_of
 from protocols.training.asked import SharedEvaluation
 from protocols.training.networks.functions import FRACTION
-from protocols.training.networks.losses import EXACT, compared, metric_bits, never_negative
+from protocols.training.networks.losses import EXACT, Head, JointLoss, compared, metric_bits, never_negative
 from protocols.training.step import Plan
 from protocols.training.terms import StepsReport, TrainingTerms
 
@@ -39,7 +40,7 @@ class Epoch(msgspec.Struct, frozen=True):
         bytes: in a step on average: between the servers, both ways.
         dealt: in a step on average: from the provider.
         loss: of the steps, each before its update, or None.
-        logs: what Keras' callbacks are told: the same by the names of Keras, and of a validation those with val_.
+        logs: what Keras' callbacks are told: the same by the names of Keras, of several outputs all of theirs, of a validation with val_.
         privacy: what all private epochs so far have spent, or None.
     """
 
@@ -60,11 +61,15 @@ class Epoch(msgspec.Struct, frozen=True):
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
         if self.loss is not None:
             metric += f"loss {self.loss:.3f}, "
-        metric += "".join(f"{name} {value:.3f}, " for name, value in self.logs.items() if name.startswith("val_"))
+        metric += "".join(f"{name} {value:.3f}, " for name, value in self.logs.items() if self._shown(name))
         if self.privacy is not None:
             metric += f"{self.privacy}, "
         total = (self.bytes + self.dealt) / 1e6
         return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
+
+    def _shown(self, name: str) -> bool:
+        """Say whether a number of the logs is shown beside metric and loss: of a validation, and of several outputs."""
+        return name.startswith("val_") or (self.value is None and name != "loss")
 
 
 def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoch:
@@ -76,7 +81,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
     online = sum(max(report.seconds - report.waited for report in segment) for segment in segments)
     return Epoch(
         number,
-        metric_of(terms.plan.loss) if "metric" in values else None,
+        metric_of(terms.plan.loss) if "metric" in values and not isinstance(terms.plan.loss, JointLoss) else None,
         values.get("metric"),
         made,
         sum(first.rounds for first, _ in segments) / made,
@@ -85,23 +90,52 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
         sum(report.sent for report in reports) / made,
         sum(report.dealt for report in reports) / made,
         values.get("loss"),
+        values,
     )
 
 
 def values_of(terms: TrainingTerms, last: Segment) -> dict[str, float]:
     """Return what was told, as means over examples, and over outputs where Keras has it so; NaN where a sum cannot be trusted."""
     plan = terms.plan.plan if isinstance(terms.plan, SharedEvaluation) else terms.plan
-    count = terms.examples * compared(plan.loss, plan.outputs)
+    loss = plan.loss
+    if isinstance(loss, JointLoss):
+        assert isinstance(plan, Plan)  # nothing else has several outputs
+        return _of_heads(plan, loss, terms.examples, last)
+    count = terms.examples * compared(loss, plan.outputs)
     told = plan.sums if isinstance(plan, Plan) else EXACT
-    bits = {"metric": metric_bits(plan.loss, told), "loss": 2 * FRACTION - told.lost}
+    bits = {"metric": metric_bits(loss, told), "loss": 2 * FRACTION - told.lost}
     sums = {name: decode(share + last[1].told[name], 2.0 ** -bits[name]) for name, share in last[0].told.items()}
     weights, error = {"loss": plan.weight if isinstance(plan, Plan) else 1.0}, ERROR * count * plan.outputs
-    if not never_negative(plan.loss):
+    if not never_negative(loss):
         error = math.inf
     return {
         name: weights.get(name, 1.0) * trusted(name, float(total[0]), 2.0 ** (63 - bits[name]), error) / count
         for name, total in sums.items()
     }
+
+
+def _of_heads(plan: Plan, joint: JointLoss, examples: int, last: Segment) -> dict[str, float]:
+    """Return the loss, "loss 0", ... of each output, not weighted, and "metric 0", ... of those whose metric was told."""
+    sums = {name: share + last[1].told[name] for name, share in last[0].told.items()}
+    found: dict[str, float] = {}
+    if "loss" in sums:
+        found["loss"], bits = 0.0, 2 * FRACTION - joint.heads[0].sums.lost
+        for place, (head, total) in enumerate(zip(joint.heads, sums["loss"], strict=False)):  # penalties come last
+            found[f"loss {place}"] = _mean("loss", total, bits, head, examples)
+            found["loss"] += plan.weight * head.weight * found[f"loss {place}"]
+        if plan.penalties:
+            found["loss"] += trusted("loss", decode(sums["loss"][-1:], 2.0**-bits)[0], 2.0 ** (63 - bits)) / examples
+    told = [place for place, head in enumerate(joint.heads) if head.told]
+    for place, total in zip(told, sums.get("metric", ()), strict=False):
+        head = joint.heads[place]
+        found[f"metric {place}"] = _mean("metric", total, metric_bits(head.loss, head.sums), head, examples)
+    return found
+
+
+def _mean(name: str, total: np.uint64, bits: int, head: Head, examples: int) -> float:
+    count = examples * compared(head.loss, head.outputs)
+    error = ERROR * count * head.outputs if never_negative(head.loss) else math.inf
+    return trusted(name, float(decode(np.array([total]), 2.0**-bits)[0]), 2.0 ** (63 - bits), error) / count
 
 
 def trusted(name: str, total: float, limit: float, error: float = math.inf) -> float:

@@ -14,7 +14,7 @@ from protocols.accounting.agreed import fitting, promised
 from protocols.accounting.spending import Spending
 from protocols.authority.rights import new_secret
 from protocols.clusters.three_workers import ThreeWorkers
-from protocols.errors import Diverged, WorkerLost
+from protocols.errors import Diverged, InputError, WorkerLost
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.asking import MEMORY, Asking, SharedNetwork
 from protocols.owner.checkpoints import CallbackMemory, Checkpoints, settings
@@ -23,10 +23,10 @@ from protocols.owner.epochs import Epoch, epoch_of
 from protocols.owner.fit.callbacks import FitCallbacks
 from protocols.owner.fit.examples import GivenExamples, class_weights
 from protocols.owner.fit.settings import FitSettings, LogNames
-from protocols.owner.metrics import names, rises
+from protocols.owner.metrics import rising, told_of
 from protocols.owner.running import Running, begun, stands
 from protocols.owner.stored import SharedExamples
-from protocols.owner.targets import asked, check_told, fitted, metric_of
+from protocols.owner.targets import fitted
 from protocols.storage.versions import Progress
 from protocols.training.step import Plan
 from protocols.training.terms import TrainingTerms
@@ -44,6 +44,10 @@ class Training(SharedNetwork):
     async def fitted(self, data: GivenExamples, validated: GivenExamples | None, how: FitSettings) -> AsyncGenerator[Epoch]:
         """See `SharedModel.fit`. What is not shared yet is shared for as long as this lasts."""
         how = how.protecting(validated=validated is not None)
+        if self.ends[1].several and how.class_weight is not None:
+            raise InputError("class_weight is for models with a single output, as in Keras: give sample_weight by output")
+        if self.ends[1].several and how.privacy is not None:
+            raise InputError("privacy= is for models with a single output: that several losses together are clipped right is not proved")
         callbacks = self._callbacks(how, validated=validated is not None)
         async with contextlib.AsyncExitStack() as stack:
             shared = [None if one is None else await stack.enter_async_context(self._lent(one)) for one in (data, validated)]
@@ -95,7 +99,7 @@ class Training(SharedNetwork):
                 finally:
                     self._made, self.version = run.made, self.version + 1
                 epoch = epoch_of(number + 1, run.terms, segments)
-                logs = names.logs({"loss": epoch.loss or 0.0, "metric": epoch.value or 0.0})
+                logs = names.logs(epoch.logs)
                 if asking is not None:
                     callbacks.validates(None)
                     found = await self._evaluated(asking)
@@ -128,30 +132,25 @@ class Training(SharedNetwork):
         """Return the callbacks of a fit, who know what is told of it, and of which of that more is better."""
         told, loss = self._log_names(how), self._planned().loss
         held = [f"val_{name}" for name in self._evaluation_names(how.metrics).all] if validated else []
-        return FitCallbacks(how.callbacks, self._model, how.epochs, [*told.all, *held], told.metrics if rises(loss) else ())
+        return FitCallbacks(how.callbacks, self._model, how.epochs, [*told.all, *held], rising(told, loss))
 
     def _log_names(self, how: FitSettings) -> LogNames:
         """Return what is told of the epochs of a fit."""
-        loss = self._planned().loss
-        told = asked(how.metrics, loss)
-        metric = names(self._model) or (metric_of(loss).replace(" ", "_"),)
-        return LogNames("loss" in told, metric if len(told) > ("loss" in told) else ())
+        return told_of(self._heads, self._planned().loss, how.metrics, evaluates=False)
 
     def _agreed(self, data: SharedExamples, how: FitSettings) -> TrainingTerms:
         """Return the terms of a fit, without the order of the examples."""
-        planned, x, y, found = self._planned(), data.x, data.y, self._log_names(how)
-        assert y is not None  # of a fit
-        if found.metrics:
-            check_told(planned.loss, y)
+        planned, x, y, found = self._planned(), data.xs[0], data.ys[0], self._log_names(how)
+        self._check_told(found, data)
         classes: tuple[float, ...] = ()
         if how.class_weight is not None:
             of_labels = y.content == "labels" or (y.dataset.binary and (y.dataset.summing or y.shape[1] == 1))
             fits = planned.loss == "crossentropy" or (planned.loss == "binary_crossentropy" and planned.outputs == 1)
             classes = class_weights(how.class_weight, planned.outputs, of_labels=of_labels and fits)
-        plan = msgspec.structs.replace(planned, value=found.loss, weighted=data.w is not None, classes=classes)
+        plan = msgspec.structs.replace(planned, value=found.loss, weighted=bool(data.ws), classes=classes)
         if how.privacy is not None:
             plan = promised(plan, how.privacy, min(how.batch_size, x.shape[0]))
-        return self._terms(x, y, data.w, fitted(plan, y, how.batch_size), how.batch_size, how.memory)
+        return self._terms(data, fitted(plan, data.ys, how.batch_size, found.places), how.batch_size, how.memory)
 
     def _recalled(self, checkpoints: Checkpoints | None, epoch: int, how: FitSettings) -> list[dict[str, Any]]:
         """Return what callbacks remembered after so many epochs of a training that is resumed; set the learning rate to what it was."""

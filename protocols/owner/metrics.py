@@ -7,12 +7,15 @@ is the one of Keras that computes it; a name that somebody gave to it says nothi
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from protocols.errors import ModelError
+from protocols.errors import InputError, ModelError
 from protocols.owner.compiled_loss import expects
-from protocols.training.networks.losses import Loss
-from protocols.training.step import Plan
+from protocols.owner.fit.heads import CompiledHead
+from protocols.owner.fit.settings import LogNames
+from protocols.owner.targets import asked, metric_of
+from protocols.training.networks.losses import AnyLoss, JointLoss, Loss
 
 _CLASSES = {
     "SparseCategoricalAccuracy": "sparse_categorical_accuracy",
@@ -38,29 +41,25 @@ HALF = 0.5
 """The threshold of Keras' binary accuracy, unless it is given another."""
 
 
-def threshold(model: Any, plan: Plan, *, ending: str | None) -> float:
-    """Return above which logit an output counts as 1 in the accuracy that `model` is compiled with; 0 without one, and with other losses.
+def threshold(head: CompiledHead, loss: Loss, outputs: int, *, ending: str | None) -> float:
+    """Return above which logit a number counts as 1 in the accuracy that an output is compiled with; 0 without one, and with other losses.
 
     Keras compares an output with the threshold, whether it is a probability or a logit: of a model that ends without a sigmoid, logits
     are compared with 0.5.
 
     Args:
-        model: compiled.
-        plan: its layers and loss.
-        ending: "sigmoid" or "softmax", if the network ends in one.
+        head: the output.
+        loss: on shares.
+        outputs: how many numbers it has.
+        ending: "sigmoid" or "softmax", if it ends in one.
 
     Raises:
         ModelError: a metric is none that is told of a training with this loss, or two of them differ. It names the metric.
     """
     import keras  # noqa: PLC0415  only the owner needs Keras
 
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    wanted = plan.loss.name if not isinstance(plan.loss, str) else _OF_TARGETS[expects(model)]
-    found = set()
-    for given in keras.tree.flatten(internals.compile_arguments(model).get("metrics")):
-        if given is not None:
-            found.add(_edge(given, wanted, plan, keras))
+    wanted = loss.name if not isinstance(loss, str) else _OF_TARGETS[expects(head)]
+    found = {_edge(given, wanted, outputs, keras) for given in head.metrics}
     if len(found) > 1:
         raise ModelError(
             f"compile(metrics=) asks for binary accuracies with the thresholds {sorted(found)}: one can be told of a training on shares"
@@ -76,17 +75,60 @@ def rises(loss: Loss) -> bool:
     return isinstance(loss, str) and loss != "mse"
 
 
-def names(model: Any) -> tuple[str, ...]:
-    """Return the names that Keras gives to the metrics that `model` is compiled with."""
-    import keras  # noqa: PLC0415  only the owner needs Keras
-
-    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
-
-    given = keras.tree.flatten(internals.compile_arguments(model).get("metrics"))
-    return tuple(one if isinstance(one, str) else str(getattr(one, "name", "") or one.__name__) for one in given if one is not None)
+def names(head: CompiledHead) -> tuple[str, ...]:
+    """Return the names that Keras gives to the metrics that an output is compiled with."""
+    return tuple(one if isinstance(one, str) else str(getattr(one, "name", "") or one.__name__) for one in head.metrics)
 
 
-def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
+def told_of(heads: Sequence[CompiledHead], loss: AnyLoss, metrics: bool | Collection[str], *, evaluates: bool) -> LogNames:
+    """Return what is told of an epoch, or of an evaluation, by the names that it has in Keras.
+
+    An evaluation tells compiled metrics only, as Keras does, and the loss; a training another that its loss has in their place.
+
+    Args:
+        heads: the outputs as they are compiled.
+        loss: on shares.
+        metrics: as in `SharedModel.fit`.
+        evaluates: whether it is an evaluation.
+
+    Raises:
+        InputError: something else was asked for, or of an evaluation nothing.
+    """
+    if not isinstance(loss, JointLoss):
+        told, (compiled, own) = set(asked(metrics, loss)), (names(heads[0]), (metric_of(loss).replace(" ", "_"),))
+        found = LogNames("loss" in told, (compiled if evaluates else compiled or own) if len(told) > ("loss" in told) else ())
+    else:
+        found = _jointly(heads, loss, metrics, evaluates=evaluates)
+    if evaluates and metrics is True:
+        found = found._replace(loss=True)
+    if evaluates and not found.loss and not found.metrics and not metrics:
+        raise InputError("metrics=False and validation_data=: nothing of it would be told; leave one of the two out")
+    return found
+
+
+def _jointly(heads: Sequence[CompiledHead], loss: JointLoss, metrics: bool | Collection[str], *, evaluates: bool) -> LogNames:
+    possible = [(f"{head.name}_{name}", place) for place, head in enumerate(heads) for name in names(head)]
+    if not possible and not evaluates:
+        possible = [(f"{one.name}_{metric_of(one.loss).replace(' ', '_')}", place) for place, one in enumerate(loss.heads)]
+    wanted = {metrics} if isinstance(metrics, str) else set() if isinstance(metrics, bool) else set(metrics)
+    known, losses = ["loss", *(name for name, _ in possible)], tuple(f"{head.name}_loss" for head in heads)
+    if len({*known, *losses}) < len(known) + len(losses):
+        raise InputError(f"{' and '.join(map(repr, [*known, *losses]))} are not all different: give metrics and outputs other names")
+    if wanted - set(known):
+        raise InputError(f"metrics={metrics!r} was asked for; with these losses {' and '.join(map(repr, known))} can be told")
+    told = [(name, place) for name, place in possible if metrics is True or name in wanted]
+    return LogNames("loss" in wanted, tuple(name for name, _ in told), tuple(place for _, place in told), losses)
+
+
+def rising(told: LogNames, loss: AnyLoss) -> tuple[str, ...]:
+    """Return the names of those metrics that are told of which more is better."""
+    if not isinstance(loss, JointLoss):
+        return told.metrics if rises(loss) else ()
+    both = zip(told.metrics, told.places, strict=True)
+    return tuple(name for name, place in both if rises(loss.heads[place].loss))
+
+
+def _edge(given: Any, wanted: str, outputs: int, keras: Any) -> float:
     """Return the threshold of one metric, 0.5 for those that have none.
 
     Raises:
@@ -95,10 +137,10 @@ def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
     shown = given if isinstance(given, str) else getattr(given, "name", getattr(given, "__name__", type(given).__name__))
     told = f"compile(metrics=) asks for {shown!r}"
     if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
-        means = _accuracy(wanted, plan)
+        means = _accuracy(wanted, outputs)
         if means != wanted:
             raise ModelError(
-                f"{told}, which in Keras is {means} for {plan.outputs} outputs and this loss: on shares {wanted} can be told; name it,"
+                f"{told}, which in Keras is {means} for {outputs} outputs and this loss: on shares {wanted} can be told; name it,"
                 " or leave the metric out"
             )
         return HALF
@@ -109,10 +151,10 @@ def _edge(given: Any, wanted: str, plan: Plan, keras: Any) -> float:
     return edge
 
 
-def _accuracy(wanted: str, plan: Plan) -> str:
+def _accuracy(wanted: str, outputs: int) -> str:
     """Return what Keras makes of "accuracy": it looks at the shapes of outputs and targets, not at the loss."""
-    if wanted == "mean_squared_error" or plan.outputs == 1:
-        return "binary_accuracy" if plan.outputs == 1 else "categorical_accuracy"
+    if wanted == "mean_squared_error" or outputs == 1:
+        return "binary_accuracy" if outputs == 1 else "categorical_accuracy"
     return "sparse_categorical_accuracy" if wanted == "sparse_categorical_accuracy" else "categorical_accuracy"
 
 

@@ -7,15 +7,11 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import right_at
-from protocols.datasets.dataset import SharedDataset
-from protocols.errors import InputError, NotOwner, ServingError, UnknownModel, WorkerLost
+from protocols.errors import NotOwner, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.operations.noise import AddNoise
@@ -24,7 +20,7 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee, NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.epochs import Epoch
-from protocols.owner.fit.examples import Given, GivenExamples, examples, parted
+from protocols.owner.fit.examples import Given, examples, features, parted
 from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
@@ -209,8 +205,9 @@ class SharedModel:
         killed and started again. Shares are re-randomised when they are loaded, and all masks are new.
 
         Args:
-            x: features: an array, which is shared for as long as this lasts; or from `Cluster.store` or `Cluster.load`.
-            y: labels or targets, as many: the same.
+            x: features: an array, which is shared for as long as this lasts; or from `Cluster.store` or `Cluster.load`. Of several inputs
+                one of each, in a list or a dict as the Keras model has them.
+            y: labels or targets, as many: the same. Of several outputs in a list, or a dict by the names that Keras gives them.
             epochs: the epoch up to which is trained, at least 1.
             batch_size: examples of a step.
             shuffle: a new order in each epoch; it is public.
@@ -270,7 +267,7 @@ class SharedModel:
             privacy=privacy,
             ledger=ledger,
         )
-        data, validated = parted(x, y, sample_weight, validation_data, validation_split)
+        data, validated = parted(x, y, sample_weight, validation_data, validation_split, self._training.ends)
         async with contextlib.aclosing(self._training.fitted(data, validated, how)) as epochs_made:
             async for epoch in epochs_made:
                 yield epoch
@@ -293,15 +290,16 @@ class SharedModel:
         Raises:
             ModelError, InputError, TooLarge, NotGranted, WorkerLost: see `fit`.
         """
-        return await self._training.evaluate(examples(x, y, sample_weight), batch_size=batch_size, memory=memory)
+        data = examples(x, y, sample_weight, *self._training.ends)
+        return await self._training.evaluate(data, batch_size=batch_size, memory=memory)
 
-    async def predict(self, x: npt.ArrayLike, *, batch_size: int = 128, memory: int = MEMORY) -> npt.NDArray[np.float64]:
-        """Return what `keras.Model.predict` does, of the trained shares: answers for examples of this process, and for it alone.
+    async def predict(self, x: Given, *, batch_size: int = 128, memory: int = MEMORY) -> Any:
+        """Return what `keras.Model.predict` does, in its structure, of the trained shares: for examples of this process, and it alone.
 
         It is the owner's own question, which needs no `serve` and counts against no quota; clients ask by `connect`.
 
         Args:
-            x: (n, *input_shape); an array, as answers to examples of others would tell of them.
+            x: (n, *input_shape), of several inputs one of each; arrays, as answers to examples of others would tell of them.
             batch_size: see `evaluate`.
             memory: see `evaluate`.
 
@@ -313,9 +311,7 @@ class SharedModel:
             NotGranted: the owners of the data on which the model was trained open it to others only.
             ModelError, TooLarge, WorkerLost: see `fit`.
         """
-        if isinstance(x, SharedDataset):
-            raise InputError(f"{x.name!r} is shared already: predictions for single examples are made of one's own arrays")
-        return await self._training.predict(GivenExamples(np.asarray(x)), batch_size=batch_size, memory=memory)
+        return await self._training.predict(features(x, self._training.ends[0]), batch_size=batch_size, memory=memory)
 
     async def reveal(self) -> keras.Model:
         """Return the trained model, compiled like the one that was shared: opens the weights, to this process alone.

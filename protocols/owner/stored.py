@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,19 +35,19 @@ class SharedExamples(NamedTuple):
     """Features, targets, and weights of examples, all of them shared.
 
     Attributes:
-        x: features.
-        y: targets; None for predictions.
-        w: the weight of each example, if they have any.
+        xs: features of each input.
+        ys: targets of each output; none for predictions.
+        ws: the weight of each example for each output, if they have any.
     """
 
-    x: SharedDataset
-    y: SharedDataset | None = None
-    w: SharedDataset | None = None
+    xs: tuple[SharedDataset, ...] = ()
+    ys: tuple[SharedDataset, ...] = ()
+    ws: tuple[SharedDataset, ...] = ()
 
     @property
     def all(self) -> tuple[SharedDataset, ...]:
-        """Those that are there."""
-        return tuple(array for array in self if array is not None)
+        """Return all of them, in the order of `TrainingTerms.datasets`."""
+        return (*self.xs, *self.ys, *self.ws)
 
 
 async def training_servers(cluster: ThreeWorkers, model: str) -> tuple[TrainingServer, TrainingServer]:
@@ -105,27 +105,31 @@ async def forget(cluster: ThreeWorkers, array: SharedDataset) -> None:
 
 
 @contextlib.asynccontextmanager
-async def lent(cluster: ThreeWorkers, model: str, given: GivenExamples, expected: str, classes: int) -> AsyncIterator[SharedExamples]:
+async def lent(
+    cluster: ThreeWorkers, model: str, given: GivenExamples, expected: Sequence[str], classes: Sequence[int]
+) -> AsyncIterator[SharedExamples]:
     """Share those of some arrays that are not shared yet, for as long as the block lasts.
 
     Args:
         cluster: where.
         model: that they are for.
         given: what the user gave.
-        expected: what the loss compares with.
-        classes: of labels.
+        expected: what the loss of each output compares with.
+        classes: of labels of each output.
     """
     shared: dict[str, SharedDataset] = {}
     async with contextlib.AsyncExitStack() as stack:
+        kinds = dict(zip(given.y, zip(expected, classes, strict=True), strict=True)) if given.y else {}
         for name, array in given.arrays.items():
             if isinstance(array, SharedDataset):
                 shared[name] = array
                 continue
-            values = targets(array, expected) if name == "y" else array.astype(np.float64)
-            labels = classes if name == "y" and expected == "labels" else None
-            shared[name] = await store(cluster, f"{name} of {model}", values, labels)
+            kind, count = kinds.get(name, ("", 0))
+            values = targets(array, kind) if kind else array.astype(np.float64)
+            shared[name] = await store(cluster, f"{name} of {model}", values, count if kind == "labels" else None)
             stack.push_async_callback(forget, cluster, shared[name])
-        yield SharedExamples(**shared)
+        xs, ys, ws = (tuple(shared[name] for name in arrays) for arrays in (given.x, given.y, given.w))
+        yield SharedExamples(xs, ys, ws * len(ys) if len(ws) == 1 else ws)  # one array may weigh the examples for all outputs
 
 
 async def _replicate(cluster: ThreeWorkers, dataset: Dataset, digests: list[bytes], values: Ring) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from protocols.datasets.dataset import SharedDataset, alike
 from protocols.errors import InputError
 from protocols.training.networks.distances import TargetLoss
-from protocols.training.networks.losses import Loss, Told, compared, told
+from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.losses import SUM_BITS, JointLoss, Loss, Told, compared, told
 from protocols.training.step import Plan
 
 METRICS: dict[str, str] = {"crossentropy": "accuracy", "binary_crossentropy": "accuracy", "mse": "mean squared error"}
@@ -113,13 +114,36 @@ def sums_told(loss: Loss, outputs: int, y: SharedDataset, beside: float = 0.0, m
     return told(loss, outputs, y.shape[0] * most, truths=ones, beside=beside, weighted=weighted)
 
 
-def fitted(plan: Plan, y: SharedDataset, batch: int) -> Plan:
-    """Return a plan as it is for these targets: how sums are told, and whether truths are held as -1 and 1."""
+def fitted(plan: Plan, ys: Sequence[SharedDataset], batch: int, told: Collection[int] = ()) -> Plan:
+    """Return a plan as it is for these targets: how sums are told, and whether truths are held as -1 and 1.
+
+    Args:
+        plan: as it is compiled.
+        ys: the targets of each output.
+        batch: examples of a step, at most.
+        told: of several outputs: whose metrics are told.
+    """
     sizes = {name: math.prod(shape) for name, shape in plan.shapes.items()}
-    beside = sum(one.most(sizes[one.name]) for one in plan.penalties) * compared(plan.loss, plan.outputs) / plan.weight
+    beside, most = sum(one.most(sizes[one.name]) for one in plan.penalties), batch if plan.summed else 1
     weighted = plan.weighted or bool(plan.classes)
-    sums = sums_told(plan.loss, plan.outputs, y, beside, batch if plan.summed else 1, weighted=weighted)
-    loss = plan.loss
-    if isinstance(loss, TargetLoss) and loss.truths:
-        loss = msgspec.structs.replace(loss, signs=y.content == "numbers" and not y.dataset.binary)
-    return msgspec.structs.replace(plan, loss=loss, sums=sums)
+    if not isinstance(plan.loss, JointLoss):
+        (y,) = ys
+        beside *= compared(plan.loss, plan.outputs) / plan.weight
+        sums = sums_told(plan.loss, plan.outputs, y, beside, most, weighted=weighted)
+        return msgspec.structs.replace(plan, loss=_held(plan.loss, y), sums=sums)
+    both = list(zip(plan.loss.heads, ys, strict=True))
+    each = [sums_told(head.loss, head.outputs, y, 0.0, most, weighted=weighted) for head, y in both]
+    penalty = 2 * FRACTION - SUM_BITS + math.ceil(math.log2(ys[0].shape[0] * beside)) if beside else 0
+    lost = max(0, penalty, *(one.lost for one in each))
+    heads = (
+        msgspec.structs.replace(head, loss=_held(head.loss, y), sums=Told(sums.each, lost), told=place in told)
+        for place, ((head, y), sums) in enumerate(zip(both, each, strict=True))
+    )
+    return msgspec.structs.replace(plan, loss=JointLoss(tuple(heads)), sums=Told(0, lost))
+
+
+def _held(loss: Loss, y: SharedDataset) -> Loss:
+    """Return a loss as it is for targets that are held as 0 and 1, or as -1 and 1."""
+    if not isinstance(loss, TargetLoss) or not loss.truths:
+        return loss
+    return msgspec.structs.replace(loss, signs=y.content == "numbers" and not y.dataset.binary)

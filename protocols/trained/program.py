@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,32 +25,30 @@ from protocols.lowering.scales.products import rounded
 from protocols.lowering.scales.rounding import LayerWindow
 from protocols.lowering.scales.values import RangedValue
 from protocols.lowering.scales.writing import End, ended
-from protocols.mpc.circuit import Builder, Circuit
+from protocols.mpc.circuit import Builder
 from protocols.mpc.engine.operation import Operation
 from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.inputs.ranges import Ranges
+from protocols.mpc.inputs.structure import Structure
 from protocols.mpc.operations.bilinear import Convolve, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.flat import Piece, Row
 from protocols.mpc.operations.moves import Concatenate, Permute, Reshape, Take
 from protocols.mpc.operations.sums import Combine, Project, Sum
-from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.program import Program
 from protocols.trained.bounds import reach, window
+from protocols.trained.one_example import NONE, OneExample, one_example
 from protocols.trained.writer import AssumedWriter, too_large
 from protocols.training.asked import Derivation
-from protocols.training.networks.attention import SCORES
 from protocols.training.networks.layers import LARGEST
 from protocols.training.networks.window import WEIGHTS, Watched, outside, together
-from protocols.training.step import Plan, forward
+from protocols.training.step import Plan
 
 SUMS = 40
 """A weight that is too large is missed with a probability of 2^-SUMS."""
-NONE = 0.5
-"""A count is 0."""
 LEAST_WEIGHTS = 4
 """Weights within +-2^LEAST_WEIGHTS at least are served; more where sums of them are proved to stay in the ring."""
 
@@ -72,15 +70,23 @@ class ServedNetwork(NamedTuple):
 
 
 def served(
-    plan: Plan, ending: str | None, shape: Shape, like: Program, *, end: End | None = None, watching: bool = True, memory: int = MEMORY
+    plan: Plan,
+    endings: Sequence[str | None],
+    shape: Shape,
+    like: Program,
+    *,
+    end: End | None = None,
+    watching: bool = True,
+    memory: int = MEMORY,
 ) -> ServedNetwork:
     """Return the program of a network that is trained by a plan.
 
     Args:
         plan: of its training.
-        ending: what the model ends in beside the plan, "softmax" or a name of `CURVES`.
-        shape: of an answer, as the Keras model gives it.
-        like: the program of the model before it was trained: its input range is kept, and whether servers enforce it.
+        endings: what each output ends in beside the plan, "softmax" or a name of `CURVES`.
+        shape: of an answer, as the Keras model gives it; of several outputs that of their row.
+        like: the program of the model before it was trained: its input range is kept, and whether servers enforce it, and how several
+            inputs and outputs lie in their rows.
         end: what comes after the model, see `lowering/scales/writing.py`.
         watching: whether an answer tells that a number has left its window.
         memory: bytes of randomness of one operation, for one example: see `Draft`.
@@ -89,62 +95,18 @@ def served(
         WindowError: sums of weights are not proved to stay in the ring, however small weights are.
         UnsupportedLayer: the network computes what cannot be served so.
     """
-    network = _read(plan)
+    network = one_example(plan)
     attempts = list(itertools.product((False, True), range(WEIGHTS, LEAST_WEIGHTS - 1, -1)))
     for wide, exponent in attempts:
         translation = _Translation(plan, network, exponent, like, wide=wide, watching=watching, memory=memory)
         try:
-            return translation.served(ending, shape, end)
+            return translation.served(endings, shape, end)
         except WindowError as error:
             if (wide, exponent) == attempts[-1]:
                 raise too_large(error) from None
         except ProgramError as error:
             raise UnsupportedLayer(f"the network cannot be served as it was trained: {error}; reveal() it, and share that") from None
     raise AssertionError  # the last attempt has returned, or raised
-
-
-class _OneExample(NamedTuple):
-    """The forward part of a network on one example.
-
-    Attributes:
-        circuit: gives the logits, and counts that are 0 if all is well. What is a softmax stands in it as what that is of.
-        bits: how many fractional bits each value has.
-        limits: which values have to be within +-how much, as integers, for what reads them to be right.
-        least: which values have to be at least how much.
-        large: which values are watched in a training, and within +-how much.
-        proved: which values that depend on the input are within +-how much then, whatever their operations could give.
-        softmaxes: which values are the softmax of their operand, row by row.
-    """
-
-    circuit: Circuit
-    bits: tuple[int, ...]
-    limits: Mapping[int, float]
-    least: Mapping[int, float]
-    large: Mapping[int, float]
-    proved: Mapping[int, float]
-    softmaxes: Collection[int]
-
-
-def _read(plan: Plan) -> _OneExample:
-    draft, _, signals, outputs = forward(plan, 1, predicts=True)
-    strange = {f"strange {number}": at for number, at in enumerate(draft.strange)}
-    scores = {f"score {number}": one.at for number, one in enumerate(draft.spread)}
-    circuit, order = draft.pruned({"outputs": outputs} | strange | scores, draft.softmaxes)
-    place = {at: number for number, at in enumerate(order)}
-    within, least, proved = (
-        {place[at]: bound for at, bound in bounds.items() if at in place} for bounds in (draft.within, draft.least, draft.proved)
-    )
-    limits: defaultdict[int, float] = defaultdict(lambda: math.inf, within)
-    for one in draft.spread:
-        limits[place[one.at]] = min(limits[place[one.at]], 2.0 ** (SCORES + one.bits))
-    limits.update((place[at], NONE) for at in draft.strange)
-    for at in sorted(limits, reverse=True):
-        op = circuit.ops[at]
-        if isinstance(op, Truncate):  # what is rounded is looked at once, before
-            limits[op.x] = min(limits[op.x], (limits[at] - 2) * 2.0**op.drop)
-    large = {place[one.at]: LARGEST * 2.0**one.bits for one in signals if one.at in place}
-    softmaxes = {place[at] for at in draft.softmaxes if at in place}
-    return _OneExample(circuit, tuple(map(draft.bits, order)), dict(limits), least, large, proved, softmaxes)
 
 
 class _Translation:
@@ -160,7 +122,7 @@ class _Translation:
         memory: see `served`.
     """
 
-    def __init__(self, plan: Plan, network: _OneExample, exponent: int, like: Program, *, wide: bool, watching: bool, memory: int) -> None:
+    def __init__(self, plan: Plan, network: OneExample, exponent: int, like: Program, *, wide: bool, watching: bool, memory: int) -> None:
         self._plan, self._circuit, self._bits, self._exponent, self._like = plan, network.circuit, network.bits, exponent, like
         self._limits, self._least, self._proved, self._softmaxes = network.limits, network.least, network.proved, network.softmaxes
         self._large = network.large if wide else {}
@@ -180,7 +142,7 @@ class _Translation:
         self._made: list[int] = []
         self._known: dict[tuple[int, int, Shape], int] = {}
 
-    def served(self, ending: str | None, shape: Shape, end: End | None) -> ServedNetwork:
+    def served(self, endings: Sequence[str | None], shape: Shape, end: End | None) -> ServedNetwork:
         """Return what has been written, with the end of the model."""
         for at, op in enumerate(self._circuit.ops):
             if isinstance(op, Given) and op.name == "x":
@@ -195,7 +157,7 @@ class _Translation:
                 self._values[at] = self._writer.assumed(self._values[at], self._limits[at])
             if at in self._least and at in self._values:
                 self._writer.above(self._values[at], self._least[at])
-        program = msgspec.structs.replace(self._ended(ending, shape, end), integers=self._like.integers)
+        program = msgspec.structs.replace(self._ended(endings, shape, end), integers=self._like.integers)
         return ServedNetwork(program, self._derivation(), tuple(self._writer.layers), 2.0**self._exponent)
 
     # What depends on weights alone.
@@ -356,19 +318,18 @@ class _Translation:
         self._writer.ops[at] = msgspec.structs.replace(self._writer.ops[at], bias=self._weight(bias, (units,), factor=factor))
         return self._values[x]
 
-    def _ended(self, ending: str | None, shape: Shape, end: End | None) -> Program:
+    def _ended(self, endings: Sequence[str | None], shape: Shape, end: End | None) -> Program:
         """Write the end of the model, as predictions have it: what follows is proved, for logits within their window."""
         writer, at = self._writer, self._circuit.outputs["outputs"]
         unit = 2.0 ** -self._bits[at]
         flat = writer.assumed(writer.shaped((self._plan.outputs,), self._values[at]), LARGEST / unit)
         output, compared = dataclasses.replace(flat, scale=unit), None
         node: net.Node = self._node
-        named: dict[str, Any] = {"layer": node.layer, "inputs": (), "shape": (self._plan.outputs,)}
-        if ending == "softmax":
-            compared, node = writer.compared(output), net.Softmax(kind="Softmax", **named)
-        elif ending is not None:
-            node = net.Curved(kind=ending, curve=CURVES[ending], **named)
-        if ending is not None:
+        if len(endings) > 1:
+            output = self._heads(output, endings)
+        elif endings[0] is not None:
+            compared = writer.compared(output) if endings[0] == "softmax" else None
+            node = self._last(endings[0], (self._plan.outputs,))
             output = written(writer, node, [output])
         return ended(
             writer,
@@ -380,7 +341,33 @@ class _Translation:
             end=end,
             clamp_label=self._like.label_clamped,
             ranges=self._ranges,
+            inputs=_given(self._like.inputs),
+            outputs=_given(self._like.outputs),
         )
+
+    def _heads(self, row: RangedValue, endings: Sequence[str | None]) -> RangedValue:
+        """Write the end of each output, and join them again."""
+        outputs, parts = _given(self._like.outputs), []
+        if outputs is None or len(outputs.parts) != len(endings):
+            raise ProgramError("the model was shared with other outputs")
+        start = 0
+        for part, ending in zip(outputs.parts, endings, strict=True):
+            value = self._writer.taken(0, tuple(range(start, start + part.size)), row)
+            parts.append(value if ending is None else written(self._writer, self._last(ending, (part.size,)), [value]))
+            start += part.size
+        joined = net.Joined(layer=self._node.layer, kind="outputs", inputs=(), shape=row.shape, axis=0)
+        return self._writer.joined(joined, parts)
+
+    def _last(self, ending: str, shape: Shape) -> net.Node:
+        """Return the node of an activation at the end of an output."""
+        named: dict[str, Any] = {"layer": self._node.layer, "inputs": (), "shape": shape}
+        if ending == "softmax":
+            return net.Softmax(kind="Softmax", **named)
+        return net.Curved(kind=ending, curve=CURVES[ending], **named)
+
+
+def _given(structure: Structure | msgspec.UnsetType) -> Structure | None:
+    return None if structure is msgspec.UNSET else structure
 
 
 def plain(ranges: Ranges) -> Ranges:

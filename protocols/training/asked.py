@@ -11,11 +11,11 @@ from protocols.mpc.engine import loops
 from protocols.mpc.engine.sides import Scope
 from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.wires import Given
-from protocols.training.networks.losses import Loss
+from protocols.training.networks.losses import AnyLoss
 from protocols.training.networks.optimizers import Shapes
 from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import apart, outside
-from protocols.training.step import Plan, ended, forward, inside, told_loss
+from protocols.training.step import Plan, compared_with, forward, inside, told_loss
 
 WEIGHT = "weight "
 """Before the number of a weight that is served."""
@@ -40,12 +40,17 @@ class AskedPlan(StepPlan, frozen=True):
         return self.plan.inputs
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """Return how many features each of several inputs has."""
+        return self.plan.parts
+
+    @property
     def outputs(self) -> int:
         """Numbers that the network gives."""
         return self.plan.outputs
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> AnyLoss:
         """That of the network."""
         return self.plan.loss
 
@@ -79,8 +84,8 @@ class SharedEvaluation(AskedPlan, frozen=True):
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Return the circuit of one batch."""
         draft, values, large, outputs = forward(self.plan, batch, predicts=True)
-        ending, _, _ = ended(self.plan, draft, outputs, batch)
-        sums = [*ending.watched, *([] if ending.softmax is None else [apart(draft, ending.softmax, self.plan.outputs)])]
+        ending = compared_with(self.plan, draft, outputs, batch)
+        sums = [*ending.watched, *(apart(draft, *softmax) for softmax in ending.softmaxes)]
         bit = outside(draft, draft(Given("outside", (1,), "share")), [*large, *ending.large], sums, **inside(draft))
         loss = {"loss": told_loss(self.plan, draft, ending.loss, values, batch)} if self.plan.value else {}
         return draft.circuit({"metric": ending.metric, "outside": bit} | loss)

@@ -59,8 +59,8 @@ def parts(plan: Plan, examples: int) -> Parts | None:
     head, _ = _moved(plan, [at for at in range(1, len(steady)) if not steady[at]], known, start)
     example = shapes[edge[0]] if len(edge) == 1 else (sum(sizes),)
     return Parts(
-        msgspec.structs.replace(plan, layers=tuple(base), outputs=sum(sizes), classes=(), value=False),
-        msgspec.structs.replace(plan, layers=tuple(head), example=example),
+        msgspec.structs.replace(plan, layers=tuple(base), outputs=sum(sizes), loss="mse", classes=(), value=False),
+        msgspec.structs.replace(plan, layers=tuple(head), example=example, parts=()),
     )
 
 

@@ -18,15 +18,15 @@ import msgspec
 
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
-from protocols.mpc.operations.moves import Reshape
-from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.moves import Concatenate, Reshape
 from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.draft import Signal, StepDraft
+from protocols.training.networks.ended import Ended, array_name, ended, jointly_ended
 from protocols.training.networks.functions import FRACTION, SoftmaxValues
 from protocols.training.networks.layers import Variable
-from protocols.training.networks.losses import AS_GIVEN, EXACT, Labels, Loss, LossGradient, Told, compared, gradient_scale, loss_gradient
+from protocols.training.networks.losses import AS_GIVEN, EXACT, AnyLoss, JointLoss, Labels, Told, compared, gradient_scale, loss_gradient
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
@@ -63,9 +63,9 @@ class Plan(StepPlan, frozen=True):
     Attributes:
         layers: the nodes in an order in which they can be computed; the last one gives the logits, or the numbers that are compared.
         example: the shape of what the network takes.
-        outputs: classes, or numbers of a target.
+        outputs: classes, or numbers of a target; of several outputs all of them.
         variables: the weights.
-        loss: of the logits and one-hot labels, or of outputs and targets.
+        loss: of the logits and one-hot labels, or of outputs and targets; of several outputs all of theirs.
         optimizer: how gradients move weights.
         value: whether the value of the loss is computed as well.
         weight: how many times the loss counts, above 0.
@@ -78,13 +78,14 @@ class Plan(StepPlan, frozen=True):
         weighted: whether examples have weights of their own, by which their losses are multiplied.
         classes: by which losses are multiplied, for each class of the targets; none: by 1. A binary cross-entropy has two.
         private: how each example is protected; None: not at all.
+        parts: how many features each of several inputs has, which lie side by side in what the network takes; none of one input.
     """
 
     layers: tuple[AnyLayer, ...]
     example: tuple[int, ...]
     outputs: int
     variables: tuple[Variable, ...]
-    loss: Loss
+    loss: AnyLoss
     optimizer: Optimizer
     value: bool = False
     weight: float = 1.0
@@ -97,6 +98,7 @@ class Plan(StepPlan, frozen=True):
     weighted: bool = False
     classes: tuple[float, ...] = ()
     private: Private | None = None
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is no network, before anything is made of it.
@@ -111,6 +113,10 @@ class Plan(StepPlan, frozen=True):
         shapes = [self.example, (self.outputs,), *(variable.shape for variable in self.variables)]
         if not all(shape and min(shape) > 0 for shape in shapes):
             raise ModelError(f"values of shapes {[shape for shape in shapes if min(shape, default=0) < 1]} are not possible")
+        if self.parts and (sum(self.parts) != self.inputs or min(self.parts) < 1):
+            raise ModelError(f"inputs of {self.parts} features do not make an example of shape {self.example}")
+        if isinstance(self.loss, JointLoss) and sum(head.outputs for head in self.loss.heads) != self.outputs:
+            raise ModelError(f"outputs of {[head.outputs for head in self.loss.heads]} numbers do not make {self.outputs}")
         stay = {variable.name for variable in self.variables if not variable.trained}
         if not stay.issuperset(name for layer in self.layers for name in layer.moves):
             raise ModelError("statistics that follow what a step sees are kept beside the weights that are trained")
@@ -225,8 +231,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
         gradients, scale = {name: (at, MEAN) for name, at in pieces(draft, row, gradients).items()}, 1.0
     sums += _sums(draft, plan, gradients, values, new, scale, last=last)
     sums += network.watched
-    if network.softmax is not None:
-        sums.append(apart(draft, network.softmax, plan.outputs))
+    sums += [apart(draft, *softmax) for softmax in network.softmaxes]
     new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few], **network.inside)
     told = dict(network.told)
     if plan.value:
@@ -243,7 +248,7 @@ class _Network(NamedTuple):
         gradients: by weights that are trained, summed over the batch: positions and fractional bits.
         large: what has to be watched.
         told: the positions of the metric, and of the loss if it is computed.
-        softmax: what belongs to a cross-entropy; None for other losses.
+        softmaxes: what belongs to cross-entropies, and of how many classes.
         watched: what else the loss is right for.
         moved: the positions of new values of what follows what a step sees, by name.
         inside: what nodes say has to be watched beside `large`, as `outside` takes it.
@@ -254,7 +259,7 @@ class _Network(NamedTuple):
     gradients: Gradients
     large: list[Signal]
     told: dict[str, int]
-    softmax: SoftmaxValues | None
+    softmaxes: tuple[tuple[SoftmaxValues, int], ...]
     watched: tuple[Watched, ...]
     moved: dict[str, int]
     inside: dict[str, Any]
@@ -279,14 +284,15 @@ class Forward(NamedTuple):
 def forward(plan: Plan, batch: int, *, predicts: bool) -> Forward:
     """Write a network forward; `predicts` says whether as Keras does in `predict`, or as in a step of `fit`.
 
-    Given: wire `x` (batch, inputs), and the shares of the weights by the names of `Plan.shapes`.
+    Given: wire `x` (batch, inputs), of several inputs `x`, `x 1`, ..., and the shares of the weights by the names of `Plan.shapes`.
 
     Raises:
         ModelError: a node cannot be written, or the outputs have another shape than the plan says.
     """
     draft = StepDraft(predicts=predicts)
     values = {name: draft.put(Given(name, shape, "share")) for name, shape in plan.shapes.items()}
-    x = draft.put(Given("x", (batch, plan.inputs), "wire"))
+    parts = [draft.put(Given(array_name("x", at), (batch, size), "wire")) for at, size in enumerate(plan.parts or (plan.inputs,))]
+    x = draft.put(Concatenate(tuple(parts), 1)) if len(parts) > 1 else parts[0]
     made, large = [draft.put(Reshape(x, (batch, *plan.example)))], []
     for place, node in enumerate(plan.layers):
         try:
@@ -307,55 +313,46 @@ def inside(draft: StepDraft) -> dict[str, Any]:
     return {"scores": draft.spread, "strange": draft.strange}
 
 
-def ended(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> tuple[LossGradient, int, Signal | None]:
-    """Write what a loss makes of outputs; return that, the position of the outputs, affine, and the weights of the examples."""
+def compared_with(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> Ended:
+    """Write what losses make of outputs, not rounded yet."""
+    if isinstance(plan.loss, JointLoss):
+        return jointly_ended(draft, plan.loss, outputs, batch, value=plan.value, weighted=plan.weighted)
     y = draft(Given("y", (batch, plan.outputs), "wire"))
     z, weights = draft.affine(outputs), plan.weights(draft, y, batch)
-    ending = loss_gradient(
-        draft,
-        plan.loss,
-        z,
-        y,
-        plan.outputs,
-        value=plan.value,
-        threshold=plan.threshold,
-        sums=plan.sums,
-        labels=plan.labels,
-        weights=weights,
-    )
-    return ending, z, weights
+    settings: dict[str, Any] = {"value": plan.value, "threshold": plan.threshold, "sums": plan.sums, "labels": plan.labels}
+    return ended(draft, loss_gradient(draft, plan.loss, z, y, plan.outputs, weights=weights, **settings), z, plan.outputs, weights)
 
 
 def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], batch: int) -> int:
-    """Return the position of the loss as it is told: of a batch whose losses are summed as often as it has examples; with penalties."""
+    """Return the position of the loss as it is told: of a batch whose losses are summed as often as it has examples; with penalties.
+
+    Of several outputs these are their losses, not weighted, and penalties come last.
+    """
     if plan.summed:
         loss = draft(Combine((loss,), (batch,)))
     if not plan.penalties:
         return loss
     wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
-    count = batch * compared(plan.loss, plan.outputs) / plan.weight
-    return draft(Combine((loss, penalised(draft, plan.penalties, wires, count, plan.sums.lost)), (1, 1)))
+    count = batch * compared(plan.loss, plan.outputs) / (1.0 if isinstance(plan.loss, JointLoss) else plan.weight)
+    penalty = penalised(draft, plan.penalties, wires, count, plan.sums.lost)
+    return draft(Concatenate((loss, penalty), 0) if isinstance(plan.loss, JointLoss) else Combine((loss, penalty), (1, 1)))
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
 def _network(plan: Plan, batch: int) -> _Network:
     draft, values, large, outputs = forward(plan, batch, predicts=False)
-    ending, z, weights = ended(plan, draft, outputs, batch)
-    gradient = ending.wire
-    draft.say(gradient, FRACTION)
-    if weights is not None:  # of an example the gradient by its outputs is that many times as large
-        gradient = draft.put(Multiply(gradient, weights.at), FRACTION + weights.bits)
+    ending = compared_with(plan, draft, outputs, batch)
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
     watch = inside(draft)
     if plan.private is None:
-        found = draft.gradients({z: gradient}, [values[name] for name in plan.trained])
+        found = draft.gradients(ending.gradients, [values[name] for name in plan.trained])
         gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained if values[name] in found}
-        network = _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmax, ending.watched, draft.moved, watch)
+        network = _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmaxes, ending.watched, draft.moved, watch)
     else:  # that numbers have left their windows is told, and nothing about examples may be without noise
         if ending.large or ending.watched or draft.moved or any(watch.values()):
             raise ModelError("numbers of single examples would have to be watched, and nothing of them may be told: not with privacy=")
-        gradients = private_gradients(draft, plan.private, {z: gradient}, {name: values[name] for name in plan.trained}, batch)
-        network = _Network(draft, values, gradients, [], told, None, (), {}, {})
+        gradients = private_gradients(draft, plan.private, ending.gradients, {name: values[name] for name in plan.trained}, batch)
+        network = _Network(draft, values, gradients, [], told, (), (), {}, {})
     missing = [name for name in plan.trained if name not in gradients]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")

@@ -16,7 +16,8 @@ from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.asked import BaseOutputs, Derivation, SharedEvaluation, SharedPrediction
-from protocols.training.networks.losses import truths
+from protocols.training.networks.ended import array_name
+from protocols.training.networks.losses import AnyLoss, JointLoss, truths
 from protocols.training.networks.random import tables
 from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
 from protocols.training.step import Plan
@@ -26,6 +27,9 @@ Estimation = Moments | Logistic | LogLinear | Clusters | Boosting | Forest | Cou
 """What is estimated of examples."""
 AnyPlan = Plan | Estimation | SharedEvaluation | SharedPrediction | BaseOutputs | Derivation
 """What can be done in steps: with examples, or with the weights of a network alone."""
+
+ARRAYS = {"x": "features", "y": "targets", "w": "weights"}
+"""What the arrays of a run are, by the first letter of their names."""
 
 PARTING = (Clusters, LogLinear, Boosting, Forest, Counts, Binning)
 """Plans that part or weigh examples by what their owner has placed, so that what is opened may be that of few of them, or of one."""
@@ -51,6 +55,9 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         name: of the model; among equals it says who does what.
         made: steps that the model has made before this run.
         w: the weights of the examples, one number each, if the plan has them.
+        xs: the features of further inputs, if the plan has several.
+        ys: the targets of further outputs.
+        ws: the weights of the examples for further outputs.
     """
 
     session: bytes
@@ -64,6 +71,9 @@ class TrainingTerms(msgspec.Struct, frozen=True):
     name: str
     made: int = 0
     w: Dataset | None = None
+    xs: tuple[Dataset, ...] = ()
+    ys: tuple[Dataset, ...] = ()
+    ws: tuple[Dataset, ...] = ()
 
     def __repr__(self) -> str:
         return f"TrainingTerms({', '.join(repr(one.name) for one in self.datasets.values())}, batch={self.batch})"
@@ -71,7 +81,8 @@ class TrainingTerms(msgspec.Struct, frozen=True):
     @property
     def datasets(self) -> dict[str, Dataset]:
         """The arrays of the run by the names that a circuit gives them."""
-        named = {"x": self.x, "y": self.y, "w": self.w}
+        kinds = {"x": (self.x, *self.xs), "y": (self.y, *self.ys), "w": (self.w, *self.ws)}
+        named = {array_name(kind, place): each for kind, arrays in kinds.items() for place, each in enumerate(arrays)}
         return {name: dataset for name, dataset in named.items() if dataset is not None}
 
     @property
@@ -88,19 +99,22 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         """How many steps an epoch has."""
         return -(-self.examples // self.batch) * self.plan.repeats(epoch)
 
-    def targets(self, array: Ring) -> Ring:
-        """Return the targets of some examples as the loss compares with them: of labels 0 and 1 the column of label 1."""
-        if truths(self.plan.loss) and self.y is not None and self.y.content == "labels":
+    def targets(self, array: Ring, place: int = 0) -> Ring:
+        """Return the targets of some examples as the loss of an output compares with them: of labels 0 and 1 the column of label 1."""
+        loss, outputs = _heads(self.plan)[place]
+        y = self.datasets.get(array_name("y", place))
+        if truths(loss) and y is not None and y.content == "labels":
             array = array[:, 1:]
-        return widened(array, self.plan.outputs)
+        return widened(array, outputs)
 
     def given(self, name: str, array: Ring) -> Ring:
         """Return some examples of an array of the run as the circuit takes what it calls so."""
-        match name:
+        kind, _, place = name.partition(" ")
+        match kind:
             case "x":
-                return widened(array, self.plan.inputs)
+                return widened(array, _parts(self.plan)[int(place or 0)])
             case "y":
-                return self.targets(array)
+                return self.targets(array, int(place or 0))
         return array
 
     def rows(self, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -181,57 +195,78 @@ def check(terms: TrainingTerms) -> None:
         InputError: lengths or widths differ, or a batch is no batch.
         TooLarge: features that would be held are more than a stored array may have.
     """
-    plan, x, y = terms.plan, terms.x, terms.y
+    plan, x, y, named = terms.plan, terms.x, terms.y, terms.datasets
     if isinstance(plan, Derivation) != (x is None) or isinstance(plan, Derivation | SharedPrediction | BaseOutputs) != (y is None):
         raise InputError("examples, or targets, were named for a plan without, or the other way round")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
-    if x is not None:
-        _check_features(plan, x)
-        if isinstance(plan, BaseOutputs) and 8 * x.shape[0] * plan.outputs > DATASET_LIMIT:
-            raise TooLarge(f"{plan.outputs} features of each of {x.shape[0]} examples are more than a stored array may have")
-    if x is not None and y is not None:
-        _check_targets(plan, x, y)
-    _check_weights(terms)
+    parts, heads = _parts(plan), _heads(plan)
+    if x is None:
+        expected = set[str]()
+    else:
+        most = {"x": len(parts), "y": len(heads) if y is not None else 0, "w": len(heads) if plan.weighted else 0}
+        expected = {array_name(kind, place) for kind, count in most.items() for place in range(count)}
+    if set(named) != expected:
+        raise InputError(f"arrays {sorted(named)} were named, and {sorted(expected)} are needed: one for each input and output")
+    for place, size in enumerate(parts if x is not None else ()):
+        _check_features(size, named[array_name("x", place)])
+    if isinstance(plan, BaseOutputs) and x is not None and 8 * x.shape[0] * plan.outputs > DATASET_LIMIT:
+        raise TooLarge(f"{plan.outputs} features of each of {x.shape[0]} examples are more than a stored array may have")
+    for name, dataset in named.items():
+        assert x is not None  # what was named belongs to it
+        _check_alike(x, dataset)
+        kind, _, at = name.partition(" ")
+        if kind == "y":
+            _check_targets(*heads[int(at or 0)], dataset)
+        elif kind == "w" and (dataset.content != "numbers" or dataset.shape != (x.shape[0], 1)):
+            raise InputError(
+                f"{dataset.name!r} has shape {dataset.shape} and holds {dataset.content}: one weight for each of {x.shape[0]} examples is"
+                " needed"
+            )
 
 
-def _check_features(plan: AnyPlan, x: Dataset) -> None:
+def _heads(plan: AnyPlan) -> list[tuple[AnyLoss, int]]:
+    """Return the loss of each output, and how many numbers it has."""
+    if isinstance(plan.loss, JointLoss):
+        return [(head.loss, head.outputs) for head in plan.loss.heads]
+    return [(plan.loss, plan.outputs)]
+
+
+def _parts(plan: AnyPlan) -> tuple[int, ...]:
+    """Return how many features each input has: only networks have several."""
+    several = plan.parts if isinstance(plan, Plan | SharedEvaluation | SharedPrediction | BaseOutputs) else ()
+    return several or (plan.inputs,)
+
+
+def _check_features(size: int, x: Dataset) -> None:
     if x.content != "numbers":
         raise InputError(f"{x.name!r} was stored as labels because it is one integer an example: features are stored as floats")
-    if x.shape[1] != plan.inputs:
-        raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {plan.inputs} numbers")
+    if x.shape[1] != size:
+        raise InputError(f"{x.name!r} has {x.shape[1]} {x.content} an example, the model takes {size} numbers")
 
 
-def _check_targets(plan: AnyPlan, x: Dataset, y: Dataset) -> None:
-    if x.shape[0] != y.shape[0]:
-        raise InputError(f"{x.name!r} has {x.shape[0]} examples and {y.name!r} has {y.shape[0]}: they must be as many")
-    check_records(x, y)
-    classes = plan.outputs
-    if truths(plan.loss) and y.content == "labels":
-        if plan.outputs != 1:
+def _check_alike(x: Dataset, other: Dataset) -> None:
+    if x.shape[0] != other.shape[0]:
+        raise InputError(f"{x.name!r} has {x.shape[0]} examples and {other.name!r} has {other.shape[0]}: they must be as many")
+    check_records(x, other)
+
+
+def _check_targets(loss: AnyLoss, outputs: int, y: Dataset) -> None:
+    classes = outputs
+    if truths(loss) and y.content == "labels":
+        if outputs != 1:
             raise InputError(
-                f"{y.name!r} has one label an example, and the model has {plan.outputs} outputs that are compared with truths: store rows"
-                f" of {plan.outputs} numbers, each 0.0 or 1.0"
+                f"{y.name!r} has one label an example, and the model has {outputs} outputs that are compared with truths: store rows"
+                f" of {outputs} numbers, each 0.0 or 1.0"
             )
         classes = 2
     if y.content == "labels" and y.shape[1] > classes:
         raise InputError(
-            f"labels out of range: {y.name!r} has labels for {y.shape[1]} classes, the model has {plan.outputs} outputs,"
+            f"labels out of range: {y.name!r} has labels for {y.shape[1]} classes, the model has {outputs} outputs,"
             f" so labels from 0 to {classes - 1} are needed"
         )
-    if y.content == "numbers" and y.shape[1] != plan.outputs:
-        raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {plan.outputs} outputs")
-
-
-def _check_weights(terms: TrainingTerms) -> None:
-    w, x = terms.w, terms.x
-    if (w is not None) != terms.plan.weighted:
-        raise InputError("weights of examples were named for a plan without, or the other way round")
-    if w is None or x is None:
-        return
-    if w.content != "numbers" or w.shape != (x.shape[0], 1):
-        raise InputError(f"{w.name!r} has shape {w.shape} and holds {w.content}: one weight for each of {x.shape[0]} examples is needed")
-    check_records(x, w)
+    if y.content == "numbers" and y.shape[1] != outputs:
+        raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {outputs} outputs")
 
 
 class StepCircuits:

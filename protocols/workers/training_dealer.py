@@ -30,7 +30,7 @@ from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.asked import FEATURES
-from protocols.training.terms import StepCircuits, TrainingTerms, check_held, check_made
+from protocols.training.terms import ARRAYS, StepCircuits, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
@@ -84,7 +84,7 @@ class TrainingDealer(Actor):
         Args:
             terms: of the run.
             digest: of the right to the run, at this worker.
-            rights: to the features, the targets, and the weights of the examples if there are any, at this worker.
+            rights: to the arrays of the run in their order, at this worker.
             presence: of the owner.
 
         Raises:
@@ -96,8 +96,8 @@ class TrainingDealer(Actor):
         datasets = list(terms.datasets.values())
         if len(rights) != len(datasets):
             raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")
-        for dataset, right, what in zip(datasets, rights, ("features", "targets", "weights"), strict=False):
-            self._holdings.check(dataset.handle, right, what)
+        for (name, dataset), right in zip(terms.datasets.items(), rights, strict=True):
+            self._holdings.check(dataset.handle, right, ARRAYS[name[0]])
             if dataset.handle not in self._masks:
                 raise UnknownModel(f"the masks of {dataset.name!r} are not here: was it stored in a cluster of the other form?")
         check_held(terms, *(self._masks[dataset.handle].shape for dataset in datasets))

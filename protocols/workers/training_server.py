@@ -43,7 +43,7 @@ from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
 from protocols.training.asked import FEATURES, WEIGHT, AskedPlan, Derivation, SharedPrediction
 from protocols.training.step import Plan
-from protocols.training.terms import AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held, check_made
+from protocols.training.terms import ARRAYS, AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held, check_made
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
 from protocols.workers.step_supply import StepSupply
 
@@ -125,7 +125,7 @@ class TrainingServer(HeldModels):
             terms: of the run.
             digest: of the right to the run, at this server.
             model: handle of the weights.
-            rights: to the features, the targets, the weights of the examples if there are any, and the model, at this server.
+            rights: to the arrays of the run in their order, and the model, at this server.
             presence: of the owner.
 
         Returns:
@@ -138,11 +138,11 @@ class TrainingServer(HeldModels):
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
         arrays = [dataset.handle for dataset in terms.datasets.values()]
-        owned = (*zip(arrays, ("features", "targets", "weights"), strict=False), (model, "model"))
+        owned = (*((dataset.handle, ARRAYS[name[0]]) for name, dataset in terms.datasets.items()), (model, "model"))
         if len(rights) != len(owned):
             raise InputError(f"{len(rights)} rights were shown for {len(owned)} things: one for each array, and one for the model")
-        for (handle, what), right in zip(owned, rights, strict=True):
-            self._holdings.check(handle, right, what)
+        for (handle, kind), right in zip(owned, rights, strict=True):
+            self._holdings.check(handle, right, kind)
         if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         check_held(terms, *(self._datasets[array].shape for array in arrays))

@@ -75,18 +75,23 @@ class LogNames(NamedTuple):
 
     Attributes:
         loss: whether the loss is told.
-        metrics: the names of the metric that is told, none if it is not.
+        metrics: the names of the metric that is told, none if it is not; of several outputs those of all of them.
+        places: of several outputs: whose metric each of these is.
+        losses: of several outputs: the names of their losses.
     """
 
     loss: bool
     metrics: tuple[str, ...]
+    places: tuple[int, ...] = ()
+    losses: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[str]:
         """Return all of them."""
-        return [*["loss"] * self.loss, *self.metrics]
+        return [*["loss", *self.losses] * self.loss, *self.metrics]
 
     def logs(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return what is told, by these names; `values` are called "loss" and "metric"."""
-        loss = {"loss": values["loss"]} if self.loss else {}
-        return loss | dict.fromkeys(self.metrics, values.get("metric", float("nan")))
+        """Return what is told, by these names, of `values`: "loss" and "metric", of several outputs "loss 0", "metric 0", ... as well."""
+        keys = {"loss": "loss"} | {name: f"loss {place}" for place, name in enumerate(self.losses)} if self.loss else {}
+        places = [f"metric {place}" for place in self.places] or ["metric"] * len(self.metrics)
+        return {name: values.get(key, float("nan")) for name, key in (keys | dict(zip(self.metrics, places, strict=True))).items()}

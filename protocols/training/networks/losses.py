@@ -69,6 +69,86 @@ class Labels(msgspec.Struct, frozen=True):
 AS_GIVEN = Labels()
 """Targets are what is compared with."""
 
+LARGEST_FACTOR = 16.0
+"""Of the gradient of one output beside that of another, in units of which both are held."""
+LEAST_PART = 2.0**-10
+"""Of the gradient of a loss beside that of another: one that counts less vanishes beside it in fixed point."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """One of several outputs of a network, and its loss.
+
+    Attributes:
+        name: as Keras calls it.
+        outputs: how many numbers it has.
+        loss: of its numbers and its targets.
+        labels: what a cross-entropy makes of targets.
+        weight: how many times its loss counts, up to 1, beside others.
+        threshold: see `Plan`.
+        sums: how sums of its losses over an epoch are told; all heads lose as many bits.
+        told: whether its metric is one of those that are told.
+    """
+
+    name: str
+    outputs: int
+    loss: Loss
+    labels: Labels = AS_GIVEN
+    weight: float = 1.0
+    threshold: float = 0.0
+    sums: Told = EXACT
+    told: bool = True
+
+    @property
+    def rate(self) -> float:
+        """Return the factor of `loss_gradient` in the gradient of the joint loss."""
+        return self.weight * gradient_scale(self.loss, self.outputs)
+
+
+class JointLoss(msgspec.Struct, frozen=True, tag=True):
+    """The weighted sum of the losses of several outputs, which lie side by side in a row.
+
+    Attributes:
+        heads: in the order of the row.
+    """
+
+    heads: tuple[Head, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse losses that cannot be added.
+
+        Raises:
+            ModelError: there is one only, names are double, or one counts too little beside another, or more than once.
+        """
+        names = [head.name for head in self.heads]
+        if len(names) < 2 or len(set(names)) < len(names) or not all(head.outputs > 0 for head in self.heads):
+            raise ModelError(f"several outputs have names of their own, and a number at least; {names} were given")
+        if len({head.sums.lost for head in self.heads}) > 1 or not all(0 < head.weight <= 1 for head in self.heads):
+            raise ModelError("losses of several outputs count up to once, and are told alike")
+        rates = {head.name: head.rate for head in self.heads}
+        least, most = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+        if rates[least] < LEAST_PART * rates[most]:
+            raise ModelError(
+                f"the gradient of output {least!r} would count {rates[least] / rates[most]:.1e} times that of {most!r}, beside which it"
+                f" vanishes in fixed point: at least {LEAST_PART:.1e} is needed, see loss_weights="
+            )
+
+    def scale(self, outputs: int) -> float:
+        """Return the unit in which `training/networks/ended.py` gives gradients of the loss."""
+        rates = [head.rate for head in self.heads]
+        return max(min(rates), max(rates) / LARGEST_FACTOR)
+
+    def numbers(self, outputs: int) -> int:
+        """Return of how many numbers of an example the loss is a mean: it is a sum of means."""
+        return 1
+
+
+AnyLoss = Loss | JointLoss
+
+
+def losses(loss: AnyLoss) -> tuple[Loss, ...]:
+    """Return the loss of each output."""
+    return tuple(head.loss for head in loss.heads) if isinstance(loss, JointLoss) else (loss,)
+
 
 def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float = 0.0, weighted: bool = False) -> Told:
     """Return how sums over an epoch are told; squared errors and losses are bounded by outputs and targets within +-2^`ENDS`.
@@ -95,7 +175,7 @@ def told(loss: Loss, outputs: int, examples: int, *, truths: bool, beside: float
     return Told(each, max(0, each + most + 2 * FRACTION - SUM_BITS))
 
 
-def truths(loss: Loss) -> bool:
+def truths(loss: AnyLoss) -> bool:
     """Whether labels are truths of one output: of two classes the one that is called 1 is compared with."""
     return loss == "binary_crossentropy" or (isinstance(loss, TargetLoss) and loss.truths)
 
@@ -132,12 +212,12 @@ class LossGradient(NamedTuple):
     watched: tuple[Watched, ...] = ()
 
 
-def compared(loss: Loss, outputs: int) -> int:
+def compared(loss: AnyLoss, outputs: int) -> int:
     """Of how many numbers of an example the loss is a mean: of its outputs, or of one for all of them."""
     return loss.numbers(outputs) if not isinstance(loss, str) else 1 if loss == "crossentropy" else outputs
 
 
-def gradient_scale(loss: Loss, outputs: int) -> float:
+def gradient_scale(loss: AnyLoss, outputs: int) -> float:
     """Return the factor of `loss_gradient` in the gradient of the loss: all but the cross-entropy of a softmax are means over outputs."""
     if not isinstance(loss, str):
         return loss.scale(outputs)

@@ -112,3 +112,30 @@ async def test_features_lie_at_the_workers_as_stored_data_do_while_it_lasts_and_
         model.fit(x[rows], y[rows], batch_size=10, shuffle=False, verbose=0)
     for mine, theirs in zip(trained.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=CLOSE)
+
+
+async def test_a_base_of_several_inputs_and_a_head_of_several_outputs(running, data):
+    """One input is read by frozen layers, the other by both: what the base gives of them lies side by side."""
+    x, y = data[0][:COUNT], data[1][:COUNT]
+    keras.utils.set_random_seed(3)
+    image, facts = layers.Input(SHAPE, name="image"), layers.Input((3,), name="facts")
+    seen = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu", trainable=False)(image))
+    known = layers.Dense(4, "relu", trainable=False)(facts)
+    joined = layers.Concatenate()([layers.Add()([seen, known]), facts])
+    model = keras.Model([image, facts], [layers.Dense(3, name="kind")(joined), layers.Dense(1, name="size")(joined)], name="two")
+    losses = {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "size": "mse"}
+    model.compile(keras.optimizers.SGD(0.1), losses, loss_weights={"kind": 1.0, "size": 0.5})
+    given = {"image": x, "facts": np.random.default_rng(5).uniform(size=(COUNT, 3)).astype(np.float32)}
+    wanted = {"kind": y, "size": given["facts"].sum(axis=1, keepdims=True)}
+    first, second, third = map(Worker, running)
+    settings = {"epochs": 2, "batch_size": 10, "shuffle": False}
+    async with Cluster(first, second, crypto_provider=third) as cluster, await share(model, cluster) as shared:
+        epochs = await fitted(shared, given, wanted, metrics=["loss"], **settings)
+        answers, trained = await shared.predict(given), await shared.reveal()
+    history = model.fit(given, wanted, verbose=0, **settings).history
+    assert epochs[1].rounds < 30, "the base is not computed again"
+    assert [epoch.logs["loss"] for epoch in epochs] == pytest.approx(history["loss"], abs=0.02)  # Keras: of batches of other sizes
+    for mine, theirs in zip(trained.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=CLOSE)
+    for mine, theirs in zip(answers, model.predict(given, verbose=0), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=CLOSE)

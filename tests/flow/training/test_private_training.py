@@ -90,7 +90,7 @@ async def test_what_is_not_done_is_refused_before_anything_runs(cluster, name):
 async def test_servers_tell_no_sum_over_examples_whoever_asks(cluster, monkeypatch):
     """An owner whose library has been changed."""
     data = await cluster.store("x", X), await cluster.store("y", Y)
-    monkeypatch.setattr("protocols.owner.fitting.asked", lambda metrics, loss: ("accuracy",))
+    monkeypatch.setattr("protocols.owner.metrics.asked", lambda metrics, loss: ("accuracy",))
     async with await share(build(), cluster, input_range=(-8, 8)) as shared:
         with pytest.raises(NotGranted, match="without noise"):
             await fitted(shared, data, privacy=DPSGD(noise_multiplier=1.0, max_grad_norm=1.0))

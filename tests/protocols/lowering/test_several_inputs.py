@@ -8,7 +8,6 @@ from keras import layers, ops
 from deployment import Deployment
 from protocols.errors import InputError, ModelError
 from protocols.lowering import lower
-from protocols.lowering.keras_graph import read
 from protocols.mpc.encoding import encoded, rows
 from protocols.mpc.inputs.structure import NamedShape, Structure
 from protocols.mpc.numbers.fixed_point import decode
@@ -124,11 +123,6 @@ def test_what_does_not_fit_the_structure_is_refused():
     deep = layers.Input((2,)), layers.Input((2,))
     with pytest.raises(ModelError, match="within others"):
         lower(keras.Model({"a": [deep[0]], "b": [deep[1]]}, layers.Dense(1)(deep[0] + deep[1])))
-
-
-def test_a_training_reads_one_of_each():
-    with pytest.raises(ModelError, match="2 inputs and 1 outputs; one of each is supported"):
-        read(listed())
 
 
 def test_a_row_is_what_was_joined():

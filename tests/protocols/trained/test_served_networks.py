@@ -158,7 +158,7 @@ def test_every_kind_of_node_is_served():
 def test_an_index_outside_of_a_table_says_so():
     case = Case(compiled(NETWORKS["looked up"]()))
     like = msgspec.structs.replace(case.like, input_range=(-4.0, 4.0))  # of indices that nobody has proved
-    case.served = served(case.plan, "softmax", (3,), like)
+    case.served = served(case.plan, ("softmax",), (3,), like)
     case.program = case.served.program
     x = np.array([[0.0, 1.0, 0.0], [0.0, 2.0, 0.0], [-1.0, 1.0, 0.0]])
     assert case.answers(x)[1].tolist() == [False, True, True]
@@ -241,7 +241,7 @@ def test_wide_layers_allow_smaller_weights():
     assert 2**4 <= wide.served.largest < narrow.served.largest == 2**14
     like = msgspec.structs.replace(narrow.like, input_range=(-(2.0**30), 2.0**30))
     with pytest.raises(WindowError, match=r"reveal\(\) the model, and share what is revealed"):
-        served(narrow.plan, "softmax", (3,), like)
+        served(narrow.plan, ("softmax",), (3,), like)
 
 
 def test_feature_ranges_clamps_and_labels_are_kept():

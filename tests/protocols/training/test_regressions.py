@@ -199,7 +199,7 @@ def test_weights_belong_to_plans_that_have_them():
     check(terms(Moments(3, 2, ("gram",)), None))
     check(terms(Moments(3, 2, ("gram",), weighted=True), w))
     for plan, weights in ((Moments(3, 2, ("gram",)), w), (Moments(3, 2, ("gram",), weighted=True), None)):
-        with pytest.raises(InputError, match="or the other way round"):
+        with pytest.raises(InputError, match="were named, and"):
             check(terms(plan, weights))
     with pytest.raises(InputError, match="one weight for each of 8 examples"):
         check(terms(Moments(3, 2, ("gram",), weighted=True), y))
