@@ -143,19 +143,21 @@ class TrainingDealer(Actor):
                 for index, rows in enumerate(session.terms.rows(number)[start:], start):
                     await self._step(session, ahead, rows, last=index + 1 in stops)
                 await ahead.sent()
+        except ClusterError:
+            raise
         except (ActorError, ProtocolError) as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
 
     async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
         """Deal for the next step, in as many pieces as its randomness has."""
         run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
-        parts = session.steps.parts(len(rows), last=last)
+        parts, circuit = session.steps.parts(len(rows), last=last), session.steps.like(len(rows), last=last).fingerprint
         numbers = range(session.pieces, session.pieces + len(parts))
         session.done, session.pieces = number + 1, numbers.stop
         given = Delivery(
             session.servers,
             keys.told,
-            lambda server, key, dealt: server.supply(run, number, len(rows), last, key, dealt),
+            lambda server, key, dealt: server.supply(run, number, len(rows), last, circuit, key, dealt),
             run,
             b"",
             numbers,
