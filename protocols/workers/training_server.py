@@ -320,7 +320,9 @@ class TrainingServer(HeldModels):
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
-        seal.add([np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()])  # each server finds them by itself: they have to be the same
+        seal.add(
+            [np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()]
+        )  # each server finds them by itself: they have to be the same
         given: dict[str, Affine | Ring] = {**session.shares, **drawn}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         wires: dict[str, Affine] = {}
