@@ -58,8 +58,8 @@ class StepSupply:
         step = self.circuits.like(examples, last=last)
         if not compare_digest(step.fingerprint, fingerprint):
             raise ClusterError(
-                f"what is dealt for step {number} is for another circuit than server {self.me.index} computes: the workers run other versions"
-                " of confide, or on processors that round differently; nothing was computed"
+                f"what is dealt for step {number} is for another circuit than server {self.me.index} computes: the workers run other"
+                " versions of confide, or on processors that round differently; nothing was computed"
             )
         expansion = Expansion(key)
         parts = self.circuits.parts(examples, last=last)

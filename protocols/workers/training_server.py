@@ -320,9 +320,7 @@ class TrainingServer(HeldModels):
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
-        seal.add(
-            [np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()]
-        )  # each server finds them by itself: they have to be the same
+        seal.add([np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()])  # each server finds both by itself
         given: dict[str, Affine | Ring] = {**session.shares, **drawn}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         wires: dict[str, Affine] = {}
@@ -382,10 +380,7 @@ class TrainingServer(HeldModels):
     async def supply(
         self, run: bytes, number: int, examples: int, last: bool, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
-        """Take the randomness of a step, the `last` before a report or another, as soon as there is room for it: see `Supplied`.
-
-        `circuit` is the fingerprint of that for which it is dealt.
-        """
+        """Take the randomness of a step, the `last` before a report or another, dealt for `circuit`, as there is room: see `Supplied`."""
         session = self._dealt(run, "supply")
         own = server_key(session.terms.equals, session.pair, key, "step", number)
         pieces = session.randomness.expect(number, own, examples, circuit, last=last)

@@ -146,7 +146,7 @@ async def test_a_worker_whose_circuit_has_another_window_is_found_before_anythin
         y = await cluster.store("y", np.zeros((20, 3), np.float32))
         async with await share(model, cluster) as shared:
             with pytest.raises(
-                ClusterError, match="for another circuit than server . computes: .* round differently; nothing was computed"
+                ClusterError, match=r"for another circuit than server . computes: .* round differently; nothing was computed"
             ):
                 await anext(shared.fit(x, y, epochs=1, batch_size=10))
             assert changed

@@ -105,7 +105,7 @@ async def test_randomness_of_another_kind_of_step_is_not_used():
 
 async def test_randomness_for_another_circuit_than_a_server_computes_is_refused_and_that_for_its_own_may_still_come():
     one = supply()
-    with pytest.raises(ClusterError, match="dealt for step 0 is for another circuit than server 1 computes: .* round differently"):
+    with pytest.raises(ClusterError, match=r"dealt for step 0 is for another circuit than server 1 computes: .* round differently"):
         one.expect(0, key("step"), 4, one.circuits.like(2, last=False).fingerprint, last=False)
     await comes(one, 0)
     (await begins(one, 0))[0].close()
