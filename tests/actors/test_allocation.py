@@ -82,13 +82,13 @@ def resident():
         return next(int(line.split()[1]) >> 10 for line in status if line.startswith("VmRSS"))
 async def main():
     print(allocation.keep_freed_memory(large=True))
-    held = [(np.ones(8 << 20), np.ones(200_000)) for _ in range(10)]
+    held = [(np.ones(2 << 20), np.ones(50_000)) for _ in range(10)]
     kept = [small for _, small in held]
     del held
     print(resident())
-    async with allocation.given_back_when_idle(0.05):
+    async with allocation.given_back_when_idle(0.2):
         for _ in range(100):
-            if resident() > 300:
+            if resident() > 120:
                 await asyncio.sleep(0.2)
     print(resident())
 asyncio.run(main())
@@ -99,5 +99,5 @@ asyncio.run(main())
 def test_who_is_idle_gives_back_what_lies_before_what_stays():
     asked, before, after = run_code(PINNED)
     assert asked == "True"
-    assert int(before) > 640  # ten arrays of 64 MB, freed, each before one that is kept
-    assert int(after) <= 300
+    assert int(before) > 160  # ten arrays of 16 MB, freed, each before one that is kept
+    assert int(after) <= 120
