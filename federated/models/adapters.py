@@ -1,8 +1,8 @@
 """Adapters of low rank in a model (Hu et al., 2021, arXiv:2106.09685) that Keras' configuration does not say, or not all of.
 
 It has no place for those in layers within layers, such as the query of a `MultiHeadAttention`, and a layer that is built from it forgets
-their alpha. So a blueprint says them beside: of each layer, in the order in which they are found, whether it is trained, and the rank and alpha
-of its adapter. Whoever builds it takes these for layers that can have one, and refuses anything else.
+their alpha. So a blueprint says them beside: of each layer, in the order in which they are found, whether it is trained, and of its
+adapter the rank and alpha. Whoever builds it takes these for layers that can have one, and refuses anything else.
 """
 
 from __future__ import annotations
