@@ -97,6 +97,7 @@ def test_a_mask_that_has_no_form_is_refused():
         lower(keras.Model(x, layers.LSTM(3)(layers.Concatenate()([nested()(x), nested()(x)]))), input_range=(0, WORDS - 1))
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not support masking")
 @pytest.mark.parametrize("name", ["Maximum", "Minimum", "Multiply"])
 @pytest.mark.parametrize("inner", [embedding, nested, Embedded])
 def test_what_leaves_out_hidden_steps_by_itself_is_refused_and_has_a_function_that_does_not(name, inner):
