@@ -160,7 +160,9 @@ class _Reader:
         rule = None if constants else _rule(operation, training=self._trains(node))
         if rule is not None:
             if name in BY_MASKS and any(self._twins.mask(one) is not None for one in node.input_tensors):
-                raise refuse(operation, "its inputs carry masks, where it computes otherwise", f"keras.ops.{name.lower()}, which knows none")
+                raise refuse(
+                    operation, "its inputs carry masks, where it computes otherwise", f"keras.ops.{name.lower()}, which knows none"
+                )
             beside = named(self._keras, operation, node, rule, self._twins.mask)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in beside.values())]
             masks = {key: self._operand(value, known) for key, value in beside.items()}
@@ -174,6 +176,11 @@ class _Reader:
         if name in REWRITTEN and module.startswith("keras."):
             return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
+
+    def _check_masks(self, layer: Any, node: Any) -> None:
+        name = type(layer).__name__
+        if name in BY_MASKS and any(self._twins.mask(one) is not None for one in node.input_tensors):
+            raise refuse(layer, "its inputs carry masks, where it computes otherwise", f"keras.ops.{name.lower()}, which knows none")
 
     def _trains(self, node: Any) -> bool:
         """Whether a layer is called in a training: in the `call` of another one as that says, in a graph as the graph is."""
