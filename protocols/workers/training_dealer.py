@@ -23,6 +23,7 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.masked import halves
+from protocols.datasets.use import Use
 from protocols.errors import ClusterError, InputError, NameTaken, ProtocolError, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, third_party
 from protocols.link.threads import Threads
@@ -180,8 +181,7 @@ class TrainingDealer(Actor):
         session = self._owned(run, right)
         made = session.terms.stored([wires[FEATURES] for wires in session.wires])
         check_made(session.terms, dataset, made)
-        x = session.terms.datasets["x"].handle
-        stretches = self._holdings.stretches.get(x, [])
+        stretches = self._holdings.allowed([one.handle for one in session.terms.datasets.values()], len(made), Use())
         self._holdings.claim_while_present(self._background, self.system, presence, dataset.handle, digest, stretches)
         self._masks[dataset.handle], session.wires = made, []
 

@@ -241,7 +241,7 @@ class TrainingServer(HeldModels):
         made = [wires[FEATURES] for wires in session.wires]
         m, mask = session.terms.stored([one.a for one in made]), session.terms.stored([one.mask for one in made])
         check_made(session.terms, dataset, m)
-        stretches = self._holdings.allowed(session.terms.datasets["x"].handle, len(m), session.use)
+        stretches = self._holdings.allowed([one.handle for one in session.terms.datasets.values()], len(m), session.use)
         helper, party = session.seats.helper, session.me.index
         equal = None if helper is None else replicated(helper, party, {"masked": m, "mask": mask})
         self._claim(presence, dataset.handle, digest, stretches)
