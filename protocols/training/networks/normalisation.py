@@ -292,6 +292,8 @@ class BatchNormalisedLayer(Layer, frozen=True):
         """Column by column."""
         if not 0 <= self.momentum <= 1:
             raise ModelError(f"a momentum of {self.momentum:g} is not possible: from 0 to 1 is")
+        if self.epsilon < LEAST:  # a variance that is kept may be 0, and nothing looks at it
+            raise ModelError(f"a batch normalisation with epsilon={self.epsilon:g} has no form on shares: {LEAST:.2g} is the least")
         shape = draft.value(xs[0]).shape
         rows = _flat(draft, xs[0], (math.prod(shape[:-1]), shape[-1]))
         if draft.predicts:

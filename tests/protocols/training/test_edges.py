@@ -1,15 +1,18 @@
 """Functions of a training at the edge of what is watched: as many numbers as are allowed, as large as they may be."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from protocols.errors import ModelError
 from protocols.mpc.circuit import meaning
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.attention import MOST_PLACES, SoftmaxLayer
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import LARGEST
-from protocols.training.networks.normalisation import standardised
+from protocols.training.networks.normalisation import BatchNormalisedLayer, standardised
 
 UNIT = 2.0**FRACTION
 
@@ -45,3 +48,14 @@ def test_numbers_within_the_window_of_a_training_are_normalised_however_they_lie
     exact = c / np.sqrt((c**2).mean(1, keepdims=True) + 1e-3)
     for found in results(draft, y, x):
         np.testing.assert_allclose(found, exact, rtol=2.0**-10, atol=2.0**-10)
+
+
+@pytest.mark.parametrize(("epsilon", "fits"), [(1e-9, False), (0.0, False), (2.0**-26, True)])
+def test_a_batch_normalisation_whose_kept_variance_may_be_too_small_to_be_right_is_refused(epsilon, fits):
+    """1 / sqrt(v + epsilon) came out too small, without a word, where a channel's variance had been 0."""
+    node = BatchNormalisedLayer((0,), epsilon, 0.9, "mean", "variance")
+    draft = StepDraft(predicts=True)
+    weights = {name: draft.put(Given(name, (3,), "share")) for name in ("mean", "variance")}
+    x = draft.put(Given("x", (4, 3), "wire"))
+    with contextlib.nullcontext() if fits else pytest.raises(ModelError, match=r"epsilon=.* has no form on shares: 1\.5e-08 is the least"):
+        node.write(draft, weights, [x])
