@@ -57,10 +57,11 @@ def parts(plan: Plan, examples: int) -> Parts | None:
         base.append(JoinedLayer(tuple(range(len(base) - len(edge) + 1, len(base) + 1)), 0))
     start, known = _taken(edge, [shapes[x] for x in edge], sizes)
     head, _ = _moved(plan, [at for at in range(1, len(steady)) if not steady[at]], known, start)
+    private = None if plan.private is None else msgspec.structs.replace(plan.private, features=True)
     example = shapes[edge[0]] if len(edge) == 1 else (sum(sizes),)
     return Parts(
         msgspec.structs.replace(plan, layers=tuple(base), outputs=sum(sizes), loss="mse", classes=(), value=False),
-        msgspec.structs.replace(plan, layers=tuple(head), example=example, parts=()),
+        msgspec.structs.replace(plan, layers=tuple(head), example=example, parts=(), private=private),
     )
 
 
