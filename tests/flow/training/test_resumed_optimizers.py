@@ -1,4 +1,4 @@
-"""A training that is resumed is the uninterrupted one, bit for bit: with the same randomness in the same step, whatever an optimizer keeps."""
+"""A resumed training is the uninterrupted one, bit for bit, with the same randomness in the same step: whatever an optimizer keeps."""
 
 import keras
 import numpy as np
