@@ -2,7 +2,8 @@
 
 The base is all nodes that depend on no weight that moves, and draw nothing: frozen layers, and what is between them and the input. A
 dropout, or a normalisation by the batch, ends it, and whatever reads these. What the head reads of it is one value, or several side by
-side, rounded as products round what they take. Both parts have all weights of the network, so that a model at the servers serves either.
+side, rounded as products round what they take; of a private training folded, so that it is bounded. Both parts have all weights of the
+network, so that a model at the servers serves either.
 """
 
 from __future__ import annotations
