@@ -28,6 +28,7 @@ from protocols.owner.running import Running, begun, stands
 from protocols.owner.stored import SharedExamples
 from protocols.owner.targets import fitted
 from protocols.storage.versions import Progress
+from protocols.training.base import parts
 from protocols.training.step import Plan
 from protocols.training.terms import TrainingTerms
 
@@ -63,7 +64,10 @@ class Training(SharedNetwork):
         asking = None if validated is None else self._evaluation(validated, how.batch_size, how.memory, metrics=how.metrics)
         rated = self._scheduled(terms, how.epochs - how.initial_epoch)  # a rate that cannot be is refused before anything is done
         if how.privacy is not None:
-            rated.plan.circuit(min(how.batch_size, terms.examples))  # and so is a weight by which no example's gradient is known
+            assert isinstance(rated.plan, Plan)  # `_terms` has made it
+            cut = parts(rated.plan, terms.examples)
+            for one in (rated.plan, *(() if cut is None else (cut.head,))):
+                one.circuit(min(how.batch_size, terms.examples))  # and so are weights by which no example's gradient is known, or bounded
         checkpoints = None
         if how.folder is not None:
             same = settings(terms.plan, data.all, how.batch_size, self._seats.helper, shuffle=how.shuffle)

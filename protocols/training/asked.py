@@ -10,11 +10,13 @@ from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine import loops
 from protocols.mpc.engine.sides import Scope
 from protocols.mpc.operations import AnyOp
-from protocols.mpc.operations.wires import Given
+from protocols.mpc.operations.wires import Given, Open
+from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import AnyLoss
 from protocols.training.networks.optimizers import Shapes
 from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import apart, outside
+from protocols.training.private.norms import folded
 from protocols.training.step import Plan, compared_with, forward, inside, told_loss
 
 WEIGHT = "weight "
@@ -109,7 +111,8 @@ class BaseOutputs(AskedPlan, frozen=True):
 
     `plan` is that of the base, see `base.py`.
 
-    Outputs: `outside`, see `window.py`; of a private training nothing is looked at. Kept is the wire `FEATURES`, (batch, outputs).
+    Outputs: `outside`, see `window.py`; of a private training nothing is looked at, and features are folded: bounded, whatever an example
+    is. Kept is the wire `FEATURES`, (batch, outputs).
     """
 
     @property
@@ -121,8 +124,9 @@ class BaseOutputs(AskedPlan, frozen=True):
         """Return the circuit of one batch."""
         draft, _, large, outputs = forward(self.plan, batch, predicts=True)
         bit = draft(Given("outside", (1,), "share"))
-        if self.plan.private is None:
-            bit = outside(draft, bit, large, [], **inside(draft))
+        if self.plan.private is not None:
+            return draft.circuit({"outside": bit}, {FEATURES: draft.put(Open(folded(draft, outputs)), FRACTION)})
+        bit = outside(draft, bit, large, [], **inside(draft))
         return draft.circuit({"outside": bit}, {FEATURES: draft.opened(outputs)})
 
 

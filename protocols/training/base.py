@@ -2,7 +2,8 @@
 
 The base is all nodes that depend on no weight that moves, and draw nothing: frozen layers, and what is between them and the input. A
 dropout, or a normalisation by the batch, ends it, and whatever reads these. What the head reads of it is one value, or several side by
-side, rounded as products round what they take. Both parts have all weights of the network, so that a model at the servers serves either.
+side, rounded as products round what they take; of a private training folded, so that it is bounded. Both parts have all weights of the
+network, so that a model at the servers serves either.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ def parts(plan: Plan, examples: int) -> Parts | None:
         base.append(JoinedLayer(tuple(range(len(base) - len(edge) + 1, len(base) + 1)), 0))
     start, known = _taken(edge, [shapes[x] for x in edge], sizes)
     head, _ = _moved(plan, [at for at in range(1, len(steady)) if not steady[at]], known, start)
+    private = None if plan.private is None else msgspec.structs.replace(plan.private, features=True)
     example = shapes[edge[0]] if len(edge) == 1 else (sum(sizes),)
     return Parts(
         msgspec.structs.replace(plan, layers=tuple(base), outputs=sum(sizes), loss="mse", classes=(), value=False),
-        msgspec.structs.replace(plan, layers=tuple(head), example=example, parts=()),
+        msgspec.structs.replace(plan, layers=tuple(head), example=example, parts=(), private=private),
     )
 
 

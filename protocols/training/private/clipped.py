@@ -84,7 +84,7 @@ def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, in
     for operand in dict.fromkeys(use.operand for use in found):
         several = [use for use in found if use.operand == operand]
         alone = len([use for use in found if use.weight == several[0].weight]) == 1
-        ghost = _ghost(draft, several[0], by[several[0].at], batch) if alone else None
+        ghost = _ghost(draft, private, several[0], by[several[0].at], batch) if alone else None
         parts.append(ghost or _made(draft, several, by, (batch, weights[several[0].weight])))
     terms = [_term(draft, part) for part in parts]
     lost = _lost(draft, private, parts)
@@ -111,12 +111,12 @@ def _noisy(draft: StepDraft, private: Private, total: int) -> tuple[int, int]:
 # One row for each example.
 
 
-def _ghost(draft: StepDraft, use: WeightUse, d: int, batch: int) -> _Ghost | None:
+def _ghost(draft: StepDraft, private: Private, use: WeightUse, d: int, batch: int) -> _Ghost | None:
     op, shape = draft.operations[use.at], draft.value(use.at).shape
     if len(shape) != 2 or shape[0] != batch:
         return None
     if isinstance(op, MatMul):
-        x, bound = _bounded(draft, op.x)
+        x, bound = _bounded(draft, private, op.x)
         return _Ghost(use, x, folded(draft, d), bound)
     operand = draft.value(use.operand).shape
     if isinstance(op, Combine) and operand in (shape[1:], (1, *shape[1:])):
@@ -124,13 +124,13 @@ def _ghost(draft: StepDraft, use: WeightUse, d: int, batch: int) -> _Ghost | Non
     return None
 
 
-def _bounded(draft: StepDraft, x: int) -> tuple[int, float]:
+def _bounded(draft: StepDraft, private: Private, x: int) -> tuple[int, float]:
     """Return a wire of the same numbers within their window, and below what its elements are as integers, whatever they are."""
     at = x
     while isinstance(draft.operations[at], Move):
         at = draft.operations[at].operands[0]
-    if isinstance(draft.operations[at], Given):  # as it was stored
-        return x, STORED
+    if isinstance(draft.operations[at], Given):  # as it was stored, or folded when it was made
+        return x, FOLDED if private.features else STORED
     return draft.put(Open(folded(draft, x)), FRACTION), FOLDED
 
 

@@ -51,6 +51,7 @@ class Private(msgspec.Struct, frozen=True):
         batch: by how many examples the sum is divided, whatever a step has.
         digits: D, fractional bits of a clip factor.
         rounded: whether noisy sums are rounded before they move weights.
+        features: whether examples are what a frozen base gave, folded, and not numbers as they are stored: they lie in a larger range.
     """
 
     clip: float
@@ -58,6 +59,7 @@ class Private(msgspec.Struct, frozen=True):
     batch: int
     digits: int = LEAST_DIGITS
     rounded: bool = False
+    features: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what bounds nothing.
