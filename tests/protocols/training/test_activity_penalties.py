@@ -19,7 +19,7 @@ SUM = keras.losses.MeanSquaredError(reduction="sum")
 
 
 def hidden(activation, penalty, *others, **settings):
-    return lambda: model(hidden=(layers.Dense(4, activation, activity_regularizer=penalty()), *others), **settings)
+    return model(hidden=(layers.Dense(4, activation, activity_regularizer=penalty), *others), **settings)
 
 
 def functional(build, loss="mse"):
@@ -57,7 +57,7 @@ def attended(x):
 
 def unmoved():
     """A layer of zeros: the sign of 0 is 0, so that nothing but the loss moves its biases."""
-    built = hidden(None, lambda: L1(0.5))()
+    built = hidden(None, L1(0.5))
     for weight in built.layers[0].weights:
         weight.assign(np.zeros(weight.shape))
     return built
@@ -65,28 +65,27 @@ def unmoved():
 
 CELLS = {
     "l2 of outputs": lambda: model(last=layers.Dense(3, activity_regularizer=L2(0.1))),
-    "l1 of a rectifier": hidden("relu", lambda: L1(0.1)),
-    "both of a curve": hidden("tanh", lambda: L1L2(0.05, 0.1)),
-    "by name": hidden(None, lambda: "l2"),
-    "nothing": hidden("relu", lambda: L1L2()),
-    "a layer of its own": hidden(None, lambda: None, layers.ActivityRegularization(0.05, 0.02), layers.ReLU()),
-    "two of one value": hidden(None, lambda: L2(0.05), layers.ActivityRegularization(0.05, 0.02)),
+    "l1 of a rectifier": lambda: hidden("relu", L1(0.1)),
+    "both of a curve": lambda: hidden("tanh", L1L2(0.05, 0.1)),
+    "by name": lambda: hidden(None, "l2"),
+    "nothing": lambda: hidden("relu", L1L2()),
+    "a layer of its own": lambda: hidden(None, None, layers.ActivityRegularization(0.05, 0.02), layers.ReLU()),
+    "two of one value": lambda: hidden(None, L2(0.05), layers.ActivityRegularization(0.05, 0.02)),
     "zeros": unmoved,
-    "images": hidden("relu", lambda: None, layers.Reshape((2, 2, 1)), layers.Conv2D(2, 2, activity_regularizer=L2(0.1)), layers.Flatten()),
+    "images": lambda: hidden("relu", None, layers.Reshape((2, 2, 1)), layers.Conv2D(2, 2, activity_regularizer=L2(0.1)), layers.Flatten()),
     "beside a penalty on weights, clipped": lambda: model(
         last=layers.Dense(3, kernel_regularizer=L2(0.1), activity_regularizer=L1(0.2)), optimizer=SGD(0.1, clipnorm=0.4)
     ),
-    "adam, and a loss that counts half": hidden("relu", lambda: L1L2(0.2, 0.1), optimizer=keras.optimizers.Adam(0.05), loss_weights=[0.5]),
-    "gathered, a loss that counts twice": hidden(
-        "relu", lambda: L2(0.2), optimizer=SGD(0.1, gradient_accumulation_steps=2), loss_weights=2.0
+    "adam, and a loss that counts half": lambda: hidden("relu", L1L2(0.2, 0.1), optimizer=keras.optimizers.Adam(0.05), loss_weights=[0.5]),
+    "gathered, a loss that counts twice": lambda: hidden(
+        "relu", L2(0.2), optimizer=SGD(0.1, gradient_accumulation_steps=2), loss_weights=2.0
     ),
-    "a sum": hidden("relu", lambda: L1L2(0.5, 0.4), loss=SUM, optimizer=SGD(0.03)),
-    "cross-entropy": hidden("relu", lambda: L2(0.1), last=layers.Dense(3, "softmax"), loss="sparse_categorical_crossentropy"),
-    "truths": hidden("tanh", lambda: L1(0.05), last=layers.Dense(3, "sigmoid"), loss="binary_crossentropy"),
+    "a sum": lambda: hidden("relu", L1L2(0.5, 0.4), loss=SUM, optimizer=SGD(0.03)),
+    "cross-entropy": lambda: hidden("relu", L2(0.1), last=layers.Dense(3, "softmax"), loss="sparse_categorical_crossentropy"),
+    "truths": lambda: hidden("tanh", L1(0.05), last=layers.Dense(3, "sigmoid"), loss="binary_crossentropy"),
     "called twice": lambda: functional(shared),
-    "frozen": lambda: functional(frozen),
     "nested": lambda: functional(nested),
-    "sequences": hidden(None, lambda: None, layers.Reshape((2, 2)), layers.LSTM(2, activity_regularizer=L2(0.1))),
+    "sequences": lambda: hidden(None, None, layers.Reshape((2, 2)), layers.LSTM(2, activity_regularizer=L2(0.1))),
 }
 TARGETS = {"cross-entropy": LABELS, "truths": MANY}
 
@@ -118,15 +117,15 @@ class Own(keras.regularizers.Regularizer):
 
 
 REFUSED = {
-    "one of one's own": (hidden(None, Own), "dense.*activity_regularizer is Own; use instead: L1, L2 or L1L2"),
-    "orthogonality": (hidden(None, lambda: "orthogonal_regularizer"), "OrthogonalRegularizer"),
+    "one of one's own": (lambda: hidden(None, Own()), "dense.*activity_regularizer is Own; use instead: L1, L2 or L1L2"),
+    "orthogonality": (lambda: hidden(None, "orthogonal_regularizer"), "OrthogonalRegularizer"),
     "of probabilities that belong to the loss": (
         lambda: model(last=layers.Dense(3, "softmax", activity_regularizer="l2"), loss="categorical_crossentropy"),
         "has an activity_regularizer on a softmax that belongs to the loss",
     ),
     "step by step": (
-        hidden(
-            None, lambda: None, layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(2, activity_regularizer="l2")), layers.Flatten()
+        lambda: hidden(
+            None, None, layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(2, activity_regularizer="l2")), layers.Flatten()
         ),
         "has an activity_regularizer, which Keras adds to the loss 0 times",
     ),
@@ -134,8 +133,8 @@ REFUSED = {
         lambda: functional(attended),
         "has an activity_regularizer, which Keras adds to the loss 1 times, and 0 values",
     ),
-    "a tiny one": (hidden("relu", lambda: L1(1e-9)), "l1=1e-09 cannot be told in fixed point.*between"),
-    "a huge one": (hidden("relu", lambda: L2(1e4)), "l2=10000 cannot be told in fixed point"),
+    "a tiny one": (lambda: hidden("relu", L1(1e-9)), "l1=1e-09 cannot be told in fixed point.*between"),
+    "a huge one": (lambda: hidden("relu", L2(1e4)), "l2=10000 cannot be told in fixed point"),
 }
 
 

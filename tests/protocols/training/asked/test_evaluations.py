@@ -27,7 +27,11 @@ def model(loss, *hidden, shape=(4,), last=None, **settings):
 CASES = {
     "penalties": (lambda: model("mse", kernel_regularizer=keras.regularizers.L1L2(0.01, 0.02)), NUMBERS),
     "penalties on activations": (
-        lambda: model("mse", layers.Dense(4, "relu", activity_regularizer="l1"), activity_regularizer=keras.regularizers.L1L2(0.1, 0.2)),
+        lambda: model(
+            "mse",
+            layers.Dense(4, "relu", trainable=False, activity_regularizer="l1"),
+            activity_regularizer=keras.regularizers.L1L2(0.1, 0.2),
+        ),
         NUMBERS,
     ),
     "a sum and all penalties": (
