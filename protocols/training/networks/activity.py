@@ -15,7 +15,7 @@ from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sums import Combine, Sum
 from protocols.training.networks.draft import StepDraft
-from protocols.training.networks.functions import FRACTION
+from protocols.training.networks.functions import FRACTION, WINDOW
 from protocols.training.networks.layers import LARGEST, Layer, Positions
 from protocols.training.networks.moments import reduced
 from protocols.training.networks.nonlinear import compared
@@ -28,12 +28,16 @@ DIGITS = 12
 """Significant bits of how often a penalty counts in the loss that is told,"""
 DROPPED = 56
 """as far as no more bits than these are rounded away."""
+LARGEST_SQUARE = 2 * (WINDOW - 1)
+"""Bits of the square of an activation."""
+SUM_BITS = 61
+"""Of a product that is rounded."""
 
 
 class PenalisedLayer(Layer, frozen=True):
     """X as it is; `l1` sum |X| + `l2` sum X^2, divided by the examples, is added to the loss.
 
-    `shape` is that of an example. Rounds: 0; back, or for a loss that is told, 1 to 4 beside others.
+    `shape` is that of an example. Rounds: 0; beside others back up to 4, and 5 for a loss that is told.
     """
 
     shape: Shape
@@ -90,9 +94,12 @@ def penalties_told(draft: StepDraft, times: float, lost: int) -> list[int]:
         for factor, square in ((l1, False), (l2, True)):
             if factor:
                 sums = _squares(draft, x) if square else _absolutes(draft, x)
+                size = draft.value(x).size // draft.value(x).shape[0]
+                first = max(1, LARGEST_SQUARE + math.ceil(math.log2(size)) + DIGITS - SUM_BITS)  # of each example: it has room for q then
                 shift = min(DIGITS - 1 - math.floor(math.log2(factor * times)), DROPPED - lost)
-                q, drop = round(factor * times * 2.0**shift), max(1, shift + lost)  # of each example, so that nothing is too large
-                found.append(draft(Sum(draft(Combine((reduced(draft, sums, drop),), (q << (drop - shift - lost),))))))
+                q, rest = round(factor * times * 2.0**shift), shift + lost - first
+                one = draft(Combine((reduced(draft, sums, first),), (q << max(0, -rest),)))
+                found.append(draft(Sum(reduced(draft, one, rest) if rest > 0 else one)))
     return found
 
 

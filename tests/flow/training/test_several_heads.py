@@ -174,7 +174,7 @@ CASES = {
         True,
     ),
     "penalties on activations": (
-        lambda: penalised_outputs(loss_weights=[0.5, 2.0]),
+        lambda: penalised_outputs(loss_weights=[0.5, 2.0], optimizer=keras.optimizers.Adam(0.02), ids=False),
         Y,
         COUNTS,
         ["loss"],

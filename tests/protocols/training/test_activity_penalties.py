@@ -4,13 +4,20 @@ import keras
 import msgspec
 import numpy as np
 import pytest
-from compiled_trainings import LABELS, MANY, NUMBERS, SGD, model, same_as_keras, trained
+from compiled_trainings import LABELS, MANY, NUMBERS, SGD, X, model, same_as_keras, trained
 from keras import layers
+from training_deployment import SCALE, Trainers
 
 from protocols.errors import ModelError
-from protocols.owner.compiled import plan
+from protocols.lowering.forms import check_predicts
+from protocols.lowering.keras_graph import read_all
+from protocols.lowering.nodes.training import Penalised
+from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.owner.compiled import plan, weights
+from protocols.training.asked import SharedEvaluation
 from protocols.training.base import parts
 from protocols.training.networks.activity import PenalisedLayer
+from protocols.training.networks.losses import Told
 from protocols.training.private.settings import Private
 from protocols.training.step import step
 
@@ -91,7 +98,7 @@ TARGETS = {"cross-entropy": LABELS, "truths": MANY}
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.sample(8)
+@pytest.mark.sample(5)
 def test_weights_and_loss_are_those_of_keras(name):
     same_as_keras(CELLS[name], TARGETS.get(name, NUMBERS), near=0.03)
 
@@ -133,6 +140,12 @@ REFUSED = {
         lambda: functional(attended),
         "has an activity_regularizer, which Keras adds to the loss 1 times, and 0 values",
     ),
+    "of a state that nothing needs": (
+        lambda: functional(
+            lambda x: layers.Dense(3)(layers.LSTM(2, return_state=True, activity_regularizer="l2")(layers.Reshape((2, 2))(x))[0])
+        ),
+        "which Keras adds to the loss 3 times, and 1 values",
+    ),
     "a tiny one": (lambda: hidden("relu", L1(1e-9)), "l1=1e-09 cannot be told in fixed point.*between"),
     "a huge one": (lambda: hidden("relu", L2(1e4)), "l2=10000 cannot be told in fixed point"),
 }
@@ -155,3 +168,25 @@ def test_what_a_value_is_not_is_refused():
     for other in (PenalisedLayer((1,), (4,), 0.1), PenalisedLayer((1,), (3,)), PenalisedLayer((1,), (3,), -0.1, 0.2)):
         with pytest.raises(ModelError, match="a penalty on"):
             step(msgspec.structs.replace(built, layers=(built.layers[0], other)), 4)
+
+
+@pytest.mark.parametrize("lost", [0, 9, 20])
+def test_a_loss_is_told_with_fewer_bits(lost):
+    """The sum over a batch, with 32 fractional bits less those that are lost."""
+    built = CELLS["both of a curve"]()
+    asked = SharedEvaluation(msgspec.structs.replace(plan(built), value=True, sums=Told(20, lost)))
+    given = {name: encode(number, SCALE) for name, number in zip(asked.plan.shapes, weights(built), strict=True)}
+    told = Trainers(asked.circuit(10)).outputs(
+        given | {"outside": np.zeros(1, np.uint64), "x": encode(X, SCALE), "y": encode(NUMBERS, SCALE)}
+    )
+    expected = built.evaluate(X, NUMBERS, batch_size=10, verbose=0)
+    np.testing.assert_allclose(decode(told["loss"], 2.0 ** (lost - 32))[0] / 30, expected, atol=0.003)
+
+
+def test_what_it_adds_is_seen_by_nobody_who_asks_the_network():
+    """It predicts what it predicts without, and is not changed by being read."""
+    built = CELLS["two of one value"]()
+    check_predicts(built)
+    plan(built)
+    assert built.losses == []
+    assert not any(isinstance(node, Penalised) for node in read_all(built).nodes)
