@@ -20,9 +20,9 @@ from protocols.training.networks.layers import LARGEST, Layer, Positions
 from protocols.training.networks.moments import reduced
 from protocols.training.networks.nonlinear import compared
 
-BITS = 40
+BITS = 46
 """Fractional bits of the gradient by a penalty."""
-LEAST, MOST = 2.0**-24, 2.0**13
+LEAST, MOST = 2.0**-20, 2.0**13
 """How large that gradient is at least where |x| = 1, and at most of any activation, in units of the gradient of the loss."""
 DIGITS = 12
 """Significant bits of how often a penalty counts in the loss that is told,"""
