@@ -6,9 +6,12 @@ mapped one by one: that takes as long as the message itself.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
+import time
+from collections.abc import AsyncIterator
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # <malloc.h>
 KEPT = 128 << 20
@@ -16,7 +19,11 @@ KEPT = 128 << 20
 LARGEST = 32 << 20
 """Bytes of the largest array of which that is true: glibc takes no more."""
 KEPT_OF_LARGE = 512 << 20
-"""Bytes that a process keeps at most that computes with larger arrays all the time."""
+"""Bytes at the end of its heap that a process keeps that computes with larger arrays all the time, and all before what lies there still."""
+IDLE = 10.0
+"""Seconds without work after which such a process gives them back."""
+BUSY_PART = 0.05
+"""Part of them for which it may compute and counts as one without work: it answers who asks how it is."""
 ASKED: list[bool] = []
 """What came of it; empty as long as nobody has asked."""
 
@@ -28,7 +35,8 @@ def keep_freed_memory(*, large: bool = False) -> bool:
 
     Args:
         large: arrays of any size, and of all threads, which then share one heap: for processes whose threads seldom allocate at once.
-            What counts is who asks first; later, and once threads have begun, it is too late for this.
+            What counts is who asks first; later, and once threads have begun, it is too late for this. What lies before an array that
+            stays is never given back then, but by `given_back_when_idle`.
     """
     if not ASKED:
         ASKED.append(_ask(large=large))
@@ -43,3 +51,31 @@ def _ask(*, large: bool) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return all(bool(mallopt(setting, value)) for setting, value in settings.items())
     return False
+
+
+@contextlib.asynccontextmanager
+async def given_back_when_idle(seconds: float = IDLE) -> AsyncIterator[None]:
+    """Give freed memory back to the kernel, wherever it lies, whenever this process has done nothing for so many seconds.
+
+    Without this a process whose `keep_freed_memory` is `large` is as large as it has ever been, for as long as it runs.
+    """
+    if not any(ASKED):
+        yield
+        return
+    giving = asyncio.create_task(_give_back_when_idle(seconds))
+    try:
+        yield
+    finally:
+        giving.cancel()
+        await asyncio.gather(giving, return_exceptions=True)
+
+
+async def _give_back_when_idle(seconds: float) -> None:
+    trim, worked = ctypes.CDLL(None).malloc_trim, True
+    while True:
+        before = time.process_time()
+        await asyncio.sleep(seconds)
+        idle = time.process_time() - before < BUSY_PART * seconds
+        if idle and worked:  # once is enough, until it has worked again
+            await asyncio.to_thread(trim, 0)
+        worked = not idle

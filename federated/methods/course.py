@@ -46,6 +46,7 @@ class Course(Protocol):
     Attributes:
         weights: the global ones, all of the model's; not to be changed.
         trained: of each of them, whether it is trained.
+        sent: of each of them, whether rounds may change it: no owner has the others for itself.
         layers: of each of them, the name of its layer, and the name of that layer's class.
         config: what the strategy says.
         arrays: what the strategy gives, by name.
@@ -54,6 +55,7 @@ class Course(Protocol):
 
     weights: Weights
     trained: tuple[bool, ...]
+    sent: tuple[bool, ...]
     layers: tuple[tuple[str, str], ...]
     config: Mapping[str, Setting]
     arrays: Named
@@ -129,9 +131,9 @@ def remembered(course: Course, name: str, like: Weights) -> Weights:
     known = course.state.get(name)
     if known is None:
         return [np.zeros(array.shape) for array in like]
-    if [array.shape for array in known] != [array.shape for array in like]:
+    if [np.shape(array) for array in known] != [array.shape for array in like]:  # what has no dimensions is kept as a number
         raise UpdateHeldBack("what this owner remembers of the run is of another model: begin another run")
-    return list(known)
+    return [np.asarray(array) for array in known]
 
 
 def given(course: Course, name: str, like: Weights) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -27,13 +28,13 @@ class Beside:
         """Train both in one round."""
         near = number(course, "near", least=0.0)
         fitted = course.fit(course.weights)
-        course.state["model"] = course.fit(self.own(course), proximal=near).weights
+        course.state["model"] = _changing(course, course.fit(self.own(course), proximal=near).weights)
         return Contribution(added(fitted.weights, course.weights))
 
     def own(self, course: Course) -> Weights:
         """Return this owner's model; before its first round the global weights."""
         known = course.state.get("model")
-        return course.weights if known is None else _fitting(known, course.weights)
+        return course.weights if known is None else _with(course, known, course.sent)
 
 
 class Layers:
@@ -63,8 +64,7 @@ class Layers:
         known = course.state.get("layers")
         if known is None:
             return course.weights
-        mine = iter(_fitting(known, [array for array, own in zip(course.weights, kept, strict=True) if own]))
-        return [next(mine) if own else array for array, own in zip(course.weights, kept, strict=True)]
+        return _with(course, known, kept)
 
     def _kept(self, course: Course) -> list[bool]:
         """Of each of the weights, whether it is this owner's own."""
@@ -77,7 +77,18 @@ class Layers:
         return kept
 
 
-def _fitting(known: Weights, weights: Weights) -> Weights:
-    if [array.shape for array in known] != [array.shape for array in weights]:
+def _with(course: Course, known: Weights, own: Sequence[bool]) -> Weights:
+    """Return the global weights, but for those of the owner's own, which it remembers.
+
+    Raises:
+        UpdateHeldBack: it remembers those of another model.
+    """
+    if [np.shape(array) for array in known] != [array.shape for array, mine in zip(course.weights, own, strict=True) if mine]:
         raise UpdateHeldBack("what this owner remembers of the run is of another model: begin another run")
-    return [np.asarray(array, before.dtype) for array, before in zip(known, weights, strict=True)]
+    left = iter(known)
+    return [np.asarray(next(left), array.dtype) if mine else array for array, mine in zip(course.weights, own, strict=True)]
+
+
+def _changing(course: Course, weights: Weights) -> Weights:
+    """Return those that rounds may change: the others are the aggregator's, and as large as a backbone is."""
+    return [array for array, travels in zip(weights, course.sent, strict=True) if travels]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.errors import ModelRefused
+from federated.models import adapters
 from federated.models.likeness import chance_kept, computed
 from federated.models.weights import check_dtypes
 from federated.tasks.update import Blueprint
@@ -54,7 +55,7 @@ def draw(model: keras.Model) -> Blueprint:
 
     try:
         architecture = json.dumps(keras.saving.serialize_keras_object(model), separators=(",", ":"))  # it travels in each task
-        blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()))
+        blueprint = Blueprint(architecture, json.dumps(model.get_compile_config()), adapters.said(model))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelRefused(f"model {model.name!r} cannot be written as JSON: {error}") from error
     with chance_kept():
@@ -117,7 +118,8 @@ def blueprint_digest(model: keras.Model) -> str:
 def digest(blueprint: Blueprint) -> str:
     """SHA-256, in hexadecimal digits, of a blueprint whose names are numbers."""
     try:
-        plan = _numbered([json.loads(blueprint.architecture), json.loads(blueprint.compilation)])
+        beside = [json.loads(blueprint.adapters)] if blueprint.adapters else []
+        plan = _numbered([json.loads(blueprint.architecture), json.loads(blueprint.compilation), *beside])
     except (ValueError, RecursionError):
         raise ModelRefused("the blueprint is no JSON, or nested too deeply") from None
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
@@ -140,8 +142,9 @@ def build(blueprint: Blueprint, *, largest: float = LARGEST) -> keras.Model:
     try:
         with _counted(largest):
             model: Any = keras.saving.deserialize_keras_object(_uncompiled(json.loads(blueprint.architecture)), safe_mode=True)
-        if not isinstance(model, keras.Model):
-            raise ModelRefused(f"the blueprint is of a {type(model).__qualname__}: a keras.Model is expected")
+            if not isinstance(model, keras.Model):
+                raise ModelRefused(f"the blueprint is of a {type(model).__qualname__}: a keras.Model is expected")
+            adapters.adapt(model, blueprint.adapters)
         _check_activations(model, STATES * largest)
         compilation = json.loads(blueprint.compilation)
         _check_compilation(compilation)

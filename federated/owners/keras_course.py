@@ -88,7 +88,7 @@ class KerasCourse:
         passes: Callable[[Weights], dict[str, Any]],
     ) -> None:
         self._model, self._pull, self._data, self._passes = model, pull, data, passes
-        self.weights, self.trained, self.state = task.weights, trained, state
+        self.weights, self.trained, self.sent, self.state = task.weights, trained, task.travelling, state
         self.config: Mapping[str, Setting] = task.config
         self.arrays: Mapping[str, Weights] = task.arrays
         self.logs: dict[str, Any] | None = None

@@ -82,7 +82,12 @@ class RemoteOwner:
             await owner.hold(base)
             self.supplied += size(base.kept)
 
-        return await supplied(task, lambda sent: ask(owner, sent), give)
+        def work(sent: Task) -> Awaitable[R]:
+            if task.base and not sent.base:
+                self.supplied += size(task.kept)
+            return ask(owner, sent)
+
+        return await supplied(task, work, give)
 
     async def _reach(self) -> DataOwner:
         return (await self._system.connect(self.name, DataOwner)).with_options(timeout=None)

@@ -181,7 +181,10 @@ class RunFolder:
 
 def digest(blueprint: Blueprint, strategy: Strategy, seed: int, privacy: object) -> str:
     """Hash what must be the same when a run is resumed: model (whatever names Keras has made up), strategy, seed and privacy."""
-    return digest_of("\0".join([_unnamed(blueprint.architecture), _unnamed(blueprint.compilation)]), strategy, seed, privacy)
+    said = [_unnamed(blueprint.architecture), _unnamed(blueprint.compilation)]
+    if blueprint.adapters:
+        said.append(blueprint.adapters)
+    return digest_of("\0".join(said), strategy, seed, privacy)
 
 
 def digest_of(model: str, strategy: Strategy, seed: int, privacy: object) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ AT_ONCE = 2
 """Bases that an owner keeps; of more the oldest is forgotten, and asked for again."""
 MOST_WEIGHTS = 1 << 16
 """Arrays that a model may have."""
+MOST_WANTED = 64
+"""Bases that an owner has asked for, and not been sent yet: of more the oldest is forgotten."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +49,7 @@ class Bases:
 
     def __init__(self) -> None:
         self._had: dict[bytes, TaskBase] = {}
-        self._wanted: deque[bytes] = deque(maxlen=AT_ONCE)
+        self._wanted: deque[bytes] = deque(maxlen=MOST_WANTED)
 
     def whole(self, task: Task) -> Task:
         """Return a task that has arrived with all that belongs to it.
@@ -62,6 +66,8 @@ class Bases:
             return task
         if task.blueprint is not None or count > MOST_WEIGHTS or sum(task.sent) != len(task.weights) or len(task.moved) not in (0, count):
             raise UpdateHeldBack("the task leaves out what its base has, and does not say rightly which of its weights these are")
+        if len(task.base) != hashlib.sha256().digest_size:
+            raise UpdateHeldBack("the task names its model by what is no SHA-256 digest")
         base = self._had.get(task.base)
         if base is None:
             if task.base not in self._wanted:
@@ -140,13 +146,15 @@ def _bytes(array: Array) -> Array:
 async def supplied(task: Task, work: Callable[[Task], Awaitable[R]], give: Callable[[TaskBase], Awaitable[None]]) -> R:
     """Have an owner that is elsewhere work by a task; give it the base of the task, once, if it says that it does not have it.
 
+    If it does not have it again then, because it works for more runs at once than it keeps bases, it is sent the whole task.
+
     Args:
         task: a whole one.
         work: is sent a task.
         give: is sent a base.
 
     Raises:
-        BaseMissing: it says so again.
+        BaseMissing: it says so of the whole task.
     """
     if not task.base:
         return await work(task)
@@ -154,4 +162,6 @@ async def supplied(task: Task, work: Callable[[Task], Awaitable[R]], give: Calla
         return await work(task.light)
     except BaseMissing:
         await give(TaskBase(task.blueprint, task.kept))
-    return await work(task.light)
+    with contextlib.suppress(BaseMissing):
+        return await work(task.light)
+    return await work(dataclasses.replace(task, base=b""))

@@ -48,10 +48,12 @@ class Blueprint:
     Args:
         architecture: JSON of `keras.saving.serialize_keras_object(model)`.
         compilation: JSON of `model.get_compile_config()`: optimizer, loss, metrics.
+        adapters: of low rank, as `federated.models.adapters` says them; empty: there are none.
     """
 
     architecture: str
     compilation: str
+    adapters: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class Task:
 
 def base_digest(blueprint: Blueprint | None, kept: Weights) -> bytes:
     """Return the SHA-256 of what is the same in all rounds: the blueprint, and weights that no round changes, with their forms."""
-    plan = None if blueprint is None else (blueprint.architecture, blueprint.compilation)
+    plan = None if blueprint is None else (blueprint.architecture, blueprint.compilation, blueprint.adapters)
     return _hashed(("confide base", plan, _forms(kept)), kept)
 
 

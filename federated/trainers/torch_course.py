@@ -50,6 +50,7 @@ class TorchCourse:
         self._module, self._passes, self.loss, self._optimizer = module, passes, loss, optimizer
         self.weights, self.state = weights, state
         self.trained = tuple(not (is_kept(array.dtype) or still) for array, still in zip(weights, frozen(module), strict=True))
+        self.sent = self.trained
         self.config: Mapping[str, Setting] = {name: value for name, value in config.items() if not isinstance(value, list)}
         self.arrays: Mapping[str, Weights] = {name: value for name, value in config.items() if isinstance(value, list)}
         kinds = {name: type(one).__name__ for name, one in module.named_modules()}

@@ -29,7 +29,9 @@ NEAR: Final = 1e-6
 """How far floats may differ that have been written as text, as a share."""
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _NAMES: Final = frozenset({"name", "path", "built", "history", "train_function", "test_function", "predict_function"})
-_BUILDERS: Final = frozenset({"__init__", "__new__", "__post_init__", "__setstate__", "build", "build_from_config", "from_config"})
+_BUILDERS: Final = frozenset(
+    {"__init__", "__new__", "__post_init__", "__setstate__", "build", "build_from_config", "from_config", "enable_lora"}
+)
 _FILLING: Final = frozenset({"append", "add", "update", "setdefault", "extend", "insert", "pop", "clear"})
 _MISSING: Final = object()
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 
 import msgspec
 import numpy as np
@@ -69,6 +73,21 @@ class Stretch(msgspec.Struct, frozen=True):
 
     examples: int
     use: Use
+
+
+def refined(arrays: Sequence[Sequence[Stretch]]) -> list[Stretch]:
+    """Return what is allowed of what was made of arrays of the same examples: in each stretch that no array divides, what all allow.
+
+    An array without stretches was placed by who trains on it, and is everything to it.
+    """
+    known = [stretches for stretches in arrays if stretches]
+    ends = [list(itertools.accumulate(stretch.examples for stretch in stretches)) for stretches in known]
+    found, start = [], 0
+    for stop in sorted(set(itertools.chain.from_iterable(ends))):
+        at = [bisect.bisect_right(each, start) for each in ends]
+        found.append(Stretch(stop - start, reduce(and_, (stretches[place].use for stretches, place in zip(known, at, strict=True)))))
+        start = stop
+    return found
 
 
 def check_steps(stretches: Sequence[Stretch], steps: Sequence[npt.NDArray[np.int64]]) -> None:

@@ -90,6 +90,8 @@ def _own_call(model: Any) -> bool:
     return not type(model).call.__module__.startswith("keras.")
 
 
+BY_MASKS = ("Maximum", "Minimum", "Multiply")
+"""Layers that leave out what the masks of their inputs hide."""
 OF_SHAPES = ("OnesLike", "ZerosLike", "FullLike", "EmptyLike")
 """Operations whose results depend on the shapes of values only."""
 Known = dict[int, "int | Constant"]
@@ -165,6 +167,10 @@ class _Reader:
             return self._folded(operation, node, known) if folded else self._operated(operation, node, known)
         rule = None if constants else _rule(operation, training=self._trains(node))
         if rule is not None:
+            if name in BY_MASKS and any(self._twins.mask(one) is not None for one in node.input_tensors):
+                raise refuse(
+                    operation, "its inputs carry masks, where it computes otherwise", f"keras.ops.{name.lower()}, which knows none"
+                )
             beside = named(self._keras, operation, node, rule, self._twins.mask)
             inputs = [known[id(one)] for one in node.input_tensors if not any(one is value for value in beside.values())]
             masks = {key: self._operand(value, known) for key, value in beside.items()}
@@ -178,6 +184,11 @@ class _Reader:
         if name in REWRITTEN and module.startswith("keras."):
             return self._rewritten(operation, node, known)
         return self._inside(operation, node, known)
+
+    def _check_masks(self, layer: Any, node: Any) -> None:
+        name = type(layer).__name__
+        if name in BY_MASKS and any(self._twins.mask(one) is not None for one in node.input_tensors):
+            raise refuse(layer, "its inputs carry masks, where it computes otherwise", f"keras.ops.{name.lower()}, which knows none")
 
     def _trains(self, node: Any) -> bool:
         """Whether a layer is called in a training: in the `call` of another one as that says, in a graph as the graph is."""

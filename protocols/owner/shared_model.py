@@ -243,6 +243,7 @@ class SharedModel:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
             InputError: data that do not fit the model or each other; a callback that cannot be.
             TooLarge: the randomness of one operation of a step does not fit the memory.
+            ClusterError: the workers find other circuits for a step: other versions of confide, or processors that round differently.
             Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
             NotGranted: the owners of the data do not allow weights of examples or of classes, or metrics for this process.
             WorkerLost: a worker went away.

@@ -17,7 +17,7 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.datasets.masked import MaskedDataset
 from protocols.datasets.replicated import Replicated
-from protocols.datasets.use import Stretch, Use, check_steps
+from protocols.datasets.use import Stretch, Use, check_steps, refined
 from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.vault import Vault
@@ -114,9 +114,9 @@ class Holdings:
         """Return what the owners of all these arrays allow."""
         return reduce(and_, (stretch.use for handle in handles for stretch in self.stretches.get(handle, [])), Use())
 
-    def allowed(self, handle: bytes, examples: int, use: Use) -> list[Stretch]:
-        """Return what is allowed of what was made of an array: what is of that array, and told to those only whom `use` names, too."""
-        known = self.stretches.get(handle, [])
+    def allowed(self, handles: Iterable[bytes], examples: int, use: Use) -> list[Stretch]:
+        """Return what is allowed of what was made of arrays: what is of all of them, and told to those only whom `use` names, too."""
+        known = refined([self.stretches.get(handle, []) for handle in handles])
         if use.reveal_to is None:
             return known
         return [

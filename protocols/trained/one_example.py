@@ -10,11 +10,13 @@ from typing import NamedTuple
 import msgspec
 
 from protocols.mpc.circuit import Circuit
+from protocols.mpc.operations.moves import Concatenate, Permute, Reshape, Take
 from protocols.mpc.operations.truncation import Truncate
 from protocols.training.networks.attention import SCORES
 from protocols.training.networks.layers import LARGEST
 from protocols.training.step import Plan, forward
 
+MOVES = (Concatenate, Permute, Reshape, Take)
 NONE = 0.5
 """A count is 0."""
 
@@ -60,5 +62,8 @@ def one_example(plan: Plan) -> OneExample:
         if isinstance(op, Truncate):  # what is rounded is looked at once, before
             limits[op.x] = min(limits[op.x], (limits[at] - 2) * 2.0**op.drop)
     large = {place[one.at]: LARGEST * 2.0**one.bits for one in signals if one.at in place}
+    for at, op in enumerate(circuit.ops):  # what is moved is as large
+        if isinstance(op, MOVES) and all(x in large for x in op.operands):
+            large.setdefault(at, max(large[x] for x in op.operands))
     softmaxes = {place[at] for at in draft.softmaxes if at in place}
     return OneExample(circuit, tuple(map(draft.bits, order)), dict(limits), least, large, proved, softmaxes)

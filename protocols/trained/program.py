@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import msgspec
 from protocols.curves.activations import CURVES
 from protocols.errors import ProgramError, UnsupportedLayer, WindowError
 from protocols.lowering.nodes import network as net
+from protocols.lowering.scales.checking import RING_BITS
 from protocols.lowering.scales.nonlinear import written
 from protocols.lowering.scales.products import rounded
 from protocols.lowering.scales.rounding import LayerWindow
@@ -173,14 +174,16 @@ class _Translation:
             limit = window(op, of)
             if self._reaches[x] > limit:
                 self._watch(x, limit)
-        self._reaches[at] = reach(op, known, [self._reaches[x] for x in op.operands])
+        largest = reach(op, known, [self._reaches[x] for x in op.operands])
+        self._reaches[at] = min(largest, self._proved.get(at, math.inf))
         if self._reaches[at] > self._limits.get(at, math.inf):
             if self._limits[at] == NONE:
                 raise ProgramError("weights alone are looked up, or are divided by")
             self._watch(at, self._limits[at])
 
     def _watch(self, at: int, edge: float) -> None:
-        """Have a constant looked at: it is within +-`edge`, or nothing is served."""
+        """Have a constant looked at: it is within +-`edge`, less where twice that is more than the ring holds, or nothing is served."""
+        edge = min(edge, 2.0**RING_BITS)
         self._watched.append(Watched(self._constants[at], edge))
         self._reaches[at] = edge
 
@@ -207,11 +210,11 @@ class _Translation:
         return made if self._build.value(made).shape == shape else self._build(Reshape(made, shape))
 
     def _derivation(self) -> Derivation:
-        sums = [
-            Watched(self._build(Project(one.at, SUMS, self._build.value(one.at).size, choice << 8)), one.edge)
-            for choice, one in enumerate(self._watched)
-        ]
-        bit = outside(self._build, self._build(Given("outside", (1,), "share")), [], [together(self._build, sums)])
+        sums: defaultdict[float, list[Watched]] = defaultdict(list)  # by edges: multiples of large numbers would leave the ring
+        for choice, one in enumerate(self._watched):
+            sums[one.edge].append(Watched(self._build(Project(one.at, SUMS, self._build.value(one.at).size, choice << 8)), one.edge))
+        both = [together(self._build, alike) for alike in sums.values()]
+        bit = outside(self._build, self._build(Given("outside", (1,), "share")), [], both)
         ops = self._build.circuit({"outside": bit}).ops
         return Derivation(self._plan, ops, tuple(self._made), bit)
 

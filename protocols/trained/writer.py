@@ -112,7 +112,7 @@ class AssumedWriter(CheckedWriter):
         if largest > 2.0**RING_BITS:
             held = [self.assumed(x, limit) for x, limit in zip(held, large, strict=True)]
             largest = min(most, reach(op, known, [x.range.largest for x in held]))
-        if largest > 2.0**RING_BITS and len(held) == 2 and all(x.range.largest < largest for x in held):
+        if largest > 2.0**RING_BITS and len(held) == 2 and isinstance(op, MatMul | Convolve | Multiply):
             held = [self.assumed(x, FACTOR) for x in held]
             largest = min(most, reach(op, known, [x.range.largest for x in held]))
         return self.appended(op.on([self._fit(op, x).position for x in held]), largest)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from hmac import compare_digest
 
-from protocols.errors import TicketRefused
+from protocols.errors import ClusterError, TicketRefused
 from protocols.link.threads import Runner
 from protocols.mpc import circuit
 from protocols.mpc.circuit import Circuit
@@ -40,21 +41,30 @@ class StepSupply:
         self._expected = 0
         self._coming: dict[int, tuple[Circuit, range]] = {}
 
-    def expect(self, number: int, key: bytes, examples: int, *, last: bool) -> range:
+    def expect(self, number: int, key: bytes, examples: int, fingerprint: bytes, *, last: bool) -> range:
         """Learn of what kind the next step is, and this server's key of it; return the numbers of its pieces.
+
+        `fingerprint` is that of the circuit for which the third party deals: each of the three fits curves and finds windows by itself.
 
         Raises:
             TicketRefused: it is another one: the same masks never serve twice.
+            ClusterError: the third party deals for another circuit than this server computes.
         """
         if number != self._expected:
             raise TicketRefused(
                 f"the randomness of step {number} was supplied before, or out of order: each step needs its own, and the next is"
                 f" {self._expected}"
             )
+        step = self.circuits.like(examples, last=last)
+        if not compare_digest(step.fingerprint, fingerprint):
+            raise ClusterError(
+                f"what is dealt for step {number} is for another circuit than server {self.me.index} computes: the workers run other"
+                " versions of confide, or on processors that round differently; nothing was computed"
+            )
         expansion = Expansion(key)
         parts = self.circuits.parts(examples, last=last)
         numbers = self.pieces.extend([ComingPiece(part, 1, partial(expansion.material, part.layout, 1)) for part in parts])
-        self._coming[number] = self.circuits.like(examples, last=last), numbers
+        self._coming[number] = step, numbers
         self._expected += 1
         self.pieces.tell()
         return numbers

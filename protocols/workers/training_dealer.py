@@ -23,6 +23,7 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.masked import halves
+from protocols.datasets.use import Use
 from protocols.errors import ClusterError, InputError, NameTaken, ProtocolError, UnknownModel, WorkerLost
 from protocols.link.keys import ExternalDealer, Preprocessing, third_party
 from protocols.link.threads import Threads
@@ -143,19 +144,21 @@ class TrainingDealer(Actor):
                 for index, rows in enumerate(session.terms.rows(number)[start:], start):
                     await self._step(session, ahead, rows, last=index + 1 in stops)
                 await ahead.sent()
+        except ClusterError:
+            raise
         except (ActorError, ProtocolError) as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
 
     async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
         """Deal for the next step, in as many pieces as its randomness has."""
         run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
-        parts = session.steps.parts(len(rows), last=last)
+        parts, circuit = session.steps.parts(len(rows), last=last), session.steps.like(len(rows), last=last).fingerprint
         numbers = range(session.pieces, session.pieces + len(parts))
         session.done, session.pieces = number + 1, numbers.stop
         given = Delivery(
             session.servers,
             keys.told,
-            lambda server, key, dealt: server.supply(run, number, len(rows), last, key, dealt),
+            lambda server, key, dealt: server.supply(run, number, len(rows), last, circuit, key, dealt),
             run,
             b"",
             numbers,
@@ -180,8 +183,7 @@ class TrainingDealer(Actor):
         session = self._owned(run, right)
         made = session.terms.stored([wires[FEATURES] for wires in session.wires])
         check_made(session.terms, dataset, made)
-        x = session.terms.datasets["x"].handle
-        stretches = self._holdings.stretches.get(x, [])
+        stretches = self._holdings.allowed([one.handle for one in session.terms.datasets.values()], len(made), Use())
         self._holdings.claim_while_present(self._background, self.system, presence, dataset.handle, digest, stretches)
         self._masks[dataset.handle], session.wires = made, []
 

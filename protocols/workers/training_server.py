@@ -241,7 +241,7 @@ class TrainingServer(HeldModels):
         made = [wires[FEATURES] for wires in session.wires]
         m, mask = session.terms.stored([one.a for one in made]), session.terms.stored([one.mask for one in made])
         check_made(session.terms, dataset, m)
-        stretches = self._holdings.allowed(session.terms.datasets["x"].handle, len(m), session.use)
+        stretches = self._holdings.allowed([one.handle for one in session.terms.datasets.values()], len(m), session.use)
         helper, party = session.seats.helper, session.me.index
         equal = None if helper is None else replicated(helper, party, {"masked": m, "mask": mask})
         self._claim(presence, dataset.handle, digest, stretches)
@@ -319,8 +319,9 @@ class TrainingServer(HeldModels):
         terms, run = session.terms, session.terms.session
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
-        seal.add([np.frombuffer(circuit.fingerprint, np.uint64)])  # curves and rates are fitted at each server: they have to be the same
-        given: dict[str, Affine | Ring] = {**session.shares, **StepCircuits.drawn(circuit, derive(run, "drawn", session.done))}
+        drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
+        seal.add([np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()])  # each server finds both by itself
+        given: dict[str, Affine | Ring] = {**session.shares, **drawn}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         wires: dict[str, Affine] = {}
         protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last, wires=wires)
@@ -377,12 +378,12 @@ class TrainingServer(HeldModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def supply(
-        self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+        self, run: bytes, number: int, examples: int, last: bool, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
-        """Take the randomness of a step, the `last` before a report or another, as soon as there is room for it: see `Supplied`."""
+        """Take the randomness of a step, the `last` before a report or another, dealt for `circuit`, as there is room: see `Supplied`."""
         session = self._dealt(run, "supply")
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        pieces = session.randomness.expect(number, own, examples, last=last)
+        pieces = session.randomness.expect(number, own, examples, circuit, last=last)
         await self._supplied(session.me, session.randomness.pieces, pieces, dealt)
 
     def _supply(self, name: bytes, chunk: bytes, what: str) -> tuple[Party, Supply]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
-from actors.allocation import keep_freed_memory
+from actors.allocation import given_back_when_idle, keep_freed_memory
 from actors.credentials.files import Credentials, Paths, credentials_of
 from actors.credentials.watching import watched
 from actors.processes import log_to_parent
@@ -142,6 +142,7 @@ async def run(
     async with (
         opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _),
         watched(credentials_of(encryption.listen), _say),
+        given_back_when_idle(),
     ):
         print(f"ready {system.address}", flush=True)
         if with_parent:

@@ -71,3 +71,33 @@ def test_arrays_that_come_and_go_cost_no_new_pages():
 
 def test_the_users_own_settings_stay():
     assert run("keep", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+PINNED = """
+import asyncio
+import numpy as np
+from actors import allocation
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) >> 10 for line in status if line.startswith("VmRSS"))
+async def main():
+    print(allocation.keep_freed_memory(large=True))
+    held = [(np.ones(2 << 20), np.ones(50_000)) for _ in range(10)]
+    kept = [small for _, small in held]
+    del held
+    print(resident())
+    async with allocation.given_back_when_idle(0.2):
+        for _ in range(100):
+            if resident() > 120:
+                await asyncio.sleep(0.2)
+    print(resident())
+asyncio.run(main())
+"""
+
+
+@GLIBC
+def test_who_is_idle_gives_back_what_lies_before_what_stays():
+    asked, before, after = run_code(PINNED)
+    assert asked == "True"
+    assert int(before) > 160  # ten arrays of 16 MB, freed, each before one that is kept
+    assert int(after) <= 120

@@ -18,6 +18,7 @@ from protocols.authority.presence import Presence
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.errors import AggregationError, InputError, NameTaken, ServingError, TooLarge, WorkerUnreachable
 from protocols.owner.compiled import plan
+from protocols.owner.stored import SharedExamples
 from protocols.secure_aggregation.shared_sums import SumTerms
 from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms
@@ -82,7 +83,7 @@ async def test_a_run_is_on_arrays_of_the_shapes_that_are_held_and_on_the_plan_of
         async for _ in shared.fit(x, y, epochs=1, batch_size=2, progress=False):
             pass
         training = shared._training
-        terms = training._terms(x, y, None, training._plan, 1, 1 << 28)
+        terms = training._terms(SharedExamples((x,), (y,)), training._plan, 1, 1 << 28)
         wide = msgspec.structs.replace(terms.x, shape=(1 << 40, 2))
         larger = msgspec.structs.replace(terms, x=wide, y=msgspec.structs.replace(terms.y, shape=(1 << 40, 1)))
         system = cluster.links.system

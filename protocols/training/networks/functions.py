@@ -56,7 +56,7 @@ def exp(build: Builder, x: int) -> int:
 
 
 def reciprocal(build: Builder, x: int, greatest: int) -> tuple[int, int]:
-    """y0 and p with 1 / x = y0 p for a share with `PRECISE` fractional bits, 1 <= x <= `greatest`.
+    """y0 and p with 1 / x = y0 p for a share with `PRECISE` fractional bits, 1 <= x <= `greatest` < 2^(START + 1).
 
     Goldschmidt, 1964: with y0 = 2 / (greatest + 1) and e = 1 - y0 x, |e| < 1, 1 / x = y0 (1 + e) (1 + e^2) (1 + e^4) ...; the number
     n of factors is such that the relative error |e|^(2^n) is below 2^-14.
@@ -66,7 +66,7 @@ def reciprocal(build: Builder, x: int, greatest: int) -> tuple[int, int]:
     Returns:
         y0 times 2^START, an integer, and the position of p, affine with `PRECISE` fractional bits.
     """
-    y0 = round(2 / (greatest + 1) * (1 << START))
+    y0 = 2 * (1 << START) // (greatest + 1)  # not more: |e| < 1
     largest = max(abs(1 - x * y0 / (1 << START)) for x in (1, greatest))
     factors = max(1, math.ceil(math.log2(14 * math.log(2) / -math.log(largest))))
     one = 1 << (PRECISE + START)

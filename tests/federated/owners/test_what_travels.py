@@ -1,5 +1,6 @@
 """Only what changes travels: frozen weights and integers are sent once, named by their digest, and believed by nobody unhashed."""
 
+import asyncio
 import contextlib
 import dataclasses
 
@@ -31,7 +32,8 @@ from federated import (
 from federated.errors import BaseMissing
 from federated.models import blueprint
 from federated.models.weights import moving
-from federated.tasks.base import TaskBase
+from federated.owners.remote_owner import RemoteOwner
+from federated.tasks.base import TaskBase, supplied
 from federated.tasks.update import LocalTraining, Task, base_digest
 
 RNG = np.random.default_rng(0)
@@ -249,6 +251,40 @@ async def test_a_policy_is_held_to_before_a_base_is_kept():
             await one.train(dataclasses.replace(task.light, base=base_digest(task.blueprint, broken)))
         with pytest.raises(UpdateHeldBack, match="not finite"):
             await one.hold(TaskBase(task.blueprint, broken))
+
+
+async def test_an_owner_that_works_for_more_runs_than_it_keeps_models_is_sent_each_again():
+    tasks = []
+    for number in range(1, 5):
+        task = asked(round=number)
+        weights = [number * array for array in task.weights]
+        tasks.append(dataclasses.replace(task, weights=weights, base=b""))
+    async with real(PARTS[:1]) as urls, ActorSystem() as system:
+        one = RemoteOwner(system, urls[0])
+        named = [dataclasses.replace(task, base=base_digest(task.blueprint, task.kept)) for task in tasks]
+        for a, b in zip(await asyncio.gather(*(one.train(task) for task in named)), [await one.train(task) for task in tasks], strict=True):
+            for x, y in zip(a.delta, b.delta, strict=True):
+                np.testing.assert_array_equal(x, y)
+        assert one.supplied >= 4 * KEPT
+        with pytest.raises(UpdateHeldBack, match="no SHA-256"):
+            await one.train(dataclasses.replace(named[0], base=b"short"))
+
+
+async def test_a_task_whose_model_is_missed_twice_is_sent_whole():
+    task, sent = asked(), []
+
+    async def work(one):
+        sent.append(one)
+        if one.base:
+            raise BaseMissing("this owner never has it")
+        return "done"
+
+    async def give(base):
+        sent.append(base)
+
+    assert await supplied(task, work, give) == "done"
+    assert [getattr(one, "base", None) for one in sent] == [task.base, None, task.base, b""]
+    assert sent[-1].digest == task.digest
 
 
 def test_owners_sign_the_same_for_the_same_content_only():

@@ -135,7 +135,7 @@ class DealerRecorder(TrainingDealer):
         """It issues no identifiers: the owner's are random."""
 
 
-TRAINING_MESSAGES = ["store", "begin", "epoch", "end", "forget"]
+TRAINING_MESSAGES = ["store", "begin", "epoch", "hold", "end", "forget"]
 RecordingDealer = type("RecordingDealer", (DealerRecorder,), {name: _recording(name, TrainingDealer) for name in TRAINING_MESSAGES})
 
 
@@ -149,7 +149,8 @@ async def recorded_training(seed: int, equals: bool) -> tuple[list, list[np.ndar
     import keras
 
     keras.utils.set_random_seed(seed)
-    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="b")
+    frozen = keras.layers.Dense(3, trainable=False)  # a base, whose outputs are held
+    model = keras.Sequential([keras.layers.Input((4,)), frozen, keras.layers.Dense(3)], name="b")
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     rng = np.random.default_rng(seed)
     async with inner_workers(parts=[None, None, {"training-dealer": RecordingDealer}], equals=equals) as (inner, cluster):
@@ -189,7 +190,7 @@ async def test_nothing_of_training_depends_on_data_or_weights(equals):
     second, others = await recorded_training(2, equals)
     assert not np.allclose(weights[0], others[0], atol=0.01)
     assert first == second
-    assert {name for name, _ in first} == {"begin", "epoch", "end"} | ({"store"} if not equals else set())
+    assert {name for name, _ in first} == {"begin", "epoch", "hold", "end"} | ({"store", "forget"} if not equals else set())
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ class Recording(TrainingServer):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def supply(
-        self, run: bytes, number: int, examples: int, last: bool, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+        self, run: bytes, number: int, examples: int, last: bool, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
         KEYS.append(key)
-        await super().supply(run, number, examples, last, key, dealt)
+        await super().supply(run, number, examples, last, circuit, key, dealt)
 
 
 class Full(Vault):

@@ -95,3 +95,21 @@ def test_a_mask_that_has_no_form_is_refused():
     x = layers.Input((STEPS,))
     with pytest.raises(UnsupportedLayer, match="Any"):
         lower(keras.Model(x, layers.LSTM(3)(layers.Concatenate()([nested()(x), nested()(x)]))), input_range=(0, WORDS - 1))
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not support masking")
+@pytest.mark.parametrize("name", ["Maximum", "Minimum", "Multiply"])
+@pytest.mark.parametrize("inner", [embedding, nested, Embedded])
+def test_what_leaves_out_hidden_steps_by_itself_is_refused_and_has_a_function_that_does_not(name, inner):
+    """Keras takes the other value there, whatever comes next: a mean of it, a maximum over steps."""
+    keras.utils.set_random_seed(0)
+    x = layers.Input((STEPS,))
+    y = inner()(x)
+    both = [y, layers.Dense(WIDTH)(y)]
+    with pytest.raises(UnsupportedLayer, match=rf"\({name}\) cannot be shared: .* masks, .*keras.ops.{name.lower()}"):
+        lower(keras.Model(x, layers.Flatten()(getattr(layers, name)()(both))), input_range=(0, WORDS - 1))
+    model = keras.Model(x, layers.Flatten()(getattr(keras.ops, name.lower())(*both)))
+    lowered = lower(model, input_range=(0, WORDS - 1))
+    results = Deployment(lowered.program, lowered.weights).run(encode(TOKENS, lowered.program.input_scale)).results
+    answers = decode(results[0] + results[1], lowered.program.output_scale)
+    np.testing.assert_allclose(answers, model.predict(TOKENS, verbose=0), atol=0.004)

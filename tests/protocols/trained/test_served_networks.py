@@ -235,6 +235,23 @@ def test_weights_that_are_larger_than_sums_are_proved_for_are_refused():
         assert case.made(changed)[1] == 1, f"weight {at}"
 
 
+def test_statistics_of_what_comes_in_are_no_weights_that_are_too_large():
+    """What is watched is of very different sizes then: 1 / sqrt(v) beside weights, of which 2^18 is none in any multiple."""
+    model = compiled(chain((6,), layers.BatchNormalization(epsilon=1e-5), layers.Dense(8, "relu")))
+    model.layers[0].set_weights([np.full(6, 1.5), np.full(6, 0.25), np.arange(6) / 8, np.geomspace(0.01, 3, 6)])
+    case = Case(model)
+    x = np.random.default_rng(0).uniform(0, 1, (4, 6))
+    answers, outside = case.answers(x)
+    arrays = weights(model)
+    assert case.made(arrays)[1] == 0
+    assert not outside.any()
+    np.testing.assert_allclose(answers, model.predict(x, verbose=0), atol=0.004)
+    for at in range(len(arrays)):
+        changed = [array.copy() for array in arrays]
+        changed[at].reshape(-1)[0] = 2.0**18 + 0.25
+        assert case.made(changed)[1] == 1, f"weight {at}"
+
+
 def test_wide_layers_allow_smaller_weights():
     sizes = (4, 9000)
     narrow, wide = (Case(compiled(chain((size,), layers.Dense(2, "relu"))), input_range=(-500.0, 500.0)) for size in sizes)

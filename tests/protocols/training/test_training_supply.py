@@ -8,7 +8,7 @@ import pytest
 from deployment import key
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.joined import widened
-from protocols.errors import InputError, TicketRefused, TooLarge, WorkerLost
+from protocols.errors import ClusterError, InputError, TicketRefused, TooLarge, WorkerLost
 from protocols.mpc.engine.segments import PARTS
 from protocols.mpc.parties.exchange import Party
 from protocols.mpc.parties.material import Material
@@ -42,7 +42,7 @@ def supply(party: int = 1, **settings) -> StepSupply:
 
 async def comes(one: StepSupply, number: int, examples: int = 4) -> None:
     """What a training server does when the third party has dealt for a step."""
-    pieces = one.expect(number, key(f"step {number}"), examples, last=False)
+    pieces = one.expect(number, key(f"step {number}"), examples, one.circuits.like(examples, last=False).fingerprint, last=False)
     if one.me.index == 0:
         await one.pieces.feed(pieces)
         return
@@ -103,9 +103,17 @@ async def test_randomness_of_another_kind_of_step_is_not_used():
         await begins(one, 0)
 
 
+async def test_randomness_for_another_circuit_than_a_server_computes_is_refused_and_that_for_its_own_may_still_come():
+    one = supply()
+    with pytest.raises(ClusterError, match=r"dealt for step 0 is for another circuit than server 1 computes: .* round differently"):
+        one.expect(0, key("step"), 4, one.circuits.like(2, last=False).fingerprint, last=False)
+    await comes(one, 0)
+    (await begins(one, 0))[0].close()
+
+
 async def test_what_has_other_words_than_a_step_ends_the_training_by_name():
     one = supply()
-    pieces = one.expect(0, key("step"), 4, last=False)
+    pieces = one.expect(0, key("step"), 4, one.circuits.like(4, last=False).fingerprint, last=False)
     await one.pieces.room(pieces.start)
     with pytest.raises(TicketRefused, match="3 words have arrived in pieces"):
         await one.pieces.add(pieces.start, [np.zeros(3, np.uint64)], last=True)

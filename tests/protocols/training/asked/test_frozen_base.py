@@ -187,12 +187,18 @@ def test_who_may_be_told_of_features_is_who_may_be_told_of_examples_and_of_weigh
     holdings, mine, open_to = Holdings(), b"mine", Use(min_batch=2, reveal_to=("ann", "bob"))
     holdings.stretches[b"theirs"] = [Stretch(3, open_to), Stretch(4, Use())]
     of_weights = Use(min_batch=9, reveal_to=("bob", "eve"))
-    assert holdings.allowed(mine, 7, Use()) == []
-    assert holdings.allowed(b"theirs", 7, Use()) == holdings.stretches[b"theirs"]
-    assert holdings.allowed(mine, 7, of_weights) == [Stretch(7, Use(reveal_to=("bob", "eve")))]
-    assert holdings.allowed(b"theirs", 7, of_weights) == [
+    assert holdings.allowed([mine], 7, Use()) == []
+    assert holdings.allowed([b"theirs"], 7, Use()) == holdings.stretches[b"theirs"]
+    assert holdings.allowed([mine], 7, of_weights) == [Stretch(7, Use(reveal_to=("bob", "eve")))]
+    assert holdings.allowed([b"theirs"], 7, of_weights) == [
         Stretch(3, Use(min_batch=2, reveal_to=("bob",))),
         Stretch(4, Use(reveal_to=("bob", "eve"))),
+    ]
+    holdings.stretches[b"others"] = [Stretch(2, Use(reveal_to=("ann",))), Stretch(5, Use(min_batch=4))]
+    assert holdings.allowed([b"theirs", mine, b"others"], 7, Use()) == [
+        Stretch(2, Use(min_batch=2, reveal_to=("ann",))),
+        Stretch(1, Use(min_batch=4, reveal_to=("ann", "bob"))),
+        Stretch(4, Use(min_batch=4)),
     ]
 
 
