@@ -312,9 +312,7 @@ CASES = {
     "no loss": Case(lambda: model(loss=None, last=Held(3, use_bias=False)), **refused("loss", "private", "shares")),
     "regularizer": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2", bias_regularizer="l1"))),
     "regularizer of several": Case(lambda: model(last=layers.Dense(3, kernel_regularizer="l2"), loss_weights=2.0), ask="regularizer"),
-    "activity_regularizer": Case(
-        lambda: model(last=layers.Dense(3, activity_regularizer="l2")), **refused("activity.regularizer", "private", "shares")
-    ),
+    "activity_regularizer": Case(lambda: model(last=layers.Dense(3, activity_regularizer="l2")), private="activity.regularizer"),
     "constraint": Case(lambda: model(last=layers.Dense(3, kernel_constraint=keras.constraints.MaxNorm(0.5)))),
     "frozen weights": Case(lambda: model(hidden=(layers.Dense(5, trainable=False),))),
     "a layer frozen later": Case(frozen_later, ask="frozen weights"),

@@ -13,7 +13,7 @@ from protocols.errors import UnsupportedLayer
 from protocols.lowering.keras_graph import read_all
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node
-from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy, Penalised
 
 
 def check_predicts(model: Any) -> None:
@@ -31,11 +31,11 @@ def check_predicts(model: Any) -> None:
 
 
 def _forms(nodes: Sequence[Node]) -> list[Any]:
-    """Return what a graph does beside its weights: of a normalisation by a batch as of one by statistics, of what is drawn nothing."""
+    """Return what a graph does beside its weights: of normalisations as of statistics, of what is drawn or penalised nothing."""
     forms: list[Any] = []
     before: Node | None = None
     for node in nodes:
-        if isinstance(node, Dropped | Noisy):
+        if isinstance(node, Dropped | Noisy | Penalised):
             continue
         normalises = isinstance(node, BatchNormalised | net.ChannelAffine)
         if not (normalises and isinstance(before, BatchNormalised) and before.layer == node.layer):

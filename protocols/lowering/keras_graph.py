@@ -29,7 +29,7 @@ from protocols.lowering.rules import conditions, contractions, convolution_layer
 from protocols.lowering.rules.arithmetic import Operand
 from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.operations import MOVED, OPERATIONS, PUT_BESIDE, Call
-from protocols.lowering.rules.trained_layers import TRAINED
+from protocols.lowering.rules.trained_layers import TRAINED, penalised
 from protocols.lowering.rules.wrappers import REWRITTEN
 from protocols.mpc.inputs.structure import Structure
 
@@ -137,13 +137,21 @@ class _Reader:
             if missing:
                 waiting += reversed(missing)
             else:
-                found, masks = self._applied(operation, node, known), self._masks
+                found, masks = self._penalised(operation, self._applied(operation, node, known)), self._masks
                 self._masks = ()
                 self._twins.carry(operation, node, masks, known)
                 for place, (one, value) in enumerate(zip(node.output_tensors, found, strict=True)):
                     self._check_shape(operation, node, place, value)
                     known[id(one)] = value
         return known[id(tensor)]
+
+    def _penalised(self, operation: Any, found: Sequence[int | Constant]) -> Sequence[int | Constant]:
+        """Add what a layer adds to the loss of a training for each value that it gives."""
+        if not self._draws or getattr(operation, "activity_regularizer", None) is None:
+            return found
+        if any(isinstance(one, Constant) for one in found):
+            raise refuse(operation, "its activity_regularizer is on a value that depends on no input", "the layer without it")
+        return [penalised(self._keras, self.builder, operation, one) for one in found if not isinstance(one, Constant)]
 
     def _applied(self, operation: Any, node: Any, known: Known) -> Sequence[int | Constant]:
         """All results of an operation."""

@@ -24,13 +24,11 @@ from protocols.training.step import Plan
 ANSWERED = frozenset(
     {"loss_weights", "metrics", "learning_rate schedule", "weight_decay", "loss_scale_factor", "dtype", "frozen weights", "integer weights"}
     | {"clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps", "use_ema", "LossScaleOptimizer"}
-    | {"regularizer", "constraint", "reduction sum", "seed", "several losses"}
+    | {"regularizer", "activity_regularizer", "constraint", "reduction sum", "seed", "several losses"}
 )
 """What a step on shares does of all that a compiled model may ask for, beside what changes no number."""
 
-_SAID_BETTER = frozenset(
-    {"optimizer of one's own", "reduction none", "reduction mean_with_sample_weight", "ignore_class"} | {"activity_regularizer"}
-)
+_SAID_BETTER = frozenset({"optimizer of one's own", "reduction none", "reduction mean_with_sample_weight", "ignore_class"})
 """What is refused further on, by name and with a reason of its own."""
 
 
@@ -162,8 +160,6 @@ def _check_layers(model: Any, keras: Any) -> None:
             raise UnsupportedLayer(f"{name} has its channels first: on shares they come last")
         if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
             raise UnsupportedLayer(f"{name} is quantized or adapted: a plain layer is needed")
-        if getattr(layer, "activity_regularizer", None) is not None:
-            raise UnsupportedLayer(f"{name} has an activity_regularizer: it has no form on shares, leave it out")
     _unvanished(layers)
 
 

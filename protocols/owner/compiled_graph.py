@@ -22,10 +22,11 @@ from protocols.lowering.keras_graph import reached, read_all
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node, Real
 from protocols.lowering.nodes.numbers import Marks, Portion, in_place
-from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy, Penalised
 from protocols.mpc.engine.values import Shape
 from protocols.owner.objectives.endings import Compared, compared, without
-from protocols.training.networks import attention, lookup, nonlinear, normalisation, random, roots
+from protocols.owner.objectives.penalties import check_activities
+from protocols.training.networks import activity, attention, lookup, nonlinear, normalisation, random, roots
 from protocols.training.networks import layers as made
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import Variable, Weight
@@ -78,6 +79,7 @@ def network(model: Any, *heads: Compared) -> ReadModel:
         ModelError: the model cannot be read, or a weight does not fit.
     """
     reading = _Reading(model)
+    check_activities(model, reading.nodes)
     endings = compared(reading.nodes, heads)
     if any(endings):
         reading.without(endings)
@@ -301,6 +303,8 @@ class _Reading:
                 return random.DroppedLayer(inputs, name, rate, repeated)
             case Noisy(deviation=deviation, multiplied=multiplied):
                 return random.NoisyLayer(inputs, f"drawn{at}", deviation, multiplied)
+            case Penalised(l1=l1, l2=l2):
+                return activity.PenalisedLayer(inputs, node.shape, l1, l2) if l1 or l2 else made.ShapedLayer(inputs, node.shape)
         return _chosen(node, inputs)
 
     def _present(self, at: int, field: str) -> Weight:

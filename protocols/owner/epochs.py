@@ -123,7 +123,7 @@ def _of_heads(plan: Plan, joint: JointLoss, examples: int, last: Segment) -> dic
         for place, (head, total) in enumerate(zip(joint.heads, sums["loss"], strict=False)):  # penalties come last
             found[f"loss {place}"] = _mean("loss", total, bits, head, examples)
             found["loss"] += plan.weight * head.weight * found[f"loss {place}"]
-        if plan.penalties:
+        if plan.penalised:
             found["loss"] += trusted("loss", decode(sums["loss"][-1:], 2.0**-bits)[0], 2.0 ** (63 - bits)) / examples
     told = [place for place, head in enumerate(joint.heads) if head.told]
     for place, total in zip(told, sums.get("metric", ()), strict=False):

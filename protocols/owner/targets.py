@@ -124,7 +124,8 @@ def fitted(plan: Plan, ys: Sequence[SharedDataset], batch: int, told: Collection
         told: of several outputs: whose metrics are told.
     """
     sizes = {name: math.prod(shape) for name, shape in plan.shapes.items()}
-    beside, most = sum(one.most(sizes[one.name]) for one in plan.penalties), batch if plan.summed else 1
+    beside = sum(one.most(sizes[one.name]) for one in plan.penalties) + sum(one.most for one in plan.activities)
+    most = batch if plan.summed else 1
     weighted = plan.weighted or bool(plan.classes)
     if not isinstance(plan.loss, JointLoss):
         (y,) = ys

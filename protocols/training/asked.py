@@ -17,7 +17,7 @@ from protocols.training.networks.optimizers import Shapes
 from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import apart, outside
 from protocols.training.private.norms import folded
-from protocols.training.step import Plan, compared_with, forward, inside, told_loss
+from protocols.training.step import Plan, compared_with, forward, told_loss
 
 WEIGHT = "weight "
 """Before the number of a weight that is served."""
@@ -88,7 +88,7 @@ class SharedEvaluation(AskedPlan, frozen=True):
         draft, values, large, outputs = forward(self.plan, batch, predicts=True)
         ending = compared_with(self.plan, draft, outputs, batch)
         sums = [*ending.watched, *(apart(draft, *softmax) for softmax in ending.softmaxes)]
-        bit = outside(draft, draft(Given("outside", (1,), "share")), [*large, *ending.large], sums, **inside(draft))
+        bit = outside(draft, draft(Given("outside", (1,), "share")), [*large, *ending.large], sums, **draft.inside)
         loss = {"loss": told_loss(self.plan, draft, ending.loss, values, batch)} if self.plan.value else {}
         return draft.circuit({"metric": ending.metric, "outside": bit} | loss)
 
@@ -102,7 +102,7 @@ class SharedPrediction(AskedPlan, frozen=True):
     def circuit(self, batch: int, number: int = 0) -> Circuit:
         """Return the circuit of one batch."""
         draft, _, large, outputs = forward(self.plan, batch, predicts=True)
-        bit = outside(draft, draft(Given("outside", (1,), "share")), large, [], **inside(draft))
+        bit = outside(draft, draft(Given("outside", (1,), "share")), large, [], **draft.inside)
         return draft.circuit({"outputs": draft.rounded(outputs), "outside": bit})
 
 
@@ -126,7 +126,7 @@ class BaseOutputs(AskedPlan, frozen=True):
         bit = draft(Given("outside", (1,), "share"))
         if self.plan.private is not None:
             return draft.circuit({"outside": bit}, {FEATURES: draft.put(Open(folded(draft, outputs)), FRACTION)})
-        bit = outside(draft, bit, large, [], **inside(draft))
+        bit = outside(draft, bit, large, [], **draft.inside)
         return draft.circuit({"outside": bit}, {FEATURES: draft.opened(outputs)})
 
 

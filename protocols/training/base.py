@@ -1,9 +1,9 @@
 """A network whose first layers are frozen, cut in two: a base that gives the same for an example in each epoch, and a head that is trained.
 
-The base is all nodes that depend on no weight that moves, and draw nothing: frozen layers, and what is between them and the input. A
-dropout, or a normalisation by the batch, ends it, and whatever reads these. What the head reads of it is one value, or several side by
-side, rounded as products round what they take; of a private training folded, so that it is bounded. Both parts have all weights of the
-network, so that a model at the servers serves either.
+The base is all nodes that depend on no weight that moves, draw nothing and add nothing to the loss: frozen layers, and what is between
+them and the input. A dropout, a normalisation by the batch, or a penalty on activations ends it, and whatever reads these. What the head
+reads of it is one value, or several side by side, rounded as products round what they take; of a private training folded, so that it is
+bounded. Both parts have all weights of the network, so that a model at the servers serves either.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from protocols.datasets.dataset import DATASET_LIMIT
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.moves import Reshape
 from protocols.mpc.operations.wires import Given
+from protocols.training.networks.activity import PenalisedLayer
 from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.layers import JoinedLayer, ShapedLayer, TakenLayer, Weight
 from protocols.training.networks.network import AnyLayer
@@ -73,11 +74,11 @@ def _weights(node: AnyLayer) -> set[str]:
 
 
 def _steady(plan: Plan) -> list[bool]:
-    """Say whether each value, the input first, is the same for an example in each step."""
+    """Say whether each value, the input first, is the same for an example in each step, and adds nothing to the loss."""
     moving = set(plan.trained).union(*(node.moves for node in plan.layers))
     steady = [True]
     for node in plan.layers:
-        fixed = not isinstance(node, DroppedLayer | NoisyLayer) and not node.moves and not moving & _weights(node)
+        fixed = not isinstance(node, DroppedLayer | NoisyLayer | PenalisedLayer) and not node.moves and not moving & _weights(node)
         steady.append(fixed and all(steady[x] for x in node.inputs))
     return steady
 

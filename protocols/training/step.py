@@ -22,6 +22,7 @@ from protocols.mpc.operations.moves import Concatenate, Reshape
 from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Ring
+from protocols.training.networks.activity import PenalisedLayer, penalties_told, penalty_gradients
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.ended import Ended, array_name, ended, jointly_ended
 from protocols.training.networks.functions import FRACTION, SoftmaxValues
@@ -126,9 +127,10 @@ class Plan(StepPlan, frozen=True):
         if not all(0 <= weight < LARGEST_WEIGHT for weight in self.classes):
             raise ModelError(f"weights of classes lie between 0 and {LARGEST_WEIGHT:g}")
         if self.private is not None:
-            check_apart(self.layers, self.loss)
             beside = {"regularizers": self.penalties, "constraints": self.constraints, "reduction='sum'": self.summed}
+            beside |= {"an activity_regularizer": self.activities}
             check_plain(self.optimizer, beside | {"sample_weight": self.weighted, "class_weight": self.classes})
+            check_apart(self.layers, self.loss)
 
     @property
     def inputs(self) -> int:
@@ -159,6 +161,16 @@ class Plan(StepPlan, frozen=True):
         return not isinstance(self.optimizer, Adaptive)
 
     @property
+    def activities(self) -> tuple[PenalisedLayer, ...]:
+        """The penalties on activations."""
+        return tuple(node for node in self.layers if isinstance(node, PenalisedLayer))
+
+    @property
+    def penalised(self) -> bool:
+        """Whether anything is added to the loss."""
+        return bool(self.penalties or self.activities)
+
+    @property
     def exact(self) -> bool:
         """Whether gradients are needed as they are, and are looked at in their own step."""
         return self.optimizer.exact or bool(self.penalties)
@@ -166,8 +178,13 @@ class Plan(StepPlan, frozen=True):
     @property
     def scale(self) -> float:
         """How often gradients count, of a loss that counts `weight` times: some optimizers do not ask how large they are."""
-        free = isinstance(self.optimizer, Adaptive) and self.optimizer.scaleless and self.optimizer.clip is None and not self.penalties
+        free = isinstance(self.optimizer, Adaptive) and self.optimizer.scaleless and self.optimizer.clip is None and not self.penalised
         return 1.0 if free else self.weight
+
+    def rate(self, batch: int) -> float:
+        """Return how many times gradients count that are summed over a batch, as `loss_gradient` gives them."""
+        count = (1 if self.summed else batch) if self.private is None else self.private.batch
+        return self.scale * gradient_scale(self.loss, self.outputs) / count
 
     def finished(self, shares: dict[str, Ring]) -> dict[str, Ring]:
         """Return shares of weights and states as they are after a whole training: averages, if any are kept, take the weights' places."""
@@ -213,11 +230,10 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
     or in the `last`.
     """
-    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=1.0, penalties=(), constraints=()), batch)
-    draft, gradients, optimizer = network.draft.copy(), network.gradients, plan.optimizer
+    weight = plan.weight if plan.activities else 1.0  # these are not multiplied by it
+    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=weight, penalties=(), constraints=()), batch)
+    draft, gradients, optimizer, scale = network.draft.copy(), network.gradients, plan.optimizer, plan.rate(batch)
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
-    count = (1 if plan.summed else batch) if plan.private is None else plan.private.batch
-    scale = plan.scale * gradient_scale(plan.loss, plan.outputs) / count
     squared: list[Watched] = []
     row: int | None = None
     more: dict[str, int] = {}
@@ -308,11 +324,6 @@ def forward(plan: Plan, batch: int, *, predicts: bool) -> Forward:
     return Forward(draft, values, large, made[-1])
 
 
-def inside(draft: StepDraft) -> dict[str, Any]:
-    """Return what nodes say has to be watched beside activations, as `outside` takes it."""
-    return {"scores": draft.spread, "strange": draft.strange}
-
-
 def compared_with(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> Ended:
     """Write what losses make of outputs, not rounded yet."""
     if isinstance(plan.loss, JointLoss):
@@ -330,11 +341,14 @@ def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], b
     """
     if plan.summed:
         loss = draft(Combine((loss,), (batch,)))
-    if not plan.penalties:
+    if not plan.penalised:
         return loss
-    wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
-    count = batch * compared(plan.loss, plan.outputs) / (1.0 if isinstance(plan.loss, JointLoss) else plan.weight)
-    penalty = penalised(draft, plan.penalties, wires, count, plan.sums.lost)
+    count = compared(plan.loss, plan.outputs) / (1.0 if isinstance(plan.loss, JointLoss) else plan.weight)
+    parts = penalties_told(draft, count, plan.sums.lost)
+    if plan.penalties:
+        wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
+        parts.append(penalised(draft, plan.penalties, wires, batch * count, plan.sums.lost))
+    penalty = draft(Combine(tuple(parts), (1,) * len(parts)))
     return draft(Concatenate((loss, penalty), 0) if isinstance(plan.loss, JointLoss) else Combine((loss, penalty), (1, 1)))
 
 
@@ -343,13 +357,15 @@ def _network(plan: Plan, batch: int) -> _Network:
     draft, values, large, outputs = forward(plan, batch, predicts=False)
     ending = compared_with(plan, draft, outputs, batch)
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
-    watch = inside(draft)
     if plan.private is None:
-        found = draft.gradients(ending.gradients, [values[name] for name in plan.trained])
+        known = penalty_gradients(draft, ending.gradients, plan.rate(batch) * batch)
+        found = draft.gradients(known, [values[name] for name in plan.trained])
         gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained if values[name] in found}
-        network = _Network(draft, values, gradients, [*large, *ending.large], told, ending.softmaxes, ending.watched, draft.moved, watch)
+        network = _Network(
+            draft, values, gradients, [*large, *ending.large], told, ending.softmaxes, ending.watched, draft.moved, draft.inside
+        )
     else:  # that numbers have left their windows is told, and nothing about examples may be without noise
-        if ending.large or ending.watched or draft.moved or any(watch.values()):
+        if ending.large or ending.watched or draft.moved or any(draft.inside.values()):
             raise ModelError("numbers of single examples would have to be watched, and nothing of them may be told: not with privacy=")
         gradients = private_gradients(draft, plan.private, ending.gradients, {name: values[name] for name in plan.trained}, batch)
         network = _Network(draft, values, gradients, [], told, (), (), {}, {})

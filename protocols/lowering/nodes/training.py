@@ -31,6 +31,14 @@ class Dropped(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Penalised(Node):
+    """x, of which l1 |x| + l2 x^2 is added to the loss."""
+
+    l1: float
+    l2: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Noisy(Node):
     """x + noise, or x (1 + noise)."""
 

@@ -10,7 +10,7 @@ from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.builder import NetworkBuilder
 from protocols.lowering.nodes.network import Node
 from protocols.lowering.nodes.refusals import refuse
-from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy
+from protocols.lowering.nodes.training import BatchNormalised, Dropped, Noisy, Penalised
 from protocols.lowering.rules.layers import RULES, Rule
 from protocols.lowering.rules.nonlinear_layers import learned
 
@@ -176,3 +176,16 @@ class _DroppingStates(NetworkBuilder):
 def dropped(b: NetworkBuilder, layer: Any, x: int, rate: float, repeated: tuple[int, ...]) -> int:
     """Write a dropout, if there is one."""
     return b.add(Dropped, layer, [x], b.shape(x), rate=float(rate), repeated=repeated) if rate else x
+
+
+def penalised(keras: Any, b: NetworkBuilder, layer: Any, x: int) -> int:
+    """Write the penalty that a layer adds to the loss for a value that it gives.
+
+    Raises:
+        UnsupportedLayer: it is none of Keras' L1, L2 and L1L2.
+    """
+    asked, kinds = layer.activity_regularizer, keras.regularizers
+    if type(asked) not in (kinds.L1, kinds.L2, kinds.L1L2):
+        raise refuse(layer, f"its activity_regularizer is {type(asked).__name__}", "L1, L2 or L1L2 of keras.regularizers")
+    l1, l2 = (float(getattr(asked, name, 0.0)) for name in ("l1", "l2"))
+    return b.add(Penalised, layer, [x], b.shape(x), l1=l1, l2=l2)

@@ -10,6 +10,7 @@ from protocols.curves.activations import CURVES
 from protocols.errors import UnsupportedLayer
 from protocols.lowering.nodes import network as net
 from protocols.lowering.nodes.network import Node
+from protocols.lowering.nodes.training import Penalised
 
 
 class Compared(NamedTuple):
@@ -32,10 +33,18 @@ def compared(nodes: Sequence[Node], heads: Sequence[Compared]) -> tuple[str | No
         heads: how they are compared.
 
     Raises:
-        UnsupportedLayer: an output has more axes than its loss compares.
+        UnsupportedLayer: an output has more axes than its loss compares, or a penalty on what belongs to the loss.
     """
     found: list[str | None] = []
     for head, node in zip(heads, _last(nodes, several=len(heads) > 1), strict=True):
+        inner = node
+        while isinstance(inner, Penalised):
+            inner = nodes[inner.inputs[0]]
+        if inner is not node and _ending(inner) in (*head.endings, "softmax"):
+            raise UnsupportedLayer(
+                f"layer {node.layer!r} ({node.kind}) has an activity_regularizer on a {_ending(inner)} that belongs to the loss on shares:"
+                " put it on what comes before, or leave it out"
+            )
         ending = _ending(node)
         found.append(ending if ending in (*head.endings, "softmax") else None)
         if len(node.shape) > 1 and not head.squares:

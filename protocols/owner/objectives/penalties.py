@@ -1,11 +1,14 @@
-"""What weights of a compiled Keras model say of themselves: penalties and constraints, as public numbers."""
+"""What weights and layers of a compiled Keras model say of themselves: penalties and constraints, as public numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from protocols.errors import ModelError, UnsupportedLayer
+from protocols.lowering.nodes.network import Node
+from protocols.lowering.nodes.training import Penalised
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.optimizers import Constraint, Penalty
 
@@ -59,6 +62,39 @@ def constraints(model: Any, variables: Sequence[Variable]) -> tuple[Constraint, 
                 " keras.constraints have one"
             )
     return tuple(found)
+
+
+def check_activities(model: Any, nodes: Sequence[Node]) -> None:
+    """Refuse a model whose layers add other penalties to its loss, when it is called, than those of its graph.
+
+    So it is where a layer inside of another one is not called as others are, as in a `TimeDistributed`, and where nothing needs its value.
+
+    Raises:
+        UnsupportedLayer: it names the layer.
+    """
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    layers = [one for one in internals.layers_within(model) if getattr(one, "activity_regularizer", None) is not None]
+    if not layers:
+        return
+    given = internals.inputs_as_given(model)
+    given = given[0] if isinstance(given, list) and len(given) == 1 else given
+    examples = keras.tree.map_structure(lambda one: keras.ops.zeros((2, *one.shape[1:]), one.dtype), given)
+    internals.outputs_of(model, examples, training=False)
+    added: Counter[str] = Counter()
+    for layer in layers:
+        added[layer.name] += len(internals.losses_added_by(layer))
+    internals.forget_losses(model)
+    found = Counter(node.layer for node in nodes if isinstance(node, Penalised))
+    for layer in layers:
+        if added[layer.name] != found[layer.name] or not found[layer.name]:
+            raise UnsupportedLayer(
+                f"layer {layer.name!r} ({type(layer).__name__}) has an activity_regularizer, which Keras adds to the loss"
+                f" {added[layer.name]} times, and {found[layer.name]} values of the network show it: leave it out, or put an"
+                " ActivityRegularization behind a layer of the model itself, on what its outputs need"
+            )
 
 
 def _axes(axis: Any, variable: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,7 @@ class StepDraft(Builder, Tape):
         proved: how large values are that functions write, where that does not follow from operations one by one: the same. It holds where
             what they read is within its windows, and nothing is strange.
         softmaxes: values that are the softmax of these, row by row, written as many operations.
+        penalised: values of which penalties are added to the loss, with l1 and l2, once for each call; see `activity.py`.
     """
 
     def __init__(self, *, predicts: bool = False) -> None:
@@ -73,6 +74,7 @@ class StepDraft(Builder, Tape):
         self.least: dict[int, float] = {}
         self.proved: dict[int, float] = {}
         self.softmaxes: dict[int, int] = {}
+        self.penalised: list[tuple[int, float, float]] = []
 
     def put(self, op: msgspec.Struct, bits: int = FRACTION) -> int:
         """As the tape says."""
@@ -98,6 +100,11 @@ class StepDraft(Builder, Tape):
     def say(self, position: int, bits: int) -> None:
         """Say how many fractional bits a value has that functions have written."""
         self._bits[position] = bits
+
+    @property
+    def inside(self) -> dict[str, Any]:
+        """What has to be watched beside activations, as `outside` takes it."""
+        return {"scores": self.spread, "strange": self.strange}
 
     # Rounding.
 
@@ -210,7 +217,7 @@ class StepDraft(Builder, Tape):
         """Return a draft with what has been written so far, to go on in one way or another."""
         draft = StepDraft(predicts=self.predicts)
         draft._ops, draft._scope = list(self._ops), Scope(list(self._scope.values))
-        draft._at, draft._bits = dict(self._at), dict(self._bits)
+        draft._at, draft._bits, draft.penalised = dict(self._at), dict(self._bits), list(self.penalised)
         return draft
 
     def circuit(self, outputs: dict[str, int], wires: Mapping[str, int] | None = None) -> Circuit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocols.training.networks.activity import PenalisedLayer
 from protocols.training.networks.attention import MaskedLayer, MatricesLayer, SoftmaxLayer
 from protocols.training.networks.layers import (
     AffineLayer,
@@ -52,4 +53,5 @@ AnyLayer = (
     | DroppedLayer
     | NoisyLayer
     | InverseLayer
+    | PenalisedLayer
 )

@@ -50,14 +50,14 @@ class RectifierLayer(Layer, frozen=True):
         """Write sums of w = x - threshold, D w and D."""
         if not all(abs(number) < LARGEST for number in (self.slope, self.threshold, self.maximum or 0.0)):
             raise ModelError(f"a rectifier has a slope, a threshold or a maximum beyond {LARGEST:g}")
-        above, sign = _compared(draft, _moved(draft, xs[0], -self.threshold), strict=not self.threshold)
+        above, sign = compared(draft, _moved(draft, xs[0], -self.threshold), strict=not self.threshold)
         chosen = draft.put(Multiply(sign, above))
         if not self.slope and not self.threshold and self.maximum is None:
             return chosen
         one, slope = 1 << SLOPE, round(self.slope * (1 << SLOPE))
         terms = [(above, slope), (chosen, one - slope), (sign, round(self.threshold * 2.0 ** (FRACTION + SLOPE)))]
         if self.maximum is not None:
-            over, too = _compared(draft, _moved(draft, xs[0], -self.maximum))
+            over, too = compared(draft, _moved(draft, xs[0], -self.maximum))
             terms.append((draft.put(Multiply(too, over)), -one))
         used = [(x, factor) for x, factor in terms if factor]
         return draft.put(Combine(tuple(x for x, _ in used), tuple(factor for _, factor in used)), FRACTION + SLOPE)
@@ -196,8 +196,8 @@ def largest(draft: StepDraft, xs: Sequence[int]) -> int:
     return draft.put(Combine((more, b), (1, 1)), bits)
 
 
-def _compared(draft: StepDraft, x: int, *, strict: bool = False) -> tuple[int, int]:
-    """`x` as an affine value with `FRACTION` fractional bits, and [x >= 0], or [x > 0]. Rounds: 3, or 2 for a wire."""
+def compared(draft: StepDraft, x: int, *, strict: bool = False) -> tuple[int, int]:
+    """Write `x` as an affine value with `FRACTION` fractional bits, and [x >= 0], or [x > 0]. Rounds: 3, or 2 for a wire."""
     value = draft.affine(x)
     if draft.value(value).cut is None:
         value = draft.opened(value)

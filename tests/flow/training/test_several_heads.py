@@ -59,6 +59,15 @@ def network(ends=("softmax", None), sizes=(3, 2), named=False, optimizer=None, i
     return built
 
 
+def penalised_outputs(**settings):
+    """Penalties on the common layer, on an output and on weights: the weights of losses do not multiply them."""
+    built = network(**settings)
+    next(one for one in built.layers if isinstance(one, layers.Dense)).activity_regularizer = keras.regularizers.L1L2(0.05, 0.1)
+    built.get_layer("b").activity_regularizer = keras.regularizers.L2(0.2)
+    built.get_layer("b").kernel.regularizer = keras.regularizers.L2(0.1)
+    return built
+
+
 def stored(name, array, classes):
     values, content = encoded(name, array, classes)
     return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
@@ -163,6 +172,12 @@ CASES = {
         [ONE_HOT, NUMBERS],
         None,
         True,
+    ),
+    "penalties on activations": (
+        lambda: penalised_outputs(loss_weights=[0.5, 2.0], optimizer=keras.optimizers.Adam(0.02), ids=False),
+        Y,
+        COUNTS,
+        ["loss"],
     ),
     "hinges of truths": (lambda: network((None, None), (1, 3), loss=["hinge", "categorical_hinge"]), [TRUTHS, ONE_HOT], None, ["loss"]),
     "sums of batches": (

@@ -192,7 +192,7 @@ def test_layers_that_cannot_be_trained():
         return model
 
     for layer, match in [
-        (layers.Dense(3, activity_regularizer="l2"), "activity_regularizer"),
+        (layers.Dense(3, activity_regularizer="orthogonal_regularizer"), "activity_regularizer"),
         (Twice(), "computes with its weights before it uses them"),
         (layers.Dense(3, activation="log_softmax"), "cannot be trained on shares"),
     ]:

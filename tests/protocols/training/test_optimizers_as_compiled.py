@@ -131,7 +131,6 @@ REFUSED = {
     "a penalty of one's own": (last(kernel_regularizer=lambda w: keras.ops.sum(w)), "kernel has a regularizer, function"),
     "orthogonality": (last(kernel_regularizer="orthogonal_regularizer"), "OrthogonalRegularizer"),
     "a huge penalty": (last(kernel_regularizer=keras.regularizers.L2(7.0)), "counts 7 times"),
-    "a penalty on outputs": (last(activity_regularizer="l2"), "activity_regularizer"),
     "norms between two": (last(kernel_constraint=keras.constraints.MinMaxNorm(0.5, 1.0)), "MinMaxNorm"),
     "a tiny norm": (last(kernel_constraint=keras.constraints.MaxNorm(1e-4)), "2\\^-8"),
 }

@@ -396,7 +396,7 @@ def test_what_has_a_name_of_keras_and_is_something_else_is_refused():
     with pytest.raises(UnsupportedLayer, match="Sin"):
         plan_of(compiled((7, 7, 2), layers.Conv2D(2, 3, activation=relu), layers.Flatten()))
     with pytest.raises(UnsupportedLayer, match="activity_regularizer"):
-        plan_of(compiled((7, 7, 2), layers.Activation("relu", activity_regularizer="l2"), layers.Flatten()))
+        plan_of(compiled((7, 7, 2), layers.Activation("relu", activity_regularizer="orthogonal_regularizer"), layers.Flatten()))
     for setting, value in (("regularizer", keras.regularizers.L2(5.0)), ("constraint", keras.constraints.MinMaxNorm())):
         model = compiled((7, 7, 2), layers.Flatten())
         setattr(model.layers[-1].kernel, setting, value)

@@ -26,6 +26,18 @@ def model(loss, *hidden, shape=(4,), last=None, **settings):
 
 CASES = {
     "penalties": (lambda: model("mse", kernel_regularizer=keras.regularizers.L1L2(0.01, 0.02)), NUMBERS),
+    "penalties on activations": (
+        lambda: model(
+            "mse",
+            layers.Dense(4, "relu", trainable=False, activity_regularizer="l1"),
+            activity_regularizer=keras.regularizers.L1L2(0.1, 0.2),
+        ),
+        NUMBERS,
+    ),
+    "a sum and all penalties": (
+        lambda: model(losses.MeanSquaredError(reduction="sum"), kernel_regularizer="l2", activity_regularizer="l2"),
+        NUMBERS,
+    ),
     "smoothed labels": (lambda: model(losses.CategoricalCrossentropy(label_smoothing=0.2), last="softmax"), ONE_HOT),
     "a sum": (lambda: model(losses.MeanSquaredError(reduction="sum")), NUMBERS),
     "a sum and penalties": (lambda: model(losses.MeanSquaredError(reduction="sum"), kernel_regularizer="l2"), NUMBERS),

@@ -74,6 +74,7 @@ BASES = {
     "two values": (of_two, 3 + 12),
     "the input, too": (of_the_input_too, 36 + 3),
     "frozen behind": (frozen_behind, 3),
+    "a penalty": (lambda x: layers.Dense(3)(layers.ActivityRegularization(0.5, 0.1)(mean(base(x)))), 3),
 }
 """Networks, and how many features their bases give."""
 
