@@ -107,9 +107,9 @@ async def measure(case: Case, name: str) -> dict[str, float]:
     """Share a model, ask for both examples one after the other, and look at the workers."""
     model, x, input_range, memory, _ = case
     expected = model.predict(x, batch_size=1, verbose=0)
-    workers = [Worker("localhost:0") for _ in range(3)]
+    workers, others = [Worker("localhost:0") for _ in range(3)], worker_processes()
     async with Cluster(workers[0], workers[1], crypto_provider=workers[2], timeout=600.0) as cluster:
-        processes = worker_processes()
+        processes = [process for process in worker_processes() if process not in others]
         started = time.perf_counter()
         async with await share(model, cluster, name=name, calibration=x, input_range=input_range) as shared:
             figures: dict[str, float] = {"parameters": float(model.count_params()), "seconds_to_share": time.perf_counter() - started}

@@ -162,7 +162,7 @@ def test_a_layer_is_trained_as_by_keras(name):
     model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
     after = model.get_weights()
     moved = [np.abs(one - other).max() for one, other in zip(after, before, strict=True)]
-    assert np.mean([move > 1e-5 for move in moved]) > 0.6  # not the bias before a normalisation, nor that of keys, nor what is frozen
+    assert np.mean([move > 1e-5 for move in moved]) > 0.5  # not the bias before a normalisation, nor that of keys, nor what is frozen
     for weight, one, other in zip(model.weights, made, after, strict=True):
         np.testing.assert_allclose(one, other, atol=0.005 * max(moved) + 0.0003, err_msg=weight.path)
 
