@@ -88,6 +88,7 @@ NETWORKS = {
     "matrices": lambda: functional((3, 4), lambda x: layers.Flatten()(layers.Dot(axes=2)([layers.Dense(4)(x), layers.Dense(4)(x)]))),
     "attended": lambda: functional((3, 4), attended),
     "a quotient": lambda: functional((4,), lambda x: layers.Dense(3)(x) / (1.0 + ops.square(layers.Dense(3)(x)))),
+    "penalised": lambda: chain((6,), layers.Dense(4, "relu"), layers.ActivityRegularization(0.01, 0.02)),
     "scaled": lambda: frozen(layers.BatchNormalization(), layers.Rescaling(0.5, 0.25)),
 }
 
