@@ -5,7 +5,6 @@ All numbers have `FRACTION` fractional bits, and in between `PRECISE`.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +29,8 @@ PRECISE = FRACTION + 8
 """Fractional bits of 1 + x / 256, which needs no rounding."""
 
 RATES = (3571 / 2048, 43 / 32, 37 / 32, 21 / 32, 9 / 8, 1, 1)
-"""a of each step of `exp`: short ones, since a y^2 wraps around the ring the sooner the more bits a has, and what is beyond -512 is found by
-how large it becomes."""
+"""a of each step of `exp`. They have few bits: the more, the sooner a y^2 wraps around the ring, and what is beyond -512 is found by how
+large it becomes."""
 
 START = 12
 """Fractional bits of the first guess and of the rates of a reciprocal, and of what a spline looks at."""

@@ -78,7 +78,9 @@ def test_quotients_over_their_range(greatest, rounds, early):
     total = np.linspace(1, greatest, 2000)[:, None]
     x = np.stack([np.ones(2000), np.minimum(total[:, 0] / 2, 1), np.zeros(2000)], 1)
     build = Builder()
-    given = [build(Combine((build(Given(name, part.shape, "share")),), (1 << (PRECISE - FRACTION),))) for name, part in (("x", x), ("t", total))]
+    given = [
+        build(Combine((build(Given(name, part.shape, "share")),), (1 << (PRECISE - FRACTION),))) for name, part in (("x", x), ("t", total))
+    ]
     out = quotients(build, build(Truncate(build(Combine((given[0],), (2,))), 1, 40)), given[1], greatest, early=early)
     trainers = Trainers(build.circuit({"y": out}))
     y = trainers.real({"x": x, "t": total})["y"]
