@@ -104,7 +104,8 @@ def quotients(build: Builder, xs: int, total: int, greatest: int, *, early: bool
 
 def _rates(edge: float) -> tuple[list[float], float]:
     """Return a_1 to a_{n-1}, and the product of all n, where |e_0| is at most `edge`."""
-    rates, product = [], 1.0
+    rates: list[float] = []
+    product = 1.0
     while True:
         exact = 2 / (2 - edge**2)
         if edge**2 / (2 - edge**2) < 2.0**-14:
