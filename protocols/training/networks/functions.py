@@ -134,7 +134,7 @@ class SoftmaxValues(NamedTuple):
 def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
     """Write the softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
 
-    The largest logit is subtracted (one-hot bits times logits), then exp, then one reciprocal a row. The absolute error of a probability
+    The largest logit is subtracted (one-hot bits times logits), then exp, then the quotients by their sum. The absolute error of a probability
     is below 2^-12.
 
     Rounds: 18 for 10 classes.
