@@ -134,8 +134,8 @@ class SoftmaxValues(NamedTuple):
 def softmax(build: Builder, x: int, classes: int) -> SoftmaxValues:
     """Write the softmax of affine logits (rows, classes) with `FRACTION` fractional bits, no two of a row further apart than 512.
 
-    The largest logit is subtracted (one-hot bits times logits), then exp, then the quotients by their sum. The absolute error of a probability
-    is below 2^-12.
+    The largest logit is subtracted (one-hot bits times logits), then exp, then quotients by the sum. The absolute error of a probability is
+    below 2^-12.
 
     Rounds: 18 for 10 classes.
     """
