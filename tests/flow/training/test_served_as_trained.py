@@ -178,17 +178,19 @@ async def test_a_client_that_comes_while_one_version_gives_way_to_the_next_waits
         requested.clear()
         await requested.wait()
 
-    async with inner_workers(parts=[{"server": Server, "provider": Provider}] * 3) as (_, cluster):
-        async with await share(network(), cluster) as shared:
-            async with serving(shared, 1, cluster) as remote:
-                await remote.query(x[:1])
-            await trained(shared, x, y, 1)
-            monkeypatch.setattr(Placing, "_renewed", gone)
-            monkeypatch.setattr(Placing, "again", placed)
-            async with asyncio.timeout(60):
-                await shared.serve(3)
-                answers = await asyncio.gather(*early)
-            expected = (await shared.reveal()).predict(x[:2], verbose=0)
+    async with (
+        inner_workers(parts=[{"server": Server, "provider": Provider}] * 3) as (_, cluster),
+        await share(network(), cluster) as shared,
+    ):
+        async with serving(shared, 1, cluster) as remote:
+            await remote.query(x[:1])
+        await trained(shared, x, y, 1)
+        monkeypatch.setattr(Placing, "_renewed", gone)
+        monkeypatch.setattr(Placing, "again", placed)
+        async with asyncio.timeout(60):
+            await shared.serve(3)
+            answers = await asyncio.gather(*early)
+        expected = (await shared.reveal()).predict(x[:2], verbose=0)
     for one in answers:
         np.testing.assert_allclose(one, expected, atol=0.005)
 
