@@ -243,6 +243,31 @@ async def test_a_bit_that_is_flipped_in_any_round(model, images, expected, revea
             np.testing.assert_allclose(first, expected[:3], atol=0.005)
 
 
+@pytest.mark.parametrize("equals", [False, True], ids=["crypto provider", "three equals"])
+async def test_weights_that_arrived_otherwise_at_one_server_give_no_answer(model, images, equals):
+    class Loading(ComputeServer):
+        @message(reentrant=True, by=OWNER)
+        async def load(self, name: str, right: bytes, program: bytes, masked: list[npt.NDArray[np.uint64]]) -> None:
+            masked = [weight.copy() for weight in masked]
+            masked[-1].reshape(-1)[-1] ^= np.uint64(1)
+            await super().load(name, right, program, masked)
+
+    async with inner_workers(equals=equals) as (_, whole):
+        place = whole.seats_for("small").servers[1]
+    parts = [{"server": Loading} if at == place else None for at in range(3)]
+    async with inner_workers(parts=parts, equals=equals) as (_, cluster), await share(model, cluster, name="small") as shared:
+        serving = asyncio.create_task(shared.serve(10))
+        try:
+            async with connect(cluster, "small") as remote:
+                while not await shared.prepared():
+                    await asyncio.sleep(0)
+                with pytest.raises(Altered, match="do not agree"):
+                    await remote.query(images[:2])
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
 async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):
     """A link to one server that alters the masked input."""
     part = RemoteModel._part
