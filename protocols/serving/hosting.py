@@ -195,7 +195,7 @@ class HostedModel:
         return self._masked
 
     @cached_property
-    def digest(self) -> Ring:
+    def weights_fingerprint(self) -> Ring:
         """BLAKE3 of the masked weights, which both servers have, in four words. Slow for a large model: first in a thread.
 
         Raises:

@@ -147,20 +147,20 @@ class ToldTerms(msgspec.Struct, frozen=True):
 
     Attributes:
         terms: of the run.
-        digest: of them as the owner reads them.
+        fingerprint: of them as the owner reads them.
     """
 
     terms: TrainingTerms
-    digest: bytes
+    fingerprint: bytes
 
     @staticmethod
     def of(terms: TrainingTerms) -> ToldTerms:
         """Return what is told of terms, which are as they will arrive."""
         arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(terms), type=TrainingTerms)
-        return ToldTerms(terms, _digest(arrived))
+        return ToldTerms(terms, _fingerprint(arrived))
 
 
-def _digest(terms: TrainingTerms) -> bytes:
+def _fingerprint(terms: TrainingTerms) -> bytes:
     """Return 32 bytes of all that terms say, what is left out included, and of the order of the examples, which everybody finds alone."""
     hashed = blake3(msgspec.msgpack.encode(terms))
     for rows in terms.rows(0):
@@ -204,7 +204,7 @@ def check_held(told: ToldTerms, *held: tuple[int, ...]) -> None:
     named = tuple(dataset.shape for dataset in told.terms.datasets.values())
     if named != held:
         raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
-    if not compare_digest(_digest(told.terms), told.digest):
+    if not compare_digest(_fingerprint(told.terms), told.fingerprint):
         raise ClusterError(
             "a worker does not read all of what this training is as its owner does: they run other versions of confide; install the same"
             " everywhere. Nothing was computed"

@@ -258,7 +258,7 @@ class ComputeServer(OwnedModels):
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
-        seal.add([model.digest])  # each server was sent the weights by itself
+        seal.add([model.weights_fingerprint])  # each server was sent the weights by itself
         delay: float | None = None
         if isinstance(material, Supply):
             protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)

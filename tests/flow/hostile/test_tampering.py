@@ -190,7 +190,7 @@ async def test_a_worker_that_reads_other_terms_than_their_owner_is_found_before_
 
     def read(told):
         plan = msgspec.structs.replace(told.terms.plan, summed=True)
-        return ToldTerms(msgspec.structs.replace(told.terms, plan=plan), told.digest)
+        return ToldTerms(msgspec.structs.replace(told.terms, plan=plan), told.fingerprint)
 
     class Server(TrainingServer):
         @message(reentrant=True, by=OWNER)
