@@ -203,7 +203,7 @@ class HostedModel:
         """
         hashed = blake3()
         for weight in self._loaded:
-            hashed.update(np.ascontiguousarray(weight).reshape(-1).view(np.uint8))
+            hashed.update(np.ascontiguousarray(weight).data.cast("B") if weight.size else b"")
         return np.frombuffer(hashed.digest(), np.uint64)
 
     def masked(self, shares: Sequence[Ring]) -> list[Ring]:
