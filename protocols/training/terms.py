@@ -156,7 +156,8 @@ class ToldTerms(msgspec.Struct, frozen=True):
     @staticmethod
     def of(terms: TrainingTerms) -> ToldTerms:
         """Return what is told of terms, which are as they will arrive."""
-        arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(terms), type=TrainingTerms)
+        sent = msgspec.msgpack.encode(terms, enc_hook=lambda number: number.item())  # of numpy
+        arrived = msgspec.msgpack.decode(sent, type=TrainingTerms)
         return ToldTerms(terms, _fingerprint(arrived))
 
 
