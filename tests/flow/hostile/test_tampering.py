@@ -21,7 +21,7 @@ from protocols.link.seal import Seal
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
-from protocols.training.terms import StepCircuits
+from protocols.training.circuits import StepCircuits
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.training_server import TrainingServer
 
