@@ -224,7 +224,7 @@ class SharedModel:
             initial_epoch: the number of the first epoch, from 0.
             verbose: 0: no line of progress.
             memory: bytes of randomness that each server may hold ahead. A step that needs more is streamed: dealt in segments while it is
-                made, in more rounds. One of which a single operation needs more is computed in micro-batches, as large as fit. What a
+                made, in more rounds. One of which a single operation needs more is computed in micro-batches that fit. What a
                 frozen base gives lies beside it, twice 8 bytes a number; above 2 GiB each step computes it.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.

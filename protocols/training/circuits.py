@@ -25,7 +25,7 @@ MOST_AHEAD = 8
 class StepCircuits:
     """The circuits of the steps of a run, for whole batches and for what is left; the last before a report may have one of its own.
 
-    A step of which one operation needs more randomness than the memory is computed in micro-batches, as large as fit. Where the randomness
+    A step of which one operation needs more randomness than the memory is computed in micro-batches that fit. Where the randomness
     of a whole one does not fit, it comes in segments while it is computed. Both follow from the terms: all three parties find the same.
 
     Attributes:

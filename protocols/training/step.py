@@ -231,6 +231,9 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False, rows: i
     one hidden dense layer. Activations must lie within +-512, and so must the differences of logits of a softmax; gradients that Adam
     squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
     or in the `last`.
+
+    Raises:
+        ModelError: the network cannot be written, or a node needs all of the batch, and there are fewer rows.
     """
     rows = batch if rows is None else rows
     if rows < batch and plan.mixes:

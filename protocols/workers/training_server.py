@@ -298,7 +298,7 @@ class TrainingServer(HeldModels):
         circuit = session.steps.at(micro, terms.made + session.done)
         drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.made))
         seal.add([np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()])  # each server finds both by itself
-        given: dict[str, Affine | Ring] = {**session.shares, **none_yet(circuit), **session.partial, **drawn}
+        given: dict[str, Affine | Ring] = {**none_yet(circuit), **session.shares, **session.partial, **drawn}
         given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
         wires: dict[str, Affine] = {}
         protocol, delay = await session.randomness.evaluation(session.made, circuit, given, micro, wires=wires)
