@@ -16,6 +16,8 @@ from protocols.training.networks.random import tables
 from protocols.training.step import Plan
 from protocols.training.terms import TrainingTerms, check
 
+__all__ = ["MEMORY_LIMIT", "MOST_AHEAD", "PARTIAL", "MicroBatch", "StepCircuits", "none_yet"]
+
 MEMORY_LIMIT = 1 << 32
 """The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
 MOST_AHEAD = 8

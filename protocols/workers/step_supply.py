@@ -18,8 +18,7 @@ from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 from protocols.mpc.parties.material import Expansion, Material
 from protocols.serving.supply import ComingPiece, Supply
-from protocols.training.circuits import StepCircuits
-from protocols.training.networks.micro_batches import MicroBatch
+from protocols.training.circuits import MicroBatch, StepCircuits
 
 
 class StepSupply:

@@ -31,8 +31,7 @@ from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.asked import FEATURES
-from protocols.training.circuits import StepCircuits
-from protocols.training.networks.micro_batches import MicroBatch
+from protocols.training.circuits import MicroBatch, StepCircuits
 from protocols.training.terms import ARRAYS, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery

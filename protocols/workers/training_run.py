@@ -13,8 +13,7 @@ from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.storage.holdings import Model
 from protocols.training.asked import SharedPrediction
-from protocols.training.circuits import StepCircuits
-from protocols.training.networks.micro_batches import PARTIAL, MicroBatch
+from protocols.training.circuits import PARTIAL, MicroBatch, StepCircuits
 from protocols.training.terms import TrainingTerms
 from protocols.workers.step_supply import StepSupply
 

@@ -39,8 +39,7 @@ from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
 from protocols.training.asked import FEATURES, WEIGHT, AskedPlan, Derivation, SharedPrediction
-from protocols.training.circuits import StepCircuits
-from protocols.training.networks.micro_batches import MicroBatch, none_yet
+from protocols.training.circuits import MicroBatch, StepCircuits, none_yet
 from protocols.training.step import Plan
 from protocols.training.terms import ARRAYS, AnyPlan, StepsReport, TrainingTerms, check_held, check_made
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays

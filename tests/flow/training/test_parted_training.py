@@ -140,3 +140,25 @@ async def test_what_cannot_be_is_refused_before_anything_is_shared():
             assert not shared._training.begun
         with pytest.raises(TooLarge, match=r"\(BatchNormalisedLayer\) needs all examples of a batch at once: use a smaller batch_size, or"):
             await anext(shared.fit(X, Y, **SETTINGS, memory=100))
+
+
+@pytest.mark.long
+async def test_what_is_asked_and_what_a_frozen_base_gives_is_computed_in_micro_batches():
+    def built():
+        keras.utils.set_random_seed(2)
+        model = network(layers.Dense(6, "relu"))
+        model.layers[0].trainable = False
+        model.compile(model.optimizer, model.loss, metrics=["accuracy"])
+        return model
+
+    reference = built()
+    reference.fit(X, Y, **SETTINGS, verbose=0)
+    async with inner_cluster(None) as cluster, await share(built(), cluster) as shared:
+        (epoch,) = [epoch async for epoch in shared.fit(X, Y, **SETTINGS, micro_batch_size=3)]
+        assert epoch.micro_batches == 5 / 2
+        told = await shared.evaluate(X, Y, batch_size=EXAMPLES, memory=6_000)
+        answers = await shared.predict(X, batch_size=EXAMPLES, memory=6_000)
+    np.testing.assert_allclose(answers, reference.predict(X, verbose=0), atol=0.02)
+    expected = reference.evaluate(X, Y, verbose=0, return_dict=True)
+    for name, value in told.items():
+        np.testing.assert_allclose(value, expected[name], atol=0.02, err_msg=name)
