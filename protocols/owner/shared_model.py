@@ -291,7 +291,7 @@ class SharedModel:
             y: see `fit`.
             sample_weight: how many times the loss of each example counts.
             batch_size: examples that are looked at together; it changes no number.
-            memory: bytes of randomness that each server may hold ahead.
+            memory: bytes of randomness that each server may hold ahead; what does not fit goes in segments and micro-batches, see `fit`.
 
         **Leaks** to this process: these numbers, and one bit, whether all numbers have stayed where fixed point is right; if not, they are
         NaN, and a `PrecisionWarning` says so. Nothing to the workers but number and order of the examples.

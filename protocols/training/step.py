@@ -216,7 +216,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False, rows: i
 
     With fewer `rows` it is that of a micro-batch, some examples of the step. What it is given and gives in addition are the sums of
     gradients so far, see `networks/micro_batches.py`; the one that `ends` the step adds its own, and moves weights as the whole batch
-    does. Others give these, metric, loss and `outside`. Means divide by `batch`.
+    does. Others give these, metric, loss and `outside`, and take the rounds of a step but for those of its update. Means divide by `batch`.
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 

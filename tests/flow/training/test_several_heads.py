@@ -75,7 +75,7 @@ def stored(name, array, classes):
     return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
 
 
-def on_shares(built, x, y, w=None, metrics=True, micro_batch=None):
+def on_shares(built, x, y, w=None, metrics=True):
     """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, and the logs of each epoch."""
     given = examples(x, y, w, ends(built, "inputs"), ends(built, "outputs"))
     each, asked = heads(built), plan(built)
@@ -91,7 +91,7 @@ def on_shares(built, x, y, w=None, metrics=True, micro_batch=None):
     made = fitted(asked, [one for _, one in ys], BATCH, names.places)
     (x, *more), (y, *others), (w, *counts) = ([one.dataset for _, one in part] or [None] for part in (xs, ys, ws))
     further = {"xs": tuple(more), "ys": tuple(others), "ws": tuple(counts)}
-    terms = TrainingTerms(b"run", made, x, y, BATCH, None, 1 << 29, False, "model", w=w, **further, micro_batch=micro_batch)
+    terms = TrainingTerms(b"run", made, x, y, BATCH, None, 1 << 29, False, "model", w=w, **further)
     optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
     terms = msgspec.structs.replace(terms, plan=msgspec.structs.replace(made, optimizer=optimizer))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(terms), type=TrainingTerms) == terms, "workers are told the same"

@@ -10,7 +10,7 @@ from compiled_trainings import LABELS, NUMBERS, model, same_as_keras
 from keras import layers
 from training_deployment import SCALE, Trainers
 
-from protocols.errors import ModelError
+from protocols.errors import ModelError, UnsupportedLayer
 from protocols.mpc.circuit import meaning
 from protocols.mpc.numbers.fixed_point import encode
 from protocols.mpc.operations.noise import AddNoise
@@ -222,6 +222,21 @@ def contrast(y, z):
     return keras.ops.mean(keras.ops.logsumexp(alike, axis=-1, keepdims=True) - y * z, axis=-1)
 
 
-def test_other_losses_and_layers_that_mix_examples_are_not_trained_on_shares_at_all():
-    with pytest.raises(ModelError, match="contrast"):
-        network(loss=contrast)
+def centred(y, z):
+    return keras.ops.mean(keras.ops.square(z - keras.ops.mean(z, axis=0, keepdims=True) - y), axis=-1)
+
+
+def beside_the_next(y, z):
+    return keras.ops.mean(keras.ops.square(z - keras.ops.roll(z, 1, axis=0) - y), axis=-1)
+
+
+@pytest.mark.parametrize("loss", [contrast, centred, beside_the_next])
+def test_losses_that_mix_examples_are_not_trained_on_shares_at_all(loss):
+    with pytest.raises(ModelError, match=f"'{loss.__name__}' is a function of your own that cannot be read"):
+        network(loss=loss)
+
+
+@pytest.mark.parametrize("layer", [layers.Softmax(axis=0), layers.Lambda(lambda x: x - keras.ops.max(x, axis=0))])
+def test_layers_that_mix_examples_are_not_trained_on_shares_at_all(layer):
+    with pytest.raises(UnsupportedLayer, match="axis"):
+        network(layers.Dense(3), last=layer)
