@@ -235,10 +235,10 @@ class SharedModel:
                 see `Epoch.privacy`; no metric is told. Nothing is sampled: what counts is the number of epochs. Outside of it are epochs
                 without `privacy`, and what `evaluate` tells of examples: train and evaluate public data only so.
             ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
-            micro_batch_size: how many examples of a step are computed together, at most; None: as many as `memory` allows. A step is then
-                computed in parts, whose exact sums of gradients are added on shares before weights move once: the same training, with
-                means over all of `batch_size`, in as many times the rounds, in less memory of the servers. A BatchNormalization that is
-                trained needs the whole batch, and is refused beside it; noise of `privacy` is added once a step.
+            micro_batch_size: how many examples of a step are computed together, at most; None: as many as `memory` allows. Exact sums of
+                gradients of all micro-batches of a step are added on shares before weights move once, and noise of `privacy` is added
+                once: the same training, with means over all of `batch_size`. Each micro-batch takes about the rounds of a step, and the
+                memory of its examples. A BatchNormalization that is trained needs the whole batch, and is refused beside it.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, and one of a frozen base, whether numbers have stayed where
         fixed point is right; with a validation its metrics and as many bits; with `privacy` weights only, which are private already. To the

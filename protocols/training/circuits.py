@@ -87,9 +87,10 @@ class StepCircuits:
             if terms.plan.mixes:
                 left = f"{terms.plan.mixes} needs all examples of a batch at once: use a smaller batch_size, or memory={most} or more"
             elif self.size == 1:
-                left = f"no step needs less than that of one example: give memory={most} or more"
+                left = f"no part of a step is smaller: give memory={most} or more"
+            what = f"one step on {self.size} examples" if self.size == self._batches[0] else f"a micro-batch of {self.size}"
             raise TooLarge(
-                f"one step on {self.size} examples needs {self.bytes:,} bytes of randomness at a server, {most:,} of them at once for one"
+                f"{what} needs {self.bytes:,} bytes of randomness at a server, {most:,} of them at once for one"
                 f" operation, and {memory:,} are allowed; {left}"
             )
 

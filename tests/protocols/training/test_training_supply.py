@@ -158,7 +158,7 @@ def test_a_step_that_does_not_fit_is_cut_and_one_operation_that_does_not_is_comp
 
 
 def test_less_memory_than_one_example_needs_is_refused_with_the_least_that_is_enough():
-    with pytest.raises(TooLarge, match=r"one step on 1 examples needs .* no step needs less .* give memory=") as refused:
+    with pytest.raises(TooLarge, match=r"a micro-batch of 1 needs .* no part of a step is smaller: give memory=") as refused:
         StepCircuits(terms(memory=100))
     least = int(str(refused.value).partition("memory=")[2].split()[0])
     found = StepCircuits(terms(memory=least))
@@ -171,7 +171,7 @@ def test_micro_batches_as_asked_are_refused_where_they_do_not_fit_and_batch_stat
     most = max(StepCircuits(terms()).like(WHOLE).layout.sizes(1).values())
     asked = msgspec.structs.replace(terms(memory=most - 1), micro_batch=3)
     assert StepCircuits(msgspec.structs.replace(asked, memory=1 << 20)).size == 3
-    with pytest.raises(TooLarge, match=r"one step on 3 examples .* use a smaller micro_batch_size, or none"):
+    with pytest.raises(TooLarge, match=r"a micro-batch of 3 needs .* use a smaller micro_batch_size, or none"):
         StepCircuits(msgspec.structs.replace(asked, memory=100))
     with pytest.raises(InputError, match="micro_batch_size=0"):
         StepCircuits(msgspec.structs.replace(asked, micro_batch=0))
