@@ -372,7 +372,7 @@ def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], r
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
 def _network(plan: Plan, batch: int, unit: float) -> _Network:
-    """Write the network for so many examples; `unit` is how many times what `loss_gradient` gives of one counts in the mean of a step."""
+    """Write the network for so many examples; `unit` is how often its gradients count in a step, times the examples of that."""
     draft, values, large, outputs = forward(plan, batch, predicts=False)
     ending = compared_with(plan, draft, outputs, batch)
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
