@@ -48,6 +48,25 @@ def weights(model: Any) -> list[Real]:
     return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
 
 
+def check_parted(model: Any) -> None:
+    """Refuse to compute steps in micro-batches where a layer needs the whole batch; what else mixes examples is not trained on shares.
+
+    Raises:
+        ModelError: it names the layer.
+    """
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    for layer in internals.layers_within(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            raise ModelError(
+                f"layer {layer.name!r} (BatchNormalization) normalises by the statistics of the whole batch, so that a step cannot be"
+                " computed in micro-batches: leave micro_batch_size out, or freeze the layer, or use a LayerNormalization or"
+                " GroupNormalization"
+            )
+
+
 def ending(model: Any) -> tuple[str | None, ...]:
     """Return the activation at the end of each output if it belongs to its loss, and not to the nodes: softmax, or a name of `CURVES`."""
     return network(model, *map(_compared, heads(model))).endings
