@@ -105,7 +105,7 @@ async def measure(count: int, side: int, epochs: int) -> dict[str, float]:
         "MB a step of the head alone": (alone[-1].bytes + alone[-1].dealt) / 1e6,
         "seconds of the base, once a fit": at[0] - whole,
         "seconds of the base for an image": (at[0] - whole) / count,
-        "largest difference of a loss from Keras": max(abs(epoch.loss - loss) for epoch, loss in zip(made, losses, strict=True)),  # type: ignore[operator]
+        "largest difference of a loss from Keras": max(abs(epoch.logs["loss"] - loss) for epoch, loss in zip(made, losses, strict=True)),
         "largest difference of a weight from Keras": max(float(np.abs(mine - theirs).max()) for mine, theirs in weights),
     }
 

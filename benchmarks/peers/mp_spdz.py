@@ -1,6 +1,6 @@
 """MP-SPDZ's seconds a step of training, for `benchmarks.encrypted_training --mp-spdz`; needs its `replicated-ring-party.x`, built.
 
-`python mp_spdz.py FOLDER mlp|A sgd|adam STEPS` prints a JSON object: `seconds` a step, on average, and the accuracy on the 2,000 test digits.
+`python mp_spdz.py FOLDER mlp|A sgd|adam STEPS` prints a JSON object: `seconds` a step, on average, and the accuracy on 2,000 test digits.
 Three semi-honest parties on loopback, replicated over 64 bits, everything secret, preprocessing included, one thread a party, no TLS, which
 is all as fast as it goes: probabilistic truncation, the local share conversion of three parties, and its approximated root for Adam.
 """
