@@ -6,8 +6,8 @@ that were published for the shape, and the accuracy beside scikit-learn's trees 
 
 Published, on other machines, and read as what they are:
 
-- `ss-xgb`: SecretFlow's SS-XGB, all on shares of two parties (SEMI2K): 39,143 x 79, 10 trees of depth 5 with 20 bins in "20 minutes"; three
-  quarters of the rows and nine tenths of the columns a tree (what a user measured, secretflow issue 509, version 0.8.2).
+- `ss-xgb`: SecretFlow's SS-XGB, all on shares: 39,143 x 79, 10 trees of depth 5 with 20 bins in 20 minutes, three quarters of the rows
+  and nine tenths of the columns a tree (what a user measured with version 0.8.2, its issue 509).
 - `sgb`: SecretFlow's SecureBoost, homomorphic, where one party sees gradients and splits (docs/developer/benchmark/sgb_benchmark.md):
   bank, 45,211 x 16, of which 28,934 are trained on, up to 100 trees of depth 5 with 10 bins, fewer if it stops early: 136 s in a LAN.
 """
