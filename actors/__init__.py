@@ -5,85 +5,11 @@ then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how i
 system from strangers: `guard`. This package knows nothing of machine learning or cryptographic protocols.
 """
 
-from actors.actor import ANYONE, Actor, Surroundings, message
-from actors.errors import (
-    ActorError,
-    ActorNotFound,
-    ActorStopped,
-    AddressInUse,
-    BadAddress,
-    BadCredentials,
-    CallCancelled,
-    CallTimeout,
-    ChildFailed,
-    CodeNotTrusted,
-    ConnectFailed,
-    ConnectionLost,
-    Crash,
-    InsecureAddress,
-    LinkError,
-    Malformed,
-    MessageRejected,
-    NameTaken,
-    NotAllowed,
-    OneWayFailed,
-    Overrun,
-    RemoteError,
-    SystemClosed,
-    TooLarge,
-    Truncated,
-    UnknownType,
-    VersionMismatch,
-    WireError,
-)
-from actors.identity import Caller, caller
-from actors.messages.portable import portable_error
-from actors.messages.reference import ActorRef
-from actors.processes import ChildProcess, exit_with_parent, started_by_parent
-from actors.supervision import Restart, Terminated
-from actors.system import ActorSystem
+import sys
 
-__all__ = [
-    "ANYONE",
-    "Actor",
-    "ActorError",
-    "ActorNotFound",
-    "ActorRef",
-    "ActorStopped",
-    "ActorSystem",
-    "AddressInUse",
-    "BadAddress",
-    "BadCredentials",
-    "CallCancelled",
-    "CallTimeout",
-    "Caller",
-    "ChildFailed",
-    "ChildProcess",
-    "CodeNotTrusted",
-    "ConnectFailed",
-    "ConnectionLost",
-    "Crash",
-    "InsecureAddress",
-    "LinkError",
-    "Malformed",
-    "MessageRejected",
-    "NameTaken",
-    "NotAllowed",
-    "OneWayFailed",
-    "Overrun",
-    "RemoteError",
-    "Restart",
-    "Surroundings",
-    "SystemClosed",
-    "Terminated",
-    "TooLarge",
-    "Truncated",
-    "UnknownType",
-    "VersionMismatch",
-    "WireError",
-    "caller",
-    "exit_with_parent",
-    "message",
-    "portable_error",
-    "started_by_parent",
-]
+from lazy_loader import attach_stub
+
+if sys.platform == "win32":
+    raise ImportError("confide runs on Linux and macOS; on Windows, install it inside WSL 2, where it is on Linux")
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
