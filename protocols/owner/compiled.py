@@ -19,6 +19,7 @@ from protocols.owner.objectives.endings import Compared
 from protocols.owner.objectives.penalties import constraints, penalties
 from protocols.training.networks.distances import CategoricalHinge
 from protocols.training.networks.losses import AS_GIVEN, AnyLoss, Head, JointLoss, Loss
+from protocols.training.networks.window import WEIGHTS
 from protocols.training.step import Plan
 
 ANSWERED = frozenset(
@@ -43,9 +44,17 @@ def plan(model: Any) -> Plan:
 
 
 def weights(model: Any) -> list[Real]:
-    """Return the numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not."""
+    """Return the numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not.
+
+    Raises:
+        ModelError: one that is trained is no number that fixed point holds. It is named.
+    """
     _, kept = planned(model)
-    return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
+    found = {one.path: np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables}
+    for path, numbers in found.items():
+        if not (np.abs(numbers) <= 2.0**WEIGHTS).all():
+            raise ModelError(f"weight {path!r} has numbers beyond +-{2**WEIGHTS:,}, or none at all: these cannot be trained on shares")
+    return [*found.values(), *kept]
 
 
 def check_parted(model: Any) -> None:

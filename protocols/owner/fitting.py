@@ -114,12 +114,12 @@ class Training(SharedNetwork):
                     found = await self._evaluated(asking)
                     callbacks.validates(found)
                     logs |= {f"val_{name}": value for name, value in found.items()}
-                logs = callbacks.epoch_ends(number, logs)
+                seen = callbacks.epoch_ends(number, logs)  # what they add is not told at the end, as in Keras
                 await self._keep(callbacks.asked())
                 if checkpoints is not None:
                     checkpoints.remember(CallbackMemory(number + 1, callbacks.memories(), self._rate))
                 await run.ended(number)
-                yield msgspec.structs.replace(epoch, logs=logs, privacy=spent)
+                yield msgspec.structs.replace(epoch, logs=seen, privacy=spent)
                 if callbacks.stop:
                     break
             if self._planned().optimizer.average is not None:
@@ -184,7 +184,8 @@ class Training(SharedNetwork):
         """Give the terms the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
-        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
+        each = [head.weight for head in self._heads]
+        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, *each)
         return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None, initial: int) -> Progress:

@@ -105,6 +105,9 @@ class SharedModel:
     ) -> None:
         """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
+        After a `fit` nobody knows the weights, and there is no `check`: functions are right to 2^-11 (`protocols/README.md`), as in steps
+        and in `predict`, and large weights behind them multiply that: weights of 5 in three layers, one behind the other, made it 1.4 %.
+
         Servers and crypto provider each enforce both numbers. What counts is what a server has released its share of: a client that takes
         tickets and does not use them, or vanishes, spends nothing, and keeps others waiting for a few seconds at most. A request for more
         examples than are left is refused as a whole, and the rest stays for smaller ones: serving goes on until it is used up.

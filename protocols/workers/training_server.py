@@ -118,6 +118,7 @@ class TrainingServer(HeldModels):
         if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         check_held(told, *(self._datasets[array].shape for array in arrays))
+        self._holdings.check_bounded(arrays, terms.plan)
         self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
@@ -219,6 +220,7 @@ class TrainingServer(HeldModels):
         helper, party = session.seats.helper, session.me.index
         equal = None if helper is None else replicated(helper, party, {"masked": m, "mask": mask})
         self._claim(presence, dataset.handle, digest, stretches)
+        self._holdings.folded[dataset.handle] = isinstance(session.terms.plan, AskedPlan) and session.terms.plan.plan.private is not None
         self._datasets[dataset.handle], session.wires = equal or MaskedDataset(dataset, m, mask), []
 
     @message(reentrant=True, by=OWNER)
@@ -283,8 +285,7 @@ class TrainingServer(HeldModels):
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
         kept = kept_apart(arrays, plan)
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes != plan.shapes | plan.states:
+        if {name: array.shape for name, array in arrays.items()} != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
         self._claim(presence, handle, digest)
         self._models[handle] = Model(plan, arrays, sums, about.granted, kept)

@@ -444,3 +444,13 @@ def test_workers_refuse_arrays_that_are_not_one_for_each_input_and_output():
     short = stored("short", NUMBERS[:4], None)[1].dataset
     with pytest.raises(InputError, match="must be as many"):
         check(terms(ys=(short,)))
+
+
+async def test_a_rate_that_vanishes_for_one_of_several_losses_is_refused(cluster):
+    """A schedule, and a rate that is set later, were compared with the largest weight of a loss only."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(1e-4, 10, 1e-5)
+    built = network(optimizer=keras.optimizers.SGD(schedule), loss_weights=[1.0, 0.01])
+    async with await share(built, cluster, input_range={"facts": (-8, 8), "codes": (0, 5)}) as shared:
+        with pytest.raises(ModelError, match=r"loss_weights=0\.01 times the learning rate"):
+            async for _ in shared.fit([FACTS, IDS], [LABELS, NUMBERS], progress=False):
+                pass
