@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from actors.credentials.revocation import Revoked
 from federated.authority import member_file, request
 from federated.authority.authority import DAYS, OWN_DAYS, Authority, Brought
 from federated.authority.issuing import MemberRights
@@ -53,6 +54,12 @@ PassphraseFile = Annotated[
     typer.Option("--passphrase-file", envvar=PASSPHRASE_FILE, help="file with the passphrase of the authority; asked for, unless given"),
 ]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="until the certificate expires")]
+ListDays = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=3650, help="for which a list of revoked certificates may be used; as long as the authority is valid, unless given"
+    ),
+]
 Out = Annotated[Path, typer.Option(help="folder for NAME.member.pem", file_okay=False, exists=True)]
 Keys = Annotated[Path, typer.Option("--keys", help="folder with ca.pem, NAME.pem and NAME.key; is made if it is missing", file_okay=False)]
 Name = Annotated[str, typer.Argument(help="of the node")]
@@ -95,6 +102,8 @@ def init(
     certificate: Annotated[Path | None, typer.Option(help="of an authority that exists, PEM", dir_okay=False)] = None,
     key: Annotated[Path | None, typer.Option(help="its key, PEM; a copy is kept, encrypted", dir_okay=False)] = None,
     key_passphrase_file: Annotated[Path | None, typer.Option(help="file with the passphrase of --key", dir_okay=False)] = None,
+    revoked: Annotated[Path | None, typer.Option(help="its latest list of revoked certificates, PEM", dir_okay=False)] = None,
+    list_days: ListDays = None,
 ) -> None:
     """Make an authority that stays: its key is kept in a folder, encrypted under a passphrase. Or take in one that your organisation has.
 
@@ -103,11 +112,13 @@ def init(
     try:
         if (certificate is None) != (key is None):
             raise KeysError("an authority that exists is given with both --certificate and --key")
+        if revoked is not None and certificate is None:
+            raise KeysError("--revoked is of an authority that exists: give its --certificate and --key, too")
         brought = None
         if certificate is not None and key is not None:
-            brought = Brought(certificate, key, None if key_passphrase_file is None else _passphrase_in(key_passphrase_file))
+            brought = Brought(certificate, key, None if key_passphrase_file is None else _passphrase_in(key_passphrase_file), revoked)
         phrase = None if unencrypted else _new_passphrase(passphrase_file)
-        made = Authority.create(authority, phrase, name=name, days=days, brought=brought)
+        made = Authority.create(authority, phrase, name=name, days=days, brought=brought, list_days=list_days)
     except FederatedError as error:
         raise failed(error) from None
     console.print(f"the authority is in {escape(str(authority))}, until {made.certificate.not_valid_after_utc:%Y-%m-%d}")
@@ -204,6 +215,23 @@ def revoke(
     console.print(f"bring {escape(str(path))} to the folder of keys of every node (confide certs accept, or copy it there)")
 
 
+@certs.command()
+def crl(
+    days: Annotated[
+        int | None, typer.Option(min=0, max=3650, help="for this list and later ones; 0: as long as the authority is valid")
+    ] = None,
+    authority: Folder = Path("authority"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Sign the list of revoked certificates again, before it expires: a node whose list has expired lets nobody in."""
+    try:
+        opened = _opened(authority, passphrase_file)
+        until = opened.list_again(days)
+    except FederatedError as error:
+        raise failed(error) from None
+    console.print(f"bring {escape(str(opened.list_file))} to the folder of keys of every node, until {until:%Y-%m-%d %H:%M} UTC")
+
+
 @certs.command(name="list")
 def listing(
     authority: Folder = Path("authority"),
@@ -285,10 +313,12 @@ def accept(
 def _accept_list(path: Path, keys: Path) -> None:
     try:
         trusted = x509.load_pem_x509_certificates((keys / "ca.pem").read_bytes())
-        member_file.accept_list(path, keys / "ca.crl", trusted)
+        member_file.accept_list(path, keys / "ca.crl", trusted, now=datetime.now(UTC))
     except (OSError, ValueError) as error:
         raise KeysError(f"{keys} has no ca.pem, or cannot be written: {type(error).__name__}") from None
-    console.print(f"the list of revoked certificates is in {escape(str(keys / 'ca.crl'))}")
+    until = Revoked().updated(keys / "ca.crl", trusted).until
+    when = "" if until is None else f", until {until:%Y-%m-%d %H:%M} UTC"
+    console.print(f"the list of revoked certificates is in {escape(str(keys / 'ca.crl'))}{when}")
 
 
 def _grants(path: Path) -> list[MemberRights]:

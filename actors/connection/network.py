@@ -130,10 +130,10 @@ class Network:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
         keep = partial(self._keep, dialed)
         peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
-        revoked = self._revocation(peer.caller.certificate)
-        if revoked:
-            await self._hang_up(peer, revoked)
-            raise ConnectFailed(f"{address} cannot be trusted: {revoked}")
+        refused = self._refusal(peer.caller.certificate)
+        if refused:
+            await self._hang_up(peer, refused)
+            raise ConnectFailed(f"{address} cannot be trusted: {refused}")
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
             await self._hang_up(peer, "it has shown the certificate of somebody else")
@@ -149,8 +149,12 @@ class Network:
     async def _hang_up(self, peer: Peer, why: str) -> None:
         await next(link for link in self._links.values() if link.peer is peer).close(why)
 
+    def _refusal(self, certificate: bytes | None) -> str:
+        """Why there is to be no new connection to the holder of a certificate; empty if there may be."""
+        return next((reason for one in self._credentials if (reason := one.refusal(certificate))), "")
+
     def _revocation(self, certificate: bytes | None) -> str:
-        """Why the certificate at the other end of a connection does not count any more; empty if it does."""
+        """Why the certificate at the other end of an open connection does not count any more; empty if it does."""
         return next((reason for one in self._credentials if (reason := one.revocation(certificate))), "")
 
     def _end_revoked(self) -> None:
@@ -174,8 +178,8 @@ class Network:
             await link.close(WHY_CLOSED)
             return
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        if revoked := self._revocation(link.peer.caller.certificate):  # since it was let in
-            await link.close(revoked)
+        if refused := self._refusal(link.peer.caller.certificate):  # since it was let in
+            await link.close(refused)
             return
         self._links[task] = link
         try:

@@ -151,10 +151,10 @@ async def listen(
     def let_in(connection: ServerConnection, request: Request) -> Response | None:
         name, certificate = connection.remote_address, certificate_of(connection)
         host = str(name[0]) if name else "somebody"
-        revoked = credentials.revocation(certificate) if credentials is not None else ""
-        if revoked:
-            home.log.write(log, logging.WARNING, "revoked", "a connection from %s was refused: %s", host, revoked)
-            return connection.respond(403, f"{revoked}\n")
+        refused = credentials.refusal(certificate) if credentials is not None else ""
+        if refused:
+            home.log.write(log, logging.WARNING, "refused", "a connection from %s was refused: %s", host, refused)
+            return connection.respond(403, f"{refused}\n")
         reason = door.refusal(_descriptor(connection), host, certificate)
         return connection.respond(503, f"{reason}\n") if reason else None
 

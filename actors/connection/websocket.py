@@ -40,6 +40,8 @@ BRIEF = 1 << 10
 """Bytes that cannot take that long."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
 """Seconds. A loop that computes for longer than the last loses its connections, unless its system has said that it may (`busy`)."""
+LONGEST_REASON = 123
+"""Bytes of the reason in a close frame."""
 MOST_BUSY = 3600
 """Seconds for which the loop of another system may be busy, whatever it says."""
 
@@ -222,7 +224,7 @@ class Link:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.peer.incoming.settled()
                 await self._writer.flush()
-        await self._socket.close(1001, why)
+        await self._close(1001, why)
 
     def cut(self, running: asyncio.Task[None], why: str) -> None:
         """End the connection at once: nothing more of the other side is handled, and it is told why.
@@ -238,7 +240,11 @@ class Link:
 
     async def _cut(self, why: str) -> None:
         await self.peer.lost(self._why, orderly=False)
-        await self._socket.close(1008, why.encode()[:120].decode(errors="ignore"))
+        await self._close(1008, why)
+
+    async def _close(self, code: int, why: str) -> None:
+        """Close the socket, and say why in as many words as a close frame has room for (RFC 6455, section 5.5)."""
+        await self._socket.close(code, why.encode()[:LONGEST_REASON].decode(errors="ignore"))
 
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
@@ -318,7 +324,7 @@ class Link:
         text = "%s: %s; the connection is closed"
         self._log.write(log, logging.WARNING, "broken rules", text, self.peer.label, shown(str(error)))
         code = 1009 if isinstance(error, TooLarge) else 1002
-        await self._socket.close(code, f"{type(error).__name__}: {error}".encode()[:120].decode(errors="ignore"))
+        await self._close(code, f"{type(error).__name__}: {error}")
 
     def _orderly(self) -> bool:
         return self._socket.close_code in (1000, 1001)

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -165,16 +166,24 @@ def _place_lists(found: MemberFile, files: Paths) -> None:
         new.unlink()
 
 
-def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate]) -> None:
+def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate], *, now: datetime | None = None) -> None:
     """Put a list of revoked certificates into a folder of keys, beside those of other authorities.
+
+    Args:
+        new: the list.
+        place: where it is to be.
+        authorities: that are trusted.
+        now: the time; None: a list that has expired is taken as well, and nobody is let in with it.
 
     Raises:
         OldList: the one that is there is newer.
-        KeysError: it is no list of these authorities.
+        KeysError: it is no list of these authorities, or has expired.
     """
     try:
         lists = read_lists(new)
-        Revoked().updated(new, authorities)
+        found = Revoked().updated(new, authorities)
+        if now is not None and (late := found.concerns(now, days=0)):
+            raise KeysError(f"{new}: {late[0]}")
         there = read_lists(place) if place.exists() else []
     except BadCredentials as error:
         raise KeysError(str(error)) from None

@@ -191,25 +191,22 @@ async def test_a_renewed_certificate_does_not_outlive_a_revocation(members, hub)
     assert await greeted(hub, members.credentials("a")) == "hello"
 
 
-async def test_lists_that_are_old_forged_damaged_or_gone_bring_nobody_back(members, hub, tmp_path, caplog):
+async def test_lists_that_are_old_or_gone_bring_nobody_back(members, hub, caplog):
     file = members.keys("hub") / "ca.crl"
     old = file.read_bytes()
     members.revoke("a", "hub")
     hub.credentials.refresh()
-    (tmp_path / "other").mkdir()
-    strange = Members(tmp_path / "other").authority.list_file.read_bytes()
-    forged = bytearray(file.read_bytes())
-    forged[len(forged) // 2] ^= 1
-    for content in (old, strange, bytes(forged), b"", b"nonsense"):
-        file.write_bytes(content)
-        with pytest.raises(ConnectFailed, match="revoked"):
-            await greeted(hub, members.credentials("a"))
+    file.write_bytes(old)
+    with pytest.raises(ConnectFailed, match="revoked"):
+        await greeted(hub, members.credentials("a"))
+    assert await greeted(hub, members.credentials("b")) == "hello"
     file.unlink()
     with pytest.raises(ConnectFailed, match="revoked"):
         await greeted(hub, members.credentials("a"))
-    assert sum("the list of revoked certificates before stays in force" in line for line in lines(caplog)) == 6
-    assert "has list 1 of an authority, and list 2 was read before" in "".join(lines(caplog))
     assert await greeted(hub, members.credentials("b")) == "hello"
+    told = "".join(lines(caplog))
+    assert "has list 1 of an authority, and list 2 was read before, which stays in force: it is an old one" in told
+    assert "is gone: the list of revoked certificates before stays in force" in told
 
 
 @pytest.mark.parametrize("content", [b"nonsense", None])
