@@ -189,10 +189,11 @@ class Link:
         self._patience = Patience()
         self._writer = FrameWriter()
         self._why = ""
-        host = socket.remote_address
-        label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")
-        own = self._writer
-        self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate_of(socket))
+        remote = socket.remote_address
+        label = address or (f"{remote[0]}:{remote[1]} (it dialed us)" if remote else "somebody who dialed us")
+        own, host = self._writer, str(remote[0]) if remote and not address else ""
+        certificate = certificate_of(socket)
+        self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate, host=host)
 
     async def run(self) -> None:
         """Read and write until the connection ends, for whatever reason."""

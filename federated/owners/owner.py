@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -26,6 +27,8 @@ from privacy import Ledger
 from protocols.secure_aggregation import AggregationTerms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, MaskedVector, Opened, Shares
 from protocols.workers.sum_server import SumServer
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -211,7 +214,11 @@ class DataOwner(Actor):
 
     async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
         """Work for the one whom this owner serves, and tell nobody what its failures quote."""
-        self._admission.policy.check_caller(caller(), self._aggregators)
+        try:
+            self._admission.policy.check_caller(caller(), self._aggregators)
+        except NotAllowed:
+            self.system.log.write(log, logging.WARNING, "refused", "refused: %s, wanted by %s", what, caller().placed)
+            raise
         return await in_own_words(what, work())
 
     async def _whole(self, task: Task, work: Callable[[Task], Awaitable[R]]) -> R:

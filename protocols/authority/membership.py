@@ -230,7 +230,7 @@ class Membership:
         sender = caller()
         if self.believe or sender.local or self.place_of(sender) == place:
             return
-        self._log.write(log, logging.WARNING, f"refused {what}", "refused: %s sent by %s", what, sender)
+        self._log.write(log, logging.WARNING, f"refused {what}", "refused: %s sent by %s", what, sender.placed)
         raise NotAllowed(f"{what} is for the worker at place {place} of this cluster alone; you are {sender}")
 
     def check_name(self, name: str) -> None:
@@ -242,5 +242,7 @@ class Membership:
         owner = self._models.get(name)
         sender = caller()
         if owner is not None and owner != sender.common_name and not self.believe:
-            self._log.write(log, logging.WARNING, "refused name", "refused: a model under the name %r, sent by %s", name[:100], sender)
+            self._log.write(
+                log, logging.WARNING, "refused name", "refused: a model under the name %r, sent by %s", name[:100], sender.placed
+            )
             raise NotAllowed(f"the name {name!r} is for the models of {owner!r} alone; you are {sender}")

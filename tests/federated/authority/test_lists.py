@@ -93,7 +93,7 @@ async def test_nobody_is_dialed_by_a_list_that_has_expired(members, hub, clock):
     a = members.credentials("a", clock=clock)
     assert await greeted(hub, a) == "hello"
     clock.now += 6 * DAY
-    with pytest.raises(ConnectFailed, match="cannot be trusted: the list of revoked certificates of .* expired"):
+    with pytest.raises(ConnectFailed, match=r"cannot be trusted: the list of revoked certificates of .* expired"):
         await greeted(hub, a)
 
 
