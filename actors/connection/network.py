@@ -132,22 +132,30 @@ class Network:
         peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
         refused = self._refusal(peer.caller.certificate)
         if refused:
-            await self._hang_up(peer, refused)
-            raise ConnectFailed(f"{address} cannot be trusted: {refused}")
+            raise await self._hang_up(peer, refused, f"{address} cannot be trusted: {refused}")
         expected, shown = self._named.get(str(address)), peer.caller.common_name
         if expected is not None and shown != expected:
-            await self._hang_up(peer, "it has shown the certificate of somebody else")
-            raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
+            why = f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there"
+            raise await self._hang_up(peer, f"the certificate of {expected!r} is expected there", why)
         if self._known_only and kept_in_the_clear(address) and not peer.caller.same_user:
-            await self._hang_up(peer, "it has not proven to run for the same user")
-            raise ConnectFailed(
+            why = (
                 f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
                 " the port of a process that has ended, or HOME and XDG_RUNTIME_DIR differ between the two. Between users use wss://"
             )
+            raise await self._hang_up(peer, "it has not proven to run for the same user", why)
         return peer
 
-    async def _hang_up(self, peer: Peer, why: str) -> None:
-        await next(link for link in self._links.values() if link.peer is peer).close(why)
+    async def _hang_up(self, peer: Peer, told: str, why: str) -> ConnectFailed:
+        """Refuse whoever listens where this system has dialed; return the error that says so.
+
+        Args:
+            peer: it.
+            told: what it is told, as the reason.
+            why: the reason, as it is said here.
+        """
+        await next(link for link in self._links.values() if link.peer is peer).refuse(told)
+        opening.log_refused(self._home, why)
+        return ConnectFailed(why)
 
     def _refusal(self, certificate: bytes | None) -> str:
         """Why there is to be no new connection to the holder of a certificate; empty if there may be."""

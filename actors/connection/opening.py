@@ -64,7 +64,7 @@ async def dial(
         async with Awake(OPEN_WITHIN):
             await connect(
                 reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
-                ssl=(tls or ssl.create_default_context()) if address.secure else None,
+                **(await _secured(address, tls or ssl.create_default_context()) if address.secure else {}),
                 proxy=None,
                 open_timeout=None,
                 user_agent_header=None,
@@ -72,7 +72,10 @@ async def dial(
                 **_of_each_end(limit),
             )
     except (OSError, TimeoutError, WebSocketException) as error:
-        raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
+        why = _unopened(address, error, opened[-1].error if opened else None, tls)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            log_refused(home, why)
+        raise ConnectFailed(why) from None
     link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
     keep(link)
     try:
@@ -85,6 +88,32 @@ async def dial(
         why = str(error) or link.peer.introduction.missing() or f"no greeting within {OPEN_WITHIN:g} s"
         raise ConnectFailed(f"{address} does not speak this protocol: {why}") from None
     return link.peer
+
+
+def log_refused(home: Home, why: str) -> None:
+    """Log that this system has refused whoever listens where it has dialed. Of a process that nobody dials, the error says it all."""
+    if home.listens:
+        home.log.write(log, logging.WARNING, "refused here", "refused by this system: %s", why)
+
+
+async def _secured(address: Address, tls: ssl.SSLContext) -> dict[str, Any]:
+    """Connect a socket for TLS whose failure the other side is told of."""
+    loop = asyncio.get_running_loop()
+    failed: OSError | None = None
+    for family, kind, protocol, _, place in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setblocking(False)
+            await loop.sock_connect(made, place)
+        except OSError as error:
+            made.close()
+            failed = failed or error
+            continue
+        except BaseException:
+            made.close()
+            raise
+        return {"sock": made, "ssl": Witnessed.dialing(tls, made)}
+    raise failed or OSError(f"{address.host} has no address")
 
 
 def _of_each_end(limit: int) -> dict[str, Any]:
@@ -144,7 +173,7 @@ async def listen(
     """
     if address.secure and tls is None:
         raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
-    secured = Witnessed(tls, home.log) if tls is not None and address.secure else None
+    secured = Witnessed.listening(tls, home.log) if tls is not None and address.secure else None
     credentials = credentials_of(tls)
     door.open()
 

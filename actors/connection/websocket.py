@@ -40,6 +40,8 @@ BRIEF = 1 << 10
 """Bytes that cannot take that long."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
 """Seconds. A loop that computes for longer than the last loses its connections, unless its system has said that it may (`busy`)."""
+REFUSED = 1008
+"""Code of a close frame (RFC 6455, section 7.4.1): the other side does not do what is asked of it here."""
 LONGEST_REASON = 123
 """Bytes of the reason in a close frame."""
 MOST_BUSY = 3600
@@ -206,6 +208,9 @@ class Link:
             await self._refuse(error)
         except ConnectionClosed as error:
             self._why = self._why or _reason(error)
+            if self._dialed_us and error.rcvd is not None and error.rcvd.code == REFUSED:
+                text = "%s has refused this system: %s"
+                self._log.write(log, logging.WARNING, "refused there", text, self.peer.label, shown(error.rcvd.reason))
         except Exception as error:
             text = "a frame from %s could not be handled: %s"
             self._log.write(log, logging.ERROR, "internal error", text, self.peer.label, trace(error))
@@ -227,6 +232,11 @@ class Link:
                 await self._writer.flush()
         await self._close(1001, why)
 
+    async def refuse(self, why: str) -> None:
+        """End the connection, since the other side is not to be trusted; it is told why."""
+        self._why = f"closed by this side: {why}"
+        await self._close(REFUSED, why)
+
     def cut(self, running: asyncio.Task[None], why: str) -> None:
         """End the connection at once: nothing more of the other side is handled, and it is told why.
 
@@ -241,7 +251,7 @@ class Link:
 
     async def _cut(self, why: str) -> None:
         await self.peer.lost(self._why, orderly=False)
-        await self._close(1008, why)
+        await self._close(REFUSED, why)
 
     async def _close(self, code: int, why: str) -> None:
         """Close the socket, and say why in as many words as a close frame has room for (RFC 6455, section 5.5)."""
