@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import Actor, NotAllowed, caller, message
 from actors.address import Address
+from actors.guard.limited_log import LimitedLog
 from federated.consent.admission import Admission, Policy
 from federated.errors import SettingError
 from federated.owners.giver import Drop, Giver, HandedIn, OwnGiver
@@ -155,6 +156,7 @@ class DataOwner(Actor):
     ) -> None:
         policy = policy or Policy()
         self._aggregators: set[str] = set()
+        self._lines = LimitedLog()
         if trainer is not None:
             policy.check_own_trainer()
         self._holding = Holding(data, evaluation, trainer, memory)
@@ -217,7 +219,7 @@ class DataOwner(Actor):
         try:
             self._admission.policy.check_caller(caller(), self._aggregators)
         except NotAllowed:
-            self.system.log.write(log, logging.WARNING, "refused", "refused: %s, wanted by %s", what, caller().placed)
+            self._lines.write(log, logging.WARNING, "refused", "refused: %s, wanted by %s", what, caller().placed)
             raise
         return await in_own_words(what, work())
 
