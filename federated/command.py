@@ -163,7 +163,7 @@ async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
         days = one.days(now)
         late = days is not None and days < warn_days
         soon |= late
-        until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}" + (f", {days} days left" if late else "")
+        until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}, {f'{days} days left' if days >= 0 else 'expired'}"
         ready = "[green]ready[/]" if one.ready else "[red]not ready[/]"
         table.add_row(one.name, one.role, ready, f"[yellow]{until}[/]" if late else until, escape(one.text))
     console.print(table)

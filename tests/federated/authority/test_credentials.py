@@ -367,10 +367,17 @@ async def test_files_are_watched_and_sighup_reads_them_in_any_case(members, hub,
         pass
 
 
-async def test_a_warning_when_it_starts(members, caplog):
-    members.add("short", days=20)
-    async with watched(members.credentials("short"), print):
-        assert any("the certificate of 'short' expires on" in line for line in lines(caplog))
+@pytest.mark.parametrize(("left", "level"), [(31, None), (29, "WARNING"), (8, "WARNING"), (6, "ERROR"), (-1, "ERROR")])
+async def test_a_warning_when_it_starts_and_every_day_and_an_error_in_the_last_week(members, caplog, monkeypatch, left, level):
+    monkeypatch.setattr(watching, "DAY", 0.0)
+    own = members.credentials("a").own
+    credentials = members.credentials("a", clock=lambda: own.until - left * DAY)
+    async with asyncio.timeout(20), watched(credentials, print, every=0.001):
+        while level is not None and len(caplog.records) < 3:
+            await asyncio.sleep(0.001)
+    found = [(record.levelname, record.getMessage()) for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {name for name, _ in found} == ({level} if level else set())
+    assert all("the certificate of 'a' expire" in line for _, line in found)
 
 
 @pytest.mark.parametrize(
