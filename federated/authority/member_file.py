@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from actors.credentials.files import Paths
-from actors.credentials.revocation import Revoked, number_of, read_lists
+from actors.credentials.revocation import Revoked, number_of, read_lists, signer
 from actors.errors import BadCredentials
 from actors.identity.caller import common_name
 from federated.authority.private_files import locked
@@ -180,18 +180,19 @@ def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate
         KeysError: it is no list of these authorities, or has expired.
     """
     try:
-        lists = read_lists(new)
+        lists = [one for one in read_lists(new) if signer(one, authorities) is not None]
         found = Revoked().updated(new, authorities)
         if now is not None and (late := found.concerns(now, days=0)):
             raise KeysError(f"{new}: {late[0]}")
         there = read_lists(place) if place.exists() else []
     except BadCredentials as error:
         raise KeysError(str(error)) from None
-    numbers = {one.issuer: number_of(one) for one in there}
+    signers = [by for by in (signer(one, authorities) for one in lists) if by is not None]
     for one in lists:
-        if number_of(one) < numbers.get(one.issuer, 0):
-            raise OldList(f"{new} has list {number_of(one)}, and {place} has list {numbers[one.issuer]} already: it is an old one")
-    others = [one for one in there if one.issuer not in {each.issuer for each in lists}]
+        newest = max((number_of(each) for each in there if signer(one, signers) == signer(each, signers)), default=0)
+        if number_of(one) < newest:
+            raise OldList(f"{new} has list {number_of(one)}, and {place} has list {newest} already: it is an old one")
+    others = [one for one in there if signer(one, signers) is None]
     replace(place, b"".join(one.public_bytes(Encoding.PEM) for one in (*lists, *others)), mode=0o644)
 
 

@@ -4,12 +4,14 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from actors import Actor, ActorSystem, ConnectFailed, message
+from actors import Actor, ActorSystem, BadCredentials, ConnectFailed, message
 from actors.credentials.files import Credentials, Paths
 from actors.credentials.revocation import Revoked, read_lists
 from authorities import HOST, Members
-from federated.authority import member_file
+from federated.authority import key_file, member_file
 from federated.authority.authority import Authority, Brought
 from federated.authority.issuing import MemberRights
 from federated.errors import KeysError
@@ -213,3 +215,113 @@ async def test_a_reason_that_no_close_frame_has_room_for_is_told_all_the_same(me
     async with ActorSystem(f"wss://{HOST}:0", ssl=own.listen) as system:
         with pytest.raises(ConnectFailed, match=f"cannot be trusted: the certificate of '{name}' was revoked on .*; its serial number is"):
             await greeted(system, members.credentials("a"))
+
+
+# From one authority to another.
+
+
+def trusting(members, name, *authorities):
+    """Have a member trust these, as an administrator writes them into one file."""
+    text = b"".join(one.certificate.public_bytes(Encoding.PEM) for one in authorities)
+    (members.keys(name) / "ca.pem").write_bytes(text)
+
+
+async def test_everybody_moves_to_another_authority_without_a_restart(members, hub, tmp_path, caplog):
+    """Of the same name, as it happens: both are called as `confide certs init` calls them."""
+    (tmp_path / "new").mkdir()
+    moved = Members(tmp_path / "new")
+    moved.add("a")
+    moved.add("b")
+    new = moved.credentials("a")
+    trusting(moved, "a", members.authority, moved.authority)
+    with pytest.raises(ConnectFailed, match="it was signed by an authority that is not trusted there"):
+        await greeted(hub, new)
+    old = members.credentials("a")
+    async with dialing(old) as system:
+        desk = await system.connect(f"{hub.address}/desk", Desk)
+        trusting(members, "hub", members.authority, moved.authority)
+        assert await greeted(hub, old) == await greeted(hub, new) == "hello"
+        moved.revoke("b")
+        place = members.keys("hub") / "ca.crl"
+        both = [members.authority.certificate, moved.authority.certificate]
+        member_file.accept_list(moved.authority.list_file, place, both)
+        members.revoke("a", "hub")
+        assert len(read_lists(place)) == 2  # each stays beside the other, whatever their numbers
+        with pytest.raises(ConnectFailed, match="revoked on"):
+            await greeted(hub, old)
+        trusting(moved, "b", members.authority, moved.authority)
+        with pytest.raises(ConnectFailed, match="revoked on"):
+            await greeted(hub, moved.credentials("b"))
+        assert await greeted(hub, new) == "hello"
+    members.add("c")
+    open_one = members.credentials("c")
+    async with dialing(open_one) as system:
+        desk = await system.connect(f"{hub.address}/desk", Desk)
+        made = moved.authority.add(MemberRights("hub", "aggregator", hosts=(HOST,)))
+        (members.keys("hub") / "hub.pem").write_bytes(made.certificate.public_bytes(Encoding.PEM))
+        (members.keys("hub") / "hub.key").write_bytes(made.key)
+        trusting(members, "hub", moved.authority)  # the list of the old one is still there
+        assert await greeted(hub, new) == "hello"
+        assert await desk.greet() == "hello"  # open connections go on
+        trusting(members, "c", members.authority, moved.authority)
+        with pytest.raises(ConnectFailed, match=r"it was signed by an authority that is not trusted there|its signature is wrong"):
+            await greeted(hub, members.credentials("c"))
+    assert not any("list of revoked certificates is a good one" in line for line in lines(caplog))
+
+
+def test_two_authorities_of_one_name_do_not_revoke_for_each_other(members, tmp_path):
+    (tmp_path / "new").mkdir()
+    moved = Members(tmp_path / "new")
+    moved.add("a")
+    members.revoke("a")
+    both = [members.authority.certificate, moved.authority.certificate]
+    lists = Revoked().updated(members.authority.list_file, both)
+    assert lists.reason(members.credentials("a").own.certificate)
+    assert lists.reason(moved.credentials("a").own.certificate) == ""
+    assert lists.doubt(moved.credentials("a").own.certificate, datetime.now(UTC), needed=True)
+
+
+# What others sign.
+
+
+def signed(members, *extensions, entry=()):
+    key = key_file.read(members.root / "authority" / "ca.key", None)
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder(members.authority.certificate.subject, now, now + 9 * DAY)
+    for value, critical in (*extensions, (x509.CRLNumber(7), False)):
+        builder = builder.add_extension(value, critical=critical)
+    one = x509.RevokedCertificateBuilder(5, now)
+    for value, critical in entry:
+        one = one.add_extension(value, critical=critical)
+    return builder.add_revoked_certificate(one.build()).sign(key, None).public_bytes(Encoding.PEM)
+
+
+def distributed(**options):
+    defaults = {"only_contains_user_certs": False, "only_contains_ca_certs": False, "only_some_reasons": None, "indirect_crl": False}
+    point = [x509.UniformResourceIdentifier("http://crl.example/1")]
+    full = {"full_name": point, "relative_name": None, "only_contains_attribute_certs": False}
+    return x509.IssuingDistributionPoint(**full, **{**defaults, **options})
+
+
+@pytest.mark.parametrize(
+    ("extensions", "entry", "whole"),
+    [
+        ([], [], True),
+        ([(distributed(), True)], [], True),
+        ([(distributed(only_contains_user_certs=True), True)], [], True),
+        ([], [(x509.CRLReason(x509.ReasonFlags.key_compromise), False)], True),
+        ([(x509.DeltaCRLIndicator(3), True)], [], False),
+        ([(distributed(only_contains_ca_certs=True), True)], [], False),
+        ([(distributed(only_some_reasons=frozenset({x509.ReasonFlags.key_compromise})), True)], [], False),
+        ([(distributed(indirect_crl=True), True)], [], False),
+        ([(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"x"), True)], [], False),
+        ([], [(x509.CertificateIssuer([x509.DirectoryName(x509.Name([]))]), True)], False),
+    ],
+)
+def test_a_list_that_does_not_name_all_is_not_taken_for_one_that_does(members, extensions, entry, whole):
+    (members.keys("hub") / "ca.crl").write_bytes(signed(members, *extensions, entry=entry))
+    if whole:
+        assert members.credentials("hub").revoked == 1
+        return
+    with pytest.raises(BadCredentials, match="a list of only some of the revoked certificates"):
+        members.credentials("hub")
