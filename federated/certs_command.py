@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +18,7 @@ from actors.credentials.revocation import Revoked
 from federated.authority import member_file, request
 from federated.authority.authority import DAYS, OWN_DAYS, Authority, Brought
 from federated.authority.issuing import MemberRights
-from federated.authority.key_file import is_encrypted
-from federated.authority.private_files import read_private
+from federated.authority.passphrase import PASSPHRASE_FILE, new_passphrase, opened_authority, passphrase_in
 from federated.authority.register import MemberEntry
 from federated.errors import FederatedError, KeysError
 from federated.machines import certificates
@@ -28,7 +26,6 @@ from federated.machines.cluster_file import ClientNode, ClusterFile
 from protocols.command import console
 from protocols.errors import ProtocolError
 
-PASSPHRASE_FILE = "CONFIDE_AUTHORITY_PASSPHRASE_FILE"
 SOON = 30
 """Days before a certificate expires in which that is said."""
 
@@ -116,8 +113,8 @@ def init(
             raise KeysError("--revoked is of an authority that exists: give its --certificate and --key, too")
         brought = None
         if certificate is not None and key is not None:
-            brought = Brought(certificate, key, None if key_passphrase_file is None else _passphrase_in(key_passphrase_file), revoked)
-        phrase = None if unencrypted else _new_passphrase(passphrase_file)
+            brought = Brought(certificate, key, None if key_passphrase_file is None else passphrase_in(key_passphrase_file), revoked)
+        phrase = None if unencrypted else new_passphrase(passphrase_file)
         made = Authority.create(authority, phrase, name=name, days=days, brought=brought, list_days=list_days)
     except FederatedError as error:
         raise failed(error) from None
@@ -145,7 +142,7 @@ def add(
         if (cluster is None) == (name is None and role is None):
             raise KeysError("give a name and --role, or --cluster with a cluster file")
         grants = _grants(cluster) if cluster is not None else [_grant(name or "", role or "", may, host)]
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         for grant in grants:
             _hand_out(opened.add(grant, days=days), grant, out)
     except (FederatedError, ProtocolError) as error:
@@ -171,7 +168,7 @@ def sign(
     try:
         grant, read = _grant(name, role, may, host), request.read(asked)
         console.print(f"the request asks for: {escape(', '.join(request.wishes(read)) or 'nothing')}")
-        _hand_out(_opened(authority, passphrase_file).sign(grant, read, days=days), grant, out)
+        _hand_out(opened_authority(authority, passphrase_file).sign(grant, read, days=days), grant, out)
     except FederatedError as error:
         raise failed(error) from None
 
@@ -190,7 +187,7 @@ def renew(
     try:
         if bool(names) == (expiring is not None) or (asked is not None and len(names or ()) != 1):
             raise KeysError("give names, or --expiring DAYS; and with --request one name")
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         read = None if asked is None else request.read(asked)
         for name in names or _expiring(opened, expiring or 0):
             _hand_out(opened.renew(name, read, days=days), None, out)
@@ -206,7 +203,7 @@ def revoke(
 ) -> None:
     """Have all certificates of members count no more: bring ca.crl to every node. Nodes read it at once, and close their connections."""
     try:
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         for name in names:
             path = opened.revoke(name)
             console.print(f"{escape(name)} is revoked")
@@ -225,7 +222,7 @@ def crl(
 ) -> None:
     """Sign the list of revoked certificates again, before it expires: a node whose list has expired lets nobody in."""
     try:
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         until = opened.list_again(days)
     except FederatedError as error:
         raise failed(error) from None
@@ -236,12 +233,13 @@ def crl(
 def listing(
     authority: Folder = Path("authority"),
     json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
-    warn_days: Annotated[int | None, typer.Option(min=1, help="fail with exit code 3 if one expires within so many days")] = None,
+    warn_days: Annotated[int | None, typer.Option(min=1, help="exit code 3 if one, or the list, expires within so many days")] = None,
 ) -> None:
     """Show what an authority has signed: who, as what, until when, and who was revoked. No passphrase is needed."""
     now = datetime.now(UTC)
     try:
-        entries = Authority(authority, lambda: None).entries()
+        opened = Authority(authority, lambda: None)
+        entries, revoked = opened.entries(), opened.revoked()
     except FederatedError as error:
         raise failed(error) from None
     latest = {one.name: one for one in entries}
@@ -266,7 +264,11 @@ def listing(
             serial = f"{one.signed.serial_number:x}"[:16]
             table.add_row(one.name, str(one.grant.said), " ".join(one.hosts), f"{one.until:%Y-%m-%d}", _state(one, now), serial)
         console.print(table)
-    if warn_days is not None and any(one.revoked is None and (one.until - now).days < warn_days for one in latest.values()):
+        until = "" if revoked.until is None else f", which may be used until {revoked.until:%Y-%m-%d %H:%M} UTC"
+        console.print(f"{len(revoked)} on the list of revoked certificates{until}")
+    if warn_days is None:
+        return
+    if revoked.concerns(now, days=warn_days) or any(one.revoked is None and (one.until - now).days < warn_days for one in latest.values()):
         raise typer.Exit(3)
 
 
@@ -349,41 +351,6 @@ def _expiring(authority: Authority, days: int) -> list[str]:
     now = datetime.now(UTC)
     latest = {one.name: one for one in authority.entries()}
     return [name for name, one in latest.items() if one.revoked is None and (one.until - now).days < days]
-
-
-def _opened(folder: Path, passphrase_file: Path | None) -> Authority:
-    known: list[str | None] = []
-
-    def phrase() -> str | None:
-        if not known:
-            known.append(_passphrase(folder / "ca.key", passphrase_file))
-        return known[0]
-
-    return Authority(folder, phrase)
-
-
-def _passphrase(key: Path, file: Path | None) -> str | None:
-    if not is_encrypted(key):
-        return None
-    return _passphrase_in(file) if file is not None else _typed("passphrase of the authority", confirm=False)
-
-
-def _new_passphrase(file: Path | None) -> str:
-    return _passphrase_in(file) if file is not None else _typed("passphrase for the authority (12 characters or more)", confirm=True)
-
-
-def _typed(what: str, *, confirm: bool) -> str:
-    if not sys.stdin.isatty():
-        raise KeysError(f"nobody can be asked for the passphrase here: give --passphrase-file, or {PASSPHRASE_FILE}")
-    return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
-
-
-def _passphrase_in(file: Path) -> str:
-    try:
-        text = read_private(file).decode()
-    except UnicodeDecodeError:
-        raise KeysError(f"{file} is no text in UTF-8") from None
-    return text.rstrip("\r\n")
 
 
 def _print_fingerprint(certificate: x509.Certificate) -> None:

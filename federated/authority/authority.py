@@ -144,6 +144,13 @@ class Authority:
         """Return what was signed, the oldest first. No passphrase is needed."""
         return register.load(self._folder).entries
 
+    def revoked(self) -> Revoked:
+        """Return its list of revoked certificates. No passphrase is needed."""
+        try:
+            return Revoked().updated(self.list_file, [self.certificate])
+        except BadCredentials as error:
+            raise KeysError(f"{error}; confide certs crl signs it anew") from None
+
     def add(self, grant: MemberRights, *, days: int = DAYS) -> MemberFile:
         """Make a key and a certificate for a new member. Whoever carries the file can be that member: `sign` needs no such trust.
 

@@ -155,6 +155,13 @@ def test_lists_that_expire_are_signed_again(confide, tmp_path):
     assert f"until {datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in out
     assert f"until {datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in done(confide("accept", "authority/ca.crl"))
     assert f"until {datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}" in done(confide("crl", "--days", "2"))
+    told = f"1 on the list of revoked certificates, which may be used until {datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"
+    assert told in done(confide("list", "--warn-days", "30"))
+    (tmp_path / "authority" / "ca.crl").write_text("nonsense")
+    code, out = confide("list")
+    assert (code, "is no list of revoked certificates in PEM; confide certs crl signs it anew" in out) == (1, True)
+    done(confide("crl"))
+    assert told in done(confide("list"))
     files = ["--certificate", "authority/ca.pem", "--key", "authority/ca.key", "--key-passphrase-file", "passphrase"]
     done(confide("init", "--authority", "moved", *files, "--revoked", "authority/ca.crl"))
     done(confide("accept", "moved/ca.crl"))
