@@ -20,6 +20,7 @@ from actors.connection.websocket import Link
 from actors.credentials.files import Credentials, credentials_of
 from actors.errors import ConnectFailed, SystemClosed
 from actors.guard.door import Door
+from actors.identity.caller import common_name
 from actors.identity.published import kept_in_the_clear
 
 WHY_CLOSED = "the system was closed"
@@ -129,33 +130,32 @@ class Network:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
         keep = partial(self._keep, dialed)
-        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
-        refused = self._refusal(peer.caller.certificate)
-        if refused:
-            raise await self._hang_up(peer, refused, f"{address} cannot be trusted: {refused}")
-        expected, shown = self._named.get(str(address)), peer.caller.common_name
-        if expected is not None and shown != expected:
-            why = f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there"
-            raise await self._hang_up(peer, f"the certificate of {expected!r} is expected there", why)
+        peer = await opening.dial(
+            address,
+            self._home,
+            limit=self._limit,
+            tls=self._client_tls,
+            keep=keep,
+            refusal=partial(self._refused_at, address),
+            busy=self._busy,
+        )
         if self._known_only and kept_in_the_clear(address) and not peer.caller.same_user:
-            why = (
+            await next(link for link in self._links.values() if link.peer is peer).close("it has not proven to run for the same user")
+            raise ConnectFailed(
                 f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
                 " the port of a process that has ended, or HOME and XDG_RUNTIME_DIR differ between the two. Between users use wss://"
             )
-            raise await self._hang_up(peer, "it has not proven to run for the same user", why)
         return peer
 
-    async def _hang_up(self, peer: Peer, told: str, why: str) -> ConnectFailed:
-        """Refuse whoever listens where this system has dialed; return the error that says so.
-
-        Args:
-            peer: it.
-            told: what it is told, as the reason.
-            why: the reason, as it is said here.
-        """
-        await next(link for link in self._links.values() if link.peer is peer).refuse(told)
-        opening.log_refused(self._home, why)
-        return ConnectFailed(why)
+    def _refused_at(self, address: Address, certificate: bytes | None) -> tuple[str, str] | None:
+        """Why whoever listens at an address is not to be connected to: as it is told, and as it is said here."""
+        if reason := self._refusal(certificate):
+            return reason, f"{address} cannot be trusted: {reason}"
+        expected, shown = self._named.get(str(address)), "" if certificate is None else common_name(certificate)
+        if expected is not None and shown != expected:
+            why = f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there"
+            return f"the certificate of {expected!r} is expected there", why
+        return None
 
     def _refusal(self, certificate: bytes | None) -> str:
         """Why there is to be no new connection to the holder of a certificate; empty if there may be."""
@@ -187,7 +187,7 @@ class Network:
             return
         task = cast("asyncio.Task[None]", asyncio.current_task())
         if refused := self._refusal(link.peer.caller.certificate):  # since it was let in
-            await link.close(refused)
+            await link.refuse(refused)
             return
         self._links[task] = link
         try:

@@ -18,7 +18,18 @@ from websockets.http11 import Request, Response
 from actors.address import Address
 from actors.connection.home import Home
 from actors.connection.peer import Peer
-from actors.connection.websocket import CLOSE_WITHIN, FRAGMENT, OPEN_WITHIN, PING_EVERY, PING_WITHIN, WHOLE, Link, certificate_of
+from actors.connection.websocket import (
+    CLOSE_WITHIN,
+    FRAGMENT,
+    OPEN_WITHIN,
+    PING_EVERY,
+    PING_WITHIN,
+    REFUSED,
+    WHOLE,
+    Link,
+    brief,
+    certificate_of,
+)
 from actors.connection.wire import WORDS
 from actors.credentials.files import credentials_of
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
@@ -34,8 +45,19 @@ log_of_websockets = logging.getLogger(f"{__name__}.server")
 log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
 
 
+Refusal = Callable[[bytes | None], tuple[str, str] | None]
+"""Why the holder of a certificate (DER) is not to be connected to: as it is told, and as it is said here; None: it may be."""
+
+
 async def dial(
-    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None], busy: int = 0
+    address: Address,
+    home: Home,
+    *,
+    limit: int,
+    tls: ssl.SSLContext | None,
+    keep: Callable[[Link], None],
+    refusal: Refusal = lambda certificate: None,
+    busy: int = 0,
 ) -> Peer:
     """Open a connection and exchange greetings.
 
@@ -45,10 +67,11 @@ async def dial(
         limit: the largest message that is taken, in bytes.
         tls: for wss; None for the certificates that the operating system trusts.
         keep: is given the link, to run it and to close it with the system.
+        refusal: is asked before anything of the other side is handled.
         busy: seconds for which the loop of this system may be busy.
 
     Raises:
-        ConnectFailed: nobody answers there, or not with this protocol.
+        ConnectFailed: nobody answers there, or not with this protocol, or somebody who is refused.
         VersionMismatch: another version is spoken there.
     """
     opened: list[WatchedClient] = []
@@ -76,6 +99,11 @@ async def dial(
         if isinstance(error, ssl.SSLCertVerificationError):
             log_refused(home, why)
         raise ConnectFailed(why) from None
+    if refused := refusal(certificate_of(opened[-1])):
+        told, why = refused
+        await opened[-1].close(REFUSED, brief(told))
+        log_refused(home, why)
+        raise ConnectFailed(why)
     link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
     keep(link)
     try:

@@ -230,12 +230,12 @@ class Link:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.peer.incoming.settled()
                 await self._writer.flush()
-        await self._close(1001, why)
+        await self._socket.close(1001, brief(why))
 
     async def refuse(self, why: str) -> None:
         """End the connection, since the other side is not to be trusted; it is told why."""
         self._why = f"closed by this side: {why}"
-        await self._close(REFUSED, why)
+        await self._socket.close(REFUSED, brief(why))
 
     def cut(self, running: asyncio.Task[None], why: str) -> None:
         """End the connection at once: nothing more of the other side is handled, and it is told why.
@@ -251,11 +251,7 @@ class Link:
 
     async def _cut(self, why: str) -> None:
         await self.peer.lost(self._why, orderly=False)
-        await self._close(REFUSED, why)
-
-    async def _close(self, code: int, why: str) -> None:
-        """Close the socket, and say why in as many words as a close frame has room for (RFC 6455, section 5.5)."""
-        await self._socket.close(code, why.encode()[:LONGEST_REASON].decode(errors="ignore"))
+        await self._socket.close(REFUSED, brief(why))
 
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
@@ -335,10 +331,15 @@ class Link:
         text = "%s: %s; the connection is closed"
         self._log.write(log, logging.WARNING, "broken rules", text, self.peer.label, shown(str(error)))
         code = 1009 if isinstance(error, TooLarge) else 1002
-        await self._close(code, f"{type(error).__name__}: {error}")
+        await self._socket.close(code, brief(f"{type(error).__name__}: {error}"))
 
     def _orderly(self) -> bool:
         return self._socket.close_code in (1000, 1001)
+
+
+def brief(why: str) -> str:
+    """Return as much of a reason as a close frame has room for (RFC 6455, section 5.5)."""
+    return why.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
 STOOD_STILL = "{} did not answer a ping for {:g} s or more: {}"

@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from actors.credentials.revocation import Revoked, number_of, read_lists
+from actors.credentials.revocation import Revoked, number_of, read_lists, signer
 from actors.errors import BadCredentials
 from federated.authority import key_file, register, request
 from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
@@ -273,7 +273,7 @@ def _inherited(known: Register, file: Path, certificate: x509.Certificate) -> Re
     """Return a register that goes on where an authority has been until now: what it has revoked stays so, and its next list is newer."""
     try:
         Revoked().updated(file, [certificate])
-        lists = read_lists(file)
+        lists = [one for one in read_lists(file) if signer(one, [certificate]) is not None]
     except BadCredentials as error:
         raise KeysError(str(error)) from None
     revoked = {f"{each.serial_number:x}": each.revocation_date_utc for one in lists for each in one}

@@ -184,10 +184,15 @@ def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate
         found = Revoked().updated(new, authorities)
         if now is not None and (late := found.concerns(now, days=0)):
             raise KeysError(f"{new}: {late[0]}")
-        there = read_lists(place) if place.exists() else []
     except BadCredentials as error:
         raise KeysError(str(error)) from None
     signers = [by for by in (signer(one, authorities) for one in lists) if by is not None]
+    try:
+        there = read_lists(place) if place.exists() else []
+    except BadCredentials as error:
+        if any(one not in signers for one in authorities):
+            raise KeysError(f"{error}: remove it, and accept the lists of all authorities anew") from None
+        there = []  # what it may have held is all in the new one
     for one in lists:
         newest = max((number_of(each) for each in there if signer(one, signers) == signer(each, signers)), default=0)
         if number_of(one) < newest:

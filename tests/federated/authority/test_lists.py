@@ -182,6 +182,18 @@ def test_a_list_that_has_expired_is_not_accepted(members, tmp_path):
     assert place.read_bytes() == before
 
 
+def test_a_good_list_takes_the_place_of_a_damaged_one(members, tmp_path):
+    place, new = members.keys("a") / "ca.crl", members.authority.list_file
+    place.write_bytes(b"nonsense")
+    (tmp_path / "else").mkdir()
+    both = [members.authority.certificate, Members(tmp_path / "else").authority.certificate]
+    with pytest.raises(KeysError, match="remove it, and accept the lists of all authorities anew"):  # it may have held that of the other
+        member_file.accept_list(new, place, both)
+    assert place.read_bytes() == b"nonsense"
+    member_file.accept_list(new, place, both[:1])
+    assert members.credentials("a").revoked == 0
+
+
 def test_an_authority_that_is_brought_along_goes_on_where_it_was(members, tmp_path):
     """What it has revoked stays so, and its lists are newer than those that nodes have."""
     members.revoke("a", "hub")
