@@ -146,9 +146,12 @@ class Revoked:
             if by is None:
                 continue
             key, number = _identity(by), number_of(one)
-            if key in lists and number < lists[key].number:
-                text = "%s has list %d of an authority, and list %d was read before, which stays in force: it is an old one"
-                log.error(text, file, number, lists[key].number)
+            if key in lists and (number, one.last_update_utc) < (
+                lists[key].number,
+                lists[key].since,
+            ):  # 0: it has none
+                text = "%s has list %d of an authority, of %s, and list %d of %s was read before, which stays in force: it is an old one"
+                log.error(text, file, number, one.last_update_utc, lists[key].number, lists[key].since)
                 continue
             lists[key] = _List.of(one, by)
         return Revoked(lists)

@@ -33,12 +33,12 @@ def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None
     tables, allow_plaintext, limit, admission = _read(file)
     if name is not None and name not in tables:
         raise ClusterError(f"{file} has no node {name!r}; it has {', '.join(tables)}")
+    if admission != AdmissionSettings() and not any(str(table.get("address")).startswith("wss://") for table in tables.values()):
+        raise ClusterError(f"{file}: [admission] is about certificates, and no node has a wss:// address: nobody would show one")
     workers = three_workers(file, {node: _worker(file, node, table) for node, table in tables.items() if table.get("role") in ROLES})
     for node, worker in workers.items():
         _check(file, node, worker.address, allow_plaintext)
     if not any(worker.address.startswith("wss://") for worker in workers.values()):
-        if admission != AdmissionSettings():
-            raise ClusterError(f"{file}: [admission] is about certificates, and no worker has a wss:// address: none would show one")
         return cluster_among(workers, ssl=None, allow_plaintext=allow_plaintext, message_limit=limit)
     folder = Path(keys) if keys is not None else file.parent / "keys"
     clients = [node for node, table in tables.items() if table.get("role") == CLIENT]

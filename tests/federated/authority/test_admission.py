@@ -194,7 +194,7 @@ def test_where_nobody_shows_a_certificate_nothing_is_demanded_of_them(members):
     (members.root / "cluster.toml").write_text(CLUSTER.replace("wss://", "ws://") + owner + STRICT)
     with pytest.raises(ClusterFileError, match="no node has a wss:// address"):
         ClusterFile.read(members.root / "cluster.toml")
-    with pytest.raises(ClusterError, match="no worker has a wss:// address"):
+    with pytest.raises(ClusterError, match="no node has a wss:// address"):
         worker_file.cluster(members.root / "cluster.toml")
 
 

@@ -296,11 +296,11 @@ def test_two_authorities_of_one_name_do_not_revoke_for_each_other(members, tmp_p
 # What others sign.
 
 
-def signed(members, *extensions, entry=()):
+def signed(members, *extensions, entry=(), number=7, before=0):
     key = key_file.read(members.root / "authority" / "ca.key", None)
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) - before * DAY
     builder = x509.CertificateRevocationListBuilder(members.authority.certificate.subject, now, now + 9 * DAY)
-    for value, critical in (*extensions, (x509.CRLNumber(7), False)):
+    for value, critical in (*extensions, *([] if number is None else [(x509.CRLNumber(number), False)])):
         builder = builder.add_extension(value, critical=critical)
     one = x509.RevokedCertificateBuilder(5, now)
     for value, critical in entry:
@@ -337,3 +337,12 @@ def test_a_list_that_does_not_name_all_is_not_taken_for_one_that_does(members, e
         return
     with pytest.raises(BadCredentials, match="a list of only some of the revoked certificates"):
         members.credentials("hub")
+
+
+def test_of_lists_without_a_number_the_later_one_holds(members, caplog):
+    file = members.keys("hub") / "ca.crl"
+    file.write_bytes(signed(members, number=None))
+    credentials = members.credentials("hub")
+    file.write_bytes(signed(members, number=None, before=1))
+    credentials.refresh()
+    assert "it is an old one" in caplog.text
