@@ -1,20 +1,26 @@
 """`[admission]` of a cluster file: who is let in and connected to at all, over real TLS, and what both sides read."""
 
+import asyncio
+import contextlib
 import shutil
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from actors import Actor, ActorSystem, Caller, ConnectFailed, message
 from authorities import HOST, Members
+from certified import Certified, free_ports, running
 from federated.errors import ClusterFileError
 from federated.machines import certificates
 from federated.machines.cluster_file import ClusterFile
 from federated.machines.node import encryption, membership
+from protocols import connect, share
 from protocols.authority.membership import CLIENT, OWNER, WORKERS
-from protocols.errors import ClusterError
+from protocols.errors import ClusterError, NotServed, WorkerLost
 from protocols.nodes import worker_file
+from protocols.workers.compute_server import ComputeServer
 
 CLUSTER = """
 [nodes.julia]
@@ -216,3 +222,42 @@ def test_trial_certificates_say_no_role(tmp_path):
     cluster = ClusterFile.read(tmp_path / "cluster.toml")
     assert "says no role" in cluster.admission.refusal(own, cluster.roles)
     assert type(cluster.admission)().refusal(own, cluster.roles) == ""
+
+
+@pytest.mark.long
+async def test_a_strict_cluster_computes(members, tmp_path):
+    """Three workers as processes, by certificates with roles and with nothing left out: who may shares and asks, others are refused."""
+    import keras
+
+    keys = tmp_path / "keys"
+    certified = Certified(tmp_path, tuple(f"wss://{HOST}:{port}" for port in free_ports(3)))
+    text = CLUSTER + STRICT + 'members = "listed"\nrevocation = "required"\n'
+    for port, address in zip((4000, 4001, 4002), certified.addresses, strict=True):
+        text = text.replace(f"wss://127.0.0.1:{port}", address)
+    certified.file.write_text(text + '[nodes.analyst]\nrole = "client"\nmay = ["ask"]\n')
+    members.add("greg", "server", HOST)
+    members.add("me", "crypto_provider", HOST)
+    members.add("analyst", "client", may=("ask",))
+    for name in ("julia", "greg", "me", "hospital", "analyst"):
+        shutil.copytree(members.keys(name), keys, dirs_exist_ok=True)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    x = np.full((2, 4), 0.5)
+    async with running(certified), certified.cluster("hospital") as cluster, await share(model, cluster, name="mnist") as shared:
+        serving = asyncio.create_task(shared.serve(10))
+        async with connect(certified.cluster("analyst"), "mnist", owner="hospital") as remote:
+            for _ in range(1000):
+                with contextlib.suppress(NotServed):
+                    np.testing.assert_allclose(await remote.query(x), model.predict(x, verbose=0), atol=0.001)
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("it was never served")
+        async with certified.cluster("analyst") as asking:
+            with pytest.raises(WorkerLost, match="may be sent by: an owner"):
+                await share(model, asking, name="squatted")
+        with pytest.raises(ConnectFailed, match="no node of this cluster is called 'ward-9'"):
+            async with ActorSystem(connect_ssl=members.credentials("ward-9").connect) as system:
+                await system.connect(f"{certified.addresses[0]}/server", ComputeServer)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
