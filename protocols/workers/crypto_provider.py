@@ -20,6 +20,7 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.errors import (
     BudgetSpent,
+    Busy,
     ClusterError,
     NameTaken,
     NotServed,
@@ -41,6 +42,7 @@ from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.ticket import Reveal, identifier
+from protocols.serving.turns import RETRY
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
@@ -160,6 +162,7 @@ class CryptoProvider(Settlement):
             shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._background.later)
             if before is not None and before.budget is not None and shared.budget is not None:
                 shared.budget.spent_before(before.budget)
+            shared.again = before is not None and before.reveal != ()
             await self._host(shared)
             self._models[name] = shared
         except BaseException:
@@ -297,13 +300,18 @@ class CryptoProvider(Settlement):
 
         Raises:
             QuotaSpent: the owner allowed no more, or fewer examples; the message says how many are left.
-            Busy: what is left is promised to others, or this client has too much under way. Nothing was spent.
+            Busy: what is left is promised to others, this client has too much under way, or the model is shared anew and not served yet.
+                Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
+        if name in self._opening:
+            raise Busy(f"model {name!r} is being shared", RETRY)
         shared = self._shared(name)
         if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
+        if shared.again and not shared.reveal:
+            raise Busy(f"model {name!r} is about to be served anew", RETRY)
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:

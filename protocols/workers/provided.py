@@ -48,7 +48,12 @@ class KeptMasks:
 
 
 class Provided:
-    """One shared model at the provider."""
+    """One shared model at the provider.
+
+    Attributes:
+        reveal: kinds of answer that it is served with now.
+        again: whether it was served before, and its owner has shared it anew.
+    """
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Provided:
         self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
+        self.again = False
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
 

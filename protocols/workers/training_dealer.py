@@ -31,14 +31,15 @@ from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.asked import FEATURES
-from protocols.training.terms import ARRAYS, StepCircuits, TrainingTerms, check_held, check_made
+from protocols.training.circuits import MicroBatch, StepCircuits
+from protocols.training.terms import ARRAYS, ToldTerms, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
 
 
 class _DealtTraining:
-    """One run of training at the provider."""
+    """One run of training at the provider; `done` micro-batches have been dealt for, in so many `pieces`."""
 
     def __init__(self, terms: TrainingTerms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
         self.terms, self.claim, self.servers = terms, claim, servers
@@ -49,7 +50,7 @@ class _DealtTraining:
 
 
 class TrainingDealer(Actor):
-    """Deals the randomness of each step to both servers, ahead of them and within their memory.
+    """Deals the randomness of each micro-batch to both servers, ahead of them and within their memory.
 
     Args:
         cluster: whose third party it is.
@@ -79,11 +80,11 @@ class TrainingDealer(Actor):
         self._masks[dataset.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: TrainingTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+    async def begin(self, told: ToldTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
         """Begin a run of training, which ends when its owner is gone: find both servers.
 
         Args:
-            terms: of the run.
+            told: terms of the run.
             digest: of the right to the run, at this worker.
             rights: to the arrays of the run in their order, at this worker.
             presence: of the owner.
@@ -92,8 +93,9 @@ class TrainingDealer(Actor):
             NotOwner: the data are somebody else's.
             UnknownModel: they are not here.
             NotGranted: the owners of the data do not allow steps of so few examples.
-            ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
+            ClusterError: this worker does not deal for a model of this name, belongs to another cluster, or reads the terms otherwise.
         """
+        terms = told.terms
         datasets = list(terms.datasets.values())
         if len(rights) != len(datasets):
             raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")
@@ -101,7 +103,7 @@ class TrainingDealer(Actor):
             self._holdings.check(dataset.handle, right, ARRAYS[name[0]])
             if dataset.handle not in self._masks:
                 raise UnknownModel(f"the masks of {dataset.name!r} are not here: was it stored in a cluster of the other form?")
-        check_held(terms, *(self._masks[dataset.handle].shape for dataset in datasets))
+        check_held(told, *(self._masks[dataset.handle].shape for dataset in datasets))
         self._holdings.check_steps([dataset.handle for dataset in datasets], terms.rows(0), weighted=terms.weighted)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:
@@ -142,36 +144,39 @@ class TrainingDealer(Actor):
         try:
             with contextlib.closing(Ahead(self._dealer)) as ahead:
                 for index, rows in enumerate(session.terms.rows(number)[start:], start):
-                    await self._step(session, ahead, rows, last=index + 1 in stops)
+                    for micro, some in session.steps.micro_batches(rows, last=index + 1 in stops):
+                        await self._micro_batch(session, ahead, micro, some)
                 await ahead.sent()
         except ClusterError:
             raise
         except (ActorError, ProtocolError) as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
 
-    async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
-        """Deal for the next step, in as many pieces as its randomness has."""
+    async def _micro_batch(self, session: _DealtTraining, ahead: Ahead, micro: MicroBatch, rows: npt.NDArray[np.int64]) -> None:
+        """Deal for the next micro-batch, with keys of its own, in as many pieces as its randomness has."""
         run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
-        parts, circuit = session.steps.parts(len(rows), last=last), session.steps.like(len(rows), last=last).fingerprint
+        parts, circuit = session.steps.segments(micro), session.steps.like(micro).fingerprint
         numbers = range(session.pieces, session.pieces + len(parts))
         session.done, session.pieces = number + 1, numbers.stop
         given = Delivery(
             session.servers,
             keys.told,
-            lambda server, key, dealt: server.supply(run, number, len(rows), last, circuit, key, dealt),
+            lambda server, key, dealt: server.supply(run, number, micro, circuit, key, dealt),
             run,
             b"",
             numbers,
         )
-        dealing = self._dealing(session, rows, keys.of, last=last)
+        dealing = self._dealing(session, micro, rows, keys.of)
         for piece in numbers:
             await ahead.deal(partial(next, dealing), partial(given.piece, piece))
 
-    def _dealing(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Iterator[Ring]:
+    def _dealing(
+        self, session: _DealtTraining, micro: MicroBatch, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]
+    ) -> Iterator[Ring]:
         """Give what is dealt for one piece after the other; slow."""
         terms = session.terms
         masks = {name: terms.given(name, self._masks[dataset.handle][rows]) for name, dataset in terms.datasets.items()}
-        circuit, parts = session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last)
+        circuit, parts = session.steps.like(micro), session.steps.segments(micro)
         wires: dict[str, Ring] = {}
         if circuit.wires:
             session.wires.append(wires)  # they are in it with the last piece

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from keras import layers
 
+from actors import message
+from inner_workers import inner_workers
 from protocols import Cluster, NoisyAnswers, Worker, connect, share
+from protocols.authority.membership import CLIENT
 from protocols.errors import BudgetSpent, ModelError, NotServed, OutsideCalibration, QuotaSpent, UnknownModel
+from protocols.owner.placing.placing import Placing
+from protocols.serving.hosting import Handshake
+from protocols.serving.ticket import Reveal
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.granting import Grants
 
 
 def network(name="net", seed=1):
@@ -133,6 +142,59 @@ async def test_attention_and_normalisation_are_served_as_they_were_trained(clust
     assert np.abs(answers - before).max() > 0.02
 
 
+async def test_a_client_that_comes_while_one_version_gives_way_to_the_next_waits_for_it(data, monkeypatch):
+    """Neither is the model unknown then, nor is it served with nothing."""
+    x, y = data
+    described, requested = asyncio.Event(), asyncio.Event()
+
+    class Server(ComputeServer):
+        @message(reentrant=True, by=CLIENT)
+        async def describe(self, name: str) -> Handshake:
+            described.set()
+            return await super().describe(name)
+
+    class Provider(CryptoProvider):
+        @message(reentrant=True, by=CLIENT)
+        async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, holders: tuple[bytes, bytes]) -> Grants:
+            requested.set()
+            return await super().request(name, model, examples, reveal, holders)
+
+    async def asked(name):
+        async with connect(cluster, name) as remote:
+            return await remote.query(x[:2])
+
+    early, renewed, again = [], Placing._renewed, Placing.again
+
+    async def gone(self, server, right):
+        found = await renewed(self, server, right)
+        early.append(asyncio.create_task(asked([None, "net"][len(early)])))
+        described.clear()
+        await described.wait()
+        return found
+
+    async def placed(self, *what):
+        await again(self, *what)
+        early.append(asyncio.create_task(asked("net")))
+        requested.clear()
+        await requested.wait()
+
+    async with (
+        inner_workers(parts=[{"server": Server, "provider": Provider}] * 3) as (_, cluster),
+        await share(network(), cluster) as shared,
+    ):
+        async with serving(shared, 1, cluster) as remote:
+            await remote.query(x[:1])
+        await trained(shared, x, y, 1)
+        monkeypatch.setattr(Placing, "_renewed", gone)
+        monkeypatch.setattr(Placing, "again", placed)
+        async with asyncio.timeout(60):
+            await shared.serve(3)
+            answers = await asyncio.gather(*early)
+        expected = (await shared.reveal()).predict(x[:2], verbose=0)
+    for one in answers:
+        np.testing.assert_allclose(one, expected, atol=0.005)
+
+
 async def test_three_equals_serve_what_they_have_trained(running, data):
     x, y = data
     async with Cluster(*map(Worker, running)) as cluster:
@@ -179,3 +241,20 @@ async def test_what_cannot_be_served_is_refused_by_name(cluster, data):
             with pytest.raises(NotServed):
                 await remote.query(x[:1])
             await remote.query(x[:1], reveal="label")
+
+
+async def test_noisy_answers_of_several_outputs_come_by_their_names(cluster, data):
+    x, y = data
+    keras.utils.set_random_seed(1)
+    given = keras.Input((2, 4))
+    hidden = layers.Flatten()(given)
+    outputs = {"a": layers.Dense(3, "softmax", name="a")(hidden), "b": layers.Dense(2, name="b")(hidden)}
+    model = keras.Model(given, outputs, name="net")
+    model.compile(keras.optimizers.SGD(0.1), {"a": "sparse_categorical_crossentropy", "b": "mse"})
+    noise = NoisyAnswers(clip=1.0, noise_multiplier=1.0, max_epsilon=20.0)
+    async with await share(model, cluster, answers=noise) as shared:
+        await trained(shared, x, {"a": y, "b": x[:, 0, :2]}, 1)
+        async with serving(shared, 1, cluster) as remote:
+            answers = await remote.query(x[:2])
+    assert {name: one.shape for name, one in answers.items()} == {"a": (2, 3), "b": (2, 2)}
+    assert np.abs(np.concatenate(list(answers.values()), 1)).max() > 1.1, "clipped, and then noise"
