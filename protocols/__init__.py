@@ -7,7 +7,8 @@ has a picture.
 Importing this package imports neither TensorFlow nor Keras.
 """
 
-from protocols.client.remote_model import RemoteModel, connect
+from protocols.client.connection import connect
+from protocols.client.remote_model import RemoteModel
 from protocols.clusters.worker import Worker
 from protocols.datasets.use import Use
 from protocols.errors import ProtocolError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protocols.client.remote_model import connect
+from protocols.client.connection import connect
 from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
 from protocols.owner.cluster import Cluster

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from actors import ActorError, ConnectFailed, ConnectionLost
+from actors import ActorError
 from protocols.authority.rights import right_at
-from protocols.errors import NotOwner, ServingError, UnknownModel, WorkerLost
+from protocols.errors import ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.operations.noise import AddNoise
@@ -24,6 +24,8 @@ from protocols.owner.fit.examples import Given, examples, features, parted
 from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
+from protocols.owner.placing.right import ModelRight
+from protocols.owner.placing.serving import Serving
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import Allowance, allowed
 from protocols.serving.hosting import Terms, check_program
@@ -49,6 +51,7 @@ class SharedModel:
             `checked=True`.
         guarantee: what is promised where answers are noisy, otherwise None.
         check: how far its answers are from Keras', as `share` has found.
+        right: to a model that stays when this process has gone, in a file; None: it does not stay.
     """
 
     def __init__(
@@ -63,22 +66,41 @@ class SharedModel:
         check: Check | None = None,
         answers: NoisyAnswers | None = None,
         memory: int | None = None,
+        right: ModelRight | None = None,
     ) -> None:
+        self.right = right
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
         self._placing = Placing(cluster, name, secret)
         self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
-        self._answered, self._stopped = 0, False
+        self._stopped = False
 
     async def placed(self, weights: list[Ring]) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
+        if self.right is not None:
+            await self._placing.check_keep()
         await self._placing.first(self.program, self.guarantee, weights)
+        if self.right is not None:
+            await self._kept(self.right)
+
+    async def _kept(self, right: ModelRight) -> None:
+        """Have the workers keep the model that is placed, once the right to it is written; otherwise it is removed."""
+        try:
+            right.write()
+            await self._placing.keep()
+        except BaseException:
+            self._stopped = False
+            with contextlib.suppress(ActorError, ProtocolError):
+                await self.stop()
+            raise
 
     async def _renewed(self, kinds: tuple[Reveal, ...], memory: int) -> None:
         """Place the trained shares as they lie, in the stead of what is served."""
         if self._stopped:
             raise ServingError(f"model {self.name!r} was stopped: share it again")
+        if self.right is not None:
+            raise ServingError(f"model {self.name!r} stays as it was shared: share the trained one under another name, beside it")
         version, noise = self._training.version, self._answers
         found = await asyncio.to_thread(self._training.served, self._first, noise, max(1, memory // len(kinds)))
         check_program(found.program)
@@ -102,6 +124,7 @@ class SharedModel:
         ahead: int = 0,
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
+        wait: bool = True,
     ) -> None:
         """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
@@ -127,6 +150,7 @@ class SharedModel:
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
+            wait: False: return as soon as it is allowed, and nothing is dealt for longer than this process lives, unless the model stays.
 
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
@@ -149,22 +173,11 @@ class SharedModel:
         if self._training.version != self._version:
             await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
+        serving = Serving(self._links, self.name, self._rights, stays=self.right is not None)
         try:
-            *rights, third = self._rights
-            tally = await self._links.provider.answered(self.name, third, -1)
-            self._answered = tally.requests
-            terms = Terms(tally.requests + requests, kinds, None if more is None else tally.examples + more)
-            allowance = Allowance(terms, memory, ahead, ticket_lifetime)
-            servers = zip(self._links.servers, rights, strict=True)
-            await asyncio.gather(*(server.serve(self.name, right, terms) for server, right in servers))
-            await self._links.provider.serve(self.name, third, allowance)
-            waiting = self._links.provider.with_options(timeout=None)
-            while tally.requests < terms.total and (terms.examples is None or tally.examples < terms.examples):
-                tally = await waiting.answered(self.name, third, self._answered)
-                for number in range(self._answered + 1, tally.requests + 1):
-                    if on_answer is not None:
-                        on_answer(number)
-                self._answered = tally.requests
+            await serving.allow(requests, more, Allowance(Terms(0, kinds), memory, ahead, ticket_lifetime))
+            if wait:
+                await serving.through(on_answer)
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} is served no more: {error}") from None
 
@@ -348,28 +361,29 @@ class SharedModel:
     async def stop(self) -> None:
         """Remove the model from all workers; requests under way fail. Do nothing the second time.
 
-        A worker that is gone, or was started again, has forgotten the model already: that is no error.
+        A worker that is gone, or was started again, has forgotten the model already: that is no error, unless the model stays.
 
         Raises:
-            WorkerLost: a worker is there and does not answer.
+            WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told: call it again then.
         """
         if self._stopped:
             return
         self._stopped = True
         await self._training.forget()
-        *rights, third = self._rights
-        removals = [server.remove(self.name, right) for server, right in zip(self._links.servers, rights, strict=True)]
-        removals.append(self._links.provider.remove(self.name, third))
-        for outcome in await asyncio.gather(*removals, return_exceptions=True):
-            if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
-                raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
-                raise outcome
+        try:
+            await self._placing.remove(stays=self.right is not None)
+        except WorkerLost:
+            self._stopped = self.right is None
+            raise
+        if self.right is not None:
+            self.right.forget()
 
     async def __aenter__(self) -> SharedModel:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.right is not None:
+            return  # it stays
         try:
             await self.stop()
         except WorkerLost:

@@ -35,6 +35,22 @@ class Tally(msgspec.Struct, frozen=True):
     examples: int
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What one worker says of a model to its owner.
+
+    Attributes:
+        requests: that it has counted.
+        examples: of them.
+        terms: what the owner has allowed last; None: nothing yet.
+        waits: why it does not serve the model now; empty: it does.
+    """
+
+    requests: int
+    examples: int
+    terms: Terms | None
+    waits: str = ""
+
+
 def allowed(name: str, number: int, least: int) -> int:
     """Return a number that an owner allows, checked before anything is sent.
 

@@ -12,16 +12,17 @@ from hmac import compare_digest
 
 import numpy as np
 
-from actors import ActorError
+from actors import ActorError, ConnectFailed, ConnectionLost
 from protocols.authority.rights import digest_at, right_at
 from protocols.clusters.three_workers import ThreeWorkers
-from protocols.errors import Altered, ProtocolError, UnknownModel
+from protocols.errors import Altered, KeepsNothing, NotOwner, ProtocolError, UnknownModel, WorkerLost
 from protocols.mpc.operations.weights import SummedMasks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Opening
 from protocols.serving.hosting import fingerprint
+from protocols.serving.ticket import identifier
 from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
@@ -78,6 +79,49 @@ class Placing:
                 raise Altered("the servers do not agree on what they sent each other of the weights: something on the way was altered")
 
         await self._placed(program, guarantee, deliver, again=True)
+
+    async def check_keep(self) -> None:
+        """Return if all three workers can keep a model of this name when its owner has gone.
+
+        Raises:
+            KeepsNothing: one has no folder; it is named.
+            NameTaken, ServingError: see `OwnedModels.check_keep`.
+        """
+        for url, worker in self._workers():
+            try:
+                await worker.check_keep(self._name)
+            except KeepsNothing as error:
+                raise KeepsNothing(f"{url}: {error}") from None
+
+    async def keep(self) -> None:
+        """Have all three workers keep the model from now on; the third party last, which no more ends it when this process has gone.
+
+        Raises:
+            VaultError: one of them cannot write it.
+        """
+        name = identifier()
+        for server, right in self._servers():
+            await server.with_options(timeout=None).keep(self._name, right, name)
+        await self._links.provider.with_options(timeout=None).keep(self._name, right_at(self._secret, self._third), name)
+
+    async def remove(self, *, stays: bool) -> None:
+        """Remove the model from all three workers. One that is gone, or was started again, has forgotten it, unless the model stays.
+
+        Raises:
+            WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told.
+        """
+        third = self._links.provider.remove(self._name, right_at(self._secret, self._third))
+        removals = [*(server.remove(self._name, right) for server, right in self._servers()), third]
+        gone = () if stays else (ConnectFailed, ConnectionLost)
+        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+            if isinstance(outcome, ActorError) and not isinstance(outcome, gone):
+                raise WorkerLost(f"model {self._name!r} could not be removed: {outcome}")
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
+                raise outcome
+
+    def _workers(self) -> list[tuple[str, ComputeServer | CryptoProvider]]:
+        """Return the urls of all three workers, and who is asked at each."""
+        return list(zip(self._cluster.addresses_for(self._name).all, (*self._links.servers, self._links.provider), strict=True))
 
     def _servers(self) -> list[tuple[ComputeServer, bytes]]:
         """Both servers, with the right to the model at each."""
