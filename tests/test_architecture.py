@@ -56,7 +56,7 @@ ROOMS = {
         "trained training training/networks training/networks/optimizers workers"
     ),
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations/bits serving workers",
-    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
+    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving storage workers",
     "protocols/clusters": "authority serving workers",
     "protocols/owner/fit": "accounting datasets",
     "protocols/accounting": "storage training training/networks training/private",

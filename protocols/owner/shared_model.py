@@ -85,12 +85,11 @@ class SharedModel:
             await self._kept(self.right)
 
     async def _kept(self, right: ModelRight) -> None:
-        """Have the workers keep the model that is placed, once the right to it is written; otherwise it is removed."""
+        """Have the workers keep what is placed, once the right to it is written; otherwise it is removed."""
         try:
             right.write()
             await self._placing.keep()
         except BaseException:
-            self._stopped = False
             with contextlib.suppress(ActorError, ProtocolError):
                 await self.stop()
             raise

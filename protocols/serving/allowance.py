@@ -35,19 +35,19 @@ class Tally(msgspec.Struct, frozen=True):
     examples: int
 
 
-class Standing(msgspec.Struct, frozen=True):
+class ModelStanding(msgspec.Struct, frozen=True):
     """What one worker says of a model to its owner.
 
     Attributes:
         requests: that it has counted.
         examples: of them.
-        terms: what the owner has allowed last; None: nothing yet.
+        allowance: what the owner has allowed last, at a server its terms only; None: nothing yet.
         waits: why it does not serve the model now; empty: it does.
     """
 
     requests: int
     examples: int
-    terms: Terms | None
+    allowance: Allowance | None
     waits: str = ""
 
 

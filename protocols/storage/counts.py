@@ -35,7 +35,7 @@ class Counted(msgspec.Struct, frozen=True):
         requests: that were answered, or at the provider granted and not given back.
         examples: of them.
         terms: what the owner has allowed last, in words of whoever counts; empty: nothing yet.
-        spent: noisy answers by client. To `Counts.write` only those that have changed.
+        spent: noisy answers by client. To `UseCounts.write` only those that have changed.
     """
 
     requests: int = 0
@@ -44,7 +44,7 @@ class Counted(msgspec.Struct, frozen=True):
     spent: Mapping[str, int] = {}
 
 
-class Counts:
+class UseCounts:
     """The file of one model. Made by `make`, or by `open` if it is there. Not for use by two threads at once.
 
     Args:
@@ -61,7 +61,7 @@ class Counts:
         self._file.execute("PRAGMA synchronous = FULL")
 
     @staticmethod
-    def make(path: Path, key: bytes) -> Counts:
+    def make(path: Path, key: bytes) -> UseCounts:
         """Begin to count, from 0, in a new file that its user alone can read.
 
         Raises:
@@ -69,7 +69,7 @@ class Counts:
         """
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            made = Counts(path, key)
+            made = UseCounts(path, key)
             made._file.executescript(_TABLES)
             made.write(Counted())
         except (OSError, sqlite3.Error) as error:
@@ -77,7 +77,7 @@ class Counts:
         return made
 
     @staticmethod
-    def open(path: Path, key: bytes) -> tuple[Counts, Counted]:
+    def open(path: Path, key: bytes) -> tuple[UseCounts, Counted]:
         """Go on with a file; return also what is in it.
 
         Raises:
@@ -87,7 +87,7 @@ class Counts:
             raise VaultError(f"{path} is missing: how much was used of this model is not known here")
         found = None
         try:
-            found = Counts(path, key)
+            found = UseCounts(path, key)
             return found, found._read()
         except sqlite3.Error as error:
             if found is not None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from protocols.errors import VaultError
 from protocols.mpc.numbers.ring import Ring
-from protocols.storage.counts import Counted, Counts
+from protocols.storage.counts import Counted, UseCounts
 from protocols.storage.vault import Label, Vault
 
 MODEL = "model"
@@ -55,7 +55,7 @@ class FoundModel:
 
     label: Label
     about: KeptModel
-    counts: Counts
+    counts: UseCounts
     counted: Counted
 
 
@@ -69,7 +69,7 @@ class KeptModels:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def keep(self, label: Label, about: KeptModel, arrays: Mapping[str, Ring]) -> Counts:
+    def keep(self, label: Label, about: KeptModel, arrays: Mapping[str, Ring]) -> UseCounts:
         """Write a model, whole or not at all, and begin to count. Slow for a large one.
 
         Raises:
@@ -79,12 +79,12 @@ class KeptModels:
             raise VaultError(f"a model named {label.name!r} is kept here already")
         path, counts = self._vault.beside(label, ".counts"), None
         try:
-            counts = Counts.make(path, self._key(label))
+            counts = UseCounts.make(path, self._key(label))
             self._vault.write(label, msgspec.msgpack.encode(about), arrays)
         except BaseException:
             if counts is not None:
                 counts.close()
-                Counts.remove(path)
+                UseCounts.remove(path)
             raise
         return counts
 
@@ -95,7 +95,7 @@ class KeptModels:
             try:
                 about = self.about(label)
                 if about.party in parties:
-                    models.append(FoundModel(label, about, *Counts.open(self._vault.beside(label, ".counts"), self._key(label))))
+                    models.append(FoundModel(label, about, *UseCounts.open(self._vault.beside(label, ".counts"), self._key(label))))
             except VaultError as error:
                 damaged[label.name] = str(error)
         return models, damaged
@@ -141,7 +141,7 @@ class KeptModels:
         """Remove a model, and what was counted of it."""
         paths: list[Path] = [self._vault.beside(label, ".counts") for label in self._vault.labels(MODEL, name)]
         for path in paths:
-            Counts.remove(path)
+            UseCounts.remove(path)
         self._vault.remove(MODEL, name)
 
     def _key(self, label: Label) -> bytes:

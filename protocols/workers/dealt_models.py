@@ -23,7 +23,7 @@ from protocols.concurrency import at_once
 from protocols.errors import Altered, ClusterError, NameTaken, ProtocolError, ServingError, UnknownModel
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
-from protocols.serving.allowance import Allowance, Opening, Standing
+from protocols.serving.allowance import Allowance, ModelStanding, Opening
 from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.hosting import check_program, fingerprint
 from protocols.serving.memory import memory_plans
@@ -240,13 +240,13 @@ class DealtModels(Sessions):
         self._sustain(lasting)
 
     @message(reentrant=True, by=OWNER)
-    async def standing(self, name: str, right: bytes) -> Standing:
+    async def standing(self, name: str, right: bytes) -> ModelStanding:
         """Return what was counted of a model that stays, and whether it is served."""
         lasting = self._lasting.owned(name, right)
         if lasting is None:
             raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
-        terms = msgspec.msgpack.decode(lasting.terms, type=Allowance).terms if lasting.terms else None
-        return Standing(lasting.requests, lasting.examples, terms, lasting.waits)
+        allowance = msgspec.msgpack.decode(lasting.terms, type=Allowance) if lasting.terms else None
+        return ModelStanding(lasting.requests, lasting.examples, allowance, lasting.waits)
 
     def _sustain(self, lasting: Lasting) -> None:
         self._sustained[lasting.label.name] = asyncio.create_task(self._sustaining(lasting))

@@ -23,7 +23,7 @@ from protocols.link.twins import Twins
 from protocols.mpc.operations.weights import opened
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import derive
-from protocols.serving.allowance import Standing
+from protocols.serving.allowance import Allowance, ModelStanding
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import HostedModel, Terms, fingerprint
 from protocols.serving.room import Room, weight_bytes
@@ -191,14 +191,14 @@ class OwnedModels(Supplied):
         entry.lasting = lasting
 
     @message(reentrant=True, by=OWNER)
-    async def standing(self, name: str, right: bytes) -> Standing:
+    async def standing(self, name: str, right: bytes) -> ModelStanding:
         """Return what this server has counted of a model that stays, and whether it is served."""
         lasting = self._lasting.owned(name, right)
         if lasting is None:
             raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
-        terms = msgspec.msgpack.decode(lasting.terms, type=Terms) if lasting.terms else None
+        allowance = Allowance(msgspec.msgpack.decode(lasting.terms, type=Terms)) if lasting.terms else None
         waits = "" if name in self._entries and self._entries[name].model.loaded else COMING_TOGETHER.format(name)
-        return Standing(lasting.requests, lasting.examples, terms, waits)
+        return ModelStanding(lasting.requests, lasting.examples, allowance, waits)
 
     @message(reentrant=True, by=OWNER)
     async def load_ready(self, name: str, right: bytes, program: bytes, handle: bytes, shown: bytes) -> bytes:

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from protocols.errors import VaultError
-from protocols.storage.counts import Counted, Counts
+from protocols.storage.counts import Counted, UseCounts
 
 KEY = bytes(range(16))
 
 
-def made(path) -> Counts:
-    counts = Counts.make(path, KEY)
+def made(path) -> UseCounts:
+    counts = UseCounts.make(path, KEY)
     counts.write(Counted(1, 4, b"terms", {"alice": 4}))
     counts.write(Counted(3, 9, b"terms", {"alice": 6, "": 3}))
     return counts
@@ -24,22 +24,22 @@ def test_what_was_written_is_there_and_for_its_user_alone(tmp_path):
     counts = made(tmp_path / "a.counts")
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     counts.close()
-    again, found = Counts.open(tmp_path / "a.counts", KEY)
+    again, found = UseCounts.open(tmp_path / "a.counts", KEY)
     assert found == Counted(3, 9, b"terms", {"alice": 6, "": 3})
     again.write(Counted(4, 10, b"less", {"alice": 7}))
     again.close()
-    with contextlib.closing(Counts.open(tmp_path / "a.counts", KEY)[0]):
+    with contextlib.closing(UseCounts.open(tmp_path / "a.counts", KEY)[0]):
         pass
-    assert Counts.open(tmp_path / "a.counts", KEY)[1] == Counted(4, 10, b"less", {"alice": 7, "": 3})
+    assert UseCounts.open(tmp_path / "a.counts", KEY)[1] == Counted(4, 10, b"less", {"alice": 7, "": 3})
     with pytest.raises(VaultError, match="cannot be made"):
-        Counts.make(tmp_path / "a.counts", KEY)
+        UseCounts.make(tmp_path / "a.counts", KEY)
 
 
 WRITING = """
 import sys
 from pathlib import Path
-from protocols.storage.counts import Counted, Counts
-counts = Counts.make(Path(sys.argv[1]), bytes(range(16)))
+from protocols.storage.counts import Counted, UseCounts
+counts = UseCounts.make(Path(sys.argv[1]), bytes(range(16)))
 for number in range(1, 1 << 20):
     counts.write(Counted(number, 2 * number, b"", {"alice": number}))
     print(number, flush=True)
@@ -53,7 +53,7 @@ def test_what_was_told_was_on_the_disk_whenever_the_process_is_killed(tmp_path):
             told = [int(process.stdout.readline()) for _ in range(lines)]
             process.kill()
             told += [int(line) for line in process.stdout if line.endswith("\n")]
-        counts, found = Counts.open(path, KEY)
+        counts, found = UseCounts.open(path, KEY)
         counts.close()
         assert told[-1] <= found.requests <= told[-1] + 1
         assert found == Counted(found.requests, 2 * found.requests, b"", {"alice": found.requests})
@@ -77,12 +77,12 @@ def test_what_was_altered_is_refused(tmp_path, how):
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
         file.execute(ALTERED[how])
     with pytest.raises(VaultError, match=r"a\.counts is damaged"):
-        Counts.open(path, KEY)
+        UseCounts.open(path, KEY)
 
 
 def test_an_earlier_row_of_a_client_in_the_place_of_a_later_one_is_refused(tmp_path):
     path = tmp_path / "a.counts"
-    counts = Counts.make(path, KEY)
+    counts = UseCounts.make(path, KEY)
     counts.write(Counted(1, 4, b"", {"alice": 4}))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
         earlier = file.execute("SELECT name, spent, mac FROM clients").fetchall()
@@ -90,7 +90,7 @@ def test_an_earlier_row_of_a_client_in_the_place_of_a_later_one_is_refused(tmp_p
         counts.close()
         file.executemany("INSERT OR REPLACE INTO clients VALUES (?, ?, ?)", earlier)
     with pytest.raises(VaultError, match="not all there"):
-        Counts.open(path, KEY)
+        UseCounts.open(path, KEY)
 
 
 @pytest.mark.parametrize("left", [0, 10, 100, 5000])
@@ -99,13 +99,13 @@ def test_what_is_cut_off_missing_or_anothers_is_refused(tmp_path, left):
     made(path).close()
     content = path.read_bytes()
     with pytest.raises(VaultError, match="is damaged"):
-        Counts.open(path, bytes(16))
+        UseCounts.open(path, bytes(16))
     path.write_bytes(content[:left])
     with pytest.raises(VaultError, match="is damaged"):
-        Counts.open(path, KEY)
+        UseCounts.open(path, KEY)
     path.unlink()
     with pytest.raises(VaultError, match="is missing"):
-        Counts.open(path, KEY)
+        UseCounts.open(path, KEY)
 
 
 def test_what_cannot_be_written_says_so_and_is_written_later(tmp_path):
@@ -119,4 +119,4 @@ def test_what_cannot_be_written_says_so_and_is_written_later(tmp_path):
         file.execute("ROLLBACK")
     counts.write(Counted(5, 11, b"", {"bob": 3}))
     counts.close()
-    assert Counts.open(path, KEY)[1] == Counted(5, 11, b"", {"alice": 6, "": 3, "bob": 3})
+    assert UseCounts.open(path, KEY)[1] == Counted(5, 11, b"", {"alice": 6, "": 3, "bob": 3})

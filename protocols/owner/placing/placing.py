@@ -20,6 +20,7 @@ from protocols.mpc.operations.weights import SummedMasks
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
+from protocols.owner.placing.right import ModelRight
 from protocols.serving.allowance import Opening
 from protocols.serving.hosting import fingerprint
 from protocols.serving.ticket import identifier
@@ -43,6 +44,11 @@ class Placing:
         self._cluster, self._name, self._secret = cluster, name, secret
         self._links = cluster.links_for(name)
         *self._places, self._third = cluster.seats_for(name).all
+
+    @staticmethod
+    def of(cluster: ThreeWorkers, right: ModelRight) -> Placing:
+        """Return that of a model that stays, for whoever has its right."""
+        return Placing(cluster, right.name, right.secret)
 
     async def first(self, program: Program, guarantee: Guarantee | None, weights: list[Ring]) -> None:
         """Place a model whose weights the owner has, at all three workers or at none of them."""

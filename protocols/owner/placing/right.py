@@ -15,7 +15,7 @@ from protocols.storage.replacement import replace
 ENDING = ".model.json"
 
 
-class _Written(msgspec.Struct, frozen=True):
+class _RightFile(msgspec.Struct, frozen=True):
     name: str
     secret: bytes
 
@@ -32,7 +32,7 @@ class ModelRight:
     """
 
     def __init__(self, path: Path, name: str, secret: bytes) -> None:
-        self.path, self.name, self._secret = path, name, secret
+        self.path, self.name, self.secret = path, name, secret
 
     def __repr__(self) -> str:
         return f"ModelRight({str(self.path)!r})"
@@ -59,7 +59,7 @@ class ModelRight:
             InputError: it cannot be read, or holds none.
         """
         try:
-            found = msgspec.json.decode(Path(path).read_bytes(), type=_Written)
+            found = msgspec.json.decode(Path(path).read_bytes(), type=_RightFile)
         except (OSError, msgspec.MsgspecError) as error:
             raise InputError(f"{path} holds no right to a model, as share(durable=True) writes it: {error}") from None
         if len(found.secret) != SECRET_BYTES:
@@ -68,7 +68,7 @@ class ModelRight:
 
     def at(self, places: Sequence[int]) -> list[bytes]:
         """Return the rights at the workers of these places."""
-        return [right_at(self._secret, place) for place in places]
+        return [right_at(self.secret, place) for place in places]
 
     def write(self) -> None:
         """Write the file, readable for its user alone.
@@ -78,7 +78,7 @@ class ModelRight:
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace(self.path, msgspec.json.format(msgspec.json.encode(_Written(self.name, self._secret))))
+            replace(self.path, msgspec.json.format(msgspec.json.encode(_RightFile(self.name, self.secret))))
         except OSError as error:
             raise VaultError(f"{self.path} cannot be written: {error}") from None
 

@@ -27,7 +27,7 @@ from protocols.errors import (
 )
 from protocols.noisy_answers import NoisyAnswers
 from protocols.serving.hosting import Terms
-from protocols.storage.counts import Counts
+from protocols.storage.counts import UseCounts
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 
@@ -178,14 +178,14 @@ async def test_what_cannot_be_written_is_not_given_away(three, monkeypatch, part
     await three.share(two_weights(), 5)
     async with connect(three.cluster, "small") as remote:
         await remote.query(X[:1])
-        counts, write = three.kept(party)._counts, Counts.write
+        counts, write = three.kept(party)._counts, UseCounts.write
 
         def full(self, counted):
             if self is counts:
                 raise VaultError("no space left")
             write(self, counted)
 
-        monkeypatch.setattr(Counts, "write", full)
+        monkeypatch.setattr(UseCounts, "write", full)
         with pytest.raises((ServingError, WorkerLost), match=r"cannot write down what it counts|gave this computation up|other server"):
             await remote.query(X[:1])
         monkeypatch.undo()
