@@ -21,6 +21,8 @@ from protocols.client import remote_model
 from protocols.owner import placement
 from protocols.storage.holdings import Holdings
 from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.dealt_models import DealtModels
+from protocols.workers.sessions import Sessions
 from protocols.workers.training_dealer import TrainingDealer
 
 
@@ -51,7 +53,10 @@ def _recording(name: str, base: type = CryptoProvider):
     return message(reentrant=True, by=messages_of(base)[name].by)(record)
 
 
-MESSAGES = ["open", "serve", "answered", "prepared", "remove", "request", "more", "remaining", "settle", "knows"]
+MESSAGES = [
+    *("open", "serve", "answered", "prepared", "remove", "check_keep", "keep", "standing"),
+    *("request", "more", "remaining", "settle", "knows"),
+]
 
 
 def canonical(log: list, known: set[bytes], addresses: list[str]) -> list:
