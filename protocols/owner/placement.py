@@ -17,7 +17,8 @@ from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
 from protocols.owner.placing.right import ModelRight
-from protocols.owner.shared_model import SharedModel, sigma_of
+from protocols.owner.placing.serving import sigma_of
+from protocols.owner.shared_model import SharedModel
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
 from protocols.serving.allowance import allowed
 from protocols.serving.hosting import MOST_MEMORY, check_program
@@ -143,12 +144,11 @@ async def share(
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()
-    folder = "models" if durable is True else durable
-    right = None if folder is False else ModelRight.new(folder, chosen, secret)
+    right = None if durable is False else ModelRight.new(durable, chosen, secret)
     training = Training(model, cluster, chosen)
-    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers, most, right)
+    shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers, most)
     try:
-        await shared.placed(lowered.weights)
+        await shared.placed(lowered.weights, right)
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared

@@ -14,7 +14,6 @@ from protocols.authority.rights import right_at
 from protocols.errors import ProtocolError, ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.engine.segments import MEMORY
-from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee, NoisyAnswers
@@ -25,7 +24,7 @@ from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
 from protocols.owner.placing.right import ModelRight
-from protocols.owner.placing.serving import Serving
+from protocols.owner.placing.serving import Serving, sigma_of
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import Allowance, allowed
 from protocols.serving.hosting import Terms, check_program
@@ -66,28 +65,28 @@ class SharedModel:
         check: Check | None = None,
         answers: NoisyAnswers | None = None,
         memory: int | None = None,
-        right: ModelRight | None = None,
     ) -> None:
-        self.right = right
+        self.right: ModelRight | None = None
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
         self._placing = Placing(cluster, name, secret)
         self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
-        self._stopped = False
+        self._stopped, self._served = False, -1
 
-    async def placed(self, weights: list[Ring]) -> None:
+    async def placed(self, weights: list[Ring], right: ModelRight | None) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
-        if self.right is not None:
+        if right is not None:
             await self._placing.check_keep()
         await self._placing.first(self.program, self.guarantee, weights)
-        if self.right is not None:
-            await self._kept(self.right)
+        if right is not None:
+            await self._keep(right)
 
-    async def _kept(self, right: ModelRight) -> None:
+    async def _keep(self, right: ModelRight) -> None:
         """Have the workers keep what is placed, once the right to it is written; otherwise it is removed."""
+        right.write()
+        self.right = right
         try:
-            right.write()
             await self._placing.keep()
         except BaseException:
             with contextlib.suppress(ActorError, ProtocolError):
@@ -124,6 +123,7 @@ class SharedModel:
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
         wait: bool = True,
+        durable: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
@@ -149,31 +149,39 @@ class SharedModel:
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
-            wait: False: return as soon as it is allowed, and nothing is dealt for longer than this process lives, unless the model stays.
+            wait: False: return as soon as it is allowed; a model that does not stay is served as long as it is shared.
+            durable: have it stay from now on, as it was trained or shared, see `share`; it was not served yet, or trained since.
 
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
-            ServingError: the model was stopped.
+            ServingError: the model was stopped; or is to stay, and was served already.
             WindowError: weights are too large, or layers too wide, for sums that nobody knows. What was served before is served.
             UnsupportedLayer: the network computes what cannot be served without its weights.
             ModelError: noisy answers of a model that was trained have no `sensitivity`.
             NotGranted: the owners of the data open weights to others only; answers tell of weights.
             Altered: something was altered between the servers while the trained shares were placed; the model is removed.
             TooLarge: one operation of it does not fit the memory; nobody was told anything.
-            ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
-            TypeError: a number is not an integer.
+            ValueError, TypeError: a number is out of its range, or no integer; or `reveal` names no kind of answer of this model.
         """
         requests, kinds = allowed("num_requests", num_requests, 1), self._kinds(reveal)
         usual = MEMORY if self._memory is None else self._memory * len(kinds)
         memory, ahead = allowed("memory", usual if memory is None else memory, 1), allowed("ahead", ahead, 0)
-        more = None if examples is None else allowed("examples", examples, 1)
+        more = examples if examples is None else allowed("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
+        right = None if durable is False or self.right is not None else ModelRight.new(durable, self.name, self._placing.secret)
+        if right is not None:
+            if self._served == self._training.version:
+                raise ServingError(f"model {self.name!r} was served already: what was counted of it could not be kept; share it anew")
+            await self._placing.check_keep()
         if self._training.version != self._version:
             await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
+        if right is not None:
+            await self._keep(right)
         serving = Serving(self._links, self.name, self._rights, stays=self.right is not None)
         try:
+            self._served = self._version
             await serving.allow(requests, more, Allowance(Terms(0, kinds), memory, ahead, ticket_lifetime))
             if wait:
                 await serving.through(on_answer)
@@ -360,31 +368,26 @@ class SharedModel:
     async def stop(self) -> None:
         """Remove the model from all workers; requests under way fail. Do nothing the second time.
 
-        A worker that is gone, or was started again, has forgotten the model already: that is no error, unless the model stays.
+        A worker that is gone, or was started again, has forgotten the model, which is no error, unless the model stays.
 
         Raises:
             WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told: call it again then.
         """
         if self._stopped:
             return
-        self._stopped = True
+        self._stopped = self.right is None  # of what stays, when all three have forgotten it
         await self._training.forget()
-        try:
-            await self._placing.remove(stays=self.right is not None)
-        except WorkerLost:
-            self._stopped = self.right is None
-            raise
+        await self._placing.remove(stays=self.right is not None)
         if self.right is not None:
             self.right.forget()
+            self._stopped = True
 
     async def __aenter__(self) -> SharedModel:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.right is not None:
-            return  # it stays
         try:
-            await self.stop()
+            await (self.stop() if self.right is None else self._training.forget())  # what is to stay does
         except WorkerLost:
             if error is None:
                 raise
@@ -393,8 +396,3 @@ class SharedModel:
         return (
             f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape}{f', {self.check}' * bool(self.check)})"
         )
-
-
-def sigma_of(program: Program) -> float:
-    """Return the standard deviation of the noise of each server, in units of the outputs."""
-    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

@@ -287,25 +287,30 @@ class DealtModels(Sessions):
         program, seats = await self._program(lasting), self._seated(about.equals, name)
         size = weight_bytes(program)
         self._room.take(about.holder, size)
-        shared: Provided | None = None
         try:
             shared = await self._agreed(name, program, seats, lasting.claim, lasting.promise, lasting)
-            for party, server in enumerate(shared.servers):
-                await server.resume(shared.hostings[party], lasting.label.tag)
-            patient = [server.with_options(timeout=None) for server in shared.servers]
-            model = shared.model
-            first, second = await at_once(*(server.open_kept(model) for server in patient))
-            if not hmac.compare_digest(first, second):
-                raise Altered(f"the servers do not agree on what they sent each other of the weights of model {name!r}")
+            await self._together(shared, lasting)
         except BaseException:
             self._room.give(about.holder, size)
-            for server in () if shared is None else shared.servers:
-                self._background.later(server.retire(shared.model))
             raise
         self._begun(shared)
         if lasting.terms:
             await self._allow(shared, msgspec.msgpack.decode(lasting.terms, type=Allowance))
         return shared
+
+    async def _together(self, shared: Provided, lasting: Lasting) -> None:
+        """Have both servers host a session of what they keep, or none of them."""
+        try:
+            for party, server in enumerate(shared.servers):
+                await server.resume(shared.hostings[party], lasting.label.tag)
+            patient = [server.with_options(timeout=None) for server in shared.servers]
+            first, second = await at_once(*(server.open_kept(shared.model) for server in patient))
+            if not hmac.compare_digest(first, second):
+                raise Altered(f"the servers do not agree on what they sent each other of the weights of model {shared.name!r}")
+        except BaseException:
+            for server in shared.servers:
+                self._background.later(server.retire(shared.model))
+            raise
 
     async def _program(self, lasting: Lasting) -> Program:
         kept = content((await self._lasting.arrays(lasting))[PROGRAM], lasting.about.length)

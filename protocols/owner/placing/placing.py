@@ -41,7 +41,7 @@ class Placing:
     """
 
     def __init__(self, cluster: ThreeWorkers, name: str, secret: bytes) -> None:
-        self._cluster, self._name, self._secret = cluster, name, secret
+        self._cluster, self._name, self.secret = cluster, name, secret
         self._links = cluster.links_for(name)
         *self._places, self._third = cluster.seats_for(name).all
 
@@ -108,7 +108,7 @@ class Placing:
         name = identifier()
         for server, right in self._servers():
             await server.with_options(timeout=None).keep(self._name, right, name)
-        await self._links.provider.with_options(timeout=None).keep(self._name, right_at(self._secret, self._third), name)
+        await self._links.provider.with_options(timeout=None).keep(self._name, right_at(self.secret, self._third), name)
 
     async def remove(self, *, stays: bool) -> None:
         """Remove the model from all three workers. One that is gone, or was started again, has forgotten it, unless the model stays.
@@ -116,7 +116,7 @@ class Placing:
         Raises:
             WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told.
         """
-        third = self._links.provider.remove(self._name, right_at(self._secret, self._third))
+        third = self._links.provider.remove(self._name, right_at(self.secret, self._third))
         removals = [*(server.remove(self._name, right) for server, right in self._servers()), third]
         gone = () if stays else (ConnectFailed, ConnectionLost)
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
@@ -131,17 +131,17 @@ class Placing:
 
     def _servers(self) -> list[tuple[ComputeServer, bytes]]:
         """Both servers, with the right to the model at each."""
-        return [(server, right_at(self._secret, place)) for server, place in zip(self._links.servers, self._places, strict=True)]
+        return [(server, right_at(self.secret, place)) for server, place in zip(self._links.servers, self._places, strict=True)]
 
     async def _placed(self, program: Program, guarantee: Guarantee | None, deliver: Deliver, *, again: bool) -> None:
-        provider, third = self._links.provider, right_at(self._secret, self._third)
+        provider, third = self._links.provider, right_at(self.secret, self._third)
         claimed: list[tuple[ComputeServer | CryptoProvider, bytes]] = []
         try:
             for (server, right), place in zip(self._servers(), self._places, strict=True):
                 if not (again and await self._renewed(server, right)):
-                    await server.claim(self._name, digest_at(self._secret, place))
+                    await server.claim(self._name, digest_at(self.secret, place))
                 claimed.append((server, right))
-            digest, presence, equals = digest_at(self._secret, self._third), self._cluster.presence, self._cluster.equals
+            digest, presence, equals = digest_at(self.secret, self._third), self._cluster.presence, self._cluster.equals
             opening = await provider.open(self._name, program, equals, digest, presence, guarantee, third if again else None)
             claimed.append((provider, third))
             await deliver(opening)

@@ -38,15 +38,21 @@ class ModelRight:
         return f"ModelRight({str(self.path)!r})"
 
     @staticmethod
-    def new(folder: str | os.PathLike[str], name: str, secret: bytes) -> ModelRight:
+    def new(folder: bool | str | os.PathLike[str], name: str, secret: bytes) -> ModelRight:
         """Return a right that is not written yet.
+
+        Args:
+            folder: where it will be written; True: in `models`.
+            name: of the model.
+            secret: of its owner.
 
         Raises:
             VaultError: there is a file of it already, which may be the right to a model that is there.
+            InputError: a file cannot have that name.
         """
         if "/" in name or name.startswith("."):
             raise InputError(f"{name!r} is no name for a model that stays: it names a file, and its workers' folders")
-        path = Path(folder) / f"{name}{ENDING}"
+        path = Path("models" if isinstance(folder, bool) else folder) / f"{name}{ENDING}"
         if path.exists():
             raise VaultError(f"{path} is there already: it is the right to a model that was shared before; move it, or choose another name")
         return ModelRight(path, name, secret)

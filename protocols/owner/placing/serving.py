@@ -10,6 +10,8 @@ import msgspec
 from actors import ActorError
 from protocols.clusters.connections import Links
 from protocols.errors import Resuming
+from protocols.mpc.operations.noise import AddNoise
+from protocols.mpc.program import Program
 from protocols.serving.allowance import Allowance, Tally
 from protocols.serving.hosting import Terms
 from protocols.serving.turns import RETRY
@@ -76,3 +78,8 @@ class Serving:
                 if on_answer is not None:
                     on_answer(number)
             told = max(told, tally.requests)
+
+
+def sigma_of(program: Program) -> float:
+    """Return the standard deviation of the noise of each server, in units of the outputs."""
+    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

@@ -300,3 +300,25 @@ async def test_stopped_it_is_gone_everywhere_and_its_name_is_free(three):
     with pytest.raises(UnknownModel):
         async with connect(three.cluster, "small", timeout=5):
             pass
+
+
+async def test_what_was_trained_on_shares_stays_as_it_lies(either):
+    model = two_weights()
+    model.compile(keras.optimizers.SGD(0.3), "mse")
+    y = (X @ np.arange(12).reshape(4, 3)).astype(np.float32) / 16
+    async with either.cluster as cluster, await share(model, cluster, name="small") as shared:
+        async for _ in shared.fit(X, y, epochs=2, batch_size=10, progress=False):
+            pass
+        trained = await shared.predict(X)
+        await shared.serve(5, durable=either.folder, wait=False)
+    assert np.abs(trained - model.predict(X, verbose=0)).max() > 0.05
+    for places in ((), (0, 1, 2)):
+        await either.restart(*places)
+        async with connect(either.cluster, "small", timeout=30) as remote:
+            np.testing.assert_allclose(await remote.query(X), trained, atol=0.01)
+    async with either.cluster as cluster, await share(model, cluster, name="other") as shared:
+        await shared.serve(1, wait=False)
+        with pytest.raises(ServingError, match="was served already"):
+            await shared.serve(1, durable=either.folder, wait=False)
+        async with connect(cluster, "other") as remote:
+            assert (await remote.query(X[:1])).shape == (1, 3)
