@@ -263,14 +263,15 @@ class DealtModels(Sessions):
                     why = f"{type(error).__name__}: {error}"
                     if why != lasting.waits:
                         log.warning("the model %r waits: %s", name, why)
-                    lasting.waits = why
+                    refused = f"a worker refuses it, and its log says why ({type(error).__name__})"
+                    lasting.waits, lasting.told = why, str(error) if isinstance(error, ActorError) else refused
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
                 log.info("the model %r is served", name)
             lasting.waits, pause = "", FIRST_PAUSE
             await shared.ended.wait()
-            lasting.waits = shared.why
+            lasting.waits = lasting.told = shared.why
             log.warning("the model %r waits: %s", name, shared.why)
 
     async def _resume(self, lasting: Lasting) -> Provided:

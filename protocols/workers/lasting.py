@@ -15,7 +15,7 @@ import msgspec
 
 from protocols.authority.membership import Membership
 from protocols.authority.rights import Claim
-from protocols.errors import NameTaken, ServingError, VaultError
+from protocols.errors import NameTaken, ServingError, TooLarge, VaultError
 from protocols.link.threads import Threads
 from protocols.mpc.parties.exchange import Ring
 from protocols.noisy_answers import Guarantee
@@ -26,6 +26,9 @@ from protocols.storage.counts import Counted
 from protocols.storage.holdings import Holdings
 from protocols.storage.kept_models import MODEL, FoundModel, KeptModel
 from protocols.storage.vault import NAME, Label
+
+MOST = 256
+"""How many models one part of a worker keeps: each has an open file."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class Lasting:
         requests, examples: that were counted, see `Counted`.
         terms: what the owner has allowed last; empty: nothing yet.
         quota, budget: at a server, over all of its sessions; the budget at the provider, too.
-        waits: why it is not served now; empty: it is.
+        waits: why it is not served now, for its owner; empty: it is.
+        told: the same for clients, who are told nothing of folders.
     """
 
     def __init__(self, found: FoundModel, threads: Threads) -> None:
@@ -53,7 +57,7 @@ class Lasting:
         self.quota = Quota(self.label.name, self.requests, self.examples)
         promise = self.promise
         self.budget = None if promise is None else Budget(self.label.name, promise.answers, counted.spent)
-        self.waits = "it was not asked to come together again yet"
+        self.waits = self.told = "its workers were not asked to come together yet"
         self._spent, self._changed = dict(counted.spent), set[str]()
         self._counts, self._threads = found.counts, threads
         self._writing, self._number, self._written = asyncio.Lock(), 0, 0
@@ -171,11 +175,14 @@ class LastingModels:
             KeepsNothing: this worker has no folder.
             ServingError: a name that a folder cannot have.
             NameTaken: one of that name is kept here.
+            TooLarge: too many are.
         """
         _ = self._holdings.vault
         if NAME.fullmatch(name) is None:
             raise ServingError(f"{name!r} is no name for a model that stays: 1 to 100 letters, digits, '.', '_' and '-', the first no '.'")
         self.check_free(name)
+        if len(self._models) + len(self.damaged) >= MOST:
+            raise TooLarge(f"{MOST} models are kept here: stop one first")
 
     async def keep(
         self,
@@ -226,7 +233,11 @@ class LastingModels:
         Raises:
             VaultError: its file is damaged.
         """
-        return await asyncio.to_thread(self._holdings.kept.arrays, model.label)
+        try:
+            return await asyncio.to_thread(self._holdings.kept.arrays, model.label)
+        except VaultError as error:
+            log.error("the model %r cannot be served: %s", model.label.name, error)
+            raise
 
     def owned(self, name: str, right: bytes) -> Lasting | None:
         """Return a model that stays, for its owner; None: there is none.

@@ -58,7 +58,7 @@ class Sessions(Settlement):
         if name not in self._models:
             lasting = self._lasting.get(name)
             if lasting is not None:
-                raise Resuming(f"model {name!r} stays, and is not served yet: {lasting.waits}", RETRY)
+                raise Resuming(f"model {name!r} stays, and is not served yet: {lasting.told}", RETRY)
             shared = ", ".join(sorted(self._models)) or "none"
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
         return self._models[name]

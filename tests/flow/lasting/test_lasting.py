@@ -235,6 +235,8 @@ async def test_a_bit_of_the_weights_that_is_altered_is_found_and_named(three):
         async with asyncio.timeout(30):
             while not await named():
                 pass
+        with pytest.raises(Resuming, match=r"is not served yet: a worker refuses it, and its log says why \(VaultError\)"):
+            await provider.request("small", bytes(16), 1, "logits", HOLDERS)
     with pytest.raises(Resuming, match="come together again"):
         async with connect(three.cluster, "small", timeout=0):
             pass
