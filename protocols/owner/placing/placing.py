@@ -28,6 +28,8 @@ from protocols.workers import delivery
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 
+FORGOTTEN = (ActorError, UnknownModel, NotOwner)
+"""What a worker says that was started again, and has forgotten a model whose name may be somebody else's by now."""
 Deliver = Callable[[Opening], Awaitable[None]]
 
 
@@ -115,6 +117,7 @@ class Placing:
 
         Raises:
             WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told.
+            NotOwner: it stays, and is somebody else's.
         """
         third = self._links.provider.remove(self._name, right_at(self.secret, self._third))
         removals = [*(server.remove(self._name, right) for server, right in self._servers()), third]
@@ -122,7 +125,7 @@ class Placing:
         for outcome in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(outcome, ActorError) and not isinstance(outcome, gone):
                 raise WorkerLost(f"model {self._name!r} could not be removed: {outcome}")
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, (ActorError, UnknownModel) if stays else FORGOTTEN):
                 raise outcome
 
     def _workers(self) -> list[tuple[str, ComputeServer | CryptoProvider]]:

@@ -11,7 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from certified import PEOPLE, WORKERS, Certified, configured
+from federated.command import app
 from protocols import Cluster, Worker, connect, share
 from protocols.errors import Busy, QuotaSpent, WorkerLost
 from protocols.storage.kept_models import KeptModels
@@ -119,3 +122,56 @@ async def test_each_worker_is_killed_again_and_again_while_clients_ask(tmp_path,
         assert len(answered) <= counted[party].requests <= QUOTA
         assert 2 * len(answered) <= counted[party].examples <= 2 * QUOTA
     assert counted[2].requests == QUOTA
+
+
+class Node(Machine):
+    """A `confide run NAME` of a cluster file, over wss."""
+
+    def __init__(self, made: Certified, name: str) -> None:
+        self.command = ["run", name, "--cluster", str(made.file), "--keys", str(made.keys)]
+        self.process = None
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", "federated.command", *self.command]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=environment)
+        while not (line := (await self.process.stdout.readline()).decode()).startswith("ready wss://"):
+            assert line
+
+
+async def confide(*arguments) -> tuple[int, str]:
+    shown = await asyncio.to_thread(CliRunner().invoke, app, [str(one) for one in arguments], env={"COLUMNS": "300"})
+    return shown.exit_code, shown.output
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.long
+async def test_over_tls_from_a_cluster_file_the_right_and_the_certificate_are_both_needed(tmp_path):
+    made = configured(tmp_path, PEOPLE | {"other": 'role = "client"\n'}, keeps=True)
+    model = network()
+    expected = model.predict(X, verbose=0)
+    model.save(tmp_path / "ward.keras")
+    nodes = [Node(made, name) for name in WORKERS]
+    where = ["--cluster", made.file, "--keys", made.keys, "--models", tmp_path / "rights", "--as"]
+    try:
+        await asyncio.gather(*(node.start() for node in nodes))
+        code, shown = await confide("serve", tmp_path / "ward.keras", "--requests", 20, *where, "hospital")
+        assert code == 0, shown
+        async with connect(made.cluster("analyst"), "ward", owner="hospital") as remote:
+            for number, node in enumerate(nodes):
+                np.testing.assert_allclose(await remote.query(X[:3]), expected[:3], atol=0.005)
+                await node.kill()
+                asking = asyncio.create_task(remote.query(X[number : number + 2]))  # asked while it is away
+                await node.start()
+                np.testing.assert_allclose(await asking, expected[number : number + 2], atol=0.005)
+            assert remote.owner == "hospital"
+        code, shown = await confide("models", "limit", "ward", "--requests", 100, *where, "other")
+        assert (code, "only who placed it may do this" in shown) == (1, True), shown
+        code, shown = await confide("models", "stop", "ward", *where, "other")
+        assert (code, "only who placed it may do this" in shown) == (1, True), shown
+        code, shown = await confide("models", "list", *where, "hospital")
+        assert (code, "served" in shown) == (0, True), shown
+        code, shown = await confide("models", "stop", "ward", *where, "hospital")
+        assert (code, "removed ward" in shown) == (0, True), shown
+    finally:
+        await asyncio.gather(*(node.kill() for node in nodes))
