@@ -107,7 +107,7 @@ class RemoteModel:
         self.name = handshake.name
         self.owner = handshake.owner
         self.model, self.lasting = handshake.lasting or handshake.model, bool(handshake.lasting)
-        self._session, self._links = handshake.model, links
+        self._session = handshake.model
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None
