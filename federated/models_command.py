@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +19,7 @@ from federated.errors import FederatedError
 from federated.sharing import Among
 from protocols import share
 from protocols.command import console
-from protocols.errors import InputError
+from protocols.errors import InputError, ProtocolError
 from protocols.owner.placing.managed import ManagedModel
 from protocols.owner.placing.right import ENDING, ModelRight
 from protocols.serving.allowance import ModelStanding
@@ -31,7 +33,24 @@ ModelName = Annotated[str, typer.Argument(help="of a model that stays")]
 Requests = Annotated[int, typer.Option(min=1, help="how often it may be asked")]
 Examples = Annotated[int | None, typer.Option(min=1, help="how many examples may be asked for in all; any number, unless given")]
 Kinds = Annotated[list[str] | None, typer.Option(help="a kind of answer: logits, label; all that the model can give, unless given")]
+Samples = Annotated[
+    Path | None,
+    typer.Option("--calibration", help=".npy with sample inputs, for models too deep for a proof", exists=True, dir_okay=False),
+]
+Range = Annotated[tuple[float, float] | None, typer.Option("--input-range", help="lowest and highest input; 0 1, unless given")]
 FOLDER = Path("models")
+
+
+class Wanted(NamedTuple):
+    """What is to be served, and how; see `confide serve`."""
+
+    file: Path
+    name: str
+    requests: int
+    examples: int | None
+    kinds: tuple[Reveal, ...] | None
+    samples: Path | None
+    limits: tuple[float, float] | None
 
 
 def serve(
@@ -45,31 +64,44 @@ def serve(
     name: Annotated[str | None, typer.Option(help="under which clients find it; the name of the file, unless given")] = None,
     examples: Examples = None,
     reveal: Kinds = None,
+    calibration: Samples = None,
+    input_range: Range = None,
     rights: Rights = FOLDER,
 ) -> None:
     """Share a Keras model among the workers of a cluster, which serve it from then on: without this process, and through restarts.
 
     Writes NAME.model.json, with which, and the same certificate, the model is limited and stopped: keep it. The workers must have been
-    started with --data. What the model needs beyond its file (ranges, samples, noise) is given to `protocols.share(durable=True)`.
+    started with --data. What else a model may need (ranges of features, noise) is given to `protocols.share(durable=True)`.
     """
     source = among(worker, equals, cluster, keys, acting)
-    told(_serve(source, file, name or file.stem, requests, examples, _kinds(reveal), rights))
+    told(_serve(source, Wanted(file, name or file.stem, requests, examples, _kinds(reveal), calibration, input_range), rights))
 
 
-async def _serve(
-    source: Among, file: Path, name: str, requests: int, examples: int | None, kinds: tuple[Reveal, ...] | None, rights: Path
-) -> None:
-    model = await asyncio.to_thread(_loaded, file)
+async def _serve(source: Among, what: Wanted, rights: Path) -> None:
+    model = await asyncio.to_thread(_loaded, what.file)
+    settings = {"calibration": None if what.samples is None else _array(what.samples), "input_range": what.limits or (0.0, 1.0)}
     async with source() as cluster:
-        shared = await share(model, cluster, name=name, durable=rights)
+        shared = await share(model, cluster, name=what.name, durable=rights, **settings)
         try:
-            await shared.serve(requests, examples=examples, reveal=kinds, wait=False)
-        except BaseException:
+            await shared.serve(what.requests, examples=what.examples, reveal=what.kinds, wait=False)
+        except BaseException as error:
             await shared.stop()
+            if isinstance(error, ValueError) and not isinstance(error, ProtocolError):
+                raise FederatedError(str(error)) from None
             raise
         assert shared.right is not None
-        console.print(f"{escape(name)} is served ({escape(str(shared.check))})", soft_wrap=True)
+        console.print(f"{escape(what.name)} is served ({escape(str(shared.check))})", soft_wrap=True)
         console.print(f"{escape(str(shared.right.path))} limits and stops it: keep it", soft_wrap=True)
+
+
+def _array(file: Path) -> npt.NDArray[Any]:
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FederatedError(f"{file} holds no array: {error}") from None
+    if not isinstance(found, np.ndarray):
+        raise FederatedError(f"{file} holds several arrays: one in a .npy is needed")
+    return found
 
 
 def _loaded(file: Path) -> Any:
@@ -186,6 +218,8 @@ def update(
     acting: Acting = None,
     examples: Examples = None,
     reveal: Kinds = None,
+    calibration: Samples = None,
+    input_range: Range = None,
     rights: Rights = FOLDER,
 ) -> None:
     """Serve a new version of a model beside the old one, as NAME.2, NAME.3 and so on; clients say which they ask, until one is stopped.
@@ -193,7 +227,7 @@ def update(
     A version has a quota of its own. Answers of several versions together tell more of what they were trained on than those of one.
     """
     source = among(worker, equals, cluster, keys, acting)
-    told(_serve(source, file, _next(name, rights), requests, examples, _kinds(reveal), rights))
+    told(_serve(source, Wanted(file, _next(name, rights), requests, examples, _kinds(reveal), calibration, input_range), rights))
 
 
 def _next(name: str, rights: Path) -> str:

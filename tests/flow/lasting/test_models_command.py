@@ -73,12 +73,15 @@ async def test_a_model_is_served_limited_updated_and_stopped_from_the_command_li
 async def test_what_cannot_be_is_one_line(three):
     saved(three.folder / "ward.keras")
     (three.folder / "broken.keras").write_bytes(b"no model")
+    keras.Sequential([keras.layers.Input((4,)), keras.layers.Reshape((2, 2))]).save(three.folder / "shapes.keras")
     where = [word for address in three.addresses for word in ("--worker", address)] + ["--models", three.folder / "rights"]
     refused = [
         (("serve", three.folder / "broken.keras", "--requests", 3, *where), "broken.keras cannot be loaded as a Keras model"),
+        (("serve", three.folder / "shapes.keras", "--requests", 3, "--reveal", "label", *where), "this model can give ['logits']"),
         (("serve", three.folder / "ward.keras", "--requests", 3), "give --worker three times"),
         (("serve", three.folder / "ward.keras", "--requests", 3, "--reveal", "weights", *where), "the kinds of answer are logits, label"),
         (("serve", three.folder / "ward.keras", "--requests", 3, "--name", "a b", *where), "is no name for a model that stays"),
+        (("serve", three.folder / "ward.keras", "--requests", 3, "--calibration", three.folder / "broken.keras", *where), "holds no array"),
         (("models", "limit", "ward", "--requests", 1, *where), "holds no right to a model"),
         (("models", "stop", "ward", *where), "holds no right to a model"),
         (("models", "update", "ward", three.folder / "ward.keras", "--requests", 1, *where), "has no right to a model named 'ward'"),
@@ -90,6 +93,12 @@ async def test_what_cannot_be_is_one_line(three):
     assert (await confide("serve", three.folder / "ward.keras", "--requests", 3, *where))[0] == 0
     code, shown = await confide("serve", three.folder / "ward.keras", "--requests", 3, *where)
     assert (code, "is there already" in shown) == (1, True)
+    np.save(three.folder / "samples.npy", 3 * X)
+    wide = ("--name", "wide", "--calibration", three.folder / "samples.npy", "--input-range", -1, 3)
+    code, shown = await confide("serve", three.folder / "ward.keras", "--requests", 3, *wide, *where)
+    assert (code, "wide is served" in shown) == (0, True), shown
+    async with connect(three.cluster, "wide") as remote:
+        assert remote.input_range == (-1.0, 3.0)
     right = three.folder / "rights" / "ward.model.json"
     right.rename(right.with_name("other.model.json"))
     code, shown = await confide("models", "stop", "other", *where)
