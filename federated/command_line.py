@@ -16,10 +16,11 @@ from federated.certs_command import failed
 from federated.errors import FederatedError
 from federated.machines.node import computing_cluster
 from federated.sharing import Among
+from privacy.keras_models.installed import KerasMissing
 from protocols import Cluster, Worker
 from protocols.errors import ProtocolError
 
-EXPECTED = (ActorError, FederatedError, ProtocolError)
+EXPECTED = (ActorError, FederatedError, KerasMissing, ProtocolError)
 """What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""
 
 KeysPath = Annotated[Path | None, typer.Option("--keys", help="folder with ca.pem, NAME.pem and NAME.key", file_okay=False)]

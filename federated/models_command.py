@@ -17,6 +17,7 @@ from federated.certs_command import failed
 from federated.command_line import Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
 from federated.sharing import Among
+from privacy.keras_models.installed import require_keras
 from protocols import share
 from protocols.command import console
 from protocols.errors import InputError, ProtocolError
@@ -105,6 +106,7 @@ def _array(file: Path) -> npt.NDArray[Any]:
 
 
 def _loaded(file: Path) -> Any:
+    require_keras("a model that is served")
     from keras import saving  # noqa: PLC0415  only the owner of a model needs Keras
 
     try:
