@@ -266,7 +266,8 @@ class RemoteModel:
             ActorError, Resuming: it is not served now.
         """
         first, second = await at_once(*(server.with_options(timeout=TIMEOUT).describe(self.name) for server in self._servers))
-        if (first.lasting, second.lasting) != (self.model, self.model) or first.program != self.program or first.owner != self.owner:
+        known = (self.model, self.program, self.owner, self.guarantee)
+        if any((one.lasting, one.program, one.owner, one.guarantee) != known for one in (first, second)):
             raise UnknownModel(f"another model is shared under the name {self.name!r} by now; connect to it again")
         if first.model == second.model:  # otherwise one of the servers has begun the next session, and the other will in a moment
             self._session = first.model

@@ -10,6 +10,9 @@ from __future__ import annotations
 from protocols.errors import QuotaSpent
 from protocols.serving.ticket import Ticket
 
+REMEMBERED = 1 << 16
+"""How many requests are known that were answered in part: a part that comes after so many others counts as a request of its own."""
+
 
 class Quota:
     """Requests and examples of one model at one server.
@@ -21,9 +24,9 @@ class Quota:
     """
 
     def __init__(self, name: str, requests: int = 0, examples: int = 0) -> None:
-        self._name, self._before = name, requests
+        self._name, self._answered = name, requests
         self._requests, self._examples = 0, None  # type: int, int | None
-        self._released: set[bytes] = set()
+        self._released: dict[bytes, None] = {}
         self._running: dict[bytes, list[int]] = {}
         self._counted = examples
 
@@ -38,7 +41,7 @@ class Quota:
             QuotaSpent: it is; the message says how much is left.
         """
         known = ticket.request in self._released or ticket.request in self._running
-        if not known and self._before + len(self._released | self._running.keys()) >= self._requests:
+        if not known and self._answered + sum(request not in self._released for request in self._running) >= self._requests:
             raise QuotaSpent(f"model {self._name!r} has been asked as often as its owner allowed")
         if self._examples is not None and self._counted + ticket.examples > self._examples:
             left = max(0, self._examples - self._counted)
@@ -68,9 +71,12 @@ class Quota:
         if not parts:
             del self._running[ticket.request]
         first = released and ticket.request not in self._released
-        if released:
-            self._released.add(ticket.request)
-        else:
+        if first:
+            self._answered += 1
+            self._released[ticket.request] = None
+            if len(self._released) > REMEMBERED:
+                del self._released[next(iter(self._released))]
+        if not released:
             self._counted -= ticket.examples
         return first
 

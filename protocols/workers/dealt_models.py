@@ -295,8 +295,12 @@ class DealtModels(Sessions):
             self._room.give(about.holder, size)
             raise
         self._begun(shared)
-        if lasting.terms:
-            await self._allow(shared, msgspec.msgpack.decode(lasting.terms, type=Allowance))
+        try:
+            if lasting.terms:
+                await self._allow(shared, msgspec.msgpack.decode(lasting.terms, type=Allowance))
+        except BaseException:
+            await self._removed(shared)
+            raise
         return shared
 
     async def _together(self, shared: Provided, lasting: Lasting) -> None:

@@ -14,6 +14,7 @@ from protocols.mpc.operations.weights import Dense, summed_weight_masks
 from protocols.mpc.operations.wires import Input
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.program import Program
+from protocols.serving import quota as quota_module
 from protocols.serving import room, turns
 from protocols.serving.hosting import check_program
 from protocols.serving.pool import Chunk, Pool
@@ -65,6 +66,19 @@ class TestQuotaOfAServer:
         quota.begin(ticket(b"c", 1))
         with pytest.raises(QuotaSpent, match="as often as its owner allowed"):
             quota.begin(ticket(b"d", 0))
+
+    def test_a_part_that_comes_after_very_many_other_requests_counts_as_one_of_its_own(self, monkeypatch):
+        monkeypatch.setattr(quota_module, "REMEMBERED", 2)
+        quota = Quota("mnist")
+        quota.allow(4)
+        for number in (1, 2, 3, 3):
+            one = ticket(bytes([number]))
+            quota.begin(one)
+            quota.end(one, released=True)
+        quota.begin(ticket(bytes([3])))  # known
+        quota.begin(ticket(bytes([1])))  # forgotten
+        with pytest.raises(QuotaSpent):
+            quota.begin(ticket(bytes([4])))
 
     def test_without_a_number_of_examples_any_number_is_answered(self):
         quota = Quota("mnist")

@@ -30,6 +30,7 @@ from protocols.serving.hosting import Terms
 from protocols.storage.counts import UseCounts
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.linked import Linked
 
 TOLERANCE = 0.005
 SECRET = new_secret()
@@ -324,3 +325,24 @@ async def test_what_was_trained_on_shares_stays_as_it_lies(either):
             await shared.serve(1, durable=either.folder, wait=False)
         async with connect(cluster, "other") as remote:
             assert (await remote.query(X[:1])).shape == (1, 3)
+
+
+async def test_weights_that_are_altered_while_they_are_opened_are_not_served(three, monkeypatch, caplog):
+    """By whoever alters one message between the servers: the third party sees that their seals differ, and they begin again."""
+    await three.share(two_weights(), 5)
+    arrived, altered = Linked._arrived, []
+
+    def flipped(self, name, channel, number, arrays):
+        if isinstance(self, ComputeServer) and not altered:
+            altered.append(channel)
+            arrays = [array.copy() for array in arrays]
+            arrays[0].reshape(-1)[0] ^= np.uint64(1 << 40)
+        arrived(self, name, channel, number, arrays)
+
+    monkeypatch.setattr(Linked, "_arrived", flipped)
+    await three.restart(0)
+    async with connect(three.cluster, "small", timeout=30) as remote:
+        found = await remote.query(X)
+    np.testing.assert_allclose(found, two_weights().predict(X, verbose=0), atol=TOLERANCE)
+    assert altered
+    assert any("waits: Altered" in line for line in caplog.messages)
