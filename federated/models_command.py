@@ -80,9 +80,9 @@ def serve(
 
 async def _serve(source: Among, what: Wanted, rights: Path) -> None:
     model = await asyncio.to_thread(_loaded, what.file)
-    settings = {"calibration": None if what.samples is None else _array(what.samples), "input_range": what.limits or (0.0, 1.0)}
+    samples = None if what.samples is None else _array(what.samples)
     async with source() as cluster:
-        shared = await share(model, cluster, name=what.name, durable=rights, **settings)
+        shared = await share(model, cluster, name=what.name, input_range=what.limits or (0.0, 1.0), calibration=samples, durable=rights)
         try:
             await shared.serve(what.requests, examples=what.examples, reveal=what.kinds, wait=False)
         except BaseException as error:
