@@ -26,8 +26,12 @@ from protocols.errors import (
     WorkerLost,
 )
 from protocols.noisy_answers import NoisyAnswers
+from protocols.owner.placing.managed import ManagedModel
+from protocols.owner.placing.placing import Placing
+from protocols.owner.placing.right import ModelRight
 from protocols.serving.hosting import Terms
 from protocols.storage.counts import UseCounts
+from protocols.storage.kept_models import KeptModels
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 from protocols.workers.linked import Linked
@@ -346,3 +350,43 @@ async def test_weights_that_are_altered_while_they_are_opened_are_not_served(thr
     np.testing.assert_allclose(found, two_weights().predict(X, verbose=0), atol=TOLERANCE)
     assert altered
     assert any("waits: Altered" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("party", [1, 2])
+async def test_a_worker_that_cannot_keep_it_leaves_nothing_behind(three, monkeypatch, party):
+    def full(self, label, about, arrays):
+        if about.party == party:
+            raise VaultError("no space left")
+        return keep(self, label, about, arrays)
+
+    keep = KeptModels.keep
+    monkeypatch.setattr(KeptModels, "keep", full)
+    with pytest.raises(VaultError, match="no space left"):
+        await three.share(two_weights(), 5)
+    assert not [path for path in three.folder.rglob("*") if path.suffix in (".share", ".counts", ".json")]
+    monkeypatch.undo()
+    await three.share(two_weights(), 5)
+    await three.restart(0, 1, 2)
+    async with connect(three.cluster, "small", timeout=30) as remote:
+        assert (await remote.query(X[:1])).shape == (1, 3)
+
+
+async def test_an_owner_that_is_killed_before_all_keep_it_removes_the_rest_by_its_right(three, monkeypatch):
+    async def left(self):
+        for server, right in self._servers():
+            await server.keep(self._name, right, bytes(16))
+
+    monkeypatch.setattr(Placing, "keep", left)
+    right = await three.share(two_weights(), 0)
+    monkeypatch.undo()
+    await three.restart(2)
+    with pytest.raises(Resuming):
+        async with connect(three.cluster, "small", timeout=1):
+            pass
+    async with three.cluster as cluster:
+        with pytest.raises(NameTaken):
+            await share(two_weights(), cluster, name="small")
+        await ManagedModel(cluster, ModelRight.read(right.path)).stop()
+        async with await share(two_weights(), cluster, name="small"):
+            pass
+    assert not right.path.exists()
