@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from actors import ActorError, ActorSystem, NotAllowed
+from protocols.authority.pending import WITHIN
 from protocols.client.remote_model import RemoteModel, pauses
 from protocols.clusters.connections import Links, connected, server_at
 from protocols.clusters.three_workers import ThreeWorkers
 from protocols.concurrency import at_once
-from protocols.errors import ClusterError, NotOwner, Resuming, UnknownModel, WorkerUnreachable
+from protocols.errors import Busy, ClusterError, NotOwner, Resuming, UnknownModel, WorkerUnreachable
 from protocols.serving.claims import check_described
 from protocols.serving.hosting import Handshake
 from protocols.serving.turns import RETRY
@@ -43,6 +45,7 @@ async def connect(
     Raises:
         WorkerUnreachable: a worker does not answer, or is not known to run for this user.
         UnknownModel: no such model is shared there, or several are and none was named.
+        Busy: its owner began to share it anew a minute ago, and has not ended.
         Resuming: the workers of a model that stays did not come together again in time; the message says what they wait for.
         NotOwner: it was shared by somebody else than `owner`.
         ClusterError: the servers do not agree on what they host.
@@ -85,13 +88,22 @@ async def _found(
 
 
 async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
-    """Ask both servers to describe a model."""
-    try:
-        first, second = await at_once(*(server.describe(name) for server in links.servers))
-    except UnknownModel as error:
-        if not equals:
+    """Ask both servers to describe a model, once its owner has shared it anew if that is under way."""
+    until = time.monotonic() + WITHIN
+    for pause in pauses():
+        try:
+            first, second = await at_once(*(server.describe(name) for server in links.servers))
+            break
+        except Resuming:
             raise
-        raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
+        except Busy as busy:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(min(pause, busy.seconds))
+        except UnknownModel as error:
+            if not equals:
+                raise
+            raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
     if first.lasting and first.lasting == second.lasting and first.model != second.model:
         raise Resuming(f"model {name!r} stays, and one of its servers has begun to come together with the others again", RETRY)
     return [first, second]

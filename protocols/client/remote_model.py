@@ -298,8 +298,7 @@ class RemoteModel:
 
     async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
         """Request the first tickets; wait while the model is busy."""
-        pause = FIRST_PAUSE
-        while True:
+        for pause in pauses():
             try:
                 grants = await self._provider.request(self.name, self._session, examples, reveal, holders)
             except Resuming:
@@ -307,10 +306,10 @@ class RemoteModel:
             except Busy as busy:
                 waiting.busy = busy
                 await asyncio.sleep(min(pause, busy.seconds))
-                pause *= 2
             else:
                 waiting.busy, waiting.granted = None, True
                 return grants
+        raise AssertionError
 
     async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
         while True:

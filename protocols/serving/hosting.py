@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 
 import msgspec
 import numpy as np
+from blake3 import blake3
 
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.link.keys import Told, server_key
@@ -133,11 +134,9 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Handshake(msgspec.Struct, frozen=True):
-    """What anybody may know of a shared model.
+    """What anybody may know of a shared model. `owner` is the common name in the certificate of who shared it, as this server saw it.
 
-    Attributes:
-        owner: the common name in the certificate of who shared it, as this server saw it.
-        lasting: what stays when `model` changes, because the workers have come together again; empty: it does not outlive them.
+    `lasting` is what stays when `model` changes, because workers have come together again; empty of one that does not outlive them.
     """
 
     name: str
@@ -204,6 +203,18 @@ class HostedModel:
     def loaded(self) -> bool:
         """Whether the weights are here."""
         return self._masked is not None
+
+    @cached_property
+    def weights_fingerprint(self) -> Ring:
+        """BLAKE3 of the masked weights, which both servers have, in four words. Slow for a large model: first in a thread.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        hashed = blake3()
+        for weight in self._loaded:
+            hashed.update(np.ascontiguousarray(weight).data.cast("B") if weight.size else b"")
+        return np.frombuffer(hashed.digest(), np.uint64)
 
     def masked(self, shares: Sequence[Ring]) -> list[Ring]:
         """Return shares of weights that nobody knows under this server's half of their masks: with those of the other server M_W.

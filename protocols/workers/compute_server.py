@@ -22,7 +22,7 @@ from protocols import errors
 from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import ClusterError, NotOwner, Resuming, ServingError, UnknownModel, WorkerLost
+from protocols.errors import Busy, ClusterError, NotOwner, Resuming, ServingError, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -151,6 +151,8 @@ class ComputeServer(OwnedModels):
         except BaseException:
             self._room.give(claim.holder, size)
             raise
+        finally:
+            self._claims.arrived(hosting.name)
         twins = self._twinned(hosting.model, model.me, peer)
         twins.watch(self.system, peer)
         entry = self._entries[hosting.name] = HostedEntry(model, claim, seats, key, twins, provider)
@@ -276,11 +278,19 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=CLIENT)
     async def describe(self, name: str) -> Handshake:
-        """Return the public half of a model."""
+        """Return the public half of a model.
+
+        Raises:
+            Busy: its owner is sharing it anew.
+            Resuming: it stays, and its workers come together.
+            UnknownModel: there is none, or its files are damaged.
+        """
         entry, lasting = self._entries.get(name), self._lasting.get(name)
         if lasting is not None and (entry is None or not entry.model.loaded):
             raise Resuming(COMING_TOGETHER.format(name), RETRY)
         if entry is None:
+            if name in self._claims.renewed:
+                raise Busy(f"model {name!r} is being shared anew", RETRY)
             if name in self._lasting.damaged:
                 raise UnknownModel(f"the files of the model {name!r} are damaged at this worker, and its log says how: share it anew")
             shared = ", ".join(sorted(self._entries)) or "none"
@@ -290,7 +300,7 @@ class ComputeServer(OwnedModels):
     @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
         """Return the names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
-        return sorted({*self._entries, *self._lasting.all})
+        return sorted({*self._entries, *self._lasting.all, *self._claims.renewed})
 
     @message(reentrant=True, by=CLIENT)
     async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
@@ -329,6 +339,7 @@ class ComputeServer(OwnedModels):
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
+        seal.add([model.weights_fingerprint])  # each server was sent the weights by itself
         delay: float | None = None
         if isinstance(material, Supply):
             protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from actors import Caller, caller, message
 from protocols.authority.membership import CLIENT, OWNER, SERVER
-from protocols.errors import BudgetSpent, NotServed, Resuming, TicketRefused, UnknownModel
+from protocols.errors import BudgetSpent, Busy, NotServed, Resuming, TicketRefused, UnknownModel
 from protocols.serving.allowance import Tally
 from protocols.serving.requests import Request
 from protocols.serving.ticket import Reveal
+from protocols.serving.turns import RETRY
 from protocols.workers.dealt_models import DealtModels
 from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
@@ -65,15 +66,20 @@ class CryptoProvider(DealtModels):
 
         Raises:
             QuotaSpent: the owner allowed no more, or fewer examples; the message says how many are left.
-            Busy: what is left is promised to others, or this client has too much under way. Nothing was spent.
+            Busy: what is left is promised to others, this client has too much under way, or the model is shared anew and not served yet.
+                Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
+        if name in self._opening:
+            raise Busy(f"model {name!r} is being shared", RETRY)
         shared = self._shared(name)
         if shared.lost is not None:
             raise shared.lost
         if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
+        if shared.again and not shared.reveal:
+            raise Busy(f"model {name!r} is about to be served anew", RETRY)
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:

@@ -126,6 +126,7 @@ class DealtModels(Sessions):
             shared = await self._agreed(name, program, seats, claim, guarantee)
             if before is not None and before.budget is not None and shared.budget is not None:
                 shared.budget.spent_before(before.budget)
+            shared.again = before is not None and before.reveal != ()
             await self._host(shared)
             self._begun(shared)
         except BaseException:

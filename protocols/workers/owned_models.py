@@ -111,6 +111,7 @@ class OwnedModels(Supplied):
         """
         model = self._agreed_on(name, right, program)
         model.load(masked)
+        await self._ahead.run(lambda: model.weights_fingerprint)
 
     @message(reentrant=True, by=OWNER)
     async def load_piece(self, name: str, right: bytes, program: bytes, parts: list[npt.NDArray[np.uint64]]) -> None:
@@ -237,6 +238,7 @@ class OwnedModels(Supplied):
         words = weight_bytes(model.hosting.program) // 8
         both, _ = await entry.twins.compute(opened(model.me, masked), channel, seal, words=words, dealt=0, who=model.hosting.model)
         model.opened(both)
+        await self._ahead.run(lambda: model.weights_fingerprint)
         return seal.close()
 
     @message(reentrant=True, by=OWNER)

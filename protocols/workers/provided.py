@@ -50,6 +50,8 @@ class Provided:
     """One shared model at the provider; of one that stays, one session.
 
     Attributes:
+        reveal: kinds of answer that it is served with now.
+        again: whether it was served before, and its owner has shared it anew.
         lost: why nothing more is granted; `why` is what happened, and `ended` is set then.
         lasting: what is kept of it, if it stays.
         owner: watches its owner, if it does not.
@@ -85,6 +87,7 @@ class Provided:
         self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
+        self.again = False
         self.tasks: list[asyncio.Task[None]] = []
         self.owner: asyncio.Task[None] | None = None
         self.lost: ProtocolError | None = None

@@ -120,9 +120,10 @@ class Placing:
             NotOwner: it stays, and is somebody else's.
         """
         third = self._links.provider.remove(self._name, right_at(self.secret, self._third))
-        removals = [*(server.remove(self._name, right) for server, right in self._servers()), third]
+        first = await asyncio.gather(third, return_exceptions=True)  # it deals to servers no more
+        removals = (server.remove(self._name, right) for server, right in self._servers())
         gone = () if stays else (ConnectFailed, ConnectionLost)
-        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+        for outcome in [*first, *await asyncio.gather(*removals, return_exceptions=True)]:
             if isinstance(outcome, ActorError) and not isinstance(outcome, gone):
                 raise WorkerLost(f"model {self._name!r} could not be removed: {outcome}")
             if isinstance(outcome, BaseException) and not isinstance(outcome, (ActorError, UnknownModel) if stays else FORGOTTEN):
