@@ -199,11 +199,6 @@ class HostedModel:
             raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
         return self._masked
 
-    @property
-    def loaded(self) -> bool:
-        """Whether the weights are here."""
-        return self._masked is not None
-
     @cached_property
     def weights_fingerprint(self) -> Ring:
         """BLAKE3 of the masked weights, which both servers have, in four words. Slow for a large model: first in a thread.

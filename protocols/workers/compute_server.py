@@ -214,6 +214,7 @@ class ComputeServer(OwnedModels):
         seal = await self._open(entry, masked)
         if lasting.terms:
             hosted.serve(msgspec.msgpack.decode(lasting.terms, type=Terms))
+        entry.together = True
         return seal
 
     async def _watch_provider(self, entry: HostedEntry, provider: Settlement) -> None:
@@ -286,7 +287,7 @@ class ComputeServer(OwnedModels):
             UnknownModel: there is none, or its files are damaged.
         """
         entry, lasting = self._entries.get(name), self._lasting.get(name)
-        if lasting is not None and (entry is None or not entry.model.loaded):
+        if lasting is not None and (entry is None or not entry.together):
             raise Resuming(COMING_TOGETHER.format(name), RETRY)
         if entry is None:
             if name in self._claims.renewed:

@@ -37,7 +37,12 @@ COMING_TOGETHER = "model {!r} stays, and its workers come together again after o
 
 
 class HostedEntry:
-    """A hosted model: who its owner is, who the other parties are, the links to them, and what is kept of it if it stays."""
+    """A hosted model: who its owner is, who the other parties are, the links to them.
+
+    Attributes:
+        lasting: what is kept of it, if it stays.
+        together: of one that stays: this session has begun, with weights and terms.
+    """
 
     def __init__(self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, twins: Twins, provider: Settlement) -> None:
         self.model, self.claim, self.seats = model, claim, seats
@@ -45,6 +50,7 @@ class HostedEntry:
         self.provider = provider.with_options(one_way=True)
         self.watch: asyncio.Task[None] | None = None
         self.lasting: Lasting | None = None
+        self.together = False
 
     def close(self, reason: Exception) -> None:
         """End what is under way, for this reason."""
@@ -189,7 +195,7 @@ class OwnedModels(Supplied):
         lasting.quota = model.quota
         lasting.take_over(model.budget)
         await lasting.written()
-        entry.lasting = lasting
+        entry.lasting, entry.together = lasting, True
 
     @message(reentrant=True, by=OWNER)
     async def standing(self, name: str, right: bytes) -> ModelStanding:
@@ -198,7 +204,7 @@ class OwnedModels(Supplied):
         if lasting is None:
             raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
         allowance = Allowance(msgspec.msgpack.decode(lasting.terms, type=Terms)) if lasting.terms else None
-        waits = "" if name in self._entries and self._entries[name].model.loaded else COMING_TOGETHER.format(name)
+        waits = "" if name in self._entries and self._entries[name].together else COMING_TOGETHER.format(name)
         return ModelStanding(lasting.requests, lasting.examples, allowance, waits)
 
     @message(reentrant=True, by=OWNER)
