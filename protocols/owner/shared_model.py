@@ -74,7 +74,7 @@ class SharedModel:
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
         self._stopped, self._served = False, -1
 
-    async def placed(self, weights: list[Ring], right: ModelRight | None) -> None:
+    async def placed(self, weights: list[Ring], right: ModelRight | None = None) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
         if right is not None:
             await self._placing.check_keep()
