@@ -78,7 +78,7 @@ ROOMS = {
     "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "curves lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
-    "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
+    "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties storage",
     "protocols/training/networks": "curves mpc mpc/engine mpc/numbers mpc/operations",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/lowering/rules": "curves lowering/nodes mpc/engine",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from actors import ActorError
 from protocols.authority.rights import right_at
-from protocols.errors import ProtocolError, ServingError, UnknownModel, WorkerLost
+from protocols.errors import ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.engine.segments import MEMORY
 from protocols.mpc.parties.exchange import Ring
@@ -80,18 +80,8 @@ class SharedModel:
             await self._placing.check_keep()
         await self._placing.first(self.program, self.guarantee, weights)
         if right is not None:
-            await self._keep(right)
-
-    async def _keep(self, right: ModelRight) -> None:
-        """Have the workers keep what is placed, once the right to it is written; otherwise it is removed."""
-        right.write()
-        self.right = right
-        try:
-            await self._placing.keep()
-        except BaseException:
-            with contextlib.suppress(ActorError, ProtocolError):
-                await self.stop()
-            raise
+            await self._placing.keep(right)
+            self.right = right
 
     async def _renewed(self, kinds: tuple[Reveal, ...], memory: int) -> None:
         """Place the trained shares as they lie, in the stead of what is served."""
@@ -181,7 +171,8 @@ class SharedModel:
             await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
         if right is not None:
-            await self._keep(right)
+            await self._placing.keep(right)
+            self.right = right
         serving = Serving(self._links, self.name, self._rights, stays=self.right is not None)
         try:
             self._served = self._version

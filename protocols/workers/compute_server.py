@@ -34,6 +34,7 @@ from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.serving.answer import Answer
 from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
+from protocols.serving.lasting import Lasting
 from protocols.serving.room import weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Window
@@ -41,7 +42,6 @@ from protocols.serving.supply import Supply
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
 from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
-from protocols.workers.lasting import Lasting
 from protocols.workers.owned_models import COMING_TOGETHER, HostedEntry, OwnedModels
 
 for _error in vars(errors).values():

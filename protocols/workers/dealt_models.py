@@ -26,11 +26,11 @@ from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, ModelStanding, Opening
 from protocols.serving.claims import check_guarantee, check_terms
 from protocols.serving.hosting import check_program, fingerprint
+from protocols.serving.lasting import Lasting
 from protocols.serving.memory import memory_plans
 from protocols.serving.room import weight_bytes
 from protocols.storage.holdings import Holdings
 from protocols.storage.kept_models import content, words
-from protocols.workers.lasting import Lasting
 from protocols.workers.provided import Provided
 from protocols.workers.sessions import Sessions
 

@@ -26,11 +26,11 @@ from protocols.mpc.parties.keystream import derive
 from protocols.serving.allowance import Allowance, ModelStanding
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import HostedModel, Terms, fingerprint
+from protocols.serving.lasting import Lasting, LastingModels
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
-from protocols.workers.lasting import Lasting, LastingModels
 from protocols.workers.supplied import Supplied
 
 COMING_TOGETHER = "model {!r} stays, and its workers come together again after one of them was lost"

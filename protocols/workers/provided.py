@@ -17,13 +17,13 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import Hosting
+from protocols.serving.lasting import Lasting
 from protocols.serving.memory import MemoryPlan
 from protocols.serving.pool import Pool
 from protocols.serving.requests import Request, Requests
 from protocols.serving.ticket import Reveal
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.granting import Granting, Later
-from protocols.workers.lasting import Lasting
 
 
 class KeptMasks:

@@ -15,6 +15,7 @@ from protocols.link.threads import Threads
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance
+from protocols.serving.lasting import Lasting, LastingModels
 from protocols.serving.memory import MemoryPlan, memory_plans
 from protocols.serving.pool import Pool
 from protocols.serving.room import Room, weight_bytes
@@ -24,7 +25,6 @@ from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
-from protocols.workers.lasting import Lasting, LastingModels
 from protocols.workers.provided import Provided
 
 

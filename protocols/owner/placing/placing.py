@@ -101,12 +101,24 @@ class Placing:
             except KeepsNothing as error:
                 raise KeepsNothing(f"{url}: {error}") from None
 
-    async def keep(self) -> None:
-        """Have all three workers keep the model from now on; the third party last, which no more ends it when this process has gone.
+    async def keep(self, right: ModelRight) -> None:
+        """Have all three workers keep the model from now on, once the right to it is written; otherwise it is removed.
+
+        The third party comes last, which no more ends it when this process has gone.
 
         Raises:
-            VaultError: one of them cannot write it.
+            VaultError: one of them, or this process, cannot write it.
         """
+        right.write()
+        try:
+            await self._keep()
+        except BaseException:
+            with contextlib.suppress(ActorError, ProtocolError):
+                await self.remove(stays=True)
+                right.forget()
+            raise
+
+    async def _keep(self) -> None:
         name = identifier()
         for server, right in self._servers():
             await server.with_options(timeout=None).keep(self._name, right, name)

@@ -372,9 +372,10 @@ async def test_a_worker_that_cannot_keep_it_leaves_nothing_behind(three, monkeyp
 
 
 async def test_an_owner_that_is_killed_before_all_keep_it_removes_the_rest_by_its_right(three, monkeypatch):
-    async def left(self):
-        for server, right in self._servers():
-            await server.keep(self._name, right, bytes(16))
+    async def left(self, right):
+        right.write()
+        for server, own in self._servers():
+            await server.keep(self._name, own, bytes(16))
 
     monkeypatch.setattr(Placing, "keep", left)
     right = await three.share(two_weights(), 0)
