@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from protocols.mpc.parties.keystream import derive
 from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms
 from protocols.storage.vault import Label
+from protocols.training.terms import ToldTerms
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 from protocols.workers.keeper import GrantedVersion, Keeper
@@ -147,7 +149,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
         async with await share(model, cluster, name=NAME) as shared:
             async for _ in shared.fit(x, y, epochs=1, batch_size=4, metrics=False, progress=False):
                 pass
-            run = next(arguments[0] for label, arguments in curious.seen if label.endswith(".begin"))
+            run = next(arguments[0] for label, arguments in curious.seen if label.endswith(".begin")).terms
             handle = shared._training._handle
             assert right_at(x.secret, place) in curious.known()  # it was shown to this worker when the training began
 
@@ -159,7 +161,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
                     dealer = await system.connect(f"{url}/training-dealer", TrainingDealer)
                     digest, again = (
                         digest_at(new_secret(), 0),
-                        run.__class__(new_secret()[:16], *(getattr(run, f) for f in run.__struct_fields__[1:])),
+                        ToldTerms.of(msgspec.structs.replace(run, session=new_secret()[:16])),
                     )
                     calls = (
                         server.weights(handle, right),
