@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from ssl import SSLError
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from actors import ActorError, limits
+from actors import limits
 from actors.credentials.files import Paths
 from actors.credentials.watching import WARN_DAYS
-from federated import sharing
+from federated import models_command, sharing
 from federated.certs_command import certs, failed
+from federated.command_line import EXPECTED, Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
 from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
 from federated.machines.cluster_status import states
-from federated.machines.node import computing_cluster
-from privacy.keras_models.installed import KerasMissing
-from protocols import Cluster, Use, Worker, demonstration
+from protocols import Use, Worker, demonstration
 from protocols.command import app, console, show_workers
-from protocols.errors import ProtocolError
 from protocols.nodes.certificate import admitting
 from protocols.workers import worker_process
 
-EXPECTED = (ActorError, FederatedError, KerasMissing, ProtocolError)
-"""What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""
-
 ClusterPath = Annotated[Path, typer.Option("--cluster", help="the cluster file, the same for all nodes")]
-KeysPath = Annotated[Path | None, typer.Option("--keys", help="folder with ca.pem, NAME.pem and NAME.key", file_okay=False)]
 
 
 @app.command()
@@ -50,7 +41,7 @@ def run(
     An aggregator ends when its rounds are over; all others when they are told to. The functions that the file names for this node are
     taken from files beside it, and run here.
     """
-    _told(_run(name, cluster, keys))
+    told(_run(name, cluster, keys))
 
 
 async def _run(name: str, cluster: Path, keys: Path | None) -> None:
@@ -130,6 +121,8 @@ def _encryption(
 
 
 app.add_typer(certs, name="certs")
+app.add_typer(models_command.models, name="models")
+app.command()(models_command.serve)
 
 
 @app.command()
@@ -147,9 +140,9 @@ def status(
     if bool(addresses) == (cluster is not None):
         raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
     if cluster is None:
-        _told(show_workers(addresses or []))
+        told(show_workers(addresses or []))
     else:
-        _told(_show_states(cluster, keys, warn_days))
+        told(_show_states(cluster, keys, warn_days))
 
 
 async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
@@ -178,11 +171,11 @@ async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
 def share(
     file: Annotated[Path | None, typer.Argument(help=".npy, .npz or .csv", exists=True, dir_okay=False)] = None,
     name: Annotated[str | None, typer.Option(help="of the data at the workers; the name of the file, unless given")] = None,
-    worker: Annotated[list[str] | None, typer.Option(help="host:port, three times: both servers, then the crypto provider")] = None,
-    equals: Annotated[bool, typer.Option("--equals", help="the three --worker are equals, without a crypto provider")] = False,
-    cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file, instead of --worker")] = None,
+    worker: WorkerAddresses = None,
+    equals: Equals = False,
+    cluster: ClusterFilePath = None,
     keys: KeysPath = None,
-    acting: Annotated[str | None, typer.Option("--as", help="node of the cluster file whose certificate is shown")] = None,
+    acting: Acting = None,
     labels: Annotated[str | None, typer.Option(help="column of a .csv with labels or targets")] = None,
     ids: Annotated[str | None, typer.Option(help="column of a .csv, or array of an .npz, with record ids: a digest becomes public")] = None,
     classes: Annotated[
@@ -206,54 +199,21 @@ def share(
     """
     if (file is not None) + listing + (delete is not None) != 1:
         raise failed(FederatedError("give one of: a file to share, --list, or --delete with the owner's grant"))
-    if bool(worker) == (cluster is not None) or (worker and len(worker) != 3):
-        raise failed(FederatedError("give --worker three times (both servers, then the crypto provider), or --cluster with a cluster file"))
-
-    if equals and cluster is not None:
-        raise failed(FederatedError("--equals goes with --worker; a cluster file says it itself, by three nodes with role = 'server'"))
-
-    def among() -> Cluster:
-        if cluster is not None:
-            return computing_cluster(cluster, keys=keys, name=acting)
-        first, second, third = (Worker(address) for address in worker or ())
-        if equals:
-            return Cluster(first, second, third, auto_managed=False)
-        return Cluster(first, second, crypto_provider=third, auto_managed=False)
-
+    source = among(worker, equals, cluster, keys, acting)
     if file is not None:
         use = Use(min_batch=min_batch, reveal_to=tuple(reveal_to) if reveal_to else None)
-        source = sharing.Source(file, name or file.stem, labels, ids, classes, tuple(allow or ()), use)
-        _told(sharing.share(among, source, out, console))
+        what = sharing.Source(file, name or file.stem, labels, ids, classes, tuple(allow or ()), use)
+        told(sharing.share(source, what, out, console))
     elif delete is not None:
-        _told(sharing.remove(among, delete, console))
+        told(sharing.remove(source, delete, console))
     else:
-        _told(sharing.show(among, console))
+        told(sharing.show(source, console))
 
 
 @app.command()
 def demo(images: Annotated[int, typer.Option(min=1, max=demonstration.MOST, help="how many images to ask for")] = 3) -> None:
     """Encrypted prediction on this machine: trains a model, shares it among three processes, asks it for digits."""
-    _told(demonstration.demonstrate(images, lambda line: print(line, flush=True)))
-
-
-def _told(work: Coroutine[Any, Any, None]) -> None:
-    """Run until it is over, or the process is told to end; errors that a person can do something about become one line."""
-
-    async def supervised() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # on Windows, and outside of the main thread
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await work
-
-    try:
-        asyncio.run(supervised())
-    except EXPECTED as error:
-        raise failed(error) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except asyncio.CancelledError:
-        raise typer.Exit(143) from None
+    told(demonstration.demonstrate(images, lambda line: print(line, flush=True)))
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
+from .client.connection import connect as connect
 from .client.remote_model import RemoteModel as RemoteModel
-from .client.remote_model import connect as connect
 from .clusters.worker import Worker as Worker
 from .datasets.use import Use as Use
 from .errors import ProtocolError as ProtocolError

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.keras_models.installed import require_keras
-from protocols.client.remote_model import connect
+from protocols.client.connection import connect
 from protocols.clusters.worker import Worker
 from protocols.concurrency import at_once
 from protocols.owner.cluster import Cluster

@@ -23,6 +23,7 @@ ProtocolError
       +-- NotServed           the model is shared but not served now, or not with this kind of answer
       +-- QuotaSpent          the number of requests or examples that the owner allowed has been reached
       +-- Busy                others are served now; the same request is possible in some seconds
+      |    +-- Resuming       a model that stays is on its way back, after a worker was lost
       +-- BudgetSpent         the noisy answers that one client may get have been given to it
       +-- OutsideCalibration  an input is unlike the samples on which the model was calibrated: there is no answer to it
       +-- TicketRefused       a ticket that is forged, used before, expired, or of another model
@@ -165,6 +166,17 @@ class Busy(ServingError):
 
     def __str__(self) -> str:
         return f"busy, retry in {self.seconds:g} s: {self.why}"
+
+
+class Resuming(Busy):
+    """The workers of a model that stays when its owner has gone come together again: one of them was lost. Nothing was spent.
+
+    Attributes:
+        seconds: after which to ask again.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.why}; retry in {self.seconds:g} s"
 
 
 class BudgetSpent(ServingError):

@@ -58,7 +58,7 @@ ROOMS = {
         "trained training training/networks training/networks/optimizers workers"
     ),
     "protocols/client": "authority clusters link mpc mpc/numbers mpc/operations/bits serving workers",
-    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving workers",
+    "protocols/owner/placing": "authority clusters lowering mpc mpc/operations mpc/parties serving storage workers",
     "protocols/clusters": "authority serving workers",
     "protocols/owner/fit": "accounting datasets",
     "protocols/accounting": "storage training training/networks training/private",
@@ -78,7 +78,7 @@ ROOMS = {
     "protocols/training/networks/optimizers": "mpc mpc/operations training/networks",
     "protocols/training/regression": "mpc mpc/engine mpc/operations training/networks",
     "protocols/lowering/scales": "curves lowering/nodes mpc mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
-    "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties",
+    "protocols/serving": "authority link mpc mpc/engine mpc/operations mpc/parties storage",
     "protocols/training/networks": "curves mpc mpc/engine mpc/numbers mpc/operations",
     "protocols/mpc": "mpc/engine mpc/inputs mpc/numbers mpc/operations mpc/parties",
     "protocols/lowering/rules": "curves lowering/nodes mpc/engine",

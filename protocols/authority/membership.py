@@ -132,6 +132,11 @@ class Membership:
             )
         return self._trio
 
+    @property
+    def enrolled(self) -> bool:
+        """Whether it belongs to a cluster by now."""
+        return self._trio is not None
+
     def enrol(self, trio: Trio) -> None:
         """Belong to a cluster from now on. Once: what has been agreed on stays.
 

@@ -11,7 +11,8 @@ import numpy as np
 from protocols.blocking.cluster import Cluster
 from protocols.blocking.loop import Loop
 from protocols.blocking.shapes import check_shape
-from protocols.client.remote_model import Outside, RemoteModel, connect
+from protocols.client.connection import connect
+from protocols.client.remote_model import Outside, RemoteModel
 from protocols.errors import ClusterError
 from protocols.serving.ticket import Reveal
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Literal, get_args
@@ -14,22 +13,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from actors import ActorError, ActorSystem
-from protocols.authority.pending import WITHIN
+from actors import ActorError
 from protocols.authority.rights import digest_at, new_secret, right_at
-from protocols.clusters.connections import Links, connected, server_at
-from protocols.clusters.three_workers import ThreeWorkers
+from protocols.clusters.connections import Links
 from protocols.concurrency import at_once, settled
 from protocols.errors import (
     Altered,
     Busy,
-    ClusterError,
-    NotOwner,
     NotServed,
     OutsideCalibration,
     ProtocolError,
+    Resuming,
     UnknownModel,
     WorkerLost,
+    WorkerUnreachable,
 )
 from protocols.link.run import Cost
 from protocols.mpc.encoding import bounds, check_inside, encoded, rows
@@ -37,18 +34,23 @@ from protocols.mpc.numbers.fixed_point import decode
 from protocols.mpc.operations.bits.conjunction import unpack
 from protocols.mpc.program import Program
 from protocols.serving.answer import Answer
-from protocols.serving.claims import check_described, check_granted, check_share
+from protocols.serving.claims import check_granted, check_share
 from protocols.serving.hosting import Handshake
 from protocols.serving.ticket import REVEALS, Reveal
 from protocols.workers.granting import Granted, Grants
 
 Found = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Parts = list[tuple[Granted, tuple[Answer, Answer]]]
 Outside = Literal["raise", "nan"]
 """What becomes of inputs that are unlike the samples of a checked model."""
 TIMEOUT = 30.0
 """Seconds within which the provider says how many answers are left."""
+LOST = (ActorError, WorkerLost, WorkerUnreachable, Resuming)
+"""What may be otherwise a little later, of a model that stays."""
 FIRST_PAUSE = 0.05
 """Seconds after which a client asks again when the model is busy; each further pause is twice as long, up to what the provider says."""
+LONGEST_PAUSE = 2.0
+"""The longest of them, of a model that stays."""
 PARTS_AT_ONCE = 8
 """How many parts of one request the servers work on at the same time."""
 
@@ -76,21 +78,17 @@ class Report:
 
 @dataclass
 class _Waiting:
-    """What a query waits for: the last that it was told while the model is busy, None otherwise."""
+    """What a query waits for.
+
+    Attributes:
+        busy: the last that it was told while the model is busy; None otherwise.
+        lost: why it tries again, of a model that stays; None: it does not.
+        granted: whether it has got a ticket.
+    """
 
     busy: Busy | None = None
-
-
-class _Pauses:
-    """What a client waits before it asks again: longer each time."""
-
-    def __init__(self) -> None:
-        self._next = FIRST_PAUSE
-
-    async def after(self, busy: Busy) -> None:
-        """Wait once more."""
-        await asyncio.sleep(min(self._next, busy.seconds))
-        self._next *= 2
+    lost: Exception | None = None
+    granted: bool = False
 
 
 class RemoteModel:
@@ -99,6 +97,7 @@ class RemoteModel:
     Attributes:
         name: the model's name.
         model: what tells it from other models that had this name before, or will.
+        lasting: whether it stays when its owner has gone, and comes back when a worker was lost.
         owner: the common name in the certificate of who shared it, as both servers saw it; empty without certificates.
         guarantee: clip, sigma of the noise, and answers for each client where answers are noisy, otherwise None.
         last: what the last query cost, or None.
@@ -107,7 +106,8 @@ class RemoteModel:
     def __init__(self, handshake: Handshake, links: Links) -> None:
         self.name = handshake.name
         self.owner = handshake.owner
-        self.model = handshake.model
+        self.model, self.lasting = handshake.lasting or handshake.model, bool(handshake.lasting)
+        self._session = handshake.model
         self.program: Program = handshake.program
         self.guarantee = handshake.guarantee
         self.last: Report | None = None
@@ -166,7 +166,9 @@ class RemoteModel:
             examples: (n, *input_shape) real numbers within `input_range`; of a model with several inputs as many of each, in a list or a
                 dict as the Keras model takes them.
             reveal: "logits" for the outputs of the model, "label" for the number of the largest one and nothing else.
-            timeout: seconds for the whole query, waiting while others are served included; None for no limit.
+            timeout: seconds for the whole query, waiting while others are served included; None for no limit. If a worker of a model that
+                stays (`lasting`) is lost, the query waits for it to come back, and asks again with new tickets; where answers are noisy
+                only as long as it has none, as each ticket costs budget.
             outside: of a model that was shared with `checked=True`: "raise" an error if inputs are unlike the samples on which it was
                 calibrated, or give "nan" in their rows, as float64 for labels, too. Other models (`checked` is False) answer such inputs
                 with noise, unless everything in them is proved. Either way the examples count.
@@ -180,6 +182,7 @@ class RemoteModel:
             Busy: others were served, or kept their tickets, until the time was over. Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client; the message says how many. Nothing was spent.
             WorkerLost: a worker went away or was silent for too long; ask again with the same input, a new ticket is used.
+            Resuming: the workers of a model that stays did not come together again in time; the message says what they wait for.
             Altered: a message to or between the servers was altered on its way; their shares are thrown away unopened.
             OutsideCalibration: some inputs have no answer; it says which, and has the answers to the others.
 
@@ -195,12 +198,14 @@ class RemoteModel:
         started, waiting = time.perf_counter(), _Waiting()
         try:
             async with asyncio.timeout(timeout):
-                parts = await self._ask(x, reveal, waiting)
+                parts = await (self._ask_through(x, reveal, waiting) if self.lasting else self._ask(x, reveal, waiting))
         except TimeoutError:
             if waiting.busy is not None:
                 raise waiting.busy from None
+            why = f" ({waiting.lost})" if waiting.lost is not None else ""
             raise WorkerLost(
-                f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s; ask again, for fewer or with a longer timeout="
+                f"model {self.name!r} did not answer {len(x)} examples within {timeout:g} s{why}; ask again, for fewer or with a longer "
+                "timeout="
             ) from None
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} could not answer: {error}; ask again") from None
@@ -235,7 +240,39 @@ class RemoteModel:
         check_inside(self.program, x, self.name)
         return encoded(self.program, x.astype(np.float64))
 
-    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> list[tuple[Granted, tuple[Answer, Answer]]]:
+    async def _ask_through(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> Parts:
+        """Ask a model that stays, again and again while its workers are lost and come back."""
+        for pause in pauses():
+            try:
+                if waiting.lost is not None:
+                    await self._reconnected()
+            except LOST as error:
+                waiting.lost = error
+            else:
+                try:
+                    return await self._ask(x, reveal, waiting)
+                except (*LOST, UnknownModel) as error:  # of this session: whether the model is still there, the servers say
+                    waiting.lost = error
+            if self.guarantee is not None and waiting.granted:
+                raise WorkerLost(f"model {self.name!r} could not answer: {waiting.lost}; what was asked for is spent; ask again") from None
+            await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _reconnected(self) -> None:
+        """Learn the session in which the model is served now.
+
+        Raises:
+            UnknownModel: it is there no more, or another one has its name.
+            ActorError, Resuming: it is not served now.
+        """
+        first, second = await at_once(*(server.with_options(timeout=TIMEOUT).describe(self.name) for server in self._servers))
+        known = (self.model, self.program, self.owner, self.guarantee)
+        if any((one.lasting, one.program, one.owner, one.guarantee) != known for one in (first, second)):
+            raise UnknownModel(f"another model is shared under the name {self.name!r} by now; connect to it again")
+        if first.model == second.model:  # otherwise one of the servers has begun the next session, and the other will in a moment
+            self._session = first.model
+
+    async def _ask(self, x: npt.NDArray[np.uint64], reveal: Reveal, waiting: _Waiting) -> Parts:
         """All parts of a request, in order; each is sent as soon as its ticket is there."""
         secret = new_secret()
         grants = await self._first(len(x), reveal, (digest_at(secret, 0), digest_at(secret, 1)), waiting)
@@ -261,16 +298,18 @@ class RemoteModel:
 
     async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
         """Request the first tickets; wait while the model is busy."""
-        pauses = _Pauses()
-        while True:
+        for pause in pauses():
             try:
-                grants = await self._provider.request(self.name, self.model, examples, reveal, holders)
+                grants = await self._provider.request(self.name, self._session, examples, reveal, holders)
+            except Resuming:
+                raise
             except Busy as busy:
                 waiting.busy = busy
-                await pauses.after(busy)
+                await asyncio.sleep(min(pause, busy.seconds))
             else:
-                waiting.busy = None
+                waiting.busy, waiting.granted = None, True
                 return grants
+        raise AssertionError
 
     async def _grants(self, grants: Grants) -> AsyncIterator[Granted]:
         while True:
@@ -283,7 +322,7 @@ class RemoteModel:
     def _check(self, granted: Granted, reveal: Reveal, most: int) -> None:
         """Refuse a ticket, or its mask, that does not fit what is left of a request."""
         ticket, shape = granted.ticket.ticket, self.program.input_shape
-        check_granted(ticket, granted.input_mask, model=self.model, reveal=reveal, most=most, input_shape=shape)
+        check_granted(ticket, granted.input_mask, model=self._session, reveal=reveal, most=most, input_shape=shape)
 
     async def _part(self, x: npt.NDArray[np.uint64], granted: Granted, secret: bytes) -> tuple[Answer, Answer]:
         """M = x + lambda to both servers; their answers."""
@@ -329,69 +368,9 @@ def _report(x: npt.NDArray[np.uint64], parts: list[tuple[Granted, tuple[Answer, 
     return Report(len(x), seconds, first.rounds, (first, second), 2 * x.nbytes, masks + shares)
 
 
-@contextlib.asynccontextmanager
-async def connect(
-    cluster: ThreeWorkers, name: str | None = None, *, owner: str | None = None, strangers: bool = False
-) -> AsyncIterator[RemoteModel]:
-    """Connect to a shared model; the cluster need not be ours, nor inside its block.
-
-    Args:
-        cluster: where the model is shared.
-        name: the model's name; may be left out if only one is shared there.
-        owner: the common name in the certificate of who has to have shared it; None: whoever has. Without certificates nobody has a name.
-        strangers: ask workers on loopback (ws://) also if they do not prove to run for the user of this process: those of another user, in
-            another container. Whoever has taken the ports of three workers that have ended sees what it is shown then.
-
-    Raises:
-        WorkerUnreachable: a worker does not answer, or is not known to run for this user.
-        UnknownModel: no such model is shared there, or several are and none was named.
-        Busy: its owner began to share it anew a minute ago, and has not ended.
-        NotOwner: it was shared by somebody else than `owner`.
-        ClusterError: the servers do not agree on what they host.
-        ProtocolError: what they say of the model makes no sense: scales, ranges, shapes, operations, what is promised about noise.
-
-    Example:
-        >>> async with connect(cluster, "mnist") as remote:
-        ...     logits = await remote.query(images)
-    """
-    async with cluster.system(known_only=not strangers) as system:
-        if name is None:
-            name = await _only_one(system, cluster)
-        links = await connected(system, cluster.addresses_for(name))
-        first, second = await _described(links, name, cluster.equals)
-        if first != second:
-            raise ClusterError("the two servers host different models under this name; are they of one cluster?")
-        if owner is not None and first.owner != owner:
-            by = f"the holder of the certificate of {first.owner!r}" if first.owner else "somebody without a certificate"
-            raise NotOwner(f"the model {name!r} was shared by {by}, not by {owner!r}: do not show it anything")
-        check_described(first.program, first.guarantee, first.model, name=first.name, wanted=name)  # whoever told it may be faulty
-        yield RemoteModel(first, links)
-
-
-async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
-    """Ask both servers to describe a model, once its owner has shared it anew if that is under way."""
-    pauses, until = _Pauses(), time.monotonic() + WITHIN
+def pauses() -> Iterator[float]:
+    """Seconds to wait after each failure in a row: twice as long each time, up to `LONGEST_PAUSE`."""
+    pause = FIRST_PAUSE
     while True:
-        try:
-            return await at_once(*(server.describe(name) for server in links.servers))
-        except Busy as busy:
-            if time.monotonic() > until:
-                raise
-            await pauses.after(busy)
-        except UnknownModel as error:
-            if not equals:
-                raise
-            raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
-
-
-async def _only_one(system: ActorSystem, cluster: ThreeWorkers) -> str:
-    """Return the name of the model if there is but one: among equals any two of the three may have it."""
-    urls = [worker.url for worker in cluster.workers] if cluster.equals else cluster.addresses.servers
-    names = sorted(set().union(*await at_once(*(_names(system, url) for url in urls))))
-    if len(names) != 1:
-        raise UnknownModel(f"{len(names)} models are shared there ({', '.join(names) or 'none'}); say which one")
-    return names[0]
-
-
-async def _names(system: ActorSystem, url: str) -> list[str]:
-    return await (await server_at(system, url)).names()
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)

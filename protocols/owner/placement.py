@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.cluster import Cluster
 from protocols.owner.fitting import Training
-from protocols.owner.shared_model import SharedModel, sigma_of
+from protocols.owner.placing.right import ModelRight
+from protocols.owner.placing.serving import sigma_of
+from protocols.owner.shared_model import SharedModel
 from protocols.selfcheck.report import TOLERANCE, check_tolerance
 from protocols.serving.allowance import allowed
 from protocols.serving.hosting import MOST_MEMORY, check_program
@@ -41,6 +44,7 @@ async def share(
     clients: Clients | None = None,
     checked: bool = False,
     memory: int | None = None,
+    durable: bool | str | os.PathLike[str] = False,
 ) -> SharedModel:
     """Secret-share a Keras model among the servers of a running cluster.
 
@@ -94,6 +98,10 @@ async def share(
             into parts, 256 at most, and so are weights beyond a quarter of it. `serve` keeps to it, unless it is told otherwise. None: what
             needs more than 256 MiB is cut, and what cannot be cut so far may be served with more memory. Rounds and bytes are the same,
             but for streamed examples, which take more rounds the less memory there is.
+        durable: the model stays when this process has gone, and is served through restarts of the workers, each of which was started with
+            a folder (`confide worker --data`). `SharedModel.serve(wait=False)` says how often it may be asked; leaving the block of the
+            model ends nothing, `stop` does. The right to it is written to NAME.model.json in this folder, or in `models` if this is True:
+            whoever has that file, and the certificate of this process, limits and stops the model (`confide models`).
 
     **Leaks** to all parties: the architecture, the fixed-point windows (the order of magnitude of each layer's sums), the input range.
     Nothing of the weights, to anybody, as long as no two of the three workers collude. A client that one worker helps learns in addition,
@@ -109,6 +117,8 @@ async def share(
         TooLarge: its weights, or the randomness of one operation, are more than a server may hold, or more than `memory` however it is
             cut, and what is enough; nothing was sent.
         NameTaken: a model of that name is shared there already.
+        KeepsNothing: it is to stay, and a worker was started without a folder.
+        VaultError: it is to stay, and a worker, or this process, cannot write what it has to keep; or there is a right of that name.
         WorkerLost: a worker went away.
     """
     from protocols.owner.placing.beside import lowered_beside  # noqa: PLC0415  imports Keras, which workers and clients do without
@@ -134,10 +144,11 @@ async def share(
     chosen = name or model.name
     await cluster.enrol()
     secret = new_secret()
+    right = None if durable is False else ModelRight.new(durable, chosen, secret)
     training = Training(model, cluster, chosen)
     shared = SharedModel(chosen, lowered.program, lowered.layers, cluster, secret, training, guarantee, comparison, answers, most)
     try:
-        await shared.placed(lowered.weights)
+        await shared.placed(lowered.weights, right)
     except ActorError as error:
         raise WorkerLost(f"model {chosen!r} could not be shared: {error}") from None
     return shared

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from actors import ActorError, ConnectFailed, ConnectionLost
+from actors import ActorError
 from protocols.authority.rights import right_at
-from protocols.errors import NotOwner, ServingError, UnknownModel, WorkerLost
+from protocols.errors import ServingError, UnknownModel, WorkerLost
 from protocols.mpc import inference
 from protocols.mpc.engine.segments import MEMORY
-from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee, NoisyAnswers
@@ -24,6 +23,8 @@ from protocols.owner.fit.examples import Given, examples, features, parted
 from protocols.owner.fit.settings import FitSettings
 from protocols.owner.fitting import Training
 from protocols.owner.placing.placing import Placing
+from protocols.owner.placing.right import ModelRight
+from protocols.owner.placing.serving import Serving, sigma_of
 from protocols.selfcheck.report import Check
 from protocols.serving.allowance import Allowance, allowed
 from protocols.serving.hosting import Terms, check_program
@@ -49,6 +50,7 @@ class SharedModel:
             `checked=True`.
         guarantee: what is promised where answers are noisy, otherwise None.
         check: how far its answers are from Keras', as `share` has found.
+        right: to a model that stays when this process has gone, in a file; None: it does not stay.
     """
 
     def __init__(
@@ -64,21 +66,29 @@ class SharedModel:
         answers: NoisyAnswers | None = None,
         memory: int | None = None,
     ) -> None:
+        self.right: ModelRight | None = None
         self.name, self.program, self.layers, self.guarantee, self.check = name, program, layers, guarantee, check
         self._first, self._training, self._answers, self._version, self._memory = program, training, answers, training.version, memory
         self._placing = Placing(cluster, name, secret)
         self._links = cluster.links_for(name)
         self._rights = [right_at(secret, place) for place in cluster.seats_for(name).all]
-        self._answered, self._stopped = 0, False
+        self._stopped, self._served = False, -1
 
-    async def placed(self, weights: list[Ring]) -> None:
+    async def placed(self, weights: list[Ring], right: ModelRight | None = None) -> None:
         """Place the model at all three workers, or at none of them: for `share`."""
+        if right is not None:
+            await self._placing.check_keep()
         await self._placing.first(self.program, self.guarantee, weights)
+        if right is not None:
+            await self._placing.keep(right)
+            self.right = right
 
     async def _renewed(self, kinds: tuple[Reveal, ...], memory: int) -> None:
         """Place the trained shares as they lie, in the stead of what is served."""
         if self._stopped:
             raise ServingError(f"model {self.name!r} was stopped: share it again")
+        if self.right is not None:
+            raise ServingError(f"model {self.name!r} stays as it was shared: share the trained one under another name, beside it")
         version, noise = self._training.version, self._answers
         found = await asyncio.to_thread(self._training.served, self._first, noise, max(1, memory // len(kinds)))
         check_program(found.program)
@@ -102,6 +112,8 @@ class SharedModel:
         ahead: int = 0,
         ticket_lifetime: float = 60.0,
         on_answer: Callable[[int], None] | None = None,
+        wait: bool = True,
+        durable: bool | str | os.PathLike[str] = False,
     ) -> None:
         """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
@@ -130,44 +142,43 @@ class SharedModel:
             ahead: examples for which randomness is dealt before anybody asks; one chunk if 0.
             ticket_lifetime: seconds after which a client that took a ticket and vanished gives it back.
             on_answer: called with the number of requests answered so far, at each answer.
+            wait: False: return as soon as it is allowed; a model that does not stay is served as long as it is shared.
+            durable: have it stay from now on, as it was trained or shared, see `share`; it was not served yet, or trained since.
 
         Raises:
             WorkerLost: a worker went away; the model has to be shared again.
-            ServingError: the model was stopped.
+            ServingError: the model was stopped; or is to stay, and was served already.
             WindowError: weights are too large, or layers too wide, for sums that nobody knows. What was served before is served.
             UnsupportedLayer: the network computes what cannot be served without its weights.
             ModelError: noisy answers of a model that was trained have no `sensitivity`.
             NotGranted: the owners of the data open weights to others only; answers tell of weights.
             Altered: something was altered between the servers while the trained shares were placed; the model is removed.
             TooLarge: one operation of it does not fit the memory; nobody was told anything.
-            ValueError: a number is out of its range, or `reveal` names no kind of answer of this model.
-            TypeError: a number is not an integer.
+            ValueError, TypeError: a number is out of its range, or no integer; or `reveal` names no kind of answer of this model.
         """
         requests, kinds = allowed("num_requests", num_requests, 1), self._kinds(reveal)
         usual = MEMORY if self._memory is None else self._memory * len(kinds)
         memory, ahead = allowed("memory", usual if memory is None else memory, 1), allowed("ahead", ahead, 0)
-        more = None if examples is None else allowed("examples", examples, 1)
+        more = examples if examples is None else allowed("examples", examples, 1)
         if not ticket_lifetime > 0:
             raise ValueError(f"ticket_lifetime={ticket_lifetime}; a positive number of seconds is needed")
+        right = None if durable is False or self.right is not None else ModelRight.new(durable, self.name, self._placing.secret)
+        if right is not None:
+            if self._served == self._training.version:
+                raise ServingError(f"model {self.name!r} was served already: what was counted of it could not be kept; share it anew")
+            await self._placing.check_keep()
         if self._training.version != self._version:
             await self._renewed(kinds, memory)
         memory_plans(self.name, self.program, kinds, memory)  # refused before anybody allows anything
+        if right is not None:
+            await self._placing.keep(right)
+            self.right = right
+        serving = Serving(self._links, self.name, self._rights, stays=self.right is not None)
         try:
-            *rights, third = self._rights
-            tally = await self._links.provider.answered(self.name, third, -1)
-            self._answered = tally.requests
-            terms = Terms(tally.requests + requests, kinds, None if more is None else tally.examples + more)
-            allowance = Allowance(terms, memory, ahead, ticket_lifetime)
-            servers = zip(self._links.servers, rights, strict=True)
-            await asyncio.gather(*(server.serve(self.name, right, terms) for server, right in servers))
-            await self._links.provider.serve(self.name, third, allowance)
-            waiting = self._links.provider.with_options(timeout=None)
-            while tally.requests < terms.total and (terms.examples is None or tally.examples < terms.examples):
-                tally = await waiting.answered(self.name, third, self._answered)
-                for number in range(self._answered + 1, tally.requests + 1):
-                    if on_answer is not None:
-                        on_answer(number)
-                self._answered = tally.requests
+            self._served = self._version
+            await serving.allow(requests, more, Allowance(Terms(0, kinds), memory, ahead, ticket_lifetime))
+            if wait:
+                await serving.through(on_answer)
         except ActorError as error:
             raise WorkerLost(f"model {self.name!r} is served no more: {error}") from None
 
@@ -359,30 +370,26 @@ class SharedModel:
     async def stop(self) -> None:
         """Remove the model from all workers; requests under way fail. Do nothing the second time.
 
-        A worker that is gone, or was started again, has forgotten the model already: that is no error.
+        A worker that is gone, or was started again, has forgotten the model, which is no error, unless the model stays.
 
         Raises:
-            WorkerLost: a worker is there and does not answer.
+            WorkerLost: a worker is there and does not answer; or the model stays, and a worker could not be told: call it again then.
         """
         if self._stopped:
             return
-        self._stopped = True
+        self._stopped = self.right is None  # of what stays, when all three have forgotten it
         await self._training.forget()
-        *rights, third = self._rights
-        first = await asyncio.gather(self._links.provider.remove(self.name, third), return_exceptions=True)  # it deals to servers no more
-        removals = (server.remove(self.name, right) for server, right in zip(self._links.servers, rights, strict=True))
-        for outcome in [*first, *await asyncio.gather(*removals, return_exceptions=True)]:
-            if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
-                raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
-            if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):
-                raise outcome
+        await self._placing.remove(stays=self.right is not None)
+        if self.right is not None:
+            self.right.forget()
+            self._stopped = True
 
     async def __aenter__(self) -> SharedModel:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            await self.stop()
+            await (self.stop() if self.right is None else self._training.forget())  # what is to stay does
         except WorkerLost:
             if error is None:
                 raise
@@ -391,8 +398,3 @@ class SharedModel:
         return (
             f"SharedModel({self.name!r}, {self.program.input_shape} -> {self.program.output_shape}{f', {self.check}' * bool(self.check)})"
         )
-
-
-def sigma_of(program: Program) -> float:
-    """Return the standard deviation of the noise of each server, in units of the outputs."""
-    return next(op.sigma for op in program.ops if isinstance(op, AddNoise)) * program.output_scale

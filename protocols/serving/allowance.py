@@ -35,6 +35,22 @@ class Tally(msgspec.Struct, frozen=True):
     examples: int
 
 
+class ModelStanding(msgspec.Struct, frozen=True):
+    """What one worker says of a model to its owner.
+
+    Attributes:
+        requests: that it has counted.
+        examples: of them.
+        allowance: what the owner has allowed last, at a server its terms only; None: nothing yet.
+        waits: why it does not serve the model now; empty: it does.
+    """
+
+    requests: int
+    examples: int
+    allowance: Allowance | None
+    waits: str = ""
+
+
 def allowed(name: str, number: int, least: int) -> int:
     """Return a number that an owner allows, checked before anything is sent.
 

@@ -5,6 +5,8 @@ What is spent stays spent: no failure gives anything back, because an answer tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from protocols.errors import BudgetSpent
 
 
@@ -14,18 +16,24 @@ class Budget:
     Args:
         name: of the model.
         answers: for each client.
+        spent: by client, before this process, of a model that outlives it.
 
     Attributes:
         answers: the same.
     """
 
-    def __init__(self, name: str, answers: int) -> None:
+    def __init__(self, name: str, answers: int, spent: Mapping[str, int] | None = None) -> None:
         self._name, self.answers = name, answers
-        self._spent: dict[str, int] = {}
+        self._spent: dict[str, int] = dict(spent or {})
 
     def spent_before(self, other: Budget) -> None:
         """Count what was spent of another budget as spent of this one."""
         self._spent = dict(other._spent)
+
+    @property
+    def spent(self) -> Mapping[str, int]:
+        """What was spent, by client."""
+        return self._spent
 
     def left(self, client: str) -> int:
         """Answers that this client may still get."""

@@ -134,7 +134,10 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Handshake(msgspec.Struct, frozen=True):
-    """What anybody may know of a shared model. `owner` is the common name in the certificate of who shared it, as this server saw it."""
+    """What anybody may know of a shared model. `owner` is the common name in the certificate of who shared it, as this server saw it.
+
+    `lasting` is what stays when `model` changes, because workers have come together again; empty of one that does not outlive them.
+    """
 
     name: str
     owner: str
@@ -142,6 +145,7 @@ class Handshake(msgspec.Struct, frozen=True):
     program: Program
     reveal: tuple[Reveal, ...]
     guarantee: Guarantee | None = None
+    lasting: bytes = b""
 
 
 class HostedModel:
@@ -151,9 +155,10 @@ class HostedModel:
         hosting: what the third party told.
         pair: what this server has agreed on with the helper, among equals.
         budget: of the model in whose place this one comes, where answers are noisy: what is spent stays spent.
+        quota: what was answered of it before, if it is the same model; None: nothing.
     """
 
-    def __init__(self, hosting: Hosting, pair: Pair | None = None, budget: Budget | None = None) -> None:
+    def __init__(self, hosting: Hosting, pair: Pair | None = None, budget: Budget | None = None, quota: Quota | None = None) -> None:
         check_program(hosting.program)
         check_guarantee(hosting.program, hosting.guarantee)
         self.hosting = hosting
@@ -171,7 +176,7 @@ class HostedModel:
         self._weights: WeightShares | None = None
         self._sent = False
         self._arriving: Arriving | None = None
-        self.quota = Quota(hosting.name)
+        self.quota = quota or Quota(hosting.name)
         self.budget = None if hosting.guarantee is None else succeeding(budget, hosting.name, hosting.guarantee.answers)
 
     @property
@@ -312,9 +317,9 @@ class HostedModel:
             self.budget.spend(client, ticket.examples)
         self.quota.begin(ticket)
 
-    def ended(self, ticket: Ticket, released: bool) -> None:
-        """End what was admitted. Without an answer it does not count; the budget of its client stays spent."""
-        self.quota.end(ticket, released)
+    def ended(self, ticket: Ticket, released: bool) -> bool:
+        """End what was admitted. Without an answer it does not count; the budget of its client stays spent. See `Quota.end`."""
+        return self.quota.end(ticket, released)
 
     def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
         """Expand and prepare a chunk: the work ahead of any request. Slow; runs in a thread.
@@ -379,9 +384,9 @@ class HostedModel:
         if m.dtype != np.uint64 or m.shape != expected:
             raise SharingError(f"masked examples of shape {m.shape} and dtype {m.dtype} arrived, the ticket is for {expected} uint64")
 
-    def handshake(self, owner: str) -> Handshake:
+    def handshake(self, owner: str, lasting: bytes = b"") -> Handshake:
         """Return what a client is told."""
-        return Handshake(self.name, owner, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee)
+        return Handshake(self.name, owner, self.hosting.model, self.hosting.program, self.reveal, self.hosting.guarantee, lasting)
 
 
 def fingerprint(program: Program) -> bytes:

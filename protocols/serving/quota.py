@@ -10,20 +10,25 @@ from __future__ import annotations
 from protocols.errors import QuotaSpent
 from protocols.serving.ticket import Ticket
 
+REMEMBERED = 1 << 16
+"""How many requests are known that were answered in part: a part that comes after so many others counts as a request of its own."""
+
 
 class Quota:
     """Requests and examples of one model at one server.
 
     Args:
         name: of the model.
+        requests: that were answered before this process, of a model that outlives it.
+        examples: of them.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, requests: int = 0, examples: int = 0) -> None:
+        self._name, self._answered = name, requests
         self._requests, self._examples = 0, None  # type: int, int | None
-        self._released: set[bytes] = set()
+        self._released: dict[bytes, None] = {}
         self._running: dict[bytes, list[int]] = {}
-        self._counted = 0
+        self._counted = examples
 
     def allow(self, requests: int, examples: int | None = None) -> None:
         """So many in all since the model was shared; None: any number of examples."""
@@ -36,7 +41,7 @@ class Quota:
             QuotaSpent: it is; the message says how much is left.
         """
         known = ticket.request in self._released or ticket.request in self._running
-        if not known and len(self._released | self._running.keys()) >= self._requests:
+        if not known and self._answered + sum(request not in self._released for request in self._running) >= self._requests:
             raise QuotaSpent(f"model {self._name!r} has been asked as often as its owner allowed")
         if self._examples is not None and self._counted + ticket.examples > self._examples:
             left = max(0, self._examples - self._counted)
@@ -55,16 +60,25 @@ class Quota:
         self._running.setdefault(ticket.request, []).append(ticket.part)
         self._counted += ticket.examples
 
-    def end(self, ticket: Ticket, released: bool) -> None:
-        """End a part that had begun: this server releases its share of the answer now, or never will."""
+    def end(self, ticket: Ticket, released: bool) -> bool:
+        """End a part that had begun: this server releases its share of the answer now, or never will.
+
+        Returns:
+            Whether it is the first part of its request that is released.
+        """
         parts = self._running[ticket.request]
         parts.remove(ticket.part)
         if not parts:
             del self._running[ticket.request]
-        if released:
-            self._released.add(ticket.request)
-        else:
+        first = released and ticket.request not in self._released
+        if first:
+            self._answered += 1
+            self._released[ticket.request] = None
+            if len(self._released) > REMEMBERED:
+                del self._released[next(iter(self._released))]
+        if not released:
             self._counted -= ticket.examples
+        return first
 
     def under_way(self, request: bytes) -> list[int]:
         """Return the parts of a request that this server works on now."""

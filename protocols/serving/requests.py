@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from actors import Caller
@@ -49,6 +50,8 @@ class Request:
     granted: int = 0
     parts: list[RequestPart] = field(default_factory=list)
     waiting: bool = False
+    charged: int = 0
+    """Examples that were counted for it before its tickets left, of a model that stays."""
     touched: float = 0.0
     """When something last happened with it, in the time of the loop."""
 
@@ -85,21 +88,28 @@ class Request:
 class Requests:
     """The requests of one model. What may be asked is what was allowed less what was answered and what is promised.
 
+    Args:
+        name: of the model.
+        answered: requests that count from before, of a model that outlives its workers' processes.
+        examples: of them.
+
     Attributes:
         answered: requests that were.
         examples: of them, those that were answered.
         changed: notified when one ends, or more are allowed.
+        closed: called with each that ends.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, answered: int = 0, examples: int = 0) -> None:
         self._name = name
         self._allowed = 0
         self._most: int | None = None
         self._open: dict[bytes, Request] = {}
         self._held: Counter[Client] = Counter()
-        self.answered = 0
-        self.examples = 0
+        self.answered = answered
+        self.examples = examples
         self.changed = asyncio.Condition()
+        self.closed: Callable[[Request], None] = lambda _: None
 
     @property
     def left(self) -> int:
@@ -186,4 +196,5 @@ class Requests:
                 del self._held[request.owner]
             self.answered += request.answered
             self.examples += request.counted
+            self.closed(request)
             self.changed.notify_all()

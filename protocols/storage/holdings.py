@@ -20,6 +20,7 @@ from protocols.datasets.replicated import Replicated
 from protocols.datasets.use import Stretch, Use, check_steps, refined
 from protocols.errors import InputError, KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.mpc.parties.exchange import Ring
+from protocols.storage.kept_models import KeptModels
 from protocols.storage.vault import Vault
 from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan
@@ -182,6 +183,20 @@ class Holdings:
         if self._vault is None:
             raise KeepsNothing("this worker keeps nothing: start it with a folder for shares, confide worker HOST:PORT --data FOLDER")
         return self._vault
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this worker has a folder."""
+        return self._vault is not None
+
+    @property
+    def kept(self) -> KeptModels:
+        """The models in the folder.
+
+        Raises:
+            KeepsNothing: this worker has none.
+        """
+        return KeptModels(self.vault)
 
     def close(self) -> None:
         """Let go of the folder."""

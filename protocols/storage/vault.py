@@ -201,6 +201,23 @@ class Vault:
                     left.unlink()
                 (self._folder / kind / name).rmdir()
 
+    def beside(self, label: Label, end: str) -> Path:
+        """Return where something may lie that belongs to a version, in its folder, which is made.
+
+        Raises:
+            VaultError: the label is none, or the folder cannot be made.
+        """
+        path = self._path(label)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise VaultError(f"{path.parent} cannot be made: {error}") from None
+        return path.with_suffix(end)
+
+    def key(self, *purpose: str | bytes | int) -> bytes:
+        """Return a key of this party for something else that it keeps, 16 bytes."""
+        return derive(self._key, "for", *purpose)
+
     def _path(self, label: Label) -> Path:
         if not _valid(label.kind) or not _valid(label.name):
             raise VaultError(f"{label.name!r} is no name for shares: 1 to 100 letters, digits, '.', '_' and '-', the first no '.'")

@@ -1,9 +1,9 @@
 """The actor that evaluates shared models: one of the two servers of a cluster.
 
 It holds one share of each model and of each input. Its messages come from four sides: the third party (`agree`, `host`, `deal`, `room`,
-`segment`, `withdraw`, `under_way`, `retire`), the model's owner (`claim`, `load`, `serve`, `remove`), clients (`describe`, `names`,
-`answer`), and the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which worker that is follows from the
-model's name.
+`segment`, `withdraw`, `under_way`, `retire`, `resume`, `open_kept`), the model's owner (`claim`, `load`, `serve`, `keep`, `remove`),
+clients (`describe`, `names`, `answer`), and the other server (`deliver`, `give_up`). Who may send a message is in its declaration; which
+worker that is follows from the model's name.
 
 Adversary: semi-honest; no two of the servers and the provider collude. **Leaks** to this server: the program, who asks when, and how many
 examples; nothing of weights, inputs, values in between, or answers.
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, caller, message, portable_error
 from protocols import errors
 from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
+from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import Busy, ClusterError, NotOwner, UnknownModel, WorkerLost
+from protocols.errors import Busy, ClusterError, NotOwner, Resuming, ServingError, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -31,7 +33,8 @@ from protocols.mpc.parties.keystream import derive
 from protocols.mpc.parties.material import Material
 from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.serving.answer import Answer
-from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting
+from protocols.serving.hosting import Agreed, Handshake, HostedModel, Hosting, Terms, fingerprint
+from protocols.serving.lasting import Lasting
 from protocols.serving.room import weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Window
@@ -39,7 +42,7 @@ from protocols.serving.supply import Supply
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
 from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
-from protocols.workers.owned_models import HostedEntry, OwnedModels
+from protocols.workers.owned_models import COMING_TOGETHER, HostedEntry, OwnedModels
 
 for _error in vars(errors).values():
     if isinstance(_error, type) and issubclass(_error, errors.ProtocolError):
@@ -127,6 +130,11 @@ class ComputeServer(OwnedModels):
             raise NotOwner(f"no owner has claimed the name {hosting.name!r} at this server: the owner itself has to, before it is shared")
         seal, pair = self._agreed.pop(hosting.model)
         model = HostedModel(hosting, pair, self._spent(hosting.name, claim))
+        await self._enter(model, claim, seats, seal, None)
+
+    async def _enter(self, model: HostedModel, claim: Claim, seats: Seats, seal: Agreement, lasting: Lasting | None) -> None:
+        """Connect to the other two, and host a model from then on; one that stays in the place of what was hosted of it before."""
+        hosting = model.hosting
         key = seal_key(seal, hosting.seal, hosting.model)
         size = weight_bytes(hosting.program)
         self._room.take(claim.holder, size)
@@ -134,7 +142,12 @@ class ComputeServer(OwnedModels):
             peer = await self.system.connect(f"{self._cluster.address(seats.servers[model.me.other])}/server", ComputeServer)
             settlement: type[Settlement] = Settlement  # type: ignore[type-abstract]  # the provider implements it
             provider = await self.system.connect(f"{self._cluster.address(seats.third)}/provider", settlement)
-            self._check_free(hosting.name)
+            if lasting is None:
+                self._check_free(hosting.name)
+            elif self._lasting.get(hosting.name) is not lasting:
+                raise UnknownModel(f"model {hosting.name!r} has been stopped")
+            else:
+                self._leave(hosting.name)
         except BaseException:
             self._room.give(claim.holder, size)
             raise
@@ -143,7 +156,66 @@ class ComputeServer(OwnedModels):
         twins = self._twinned(hosting.model, model.me, peer)
         twins.watch(self.system, peer)
         entry = self._entries[hosting.name] = HostedEntry(model, claim, seats, key, twins, provider)
+        entry.lasting = lasting
         entry.watch = asyncio.create_task(self._watch_provider(entry, provider))
+
+    def _leave(self, name: str) -> None:
+        """Forget what is hosted of a model that stays: its next session takes the place."""
+        if name in self._entries:
+            self._forget(self._entries[name])
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def resume(self, hosting: Hosting, identifier: bytes) -> None:
+        """Host a model that stays anew, after one of the three was lost: with new keys, and without weights until `open_kept`.
+
+        What is hosted is what this server keeps: the word of the third party about program, promise or owner is not taken for it.
+
+        Raises:
+            UnknownModel: nothing of that name and identifier is kept here, or its files are damaged.
+            ServingError: this server keeps it with another program, promise or part.
+            ClusterError, TooLarge: see `host`.
+        """
+        seats, party = self._seated(hosting.equals, hosting.name, "resume")
+        if hosting.party != party or hosting.model not in self._agreed:
+            raise ClusterError(f"server {party} of the model {hosting.name!r} is asked to be server {hosting.party}, or agreed on no keys")
+        lasting = self._lasting.get(hosting.name)
+        if lasting is None or lasting.label.tag != identifier:
+            raise UnknownModel(f"model {hosting.name!r} is not kept here, or it is another one of that name, or its files are damaged")
+        about = lasting.about
+        kept = (about.party, about.equals, about.program, lasting.promise)
+        if kept != (party, hosting.equals, fingerprint(hosting.program), hosting.guarantee):
+            raise ServingError(
+                f"model {hosting.name!r} is kept here with another program, promise or part than the third party names: it has changed it,"
+                " or it was kept by another version of confide"
+            )
+        seal, pair = self._agreed.pop(hosting.model)
+        self._leave(hosting.name)
+        model = HostedModel(hosting, pair, lasting.budget, lasting.quota)
+        lasting.budget = model.budget
+        await self._enter(model, lasting.claim, seats, seal, lasting)
+
+    @message(reentrant=True, by=THIRD_PARTY)
+    async def open_kept(self, model: bytes) -> bytes:
+        """Take the shares of a model that stays from the folder, and open M_W with the other server under new masks.
+
+        Returns:
+            The seal of what both servers have sent each other: the third party compares them, which learns nothing from it.
+
+        Raises:
+            ServingError: it is none that stays, or its weights are here already.
+            VaultError: its file is damaged.
+        """
+        entry = self._dealt(model, "open_kept")
+        lasting, hosted = entry.lasting, entry.model
+        if lasting is None:
+            raise ServingError(f"model {hosted.name!r} is not kept here")
+        arrays = await self._lasting.arrays(lasting)
+        masked = await self._ahead.run(lambda: hosted.masked([arrays[str(index)] for index in range(len(arrays))]))
+        seal = await self._open(entry, masked)
+        if lasting.terms:
+            hosted.serve(msgspec.msgpack.decode(lasting.terms, type=Terms))
+        entry.together = True
+        return seal
 
     async def _watch_provider(self, entry: HostedEntry, provider: Settlement) -> None:
         """Without its provider a model has no future. What was granted is still answered; then the name is free again, also if the owner
@@ -211,28 +283,34 @@ class ComputeServer(OwnedModels):
 
         Raises:
             Busy: its owner is sharing it anew.
-            UnknownModel: there is none.
+            Resuming: it stays, and its workers come together.
+            UnknownModel: there is none, or its files are damaged.
         """
-        if name not in self._entries and name in self._claims.renewed:
-            raise Busy(f"model {name!r} is being shared anew", RETRY)
-        if name not in self._entries:
+        entry, lasting = self._entries.get(name), self._lasting.get(name)
+        if lasting is not None and (entry is None or not entry.together):
+            raise Resuming(COMING_TOGETHER.format(name), RETRY)
+        if entry is None:
+            if name in self._claims.renewed:
+                raise Busy(f"model {name!r} is being shared anew", RETRY)
+            if name in self._lasting.damaged:
+                raise UnknownModel(f"the files of the model {name!r} are damaged at this worker, and its log says how: share it anew")
             shared = ", ".join(sorted(self._entries)) or "none"
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
-        entry = self._entries[name]
-        return entry.model.handshake(entry.claim.holder)
+        return entry.model.handshake(entry.claim.holder, b"" if lasting is None else lasting.label.tag)
 
     @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
         """Return the names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
-        return sorted(self._entries.keys() | self._claims.renewed)
+        return sorted({*self._entries, *self._lasting.all, *self._claims.renewed})
 
     @message(reentrant=True, by=CLIENT)
     async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
         """Return this server's share of the answer for masked examples.
 
         Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
-        (4) count it as under way; (5) evaluate with the other server; (6) count it as answered, or not at all; tell the provider.
-        Nothing is sent before (4), and a ticket that is refused in (3) counts nowhere.
+        (4) count it as under way; (5) evaluate with the other server; (6) count it as answered, or not at all; tell the provider;
+        (7) of a model that stays, have the count on the disk. Nothing is sent before (4), and a ticket that is refused in (3) counts
+        nowhere.
         """
         entry = self._model(signed.ticket.model)
         model = entry.model
@@ -247,7 +325,11 @@ class ComputeServer(OwnedModels):
                 share, cost, seal = await self._evaluate(entry, ticket, material, m)
                 released = True
             finally:
-                model.ended(ticket, released)
+                first = model.ended(ticket, released)
+            if entry.lasting is not None:
+                answers = ticket.examples if model.counts_clients else 0
+                entry.lasting.count(int(first), ticket.examples, client=client, answers=answers)
+                await entry.lasting.written()
         finally:
             if isinstance(material, Supply):
                 material.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,27 +17,40 @@ from protocols.authority.membership import OWNER, Membership
 from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import NameTaken, ServingError, UnknownModel
+from protocols.errors import NameTaken, Resuming, ServingError, UnknownModel
 from protocols.link.seal import Seal
 from protocols.link.twins import Twins
 from protocols.mpc.operations.weights import opened
+from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import derive
+from protocols.serving.allowance import Allowance, ModelStanding
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import HostedModel, Terms, fingerprint
+from protocols.serving.lasting import Lasting, LastingModels
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
+from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
 from protocols.workers.supplied import Supplied
 
+COMING_TOGETHER = "model {!r} stays, and its workers come together again after one of them was lost"
+
 
 class HostedEntry:
-    """A hosted model: who its owner is, who the other parties are, and the links to them."""
+    """A hosted model: who its owner is, who the other parties are, the links to them.
+
+    Attributes:
+        lasting: what is kept of it, if it stays.
+        together: of one that stays: this session has begun, with weights and terms.
+    """
 
     def __init__(self, model: HostedModel, claim: Claim, seats: Seats, key: bytes, twins: Twins, provider: Settlement) -> None:
         self.model, self.claim, self.seats = model, claim, seats
         self.seal_key, self.twins = key, twins
         self.provider = provider.with_options(one_way=True)
         self.watch: asyncio.Task[None] | None = None
+        self.lasting: Lasting | None = None
+        self.together = False
 
     def close(self, reason: Exception) -> None:
         """End what is under way, for this reason."""
@@ -60,8 +74,18 @@ class OwnedModels(Supplied):
         self._cluster, self._holdings = cluster, holdings
         self._entries: dict[str, HostedEntry] = {}
         self._claims = PendingClaims()
+        self._lasting = LastingModels(holdings, (0, 1))
         self._budgets: dict[str, tuple[Claim, Budget]] = {}
         self._room = Room()
+
+    async def started(self) -> None:
+        """Find the models that stay."""
+        self._lasting.load()
+
+    async def stopped(self) -> None:
+        """End what runs in the background, and what is written."""
+        await self._lasting.close()
+        await super().stopped()
 
     @message(reentrant=True, by=OWNER)
     async def claim(self, name: str, digest: bytes) -> None:
@@ -78,6 +102,8 @@ class OwnedModels(Supplied):
 
     def _owned(self, name: str, right: bytes) -> HostedEntry:
         if name not in self._entries:
+            if self._lasting.owned(name, right) is not None:
+                raise Resuming(COMING_TOGETHER.format(name), RETRY)
             raise UnknownModel(f"no model named {name!r} is shared here; it may have been stopped")
         self._entries[name].claim.check(right, f"the model {name!r}")
         return self._entries[name]
@@ -106,13 +132,80 @@ class OwnedModels(Supplied):
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, terms: Terms) -> None:
         """Allow requests."""
-        self._owned(name, right).model.serve(terms)
+        entry = self._owned(name, right)
+        entry.model.serve(terms)
+        if entry.lasting is not None:
+            entry.lasting.allow(msgspec.msgpack.encode(terms))
+            await entry.lasting.written()
 
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
-        """Forget a model, or the claim to its name."""
-        if not self._claims.give_back(name, right):
-            self._forget(self._owned(name, right))
+        """Forget a model, also one that stays, or the claim to its name."""
+        if self._claims.give_back(name, right):
+            return
+        entry = self._owned(name, right) if name in self._entries else None
+        if entry is not None:
+            self._forget(entry)
+        if not await self._lasting.remove(name, right) and entry is None:
+            raise UnknownModel(f"no model named {name!r} is shared here; it may have been stopped")
+
+    # Models that stay.
+
+    @message(reentrant=True, by=OWNER)
+    async def check_keep(self, name: str) -> None:
+        """Return if a model of this name can stay here when its owner has gone.
+
+        Raises:
+            KeepsNothing: this worker has no folder.
+            NameTaken, ServingError: the name is taken, or none for a folder.
+        """
+        self._lasting.check_possible(name)
+
+    @message(reentrant=True, by=OWNER)
+    async def keep(self, name: str, right: bytes, identifier: bytes) -> None:
+        """Write this server's shares of the weights down: the model stays from now on, as long as the third party keeps it, too.
+
+        Args:
+            name: of the model.
+            right: to it, at this server.
+            identifier: 16 bytes, the same at all three workers.
+
+        Raises:
+            NotServed: its weights have not arrived.
+            KeepsNothing, NameTaken, ServingError: see `check_keep`; or it is served already.
+            VaultError: it cannot be written.
+        """
+        entry = self._owned(name, right)
+        model = entry.model
+        if model.reveal:
+            raise ServingError(f"model {name!r} is served already: what was counted of it could not be kept")
+        shares = model.derived.share
+        arrays = await asyncio.to_thread(lambda: {str(index): shares[index] for index in range(len(model.hosting.program.weights))})
+        lasting = await self._lasting.keep(
+            name,
+            identifier,
+            party=model.me.index,
+            equals=entry.seats.equals,
+            claim=entry.claim,
+            program=fingerprint(model.hosting.program),
+            promise=model.hosting.guarantee,
+            cluster=self._cluster,
+            arrays=arrays,
+        )
+        lasting.quota = model.quota
+        lasting.take_over(model.budget)
+        await lasting.written()
+        entry.lasting, entry.together = lasting, True
+
+    @message(reentrant=True, by=OWNER)
+    async def standing(self, name: str, right: bytes) -> ModelStanding:
+        """Return what this server has counted of a model that stays, and whether it is served."""
+        lasting = self._lasting.owned(name, right)
+        if lasting is None:
+            raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
+        allowance = Allowance(msgspec.msgpack.decode(lasting.terms, type=Terms)) if lasting.terms else None
+        waits = "" if name in self._entries and self._entries[name].together else COMING_TOGETHER.format(name)
+        return ModelStanding(lasting.requests, lasting.examples, allowance, waits)
 
     @message(reentrant=True, by=OWNER)
     async def load_ready(self, name: str, right: bytes, program: bytes, handle: bytes, shown: bytes) -> bytes:
@@ -141,17 +234,29 @@ class OwnedModels(Supplied):
             raise UnknownModel("no weights are ready under this handle; their owner may be gone, or the server was started anew")
         masked = await self._ahead.run(partial(model.masked, self._holdings.served[handle]))
         self._holdings.forget(handle)
+        return await self._open(entry, masked)
+
+    async def _open(self, entry: HostedEntry, masked: list[Ring]) -> bytes:
+        """Open M_W with the other server, from this server's shares under its half of lambda_W; return the seal of that."""
+        model = entry.model
         channel = derive(model.hosting.model, "weights that are ready")
         seal = Seal(entry.seal_key, channel)
         words = weight_bytes(model.hosting.program) // 8
         both, _ = await entry.twins.compute(opened(model.me, masked), channel, seal, words=words, dealt=0, who=model.hosting.model)
         model.opened(both)
+        await self._ahead.run(lambda: model.weights_fingerprint)
         return seal.close()
 
     @message(reentrant=True, by=OWNER)
     async def renew(self, name: str, right: bytes) -> None:
-        """Forget a model in whose place its owner shares another one: the name stays claimed, and what was spent of a budget is spent."""
+        """Forget a model in whose place its owner shares another one: the name stays claimed, and what was spent of a budget is spent.
+
+        Raises:
+            ServingError: it is one that stays.
+        """
         entry = self._owned(name, right)
+        if entry.lasting is not None:
+            raise ServingError(f"model {name!r} stays as it was shared: share the new one under another name, beside it")
         self._claims.put(name, entry.claim)
         if entry.model.budget is not None:
             self._budgets[name] = entry.claim, entry.model.budget
@@ -165,6 +270,7 @@ class OwnedModels(Supplied):
     def _check_free(self, name: str) -> None:
         if name in self._entries:
             raise NameTaken(f"a model named {name!r} is hosted here already; choose another name or stop it first")
+        self._lasting.check_free(name)
 
     def _forget(self, entry: HostedEntry) -> None:
         """Forget shares, randomness, and requests under way."""

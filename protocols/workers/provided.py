@@ -8,9 +8,7 @@ from functools import cached_property
 
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
-from protocols.errors import (
-    WorkerLost,
-)
+from protocols.errors import ProtocolError
 from protocols.link.keys import Preprocessing
 from protocols.mpc.engine.values import Shape
 from protocols.mpc.operations.weights import summed_weight_masks
@@ -19,9 +17,10 @@ from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.budget import Budget
 from protocols.serving.hosting import Hosting
+from protocols.serving.lasting import Lasting
 from protocols.serving.memory import MemoryPlan
 from protocols.serving.pool import Pool
-from protocols.serving.requests import Requests
+from protocols.serving.requests import Request, Requests
 from protocols.serving.ticket import Reveal
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.granting import Granting, Later
@@ -48,11 +47,14 @@ class KeptMasks:
 
 
 class Provided:
-    """One shared model at the provider.
+    """One shared model at the provider; of one that stays, one session.
 
     Attributes:
         reveal: kinds of answer that it is served with now.
         again: whether it was served before, and its owner has shared it anew.
+        lost: why nothing more is granted; `why` is what happened, and `ended` is set then.
+        lasting: what is kept of it, if it stays.
+        owner: watches its owner, if it does not.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Provided:
         preprocessing: Preprocessing,
         seals: tuple[bytes, bytes],
         later: Later,
+        lasting: Lasting | None = None,
     ) -> None:
         self.name, self.program, self.servers, self.preprocessing = name, program, servers, preprocessing
         self.seats, self.claim, self.model = seats, claim, model
@@ -76,15 +79,49 @@ class Provided:
             Hosting(name, program, party, seats.equals, model, weights.told[party], tickets.told[party], seals[1 - party], guarantee)
             for party in (0, 1)
         )
-        self.requests = Requests(name)
-        self.budget = None if guarantee is None else Budget(name, guarantee.answers)
+        self.guarantee, self.lasting = guarantee, lasting
+        self.requests = Requests(name) if lasting is None else Requests(name, lasting.requests, lasting.examples)
+        self.requests.closed = self._closed
+        self.budget = lasting.budget if lasting is not None else None if guarantee is None else Budget(name, guarantee.answers)
         self.pools: dict[Reveal, Pool] = {}
         self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
         self.again = False
         self.tasks: list[asyncio.Task[None]] = []
-        self.lost: WorkerLost | None = None
+        self.owner: asyncio.Task[None] | None = None
+        self.lost: ProtocolError | None = None
+        self.why = ""
+        self.ended = asyncio.Event()
+        self._later = later
+
+    def keep(self, lasting: Lasting) -> None:
+        """Serve as a model that stays from now on, whether its owner is there or not."""
+        self.lasting = lasting
+        if self.owner is not None:
+            self.owner.cancel()
+
+    async def charge(self, request: Request) -> None:
+        """Have a request counted on the disk before its first ticket leaves, if the model stays; what is not answered is given back.
+
+        Raises:
+            ServingError: it cannot be written; the request was given up.
+        """
+        if self.lasting is None:
+            return
+        request.charged = request.examples
+        self.lasting.count(1, request.charged, client=request.client, answers=0 if self.budget is None else request.charged)
+        try:
+            await self.lasting.written()
+        except BaseException:
+            request.give_up()
+            await self.requests.close(request)
+            raise
+
+    def _closed(self, request: Request) -> None:
+        if self.lasting is not None and request.charged:
+            self.lasting.count(request.answered - 1, request.counted - request.charged)
+            self._later(self.lasting.written())
 
     def program_for(self, reveal: Reveal) -> Program:
         """Return the program that ends in what is revealed."""

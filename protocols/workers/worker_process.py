@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from pathlib import Path
 from ssl import SSLContext
 
 from actors import Actor, ActorError, ActorSystem, exit_with_parent, limits
+from actors.address import Address
 from actors.allocation import given_back_when_idle, keep_freed_memory
 from actors.credentials.files import Credentials, Paths, credentials_of
 from actors.credentials.watching import watched
+from actors.identity.published import reached
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
-from protocols.authority.membership import Membership
+from protocols.authority.membership import Member, Membership, Trio
 from protocols.errors import ProtocolError
 from protocols.storage.holdings import Holdings
 from protocols.storage.vault import Vault
@@ -41,7 +44,9 @@ PARTS: Mapping[str, type[Actor]] = {
     "keeper": Keeper,
 }
 """The actors of a worker, by their names. Each is given the cluster; those in `HOLDING` also what the worker holds."""
-HOLDING = frozenset({"server", "training", "training-dealer", "keeper"})
+HOLDING = frozenset({"server", "provider", "training", "training-dealer", "keeper"})
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,11 +115,25 @@ async def opened(
             known_only=not cluster.believe,
             message_limit=message_limit,
         ) as system:
+            _recall(cluster, holdings, system.address)
             for name, part in {**PARTS, **(parts or {})}.items():
                 await system.spawn(part, cluster, *([holdings] if name in HOLDING else []), name=name)
             if not system.address.startswith("wss"):
                 await system.spawn(Enrolment, cluster, name=ENROLMENT)
             yield system, holdings
+
+
+def _recall(cluster: Membership, holdings: Holdings, address: str) -> None:
+    """Have a worker on loopback belong to the cluster of the models that it keeps: no process has to tell it again."""
+    if not holdings.keeps or cluster.enrolled or not address.startswith("ws://"):
+        return
+    own = reached(Address.parse(address))
+    for members in sorted({about.members for about in holdings.kept.abouts()}):
+        if own in members:
+            first, second, third = (Member(url) for url in members)
+            cluster.enrol(Trio((first, second, third), members.index(own)))
+            return
+        log.error("models are kept here for the workers %s, and this one is %s: start it where it was", ", ".join(members), own)
 
 
 async def run(

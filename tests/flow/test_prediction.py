@@ -514,8 +514,8 @@ async def test_a_model_whose_provider_and_owner_are_gone_is_forgotten(model):
 class Asked(CryptoProvider):
     """Tells when a server has asked whether a model is still shared."""
 
-    def __init__(self, cluster: Membership) -> None:
-        super().__init__(cluster)
+    def __init__(self, *given) -> None:
+        super().__init__(*given)
         self.asked: asyncio.Queue[bool] = asyncio.Queue()
 
     @message(reentrant=True, by=SERVER)

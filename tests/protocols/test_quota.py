@@ -14,6 +14,7 @@ from protocols.mpc.operations.weights import Dense, summed_weight_masks
 from protocols.mpc.operations.wires import Input
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.mpc.program import Program
+from protocols.serving import quota as quota_module
 from protocols.serving import room, turns
 from protocols.serving.hosting import check_program
 from protocols.serving.pool import Chunk, Pool
@@ -50,6 +51,34 @@ class TestQuotaOfAServer:
             quota.begin(ticket(b"d"))
         quota.allow(9, 11)
         quota.begin(ticket(b"d"))
+
+    def test_what_was_answered_before_this_process_counts(self):
+        quota = Quota("mnist", 2, 7)
+        quota.allow(4, 10)
+        with pytest.raises(QuotaSpent, match="4 examples were asked for; 3 of the 10"):
+            quota.begin(ticket(b"a", 4))
+        quota.begin(ticket(b"a", 1))
+        quota.begin(ticket(b"a", 1, part=1))
+        assert quota.end(ticket(b"a", 1), released=True)
+        assert not quota.end(ticket(b"a", 1, part=1), released=True)  # one request
+        quota.begin(ticket(b"b", 1))
+        assert not quota.end(ticket(b"b", 1), released=False)
+        quota.begin(ticket(b"c", 1))
+        with pytest.raises(QuotaSpent, match="as often as its owner allowed"):
+            quota.begin(ticket(b"d", 0))
+
+    def test_a_part_that_comes_after_very_many_other_requests_counts_as_one_of_its_own(self, monkeypatch):
+        monkeypatch.setattr(quota_module, "REMEMBERED", 2)
+        quota = Quota("mnist")
+        quota.allow(4)
+        for number in (1, 2, 3, 3):
+            one = ticket(bytes([number]))
+            quota.begin(one)
+            quota.end(one, released=True)
+        quota.begin(ticket(bytes([3])))  # known
+        quota.begin(ticket(bytes([1])))  # forgotten
+        with pytest.raises(QuotaSpent):
+            quota.begin(ticket(bytes([4])))
 
     def test_without_a_number_of_examples_any_number_is_answered(self):
         quota = Quota("mnist")
@@ -106,6 +135,23 @@ class TestRequestsOfTheProvider:
         answered(last, 4)
         await requests.close(last)
         assert (requests.answered, requests.examples, requests.left) == (2, 10, 0)
+
+    async def test_what_was_counted_before_this_process_counts_and_who_writes_it_down_is_told_of_each_that_ends(self):
+        requests, told = Requests("mnist", 2, 7), []
+        requests.closed = told.append
+        requests.allow(3, 10)
+        with pytest.raises(QuotaSpent, match="4 examples were asked for; 3 of the 10"):
+            requests.open(4, "logits")
+        request = requests.open(3, "logits")
+        with pytest.raises(Busy):
+            requests.open(1, "logits")
+        answered(request, 3)
+        await requests.close(request)
+        await requests.close(request)
+        assert told == [request]
+        assert (requests.answered, requests.examples) == (3, 10)
+        with pytest.raises(QuotaSpent, match="3 requests"):
+            requests.open(1, "logits")
 
     async def test_of_a_request_that_is_answered_in_part_only_that_part_counts(self):
         requests = Requests("mnist")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from protocols.mpc.parties.keystream import derive
 from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms
 from protocols.storage.vault import Label
+from protocols.training.terms import ToldTerms
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.crypto_provider import CryptoProvider
 from protocols.workers.keeper import GrantedVersion, Keeper
@@ -147,7 +149,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
         async with await share(model, cluster, name=NAME) as shared:
             async for _ in shared.fit(x, y, epochs=1, batch_size=4, metrics=False, progress=False):
                 pass
-            run = next(arguments[0] for label, arguments in curious.seen if label.endswith(".begin"))
+            run = next(arguments[0] for label, arguments in curious.seen if label.endswith(".begin")).terms
             handle = shared._training._handle
             assert right_at(x.secret, place) in curious.known()  # it was shown to this worker when the training began
 
@@ -159,7 +161,7 @@ async def test_stored_data_and_weights_in_training_stay_shut(equals, place, monk
                     dealer = await system.connect(f"{url}/training-dealer", TrainingDealer)
                     digest, again = (
                         digest_at(new_secret(), 0),
-                        run.__class__(new_secret()[:16], *(getattr(run, f) for f in run.__struct_fields__[1:])),
+                        ToldTerms.of(msgspec.structs.replace(run, session=new_secret()[:16])),
                     )
                     calls = (
                         server.weights(handle, right),
@@ -310,3 +312,45 @@ async def test_who_may_train_cannot_destroy(monkeypatch, tmp_path):
             trained = (await shared.reveal()).get_weights()[0]
         model.fit(rows, np.eye(4), batch_size=1, shuffle=False, verbose=0)
         np.testing.assert_allclose(trained, model.get_weights()[0], atol=0.001)
+
+
+@pytest.mark.sample(2)
+@EVERY
+async def test_a_model_that_stays_is_its_owner_s(equals, place, monkeypatch, tmp_path):
+    """With its memory, its folder and the key of that, one worker lifts nothing at the others, removes nothing, and begins no session."""
+    async with curious_workers(tmp_path, equals=equals, place=place, monkeypatch=monkeypatch) as (curious, cluster):
+        async with await share(network(), cluster, name=NAME, durable=tmp_path / "rights") as shared:
+            await shared.serve(1, reveal={"label"}, wait=False)
+        async with connect(cluster, NAME) as remote:
+            await remote.query(np.full((1, 4), 0.5), reveal="label")
+            session = remote._session
+        party = seats(equals, NAME).party(place)
+        own = shared._rights[party]
+        await (*cluster.links_for(NAME).servers, cluster.links_for(NAME).provider)[party].standing(NAME, own)
+        assert own in curious.known()
+        part = curious.inner.actor("provider" if party == 2 else "server")
+        tag = part._lasting.get(NAME).label.tag
+        hosting = part._models[NAME].hostings[0] if party == 2 else part._entries[NAME].model.hosting
+        terms = Terms(1 << 20)
+
+        async def lift(system, right):
+            calls = []
+            for url in others(cluster, place):
+                server = await system.connect(f"{url}/server", ComputeServer)
+                provider = await system.connect(f"{url}/provider", CryptoProvider)
+                calls += [worker.remove(NAME, right) for worker in (server, provider)]
+                calls += [worker.standing(NAME, right) for worker in (server, provider)]
+                calls += [worker.keep(NAME, right, tag) for worker in (server, provider)]
+                calls += [server.serve(NAME, right, terms), provider.serve(NAME, right, Allowance(terms))]
+                if party != 2:  # the third party may begin a session, with what the servers keep
+                    calls += [server.resume(hosting, tag), server.open_kept(session)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(result, REFUSED) for result in results), results
+            raise results[0]
+
+        assert await nothing_opens(curious, lift) > 10
+        async with connect(cluster, NAME) as remote:
+            with pytest.raises(QuotaSpent):
+                await remote.query(np.full((1, 4), 0.5), reveal="label")
+            with pytest.raises(NotServed):
+                await remote.query(np.full((1, 4), 0.5))
