@@ -23,10 +23,11 @@ GROUND = {
 """Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
 
 ROOMS = {
-    "actors/top": "connection guard identity messages running",
-    "actors/connection": "credentials guard identity messages running",
+    "actors/top": "connection guard identity messages observing running",
+    "actors/connection": "credentials guard identity messages observing running",
     "actors/credentials": "guard identity",
-    "actors/running": "guard identity messages",
+    "actors/running": "guard identity messages observing",
+    "actors/observing": "guard identity",
     "actors/identity": "messages",
     "actors/messages": "guard",
     "actors/guard": "",
