@@ -97,7 +97,7 @@ ROOMS = {
     "protocols/mpc/kernels": "",
     "protocols/opaque": "",
     "federated/top": "aggregation authority consent machines models owners rounds runs simulation strategies tasks trainers",
-    "federated/machines": "authority consent owners runs strategies tasks",
+    "federated/machines": "authority consent owners rounds runs strategies tasks",
     "federated/runs": "aggregation metrics models owners private records rounds schedules simulation strategies tasks",
     "federated/private": "aggregation strategies tasks",
     "federated/aggregation": "metrics owners rounds strategies tasks",

@@ -22,7 +22,7 @@ from actors.errors import Malformed, TooLarge, WireError
 from actors.guard.awake import Awake
 from actors.guard.progress import UNANSWERED, Patience, WatchedClient, WatchedServer
 from actors.guard.words import shown, trace
-from actors.observing.counts import Counts
+from actors.observing.counts import SystemCounts
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class FrameWriter:
         counts: what it writes, too.
     """
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: SystemCounts) -> None:
         self._counts = counts
         self._queue: deque[tuple[Encoded, asyncio.Future[None] | None, int]] = deque()
         self._wake: asyncio.Future[None] | None = None

@@ -32,7 +32,7 @@ class Durations:
         self.seconds += seconds
 
 
-class Counts:
+class SystemCounts:
     """Plain numbers, written on the event loop of the system and nowhere else.
 
     Attributes:

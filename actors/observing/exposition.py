@@ -15,7 +15,7 @@ from actors.observing.figures import Figure
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class _Found(Collector):
+class _Moment(Collector):
     """The figures of one moment."""
 
     def __init__(self, figures: Iterable[Figure], durations: Mapping[str, Durations]) -> None:
@@ -42,6 +42,6 @@ class _Found(Collector):
 def exposed(figures: Iterable[Figure], durations: Mapping[str, Durations]) -> bytes:
     """Return figures, durations, and what the operating system says of this process (memory, descriptors, processor time) as text."""
     registry = CollectorRegistry()
-    registry.register(_Found(figures, durations))
+    registry.register(_Moment(figures, durations))
     ProcessCollector(registry=registry)
     return generate_latest(registry)

@@ -6,11 +6,13 @@ from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, TypeAlias
 
-from actors.guard.words import NAME_LIMIT, shown
+from actors.guard.words import shown
 
 Fact: TypeAlias = str | int | float | bool
 MOST_FACTS = 16
 """Facts of one message that are kept."""
+FACT_LIMIT = 300
+"""Characters of a fact."""
 
 
 class Notes:
@@ -57,4 +59,4 @@ def tidy(facts: dict[str, Fact]) -> dict[str, Fact]:
     for name, fact in facts.items():
         if not isinstance(fact, (str, int, float)):
             raise TypeError(f"{name} is a {type(fact).__name__}: facts are text, numbers and truths")
-    return {name: shown(fact, NAME_LIMIT) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    return {name: shown(fact, FACT_LIMIT) if isinstance(fact, str) else fact for name, fact in facts.items()}

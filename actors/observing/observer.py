@@ -16,7 +16,7 @@ from actors.guard.words import name_of
 from actors.identity.caller import Caller
 from actors.observing import spans
 from actors.observing.audit_log import AuditLog
-from actors.observing.counts import ANSWERED, Counts
+from actors.observing.counts import ANSWERED, SystemCounts
 from actors.observing.log_lines import event
 from actors.observing.notes import Fact, Notes
 
@@ -54,7 +54,7 @@ class Observer:
     """
 
     def __init__(self, settings: Observing) -> None:
-        self.settings, self.counts = settings, Counts()
+        self.settings, self.counts = settings, SystemCounts()
         self.audit: AuditLog | None = None
         self._limited = Limited()
 

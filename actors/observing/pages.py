@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from actors.identity.caller import common_name
-from actors.observing.counts import Counts
+from actors.observing.counts import SystemCounts
 from actors.observing.figures import Figure
 
 HEALTH, METRICS = "/healthz", "/metrics"
@@ -38,7 +38,7 @@ class Shown:
 
     ailments: Callable[[], Collection[str]]
     figures: Callable[[], Awaitable[Collection[Figure]]]
-    counts: Counts
+    counts: SystemCounts
     watchers: Collection[str]
 
     async def answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -69,6 +70,13 @@ def span(name: str, /, **facts: Fact) -> Span:
         ...     dealing.note(bytes=size)
     """
     return _NOBODY if _tracer is None else _Traced(name, facts)
+
+
+def past_span(name: str, seconds: float, /, **facts: Fact) -> None:
+    """Trace what has taken so many seconds, and ends now."""
+    if _tracer is not None:
+        now = time.time_ns()
+        _tracer.start_span(name, start_time=now - round(seconds * 1e9), attributes=_named(tidy(facts))).end(now)
 
 
 def of_message(label: str) -> Any:

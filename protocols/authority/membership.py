@@ -38,7 +38,7 @@ WORKERS = frozenset({SERVER, OTHER_SERVER, THIRD_PARTY})
 PEOPLE = frozenset({OWNER, AGGREGATOR, CLIENT, ADMINISTRATOR})
 
 
-_OF_NODES = {"share": frozenset({OWNER}), "ask": frozenset({CLIENT})}
+_OF_NODES = {"share": frozenset({OWNER}), "ask": frozenset({CLIENT}), "watch": frozenset[str]()}
 
 
 def rights(role: str, may: Collection[str] = ()) -> frozenset[str]:
@@ -46,7 +46,7 @@ def rights(role: str, may: Collection[str] = ()) -> frozenset[str]:
 
     Args:
         role: as it is written there, or in a certificate.
-        may: of a client: "share", "ask".
+        may: of a client: "share", "ask"; "watch" is for metrics, and gives no right to any message.
     """
     if role == "owner":
         return frozenset({OWNER, CLIENT})

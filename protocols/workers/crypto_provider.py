@@ -14,6 +14,9 @@ import logging
 from functools import partial
 
 from actors import Caller, caller, message
+from actors.observing.figures import Figure, state
+from actors.observing.log_lines import event
+from actors.observing.notes import noted
 from protocols.authority.membership import CLIENT, OWNER, SERVER, Membership
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
@@ -45,6 +48,7 @@ from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
 from protocols.workers.provided import Provided
+from protocols.workers.shown import PROVIDER
 
 DIGEST_BYTES = 32
 LONGEST_LIFETIME = 1e7
@@ -75,6 +79,11 @@ class CryptoProvider(Settlement):
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._background.ended()
         self._dealer.close()
+
+    async def observed(self) -> list[Figure]:
+        """Return what this worker shows as third party; see `actors.observing.figures`."""
+        models = state("models", "models that are shared", len(self._models), part=PROVIDER)
+        return [models, *(one for shared in self._models.values() for one in shared.figures())]
 
     def _shared(self, name: str) -> Provided:
         if name not in self._models:
@@ -121,6 +130,7 @@ class CryptoProvider(Settlement):
             NotAllowed: the cluster file says whose it is.
             TooLarge: the weights are, or with those of the other models of this owner. Nothing was allocated.
         """
+        noted(model=name, equals=equals)
         seats = self._cluster.seats(equals, name)
         if seats.third != self._cluster.place:
             raise ClusterError(
@@ -192,6 +202,8 @@ class CryptoProvider(Settlement):
 
     async def _lose(self, shared: Provided, why: str) -> None:
         """Tell everybody who waits for a model that it is no more."""
+        if shared.lost is None:
+            event(log, logging.WARNING, "model lost", model=shared.name, reason=why)
         shared.lost = shared.granting.lost = shared.lost or WorkerLost(f"{why}; the model must be shared again")
         for pool in shared.pools.values():
             await pool.fail(shared.lost)
@@ -199,7 +211,7 @@ class CryptoProvider(Settlement):
 
     async def _watch_owner(self, shared: Provided, presence: Presence) -> None:
         ended = await self.system.watch(presence)
-        log.info("the owner of model %r is gone: %s", shared.name, ended.reason)
+        event(log, logging.INFO, "owner gone", model=shared.name, reason=ended.reason)
         for server in shared.servers:
             self._background.later(server.retire(shared.model))
         self._background.later(self._removed(shared))
@@ -207,6 +219,7 @@ class CryptoProvider(Settlement):
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
         """Allow requests, and begin to deal ahead."""
+        noted(model=name, requests=allowance.terms.total)
         shared = self._owned(name, right)
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
@@ -264,6 +277,7 @@ class CryptoProvider(Settlement):
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
         """Forget a model; who waits for it is told."""
+        noted(model=name)
         await self._removed(self._owned(name, right))
 
     async def _removed(self, shared: Provided) -> None:
@@ -301,6 +315,7 @@ class CryptoProvider(Settlement):
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
+        noted(model=name, examples=examples, reveal=reveal)
         shared = self._shared(name)
         if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
+from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
@@ -94,6 +95,7 @@ class TrainingDealer(Actor):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
         """
+        noted(model=terms.name, arrays=len(terms.datasets))
         datasets = list(terms.datasets.values())
         if len(rights) != len(datasets):
             raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")

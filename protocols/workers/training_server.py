@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import caller, message
+from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, THIRD_PARTY, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
@@ -137,6 +138,7 @@ class TrainingServer(HeldModels):
             NotGranted: the owners of the data do not allow steps of so few examples.
             ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
         """
+        noted(model=terms.name, arrays=len(terms.datasets))
         arrays = [dataset.handle for dataset in terms.datasets.values()]
         owned = (*((dataset.handle, ARRAYS[name[0]]) for name, dataset in terms.datasets.items()), (model, "model"))
         if len(rights) != len(owned):
