@@ -4,55 +4,9 @@ Start reading at `program.py` (what is computed), `exchange.py` (how a protocol 
 protocols themselves), `dealer.py` (the third party's mathematics); then `shared_model.py` and `remote_model.py` for the flow. README.md
 has a picture.
 
-Importing this package imports neither TensorFlow nor Keras.
+What it offers is imported when it is used (`__init__.pyi` names it all); neither TensorFlow nor Keras is.
 """
 
-from protocols.client.remote_model import RemoteModel, connect
-from protocols.clusters.worker import Worker
-from protocols.datasets.use import Use
-from protocols.errors import ProtocolError
-from protocols.estimators import (
-    ConvergenceWarning,
-    GammaRegressor,
-    LinearRegression,
-    LogisticRegression,
-    PoissonRegressor,
-    PrecisionWarning,
-    Ridge,
-)
-from protocols.estimators.trees import (
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
-from protocols.estimators.unsupervised import PCA, KMeans
-from protocols.noisy_answers import NoisyAnswers
-from protocols.owner.cluster import Cluster
-from protocols.owner.placement import share
-from protocols.owner.shared_model import SharedModel
+from lazy_loader import attach_stub
 
-__all__ = [
-    "PCA",
-    "Cluster",
-    "ConvergenceWarning",
-    "GammaRegressor",
-    "GradientBoostingClassifier",
-    "GradientBoostingRegressor",
-    "KMeans",
-    "LinearRegression",
-    "LogisticRegression",
-    "NoisyAnswers",
-    "PoissonRegressor",
-    "PrecisionWarning",
-    "ProtocolError",
-    "RandomForestClassifier",
-    "RandomForestRegressor",
-    "RemoteModel",
-    "Ridge",
-    "SharedModel",
-    "Use",
-    "Worker",
-    "connect",
-    "share",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

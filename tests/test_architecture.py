@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -132,8 +133,13 @@ MATHEMATICS = (
 
 @functools.cache
 def parsed(file: Path) -> tuple[ast.AST, ...]:
-    """Return all nodes of a file, read once for all tests."""
-    return tuple(ast.walk(ast.parse(file.read_text())))
+    """Return all nodes of a file, read once for all tests; a package's with those of the stub that names what it offers."""
+    nodes, stub = [*ast.walk(ast.parse(file.read_text()))], file.with_suffix(".pyi")
+    for node in ast.walk(ast.parse(stub.read_text())) if stub.is_file() else ():
+        if isinstance(node, ast.ImportFrom):
+            node.module = f"{file.parent.name}.{node.module}" if node.module else file.parent.name
+        nodes.append(node)
+    return tuple(nodes)
 
 
 @functools.cache
@@ -261,10 +267,21 @@ def test_pickle_is_in_one_place():
 
 
 def test_workers_and_clients_never_import_tensorflow():
-    code = "import sys, protocols, protocols.workers.worker_process; private = {'privacy'} & set(sys.modules); "
-    code += "import federated.command; print(private | ({'tensorflow', 'keras'} & set(sys.modules)))"
+    code = "import sys; from protocols import *; import protocols.workers.worker_process; private = {'privacy'} & set(sys.modules); "
+    code += "from federated import *; import federated.command; print(private | ({'tensorflow', 'keras'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_package_imports_what_it_offers_when_it_is_used(folder):
+    code = f"import sys, {folder}; print([name for name in sys.modules if name.startswith({folder!r} + '.') or name in ('numpy', 'numba')])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == "[]"
+    package = importlib.import_module(folder)
+    assert {name for name in package.__all__ if getattr(package, name) is None} == set()
+    with pytest.raises(AttributeError):
+        package.no_such_name  # noqa: B018
 
 
 def test_the_packages_are_ours():
