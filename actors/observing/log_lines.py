@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import os
+import select
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
 
@@ -16,6 +17,7 @@ FORMS: tuple[Form, ...] = ("json", "text")
 LEVELS = ("debug", "info", "warning", "error")
 LINE_LIMIT = 16_000
 """Characters of the text of one line."""
+STANDARD_ERROR = 2
 
 
 def event(log: logging.Logger, level: int, name: str, /, **fields: Fact) -> None:
@@ -74,12 +76,46 @@ def _text(record: logging.LogRecord) -> str:
     return text
 
 
-class _Lines(logging.StreamHandler[TextIO]):
-    """Writes lines; who reads them may have gone."""
+class _Lines(logging.Handler):
+    """Writes lines, and never waits for whoever should read them: what finds no room is lost, and how much is said as soon as there is.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (as in logging)
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
+    Args:
+        stream: to write to; None: standard error.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lost, self._torn = 0, False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        try:
+            if self._stream is not None:
+                self._stream.write(f"{self.format(record)}\n")
+                return
+            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were lost: nobody has read them", (self._lost,), None)
+            if self._lost and self._written(lost):
+                self._lost = 0
+            if self._lost or not self._written(record):
+                self._lost += 1
+        except OSError:
+            self._lost += 1  # who read them has gone
+        except Exception:
+            self.handleError(record)
+
+    def _written(self, record: logging.LogRecord) -> bool:
+        """Write a line where there is room for it, piece by piece: a pipe that is writable takes `PIPE_BUF` bytes at once."""
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        if self._torn:
+            line = b"\n" + line
+        for start in range(0, len(line), select.PIPE_BUF):
+            if not select.select([], [STANDARD_ERROR], [], 0)[1]:
+                return False
+            os.write(STANDARD_ERROR, line[start : start + select.PIPE_BUF])
+            self._torn = True
+        self._torn = False
+        return True
 
 
 def log_lines(form: Form, level: str, stream: TextIO | None = None) -> logging.Handler:
@@ -90,7 +126,7 @@ def log_lines(form: Form, level: str, stream: TextIO | None = None) -> logging.H
         level: the least that is written, one of `LEVELS`.
         stream: to write to; None: standard error.
     """
-    handler = _Lines(sys.stderr if stream is None else stream)
+    handler = _Lines(stream)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     root = logging.getLogger()
     root.addHandler(handler)

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import logging
+import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -247,6 +248,30 @@ def test_a_line_is_one_line_and_forges_nothing(form):
     else:
         assert ' INFO tests.lines: filed name="a b' in text.splitlines()[0]
         assert text.splitlines()[0].endswith(" size=3 seconds=0.25")
+
+
+def test_a_log_that_nobody_reads_stops_nobody(monkeypatch):
+    reading, writing = os.pipe()
+    monkeypatch.setattr(log_lines, "STANDARD_ERROR", writing)
+    log = logging.getLogger("tests.lines")
+    handler = log_lines.log_lines("text", "info")
+    try:
+        for number in range(2000):
+            log.info("line %d %s", number, "x" * (10_000 if number % 100 == 7 else 80))
+        taken = os.read(reading, 1 << 20)
+        log.info("heard")
+        rest = os.read(reading, 1 << 20)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        logging.getLogger().setLevel(logging.WARNING)
+        os.close(reading)
+        os.close(writing)
+    lines = (taken + rest).decode().splitlines()
+    whole = [line for line in lines if "tests.lines: line" in line]
+    lost = next(line for line in lines if "lines were lost" in line)
+    assert len(taken) > 50_000
+    assert int(lost.split("log_lines: ")[1].split()[0]) + len(whole) in (2000, 2001)  # one may have been torn
+    assert lines[-1].endswith("tests.lines: heard")
 
 
 def test_a_field_cannot_take_the_place_of_what_the_program_says():
