@@ -165,7 +165,7 @@ def status(
     """Ask the nodes of a cluster, or workers by address, whether they are there and what they do.
 
     Exit code 1: one is not there; 3: all are, and a certificate expires soon. With TLS the first node whose key is in --keys is the one
-    that asks: its figures are shown by nodes whose watchers it is among, see docs/operations.md.
+    that asks: its figures are shown by nodes whose watchers it is among, see docs/observability.md.
     """
     if bool(addresses) == (cluster is not None):
         raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))

@@ -78,7 +78,7 @@ class Shown:
         """Why whoever asks must not read the metrics; empty if they may."""
         if encrypted:
             name = "" if certificate is None else common_name(certificate)
-            return "" if name and name in self.watchers else "the metrics are for those who are named for them: see docs/operations.md"
+            return "" if name and name in self.watchers else "the metrics are for those who are named for them: see docs/observability.md"
         place = connection.remote_address
         if not place or not _is_loopback(str(place[0])):
             return "in the clear the metrics are for this machine only: use --metrics-port, or TLS"

@@ -43,7 +43,7 @@ from protocols.serving.pool import Pool
 from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
-from protocols.serving.ticket import Reveal, identifier
+from protocols.serving.ticket import Reveal, identifier, traced
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
@@ -327,6 +327,7 @@ class CryptoProvider(Settlement):
             raise TicketRefused(f"a client shows another right at each server: two different digests of {DIGEST_BYTES} bytes are needed")
         request = await self._opened(shared, examples, reveal)
         request.holders = holders
+        noted(request=traced(request.identifier))
         if shared.requests.left < 1:
             for pool in shared.pools.values():
                 await pool.rest()
