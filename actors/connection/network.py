@@ -202,8 +202,8 @@ class Network:
         """Put together what this system shows of itself."""
         home, observer, now = self._home, self._home.observer, datetime.now(UTC)
         found = [*observer.counts.figures(), *showing.figures_of_connections([link.peer for link in self._links.values()], home.log)]
-        for credentials in self._credentials:
-            found += showing.figures_of_credentials(credentials, now)
+        if self._credentials:
+            found += showing.figures_of_credentials(min(self._credentials, key=lambda one: one.own.until), now)
         if observer.audit is not None:
             found += observer.audit.figures()
         return found + await showing.figures_of_actors(home)
@@ -218,7 +218,10 @@ class Network:
             await link.close(revoked)
             return
         self._links[task] = link
+        observer, peer = self._home.observer, link.peer
+        observer.met("connected", peer.caller, peer.label)
         try:
             await link.run()
         finally:
             del self._links[task]
+            observer.met("disconnected", peer.caller, peer.label, reason=peer.closed.why if peer.closed is not None else "")

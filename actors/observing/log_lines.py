@@ -9,6 +9,8 @@ import select
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
 
+import msgspec
+
 from actors.guard.words import shown, trace
 from actors.observing.notes import Fact, tidy
 
@@ -30,12 +32,24 @@ def event(log: logging.Logger, level: int, name: str, /, **fields: Fact) -> None
         **fields: names and counts; see `notes.noted` for what must not be in them.
     """
     if log.isEnabledFor(level):
-        fields = tidy(fields)
-        log.log(level, "%s", " ".join([name, *(f"{key}={_word(fact)}" for key, fact in fields.items())]), extra=_extra(name, fields))
+        tidy_event(log, level, name, tidy(fields))
 
 
-def _extra(name: str, fields: dict[str, Fact]) -> dict[str, object]:
-    return {"event": name, "fields": fields}
+def tidy_event(log: logging.Logger, level: int, name: str, fields: dict[str, Fact]) -> None:
+    """Log an event that is wanted, with fields that are fit to be shown. It does not look up where it is called from: that is slow."""
+    record = logging.LogRecord(log.name, level, "", 0, _Words(name, fields), (), None)
+    record.event, record.fields = name, fields
+    log.handle(record)
+
+
+class _Words:
+    """The text of an event, which is put together if somebody wants it as text."""
+
+    def __init__(self, name: str, fields: dict[str, Fact]) -> None:
+        self._name, self._fields = name, fields
+
+    def __str__(self) -> str:
+        return " ".join([self._name, *(f"{key}={_word(fact)}" for key, fact in self._fields.items())])
 
 
 def _word(fact: Fact) -> str:
@@ -55,14 +69,15 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, event, text, and the fields of the event."""
+    """One JSON object a line: time, level, logger, event, the fields of the event; and the text, if that says more."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        line = {"time": _at(record), "level": record.levelname.lower(), "logger": record.name}
+        line = {**getattr(record, "fields", {}), "time": _at(record), "level": record.levelname.lower(), "logger": record.name}
         line["event"] = str(getattr(record, "event", "message"))
-        line["text"] = shown(_text(record), LINE_LIMIT)
-        return json.dumps({**getattr(record, "fields", {}), **line})
+        if not isinstance(record.msg, _Words):  # all that it says is in the fields
+            line["text"] = shown(_text(record), LINE_LIMIT)
+        return msgspec.json.encode(line).decode()
 
 
 def _at(record: logging.LogRecord) -> str:

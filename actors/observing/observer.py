@@ -12,12 +12,12 @@ from time import perf_counter
 
 from actors.errors import AuditUnwritable
 from actors.guard.limited_log import Limited
-from actors.guard.words import name_of
+from actors.guard.words import name_of, shown
 from actors.identity.caller import Caller
 from actors.observing import spans
 from actors.observing.audit_log import AuditLog
 from actors.observing.counts import ANSWERED, SystemCounts
-from actors.observing.log_lines import event
+from actors.observing.log_lines import event, tidy_event
 from actors.observing.notes import Fact, Notes
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,15 @@ class Observer:
             audit.close()
             event(log, logging.INFO, "audit log closed", entries=audit.entries, head=audit.head)
 
+    def met(self, what: str, other: Caller, place: str, **facts: Fact) -> None:
+        """Log that somebody has connected, or is gone: ten times at once, then once a minute for each of those who are known."""
+        if log.isEnabledFor(logging.INFO):
+            asked = who(other)
+            left_out = self._limited.take(f"{what} {asked}")
+            if left_out is not None:
+                more: dict[str, Fact] = {"left_out": left_out} if left_out else {}
+                event(log, logging.INFO, what, who=asked, place=place, **facts, **more)
+
     # Messages that ask for an answer.
 
     def begun(self, label: str) -> Notes:
@@ -137,11 +146,12 @@ class Observer:
             return
         more: dict[str, Fact] = {"left_out": left_out} if left_out else {}
         if logs:
-            event(log, level, label, who=asked, outcome=outcome, seconds=round(seconds, 6), **notes.facts, **more)
+            facts: dict[str, Fact] = {"who": shown(asked), "outcome": outcome, "seconds": round(seconds, 6), **notes.facts, **more}
+            tidy_event(log, level, label, facts)
         if self.audit is not None:
             decision = {"decision": ANSWERED} if outcome == ANSWERED else {"decision": "not answered", "reason": outcome}
-            facts = {"facts": notes.facts} if notes.facts else {}
-            self.audit.write(who=asked, what=label, **decision, **facts, **more)
+            noted = {"facts": notes.facts} if notes.facts else {}
+            self.audit.write(who=asked, what=label, **decision, **noted, **more)
 
 
 def who(sender: Caller) -> str:

@@ -250,6 +250,20 @@ def test_a_line_is_one_line_and_forges_nothing(form):
         assert text.splitlines()[0].endswith(" size=3 seconds=0.25")
 
 
+async def test_who_connects_and_leaves_is_logged_and_limited(office, caplog):
+    system, _, _ = office
+    caplog.set_level(logging.INFO, "actors.observing.observer")
+    for _ in range(15):
+        async with ActorSystem() as visitor:
+            await visitor.connect(f"{system.address}/clerk", Clerk)
+    async with asyncio.timeout(20):
+        while len(system._network._links) > 1:
+            await asyncio.sleep(0.01)
+    met = [(record.event, record.fields["who"]) for record in caplog.records]
+    assert met.count(("connected", "nobody known")) == 10  # in the clear they say who they are later
+    assert met.count(("disconnected", "a process of the same user")) == 10
+
+
 def test_a_log_that_nobody_reads_stops_nobody(monkeypatch):
     reading, writing = os.pipe()
     monkeypatch.setattr(log_lines, "STANDARD_ERROR", writing)
