@@ -1,9 +1,9 @@
 """What it costs to be seen: encrypted prediction with JSON logs, an audit log and metrics that are read, beside the same without.
 
-`python -m benchmarks.observing [--before FOLDER] [--blocks N] [--json]`. Two clusters of three real workers on loopback; blocks of queries
-go to one and the other in turns, so that whatever else the machine does meets both. Reported are queries a second (the middle of the ratios
-of neighbouring blocks), and the processor time of the workers for a query, which a busy machine changes less. With `--before` the workers
-without run the code of another folder, such as a checkout of before.
+`python -m benchmarks.observing [--before FOLDER] [--blocks N] [--control] [--json]`. Two clusters of three real workers on loopback; blocks
+of queries go to one and the other in turns, so that whatever else the machine does meets both. Reported are queries a second and the
+processor time of the workers for a query, which a busy machine changes less: the middle of the ratios of neighbouring blocks. With
+`--before` the workers without run the code of another folder, such as a checkout of before. With `--control` neither side is seen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from protocols.errors import NotServed
 
 SCRAPED_EVERY = 5.0
 """Seconds."""
-TICKS = os.sysconf("SC_CLK_TCK")
 SEEN = ("--log-format", "json", "--log-level", "info")
 BATCHES = {1: 60, 128: 6}
 """Examples of a query -> queries of a block."""
@@ -61,8 +60,8 @@ class Side:
 
     def processor(self) -> float:
         """Seconds that the workers have computed."""
-        stats = [Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in self.processes]
-        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
+        threads = [path for process in self.processes for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat")]
+        return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
     async def block(self, remote: RemoteModel, x: npt.NDArray[np.float64], queries: int) -> None:
         """Ask a few times, and write down what it took."""
@@ -127,15 +126,15 @@ async def asked(stack: contextlib.AsyncExitStack, one: Side) -> RemoteModel:
         await asyncio.sleep(0.01)
 
 
-async def measure(before: str | None, blocks: int, batches: list[int]) -> dict[str, dict[str, float]]:
+async def measure(before: str | None, blocks: int, batches: list[int], *, control: bool) -> dict[str, dict[str, float]]:
     """Measure both sides in turns; return for each batch what it costs to be seen."""
     found: dict[str, dict[str, float]] = {}
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         without = await stack.enter_async_context(side("without", folder, before, seen=False))
-        seen = await stack.enter_async_context(side("seen", folder, None, seen=True))
+        seen = await stack.enter_async_context(side("seen", folder, before if control else None, seen=not control))
         remotes = {one.name: await asked(stack, one) for one in (without, seen)}
-        reading = asyncio.create_task(read_metrics(seen.addresses))
+        reading = asyncio.create_task(read_metrics([] if control else seen.addresses))
         stack.callback(reading.cancel)
         inputs = {batch: np.random.default_rng(0).random((batch, 784)) for batch in batches}
         for batch, x in inputs.items():
@@ -161,7 +160,7 @@ def summary(rates: list[float], seen_rates: list[float], costs: list[float], see
         "queries_per_s_without": statistics.median(rates),
         "queries_per_s_seen": statistics.median(seen_rates),
         "time": statistics.median(slower),
-        "processor": sum(seen_costs) / sum(costs),
+        "processor": statistics.median(other / one for one, other in zip(costs, seen_costs, strict=True)),
         "processor_ms_without": 1000 * statistics.fmean(costs),
         "processor_ms_seen": 1000 * statistics.fmean(seen_costs),
     }
@@ -172,9 +171,10 @@ if __name__ == "__main__":
     parser.add_argument("--before", help="folder with the code that the workers without run")
     parser.add_argument("--blocks", type=int, default=20, help="blocks of each batch and side")
     parser.add_argument("--batch", type=int, action="append", choices=list(BATCHES), help="examples of a query; both, unless given")
+    parser.add_argument("--control", action="store_true", help="see neither side: what is found then is noise")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    result = asyncio.run(measure(given.before, given.blocks, given.batch or list(BATCHES)))
+    result = asyncio.run(measure(given.before, given.blocks, given.batch or list(BATCHES), control=given.control))
     if given.json:
         print(json.dumps(result))
     else:
