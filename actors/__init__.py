@@ -5,6 +5,11 @@ then `memory.py`, or `dialed.py`, `peer.py`, `wire.py` and `websocket.py`; how i
 system from strangers: `guard`. This package knows nothing of machine learning or cryptographic protocols.
 """
 
+import sys
+
 from lazy_loader import attach_stub
+
+if sys.platform == "win32":
+    raise ImportError("confide runs on Linux and macOS; on Windows, install it inside WSL 2, where it is on Linux")
 
 __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -25,12 +25,13 @@ from federated.machines.cluster_file import ClusterFile
 from federated.machines.node import computing_cluster
 from federated.observing_options import Audit, LogFormat, LogLevel, MetricsPort, Traces, seen
 from federated.observing_options import audit as audit_commands
+from privacy.keras_models.installed import KerasMissing
 from protocols import Cluster, Use, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
 from protocols.workers import worker_process
 
-EXPECTED = (ActorError, FederatedError, ProtocolError)
+EXPECTED = (ActorError, FederatedError, KerasMissing, ProtocolError)
 """What is told in one line. Anything else, such as what the code of a node raises, is shown with its traceback."""
 
 ClusterPath = Annotated[Path, typer.Option("--cluster", help="the cluster file, the same for all nodes")]

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from privacy.keras_models.installed import require_keras
 from protocols.blocking.client import Client
 from protocols.blocking.cluster import Cluster
 from protocols.errors import ClusterError, ServingError, SharingError
@@ -95,6 +96,7 @@ class KerasHook:
     _installed: ClassVar[bool] = False
 
     def __init__(self, keras: Any = None) -> None:
+        require_keras("KerasHook")
         import keras as installed  # noqa: PLC0415  only who hooks Keras needs it
 
         if keras is not None and getattr(keras, "Model", None) is not installed.Model:

@@ -25,6 +25,7 @@ from federated.tasks.failures import in_own_words
 from federated.tasks.update import Evaluation, Task, Update
 from federated.trainers.runner import Factory
 from privacy import Ledger
+from privacy.keras_models.installed import require_keras
 from protocols.secure_aggregation import AggregationTerms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, MaskedVector, Opened, Shares
 from protocols.workers.sum_server import SumServer
@@ -156,6 +157,8 @@ class DataOwner(Actor):
         self._aggregators: set[str] = set()
         if trainer is not None:
             policy.check_own_trainer()
+        else:
+            require_keras("an owner without a trainer of its own")
         self._holding = Holding(data, evaluation, trainer, memory)
         self._admission = Admission(policy, ledger, hidden_only=roster is not None)
         self._trainer = Trainer(largest=policy.largest, min_batch=policy.min_batch)

@@ -18,6 +18,9 @@ from protocols.concurrency import at_once
 AHEAD = 2
 """Tasks that are with a process at once: one at work, one on the way."""
 
+STARTED_WITHIN = 300.0
+"""Seconds for a process to begin: TensorFlow alone takes it half a minute on a busy machine. One that dies is noticed at once."""
+
 
 class Bench(Actor):
     """A `ThreadEngine` in a process of the pool."""
@@ -80,7 +83,7 @@ class ProcessEngine:
             SettingError: data that cannot be sent to another process.
         """
         async with contextlib.AsyncExitStack() as scope:
-            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit))
+            system = await scope.enter_async_context(ActorSystem(message_limit=self._message_limit, timeout=STARTED_WITHIN))
             for place in self._places:
                 place.holdings = {index: one for index, one in holdings.items() if self._place(index) is place}
                 place.system = system
@@ -124,7 +127,7 @@ class _Place:
         async with self._starting:
             if self._bench is None:
                 async with contextlib.AsyncExitStack() as scope:
-                    node = await scope.enter_async_context(self.system.start_node(ready_within=60.0))
+                    node = await scope.enter_async_context(self.system.start_node(ready_within=STARTED_WITHIN))
                     bench = await self._sent(node)
                     self._bench = bench.with_options(timeout=None)
                     self._scope = scope.pop_all()
