@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import mmap
 import os
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ IDLE = 10.0
 """Seconds without work after which such a process gives them back."""
 BUSY_PART = 0.05
 """Part of them for which it may compute and counts as one without work: it answers who asks how it is."""
+GROWN = 16 << 20
+"""Bytes by which it has grown since it gave memory back last, from which on it gives again: a little work may have taken much."""
 ASKED: list[bool] = []
 """What came of it; empty as long as nobody has asked."""
 
@@ -71,11 +74,18 @@ async def given_back_when_idle(seconds: float = IDLE) -> AsyncIterator[None]:
 
 
 async def _give_back_when_idle(seconds: float) -> None:
-    trim, worked = ctypes.CDLL(None).malloc_trim, True
+    trim, kept = ctypes.CDLL(None).malloc_trim, 0
     while True:
         before = time.process_time()
         await asyncio.sleep(seconds)
-        idle = time.process_time() - before < BUSY_PART * seconds
-        if idle and worked:  # once is enough, until it has worked again
+        kept = min(kept, _resident())
+        if time.process_time() - before < BUSY_PART * seconds and _resident() - kept >= GROWN:
             await asyncio.to_thread(trim, 0)
-        worked = not idle
+            kept = _resident()
+
+
+def _resident() -> int:
+    """Return how many bytes of memory this process has now; 0 where the kernel does not say."""
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as told:
+        return int(told.read().split()[1]) * mmap.PAGESIZE
+    return 0

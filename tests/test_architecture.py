@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -410,3 +411,13 @@ def test_a_file_has_at_most_400_lines(folder):
 @pytest.mark.parametrize("name", sorted({file.parent.relative_to(ROOT).as_posix() for file in MODULES.values()}))
 def test_every_room_says_for_whom_it_is(name):
     assert (ROOT / name / "README.md").is_file()
+
+
+@pytest.mark.parametrize("name", sorted({file.parent.relative_to(ROOT).as_posix() for file in MODULES.values()} - set(FOLDERS)))
+def test_a_room_names_each_of_its_files_and_of_the_rooms_inside_and_no_other(name):
+    folder, text = ROOT / name, (ROOT / name / "README.md").read_text()
+    files = {file.name for file in folder.glob("*.py")} - {"__init__.py"}
+    rooms = {f"{inside.name}/" for inside in folder.iterdir() if (inside / "__init__.py").is_file()}
+    named = set(re.findall(r"`([\w]+(?:\.py|/))`", text))
+    assert files | rooms <= named
+    assert set(re.findall(r"^- `(\w+\.py)`: ", text, re.MULTILINE)) <= files

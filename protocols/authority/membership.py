@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from actors import Caller, NotAllowed, caller
 from actors.guard.limited_log import LimitedLog
+from actors.observing.notes import noted
 from protocols.authority import certified
 from protocols.authority.certified import Certified
 from protocols.authority.seats import Seats, seats
@@ -170,6 +171,8 @@ class Membership:
         Raises:
             ClusterError: this worker belongs to no cluster, or to one of the other form.
         """
+        if name:
+            noted(model=name)  # whatever is done with a model or a training begins here
         if self.trio.equals is not None and self.trio.equals != equals:
             form = "three equals" if self.trio.equals else "two servers and a crypto provider"
             raise ClusterError(f"the cluster of this worker consists of {form}: use it as such")

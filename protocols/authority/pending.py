@@ -21,6 +21,7 @@ class PendingClaims:
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}
+        self._renewed: dict[str, Claim] = {}
 
     def add(self, name: str, digest: bytes) -> None:
         """Claim a name for who sent the message that is being handled. `digest` is that of its right at this server.
@@ -41,12 +42,23 @@ class PendingClaims:
 
     def put(self, name: str, claim: Claim) -> None:
         """Keep a claim to a name whose model has gone, and another one is to come."""
-        self._claims[name] = claim
+        self._claims[name] = self._renewed[name] = claim
         asyncio.get_running_loop().call_later(WITHIN, self._expire, name, claim)
+
+    @property
+    def renewed(self) -> frozenset[str]:
+        """The names whose model has gone, and another one is to come: until `arrived`."""
+        return frozenset(self._renewed)
+
+    def arrived(self, name: str) -> None:
+        """No model is to come any more: it is here, or cannot be."""
+        self._renewed.pop(name, None)
 
     def _expire(self, name: str, claim: Claim) -> None:
         if self._claims.get(name) is claim:
             del self._claims[name]
+        if self._renewed.get(name) is claim:
+            del self._renewed[name]
 
     def take(self, name: str) -> Claim | None:
         """Return the claim to a name whose model has arrived; None if nobody has claimed it."""
@@ -58,4 +70,5 @@ class PendingClaims:
         if claim is None or not claim.allows(right):
             return False
         del self._claims[name]
+        self.arrived(name)
         return True

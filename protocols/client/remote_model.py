@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from actors import ActorError, ActorSystem
 from actors.observing.spans import span
+from protocols.authority.pending import WITHIN
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.connections import Links, connected, server_at
 from protocols.clusters.three_workers import ThreeWorkers
@@ -79,6 +80,18 @@ class _Waiting:
     """What a query waits for: the last that it was told while the model is busy, None otherwise."""
 
     busy: Busy | None = None
+
+
+class _Pauses:
+    """What a client waits before it asks again: longer each time."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_PAUSE
+
+    async def after(self, busy: Busy) -> None:
+        """Wait once more."""
+        await asyncio.sleep(min(self._next, busy.seconds))
+        self._next *= 2
 
 
 class RemoteModel:
@@ -250,14 +263,13 @@ class RemoteModel:
 
     async def _first(self, examples: int, reveal: Reveal, holders: tuple[bytes, bytes], waiting: _Waiting) -> Grants:
         """Request the first tickets; wait while the model is busy."""
-        pause = FIRST_PAUSE
+        pauses = _Pauses()
         while True:
             try:
                 grants = await self._provider.request(self.name, self.model, examples, reveal, holders)
             except Busy as busy:
                 waiting.busy = busy
-                await asyncio.sleep(min(pause, busy.seconds))
-                pause *= 2
+                await pauses.after(busy)
             else:
                 waiting.busy = None
                 return grants
@@ -335,6 +347,7 @@ async def connect(
     Raises:
         WorkerUnreachable: a worker does not answer, or is not known to run for this user.
         UnknownModel: no such model is shared there, or several are and none was named.
+        Busy: its owner began to share it anew a minute ago, and has not ended.
         NotOwner: it was shared by somebody else than `owner`.
         ClusterError: the servers do not agree on what they host.
         ProtocolError: what they say of the model makes no sense: scales, ranges, shapes, operations, what is promised about noise.
@@ -358,13 +371,19 @@ async def connect(
 
 
 async def _described(links: Links, name: str, equals: bool) -> list[Handshake]:
-    """Ask both servers to describe a model."""
-    try:
-        return await at_once(*(server.describe(name) for server in links.servers))
-    except UnknownModel as error:
-        if not equals:
-            raise
-        raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
+    """Ask both servers to describe a model, once its owner has shared it anew if that is under way."""
+    pauses, until = _Pauses(), time.monotonic() + WITHIN
+    while True:
+        try:
+            return await at_once(*(server.describe(name) for server in links.servers))
+        except Busy as busy:
+            if time.monotonic() > until:
+                raise
+            await pauses.after(busy)
+        except UnknownModel as error:
+            if not equals:
+                raise
+            raise UnknownModel(f"{error}; if it is, list the three workers in the same order as its owner does") from None
 
 
 async def _only_one(system: ActorSystem, cluster: ThreeWorkers) -> str:

@@ -39,12 +39,13 @@ def seal_key(own: Agreement, public: bytes, session: bytes) -> bytes:
 class Seal:
     """A keyed BLAKE3 (a pseudo-random function, not linear) over all messages of one computation, in the same order at both servers.
 
-    Equal seals mean that both servers had the same masked input and the same messages between them, so that what they opened was the same
-    as well; if one bit differs, they differ but with a probability of 2^-256, whoever has altered it, unless it knows the key.
+    Equal seals mean that both servers had the same masked weights, inputs or examples and the same messages between them, so that what they
+    opened was the same as well; if one bit differs, they differ but with a probability of 2^-256, whoever has altered it, unless it knows
+    the key.
 
     It finds faults and whoever alters messages between the servers or to one of them, also on links without TLS. It finds nothing where
-    somebody alters the messages of both servers with the third party while they agree on the key (TLS finds that), nor dealt randomness or
-    shares of weights that are wrong from the start, nor a server that computes wrongly and sends what it has computed.
+    somebody alters the messages of both servers with the third party while they agree on the key (TLS finds that), nor dealt randomness,
+    keys of masks or shares of weights that are wrong from the start, nor a server that computes wrongly and sends what it has computed.
 
     Args:
         key: of the two servers, 32 bytes, see `seal_key`.
@@ -56,7 +57,7 @@ class Seal:
         self._mac.update(len(channel).to_bytes(8, "little") + channel)
 
     def add(self, arrays: Sequence[Ring]) -> None:
-        """Add one message. Both servers add the masked input, then for each round the message of server 0 and that of server 1."""
+        """Add one message. Both servers add what each was sent alone, then for each round the message of server 0 and that of server 1."""
         sizes = [array.nbytes for array in arrays]
         parts: list[bytes | memoryview] = [struct.pack(f"<{len(sizes) + 1}Q", len(sizes), *sizes)]
         parts += [np.ascontiguousarray(array).data.cast("B") for array in arrays if array.size]

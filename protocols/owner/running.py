@@ -20,7 +20,7 @@ from protocols.owner.epochs import Segment
 from protocols.owner.fit.progress import live
 from protocols.owner.stored import trainers
 from protocols.storage.versions import Progress
-from protocols.training.terms import TrainingTerms
+from protocols.training.terms import ToldTerms, TrainingTerms
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
@@ -43,13 +43,14 @@ class Running:
     async def begin(self, data: tuple[SharedDataset, ...], model: tuple[bytes, bytes], presence: Presence) -> None:
         """`model` is the handle, and the secret of the rights to it."""
         handle, secret = model
+        told = ToldTerms.of(self.terms)
 
         def rights(place: int) -> tuple[bytes, ...]:
             return tuple(right_at(array.secret, place) for array in data)
 
         starts = (
             server.begin(
-                self.terms,
+                told,
                 digest_at(self._secret, place),
                 handle,
                 (*rights(place), right_at(secret, place)),
@@ -61,7 +62,7 @@ class Running:
         met = zip(self._servers, self._rights, reversed(publics), strict=True)
         await at_once(*(server.meet(self.terms.session, right, public) for server, right, public in met))
         third = self._seats.third  # among equals it agrees on keys with the servers
-        await self._dealer.begin(self.terms, digest_at(self._secret, third), rights(third), presence)
+        await self._dealer.begin(told, digest_at(self._secret, third), rights(third), presence)
 
     async def epoch(self, number: int, first: int, save_every: int | None, *, told: list[str], progress: bool) -> list[Segment]:
         """Make the steps of an epoch from `first` on, in segments that end in a checkpoint."""

@@ -358,9 +358,9 @@ class SharedModel:
         self._stopped = True
         await self._training.forget()
         *rights, third = self._rights
-        removals = [server.remove(self.name, right) for server, right in zip(self._links.servers, rights, strict=True)]
-        removals.append(self._links.provider.remove(self.name, third))
-        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+        first = await asyncio.gather(self._links.provider.remove(self.name, third), return_exceptions=True)  # it deals to servers no more
+        removals = (server.remove(self.name, right) for server, right in zip(self._links.servers, rights, strict=True))
+        for outcome in [*first, *await asyncio.gather(*removals, return_exceptions=True)]:
             if isinstance(outcome, ActorError) and not isinstance(outcome, ConnectFailed | ConnectionLost):
                 raise WorkerLost(f"model {self.name!r} could not be removed: {outcome}")
             if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError | UnknownModel | NotOwner):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 
 import msgspec
 import numpy as np
+from blake3 import blake3
 
 from protocols.errors import NotServed, ServingError, SharingError, TicketRefused, TooLarge
 from protocols.link.keys import Told, server_key
@@ -192,6 +193,18 @@ class HostedModel:
         if self._masked is None:
             raise NotServed(f"the owner of model {self.name!r} has not sent its weights yet")
         return self._masked
+
+    @cached_property
+    def weights_fingerprint(self) -> Ring:
+        """BLAKE3 of the masked weights, which both servers have, in four words. Slow for a large model: first in a thread.
+
+        Raises:
+            NotServed: the owner has not sent them yet.
+        """
+        hashed = blake3()
+        for weight in self._loaded:
+            hashed.update(np.ascontiguousarray(weight).data.cast("B") if weight.size else b"")
+        return np.frombuffer(hashed.digest(), np.uint64)
 
     def masked(self, shares: Sequence[Ring]) -> list[Ring]:
         """Return shares of weights that nobody knows under this server's half of their masks: with those of the other server M_W.

@@ -17,6 +17,7 @@ from protocols.training.networks.layers import LARGEST
 from protocols.training.step import Plan, forward
 
 MOVES = (Concatenate, Permute, Reshape, Take)
+"""Operations that give the numbers that they read, in other places."""
 NONE = 0.5
 """A count is 0."""
 

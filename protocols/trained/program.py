@@ -9,7 +9,6 @@ learns a weight, and the owner does not either.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -96,18 +95,28 @@ def served(
         WindowError: sums of weights are not proved to stay in the ring, however small weights are.
         UnsupportedLayer: the network computes what cannot be served so.
     """
-    network = one_example(plan)
-    attempts = list(itertools.product((False, True), range(WEIGHTS, LEAST_WEIGHTS - 1, -1)))
-    for wide, exponent in attempts:
+    network, failed = one_example(plan), WindowError("nothing was tried")
+
+    def attempt(exponent: int, *, wide: bool) -> ServedNetwork | None:
+        nonlocal failed
         translation = _Translation(plan, network, exponent, like, wide=wide, watching=watching, memory=memory)
         try:
             return translation.served(endings, shape, end)
         except WindowError as error:
-            if (wide, exponent) == attempts[-1]:
-                raise too_large(error) from None
+            failed = error
         except ProgramError as error:
             raise UnsupportedLayer(f"the network cannot be served as it was trained: {error}; reveal() it, and share that") from None
-    raise AssertionError  # the last attempt has returned, or raised
+        return None
+
+    for wide in (False, True):
+        if made := attempt(WEIGHTS, wide=wide):
+            return made
+        if not attempt(LEAST_WEIGHTS, wide=wide):  # it is not for its weights that it fails
+            continue
+        for exponent in range(WEIGHTS - 1, LEAST_WEIGHTS - 1, -1):
+            if made := attempt(exponent, wide=wide):
+                return made
+    raise too_large(failed) from None
 
 
 class _Translation:

@@ -225,7 +225,7 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     the batch, if the plan asks for it.
 
     Rounds: 1 to open the kernels; for each dense or convolutional layer with ReLU 4 forward and 2 backward, for a max pooling 2x2 between
-    them 6 and 2 more; 1 for the last layer, 23 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 33 for
+    them 6 and 2 more; 1 for the last layer, 18 for softmax over 10 classes, 1 for its gradient; 1 to update, 24 for Adam: 28 for
     one hidden dense layer. Activations must lie within +-512, and so must the differences of logits of a softmax; gradients that Adam
     squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
     or in the `last`.

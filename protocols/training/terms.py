@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hmac import compare_digest
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from protocols.datasets.dataset import DATASET_LIMIT, Dataset, check_records
 from protocols.datasets.joined import widened
-from protocols.errors import InputError, TooLarge
+from protocols.errors import ClusterError, InputError, TooLarge
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine.segments import PARTS, Segment
 from protocols.mpc.parties.exchange import Ring
@@ -140,6 +142,33 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         return laid
 
 
+class ToldTerms(msgspec.Struct, frozen=True):
+    """Terms as an owner tells workers of them: what a worker of another version reads otherwise, it finds out, and does nothing.
+
+    Attributes:
+        terms: of the run.
+        fingerprint: of them as the owner reads them.
+    """
+
+    terms: TrainingTerms
+    fingerprint: bytes
+
+    @staticmethod
+    def of(terms: TrainingTerms) -> ToldTerms:
+        """Return what is told of terms, which are as they will arrive."""
+        sent = msgspec.msgpack.encode(terms, enc_hook=lambda number: number.item())  # of numpy
+        arrived = msgspec.msgpack.decode(sent, type=TrainingTerms)
+        return ToldTerms(terms, _fingerprint(arrived))
+
+
+def _fingerprint(terms: TrainingTerms) -> bytes:
+    """Return 32 bytes of all that terms say, what is left out included, and of the order of the examples, which everybody finds alone."""
+    hashed = blake3(msgspec.msgpack.encode(terms))
+    for rows in terms.rows(0):
+        hashed.update(rows.astype("<i8").tobytes())
+    return hashed.digest()
+
+
 class StepsReport(msgspec.Struct, frozen=True):
     """One server's part of some steps of an epoch.
 
@@ -166,15 +195,21 @@ class StepsReport(msgspec.Struct, frozen=True):
     seal: bytes
 
 
-def check_held(terms: TrainingTerms, *held: tuple[int, ...]) -> None:
-    """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them.
+def check_held(told: ToldTerms, *held: tuple[int, ...]) -> None:
+    """Refuse a run on arrays of other shapes than those that are held: what an epoch allocates depends on them; or one read otherwise.
 
     Raises:
         InputError: they are.
+        ClusterError: the owner reads the terms otherwise.
     """
-    named = tuple(dataset.shape for dataset in terms.datasets.values())
+    named = tuple(dataset.shape for dataset in told.terms.datasets.values())
     if named != held:
         raise InputError(f"arrays of shapes {' and '.join(map(str, named))} were named, and are {' and '.join(map(str, held))} here")
+    if not compare_digest(_fingerprint(told.terms), told.fingerprint):
+        raise ClusterError(
+            "a worker does not read all of what this training is as its owner does: they run other versions of confide; install the same"
+            " everywhere. Nothing was computed"
+        )
 
 
 def check_made(terms: TrainingTerms, dataset: Dataset, made: Ring) -> None:

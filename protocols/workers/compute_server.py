@@ -21,7 +21,7 @@ from actors.observing.notes import noted
 from protocols import errors
 from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.seats import Seats
-from protocols.errors import ClusterError, NotOwner, UnknownModel, WorkerLost
+from protocols.errors import Busy, ClusterError, NotOwner, UnknownModel, WorkerLost
 from protocols.link.keys import answered
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
@@ -38,6 +38,7 @@ from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Window
 from protocols.serving.supply import Supply
 from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check, traced
+from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
 from protocols.workers.owned_models import HostedEntry, OwnedModels
 
@@ -138,6 +139,8 @@ class ComputeServer(OwnedModels):
         except BaseException:
             self._room.give(claim.holder, size)
             raise
+        finally:
+            self._claims.arrived(hosting.name)
         twins = self._twinned(hosting.model, model.me, peer)
         twins.watch(self.system, peer)
         entry = self._entries[hosting.name] = HostedEntry(model, claim, seats, key, twins, provider)
@@ -205,7 +208,14 @@ class ComputeServer(OwnedModels):
 
     @message(reentrant=True, by=CLIENT)
     async def describe(self, name: str) -> Handshake:
-        """Return the public half of a model."""
+        """Return the public half of a model.
+
+        Raises:
+            Busy: its owner is sharing it anew.
+            UnknownModel: there is none.
+        """
+        if name not in self._entries and name in self._claims.renewed:
+            raise Busy(f"model {name!r} is being shared anew", RETRY)
         if name not in self._entries:
             shared = ", ".join(sorted(self._entries)) or "none"
             raise UnknownModel(f"no model named {name!r} is shared here (shared: {shared})")
@@ -215,7 +225,7 @@ class ComputeServer(OwnedModels):
     @message(reentrant=True, by=(CLIENT, *WORKERS))
     async def names(self) -> list[str]:
         """Return the names of the models hosted here; whoever looks after another worker of the cluster may ask, too (`confide status`)."""
-        return sorted(self._entries)
+        return sorted(self._entries.keys() | self._claims.renewed)
 
     @message(reentrant=True, by=CLIENT)
     async def answer(self, signed: SignedTicket, right: bytes, m: npt.NDArray[np.uint64]) -> Answer:
@@ -250,6 +260,7 @@ class ComputeServer(OwnedModels):
         model, program = entry.model, entry.model.programs[ticket.reveal]
         channel = derive(model.hosting.model, ticket.run)
         seal = Seal(entry.seal_key, channel)
+        seal.add([model.weights_fingerprint])  # each server was sent the weights by itself
         delay: float | None = None
         if isinstance(material, Supply):
             protocol = inference.evaluate_in_segments(model.me, program, model.derived, material.parts, material.take, m)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from functools import partial
 
-from actors import Caller, caller, message
+from actors import caller, message
 from actors.observing.figures import Figure, state
 from actors.observing.log_lines import event
 from actors.observing.notes import noted
@@ -23,6 +23,7 @@ from protocols.authority.rights import Claim
 from protocols.concurrency import Background
 from protocols.errors import (
     BudgetSpent,
+    Busy,
     ClusterError,
     NameTaken,
     NotServed,
@@ -44,10 +45,11 @@ from protocols.serving.requests import Request
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.ticket import Reveal, identifier, traced
+from protocols.serving.turns import RETRY
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
 from protocols.workers.granting import Grants
-from protocols.workers.provided import Provided
+from protocols.workers.provided import Provided, same_client
 from protocols.workers.shown import PROVIDER
 
 DIGEST_BYTES = 32
@@ -130,7 +132,6 @@ class CryptoProvider(Settlement):
             NotAllowed: the cluster file says whose it is.
             TooLarge: the weights are, or with those of the other models of this owner. Nothing was allocated.
         """
-        noted(model=name, equals=equals)
         seats = self._cluster.seats(equals, name)
         if seats.third != self._cluster.place:
             raise ClusterError(
@@ -170,6 +171,7 @@ class CryptoProvider(Settlement):
             shared = Provided(name, program, seats, claim, servers, guarantee, model, preprocessing, both, self._background.later)
             if before is not None and before.budget is not None and shared.budget is not None:
                 shared.budget.spent_before(before.budget)
+            shared.again = before is not None and before.reveal != ()
             await self._host(shared)
             self._models[name] = shared
         except BaseException:
@@ -311,14 +313,19 @@ class CryptoProvider(Settlement):
 
         Raises:
             QuotaSpent: the owner allowed no more, or fewer examples; the message says how many are left.
-            Busy: what is left is promised to others, or this client has too much under way. Nothing was spent.
+            Busy: what is left is promised to others, this client has too much under way, or the model is shared anew and not served yet.
+                Nothing was spent.
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
         noted(model=name, examples=examples, reveal=reveal)
+        if name in self._opening:
+            raise Busy(f"model {name!r} is being shared", RETRY)
         shared = self._shared(name)
         if shared.model != model:
             raise UnknownModel(f"model {name!r} was shared anew, perhaps with another program; connect to it again")
+        if shared.again and not shared.reveal:
+            raise Busy(f"model {name!r} is about to be served anew", RETRY)
         if reveal not in shared.reveal:
             raise NotServed(f"model {name!r} is not served with answers of kind {reveal!r} now (served: {list(shared.reveal)})")
         if examples < 1:
@@ -362,7 +369,7 @@ class CryptoProvider(Settlement):
         """Return the next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
-        if found is None or found.granted >= found.examples or not _same(found.sender, caller()):
+        if found is None or found.granted >= found.examples or not same_client(found.sender, caller()):
             raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
         if found.waiting:
             raise TicketRefused(f"the tickets of this request for model {name!r} are being waited for already; ask once at a time")
@@ -390,8 +397,3 @@ class CryptoProvider(Settlement):
                 if found is not None and 0 <= part < len(found.parts):
                     await shared.granting.ended(found, found.parts[part], party, answered)
                 return
-
-
-def _same(one: Caller | None, other: Caller) -> bool:
-    """Whether two messages came from one client: over one connection, or by one certificate."""
-    return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)

@@ -101,6 +101,7 @@ class OwnedModels(Supplied):
         noted(model=name)
         model = self._agreed_on(name, right, program)
         model.load(masked)
+        await self._ahead.run(lambda: model.weights_fingerprint)
 
     @message(reentrant=True, by=OWNER)
     async def load_piece(self, name: str, right: bytes, program: bytes, parts: list[npt.NDArray[np.uint64]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import cached_property
 
+from actors import Caller
 from actors.observing.figures import Figure, count, state
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
@@ -50,7 +51,12 @@ class KeptMasks:
 
 
 class Provided:
-    """One shared model at the provider."""
+    """One shared model at the provider.
+
+    Attributes:
+        reveal: kinds of answer that it is served with now.
+        again: whether it was served before, and its owner has shared it anew.
+    """
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class Provided:
         self.plans: dict[Reveal, MemoryPlan] = {}
         self.granting = Granting(model, self.requests, self.pools, servers=servers, keys=tickets.of, later=later)
         self.reveal: tuple[Reveal, ...] = ()
+        self.again = False
         self.tasks: list[asyncio.Task[None]] = []
         self.lost: WorkerLost | None = None
 
@@ -103,3 +110,8 @@ class Provided:
             found.append(state("model_examples_dealt", "examples that can be granted at once: randomness ahead", pool.available, **labels))
             found.append(state("model_clients_waiting", "clients that wait for randomness", len(pool.clients), **labels))
         return found
+
+
+def same_client(one: Caller | None, other: Caller) -> bool:
+    """Whether two messages came from one client: over one connection, or by one certificate."""
+    return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)

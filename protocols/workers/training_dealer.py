@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, ActorError, message
-from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim
@@ -32,7 +31,7 @@ from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.asked import FEATURES
-from protocols.training.terms import ARRAYS, StepCircuits, TrainingTerms, check_held, check_made
+from protocols.training.terms import ARRAYS, StepCircuits, ToldTerms, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
@@ -80,11 +79,11 @@ class TrainingDealer(Actor):
         self._masks[dataset.handle] = first + second
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: TrainingTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+    async def begin(self, told: ToldTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
         """Begin a run of training, which ends when its owner is gone: find both servers.
 
         Args:
-            terms: of the run.
+            told: terms of the run.
             digest: of the right to the run, at this worker.
             rights: to the arrays of the run in their order, at this worker.
             presence: of the owner.
@@ -93,9 +92,9 @@ class TrainingDealer(Actor):
             NotOwner: the data are somebody else's.
             UnknownModel: they are not here.
             NotGranted: the owners of the data do not allow steps of so few examples.
-            ClusterError: this worker does not deal for a model of this name, or belongs to another cluster.
+            ClusterError: this worker does not deal for a model of this name, belongs to another cluster, or reads the terms otherwise.
         """
-        noted(model=terms.name, arrays=len(terms.datasets))
+        terms = told.terms
         datasets = list(terms.datasets.values())
         if len(rights) != len(datasets):
             raise InputError(f"{len(rights)} rights were shown for {len(datasets)} arrays: one for each is needed")
@@ -103,7 +102,7 @@ class TrainingDealer(Actor):
             self._holdings.check(dataset.handle, right, ARRAYS[name[0]])
             if dataset.handle not in self._masks:
                 raise UnknownModel(f"the masks of {dataset.name!r} are not here: was it stored in a cluster of the other form?")
-        check_held(terms, *(self._masks[dataset.handle].shape for dataset in datasets))
+        check_held(told, *(self._masks[dataset.handle].shape for dataset in datasets))
         self._holdings.check_steps([dataset.handle for dataset in datasets], terms.rows(0), weighted=terms.weighted)
         where = self._cluster.seats(terms.equals, terms.name)
         if self._cluster.place != where.third:

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import caller, message
-from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, THIRD_PARTY, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
@@ -44,7 +43,7 @@ from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
 from protocols.training.asked import FEATURES, WEIGHT, AskedPlan, Derivation, SharedPrediction
 from protocols.training.step import Plan
-from protocols.training.terms import ARRAYS, AnyPlan, StepCircuits, StepsReport, TrainingTerms, check_held, check_made
+from protocols.training.terms import ARRAYS, AnyPlan, StepCircuits, StepsReport, ToldTerms, TrainingTerms, check_held, check_made
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
 from protocols.workers.step_supply import StepSupply
 
@@ -119,11 +118,11 @@ class TrainingServer(HeldModels):
         self._holdings.hold(dataset.handle, array)
 
     @message(reentrant=True, by=OWNER)
-    async def begin(self, terms: TrainingTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
+    async def begin(self, told: ToldTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
         """Begin a run of training, which ends when its owner is gone: find the data and the other server.
 
         Args:
-            terms: of the run.
+            told: terms of the run.
             digest: of the right to the run, at this server.
             model: handle of the weights.
             rights: to the arrays of the run in their order, and the model, at this server.
@@ -136,9 +135,9 @@ class TrainingServer(HeldModels):
             NotOwner: the data or the model are somebody else's.
             UnknownModel: they are not here.
             NotGranted: the owners of the data do not allow steps of so few examples.
-            ClusterError: this worker is no server of a model of this name, or belongs to another cluster.
+            ClusterError: this worker is no server of a model of this name, belongs to another cluster, or reads the terms otherwise.
         """
-        noted(model=terms.name, arrays=len(terms.datasets))
+        terms = told.terms
         arrays = [dataset.handle for dataset in terms.datasets.values()]
         owned = (*((dataset.handle, ARRAYS[name[0]]) for name, dataset in terms.datasets.items()), (model, "model"))
         if len(rights) != len(owned):
@@ -147,7 +146,7 @@ class TrainingServer(HeldModels):
             self._holdings.check(handle, right, kind)
         if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
-        check_held(terms, *(self._datasets[array].shape for array in arrays))
+        check_held(told, *(self._datasets[array].shape for array in arrays))
         self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
@@ -322,9 +321,10 @@ class TrainingServer(HeldModels):
         channel = derive(run, "step", session.done)
         circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
         drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
-        seal.add([np.frombuffer(circuit.fingerprint, np.uint64), *drawn.values()])  # each server finds both by itself
-        given: dict[str, Affine | Ring] = {**session.shares, **drawn}
-        given |= {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
+        taken = {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
+        given: dict[str, Affine | Ring] = {**session.shares, **drawn, **taken}
+        own = np.frombuffer(circuit.fingerprint, np.uint64)  # each server finds or was sent all of this by itself
+        seal.add([own, *drawn.values(), *(wire.a for wire in taken.values())])
         wires: dict[str, Affine] = {}
         protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last, wires=wires)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index

@@ -22,6 +22,7 @@ from protocols.owner.stored import SharedExamples
 from protocols.secure_aggregation.shared_sums import SumTerms
 from protocols.serving.allowance import Allowance
 from protocols.serving.hosting import Terms
+from protocols.training.terms import ToldTerms
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
@@ -92,14 +93,14 @@ async def test_a_run_is_on_arrays_of_the_shapes_that_are_held_and_on_the_plan_of
         at = [[right_at(one.secret, place) for one in (x, y)] for place in (0, 2)]
         digest, right = digest_at(new_secret(), 0), right_at(training._secret, 0)
         with pytest.raises(InputError, match="were named, and are"):
-            await server.begin(larger, digest, training._handle, (*at[0], right), cluster.presence)
+            await server.begin(ToldTerms(larger, b""), digest, training._handle, (*at[0], right), cluster.presence)
         with pytest.raises(InputError, match="were named, and are"):
-            await dealer.begin(larger, digest, tuple(at[1]), cluster.presence)
+            await dealer.begin(ToldTerms(larger, b""), digest, tuple(at[1]), cluster.presence)
         layers = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(9), keras.layers.Dense(1)])
         layers.compile(keras.optimizers.SGD(0.1), "mse")
         other = msgspec.structs.replace(terms, plan=plan(layers))
         with pytest.raises(InputError, match="is not that of the model"):
-            await server.begin(other, digest, training._handle, (*at[0], right), cluster.presence)
+            await server.begin(ToldTerms.of(other), digest, training._handle, (*at[0], right), cluster.presence)
 
 
 @pytest.mark.parametrize("lifetime", [math.nan, math.inf, -1.0, 0.0])

@@ -17,7 +17,8 @@ from protocols.mpc.parties.exchange import Protocol, Ring
 from protocols.mpc.parties.material import Field
 
 REQUIRED = ("value", "meaning")
-"""Rules that each operation has; one of `run` and `protocol`; of a protocol `sends`; and a gradient, or why there is none."""
+"""Rules that each operation has; one of `run` and `protocol`; of a protocol `sends` and `fields`; of these fields one of `deal` and `mask`;
+what several operations leave to each of them (`abstractmethod`); and a gradient, or why there is none."""
 
 
 class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -41,10 +42,15 @@ class Operation(msgspec.Struct, frozen=True, tag=True, array_like=True):
             return
         cls.abstract = False
         missing = [rule for rule in REQUIRED if getattr(cls, rule) is getattr(Operation, rule)]
+        missing += [rule for rule in dir(cls) if getattr(getattr(cls, rule, None), "__isabstractmethod__", False)]
         if cls.run is Operation.run and cls.protocol is Operation.protocol:
             missing.append("run or protocol")
         if cls.protocol is not Operation.protocol and cls.sends is Operation.sends:
             missing.append("sends")
+        if cls.protocol is not Operation.protocol and cls.fields is Operation.fields:
+            missing.append("fields")  # whatever is opened is masked
+        if cls.fields is not Operation.fields and cls.deal is Operation.deal and cls.mask is Operation.mask:
+            missing.append("deal or mask")
         if (cls.gradient is not Operation.gradient) + cls.flat + bool(cls.ungraded) != 1:
             missing.append("gradient")
         if missing:

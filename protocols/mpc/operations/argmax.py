@@ -9,6 +9,7 @@ Adversary: semi-honest. **Leaks** nothing to the servers; the label to whoever g
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -36,6 +37,7 @@ class _Largest(Operation, frozen=True):
     x: int
 
     @property
+    @abstractmethod
     def kept(self) -> Pair:
         """The bits of differences that are compared: how many are dropped, and how many are left."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ Adversary: semi-honest, no two parties collude. **Rounds**: 0; the result is not
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -35,10 +36,12 @@ class Bilinear(Operation, frozen=True):
     x: int
     y: int
 
+    @abstractmethod
     def product(self, x: Ring, y: Ring) -> Ring:
         """Return x o y modulo 2^64."""
         raise NotImplementedError
 
+    @abstractmethod
     def transposed(self, tape: Tape, gradient: int, side: int) -> Bilinear:
         """Return the product of a gradient and the other operand that is the gradient by this one."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from protocols.mpc.engine.operation import Operation
@@ -15,6 +16,7 @@ class Local(Operation, frozen=True):
 
     abstract: ClassVar[bool] = True
 
+    @abstractmethod
     def apply(self, xs: list[Ring], value: Value, *, constant: bool) -> Ring:
         """Return what it makes of arrays, where `value` is known of the result; a public constant is added only where `constant` is set.
 
@@ -48,6 +50,7 @@ class Move(Local, frozen=True):
 
     abstract: ClassVar[bool] = True
 
+    @abstractmethod
     def move(self, x: Ring, value: Value) -> Ring:
         """Return the elements of an array in their new places."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ Adversary: semi-honest, no two parties collude. **Rounds**: 0. **Leaks** nothing
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -55,10 +56,12 @@ class Weighted(Operation, frozen=True):
         if self.bias is not None and scope.weight(self.bias, 1) != (units,):
             raise ProgramError(f"bias {self.bias} has shape {scope.weights[self.bias]}, ({units},) is needed")
 
+    @abstractmethod
     def product(self, x: Ring, weight: Ring, *, add_to: Ring | None = None) -> Ring:
         """Return X o weight modulo 2^64 for `x` (examples, *shape); with `add_to` (examples, elements) it is added to that in place."""
         raise NotImplementedError
 
+    @abstractmethod
     def slow(self, x: Ring, weight: Ring) -> Ring:
         """Return the same in plain numpy."""
         raise NotImplementedError

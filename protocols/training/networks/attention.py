@@ -15,10 +15,9 @@ from protocols.mpc.operations.moves import Concatenate, Reshape, Take
 from protocols.mpc.operations.multiplication import Multiply
 from protocols.mpc.operations.sign import Sign
 from protocols.mpc.operations.sums import Combine, Scale, Sum
-from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.wires import Open
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.functions import FRACTION, PRECISE, START, WINDOW, exp, reciprocal
+from protocols.training.networks.functions import FRACTION, WINDOW, exp, quotients
 from protocols.training.networks.layers import Layer, Positions
 
 SCORES = 7.5
@@ -76,7 +75,7 @@ class SoftmaxLayer(Layer, frozen=True):
 
     The largest is found in pairs and subtracted.
 
-    Rounds: 3 ceil(log2 n) + 11, and about 8 for a reciprocal; back 3.
+    Rounds: 3 ceil(log2 n) + 8, and 6 to divide (10 numbers; 11 for 4,096); back 3.
     """
 
     def write(self, draft: StepDraft, weights: Positions, xs: Sequence[int]) -> int:
@@ -91,9 +90,7 @@ class SoftmaxLayer(Layer, frozen=True):
         x = draft.put(Reshape(x, (math.prod(shape[:-1]), n)))
         x = x if draft.value(x).kind != "share" else draft.opened(x)
         powers = exp(draft, draft.put(Combine((x, _largest(draft, x)), (1, -1))))
-        start, part = reciprocal(draft, draft(Sum(powers, 1)), n)
-        drop = 2 * PRECISE + START - FRACTION
-        y = draft(Truncate(draft(Combine((draft(Multiply(powers, part)),), (start,))), drop, 63 - drop))
+        y = quotients(draft, powers, draft(Sum(powers, 1)), n, early=False)
         draft.say(y, FRACTION)
 
         def back(tape: Tape, at: int, gradient: int, side: int) -> int:

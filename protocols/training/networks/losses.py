@@ -245,7 +245,7 @@ def loss_gradient(
       loss is log(1 + e^z) - y z.
     - mse: z - y; metric and loss are the sum of squares.
 
-    The loss itself, within 0.0013 a class or 2^-9 an output, is computed only if `value` asks for it: 2 rounds
+    The loss itself, within 2^-9 an output, or an example and 2^-14 a class, is computed only if `value` asks for it: 2 rounds
     more for crossentropy, none for the others. It is rounded as `sums` say. A cross-entropy compares with what `labels` make of targets.
 
     With `weights` of the examples, a wire (batch, 1), each loss counts so many times; gradient and metric do not. 1 round more, or 2.

@@ -93,7 +93,7 @@ def outside(
 def apart(build: Builder, found: SoftmaxValues, classes: int) -> Watched:
     """Return what shows that logits of a softmax are too far apart: the sum of exponentials below the largest, at most `classes`.
 
-    Logits within +-512 may be further apart than that: (1 + x / 2^k)^(2^k) is not e^x there, but grows as e^(-512 - x), and another logit
+    Logits within +-512 may be further apart than that: what `exp` gives is not e^x there, but grows as e^(-512 - x), and another logit
     may be taken for the largest. Not found are those apart by 512 to 512 + log(`classes`).
     """
     total = build(Reshape(found.total, (build.value(found.total).size, 1)))

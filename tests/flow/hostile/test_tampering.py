@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import sys
 from types import SimpleNamespace
 
@@ -13,16 +14,18 @@ import pytest
 
 from actors import message
 from inner_workers import inner_workers
-from protocols import connect, share
-from protocols.authority.membership import OTHER_SERVER
+from protocols import LinearRegression, connect, share
+from protocols.authority.membership import OTHER_SERVER, OWNER
+from protocols.authority.presence import Presence
 from protocols.client.remote_model import RemoteModel
 from protocols.errors import Altered, ClusterError
 from protocols.link.seal import Seal
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
-from protocols.training.terms import StepCircuits
+from protocols.training.terms import StepCircuits, ToldTerms
 from protocols.workers.compute_server import ComputeServer
+from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
 
 
@@ -155,6 +158,58 @@ async def test_a_worker_whose_circuit_has_another_window_is_found_before_anythin
                 np.testing.assert_allclose(old, new, atol=1e-3)
 
 
+@pytest.mark.parametrize("equals", [False, True], ids=["crypto provider", "three equals"])
+@pytest.mark.parametrize("server", [0, 1])
+async def test_a_stored_array_that_arrived_otherwise_at_one_server_gives_no_coefficients(server, equals):
+    """Sums of products need no message between the servers: each computes with the masked values that it was sent."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-1, 1, (20, 3)), rng.uniform(-1, 1, (20, 1))
+    async with inner_workers(equals=equals) as (inner, cluster):
+        seats = cluster.seats_for("LinearRegression")
+        stored = await cluster.store("x", x), await cluster.store("y", y)
+        held = inner[seats.servers[server]].holdings.datasets
+        right = held[stored[0].dataset.handle]
+        wrong = copy.deepcopy(right)
+        m = wrong.masked if seats.helper is None else wrong._components[seats.helper]
+        m.flags.writeable = True
+        m[0, 0] ^= np.uint64(1)
+        held[stored[0].dataset.handle] = wrong
+        with pytest.raises(Altered, match="do not agree"):
+            await LinearRegression(cluster).fit(*stored)
+        held[stored[0].dataset.handle] = right
+        found = await LinearRegression(cluster).fit(*stored)
+    np.testing.assert_allclose(found.coef_, np.linalg.lstsq(np.c_[x, np.ones(20)], y, rcond=None)[0][:-1, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["server 0", "server 1", "crypto provider"])
+async def test_a_worker_that_reads_other_terms_than_their_owner_is_found_before_anything_is_computed(place):
+    """A field that an older version does not know is left out when it arrives; all three may leave out the same."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)], name="net")
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+
+    def read(told):
+        plan = msgspec.structs.replace(told.terms.plan, summed=True)
+        return ToldTerms(msgspec.structs.replace(told.terms, plan=plan), told.fingerprint)
+
+    class Server(TrainingServer):
+        @message(reentrant=True, by=OWNER)
+        async def begin(self, told: ToldTerms, digest: bytes, model: bytes, rights: tuple[bytes, ...], presence: Presence) -> bytes:
+            return await super().begin(read(told), digest, model, rights, presence)
+
+    class Dealer(TrainingDealer):
+        @message(reentrant=True, by=OWNER)
+        async def begin(self, told: ToldTerms, digest: bytes, rights: tuple[bytes, ...], presence: Presence) -> None:
+            await super().begin(read(told), digest, rights, presence)
+
+    parts = [{"training": Server, "training-dealer": Dealer} if at == place else None for at in range(3)]
+    async with inner_workers(parts=parts) as (_, cluster):
+        x, y = await cluster.store("x", np.zeros((20, 4), np.float32)), await cluster.store("y", np.zeros((20, 3), np.float32))
+        async with await share(model, cluster) as shared:
+            with pytest.raises(ClusterError, match=r"does not read all .*other versions of confide; .*Nothing was computed"):
+                await anext(shared.fit(x, y, epochs=1, batch_size=10))
+
+
 @contextlib.asynccontextmanager
 async def served(model):
     """A cluster in this process, of which the second server can be told to alter what arrives."""
@@ -186,6 +241,31 @@ async def test_a_bit_that_is_flipped_in_any_round(model, images, expected, revea
         if reveal == "logits":
             np.testing.assert_allclose(await remote.query(images[:3]), expected[:3], atol=0.005)
             np.testing.assert_allclose(first, expected[:3], atol=0.005)
+
+
+@pytest.mark.parametrize("equals", [False, True], ids=["crypto provider", "three equals"])
+async def test_weights_that_arrived_otherwise_at_one_server_give_no_answer(model, images, equals):
+    class Loading(ComputeServer):
+        @message(reentrant=True, by=OWNER)
+        async def load(self, name: str, right: bytes, program: bytes, masked: list[npt.NDArray[np.uint64]]) -> None:
+            masked = [weight.copy() for weight in masked]
+            masked[-1].reshape(-1)[-1] ^= np.uint64(1)
+            await super().load(name, right, program, masked)
+
+    async with inner_workers(equals=equals) as (_, whole):
+        place = whole.seats_for("small").servers[1]
+    parts = [{"server": Loading} if at == place else None for at in range(3)]
+    async with inner_workers(parts=parts, equals=equals) as (_, cluster), await share(model, cluster, name="small") as shared:
+        serving = asyncio.create_task(shared.serve(10))
+        try:
+            async with connect(cluster, "small") as remote:
+                while not await shared.prepared():
+                    await asyncio.sleep(0)
+                with pytest.raises(Altered, match="do not agree"):
+                    await remote.query(images[:2])
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
 
 async def test_servers_that_were_not_asked_the_same(model, images, monkeypatch):

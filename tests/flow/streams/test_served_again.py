@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from streamed_model import LEAST, PROGRAM, TOLERANCE, X, expected, served
 
+from actors import message
 from inner_workers import inner_workers
+from protocols.authority.membership import OWNER
 from protocols.errors import TooLarge
 from protocols.mpc import inference
+from protocols.workers.crypto_provider import CryptoProvider
 
 SIZE = inference.layout(PROGRAM).bytes_per_example
 
@@ -106,3 +109,20 @@ async def test_whoever_waits_while_the_memory_changes_is_answered():
                 await settled(workers, 128 * SIZE)
         for found in await asyncio.gather(*asking):
             np.testing.assert_allclose(found, expected(X), atol=TOLERANCE)
+
+
+async def test_a_model_that_is_stopped_is_dealt_for_no_more_before_its_servers_forget_it():
+    """A server that does not know what is dealt would be taken for one that was lost."""
+    seen = []
+
+    class Provider(CryptoProvider):
+        @message(reentrant=True, by=OWNER)
+        async def remove(self, name: str, right: bytes) -> None:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            seen.extend("stream" in worker.actor("server")._entries for worker in workers[:2])
+            await super().remove(name, right)
+
+    async with inner_workers(parts=[None, None, {"provider": Provider}]) as (workers, cluster), served(cluster) as (shared, _):
+        await shared.stop()
+    assert seen == [True, True]

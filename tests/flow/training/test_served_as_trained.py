@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from keras import layers
 
+from actors import message
+from inner_workers import inner_workers
 from protocols import Cluster, NoisyAnswers, Worker, connect, share
+from protocols.authority.membership import CLIENT
 from protocols.errors import BudgetSpent, ModelError, NotServed, OutsideCalibration, QuotaSpent, UnknownModel
+from protocols.owner.placing.placing import Placing
+from protocols.serving.hosting import Handshake
+from protocols.serving.ticket import Reveal
+from protocols.workers.compute_server import ComputeServer
+from protocols.workers.crypto_provider import CryptoProvider
+from protocols.workers.granting import Grants
 
 
 def network(name="net", seed=1):
@@ -131,6 +140,59 @@ async def test_attention_and_normalisation_are_served_as_they_were_trained(clust
         revealed = (await shared.reveal()).predict(x[:8], verbose=0)
     np.testing.assert_allclose(answers, revealed, atol=0.005)
     assert np.abs(answers - before).max() > 0.02
+
+
+async def test_a_client_that_comes_while_one_version_gives_way_to_the_next_waits_for_it(data, monkeypatch):
+    """Neither is the model unknown then, nor is it served with nothing."""
+    x, y = data
+    described, requested = asyncio.Event(), asyncio.Event()
+
+    class Server(ComputeServer):
+        @message(reentrant=True, by=CLIENT)
+        async def describe(self, name: str) -> Handshake:
+            described.set()
+            return await super().describe(name)
+
+    class Provider(CryptoProvider):
+        @message(reentrant=True, by=CLIENT)
+        async def request(self, name: str, model: bytes, examples: int, reveal: Reveal, holders: tuple[bytes, bytes]) -> Grants:
+            requested.set()
+            return await super().request(name, model, examples, reveal, holders)
+
+    async def asked(name):
+        async with connect(cluster, name) as remote:
+            return await remote.query(x[:2])
+
+    early, renewed, again = [], Placing._renewed, Placing.again
+
+    async def gone(self, server, right):
+        found = await renewed(self, server, right)
+        early.append(asyncio.create_task(asked([None, "net"][len(early)])))
+        described.clear()
+        await described.wait()
+        return found
+
+    async def placed(self, *what):
+        await again(self, *what)
+        early.append(asyncio.create_task(asked("net")))
+        requested.clear()
+        await requested.wait()
+
+    async with (
+        inner_workers(parts=[{"server": Server, "provider": Provider}] * 3) as (_, cluster),
+        await share(network(), cluster) as shared,
+    ):
+        async with serving(shared, 1, cluster) as remote:
+            await remote.query(x[:1])
+        await trained(shared, x, y, 1)
+        monkeypatch.setattr(Placing, "_renewed", gone)
+        monkeypatch.setattr(Placing, "again", placed)
+        async with asyncio.timeout(60):
+            await shared.serve(3)
+            answers = await asyncio.gather(*early)
+        expected = (await shared.reveal()).predict(x[:2], verbose=0)
+    for one in answers:
+        np.testing.assert_allclose(one, expected, atol=0.005)
 
 
 async def test_three_equals_serve_what_they_have_trained(running, data):

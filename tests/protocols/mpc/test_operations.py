@@ -15,7 +15,7 @@ from protocols.mpc.engine.tape import Tape
 from protocols.mpc.engine.values import Affine, Value
 from protocols.mpc.inference import layout
 from protocols.mpc.operations.argmax import Argmax, OneHotArgmax
-from protocols.mpc.operations.bilinear import Convolve, InputGradient, KernelGradient, MatMul
+from protocols.mpc.operations.bilinear import Bilinear, Convolve, InputGradient, KernelGradient, MatMul
 from protocols.mpc.operations.clamp import ClampedInput
 from protocols.mpc.operations.drawn import Drawn
 from protocols.mpc.operations.flat import Piece, Row
@@ -30,6 +30,7 @@ from protocols.mpc.operations.sums import Combine, Project, Scale, Sum, SumPool
 from protocols.mpc.operations.truncation import Truncate
 from protocols.mpc.operations.weights import Conv2D, Dense, Shift
 from protocols.mpc.operations.wires import AsShare, Given, Input, Open
+from protocols.mpc.parties.material import Field
 from protocols.mpc.plaintext import evaluate
 from protocols.mpc.program import Program, infer
 from protocols.training.networks.random import tables
@@ -180,7 +181,7 @@ def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
         def meaning(self, clear: Clear, at: int) -> np.ndarray:
             return clear[0]
 
-    with pytest.raises(TypeError, match="the operation Spoken has no rule sends"):
+    with pytest.raises(TypeError, match="the operation Spoken has no rule sends and no rule fields"):
 
         class Spoken(Whole, frozen=True):
             async def protocol(self, server: Server, at: int) -> Affine:
@@ -192,8 +193,23 @@ def test_a_rule_that_is_missing_is_found_when_the_class_is_made():
             def gradient(self, tape: Tape, at: int, gradient: int, side: int) -> int:
                 return gradient
 
+    with pytest.raises(TypeError, match="the operation Needy has no rule deal or mask"):
+
+        class Needy(Whole, frozen=True):
+            def fields(self, value: Value, xs: list, columns: int) -> list[Field]:
+                return [Field("r", columns)]
+
     assert not Whole.abstract
     assert Move.abstract
+
+
+@pytest.mark.parametrize(("shared", "rules"), [(Local, "apply"), (Move, "move"), (Bilinear, "product and no rule transposed")])
+def test_what_several_operations_leave_to_each_of_them_is_found_when_it_is_missing(shared, rules):
+    def value(self, scope: Scope) -> Value:
+        return scope.operand(0)
+
+    with pytest.raises(TypeError, match=f"the operation Silent has no rule {rules}"):
+        type("Silent", (shared,), {"__module__": __name__, "value": value, "flat": True, "ungraded": ""}, frozen=True)
 
 
 def test_programs_for_clients_take_nothing_by_name_and_circuits_nothing_from_clients():

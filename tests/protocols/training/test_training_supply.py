@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from protocols.mpc.parties.material import Material
 from protocols.training.networks.layers import ProductLayer, Variable, Weight
 from protocols.training.networks.optimizers import GradientDescent
 from protocols.training.step import Plan
-from protocols.training.terms import MOST_AHEAD, StepCircuits, TrainingTerms
+from protocols.training.terms import MOST_AHEAD, StepCircuits, ToldTerms, TrainingTerms, check_held
 from protocols.workers.step_supply import StepSupply
 
 KERNEL, BIAS = Variable("kernel0", (4, 3)), Variable("bias0", (3,))
@@ -161,3 +162,17 @@ def test_material_of_the_wrong_size_is_refused():
     layout = StepCircuits(terms()).like(4, last=False).layout
     with pytest.raises(ValueError, match="words were dealt"):
         Material.of(layout, key("k"), 1, np.zeros(3, np.uint64))
+
+
+def test_terms_arrive_as_they_are_read_with_numbers_of_other_types_and_others_are_refused():
+    """An owner may say 1 for 1.0, or have the number from numpy; a message makes of it what its field is."""
+    plan = msgspec.structs.replace(PLAN, weight=2, threshold=np.float64(0.1), classes=(1, 2, 3), optimizer=GradientDescent(1))
+    told = ToldTerms.of(msgspec.structs.replace(terms(order=key("order")), plan=plan))
+    arrived = msgspec.convert(msgspec.to_builtins(told, enc_hook=float), ToldTerms)
+    check_held(arrived, (10, 4), (10, 3))
+    for other in (
+        msgspec.structs.replace(arrived.terms, order=key("another")),
+        msgspec.structs.replace(arrived.terms, plan=msgspec.structs.replace(arrived.terms.plan, summed=True)),
+    ):
+        with pytest.raises(ClusterError, match="other versions of confide"):
+            check_held(ToldTerms(other, told.fingerprint), (10, 4), (10, 3))
