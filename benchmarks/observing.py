@@ -4,6 +4,7 @@
 of queries go to one and the other in turns, so that whatever else the machine does meets both. Reported are queries a second and the
 processor time of the workers for a query, which a busy machine changes less: the middle of the ratios of neighbouring blocks. With
 `--before` the workers without run the code of another folder, such as a checkout of before. With `--control` neither side is seen.
+The workers that were started last need some more processor time by themselves (`--control` says how much): compare with `--swap`.
 """
 
 from __future__ import annotations
@@ -126,14 +127,15 @@ async def asked(stack: contextlib.AsyncExitStack, one: Side) -> RemoteModel:
         await asyncio.sleep(0.01)
 
 
-async def measure(before: str | None, blocks: int, batches: list[int], *, control: bool) -> dict[str, dict[str, float]]:
+async def measure(before: str | None, blocks: int, batches: list[int], *, control: bool, swap: bool) -> dict[str, dict[str, float]]:
     """Measure both sides in turns; return for each batch what it costs to be seen."""
     found: dict[str, dict[str, float]] = {}
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        without = await stack.enter_async_context(side("without", folder, before, seen=False))
-        seen = await stack.enter_async_context(side("seen", folder, before if control else None, seen=not control))
-        remotes = {one.name: await asked(stack, one) for one in (without, seen)}
+        sides = [side("without", folder, before, seen=False), side("seen", folder, before if control else None, seen=not control)]
+        started = [await stack.enter_async_context(one) for one in (sides[::-1] if swap else sides)]
+        without, seen = started[::-1] if swap else started
+        remotes = {one.name: await asked(stack, one) for one in started}
         reading = asyncio.create_task(read_metrics([] if control else seen.addresses))
         stack.callback(reading.cancel)
         inputs = {batch: np.random.default_rng(0).random((batch, 784)) for batch in batches}
@@ -172,9 +174,10 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", type=int, default=20, help="blocks of each batch and side")
     parser.add_argument("--batch", type=int, action="append", choices=list(BATCHES), help="examples of a query; both, unless given")
     parser.add_argument("--control", action="store_true", help="see neither side: what is found then is noise")
+    parser.add_argument("--swap", action="store_true", help="start the side that is seen first: the second one is slower by itself")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    result = asyncio.run(measure(given.before, given.blocks, given.batch or list(BATCHES), control=given.control))
+    result = asyncio.run(measure(given.before, given.blocks, given.batch or list(BATCHES), control=given.control, swap=given.swap))
     if given.json:
         print(json.dumps(result))
     else:
