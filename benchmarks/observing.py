@@ -4,7 +4,8 @@
 of queries go to one and the other in turns, so that whatever else the machine does meets both. Reported are queries a second and the
 processor time of the workers for a query, which a busy machine changes less: the middle of the ratios of neighbouring blocks. With
 `--before` the workers without run the code of another folder, such as a checkout of before. With `--control` neither side is seen.
-`--swap` starts the side that is seen first. On a busy machine the control differs by some per cent, too: no smaller difference says anything.
+`--swap` starts the side that is seen first. On a busy machine the control differs by some per cent, too: less
+says nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from actors.credentials.revocation import Revoked
 from federated.authority import member_file, request
 from federated.authority.authority import DAYS, OWN_DAYS, Authority, Brought
 from federated.authority.issuing import MemberRights
-from federated.authority.key_file import is_encrypted
-from federated.authority.private_files import read_private
+from federated.authority.passphrase import PASSPHRASE_FILE, new_passphrase, opened_authority, passphrase_in
 from federated.authority.register import MemberEntry
 from federated.errors import FederatedError, KeysError
 from federated.machines import certificates
@@ -27,7 +26,6 @@ from federated.machines.cluster_file import ClientNode, ClusterFile
 from protocols.command import console
 from protocols.errors import ProtocolError
 
-PASSPHRASE_FILE = "CONFIDE_AUTHORITY_PASSPHRASE_FILE"
 SOON = 30
 """Days before a certificate expires in which that is said."""
 
@@ -53,6 +51,12 @@ PassphraseFile = Annotated[
     typer.Option("--passphrase-file", envvar=PASSPHRASE_FILE, help="file with the passphrase of the authority; asked for, unless given"),
 ]
 Days = Annotated[int, typer.Option(min=1, max=3650, help="until the certificate expires")]
+ListDays = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=3650, help="for which a list of revoked certificates may be used; as long as the authority is valid, unless given"
+    ),
+]
 Out = Annotated[Path, typer.Option(help="folder for NAME.member.pem", file_okay=False, exists=True)]
 Keys = Annotated[Path, typer.Option("--keys", help="folder with ca.pem, NAME.pem and NAME.key; is made if it is missing", file_okay=False)]
 Name = Annotated[str, typer.Argument(help="of the node")]
@@ -95,6 +99,8 @@ def init(
     certificate: Annotated[Path | None, typer.Option(help="of an authority that exists, PEM", dir_okay=False)] = None,
     key: Annotated[Path | None, typer.Option(help="its key, PEM; a copy is kept, encrypted", dir_okay=False)] = None,
     key_passphrase_file: Annotated[Path | None, typer.Option(help="file with the passphrase of --key", dir_okay=False)] = None,
+    revoked: Annotated[Path | None, typer.Option(help="its latest list of revoked certificates, PEM", dir_okay=False)] = None,
+    list_days: ListDays = None,
 ) -> None:
     """Make an authority that stays: its key is kept in a folder, encrypted under a passphrase. Or take in one that your organisation has.
 
@@ -103,11 +109,13 @@ def init(
     try:
         if (certificate is None) != (key is None):
             raise KeysError("an authority that exists is given with both --certificate and --key")
+        if revoked is not None and certificate is None:
+            raise KeysError("--revoked is of an authority that exists: give its --certificate and --key, too")
         brought = None
         if certificate is not None and key is not None:
-            brought = Brought(certificate, key, None if key_passphrase_file is None else _passphrase_in(key_passphrase_file))
-        phrase = None if unencrypted else _new_passphrase(passphrase_file)
-        made = Authority.create(authority, phrase, name=name, days=days, brought=brought)
+            brought = Brought(certificate, key, None if key_passphrase_file is None else passphrase_in(key_passphrase_file), revoked)
+        phrase = None if unencrypted else new_passphrase(passphrase_file)
+        made = Authority.create(authority, phrase, name=name, days=days, brought=brought, list_days=list_days)
     except FederatedError as error:
         raise failed(error) from None
     console.print(f"the authority is in {escape(str(authority))}, until {made.certificate.not_valid_after_utc:%Y-%m-%d}")
@@ -134,7 +142,7 @@ def add(
         if (cluster is None) == (name is None and role is None):
             raise KeysError("give a name and --role, or --cluster with a cluster file")
         grants = _grants(cluster) if cluster is not None else [_grant(name or "", role or "", may, host)]
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         for grant in grants:
             _hand_out(opened.add(grant, days=days), grant, out)
     except (FederatedError, ProtocolError) as error:
@@ -160,7 +168,7 @@ def sign(
     try:
         grant, read = _grant(name, role, may, host), request.read(asked)
         console.print(f"the request asks for: {escape(', '.join(request.wishes(read)) or 'nothing')}")
-        _hand_out(_opened(authority, passphrase_file).sign(grant, read, days=days), grant, out)
+        _hand_out(opened_authority(authority, passphrase_file).sign(grant, read, days=days), grant, out)
     except FederatedError as error:
         raise failed(error) from None
 
@@ -179,7 +187,7 @@ def renew(
     try:
         if bool(names) == (expiring is not None) or (asked is not None and len(names or ()) != 1):
             raise KeysError("give names, or --expiring DAYS; and with --request one name")
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         read = None if asked is None else request.read(asked)
         for name in names or _expiring(opened, expiring or 0):
             _hand_out(opened.renew(name, read, days=days), None, out)
@@ -195,7 +203,7 @@ def revoke(
 ) -> None:
     """Have all certificates of members count no more: bring ca.crl to every node. Nodes read it at once, and close their connections."""
     try:
-        opened = _opened(authority, passphrase_file)
+        opened = opened_authority(authority, passphrase_file)
         for name in names:
             path = opened.revoke(name)
             console.print(f"{escape(name)} is revoked")
@@ -204,16 +212,34 @@ def revoke(
     console.print(f"bring {escape(str(path))} to the folder of keys of every node (confide certs accept, or copy it there)")
 
 
+@certs.command()
+def crl(
+    days: Annotated[
+        int | None, typer.Option(min=0, max=3650, help="for this list and later ones; 0: as long as the authority is valid")
+    ] = None,
+    authority: Folder = Path("authority"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Sign the list of revoked certificates again, before it expires: a node whose list has expired lets nobody in."""
+    try:
+        opened = opened_authority(authority, passphrase_file)
+        until = opened.list_again(days)
+    except FederatedError as error:
+        raise failed(error) from None
+    console.print(f"bring {escape(str(opened.list_file))} to the folder of keys of every node, until {until:%Y-%m-%d %H:%M} UTC")
+
+
 @certs.command(name="list")
 def listing(
     authority: Folder = Path("authority"),
     json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
-    warn_days: Annotated[int | None, typer.Option(min=1, help="fail with exit code 3 if one expires within so many days")] = None,
+    warn_days: Annotated[int | None, typer.Option(min=1, help="exit code 3 if one, or the list, expires within so many days")] = None,
 ) -> None:
     """Show what an authority has signed: who, as what, until when, and who was revoked. No passphrase is needed."""
     now = datetime.now(UTC)
     try:
-        entries = Authority(authority, lambda: None).entries()
+        opened = Authority(authority, lambda: None)
+        entries, revoked = opened.entries(), opened.revoked()
     except FederatedError as error:
         raise failed(error) from None
     latest = {one.name: one for one in entries}
@@ -238,7 +264,11 @@ def listing(
             serial = f"{one.signed.serial_number:x}"[:16]
             table.add_row(one.name, str(one.grant.said), " ".join(one.hosts), f"{one.until:%Y-%m-%d}", _state(one, now), serial)
         console.print(table)
-    if warn_days is not None and any(one.revoked is None and (one.until - now).days < warn_days for one in latest.values()):
+        until = "" if revoked.until is None else f", which may be used until {revoked.until:%Y-%m-%d %H:%M} UTC"
+        console.print(f"{len(revoked)} on the list of revoked certificates{until}")
+    if warn_days is None:
+        return
+    if revoked.concerns(now, days=warn_days) or any(one.revoked is None and (one.until - now).days < warn_days for one in latest.values()):
         raise typer.Exit(3)
 
 
@@ -285,10 +315,12 @@ def accept(
 def _accept_list(path: Path, keys: Path) -> None:
     try:
         trusted = x509.load_pem_x509_certificates((keys / "ca.pem").read_bytes())
-        member_file.accept_list(path, keys / "ca.crl", trusted)
+        member_file.accept_list(path, keys / "ca.crl", trusted, now=datetime.now(UTC))
     except (OSError, ValueError) as error:
         raise KeysError(f"{keys} has no ca.pem, or cannot be written: {type(error).__name__}") from None
-    console.print(f"the list of revoked certificates is in {escape(str(keys / 'ca.crl'))}")
+    until = Revoked().updated(keys / "ca.crl", trusted).until
+    when = "" if until is None else f", until {until:%Y-%m-%d %H:%M} UTC"
+    console.print(f"the list of revoked certificates is in {escape(str(keys / 'ca.crl'))}{when}")
 
 
 def _grants(path: Path) -> list[MemberRights]:
@@ -319,41 +351,6 @@ def _expiring(authority: Authority, days: int) -> list[str]:
     now = datetime.now(UTC)
     latest = {one.name: one for one in authority.entries()}
     return [name for name, one in latest.items() if one.revoked is None and (one.until - now).days < days]
-
-
-def _opened(folder: Path, passphrase_file: Path | None) -> Authority:
-    known: list[str | None] = []
-
-    def phrase() -> str | None:
-        if not known:
-            known.append(_passphrase(folder / "ca.key", passphrase_file))
-        return known[0]
-
-    return Authority(folder, phrase)
-
-
-def _passphrase(key: Path, file: Path | None) -> str | None:
-    if not is_encrypted(key):
-        return None
-    return _passphrase_in(file) if file is not None else _typed("passphrase of the authority", confirm=False)
-
-
-def _new_passphrase(file: Path | None) -> str:
-    return _passphrase_in(file) if file is not None else _typed("passphrase for the authority (12 characters or more)", confirm=True)
-
-
-def _typed(what: str, *, confirm: bool) -> str:
-    if not sys.stdin.isatty():
-        raise KeysError(f"nobody can be asked for the passphrase here: give --passphrase-file, or {PASSPHRASE_FILE}")
-    return str(typer.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True))
-
-
-def _passphrase_in(file: Path) -> str:
-    try:
-        text = read_private(file).decode()
-    except UnicodeDecodeError:
-        raise KeysError(f"{file} is no text in UTF-8") from None
-    return text.rstrip("\r\n")
 
 
 def _print_fingerprint(certificate: x509.Certificate) -> None:

@@ -29,6 +29,7 @@ from privacy.keras_models.installed import KerasMissing
 from protocols import Cluster, Use, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.errors import ProtocolError
+from protocols.nodes.certificate import admitting
 from protocols.workers import worker_process
 
 EXPECTED = (ActorError, FederatedError, KerasMissing, ProtocolError)
@@ -112,8 +113,8 @@ def worker(
     and of trainings, encrypted; their key is made in the folder unless --data-key names one.
     """
     try:
-        encryption = _encryption(certificate, key, authority, revoked, allow_plaintext)
         file = None if cluster is None else ClusterFile.read(cluster)
+        encryption = _encryption(certificate, key, authority, revoked, allow_plaintext, file)
         belongs = None if file is None else node.worker_membership(file, address, certificate)
         most = message_limit if message_limit is not None else limits.MESSAGE_LIMIT if file is None else file.message_limit
         url = Worker(address).address
@@ -140,13 +141,19 @@ def worker(
 
 
 def _encryption(
-    certificate: Path | None, key: Path | None, authority: Path | None, revoked: Path | None, allow_plaintext: bool
+    certificate: Path | None,
+    key: Path | None,
+    authority: Path | None,
+    revoked: Path | None,
+    allow_plaintext: bool,
+    cluster: ClusterFile | None,
 ) -> worker_process.Encryption:
     if certificate is None and key is None and authority is None and revoked is None:
         return worker_process.Encryption(allow_plaintext=allow_plaintext)
     if certificate is None or key is None or authority is None:
         raise FederatedError("TLS needs all three of --certificate, --key and --authority")
-    return worker_process.mutual(Paths(certificate, key, authority, revoked or authority.with_suffix(".crl")))
+    files = Paths(certificate, key, authority, revoked or authority.with_suffix(".crl"))
+    return worker_process.mutual(files) if cluster is None else admitting(files, cluster.roles, cluster.admission)
 
 
 app.add_typer(certs, name="certs")

@@ -62,7 +62,7 @@ class StatusReport:
         for one, seen in zip(self.states, self.figures, strict=True):
             days = one.days(self.at)
             late = days is not None and days < warn_days
-            until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}" + (f", {days} days left" if late else "")
+            until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}, {f'{days} days left' if days >= 0 else 'expired'}"
             ready = "[green]ready[/]" if one.ready else "[red]not ready[/]"
             moment = [escape(_moment(seen))] if now else []
             table.add_row(one.name, one.role, ready, f"[yellow]{until}[/]" if late else until, *moment, escape(one.text))

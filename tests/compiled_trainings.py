@@ -14,8 +14,10 @@ from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.fit.heads import heads
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import check_targets, check_told, fitted
+from protocols.training.circuits import StepCircuits
 from protocols.training.networks.losses import compared, metric_bits
-from protocols.training.terms import StepCircuits, TrainingTerms
+from protocols.training.networks.micro_batches import none_yet
+from protocols.training.terms import TrainingTerms
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 RANDOM = np.random.default_rng(5)
@@ -44,13 +46,13 @@ def stored(name, array):
     return values, SharedDataset(described(name, values, content, handle=name.encode()), b"")
 
 
-def trained(built, y):
+def trained(built, y, micro_batch=None):
     """What `SharedModel.fit(shuffle=False)` makes and tells: the weights in the end, loss and metric of each epoch."""
     (x, features), (targets, labels) = stored("x", X), stored("y", y)
     made = msgspec.structs.replace(fitted(plan(built), (labels,), BATCH), value=True)
     check_targets(expects(heads(built)[0]), labels, made.loss)
     check_told(made.loss, labels)
-    terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model")
+    terms = TrainingTerms(b"run", made, features.dataset, labels.dataset, BATCH, None, 1 << 29, False, "model", micro_batch=micro_batch)
     optimizer = scheduled(built, made.optimizer, 0, EPOCHS * terms.steps(0), made.weight)
     made = msgspec.structs.replace(made, optimizer=optimizer)
     steps = StepCircuits(msgspec.structs.replace(terms, plan=made))
@@ -62,10 +64,13 @@ def trained(built, y):
         sums = {"metric": 0, "loss": 0}
         for index, rows in enumerate(terms.rows(epoch), 1):
             last = index == terms.steps(epoch)
-            circuit, like = steps.at(len(rows), number, last=last), steps.like(len(rows), last=last)
-            values = Trainers(circuit, str(number), like).outputs({**values, "x": x[rows], "y": targets[rows]})
+            for part, (micro, some) in enumerate(steps.micro_batches(rows, last=last)):
+                circuit, like = steps.at(micro, number), steps.like(micro)
+                given = none_yet(circuit) | values | {"x": x[some], "y": targets[some]}
+                found = Trainers(circuit, f"{number} {part}", like).outputs(given)
+                sums = {name: total + found.pop(name) for name, total in sums.items()}
+                values = {name: number for name, number in values.items() if name in made.shapes | made.states} | found
             number += 1
-            sums = {name: total + values.pop(name) for name, total in sums.items()}
         assert not values["outside"].any()
         count, bits = EXAMPLES * compared(made.loss, made.outputs), (32 - made.sums.lost, metric_bits(made.loss, made.sums))
         found = [decode(sums[name], 2.0**-bit)[0] / count for name, bit in zip(("loss", "metric"), bits, strict=True)]
@@ -74,8 +79,8 @@ def trained(built, y):
     return [decode(values[name], SCALE) for name in made.shapes], np.array(told)
 
 
-def same_as_keras(build, y, metric=None, near=0.02):
-    weights, told = trained(build(), y)
+def same_as_keras(build, y, metric=None, near=0.02, micro_batch=None):
+    weights, told = trained(build(), y, micro_batch)
     reference = build()
     before = [np.array(weight) for weight in reference.get_weights()]
     history = reference.fit(X, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0).history

@@ -52,7 +52,7 @@ ROOMS = {
     ),
     "protocols/keras_hook": "blocking opaque owner sharing",
     "protocols/blocking": "client clusters nodes opaque owner serving",
-    "protocols/nodes": "clusters owner workers",
+    "protocols/nodes": "authority clusters owner workers",
     "protocols/owner": (
         "accounting authority clusters curves datasets lowering lowering/nodes lowering/scales mpc mpc/engine mpc/inputs "
         "mpc/numbers mpc/operations mpc/parties owner/fit owner/objectives owner/placing selfcheck serving storage "

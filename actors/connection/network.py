@@ -21,6 +21,7 @@ from actors.connection.websocket import Link
 from actors.credentials.files import Credentials, credentials_of
 from actors.errors import ConnectFailed, SystemClosed
 from actors.guard.door import Door
+from actors.identity.caller import common_name
 from actors.identity.published import kept_in_the_clear
 from actors.observing.figures import Figure
 from actors.observing.pages import Shown
@@ -159,28 +160,39 @@ class Network:
         if not self._open:
             raise SystemClosed(f"{address} cannot be reached: this system is not open")
         keep = partial(self._keep, dialed)
-        peer = await opening.dial(address, self._home, limit=self._limit, tls=self._client_tls, keep=keep, busy=self._busy)
-        revoked = self._revocation(peer.caller.certificate)
-        if revoked:
-            await self._hang_up(peer, revoked)
-            raise ConnectFailed(f"{address} cannot be trusted: {revoked}")
-        expected, shown = self._named.get(str(address)), peer.caller.common_name
-        if expected is not None and shown != expected:
-            await self._hang_up(peer, "it has shown the certificate of somebody else")
-            raise ConnectFailed(f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there")
+        peer = await opening.dial(
+            address,
+            self._home,
+            limit=self._limit,
+            tls=self._client_tls,
+            keep=keep,
+            refusal=partial(self._refused_at, address),
+            busy=self._busy,
+        )
         if self._known_only and kept_in_the_clear(address) and not peer.caller.same_user:
-            await self._hang_up(peer, "it has not proven to run for the same user")
+            await next(link for link in self._links.values() if link.peer is peer).close("it has not proven to run for the same user")
             raise ConnectFailed(
                 f"whoever listens at {address} has not proven to run for the same user of this machine as this process: it may have taken"
                 " the port of a process that has ended, or HOME and XDG_RUNTIME_DIR differ between the two. Between users use wss://"
             )
         return peer
 
-    async def _hang_up(self, peer: Peer, why: str) -> None:
-        await next(link for link in self._links.values() if link.peer is peer).close(why)
+    def _refused_at(self, address: Address, certificate: bytes | None) -> tuple[str, str] | None:
+        """Why whoever listens at an address is not to be connected to: as it is told, and as it is said here."""
+        if reason := self._refusal(certificate):
+            return reason, f"{address} cannot be trusted: {reason}"
+        expected, shown = self._named.get(str(address)), "" if certificate is None else common_name(certificate)
+        if expected is not None and shown != expected:
+            why = f"{address} has shown the certificate of {shown[:100]!r}; that of {expected!r} is expected there"
+            return f"the certificate of {expected!r} is expected there", why
+        return None
+
+    def _refusal(self, certificate: bytes | None) -> str:
+        """Why there is to be no new connection to the holder of a certificate; empty if there may be."""
+        return next((reason for one in self._credentials if (reason := one.refusal(certificate))), "")
 
     def _revocation(self, certificate: bytes | None) -> str:
-        """Why the certificate at the other end of a connection does not count any more; empty if it does."""
+        """Why the certificate at the other end of an open connection does not count any more; empty if it does."""
         return next((reason for one in self._credentials if (reason := one.revocation(certificate))), "")
 
     def _end_revoked(self) -> None:
@@ -214,8 +226,8 @@ class Network:
             await link.close(WHY_CLOSED)
             return
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        if revoked := self._revocation(link.peer.caller.certificate):  # since it was let in
-            await link.close(revoked)
+        if refused := self._refusal(link.peer.caller.certificate):  # since it was let in
+            await link.refuse(refused)
             return
         self._links[task] = link
         observer, peer = self._home.observer, link.peer

@@ -18,7 +18,18 @@ from websockets.http11 import Request, Response
 from actors.address import Address
 from actors.connection.home import Home
 from actors.connection.peer import Peer
-from actors.connection.websocket import CLOSE_WITHIN, FRAGMENT, OPEN_WITHIN, PING_EVERY, PING_WITHIN, WHOLE, Link, certificate_of
+from actors.connection.websocket import (
+    CLOSE_WITHIN,
+    FRAGMENT,
+    OPEN_WITHIN,
+    PING_EVERY,
+    PING_WITHIN,
+    REFUSED,
+    WHOLE,
+    Link,
+    brief,
+    certificate_of,
+)
 from actors.connection.wire import WORDS
 from actors.credentials.files import credentials_of
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
@@ -41,8 +52,19 @@ log_of_websockets.setLevel(logging.WARNING)  # it tells of each connection that 
 log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
 
 
+Refusal = Callable[[bytes | None], tuple[str, str] | None]
+"""Why the holder of a certificate (DER) is not to be connected to: as it is told, and as it is said here; None: it may be."""
+
+
 async def dial(
-    address: Address, home: Home, *, limit: int, tls: ssl.SSLContext | None, keep: Callable[[Link], None], busy: int = 0
+    address: Address,
+    home: Home,
+    *,
+    limit: int,
+    tls: ssl.SSLContext | None,
+    keep: Callable[[Link], None],
+    refusal: Refusal = lambda certificate: None,
+    busy: int = 0,
 ) -> Peer:
     """Open a connection and exchange greetings.
 
@@ -52,10 +74,11 @@ async def dial(
         limit: the largest message that is taken, in bytes.
         tls: for wss; None for the certificates that the operating system trusts.
         keep: is given the link, to run it and to close it with the system.
+        refusal: is asked before anything of the other side is handled.
         busy: seconds for which the loop of this system may be busy.
 
     Raises:
-        ConnectFailed: nobody answers there, or not with this protocol.
+        ConnectFailed: nobody answers there, or not with this protocol, or somebody who is refused.
         VersionMismatch: another version is spoken there.
     """
     opened: list[WatchedClient] = []
@@ -71,7 +94,7 @@ async def dial(
         async with Awake(OPEN_WITHIN):
             await connect(
                 reached(address) if kept_in_the_clear(address) else str(address),  # localhost could be ::1, where somebody else may listen
-                ssl=(tls or ssl.create_default_context()) if address.secure else None,
+                **(await _secured(address, tls or ssl.create_default_context()) if address.secure else {}),
                 proxy=None,
                 open_timeout=None,
                 user_agent_header=None,
@@ -79,7 +102,15 @@ async def dial(
                 **_of_each_end(limit),
             )
     except (OSError, TimeoutError, WebSocketException) as error:
-        raise ConnectFailed(_unopened(address, error, opened[-1].error if opened else None, tls)) from None
+        why = _unopened(address, error, opened[-1].error if opened else None, tls)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            log_refused(home, why)
+        raise ConnectFailed(why) from None
+    if refused := refusal(certificate_of(opened[-1])):
+        told, why = refused
+        await opened[-1].close(REFUSED, brief(told))
+        log_refused(home, why)
+        raise ConnectFailed(why)
     link = Link(opened[-1], home, address=str(address), limit=limit, busy=busy)
     keep(link)
     try:
@@ -92,6 +123,32 @@ async def dial(
         why = str(error) or link.peer.introduction.missing() or f"no greeting within {OPEN_WITHIN:g} s"
         raise ConnectFailed(f"{address} does not speak this protocol: {why}") from None
     return link.peer
+
+
+def log_refused(home: Home, why: str) -> None:
+    """Log that this system has refused whoever listens where it has dialed. Of a process that nobody dials, the error says it all."""
+    if home.listens:
+        home.log.write(log, logging.WARNING, "refused here", "refused by this system: %s", why)
+
+
+async def _secured(address: Address, tls: ssl.SSLContext) -> dict[str, Any]:
+    """Connect a socket for TLS whose failure the other side is told of."""
+    loop = asyncio.get_running_loop()
+    failed: OSError | None = None
+    for family, kind, protocol, _, place in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setblocking(False)
+            await loop.sock_connect(made, place)
+        except OSError as error:
+            made.close()
+            failed = failed or error
+            continue
+        except BaseException:
+            made.close()
+            raise
+        return {"sock": made, "ssl": Witnessed.dialing(tls, made)}
+    raise failed or OSError(f"{address.host} has no address")
 
 
 def _of_each_end(limit: int) -> dict[str, Any]:
@@ -153,17 +210,17 @@ async def listen(
     """
     if address.secure and tls is None:
         raise InsecureAddress(f"{address} needs a certificate; give the system ssl=... with an ssl.SSLContext for servers")
-    secured = Witnessed(tls, home.log) if tls is not None and address.secure else None
+    secured = Witnessed.listening(tls, home.log) if tls is not None and address.secure else None
     credentials = credentials_of(tls)
     door.open()
 
     async def let_in(connection: ServerConnection, request: Request) -> Response | None:
         name, certificate = connection.remote_address, certificate_of(connection)
         host = str(name[0]) if name else "somebody"
-        revoked = credentials.revocation(certificate) if credentials is not None else ""
-        if revoked:
-            home.log.write(log, logging.WARNING, "revoked", "a connection from %s was refused: %s", host, revoked)
-            return connection.respond(403, f"{revoked}\n")
+        refused = credentials.refusal(certificate) if credentials is not None else ""
+        if refused:
+            home.log.write(log, logging.WARNING, "refused", "a connection from %s was refused: %s", host, refused)
+            return connection.respond(403, f"{refused}\n")
         page = await pages.answer(connection, request, certificate, encrypted=secured is not None)
         if page is not None:
             return page

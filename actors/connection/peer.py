@@ -32,6 +32,7 @@ class Peer:
         address: of the other system if it was dialed, otherwise empty.
         label: what errors call it.
         certificate: that the other side has shown, DER; None without TLS, or if it had none to show.
+        host: the network address that the other side has dialed from.
 
     Attributes:
         introduction: what this side and the other prove to each other.
@@ -41,7 +42,15 @@ class Peer:
     """
 
     def __init__(
-        self, home: Home, write: Write, *, answer: Write | None = None, address: str, label: str, certificate: bytes | None = None
+        self,
+        home: Home,
+        write: Write,
+        *,
+        answer: Write | None = None,
+        address: str,
+        label: str,
+        certificate: bytes | None = None,
+        host: str = "",
     ) -> None:
         self.address = address
         self._write = write
@@ -53,7 +62,7 @@ class Peer:
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
         self.incoming = Incoming(self._crossing, answer or write, home.log, home.observer)
-        self.incoming.caller = Caller(dialed=bool(address), certificate=certificate, url=address)
+        self.incoming.caller = Caller(dialed=bool(address), certificate=certificate, url=address, host=host)
         dialed = Address.parse(address) if address else None
         self.introduction = Introduction(home.identity, dialed, for_user=home.for_user)
         self._proven = False

@@ -41,6 +41,10 @@ BRIEF = 1 << 10
 """Bytes that cannot take that long."""
 PING_EVERY, PING_WITHIN = 20.0, 60.0
 """Seconds. A loop that computes for longer than the last loses its connections, unless its system has said that it may (`busy`)."""
+REFUSED = 1008
+"""Code of a close frame (RFC 6455, section 7.4.1): the other side does not do what is asked of it here."""
+LONGEST_REASON = 123
+"""Bytes of the reason in a close frame."""
 MOST_BUSY = 3600
 """Seconds for which the loop of another system may be busy, whatever it says."""
 
@@ -198,10 +202,11 @@ class Link:
         self._counts.connections += 1
         self._writer = FrameWriter(self._counts)
         self._why = ""
-        host = socket.remote_address
-        label = address or (f"{host[0]}:{host[1]} (it dialed us)" if host else "somebody who dialed us")
-        own = self._writer
-        self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate_of(socket))
+        remote = socket.remote_address
+        label = address or (f"{remote[0]}:{remote[1]} (it dialed us)" if remote else "somebody who dialed us")
+        own, host = self._writer, str(remote[0]) if remote and not address else ""
+        certificate = certificate_of(socket)
+        self.peer = Peer(home, own.put, answer=own.put_answer, address=address, label=label, certificate=certificate, host=host)
 
     async def run(self) -> None:
         """Read and write until the connection ends, for whatever reason."""
@@ -214,6 +219,9 @@ class Link:
             await self._refuse(error)
         except ConnectionClosed as error:
             self._why = self._why or _reason(error)
+            if self._dialed_us and error.rcvd is not None and error.rcvd.code == REFUSED:
+                text = "%s has refused this system: %s"
+                self._log.write(log, logging.WARNING, "refused there", text, self.peer.label, shown(error.rcvd.reason))
         except Exception as error:
             text = "a frame from %s could not be handled: %s"
             self._log.write(log, logging.ERROR, "internal error", text, self.peer.label, trace(error))
@@ -233,7 +241,12 @@ class Link:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self.peer.incoming.settled()
                 await self._writer.flush()
-        await self._socket.close(1001, why)
+        await self._socket.close(1001, brief(why))
+
+    async def refuse(self, why: str) -> None:
+        """End the connection, since the other side is not to be trusted; it is told why."""
+        self._why = f"closed by this side: {why}"
+        await self._socket.close(REFUSED, brief(why))
 
     def cut(self, running: asyncio.Task[None], why: str) -> None:
         """End the connection at once: nothing more of the other side is handled, and it is told why.
@@ -249,7 +262,7 @@ class Link:
 
     async def _cut(self, why: str) -> None:
         await self.peer.lost(self._why, orderly=False)
-        await self._socket.close(1008, why.encode()[:120].decode(errors="ignore"))
+        await self._socket.close(REFUSED, brief(why))
 
     async def _read(self) -> None:
         reader = FrameReader(self._limit)
@@ -331,10 +344,15 @@ class Link:
         text = "%s: %s; the connection is closed"
         self._log.write(log, logging.WARNING, "broken rules", text, self.peer.label, shown(str(error)))
         code = 1009 if isinstance(error, TooLarge) else 1002
-        await self._socket.close(code, f"{type(error).__name__}: {error}".encode()[:120].decode(errors="ignore"))
+        await self._socket.close(code, brief(f"{type(error).__name__}: {error}"))
 
     def _orderly(self) -> bool:
         return self._socket.close_code in (1000, 1001)
+
+
+def brief(why: str) -> str:
+    """Return as much of a reason as a close frame has room for (RFC 6455, section 5.5)."""
+    return why.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
 STOOD_STILL = "{} did not answer a ping for {:g} s or more: {}"

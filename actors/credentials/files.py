@@ -1,7 +1,8 @@
 """The files by which a system shows who it is in TLS, and knows others: a certificate, its key, authorities, and who was revoked.
 
 They are looked at before each new connection, and read again if they have changed. Connections that are open go on, but for those whose
-certificate has been revoked. If new files cannot be used, those before stay in use, and the log says why.
+certificate has been revoked. If a new certificate, key or authority cannot be used, those before stay in use, and the log says why. If a
+list of revoked certificates cannot be used, or has expired, nobody else is let in, or connected to, until there is one that can.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Credentials:
     Args:
         paths: of the files.
         clock: the time, with a zone.
+        admits: returns why the holder of a certificate (DER) that TLS has found good is not let in, or connected to; empty: it is.
+        list_needed: nobody is let in whose authority has no list of revoked certificates here.
 
     Attributes:
         listen: for connections of others, who have to show certificates.
@@ -87,13 +90,22 @@ class Credentials:
         ...     await system.serve_forever()
     """
 
-    def __init__(self, paths: Paths, *, clock: Clock = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        clock: Clock = lambda: datetime.now(UTC),
+        admits: Callable[[bytes], str] | None = None,
+        list_needed: bool = False,
+    ) -> None:
         self._paths, self._clock = paths, clock
+        self._admits, self._list_needed = admits, list_needed
         self._told: list[Callable[[], None]] = []
         self.listen, self.connect = Renewed(self, ssl.PROTOCOL_TLS_SERVER), Renewed(self, ssl.PROTOCOL_TLS_CLIENT)
         self._stamp = self._stamped()
         self._now = self._read()
         self._revoked = Revoked().updated(paths.revoked, self._now.authorities)
+        self._damaged = ""  # why the list that is there cannot be used
         self._known()
         for outer, inner in ((self.listen, self._now.listen), (self.connect, self._now.connect)):
             outer.take_settings(inner)
@@ -120,6 +132,22 @@ class Credentials:
         """Return why somebody's certificate (DER) does not count any more; empty if it was not revoked."""
         return "" if certificate is None else self._revoked.reason(certificate)
 
+    def refusal(self, certificate: bytes | None) -> str:
+        """Return why the holder of a certificate (DER) that TLS has found good is not let in, or connected to; empty if it may be.
+
+        It is told to the other side as well, and names no file.
+        """
+        if certificate is None:
+            return ""
+        if reason := self._revoked.reason(certificate):
+            return reason
+        doubt = "the list of revoked certificates is damaged" if self._damaged else ""
+        doubt = doubt or self._revoked.doubt(certificate, self._clock(), needed=self._list_needed)
+        if doubt:
+            name = shown(common_name(certificate), NAME_LIMIT)
+            return f"{doubt}: {name!r} is refused until there is one that can be used"
+        return "" if self._admits is None else self._admits(certificate)
+
     def on_change(self, told: Callable[[], None]) -> Callable[[], None]:
         """Have a function called after new files were read; returns one that ends this."""
         self._told.append(told)
@@ -133,30 +161,43 @@ class Credentials:
     def refresh(self, *, force: bool = False) -> bool:
         """Read the files again if they have changed, or in any case; returns whether something new is used.
 
-        What cannot be used is told in the log, and changes nothing.
+        What cannot be used is told in the log.
         """
         stamp = self._stamped()
         if stamp == self._stamp and not force:
             return False
         self._stamp = stamp
-        try:
-            self._now = self._read()
-        except BadCredentials as error:
-            log.error("the certificates of %r were not read again, those before stay in use: %s", self.own.name, error)
+        before = self._revoked, self._damaged
+        read = self._read_again()
+        self._read_lists()  # whatever is wrong with the other files
+        if not read and (self._revoked, self._damaged) == before:
             return False
-        try:
-            self._revoked = self._revoked.updated(self._paths.revoked, self._now.authorities)
-        except BadCredentials as error:
-            log.error("the list of revoked certificates before stays in force: %s", error)
-        self._known()
         log.info("%s", self.summary())
         for told in tuple(self._told):
             told()
         return True
 
+    def _read_again(self) -> bool:
+        try:
+            self._now = self._read()
+        except BadCredentials as error:
+            log.error("the certificates of %r were not read again, those before stay in use: %s", self.own.name, error)
+            return False
+        self._known()
+        return True
+
+    def _read_lists(self) -> None:
+        try:
+            self._revoked, self._damaged = self._revoked.updated(self._paths.revoked, self._now.authorities), ""
+        except BadCredentials as error:
+            self._damaged = str(error)
+            log.error("nobody is let in until this list of revoked certificates is a good one, or gone: %s", error)
+
     def summary(self) -> str:
         """Return in a line what is in use."""
-        return f"certificates: {self.own.name} until {self.own.until:%Y-%m-%d}, {self.revoked} revoked"
+        lists = "nobody is let in: the list of revoked certificates is damaged" if self._damaged else f"{self.revoked} revoked"
+        until = "" if self._damaged or self._revoked.until is None else f", by a list until {self._revoked.until:%Y-%m-%d}"
+        return f"certificates: {self.own.name} until {self.own.until:%Y-%m-%d}, {lists}{until}"
 
     def concerns(self, *, days: int) -> list[str]:
         """Return what has to be done about these files, in a line each: what expires within so many days, or does not count any more."""
@@ -174,7 +215,9 @@ class Credentials:
             )
         if reason := self._revoked.reason(self.own.certificate):
             found.append(f"this system is refused everywhere: {reason}")
-        return found
+        if self._damaged:
+            found.append(f"nobody is let in until this list of revoked certificates is a good one, or gone: {self._damaged}")
+        return found + self._revoked.concerns(now, days=days)
 
     def latest(self, outer: Renewed) -> ssl.SSLContext:
         """Return the context that does the work of `outer` now, with the settings of that."""

@@ -17,6 +17,8 @@ EVERY = 5.0
 """Seconds between two looks at the files. New connections look by themselves; this is for those that are open, and for warnings."""
 WARN_DAYS = 30
 """Days before a certificate expires from which on there is a warning a day."""
+URGENT_DAYS = 7
+"""Days before it expires from which on that is an error a day."""
 DAY = 24 * 60 * 60.0
 
 Tell = Callable[[str], None]
@@ -69,8 +71,9 @@ async def _watch(credentials: Credentials, every: float) -> None:
 
 
 def _warn(credentials: Credentials) -> None:
+    urgent = set(credentials.concerns(days=URGENT_DAYS))
     for line in credentials.concerns(days=WARN_DAYS):
-        log.warning("%s", line)
+        log.log(logging.ERROR if line in urgent else logging.WARNING, "%s", line)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from actors.guard.door import caller
+from actors.guard.door import Arrival, caller
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import NAME_LIMIT, shown
 
@@ -106,30 +108,51 @@ def know_own_certificate(context: ssl.SSLContext, own: OwnCertificate) -> None:
     _own[context] = own
 
 
-class Witnessed:
-    """A TLS context for listening that tells both sides why a handshake failed.
+Failed = Callable[[ssl.SSLError, bytes], None]
+"""Is given why a handshake failed, and what OpenSSL wants to tell the other side of it."""
 
-    asyncio throws away what OpenSSL wants to tell the other side, and logs nothing. It uses two methods of a context, of which this has
-    the one for connections; all else it asks of the connection itself.
+
+class Witnessed:
+    """A TLS context that tells the other side why a handshake failed.
+
+    asyncio throws away what OpenSSL wants to tell it. It uses two methods of a context, of which this has the one for connections; all
+    else it asks of the connection itself.
 
     Args:
         context: does the work.
-        lines: takes one line for each handshake that fails, with the host and the reason.
+        failed: is told of each handshake that fails.
     """
 
-    def __init__(self, context: ssl.SSLContext, lines: LimitedLog) -> None:
-        self._context, self._lines = context, lines
+    def __init__(self, context: ssl.SSLContext, failed: Failed) -> None:
+        self._context, self._failed = context, failed
+
+    @staticmethod
+    def listening(context: ssl.SSLContext, lines: LimitedLog) -> Witnessed:
+        """Return one for the connections that `door` lets in; `lines` takes one for each that fails, with the host and the reason."""
+
+        def failed(error: ssl.SSLError, told: bytes) -> None:
+            who = caller.get()
+            who.tell(told)
+            what = "failed" if refused_by_other(error) else "was refused"
+            lines.write(log, logging.WARNING, "TLS", f"a connection from %s {what}: %s", who.host, explained(error, context))
+
+        return Witnessed(context, failed)
+
+    @staticmethod
+    def dialing(context: ssl.SSLContext, connection: socket.socket) -> Witnessed:
+        """Return one for a socket that is connected already."""
+        return Witnessed(context, lambda error, told: Arrival("", connection).tell(told))
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> Any:
         """See `ssl.SSLContext.wrap_bio`."""
-        return _Handshake(self._context.wrap_bio(incoming, outgoing, **options), outgoing, self._lines)
+        return _Handshake(self._context.wrap_bio(incoming, outgoing, **options), outgoing, self._failed)
 
 
 class _Handshake:
     """The TLS of one connection."""
 
-    def __init__(self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, lines: LimitedLog) -> None:
-        self._tls, self._outgoing, self._lines = tls, outgoing, lines
+    def __init__(self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, failed: Failed) -> None:
+        self._tls, self._outgoing, self._failed = tls, outgoing, failed
         self.read, self.write = tls.read, tls.write  # on the way of each message
 
     def __getattr__(self, name: str) -> Any:
@@ -142,7 +165,5 @@ class _Handshake:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            who = caller.get()
-            who.tell(self._outgoing.read())
-            self._lines.write(log, logging.WARNING, "TLS", "a connection from %s was refused: %s", who.host, explained(error))
+            self._failed(error, self._outgoing.read())
             raise

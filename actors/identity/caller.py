@@ -18,6 +18,7 @@ class Caller:
         local: it is this very process.
         dialed: this system opened the connection, to an address that it had chosen.
         url: that address, `ws://host:port`; empty if the other end opened it.
+        host: the network address that the other end opened it from; empty if this system did.
         same_user: it has proven to run for the same user of this machine as this system (`ws://` on loopback).
         address: where it listens, if it has proven to be the system that listens there (`ws://` on loopback); otherwise empty.
         certificate: that it has shown, DER, verified by TLS; None without TLS, or if it had none to show.
@@ -29,11 +30,17 @@ class Caller:
     address: str = ""
     certificate: bytes | None = field(default=None, repr=False)
     url: str = ""
+    host: str = ""
 
     @cached_property
     def common_name(self) -> str:
         """The common name in its certificate; empty if there is no certificate, or not exactly one name."""
         return "" if self.certificate is None else common_name(self.certificate)
+
+    @property
+    def placed(self) -> str:
+        """Who it is and where, for the log of this system."""
+        return f"{self} from {self.host}" if self.host else f"{self} at {self.url}" if self.url else str(self)
 
     def __str__(self) -> str:
         if self.local:

@@ -32,7 +32,7 @@ def check_role(roles: Roles | None, sender: Caller, message: Message, lines: Lim
         return
     held = roles(sender)
     if message.by.isdisjoint(held):
-        lines.write(log, logging.WARNING, f"refused {message.label}", "refused: %s sent by %s", message.label, sender)
+        lines.write(log, logging.WARNING, f"refused {message.label}", "refused: %s sent by %s", message.label, sender.placed)
         raise NotAllowed(
             f"{message.label} may be sent by: {', '.join(sorted(message.by)) or 'nobody outside of its process'}; you are {sender},"
             f" here: {', '.join(sorted(held)) or 'nobody that is known'}"

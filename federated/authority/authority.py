@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from actors.credentials.revocation import Revoked, number_of, read_lists, signer
+from actors.errors import BadCredentials
 from federated.authority import key_file, register, request
 from federated.authority.issuing import MemberRights, PublicKey, checked, member_certificate, own_certificate, revocation_list
 from federated.authority.key_file import SigningKey
@@ -45,11 +48,19 @@ def _now() -> datetime:
 
 @dataclass(frozen=True)
 class Brought:
-    """An authority that exists: files of its certificate and its key, and the passphrase of that key; None: it is not encrypted."""
+    """An authority that exists.
+
+    Attributes:
+        certificate: file of its certificate.
+        key: file of its key.
+        passphrase: of that key; None: it is not encrypted.
+        revoked: its latest list of revoked certificates; None: it has revoked nobody.
+    """
 
     certificate: Path
     key: Path
     passphrase: str | None = None
+    revoked: Path | None = None
 
 
 class Authority:
@@ -77,6 +88,7 @@ class Authority:
         name: str = "confide authority",
         days: int = OWN_DAYS,
         brought: Brought | None = None,
+        list_days: int | None = None,
         clock: Clock = _now,
     ) -> Authority:
         """Make an authority, or take one in that exists; the folder is there as a whole, or not at all.
@@ -87,6 +99,7 @@ class Authority:
             name: its common name.
             days: until its own certificate expires.
             brought: the one that exists; its key is copied, encrypted.
+            list_days: for which each list of revoked certificates may be used; None: as long as the authority is valid.
             clock: the time, with a zone.
 
         Raises:
@@ -94,14 +107,17 @@ class Authority:
         """
         if folder.exists() or folder.is_symlink():
             raise KeysError(f"{folder} is there already: an authority is made once; give another folder")
+        known = Register(lists=1, list_days=list_days)
         if brought is None:
             key: SigningKey = Ed25519PrivateKey.generate()
             certificate = own_certificate(key, name, now=clock(), days=days)
         else:
             key = key_file.read(brought.key, brought.passphrase)
             certificate = _checked(_certificate(brought.certificate), key, brought.certificate, clock())
+            if brought.revoked is not None:
+                known = _inherited(known, brought.revoked, certificate)
         encrypted = key_file.pem(key, passphrase)
-        crl = revocation_list(key, certificate, (), number=1, now=clock())
+        crl = revocation_list(key, certificate, known.revoked(clock()), number=known.lists, now=clock(), days=list_days)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))  # 0700
@@ -109,7 +125,7 @@ class Authority:
                 replace(new / "ca.key", encrypted, mode=0o600)
                 replace(new / "ca.pem", certificate.public_bytes(Encoding.PEM), mode=0o644)
                 replace(new / "ca.crl", crl.public_bytes(Encoding.PEM), mode=0o644)
-                register.save(new, Register(lists=1))
+                register.save(new, known)
                 os.rename(new, folder)
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
@@ -127,6 +143,13 @@ class Authority:
     def entries(self) -> tuple[MemberEntry, ...]:
         """Return what was signed, the oldest first. No passphrase is needed."""
         return register.load(self._folder).entries
+
+    def revoked(self) -> Revoked:
+        """Return its list of revoked certificates. No passphrase is needed."""
+        try:
+            return Revoked().updated(self.list_file, [self.certificate])
+        except BadCredentials as error:
+            raise KeysError(f"{error}; confide certs crl signs it anew") from None
 
     def add(self, grant: MemberRights, *, days: int = DAYS) -> MemberFile:
         """Make a key and a certificate for a new member. Whoever carries the file can be that member: `sign` needs no such trust.
@@ -181,6 +204,17 @@ class Authority:
             self._write_list(key, known)
         return self.list_file
 
+    def list_again(self, days: int | None = None) -> datetime:
+        """Sign the list of revoked certificates anew, before the one before expires; return until when it may be used.
+
+        Args:
+            days: for which it and those after it may be used; 0: as long as the authority is valid; None: as those before.
+        """
+        with self._signing() as (key, known):
+            known = known.listing_again(known.list_days if days is None else days or None)
+            register.save(self._folder, known)
+            return self._write_list(key, known)
+
     @contextlib.contextmanager
     def _signing(self) -> Iterator[tuple[SigningKey, Register]]:
         """Yield the key, and the register that nobody else changes meanwhile."""
@@ -203,10 +237,11 @@ class Authority:
         except (OSError, ValueError, x509.ExtensionNotFound):
             return 0
 
-    def _write_list(self, key: SigningKey, known: Register) -> None:
+    def _write_list(self, key: SigningKey, known: Register) -> datetime:
         now = self._clock()
-        made = revocation_list(key, self.certificate, known.revoked(now), number=known.lists, now=now)
+        made = revocation_list(key, self.certificate, known.revoked(now), number=known.lists, now=now, days=known.list_days)
         replace(self.list_file, made.public_bytes(Encoding.PEM), mode=0o644)
+        return made.next_update_utc or self.certificate.not_valid_after_utc
 
     def _check_new(self, name: str, known: Register) -> None:
         entry = known.latest(name)
@@ -232,6 +267,17 @@ class Authority:
         signed = member_certificate(key, self.certificate, public, grant.name, said=grant.said, hosts=grant.hosts, now=now, days=days)
         register.save(self._folder, known.with_entry(MemberEntry.of(grant, signed)))
         return MemberFile(signed, self.certificate, self.list_file.read_bytes(), None if made is None else key_file.pem(made, None))
+
+
+def _inherited(known: Register, file: Path, certificate: x509.Certificate) -> Register:
+    """Return a register that goes on where an authority has been until now: what it has revoked stays so, and its next list is newer."""
+    try:
+        Revoked().updated(file, [certificate])
+        lists = [one for one in read_lists(file) if signer(one, [certificate]) is not None]
+    except BadCredentials as error:
+        raise KeysError(str(error)) from None
+    revoked = {f"{each.serial_number:x}": each.revocation_date_utc for one in lists for each in one}
+    return msgspec.structs.replace(known, lists=max(map(number_of, lists)) + 1, inherited=tuple(revoked.items()))
 
 
 def _asked(name: str, asked: x509.CertificateSigningRequest) -> PublicKey:

@@ -119,10 +119,26 @@ def member_certificate(
 
 
 def revocation_list(
-    key: SigningKey, authority: x509.Certificate, revoked: Iterable[tuple[int, datetime]], *, number: int, now: datetime
+    key: SigningKey,
+    authority: x509.Certificate,
+    revoked: Iterable[tuple[int, datetime]],
+    *,
+    number: int,
+    now: datetime,
+    days: int | None = None,
 ) -> x509.CertificateRevocationList:
-    """Return a signed list of serial numbers and when they were revoked. The list with the largest number is the latest."""
-    builder = x509.CertificateRevocationListBuilder(authority.subject, now, max(authority.not_valid_after_utc, now + EARLIER))
+    """Return a signed list of serial numbers and when they were revoked. The list with the largest number is the latest.
+
+    Args:
+        key: of the authority.
+        authority: its certificate.
+        revoked: serial number and time of each.
+        number: of this list.
+        now: the time.
+        days: for which it may be used: after that a node that has no newer one lets nobody in. None: as long as the authority is valid.
+    """
+    until = max(authority.not_valid_after_utc, now + EARLIER) if days is None else now + timedelta(days=days)
+    builder = x509.CertificateRevocationListBuilder(authority.subject, now, until)
     builder = builder.add_extension(x509.CRLNumber(number), critical=False).add_extension(_issuer_identifier(authority), critical=False)
     for serial, when in revoked:
         builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, when).build())

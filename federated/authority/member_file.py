@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from actors.credentials.files import Paths
-from actors.credentials.revocation import Revoked, number_of, read_lists
+from actors.credentials.revocation import Revoked, number_of, read_lists, signer
 from actors.errors import BadCredentials
 from actors.identity.caller import common_name
 from federated.authority.private_files import locked
@@ -165,24 +166,38 @@ def _place_lists(found: MemberFile, files: Paths) -> None:
         new.unlink()
 
 
-def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate]) -> None:
+def accept_list(new: Path, place: Path, authorities: Collection[x509.Certificate], *, now: datetime | None = None) -> None:
     """Put a list of revoked certificates into a folder of keys, beside those of other authorities.
+
+    Args:
+        new: the list.
+        place: where it is to be.
+        authorities: that are trusted.
+        now: the time; None: a list that has expired is taken as well, and nobody is let in with it.
 
     Raises:
         OldList: the one that is there is newer.
-        KeysError: it is no list of these authorities.
+        KeysError: it is no list of these authorities, or has expired.
     """
     try:
-        lists = read_lists(new)
-        Revoked().updated(new, authorities)
-        there = read_lists(place) if place.exists() else []
+        lists = [one for one in read_lists(new) if signer(one, authorities) is not None]
+        found = Revoked().updated(new, authorities)
+        if now is not None and (late := found.concerns(now, days=0)):
+            raise KeysError(f"{new}: {late[0]}")
     except BadCredentials as error:
         raise KeysError(str(error)) from None
-    numbers = {one.issuer: number_of(one) for one in there}
+    signers = [by for by in (signer(one, authorities) for one in lists) if by is not None]
+    try:
+        there = read_lists(place) if place.exists() else []
+    except BadCredentials as error:
+        if any(one not in signers for one in authorities):
+            raise KeysError(f"{error}: remove it, and accept the lists of all authorities anew") from None
+        there = []  # what it may have held is all in the new one
     for one in lists:
-        if number_of(one) < numbers.get(one.issuer, 0):
-            raise OldList(f"{new} has list {number_of(one)}, and {place} has list {numbers[one.issuer]} already: it is an old one")
-    others = [one for one in there if one.issuer not in {each.issuer for each in lists}]
+        newest = max((number_of(each) for each in there if signer(one, signers) == signer(each, signers)), default=0)
+        if number_of(one) < newest:
+            raise OldList(f"{new} has list {number_of(one)}, and {place} has list {newest} already: it is an old one")
+    others = [one for one in there if signer(one, signers) is None]
     replace(place, b"".join(one.public_bytes(Encoding.PEM) for one in (*lists, *others)), mode=0o644)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -14,6 +15,7 @@ from federated.errors import KeysError
 from protocols.storage.replacement import replace
 
 FILE = "register.json"
+Hexadecimal: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]+$")]
 
 
 class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,16 +65,20 @@ class MemberEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "valid" if now <= self.until else "expired"
 
 
-class Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All of them, in the order in which they were signed.
 
     Attributes:
-        lists: how many lists of revoked certificates were made.
+        lists: the number of the latest list of revoked certificates.
         entries: of the certificates.
+        list_days: for which a list may be used; None: as long as the authority is valid.
+        inherited: serial number and time of what was revoked before this register began.
     """
 
     lists: int = 0
     entries: tuple[MemberEntry, ...] = ()
+    list_days: int | None = None
+    inherited: tuple[tuple[Hexadecimal, datetime], ...] = ()
 
     def latest(self, name: str) -> MemberEntry | None:
         """Return the newest entry of a name."""
@@ -80,16 +86,21 @@ class Register(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def with_entry(self, entry: MemberEntry) -> Register:
         """Return a register with one more."""
-        return Register(self.lists, (*self.entries, entry))
+        return msgspec.structs.replace(self, entries=(*self.entries, entry))
 
     def revoking(self, name: str, now: datetime) -> Register:
         """Return a register in which all certificates of a name are revoked that counted, and one more list is made."""
         entries = tuple(msgspec.structs.replace(one, revoked=now) if one.name == name and one.counts(now) else one for one in self.entries)
-        return Register(self.lists + 1, entries)
+        return msgspec.structs.replace(self, lists=self.lists + 1, entries=entries)
+
+    def listing_again(self, days: int | None) -> Register:
+        """Return a register with one more list, which may be used for so many days, as those after it."""
+        return msgspec.structs.replace(self, lists=self.lists + 1, list_days=days)
 
     def revoked(self, now: datetime) -> list[tuple[int, datetime]]:
-        """Return serial number and time of those that were revoked and have not expired."""
-        return [(one.signed.serial_number, one.revoked) for one in self.entries if one.revoked is not None and now <= one.until]
+        """Return serial number and time of those that were revoked and have not expired, as far as that is known."""
+        before = [(int(serial, 16), when) for serial, when in self.inherited]
+        return before + [(one.signed.serial_number, one.revoked) for one in self.entries if one.revoked is not None and now <= one.until]
 
 
 def load(folder: Path) -> Register:

@@ -25,6 +25,7 @@ from federated.records.data import Data
 from federated.tasks.base import TaskBase
 from federated.tasks.update import TAKEN, Blueprint, Bound, Task, Update
 from privacy import BudgetSpent, Ledger
+from protocols.authority.certified import certified
 
 MOST_ARRAYS = 1 << 16
 """Of one name, that an owner gives beside its update."""
@@ -37,7 +38,8 @@ class Policy:
     """What an owner agrees to. With none of these it trains what the one whom it serves asks for.
 
     It serves, whatever the policy: its own process; processes of the same user of this machine, over `ws://` on loopback; and the
-    aggregator that it has connected to itself. Nobody else, but for `aggregator` and `plaintext`.
+    aggregator that it has connected to itself. Nobody else, but for `aggregator` and `plaintext`. A certificate in which the authority has
+    written another role than that of an aggregator is served nothing.
 
     Against one that sends weights of its own making, `min_batch` and `min_examples` bound little: a layer can be made to single records
     out. Pinned `models` make that harder, and only noise bounds it.
@@ -106,6 +108,9 @@ class Policy:
         joined = caller.dialed and caller.url in aggregators and not (known and self.aggregator and caller.common_name != self.aggregator)
         joined = joined and (known or caller.same_user or not Address.parse(caller.url).loopback)  # anybody can take a port
         named = known and bool(self.aggregator) and caller.common_name == self.aggregator
+        said = certified(caller.certificate)
+        if (joined or named) and said is not None and said.role != "aggregator":
+            raise NotAllowed(f"this owner serves an aggregator: your certificate, that of {caller.common_name!r}, is for the role {said}")
         if caller.local or caller.same_user or joined or named or (self.plaintext and not known):
             return
         if not self.aggregator:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from actors import ANYONE, Actor, NameTaken, message
+from actors import ANYONE, Actor, NameTaken, caller, message
 from actors.observing.figures import Figure, state
 from actors.observing.log_lines import event
 from actors.observing.notes import noted
@@ -182,18 +182,18 @@ class Aggregator(Actor):
         """Refuse an owner that is neither on the list nor, by its certificate, a member."""
         shown, said = "" if certificate is None else shown_name(certificate), certified(certificate)
         expected = self._attendance.expects(name)
+        why = ""
         if not expected and said is None:
-            self._tell(f"refused: {name[:100]!r}, which is not on the list, and has a certificate ({shown!r}) that says no role")
-            raise JoinRefused(f"no owner {name[:100]!r} is expected here, and the certificate of {shown!r} says no role")
-        if shown != name:
-            self._tell(f"refused: somebody who showed the certificate of {shown!r} said to be {name[:100]!r}")
-            raise JoinRefused(f"the certificate of this connection is that of {shown!r}, not of {name[:100]!r}")
-        if said is not None and said.role != "owner":
-            self._tell(f"refused: {name!r} has a certificate for the role {said}, and wanted to join as an owner")
-            raise JoinRefused(f"the certificate of {name!r} is for the role {said}: only an owner joins")
-        if not expected and (reason := self._members()):
-            self._tell(f"refused: {name!r}, which is not on the list: {reason}")
-            raise JoinRefused(f"no owner {name!r} is on the list here, and {reason}")
+            why = f"no owner {name[:100]!r} is expected here, and the certificate of {shown!r} says no role"
+        elif shown != name:
+            why = f"the certificate of this connection is that of {shown!r}, not of {name[:100]!r}"
+        elif said is not None and said.role != "owner":
+            why = f"the certificate of {name!r} is for the role {said}: only an owner joins"
+        elif not expected and (reason := self._members()):
+            why = f"no owner {name!r} is on the list here, and {reason}"
+        if why:
+            self._tell(f"refused: {caller().placed}, who wanted to join as {name[:100]!r}: {why}")
+            raise JoinRefused(why)
 
     async def _watch(self, name: str, owner: DataOwner) -> None:
         ended = await self.system.watch(owner)

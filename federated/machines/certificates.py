@@ -20,8 +20,10 @@ from federated.authority.authority import DAYS
 from federated.authority.issuing import member_certificate, own_certificate
 from federated.authority.key_file import pem
 from federated.errors import KeysError
+from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError
 from protocols.nodes import certificate
+from protocols.nodes.certificate import DEFAULT
 from protocols.storage.replacement import replace
 from protocols.workers.worker_process import Encryption
 
@@ -65,14 +67,20 @@ def issue(hosts: Mapping[str, str | None], folder: Path, *, days: int = DAYS, fo
     return paths
 
 
-def encryption(folder: Path, name: str) -> Encryption:
+def encryption(folder: Path, name: str, *, listed: Mapping[str, str] | None = None, admission: AdmissionSettings = DEFAULT) -> Encryption:
     """TLS as a node of a cluster, to listen and to connect: both sides show certificates of one authority.
+
+    Args:
+        folder: of the files.
+        name: of the node.
+        listed: name of each node of the cluster file -> its role; None: there is no such file.
+        admission: what that file demands of certificates.
 
     Raises:
         KeysError: a file is missing, or is not what it should be.
     """
     try:
-        return certificate.encryption(folder, name)
+        return certificate.encryption(folder, name, listed=listed, admission=admission)
     except ClusterError as error:
         raise KeysError(str(error)) from None
 

@@ -23,6 +23,9 @@ may = ["ask"]                          # only asks; without this line also "shar
 
 [models]
 mnist = "ward-1"                       # nobody else may share a model of this name; other names are free
+
+[admission]                            # see protocols/authority/admission.py
+roles = "required"                     # certificates that say no role are refused
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from actors import limits
 from actors.address import NAME, Address
 from actors.errors import LinkError
 from federated.errors import ClusterFileError
+from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError
 from protocols.nodes.worker_nodes import CryptoProviderNode, ServerNode, three_workers
 
@@ -112,6 +116,7 @@ class ClusterFile:
         allow_plaintext: whether `ws://` may be used between machines.
         models: name of a model -> the node that alone may share it.
         message_limit: bytes of the largest message that each node takes.
+        admission: what it demands of certificates.
     """
 
     path: Path
@@ -119,6 +124,7 @@ class ClusterFile:
     allow_plaintext: bool = False
     models: Mapping[str, str] = field(default_factory=dict)
     message_limit: int = limits.MESSAGE_LIMIT
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
 
     @staticmethod
     def read(path: Path) -> ClusterFile:
@@ -164,6 +170,11 @@ class ClusterFile:
     def equals(self) -> bool:
         """Whether the three workers are equals, without a crypto provider."""
         return not any(isinstance(node, CryptoProviderNode) for node in self.nodes.values())
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The role of each node, as it is written."""
+        return {name: str(node.__struct_config__.tag) for name, node in self.nodes.items()}
 
     @property
     def hosts(self) -> dict[str, str | None]:
@@ -216,10 +227,15 @@ class ClusterFile:
 def _checked(path: Path, content: dict[str, Any]) -> ClusterFile:
     nodes, plaintext = content.pop("nodes", None), content.pop("allow_plaintext", False)
     models, limit = content.pop("models", {}), content.pop("message_limit", limits.MESSAGE_LIMIT)
+    admits = content.pop("admission", {})
     if content:
         raise ClusterFileError(
-            f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models], allow_plaintext and message_limit only"
+            f"{', '.join(map(repr, content))}: expected [nodes.NAME] tables, [models], [admission], allow_plaintext and message_limit only"
         )
+    try:
+        admission = msgspec.convert(admits, AdmissionSettings)
+    except msgspec.ValidationError as error:
+        raise ClusterFileError(f"[admission]: {error}") from None
     try:
         limits.message_limit(limit)
     except (TypeError, ValueError) as error:
@@ -230,10 +246,12 @@ def _checked(path: Path, content: dict[str, Any]) -> ClusterFile:
         raise ClusterFileError(f"allow_plaintext = {plaintext!r}: expected true or false")
     if not isinstance(models, dict) or not all(isinstance(node, str) and node in nodes for node in models.values()):
         raise ClusterFileError("[models]: expected lines NAME = 'NODE', a model and the node that alone may share it")
-    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext, models, limit)
+    cluster = ClusterFile(path, {name: _node(name, table) for name, table in nodes.items()}, plaintext, models, limit, admission)
     for name, node in cluster.nodes.items():
         _check_addresses(name, node, plaintext)
     _check_roles(cluster)
+    if admits and not cluster.encrypted:
+        raise ClusterFileError("[admission] is about certificates, and no node has a wss:// address: nobody would show one")
     return cluster
 
 

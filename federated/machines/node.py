@@ -48,7 +48,8 @@ def encryption(cluster: ClusterFile, keys: Path | None, name: str) -> Encryption
         return Encryption(allow_plaintext=cluster.allow_plaintext)
     if keys is None:
         raise KeysError(f"{cluster.path} has wss:// addresses: give the folder of the certificates with --keys; confide certs makes them")
-    return replace(certificates.encryption(keys, name), allow_plaintext=cluster.allow_plaintext)
+    tls = certificates.encryption(keys, name, listed=cluster.roles, admission=cluster.admission)
+    return replace(tls, allow_plaintext=cluster.allow_plaintext)
 
 
 async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say, observing: Observing | None = None) -> None:
@@ -115,7 +116,7 @@ def membership(cluster: ClusterFile, name: str) -> Membership:
         if name in addresses and all(address.port for address in addresses.values()):
             first, second, third = (Member(reached(one), node if one.secure else "") for node, one in addresses.items())
             trio = Trio((first, second, third), list(addresses).index(name), cluster.equals)
-    return Membership(trio, people=people, models=cluster.models, believe=believe)
+    return Membership(trio, people=people, models=cluster.models, believe=believe, strict=cluster.admission.roles_needed)
 
 
 def worker_membership(cluster: ClusterFile, address: str, certificate: Path | None) -> Membership:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from actors import Actor, NotAllowed, caller, message
 from actors.address import Address
+from actors.guard.limited_log import LimitedLog
 from actors.observing.figures import Figure
 from actors.observing.notes import noted
 from federated.consent.admission import Admission, Policy
@@ -29,6 +31,8 @@ from privacy.keras_models.installed import require_keras
 from protocols.secure_aggregation import AggregationTerms
 from protocols.secure_aggregation.session import Advertisement, Confirmation, MaskedVector, Opened, Shares
 from protocols.workers.sum_server import SumServer
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -155,6 +159,7 @@ class DataOwner(Actor):
     ) -> None:
         policy = policy or Policy()
         self._aggregators: set[str] = set()
+        self._lines = LimitedLog()
         if trainer is not None:
             policy.check_own_trainer()
         else:
@@ -216,7 +221,11 @@ class DataOwner(Actor):
 
     async def _serve(self, what: str, work: Callable[[], Awaitable[R]]) -> R:
         """Work for the one whom this owner serves, and tell nobody what its failures quote."""
-        self._admission.policy.check_caller(caller(), self._aggregators)
+        try:
+            self._admission.policy.check_caller(caller(), self._aggregators)
+        except NotAllowed:
+            self._lines.write(log, logging.WARNING, "refused", "refused: %s, wanted by %s", what, caller().placed)
+            raise
         return await in_own_words(what, work())
 
     async def _whole(self, task: Task, work: Callable[[Task], Awaitable[R]]) -> R:

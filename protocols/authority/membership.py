@@ -9,7 +9,7 @@ started it (`enrolment.py`). It knows where they are and how they show who they 
 | a node of the cluster file | its certificate | what its role there says, and its certificate does not deny |
 | another member | its certificate, in which the authority has written a role | owner, client: what that role says |
 | a process of the same user | its key, on loopback without certificates | administrator, owner, aggregator, client |
-| whoever else can connect | nothing | client |
+| whoever else can connect | nothing | client; in a strict cluster none |
 
 Adversary: whoever can connect, and each worker towards the other two. With `allow_plaintext` between machines nobody can be known: then
 everybody is believed, which the cluster file has to ask for by name.
@@ -98,6 +98,7 @@ class Membership:
             are owners or clients there; otherwise they may ask only.
         models: name of a model -> the common name of the only one who may share it. Others are free for every owner.
         believe: everybody is what they say: for plaintext between machines.
+        strict: a certificate without a role, or with one that says otherwise, gives nothing. Otherwise whoever can connect may ask.
     """
 
     def __init__(
@@ -107,9 +108,11 @@ class Membership:
         people: Mapping[str, frozenset[str]] | None = None,
         models: Mapping[str, str] | None = None,
         believe: bool = False,
+        strict: bool = False,
     ) -> None:
         self._trio = trio
         self._people, self._models, self.believe = dict(people or {}), dict(models or {}), believe
+        self._strict = strict
         self._log = LimitedLog()
         self._places: WeakKeyDictionary[Caller, int] = WeakKeyDictionary()
         self._held: WeakKeyDictionary[Caller, frozenset[str]] = WeakKeyDictionary()
@@ -190,7 +193,7 @@ class Membership:
             return PEOPLE
         held = self._held.get(sender)
         if held is None:
-            held = self._held[sender] = self._rights(sender) | {CLIENT}
+            held = self._held[sender] = self._rights(sender) | (frozenset() if self._strict else {CLIENT})
         return held
 
     def _rights(self, sender: Caller) -> frozenset[str]:
@@ -200,6 +203,8 @@ class Membership:
         said, listed = certified.certified(sender.certificate), self._people.get(sender.common_name)
         if listed is None:
             return rights_of_member(said)
+        if said is None and self._strict:
+            return frozenset()
         return listed if said is None else listed & rights(said.role, said.may)
 
     def place_of(self, sender: Caller) -> int:
@@ -212,7 +217,7 @@ class Membership:
     def _found(self, sender: Caller) -> int:
         members: Sequence[Member] = () if self._trio is None else self._trio.members
         said = certified.certified(sender.certificate)
-        if said is not None and said.role not in certified.WORKERS:
+        if (said is None and self._strict) or (said is not None and said.role not in certified.WORKERS):
             return -1
         for place, member in enumerate(members):
             shown = sender.common_name == member.name if member.name else bool(sender.address) and sender.address == member.address
@@ -233,7 +238,7 @@ class Membership:
         sender = caller()
         if self.believe or sender.local or self.place_of(sender) == place:
             return
-        self._log.write(log, logging.WARNING, f"refused {what}", "refused: %s sent by %s", what, sender)
+        self._log.write(log, logging.WARNING, f"refused {what}", "refused: %s sent by %s", what, sender.placed)
         raise NotAllowed(f"{what} is for the worker at place {place} of this cluster alone; you are {sender}")
 
     def check_name(self, name: str) -> None:
@@ -245,5 +250,7 @@ class Membership:
         owner = self._models.get(name)
         sender = caller()
         if owner is not None and owner != sender.common_name and not self.believe:
-            self._log.write(log, logging.WARNING, "refused name", "refused: a model under the name %r, sent by %s", name[:100], sender)
+            self._log.write(
+                log, logging.WARNING, "refused name", "refused: a model under the name %r, sent by %s", name[:100], sender.placed
+            )
             raise NotAllowed(f"the name {name!r} is for the models of {owner!r} alone; you are {sender}")

@@ -103,12 +103,20 @@ def solve(equations: Normal, back: Array, alpha: float) -> Solution:
     rank = int(there.sum())
     penalty = alpha * (back.T @ back)
     there |= alpha * ((back @ vectors) ** 2).sum(0) > CAUTION * (np.sqrt(noise @ vectors**2) + 1e-15 * len(values))
-    kept, lost = vectors[:, there], vectors[:, ~there]
-    inverse = kept @ np.linalg.solve(kept.T @ (products + penalty) @ kept, kept.T)
+    # Where all count, columns stay as they are stored: beside a large penalty on one of them, others would be lost in eigenvectors.
+    kept, lost = np.eye(len(values)) if there.all() else vectors[:, there], vectors[:, ~there]
+    inverse = kept @ _inverse(kept.T @ (products + penalty) @ kept) @ kept.T
     found = inverse @ right
     if lost.size:
         found = found - lost @ np.linalg.lstsq(back @ lost, back @ found, rcond=None)[0]
     return Solution((found / width[:, None]).T, rank, kept.shape[1], inverse / np.outer(width, width))
+
+
+def _inverse(positive: Array) -> Array:
+    """Return the inverse of a positive semidefinite matrix whose rows may be of very different size; of what rounding left singular 0."""
+    size = np.sqrt(np.where(np.diag(positive) > 0, np.diag(positive), 1.0))
+    inverse: Array = np.linalg.pinv(positive / np.outer(size, size), hermitian=True) / np.outer(size, size)
+    return inverse
 
 
 def deviations(equations: Normal, solution: Solution, back: Array, *, step: Array, squares: Array) -> Array:

@@ -137,11 +137,14 @@ async def evaluate(
         noise_key: for tests only; noise comes from a key of the operating system that is used this once.
         wires: is given what this server keeps of `Circuit.wires`.
     """
-    noise = KeyStream(noise_key or fresh_key()) if any(isinstance(op, AddNoise) for op in circuit.ops) else None
-    server = Server(me, circuit.values, material, given, noise=noise)
+    server = Server(me, circuit.values, material, given, noise=_noise(circuit, noise_key))
     shares = await loops.evaluate(circuit.ops, circuit.order, server, circuit.wanted)
     _keep(circuit, server, wires)
     return {name: shares[position] for name, position in circuit.outputs.items()}
+
+
+def _noise(circuit: Circuit, noise_key: bytes | None) -> KeyStream | None:
+    return KeyStream(noise_key or fresh_key()) if any(isinstance(op, AddNoise) for op in circuit.ops) else None
 
 
 def _keep(circuit: Circuit, server: Server, wires: dict[str, Affine] | None) -> None:
@@ -157,6 +160,8 @@ async def evaluate_in_segments(
     supply: Callable[[int], Awaitable[Material]],
     given: Mapping[str, Affine | Ring],
     wires: dict[str, Affine] | None = None,
+    *,
+    noise_key: bytes | None = None,
 ) -> dict[str, Ring]:
     """Evaluate as `evaluate` does, with the material of one segment after the other: see `loops.evaluate_in_segments`.
 
@@ -167,8 +172,9 @@ async def evaluate_in_segments(
         supply: waits for the material of a segment, by its number.
         given: see `evaluate`.
         wires: see `evaluate`.
+        noise_key: see `evaluate`.
     """
-    server = Server(me, circuit.values, Material({}, 0, 1), given)
+    server = Server(me, circuit.values, Material({}, 0, 1), given, noise=_noise(circuit, noise_key))
     shares = await loops.evaluate_in_segments(circuit.ops, circuit.order, server, circuit.wanted, parts, supply)
     _keep(circuit, server, wires)
     return {name: shares[position] for name, position in circuit.outputs.items()}

@@ -11,6 +11,7 @@ import msgspec
 
 from actors import ActorError, limits
 from actors.address import Address
+from protocols.authority.admission import AdmissionSettings
 from protocols.errors import ClusterError
 from protocols.nodes.certificate import encryption
 from protocols.nodes.worker_nodes import CLIENT, ROLES, WorkerNode, acting, cluster_among, three_workers
@@ -29,9 +30,11 @@ def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None
         ClusterError: the file cannot be used, has other workers than three, or no node of that name; or a certificate is missing.
     """
     file = Path(path)
-    tables, allow_plaintext, limit = _read(file)
+    tables, allow_plaintext, limit, admission = _read(file)
     if name is not None and name not in tables:
         raise ClusterError(f"{file} has no node {name!r}; it has {', '.join(tables)}")
+    if admission != AdmissionSettings() and not any(str(table.get("address")).startswith("wss://") for table in tables.values()):
+        raise ClusterError(f"{file}: [admission] is about certificates, and no node has a wss:// address: nobody would show one")
     workers = three_workers(file, {node: _worker(file, node, table) for node, table in tables.items() if table.get("role") in ROLES})
     for node, worker in workers.items():
         _check(file, node, worker.address, allow_plaintext)
@@ -39,11 +42,12 @@ def cluster(path: str | os.PathLike[str], *, keys: str | os.PathLike[str] | None
         return cluster_among(workers, ssl=None, allow_plaintext=allow_plaintext, message_limit=limit)
     folder = Path(keys) if keys is not None else file.parent / "keys"
     clients = [node for node, table in tables.items() if table.get("role") == CLIENT]
-    tls = encryption(folder, name or acting(tables, clients, folder))
+    listed = {node: str(table.get("role")) for node, table in tables.items()}
+    tls = encryption(folder, name or acting(tables, clients, folder), listed=listed, admission=admission)
     return cluster_among(workers, ssl=tls.connect, allow_plaintext=allow_plaintext, message_limit=limit)
 
 
-def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int]:
+def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int, AdmissionSettings]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -56,7 +60,11 @@ def _read(file: Path) -> tuple[dict[str, dict[str, Any]], bool, int]:
     if not isinstance(plain, bool):
         raise ClusterError(f"{file}: allow_plaintext = {plain!r}: expected true or false")
     try:
-        return nodes, plain, limits.message_limit(content.get("message_limit", limits.MESSAGE_LIMIT))
+        admission = msgspec.convert(content.get("admission", {}), AdmissionSettings)
+    except msgspec.ValidationError as error:
+        raise ClusterError(f"{file}: [admission]: {error}") from None
+    try:
+        return nodes, plain, limits.message_limit(content.get("message_limit", limits.MESSAGE_LIMIT)), admission
     except (TypeError, ValueError) as error:
         raise ClusterError(f"{file}: {error}") from None
 

@@ -130,6 +130,7 @@ class SharedNetwork:
         plan: AnyPlan,
         batch_size: int,
         memory: int,
+        micro_batch: int | None = None,
     ) -> TrainingTerms:
         """Return the checked terms, without the order of the examples."""
         takes, _ = self.ends
@@ -140,7 +141,7 @@ class SharedNetwork:
         xs, ys, ws = (tuple(each.dataset for each in arrays) for arrays in data)
         x, y, w = (arrays[0] if arrays else None for arrays in (xs, ys, ws))
         session, equals, name = os.urandom(16), self._cluster.equals, self._name
-        terms = TrainingTerms(session, plan, x, y, batch_size, None, memory, equals, name, 0, w, xs[1:], ys[1:], ws[1:])
+        terms = TrainingTerms(session, plan, x, y, batch_size, None, memory, equals, name, 0, w, xs[1:], ys[1:], ws[1:], micro_batch)
         check(terms)
         return terms
 
@@ -178,14 +179,22 @@ class SharedNetwork:
 
     # What is asked of the network.
 
-    def _evaluation(self, data: SharedExamples, batch_size: int, memory: int, *, metrics: bool | Collection[str] = True) -> Asking:
+    def _evaluation(
+        self,
+        data: SharedExamples,
+        batch_size: int,
+        memory: int,
+        *,
+        metrics: bool | Collection[str] = True,
+        micro_batch: int | None = None,
+    ) -> Asking:
         """Return what has to be done for metrics on some examples, checked."""
         check_predicts(self._model)
         planned, found = self._planned(), self._evaluation_names(metrics)
         self._check_told(found, data)
         network = msgspec.structs.replace(planned, value=found.loss, weighted=bool(data.ws))
         plan = SharedEvaluation(fitted(network, data.ys, batch_size, found.places))
-        return Asking(self._terms(data, plan, batch_size, memory), data, found)
+        return Asking(self._terms(data, plan, batch_size, memory, micro_batch), data, found)
 
     def _check_told(self, found: LogNames, data: SharedExamples) -> None:
         """Refuse accuracies of targets that are neither right nor wrong."""
@@ -294,7 +303,7 @@ class SharedNetwork:
         found = parts(network, terms.examples) if isinstance(network, Plan) else None
         if found is None:
             return terms, data
-        base = self._terms(SharedExamples(data.xs), BaseOutputs(found.base), terms.batch, terms.memory)
+        base = self._terms(SharedExamples(data.xs), BaseOutputs(found.base), terms.batch, terms.memory, terms.micro_batch)
         x = data.xs[0].dataset
         made = SharedDataset(Dataset(x.name, (x.shape[0], found.base.outputs), "numbers", os.urandom(16), x.records), new_secret())
         async with self._asked(msgspec.structs.replace(base, order=terms.order), data.xs) as run:

@@ -19,6 +19,7 @@ from protocols.owner.objectives.endings import Compared
 from protocols.owner.objectives.penalties import constraints, penalties
 from protocols.training.networks.distances import CategoricalHinge
 from protocols.training.networks.losses import AS_GIVEN, AnyLoss, Head, JointLoss, Loss
+from protocols.training.networks.window import WEIGHTS
 from protocols.training.step import Plan
 
 ANSWERED = frozenset(
@@ -43,9 +44,36 @@ def plan(model: Any) -> Plan:
 
 
 def weights(model: Any) -> list[Real]:
-    """Return the numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not."""
+    """Return the numbers of the weights of a plan, in its order: those that are trained as they are now, and those that are not.
+
+    Raises:
+        ModelError: one that is trained is no number that fixed point holds. It is named.
+    """
     _, kept = planned(model)
-    return [*(np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables), *kept]
+    found = {one.path: np.atleast_1d(np.asarray(one.numpy(), np.float64)) for one in model.trainable_variables}
+    for path, numbers in found.items():
+        if not (np.abs(numbers) <= 2.0**WEIGHTS).all():
+            raise ModelError(f"weight {path!r} has numbers beyond +-{2**WEIGHTS:,}, or none at all: these cannot be trained on shares")
+    return [*found.values(), *kept]
+
+
+def check_parted(model: Any) -> None:
+    """Refuse to compute steps in micro-batches where a layer needs the whole batch; what else mixes examples is not trained on shares.
+
+    Raises:
+        ModelError: it names the layer.
+    """
+    import keras  # noqa: PLC0415  only the owner needs Keras
+
+    from privacy.keras_models import internals  # noqa: PLC0415  only the owner reads Keras models
+
+    for layer in internals.layers_within(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            raise ModelError(
+                f"layer {layer.name!r} (BatchNormalization) normalises by the statistics of the whole batch, so that a step cannot be"
+                " computed in micro-batches: leave micro_batch_size out, or freeze the layer, or use a LayerNormalization or"
+                " GroupNormalization"
+            )
 
 
 def ending(model: Any) -> tuple[str | None, ...]:

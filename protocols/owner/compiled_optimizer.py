@@ -256,7 +256,7 @@ def _check_weighted(optimizer: Optimizer, weight: float) -> None:
         raise ModelError(f"loss_weights={weight:g} times the learning rate: {error}") from None
 
 
-def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: float = 1.0) -> Optimizer:
+def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, *weights: float) -> Optimizer:
     """`optimizer` with the learning rates that the model's own has now, for steps up to `start` + `steps`, evaluated here in the clear.
 
     Args:
@@ -264,7 +264,7 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: 
         optimizer: what it was before.
         start: how many steps have been made.
         steps: how many will be made.
-        weight: how many times the loss counts.
+        weights: how many times the loss counts, of several outputs the loss of each.
 
     Raises:
         ModelError: a learning rate is no number from 0, or too large, or all of them vanish in fixed point, at whatever step that would be.
@@ -277,7 +277,8 @@ def scheduled(model: Any, optimizer: Optimizer, start: int, steps: int, weight: 
         now = _checked(msgspec.structs.replace(optimizer, rate=found[0], schedule=found))
     else:
         now = _checked(msgspec.structs.replace(optimizer, rate=float(inner(model.optimizer).learning_rate), schedule=()))
-    _check_weighted(now, weight)
+    for weight in weights:
+        _check_weighted(now, weight)
     return now
 
 

@@ -42,6 +42,7 @@ class Epoch(msgspec.Struct, frozen=True):
         loss: of the steps, each before its update, or None.
         logs: what Keras' callbacks are told: the same by the names of Keras, of several outputs all of theirs, of a validation with val_.
         privacy: what all private epochs so far have spent, or None.
+        micro_batches: in how many a step was computed, on average: 1 unless memory or `micro_batch_size` asks for more.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Epoch(msgspec.Struct, frozen=True):
     loss: float | None = None
     logs: dict[str, float] = {}
     privacy: ExamplePrivacy | None = None
+    micro_batches: float = 1.0
 
     def __str__(self) -> str:
         metric = "" if self.value is None else f"{self.metric} {self.value:.2f}, "
@@ -65,7 +67,8 @@ class Epoch(msgspec.Struct, frozen=True):
         if self.privacy is not None:
             metric += f"{self.privacy}, "
         total = (self.bytes + self.dealt) / 1e6
-        return f"epoch {self.number}: {metric}{self.steps} steps, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
+        parts = "" if self.micro_batches == 1 else f" of {self.micro_batches:.3g} micro-batches"
+        return f"epoch {self.number}: {metric}{self.steps} steps{parts}, {self.seconds * 1000:.0f} ms/step, {total:.1f} MB/step"
 
     def _shown(self, name: str) -> bool:
         """Say whether a number of the logs is shown beside metric and loss: of a validation, and of several outputs."""
@@ -91,6 +94,7 @@ def epoch_of(number: int, terms: TrainingTerms, segments: list[Segment]) -> Epoc
         sum(report.dealt for report in reports) / made,
         values.get("loss"),
         values,
+        micro_batches=sum(first.micro_batches for first, _ in segments) / made,
     )
 
 

@@ -18,6 +18,7 @@ from protocols.errors import Diverged, InputError, WorkerLost
 from protocols.mpc.parties.keystream import fresh_key
 from protocols.owner.asking import MEMORY, Asking, SharedNetwork
 from protocols.owner.checkpoints import CallbackMemory, Checkpoints, settings
+from protocols.owner.compiled import check_parted
 from protocols.owner.compiled_optimizer import scheduled
 from protocols.owner.epochs import Epoch, epoch_of
 from protocols.owner.fit.callbacks import FitCallbacks
@@ -29,7 +30,7 @@ from protocols.owner.stored import SharedExamples
 from protocols.owner.targets import fitted
 from protocols.storage.versions import Progress
 from protocols.training.base import parts
-from protocols.training.step import Plan
+from protocols.training.step import Plan, step
 from protocols.training.terms import TrainingTerms
 
 __all__ = ["MEMORY", "Training"]
@@ -61,13 +62,17 @@ class Training(SharedNetwork):
         self, data: SharedExamples, validated: SharedExamples | None, how: FitSettings, callbacks: FitCallbacks
     ) -> AsyncGenerator[Epoch]:
         terms, names = self._agreed(data, how), self._log_names(how)
-        asking = None if validated is None else self._evaluation(validated, how.batch_size, how.memory, metrics=how.metrics)
+        asking = None
+        if validated is not None:
+            micro_batch = how.micro_batch_size
+            asking = self._evaluation(validated, how.batch_size, how.memory, metrics=how.metrics, micro_batch=micro_batch)
         rated = self._scheduled(terms, how.epochs - how.initial_epoch)  # a rate that cannot be is refused before anything is done
         if how.privacy is not None:
             assert isinstance(rated.plan, Plan)  # `_terms` has made it
-            cut = parts(rated.plan, terms.examples)
+            cut, batch = parts(rated.plan, terms.examples), min(how.batch_size, terms.examples)
+            rows = min(how.micro_batch_size or batch, batch)
             for one in (rated.plan, *(() if cut is None else (cut.head,))):
-                one.circuit(min(how.batch_size, terms.examples))  # and so are weights by which no example's gradient is known, or bounded
+                step(one, batch, rows=rows)  # and so are weights by which no example's gradient is known, or bounded
         checkpoints = None
         if how.folder is not None:
             same = settings(terms.plan, data.all, how.batch_size, self._seats.helper, shuffle=how.shuffle)
@@ -109,12 +114,12 @@ class Training(SharedNetwork):
                     found = await self._evaluated(asking)
                     callbacks.validates(found)
                     logs |= {f"val_{name}": value for name, value in found.items()}
-                logs = callbacks.epoch_ends(number, logs)
+                seen = callbacks.epoch_ends(number, logs)  # what they add is not told at the end, as in Keras
                 await self._keep(callbacks.asked())
                 if checkpoints is not None:
                     checkpoints.remember(CallbackMemory(number + 1, callbacks.memories(), self._rate))
                 await run.ended(number)
-                yield msgspec.structs.replace(epoch, logs=logs, privacy=spent)
+                yield msgspec.structs.replace(epoch, logs=seen, privacy=spent)
                 if callbacks.stop:
                     break
             if self._planned().optimizer.average is not None:
@@ -145,6 +150,8 @@ class Training(SharedNetwork):
     def _agreed(self, data: SharedExamples, how: FitSettings) -> TrainingTerms:
         """Return the terms of a fit, without the order of the examples."""
         planned, x, y, found = self._planned(), data.xs[0], data.ys[0], self._log_names(how)
+        if how.micro_batch_size is not None and how.micro_batch_size < min(how.batch_size, x.shape[0]):
+            check_parted(self._model)
         self._check_told(found, data)
         classes: tuple[float, ...] = ()
         if how.class_weight is not None:
@@ -154,7 +161,7 @@ class Training(SharedNetwork):
         plan = msgspec.structs.replace(planned, value=found.loss, weighted=bool(data.ws), classes=classes)
         if how.privacy is not None:
             plan = promised(plan, how.privacy, min(how.batch_size, x.shape[0]))
-        return self._terms(data, fitted(plan, data.ys, how.batch_size, found.places), how.batch_size, how.memory)
+        return self._terms(data, fitted(plan, data.ys, how.batch_size, found.places), how.batch_size, how.memory, how.micro_batch_size)
 
     def _recalled(self, checkpoints: Checkpoints | None, epoch: int, how: FitSettings) -> list[dict[str, Any]]:
         """Return what callbacks remembered after so many epochs of a training that is resumed; set the learning rate to what it was."""
@@ -177,7 +184,8 @@ class Training(SharedNetwork):
         """Give the terms the learning rates of all steps of so many epochs, after those that have been made."""
         steps = max(0, epochs) * -(-terms.examples // terms.batch)
         assert isinstance(terms.plan, Plan)  # `_terms` has made it
-        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, terms.plan.weight)
+        each = [head.weight for head in self._heads]
+        optimizer = scheduled(self._model, terms.plan.optimizer, self._made, steps, *each)
         return msgspec.structs.replace(terms, plan=fitting(msgspec.structs.replace(terms.plan, optimizer=optimizer)), made=self._made)
 
     async def _loaded(self, terms: TrainingTerms, checkpoints: Checkpoints | None, initial: int) -> Progress:

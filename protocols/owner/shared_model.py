@@ -105,6 +105,9 @@ class SharedModel:
     ) -> None:
         """Let clients ask, and return once `num_requests` requests have been answered, or all of `examples`.
 
+        After a `fit` nobody knows the weights, and there is no `check`: functions are right to 2^-11 (`protocols/README.md`), as in steps
+        and in `predict`, and large weights behind them multiply that: weights of 5 in three layers, one behind the other, made it 1.4 %.
+
         Servers and crypto provider each enforce both numbers. What counts is what a server has released its share of: a client that takes
         tickets and does not use them, or vanishes, spends nothing, and keeps others waiting for a few seconds at most. A request for more
         examples than are left is refused as a whole, and the rest stays for smaller ones: serving goes on until it is used up.
@@ -191,6 +194,7 @@ class SharedModel:
         progress: bool = True,
         privacy: DPSGD | None = None,
         ledger: Ledger | None = None,
+        micro_batch_size: int | None = None,
     ) -> AsyncIterator[Epoch]:
         """Train the model on shares, as `keras.Model.fit` does in the clear. Yield after each epoch.
 
@@ -223,7 +227,8 @@ class SharedModel:
             initial_epoch: the number of the first epoch, from 0.
             verbose: 0: no line of progress.
             memory: bytes of randomness that each server may hold ahead. A step that needs more is streamed: dealt in segments while it is
-                made, in more rounds. What a frozen base gives lies beside it, twice 8 bytes a number; above 2 GiB each step computes it.
+                made, in more rounds. One of which a single operation needs more is computed in micro-batches that fit. What a
+                frozen base gives lies beside it, twice 8 bytes a number; above 2 GiB each step computes it.
             folder: where the owner keeps the right to the checkpoints; None: there are none.
             resume: go on with the training in the folder, up to `epochs` in all; if there is none, begin.
             save_every: steps after which a checkpoint is written in mid-epoch, too.
@@ -233,6 +238,10 @@ class SharedModel:
                 see `Epoch.privacy`; no metric is told. Nothing is sampled: what counts is the number of epochs. Outside of it are epochs
                 without `privacy`, and what `evaluate` tells of examples: train and evaluate public data only so.
             ledger: a `privacy.Ledger` to which each private epoch is written before it begins.
+            micro_batch_size: how many examples of a step are computed together, at most; None: as many as `memory` allows. Exact sums of
+                gradients of all micro-batches of a step are added on shares before weights move once, and noise of `privacy` is added
+                once: the same training, with means over all of `batch_size`. Each micro-batch takes about the rounds of a step, and the
+                memory of its examples. A BatchNormalization that is trained needs the whole batch, and is refused beside it.
 
         **Leaks** to this process, whatever `metrics` says: one bit an epoch, and one of a frozen base, whether numbers have stayed where
         fixed point is right; with a validation its metrics and as many bits; with `privacy` weights only, which are private already. To the
@@ -242,7 +251,8 @@ class SharedModel:
         Raises:
             ModelError: the layers, the loss or the optimizer cannot be trained on shares, or the learning rate vanishes in fixed point.
             InputError: data that do not fit the model or each other; a callback that cannot be.
-            TooLarge: the randomness of one operation of a step does not fit the memory.
+            TooLarge: the randomness of one operation does not fit the memory, in a micro-batch of one example; or of a step, where there
+                are none. The message says how much is enough.
             ClusterError: the workers find other circuits for a step: other versions of confide, or processors that round differently.
             Diverged: activations or weights have left fixed point in an epoch; the model is as it was before that epoch.
             NotGranted: the owners of the data do not allow weights of examples or of classes, or metrics for this process.
@@ -267,6 +277,7 @@ class SharedModel:
             class_weight=class_weight,
             privacy=privacy,
             ledger=ledger,
+            micro_batch_size=micro_batch_size,
         )
         data, validated = parted(x, y, sample_weight, validation_data, validation_split, self._training.ends)
         async with contextlib.aclosing(self._training.fitted(data, validated, how)) as epochs_made:
@@ -283,7 +294,7 @@ class SharedModel:
             y: see `fit`.
             sample_weight: how many times the loss of each example counts.
             batch_size: examples that are looked at together; it changes no number.
-            memory: bytes of randomness that each server may hold ahead.
+            memory: bytes of randomness that each server may hold ahead; what does not fit goes in segments and micro-batches, see `fit`.
 
         **Leaks** to this process: these numbers, and one bit, whether all numbers have stayed where fixed point is right; if not, they are
         NaN, and a `PrecisionWarning` says so. Nothing to the workers but number and order of the examples.

@@ -18,9 +18,10 @@ from protocols.concurrency import Background
 from protocols.datasets.masked import MaskedDataset
 from protocols.datasets.replicated import Replicated
 from protocols.datasets.use import Stretch, Use, check_steps, refined
-from protocols.errors import KeepsNothing, NameTaken, NotGranted, UnknownModel
+from protocols.errors import InputError, KeepsNothing, NameTaken, NotGranted, UnknownModel
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.vault import Vault
+from protocols.training.step import Plan
 from protocols.training.terms import AnyPlan
 
 
@@ -48,6 +49,7 @@ class Holdings:
         served: of a server, by handle: shares of weights that are ready to be served.
         claims: whose each of these is, by handle.
         stretches: what the owners of datasets that were deposited allow, by handle; one without was placed by who trains on it.
+        folded: of a server, by handle: of what runs have made, whether it is bounded (`training/private/norms.py`).
 
     Args:
         vault: None: this worker keeps nothing when owners are gone.
@@ -60,6 +62,7 @@ class Holdings:
         self.served: dict[bytes, list[Ring]] = {}
         self.claims: dict[bytes, Claim] = {}
         self.stretches: dict[bytes, list[Stretch]] = {}
+        self.folded: dict[bytes, bool] = {}
         self._vault = vault
 
     def claim(self, handle: bytes, digest: bytes) -> Claim:
@@ -140,6 +143,17 @@ class Holdings:
                     " Poisson or gamma regression"
                 )
 
+    def check_bounded(self, handles: Iterable[bytes], plan: AnyPlan) -> None:
+        """Refuse a private training on features that may be larger than it takes them to be: then an example could add more than C.
+
+        Raises:
+            InputError: a run has made them, and they are not folded, or not taken for that.
+        """
+        private = plan.private if isinstance(plan, Plan) else None
+        made = [self.folded[handle] for handle in handles if handle in self.folded]
+        if private is not None and not (all(made) and private.features >= bool(made)):
+            raise InputError("features that a run has made are larger than this private training takes them to be: nothing is protected so")
+
     def check_own(self, handles: Iterable[bytes]) -> None:
         """Refuse answers to single examples of arrays that others have left with the workers.
 
@@ -151,7 +165,7 @@ class Holdings:
 
     def forget(self, handle: bytes) -> None:
         """Let go of what is held under a handle."""
-        for table in (self.datasets, self.masks, self.models, self.served, self.claims, self.stretches):
+        for table in (self.datasets, self.masks, self.models, self.served, self.claims, self.stretches, self.folded):
             table.pop(handle, None)
 
     def hold(self, handle: bytes, array: Replicated) -> None:

@@ -13,6 +13,7 @@ from protocols.mpc.operations import AnyOp
 from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.losses import AnyLoss
+from protocols.training.networks.micro_batches import MicroBatch
 from protocols.training.networks.optimizers import Shapes
 from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import apart, outside
@@ -35,6 +36,11 @@ class AskedPlan(StepPlan, frozen=True):
     """
 
     plan: Plan
+
+    @property
+    def mixes(self) -> str:
+        """No weight moves: what is asked of each example by itself is added."""
+        return ""
 
     @property
     def inputs(self) -> int:
@@ -83,13 +89,17 @@ class SharedEvaluation(AskedPlan, frozen=True):
         """The weights of classes: `evaluate` has none."""
         return ()
 
-    def circuit(self, batch: int, number: int = 0) -> Circuit:
-        """Return the circuit of one batch."""
+    def part(self, micro: MicroBatch, number: int = 0) -> Circuit:
+        """Return the circuit of some examples of a batch."""
+        return self.circuit(micro.rows, number, of=micro.batch)
+
+    def circuit(self, batch: int, number: int = 0, *, of: int | None = None) -> Circuit:
+        """Return the circuit of one batch, or of some examples `of` a larger one."""
         draft, values, large, outputs = forward(self.plan, batch, predicts=True)
         ending = compared_with(self.plan, draft, outputs, batch)
         sums = [*ending.watched, *(apart(draft, *softmax) for softmax in ending.softmaxes)]
         bit = outside(draft, draft(Given("outside", (1,), "share")), [*large, *ending.large], sums, **draft.inside)
-        loss = {"loss": told_loss(self.plan, draft, ending.loss, values, batch)} if self.plan.value else {}
+        loss = {"loss": told_loss(self.plan, draft, ending.loss, values, batch, of or batch)} if self.plan.value else {}
         return draft.circuit({"metric": ending.metric, "outside": bit} | loss)
 
 

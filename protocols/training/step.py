@@ -19,15 +19,16 @@ import msgspec
 from protocols.errors import ModelError
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.moves import Concatenate, Reshape
-from protocols.mpc.operations.sums import Combine, Scale, Sum
+from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.wires import Given
 from protocols.mpc.parties.exchange import Ring
 from protocols.training.networks.activity import PenalisedLayer, penalties_told, penalty_gradients
 from protocols.training.networks.draft import Signal, StepDraft
-from protocols.training.networks.ended import Ended, array_name, ended, jointly_ended
-from protocols.training.networks.functions import FRACTION, SoftmaxValues
+from protocols.training.networks.ended import Ended, array_name, ended, jointly_ended, weights_of
+from protocols.training.networks.functions import SoftmaxValues
 from protocols.training.networks.layers import Variable
 from protocols.training.networks.losses import AS_GIVEN, EXACT, AnyLoss, JointLoss, Labels, Told, compared, gradient_scale, loss_gradient
+from protocols.training.networks.micro_batches import MicroBatch, gathered, handed
 from protocols.training.networks.moments import GRADIENT, MEAN
 from protocols.training.networks.network import AnyLayer
 from protocols.training.networks.optimizers import (
@@ -45,15 +46,13 @@ from protocols.training.networks.optimizers import (
     pieces,
     prepared,
     update,
-    watched,
+    watched_sums,
 )
 from protocols.training.networks.step_plan import StepPlan
-from protocols.training.networks.window import SUMS, WEIGHTS, Watched, apart, outside, summed, together
-from protocols.training.private.clipped import private_gradients
+from protocols.training.networks.window import SUMS, Watched, apart, outside
+from protocols.training.private.clipped import clipped_gradients, noisy
 from protocols.training.private.settings import Private, check_apart, check_plain, check_values
 
-CLASS_BITS = 12
-"""Fractional bits of the weight of a class."""
 LARGEST_WEIGHT = 512.0
 """Of a class, or of an example."""
 
@@ -197,24 +196,27 @@ class Plan(StepPlan, frozen=True):
         """Whether public factors are others from step to step."""
         return changes(self.optimizer)
 
-    def weights(self, draft: StepDraft, y: int, batch: int) -> Signal | None:
-        """Return the weight of each example of a batch with the targets `y`, a wire (batch, 1); None: all count alike. Rounds: 0."""
-        if self.weighted:
-            return Signal(draft(Given("w", (batch, 1), "wire")))
-        if not self.classes:
-            return None
-        factors = [round(weight * 2.0**CLASS_BITS) for weight in self.classes]
-        if self.outputs == 1:  # y is 1 for the second class, and 0 for the first
-            return Signal(draft(Combine((y,), (factors[1] - factors[0],), factors[0] << FRACTION)), FRACTION + CLASS_BITS)
-        return Signal(draft(Sum(draft(Scale(y, tuple(factors), (self.outputs,))), 1)), FRACTION + CLASS_BITS)
+    @property
+    def mixes(self) -> str:
+        """Batch statistics are of a whole batch; all other nodes treat each example by itself, and so do losses."""
+        found = [f"node {place} of the network ({type(node).__name__})" for place, node in enumerate(self.layers) if node.moves]
+        return next(iter(found), "")
 
     def circuit(self, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
         """Return the circuit of a step, see `step`."""
         return step(self, batch, number, last=last)
 
+    def part(self, micro: MicroBatch, number: int = 0) -> Circuit:
+        """Return that of a micro-batch."""
+        return step(self, micro.batch, number, last=micro.last, rows=micro.rows, ends=micro.ends)
 
-def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circuit:
+
+def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False, rows: int | None = None, ends: bool = True) -> Circuit:
     """Return the circuit of a step on `batch` examples; `number` counts steps from 0 and changes nothing but public factors.
+
+    With fewer `rows` it is that of a micro-batch, some examples of the step. What it is given and gives in addition are the sums of
+    gradients so far, see `networks/micro_batches.py`; the one that `ends` the step adds its own, and moves weights as the whole batch
+    does. Others give these, metric, loss and `outside`, and take the rounds of a step but for those of its update. Means divide by `batch`.
 
     The `last` step before a report looks at its own gradients and velocities, too: that takes 5 rounds more, with momentum 6.
 
@@ -229,11 +231,30 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     one hidden dense layer. Activations must lie within +-512, and so must the differences of logits of a softmax; gradients that Adam
     squares within +-128, and others, summed over the batch, within `reach`; `outside` tells if they did not, of others in the next step,
     or in the `last`.
+
+    Raises:
+        ModelError: the network cannot be written, or a node needs all of the batch, and there are fewer rows.
     """
+    rows = batch if rows is None else rows
+    if rows < batch and plan.mixes:
+        raise ModelError(f"{plan.mixes} needs all examples of a batch at once: there are no micro-batches of {rows}")
     weight = plan.weight if plan.activities else 1.0  # these are not multiplied by it
-    network = _network(msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=weight, penalties=(), constraints=()), batch)
+    alone = msgspec.structs.replace(plan, optimizer=GradientDescent(1.0), weight=weight, penalties=(), constraints=())
+    network = _network(alone, rows, alone.rate(batch) * batch)
     draft, gradients, optimizer, scale = network.draft.copy(), network.gradients, plan.optimizer, plan.rate(batch)
     values = network.values | {name: draft(Given(name, shape, "share")) for name, shape in plan.states.items()}
+    told = dict(network.told)
+    if plan.value:
+        told["loss"] = told_loss(plan, draft, told["loss"], values, rows, batch)
+    if rows < batch:
+        gradients = gathered(draft, gradients)
+    seen = [*network.watched, *(apart(draft, *softmax) for softmax in network.softmaxes)]
+    if not ends:
+        if network.large or seen or any(network.inside.values()):
+            told["outside"] = outside(draft, values["outside"], network.large, seen, **network.inside)
+        return draft.circuit(handed(gradients) | told)
+    if plan.private is not None:
+        gradients = noisy(draft, plan.private, gradients)
     squared: list[Watched] = []
     row: int | None = None
     more: dict[str, int] = {}
@@ -245,13 +266,9 @@ def step(plan: Plan, batch: int, number: int = 0, *, last: bool = False) -> Circ
     sums = [*moved.sums, *norms_of(draft, optimizer, gradients, values, scale)]
     if row is not None and not isinstance(optimizer, Adaptive):
         gradients, scale = {name: (at, MEAN) for name, at in pieces(draft, row, gradients).items()}, 1.0
-    sums += _sums(draft, plan, gradients, values, new, scale, last=last)
-    sums += network.watched
-    sums += [apart(draft, *softmax) for softmax in network.softmaxes]
+    kinds: dict[str, Any] = {"trained": plan.trained, "private": plan.private is not None, "last": last}
+    sums += [*watched_sums(draft, optimizer, gradients, values, new, scale, **kinds), *seen]
     new["outside"] = outside(draft, values["outside"], network.large, sums, gradients=[*squared, *moved.few], **network.inside)
-    told = dict(network.told)
-    if plan.value:
-        told["loss"] = told_loss(plan, draft, told["loss"], values, batch)
     return draft.circuit({**{name: new[name] for name in plan.shapes | plan.states}, **told})
 
 
@@ -329,15 +346,16 @@ def compared_with(plan: Plan, draft: StepDraft, outputs: int, batch: int) -> End
     if isinstance(plan.loss, JointLoss):
         return jointly_ended(draft, plan.loss, outputs, batch, value=plan.value, weighted=plan.weighted)
     y = draft(Given("y", (batch, plan.outputs), "wire"))
-    z, weights = draft.affine(outputs), plan.weights(draft, y, batch)
+    z, weights = draft.affine(outputs), weights_of(draft, y, plan.classes, weighted=plan.weighted)
     settings: dict[str, Any] = {"value": plan.value, "threshold": plan.threshold, "sums": plan.sums, "labels": plan.labels}
     return ended(draft, loss_gradient(draft, plan.loss, z, y, plan.outputs, weights=weights, **settings), z, plan.outputs, weights)
 
 
-def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], batch: int) -> int:
-    """Return the position of the loss as it is told: of a batch whose losses are summed as often as it has examples; with penalties.
+def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], rows: int, batch: int) -> int:
+    """Return the position of the loss of some `rows` of a batch as it is told: with penalties, and as often as it is told of a batch.
 
-    Of several outputs these are their losses, not weighted, and penalties come last.
+    A `batch` whose losses are summed counts as often as it has examples. Of several outputs these are their losses, not weighted, and
+    penalties come last.
     """
     if plan.summed:
         loss = draft(Combine((loss,), (batch,)))
@@ -347,18 +365,19 @@ def told_loss(plan: Plan, draft: StepDraft, loss: int, values: dict[str, int], b
     parts = penalties_told(draft, count, plan.sums.lost)
     if plan.penalties:
         wires = {one.name: draft.opened(values[one.name]) for one in plan.penalties}
-        parts.append(penalised(draft, plan.penalties, wires, batch * count, plan.sums.lost))
+        parts.append(penalised(draft, plan.penalties, wires, rows * count, plan.sums.lost))
     penalty = draft(Combine(tuple(parts), (1,) * len(parts)))
     return draft(Concatenate((loss, penalty), 0) if isinstance(plan.loss, JointLoss) else Combine((loss, penalty), (1, 1)))
 
 
 @lru_cache(maxsize=8)  # a step with other public factors computes the same
-def _network(plan: Plan, batch: int) -> _Network:
+def _network(plan: Plan, batch: int, unit: float) -> _Network:
+    """Write the network for so many examples; `unit` is how often its gradients count in a step, times the examples of that."""
     draft, values, large, outputs = forward(plan, batch, predicts=False)
     ending = compared_with(plan, draft, outputs, batch)
     told = {"metric": ending.metric} | ({"loss": ending.loss} if plan.value else {})
     if plan.private is None:
-        known = penalty_gradients(draft, ending.gradients, plan.rate(batch) * batch)
+        known = penalty_gradients(draft, ending.gradients, unit)
         found = draft.gradients(known, [values[name] for name in plan.trained])
         gradients = {name: (found[values[name]], draft.bits(found[values[name]])) for name in plan.trained if values[name] in found}
         network = _Network(
@@ -367,34 +386,9 @@ def _network(plan: Plan, batch: int) -> _Network:
     else:  # that numbers have left their windows is told, and nothing about examples may be without noise
         if ending.large or ending.watched or draft.moved or any(draft.inside.values()):
             raise ModelError("numbers of single examples would have to be watched, and nothing of them may be told: not with privacy=")
-        gradients = private_gradients(draft, plan.private, ending.gradients, {name: values[name] for name in plan.trained}, batch)
+        gradients = clipped_gradients(draft, plan.private, ending.gradients, {name: values[name] for name in plan.trained}, batch)
         network = _Network(draft, values, gradients, [], told, (), (), {}, {})
     missing = [name for name in plan.trained if name not in gradients]
     if missing:
         raise ModelError(f"the weights {missing} do not move the outputs: leave them out, or do not train them")
     return network
-
-
-def _sums(
-    draft: StepDraft, plan: Plan, gradients: Gradients, values: dict[str, int], new: dict[str, int], scale: float, *, last: bool
-) -> list[Watched]:
-    """Return sums of weights, and of gradients and velocities of the step before.
-
-    Those of this step become a state; of the `last` they are watched as well, and the state is 0.
-    """
-    held = [Watched(values[name], 2.0 ** (WEIGHTS + FRACTION)) for name in plan.trained]
-    if isinstance(plan.optimizer, Adaptive):
-        kept = {kind: [values[f"{kind} of {name}"] for name in plan.trained] for kind in plan.optimizer.kinds}
-        return [summed(draft, held), *(summed(draft, states) for states in plan.optimizer.watched(kept))]
-    now, velocities = watched(plan.optimizer, gradients, values, scale)
-    if plan.private is not None:  # its sums are bounded by what they are made of, and noise in all of them would add up here
-        new["sums"] = values["sums"]
-        return [summed(draft, [*velocities, *held, *(watched(plan.optimizer, gradients, new, scale)[1] if last else [])])]
-    made = summed(draft, now)
-    before = Watched(values["sums"], made.edge)
-    found = [together(draft, [before, summed(draft, [*velocities, *held], len(now))])]
-    new["sums"] = draft(Combine((made.at,), (0 if last else 1,)))
-    if last:
-        _, velocities = watched(plan.optimizer, gradients, new, scale)
-        found.append(together(draft, [made, summed(draft, velocities, len(now))]) if velocities else made)
-    return found

@@ -12,15 +12,12 @@ from blake3 import blake3
 
 from protocols.datasets.dataset import DATASET_LIMIT, Dataset, check_records
 from protocols.datasets.joined import widened
-from protocols.errors import ClusterError, InputError, TooLarge
-from protocols.mpc.circuit import Circuit
-from protocols.mpc.engine.segments import PARTS, Segment
+from protocols.errors import ClusterError, InputError, ModelError, TooLarge
 from protocols.mpc.parties.exchange import Ring
 from protocols.mpc.parties.keystream import KeyStream, derive
 from protocols.training.asked import BaseOutputs, Derivation, SharedEvaluation, SharedPrediction
 from protocols.training.networks.ended import array_name
 from protocols.training.networks.losses import AnyLoss, JointLoss, truths
-from protocols.training.networks.random import tables
 from protocols.training.regression import Clusters, Logistic, LogLinear, Moments
 from protocols.training.step import Plan
 from protocols.training.trees import Binning, Boosting, Counts, Forest
@@ -35,11 +32,6 @@ ARRAYS = {"x": "features", "y": "targets", "w": "weights"}
 
 PARTING = (Clusters, LogLinear, Boosting, Forest, Counts, Binning)
 """Plans that part or weigh examples by what their owner has placed, so that what is opened may be that of few of them, or of one."""
-
-MEMORY_LIMIT = 1 << 32
-"""The most bytes of randomness that a server holds ahead for a run, whatever its owner allows."""
-MOST_AHEAD = 8
-"""The most whole steps whose randomness lies ahead."""
 
 
 class TrainingTerms(msgspec.Struct, frozen=True):
@@ -60,6 +52,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
         xs: the features of further inputs, if the plan has several.
         ys: the targets of further outputs.
         ws: the weights of the examples for further outputs.
+        micro_batch: how many examples of a step are computed together, at most; None: as many as the memory allows.
     """
 
     session: bytes
@@ -76,6 +69,7 @@ class TrainingTerms(msgspec.Struct, frozen=True):
     xs: tuple[Dataset, ...] = ()
     ys: tuple[Dataset, ...] = ()
     ws: tuple[Dataset, ...] = ()
+    micro_batch: int | None = None
 
     def __repr__(self) -> str:
         return f"TrainingTerms({', '.join(repr(one.name) for one in self.datasets.values())}, batch={self.batch})"
@@ -182,6 +176,7 @@ class StepsReport(msgspec.Struct, frozen=True):
         seconds: from the first step to the last.
         waited: of these, waiting for randomness.
         seal: of what the servers sent each other, see `Seal`.
+        micro_batches: in how many the steps were computed.
     """
 
     steps: int
@@ -193,6 +188,7 @@ class StepsReport(msgspec.Struct, frozen=True):
     seconds: float
     waited: float
     seal: bytes
+    micro_batches: int = 0
 
 
 def check_held(told: ToldTerms, *held: tuple[int, ...]) -> None:
@@ -227,7 +223,8 @@ def check(terms: TrainingTerms) -> None:
     """Refuse data that do not fit each other or the plan, before anything is done with them.
 
     Raises:
-        InputError: lengths or widths differ, or a batch is no batch.
+        InputError: lengths or widths differ, or a batch, or a micro-batch, is none.
+        ModelError: a plan has no micro-batches.
         TooLarge: features that would be held are more than a stored array may have.
     """
     plan, x, y, named = terms.plan, terms.x, terms.y, terms.datasets
@@ -235,6 +232,10 @@ def check(terms: TrainingTerms) -> None:
         raise InputError("examples, or targets, were named for a plan without, or the other way round")
     if terms.batch < 1:
         raise InputError(f"batch_size={terms.batch}; at least 1 is needed")
+    if terms.micro_batch is not None and terms.micro_batch < 1:
+        raise InputError(f"micro_batch_size={terms.micro_batch}; at least 1 is needed")
+    if terms.micro_batch is not None and plan.mixes and terms.micro_batch < min(terms.batch, terms.examples):
+        raise ModelError(f"{plan.mixes} needs all examples of a batch at once: leave micro_batch_size out, or give it the batch_size")
     parts, heads = _parts(plan), _heads(plan)
     if x is None:
         expected = set[str]()
@@ -302,63 +303,3 @@ def _check_targets(loss: AnyLoss, outputs: int, y: Dataset) -> None:
         )
     if y.content == "numbers" and y.shape[1] != outputs:
         raise InputError(f"{y.name!r} has {y.shape[1]} targets an example, the model has {outputs} outputs")
-
-
-class StepCircuits:
-    """The circuits of the steps of a run, for whole batches and for what is left; the last before a report may have one of its own.
-
-    Where the randomness of a step does not fit the memory, it comes in segments while the step is made; all three parties cut it alike.
-
-    Attributes:
-        bytes: of randomness of the largest step, at a server.
-        room: bytes that a server may hold at once: the memory, and where steps are whole the one that is being made beside those ahead.
-
-    Raises:
-        TooLarge: the randomness of one operation does not fit the memory.
-        ModelError: the plan has no circuit.
-    """
-
-    def __init__(self, terms: TrainingTerms) -> None:
-        check(terms)
-        sizes = {len(rows) for rows in terms.rows(0)}
-        self._plan = plan = terms.plan
-        self._circuits = {(size, False): plan.circuit(size) for size in sizes}
-        if isinstance(plan, Plan) and plan.closing:
-            self._circuits |= {(size, True): plan.circuit(size, last=True) for size in sizes}
-        self.bytes = max(circuit.layout.bytes_per_example for circuit in self._circuits.values())
-        memory = min(terms.memory, MEMORY_LIMIT)
-        most = max(max(circuit.layout.sizes(1).values(), default=0) for circuit in self._circuits.values())
-        if most > memory:
-            raise TooLarge(
-                f"one step on {terms.batch} examples needs {self.bytes:,} bytes of randomness at a server, {most:,} of them at once for one"
-                f" operation, and {memory:,} are allowed; use a smaller batch_size or more memory"
-            )
-        whole = self.bytes <= memory
-        self.room = self.bytes * (min(MOST_AHEAD, memory // max(1, self.bytes)) + 1) if whole else memory
-        segment = None if whole else max(1, memory // PARTS)
-        self._parts = {kind: circuit.segments(segment) for kind, circuit in self._circuits.items()}
-
-    def at(self, size: int, number: int, *, last: bool) -> Circuit:
-        """Return the circuit of step `number` of a model: like the others, but for public factors."""
-        alike = self.like(size, last=last)
-        if not self._plan.changing:
-            return alike
-        plan = self._plan
-        circuit = plan.circuit(size, number, last=last) if isinstance(plan, Plan) else plan.circuit(size, number)
-        return circuit.arranged_as(alike)
-
-    @staticmethod
-    def drawn(circuit: Circuit, key: bytes) -> dict[str, Ring]:
-        """Return what is drawn at random in a step, by name: both servers draw the same from its public key."""
-        return tables(circuit, key)
-
-    def like(self, size: int, *, last: bool) -> Circuit:
-        """Return a circuit with the randomness of all steps on so many examples, or of the last ones before a report."""
-        return self._circuits[self._kind(size, last)]
-
-    def parts(self, size: int, *, last: bool) -> tuple[Segment, ...]:
-        """Return the segments of such a circuit: one, if its randomness fits the memory."""
-        return self._parts[self._kind(size, last)]
-
-    def _kind(self, size: int, last: bool) -> tuple[int, bool]:
-        return (size, last and (size, True) in self._circuits)

@@ -1,4 +1,7 @@
-"""The randomness of the steps of a run of training at one server: whole steps ahead, or segments while a step is made."""
+"""The randomness of the steps of a run of training at one server: micro-batches ahead, or segments while one is computed.
+
+Most steps are one micro-batch. They are numbered from 0 over all epochs, and each has randomness of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
 from protocols.mpc.parties.material import Expansion, Material
 from protocols.serving.supply import ComingPiece, Supply
-from protocols.training.terms import StepCircuits
+from protocols.training.circuits import MicroBatch, StepCircuits
 
 
 class StepSupply:
-    """The pieces of all steps of a run, one after the other in one supply. Steps are numbered from 0 over all epochs.
+    """The pieces of all micro-batches of a run, one after the other in one supply.
 
     Args:
         me: which server.
@@ -29,7 +32,7 @@ class StepSupply:
 
     Attributes:
         pieces: the supply.
-        begun: how many steps have their randomness, or its first piece.
+        begun: how many steps have all of their randomness, but for pieces after the first of their last micro-batch.
         waited: seconds that steps have waited for it.
     """
 
@@ -39,10 +42,10 @@ class StepSupply:
         self.begun = 0
         self.waited = 0.0
         self._expected = 0
-        self._coming: dict[int, tuple[Circuit, range]] = {}
+        self._coming: dict[int, tuple[MicroBatch, range]] = {}
 
-    def expect(self, number: int, key: bytes, examples: int, fingerprint: bytes, *, last: bool) -> range:
-        """Learn of what kind the next step is, and this server's key of it; return the numbers of its pieces.
+    def expect(self, number: int, key: bytes, micro: MicroBatch, fingerprint: bytes) -> range:
+        """Learn of what kind the next micro-batch is, and this server's key of it; return the numbers of its pieces.
 
         `fingerprint` is that of the circuit for which the third party deals: each of the three fits curves and finds windows by itself.
 
@@ -55,16 +58,15 @@ class StepSupply:
                 f"the randomness of step {number} was supplied before, or out of order: each step needs its own, and the next is"
                 f" {self._expected}"
             )
-        step = self.circuits.like(examples, last=last)
-        if not compare_digest(step.fingerprint, fingerprint):
+        if not (self.circuits.knows(micro) and compare_digest(self.circuits.like(micro).fingerprint, fingerprint)):
             raise ClusterError(
                 f"what is dealt for step {number} is for another circuit than server {self.me.index} computes: the workers run other"
                 " versions of confide, or on processors that round differently; nothing was computed"
             )
         expansion = Expansion(key)
-        parts = self.circuits.parts(examples, last=last)
+        parts = self.circuits.segments(micro)
         numbers = self.pieces.extend([ComingPiece(part, 1, partial(expansion.material, part.layout, 1)) for part in parts])
-        self._coming[number] = step, numbers
+        self._coming[number] = micro, numbers
         self._expected += 1
         self.pieces.tell()
         return numbers
@@ -79,39 +81,37 @@ class StepSupply:
         number: int,
         step: Circuit,
         given: Mapping[str, Affine | Ring],
-        examples: int,
+        micro: MicroBatch,
         *,
-        last: bool,
         wires: dict[str, Affine] | None = None,
     ) -> tuple[Protocol[dict[str, Ring]], float | None]:
-        """Begin a step when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
+        """Begin a micro-batch when its randomness is here, or will come while it runs; seconds that rounds may take longer then, else None.
 
         Args:
-            number: of the step.
+            number: of the micro-batch.
             step: its circuit.
             given: see `circuit.evaluate`.
-            examples: of the step.
-            last: whether it is the last before a report.
+            micro: of which kind it is.
             wires: see `circuit.evaluate`.
 
         Raises:
-            TicketRefused: the third party has dealt for a step of another kind; or the run has ended.
+            TicketRefused: the third party has dealt for one of another kind; or the run has ended.
         """
         await self.pieces.until(lambda: number in self._coming)
         dealt_for, numbers = self._coming.pop(number)
-        if dealt_for is not self.circuits.like(examples, last=last):
-            raise TicketRefused(f"the crypto provider has dealt for another step than step {number}, on {examples} examples")
+        if dealt_for != micro:
+            raise TicketRefused(f"the crypto provider has dealt for another step than step {number}, on {micro.rows} examples")
 
         async def taken(part: int) -> Material:
             before = asyncio.get_running_loop().time()
             material = await self.pieces.take(numbers[part], patient=part == 0)
             self.waited += asyncio.get_running_loop().time() - before
             if part == 0:
-                self.begun = number + 1
+                self.begun += micro.ends
                 self.pieces.tell()
             return material
 
         if len(numbers) == 1:
             return circuit.evaluate(self.me, step, await taken(0), given, wires=wires), None
-        parts = self.circuits.parts(examples, last=last)
+        parts = self.circuits.segments(micro)
         return circuit.evaluate_in_segments(self.me, step, parts, taken, given, wires), self.pieces.longest

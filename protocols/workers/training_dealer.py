@@ -31,14 +31,15 @@ from protocols.mpc.circuit import deal_in_segments
 from protocols.mpc.parties.exchange import Ring
 from protocols.storage.holdings import Holdings
 from protocols.training.asked import FEATURES
-from protocols.training.terms import ARRAYS, StepCircuits, ToldTerms, TrainingTerms, check_held, check_made
+from protocols.training.circuits import MicroBatch, StepCircuits
+from protocols.training.terms import ARRAYS, ToldTerms, TrainingTerms, check_held, check_made
 from protocols.workers.dealing import Ahead
 from protocols.workers.delivery import Delivery
 from protocols.workers.training_server import TrainingServer
 
 
 class _DealtTraining:
-    """One run of training at the provider."""
+    """One run of training at the provider; `done` micro-batches have been dealt for, in so many `pieces`."""
 
     def __init__(self, terms: TrainingTerms, claim: Claim, servers: tuple[TrainingServer, TrainingServer]) -> None:
         self.terms, self.claim, self.servers = terms, claim, servers
@@ -49,7 +50,7 @@ class _DealtTraining:
 
 
 class TrainingDealer(Actor):
-    """Deals the randomness of each step to both servers, ahead of them and within their memory.
+    """Deals the randomness of each micro-batch to both servers, ahead of them and within their memory.
 
     Args:
         cluster: whose third party it is.
@@ -143,36 +144,39 @@ class TrainingDealer(Actor):
         try:
             with contextlib.closing(Ahead(self._dealer)) as ahead:
                 for index, rows in enumerate(session.terms.rows(number)[start:], start):
-                    await self._step(session, ahead, rows, last=index + 1 in stops)
+                    for micro, some in session.steps.micro_batches(rows, last=index + 1 in stops):
+                        await self._micro_batch(session, ahead, micro, some)
                 await ahead.sent()
         except ClusterError:
             raise
         except (ActorError, ProtocolError) as error:
             raise WorkerLost(f"a server did not take the randomness of a step: {error}") from None
 
-    async def _step(self, session: _DealtTraining, ahead: Ahead, rows: npt.NDArray[np.int64], *, last: bool) -> None:
-        """Deal for the next step, in as many pieces as its randomness has."""
+    async def _micro_batch(self, session: _DealtTraining, ahead: Ahead, micro: MicroBatch, rows: npt.NDArray[np.int64]) -> None:
+        """Deal for the next micro-batch, with keys of its own, in as many pieces as its randomness has."""
         run, number, keys = session.terms.session, session.done, session.preprocessing.keys("step", session.done)
-        parts, circuit = session.steps.parts(len(rows), last=last), session.steps.like(len(rows), last=last).fingerprint
+        parts, circuit = session.steps.segments(micro), session.steps.like(micro).fingerprint
         numbers = range(session.pieces, session.pieces + len(parts))
         session.done, session.pieces = number + 1, numbers.stop
         given = Delivery(
             session.servers,
             keys.told,
-            lambda server, key, dealt: server.supply(run, number, len(rows), last, circuit, key, dealt),
+            lambda server, key, dealt: server.supply(run, number, micro, circuit, key, dealt),
             run,
             b"",
             numbers,
         )
-        dealing = self._dealing(session, rows, keys.of, last=last)
+        dealing = self._dealing(session, micro, rows, keys.of)
         for piece in numbers:
             await ahead.deal(partial(next, dealing), partial(given.piece, piece))
 
-    def _dealing(self, session: _DealtTraining, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes], *, last: bool) -> Iterator[Ring]:
+    def _dealing(
+        self, session: _DealtTraining, micro: MicroBatch, rows: npt.NDArray[np.int64], keys: tuple[bytes, bytes]
+    ) -> Iterator[Ring]:
         """Give what is dealt for one piece after the other; slow."""
         terms = session.terms
         masks = {name: terms.given(name, self._masks[dataset.handle][rows]) for name, dataset in terms.datasets.items()}
-        circuit, parts = session.steps.like(len(rows), last=last), session.steps.parts(len(rows), last=last)
+        circuit, parts = session.steps.like(micro), session.steps.segments(micro)
         wires: dict[str, Ring] = {}
         if circuit.wires:
             session.wires.append(wires)  # they are in it with the last piece

@@ -23,7 +23,6 @@ from actors import caller, message
 from protocols.authority.membership import OWNER, THIRD_PARTY, Membership
 from protocols.authority.presence import Presence, while_present
 from protocols.authority.rights import Claim, digest, shows
-from protocols.authority.seats import seats
 from protocols.datasets.dataset import Dataset
 from protocols.datasets.masked import MaskedDataset
 from protocols.datasets.replicated import Component, Replicated, replicated
@@ -31,51 +30,23 @@ from protocols.errors import CheckpointError, ClusterError, InputError, NameTake
 from protocols.link.keys import answered, server_key
 from protocols.link.run import Cost
 from protocols.link.seal import Seal, seal_key
-from protocols.link.threads import Runner
 from protocols.link.twins import Twins
 from protocols.mpc.engine.values import Affine
 from protocols.mpc.parties.exchange import Party, Ring
 from protocols.mpc.parties.keystream import derive
-from protocols.mpc.parties.pair import Agreement, Pair
 from protocols.serving.supply import Supply
 from protocols.storage.holdings import Holdings, Model
 from protocols.storage.vault import Label
 from protocols.storage.versions import RUN, About, Progress
 from protocols.training.asked import FEATURES, WEIGHT, AskedPlan, Derivation, SharedPrediction
+from protocols.training.circuits import MicroBatch, StepCircuits, none_yet
 from protocols.training.step import Plan
-from protocols.training.terms import ARRAYS, AnyPlan, StepCircuits, StepsReport, ToldTerms, TrainingTerms, check_held, check_made
+from protocols.training.terms import ARRAYS, AnyPlan, StepsReport, ToldTerms, check_held, check_made
 from protocols.workers.held_models import HeldModels, kept_apart, kept_arrays
-from protocols.workers.step_supply import StepSupply
+from protocols.workers.training_run import TrainingRun
 
 _SUM = "sum of "
 """Beside the weights in a checkpoint: the sums of the metric and the loss over the steps so far of an epoch."""
-
-
-class _Training:
-    """One run of training at one server. Its `shares` are ahead of the model's until an epoch is complete at both."""
-
-    def __init__(self, terms: TrainingTerms, claim: Claim, model: Model, twins: Twins, run: Runner, patience: float) -> None:
-        self.terms, self.claim, self.me, self.model, self.twins = terms, claim, twins.me, model, twins
-        self.seats = seats(terms.equals, terms.name)
-        self.agreement = Agreement()
-        self.seal_key = b""
-        self.steps = StepCircuits(terms)
-        self.randomness = StepSupply(twins.me, self.steps, run=run, patience=patience)
-        self.shares, self.sums, self.use = model.shares, model.sums, model.use
-        self.done = 0
-        self.wires: list[dict[str, Affine]] = []
-        self.pair: Pair | None = None
-
-    def close(self, reason: Exception) -> None:
-        """End it: whoever waits gets the reason."""
-        self.twins.close(reason)
-        self.randomness.pieces.fail(reason)
-
-    def taken(self, name: str, output: Ring) -> Ring:
-        """Return what there is of an output after one step more: its sum, or of predictions those of all examples."""
-        if name not in self.sums:
-            return output
-        return np.concatenate([self.sums[name], output]) if isinstance(self.terms.plan, SharedPrediction) else self.sums[name] + output
 
 
 class TrainingServer(HeldModels):
@@ -90,7 +61,7 @@ class TrainingServer(HeldModels):
     def __init__(self, cluster: Membership | None = None, holdings: Holdings | None = None, patience: float = 30.0) -> None:
         super().__init__(cluster or Membership(), holdings or Holdings(), patience)
         self._datasets = self._holdings.datasets
-        self._sessions: dict[bytes, _Training] = {}
+        self._sessions: dict[bytes, TrainingRun] = {}
 
     async def stopped(self) -> None:
         """End what runs in the background."""
@@ -147,6 +118,7 @@ class TrainingServer(HeldModels):
         if model not in self._models or any(array not in self._datasets for array in arrays):
             raise UnknownModel("this server has no such model or data; its owner may be gone, or the server was started anew")
         check_held(told, *(self._datasets[array].shape for array in arrays))
+        self._holdings.check_bounded(arrays, terms.plan)
         self._holdings.check_steps(arrays, terms.rows(0), weighted=terms.weighted)
         if {name: share.shape for name, share in self._models[model].shares.items()} != terms.plan.shapes | terms.plan.states:
             raise InputError("the plan of this run is not that of the model: its weights have other names or shapes")
@@ -158,7 +130,7 @@ class TrainingServer(HeldModels):
         if terms.session in self._sessions:
             raise NameTaken("a run of this name is under way; begin another one")
         twins = self._twinned(terms.session, Party(party), peer)
-        session = _Training(terms, claim, self._models[model], twins, self._ahead.run, self._patience)
+        session = TrainingRun(terms, claim, self._models[model], twins, self._ahead.run, self._patience)
         session.use &= self._holdings.use_of(*arrays)
         if not isinstance(terms.plan, AskedPlan):  # what is asked leaves the weights as they are
             session.model.use = session.use
@@ -169,7 +141,7 @@ class TrainingServer(HeldModels):
         twins.watch(self.system, peer)
         return session.agreement.public
 
-    def _gone(self, session: _Training) -> None:
+    def _gone(self, session: TrainingRun) -> None:
         if self._sessions.get(session.terms.session) is session:
             del self._sessions[session.terms.session]
             session.close(WorkerLost("the owner is gone"))
@@ -191,7 +163,7 @@ class TrainingServer(HeldModels):
         """
         session = self._owned(run, right)
         clock = asyncio.get_running_loop().time
-        rounds, sent, dealt, begun = 0, 0, 0, clock()
+        rounds, sent, dealt, begun, made = 0, 0, 0, clock(), session.made
         before = session.randomness.waited
         if told and isinstance(session.terms.plan, Plan) and session.terms.plan.private is not None:
             raise NotGranted("sums over examples are told without noise, and this training protects each example")
@@ -200,20 +172,22 @@ class TrainingServer(HeldModels):
         if not session.seal_key:
             raise TicketRefused("the servers of this training have not met: each needs the public key of the other")
         seal = Seal(session.seal_key, derive(run, "epoch", number, start, session.done))
+        session.partial = {}
         if start == 0:
             session.sums, session.wires = {}, []
         steps = session.terms.rows(number)
         self._holdings.check_steps([dataset.handle for dataset in session.terms.datasets.values()], steps)
         for index, rows in enumerate(steps[start:stop], start):
-            outputs, cost = await self._step(session, rows, seal, last=index == stop - 1)
-            session.sums = {name: session.taken(name, outputs[name]) for name in outputs.keys() - session.shares.keys()}
-            session.shares = {name: outputs.get(name, share) for name, share in session.shares.items()}
+            for micro, some in session.steps.micro_batches(rows, last=index == stop - 1):
+                outputs, cost = await self._micro_batch(session, micro, some, seal)
+                session.take(micro, outputs)
+                rounds, sent, dealt = rounds + cost.rounds, sent + cost.sent, dealt + cost.dealt
             session.done += 1
-            rounds, sent, dealt = rounds + cost.rounds, sent + cost.sent, dealt + cost.dealt
         known = session.sums | {name: session.shares[name] for name in session.terms.plan.told}
         sums = {name: known[name] for name in told if not name.startswith(WEIGHT)} if stop >= len(steps) else {}
         outside, seconds, waited = session.shares["outside"], clock() - begun, session.randomness.waited - before
-        return StepsReport(len(steps[start:stop]), sums, outside, rounds, sent, dealt, seconds, waited, seal.close())
+        count, parts = len(steps[start:stop]), session.made - made
+        return StepsReport(count, sums, outside, rounds, sent, dealt, seconds, waited, seal.close(), parts)
 
     @message(reentrant=True, by=OWNER)
     async def adopt(self, run: bytes, right: bytes) -> None:
@@ -246,6 +220,7 @@ class TrainingServer(HeldModels):
         helper, party = session.seats.helper, session.me.index
         equal = None if helper is None else replicated(helper, party, {"masked": m, "mask": mask})
         self._claim(presence, dataset.handle, digest, stretches)
+        self._holdings.folded[dataset.handle] = isinstance(session.terms.plan, AskedPlan) and session.terms.plan.plan.private is not None
         self._datasets[dataset.handle], session.wires = equal or MaskedDataset(dataset, m, mask), []
 
     @message(reentrant=True, by=OWNER)
@@ -310,30 +285,32 @@ class TrainingServer(HeldModels):
         _, arrays = await asyncio.to_thread(self._holdings.vault.read, label)
         sums = {name.removeprefix(_SUM): arrays.pop(name) for name in list(arrays) if name.startswith(_SUM)}
         kept = kept_apart(arrays, plan)
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes != plan.shapes | plan.states:
+        if {name: array.shape for name, array in arrays.items()} != plan.shapes | plan.states:
             raise CheckpointError("the weights or the optimizer's state of the checkpoint have other names or shapes than the model's")
         self._claim(presence, handle, digest)
         self._models[handle] = Model(plan, arrays, sums, about.granted, kept)
 
-    async def _step(self, session: _Training, rows: npt.NDArray[np.int64], seal: Seal, *, last: bool) -> tuple[dict[str, Ring], Cost]:
+    async def _micro_batch(
+        self, session: TrainingRun, micro: MicroBatch, rows: npt.NDArray[np.int64], seal: Seal
+    ) -> tuple[dict[str, Ring], Cost]:
+        """Compute some examples of a step: with masks, a channel and draws of their own, which follow from how many were before."""
         terms, run = session.terms, session.terms.session
-        channel = derive(run, "step", session.done)
-        circuit = session.steps.at(len(rows), terms.made + session.done, last=last)
-        drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.done))
+        channel = derive(run, "step", session.made)
+        circuit = session.steps.at(micro, terms.made + session.done)
+        drawn = StepCircuits.drawn(circuit, derive(run, "drawn", session.made))
         taken = {name: self._wire(session, dataset, rows, partial(terms.given, name)) for name, dataset in terms.datasets.items()}
-        given: dict[str, Affine | Ring] = {**session.shares, **drawn, **taken}
+        given: dict[str, Affine | Ring] = {**none_yet(circuit), **session.shares, **session.partial, **drawn, **taken}
         own = np.frombuffer(circuit.fingerprint, np.uint64)  # each server finds or was sent all of this by itself
         seal.add([own, *drawn.values(), *(wire.a for wire in taken.values())])
         wires: dict[str, Affine] = {}
-        protocol, delay = await session.randomness.evaluation(session.done, circuit, given, len(rows), last=last, wires=wires)
+        protocol, delay = await session.randomness.evaluation(session.made, circuit, given, micro, wires=wires)
         words, dealt = session.steps.bytes // 8, 8 * circuit.layout.dealt * session.me.index
         made = await session.twins.compute(protocol, channel, seal, words=words, dealt=dealt, who=run, delay=delay)
         if wires:
             session.wires.append(wires)
         return made
 
-    def _wire(self, session: _Training, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
+    def _wire(self, session: TrainingRun, dataset: Dataset, rows: npt.NDArray[np.int64], form: Callable[[Ring], Ring]) -> Affine:
         """Return some examples of an array, in the form in which a step takes them."""
         if dataset.handle not in self._datasets:
             raise UnknownModel(f"{dataset.name!r} is not held here any more: its owner is gone")
@@ -347,19 +324,19 @@ class TrainingServer(HeldModels):
         del self._sessions[run]
         session.close(UnknownModel("this training has ended"))
 
-    def _owned(self, run: bytes, right: bytes) -> _Training:
+    def _owned(self, run: bytes, right: bytes) -> TrainingRun:
         session = self._session(run)
         session.claim.check(right, "this training")
         return session
 
-    def _session(self, run: bytes) -> _Training:
+    def _session(self, run: bytes) -> TrainingRun:
         if run not in self._sessions:
             raise UnknownModel("no such training runs here; it may have ended")
         return self._sessions[run]
 
     # The third party's messages.
 
-    def _dealt(self, run: bytes, what: str) -> _Training:
+    def _dealt(self, run: bytes, what: str) -> TrainingRun:
         """Return the run of a message that its third party alone may send."""
         session = self._session(run)
         self._cluster.require(session.seats.third, what)
@@ -380,12 +357,12 @@ class TrainingServer(HeldModels):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def supply(
-        self, run: bytes, number: int, examples: int, last: bool, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+        self, run: bytes, number: int, micro: MicroBatch, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
-        """Take the randomness of a step, the `last` before a report or another, dealt for `circuit`, as there is room: see `Supplied`."""
+        """Take the randomness of a micro-batch, dealt for `circuit`, as there is room: see `Supplied`."""
         session = self._dealt(run, "supply")
         own = server_key(session.terms.equals, session.pair, key, "step", number)
-        pieces = session.randomness.expect(number, own, examples, circuit, last=last)
+        pieces = session.randomness.expect(number, own, micro, circuit)
         await self._supplied(session.me, session.randomness.pieces, pieces, dealt)
 
     def _supply(self, name: bytes, chunk: bytes, what: str) -> tuple[Party, Supply]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
@@ -58,13 +58,18 @@ class Encryption:
     allow_plaintext: bool = False
 
 
-def mutual(paths: Paths) -> Encryption:
+def mutual(paths: Paths, *, admits: Callable[[bytes], str] | None = None, list_needed: bool = False) -> Encryption:
     """Return TLS with certificates on both sides, signed by one authority. Files that are replaced are read again.
+
+    Args:
+        paths: of the files.
+        admits: why somebody is refused whose certificate is good; see `Credentials`.
+        list_needed: nobody is let in without a list of revoked certificates.
 
     Raises:
         BadCredentials: a file is missing, or is not what it should be.
     """
-    credentials = Credentials(paths)
+    credentials = Credentials(paths, admits=admits, list_needed=list_needed)
     return Encryption(credentials.listen, credentials.connect)
 
 

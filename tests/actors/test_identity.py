@@ -204,7 +204,7 @@ async def test_roles_are_checked_where_a_message_arrives_and_nobody_is_the_defau
             with pytest.raises(NotAllowed, match=r"may be sent by: (nobody|friend)"):
                 await refused
         lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
-        assert lines[1] == "refused: Door.undeclared sent by somebody who has shown nothing"
+        assert lines[1] == "refused: Door.undeclared sent by somebody who has shown nothing from 127.0.0.1"
         assert len(lines) == 5
         assert "s3cret" not in caplog.text
         assert await unknown.with_options(one_way=True).open(b"s3cret") is None  # refused there, and reported here

@@ -9,6 +9,7 @@ from sklearn import linear_model
 
 from protocols import LinearRegression, PrecisionWarning, Ridge
 from protocols.estimators import linear
+from protocols.estimators.least_squares import Normal, solve
 
 SHARED = [(False, False), (True, False), (False, True), (True, True)]
 
@@ -91,3 +92,20 @@ async def test_columns_of_all_scales_are_not_taken_for_rounding():
     expected = np.linalg.lstsq((x - x.mean(0)) / x.std(0), y - y.mean(), rcond=None)[0] / x.std(0)
     np.testing.assert_allclose(model.coef_, expected, rtol=1e-4)
     assert not warned
+
+
+def test_a_penalty_on_columns_of_any_size_that_nearly_follow_from_each_other():
+    """Eigenvectors mixed columns of which the penalty is 10^20 times that of others: NumPy's error, or coefficients off by over 1 %."""
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        n, d = int(random.integers(8, 60)), int(random.integers(3, 7))
+        x = random.normal(size=(n, d)) * 10.0 ** random.integers(-4, 5, d)
+        a, b = random.choice(d, 2, replace=False)
+        x[:, a] = x[:, b] * random.choice([1, -2, 1000, 1e-3]) + x[:, b].std() * random.choice([1e-10, 1e-7]) * random.normal(size=n)
+        x, y, alpha = x - x.mean(0), random.normal(size=n), float(10.0 ** random.integers(-8, 4))
+        left, values, right = np.linalg.svd(x, full_matrices=False)
+        factor = 256 / np.abs(left).max()
+        stored_columns, back = np.rint(left * factor * 65536) / 65536, right.T / values * factor
+        normal = Normal(stored_columns.T @ stored_columns, stored_columns.T @ y[:, None], float(n), (np.zeros(d), np.zeros(1)))
+        found, exact = back @ solve(normal, back, alpha).coefficients[0], right.T @ (values / (values**2 + alpha) * (left.T @ y))
+        np.testing.assert_allclose(found, exact, atol=1e-3 * np.abs(exact).max())

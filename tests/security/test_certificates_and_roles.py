@@ -97,7 +97,7 @@ async def test_every_message_from_every_wrong_role_is_refused_and_leaves_one_lin
         await processes[0].wait()  # before anybody signals it again, which would take its return code away
         lines = [line for line in log.splitlines() if "refused: " in line]
         assert len(lines) == refused
-        assert all("sent by the holder of the certificate of" in line for line in lines)
+        assert all("sent by the holder of the certificate of" in line and line.endswith("from 127.0.0.1") for line in lines)
 
 
 def actor_messages(kind):

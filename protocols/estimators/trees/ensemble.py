@@ -17,7 +17,7 @@ from protocols.estimators.settings import Array, Classifier, Data, Estimator, we
 from protocols.estimators.trees.tree_data import FAR, Targets, TreeData
 from protocols.mpc.parties.exchange import Ring
 from protocols.owner.fitting import MEMORY
-from protocols.training.terms import MEMORY_LIMIT
+from protocols.training.circuits import MEMORY_LIMIT
 from protocols.training.trees import Boosting, Forest
 
 if TYPE_CHECKING:

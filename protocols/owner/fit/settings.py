@@ -40,10 +40,15 @@ class FitSettings:
     class_weight: Mapping[int, float] | None = None
     privacy: DPSGD | None = None
     ledger: Ledger | None = None
+    micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(f"epochs={self.epochs}, batch_size={self.batch_size}; at least 1 is needed")
+        if self.micro_batch_size is not None and not 1 <= operator.index(self.micro_batch_size) <= self.batch_size:
+            raise InputError(
+                f"micro_batch_size={self.micro_batch_size}; from 1 to batch_size={self.batch_size} examples of a step are computed together"
+            )
         if not 0 <= operator.index(self.initial_epoch) < self.epochs:
             raise InputError(f"initial_epoch={self.initial_epoch}; a whole number from 0 and below epochs={self.epochs} is needed")
         if self.folder is None and (self.resume or self.save_every is not None):

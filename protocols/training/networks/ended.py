@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from protocols.mpc.operations.moves import Concatenate, Take
 from protocols.mpc.operations.multiplication import Multiply
+from protocols.mpc.operations.sums import Combine, Scale, Sum
 from protocols.mpc.operations.wires import Given
 from protocols.training.networks.draft import Signal, StepDraft
 from protocols.training.networks.functions import FRACTION, SoftmaxValues
 from protocols.training.networks.losses import JointLoss, LossGradient, loss_gradient
 from protocols.training.networks.window import Watched
 
+CLASS_BITS = 12
+"""Fractional bits of the weight of a class."""
 FACTOR_BITS = 14
 """Bits of a factor of a gradient that are kept, below its first one."""
 
@@ -40,6 +44,19 @@ class Ended(NamedTuple):
 def array_name(kind: str, place: int) -> str:
     """Return what a circuit calls the features, the targets or the weights (x, y or w) of an input or an output."""
     return f"{kind} {place}" if place else kind
+
+
+def weights_of(draft: StepDraft, y: int, classes: Sequence[float], *, weighted: bool) -> Signal | None:
+    """Return the weight of each example with the targets `y`, a wire (batch, outputs); None: all count alike. Rounds: 0."""
+    batch, outputs = draft.value(y).shape
+    if weighted:
+        return Signal(draft(Given("w", (batch, 1), "wire")))
+    if not classes:
+        return None
+    factors = [round(weight * 2.0**CLASS_BITS) for weight in classes]
+    if outputs == 1:  # y is 1 for the second class, and 0 for the first
+        return Signal(draft(Combine((y,), (factors[1] - factors[0],), factors[0] << FRACTION)), FRACTION + CLASS_BITS)
+    return Signal(draft(Sum(draft(Scale(y, tuple(factors), (outputs,))), 1)), FRACTION + CLASS_BITS)
 
 
 def ended(draft: StepDraft, found: LossGradient, z: int, outputs: int, weights: Signal | None) -> Ended:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import msgspec
 
+from protocols.mpc.circuit import Circuit
 from protocols.mpc.engine.values import Shape
+from protocols.training.networks.micro_batches import MicroBatch
 
 
 class StepPlan(msgspec.Struct, frozen=True, tag=True):
@@ -33,6 +37,19 @@ class StepPlan(msgspec.Struct, frozen=True, tag=True):
         """Whether public factors are others from step to step."""
         return False
 
+    @property
+    def mixes(self) -> str:
+        """What of it needs all examples of a batch at once, so that there are no micro-batches; empty if nothing does."""
+        return type(self).__name__
+
     def repeats(self, epoch: int) -> int:
         """Return how often an epoch goes over the examples."""
         return 1
+
+    @abstractmethod
+    def circuit(self, batch: int, number: int = 0) -> Circuit:
+        """Return the circuit of a step on so many examples; `number` counts steps from 0 and changes nothing but public factors."""
+
+    def part(self, micro: MicroBatch, number: int = 0) -> Circuit:
+        """Return the circuit of a micro-batch. One that does not end its step is the same in all of them."""
+        return self.circuit(micro.rows, number)

@@ -43,7 +43,8 @@ DIGITS = 4
 """Fractional bits that are compared."""
 
 REACH = 30
-"""Sums up to 2^REACH are found outside for sure; beyond, activations have wrapped around and are random."""
+"""Sums of activations, and of a few elements of a gradient, are found outside for sure up to 2^REACH; beyond, they have wrapped around and
+are random. Sums of weights have not, and are found outside up to 2^62, as integers, to which no step leads from inside."""
 
 RESOLVED = 8
 """Weights, velocities and gradients are compared with what they must be below to one part in 2^RESOLVED."""
@@ -83,9 +84,9 @@ def outside(
     counts += [_outside(build, build(Project(x.at, SUMS, _row(build.value(x.at).shape[1:], ROW))), 2.0**SCORES, x.bits) for x in scores]
     counts += strange
     few = [Watched(build(Project(x.at, SUMS, _row(build.value(x.at).shape, FEW))), x.edge) for x in gradients]
-    for x in (*few, *sums):
+    for x, most in (*((x, REACH + DIGITS) for x in few), *((x, 63) for x in sums)):
         drop = math.ceil(math.log2(x.edge)) - RESOLVED
-        counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, REACH + DIGITS)))
+        counts.append(_beyond(build, x.at, round(x.edge), drop, min(63 - drop, most)))
     total = build(Combine((before, *counts), (2,) + (2,) * len(counts), -2))
     return build(Sign(build(Truncate(total, 1, COUNT))))
 

@@ -61,8 +61,8 @@ class _Made(NamedTuple):
     at: tuple[int, ...]
 
 
-def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, int], weights: Mapping[str, int], batch: int) -> Gradients:
-    """Write the private sum of gradients over a batch by each weight.
+def clipped_gradients(draft: StepDraft, private: Private, known: Mapping[int, int], weights: Mapping[str, int], batch: int) -> Gradients:
+    """Write the sum of clipped gradients over a batch by each weight, without noise: `noisy` adds that, once a step.
 
     Args:
         draft: the network, forward, and the gradient by its outputs.
@@ -95,11 +95,16 @@ def private_gradients(draft: StepDraft, private: Private, known: Mapping[int, in
         start = weights[part.use.weight]
         whole = draft.gradients({part.use.operand: total}, [start])[start]
         sums.setdefault(part.use.weight, []).append(whole)
-    return {name: _noisy(draft, private, draft.total(totals)) for name, totals in sums.items()}
+    exact = {name: draft.total(totals) for name, totals in sums.items()}
+    return {name: (total, draft.bits(total)) for name, total in exact.items()}
 
 
-def _noisy(draft: StepDraft, private: Private, total: int) -> tuple[int, int]:
-    bits = draft.bits(total)
+def noisy(draft: StepDraft, private: Private, gradients: Gradients) -> Gradients:
+    """Add the noise of both servers to exact sums of clipped gradients over a whole batch; then they may be rounded."""
+    return {name: _noisy(draft, private, *gradient) for name, gradient in gradients.items()}
+
+
+def _noisy(draft: StepDraft, private: Private, total: int, bits: int) -> tuple[int, int]:
     if private.noise:
         total = draft.put(AddNoise(total, math.ceil(private.noise * private.clip * 2.0**bits)), bits)
     if not private.rounded or bits <= 2 * FRACTION:

@@ -37,6 +37,7 @@ from protocols.mpc.operations.wires import Given, Open
 from protocols.training.networks.draft import Signal
 from protocols.training.networks.functions import FRACTION, SPLINE, sigmoid, softmax
 from protocols.training.networks.losses import Loss
+from protocols.training.networks.step_plan import StepPlan
 from protocols.training.networks.window import COUNT, WEIGHTS, Watched, apart, outside, summed
 
 WEIGHT_BITS = 26
@@ -102,7 +103,7 @@ class _Step:
         return round(self.exact * max(tol, RESOLVED * penalty * 2.0**-WEIGHT_BITS) * 2.0**self.unit)
 
 
-class Logistic(msgspec.Struct, frozen=True, tag=True):
+class Logistic(StepPlan, frozen=True):
     """What is minimised, and how. All of it is public.
 
     Attributes:

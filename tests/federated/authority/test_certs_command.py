@@ -2,6 +2,7 @@
 
 import json
 import stat
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -142,6 +143,31 @@ def test_an_authority_that_is_brought_along(confide, tmp_path):
     assert authority.subject.rfc4514_string() == "CN=The Organisation"
     done(confide("add", "a", "--role", "owner"))
     assert stat.S_IMODE((tmp_path / "a.member.pem").stat().st_mode) == 0o600
+
+
+def test_lists_that_expire_are_signed_again(confide, tmp_path):
+    done(confide("init", "--list-days", "30"))
+    done(confide("add", "a", "--role", "owner"))
+    done(confide("accept", "a.member.pem"))
+    done(confide("add", "b", "--role", "owner"))
+    done(confide("revoke", "b"))
+    out = done(confide("crl"))
+    assert f"until {datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in out
+    assert f"until {datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}" in done(confide("accept", "authority/ca.crl"))
+    assert f"until {datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}" in done(confide("crl", "--days", "2"))
+    told = f"1 on the list of revoked certificates, which may be used until {datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"
+    assert told in done(confide("list", "--warn-days", "30"))
+    (tmp_path / "authority" / "ca.crl").write_text("nonsense")
+    code, out = confide("list")
+    assert (code, "is no list of revoked certificates in PEM; confide certs crl signs it anew" in out) == (1, True)
+    done(confide("crl"))
+    assert told in done(confide("list"))
+    files = ["--certificate", "authority/ca.pem", "--key", "authority/ca.key", "--key-passphrase-file", "passphrase"]
+    done(confide("init", "--authority", "moved", *files, "--revoked", "authority/ca.crl"))
+    done(confide("accept", "moved/ca.crl"))
+    assert Credentials(Paths.of(tmp_path / "keys", "a")).revoked == 1
+    code, out = confide("init", "--authority", "third", "--revoked", "authority/ca.crl")
+    assert (code, "--revoked is of an authority that exists" in out) == (1, True)
 
 
 def test_certificates_for_trials_are_made_as_before(confide, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from actors import ActorSystem, Caller
+from actors import ActorSystem, Caller, NotAllowed
 from authorities import HOST, Members
 from federated import CentralGaussian, DataOwner, FedAvg, FedBuff, JoinRefused, SettingError, joining_owners, stay_joined
 from federated.authority.issuing import MemberRights
@@ -170,8 +170,29 @@ async def test_only_owners_join(members, hub, role, may, says):
     async with ward(members, address, "x") as (_, joining):
         with pytest.raises(JoinRefused, match=says):
             await asyncio.wait_for(joining, 60)
-    assert "'x' has a certificate for the role" in await until(told, "refused: ")
+    assert "the certificate of 'x' is for the role" in await until(told, "refused: the holder of the certificate of 'x' from 127.0.0.1")
     assert names(await owners.present()) == ["ward-1"]
+
+
+@pytest.mark.parametrize(("role", "served"), [("aggregator", True), ("server", False), ("owner", False)])
+async def test_an_owner_trains_for_a_hub_only(members, caplog, role, served):
+    """Who listens where the hub should be and has another role in its certificate is served nothing, and both sides read why."""
+    members.add("ward-1")
+    members.add("hub", role, HOST)
+    told, tls = asyncio.Queue(), members.credentials("hub")
+    owners = joining_owners(["ward-1"], f"wss://{HOST}:0", ssl=tls.listen, wait=0.0, patience=60.0, tell=told.put_nowait)
+    async with owners:
+        address = (await until(told, "ready ")).removeprefix("ready ")
+        async with ward(members, address, "ward-1") as (happened, _):
+            await until(happened, "joined")
+            owner = await owners.find("ward-1")
+            if served:
+                with pytest.raises(Exception, match="in no such session"):
+                    await owner.confirm(b"", [])
+                return
+            with pytest.raises(NotAllowed, match=f"serves an aggregator: your certificate, that of 'hub', is for the role {role}"):
+                await owner.confirm(b"", [])
+    assert f"wanted by the holder of the certificate of 'hub' at {address}" in caplog.text
 
 
 async def test_a_name_is_that_of_the_certificate(members, hub):
@@ -181,7 +202,8 @@ async def test_a_name_is_that_of_the_certificate(members, hub):
         async with ward(members, address, name, certificate="ward-8") as (_, joining):
             with pytest.raises(JoinRefused, match=says):
                 await joining
-        assert f"said to be '{name}'" in await until(told, "refused: ")
+        why = f"from 127.0.0.1, who wanted to join as '{name}': the certificate of this connection is that of 'ward-8'"
+        assert why in await until(told, "refused: ")
 
 
 async def test_who_is_revoked_has_left_and_does_not_come_back(members, hub):

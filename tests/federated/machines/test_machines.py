@@ -193,7 +193,7 @@ async def test_forged_names_and_other_authorities_are_refused(folder, tmp_path):
             assert code == 1
             assert out == "the certificate of this connection is that of 'b', not of 'a'\n"
             assert "certificate verify failed" in await stranger.line(f"not joined to {address}")
-            await hub.line("refused: somebody who showed the certificate of 'b' said to be 'a'")
+            await hub.line("refused: the holder of the certificate of 'b' from 127.0.0.1, who wanted to join as 'a'")
             assert not any("has joined" in line for line in hub.lines)
             _, code = await stranger.end(signal.SIGINT)
             assert code == 130

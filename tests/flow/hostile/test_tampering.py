@@ -23,7 +23,8 @@ from protocols.link.seal import Seal
 from protocols.mpc.circuit import Circuit
 from protocols.mpc.operations.sums import Combine
 from protocols.mpc.operations.truncation import Truncate
-from protocols.training.terms import StepCircuits, ToldTerms
+from protocols.training.circuits import StepCircuits
+from protocols.training.terms import ToldTerms
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
@@ -89,9 +90,9 @@ class RoundingTrainer(TrainingServer):
 
     rounds = True
 
-    async def _step(self, session, rows, seal, *, last):
+    async def _micro_batch(self, session, micro, rows, seal):
         steps = session.steps
-        circuit = steps.at(len(rows), session.terms.made + session.done, last=last)
+        circuit = steps.at(micro, session.terms.made + session.done)
         place = max(at for at, op in enumerate(circuit.ops) if isinstance(op, Combine))
         op = circuit.ops[place]
         other = msgspec.structs.replace(op, factors=(op.factors[0] + 1, *op.factors[1:]))
@@ -99,7 +100,7 @@ class RoundingTrainer(TrainingServer):
         if self.rounds:
             session.steps = SimpleNamespace(at=lambda *args, **kwargs: changed, like=steps.like, bytes=steps.bytes)
         try:
-            return await super()._step(session, rows, seal, last=last)
+            return await super()._micro_batch(session, micro, rows, seal)
         finally:
             session.steps = steps
 

@@ -15,6 +15,7 @@ from protocols.authority.membership import THIRD_PARTY
 from protocols.errors import VaultError
 from protocols.owner import running
 from protocols.storage.vault import Vault
+from protocols.training.networks.micro_batches import MicroBatch
 from protocols.workers.training_server import TrainingServer
 
 KEYS = []
@@ -25,10 +26,10 @@ class Recording(TrainingServer):
 
     @message(reentrant=True, by=THIRD_PARTY)
     async def supply(
-        self, run: bytes, number: int, examples: int, last: bool, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
+        self, run: bytes, number: int, micro: MicroBatch, circuit: bytes, key: bytes | None, dealt: npt.NDArray[np.uint64] | None
     ) -> None:
         KEYS.append(key)
-        await super().supply(run, number, examples, last, circuit, key, dealt)
+        await super().supply(run, number, micro, circuit, key, dealt)
 
 
 class Full(Vault):

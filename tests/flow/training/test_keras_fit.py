@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from protocols import share
-from protocols.errors import InputError
+from protocols.errors import InputError, ModelError
 
 CLOSE = 0.01
 
@@ -169,3 +169,39 @@ async def test_refused_where_it_is_seen_late(cluster, data):
     async with await share(network("mse", ["mse"], 3, None), cluster) as shared:
         with pytest.raises(InputError, match="class_weight needs targets of one class each"):
             await fitted(shared, x, np.eye(3)[y], class_weight={0: 2.0})
+
+
+class Ends(keras.callbacks.Callback):
+    """Remembers what it is told at the end of epochs, and of the training."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.told.append(sorted(logs))
+
+    def on_train_end(self, logs=None):
+        self.told.append(sorted(logs))
+
+
+async def test_what_a_callback_adds_to_the_logs_of_an_epoch_is_not_in_those_of_the_end(cluster, data):
+    x, y = data
+    ours, theirs = Ends(), Ends()
+    settings = {"epochs": 2, "batch_size": 30, "shuffle": False}
+    async with await share(network(), cluster) as shared:
+        await fitted(
+            shared, x, y, metrics=["accuracy", "loss"], callbacks=[keras.callbacks.LearningRateScheduler(lambda _: 0.1), ours], epochs=2
+        )
+    network().fit(x, y, verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda _: 0.1), theirs], **settings)
+    assert ours.told == theirs.told
+
+
+@pytest.mark.parametrize("number", [2.0**14 * 1.01, 2.0**40, np.nan, -np.inf])
+async def test_weights_that_fixed_point_does_not_hold_are_refused_by_name(cluster, data, number):
+    """As the owner has set them since the model was shared."""
+    model = network()
+    async with await share(model, cluster) as shared:
+        model.layers[0].bias.assign(np.full(6, number))
+        with pytest.raises(ModelError, match=r"weight '.*bias' has numbers beyond \+-16,384, or none at all"):
+            await fitted(shared, *data)

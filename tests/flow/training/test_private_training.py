@@ -2,6 +2,7 @@
 
 import dp_accounting
 import keras
+import msgspec
 import numpy as np
 import pytest
 from keras import layers
@@ -12,6 +13,7 @@ from inner_workers import inner_cluster
 from privacy import DPSGD, Ledger
 from protocols import share
 from protocols.errors import Diverged, InputError, ModelError, NotGranted
+from protocols.owner import asking
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(48, 6)).astype(np.float32)
@@ -142,3 +144,21 @@ async def test_a_training_that_is_resumed_goes_on_counting(tmp_path):
     assert [epoch.number for epoch in made] == [1, 2, 3]
     assert [epoch.privacy.epsilon for epoch in made] == pytest.approx([expected(*[4.0] * count) for count in (1, 2, 3)], rel=0.01)
     assert sum(release.count for release in ledger.releases) == 3
+
+
+@pytest.mark.parametrize("part", ["base", "head"])
+async def test_servers_refuse_features_of_a_base_that_are_larger_than_a_private_step_takes_them_to_be(tmp_path, monkeypatch, part):
+    """An owner who says otherwise of them would have examples add more than C."""
+    cut = asking.parts
+
+    def wrongly(plan, examples):
+        base, head = cut(plan, examples)
+        if part == "base":  # not folded
+            return type(cut(plan, examples))(msgspec.structs.replace(base, private=None), head)
+        return type(cut(plan, examples))(base, msgspec.structs.replace(head, private=msgspec.structs.replace(head.private, features=False)))
+
+    monkeypatch.setattr(asking, "parts", wrongly)
+    model = build(layers.Dense(5, "relu", trainable=False))
+    async with inner_cluster(tmp_path) as cluster, await share(model, cluster, input_range=(-8, 8)) as shared:
+        with pytest.raises(InputError, match="features that a run has made are larger"):
+            await fitted(shared, (X, Y), privacy=DPSGD(noise_multiplier=1.0, max_grad_norm=1.0))

@@ -241,3 +241,20 @@ async def test_what_cannot_be_served_is_refused_by_name(cluster, data):
             with pytest.raises(NotServed):
                 await remote.query(x[:1])
             await remote.query(x[:1], reveal="label")
+
+
+async def test_noisy_answers_of_several_outputs_come_by_their_names(cluster, data):
+    x, y = data
+    keras.utils.set_random_seed(1)
+    given = keras.Input((2, 4))
+    hidden = layers.Flatten()(given)
+    outputs = {"a": layers.Dense(3, "softmax", name="a")(hidden), "b": layers.Dense(2, name="b")(hidden)}
+    model = keras.Model(given, outputs, name="net")
+    model.compile(keras.optimizers.SGD(0.1), {"a": "sparse_categorical_crossentropy", "b": "mse"})
+    noise = NoisyAnswers(clip=1.0, noise_multiplier=1.0, max_epsilon=20.0)
+    async with await share(model, cluster, answers=noise) as shared:
+        await trained(shared, x, {"a": y, "b": x[:, 0, :2]}, 1)
+        async with serving(shared, 1, cluster) as remote:
+            answers = await remote.query(x[:2])
+    assert {name: one.shape for name, one in answers.items()} == {"a": (2, 3), "b": (2, 2)}
+    assert np.abs(np.concatenate(list(answers.values()), 1)).max() > 1.1, "clipped, and then noise"

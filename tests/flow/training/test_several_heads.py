@@ -24,8 +24,10 @@ from protocols.owner.fit.heads import ends, heads
 from protocols.owner.metrics import told_of
 from protocols.owner.stored import described, encoded
 from protocols.owner.targets import fitted
+from protocols.training.circuits import StepCircuits
 from protocols.training.networks.losses import JointLoss
-from protocols.training.terms import StepCircuits, StepsReport, TrainingTerms, check
+from protocols.training.networks.micro_batches import none_yet
+from protocols.training.terms import StepsReport, TrainingTerms, check
 
 EXAMPLES, BATCH, EPOCHS = 10, 4, 2
 EAGERLY = {"run_eagerly": True}
@@ -102,13 +104,15 @@ def on_shares(built, x, y, w=None, metrics=True):
         sums = {}
         for index, rows in enumerate(terms.rows(epoch), 1):
             last = index == terms.steps(epoch)
-            circuit, like = steps.at(len(rows), number, last=last), steps.like(len(rows), last=last)
-            given = {name: terms.given(name, array[rows]) for name, array in arrays.items()}
-            values = Trainers(circuit, str(number), like).outputs(values | given)
+            for part, (micro, some) in enumerate(steps.micro_batches(rows, last=last)):
+                circuit, like = steps.at(micro, number), steps.like(micro)
+                given = none_yet(circuit) | values | {name: terms.given(name, array[some]) for name, array in arrays.items()}
+                told = Trainers(circuit, f"{number} {part}", like).outputs(given)
+                for name in ("metric", "loss"):
+                    if name in told:
+                        sums[name] = sums.get(name, np.uint64(0)) + told.pop(name)
+                values = {name: one for name, one in values.items() if name in made.shapes | made.states} | told
             number += 1
-            for name in ("metric", "loss"):
-                if name in values:
-                    sums[name] = sums.get(name, np.uint64(0)) + values.pop(name)
         assert not values["outside"].any()
         sums = {name: total for name, total in sums.items() if name == "loss" or names.metrics}
         none = {name: np.zeros_like(total) for name, total in sums.items()}
@@ -440,3 +444,13 @@ def test_workers_refuse_arrays_that_are_not_one_for_each_input_and_output():
     short = stored("short", NUMBERS[:4], None)[1].dataset
     with pytest.raises(InputError, match="must be as many"):
         check(terms(ys=(short,)))
+
+
+async def test_a_rate_that_vanishes_for_one_of_several_losses_is_refused(cluster):
+    """A schedule, and a rate that is set later, were compared with the largest weight of a loss only."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(1e-4, 10, 1e-5)
+    built = network(optimizer=keras.optimizers.SGD(schedule), loss_weights=[1.0, 0.01])
+    async with await share(built, cluster, input_range={"facts": (-8, 8), "codes": (0, 5)}) as shared:
+        with pytest.raises(ModelError, match=r"loss_weights=0\.01 times the learning rate"):
+            async for _ in shared.fit([FACTS, IDS], [LABELS, NUMBERS], progress=False):
+                pass

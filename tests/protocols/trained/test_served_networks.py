@@ -1,5 +1,7 @@
 """Networks that are trained on shares as programs of predictions: what they answer, when they say that an answer means nothing."""
 
+from functools import partial
+
 import keras
 import msgspec
 import numpy as np
@@ -11,13 +13,16 @@ from deployment import Deployment
 from protocols.errors import ModelError, UnsupportedLayer, WindowError
 from protocols.lowering import lower
 from protocols.lowering.forms import check_predicts
+from protocols.lowering.scales.noise import noisy
 from protocols.mpc import encoding
 from protocols.mpc.circuit import Builder
 from protocols.mpc.engine.values import Value
 from protocols.mpc.numbers.fixed_point import decode, encode
+from protocols.mpc.operations.noise import AddNoise
 from protocols.mpc.operations.sums import Project
 from protocols.mpc.operations.wires import Given, Open
 from protocols.mpc.program import infer
+from protocols.noisy_answers import NoisyAnswers
 from protocols.owner.compiled import ending, weights
 from protocols.owner.compiled import plan as plan_of
 from protocols.trained import served
@@ -290,3 +295,28 @@ def test_an_evaluation_moves_no_weights():
     plan = plan_of(compiled(chain((4,))))
     outputs = SharedEvaluation(msgspec.structs.replace(plan, value=True)).circuit(3).outputs
     assert set(outputs) == {"metric", "loss", "outside"}
+
+
+def test_noise_is_in_the_answers_of_all_outputs():
+    """As much as for one vector of all of them, each cut to the clip."""
+    keras.utils.set_random_seed(1)
+    x = keras.Input((4,))
+    hidden = layers.Dense(5, "tanh")(x)
+    model = keras.Model(x, {"a": layers.Dense(3, "softmax", name="a")(hidden), "b": layers.Dense(2, name="b")(hidden)})
+    model.compile("sgd", {"a": "categorical_crossentropy", "b": "mse"})
+    noise = NoisyAnswers(clip=0.5, noise_multiplier=0.02, max_epsilon=1e6)
+    like, plan = lower(model, input_range=(-1, 1), answers=noise).program, plan_of(model)
+    made = served(plan, ending(model), (plan.outputs,), like, end=partial(noisy, answers=noise), watching=False)
+    given = {name: encode(array, SCALE) for name, array in zip(plan.shapes, weights(model), strict=True)}
+    derived = Trainers(made.derivation.circuit(1)).outputs(given)
+    rows = np.random.default_rng(0).uniform(-1, 1, (2000, 4))
+    found = Deployment(made.program, [derived[f"weight {index}"] for index in range(len(made.program.weights))])
+    answers = decode(found.output(encoding.encoded(made.program, rows)), made.program.output_scale)
+    sigma = next(op.sigma for op in made.program.ops if isinstance(op, AddNoise)) * made.program.output_scale
+    assert sigma == pytest.approx(0.02 * 2 * 0.5 * 5**0.5, rel=0.01)
+    errors = answers - np.clip(np.concatenate(list(model.predict(rows, verbose=0).values()), 1), -0.5, 0.5)
+    np.testing.assert_allclose(errors.std(0), sigma * 2**0.5, rtol=0.08)
+    assert np.abs(errors.mean(0)).max() < 0.01
+    assert [(one.name, one.shape) for one in made.program.outputs.parts] == [("a", (3,)), ("b", (2,))]
+    assert not made.program.checked
+    assert made.program.label is None

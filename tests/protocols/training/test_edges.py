@@ -13,6 +13,7 @@ from protocols.training.networks.draft import StepDraft
 from protocols.training.networks.functions import FRACTION
 from protocols.training.networks.layers import LARGEST
 from protocols.training.networks.normalisation import BatchNormalisedLayer, standardised
+from protocols.training.networks.window import WEIGHTS, Watched, outside, summed
 
 UNIT = 2.0**FRACTION
 
@@ -59,3 +60,14 @@ def test_a_batch_normalisation_whose_kept_variance_may_be_too_small_to_be_right_
     x = draft.put(Given("x", (4, 3), "wire"))
     with contextlib.nullcontext() if fits else pytest.raises(ModelError, match=r"epsilon=.* has no form on shares: 1\.5e-08 is the least"):
         node.write(draft, weights, [x])
+
+
+@pytest.mark.parametrize("power", [WEIGHTS - 1, WEIGHTS + 1, 30, 39, 40, 44, 45])
+def test_a_weight_that_is_too_large_is_found_whatever_it_is_a_multiple_of(power):
+    """From 2^40 on none was: sums were looked at modulo 2^56."""
+    draft = StepDraft()
+    edge = Watched(draft.put(Given("w", (3,), "share")), 2.0 ** (WEIGHTS + FRACTION))
+    circuit = draft.circuit({"outside": outside(draft, draft(Given("outside", (1,), "share")), [], [summed(draft, [edge])])})
+    given = {"w": np.array([1 << (power + FRACTION), 0, 0], np.uint64), "outside": np.zeros(1, np.uint64)}
+    found = meaning(circuit, given, lambda shape: np.zeros(shape, np.uint64))
+    assert found["outside"] == [power > WEIGHTS]

@@ -36,6 +36,7 @@ from protocols.training.networks.losses import gradient_scale
 from protocols.training.networks.nonlinear import ExtremeLayer
 from protocols.training.networks.optimizers import Adam, GradientDescent
 from protocols.training.private import factors, norms
+from protocols.training.private.clipped import noisy
 from protocols.training.private.settings import Private, fitted
 from protocols.training.private.uses import uses
 from protocols.training.step import Plan, _network, step
@@ -103,10 +104,10 @@ def private(plan, clip, *, noise=0.0, batch=BATCH):
 
 def sums(plan, batch):
     """The circuit of the private sums alone, and the fractional bits of each."""
-    network = _network(plan, batch)
-    return network.draft.circuit({name: at for name, (at, _) in network.gradients.items()}), {
-        name: bits for name, (_, bits) in network.gradients.items()
-    }
+    network = _network(plan, batch, 1.0)
+    draft = network.draft.copy()
+    gradients = noisy(draft, plan.private, network.gradients)
+    return draft.circuit({name: at for name, (at, _) in gradients.items()}), {name: bits for name, (_, bits) in gradients.items()}
 
 
 def norm(circuit, bits, given):

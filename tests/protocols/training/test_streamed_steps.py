@@ -1,13 +1,15 @@
 """Steps whose randomness comes in segments: bit for bit what the same randomness gives as a whole."""
 
 import keras
+import msgspec
 import numpy as np
 import pytest
 from keras import layers
 from training_deployment import SCALE, Trainers
 
-from protocols.mpc.numbers.fixed_point import encode
+from protocols.mpc.numbers.fixed_point import decode, encode
 from protocols.owner.compiled import plan, weights
+from protocols.training.private.settings import Private
 from protocols.training.step import step
 
 BATCH = 4
@@ -56,3 +58,20 @@ def test_segments_give_the_shares_and_bytes_of_the_whole_step(kind, last, segmen
             np.testing.assert_array_equal(found.results[i][name], share, err_msg=name)
     assert found.sent == whole.sent
     assert found.rounds >= whole.rounds
+
+
+def test_segments_of_a_private_step_have_the_noise_of_both_servers():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(dense())
+    model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+    planned = plan(model)
+    values = dict(zip(planned.shapes, (encode(array, SCALE) for array in weights(model)), strict=True))
+    values |= {name: np.zeros(shape, np.uint64) for name, shape in planned.states.items()}
+    values |= {"x": encode(np.full((BATCH, 5), 0.1), SCALE), "y": encode(np.eye(3)[[0, 1, 2, 0]], SCALE)}
+    clipped, noisy = (
+        Trainers(step(msgspec.structs.replace(planned, private=Private(1.0, noise, BATCH, digits=24)), BATCH), segment=1).outputs(values)
+        for noise in (0.0, 100.0)
+    )
+    for name in (one.name for one in planned.variables if len(one.shape) > 1):
+        difference = decode(noisy[name] - clipped[name], SCALE)
+        assert 0.5 < difference.std() / (0.1 / BATCH * 100.0 * 2**0.5) < 2

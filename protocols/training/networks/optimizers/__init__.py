@@ -3,12 +3,13 @@
 from protocols.training.networks.optimizers.adaptive import Adam, Adamax, Adaptive, Nadam
 from protocols.training.networks.optimizers.clipping import Clip
 from protocols.training.networks.optimizers.constraints import Constraint
-from protocols.training.networks.optimizers.descent import GradientDescent, reach, watched
+from protocols.training.networks.optimizers.descent import GradientDescent, reach
 from protocols.training.networks.optimizers.lion import Lion
 from protocols.training.networks.optimizers.penalties import Penalty, penalised
 from protocols.training.networks.optimizers.rates import Gradients, Shapes, changes, factor, rates
 from protocols.training.networks.optimizers.squares import Adadelta, Adagrad, RMSprop
 from protocols.training.networks.optimizers.update import Optimizer, exact, norms_of, pieces, prepared, update
+from protocols.training.networks.optimizers.watching import watched_sums
 
 __all__ = [
     "Adadelta",
@@ -36,5 +37,5 @@ __all__ = [
     "rates",
     "reach",
     "update",
-    "watched",
+    "watched_sums",
 ]

@@ -15,6 +15,7 @@ from protocols.owner.compiled import plan as plan_of
 from protocols.training.asked import FEATURES, BaseOutputs
 from protocols.training.base import parts
 from protocols.training.networks.losses import gradient_scale
+from protocols.training.private.clipped import noisy
 from protocols.training.private.settings import Private, fitted
 from protocols.training.step import _network
 
@@ -51,9 +52,11 @@ def features(base, given):
 
 def norm(plan, given):
     """The length of the private sum of one example, exactly."""
-    network = _network(plan, 1)
-    bits = {name: bit for name, (_, bit) in network.gradients.items()}
-    outputs = Trainers(network.draft.circuit({name: at for name, (at, _) in network.gradients.items()})).outputs(given)
+    network = _network(plan, 1, 1.0)
+    draft = network.draft.copy()
+    gradients = noisy(draft, plan.private, network.gradients)
+    bits = {name: bit for name, (_, bit) in gradients.items()}
+    outputs = Trainers(draft.circuit({name: at for name, (at, _) in gradients.items()})).outputs(given)
     most = max(bits.values())
     square = sum((int(x) << (most - bits[name])) ** 2 for name, one in outputs.items() for x in one.view(np.int64).reshape(-1))
     return math.isqrt(square) * 2.0**-most
