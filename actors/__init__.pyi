@@ -6,6 +6,8 @@ from .errors import ActorError as ActorError
 from .errors import ActorNotFound as ActorNotFound
 from .errors import ActorStopped as ActorStopped
 from .errors import AddressInUse as AddressInUse
+from .errors import AuditBroken as AuditBroken
+from .errors import AuditUnwritable as AuditUnwritable
 from .errors import BadAddress as BadAddress
 from .errors import BadCredentials as BadCredentials
 from .errors import CallCancelled as CallCancelled

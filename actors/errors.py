@@ -15,6 +15,8 @@ ActorError
  +-- ChildFailed            a child process did not start, or ended before it was ready
  +-- SystemClosed           the actor system is not running (any more)
  +-- BadCredentials         certificates, keys or lists of revoked ones that cannot be used
+ +-- AuditUnwritable        the audit log cannot be written, and nothing that belongs into it is done
+ +-- AuditBroken            an audit log is not what its process has written
  +-- LinkError
       +-- ConnectFailed     nobody answers at an address, or not with this protocol
       +-- ConnectionLost    a connection ended while it was needed
@@ -105,6 +107,14 @@ class SystemClosed(ActorError):
 
 class BadCredentials(ActorError):
     """A certificate, a key or a list of revoked certificates cannot be used. The message names the file, and shows nothing of a key."""
+
+
+class AuditUnwritable(ActorError):
+    """The audit log of a system cannot be written: what belongs into it is not done."""
+
+
+class AuditBroken(ActorError):
+    """An audit log is not what its process has written; the message names the first entry that is broken."""
 
 
 class LinkError(ActorError):

@@ -16,8 +16,8 @@ from actors.address import Address, parse_actor
 from actors.allocation import keep_freed_memory
 from actors.connection.dialed import Dialed
 from actors.connection.network import Network
-from actors.connection.peer import Peer
-from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, MessageRejected, OneWayFailed, SystemClosed
+from actors.connection.peer import peer_of
+from actors.errors import ActorNotFound, ActorStopped, CallTimeout, LinkError, OneWayFailed, SystemClosed
 from actors.guard.door import Door
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import shown, trace
@@ -25,8 +25,9 @@ from actors.identity import LOCAL, Caller, caller
 from actors.identity.proofs import Identity
 from actors.identity.published import kept_in_the_clear
 from actors.messages.portable import told
-from actors.messages.reference import ActorRef
+from actors.messages.reference import ActorRef, as_reference
 from actors.messages.schema import Message, messages_of, reference_type
+from actors.observing.observer import Observer, Observing
 from actors.processes import SECRET_BYTES, told_to_end
 from actors.running.cell import Cell
 from actors.running.directory import Found
@@ -70,6 +71,7 @@ class ActorSystem:
         known_only: dial, on loopback without certificates, systems of the same user only: whoever has taken the port of one that has ended
             is not dialed.
         busy: seconds, up to an hour, for which this event loop may be busy with other work: so long others wait for it to answer a ping.
+        observing: how what happens here can be seen, and by whom; None: metrics from this machine only, and no audit log.
         on_error: called with a `OneWayFailed` for each message without reply that failed; the default logs it.
 
     Example:
@@ -99,6 +101,7 @@ class ActorSystem:
         for_user: bool = True,
         known_only: bool = False,
         busy: int = 0,
+        observing: Observing | None = None,
         on_error: Callable[[OneWayFailed], None] | None = None,
     ) -> None:
         self.timeout = timeout
@@ -115,11 +118,12 @@ class ActorSystem:
             if most < 1:
                 raise ValueError(f"{what}={most}: a system that listens takes at least one connection")
         self._mailbox = mailbox
-        self.log = LimitedLog()
+        self.log, self.observer = LimitedLog(), Observer(observing or Observing())
+        self._scope = contextlib.AsyncExitStack()
         self._on_error = on_error or self._log_error
         self._address = ""
         self._open = False
-        self._names = Names()
+        self.names = Names()
         self.memory = Memory(self.cell, self.report, timeout=timeout)
         self._network = Network(
             self,
@@ -140,6 +144,11 @@ class ActorSystem:
         return self._address
 
     @property
+    def metrics_address(self) -> str:
+        """Where metrics are read that have a port of their own; empty if they have none."""
+        return self._network.metrics_address
+
+    @property
     def listens(self) -> bool:
         """Whether anybody may connect."""
         return self._listen is not None
@@ -149,7 +158,12 @@ class ActorSystem:
     async def __aenter__(self) -> Self:
         if self._listen is not None:
             keep_freed_memory()
-        self._address = await self._network.open()
+        await self._scope.enter_async_context(self.observer.opened())
+        try:
+            self._address = await self._network.open()
+        except BaseException:
+            await self._scope.aclose()
+            raise
         if not (self.advertised or self._listen is None or self._listen.wildcard):
             self.advertised = self._address
         self.memory.address = self.advertised
@@ -163,9 +177,10 @@ class ActorSystem:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open = False
         self._network.stop_listening()
-        for cell in self._names.youngest_first():
+        for cell in self.names.youngest_first():
             await cell.stop("its system was closed")
         await self._network.close()
+        await self._scope.aclose()
         if self.identity is not None:
             self.identity.withdraw()
 
@@ -207,7 +222,7 @@ class ActorSystem:
         if not self._open:
             raise SystemClosed(f"{actor.__name__} cannot be spawned: use the system inside 'async with ActorSystem() as system:'")
         messages = messages_of(actor)
-        name = self._names.free(name, actor.__name__)
+        name = self.names.free(name, actor.__name__)
         ref = reference_type(actor)(self.memory, name)
 
         def build() -> Actor:
@@ -223,9 +238,9 @@ class ActorSystem:
             messages,
             capacity=self._mailbox if mailbox is None else mailbox,
             restart=restart or NEVER,
-            forget=lambda reason: self._names.forget(name, reason),
+            forget=lambda reason: self.names.forget(name, reason),
         )
-        self._names.add(name, cell)
+        self.names.add(name, cell)
         try:
             await cell.start()
         except BaseException as error:
@@ -278,7 +293,7 @@ class ActorSystem:
         Returns:
             The reference and the reason. For an actor that has ended already, at once.
         """
-        watched = _ref(ref)
+        watched = as_reference(ref)
         try:
             reason = await watched._transport.watch(watched._name)
         except (ActorNotFound, ActorStopped, CallTimeout, LinkError) as error:
@@ -294,7 +309,7 @@ class ActorSystem:
         Raises:
             MessageRejected: the reference does not go over the connection that it came by, but to an address, or to this system.
         """
-        return _peer(ref).caller.certificate
+        return peer_of(ref).caller.certificate
 
     def holder(self, ref: Actor | ActorRef) -> Caller:
         """Return who is at the other end of the connection that a received reference came by, if that is where it leads.
@@ -302,9 +317,9 @@ class ActorSystem:
         Raises:
             MessageRejected: it leads elsewhere.
         """
-        if _ref(ref)._transport is self.memory and caller().local:
+        if as_reference(ref)._transport is self.memory and caller().local:
             return LOCAL
-        return _peer(ref).caller
+        return peer_of(ref).caller
 
     async def stop(self, ref: Actor | ActorRef) -> None:
         """End an actor of this system, or one that `spawn_on` started: its handlers are cancelled, its `stopped` hook runs.
@@ -313,7 +328,7 @@ class ActorSystem:
             ActorNotFound, ActorStopped: it is not there (any more).
             MessageRejected: it belongs to another system.
         """
-        stopped = _ref(ref)
+        stopped = as_reference(ref)
         address = stopped._transport.address
         if address in self.secrets and stopped._transport is not self.memory:
             await shipping.stop_on(self, address, stopped._name)
@@ -362,7 +377,7 @@ class ActorSystem:
         Raises:
             ActorNotFound, ActorStopped: it is not there (any more).
         """
-        return self._names.find(name, f"at {self._address}" if self._address else "in this system")
+        return self.names.find(name, f"at {self._address}" if self._address else "in this system")
 
     def reference(self, address: str, name: str) -> ActorRef:
         """Return an untyped reference to an actor of the system at `address`; empty for this system."""
@@ -382,18 +397,3 @@ class ActorSystem:
             self._on_error(failed)
         except Exception:
             log.exception("on_error failed")
-
-
-def _ref(ref: Actor | ActorRef) -> ActorRef:
-    if not isinstance(ref, ActorRef):
-        raise TypeError(f"a {type(ref).__qualname__} is not a reference to an actor; within an actor use self.me")
-    return ref
-
-
-def _peer(ref: Actor | ActorRef) -> Peer:
-    transport = _ref(ref)._transport
-    if not isinstance(transport, Peer):
-        raise MessageRejected(
-            f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
-        )
-    return transport

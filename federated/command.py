@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from ssl import SSLError
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from actors import limits
 from actors.credentials.files import Paths
 from actors.credentials.watching import WARN_DAYS
-from federated import models_command, sharing
+from actors.observing.observer import Observing
+from federated import models_command, sharing, status_command
 from federated.certs_command import certs, failed
 from federated.command_line import EXPECTED, Acting, ClusterFilePath, Equals, KeysPath, WorkerAddresses, among, told
 from federated.errors import FederatedError
 from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
-from federated.machines.cluster_status import states
+from federated.observing_options import Audit, LogFormat, LogLevel, MetricsPort, Traces, seen
+from federated.observing_options import audit as audit_commands
 from protocols import Use, Worker, demonstration
 from protocols.command import app, console, show_workers
 from protocols.nodes.certificate import admitting
@@ -35,17 +35,26 @@ def run(
     name: Annotated[str, typer.Argument(help="of a node in the cluster file")],
     cluster: ClusterPath = Path("cluster.toml"),
     keys: KeysPath = None,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
+    metrics_port: MetricsPort = None,
+    audit: Audit = None,
+    traces: Traces = False,
 ) -> None:
     """Run one node of a cluster here: a server, the crypto provider, an owner of data, or the aggregator.
 
     An aggregator ends when its rounds are over; all others when they are told to. The functions that the file names for this node are
     taken from files beside it, and run here.
     """
-    told(_run(name, cluster, keys))
+    try:
+        with seen(log_format, log_level, metrics_port, audit, traces) as observing:
+            told(_run(name, cluster, keys, observing))
+    except EXPECTED as error:
+        raise failed(error) from None
 
 
-async def _run(name: str, cluster: Path, keys: Path | None) -> None:
-    await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True))
+async def _run(name: str, cluster: Path, keys: Path | None, observing: Observing) -> None:
+    await node.run(name, ClusterFile.read(cluster), keys, lambda line: print(line, flush=True), observing)
 
 
 Certificate = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file that this worker shows")]
@@ -81,6 +90,11 @@ def worker(
             help="bytes of the largest message that it takes; 1 GiB, or as in --for",
         ),
     ] = None,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
+    metrics_port: MetricsPort = None,
+    audit: Audit = None,
+    traces: Traces = False,
 ) -> None:
     """Run one worker here: a compute server, the crypto provider of a cluster, or one of three equals, whichever it is asked to be.
 
@@ -95,9 +109,22 @@ def worker(
         belongs = None if file is None else node.worker_membership(file, address, certificate)
         most = message_limit if message_limit is not None else limits.MESSAGE_LIMIT if file is None else file.message_limit
         url = Worker(address).address
-        asyncio.run(
-            worker_process.run(url, encryption, with_parent=False, cluster=belongs, data=data, data_key=data_key, message_limit=most)
-        )
+        name = None if file is None else node.worker_name(file, address, certificate)
+        with seen(log_format, log_level, metrics_port, audit, traces) as observing:
+            if file is not None and name is not None:
+                observing = replace(observing, watchers=node.watchers(file, name))
+            asyncio.run(
+                worker_process.run(
+                    url,
+                    encryption,
+                    with_parent=False,
+                    cluster=belongs,
+                    data=data,
+                    data_key=data_key,
+                    message_limit=most,
+                    observing=observing,
+                )
+            )
     except (*EXPECTED, SSLError) as error:
         raise failed(error) from None
     except KeyboardInterrupt:
@@ -123,6 +150,7 @@ def _encryption(
 app.add_typer(certs, name="certs")
 app.add_typer(models_command.models, name="models")
 app.command()(models_command.serve)
+app.add_typer(audit_commands, name="audit")
 
 
 @app.command()
@@ -131,40 +159,27 @@ def status(
     cluster: Annotated[Path | None, typer.Option("--cluster", help="the cluster file")] = None,
     keys: KeysPath = None,
     warn_days: Annotated[int, typer.Option(min=0, help="days before a certificate expires in which that is a warning")] = WARN_DAYS,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object, with the figures of each node that may be read")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="ask again and again, until it is interrupted")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two times of --watch")] = 5.0,
 ) -> None:
     """Ask the nodes of a cluster, or workers by address, whether they are there and what they do.
 
     Exit code 1: one is not there; 3: all are, and a certificate expires soon. With TLS the first node whose key is in --keys is the one
-    that asks.
+    that asks: its figures are shown by nodes whose watchers it is among, see docs/observability.md.
     """
     if bool(addresses) == (cluster is not None):
         raise failed(FederatedError("give either addresses of workers, or --cluster with a cluster file"))
-    if cluster is None:
+    if cluster is None and not (as_json or watch):
         told(show_workers(addresses or []))
-    else:
-        told(_show_states(cluster, keys, warn_days))
+        return
 
+    async def ask() -> status_command.StatusReport:
+        if cluster is None:
+            return await status_command.of_workers(addresses or [])
+        return await status_command.of_cluster(cluster, keys, numbers=as_json or watch)
 
-async def _show_states(path: Path, keys: Path | None, warn_days: int) -> None:
-    cluster = ClusterFile.read(path)
-    if keys is None and (path.parent / "keys").is_dir():
-        keys = path.parent / "keys"
-    asking = next((name for name in cluster.nodes if keys is not None and (keys / f"{name}.key").is_file()), next(iter(cluster.nodes)))
-    found, now = await states(cluster, node.encryption(cluster, keys, asking), keys), datetime.now(UTC)
-    table = Table("node", "role", "state", "certificate", "")
-    soon = False
-    for one in found:
-        days = one.days(now)
-        late = days is not None and days < warn_days
-        soon |= late
-        until = "" if one.until is None or days is None else f"{one.until:%Y-%m-%d}, {f'{days} days left' if days >= 0 else 'expired'}"
-        ready = "[green]ready[/]" if one.ready else "[red]not ready[/]"
-        table.add_row(one.name, one.role, ready, f"[yellow]{until}[/]" if late else until, escape(one.text))
-    console.print(table)
-    if not all(one.ready for one in found):
-        raise typer.Exit(1)
-    if soon:
-        raise typer.Exit(3)
+    told(status_command.show(ask, warn_days, as_json=as_json, watch=watch, interval=interval))
 
 
 @app.command()

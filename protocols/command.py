@@ -25,7 +25,7 @@ async def show_workers(addresses: list[str]) -> None:
         ClusterError: an address cannot be understood.
     """
     table = Table("worker", "state", "models")
-    reached = await _states([Worker(address) for address in addresses])
+    reached = await worker_states(addresses)
     for address, (there, text) in zip(addresses, reached, strict=True):
         table.add_row(escape(address), "[green]ready[/]" if there else "[red]unreachable[/]", escape(text))
     console.print(table)
@@ -33,7 +33,13 @@ async def show_workers(addresses: list[str]) -> None:
         raise typer.Exit(1)
 
 
-async def _states(workers: list[Worker]) -> list[tuple[bool, str]]:
+async def worker_states(addresses: list[str]) -> list[tuple[bool, str]]:
+    """Ask workers (host:port); return of each whether it is there, and its models, or why it is not.
+
+    Raises:
+        ClusterError: an address cannot be understood.
+    """
+    workers = [Worker(address) for address in addresses]
     async with ActorSystem(timeout=5.0) as system:
         return await asyncio.gather(*(_state(system, worker) for worker in workers))
 

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
@@ -75,12 +75,18 @@ def configured(folder: Path, people: Mapping[str, str] = PEOPLE, *, equals: bool
 
 
 @contextlib.asynccontextmanager
-async def running(made: Certified, *names: str) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """Processes `confide run NAME`, by default of the three workers; all of them end with the block, and must end well."""
+async def running(
+    made: Certified, *names: str, told: Callable[[str], list[str]] = lambda name: []
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Processes `confide run NAME`, by default of the three workers; all of them end with the block, and must end well.
+
+    `told` says with which options each of them runs.
+    """
     processes: list[asyncio.subprocess.Process] = []
     try:
         for name in names or WORKERS:
             command = [sys.executable, "-m", "federated.command", "run", name, "--cluster", str(made.file), "--keys", str(made.keys)]
+            command += told(name)
             processes.append(await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE))
         for process in processes:
             assert process.stdout is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from actors import Actor, ActorSystem
 from actors.limits import MESSAGE_LIMIT
+from actors.observing.observer import Observing
 from protocols import Cluster, Worker
 from protocols.authority.membership import Membership
 from protocols.storage.holdings import Holdings
@@ -41,11 +42,19 @@ class Inner:
 
 @contextlib.asynccontextmanager
 async def inner_worker(
-    folder: Path | None = None, parts: Parts | None = None, address: str = "127.0.0.1:0", *, message_limit: int = MESSAGE_LIMIT
+    folder: Path | None = None,
+    parts: Parts | None = None,
+    address: str = "127.0.0.1:0",
+    *,
+    message_limit: int = MESSAGE_LIMIT,
+    observing: Observing | None = None,
 ) -> AsyncIterator[Inner]:
     """A worker that belongs to no cluster yet."""
     membership = Membership()
-    async with opened(address, Encryption(), membership, data=folder, parts=parts, message_limit=message_limit) as (system, holdings):
+    async with opened(address, Encryption(), membership, data=folder, parts=parts, message_limit=message_limit, observing=observing) as (
+        system,
+        holdings,
+    ):
         yield Inner(system, holdings, membership)
 
 
@@ -56,12 +65,15 @@ async def inner_workers(
     parts: Sequence[Parts | None] = (None, None, None),
     equals: bool = False,
     message_limit: int = MESSAGE_LIMIT,
+    observing: Sequence[Observing | None] = (None, None, None),
 ) -> AsyncIterator[tuple[list[Inner], Cluster]]:
     """Three such workers, and the cluster that they form; `parts` for each of them."""
     async with contextlib.AsyncExitStack() as stack:
         inner = [
-            await stack.enter_async_context(inner_worker(None if folder is None else folder / name, own, message_limit=message_limit))
-            for name, own in zip(NAMES, parts, strict=True)
+            await stack.enter_async_context(
+                inner_worker(None if folder is None else folder / name, own, message_limit=message_limit, observing=seen)
+            )
+            for name, own, seen in zip(NAMES, parts, observing, strict=True)
         ]
         workers = [Worker(one.system.address) for one in inner]
         formed = Cluster(*workers, auto_managed=False) if equals else Cluster(*workers[:2], crypto_provider=workers[2], auto_managed=False)

@@ -25,10 +25,11 @@ GROUND = {
 """Files of a package that each of its rooms may import: the descriptions on which the rest stands."""
 
 ROOMS = {
-    "actors/top": "connection guard identity messages running",
-    "actors/connection": "credentials guard identity messages running",
+    "actors/top": "connection guard identity messages observing running",
+    "actors/connection": "credentials guard identity messages observing running",
     "actors/credentials": "guard identity",
-    "actors/running": "guard identity messages",
+    "actors/running": "guard identity messages observing",
+    "actors/observing": "guard identity",
     "actors/identity": "messages",
     "actors/messages": "guard",
     "actors/guard": "",
@@ -98,7 +99,7 @@ ROOMS = {
     "protocols/mpc/kernels": "",
     "protocols/opaque": "",
     "federated/top": "aggregation authority consent machines models owners rounds runs simulation strategies tasks trainers",
-    "federated/machines": "authority consent owners runs strategies tasks",
+    "federated/machines": "authority consent owners rounds runs strategies tasks",
     "federated/runs": "aggregation metrics models owners private records rounds schedules simulation strategies tasks",
     "federated/private": "aggregation strategies tasks",
     "federated/aggregation": "metrics owners rounds strategies tasks",

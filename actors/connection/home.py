@@ -12,8 +12,10 @@ from actors.identity import Caller
 from actors.identity.proofs import Identity
 from actors.messages.reference import ActorRef
 from actors.messages.schema import Message
+from actors.observing.observer import Observer
 from actors.running.cell import Cell
 from actors.running.memory import Memory
+from actors.running.names import Names
 
 Write = Callable[[Encoded, "asyncio.Future[None] | None"], None]
 """Hands a frame over to be written in order; never waits. The future, if given, is done once its buffers are not needed any more."""
@@ -40,6 +42,16 @@ class Home(Protocol):
     @property
     def log(self) -> LimitedLog:
         """Takes the log lines that others can cause."""
+        ...
+
+    @property
+    def observer(self) -> Observer:
+        """Is told what comes of messages from elsewhere."""
+        ...
+
+    @property
+    def names(self) -> Names:
+        """Its own actors."""
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ from actors.connection.credit import ReceiveWindow
 from actors.connection.crossing import Crossing
 from actors.connection.home import Write
 from actors.connection.wire import Packet, encode
-from actors.errors import ActorError, Malformed, MessageRejected, RemoteError
+from actors.errors import ActorError, AuditUnwritable, Malformed, MessageRejected, RemoteError
 from actors.guard.limited_log import LimitedLog
 from actors.guard.words import trace
 from actors.identity import Caller
@@ -18,6 +19,8 @@ from actors.messages.frames import Cancel, Credit, Failed, FailureReport, Frame,
 from actors.messages.portable import is_portable, to_wire
 from actors.messages.schema import Message, messages_of
 from actors.messages.values import Array
+from actors.observing.notes import Notes
+from actors.observing.observer import UNKNOWN, Observer
 from actors.running.cell import Cell
 from actors.running.directory import DIRECTORY, DIRECTORY_WINDOW, Directory
 from actors.running.mailbox import Envelope
@@ -33,14 +36,15 @@ class Incoming:
         crossing: turns values into frames and back, and says which actors may be reached.
         write: takes the frames that go out.
         lines: takes what goes into the log of this system.
+        observer: is told what comes of each message.
 
     Attributes:
         caller: who is at the other end, as far as that is known.
     """
 
-    def __init__(self, crossing: Crossing, write: Write, lines: LimitedLog) -> None:
+    def __init__(self, crossing: Crossing, write: Write, lines: LimitedLog, observer: Observer) -> None:
         self._crossing = crossing
-        self._log = lines
+        self._log, self._observer = lines, observer
         self._write = write
         self._closed = False
         self.caller = Caller()
@@ -71,11 +75,13 @@ class Incoming:
             raise Malformed(f"call {frame.id} was begun twice")
         try:
             cell, message, arguments = self._opened(frame, arrays)
+            notes = None if cell is self._directory else self._observer.begun(message.label)
         except ActorError as error:
+            self._refused(frame, error)
             window.answered()
             self._put(Failed(frame.id, to_wire(error)))
             return
-        envelope = _RemoteCall(self, frame.id, window, message, arguments)
+        envelope = _RemoteCall(self, frame.id, window, message, arguments, notes)
         self._running[frame.id] = (cell, envelope)
         cell.accept(envelope)
 
@@ -85,6 +91,7 @@ class Incoming:
         try:
             cell, message, arguments = self._opened(frame, arrays)
         except ActorError as error:
+            self._refused(frame, error)
             self.one_way_ended(frame.target, frame.method, window, error)
             return
         cell.accept(_RemoteOneWay(self, frame.target, window, message, arguments))
@@ -112,23 +119,49 @@ class Incoming:
             self._crossing.check(self.caller, cell, message)
         return cell, message, self._crossing.decoded(message.arguments, frame.payload, arrays)
 
+    def _refused(self, frame: Invocation | OneWay, error: ActorError) -> None:
+        """Have a message observed that no handler has seen. Names that its sender has chosen are written down where they are known."""
+        label = UNKNOWN
+        with contextlib.suppress(ActorError):
+            message = self._crossing.reachable(frame.target).messages.get(frame.method)
+            label = UNKNOWN if message is None else message.label
+        self._observer.refused(self.caller, label, error)
+
     # Ends of handlers.
 
-    def returned(self, number: int, window: ReceiveWindow, message: Message, value: Any) -> None:
-        """Send the result of a handler."""
+    def returned(self, number: int, window: ReceiveWindow, message: Message, value: Any, notes: Notes | None) -> None:
+        """Send the result of a handler, once it is written down that it is sent."""
         try:
             encoded = self._crossing.encoded(message.result, (value,), Reply, number)
         except ActorError as error:
-            self.failed(number, window, error)
+            self.failed(number, window, message, error, notes)
+            return
+        try:
+            self._observe(message, None, notes)
+        except AuditUnwritable as error:
+            self.failed(number, window, message, error, None)
             return
         if self._ended(number, window):
             encoded.detach()  # the next handler may change the arrays
             self._write(encoded, None)
 
-    def failed(self, number: int, window: ReceiveWindow, error: BaseException) -> None:
+    def failed(self, number: int, window: ReceiveWindow, message: Message, error: BaseException, notes: Notes | None) -> None:
         """Send the error of a handler that has raised or was cancelled."""
+        try:
+            self._observe(message, error, notes)
+        except AuditUnwritable as unwritten:
+            error = unwritten
         if self._ended(number, window):
             self._put(Failed(number, to_wire(error)))
+
+    def _observe(self, message: Message, error: BaseException | None, notes: Notes | None) -> None:
+        if notes is not None:
+            self._observer.ended(self.caller, message.label, notes, error)
+
+    @property
+    def under_way(self) -> int:
+        """Calls of the other side that are not answered yet."""
+        return len(self._running)
 
     def one_way_ended(self, target: str, method: str, window: ReceiveWindow, error: BaseException | None) -> None:
         """Give credit back, and report the error, if any, of a handler that nobody waits for."""
@@ -139,6 +172,10 @@ class Incoming:
             self._put(FailureReport(target, method, to_wire(error)))
         if credit:
             self._put(Credit(target, credit))
+
+    def one_way(self, message: Message, error: BaseException | None) -> None:
+        """Have a message without reply counted."""
+        self._observer.one_way(message.label, error)
 
     def note(self, message: Message, error: BaseException) -> None:
         """Log what the other side is not told: the text and the place of an error that is not portable. Not the arguments."""
@@ -175,16 +212,18 @@ class _RemoteCall(Envelope):
 
     __slots__ = ("_incoming", "_number", "_window")
 
-    def __init__(self, incoming: Incoming, number: int, window: ReceiveWindow, message: Message, arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self, incoming: Incoming, number: int, window: ReceiveWindow, message: Message, arguments: tuple[Any, ...], notes: Notes | None
+    ) -> None:
         super().__init__(message, arguments, incoming.caller)
-        self._incoming, self._number, self._window = incoming, number, window
+        self._incoming, self._number, self._window, self.notes = incoming, number, window, notes
 
     def reply(self, value: Any) -> None:
-        self._incoming.returned(self._number, self._window, self.message, value)
+        self._incoming.returned(self._number, self._window, self.message, value, self.notes)
 
     def fail(self, error: BaseException) -> None:
         self._incoming.note(self.message, error)
-        self._incoming.failed(self._number, self._window, error)
+        self._incoming.failed(self._number, self._window, self.message, error, self.notes)
 
 
 class _RemoteOneWay(Envelope):
@@ -197,8 +236,10 @@ class _RemoteOneWay(Envelope):
         self._incoming, self._target, self._window = incoming, target, window
 
     def reply(self, value: Any) -> None:
+        self._incoming.one_way(self.message, None)
         self._incoming.one_way_ended(self._target, self.message.name, self._window, None)
 
     def fail(self, error: BaseException) -> None:
         self._incoming.note(self.message, error)
+        self._incoming.one_way(self.message, error)
         self._incoming.one_way_ended(self._target, self.message.name, self._window, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import cast
 from weakref import WeakValueDictionary
@@ -12,7 +13,7 @@ from weakref import WeakValueDictionary
 from websockets.asyncio.server import Server
 
 from actors.address import Address
-from actors.connection import opening
+from actors.connection import opening, showing
 from actors.connection.dialed import Dialed
 from actors.connection.home import Home
 from actors.connection.peer import Peer
@@ -22,6 +23,8 @@ from actors.errors import ConnectFailed, SystemClosed
 from actors.guard.door import Door
 from actors.identity.caller import common_name
 from actors.identity.published import kept_in_the_clear
+from actors.observing.figures import Figure
+from actors.observing.pages import Shown
 
 WHY_CLOSED = "the system was closed"
 
@@ -39,6 +42,9 @@ class Network:
         named: address -> the common name that the certificate shown there must have.
         known_only: who is dialed on loopback without certificates must prove to run for the same user.
         busy: seconds for which the loop of the system may be busy, as others are told.
+
+    Attributes:
+        metrics_address: where metrics are read in the clear, on this machine, if they have a port of their own; otherwise empty.
 
     Raises:
         InsecureAddress: plaintext to other machines that is not permitted.
@@ -75,15 +81,34 @@ class Network:
         found = (credentials_of(server_tls), credentials_of(client_tls))
         self._credentials: set[Credentials] = {one for one in found if one is not None}
         self._watching: list[Callable[[], None]] = []
+        observer = home.observer
+        self.metrics_address = ""
+        self._metrics_port = observer.settings.metrics_port
+        self._pages = Shown(
+            lambda: showing.ailments(home, self._credentials), self._figures, observer.counts, frozenset(observer.settings.watchers)
+        )
 
     async def open(self) -> str:
         """Listen, if this system should; return the address, with the real port."""
         address = ""
         if self._listen is not None:
             self._servers, port = await opening.listen(
-                self._listen, self._home, limit=self._limit, tls=self._server_tls, door=self._door, run=self._run, busy=self._busy
+                self._listen,
+                self._home,
+                limit=self._limit,
+                tls=self._server_tls,
+                door=self._door,
+                run=self._run,
+                pages=self._pages,
+                busy=self._busy,
             )
             address = str(Address(self._listen.secure, self._listen.host, port))
+        if self._metrics_port is not None:
+            try:
+                await self._listen_for_pages(self._metrics_port)
+            except BaseException:
+                self.stop_listening()
+                raise
         loop = asyncio.get_running_loop()
 
         def look_again() -> None:
@@ -93,6 +118,11 @@ class Network:
         self._watching = [one.on_change(look_again) for one in self._credentials]
         self._open = True
         return address
+
+    async def _listen_for_pages(self, port: int) -> None:
+        server = await opening.listen_for_pages(port, self._pages, self._home.log)
+        self._servers.append(server)
+        self.metrics_address = "http://{}:{}/metrics".format(*next(iter(server.sockets)).getsockname())
 
     def stop_listening(self) -> None:
         """Accept no new connections and open none; those that are open go on."""
@@ -180,6 +210,16 @@ class Network:
     def _drop(self, task: asyncio.Task[None]) -> None:
         del self._links[task], self._in_use[task]
 
+    async def _figures(self) -> list[Figure]:
+        """Put together what this system shows of itself."""
+        home, observer, now = self._home, self._home.observer, datetime.now(UTC)
+        found = [*observer.counts.figures(), *showing.figures_of_connections([link.peer for link in self._links.values()], home.log)]
+        if self._credentials:
+            found += showing.figures_of_credentials(min(self._credentials, key=lambda one: one.own.until), now)
+        if observer.audit is not None:
+            found += observer.audit.figures()
+        return found + await showing.figures_of_actors(home)
+
     async def _run(self, link: Link) -> None:
         """Run an accepted connection in the task that the server made for it."""
         if not self._open:
@@ -190,7 +230,10 @@ class Network:
             await link.refuse(refused)
             return
         self._links[task] = link
+        observer, peer = self._home.observer, link.peer
+        observer.met("connected", peer.caller, peer.label)
         try:
             await link.run()
         finally:
             del self._links[task]
+            observer.met("disconnected", peer.caller, peer.label, reason=peer.closed.why if peer.closed is not None else "")

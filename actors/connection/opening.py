@@ -35,13 +35,20 @@ from actors.credentials.files import credentials_of
 from actors.errors import AddressInUse, BadAddress, ConnectFailed, InsecureAddress, LinkError, WireError
 from actors.guard.awake import Awake
 from actors.guard.door import Door, Listener
+from actors.guard.limited_log import LimitedLog
 from actors.guard.progress import WatchedClient, WatchedServer
 from actors.guard.refusals import Witnessed, explained, refused_by_other
 from actors.guard.words import shown
 from actors.identity.published import kept_in_the_clear, reached
+from actors.observing.pages import HEALTH, METRICS, Shown
+
+LOOPBACK = "127.0.0.1"
+AT_ONCE = 16
+"""Connections to the port for pages that may be open at once."""
 
 log = logging.getLogger(__name__)
 log_of_websockets = logging.getLogger(f"{__name__}.server")
+log_of_websockets.setLevel(logging.WARNING)  # it tells of each connection that strangers open
 log_of_websockets.addFilter(lambda record: record.msg != "opening handshake failed")  # strangers cause it, with a traceback each
 
 
@@ -181,6 +188,7 @@ async def listen(
     tls: ssl.SSLContext | None,
     door: Door,
     run: Callable[[Link], Awaitable[None]],
+    pages: Shown,
     busy: int = 0,
 ) -> tuple[list[Server], int]:
     """Listen for connections; return the servers, one for each address that the host has here, and their port.
@@ -192,6 +200,7 @@ async def listen(
         tls: for wss.
         door: counts the connections, and refuses those that are too many.
         run: runs a link as long as its connection lasts.
+        pages: what it answers who asks for a page.
         busy: seconds for which the loop of this system may be busy.
 
     Raises:
@@ -205,13 +214,16 @@ async def listen(
     credentials = credentials_of(tls)
     door.open()
 
-    def let_in(connection: ServerConnection, request: Request) -> Response | None:
+    async def let_in(connection: ServerConnection, request: Request) -> Response | None:
         name, certificate = connection.remote_address, certificate_of(connection)
         host = str(name[0]) if name else "somebody"
         refused = credentials.refusal(certificate) if credentials is not None else ""
         if refused:
             home.log.write(log, logging.WARNING, "refused", "a connection from %s was refused: %s", host, refused)
             return connection.respond(403, f"{refused}\n")
+        page = await pages.answer(connection, request, certificate, encrypted=secured is not None)
+        if page is not None:
+            return page
         reason = door.refusal(_descriptor(connection), host, certificate)
         return connection.respond(503, f"{reason}\n") if reason else None
 
@@ -239,6 +251,43 @@ async def listen(
             raise AddressInUse(f"{address} is in use by another process; choose another port, or 0 for any that is free") from None
         raise BadAddress(f"cannot listen on {address}: {error}") from None
     return servers, next(iter(servers[0].sockets)).getsockname()[1]
+
+
+async def listen_for_pages(port: int, pages: Shown, lines: LimitedLog) -> Server:
+    """Answer with pages, and nothing else, at a port of this machine alone, in the clear.
+
+    Args:
+        port: on 127.0.0.1; 0 chooses one.
+        pages: what is answered.
+        lines: takes what goes into the log.
+
+    Raises:
+        AddressInUse: somebody else listens there.
+        BadAddress: this process may not listen there.
+    """
+
+    async def turned_away(connection: ServerConnection) -> None:
+        """Nobody gets here: `answered` has answered."""
+
+    async def answered(connection: ServerConnection, request: Request) -> Response:
+        page = await pages.answer(connection, request, None, encrypted=False)
+        return page if page is not None else connection.respond(404, f"there are {HEALTH} and {METRICS}\n")
+
+    try:
+        listener = Listener.bind_to((LOOPBACK, port), socket.AF_INET, Door(AT_ONCE, AT_ONCE, lines))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"port {port} of {LOOPBACK}, for metrics, is in use by another process; choose another one") from None
+        raise BadAddress(f"cannot listen on port {port} of {LOOPBACK} for metrics: {error}") from None
+    return await serve(
+        turned_away,
+        sock=listener,
+        process_request=answered,
+        open_timeout=OPEN_WITHIN,
+        server_header=None,
+        logger=log_of_websockets,
+        max_size=0,
+    )
 
 
 async def _bound(address: Address, door: Door) -> list[Listener]:

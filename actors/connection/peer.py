@@ -17,6 +17,7 @@ from actors.errors import ConnectionLost, LinkError, Malformed, MessageRejected
 from actors.identity import Caller
 from actors.identity.proofs import Introduction
 from actors.messages.frames import Cancel, Credit, Failed, FailureReport, Frame, Hello, Invocation, OneWay, Proof, Reply
+from actors.messages.reference import as_reference
 from actors.messages.schema import Message
 from actors.running.directory import Found
 
@@ -60,7 +61,7 @@ class Peer:
         self.busy = 0
         self._crossing = Crossing(home, self, label)
         self.outgoing = Outgoing(self._crossing, write, home.report, label)
-        self.incoming = Incoming(self._crossing, answer or write, home.log)
+        self.incoming = Incoming(self._crossing, answer or write, home.log, home.observer)
         self.incoming.caller = Caller(dialed=bool(address), certificate=certificate, url=address, host=host)
         dialed = Address.parse(address) if address else None
         self.introduction = Introduction(home.identity, dialed, for_user=home.for_user)
@@ -167,3 +168,18 @@ class Peer:
         self.refused(self.closed)
         self.outgoing.lost(self.closed, orderly=orderly)
         await self.incoming.lost()
+
+
+def peer_of(ref: object) -> Peer:
+    """Return the connection that a received reference leads over.
+
+    Raises:
+        TypeError: it is no reference.
+        MessageRejected: it does not go over the connection that it came by.
+    """
+    transport = as_reference(ref)._transport
+    if not isinstance(transport, Peer):
+        raise MessageRejected(
+            f"{ref} is not reached over the connection that it came by: a system that does not listen has to send it itself"
+        )
+    return transport

@@ -22,6 +22,7 @@ from actors.errors import Malformed, TooLarge, WireError
 from actors.guard.awake import Awake
 from actors.guard.progress import UNANSWERED, Patience, WatchedClient, WatchedServer
 from actors.guard.words import shown, trace
+from actors.observing.counts import SystemCounts
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,14 @@ Socket = WatchedClient | WatchedServer
 
 
 class FrameWriter:
-    """The frames of one connection that wait to be written, in order."""
+    """The frames of one connection that wait to be written, in order.
 
-    def __init__(self) -> None:
+    Args:
+        counts: what it writes, too.
+    """
+
+    def __init__(self, counts: SystemCounts) -> None:
+        self._counts = counts
         self._queue: deque[tuple[Encoded, asyncio.Future[None] | None, int]] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._flushed = asyncio.Event()
@@ -126,9 +132,12 @@ class FrameWriter:
         if not encoded.buffers and len(encoded.header) <= WHOLE:
             small, answers = self._together()
             await socket.send(small)
+            self._counts.sent += len(small)
             self._count(-answers)
             return
+        size = encoded.size
         await socket.send(fragments(encoded) if encoded.size > WHOLE else encoded.joined().header)
+        self._counts.sent += size
         self._queue.popleft()
         encoded.buffers.clear()
         self._count(-answer)
@@ -189,7 +198,9 @@ class Link:
         self._log = home.log
         self._dialed_us = not address
         self._patience = Patience()
-        self._writer = FrameWriter()
+        self._counts = home.observer.counts
+        self._counts.connections += 1
+        self._writer = FrameWriter(self._counts)
         self._why = ""
         remote = socket.remote_address
         label = address or (f"{remote[0]}:{remote[1]} (it dialed us)" if remote else "somebody who dialed us")
@@ -274,6 +285,7 @@ class Link:
     async def _read_message(self, reader: FrameReader) -> None:
         pieces = self._socket.recv_streaming(decode=False)
         async for piece in pieces:
+            self._counts.received += len(piece)
             if len(piece) <= BRIEF and not self._writer.full:
                 for packet in reader.feed(piece):
                     self.peer.receive(packet)
@@ -298,6 +310,7 @@ class Link:
                     if piece is None:
                         return
                     patience.came(len(piece), time())
+                    self._counts.received += len(piece)
                     if len(piece) < reader.room:
                         reader.fill(piece)
                     else:

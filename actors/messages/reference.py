@@ -90,3 +90,14 @@ class ActorRef:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be pickled; send it in a message, or send its address and connect to it there")
+
+
+def as_reference(ref: object) -> ActorRef:
+    """Return what is declared as an actor as the reference that it is.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(ref, ActorRef):
+        raise TypeError(f"a {type(ref).__qualname__} is not a reference to an actor; within an actor use self.me")
+    return ref

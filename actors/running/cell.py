@@ -14,11 +14,14 @@ from actors.guard.words import trace
 from actors.identity.caller import CALLER
 from actors.messages.portable import told
 from actors.messages.schema import Message
+from actors.observing.notes import NOTES
 from actors.running.mailbox import Envelope, Mailbox
 from actors.supervision import Restart, RestartBudget
 
 log = logging.getLogger(__name__)
 
+CRASHED = "it crashed: "
+"""How the reason begins for which an actor has ended that nobody stopped."""
 TURNS = 32
 """Messages of one actor that may be handled before others get a chance to run."""
 STOP_WITHIN = 5.0
@@ -66,6 +69,11 @@ class Cell:
         self._held: list[Envelope] = []  # plain `def` reentrant messages that came during a restart
         self._leaving: Actor | None = None  # an instance that has crashed and was not told yet
         self._recovery: asyncio.Task[None] | None = None
+
+    @property
+    def actor(self) -> Actor | None:
+        """The instance, for who asks it what it shows; None while there is none."""
+        return self._actor
 
     # Life.
 
@@ -154,7 +162,7 @@ class Cell:
                 return
             except Exception as again:
                 reason = again
-        self._closing = f"it crashed: {told(reason)}"
+        self._closing = f"{CRASHED}{told(reason)}"
         log.error("%s crashed and has ended: %s", self.label, trace(reason))
         await self._end(None)
 
@@ -229,7 +237,7 @@ class Cell:
     def _run_now(self, envelope: Envelope, actor: Actor) -> None:
         """Run a plain `def` handler."""
         envelope.begun = True
-        before = CALLER.set(envelope.caller)
+        before, noted = CALLER.set(envelope.caller), NOTES.set(envelope.notes)
         try:
             value = envelope.message.invoke(actor, envelope.arguments)
         except Exception as error:
@@ -238,6 +246,7 @@ class Cell:
             envelope.reply(value)
         finally:
             CALLER.reset(before)
+            NOTES.reset(noted)
 
     def _start(self, envelope: Envelope, actor: Actor) -> None:
         if envelope.message.reentrant:
@@ -267,6 +276,7 @@ class Cell:
         """Run an `async def` handler. Its task is never cancelled before it has begun, so that all of this runs."""
         envelope.begun = True
         CALLER.set(envelope.caller)
+        NOTES.set(envelope.notes)
         try:
             if envelope.cancelled:
                 raise asyncio.CancelledError

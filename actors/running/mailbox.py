@@ -15,6 +15,7 @@ from actors.identity import LOCAL, Caller
 
 if TYPE_CHECKING:
     from actors.messages.schema import Message
+    from actors.observing.notes import Notes
 
 
 class Envelope(ABC):
@@ -25,9 +26,10 @@ class Envelope(ABC):
         caller: who has sent it.
         task: in which the handler runs, if it does.
         cancelled: the sender does not want it any more.
+        notes: what is noted about it; None: nobody observes it.
     """
 
-    __slots__ = ("arguments", "begun", "caller", "cancelled", "message", "task")
+    __slots__ = ("arguments", "begun", "caller", "cancelled", "message", "notes", "task")
 
     def __init__(self, message: Message, arguments: tuple[Any, ...], caller: Caller = LOCAL) -> None:
         self.message = message
@@ -36,6 +38,7 @@ class Envelope(ABC):
         self.task: Task[None] | None = None
         self.begun = False
         self.cancelled = False
+        self.notes: Notes | None = None
 
     def admitted(self) -> None:  # noqa: B027 (most senders need not know)
         """There is room for it; the sender need not wait any longer."""
@@ -63,6 +66,11 @@ class Mailbox:
         self._load = 0
         self.in_turn: deque[Envelope] = deque()
         self._room: deque[Envelope] = deque()
+
+    @property
+    def size(self) -> int:
+        """Messages that run, or wait for their turn or for room."""
+        return self._load + len(self._room)
 
     def put(self, envelope: Envelope) -> bool:
         """Take a message; return True if it was admitted, False if it waits for room."""

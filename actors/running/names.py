@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from actors.address import NAME
 from actors.errors import ActorNotFound, ActorStopped, NameTaken
-from actors.running.cell import Cell
+from actors.running.cell import CRASHED, Cell
 
 REMEMBERED = 1024
 """How many actors that have ended are remembered, so that calls to them say why."""
@@ -55,6 +55,11 @@ class Names:
         self._ended[name] = reason
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether an actor has ended that nobody stopped, and no other has its name."""
+        return any(reason.startswith(CRASHED) for reason in self._ended.values())
 
     def find(self, name: str, where: str) -> Cell:
         """Return the actor of a name. `where` is for the error.

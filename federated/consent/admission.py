@@ -15,6 +15,7 @@ from typing import Any
 
 from actors import Caller, NotAllowed
 from actors.address import Address
+from actors.observing.figures import Figure, count, state
 from federated.consent.release import COARSEST, LONGEST_RUN, MOST_ROUNDS, TaskRelease, Work, _unknown, private_steps, reach, released
 from federated.consent.served import Served
 from federated.errors import DataError, SettingError, UpdateHeldBack
@@ -225,6 +226,24 @@ class Admission:
         self.policy, self._ledger, self._hidden_only = policy, ledger, hidden_only
         self.served = Served(policy.record)
         self._failures = 0
+        self._spent: tuple[object, float] | None = None
+
+    def figures(self) -> list[Figure]:
+        """Return what an owner shows of its consent in metrics. Composing what a ledger holds takes a while: call it in a thread."""
+        found = [
+            count("services", "tasks that were served, by kind", number, kind=kind) for kind, number in sorted(self.served.counts.items())
+        ]
+        found.append(count("training_failures", "trainings that were agreed to and have failed", self._failures))
+        ledger = self._ledger
+        if ledger is not None:
+            events = ledger.events
+            if self._spent is None or self._spent[0] != events:
+                self._spent = events, ledger.epsilon()
+            labels = {"data": ledger.data, "unit": ledger.unit}
+            meaning = "epsilon of all that was ever released about a data set, by its ledger"
+            found.append(state("ledger_epsilon_spent", meaning, self._spent[1], **labels))
+            found.append(state("ledger_epsilon_budget", "epsilon that a ledger allows in all", ledger.max_epsilon, **labels))
+        return found
 
     @property
     def tells_metrics(self) -> bool:

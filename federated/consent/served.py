@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from federated.errors import UpdateHeldBack
@@ -59,6 +59,11 @@ class Served:
                 file.flush()
                 os.fsync(file.fileno())
         self._remember(line)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many services of each kind there have been."""
+        return self._counts
 
     def once(self, run: str, number: int) -> bool:
         """Take a round of a run in; False if it was served before."""

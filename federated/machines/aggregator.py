@@ -6,14 +6,21 @@ What an owner sends is a reference to itself, which is reached over its connecti
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from actors import ANYONE, Actor, NameTaken, caller, message
+from actors.observing.figures import Figure, state
+from actors.observing.log_lines import event
+from actors.observing.notes import noted
 from federated.errors import JoinRefused, OwnerDropped
 from federated.machines.certificates import expiry, shown_name
+from federated.machines.round_figures import RoundFigures
 from federated.owners.owner import DataOwner
 from protocols.authority.certified import certified
+
+log = logging.getLogger(__name__)
 
 NAME = "aggregator"
 """Of the actor at the aggregator."""
@@ -120,6 +127,7 @@ class Aggregator(Actor):
             its certificate.
         played: how many rounds are over.
         tell: what happens.
+        rounds: what came of rounds, for metrics.
     """
 
     def __init__(
@@ -131,10 +139,12 @@ class Aggregator(Actor):
         played: Callable[[], int],
         tell: Tell,
         members: Callable[[], str] = lambda: "",
+        rounds: RoundFigures | None = None,
     ) -> None:
         self._attendance, self._names, self._certified, self._members = attendance, names, certified, members
         self._until: dict[str, float] = {}
         self._played, self._tell = played, tell
+        self._rounds = rounds or RoundFigures()
         self._watching: set[asyncio.Task[None]] = set()
 
     @message(by="owner")
@@ -150,6 +160,7 @@ class Aggregator(Actor):
             NameTaken: without certificates: an owner of that name is here.
             MessageRejected: the reference leads elsewhere.
         """
+        noted(owner=name)
         shown = self.system.certificate(owner)
         if self._certified:
             self._check(name, shown)
@@ -187,6 +198,7 @@ class Aggregator(Actor):
     async def _watch(self, name: str, owner: DataOwner) -> None:
         ended = await self.system.watch(owner)
         if self._attendance.leave(name, owner, ended.reason):
+            event(log, logging.INFO, "owner left", owner=name, reason=ended.reason)
             self._tell(f"{name} has left: {ended.reason}")
 
     @message(by=ANYONE)
@@ -197,6 +209,16 @@ class Aggregator(Actor):
         return AggregatorStatus(
             self._played(), here, {name: self._until[name] for name, there in here.items() if there and name in self._until}
         )
+
+    async def observed(self) -> list[Figure]:
+        """Return what it shows in metrics; see `actors.observing.figures`."""
+        here = len(self._attendance.present())
+        return [
+            state("owners_joined", "owners that have joined and are here", here),
+            state("owners_expected", "owners on the list", len(self._names)),
+            state("federated_rounds_over", "rounds that are over, those before the start included", self._played()),
+            *self._rounds.figures(),
+        ]
 
     async def stopped(self) -> None:
         """End the watching."""

@@ -94,10 +94,11 @@ class ClientNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Who shares data or models, trains or asks, and runs nothing that others connect to: it needs a certificate only.
 
     Attributes:
-        may: what the workers let the holder of its certificate do: "share" (leave data and models with them, and train), "ask".
+        may: what the workers let the holder of its certificate do: "share" (leave data and models with them, and train), "ask"; "watch":
+            read the metrics of all nodes.
     """
 
-    may: tuple[Literal["share", "ask"], ...] = ("share", "ask")
+    may: tuple[Literal["share", "ask", "watch"], ...] = ("share", "ask")
     address: None = None
     listen: None = None
 

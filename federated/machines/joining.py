@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors import ActorError, ActorSystem, limits
+from actors.observing.observer import Observing
 from federated.errors import OwnerDropped, SettingError
 from federated.machines.aggregator import NAME, Aggregator, Attendance, Tell
+from federated.machines.round_figures import RoundFigures
 from federated.owners.owner import DataOwner, Owner
 from federated.owners.remote_owner import RemoteOwner
 from federated.strategies.strategy import check
@@ -39,12 +41,13 @@ class JoiningOwners(Sequence[Owner]):
 
     Attributes:
         played: how many rounds are over, for those who ask; whoever plays them sets it.
+        seen: what came of them, for metrics; whoever plays them adds to it.
     """
 
     def __init__(
         self, names: Sequence[str], system: dict[str, Any], *, dialed: Mapping[str, str], wait: float, patience: float, tell: Tell
     ) -> None:
-        self.played = 0
+        self.played, self.seen = 0, RoundFigures()
         self._names, self._settings, self._dialed = names, system, dialed
         self._wait, self._patience, self._tell = wait, patience, tell
         self._owners = [JoiningOwner(name, self) for name in (*names, *dialed)]
@@ -80,6 +83,7 @@ class JoiningOwners(Sequence[Owner]):
                 played=lambda: self.played,
                 tell=self._tell,
                 members=lambda: self._settled,
+                rounds=self.seen,
                 name=NAME,
             )
             self._tell(f"ready {system.address}")
@@ -148,6 +152,7 @@ def joining_owners(
     patience: float = 5.0,
     tell: Tell = log.info,
     message_limit: int = limits.MESSAGE_LIMIT,
+    observing: Observing | None = None,
 ) -> JoiningOwners:
     """Owners that connect to this machine, for `Federation(owners=...)`; the federation listens for them as long as it is open.
 
@@ -173,6 +178,7 @@ def joining_owners(
         patience: seconds that a round waits for an owner that is away.
         tell: is told in a line who joins and who leaves; and first `ready ADDRESS`.
         message_limit: bytes of the largest message that is taken: 1 MiB to 1 TiB. All that take part need one that a whole model fits.
+        observing: how what happens can be seen; see `ActorSystem`.
 
     Raises:
         SettingError: no owner, one twice, or a time out of range.
@@ -196,5 +202,6 @@ def joining_owners(
         "connect_ssl": connect_ssl,
         "allow_plaintext": allow_plaintext,
         "message_limit": limits.message_limit(message_limit),
+        "observing": observing,
     }
     return JoiningOwners(names, system, dialed=dialed, wait=wait, patience=patience, tell=tell)

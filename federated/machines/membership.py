@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from actors import ActorNotFound, ActorStopped, ActorSystem, CallTimeout, ConnectFailed, ConnectionLost, NameTaken
+from actors.observing.log_lines import event
 from federated.machines.aggregator import NAME, Aggregator, Tell
 from federated.owners.owner import DataOwner
 from federated.tasks.retry import pauses
@@ -47,11 +48,13 @@ async def stay_joined(system: ActorSystem, aggregator: str, *, name: str, owner:
             reached = await system.connect(f"{aggregator}/{NAME}", Aggregator)
             await reached.join(name, owner)
             tell(f"joined {aggregator} as {name}")
+            event(log, logging.INFO, "joined", aggregator=aggregator, name=name)
             waits, told = pauses(), ""
             reason = (await system.watch(reached)).reason
         except PASSING as error:
             reason = str(error)
         if reason != told:
             tell(f"not joined to {aggregator}: {reason}; trying again")
+            event(log, logging.WARNING, "not joined", aggregator=aggregator, reason=reason)
             told = reason
         await asyncio.sleep(next(waits))

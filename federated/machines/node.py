@@ -17,6 +17,7 @@ from actors.address import Address
 from actors.credentials.files import credentials_of
 from actors.credentials.watching import watched
 from actors.identity.published import reached
+from actors.observing.observer import Observing
 from federated.consent.admission import Policy
 from federated.errors import ClusterFileError, KeysError
 from federated.machines import certificates
@@ -51,7 +52,7 @@ def encryption(cluster: ClusterFile, keys: Path | None, name: str) -> Encryption
     return replace(tls, allow_plaintext=cluster.allow_plaintext)
 
 
-async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> None:
+async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say, observing: Observing | None = None) -> None:
     """Run a node: an aggregator until its rounds are over, others until they are told to end or are cancelled.
 
     Args:
@@ -59,6 +60,7 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
         cluster: the file that it is in.
         keys: folder with its certificate; None: there is no TLS.
         say: is told in a line what happens; `ready ADDRESS` when the node can be reached.
+        observing: how what happens can be seen; who reads metrics over TLS is for the cluster file to say, see `watchers`.
 
     Raises:
         ClusterFileError: there is no such node, or its code cannot be used.
@@ -67,6 +69,7 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
     """
     node = cluster.node(name)
     tls = encryption(cluster, keys, name)
+    observing = replace(observing or Observing(), watchers=watchers(cluster, name))
     match node:
         case ServerNode() | CryptoProviderNode():
             beside = cluster.path.parent
@@ -78,15 +81,26 @@ async def run(name: str, cluster: ClusterFile, keys: Path | None, say: Say) -> N
                 data=None if node.data is None else beside / node.data,
                 data_key=None if node.data_key is None else beside / node.data_key,
                 message_limit=cluster.message_limit,
+                observing=observing,
             )
         case OwnerNode():
             async with watched(credentials_of(tls.connect), say):
-                await _own(name, node, cluster, tls, certificates.identity(keys, name) if keys and cluster.encrypted else None, say)
+                identity = certificates.identity(keys, name) if keys and cluster.encrypted else None
+                await _own(name, node, cluster, tls, identity, say, observing)
         case AggregatorNode():
             async with watched(credentials_of(tls.listen), say):
-                await _aggregate(node, cluster, tls, say)
+                await _aggregate(node, cluster, tls, say, observing)
         case ClientNode():
             raise ClusterFileError(f"{name} is a client: it has a certificate and runs nothing; see confide share")
+
+
+def watchers(cluster: ClusterFile, name: str) -> frozenset[str]:
+    """Return whose certificates let them read the metrics of a node over TLS: its own, those of workers and of the aggregator, and clients
+    that may "watch".
+    """
+    running = (ServerNode, CryptoProviderNode, AggregatorNode)
+    clients = {each for each, node in cluster.nodes.items() if isinstance(node, ClientNode) and "watch" in node.may}
+    return frozenset({name, *clients, *(each for each, node in cluster.nodes.items() if isinstance(node, running))})
 
 
 def membership(cluster: ClusterFile, name: str) -> Membership:
@@ -106,7 +120,12 @@ def membership(cluster: ClusterFile, name: str) -> Membership:
 
 
 def worker_membership(cluster: ClusterFile, address: str, certificate: Path | None) -> Membership:
-    """Return what a worker knows of its cluster that is not started by its name, but by its address.
+    """Return what a worker knows of its cluster that is not started by its name, but by its address; see `worker_name`."""
+    return membership(cluster, worker_name(cluster, address, certificate))
+
+
+def worker_name(cluster: ClusterFile, address: str, certificate: Path | None) -> str:
+    """Return the name of a worker that is started by its address.
 
     Args:
         cluster: the file.
@@ -128,7 +147,7 @@ def worker_membership(cluster: ClusterFile, address: str, certificate: Path | No
     if name not in workers:
         what = f"named {name!r} as in {certificate}" if certificate is not None else f"at {address}"
         raise ClusterFileError(f"{cluster.path} has no worker {what}; its workers are {', '.join(workers)}")
-    return membership(cluster, name)
+    return name
 
 
 def _roles(node: Node) -> frozenset[str]:
@@ -159,10 +178,18 @@ def _acting(cluster: ClusterFile, keys: Path | None) -> str:
     return acting(cluster.nodes, [name for name, node in cluster.nodes.items() if isinstance(node, ClientNode)], keys)
 
 
-async def _own(name: str, node: OwnerNode, cluster: ClusterFile, tls: Encryption, identity: Ed25519PrivateKey | None, say: Say) -> None:
+async def _own(
+    name: str,
+    node: OwnerNode,
+    cluster: ClusterFile,
+    tls: Encryption,
+    identity: Ed25519PrivateKey | None,
+    say: Say,
+    observing: Observing,
+) -> None:
     data = await asyncio.to_thread(cluster.load(node.data), name)
     evaluation = None if node.evaluation is None else await asyncio.to_thread(cluster.load(node.evaluation), name)
-    async with _system(node.address, node.listen, tls, cluster) as system:
+    async with _system(node.address, node.listen, tls, cluster, observing) as system:
         aggregator = next(each for each, one in cluster.nodes.items() if one is cluster.aggregator)
         plain = cluster.allow_plaintext and (node.address or "").startswith("ws://")  # where nobody can show who it is
         policy = Policy(aggregator=aggregator, plaintext=plain, servers=_servers(cluster))
@@ -181,7 +208,7 @@ def _servers(cluster: ClusterFile) -> list[str]:
     return []
 
 
-def _system(address: str | None, listen: str | None, tls: Encryption, cluster: ClusterFile) -> ActorSystem:
+def _system(address: str | None, listen: str | None, tls: Encryption, cluster: ClusterFile, observing: Observing) -> ActorSystem:
     """Build the system of an owner: whom it dials has to show the certificate of the node at that address."""
     nodes = {name: Address.parse(node.address) for name, node in cluster.nodes.items() if node.address is not None}
     return ActorSystem(
@@ -193,11 +220,12 @@ def _system(address: str | None, listen: str | None, tls: Encryption, cluster: C
         named={str(one): name for name, one in nodes.items() if one.secure},
         known_only=not tls.allow_plaintext,
         message_limit=cluster.message_limit,
+        observing=observing,
     )
 
 
-async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say) -> None:
-    owners = _owners(node, cluster, tls, say)
+async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say, observing: Observing) -> None:
+    owners = _owners(node, cluster, tls, say, observing)
     federation = cluster.load(node.federation)(owners)
     if not isinstance(federation, Federation):
         raise ClusterFileError(
@@ -207,6 +235,7 @@ async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption
         owners.played = len(federation.history)
         async for outcome in federation.rounds(node.rounds):
             owners.played = outcome.round
+            owners.seen.add(outcome)
             say(str(outcome))
             for owner, why in outcome.dropped.items():
                 say(f"  {owner} dropped: {why}")
@@ -218,7 +247,7 @@ async def _aggregate(node: AggregatorNode, cluster: ClusterFile, tls: Encryption
         say(f"saved {path}")
 
 
-def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say) -> JoiningOwners:
+def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Say, observing: Observing) -> JoiningOwners:
     return joining_owners(
         [name for name, owner in cluster.owners.items() if owner.address is None],
         node.listen or node.address,
@@ -231,4 +260,5 @@ def _owners(node: AggregatorNode, cluster: ClusterFile, tls: Encryption, say: Sa
         patience=node.patience,
         tell=say,
         message_limit=cluster.message_limit,
+        observing=observing,
     )

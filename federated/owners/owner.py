@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from actors import Actor, NotAllowed, caller, message
 from actors.address import Address
 from actors.guard.limited_log import LimitedLog
+from actors.observing.figures import Figure
+from actors.observing.notes import noted
 from federated.consent.admission import Admission, Policy
 from federated.errors import SettingError
 from federated.owners.giver import Drop, Giver, HandedIn, OwnGiver
@@ -228,6 +230,7 @@ class DataOwner(Actor):
 
     async def _whole(self, task: Task, work: Callable[[Task], Awaitable[R]]) -> R:
         """Work by a task that has arrived, with what it leaves out. Whoever takes a task from elsewhere takes it through here."""
+        noted(run=task.run, round=task.round)
         return await work(self._bases.whole(task))
 
     async def _trained(self, task: Task, *, hidden: bool = False) -> Update:
@@ -313,6 +316,10 @@ class DataOwner(Actor):
     async def _given(self, task: Task, hiding: Hiding, drop: Drop, vectors: SumServer, seeds: SumServer) -> HandedIn:
         self._admission.policy.check_servers(str(vectors), str(seeds))
         return await self._giver.give(task, hiding, drop, vectors, seeds)
+
+    async def observed(self) -> list[Figure]:
+        """Return what it shows in metrics; see `actors.observing.figures`."""
+        return await asyncio.to_thread(self._admission.figures)
 
     async def stopped(self) -> None:
         """End the thread."""

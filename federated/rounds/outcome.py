@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from actors.observing.log_lines import event
+from actors.observing.notes import Fact
+from actors.observing.spans import past_span
 from federated.rounds.rounds import RoundBook, Standing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ def concluded(
     first = next((owner for owner in book.standing if owner in reasons), None)
     if failure is not None and failure == book.failure and first is not None:
         failure = f"{failure}; the first: {first}: {reasons[first]}"
-    return Outcome(
+    ended = Outcome(
         round=book.number,
         sampled=tuple(book.standing),
         reported=tuple(having(Standing.REPORTED)),
@@ -125,3 +131,20 @@ def concluded(
         evaluated=evaluated,
         changes=changes,
     )
+    _tell(ended)
+    return ended
+
+
+def _tell(ended: Outcome) -> None:
+    """Log what came of a round, and trace it."""
+    facts: dict[str, Fact] = {"round": ended.round, "asked": len(ended.sampled), "reported": len(ended.reported), "bytes": ended.bytes}
+    if ended.epsilon is not None:
+        facts["epsilon"] = ended.epsilon
+    if ended.failure is not None:
+        facts["failure"] = ended.failure
+    past_span("round", ended.seconds, **facts)
+    level = logging.INFO if ended.failure is None else logging.WARNING
+    event(log, level, "round", late=len(ended.late), seconds=round(ended.seconds, 6), **facts)
+    for what, owners in (("owner dropped", ended.dropped), ("owner rejected", ended.rejected)):
+        for owner, why in owners.items():
+            event(log, logging.WARNING, what, round=ended.round, owner=owner, reason=why)

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from actors import Caller, NotAllowed, caller
 from actors.guard.limited_log import LimitedLog
+from actors.observing.notes import noted
 from protocols.authority import certified
 from protocols.authority.certified import Certified
 from protocols.authority.seats import Seats, seats
@@ -38,7 +39,7 @@ WORKERS = frozenset({SERVER, OTHER_SERVER, THIRD_PARTY})
 PEOPLE = frozenset({OWNER, AGGREGATOR, CLIENT, ADMINISTRATOR})
 
 
-_OF_NODES = {"share": frozenset({OWNER}), "ask": frozenset({CLIENT})}
+_OF_NODES = {"share": frozenset({OWNER}), "ask": frozenset({CLIENT}), "watch": frozenset[str]()}
 
 
 def rights(role: str, may: Collection[str] = ()) -> frozenset[str]:
@@ -46,7 +47,7 @@ def rights(role: str, may: Collection[str] = ()) -> frozenset[str]:
 
     Args:
         role: as it is written there, or in a certificate.
-        may: of a client: "share", "ask".
+        may: of a client: "share", "ask"; "watch" is for metrics, and gives no right to any message.
     """
     if role == "owner":
         return frozenset({OWNER, CLIENT})
@@ -178,6 +179,8 @@ class Membership:
         Raises:
             ClusterError: this worker belongs to no cluster, or to one of the other form.
         """
+        if name:
+            noted(model=name)  # whatever is done with a model or a training begins here
         if self.trio.equals is not None and self.trio.equals != equals:
             form = "three equals" if self.trio.equals else "two servers and a crypto provider"
             raise ClusterError(f"the cluster of this worker consists of {form}: use it as such")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError
+from actors.observing.spans import span
 from protocols.authority.rights import digest_at, new_secret, right_at
 from protocols.clusters.connections import Links
 from protocols.concurrency import at_once, settled
@@ -198,7 +199,8 @@ class RemoteModel:
         started, waiting = time.perf_counter(), _Waiting()
         try:
             async with asyncio.timeout(timeout):
-                parts = await (self._ask_through(x, reveal, waiting) if self.lasting else self._ask(x, reveal, waiting))
+                with span("query", model=self.name, examples=len(x), reveal=reveal):
+                    parts = await (self._ask_through(x, reveal, waiting) if self.lasting else self._ask(x, reveal, waiting))
         except TimeoutError:
             if waiting.busy is not None:
                 raise waiting.busy from None

@@ -30,6 +30,26 @@ class Cost(msgspec.Struct, frozen=True):
     dealt: int
 
 
+class Spent:
+    """What all computations of one worker with another have cost, for its figures: see `Cost`.
+
+    Attributes:
+        computations: that have ended, with a result.
+        rounds, sent, received, dealt: of them.
+    """
+
+    def __init__(self) -> None:
+        self.computations = self.rounds = self.sent = self.received = self.dealt = 0
+
+    def add(self, cost: Cost) -> None:
+        """Count one more."""
+        self.computations += 1
+        self.rounds += cost.rounds
+        self.sent += cost.sent
+        self.received += cost.received
+        self.dealt += cost.dealt
+
+
 class Inbox:
     """The rounds that have arrived from the other server for one computation, in any order, each once."""
 

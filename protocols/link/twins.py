@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from actors import Actor, ActorError, Surroundings
+from actors.observing.spans import span
 from protocols.concurrency import Background
 from protocols.errors import WorkerLost
-from protocols.link.run import Cost, Inboxes, drive
+from protocols.link.run import Cost, Inboxes, Spent, drive
 from protocols.link.seal import Seal
 from protocols.link.threads import LONG, Threads
 from protocols.mpc.parties.exchange import Party, Protocol, Ring
@@ -37,6 +38,7 @@ class Twins:
         threads: for long computations.
         background: sends what nobody waits for.
         patience: seconds to wait for a message of the other server.
+        spent: counts what computations cost.
 
     Attributes:
         me: the same.
@@ -44,12 +46,22 @@ class Twins:
     """
 
     def __init__(
-        self, name: bytes, me: Party, *, deliver: Deliver, give_up: GiveUp, threads: Threads, background: Background, patience: float
+        self,
+        name: bytes,
+        me: Party,
+        *,
+        deliver: Deliver,
+        give_up: GiveUp,
+        threads: Threads,
+        background: Background,
+        patience: float,
+        spent: Spent | None = None,
     ) -> None:
         self._name, self.me, self._patience = name, me, patience
         self._deliver, self._give_up = deliver, give_up
         self._threads, self._background = threads, background
         self.inboxes = Inboxes(patience)
+        self._spent = spent or Spent()
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, system: Surroundings, peer: Actor) -> None:
@@ -110,8 +122,9 @@ class Twins:
             return await self._threads.run(step) if precedence.expected(who) else step()
 
         try:
-            with self.inboxes.claimed(channel) as inbox, contextlib.nullcontext() if long or rest else precedence.short(who):
-                return await drive(
+            turn = contextlib.nullcontext() if long or rest else precedence.short(who)
+            with self.inboxes.claimed(channel) as inbox, turn, span("rounds", server=self.me.index) as traced:
+                made, cost = await drive(
                     protocol,
                     channel,
                     inbox,
@@ -123,6 +136,9 @@ class Twins:
                     received=received,
                     run=self._threads.run if delay is not None else run if long else None,
                 )
+                self._spent.add(cost)
+                traced.note(rounds=cost.rounds, sent=cost.sent, received=cost.received, dealt=cost.dealt)
+                return made, cost
         except ActorError as error:
             raise WorkerLost(f"the other server cannot be reached: {error}") from None
         except BaseException:

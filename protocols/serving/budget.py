@@ -35,6 +35,11 @@ class Budget:
         """What was spent, by client."""
         return self._spent
 
+    @property
+    def most_spent(self) -> int:
+        """Answers of the client that has got the most."""
+        return max(self._spent.values(), default=0)
+
     def left(self, client: str) -> int:
         """Answers that this client may still get."""
         return self.answers - self._spent.get(client, 0)

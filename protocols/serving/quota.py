@@ -34,6 +34,17 @@ class Quota:
         """So many in all since the model was shared; None: any number of examples."""
         self._requests, self._examples = requests, examples
 
+    @property
+    def left(self) -> tuple[int, int | None]:
+        """Requests and examples that may still be begun; None: any number of examples."""
+        examples = None if self._examples is None else max(0, self._examples - self._counted)
+        return max(0, self._requests - len(self._released | self._running.keys())), examples
+
+    @property
+    def running(self) -> int:
+        """Requests that this server works on now."""
+        return len(self._running)
+
     def check(self, ticket: Ticket) -> None:
         """Refuse a ticket that is more than is left beside what was answered and what is under way.
 

@@ -118,6 +118,16 @@ class Requests:
         return left if self._most is None or self._spent < self._most else min(left, 0)
 
     @property
+    def examples_left(self) -> int | None:
+        """Examples that may still be asked for; None: any number."""
+        return None if self._most is None else max(0, self._most - self._spent)
+
+    @property
+    def under_way(self) -> int:
+        """How many are under way."""
+        return len(self._open)
+
+    @property
     def _spent(self) -> int:
         """Examples that were answered, those of requests under way included."""
         return self.examples + sum(request.counted for request in self._open.values())

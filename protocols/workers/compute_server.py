@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, caller, message, portable_error
+from actors.observing.notes import noted
 from protocols import errors
 from protocols.authority.membership import CLIENT, THIRD_PARTY, WORKERS, Membership
 from protocols.authority.rights import Claim
@@ -39,7 +40,7 @@ from protocols.serving.room import weight_bytes
 from protocols.serving.settlement import Settlement
 from protocols.serving.streams import Window
 from protocols.serving.supply import Supply
-from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check
+from protocols.serving.ticket import Reveal, SignedTicket, Ticket, check, traced
 from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
 from protocols.workers.owned_models import COMING_TOGETHER, HostedEntry, OwnedModels
@@ -316,6 +317,7 @@ class ComputeServer(OwnedModels):
         model = entry.model
         ticket = check(signed, model.ticket_key, model.me.index, right)
         model.check_input(ticket, m)
+        noted(model=model.name, examples=ticket.examples, reveal=ticket.reveal, request=traced(ticket.request))
         client = caller().common_name if model.counts_clients else ""
         material = model.stock.take(ticket)
         released = False

@@ -9,16 +9,17 @@ Adversary: semi-honest; it colludes with nobody. **Leaks** to it: the program, w
 
 from __future__ import annotations
 
-from actors import Caller, caller, message
+from actors import caller, message
+from actors.observing.notes import noted
 from protocols.authority.membership import CLIENT, OWNER, SERVER
 from protocols.errors import BudgetSpent, Busy, NotServed, Resuming, TicketRefused, UnknownModel
 from protocols.serving.allowance import Tally
 from protocols.serving.requests import Request
-from protocols.serving.ticket import Reveal
+from protocols.serving.ticket import Reveal, traced
 from protocols.serving.turns import RETRY
 from protocols.workers.dealt_models import DealtModels
 from protocols.workers.granting import Grants
-from protocols.workers.provided import Provided
+from protocols.workers.provided import Provided, same_client
 
 DIGEST_BYTES = 32
 
@@ -71,6 +72,7 @@ class CryptoProvider(DealtModels):
             BudgetSpent: fewer noisy answers are left for this client.
             NotServed, UnknownModel, TicketRefused: there is no such model, kind of answer or request.
         """
+        noted(model=name, examples=examples, reveal=reveal)
         if name in self._opening:
             raise Busy(f"model {name!r} is being shared", RETRY)
         shared = self._shared(name)
@@ -88,6 +90,7 @@ class CryptoProvider(DealtModels):
             raise TicketRefused(f"a client shows another right at each server: two different digests of {DIGEST_BYTES} bytes are needed")
         request = await self._opened(shared, examples, reveal)
         request.holders = holders
+        noted(request=traced(request.identifier))
         await shared.charge(request)
         if shared.requests.left < 1:
             for pool in shared.pools.values():
@@ -123,7 +126,7 @@ class CryptoProvider(DealtModels):
         """Return the next tickets of a request."""
         shared = self._shared(name)
         found = shared.requests.get(request)
-        if found is None or found.granted >= found.examples or not _same(found.sender, caller()):
+        if found is None or found.granted >= found.examples or not same_client(found.sender, caller()):
             raise TicketRefused(f"no such request for model {name!r} is waiting for tickets; begin a new one")
         if found.waiting:
             raise TicketRefused(f"the tickets of this request for model {name!r} are being waited for already; ask once at a time")
@@ -151,8 +154,3 @@ class CryptoProvider(DealtModels):
                 if found is not None and 0 <= part < len(found.parts):
                     await shared.granting.ended(found, found.parts[part], party, answered)
                 return
-
-
-def _same(one: Caller | None, other: Caller) -> bool:
-    """Whether two messages came from one client: over one connection, or by one certificate."""
-    return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)

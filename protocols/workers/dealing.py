@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from actors import ActorError
+from actors.observing.spans import span
 from protocols.concurrency import Background
 from protocols.errors import WorkerLost
 from protocols.link.threads import Threads
@@ -97,8 +98,9 @@ class ChunkDealer:
         )
         ahead = Ahead(self._threads)
         try:
-            await ahead.deal(partial(next, dealing), partial(given.piece, 0))
-            await ahead.sent()
+            with span("dealing", model=shared.name, examples=examples, reveal=self._reveal, pieces=len(parts)):
+                await ahead.deal(partial(next, dealing), partial(given.piece, 0))
+                await ahead.sent()
         except ActorError as error:
             raise self._lost(error) from None
         finally:

@@ -15,6 +15,9 @@ import logging
 import msgspec
 
 from actors import ActorError, message
+from actors.observing.figures import Figure, state
+from actors.observing.log_lines import event
+from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
@@ -29,6 +32,7 @@ from protocols.serving.hosting import check_program, fingerprint
 from protocols.serving.lasting import Lasting
 from protocols.serving.memory import memory_plans
 from protocols.serving.room import weight_bytes
+from protocols.serving.shown import PROVIDER
 from protocols.storage.holdings import Holdings
 from protocols.storage.kept_models import content, words
 from protocols.workers.provided import Provided
@@ -69,6 +73,11 @@ class DealtModels(Sessions):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await super().stopped()
+
+    async def observed(self) -> list[Figure]:
+        """Return what this worker shows as third party; see `actors.observing.figures`."""
+        models = state("models", "models that are shared", len(self._models), part=PROVIDER)
+        return [models, *(one for shared in self._models.values() for one in shared.figures())]
 
     @message(reentrant=True, by=OWNER)
     async def open(
@@ -159,7 +168,7 @@ class DealtModels(Sessions):
 
     async def _watch_owner(self, shared: Provided, presence: Presence) -> None:
         ended = await self.system.watch(presence)
-        log.info("the owner of model %r is gone: %s", shared.name, ended.reason)
+        event(log, logging.INFO, "owner gone", model=shared.name, reason=ended.reason)
         for server in shared.servers:
             self._background.later(server.retire(shared.model))
         self._background.later(self._removed(shared))
@@ -167,6 +176,7 @@ class DealtModels(Sessions):
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, allowance: Allowance) -> None:
         """Allow requests, and begin to deal ahead."""
+        noted(model=name, requests=allowance.terms.total)
         shared = self._owned(name, right)
         if not 0 < allowance.ticket_lifetime <= LONGEST_LIFETIME:  # NaN would put all timers of this process out of order
             raise ServingError(f"tickets live for {allowance.ticket_lifetime} seconds; above 0 and up to {LONGEST_LIFETIME:g} are possible")
@@ -180,6 +190,7 @@ class DealtModels(Sessions):
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
         """Forget a model, also one that stays; who waits for it is told."""
+        noted(model=name)
         shared = self._models.get(name)
         if shared is not None:
             shared.claim.check(right, f"the model {name!r}")
@@ -263,17 +274,17 @@ class DealtModels(Sessions):
                 except (ActorError, ProtocolError) as error:
                     why = f"{type(error).__name__}: {error}"
                     if why != lasting.waits:
-                        log.warning("the model %r waits: %s", name, why)
+                        event(log, logging.WARNING, "model waits", model=name, reason=why)
                     refused = f"a worker refuses it, and its log says why ({type(error).__name__})"
                     lasting.waits, lasting.told = why, str(error) if isinstance(error, ActorError) else refused
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-                log.info("the model %r is served", name)
+                event(log, logging.INFO, "model served", model=name)
             lasting.waits, pause = "", FIRST_PAUSE
             await shared.ended.wait()
             lasting.waits = lasting.told = shared.why
-            log.warning("the model %r waits: %s", name, shared.why)
+            event(log, logging.WARNING, "model waits", model=name, reason=shared.why)
 
     async def _resume(self, lasting: Lasting) -> Provided:
         """Begin a new session of a model, in the place of the one before.

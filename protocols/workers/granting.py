@@ -85,6 +85,11 @@ class Granting:
         self._waiting = 0
         self._relief = False
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place in the quota."""
+        return self._waiting
+
     # What clients want.
 
     async def place(self, examples: int, reveal: Reveal, client: str, sender: Caller) -> Request:

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import ActorError, caller, message
+from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, SERVER, Membership
 from protocols.authority.presence import Presence
 from protocols.authority.rights import shows
@@ -105,6 +106,7 @@ class Keeper(Linked):
         await self._write(label, about, {"mask0": first, "mask1": second})
 
     async def _write(self, label: Label, about: About, arrays: dict[str, Ring]) -> None:
+        noted(data=label.name)
         vault = self._holdings.vault
         async with self._writing:
             if label.kind != DATA or vault.labels(DATA, label.name):
@@ -226,6 +228,7 @@ class Keeper(Linked):
                 threads=self._steps,
                 background=self._background,
                 patience=self._patience,
+                spent=self._costs,
             )
         return self._links[place]
 
@@ -290,6 +293,7 @@ class Keeper(Linked):
     @message(reentrant=True, by=OWNER)
     async def remove(self, kind: str, name: str, own: bytes) -> None:
         """Remove all versions, for their owner. What was loaded from them already goes on."""
+        noted(kind=kind, data=name)
         vault = self._holdings.vault
         async with self._writing:
             for label in vault.labels(kind, name):
@@ -313,6 +317,7 @@ class Keeper(Linked):
             equals: whether the caller takes the cluster for one of three equals.
             presence: of the caller.
         """
+        noted(data=", ".join(part.label.name for part in parts))
         if not parts:
             raise InputError("there is no array to place")
         granted = [await self._granted(part.label, part.right) for part in parts]

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import Actor, message
+from actors.observing.figures import Figure, count
 from protocols.authority.membership import OTHER_SERVER
 from protocols.concurrency import Background
+from protocols.link.run import Spent
 from protocols.link.threads import Threads
 from protocols.link.twins import Twins
 from protocols.mpc.parties.exchange import Party
@@ -26,6 +28,7 @@ class Linked(Actor):
     def __init__(self, patience: float, threads: str) -> None:
         self._patience = patience
         self._background = Background()
+        self._costs = Spent()
         self._steps = Threads(threads)
 
     async def stopped(self) -> None:
@@ -44,7 +47,19 @@ class Linked(Actor):
             threads=self._steps,
             background=self._background,
             patience=self._patience,
+            spent=self._costs,
         )
+
+    async def observed(self) -> list[Figure]:
+        """Return what computations with the other worker have cost; see `actors.observing.figures`."""
+        spent, part = self._costs, type(self).__name__
+        return [
+            count("computations", "computations with another worker that have ended with a result", spent.computations, part=part),
+            count("rounds", "rounds of them", spent.rounds, part=part),
+            count("round_sent_bytes", "bytes of payload that they have sent to the other worker", spent.sent, part=part),
+            count("round_received_bytes", "bytes of payload that they have received from the other worker", spent.received, part=part),
+            count("dealt_bytes", "bytes that were dealt ahead for them", spent.dealt, part=part),
+        ]
 
     @abstractmethod
     def _linked(self, name: bytes, what: str) -> Twins | None:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from actors import message
+from actors.observing.figures import Figure, state
+from actors.observing.notes import noted
 from protocols.authority.membership import OWNER, Membership
 from protocols.authority.pending import PendingClaims
 from protocols.authority.rights import Claim
@@ -29,6 +31,7 @@ from protocols.serving.hosting import HostedModel, Terms, fingerprint
 from protocols.serving.lasting import Lasting, LastingModels
 from protocols.serving.room import Room, weight_bytes
 from protocols.serving.settlement import Settlement
+from protocols.serving.shown import SERVER, of_server
 from protocols.serving.turns import RETRY
 from protocols.storage.holdings import Holdings
 from protocols.workers.supplied import Supplied
@@ -87,6 +90,11 @@ class OwnedModels(Supplied):
         await self._lasting.close()
         await super().stopped()
 
+    async def observed(self) -> list[Figure]:
+        """Return what this server shows of its models, too."""
+        models = state("models", "models that are shared", len(self._entries), part=SERVER)
+        return [*await super().observed(), models, *(one for entry in self._entries.values() for one in of_server(entry.model))]
+
     @message(reentrant=True, by=OWNER)
     async def claim(self, name: str, digest: bytes) -> None:
         """Keep a name for whoever asks, for a while, until the third party shares the model. `digest` is that of the owner's right here.
@@ -96,6 +104,7 @@ class OwnedModels(Supplied):
             NotAllowed: the cluster file says whose it is.
             TooLarge: too many names are claimed.
         """
+        noted(model=name)
         self._cluster.check_name(name)
         self._check_free(name)
         self._claims.add(name, digest)
@@ -115,6 +124,7 @@ class OwnedModels(Supplied):
         Raises:
             ServingError: another program is hosted here.
         """
+        noted(model=name)
         model = self._agreed_on(name, right, program)
         model.load(masked)
         await self._ahead.run(lambda: model.weights_fingerprint)
@@ -132,6 +142,7 @@ class OwnedModels(Supplied):
     @message(reentrant=True, by=OWNER)
     async def serve(self, name: str, right: bytes, terms: Terms) -> None:
         """Allow requests."""
+        noted(model=name, requests=terms.total)
         entry = self._owned(name, right)
         entry.model.serve(terms)
         if entry.lasting is not None:
@@ -141,6 +152,7 @@ class OwnedModels(Supplied):
     @message(reentrant=True, by=OWNER)
     async def remove(self, name: str, right: bytes) -> None:
         """Forget a model, also one that stays, or the claim to its name."""
+        noted(model=name)
         if self._claims.give_back(name, right):
             return
         entry = self._owned(name, right) if name in self._entries else None
@@ -228,6 +240,7 @@ class OwnedModels(Supplied):
             NotOwner: it is somebody else's.
             ServingError, SharingError: see `load`.
         """
+        noted(model=name)
         model, entry = self._agreed_on(name, right, program), self._entries[name]
         self._holdings.check(handle, shown, "weights")
         if handle not in self._holdings.served:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from functools import cached_property
 
+from actors import Caller
+from actors.observing.figures import Figure, count, state
 from protocols.authority.rights import Claim
 from protocols.authority.seats import Seats
 from protocols.errors import ProtocolError
@@ -21,6 +23,7 @@ from protocols.serving.lasting import Lasting
 from protocols.serving.memory import MemoryPlan
 from protocols.serving.pool import Pool
 from protocols.serving.requests import Request, Requests
+from protocols.serving.shown import PROVIDER, budget_spent, quota_left
 from protocols.serving.ticket import Reveal
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.granting import Granting, Later
@@ -126,3 +129,26 @@ class Provided:
     def program_for(self, reveal: Reveal) -> Program:
         """Return the program that ends in what is revealed."""
         return self.program.for_label() if reveal == "label" else self.program
+
+    def figures(self) -> list[Figure]:
+        """Return what the provider shows of one model."""
+        name, requests = self.name, self.requests
+        found = [
+            *quota_left(name, PROVIDER, max(0, requests.left), requests.examples_left),
+            state("model_running", "requests that are under way", requests.under_way, model=name, part=PROVIDER),
+            count("model_requests_answered", "requests of a model that were answered", requests.answered, model=name),
+            count("model_examples_answered", "examples of a model that were answered", requests.examples, model=name),
+            state("model_requests_waiting", "requests that wait for a place in the quota", self.granting.waiting, model=name),
+            state("model_lost", "1 if a model can answer no more", self.lost is not None, model=name),
+            *budget_spent(name, PROVIDER, self.budget, self.hostings[0].guarantee),
+        ]
+        for reveal, pool in self.pools.items():
+            labels = {"model": name, "reveal": reveal}
+            found.append(state("model_examples_dealt", "examples that can be granted at once: randomness ahead", pool.available, **labels))
+            found.append(state("model_clients_waiting", "clients that wait for randomness", len(pool.clients), **labels))
+        return found
+
+
+def same_client(one: Caller | None, other: Caller) -> bool:
+    """Whether two messages came from one client: over one connection, or by one certificate."""
+    return one is other or (one is not None and one.common_name != "" and one.common_name == other.common_name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 
+from actors.observing.log_lines import event
 from protocols.authority.membership import Membership
 from protocols.authority.rights import Claim
 from protocols.authority.seats import THIRD, Seats
@@ -26,6 +28,8 @@ from protocols.storage.holdings import Holdings
 from protocols.workers.compute_server import ComputeServer
 from protocols.workers.dealing import ChunkDealer
 from protocols.workers.provided import Provided
+
+log = logging.getLogger(__name__)
 
 
 class Sessions(Settlement):
@@ -102,6 +106,7 @@ class Sessions(Settlement):
             ended = Resuming(f"{why}; the model stays, and its workers come together again", RETRY) if shared.lasting is not None else None
             shared.lost = ended or WorkerLost(f"{why}; the model must be shared again")
             shared.why = why
+            event(log, logging.WARNING, "model lost", model=shared.name, reason=why)
         shared.granting.lost = shared.lost
         shared.ended.set()
         for pool in shared.pools.values():

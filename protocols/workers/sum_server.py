@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actors import message
+from actors.observing.notes import noted
 from protocols.authority.membership import AGGREGATOR, OWNER, Membership
 from protocols.authority.presence import Presence, check_presence, while_present
 from protocols.authority.rights import Claim
@@ -127,6 +128,7 @@ class SumServer(Linked):
             WorkerLost: the other server gave up, went away, or was not asked in time.
         """
         one = self._owned(handle, right)
+        noted(opening=one.openings, cohort=one.half.terms.cohort)
         channel = derive(handle, "opening", one.openings)
         one.openings += 1
         protocol = agreed(one.twins.me, one.half)

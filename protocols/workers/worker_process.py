@@ -22,6 +22,8 @@ from actors.allocation import given_back_when_idle, keep_freed_memory
 from actors.credentials.files import Credentials, Paths, credentials_of
 from actors.credentials.watching import watched
 from actors.identity.published import reached
+from actors.observing.log_lines import event
+from actors.observing.observer import Observing
 from actors.processes import log_to_parent
 from protocols.authority.enrolment import ENROLMENT, Enrolment
 from protocols.authority.membership import Member, Membership, Trio
@@ -34,6 +36,8 @@ from protocols.workers.keeper import Keeper
 from protocols.workers.sum_server import SumServer
 from protocols.workers.training_dealer import TrainingDealer
 from protocols.workers.training_server import TrainingServer
+
+log = logging.getLogger(__name__)
 
 PARTS: Mapping[str, type[Actor]] = {
     "server": ComputeServer,
@@ -83,6 +87,7 @@ async def opened(
     data_key: Path | None = None,
     parts: Mapping[str, type[Actor]] | None = None,
     message_limit: int = limits.MESSAGE_LIMIT,
+    observing: Observing | None = None,
 ) -> AsyncIterator[tuple[ActorSystem, Holdings]]:
     """Offer all parts of a worker as long as the block lasts; yield its system, and what it holds.
 
@@ -97,9 +102,11 @@ async def opened(
         data_key: file with the key that they are encrypted under; None: a file in the folder.
         parts: classes to use instead of those in `PARTS`, by name.
         message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
+        observing: how what happens can be seen; see `ActorSystem`.
 
     Raises:
         VaultError: the folder or the key cannot be used.
+        AuditUnwritable: the audit log cannot.
     """
     scheme = "ws" if encryption.listen is None else "wss"
     with contextlib.closing(Holdings(None if data is None else Vault.open(data, data_key))) as holdings:
@@ -114,6 +121,7 @@ async def opened(
             for_user=False,
             known_only=not cluster.believe,
             message_limit=message_limit,
+            observing=observing,
         ) as system:
             _recall(cluster, holdings, system.address)
             for name, part in {**PARTS, **(parts or {})}.items():
@@ -145,6 +153,7 @@ async def run(
     data: Path | None = None,
     data_key: Path | None = None,
     message_limit: int = limits.MESSAGE_LIMIT,
+    observing: Observing | None = None,
 ) -> None:
     """Serve until told to stop; with a parent, no longer than the parent lives.
 
@@ -156,19 +165,25 @@ async def run(
         data: folder in which shares are kept; None: nothing is kept.
         data_key: file with the key that they are encrypted under; None: a file in the folder.
         message_limit: bytes of the largest message that it takes: 1 MiB to 1 TiB.
+        observing: how what happens can be seen; see `ActorSystem`.
 
     Raises:
         VaultError: the folder or the key cannot be used.
+        AuditUnwritable: the audit log cannot.
         ValueError: `message_limit` is out of its range.
     """
     membership = cluster or Membership()
     keep_freed_memory(large=True)  # randomness is as large as hundreds of megabytes, and comes and goes with every step
     async with (
-        opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit) as (system, _),
+        opened(address, encryption, membership, data=data, data_key=data_key, message_limit=message_limit, observing=observing) as (
+            system,
+            _,
+        ),
         watched(credentials_of(encryption.listen), _say),
         given_back_when_idle(),
     ):
         print(f"ready {system.address}", flush=True)
+        event(log, logging.INFO, "ready", address=system.address, metrics=system.metrics_address)
         if with_parent:
             await exit_with_parent()
         else:

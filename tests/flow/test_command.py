@@ -59,7 +59,7 @@ async def test_what_workers_and_people_write_in_brackets_is_shown(monkeypatch):
     async def states(workers):
         return [(True, "[ward] model") for _ in workers]
 
-    monkeypatch.setattr(command, "_states", states)
+    monkeypatch.setattr(command, "worker_states", states)
     code, shown = await asyncio.to_thread(run, "status", "[fe80::1]:4000")
     assert code == 0
     assert "[fe80::1]:4000" in shown
