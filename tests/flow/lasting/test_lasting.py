@@ -349,7 +349,7 @@ async def test_weights_that_are_altered_while_they_are_opened_are_not_served(thr
         found = await remote.query(X)
     np.testing.assert_allclose(found, two_weights().predict(X, verbose=0), atol=TOLERANCE)
     assert altered
-    assert any("waits: Altered" in line for line in caplog.messages)
+    assert any("model waits" in line and "Altered" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("party", [1, 2])
