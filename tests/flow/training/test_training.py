@@ -263,8 +263,8 @@ async def test_a_dropout_is_drawn_anew_in_each_step_by_both_servers(cluster, dat
         learnt = [epoch.loss async for epoch in shared.fit(*stored, epochs=12, **told)]
         trained = await shared.reveal()
     assert len({round(loss, 3) for loss in still}) == 3
-    assert learnt[-1] < learnt[0] - 0.1
-    assert trained.evaluate(x, y, verbose=0) < learnt[0] - 0.1
+    assert np.mean(learnt[-3:]) < np.mean(still) - 0.1  # of one step alone it hangs on what was dropped: 0.98 to 1.24 untrained
+    assert trained.evaluate(x, y, verbose=0) < np.mean(still) - 0.1
 
 
 async def test_a_graph_with_a_frozen_layer_is_trained_and_revealed(cluster, data):
