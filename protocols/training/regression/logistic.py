@@ -185,7 +185,7 @@ class Logistic(StepPlan, frozen=True):
         Given: wires `x` (batch, inputs) and `y` (batch, outputs), `w` (batch, 1) if there are weights, and the shares of weights and
         states. Outputs: their new shares.
 
-        Rounds: 1 to open W, 1 to round the logits, 3 for the sigmoid (21 for softmax over 10 classes), 2 for its gradient, with weights 1
+        Rounds: 1 to open W, 1 to round the logits, 3 for the sigmoid (22 for softmax over 10 classes), 2 for its gradient, with weights 1
         or 2 more, 2 to update. `steep` is ready 4 rounds later.
         """
         build = Builder()

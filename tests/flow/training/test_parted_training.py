@@ -156,8 +156,8 @@ async def test_what_is_asked_and_what_a_frozen_base_gives_is_computed_in_micro_b
     async with inner_cluster(None) as cluster, await share(built(), cluster) as shared:
         (epoch,) = [epoch async for epoch in shared.fit(X, Y, **SETTINGS, micro_batch_size=3)]
         assert epoch.micro_batches == 5 / 2
-        told = await shared.evaluate(X, Y, batch_size=EXAMPLES, memory=6_000)
-        answers = await shared.predict(X, batch_size=EXAMPLES, memory=6_000)
+        told = await shared.evaluate(X, Y, batch_size=EXAMPLES, memory=6_200)
+        answers = await shared.predict(X, batch_size=EXAMPLES, memory=6_200)
     np.testing.assert_allclose(answers, reference.predict(X, verbose=0), atol=0.02)
     expected = reference.evaluate(X, Y, verbose=0, return_dict=True)
     for name, value in told.items():

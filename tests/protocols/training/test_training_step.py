@@ -73,7 +73,7 @@ def test_exp_over_its_range():
 
 
 @pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize(("greatest", "rounds"), [(2, 4), (3, 4), (10, 5), (16, 6), (100, 7), (1000, 9), (4096, 10)])
+@pytest.mark.parametrize(("greatest", "rounds"), [(2, 5), (3, 5), (10, 6), (16, 6), (100, 8), (1000, 9), (4096, 11)])
 def test_quotients_over_their_range(greatest, rounds, early):
     total = np.linspace(1, greatest, 2000)[:, None]
     x = np.stack([np.ones(2000), np.minimum(total[:, 0] / 2, 1), np.zeros(2000)], 1)
@@ -84,12 +84,12 @@ def test_quotients_over_their_range(greatest, rounds, early):
     out = quotients(build, build(Truncate(build(Combine((given[0],), (2,))), 1, 40)), given[1], greatest, early=early)
     trainers = Trainers(build.circuit({"y": out}))
     y = trainers.real({"x": x, "t": total})["y"]
-    np.testing.assert_allclose(y, x / total, rtol=2**-12, atol=2.0**-FRACTION)
+    np.testing.assert_allclose(y, x / total, rtol=2**-15, atol=2.0**-FRACTION)
     ring = {"x": np.zeros(x.shape, np.uint64), "t": np.zeros(total.shape, np.uint64)}
     assert trainers.run(ring).rounds == rounds + (not early)
 
 
-@pytest.mark.parametrize(("classes", "rounds"), [(2, 15), (10, 18)])
+@pytest.mark.parametrize(("classes", "rounds"), [(2, 16), (10, 19)])
 def test_softmax_and_its_rounds(classes, rounds):
     x = np.random.default_rng(2).normal(size=(64, classes)) * np.geomspace(0.1, 80, 64)[:, None]
     build = Builder()
@@ -167,7 +167,7 @@ def test_rounds_and_bytes_of_a_step():
     values = {name: np.zeros(shape, np.uint64) for name, shape in plan.shapes.items()}
     values |= {"x": np.zeros((8, 20), np.uint64), "y": np.zeros((8, 10), np.uint64)}
     transcript = Trainers(step(plan, 8)).run(values)
-    assert transcript.rounds == 1 + 4 + 1 + 18 + 1 + 2 + 1  # the check takes none
+    assert transcript.rounds == 1 + 4 + 1 + 19 + 1 + 2 + 1  # the check takes none
     assert transcript.sent[0, 1] == transcript.sent[1, 0]
 
 
