@@ -71,8 +71,8 @@ def quotients(build: Builder, xs: int, total: int, greatest: int, *, early: bool
 
     Goldschmidt, 1964: with y0 = 2 / (greatest + 1) and e = 1 - y0 t, |e| <= d < 1, 1 / t = y0 (1 + e) (1 + e^2) (1 + e^4) ... . Here e
     becomes 1 + a (e^2 - 1) instead of e^2, which also is 1 where t is 0, so that 1 / t = y0 a_1 (1 + e_0) ... a_n (1 + e_{n-1}) but for
-    a relative e_n; with a = 2 / (2 - d^2) it is within d^2 / (2 - d^2) (polynomials of Chebyshev). n is such that |e_n| is below 2^-20: with 2^-14
-    the gradients of a logistic regression never fell below its `tol`.
+    a relative e_n; with a = 2 / (2 - d^2) it is within d^2 / (2 - d^2) (polynomials of Chebyshev). n is such that |e_n| is below 2^-20:
+    with 2^-14 the gradients of a logistic regression never fell below its `tol`.
 
     Args:
         build: where operations go.
