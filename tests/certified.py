@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
 from federated.machines import certificates
 from federated.machines.cluster_file import ClusterFile
@@ -18,7 +21,48 @@ from federated.machines.node import computing_cluster
 from protocols import Cluster
 
 WORKERS = ("julia", "greg", "me")
+FEDERATION = """
+import numpy as np
+from federated import FedAvg, Federation
+
+
+def data(name):
+    x = np.random.default_rng(ord(name)).normal(size=(40, 4)).astype("float32")
+    return x, (x.sum(1) > 0).astype(int)
+
+
+def federation(owners):
+    import keras
+    def build():
+        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+    return Federation(model=build, owners=owners, strategy=FedAvg(batch_size=8), quorum=0.01)
+"""
+"""What a cluster file may name as data and federation: an aggregator and its owners, of one layer."""
 PEOPLE = {"hospital": 'role = "client"\n', "analyst": 'role = "client"\nmay = ["ask"]\n'}
+
+
+class Machine:
+    """A `confide worker` that is killed and started again at the same port with the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.address = folder, "127.0.0.1:0"
+        self.process: Any = None
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", "federated.command", "worker", self.address, "--data", str(self.folder)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=environment)
+        line = (await self.process.stdout.readline()).decode()
+        assert line.startswith("ready ws://"), line
+        self.address = line.split()[1].removeprefix("ws://")
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+        self.process._transport.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,7 +15,7 @@ import msgspec
 
 from protocols.authority.membership import Membership
 from protocols.authority.rights import Claim
-from protocols.errors import NameTaken, ServingError, TooLarge, VaultError
+from protocols.errors import NameTaken, ServingError, TooLarge, UnknownModel, VaultError
 from protocols.link.threads import Threads
 from protocols.mpc.parties.exchange import Ring
 from protocols.noisy_answers import Guarantee
@@ -248,6 +248,18 @@ class LastingModels:
         found = self._models.get(name)
         if found is not None:
             found.claim.check(right, f"the model {name!r}")
+        return found
+
+    def kept(self, name: str, right: bytes) -> Lasting:
+        """Return a model that stays, for its owner.
+
+        Raises:
+            UnknownModel: there is none.
+            NotOwner: it is somebody else's.
+        """
+        found = self.owned(name, right)
+        if found is None:
+            raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
         return found
 
     async def remove(self, name: str, right: bytes) -> bool:

@@ -23,7 +23,7 @@ from protocols.authority.presence import Presence, check_presence
 from protocols.authority.rights import Claim
 from protocols.authority.seats import THIRD, Seats
 from protocols.concurrency import at_once
-from protocols.errors import Altered, ClusterError, NameTaken, ProtocolError, ServingError, UnknownModel
+from protocols.errors import Altered, ClusterError, NameTaken, ProtocolError, ServingError
 from protocols.mpc.program import Program
 from protocols.noisy_answers import Guarantee
 from protocols.serving.allowance import Allowance, ModelStanding, Opening
@@ -254,9 +254,7 @@ class DealtModels(Sessions):
     @message(reentrant=True, by=OWNER)
     async def standing(self, name: str, right: bytes) -> ModelStanding:
         """Return what was counted of a model that stays, and whether it is served."""
-        lasting = self._lasting.owned(name, right)
-        if lasting is None:
-            raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
+        lasting = self._lasting.kept(name, right)
         allowance = msgspec.msgpack.decode(lasting.terms, type=Allowance) if lasting.terms else None
         return ModelStanding(lasting.requests, lasting.examples, allowance, lasting.waits)
 

@@ -212,9 +212,7 @@ class OwnedModels(Supplied):
     @message(reentrant=True, by=OWNER)
     async def standing(self, name: str, right: bytes) -> ModelStanding:
         """Return what this server has counted of a model that stays, and whether it is served."""
-        lasting = self._lasting.owned(name, right)
-        if lasting is None:
-            raise UnknownModel(f"no model named {name!r} is kept here; it may have been stopped, or its files are damaged")
+        lasting = self._lasting.kept(name, right)
         allowance = Allowance(msgspec.msgpack.decode(lasting.terms, type=Terms)) if lasting.terms else None
         waits = "" if name in self._entries and self._entries[name].together else COMING_TOGETHER.format(name)
         return ModelStanding(lasting.requests, lasting.examples, allowance, waits)

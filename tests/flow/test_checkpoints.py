@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import stat
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from certified import Machine
 from inner_workers import NAMES, inner_cluster
 from protocols import Cluster, Worker, share
 from protocols.errors import CheckpointError, Diverged, InputError, KeepsNothing, UnknownData, VaultError, WorkerLost
@@ -28,27 +28,6 @@ from protocols.storage.versions import About
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 6, 6
-
-
-class Machine:
-    """A `confide worker` that is killed and started again at the same port with the same folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.address, self.process = folder, "127.0.0.1:0", None
-
-    async def start(self) -> None:
-        command = [sys.executable, "-m", "federated.command", "worker", self.address, "--data", str(self.folder)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=environment)
-        line = (await self.process.stdout.readline()).decode()
-        assert line.startswith("ready ws://"), line
-        self.address = line.split()[1].removeprefix("ws://")
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-        self.process._transport.close()
 
 
 @contextlib.asynccontextmanager

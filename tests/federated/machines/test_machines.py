@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from certified import free_ports
+from certified import FEDERATION, free_ports
 from federated.machines.certificates import issue
 
 ROOT = Path(__file__).parents[3]
@@ -34,30 +34,12 @@ role = "owner"
 data = "hospital:data"
 evaluation = "hospital:data"
 """
-CODE = """
-import numpy as np
-from federated import FedAvg, Federation
-
-
-def data(name):
-    x = np.random.default_rng(ord(name)).normal(size=(40, 4)).astype("float32")
-    return x, (x.sum(1) > 0).astype(int)
-
-
-def federation(owners):
-    import keras
-    def build():
-        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return model
-    return Federation(model=build, owners=owners, strategy=FedAvg(batch_size=8), quorum=0.01)
-"""
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder with code and keys; the cluster file comes with `write`."""
-    (tmp_path / "hospital.py").write_text(CODE)
+    (tmp_path / "hospital.py").write_text(FEDERATION)
     issue({"hub": "127.0.0.1", "a": None, "b": None}, tmp_path / "keys")
     write(tmp_path)
     return tmp_path

@@ -5,28 +5,11 @@ import sys
 
 import pytest
 
+from certified import FEDERATION
 from federated.machines import node
 from federated.machines.cluster_file import ClusterFile
 from federated.machines.cluster_status import states
 
-CODE = """
-import numpy as np
-from federated import FedAvg, Federation
-
-
-def data(name):
-    x = np.random.default_rng(ord(name)).normal(size=(40, 4)).astype("float32")
-    return x, (x.sum(1) > 0).astype(int)
-
-
-def federation(owners):
-    import keras
-    def build():
-        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return model
-    return Federation(model=build, owners=owners, strategy=FedAvg(batch_size=8), quorum=0.01)
-"""
 HUB = """
 [nodes.hub]
 role = "aggregator"
@@ -45,7 +28,7 @@ OWNER = '\n[nodes.{name}]\nrole = "owner"\ndata = "clinic:data"\nevaluation = "c
 def place(tmp_path, monkeypatch):
     """Writes the cluster file with owners at addresses."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "clinic.py").write_text(CODE)
+    (tmp_path / "clinic.py").write_text(FEDERATION)
 
     def write(**addresses):
         path = tmp_path / "cluster.toml"

@@ -19,7 +19,7 @@ from actors import ActorSystem
 from actors.observing.audit_file import verified
 from actors.observing.audit_log import AuditLog
 from actors.observing.observer import Observing
-from certified import configured, running
+from certified import FEDERATION, configured, running
 from federated import DataOwner, Policy
 from federated.command import app
 from federated.machines import node, node_figures
@@ -51,24 +51,6 @@ data = "seen_clinic:data"
 address = "ws://127.0.0.1:1"
 """
 WATCHER = 'role = "client"\nmay = ["watch"]\n'
-CODE = """
-import numpy as np
-from federated import FedAvg, Federation
-
-
-def data(name):
-    x = np.random.default_rng(ord(name)).normal(size=(40, 4)).astype("float32")
-    return x, (x.sum(1) > 0).astype(int)
-
-
-def federation(owners):
-    import keras
-    def build():
-        model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return model
-    return Federation(model=build, owners=owners, strategy=FedAvg(batch_size=8), quorum=0.01)
-"""
 
 
 def value(seen: NodeFigures, name: str, **labels: str) -> float:
@@ -85,7 +67,7 @@ def confide(*arguments: str) -> tuple[int, str]:
 async def test_rounds_and_owners_are_seen_at_the_aggregator_and_at_an_owner(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "seen_clinic.py").write_text(CODE)
+    (tmp_path / "seen_clinic.py").write_text(FEDERATION)
     file = tmp_path / "cluster.toml"
 
     def read(address: str) -> ClusterFile:

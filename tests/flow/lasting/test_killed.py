@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from certified import PEOPLE, WORKERS, Certified, configured
+from certified import PEOPLE, WORKERS, Certified, Machine, configured
 from federated.command import app
 from protocols import Cluster, Worker, connect, share
 from protocols.errors import Busy, QuotaSpent, WorkerLost
@@ -24,27 +23,6 @@ ROOT = Path(__file__).parents[3]
 NAMES = ("julia", "greg", "me")
 X = np.random.default_rng(0).uniform(size=(50, 12)).astype(np.float32)
 QUOTA = 120
-
-
-class Machine:
-    """A `confide worker` that is killed and started again at the same port with the same folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.address, self.process = folder, "127.0.0.1:0", None
-
-    async def start(self) -> None:
-        command = [sys.executable, "-m", "federated.command", "worker", self.address, "--data", str(self.folder)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL, env=environment)
-        line = (await self.process.stdout.readline()).decode()
-        assert line.startswith("ready ws://"), line
-        self.address = line.split()[1].removeprefix("ws://")
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-        self.process._transport.close()
 
 
 def cluster_of(machines, equals: bool) -> Cluster:
