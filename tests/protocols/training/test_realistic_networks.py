@@ -1,7 +1,11 @@
 """Twelve networks as people train them, small: after the same steps on shares they are as accurate as Keras', within 1 %.
 
-One is not (`CHAOTIC`), and neither is Keras beside itself: which of four numbers is the largest, and which are above zero, are
-decisions, and one that falls otherwise among the few windows of a small network moves a kernel by percents in a single step.
+Rates and epochs are such that Keras agrees with itself: where each step of Keras moves each weight by up to 2^-17, as roundings do,
+accuracies have a standard deviation of at most 0.3 % over five runs (transfer learning: 0.5 %). With twice the rate of the ResNet they
+had 1 %, with three times that of multi-task 1.9 %: then a run on shares beside one of Keras says nothing of either.
+
+One network stays that is not as Keras' (`CHAOTIC`), as Keras is not beside itself: which of four numbers is the largest, and which are
+above zero, are decisions, and one that falls otherwise among the few windows of a small network moves a kernel by percents in a step.
 """
 
 from pathlib import Path
@@ -202,7 +206,7 @@ def momentum(rate):
 SOFTMAX = keras.losses.CategoricalCrossentropy(from_logits=True)
 NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
     "LeNet with BatchNorm and Dropout": (lambda: digits(14), lenet, SOFTMAX, plain(0.05), 2, 0.35),
-    "ResNet": (lambda: digits(14), resnet, SOFTMAX, plain(0.1), 4, 0.3),
+    "ResNet": (lambda: digits(14), resnet, SOFTMAX, plain(0.05), 4, 0.3),
     "MobileNet": (lambda: digits(14), mobilenet, SOFTMAX, plain(0.03), 4, 0.3),
     "U-Net": (noisy, unet, "binary_crossentropy", momentum(0.3), 5, 0.1),
     "autoencoder": (compressed, autoencoder, "mse", momentum(3.0), 8, 0.1),
@@ -218,7 +222,7 @@ NETWORKS = {  # data, network, loss, optimizer, epochs, least accuracy of Keras
     "LSTM": (rows, lambda: [layers.LSTM(16), layers.Dense(10)], SOFTMAX, momentum(0.2), 6, 0.25),
     "GRU": (rows, lambda: [layers.Bidirectional(layers.GRU(10)), layers.Dense(10)], SOFTMAX, momentum(0.3), 4, 0.3),
     "two inputs": (halves, two_inputs, SOFTMAX, momentum(0.1), 4, 0.5),
-    "multi-task": (tasks, multi_task, {"digit": "categorical_crossentropy", "even": "binary_crossentropy"}, momentum(0.1), 4, 0.4),
+    "multi-task": (tasks, multi_task, {"digit": "categorical_crossentropy", "even": "binary_crossentropy"}, momentum(0.03), 8, 0.6),
     "transfer learning": (others, transfer, SOFTMAX, momentum(0.1), 4, 0.4),
 }
 
