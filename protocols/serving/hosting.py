@@ -317,9 +317,9 @@ class HostedModel:
             self.budget.spend(client, ticket.examples)
         self.quota.begin(ticket)
 
-    def ended(self, ticket: Ticket, released: bool) -> bool:
+    def ended(self, ticket: Ticket, released: bool) -> None:
         """End what was admitted. Without an answer it does not count; the budget of its client stays spent. See `Quota.end`."""
-        return self.quota.end(ticket, released)
+        self.quota.end(ticket, released)
 
     def prepared(self, reveal: Reveal, key: bytes, examples: int, dealt: Ring | None) -> Material:
         """Expand and prepare a chunk: the work ahead of any request. Slow; runs in a thread.

@@ -80,6 +80,11 @@ class Lasting:
             self._spent[client] = self._spent.get(client, 0) + answers
             self._changed.add(client)
 
+    def count_begun(self, client: str = "", answers: int = 0) -> None:
+        """Count at a server what its quota counts: all that has begun, less what failed. `written` has to follow."""
+        requests, examples = self.quota.begun
+        self.count(requests - self.requests, examples - self.examples, client=client, answers=answers)
+
     def allow(self, terms: bytes) -> None:
         """Note what the owner allows. `written` has to follow before it is told that it is so."""
         self.terms, self._number = terms, self._number + 1

@@ -41,9 +41,19 @@ class Quota:
         return max(0, self._requests - len(self._released | self._running.keys())), examples
 
     @property
+    def begun(self) -> tuple[int, int]:
+        """Requests and examples that were answered or are under way."""
+        return self._answered + self._unanswered, self._counted
+
+    @property
     def running(self) -> int:
         """Requests that this server works on now."""
         return len(self._running)
+
+    @property
+    def _unanswered(self) -> int:
+        """Requests under way of which no part was answered."""
+        return sum(request not in self._released for request in self._running)
 
     def check(self, ticket: Ticket) -> None:
         """Refuse a ticket that is more than is left beside what was answered and what is under way.
@@ -52,7 +62,7 @@ class Quota:
             QuotaSpent: it is; the message says how much is left.
         """
         known = ticket.request in self._released or ticket.request in self._running
-        if not known and self._answered + sum(request not in self._released for request in self._running) >= self._requests:
+        if not known and self._answered + self._unanswered >= self._requests:
             raise QuotaSpent(f"model {self._name!r} has been asked as often as its owner allowed")
         if self._examples is not None and self._counted + ticket.examples > self._examples:
             left = max(0, self._examples - self._counted)
@@ -71,25 +81,19 @@ class Quota:
         self._running.setdefault(ticket.request, []).append(ticket.part)
         self._counted += ticket.examples
 
-    def end(self, ticket: Ticket, released: bool) -> bool:
-        """End a part that had begun: this server releases its share of the answer now, or never will.
-
-        Returns:
-            Whether it is the first part of its request that is released.
-        """
+    def end(self, ticket: Ticket, released: bool) -> None:
+        """End a part that had begun: this server releases its share of the answer now, or never will."""
         parts = self._running[ticket.request]
         parts.remove(ticket.part)
         if not parts:
             del self._running[ticket.request]
-        first = released and ticket.request not in self._released
-        if first:
+        if released and ticket.request not in self._released:
             self._answered += 1
             self._released[ticket.request] = None
             if len(self._released) > REMEMBERED:
                 del self._released[next(iter(self._released))]
         if not released:
             self._counted -= ticket.examples
-        return first
 
     def under_way(self, request: bytes) -> list[int]:
         """Return the parts of a request that this server works on now."""

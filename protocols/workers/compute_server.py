@@ -309,9 +309,9 @@ class ComputeServer(OwnedModels):
         """Return this server's share of the answer for masked examples.
 
         Steps: (1) verify the ticket, and the client's right to it at this server; (2) check the shape; (3) consume the randomness;
-        (4) count it as under way; (5) evaluate with the other server; (6) count it as answered, or not at all; tell the provider;
-        (7) of a model that stays, have the count on the disk. Nothing is sent before (4), and a ticket that is refused in (3) counts
-        nowhere.
+        (4) count it as under way; (5) evaluate with the other server, while the count of a model that stays is written down; (6) count
+        it as answered, or not at all; tell the provider; (7) see that the count is on the disk. Nothing is sent before (4), and a ticket
+        that is refused in (3) counts nowhere.
         """
         entry = self._model(signed.ticket.model)
         model = entry.model
@@ -323,14 +323,18 @@ class ComputeServer(OwnedModels):
         released = False
         try:
             model.admit(ticket, client)
+            if entry.lasting is not None:
+                entry.lasting.count_begun(client, ticket.examples if model.counts_clients else 0)
+                self._background.later(entry.lasting.written())
             try:
                 share, cost, seal = await self._evaluate(entry, ticket, material, m)
                 released = True
             finally:
-                first = model.ended(ticket, released)
+                model.ended(ticket, released)
+                if entry.lasting is not None and not released:
+                    entry.lasting.count_begun()
+                    self._background.later(entry.lasting.written())
             if entry.lasting is not None:
-                answers = ticket.examples if model.counts_clients else 0
-                entry.lasting.count(int(first), ticket.examples, client=client, answers=answers)
                 await entry.lasting.written()
         finally:
             if isinstance(material, Supply):

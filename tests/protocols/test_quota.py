@@ -59,10 +59,14 @@ class TestQuotaOfAServer:
             quota.begin(ticket(b"a", 4))
         quota.begin(ticket(b"a", 1))
         quota.begin(ticket(b"a", 1, part=1))
-        assert quota.end(ticket(b"a", 1), released=True)
-        assert not quota.end(ticket(b"a", 1, part=1), released=True)  # one request
+        assert quota.begun == (3, 9)  # one request: it is on the disk before any part of it is answered
+        quota.end(ticket(b"a", 1), released=True)
+        quota.end(ticket(b"a", 1, part=1), released=True)
+        assert quota.begun == (3, 9)
         quota.begin(ticket(b"b", 1))
-        assert not quota.end(ticket(b"b", 1), released=False)
+        assert quota.begun == (4, 10)
+        quota.end(ticket(b"b", 1), released=False)
+        assert quota.begun == (3, 9)
         quota.begin(ticket(b"c", 1))
         with pytest.raises(QuotaSpent, match="as often as its owner allowed"):
             quota.begin(ticket(b"d", 0))
