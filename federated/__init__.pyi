@@ -59,6 +59,7 @@ from .strategies.averaging import FedAvgM as FedAvgM
 from .strategies.averaging import FedProx as FedProx
 from .strategies.averaging import FedSGD as FedSGD
 from .strategies.averaging import FedYogi as FedYogi
+from .strategies.clustered import IFCA as IFCA
 from .strategies.corrected import SCAFFOLD as SCAFFOLD
 from .strategies.corrected import FedDyn as FedDyn
 from .strategies.fedbuff import FedBuff as FedBuff

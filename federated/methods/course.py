@@ -70,8 +70,12 @@ class Course(Protocol):
             proximal: mu; mu (w - w_global) is added to these gradients, with the global weights.
         """
 
-    def loss(self) -> float:
-        """Return the loss of the global weights on the data to train on, without training."""
+    def loss(self, weights: Weights) -> float:
+        """Return the loss of weights on the data to train on, without training.
+
+        Args:
+            weights: all of the model's.
+        """
 
     def descent(self) -> Optimizing | None:
         """Return how its optimizer steps; None if that is not plain gradient descent at a constant rate."""

@@ -26,7 +26,7 @@ class Fair:
     def run(self, course: Course) -> Contribution:
         """Train in one round."""
         q, rate = number(course, "q", least=0.0), plain_descent(course, "q-FedAvg", momentum=True).rate
-        loss = course.loss()
+        loss = course.loss(course.weights)
         if not loss > 0.0:
             raise UpdateHeldBack("q-FedAvg takes powers of the loss, and that of this owner is not above 0: use another strategy")
         fitted = course.fit(course.weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from federated.errors import UpdateHeldBack
+from federated.methods.clustered import Clustered
 from federated.methods.course import Method
 from federated.methods.dynamic import Dynamic
 from federated.methods.fair import Fair
@@ -12,7 +13,8 @@ from federated.methods.normalised import StepsNormalised
 from federated.methods.personal import Beside, Layers
 from federated.methods.scaffold import Scaffold
 
-METHODS: Final[dict[str, Method]] = {one.name: one for one in (Scaffold(), Dynamic(), StepsNormalised(), Fair(), Beside(), Layers())}
+_ALL: Final[tuple[Method, ...]] = (Scaffold(), Dynamic(), StepsNormalised(), Fair(), Beside(), Layers(), Clustered())
+METHODS: Final[dict[str, Method]] = {one.name: one for one in _ALL}
 
 
 def method_of(name: str) -> Method | None:

@@ -105,9 +105,9 @@ class KerasCourse:
         self.logs = self.logs or logs
         return Fitted(self._model.get_weights(), int(self._model.optimizer.iterations.numpy()))
 
-    def loss(self) -> float:
+    def loss(self, weights: Weights) -> float:
         """See `Course.loss`."""
-        self._model.set_weights(self.weights)
+        self._model.set_weights(weights)
         return float(self._model.evaluate(**self._data.given, verbose=0, return_dict=True)["loss"])
 
     def descent(self) -> Optimizing | None:

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -18,7 +17,7 @@ from federated.owners.owner import ChangingOwners, Owner
 from federated.owners.remote_owner import RemoteOwner
 from federated.records.data import Data
 from federated.rounds.buffer import Buffer, Pipeline
-from federated.rounds.evaluation import Evaluated, evaluate
+from federated.rounds.evaluation import Evaluated
 from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome, concluded
 from federated.rounds.rounds import RoundBook
@@ -31,11 +30,11 @@ from federated.runs.history import History
 from federated.runs.progress import live
 from federated.runs.protection import Protection, protection
 from federated.runs.run_folder import Checkpoint, RunFolder, circumstances
-from federated.runs.steps import gathered, hopeless, opened, results, stepped
+from federated.runs.steps import gathered, hopeless, opened, results, stepped, told
 from federated.simulation.simulated import SimulatedOwners
 from federated.strategies.averaging import FedAvg
 from federated.strategies.fedbuff import FedBuff
-from federated.strategies.strategy import Strategy, check
+from federated.strategies.strategy import State, Strategy, check
 from federated.tasks.update import Task, Weights
 from privacy import DPSGD, BudgetSpent, ClippedGaussian, Ledger, mechanism
 
@@ -219,6 +218,11 @@ class Federation:
         """
         return [array.copy() for array in self._opened().weights]
 
+    @property
+    def state(self) -> State:
+        """A copy of what the strategy remembers, see `Strategy.initial`."""
+        return {name: [array.copy() for array in arrays] for name, arrays in self._opened().state.items()}
+
     def _opened(self) -> GlobalModel | GlobalArrays:
         if self._global is None:
             raise FederationClosed("the federation has no model yet: enter 'async with federation:' first")
@@ -314,8 +318,7 @@ class Federation:
         if self._private is not None and failure is None:
             aggregate, failure = await self._noised(self._private, aggregate, task)
         failure = failure or stepped(opened, task, aggregate, len(self._owners))
-        metrics: dict[str, float] = {}
-        evaluated = None
+        metrics, evaluated = dict[str, float](), None
         if aggregate is not None and not failure:
             metrics, evaluated = await self._metrics(aggregate, task, gathering.book)
         examples = aggregate.examples if aggregate else 0
@@ -389,12 +392,9 @@ class Federation:
     async def _metrics(self, aggregate: Aggregate, task: Task, book: RoundBook) -> tuple[dict[str, float], Evaluated | None]:
         opened, evaluated = self._opened(), None
         metrics = await results(opened, aggregate.states, aggregate.metrics)
-        evaluators = self._patience.evaluators_of(aggregate.evaluators, task.round, seed=self._seed)
-        if evaluators:
-            moved = replace(task, weights=opened.weights)
-            evaluated = await evaluate(evaluators, moved, layout=opened.layout, deadline=self._deadline, missing=book.fault)
-            values = await results(opened, evaluated.states, evaluated.means)
-            metrics |= {f"val_{name}": value for name, value in values.items()}
+        if evaluators := self._patience.evaluators_of(aggregate.evaluators, task.round, seed=self._seed):
+            evaluated, values = await told(opened, evaluators, task, deadline=self._deadline, missing=book.fault)
+            metrics |= values
         if self._evaluation is not None and isinstance(opened, GlobalModel):
             metrics |= await asyncio.to_thread(opened.evaluate, self._evaluation)
         return metrics, evaluated

@@ -37,6 +37,7 @@ class GlobalArrays:
         digest: of the form of the arrays, which are frozen, strategy, seed and privacy.
         trained: of each of them, whether rounds change it.
         weights: the arrays.
+        state: what the strategy remembers.
 
     Raises:
         ModelRefused: there is none, or one that cannot be averaged.
@@ -56,7 +57,7 @@ class GlobalArrays:
         self.digest = digest_of(hashlib.sha256(repr(forms).encode()).hexdigest(), strategy, seed, mechanism)
         self._base = BaseDigest()
         self._moving = Moving(strategy, self.weights, [str(i) for i in range(len(forms))], self.trained, self.trained)
-        self._state = self._moving.initial(self.weights)
+        self.state = self._moving.initial(self.weights)
 
     @property
     def model(self) -> Any:
@@ -80,14 +81,18 @@ class GlobalArrays:
         """Return what owners are asked in round `number`."""
         training = dataclasses.replace(self._strategy.local_training(), seed=self._seed)
         weights = [array.copy() for array in self.weights]
-        said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
+        said, given = self._strategy.said(number), self.arrays(number)
         names, which = (self._run, self._lineage), self.trained
         base = self._base.of(None, [array for array, travels in zip(weights, which, strict=True) if not travels])
         return Task(number, None, weights, training, *names, said, which, given, self._moving.extra, which, base)
 
+    def arrays(self, number: int) -> dict[str, Weights]:
+        """Return what owners are given beside the weights in round `number`, as the strategy remembers it now."""
+        return self._moving.arrays(number, self.state)
+
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
         """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""
-        return self._moving.planned(task, present, self._state)
+        return self._moving.planned(task, present, self.state)
 
     def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
         """Move the arrays, see `Moving.step`.
@@ -95,7 +100,7 @@ class GlobalArrays:
         Raises:
             StepFailed: the arrays and the state stay as they were.
         """
-        self.weights, self._state = self._moving.step(task, aggregate, owners, self._state)
+        self.weights, self.state = self._moving.step(task, aggregate, owners, self.state)
 
     def checkpoint(
         self,
@@ -110,7 +115,7 @@ class GlobalArrays:
         return Checkpoint(
             self.digest,
             [array.copy() for array in self.weights],
-            self._state,
+            self.state,
             tuple(history),
             None,
             callbacks,
@@ -122,7 +127,7 @@ class GlobalArrays:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of arrays of the same form, and the same strategy."""
-        self.weights, self._state = list(checkpoint.weights), checkpoint.state
+        self.weights, self.state = list(checkpoint.weights), checkpoint.state
         self._lineage = checkpoint.lineage or self._lineage
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)

@@ -57,6 +57,7 @@ class GlobalModel:
         trained: of each of the weights, whether it is trained.
         sent: of each of them, whether training may change it, so that it is in updates.
         scheduled: whether the learning rate follows a schedule.
+        state: what the strategy remembers.
 
     Raises:
         ModelRefused: the model cannot be sent to owners, or asks for what the training of this strategy does not do.
@@ -91,7 +92,7 @@ class GlobalModel:
         self._statistics = Statistics(self._model)
         names = [variable.path for variable in self._model.weights]
         self._moving = Moving(strategy, self._weights, names, self.trained, self.sent, self._constrain)
-        self._state = self._moving.initial(self.weights)
+        self.state = self._moving.initial(self.weights)
 
     @property
     def model(self) -> keras.Model:
@@ -147,7 +148,7 @@ class GlobalModel:
             rounds=moved if self.scheduled else 0,
             begun=steps_made(self._model.optimizer),
         )
-        said, given = self._strategy.said(number), self._moving.arrays(number, self._state)
+        said, given = self._strategy.said(number), self.arrays(number)
         names, which, weights = (self._run, self._lineage), self.sent, self.weights
         base = self._base.of(self._blueprint, [array for array, travels in zip(weights, which, strict=True) if not travels])
         return Task(number, self._blueprint, weights, training, *names, said, self.trained, given, self._moving.extra, which, base)
@@ -162,9 +163,13 @@ class GlobalModel:
                 "owners train what was trainable then: begin another Federation with this model"
             )
 
+    def arrays(self, number: int) -> dict[str, Weights]:
+        """Return what owners are given beside the weights in round `number`, as the strategy remembers it now."""
+        return self._moving.arrays(number, self.state)
+
     def planned(self, task: Task, present: Sequence[str]) -> dict[str, Task] | None:
         """Return what each owner is asked that the strategy chooses, see `Moving.planned`."""
-        return self._moving.planned(task, present, self._state)
+        return self._moving.planned(task, present, self.state)
 
     def step(self, task: Task, aggregate: Aggregate, owners: int) -> None:
         """Move the weights, see `Moving.step`.
@@ -172,7 +177,7 @@ class GlobalModel:
         Raises:
             StepFailed: the strategy failed, or gave other weights than it has to. The model and the state stay as they were.
         """
-        new, self._state = self._moving.step(task, aggregate, owners, self._state)
+        new, self.state = self._moving.step(task, aggregate, owners, self.state)
         self._set(new)
 
     def _constrain(self, weights: Weights) -> None:
@@ -210,7 +215,7 @@ class GlobalModel:
         """All that the next round depends on."""
         privacy, rate = self._privacy.state() if self._privacy else {}, self._learning_rate()
         begun = steps_made(self._model.optimizer)
-        state = (self._state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
+        state = (self.state, tuple(history), rate, callbacks, stopped, privacy, circumstances, begun)
         return Checkpoint(self.digest, self.weights, *state, lineage=self._lineage)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -218,7 +223,7 @@ class GlobalModel:
         self._set(checkpoint.weights)
         self._model.set_weights(checkpoint.weights)
         self._statistics.compute(checkpoint.weights)
-        self._state = checkpoint.state
+        self.state = checkpoint.state
         self._lineage = checkpoint.lineage or self._lineage
         if self._privacy is not None:
             self._privacy.restore(checkpoint.privacy)

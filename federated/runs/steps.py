@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from federated.aggregation.aggregation import Aggregate, Aggregation
 from federated.errors import StepFailed
+from federated.owners.owner import Owner
+from federated.rounds.evaluation import Evaluated, evaluate
 from federated.rounds.gathering import Gathering
 from federated.rounds.outcome import Outcome, alike
 from federated.runs.compatibility import check_trained_privately
@@ -59,6 +62,16 @@ def opened(
 async def results(model: GlobalModel | GlobalArrays, states: Array, means: Mapping[str, float]) -> dict[str, float]:
     """Metrics by name; those that Keras computes, beside the event loop."""
     return await asyncio.to_thread(model.results, states, means) if states.size else model.results(states, means)
+
+
+async def told(
+    model: GlobalModel | GlobalArrays, owners: Sequence[Owner], task: Task, *, deadline: float | None, missing: Callable[[str, str], None]
+) -> tuple[Evaluated, dict[str, float]]:
+    """Have owners evaluate the weights after the step of a round; return also the metrics, by `val_` and their names."""
+    after = replace(task, weights=model.weights, arrays={**task.arrays, **model.arrays(task.round)})
+    evaluated = await evaluate(owners, after, layout=model.layout, deadline=deadline, missing=missing)
+    values = await results(model, evaluated.states, evaluated.means)
+    return evaluated, {f"val_{name}": value for name, value in values.items()}
 
 
 async def gathered(gathering: Gathering, strategy: Strategy, aggregation: Aggregation) -> Aggregate | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +124,7 @@ class _TorchOwner:
             return Trained(delta, n, means)
         put(self._module, weights)
         optimizer = self._optimizer(config)
-        course = TorchCourse(self._module, weights, config, state, passes=pulled, loss=partial(self._loss, weights), optimizer=optimizer)
+        course = TorchCourse(self._module, weights, config, state, passes=pulled, loss=self._loss, optimizer=optimizer)
         found = method.run(course)
         return Trained(found.delta, n, means, found.extra)
 
@@ -171,8 +170,8 @@ class _TorchOwner:
         method = method_of(str(config.get("method") or ""))
         if method is not None and method.personal:
             put(self._module, weights)
-            none = partial(self._loss, weights)
-            course = TorchCourse(self._module, weights, config, state, passes=lambda *_: 0, loss=none, optimizer=self._optimizer(config))
+            optimizer = self._optimizer(config)
+            course = TorchCourse(self._module, weights, config, state, passes=lambda *_: 0, loss=self._loss, optimizer=optimizer)
             weights = method.own(course)
         return self._means(weights, self._test), len(self._test)
 

@@ -32,7 +32,7 @@ class TorchCourse:
         config: what the trainer was told and given.
         state: what the owner remembers.
         passes: sets weights, makes the passes over the data with a pull on the gradients, and returns how many steps they took.
-        loss: the loss of the global weights.
+        loss: the loss of weights.
         optimizer: a new optimizer of the module, as it begins.
     """
 
@@ -44,7 +44,7 @@ class TorchCourse:
         state: dict[str, Any],
         *,
         passes: Callable[[Weights, Pull], int],
-        loss: Callable[[], float],
+        loss: Callable[[Weights], float],
         optimizer: torch.optim.Optimizer,
     ) -> None:
         self._module, self._passes, self.loss, self._optimizer = module, passes, loss, optimizer

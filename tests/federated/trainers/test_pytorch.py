@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from federated import (
+    IFCA,
     SCAFFOLD,
     CentralGaussian,
     DataError,
@@ -148,7 +149,14 @@ def test_what_is_refused(torch, trainer):
 
 UNLIKE = [(X[:, :3][label == Y], np.float32(label) + X[:, 3:][label == Y]) for label in range(3)]
 WHOLE = {"local_epochs": 3, "batch_size": None}
-METHODS = [SCAFFOLD(**WHOLE), FedDyn(alpha=0.1, **WHOLE), FedNova(**WHOLE), QFedAvg(q=0.5, **WHOLE), Ditto(near=0.5, **WHOLE)]
+METHODS = [
+    SCAFFOLD(**WHOLE),
+    FedDyn(alpha=0.1, **WHOLE),
+    FedNova(**WHOLE),
+    QFedAvg(q=0.5, **WHOLE),
+    Ditto(near=0.5, **WHOLE),
+    IFCA(**WHOLE),
+]
 
 
 @pytest.mark.parametrize("strategy", METHODS, ids=lambda one: type(one).__name__)
